@@ -1,0 +1,206 @@
+"""The nouns: what flows between the parts of a detector. Each is a dataclass, validated where it is born.
+
+Axes, everywhere: B images, K groups, N queries of a group, C channels, S memory tokens, T objects of an image,
+M matched pairs, L stages that are supervised. Boolean tensors are named for what True means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+class _Movable:
+    """Dataclasses of tensors that move between devices together."""
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return type(self)(
+            **{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        )
+
+
+@dataclass
+class Images(_Movable):
+    """A batch of images of different sizes, zero-padded at the right and bottom to the largest."""
+
+    pixels: Tensor  # [B,3,H,W] float, normalised by the ImageNet mean and deviation
+    padding: Tensor  # [B,H,W] bool, True where there is no image
+
+    def __post_init__(self) -> None:
+        b, _, h, w = self.pixels.shape
+        _expect(self.padding.shape == (b, h, w), f"padding {tuple(self.padding.shape)} does not fit {b}x{h}x{w}")
+        _expect(self.padding.dtype == torch.bool, "padding must be bool, True where there is no image")
+
+    @classmethod
+    def from_list(cls, images: Sequence[Tensor]) -> Images:
+        """Pad images [3,H_i,W_i] to the largest height and width of the batch."""
+        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+        pads = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
+        pixels = torch.stack([F.pad(image, pad) for image, pad in zip(images, pads)])
+        inside = [image.new_zeros(image.shape[1:], dtype=torch.bool) for image in images]
+        return cls(pixels, torch.stack([F.pad(mask, pad, value=True) for mask, pad in zip(inside, pads)]))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass
+class Memory(_Movable):
+    """The encoded image: what queries look at. It has no group axis, so K groups never repeat it."""
+
+    tokens: Tensor  # [B,S,C]
+    position: Tensor  # [B,S,C] position embedding of every token
+    padding: Tensor  # [B,S] bool, True where there is no image
+    shapes: tuple[tuple[int, int], ...]  # (height, width) of every level, fine to coarse; S is the sum of the areas
+
+    def __post_init__(self) -> None:
+        _expect(self.tokens.shape == self.position.shape, "tokens and position must have one shape [B,S,C]")
+        _expect(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
+        _expect(sum(h * w for h, w in self.shapes) == self.tokens.shape[1], "shapes must add up to S tokens")
+
+
+@dataclass
+class Queries(_Movable):
+    """K groups of N queries. A plain DETR is K = 1."""
+
+    content: Tensor  # [B,K,N,C] what a query knows
+    reference: Tensor  # [B,K,N,R] where it looks, in [0,1]: a point (R=2: x,y) or a box (R=4: cx,cy,w,h)
+    position: Tensor  # [B,K,N,C] its position embedding
+
+    def __post_init__(self) -> None:
+        _expect(self.content.ndim == 4, f"queries are [B,K,N,C], not {tuple(self.content.shape)}")
+        _expect(self.content.shape == self.position.shape, "content and position must have one shape [B,K,N,C]")
+        _expect(self.content.shape[:3] == self.reference.shape[:3], "reference must be [B,K,N,R]")
+
+
+@dataclass
+class Predictions(_Movable):
+    """What queries say they see. Indexing indexes all fields alike: ``predictions[:, 0]`` is the primary group."""
+
+    logits: Tensor  # [...,K,N,classes] before the sigmoid
+    boxes: Tensor  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image
+
+    def __post_init__(self) -> None:
+        _expect(self.logits.shape[:-1] == self.boxes.shape[:-1], "logits and boxes must agree in all but the last axis")
+
+    def __getitem__(self, index: Any) -> Predictions:
+        return Predictions(self.logits[index], self.boxes[index])
+
+    @classmethod
+    def stack(cls, layers: Sequence[Predictions]) -> Predictions:
+        """L predictions of one shape as one, [L,...]."""
+        return cls(torch.stack([p.logits for p in layers]), torch.stack([p.boxes for p in layers]))
+
+
+@dataclass
+class Target(_Movable):
+    """The objects of one image. A batch is a list."""
+
+    labels: Tensor  # [T] int64, contiguous class indices
+    boxes: Tensor  # [T,4] cx,cy,w,h in [0,1] of the unpadded image
+
+    def __post_init__(self) -> None:
+        _expect(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
+        _expect(self.boxes.shape == (len(self.labels), 4), f"boxes must be [T,4], not {tuple(self.boxes.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Objects(_Movable):
+    """The targets of a batch laid side by side: padded to the T of the most crowded image."""
+
+    labels: Tensor  # [B,T] int64; 0 in padded slots
+    boxes: Tensor  # [B,T,4]; the whole image (.5,.5,1,1) in padded slots, so that costs stay finite
+    counts: tuple[int, ...]  # [B] objects of each image
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[Target]) -> Objects:
+        counts = tuple(len(t) for t in targets)
+        most, device = max(counts), targets[0].boxes.device
+        labels = torch.zeros(len(targets), most, dtype=torch.int64, device=device)
+        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(len(targets), most, 1)
+        for row, target in enumerate(targets):
+            labels[row, : len(target)] = target.labels
+            boxes[row, : len(target)] = target.boxes
+        return cls(labels, boxes, counts)
+
+
+@dataclass
+class Assignment(_Movable):
+    """M pairs (query, object) of each of L stages; no object stands twice in one group of one stage."""
+
+    image: Tensor  # [L,M] int64
+    group: Tensor  # [L,M]
+    query: Tensor  # [L,M]
+    target: Tensor  # [L,M] index into the image's objects
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows of the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
+        stage = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+        return x[stage, self.image, self.group, self.query]
+
+    def gather_objects(self, x: Tensor) -> Tensor:
+        """The rows of the assigned objects: [B,T,...] -> [L,M,...]."""
+        return x[self.image, self.target]
+
+
+@dataclass
+class Stages:
+    """Predictions that are supervised alike: L of one shape, with the assignment if it is known beforehand."""
+
+    names: tuple[str, ...]  # [L] such as layer0 .. layer5
+    predictions: Predictions  # [L,B,K,N,.]
+    assignment: Assignment | None = None  # None: to be matched
+
+
+@dataclass
+class Outputs:
+    """All that a forward pass says: the predictions of every decoder layer, and the queries they came from."""
+
+    layers: list[Predictions]  # L of [B,K,N,.]
+    queries: Queries
+
+    @property
+    def answer(self) -> Predictions:
+        """The last layer's predictions for the queries that inference keeps, [B,N,.].
+
+        The query source decides at inference which groups run (the primary one, unless told otherwise); if it
+        kept several, theirs stand end to end.
+        """
+        last = self.layers[-1]
+        return Predictions(last.logits.flatten(1, 2), last.boxes.flatten(1, 2))
+
+    def stages(self) -> list[Stages]:
+        """What the criterion supervises: every decoder layer (deep supervision)."""
+        names = tuple(f"layer{i}" for i in range(len(self.layers)))
+        return [Stages(names, Predictions.stack(self.layers))]
+
+
+@dataclass
+class Detections:
+    """What users see of one image, by falling score, in pixels of the original picture."""
+
+    scores: Tensor  # [D] in [0,1]
+    labels: Tensor  # [D] int64, contiguous class indices
+    boxes: Tensor  # [D,4] x0,y0,x1,y1 in pixels
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score: float) -> Detections:
+        """Those whose score is at least ``score``."""
+        kept = self.scores >= score
+        return replace(self, scores=self.scores[kept], labels=self.labels[kept], boxes=self.boxes[kept])
