@@ -1,0 +1,1 @@
+"""What training asks for: match, compare, normalise."""

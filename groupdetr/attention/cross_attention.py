@@ -1,0 +1,67 @@
+"""Looking at the image: conditional cross-attention (Conditional DETR, Meng et al. 2021, Sec. 3.3).
+
+Content and place are compared apart: in every head a query is [content ; place] and a key is [content ; place], each
+half as wide as the head's value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from groupdetr.attention.multihead import attend, split_heads
+from groupdetr.groups import end_to_end
+from groupdetr.ops.position import sine_embedding
+from groupdetr.structures import Memory
+
+
+class ConditionalCrossAttention(nn.Module):
+    """Queries [B,K,N,C] look at the memory around their reference [B,K,N,R] -> [B,K,N,C].
+
+    ``scale`` is the network T that turns what a query knows into how wide it looks (Eq. 5 there); decoder layers
+    share one.
+    """
+
+    def __init__(self, channels: int, num_heads: int, dropout: float, scale: nn.Module) -> None:
+        super().__init__()
+        self.num_heads, self.dropout, self.scale = num_heads, dropout, scale
+        self.query_content, self.query_place = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.key_content, self.key_place = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, content: Tensor, position: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        query, key = self.contents(content, position, memory)
+        query = self.beside(end_to_end(query), end_to_end(self.query_place(self.aim(content, reference))))
+        key = self.beside(key, self.key_place(memory.position))
+        value = split_heads(self.value(memory.tokens), self.num_heads)
+        seen = attend(query, key, value, memory.padding, self.dropout if self.training else 0.0)
+        return self.output(seen).reshape(content.shape)
+
+    def contents(self, content: Tensor, position: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """The content halves of queries [B,K,N,C] and keys [B,S,C]."""
+        del position  # the first layer's alone
+        return self.query_content(content), self.key_content(memory.tokens)
+
+    def aim(self, content: Tensor, reference: Tensor) -> Tensor:
+        """Where a query looks, [B,K,N,C]: the embedding of its reference point, scaled by what it knows."""
+        return sine_embedding(reference[..., :2], content.shape[-1] // 2) * self.scale(content)
+
+    def beside(self, content: Tensor, place: Tensor) -> Tensor:
+        """Content and place [B,N,C] concatenated inside every head: [B,heads,N,2*C/heads]."""
+        return torch.cat([split_heads(content, self.num_heads), split_heads(place, self.num_heads)], dim=-1)
+
+
+class FirstConditionalCrossAttention(ConditionalCrossAttention):
+    """The first decoder layer's: queries know nothing yet, so their position stands in for content and scale is 1."""
+
+    def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
+        super().__init__(channels, num_heads, dropout, scale=nn.Identity())
+        self.query_position = nn.Linear(channels, channels)
+
+    def contents(self, content: Tensor, position: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        query = self.query_content(content) + self.query_position(position)
+        return query, self.key_content(memory.tokens) + self.key_place(memory.position)
+
+    def aim(self, content: Tensor, reference: Tensor) -> Tensor:
+        return sine_embedding(reference[..., :2], content.shape[-1] // 2).to(content.dtype)

@@ -1,0 +1,52 @@
+"""From pixels to feature maps: a timm network, with the norms and stages frozen that detectors freeze."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from groupdetr.errors import WeightsError
+
+
+class Backbone(nn.Module):
+    """Images [B,3,H,W] -> feature maps, fine to coarse. ``frozen`` names the submodules that do not learn."""
+
+    def __init__(self, network: nn.Module, frozen: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.channels: list[int] = network.feature_info.channels()  # type: ignore[union-attr, operator]
+        for name in frozen:
+            network.get_submodule(name).requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return self.network(pixels)
+
+
+def resnet50(pretrained: bool | str, dilated: bool) -> Backbone:
+    """ResNet-50's last stage with frozen batch norm, frozen stem and stage 1, as all official detectors have it.
+
+    ``dilated`` (DC5): stage 4 keeps stride 16; its first block has dilation 1 and the others 2, as torchvision's.
+    ``pretrained``: True for ImageNet V1 weights through the hub, or the path of a local file with them.
+    """
+    network = _create("resnet50.tv_in1k", pretrained, out_indices=(4,), output_stride=16 if dilated else 32)
+    return Backbone(freeze_batch_norm_2d(network), frozen=("conv1", "layer1"))
+
+
+def _create(name: str, pretrained: bool | str, **options: Any) -> nn.Module:
+    """A timm feature extractor, its weights from the hub (True), a file (a path) or random (False)."""
+    if isinstance(pretrained, str):
+        if not Path(pretrained).is_file():
+            raise WeightsError("no backbone weights there", pretrained, "pass the path of a .pth or .safetensors file")
+        options["pretrained_cfg_overlay"] = {"file": pretrained}
+    try:
+        return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
+    except OSError as error:  # what hub and http failures derive from
+        raise WeightsError(
+            f"the weights of {name} could not be fetched: {error}".splitlines()[0],
+            f"timm/{name} on the Hugging Face hub",
+            "go online once, or pass a local file: pretrained_backbone=PATH (--pretrained-backbone PATH)",
+        ) from error

@@ -1,0 +1,63 @@
+"""The set criterion: match (per stage, image and group), compare, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from groupdetr.criterion.term import Term
+from groupdetr.errors import DivergedError
+from groupdetr.groups import Match, mean_over_groups
+from groupdetr.structures import Assignment, Objects, Outputs, Stages, Target
+
+
+class SetCriterion(nn.Module):
+    """Outputs and targets to named losses, ready to be summed: ``{"layer5/giou": 0.41, ...}``."""
+
+    def __init__(self, terms: Sequence[Term], match: Match) -> None:
+        super().__init__()
+        self.terms, self.match = tuple(terms), match
+
+    def forward(
+        self, outputs: Outputs, targets: Sequence[Target], mean_objects: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``mean_objects``: objects of a batch, averaged over the batches that share an optimizer step; by default
+        over the ranks of this one."""
+        objects = Objects.from_targets(targets)
+        if mean_objects is None:
+            mean_objects = mean_over_ranks(objects.boxes.new_tensor(float(sum(objects.counts))))
+        losses: dict[str, Tensor] = {}
+        for stages in outputs.stages():
+            assignment = self.assign(stages, objects)
+            normaliser = mean_over_groups(stages.predictions.logits.shape[2], mean_objects)
+            for term in self.terms:
+                values = term.loss_weight / normaliser * term.loss(stages.predictions, objects, assignment)
+                losses |= {f"{name}/{term.name}": value for name, value in zip(stages.names, values)}
+        return losses
+
+    def assign(self, stages: Stages, objects: Objects) -> Assignment:
+        """The assignment of all stages, from one copy of all costs to the host, unless it is known beforehand."""
+        assignment = stages.assignment or self.match(self.costs(stages, objects), objects.counts)
+        return assignment.to(stages.predictions.logits.device)
+
+    @torch.no_grad()
+    def costs(self, stages: Stages, objects: Objects) -> np.ndarray:
+        """[L,B,K,T,N], finite."""
+        terms = [term.cost_weight * term.cost(stages.predictions, objects) for term in self.terms]
+        costs = torch.stack(terms).sum(0).cpu().numpy()
+        if not np.isfinite(costs).all():
+            broken = [name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()]
+            raise DivergedError("a matching cost is not finite", f"stage {', '.join(broken)}", "lower the learning rate")
+        return costs
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a scalar over all processes; itself if there is one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()

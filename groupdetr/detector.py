@@ -1,0 +1,28 @@
+"""A detector: features, memory, queries, predictions, outputs, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from groupdetr.structures import Images, Outputs, Target
+
+
+class Detector(nn.Module):
+    """Four parts in a row. ``recipe`` is what they were built from, a dataclass of hyperparameters."""
+
+    def __init__(
+        self, backbone: nn.Module, encoder: nn.Module, queries: nn.Module, decoder: nn.Module, recipe: Any
+    ) -> None:
+        super().__init__()
+        self.backbone, self.encoder, self.queries, self.decoder = backbone, encoder, queries, decoder
+        self.recipe = recipe
+
+    def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Outputs:
+        """Images and, in training, the objects in them (only denoising queries look at those) -> `Outputs`."""
+        features = self.backbone(images.pixels)
+        memory = self.encoder(features, images.padding)
+        queries = self.queries(memory, targets)
+        return Outputs(self.decoder(queries, memory), queries)

@@ -1,0 +1,86 @@
+"""A recipe: hyperparameters as fields, the parts of a detector as methods. Detectors inherit recipes, never modules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Self
+
+from torch import nn
+
+from groupdetr.backbone import Backbone
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.criterion.term import Term
+from groupdetr.detector import Detector
+from groupdetr.groups import match_groups, separately
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every detector has. ``replace(recipe, num_groups=1)`` is the baseline."""
+
+    preset: str = ""  # the name it is found by
+    num_classes: int = 91  # COCO's category ids as they are, 0 to 90
+    num_groups: int = 1  # K; the paper's default is 11
+    num_queries: int = 300  # N, of a group
+    num_detections: int = 100  # kept of an image
+    inference_group: int | None = 0  # the group that inference keeps, None for all
+    channels: int = 256
+    num_heads: int = 8
+    dropout: float = 0.1
+    pretrained_backbone: bool | str = False  # True: from the hub; a path: a local file
+    recompute: bool = False  # gradient checkpointing in encoder and decoder
+
+    compete = staticmethod(separately)
+    match = staticmethod(match_groups)
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "num_groups", "num_queries", "num_detections", "channels", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.inference_group is not None and not 0 <= self.inference_group < self.num_groups:
+            raise ValueError(f"inference_group {self.inference_group} is not one of the {self.num_groups} groups")
+        if self.channels % (2 * self.num_heads):
+            raise ValueError(f"channels ({self.channels}) must be a multiple of twice num_heads ({self.num_heads})")
+
+    def with_options(self, **options: Any) -> Self:
+        """A copy with other values; an unknown field is a TypeError that names the nearest one."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                raise TypeError(f"{self.preset or type(self).__name__} has no option {name!r}; {hint}")
+        return dataclasses.replace(self, **options)
+
+    def backbone(self) -> Backbone:
+        raise NotImplementedError
+
+    def encoder(self, in_channels: list[int]) -> nn.Module:
+        raise NotImplementedError
+
+    def queries(self) -> nn.Module:
+        raise NotImplementedError
+
+    def decoder(self) -> nn.Module:
+        raise NotImplementedError
+
+    def terms(self) -> list[Term]:
+        raise NotImplementedError
+
+    def build(self) -> Detector:
+        backbone = self.backbone()
+        return Detector(backbone, self.encoder(backbone.channels), self.queries(), self.decoder(), self)
+
+    def criterion(self) -> SetCriterion:
+        return SetCriterion(self.terms(), self.match)
+
+
+def xavier(modules: Iterable[nn.Module]) -> None:
+    """DETR's start of a transformer: Xavier's rule for every matrix; biases and norms are left alone."""
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)

@@ -1,0 +1,53 @@
+"""DETR's encoder: one feature map, projected to tokens that look at each other."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from groupdetr.attention.self_attention import SelfAttention
+from groupdetr.mlp import FeedForward
+from groupdetr.ops.position import image_embedding
+from groupdetr.structures import Memory
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over all tokens, then a feed-forward network, each followed by a norm. [B,S,C] -> [B,S,C]"""
+
+    def __init__(self, channels: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = SelfAttention(channels, num_heads, dropout)
+        self.feed_forward = FeedForward(channels, hidden, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
+        x = self.norm1(x + self.dropout(self.attention(x, position, padding)))
+        return self.norm2(x + self.dropout(self.feed_forward(x)))
+
+
+class TransformerEncoder(nn.Module):
+    """Feature maps, of which the coarsest is used, and the images' padding -> `Memory`."""
+
+    def __init__(self, in_channels: int, layers: list[EncoderLayer], temperature: float, recompute: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.projection = nn.Conv2d(in_channels, layers[0].norm1.normalized_shape[0], kernel_size=1)
+        self.temperature, self.recompute = temperature, recompute
+
+    def forward(self, features: list[Tensor], padding: Tensor) -> Memory:
+        projected = self.projection(features[-1])
+        shape = projected.shape[-2:]
+        padding = F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool()
+        position = image_embedding(padding, projected.shape[1], self.temperature).to(projected.dtype)
+        memory = Memory(
+            projected.flatten(2).transpose(1, 2), position.flatten(1, 2), padding.flatten(1), ((shape[0], shape[1]),)
+        )
+        for layer in self.layers:
+            memory.tokens = self.run(layer, memory)
+        return memory
+
+    def run(self, layer: nn.Module, memory: Memory) -> Tensor:
+        inputs = memory.tokens, memory.position, memory.padding
+        return checkpoint(layer, *inputs, use_reentrant=False) if self.recompute and self.training else layer(*inputs)

@@ -1,0 +1,35 @@
+"""Say what you see: from a query to a class and a box."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from groupdetr.mlp import MLP
+from groupdetr.ops.boxes import inverse_sigmoid
+from groupdetr.structures import Predictions
+
+
+class BoxHead(nn.Module):
+    """Queries [...,N,C] and their reference [...,N,R] -> `Predictions`. The box is told relative to the reference.
+
+    ``eps`` is that of `inverse_sigmoid`.
+    """
+
+    PRIOR = 0.01  # the score of every class before training (focal loss, Lin et al. 2017, Sec. 3.3)
+
+    def __init__(self, channels: int, num_classes: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.classify = nn.Linear(channels, num_classes)
+        self.regress = MLP(channels, channels, 4, num_layers=3)
+        nn.init.constant_(self.classify.bias, -math.log((1 - self.PRIOR) / self.PRIOR))
+        nn.init.zeros_(self.regress.layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.regress.layers[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, reference: Tensor) -> Predictions:
+        start = inverse_sigmoid(reference.float(), self.eps)
+        start = F.pad(start, (0, 4 - start.shape[-1]))  # a point says nothing about the size
+        return Predictions(self.classify(x), (self.regress(x) + start).sigmoid())

@@ -1,0 +1,35 @@
+"""Thinking alone: the two networks that treat every query, token or box by itself."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Module):
+    """``num_layers`` linear layers with ReLU between them: [...,in] -> [...,out]."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [in_channels, *[hidden] * (num_layers - 1), out_channels]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        return last(x)
+
+
+class FeedForward(nn.Module):
+    """The transformer's two-layer network: [...,C] -> [...,C]."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.expand, self.contract = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        self.activation, self.dropout = activation or nn.ReLU(), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(self.dropout(self.activation(self.expand(x))))
