@@ -1,0 +1,109 @@
+"""How a synthetic picture looks: light, shadow, colour and pattern, none of which gives a class away.
+
+Colours are float32, 0 to 255, until the end. The canvas has a margin, so that no shadow needs clipping.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from groupdetr.data.synthetic_shapes import Piece
+
+Array = npt.NDArray[Any]
+
+
+def _palette(colours: str) -> Array:
+    return np.frombuffer(bytes.fromhex(colours), dtype=np.uint8).reshape(-1, 3).astype(np.float32)
+
+
+INKS = _palette("e85d58 f4a84a f0cd5c 42a584 86be78 2e8aa8 62b0e2 3a5ca8 805eb8 ce5c96 f6f0e2 383e4e b2543a 9edacc")
+PAPERS = _palette("f0e8da d6e1ea d9e4d5 f2ded8 c7c1ba cbac94 e2ddf0 2e3952 1e464e 42324c 3c3f46 607486")
+
+
+def picture(side: int, pieces: list[Piece], texture: float, rng: np.random.Generator) -> Array:
+    """Pieces, from back to front, on a background: [side,side,3] uint8."""
+    margin = math.ceil(side / 12)
+    canvas = _background(side + 2 * margin, texture, rng)
+    for piece in pieces:
+        _paint(canvas, piece, margin, texture, rng)
+    canvas = canvas[margin:-margin, margin:-margin]
+    if texture > 0:
+        canvas += 6 * texture * rng.standard_normal((*canvas.shape[:2], 1), dtype=np.float32)  # a camera's grain
+    return canvas.clip(0, 255).astype(np.uint8)
+
+
+def _background(side: int, texture: float, rng: np.random.Generator) -> Array:
+    """One paper fading, in clouds, towards another; pen strokes on top: [side,side,3]."""
+    paper, other = PAPERS[rng.integers(len(PAPERS), size=2)]
+    angle = rng.uniform(0, math.tau)
+    axis = np.linspace(-0.35, 0.35, side, dtype=np.float32)
+    blend = 0.5 + axis[:, None] * math.sin(angle) + axis * math.cos(angle)
+    if texture > 0:
+        blend = np.clip(blend + 0.4 * texture * _clouds(side, 6, rng), 0, 1)
+    canvas: Array = paper + ((0.12 + 0.3 * texture) * blend)[..., None] * (other - paper)
+    if texture > 0:
+        canvas += (texture * (7 * _clouds(side, 14, rng) + _strokes(side, texture, rng)))[..., None]
+    return canvas
+
+
+def _clouds(side: int, cells: int, rng: np.random.Generator) -> Array:
+    """Smooth noise of unit variance at its ``cells`` x ``cells`` nodes: [side,side]."""
+    nodes = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
+    return np.asarray(nodes.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _strokes(side: int, texture: float, rng: np.random.Generator) -> Array:
+    """Open lines and arcs, darker or lighter than the paper: clutter that is no class. [side,side], around 0."""
+    layer = Image.new("L", (2 * side, 2 * side), 128)
+    pen = ImageDraw.Draw(layer)
+    for _ in range(rng.poisson(14 * texture)):
+        x, y, reach = rng.uniform((0, 0, 0.1 * side), (2 * side, 2 * side, 0.6 * side))
+        tone, angle = int(rng.choice((78, 100, 156, 178))), rng.uniform(0, 360)
+        width = int(rng.integers(2, 3 + side // 28))
+        if rng.random() < 0.6:
+            pen.arc((x - reach, y - reach, x + reach, y + reach), angle, angle + rng.uniform(40, 130), tone, width)
+        else:
+            pen.line((x, y, x + reach * math.cos(angle), y + reach * math.sin(angle)), tone, width)
+    return np.asarray(layer.reduce(2), dtype=np.float32) - 128
+
+
+def _paint(canvas: Array, piece: Piece, margin: int, texture: float, rng: np.random.Generator) -> None:
+    """A shadow, then the body lit from the top left, onto ``canvas`` in place."""
+    padded = np.pad(piece.coverage, margin // 2)
+    soft = np.asarray(Image.fromarray(padded).filter(ImageFilter.GaussianBlur(margin / 5)), dtype=np.float32) / 255
+    top, left, side = piece.top + margin - margin // 2, piece.left + margin - margin // 2, len(padded)
+    fall = max(1, margin // 4)
+    canvas[top + fall : top + fall + side, left + fall : left + fall + side] *= 1 - 0.42 * soft[..., None]
+    behind = canvas[top : top + side, left : left + side]
+    light = np.ones_like(soft)
+    light[1:-1, 1:-1] += 0.35 * (soft[2:, 2:] - soft[:-2, :-2])  # more on the rim that faces the light
+    body = _fill(side, _ink(behind.mean((0, 1)), rng), texture, rng) * light[..., None]
+    behind += (padded / np.float32(255))[..., None] * (body - behind)
+
+
+def _ink(behind: Array, rng: np.random.Generator) -> Array:
+    """A colour [3] unlike the one behind it, whatever the class."""
+    contrast = np.abs(INKS - behind).sum(1)
+    return INKS[contrast.argsort()[rng.integers(4, len(INKS))]] + rng.uniform(-10, 10, 3).astype(np.float32)
+
+
+def _fill(side: int, ink: Array, texture: float, rng: np.random.Generator) -> Array:
+    """Plain, striped, checked or marbled: [side,side,3], or [3] where plain."""
+    if rng.random() >= texture:
+        return ink
+    angle, steps = (
+        rng.uniform(0, math.tau),
+        np.arange(side, dtype=np.float32) * (math.tau / rng.uniform(5, 9)),
+    )  # 5 to 9 pixels long
+    across = steps[:, None] * math.sin(angle) + steps * math.cos(angle)
+    along = steps[:, None] * math.cos(angle) - steps * math.sin(angle)
+    kind = rng.integers(3)
+    wave = np.sin(across) if kind == 0 else 2 * np.sin(across) * np.sin(along) if kind == 1 else _clouds(side, 6, rng)
+    tint = 255 if ink.mean() < 150 else 30
+    mix = (0.12 + 0.13 * texture) * (1 + np.clip(2 * wave, -1, 1))
+    return ink + mix[..., None] * (tint - ink)
