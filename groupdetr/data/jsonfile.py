@@ -1,0 +1,74 @@
+"""Reading one JSON object from a file that may be anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from groupdetr.data.findings import Findings, shown
+
+
+def read_object(path: Path, found: Findings) -> dict[str, Any] | None:
+    """The object in ``path``; None, and a finding, where there is none."""
+    raw = _read_bytes(path, found)
+    if raw is None:
+        return None
+    if not raw.isascii() and json.detect_encoding(raw) != "utf-8":
+        found.add("json-encoding", "", f"it is written in {json.detect_encoding(raw)}")
+    content = _decode(raw, found)
+    if content is not None and not isinstance(content, dict):
+        found.add("json-not-coco", "", f"it holds {_kind(content)} instead of an object")
+    return content if isinstance(content, dict) else None
+
+
+def _read_bytes(path: Path, found: Findings) -> bytes | None:
+    if not path.is_file():  # a FIFO would block for ever
+        found.add("missing-annotations", "", "there is no such file" if not path.exists() else "it is not a file")
+        return None
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        found.add("missing-annotations", "", f"it cannot be read ({error.strerror})")
+        return None
+    if not raw.strip():
+        found.add("not-json", "", "it is empty")
+        return None
+    return raw
+
+
+def _decode(raw: bytes, found: Findings) -> Any:
+    """The decoded value; None, and a finding, where the bytes are no JSON."""
+    if raw[:2] in (b"\x1f\x8b", b"PK"):
+        found.add("not-json", "", "it is compressed; unpack it first")
+        return None
+    try:
+        return json.loads(raw, object_pairs_hook=_unique_keys(found))
+    except RecursionError:
+        found.add("json-too-deep", "", "its lists and objects are nested too deeply")
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
+        found.add("not-json", "", f"it is not JSON ({error})")
+    return None
+
+
+def _unique_keys(found: Findings) -> Any:
+    """A hook that builds dicts and reports keys that occur twice in one object."""
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        built = dict(pairs)
+        if len(built) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            found.add("duplicate-key", _record(built), f"it has {', '.join(map(shown, twice))} twice")
+        return built
+
+    return build
+
+
+def _record(value: dict[str, Any]) -> str:
+    return f"object with id {shown(value['id'])}" if "id" in value else ""
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "null")

@@ -1,0 +1,72 @@
+"""The nouns of a data set on disk: categories, one record for each image, splits. Numpy only, whatever the format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class as the data set writes it."""
+
+    id: int | str
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One image and its T annotations, as recorded: crowds and boxes without area included."""
+
+    image_id: int | str
+    path: Path
+    file_name: str
+    width: int  # pixels
+    height: int
+    boxes: Floats  # [T,4] x, y, width, height in pixels
+    labels: Ints  # [T] index into the split's categories
+    areas: Floats  # [T] square pixels, as recorded: of the mask where there is one
+    crowd: Bools  # [T]
+    annotation_ids: tuple[int | str | None, ...]  # [T] as recorded, None where there is none
+
+    def training(self) -> tuple[Floats, Ints]:
+        """The objects to learn, DETR's rule: boxes [T',4] as x0, y0, x1, y1 within the image, and labels [T']."""
+        corners = clamped(self.boxes, np.array([[self.width, self.height]]))
+        kept = ~self.crowd & (corners[:, 2:] > corners[:, :2]).all(1)
+        return corners[kept], self.labels[kept]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoSplit:
+    """One split of a data set."""
+
+    name: str
+    annotation_file: Path
+    images_dir: Path
+    categories: tuple[Category, ...]
+    records: tuple[Record, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def with_categories(self, categories: tuple[Category, ...]) -> CocoSplit:
+        """The same split with labels that index ``categories``, of which its own must be a subset."""
+        if categories == self.categories:
+            return self
+        index = {category.id: i for i, category in enumerate(categories)}
+        table = np.array([index[category.id] for category in self.categories], dtype=np.int64)
+        records = tuple(replace(record, labels=table[record.labels]) for record in self.records)
+        return replace(self, categories=categories, records=records)
+
+
+def clamped(boxes: Floats, sizes: NDArray[np.generic]) -> Floats:
+    """Boxes [T,4] x, y, width, height as corners x0, y0, x1, y1 within images of sizes [T or 1, 2] width, height."""
+    start = boxes[:, :2]
+    return np.concatenate([np.clip(start, 0, sizes), np.clip(start + boxes[:, 2:], 0, sizes)], axis=1)
