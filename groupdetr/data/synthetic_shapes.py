@@ -75,14 +75,14 @@ def _centred(outline: Array) -> Array:
 
 SHAPES: dict[str, tuple[Array, ...]] = {
     "circle": (_arc(0, math.tau),),
-    "square": (_rounded(_spokes(4, 1.0)),),
+    "square": (_rounded(_centred(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))),),  # stretched, it is a rectangle
     "triangle": (_rounded(_spokes(3, 1.0)),),
     "star": (_rounded(_spokes(10, 1.0, 0.45), 0.08),),
     "cross": (_rounded(_cross(), 0.08),),
     "ring": (_arc(0, math.tau), _arc(0, math.tau, 0.52)),
     "heart": (_heart(),),
     "crescent": (_crescent(),),
-    "diamond": (_rounded(_spokes(4, 1.0, 0.5), 0.1),),  # a slim rhombus: an upright one is a turned square
+    "diamond": (_rounded(_spokes(4, 1.0, 0.5), 0.1),),  # a slim rhombus: one as high as wide is a turned square
     "arrow": (_rounded(_arrow(), 0.08),),
     "drop": (_drop(),),
     "pentagon": (_rounded(_spokes(5, 1.0)),),
