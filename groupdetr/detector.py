@@ -1,4 +1,4 @@
-"""A detector: features, memory, queries, predictions, outputs, and nothing else."""
+"""A detector, as a network: features, memory, queries, predictions, outputs, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from groupdetr.structures import Images, Outputs, Target
 
 
-class Detector(nn.Module):
+class DetectionTransformer(nn.Module):
     """Four parts in a row. ``recipe`` is what they were built from, a dataclass of hyperparameters."""
 
     def __init__(

@@ -13,7 +13,7 @@ from torch import nn
 from groupdetr.backbone import Backbone
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
-from groupdetr.detector import Detector
+from groupdetr.detector import DetectionTransformer
 from groupdetr.groups import match_groups, separately
 
 
@@ -70,9 +70,9 @@ class Recipe:
     def terms(self) -> list[Term]:
         raise NotImplementedError
 
-    def build(self) -> Detector:
+    def build(self) -> DetectionTransformer:
         backbone = self.backbone()
-        return Detector(backbone, self.encoder(backbone.channels), self.queries(), self.decoder(), self)
+        return DetectionTransformer(backbone, self.encoder(backbone.channels), self.queries(), self.decoder(), self)
 
     def criterion(self) -> SetCriterion:
         return SetCriterion(self.terms(), self.match)
