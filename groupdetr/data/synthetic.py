@@ -61,11 +61,9 @@ class SyntheticConfig:
         usable = len(self.sizes) == 3 and min(self.sizes) >= 0 and 0 < sum(self.sizes) < math.inf
         _demand(usable, f"sizes must be three weights (small, medium, large), not negative or all 0, not {self.sizes}")
         _demand(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
-        for name in (
-            "texture",
-            "occlusion",
-        ):  # as plain floats: equal configs draw equal pictures and are equal in JSON
-            object.__setattr__(self, name, float(getattr(self, name)))
+        # Plain floats, so that configs that are equal draw equal pictures and are equal in JSON.
+        object.__setattr__(self, "texture", float(self.texture))
+        object.__setattr__(self, "occlusion", float(self.occlusion))
         object.__setattr__(self, "sizes", tuple(float(weight) for weight in self.sizes))
 
 

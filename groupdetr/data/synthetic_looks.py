@@ -92,7 +92,7 @@ def _paint(
 
 
 def _take(inks: list[Array], behind: Array) -> Array:
-    """The first ink [3] that stands out from the colour behind it [3], whatever the class; no two objects share one."""
+    """Takes the first ink [3] that stands out from the colour behind it [3]: the next object gets another."""
     contrasts = [float(np.abs(ink - behind).sum()) for ink in inks]
     best = contrasts.index(max(contrasts))
     return inks.pop(next((i for i, contrast in enumerate(contrasts) if contrast > CONTRAST), best))
