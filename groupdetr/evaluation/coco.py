@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
-from groupdetr.data.coco import CocoSplit, Record
+from groupdetr.data.records import CocoSplit, Record
 from groupdetr.errors import DataError
 from groupdetr.structures import Detections
 

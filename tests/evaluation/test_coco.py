@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupdetr.data.coco import Category, CocoSplit, Record
+from groupdetr.data.coco import Category, CocoSplit, Record, read_split
 from groupdetr.errors import DataError
 from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate, from_coco_results, to_coco_results
 from groupdetr.structures import Detections
@@ -135,10 +135,8 @@ def test_the_published_example() -> None:
     if not root:
         pytest.skip("set GROUPDETR_TEST_DATA to the folder that holds coco_eval/")
     folder = Path(root) / "coco_eval"
-    document, results, expected = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("gt", "results", "expected")
-    )
-    split = split_of(document)
+    results, expected = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "expected"))
+    split = read_split(folder / "gt.json", folder, "val")
     evaluation = evaluate(split, from_coco_results(split, results))
     assert_equal_figures(evaluation, list(expected["stats"].values()), tolerance=1e-6)
     for row in evaluation.per_class:
