@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupdetr.data.records import Bools, Floats, clamped
-from groupdetr.data.values import LARGEST
 
+_LARGEST = 1e9  # pixels; no picture is that large, and its square is finite
 _ROUNDING = 1.0  # pixels; many tools write edges that are off by one
 
 
 def unusable(boxes: Floats) -> dict[str, Bools]:
     """Code -> which of the boxes [A,4] no reading makes sense of."""
-    finite = _rows(np.abs(boxes) <= LARGEST)
+    finite = _rows(np.abs(boxes) <= _LARGEST)
     return {"box-not-finite": ~finite, "box-negative": finite & ~_rows(boxes[:, 2:] >= 0)}
 
 

@@ -110,6 +110,9 @@ class Finding:
     def where(self) -> str:
         return f"{shown_path(self.file)}: {self.record}" if self.record else shown_path(self.file)
 
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.code, "file": self.file, "record": self.record, "message": self.message}
+
 
 class RefusedError(DataError):
     """The data error that a finding is where nothing can go on without what it is about."""

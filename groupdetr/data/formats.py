@@ -31,16 +31,19 @@ DataFiles = dict[str, SplitFiles]  # 'train', 'val', 'test' -> files
 class Layout(NamedTuple):
     """A shape of folder; ``{}`` is the split as the data set spells it: train, valid, val2017..."""
 
-    name: str
     annotations: str
     images: str
 
 
 LAYOUTS = (
-    Layout("COCO", "annotations/instances_{}.json", "{}"),
-    Layout("COCO with a folder of images", "annotations/instances_{}.json", "images/{}"),
-    Layout("COCO from Roboflow", "{}/_annotations.coco.json", "{}"),
-    Layout("one folder of images", "{}.json", "images"),
+    Layout("annotations/instances_{}.json", "{}"),  # COCO
+    Layout("annotations/instances_{}.json", "images/{}"),
+    Layout("annotations/instances_{}.json", "images"),
+    Layout("{}/_annotations.coco.json", "{}"),  # Roboflow
+    Layout("annotations/{}.json", "images/{}"),
+    Layout("annotations/{}.json", "images"),
+    Layout("{}.json", "images"),
+    Layout("{}.json", "{}"),
 )
 
 
@@ -103,7 +106,10 @@ def find(data: Path | str, images: Path | str | None = None) -> DataFiles:
     if root.is_dir():
         if images is not None:
             raise UsageError(f"{root} is a folder", remedy="give an annotation file with --images, or the folder alone")
-        return _find_in_folder(root)
+        try:
+            return _find_in_folder(root)
+        except OSError as error:  # a folder that may not be read
+            raise _unknown(root, f"it cannot be searched ({error.strerror})") from None
     if not root.exists():
         raise _unknown(root, "there is no such file or folder")
     if images is None:
@@ -126,16 +132,23 @@ def _match(layout: Layout, root: Path) -> DataFiles:
     """The splits of ``root`` in this layout. Of several years, the newest that has a train split."""
     years: dict[str, DataFiles] = {}
     for file in sorted(root.glob(layout.annotations.format("*"))):
-        spelled = _spelled(layout, file.relative_to(root).as_posix())
-        if spelled is None or not (images := root / layout.images.format(spelled[0])).is_dir():
-            continue
-        _, name, year = spelled
-        files = years.setdefault(year, {})
-        if name in files:
-            raise _unknown(root, f"both {files[name].annotations.name} and {file.name} could be its {name} split")
-        files[name] = SplitFiles(file, images)
-    with_train = sorted(year for year, files in years.items() if "train" in files)
-    return years[with_train[-1]] if with_train else {}
+        if spelled := _spelled(layout, file.relative_to(root).as_posix()):
+            spelling, name, year = spelled
+            files = years.setdefault(year, {})
+            if name in files:
+                raise _unknown(root, f"its {name} split could be {files[name].annotations.name} or {file.name}")
+            files[name] = SplitFiles(file, root / layout.images.format(spelling))
+    usable = sorted(year for year, files in years.items() if "train" in files and files["train"].images.is_dir())
+    return _with_images(years[usable[-1]], root) if usable else {}
+
+
+def _with_images(files: DataFiles, root: Path) -> DataFiles:
+    """The splits whose pictures are there. A val split without them must not be replaced by a part of train."""
+    if "val" in files and not files["val"].images.is_dir():
+        raise _unknown(
+            root, f"{files['val'].annotations.name} is there, but not its folder {files['val'].images.name}/"
+        )
+    return {name: split for name, split in files.items() if split.images.is_dir()}
 
 
 def _spelled(layout: Layout, annotations: str) -> tuple[str, str, str] | None:
@@ -171,7 +184,7 @@ def _unknown(place: Path, what: str) -> RefusedError:
 def _describe(root: Path) -> str:
     if kind := _foreign(root):
         return f"it looks like {kind}, which is not read yet; convert it to COCO JSON"
-    wanted = "; ".join(f"{x.annotations} + {x.images}/".format("train", "train") for x in LAYOUTS)
+    wanted = "; ".join(f"{layout.annotations} + {layout.images}/".replace("{}", "train") for layout in LAYOUTS)
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(root))
     there = ", ".join(map(shown, entries[:8])) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
     return (

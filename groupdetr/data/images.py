@@ -75,7 +75,8 @@ def _require_regular_file(path: Path) -> None:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise _refused("missing-file", path, f"there is no such picture ({error})") from None
+        why = "" if isinstance(error, FileNotFoundError) else f" ({getattr(error, 'strerror', error)})"
+        raise _refused("missing-file", path, f"there is no such picture{why}") from None
     if not stat.S_ISREG(status.st_mode):
         raise _refused("not-a-file", path, "it is a folder" if path.is_dir() else "it is not an ordinary file")
     if status.st_size == 0:

@@ -14,6 +14,7 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._parts = Path(os.path.abspath(folder)).parts
         self._real = os.path.realpath(folder)
         self._parents: dict[Path, bool] = {}  # whether a subfolder, links followed, lies inside
 
@@ -25,11 +26,18 @@ class ImageFolder:
         if "\\" in file_name:
             found.add("backslash", record, f"file_name {shown(file_name)} has backslashes")
         name = PurePosixPath(file_name.replace("\\", "/"))
-        path = self.folder / name
+        path = self.folder / self._without_folder(name)
         if _leaves(name) or not self._holds(path):
             found.add("path-outside", record, f"file_name {shown(file_name)} leads out of the image folder")
             return None
         return path
+
+    def _without_folder(self, name: PurePosixPath) -> PurePosixPath:
+        """``images/a.jpg`` of the folder ``images`` is ``a.jpg``: many tools write names relative to the data set."""
+        for n in range(len(name.parts) - 1, 0, -1):
+            if name.parts[:n] == self._parts[-n:] and not (self.folder / name).exists():
+                return PurePosixPath(*name.parts[n:])
+        return name
 
     def _holds(self, path: Path) -> bool:
         """Whether the path stays inside when links are followed; only links cost a look at every component."""

@@ -9,7 +9,7 @@ from groupdetr.data.findings import Findings
 
 Id = int | str
 
-LARGEST = 1e9  # pixels; beyond it areas would not be exact, and no picture is that large
+_NUMBERS = frozenset({int, float})  # not bool
 _LARGEST_SIDE = 10**6  # pixels
 
 
@@ -38,16 +38,19 @@ def side(value: Any) -> int | None:
 
 def number(value: Any) -> float | None:
     """A JSON number as a float; None for texts, true, false, null and the rest."""
-    if type(value) is float:
-        return value
-    if type(value) is not int:
-        return None
-    return float(value) if abs(value) <= LARGEST else float("inf")
+    floats = _floats([value])
+    return floats[0] if floats else None
 
 
 def four_numbers(value: Any) -> list[float] | None:
     """A list of four numbers as floats, finite or not; None for anything else."""
-    if type(value) is not list or len(value) != 4:
+    return _floats(value) if type(value) is list and len(value) == 4 else None
+
+
+def _floats(values: list[Any]) -> list[float] | None:
+    if not _NUMBERS.issuperset(map(type, values)):
         return None
-    floats = [f for v in value if (f := number(v)) is not None]
-    return floats if len(floats) == 4 else None
+    try:
+        return list(map(float, values))
+    except OverflowError:  # a whole number of hundreds of digits
+        return [float("inf")] * len(values)
