@@ -50,3 +50,10 @@ def _create(name: str, pretrained: bool | str, **options: Any) -> nn.Module:
             f"timm/{name} on the Hugging Face hub",
             "go online once, or pass a local file: pretrained_backbone=PATH (--pretrained-backbone PATH)",
         ) from error
+
+
+def convnext(widths: tuple[int, ...], depths: tuple[int, ...]) -> Backbone:
+    """A small ConvNeXt (Liu et al. 2022), never pretrained; its last stage has stride 4 * 2 ** (stages - 1)."""
+    unused = 4 - len(widths)  # timm builds four stages and drops what comes after the last one asked for
+    options = {"dims": (*widths, *[widths[-1]] * unused), "depths": (*depths, *[1] * unused)}
+    return Backbone(_create("convnext_atto", False, out_indices=(len(widths) - 1,), **options))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -33,6 +33,7 @@ class Recipe:
     pretrained_backbone: bool | str = False  # True: from the hub; a path: a local file
     recompute: bool = False  # gradient checkpointing in encoder and decoder
 
+    backbone_weights: ClassVar[bool] = True  # are there pretrained weights for the backbone?
     compete = staticmethod(separately)
     match = staticmethod(match_groups)
 

@@ -1,0 +1,1 @@
+"""How a detector is trained and evaluated. Knows no detector by name."""

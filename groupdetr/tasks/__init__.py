@@ -1,0 +1,1 @@
+"""What is asked of a detector: data set, post-processing and evaluation of one task."""

@@ -1,0 +1,7 @@
+"""``python -m groupdetr``: what ``torchrun -m groupdetr train ...`` starts."""
+
+import sys
+
+from groupdetr.cli import main
+
+sys.exit(main())

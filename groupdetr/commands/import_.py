@@ -1,0 +1,34 @@
+"""groupdetr import: published weights to a file of this library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Convert published weights (official .pth, the authors' GroupDETR branch, Hugging Face) to our safetensors."""
+
+    source: tyro.conf.Positional[Path]
+    """The checkpoint: a file, or a Hugging Face folder."""
+    out: Path | None = None
+    """The file to write. None: SOURCE with the ending .groupdetr.safetensors."""
+    model: str | None = None
+    """The preset it belongs to. None: as the checkpoint says."""
+    groups: int | None = None
+    """K of the new file; None: the checkpoint's."""
+    queries: int | None = None
+    """N of the new file; None: the checkpoint's."""
+
+    def run(self) -> int:
+        from groupdetr.weights import import_weights
+
+        out = self.out or self.source.with_suffix(".groupdetr.safetensors")
+        options = {"num_groups": self.groups, "num_queries": self.queries}
+        given = {name: value for name, value in options.items() if value is not None}
+        report = import_weights(self.source, out, self.model, **given)
+        print("\n".join([*report.lines, f"written to {out}; next: groupdetr predict {out} PICTURES"]))
+        return 0

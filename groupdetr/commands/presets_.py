@@ -1,0 +1,32 @@
+"""groupdetr presets: the models and the paper's experiments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """List every preset and every experiment of the paper: what `train --model` takes."""
+
+    json: bool = False
+    """Print one JSON object, with all hyperparameters."""
+
+    def run(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from groupdetr.experiments import EXPERIMENTS
+
+        if self.json:
+            print(json.dumps({name: asdict(experiment) for name, experiment in EXPERIMENTS.items()}, indent=1))
+            return 0
+        table = Table("model", "K", "N", "epochs", "AP in the paper", "", box=None, pad_edge=False)
+        for name, experiment in EXPERIMENTS.items():
+            groups = experiment.groups or experiment.recipe.num_groups
+            reported = "" if experiment.reported is None else f"{experiment.reported:.1f}"
+            epochs = f"{experiment.settings.epochs:g}"
+            table.add_row(name, str(groups), str(experiment.recipe.num_queries), epochs, reported, experiment.about)
+        Console(soft_wrap=True).print(table)
+        return 0

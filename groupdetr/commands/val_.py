@@ -1,0 +1,46 @@
+"""groupdetr val: COCO AP of a run, per class and per group."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate a run: the twelve COCO figures, a table of classes, and the detections in COCO format."""
+
+    run_: tyro.conf.Positional[Path]
+    """A run, or a weights file of this library (then --data is needed)."""
+    data: Path | None = None
+    """The data set; None: the run's own."""
+    images: Path | None = None
+    """Folder of the pictures, if --data is an annotation file."""
+    split: str = "val"
+    """train, val or test."""
+    per_group: bool = False
+    """Evaluate every group of queries by itself, too (Fig. 4 of the paper)."""
+    imgsz: int | None = None
+    """Shortest side the network sees; None: as trained."""
+    batch: int = 8
+    """Images at once. Padding makes a small difference; 1 has none."""
+    workers: int | None = None
+    """Processes that load images."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    out: Path | None = None
+    """Folder to write to. None: RUN/val."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+    def run(self) -> int:
+        from groupdetr.validation import validate, written
+
+        evaluations = validate(self)
+        content = written(self, evaluations)
+        if self.json:
+            print(json.dumps(content, indent=1))
+        return 0

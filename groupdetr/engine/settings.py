@@ -1,0 +1,90 @@
+"""How to train: every number that is not the model's. Defaults are DETR's, as all official repositories train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from groupdetr.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. Whatever is not given is the model's own choice (see `groupdetr presets`)."""
+
+    epochs: float = 12.0
+    """Passes over the training images."""
+    steps: int | None = None
+    """Optimizer steps, instead of epochs."""
+    minutes: float | None = None
+    """Wall time, evaluation included, instead of epochs; the schedule is stretched to it."""
+    batch: int = 16
+    """Images of an optimizer step, over all processes and accumulated pieces."""
+    accumulate: int = 1
+    """Pieces a batch is computed in, for less memory; the result is the same."""
+    imgsz: int = 800
+    """Shortest side of an image in validation, pixels; training draws from DETR's menu scaled by it."""
+    augment: Literal["detr", "flip", "none"] = "detr"
+    """detr: flip and resize, or resize-crop-resize; flip: flip only; none: as in validation."""
+    lr: float = 1e-4
+    """Learning rate."""
+    backbone_lr: float = 1e-5
+    """Learning rate of the backbone."""
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "cosine"] = "step"
+    """step: a tenth of the rate after lr_drop; cosine: falls smoothly to zero."""
+    lr_drop: float = 11 / 12
+    """When the step schedule drops, as a part of the training."""
+    warmup: int = 0
+    """Steps over which the rate rises from zero."""
+    clip: float = 0.1
+    """Largest L2 norm of the gradient."""
+    ema: float | None = None
+    """Decay of a running mean of the weights, used for evaluation; None: off. 0.9997 is common."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: forward pass under autocast; costs and losses stay in fp32."""
+    compile: bool = False
+    """Let torch.compile make the network faster (minutes of warm-up, needs a C++ compiler on a CPU)."""
+    recompute: bool = False
+    """Gradient checkpointing in encoder and decoder: less memory, a third more time."""
+    eval_every: float = 1.0
+    """Epochs between evaluations."""
+    early_stop: int | None = None
+    """Evaluations without a better AP after which training stops."""
+    save_every: int | None = None
+    """Steps between checkpoints, besides the one at every evaluation."""
+    seed: int = 42
+    workers: int | None = None
+    """Processes that load images; None: one for each spare processor core, 8 at most."""
+    threads: int | None = None
+    """Processor threads of the computation; None: torch's choice."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "steps", "minutes", "batch", "accumulate", "imgsz", "eval_every", "save_every")
+        _positive(self, "clip", "early_stop", "threads")
+        for name in ("lr", "backbone_lr", "weight_decay", "warmup", "workers"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UsageError(f"{name.replace('_', '-')} must be a number from 0 up, not {value}")
+        if self.batch % self.accumulate:
+            raise UsageError(
+                f"a batch of {self.batch} images cannot be cut into {self.accumulate} equal pieces",
+                remedy="choose --accumulate so that it divides --batch",
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"ema must lie between 0 and 1, not {self.ema}")
+
+    def total_steps(self, num_images: int) -> int | None:
+        """Optimizer steps of the training, None if only the clock knows."""
+        if self.minutes is not None:
+            return None
+        return self.steps or max(1, round(self.epochs * num_images / self.batch))
+
+
+def _positive(settings: Settings, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"{name.replace('_', '-')} must be greater than 0, not {value}")

@@ -1,0 +1,228 @@
+"""The training loop: batch, forward, criterion, backward, clip, step, log; and what happens between epochs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from groupdetr.data.batch import Batch, Stream, training_loader
+from groupdetr.engine import optim
+from groupdetr.engine.checkpoint import Progress, State
+from groupdetr.engine.evaluate import find
+from groupdetr.engine.machine import peak_memory_mb
+from groupdetr.engine.progress import Reporter
+from groupdetr.engine.run import RunFolder, write_json
+from groupdetr.engine.settings import Settings
+from groupdetr.errors import DivergedError
+from groupdetr.tasks.task import Compared, Evaluated, Task
+
+FOREVER = 1 << 40  # steps of a training that only the clock ends
+
+
+@dataclass
+class Trainer:
+    """A run: what is trained, on what, how, where it is written. ``save_best`` writes the weights that users load."""
+
+    model: nn.Module
+    criterion: Compared
+    task: Task
+    settings: Settings
+    run: RunFolder
+    accelerator: Accelerator
+    reporter: Reporter
+    workers: int
+    save_best: Callable[[nn.Module], None]
+    stop_after: int | None = None  # steps, as if the machine went away then
+
+    def __post_init__(self) -> None:
+        self.model.to(self.accelerator.device)
+        settings = self.settings
+        ema = optim.running_mean(self.model, settings.ema) if settings.ema else None
+        self.state = State(self.model, optim.optimizer(self.model, settings), ema, Progress())
+        self.total = settings.total_steps(len(self.task.train))
+        self.evaluated_at, self.evaluation_seconds = 0.0, 1.0
+
+    # the loop ---------------------------------------------------------------------------------------------------------
+
+    def train(self) -> Progress:
+        """Train to the end, from wherever the state is."""
+        progress, batches = self.state.progress, self.batches()
+        network = self.parallel()
+        self.model.train()
+        clock = time.monotonic() - progress.seconds
+        while not self.finished():
+            self.seed_step()
+            pieces = list(islice(batches, self.settings.accumulate))
+            lr = optim.set_rates(self.state.optimizer, self.settings, progress.step, self.share())
+            losses, norm = self.step(network, pieces)
+            progress.step += 1
+            progress.seconds = self.agreed(time.monotonic() - clock)
+            self.log(losses, norm, lr)
+            if self.time_to_evaluate():
+                self.evaluate(network)
+                progress.seconds = self.agreed(time.monotonic() - clock)
+                self.save()
+            elif self.settings.save_every and progress.step % self.settings.save_every == 0:
+                self.save()
+        return progress
+
+    def step(self, network: nn.Module, pieces: list[Batch]) -> tuple[dict[str, float], float]:
+        """One optimizer step over all pieces of a batch: the named losses, and the norm of the gradient."""
+        self.state.optimizer.zero_grad(set_to_none=True)
+        mean_objects = self.mean_objects(pieces)
+        sums: dict[str, Tensor] = {}
+        for i, piece in enumerate(pieces):
+            with self.synchronised(network, last=i + 1 == len(pieces)):
+                losses = self.compare(network, piece, mean_objects)
+                torch.stack(list(losses.values())).sum().div(len(pieces)).backward()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach() / len(pieces)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        values = self.on_host(sums, norm)
+        if not all(map(math.isfinite, values.values())):
+            raise self.diverged("the loss or its gradient is not finite", pieces)
+        self.state.optimizer.step()
+        if self.state.ema is not None:
+            self.state.ema.update_parameters(self.model)
+        return values, values.pop("norm")
+
+    def compare(self, network: nn.Module, piece: Batch, mean_objects: Tensor) -> dict[str, Tensor]:
+        device = self.accelerator.device
+        targets = [target.to(device) for target in piece.targets]
+        try:
+            with self.accelerator.autocast():
+                outputs = network(piece.images(device), targets)
+            return self.criterion(outputs, targets, mean_objects)
+        except DivergedError as error:
+            raise self.diverged(f"{error.what} ({error.where})", [piece]) from error
+
+    # parts of a step ----------------------------------------------------------------------------------------------------
+
+    def mean_objects(self, pieces: list[Batch]) -> Tensor:
+        """Objects of a piece, averaged over the pieces of all processes: what normalises every loss of this step."""
+        count = float(sum(len(target) for piece in pieces for target in piece.targets)) / len(pieces)
+        return self.accelerator.reduce(torch.tensor(count, device=self.accelerator.device), "mean")
+
+    def on_host(self, sums: dict[str, Tensor], norm: Tensor) -> dict[str, float]:
+        """Losses averaged over processes, and the norm, by one transfer."""
+        stacked = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
+        return dict(zip([*sums, "norm"], torch.cat([stacked, norm[None]]).tolist()))
+
+    def synchronised(self, network: nn.Module, last: bool):  # type: ignore[no-untyped-def]
+        """Processes exchange gradients once a step, with the last piece."""
+        return torch.enable_grad() if last else self.accelerator.no_sync(network)
+
+    def seed_step(self) -> None:
+        """Dropout depends on (seed, step, process) alone, so a resumed run draws the same."""
+        step, rank = self.state.progress.step, self.accelerator.process_index
+        torch.manual_seed(hash((self.settings.seed, step, rank)) & 0x7FFFFFFFFFFFFFFF)
+
+    def batches(self) -> Iterator[Batch]:
+        start, stop = self.state.progress.step, self.total or FOREVER
+        stream = Stream(len(self.task.train), self.settings.batch, self.settings.seed, start, stop)
+        stream.rank, stream.ranks = self.accelerator.process_index, self.accelerator.num_processes
+        stream.accumulate = self.settings.accumulate
+        return iter(training_loader(self.task.train, stream, self.workers))
+
+    def parallel(self) -> nn.Module:
+        network: nn.Module = self.accelerator.prepare_model(self.model) if self.ranks > 1 else self.model
+        if self.settings.compile:
+            network.compile()
+        return network
+
+    def diverged(self, what: str, pieces: list[Batch]) -> DivergedError:
+        names = self.task.names([index for piece in pieces for index in piece.indices])
+        return DivergedError(
+            f"{what}, at step {self.state.progress.step + 1}",
+            f"images: {', '.join(names)}",
+            f"the last good checkpoint is {self.run.last}; lower --lr or --clip and resume, or look at these images",
+        )
+
+    # when what happens ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ranks(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    def share(self) -> float:
+        """How much of the training is done, 0 to 1."""
+        if self.total is not None:
+            return self.state.progress.step / self.total
+        return self.state.progress.seconds / (60 * (self.settings.minutes or 1))
+
+    def finished(self) -> bool:
+        patience = self.settings.early_stop
+        if self.state.progress.step == self.stop_after:
+            return True
+        return self.share() >= 1 or (patience is not None and self.state.progress.stale >= patience)
+
+    def epoch(self, step: int | None = None) -> float:
+        step = self.state.progress.step if step is None else step
+        return step * self.settings.batch / len(self.task.train)
+
+    def time_to_evaluate(self) -> bool:
+        """At the end of every ``eval_every``-th epoch and at the end; against the clock, at most a fifth of the time."""
+        step = self.state.progress.step
+        if self.share() >= 1:
+            return True
+        every = self.settings.eval_every
+        due = self.epoch(step) // every > self.epoch(step - 1) // every
+        if self.total is None:
+            return due and self.state.progress.seconds - self.evaluated_at > 5 * self.evaluation_seconds
+        return due
+
+    def agreed(self, seconds: float) -> float:
+        """The first process's clock, so that all stop at the same step."""
+        if self.ranks == 1 or self.total is not None:
+            return seconds
+        value = torch.tensor(seconds if self.accelerator.is_main_process else 0.0, device=self.accelerator.device)
+        return float(self.accelerator.reduce(value, "sum"))
+
+    # what is written ----------------------------------------------------------------------------------------------------
+
+    def log(self, losses: dict[str, float], norm: float, lr: float) -> None:
+        progress = self.state.progress
+        self.reporter.step(progress.step, self.total, self.share(), sum(losses.values()), lr)
+        if self.accelerator.is_main_process and (progress.step % 10 == 0 or progress.step <= 10):
+            total = sum(losses.values())
+            record = {"step": progress.step, "epoch": round(self.epoch(), 4), "loss": total, "lr": lr, "norm": norm}
+            self.run.append({**record, "seconds": round(progress.seconds, 3), "losses": losses})
+
+    def evaluate(self, network: nn.Module) -> None:
+        """AP on the val split: logged, kept if it is the best."""
+        started, model = time.monotonic(), self.state.evaluated
+        (found,) = find(model, self.task, self.accelerator, self.piece_size(), self.workers, tick=self.reporter.evaluating)
+        progress = self.state.progress
+        result = self.task.evaluate(found)
+        AP = result.stats["AP"]
+        better = AP > progress.best_AP
+        progress.best_AP, progress.stale = (AP, 0) if better else (progress.best_AP, progress.stale + 1)
+        self.evaluated_at, self.evaluation_seconds = progress.seconds, time.monotonic() - started
+        if self.accelerator.is_main_process:
+            self.keep(result, better)
+        network.train()
+
+    def keep(self, result: Evaluated, better: bool) -> None:
+        progress = self.state.progress
+        figures = {name: None if math.isnan(value) else value for name, value in result.stats.items()}
+        record = {"step": progress.step, "epoch": round(self.epoch(), 4), "seconds": round(progress.seconds, 3)}
+        self.run.append({**record, "peak_memory_mb": round(peak_memory_mb(), 1), **figures})
+        self.run.write_results(self.run.records())
+        if better or not self.run.best.is_file():
+            self.save_best(self.state.evaluated)
+            write_json(self.run.val / "metrics.json", {**record, **result.to_json()})
+        self.reporter.evaluated(self.epoch(), progress.seconds, result.stats, better)
+
+    def save(self) -> None:
+        if self.accelerator.is_main_process:
+            self.state.save(self.run.last)
+
+    def piece_size(self) -> int:
+        return max(1, self.settings.batch // (self.settings.accumulate * self.ranks))

@@ -1,0 +1,156 @@
+"""The users' face: a trained detector that takes pictures and gives boxes with names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from groupdetr.data.batch import normalised, to_pixels
+from groupdetr.data.images import load_image
+from groupdetr.data.transforms import validation
+from groupdetr.engine.run import RunFolder
+from groupdetr.errors import UsageError
+from groupdetr.experiments import recipe_from
+from groupdetr.report.drawing import draw_detections, palette
+from groupdetr.structures import Detections, Images
+from groupdetr.tasks.detection import postprocess
+from groupdetr.weights import load_weights, native
+
+if TYPE_CHECKING:
+    import supervision
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+@dataclass
+class Result:
+    """What was found in one picture, by falling score. ``labels`` index ``names``; ``ids`` are the data set's own."""
+
+    image: Image.Image
+    detections: Detections
+    categories: Sequence[tuple[int | str, str]]  # (original id, name) of every class
+    source: str = ""
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """[D,4] x0, y0, x1, y1 in pixels."""
+        return self.detections.boxes.numpy()
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.detections.scores.numpy()
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.detections.labels.numpy()
+
+    @property
+    def ids(self) -> list[int | str]:
+        """The data set's own category id of every detection."""
+        return [self.categories[label][0] for label in self.labels]
+
+    @property
+    def names(self) -> list[str]:
+        return [self.categories[label][1] for label in self.labels]
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
+        """COCO results: original category ids, boxes as [x, y, width, height]."""
+        image_id = self.source if image_id is None else image_id
+        return [
+            {"image_id": image_id, "category_id": key, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+            for key, (x0, y0, x1, y1), score in zip(self.ids, self.boxes.tolist(), self.scores.tolist())
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """As ``supervision.Detections``; needs ``pip install 'groupdetr[supervision]'``."""
+        try:
+            import supervision
+        except ImportError as error:
+            raise UsageError("supervision is not installed", remedy="pip install 'groupdetr[supervision]'") from error
+        names = {"class_name": np.array(self.names, dtype=str)}
+        return supervision.Detections(self.boxes, confidence=self.scores, class_id=self.labels, data=names)
+
+    def draw(self) -> Image.Image:
+        """The picture with its boxes."""
+        captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
+        return draw_detections(self.image, self.boxes, captions, [palette(label) for label in self.labels])
+
+    def save(self, path: str | Path) -> None:
+        """Write the annotated picture."""
+        self.draw().save(path)
+
+
+class Detector:
+    """A run's best weights, or a weights file of this library, ready to predict.
+
+    ``device``: auto, cpu, cuda, mps. ``imgsz``: shortest side the network sees, the run's own by default.
+    """
+
+    def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
+        path = Path(source)
+        self.path = RunFolder.existing(path).best if path.is_dir() else path
+        _, about = native.read(self.path)
+        if "recipe" not in about:
+            raise UsageError(
+                "this file does not say which model it is", str(self.path), "groupdetr import FILE --out NEW.safetensors"
+            )
+        self.recipe = recipe_from(about["recipe"])
+        self.categories = [(key, name) for key, name in about.get("categories") or _numbered(self.recipe.num_classes)]
+        self.imgsz = imgsz or int(about.get("imgsz", 800))
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.model = self.recipe.build()
+        load_weights(self.model, self.path)
+        self.model.to(self.device).eval()
+
+    @property
+    def names(self) -> list[str]:
+        return [name for _, name in self.categories]
+
+    def predict(self, pictures: Picture | Sequence[Picture], score: float = 0.5) -> list[Result]:
+        """What is in each picture, with a score of at least ``score``. A picture is a path, a PIL image, an array
+        [H,W,3] or [H,W] of bytes, or a tensor [3,H,W] of bytes or of floats in [0,1]."""
+        single = isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor)
+        return list(self.stream([pictures] if single else pictures, score))  # type: ignore[list-item, arg-type]
+
+    @torch.inference_mode()
+    def stream(self, pictures: Sequence[Picture], score: float = 0.5) -> Iterator[Result]:
+        """As `predict`, one picture after the other: each is seen without padding, as it will be used."""
+        for picture in pictures:
+            image = as_image(picture)
+            pixels = to_pixels(image, validation(self.imgsz)).unsqueeze(0).to(self.device)
+            images: Images = normalised(pixels, pixels.new_zeros(pixels[:, 0].shape, dtype=torch.bool))
+            answer = self.model(images).answer
+            (found,) = postprocess(answer, [image.size], self.recipe.num_detections)
+            source = str(picture) if isinstance(picture, str | Path) else ""
+            yield Result(image, found.above(score), self.categories, source)
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """Any picture as RGB, turned as its EXIF orientation says."""
+    if isinstance(picture, str | Path):
+        return load_image(Path(picture))
+    if isinstance(picture, Image.Image):
+        return ImageOps.exif_transpose(picture).convert("RGB")
+    if isinstance(picture, Tensor):
+        picture = picture.detach().cpu()
+        picture = (picture * 255).round().clamp(0, 255).byte() if picture.is_floating_point() else picture
+        picture = picture.permute(1, 2, 0).numpy() if picture.ndim == 3 else picture.numpy()
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        raise UsageError(
+            f"an array of {picture.dtype} {picture.shape} is not a picture", remedy="pass [H,W,3] or [H,W] of uint8"
+        )
+    return Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).convert("RGB")
+
+
+def _numbered(num_classes: int) -> list[tuple[int, str]]:
+    return [(i, f"class {i}") for i in range(num_classes)]

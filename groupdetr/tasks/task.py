@@ -1,0 +1,44 @@
+"""What the engine needs to know of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from groupdetr.data.batch import Pictures
+from groupdetr.structures import Predictions
+
+
+class Evaluated(Protocol):
+    """The outcome of an evaluation: named figures, AP first among them."""
+
+    stats: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class Task(Protocol):
+    """Pictures to train and validate on, and what the answers to the latter are worth."""
+
+    train: Pictures
+    val: Pictures
+
+    def postprocess(self, answer: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Any]:
+        """The answers [B,N,.] for pictures of (width, height) pixels, on the host."""
+        ...
+
+    def evaluate(self, found: Sequence[Any]) -> Evaluated:
+        """``found``: for every val picture in order."""
+        ...
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """The train pictures of a batch, for messages."""
+        ...
+
+
+class Compared(Protocol):
+    """What the criterion says: named losses."""
+
+    def __call__(self, outputs: Any, targets: Any, mean_objects: Tensor | None = None) -> dict[str, Tensor]: ...

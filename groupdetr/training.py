@@ -1,0 +1,204 @@
+"""From options to a run: check the data, build the detector, and train it in a folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+from torch import nn
+
+from groupdetr.commands.train_ import Options, to_config
+from groupdetr.data.check import check
+from groupdetr.data.formats import DataSet, load
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.engine.machine import accelerator, environment, loader_workers
+from groupdetr.engine.progress import ConsoleReporter, Silent
+from groupdetr.engine.run import RunFolder, write_json, write_text
+from groupdetr.engine.train import Trainer
+from groupdetr.errors import UsageError
+from groupdetr.experiments import experiment
+from groupdetr.tasks.detection import DetectionTask
+from groupdetr.weights.native import save
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def train(options: Options) -> Path:
+    """Train to the end, or on from where a run stopped. Returns the run's folder."""
+    if options.data is None:
+        raise UsageError("no data set given", remedy="groupdetr train DATA --model NAME, or --resume RUN")
+    recipe = recipe_of(options)
+    machine = accelerator(options.settings)
+    say = console.print if machine.is_main_process else _silence
+    data = checked(options, recipe, machine)
+    recipe = replace(recipe, num_classes=len(data.categories))
+    run = folder(options, machine)
+    trainer = build(options, recipe, data, run, machine)
+    say(plan(options, recipe, trainer))
+    start(trainer, options, data)
+    reporter = ConsoleReporter(console) if machine.is_main_process else None
+    trainer.reporter = reporter or Silent()
+    try:
+        if reporter:
+            with reporter:
+                trainer.train()
+        else:
+            trainer.train()
+    except KeyboardInterrupt:
+        trainer.save()
+        say(f"stopped at step {trainer.state.progress.step}; go on with: groupdetr train --resume {run.path}")
+        raise
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"the GPU ran out of memory at step {trainer.state.progress.step + 1}",
+            str(run.path),
+            "resume with --accumulate 2 (same result), --recompute, --precision bf16, or fewer --groups",
+        ) from error
+    finally:
+        machine.end_training()
+    finish(trainer, say)
+    return run.path
+
+
+def recipe_of(options: Options) -> Recipe:
+    """The model's recipe with all that the options change."""
+    chosen = experiment(options.model)
+    groups = options.groups or chosen.groups or chosen.recipe.num_groups
+    values: dict[str, Any] = {"num_groups": groups, "recompute": options.settings.recompute}
+    values |= {"num_queries": options.queries} if options.queries else {}
+    values |= dict(map(_assignment, options.set))
+    try:
+        return chosen.recipe.with_options(**values, pretrained_backbone=_pretrained(options, chosen.recipe))
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error), remedy="see --groups, --queries and --set") from error
+
+
+def _pretrained(options: Options, recipe: Recipe) -> bool | str:
+    choice = options.pretrained_backbone
+    if choice == "none" or options.resume is not None:
+        return False
+    return recipe.backbone_weights and options.weights is None if choice == "auto" else choice
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise UsageError(f"--set takes name=value, not {text!r}", remedy="for example --set dropout=0")
+    return name.strip(), yaml.safe_load(value)
+
+
+def checked(options: Options, recipe: Recipe, machine: Accelerator) -> DataSet:
+    """The data set, after the same check as `groupdetr check`; a run that is resumed was checked when it began."""
+    assert options.data is not None
+    if not machine.is_main_process or options.resume is not None:
+        return load(options.data, options.images)
+    report = check(options.data, options.images, recipe.num_queries, decode=options.check)
+    if report.verdict != "ok":
+        console.print(report.render(), markup=False)
+    report.raise_for_errors()
+    return report.dataset or load(options.data, options.images)
+
+
+def folder(options: Options, machine: Accelerator) -> RunFolder:
+    """The run's folder, the same for all processes. A folder with a run in it is never written over."""
+    groups = options.groups or experiment(options.model).groups or 1
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{Path(options.data or '').stem}-{options.model.replace('/', '-')}-{groups}g-{stamp}"
+    path = broadcast_object_list([str(options.out or Path("runs") / name)])[0]
+    run = RunFolder(Path(path))
+    if options.resume is None and run.config.exists():
+        raise UsageError(
+            "there is a run in this folder already", path, f"go on with it: --resume {path}, or choose another --out"
+        )
+    return run
+
+
+def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machine: Accelerator) -> Trainer:
+    """The detector with its first weights, and the trainer that owns it."""
+    settings = options.settings
+    torch.manual_seed(settings.seed)
+    model = recipe.build()
+    categories = [[category.id, category.name] for category in data.categories]
+    if options.weights is not None and options.resume is None:
+        from groupdetr.weights import load_weights
+
+        report = load_weights(model, options.weights, new_head=True, class_names=[name for _, name in categories])
+        if machine.is_main_process:
+            console.print("\n".join(report.lines), markup=False)
+    described = {"recipe": dataclasses.asdict(replace(recipe, pretrained_backbone=False))}
+    metadata = {**described, "categories": categories, "imgsz": settings.imgsz}
+
+    def save_best(best: nn.Module) -> None:
+        save(best, run.best, metadata)
+
+    task = DetectionTask(data, settings.imgsz, settings.augment, settings.seed, recipe.num_detections)
+    return Trainer(
+        model, recipe.criterion(), task, settings, run, machine, Silent(), loader_workers(settings), save_best,
+        options.stop_after,
+    )  # fmt: skip
+
+
+def start(trainer: Trainer, options: Options, data: DataSet) -> None:
+    """Write what the run is, or read how far it came."""
+    run, machine = trainer.run, trainer.accelerator
+    if options.resume is not None:
+        trainer.state.load(run.last)
+    if machine.is_main_process:
+        run.path.joinpath("weights").mkdir(parents=True, exist_ok=True)
+        write_json(run.environment, environment())
+        write_json(run.data, data_card(data))
+        if options.resume is None:
+            trainer.save()  # before the configuration: where there is a run, there is something to resume
+        else:
+            run.rewind(trainer.state.progress.step)
+        write_text(run.config, yaml.safe_dump(to_config(options), sort_keys=False))
+    machine.wait_for_everyone()
+
+
+def data_card(data: DataSet) -> dict[str, Any]:
+    """What the run was trained on."""
+    splits = {
+        name: {"annotations": str(split.annotation_file), "images_dir": str(split.images_dir), "images": len(split)}
+        for name, split in data.splits.items()
+    }
+    categories = [{"id": category.id, "name": category.name} for category in data.categories]
+    return {"root": str(data.root), "categories": categories, "splits": splits}
+
+
+def plan(options: Options, recipe: Recipe, trainer: Trainer) -> str:
+    """What is going to happen, in four lines."""
+    settings, task = options.settings, trainer.task
+    steps = f"{trainer.total} steps" if trainer.total else f"{settings.minutes:g} minutes"
+    epochs = f"{settings.epochs:g} epochs = " if trainer.total and not settings.steps else ""
+    count = sum(p.numel() for p in trainer.model.parameters())
+    return "\n".join(
+        [
+            f"model   {options.model}: {count / 1e6:.2f} M parameters, {recipe.num_groups} groups of "
+            f"{recipe.num_queries} queries, {recipe.num_classes} classes",
+            f"data    {len(task.train)} training and {len(task.val)} validation images, shortest side {settings.imgsz}",
+            f"plan    {epochs}{steps} of {settings.batch} images, rate {settings.lr:g} (backbone {settings.backbone_lr:g})",
+            f"where   {trainer.run.path} on {trainer.accelerator.device}, {trainer.workers} loader processes",
+        ]
+    )
+
+
+def finish(trainer: Trainer, say: Any) -> None:
+    progress, run = trainer.state.progress, trainer.run
+    if trainer.share() < 1 and progress.step == trainer.stop_after:
+        trainer.save()
+        say(f"stopped at step {progress.step} as asked; go on with: groupdetr train --resume {run.path}")
+        return
+    say(f"best AP {100 * max(progress.best_AP, 0):.1f}; weights: {run.best}")
+    say(f"next: groupdetr predict {run.path} PICTURES, groupdetr val {run.path} --per-group")
+
+
+def _silence(*_: Any) -> None:
+    pass

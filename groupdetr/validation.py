@@ -1,0 +1,142 @@
+"""Evaluating a trained detector: as it is used, and every group by itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from groupdetr.commands.val_ import Options
+from groupdetr.data.formats import DataSet, load
+from groupdetr.engine.evaluate import Answer, find, the_answer
+from groupdetr.engine.machine import accelerator, loader_workers
+from groupdetr.engine.progress import percent
+from groupdetr.engine.run import RunFolder, write_json, write_text
+from groupdetr.engine.settings import Settings
+from groupdetr.errors import UsageError
+from groupdetr.evaluation.coco import Evaluation, evaluate, to_coco_results
+from groupdetr.predictor import Detector
+from groupdetr.structures import Detections, Outputs, Predictions
+from groupdetr.tasks.detection import DetectionTask
+
+FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+
+
+@dataclass
+class Validation:
+    """What came out. ``groups``: the evaluation of each group, if asked for."""
+
+    data: DataSet
+    found: list[Detections]
+    evaluation: Evaluation
+    groups: list[Evaluation]
+
+
+def validate(options: Options) -> Validation:
+    """Run the detector over the split and evaluate."""
+    settings = Settings(device=options.device, workers=options.workers)
+    machine = accelerator(settings)
+    detector = Detector(options.run_, str(machine.device), options.imgsz)
+    data = chosen_split(options, detector)
+    task = DetectionTask(data, detector.imgsz, "none", seed=0, most=detector.recipe.num_detections)
+    everything = detections(detector, task, machine, options)
+    evaluations = [evaluate(data.splits["val"], found) for found in everything]
+    return Validation(data, everything[0], evaluations[0], evaluations[1:])
+
+
+def chosen_split(options: Options, detector: Detector) -> DataSet:
+    """The data set, with the split to evaluate in the place of val and its classes in the detector's order."""
+    config = RunFolder.existing(options.run_).read_config() if options.run_.is_dir() else {}
+    root = options.data or config.get("data")
+    images = options.images if options.data else config.get("images")
+    if root is None:
+        raise UsageError("no data set given", remedy="add --data DATA")
+    data = load(root, images)
+    if options.split not in data.splits:
+        raise UsageError(f"there is no split {options.split!r}", str(root), f"choose from {', '.join(data.splits)}")
+    if [category.id for category in data.categories] != [key for key, _ in detector.categories]:
+        raise UsageError(
+            "the classes of the data set are not those the detector was trained on", str(root),
+            f"expected the category ids {', '.join(str(key) for key, _ in detector.categories)}",
+        )  # fmt: skip
+    return DataSet(data.root, {**data.splits, "val": data.splits[options.split]})
+
+
+def detections(detector: Detector, task: DetectionTask, machine: Accelerator, options: Options) -> list[list[Detections]]:
+    """What the detector finds; and then, if asked for, what each of its groups finds, from the same forward pass."""
+    workers = loader_workers(Settings(workers=options.workers))
+    if not options.per_group:
+        return find(detector.model, task, machine, options.batch, workers)
+    queries: Any = detector.model.queries
+    primary, queries.inference_group = queries.inference_group or 0, None
+    answers = [group_answer(primary), *(group_answer(k) for k in range(detector.recipe.num_groups))]
+    return find(detector.model, task, machine, options.batch, workers, tuple(answers))
+
+
+def group_answer(group: int) -> Answer:
+    """How to read the answer of one group where all of them ran."""
+
+    def answer(outputs: Outputs) -> Predictions:
+        return outputs.layers[-1][:, group]
+
+    return answer
+
+
+def written(options: Options, validation: Validation) -> dict[str, Any]:
+    """Print the tables and write the files; returns what metrics.json holds."""
+    folder = options.out or (options.run_ if options.run_.is_dir() else options.run_.parent) / "val"
+    evaluation = validation.evaluation
+    content = {"split": options.split, **evaluation.to_json()}
+    if validation.groups:
+        content["per_group"] = [group.to_json() for group in validation.groups]
+        write_text(folder / "per_group.csv", as_csv(group_rows(validation.groups)))
+    write_json(folder / "metrics.json", content)
+    write_text(folder / "per_class.csv", as_csv(class_rows(evaluation)))
+    write_json(folder / "predictions.json", to_coco_results(validation.data.splits["val"], validation.found))
+    if not options.json:
+        show(validation, folder)
+    return content
+
+
+def show(validation: Validation, folder: Path) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(as_table([{name: percent(validation.evaluation.stats[name]) for name in FIGURES}]))
+    console.print(as_table(class_rows(validation.evaluation)))
+    if validation.groups:
+        console.print(as_table(group_rows(validation.groups)))
+        aps = [100 * group.stats["AP"] for group in validation.groups]
+        console.print(f"groups: median AP {statistics.median(aps):.1f}, from {min(aps):.1f} to {max(aps):.1f}")
+    console.print(f"written to {folder}")
+
+
+def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    return [
+        {"class": row.name, "AP": percent(row.AP), "AP50": percent(row.AP50), "objects": str(row.objects), "images": str(row.images)}
+        for row in evaluation.per_class
+    ]  # fmt: skip
+
+
+def group_rows(groups: list[Evaluation]) -> list[dict[str, str]]:
+    return [{"group": str(k), **{name: percent(group.stats[name]) for name in FIGURES}} for k, group in enumerate(groups)]
+
+
+def as_table(rows: list[dict[str, str]]) -> Table:
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def as_csv(rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
