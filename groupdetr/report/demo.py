@@ -1,0 +1,192 @@
+"""The page of ``groupdetr demo``: the same detector trained with one group and with K, and what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from groupdetr.evaluation.coco import FIGURES
+from groupdetr.report.chart import Chart, Series, charts
+from groupdetr.report.comparison import Arm, Reading, RunSummary, Spread, arms, gain, gain_at_equal_time
+from groupdetr.report.explanation import what_groups_are
+from groupdetr.report.page import Cell, Column, Html, Tile, facts, page, prose, section, table, tiles
+from groupdetr.report.panels import DetectionPanel, GroupPanel, detection_strips, group_gallery
+
+
+@dataclass(frozen=True)
+class DemoResults:
+    """All that the page shows. Runs in any order: several numbers of groups, several seeds of each."""
+
+    runs: Sequence[RunSummary]
+    class_names: Sequence[str]
+    panels: Sequence[DetectionPanel] = ()  # ``found`` by "K = 1", "K = 8": RunSummary.name
+    group_panels: Sequence[GroupPanel] = ()  # of the largest K; three stand in a row
+    about: Mapping[str, object] = field(default_factory=dict)  # seed, data, versions, threads, command
+
+
+def write_demo_report(path: Path | str, demo: DemoResults) -> None:
+    """One self-contained HTML file. The smallest K is the baseline; the best of the others is set against it."""
+    base, *others = arms(demo.runs)
+    if not others:
+        raise ValueError("the report compares numbers of groups: it needs runs with two of them at least")
+    best = max(others, key=lambda arm: arm.metric("AP").mean)
+    body = [
+        _headline(base, best),
+        what_groups_are(),
+        _learning([base, *others], base, best),
+        _precision([base, *others], base, best),
+        *_pictures(demo, (base.name, best.name)),
+        section("How this page was made", facts({**_protocol(demo.runs), **demo.about})),
+    ]
+    document = page("groupdetr demo", _title(base, best), _lead(base, best), body)
+    Path(path).write_text(document, encoding="utf-8")
+
+
+def _title(base: Arm, best: Arm) -> str:
+    return f"{best.groups} groups of queries instead of {base.groups}: {_signed(gain(base, best).mean)} AP"
+
+
+def _lead(base: Arm, best: Arm) -> str:
+    epochs, seeds = max(run.epochs for run in base.runs), len(base.runs)
+    return (
+        f"The same small detector, trained from scratch on drawn shapes with K = {base.groups} and with "
+        f"K = {best.groups} groups of object queries. Seed, pictures, their order, epochs and schedule are "
+        f"the same, and so is the network that answers in the end. After {epochs} epochs the first reaches "
+        f"{base.metric('AP').mean:.1f} AP, the second {best.metric('AP').mean:.1f}"
+        + (f", on average over {seeds} seeds." if seeds > 1 else ".")
+    )
+
+
+def _headline(base: Arm, best: Arm) -> Html:
+    equal_epochs, (seconds, equal_time) = gain(base, best), gain_at_equal_time(base, best)
+    after = f"{equal_time} after {_duration(seconds)} of training".strip()
+    return tiles(
+        [
+            Tile(f"Trained with {_groups(base)}", *_points(base.metric("AP"))),
+            Tile(f"Trained with {_groups(best)}", *_points(best.metric("AP"))),
+            Tile("Gain at equal epochs", _signed(equal_epochs.mean), "AP", _over_seeds(equal_epochs), strong=True),
+            Tile("Gain at equal wall time", _signed(equal_time.mean), "AP", after),
+            _price("Training time", base.seconds, best.seconds, _duration),
+            _price("Peak memory", base.memory, best.memory, lambda mb: f"{mb:,.0f} MB"),
+        ]
+    )
+
+
+def _groups(arm: Arm) -> str:
+    return f"{arm.groups} group{'s' * (arm.groups != 1)}"
+
+
+def _points(ap: Spread) -> tuple[str, str, str]:
+    return f"{ap.mean:.1f}", "AP", _over_seeds(ap)
+
+
+def _over_seeds(ap: Spread) -> str:
+    return f"{ap} over the seeds" if str(ap) else ""
+
+
+def _price(label: str, before: float, after: float, words: Callable[[float], str]) -> Tile:
+    ratio = f"{after / before:.2f} ×" if before > 0 else "–"
+    return Tile(label, ratio, note=f"{words(after)} instead of {words(before)}")
+
+
+def _learning(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
+    unit, size = ("min", 60) if max(arm.seconds for arm in all_arms) > 300 else ("s", 1)
+    band = "Mean of the seeds; the band spans them." if len(base.runs) > 1 else ""
+    drawn = [
+        Chart("AP by epoch", "epoch", "AP", _curves(all_arms, _epoch, _percent("AP")), band),
+        Chart(
+            *("AP by wall time", f"training time ({unit})", "AP"),
+            _curves(all_arms, lambda row: row["seconds"] / size, _percent("AP")),
+        ),
+        Chart("AP50 by epoch", "epoch", "AP50", _curves(all_arms, _epoch, _percent("AP50"))),
+        Chart("Training loss", "epoch", "loss", _curves(all_arms, _epoch, _value("loss")), "A mean over groups."),
+    ]
+    return section("Learning", prose(_equal_time(base, best)), charts([chart for chart in drawn if not chart.empty]))
+
+
+def _equal_time(base: Arm, best: Arm) -> str:
+    """The question of the paper's Table 2."""
+    seconds, _ = gain_at_equal_time(base, best)
+    first, second = base.ap_after(seconds).mean, best.ap_after(seconds).mean
+    return (
+        "Groups make every step dearer, so equal epochs are not the whole story. What if both had trained for the same "
+        f"time? After {_duration(seconds)}, when the faster run had ended and the other was still in the middle of its "
+        f"schedule, K = {base.groups} stood at {first:.1f} AP and K = {best.groups} at {second:.1f}."
+    )
+
+
+def _precision(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
+    figures = [Column(name.replace("_", " "), 1, "max") for name in FIGURES[:6]]
+    head = [Column("groups"), *figures, Column("seconds", 0), Column("peak MB", 0)]
+    rows = [_figures(arm) for arm in all_arms]
+    shown = [table(head, rows, "COCO box AP on the validation pictures, in points, after the last epoch.")]
+    if len(base.runs) > 1:
+        shown.append(_by_seed(all_arms, base, best))
+    return section("Average precision", *shown)
+
+
+def _figures(arm: Arm) -> list[Cell]:
+    return [arm.name, *(arm.metric(name).mean for name in FIGURES[:6]), arm.seconds, arm.memory]
+
+
+def _by_seed(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
+    """Each seed on its own line: whether the gain is larger than chance."""
+    ap = {arm.groups: {run.seed: 100 * run.metrics["AP"] for run in arm.runs} for arm in all_arms}
+    head = [Column("seed"), *(Column(arm.name, 1) for arm in all_arms), Column("gain", 1)]
+    rows: list[list[Cell]] = []
+    for seed in ap[base.groups]:
+        of_arms = [ap[arm.groups].get(seed, math.nan) for arm in all_arms]
+        rows.append([str(seed), *of_arms, _signed(ap[best.groups].get(seed, math.nan) - ap[base.groups][seed])])
+    return table(head, rows, f"AP of every seed, and the gain of {best.name} over {base.name}.")
+
+
+def _pictures(demo: DemoResults, names: Sequence[str]) -> Iterator[Html]:
+    if demo.panels:
+        panels = [panel.only(names) for panel in demo.panels]
+        words = (
+            "Pictures that no run was trained on. Of each detector as many boxes are drawn as the picture has objects, "
+            "the surest first: a common score threshold would favour whichever is the more confident. An object counts "
+            "as found when a box of its class covers it with an IoU of 0.5."
+        )
+        yield section("What they find", prose(words), detection_strips(panels, demo.class_names))
+    if demo.group_panels:
+        words = (
+            "For some objects (white), the box and the reference point of the query that each group assigned to it. As "
+            "in the paper's Fig. 3, the groups look at the same thing from different places, like augmentations of one "
+            "query."
+        )
+        yield section("One object, a query of every group", prose(words), group_gallery(demo.group_panels))
+
+
+def _protocol(runs: Sequence[RunSummary]) -> dict[str, object]:
+    return {
+        "Groups": ", ".join(str(groups) for groups in sorted({run.groups for run in runs})),
+        "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
+        "Epochs": ", ".join(str(epochs) for epochs in sorted({run.epochs for run in runs})),
+    }
+
+
+def _curves(all_arms: Sequence[Arm], x: Reading, y: Reading) -> list[Series]:
+    return [arm.curve(x, y) for arm in all_arms]
+
+
+def _epoch(row: Mapping[str, float]) -> float:
+    return row["epoch"]
+
+
+def _value(name: str) -> Reading:
+    return lambda row: row.get(name, math.nan)
+
+
+def _percent(name: str) -> Reading:
+    return lambda row: 100 * row.get(name, math.nan)
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−") if math.isfinite(points) else "–"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 300 else f"{seconds:.0f} s"

@@ -1,0 +1,102 @@
+"""Pictures of a report: what is there beside what was found, and the queries of every group on one object (Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from groupdetr.report.drawing import draw_detections, draw_groups, palette, scale_for
+from groupdetr.report.page import Html, Picture, gallery, join, strips, swatches
+from groupdetr.structures import Detections
+
+FOUND_IOU = 0.5  # an object counts as found by a box of its class that overlaps it this much
+
+
+@dataclass(frozen=True)
+class DetectionPanel:
+    """One picture, its objects, and what each of several detectors found in it."""
+
+    image: Image.Image
+    truth: Detections  # scores are not shown
+    found: Mapping[str, Detections]  # name of a detector -> its detections, by falling score
+
+    def only(self, names: Sequence[str]) -> DetectionPanel:
+        """With the named detectors alone, or all if none is known by such a name."""
+        kept = {name: detections for name, detections in self.found.items() if name in names}
+        return replace(self, found=kept or self.found)
+
+
+@dataclass(frozen=True)
+class GroupPanel:
+    """One picture with T of its objects and the K queries matched to each, in pixels."""
+
+    image: Image.Image
+    object_boxes: ArrayLike  # [T,4] x0,y0,x1,y1
+    group_boxes: ArrayLike  # [T,K,4]; nan where a group has no match
+    group_points: ArrayLike  # [T,K,2] reference points x,y
+    caption: str = ""
+
+
+def detection_strips(panels: Sequence[DetectionPanel], class_names: Sequence[str]) -> Html:
+    """A row for each picture. Of a picture with T objects the T best detections are drawn.
+
+    A common score threshold would flatter whichever detector is the more confident; this compares rankings.
+    """
+    return strips([_row(panel, class_names) for panel in panels])
+
+
+def group_gallery(panels: Sequence[GroupPanel]) -> Html:
+    groups = max((np.asarray(panel.group_boxes).shape[1] for panel in panels), default=0)
+    legend = swatches([("rgb({},{},{})".format(*palette(k)), f"group {k + 1}") for k in range(groups)])
+    return join([legend, gallery([_group_picture(panel) for panel in panels])])
+
+
+def found(truth: Detections, detections: Detections) -> int:
+    """How many objects are found, each by one detection, the best ones choosing first."""
+    free = list(range(len(truth)))
+    hits = 0
+    for label, box in zip(_array(detections.labels), _array(detections.boxes)):
+        overlaps = {i: _iou(box, _array(truth.boxes)[i]) for i in free if int(truth.labels[i]) == label}
+        best = max(overlaps, key=overlaps.__getitem__, default=None)
+        if best is not None and overlaps[best] >= FOUND_IOU:
+            free.remove(best)
+            hits += 1
+    return hits
+
+
+def _row(panel: DetectionPanel, class_names: Sequence[str]) -> list[Picture]:
+    count = len(panel.truth)
+    names = [class_names[int(label)] for label in panel.truth.labels]
+    pictures = [Picture(_drawn(panel.image, panel.truth, names), "Truth", f"{count} object{'s' * (count != 1)}")]
+    for name, detections in panel.found.items():
+        best = Detections(detections.scores[:count], detections.labels[:count], detections.boxes[:count])
+        captions = [f"{class_names[int(label)]} {score:.2f}" for label, score in zip(best.labels, best.scores)]
+        caption = f"{found(panel.truth, best)} of {count} found" if count else ""
+        pictures.append(Picture(_drawn(panel.image, best, captions), name, caption))
+    return pictures
+
+
+def _drawn(image: Image.Image, detections: Detections, captions: Sequence[str]) -> Image.Image:
+    colours = [palette(int(label)) for label in detections.labels]
+    return draw_detections(image, _array(detections.boxes), captions, colours, scale_for(image))
+
+
+def _group_picture(panel: GroupPanel) -> Picture:
+    scale = scale_for(panel.image, side=760)
+    drawn = draw_groups(panel.image, panel.object_boxes, panel.group_boxes, panel.group_points, scale)
+    return Picture(drawn, caption=panel.caption)
+
+
+def _array(x: ArrayLike) -> np.ndarray:
+    return np.asarray(x, dtype=float)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes x0,y0,x1,y1."""
+    inside = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inside
+    return float(inside / union) if union > 0 else 0.0

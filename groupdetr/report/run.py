@@ -1,0 +1,99 @@
+"""The page of one training run: its figures, its curves, every class, and what it finds in pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from groupdetr.evaluation.coco import FIGURES, Evaluation
+from groupdetr.report.chart import Chart, Series, charts
+from groupdetr.report.comparison import RunSummary
+from groupdetr.report.page import Cell, Column, Html, Tile, facts, number, page, prose, section, table, tiles
+from groupdetr.report.panels import DetectionPanel, detection_strips
+
+_TILES = {"AP": "AP", "AP50": "AP at IoU 0.5", "AR100": "Average recall"}
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """All that the page shows. ``summary.curve`` may hold any of epoch, step, seconds, loss, AP, AP50 and lr...:
+    each key that starts with lr is a line of its own. Rows need not have all keys."""
+
+    name: str
+    detector: str
+    summary: RunSummary
+    evaluation: Evaluation
+    class_names: Sequence[str]
+    panels: Sequence[DetectionPanel] = ()
+    data: Mapping[str, object] = field(default_factory=dict)  # the data card
+    about: Mapping[str, object] = field(default_factory=dict)  # configuration, versions, machine, command
+
+
+def write_run_report(path: Path | str, run: RunReport) -> None:
+    """One self-contained HTML file."""
+    body = [_headline(run), _learning(run), _precision(run.evaluation), *_rest(run)]
+    Path(path).write_text(page("groupdetr run", run.name, _lead(run), body), encoding="utf-8")
+
+
+def _lead(run: RunReport) -> str:
+    summary = run.summary
+    groups = f"{summary.groups} group{'s' * (summary.groups != 1)} of queries"
+    return (
+        f"{run.detector}, trained with {groups} for {summary.epochs} epochs in {summary.seconds / 60:,.1f} minutes, "
+        f"seed {summary.seed}."
+    )
+
+
+def _headline(run: RunReport) -> Html:
+    stats = run.evaluation.stats
+    shown = [Tile(label, number(100 * stats[name], 1), strong=name == "AP") for name, label in _TILES.items()]
+    shown += [
+        Tile("Training time", f"{run.summary.seconds / 60:,.1f}", "min"),
+        Tile("Peak memory", f"{run.summary.peak_memory_mb:,.0f}", "MB"),
+        Tile("Groups in training", str(run.summary.groups), note="one of them answers"),
+    ]
+    return tiles(shown)
+
+
+def _learning(run: RunReport) -> Html:
+    curve = run.summary.curve
+    rates = sorted({key for row in curve for key in row if key.startswith("lr")})
+    drawn = [
+        Chart("AP on the validation pictures", "epoch", "AP", [_line(curve, key, key, 100) for key in ("AP", "AP50")]),
+        Chart("Training loss", "epoch", "loss", [_line(curve, "loss", "loss")]),
+        Chart("Learning rate", "epoch", "rate", [_line(curve, key, key.removeprefix("lr_")) for key in rates]),
+    ]
+    return section("Learning", charts([chart for chart in drawn if not chart.empty]))
+
+
+def _line(curve: Sequence[Mapping[str, float]], key: str, name: str, factor: float = 1) -> Series:
+    """A value by epoch, where it was written."""
+    points = [(row["epoch"], factor * row[key]) for row in curve if "epoch" in row and key in row]
+    return Series(name, [x for x, _ in points], [y for _, y in points])
+
+
+def _precision(evaluation: Evaluation) -> Html:
+    figures = [_figures("precision", FIGURES[:6], evaluation), _figures("recall", FIGURES[6:], evaluation)]
+    return section("Average precision", *figures, _classes(evaluation))
+
+
+def _figures(title: str, names: Sequence[str], evaluation: Evaluation) -> Html:
+    row: list[Cell] = ["all classes", *(100 * evaluation.stats[name] for name in names)]
+    head = [Column(""), *(Column(name.replace("_", " "), 1) for name in names)]
+    return table(head, [row], f"Average {title} of the boxes, in points.")
+
+
+def _classes(evaluation: Evaluation) -> Html:
+    head = [Column("class"), Column("AP", 1), Column("AP50", 1), Column("objects", 0), Column("images", 0)]
+    by_ap = sorted(evaluation.per_class, key=lambda row: -1 if math.isnan(row.AP) else row.AP, reverse=True)
+    rows: list[list[Cell]] = [[c.name, 100 * c.AP, 100 * c.AP50, c.objects, c.images] for c in by_ap]
+    return table(head, rows, "Every class, the best first; a dash where no validation picture shows it.")
+
+
+def _rest(run: RunReport) -> list[Html]:
+    words = "Validation pictures, with as many detections as there are objects, the surest first."
+    pictures = section("What it finds", prose(words), detection_strips(run.panels, run.class_names))
+    cards = [section(title, facts(rows)) for title, rows in (("Data", run.data), ("Run", run.about)) if rows]
+    return [pictures, *cards] if run.panels else cards

@@ -1,0 +1,84 @@
+"""Pictures show what was found, whatever the picture, the boxes and the names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from groupdetr.report.drawing import draw_detections, draw_groups, palette, scale_for
+
+
+def plain(mode: str = "RGB", size: tuple[int, int] = (96, 64)) -> Image.Image:
+    return Image.new(mode, size)
+
+
+def painted(image: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:
+    """[P,2] x,y of the pixels of one colour."""
+    rows, columns = np.nonzero((np.asarray(image) == colour).all(axis=-1))
+    return np.stack([columns, rows], axis=1)
+
+
+def test_a_box_stands_where_it_was_found() -> None:
+    drawn = draw_detections(plain(), [[10, 20, 50, 40]], [""], [palette(0)])
+    outline = painted(drawn, palette(0))
+    assert (outline.min(axis=0) - [10, 20] <= 2).all()
+    assert ([50, 40] - outline.max(axis=0) <= 2).all()
+
+
+def test_small_pictures_grow_and_large_ones_stay() -> None:
+    assert scale_for(plain(size=(96, 96))) == 6
+    assert scale_for(plain(size=(1920, 1080))) == 1
+    assert draw_detections(plain(), np.zeros((0, 4)), [], [], scale=4).size == (384, 256)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_pictures_of_any_mode_are_drawn_and_left_alone(mode: str) -> None:
+    image = plain(mode)
+    before = image.tobytes()
+    assert draw_detections(image, torch.tensor([[1.0, 2, 30, 40]]), ["a"], [palette(1)]).mode == "RGB"
+    assert image.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        *([-50, -50, 10, 10], [90, 60, 200, 200], [200, 200, 300, 300], [-9, -9, 500, 500], [5, 5, 5, 5]),
+        *([40, 40, 10, 10], [float("nan"), 0, 1, 1], [0, 0, float("inf"), 5]),
+    ],
+)
+def test_labels_never_leave_the_picture(box: list[float]) -> None:
+    """A chip is pushed inside and its words are cut, so that its ground is seen across the whole picture."""
+    for caption in ("cat 0.93", "x" * 400, "two\nlines", "日本語 \u202e", " "):
+        draw_detections(plain(), [box], [caption], [palette(3)])
+    if np.isfinite(box).all():
+        chip = painted(draw_detections(plain(), [box], ["x" * 400], [palette(3)]), palette(3))
+        assert len(chip) > 96 * 5
+
+
+def test_chips_of_equal_boxes_do_not_hide_each_other() -> None:
+    image = plain(size=(300, 200))
+    drawn = draw_detections(image, [[60, 60, 160, 140]] * 2, ["cat", "dog"], [palette(0), palette(4)])
+    first, second = (len(painted(drawn, palette(i))) for i in (0, 4))
+    assert first > 300
+    assert second > 300
+
+
+def test_the_palette_never_ends_and_starts_distinct() -> None:
+    colours = [palette(i) for i in range(3000)]
+    assert len(set(colours[:7])) == 7
+    assert len(set(colours)) > 1000
+    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
+
+
+def test_every_group_has_its_colour() -> None:
+    boxes = np.array([[[10, 10, 40, 40], [14, 14, 48, 48], [18, 18, 56, 56]]], dtype=float)
+    points = np.array([[[20, 20], [30, 25], [np.nan, np.nan]]])
+    drawn = draw_groups(plain(), [[12, 12, 44, 44]], boxes, points, scale=4)
+    assert drawn.size == (384, 256)
+    assert all(len(painted(drawn, palette(group))) > 50 for group in range(3))
+
+
+def test_groups_without_any_object() -> None:
+    assert draw_groups(plain(), np.zeros((0, 4)), np.zeros((0, 3, 4)), np.zeros((0, 3, 2))).size == (384, 256)

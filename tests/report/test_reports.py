@@ -1,0 +1,141 @@
+"""The pages of the demo and of a run, from plain data to a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from groupdetr.evaluation.coco import FIGURES, ClassAP, Evaluation
+from groupdetr.report.comparison import RunSummary, ap_after, arms, gain, gain_at_equal_time
+from groupdetr.report.demo import DemoResults, write_demo_report
+from groupdetr.report.panels import DetectionPanel, GroupPanel, found
+from groupdetr.report.run import RunReport, write_run_report
+from groupdetr.structures import Detections
+
+from .checks import assert_self_contained
+
+NAMES = ("circle", "<script>alert(1)</script>", 'a" onload="x')
+
+
+def summary(groups: int, seed: int = 0, epochs: int = 4) -> RunSummary:
+    """K groups take 1 + K/10 seconds an epoch and reach (10 + K) / 100."""
+    ap, pace = (10 + groups + seed) / 100, 1 + groups / 10
+    rows = [
+        {"epoch": e, "step": 10 * e, "seconds": pace * e, "AP": ap * e / epochs, "AP50": ap, "loss": 1 / e, "lr": 1e-4}
+        for e in range(1, epochs + 1)
+    ]
+    return RunSummary(groups, seed, epochs, pace * epochs, 100 + groups, dict.fromkeys(FIGURES, ap), rows)
+
+
+def detections(*boxes: list[float], labels: list[int]) -> Detections:
+    return Detections(torch.linspace(0.9, 0.1, len(boxes)), torch.tensor(labels), torch.tensor(boxes).reshape(-1, 4))
+
+
+def panel(names: tuple[str, ...] = ("K = 1", "K = 8")) -> DetectionPanel:
+    truth = detections([2, 2, 20, 20], [30, 30, 60, 60], labels=[0, 1])
+    return DetectionPanel(Image.new("RGB", (96, 64)), truth, dict.fromkeys(names, truth))
+
+
+def group_panel() -> GroupPanel:
+    box = np.array([[2.0, 2, 20, 20]])
+    return GroupPanel(Image.new("L", (96, 64)), box, np.repeat(box[None], 8, axis=1), np.full((1, 8, 2), 9.0), NAMES[1])
+
+
+def demo_page(folder: Path, *runs: RunSummary, **parts: object) -> str:
+    write_demo_report(folder / "report.html", DemoResults(runs, NAMES, **parts))  # type: ignore[arg-type]
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert_self_contained(html)
+    return html
+
+
+def test_the_demo_page(tmp_path: Path) -> None:
+    html = demo_page(
+        *(tmp_path, summary(8), summary(1)),
+        panels=[panel(), panel()],
+        group_panels=[group_panel()],
+        about={"Command": "groupdetr demo <&>"},
+    )
+    assert "8 groups of queries instead of 1: +7.0 AP" in html
+    assert "<script" not in html
+    assert "arXiv 2207.13085" in html
+    assert html.count('src="data:image/jpeg;base64,') == 2 * 3 + 1
+    assert "2 of 2 found" in html
+    assert "groupdetr demo &lt;&amp;&gt;" in html
+    assert "nan" not in html
+
+
+def test_several_seeds_and_several_numbers_of_groups(tmp_path: Path) -> None:
+    runs = [summary(groups, seed) for groups in (1, 2, 4, 8) for seed in (0, 1, 2)]
+    html = demo_page(tmp_path, *runs, panels=[panel(("K = 1", "K = 2", "K = 4", "K = 8"))])
+    assert 'class="band"' in html
+    assert "on average over 3 seeds" in html
+    assert html.count("data:image/jpeg") == 3, "truth, the baseline and the best"
+
+
+def test_a_demo_without_pictures_or_figures(tmp_path: Path) -> None:
+    """A run stopped before its first evaluation still has a page."""
+    empty = replace(summary(1), metrics={"AP": math.nan}, curve=[])
+    assert "–" in demo_page(tmp_path, empty, replace(empty, groups=3))
+
+
+def test_one_number_of_groups_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two of them"):
+        demo_page(tmp_path, summary(1, 0), summary(1, 1))
+
+
+def test_gains_are_taken_seed_by_seed() -> None:
+    base, other = arms([summary(8, 1), summary(1, 0), summary(8, 0), summary(1, 1)])
+    assert (base.groups, other.groups) == (1, 8)
+    assert gain(base, other).mean == pytest.approx(7)
+    assert gain(base, other).deviation == pytest.approx(0)
+    assert base.metric("AP").deviation == pytest.approx(math.sqrt(0.5))
+
+
+def test_equal_wall_time_stops_the_slower_run_early() -> None:
+    base, other = arms([summary(1), summary(8)])
+    seconds, at_equal_time = gain_at_equal_time(base, other)
+    assert seconds == pytest.approx(4.4)
+    assert at_equal_time.mean == pytest.approx(18 * 4.4 / 7.2 - 11)
+
+
+def test_ap_between_evaluations_is_linear() -> None:
+    run = summary(1)  # 11 points of AP in 4.4 s
+    assert [ap_after(run, s) for s in (0, 0.55, 2.2, 4.4, 99)] == pytest.approx([0, 1.375, 5.5, 11, 11])
+
+
+def test_each_object_is_found_once() -> None:
+    truth = detections([0, 0, 10, 10], [20, 20, 40, 40], labels=[0, 1])
+    twice = detections([0, 0, 10, 10], [0, 0, 10, 9], labels=[0, 0])
+    assert found(truth, truth) == 2
+    assert found(truth, twice) == 1
+    assert found(truth, detections([0, 0, 10, 10], labels=[1])) == 0
+    assert found(truth, detections([0, 0, 10, 4], labels=[0])) == 0
+    assert found(detections(labels=[]), truth) == 0
+
+
+@pytest.mark.parametrize("panels", [(), (panel(("found",)),)])
+def test_the_page_of_a_run(tmp_path: Path, panels: tuple[DetectionPanel, ...]) -> None:
+    rows = [ClassAP(NAMES[1], math.nan, math.nan, 0, 0), ClassAP("circle", 0.5, 0.75, 3, 2)]
+    evaluation = Evaluation(dict.fromkeys(FIGURES, 0.25) | {"AP_large": math.nan}, rows)
+    report = RunReport(
+        "<run>", "conditional-detr-tiny", summary(8), evaluation, NAMES, panels, {"images": 3}, {"a": "b"}
+    )
+    write_run_report(tmp_path / "report.html", report)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert_self_contained(html)
+    assert html.index(">circle<") < html.index("&lt;script&gt;"), "the best class first"
+    assert "1e−4" in html, "the learning rate"
+    assert "nan" not in html
+
+
+def test_a_run_without_curves_or_classes(tmp_path: Path) -> None:
+    nothing = Evaluation(dict.fromkeys(FIGURES, math.nan), [])
+    report = RunReport("r", "d", replace(summary(1), curve=[]), nothing, ())
+    write_run_report(tmp_path / "r.html", report)
+    assert_self_contained((tmp_path / "r.html").read_text(encoding="utf-8"))
