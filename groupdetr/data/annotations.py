@@ -81,6 +81,8 @@ def _check_ids(items: list[dict[str, Any]], found: Findings) -> None:
 
 def _lookup(items: list[dict[str, Any]], key: str, index: dict[Id, int], code: str, found: Findings) -> Ints:
     """The index of what each annotation refers to by ``key``, negative where it cannot be used, [A]."""
+    if not index:  # that the list is empty was reported; every annotation would only repeat it
+        return np.full(len(items), REFUSED)
     ids = [identity(item.get(key)) for item in items]
     column = np.array([UNKNOWN if i is None else index.get(i, UNKNOWN) for i in ids], dtype=np.int64)
     for row in np.flatnonzero(column == UNKNOWN):

@@ -103,7 +103,7 @@ def _categories(items: list[Any], found: Findings) -> tuple[tuple[Category, ...]
         else:
             found.add("bad-category", f"category {shown(key)}", f"its name is {shown(name)}")
         labels[key] = REFUSED
-    note_types([category.id for category in categories], "category", found)
+    note_types([item.get("id") for item in items if isinstance(item, dict)], "category", found)
     categories.sort(key=lambda category: (isinstance(category.id, str), category.id))
     return tuple(categories), labels | {category.id: label for label, category in enumerate(categories)}
 

@@ -76,7 +76,7 @@ def survey(data: Path | str, images: Path | str | None = None, seed: int = 0) ->
     findings = [finding for _, found in parsed.values() for finding in found]
     splits = {name: split for name, (split, _) in parsed.items()}
     categories = splits["train"].categories
-    for name, split in splits.items():
+    for name, split in splits.items() if categories else ():
         conflicts = _conflicts(split, categories)
         findings += conflicts
         if not conflicts:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from groupdetr.data.findings import Finding, RefusedError
 
 # Pictures only: Pillow would hand an EPS file of any name to Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -26,7 +26,6 @@ def load_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """
     with opened(path) as image:
         turn = _must_turn(image, size, path)
-        image.load()
         return _rgb(ImageOps.exif_transpose(image) if turn else image)
 
 
@@ -43,7 +42,7 @@ def examine(path: Path, size: tuple[int, int], decode: bool = True) -> str:
         either_fits = _orientation(image) != 1 and _turned_size(image) == image.size
         if decode:
             image.draft("RGB", (1, 1))  # a JPEG at an eighth of its size: every byte is still read
-            image.load()
+            _rgb(image)
     return "exif-turned" if turn else "exif-ambiguous" if either_fits else ""
 
 
@@ -52,7 +51,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """The picture with its header read. Whatever goes wrong with the file within the block refuses the file."""
     _require_regular_file(path)
     try:
-        with Image.open(path, formats=_formats()) as image:
+        # Not by its name: then Pillow maps raw TIFF data into memory, and scrambles it where EXIF turns the picture.
+        with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
             yield image
     except RefusedError:
         raise
@@ -127,10 +127,14 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grayscale of more than 8 bits, or floats: the range of the format, not of this picture, scaled to 0..255."""
+    """Grayscale of more than 8 bits, or of floats, scaled to 0..255 by the range of its format.
+
+    Not by the range that this picture uses: the same tissue must look the same in a dark and in a bright picture.
+    Formats that do not tell their range are taken to have the smallest usual one that holds the values.
+    """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    largest = max(values.max(initial=0.0), 0.0)
+    ranges = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}.get(image.mode, (65535.0,))
+    largest = values.max(initial=0.0)
     full = next((r for r in ranges if largest <= r), largest)
     return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8))
 

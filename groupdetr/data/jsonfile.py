@@ -16,10 +16,18 @@ def read_object(path: Path, found: Findings) -> dict[str, Any] | None:
         return None
     if not raw.isascii() and json.detect_encoding(raw) != "utf-8":
         found.add("json-encoding", "", f"it is written in {json.detect_encoding(raw)}")
-    content = _decode(raw, found)
-    if content is not None and not isinstance(content, dict):
+    try:
+        content = json.loads(raw, object_pairs_hook=_unique_keys(found))
+    except RecursionError:
+        found.add("json-too-deep", "", "its lists and objects are nested too deeply")
+        return None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
+        found.add("not-json", "", f"it is not JSON ({error})")
+        return None
+    if not isinstance(content, dict):
         found.add("json-not-coco", "", f"it holds {_kind(content)} instead of an object")
-    return content if isinstance(content, dict) else None
+        return None
+    return content
 
 
 def _read_bytes(path: Path, found: Findings) -> bytes | None:
@@ -34,21 +42,10 @@ def _read_bytes(path: Path, found: Findings) -> bytes | None:
     if not raw.strip():
         found.add("not-json", "", "it is empty")
         return None
-    return raw
-
-
-def _decode(raw: bytes, found: Findings) -> Any:
-    """The decoded value; None, and a finding, where the bytes are no JSON."""
     if raw[:2] in (b"\x1f\x8b", b"PK"):
         found.add("not-json", "", "it is compressed; unpack it first")
         return None
-    try:
-        return json.loads(raw, object_pairs_hook=_unique_keys(found))
-    except RecursionError:
-        found.add("json-too-deep", "", "its lists and objects are nested too deeply")
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
-        found.add("not-json", "", f"it is not JSON ({error})")
-    return None
+    return raw
 
 
 def _unique_keys(found: Findings) -> Any:

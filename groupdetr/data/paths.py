@@ -23,19 +23,19 @@ class ImageFolder:
         if problem := _name_problem(file_name):
             found.add("bad-file-name", record, f"file_name {shown(file_name)} {problem}")
             return None
-        if "\\" in file_name:
-            found.add("backslash", record, f"file_name {shown(file_name)} has backslashes")
         name = PurePosixPath(file_name.replace("\\", "/"))
         path = self.folder / self._without_folder(name)
         if _leaves(name) or not self._holds(path):
             found.add("path-outside", record, f"file_name {shown(file_name)} leads out of the image folder")
             return None
+        if "\\" in file_name:
+            found.add("backslash", record, f"file_name {shown(file_name)} has backslashes")
         return path
 
     def _without_folder(self, name: PurePosixPath) -> PurePosixPath:
         """``images/a.jpg`` of the folder ``images`` is ``a.jpg``: many tools write names relative to the data set."""
         for n in range(len(name.parts) - 1, 0, -1):
-            if name.parts[:n] == self._parts[-n:] and not (self.folder / name).exists():
+            if name.parts[:n] == self._parts[-n:] and not os.path.exists(self.folder / name):
                 return PurePosixPath(*name.parts[n:])
         return name
 
@@ -61,7 +61,7 @@ def _name_problem(name: str) -> str:
     if "\0" in name:
         return "holds a NUL character"
     try:
-        os.fsencode(name)
+        parts = os.fsencode(name.replace("\\", "/")).split(b"/")
     except UnicodeEncodeError:
         return "cannot be written as a file name"
-    return ""
+    return "is too long" if max(map(len, parts)) > 255 or sum(map(len, parts)) > 2000 else ""

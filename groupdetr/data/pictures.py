@@ -80,7 +80,7 @@ def _explained(findings: list[Finding]) -> list[Finding]:
             names[path.parent] = _names(path.parent)
         if name := names[path.parent].get(_alike(path.name)):
             findings[at] = replace(finding, code="file-case", what=f"the file is called {shown(name)}")
-        elif (path.parent.parent / path.name).is_file():
+        elif os.path.isfile(path.parent.parent / path.name):
             findings[at] = replace(finding, what="there is no such picture, but there is one in the folder above")
     return findings
 
@@ -102,8 +102,8 @@ def _alike(name: str) -> str:
 def _digests(pictures: list[_Picture], pool: ThreadPoolExecutor) -> dict[Path, bytes]:
     """Path -> hash of the content, for the files that could be copies: those of equal size."""
     sizes: dict[int, set[Path]] = defaultdict(set)
-    for path in {picture.path for picture in pictures if picture.path.is_file()}:
-        sizes[path.stat().st_size].add(path)
+    for path in {picture.path for picture in pictures if os.path.isfile(picture.path)}:
+        sizes[os.path.getsize(path)].add(path)
     alike = sorted(path for paths in sizes.values() if len(paths) > 1 for path in paths)
     return dict(zip(alike, pool.map(_digest, alike)))
 

@@ -1,0 +1,439 @@
+"""Everything that would break or mislead training is named, all at once, and nothing on disk makes check raise."""
+
+import copy
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from groupdetr.data.check import check
+from groupdetr.data.coco import read_split
+from groupdetr.data.findings import ERRORS, WARNINGS
+from groupdetr.errors import DataError
+
+
+def codes(findings):
+    return [finding.code for finding in findings]
+
+
+def test_a_sound_data_set_is_ok(sample):
+    report = sample.check()
+    assert report.verdict == "ok", report.render()
+    assert (report.images, report.boxes) == (3, 4)
+    report.raise_for_errors()
+
+
+def annotation(sample, **changes):
+    sample.train["annotations"][0] |= changes
+
+
+def image(sample, **changes):
+    sample.train["images"][0] |= changes
+
+
+def category(sample, **changes):
+    sample.train["categories"][0] |= changes
+
+
+def drop(sample, kind, key):
+    del sample.train[kind][0][key]
+
+
+def all_boxes(sample, function):
+    for item in sample.train["annotations"]:
+        item["bbox"] = function(*item["bbox"])
+
+
+def extra(sample, kind, **record):
+    sample.train[kind].append(sample.train[kind][0] | record)
+
+
+# claim: (how the sample is spoiled, the code, part of the record that must be named)
+SPOILED = {
+    # boxes
+    "negative width": (lambda s: annotation(s, bbox=[10, 5, -20, 30]), "box-negative", "annotation 1"),
+    "no area": (lambda s: annotation(s, bbox=[10, 5, 0, 30]), "box-no-area", "annotation 1"),
+    "NaN": (lambda s: annotation(s, bbox=[10, 5, float("nan"), 30]), "box-not-finite", "annotation 1"),
+    "infinity": (lambda s: annotation(s, bbox=[10, float("-inf"), 5, 30]), "box-not-finite", "annotation 1"),
+    "a number of 300 digits": (lambda s: annotation(s, bbox=[10, 5, 10**300, 30]), "box-not-finite", "annotation 1"),
+    "a number of 400 digits": (lambda s: annotation(s, bbox=[10, 5, 10**400, 30]), "box-not-finite", "annotation 1"),
+    "text in a box": (lambda s: annotation(s, bbox=["10", 5, 20, 30]), "box-malformed", "annotation 1"),
+    "true in a box": (lambda s: annotation(s, bbox=[True, 5, 20, 30]), "box-malformed", "annotation 1"),
+    "null in a box": (lambda s: annotation(s, bbox=[None, 5, 20, 30]), "box-malformed", "annotation 1"),
+    "three numbers": (lambda s: annotation(s, bbox=[5, 20, 30]), "box-malformed", "annotation 1"),
+    "five numbers": (lambda s: annotation(s, bbox=[5, 20, 30, 5, 5]), "box-malformed", "annotation 1"),
+    "an object as a box": (lambda s: annotation(s, bbox={"x": 1}), "box-malformed", "annotation 1"),
+    "no box": (lambda s: drop(s, "annotations", "bbox"), "box-malformed", "annotation 1"),
+    "box outside": (lambda s: annotation(s, bbox=[70, 5, 20, 30]), "box-outside", "annotation 1"),
+    "box partly outside": (lambda s: annotation(s, bbox=[50, 5, 20, 30]), "box-clamped", "annotation 1"),
+    "two corners": (lambda s: all_boxes(s, lambda x, y, w, h: [x + 30, y, x + 30 + w, y + h]), "boxes-look-xyxy", ""),
+    "fractions": (
+        lambda s: all_boxes(s, lambda x, y, w, h: [x / 64, y / 48, w / 64, h / 48]),
+        "boxes-look-normalised",
+        "",
+    ),
+    "the same box twice": (lambda s: extra(s, "annotations", id=99), "duplicate-box", "annotation 99"),
+    # references and ids
+    "unknown category": (lambda s: annotation(s, category_id=7), "unknown-category", "annotation 1"),
+    "category null": (lambda s: annotation(s, category_id=None), "unknown-category", "annotation 1"),
+    "category true, which is 1 in Python": (
+        lambda s: annotation(s, category_id=True),
+        "unknown-category",
+        "annotation 1",
+    ),
+    "category as text": (lambda s: annotation(s, category_id="1"), "unknown-category", "annotation 1"),
+    "category as a list": (lambda s: annotation(s, category_id=[1]), "unknown-category", "annotation 1"),
+    "unknown image": (lambda s: annotation(s, image_id=77), "unknown-image", "annotation 1"),
+    "no image id": (lambda s: drop(s, "annotations", "image_id"), "unknown-image", "annotation 1"),
+    "duplicate image id": (lambda s: image(s, id=1), "duplicate-image-id", "image 1"),
+    "image id null": (lambda s: image(s, id=None), "bad-image", "image number 1"),
+    "image id true": (lambda s: image(s, id=True), "bad-image", "image number 1"),
+    "image id 1.5": (lambda s: image(s, id=1.5), "bad-image", "image number 1"),
+    "image id of 100 bits": (lambda s: image(s, id=2**100), "bad-image", "image number 1"),
+    "image id 0.0": (lambda s: image(s, id=0.0), "float-id", ""),
+    "annotation id 0": (lambda s: annotation(s, id=0), "annotation-id-zero", "annotation 0"),
+    "duplicate annotation id": (lambda s: annotation(s, id=2), "duplicate-annotation-id", "annotation 2"),
+    "annotation id null": (lambda s: annotation(s, id=None), "annotation-id", "annotation None"),
+    "no annotation id": (lambda s: drop(s, "annotations", "id"), "annotation-id", "annotation of image 0"),
+    "annotation id as text": (lambda s: annotation(s, id="a1"), "text-id", ""),
+    "annotation that is no object": (
+        lambda s: s.train["annotations"].append(5),
+        "bad-annotation",
+        "annotation number 5",
+    ),
+    "image that is no object": (lambda s: s.train["images"].append([]), "bad-image", "image number 4"),
+    "category that is no object": (lambda s: s.train["categories"].append("cow"), "bad-category", "category number 3"),
+    "category without a name": (lambda s: drop(s, "categories", "name"), "bad-category", "category 1"),
+    "category without an id": (lambda s: drop(s, "categories", "id"), "bad-category", "category number 1"),
+    "duplicate category id": (lambda s: category(s, id=2), "duplicate-category-id", "category 2"),
+    "two used categories of one name": (
+        lambda s: category(s, name="dog"),
+        "ambiguous-category-name",
+        "categories 1, 2",
+    ),
+    "an unused category of the same name": (
+        lambda s: extra(s, "categories", id=0),
+        "duplicate-category-name",
+        "categories 0, 1",
+    ),
+    "categories that differ between splits": (lambda s: category(s, name="cow"), "category-conflict", "category 1"),
+    "class without a box": (lambda s: extra(s, "categories", id=9, name="cow"), "class-without-boxes", "category 9"),
+    # other fields
+    "crowd": (lambda s: annotation(s, iscrowd=1), "crowds", ""),
+    "iscrowd 2": (lambda s: annotation(s, iscrowd=2), "bad-iscrowd", "annotation 1"),
+    "iscrowd as text": (lambda s: annotation(s, iscrowd="no"), "bad-iscrowd", "annotation 1"),
+    "negative area": (lambda s: annotation(s, area=-1), "bad-area", "annotation 1"),
+    "area as text": (lambda s: annotation(s, area="big"), "bad-area", "annotation 1"),
+    "width 0": (lambda s: image(s, width=0), "bad-size", "image 0"),
+    "width as text": (lambda s: image(s, width="64"), "bad-size", "image 0"),
+    "width NaN": (lambda s: image(s, width=float("nan")), "bad-size", "image 0"),
+    "width true": (lambda s: image(s, width=True), "bad-size", "image 0"),
+    "width of 400 digits": (lambda s: image(s, width=10**400), "bad-size", "image 0"),
+    "an image without objects": (lambda s: s.train["annotations"].pop(), "empty-images", ""),
+    "no objects in train": (lambda s: s.train["annotations"].clear(), "no-training-boxes", ""),
+    "no objects in val": (lambda s: s.val["annotations"].clear(), "no-val-boxes", ""),
+    "no images": (lambda s: s.train["images"].clear(), "no-images", ""),
+    "no categories": (lambda s: s.train["categories"].clear(), "no-categories", ""),
+    "no list of categories": (lambda s: s.train.pop("categories"), "json-not-coco", ""),
+    "annotations as an object": (lambda s: s.train.update(annotations={}), "json-not-coco", ""),
+    # file names
+    "parent folder": (lambda s: image(s, file_name="../x.jpg"), "path-outside", "image 0"),
+    "absolute path": (lambda s: image(s, file_name="/etc/passwd"), "path-outside", "image 0"),
+    "drive letter": (lambda s: image(s, file_name="C:\\x.jpg"), "path-outside", "image 0"),
+    "NUL": (lambda s: image(s, file_name="a\0.jpg"), "bad-file-name", "image 0"),
+    "half a surrogate pair": (lambda s: image(s, file_name="\ud800.jpg"), "bad-file-name", "image 0"),
+    "a name of 5000 characters": (lambda s: image(s, file_name="a" * 5000), "bad-file-name", "image 0"),
+    "a path of 5000 characters": (lambda s: image(s, file_name="a/" * 2500 + "b"), "bad-file-name", "image 0"),
+    "empty name": (lambda s: image(s, file_name=""), "bad-file-name", "image 0"),
+    "name of the folder": (lambda s: image(s, file_name="."), "bad-file-name", "image 0"),
+    "no name": (lambda s: drop(s, "images", "file_name"), "bad-image", "image 0"),
+    "name as a number": (lambda s: image(s, file_name=7), "bad-image", "image 0"),
+    "the same file twice": (lambda s: image(s, file_name="./1.jpg"), "duplicate-file-name", "image 1"),
+    "backslashes": (lambda s: image(s, file_name=".\\0.jpg"), "backslash", "image 0"),
+    # picture files
+    "missing": (lambda s: s.picture().unlink(), "missing-file", "image 0"),
+    "other case": (lambda s: s.picture().rename(s.root / "images" / "0.JPG"), "file-case", "image 0"),
+    "empty file": (lambda s: s.picture().write_bytes(b""), "empty-file", "image 0"),
+    "not a picture": (lambda s: s.picture().write_text("<html>"), "not-an-image", "image 0"),
+    "truncated": (lambda s: s.picture().write_bytes(s.picture().read_bytes()[:-200]), "truncated-image", "image 0"),
+    "folder": (lambda s: (s.picture().unlink(), s.picture().mkdir()), "not-a-file", "image 0"),
+    "fifo": (lambda s: (s.picture().unlink(), os.mkfifo(s.picture())), "not-a-file", "image 0"),
+    "other size": (lambda s: s.draw("0.jpg", 5, (32, 32)), "size-mismatch", "image 0"),
+    "link out of the folder": (
+        lambda s: (s.picture().unlink(), s.picture().symlink_to(s.root / "x")),
+        "path-outside",
+        "image 0",
+    ),
+    "copy within a split": (lambda s: shutil.copy(s.picture(0), s.picture(1)), "duplicate-images", "image 1"),
+    "copy in another split": (lambda s: shutil.copy(s.picture(0), s.picture(3)), "shared-images", "image 3"),
+}
+
+
+CONSEQUENCES = {  # what else follows from a fault, in the same data set and worth saying
+    "boxes-look-xyxy": {"box-clamped"},
+    "bad-iscrowd": {"crowds"},
+    "bad-image": {"unknown-image"},
+    "duplicate-image-id": {"unknown-image"},
+    "bad-category": {"unknown-category", "category-conflict", "empty-images"},
+    "duplicate-category-id": {"unknown-category", "category-conflict", "empty-images"},
+    "ambiguous-category-name": {"category-conflict"},
+    "duplicate-category-name": {"class-without-boxes"},
+    "no-categories": {"no-training-boxes"},
+    "json-not-coco": {"no-training-boxes"},
+}
+
+
+@pytest.mark.parametrize("fault", SPOILED)
+def test_a_fault_is_named_with_its_record_and_drags_no_others_behind_it(fault, sample):
+    spoil, code, record = SPOILED[fault]
+    spoil(sample)
+    report = sample.check()
+    findings = report.errors if code in ERRORS else report.warnings
+    assert any(record in finding.record for finding in findings if finding.code == code), report.render()
+    others = set(codes(report.errors + report.warnings)) - {code}
+    assert others <= CONSEQUENCES.get(code, set()), report.render()
+
+
+def test_every_code_is_either_an_error_or_a_warning():
+    assert not ERRORS.keys() & WARNINGS.keys()
+
+
+def raw(content):
+    return lambda path: path.write_bytes(content)
+
+
+FILES = {
+    "empty": (raw(b""), "not-json"),
+    "blank": (raw(b" \n"), "not-json"),
+    "cut": (raw(b'{"images": [{"id": 1'), "not-json"),
+    "text": (raw(b"hello"), "not-json"),
+    "bytes of no encoding": (raw(b'{"images": "\xff\xfe\xfd"}'), "not-json"),
+    "compressed": (raw(gzip.compress(b"{}")), "not-json"),
+    "a list": (raw(b"[1, 2]"), "json-not-coco"),
+    "null": (raw(b"null"), "json-not-coco"),
+    "nested lists": (raw(b"[" * 200_000), "json-too-deep"),
+    "nested objects": (raw(b'{"a":' * 200_000), "json-too-deep"),
+    "an endless number": (raw(b'{"images": 1' + b"0" * 10_000 + b"}"), "not-json"),
+    "a key twice": (raw(b'{"images": [], "images": []}'), "duplicate-key"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "missing-annotations"),
+    "a fifo": (lambda path: (path.unlink(), os.mkfifo(path)), "missing-annotations"),
+    "a broken link": (lambda path: (path.unlink(), path.symlink_to("nowhere")), "missing-annotations"),
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_an_annotation_file_that_is_none_is_named(fault, sample):
+    spoil, code = FILES[fault]
+    sample.save()
+    spoil(sample.root / "train.json")
+    report = check(sample.root)
+    assert code in codes(report.errors)
+    assert report.errors[0].file.endswith("train.json")
+    with pytest.raises(DataError):
+        read_split(sample.root / "train.json", sample.root / "images", "train")
+
+
+def test_a_byte_order_mark_is_only_worth_a_warning(sample):
+    root = sample.save()
+    for encoding in ("utf-8-sig", "utf-16"):
+        (root / "train.json").write_bytes(json.dumps(sample.train).encode(encoding))
+        assert codes(check(root).warnings) == ["json-encoding"]
+
+
+def test_a_folder_of_no_layout_is_a_finding(tmp_path):
+    assert codes(check(tmp_path).errors) == ["unknown-layout"]
+    assert codes(check(tmp_path / "nowhere").errors) == ["unknown-layout"]
+
+
+def test_check_goes_on_after_errors(sample):
+    faults = ["negative width", "unknown image", "missing", "duplicate category id", "other size"]
+    annotation(sample, bbox=[10, 5, -20, 30])
+    sample.train["annotations"][1]["image_id"] = 99
+    sample.picture(0).unlink()
+    sample.draw("1.jpg", 5, (32, 32))
+    report = sample.check()
+    assert {SPOILED[fault][1] for fault in faults} - {"duplicate-category-id"} <= set(codes(report.errors))
+    with pytest.raises(DataError, match="more: groupdetr check"):
+        report.raise_for_errors()
+
+
+def test_all_findings_stand_in_json_and_the_first_few_on_the_console(sample):
+    sample.train["annotations"] = [
+        {"id": n + 1, "image_id": n % 3, "category_id": 1, "bbox": [5, 5, -1 - n, 5]} for n in range(40)
+    ]
+    report = sample.check()
+    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert {"verdict", "errors", "warnings", "images", "boxes"} <= content.keys()
+    assert content["verdict"] == "refuse"
+    negative = [finding for finding in content["errors"] if finding["code"] == "box-negative"]
+    assert len(negative) == 40
+    assert set(negative[0]) == {"code", "file", "record", "message"}
+    assert "and 37 more" in report.render()
+    assert report.render().count("bbox is") == 3
+
+
+def test_counts_are_those_of_training(sample):
+    annotation(sample, iscrowd=1)
+    sample.train["annotations"][1]["bbox"] = [5, 5, 0, 5]
+    report = sample.check()
+    assert (report.images, report.boxes) == (3, 2)
+    train = report.to_json()["splits"]["train"]
+    assert train["classes"] == [{"id": 1, "name": "cat", "boxes": 1}, {"id": 2, "name": "dog", "boxes": 1}]
+    assert train["objects_per_image"]["max"] == 1
+    assert train["sizes"] == {"small": 2, "medium": 0, "large": 0}
+    assert train["empty_images"] == 1
+
+
+def test_more_objects_than_queries_are_named(sample):
+    assert codes(sample.check(num_queries=1).warnings) == ["objects-exceed-queries"]
+    assert sample.check(num_queries=2).verdict == "ok"
+    for n in range(200):
+        sample.draw(f"extra{n}.png", 100 + n, (8, 8))
+        extra(sample, "images", id=100 + n, file_name=f"extra{n}.png", width=8, height=8)
+        extra(sample, "annotations", id=100 + n, image_id=100 + n, bbox=[1, 1, 5, 5])
+    assert codes(sample.check(num_queries=1).warnings) == ["crowded-images"]
+
+
+def test_without_decoding_headers_are_read_all_the_same(sample):
+    sample.picture(0).write_bytes(sample.picture(0).read_bytes()[:-200])
+    sample.draw("1.jpg", 5, (32, 32))
+    assert codes(sample.check(decode=False).errors) == ["size-mismatch"]
+
+
+def test_a_picture_listed_in_two_splits_is_found_even_without_decoding(sample):
+    sample.val["images"][0]["file_name"] = "0.jpg"
+    assert codes(sample.check(decode=False).warnings) == ["shared-images"]
+
+
+def test_progress_is_told_picture_by_picture(sample):
+    seen = []
+    sample.check(workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_hostile_texts_are_harmless_on_the_console(sample):
+    category(sample, name="\x1b[2J\ud800\n")
+    image(sample, file_name="\x1b]0;owned\x07.jpg")
+    extra(sample, "categories", id=9, name="\x1b[31m")
+    text = sample.check().render()
+    assert all(line.isprintable() for line in text.splitlines())
+    text.encode()
+
+
+def test_a_link_to_a_folder_does_not_trap_the_search(sample):
+    (sample.root / "images" / "loop").symlink_to(sample.root)
+    (sample.save() / "val.json").unlink()
+    assert check(sample.root).verdict != "refuse"
+
+
+# whatever is written into the annotation file
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.sampled_from([0, 1, -1, 2**63, 10**30, 0.5, 1.0, 1e308, -1e308, float("nan"), float("inf"), 64, 48])
+    | st.sampled_from(["", "1", "0.jpg", "../x", "\0", "\ud800", "/", "images", "\\", "C:", "NaN", "é"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["id", "x"]), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+def places(value, path=()):
+    """Every path into a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+def mutate(content, data):
+    path = data.draw(st.sampled_from([p for p in places(content) if p]))
+    for key in path[:-1]:
+        content = content[key]
+    action = data.draw(st.sampled_from(["replace", "replace", "delete", "repeat"]))
+    if action == "replace":
+        content[path[-1]] = data.draw(ANYTHING)
+    elif action == "delete":
+        del content[path[-1]]
+    elif isinstance(content, list):
+        content.append(copy.deepcopy(content[path[-1]]))
+
+
+def trained_on_safely(root):
+    """The claim: check never raises, and what it does not refuse is read and gives finite boxes in their images."""
+    if check(root, num_queries=1).verdict == "refuse":
+        return
+    split = read_split(root / "train.json", root / "images", "train")
+    for record in split.records:
+        boxes, labels = record.training()
+        assert np.isfinite(boxes).all()
+        assert np.isfinite(record.boxes).all()
+        assert np.isfinite(record.areas).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2:] <= (record.width, record.height)).all()
+        assert ((labels >= 0) & (labels < len(split.categories))).all()
+        with Image.open(record.path) as picture:
+            assert picture.size == (record.width, record.height)
+
+
+FUZZ = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
+
+
+@settings(max_examples=120, **FUZZ)
+@given(data=st.data())
+def test_no_content_makes_check_raise_or_passes_and_misleads(data, fuzzed):
+    root = fuzzed.save()
+    content = copy.deepcopy(fuzzed.train)
+    for _ in range(data.draw(st.integers(1, 4))):
+        mutate(content, data)
+        if not any(places(content)):
+            break
+    (root / "train.json").write_text(json.dumps(content))
+    trained_on_safely(root)
+
+
+@settings(max_examples=80, **FUZZ)
+@given(edits=st.lists(st.tuples(st.floats(0, 0.9999), st.binary(max_size=3)), min_size=1, max_size=3))
+def test_no_bytes_make_check_raise_or_pass_and_mislead(edits, fuzzed):
+    root = fuzzed.save()
+    text = bytearray((root / "train.json").read_bytes())
+    for where, value in edits:
+        at = int(where * len(text))
+        text[at : at + 1] = value
+    (root / "train.json").write_bytes(bytes(text))
+    trained_on_safely(root)
+
+
+# real data
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "train", "val", "longest"),
+    [
+        ("bccd", "ok", (292, 3941), (72, 945), 30),
+        ("tiny_coco", "warn", (50, 465), (50, 377), 36),
+        ("raccoon", "warn", (160, 173), (40, 44), 3),
+    ],
+)
+def test_real_data_sets_pass_with_their_known_counts(name, verdict, train, val, longest, real_data):
+    report = check(Path(real_data) / name)
+    assert report.verdict == verdict, report.render()
+    assert (report.images, report.boxes) == train
+    assert (report.splits["val"].images, report.splits["val"].boxes) == val
+    assert report.splits["train"].objects_per_image["max"] == longest
+
+
+def test_the_known_oddities_of_real_data_are_found(real_data):
+    assert codes(check(real_data / "raccoon").warnings) == ["duplicate-images"] * 4
+    tiny = check(real_data / "tiny_coco")
+    assert codes(tiny.warnings).count("class-without-boxes") == 31
+    assert tiny.splits["train"].crowds == tiny.splits["val"].crowds == 5
+    assert (tiny.splits["train"].empty_images, tiny.splits["val"].empty_images) == (1, 2)

@@ -1,0 +1,213 @@
+"""COCO JSON: any ids, missing fields, DETR's rule for what is learned, and a record's name in every error."""
+
+import json
+
+import numpy as np
+import pytest
+
+from groupdetr.data.coco import Category, parse, read_split, split_holdout
+from groupdetr.errors import DataError
+
+
+def read(sample, name="train"):
+    root = sample.save()
+    return read_split(root / f"{name}.json", root / "images", name)
+
+
+def test_a_split_is_read_as_recorded(sample):
+    split = read(sample)
+    assert split.name == "train"
+    assert split.categories == (Category(1, "cat"), Category(2, "dog"))
+    first = split.records[0]
+    assert (first.image_id, first.file_name, first.width, first.height) == (0, "0.jpg", 64, 48)
+    assert first.path == sample.picture(0)
+    assert first.boxes.tolist() == [[10, 5, 20, 30], [11, 5, 20, 30]]
+    assert first.boxes.dtype == np.float64
+    assert first.labels.tolist() == [0, 1]
+    assert first.labels.dtype == np.int64
+    assert first.crowd.dtype == np.bool_
+    assert first.annotation_ids == (1, 2)
+
+
+def test_annotations_reach_their_images_in_any_order(sample):
+    sample.train["annotations"].reverse()
+    sample.train["images"].reverse()
+    ids = {record.image_id: record.annotation_ids for record in read(sample).records}
+    assert ids == {2: (4,), 1: (3,), 0: (2, 1)}
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (7, 900100293802), (-3, 2**63 - 1), ("a", "b"), ("2", "10"), (5, "x")])
+def test_ids_of_any_kind_become_contiguous_labels(ids, sample):
+    for content in (sample.train, sample.val):
+        for category in content["categories"]:
+            category["id"] = ids[category["id"] - 1]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = ids[annotation["category_id"] - 1]
+            annotation["image_id"] = f"image {annotation['image_id']}"
+        for image in content["images"]:
+            image["id"] = f"image {image['id']}"
+    split = read(sample)
+    assert {category.id for category in split.categories} == set(ids)
+    names = [split.categories[label].name for label in split.records[0].labels]
+    assert names == ["cat", "dog"]
+    assert split.records[0].image_id == "image 0"
+
+
+def test_categories_are_ordered_by_id_numbers_before_texts(sample):
+    sample.train["categories"] = [{"id": i, "name": f"n{i}"} for i in ("b", 10, 2, 1, "a")]
+    assert [c.id for c in read(sample).categories] == [1, 2, 10, "a", "b"]
+
+
+def test_images_without_annotations_are_kept(sample):
+    sample.train["annotations"] = sample.train["annotations"][:1]
+    split = read(sample)
+    assert [len(record.boxes) for record in split.records] == [1, 0, 0]
+    boxes, labels = split.records[1].training()
+    assert boxes.shape == (0, 4)
+    assert labels.shape == (0,)
+
+
+def test_optional_fields_may_be_absent(sample):
+    for annotation in sample.train["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    for image in sample.train["images"]:
+        del image["width"], image["height"]
+    first = read(sample).records[0]
+    assert (first.width, first.height) == (64, 48)
+    assert first.areas.tolist() == [600, 600]
+    assert not first.crowd.any()
+
+
+def test_the_area_of_a_mask_is_kept(sample):
+    sample.train["annotations"][0]["area"] = 123.5
+    assert read(sample).records[0].areas.tolist() == [123.5, 600]
+
+
+def test_training_drops_crowds_and_boxes_without_area_and_clamps_the_rest(sample):
+    boxes = [[-5, -5, 20, 20], [50, 40, 100, 100], [10, 10, 0, 5], [70, 10, 5, 5], [1, 1, 5, 5], [2, 2, 5, 5]]
+    sample.train["annotations"] = [
+        {"id": i, "image_id": 0, "category_id": 1 + i % 2, "bbox": box, "iscrowd": int(i == 4)}
+        for i, box in enumerate(boxes, start=0)
+    ]
+    record = read(sample).records[0]
+    assert len(record.boxes) == 6
+    boxes, labels = record.training()
+    assert boxes.tolist() == [[0, 0, 15, 15], [50, 40, 64, 48], [2, 2, 7, 7]]
+    assert labels.tolist() == [0, 1, 1]
+
+
+def test_a_byte_order_mark_and_utf_16_are_read(sample):
+    root = sample.save()
+    sample.train["categories"][0]["name"] = "Katze für Ärzte"
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
+        (root / "train.json").write_bytes(json.dumps(sample.train, ensure_ascii=False).encode(encoding))
+        assert read_split(root / "train.json", root / "images", "train").categories[0].name == "Katze für Ärzte"
+
+
+@pytest.mark.parametrize(
+    "name", ["sub/a.jpg", "./sub/a.jpg", "sub//a.jpg", "sub\\a.jpg", "images/sub/a.jpg", "sample/images/sub/a.jpg"]
+)
+def test_a_file_name_is_found_however_it_is_written(name, sample):
+    path = sample.draw("sub/a.jpg", seed=9)
+    sample.train["images"][0]["file_name"] = name
+    assert read(sample).records[0].path == path
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../../x.jpg", "a/../../x.jpg", "C:\\x.jpg", "\\\\server\\x.jpg", ".."]
+)
+def test_a_file_name_cannot_leave_the_image_folder(name, sample):
+    sample.train["images"][0]["file_name"] = name
+    with pytest.raises(DataError, match="image 0"):
+        read(sample)
+
+
+def test_links_may_lead_anywhere_within_the_image_folder_and_nowhere_else(sample, tmp_path):
+    inside, outside = sample.root / "images" / "in.jpg", sample.root / "images" / "out.jpg"
+    inside.symlink_to(sample.picture(1))
+    sample.train["images"][0]["file_name"] = "in.jpg"
+    assert read(sample).records[0].path == inside
+    outside.symlink_to(tmp_path / "elsewhere.jpg")
+    sample.train["images"][0]["file_name"] = "out.jpg"
+    with pytest.raises(DataError, match="image folder"):
+        read(sample)
+    (sample.root / "images" / "linked").symlink_to(tmp_path)
+    sample.train["images"][0]["file_name"] = "linked/elsewhere.jpg"
+    with pytest.raises(DataError, match="image folder"):
+        read(sample)
+
+
+def test_the_image_folder_itself_may_be_a_link(sample):
+    (sample.root / "images").rename(sample.root / "far")
+    (sample.root / "images").symlink_to(sample.root / "far")
+    assert len(read(sample)) == 3
+
+
+def test_an_error_names_file_record_and_remedy(sample):
+    sample.box[2] = -4
+    with pytest.raises(DataError) as caught:
+        read(sample)
+    assert caught.value.exit_code == 3
+    assert "train.json" in caught.value.where
+    assert "annotation 1" in caught.value.where
+    assert "x, y, width, height" in caught.value.remedy
+
+
+def test_pictures_need_not_be_there_to_read_annotations(sample):
+    sample.picture(0).unlink()
+    assert len(read(sample)) == 3
+
+
+def test_held_out_images_are_the_same_for_the_same_seed_and_all_images_are_kept(sample):
+    split = read(sample)
+    many = type(split)("train", split.annotation_file, split.images_dir, split.categories, split.records * 10)
+    train, val = split_holdout(many, 0.2, seed=1)
+    assert (train.name, len(train), val.name, len(val)) == ("train", 24, "val", 6)
+    again = split_holdout(many, 0.2, seed=1)[1]
+    assert all(a is b for a, b in zip(val.records, again.records))
+    others = {tuple(r.image_id for r in split_holdout(many, 0.2, seed)[1].records) for seed in range(5)}
+    assert len(others) > 1
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_the_smallest_splits_can_be_held_out_from(images, sample):
+    split = read(sample)
+    few = type(split)("train", split.annotation_file, split.images_dir, split.categories, split.records[:images])
+    train, val = split_holdout(few, 0.2, seed=0)
+    assert (len(train), len(val)) == {0: (0, 0), 1: (1, 0), 2: (1, 1)}[images]
+
+
+def test_many_annotations_are_all_dealt_out(tmp_path):
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(5000)]
+    annotations = [
+        {"id": i, "image_id": i % 5000, "category_id": 1, "bbox": [i / 80, 5, 20.5, 30], "area": 615, "iscrowd": 0}
+        for i in range(1, 40001)
+    ]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    split, findings = parse(tmp_path / "a.json", tmp_path, "train")
+    assert sum(len(record.boxes) for record in split.records) == 40000
+    assert not findings
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "val", "classes"),
+    [
+        ("bccd", (292, 3941), (72, 945), 3),
+        ("tiny_coco", (50, 470), (50, 382), 80),
+        ("raccoon", (160, 173), (40, 44), 1),
+    ],
+)
+def test_real_data_sets_are_read_completely(name, train, val, classes, real_data):
+    for split_name, (images, boxes) in (("train", train), ("val", val)):
+        split = read_split(real_data / name / f"{split_name}.json", real_data / name / "images", split_name)
+        assert len(split) == images
+        assert sum(len(record.boxes) for record in split.records) == boxes
+        assert len(split.categories) == classes
+
+
+def test_an_annotation_file_without_pictures_can_be_read_for_evaluation(real_data):
+    split = read_split(real_data / "coco_eval" / "gt.json", real_data / "coco_eval", "val")
+    assert len(split) == 100
+    assert sum(len(record.boxes) for record in split.records) == 839
+    assert sum(record.crowd.sum() for record in split.records) == 9

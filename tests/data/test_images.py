@@ -1,0 +1,198 @@
+"""Whatever is on disk becomes RGB the way the annotations saw it, or a data error that names the file."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from groupdetr.data.findings import RefusedError
+from groupdetr.data.images import examine, image_size, load_image
+from groupdetr.errors import DataError
+
+RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # [48,64]
+ORIENTATION = 0x0112
+
+
+def save(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+def code(path, size=(64, 48)):
+    with pytest.raises(RefusedError) as caught:
+        examine(path, size)
+    return caught.value.finding.code
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
+def test_every_mode_becomes_rgb(mode, tmp_path):
+    ramp = Image.fromarray(RAMP)
+    image = Image.fromarray(RAMP.astype(np.uint16) * 257) if mode == "I;16" else ramp.convert(mode)
+    loaded = load_image(save(image, tmp_path / "x.tif"), (64, 48))
+    assert loaded.mode == "RGB"
+    assert loaded.size == (64, 48)
+    dithered = 16 if mode == "1" else 2
+    assert abs(np.asarray(loaded).mean() - RAMP.mean()) <= dithered
+
+
+def test_sixteen_bits_are_scaled_by_their_range_not_cut_at_255(tmp_path):
+    values = (RAMP.astype(np.uint16) * 257) // 2
+    loaded = load_image(save(Image.fromarray(values), tmp_path / "x.png"))
+    assert np.abs(np.asarray(loaded)[..., 0] - RAMP / 2).max() <= 1
+
+
+def test_floats_in_the_unit_range_are_scaled_to_255(tmp_path):
+    loaded = load_image(save(Image.fromarray((RAMP / 255).astype(np.float32)), tmp_path / "x.tif"))
+    assert np.array_equal(np.asarray(loaded)[..., 0], RAMP)
+
+
+def test_what_is_transparent_shows_white_and_not_what_hides_below(tmp_path):
+    pixels = np.zeros((48, 64, 4), dtype=np.uint8)
+    pixels[:, :32] = (255, 0, 0, 255)
+    loaded = np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))
+    assert (loaded[:, :32] == (255, 0, 0)).all()
+    assert (loaded[:, 32:] == 255).all()
+
+
+def test_a_picture_transparent_all_over_is_taken_as_opaque(tmp_path):
+    pixels = np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)])
+    assert np.array_equal(np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))[..., 0], RAMP)
+
+
+def test_a_transparent_palette_is_read(tmp_path):
+    image = Image.fromarray(RAMP).convert("P")
+    loaded = load_image(save(image, tmp_path / "x.png", transparency=0))
+    assert (np.asarray(loaded)[:, 0] == 255).all()
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
+    path = save(frames[0], tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert load_image(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+def oriented(path, orientation, size=(64, 48)):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return save(Image.fromarray(RAMP).resize(size), path, exif=exif)
+
+
+def test_without_a_recorded_size_exif_is_always_followed(tmp_path):
+    path = oriented(tmp_path / "x.jpg", 6)
+    assert load_image(path).size == image_size(path) == (48, 64)
+    upside_down = np.asarray(load_image(oriented(tmp_path / "y.jpg", 3)))
+    assert upside_down[0, 0, 0] > upside_down[0, -1, 0]
+
+
+def test_exif_is_followed_only_where_the_recorded_size_asks_for_it(tmp_path):
+    path = oriented(tmp_path / "x.jpg", 6)
+    assert load_image(path, (48, 64)).size == (48, 64)
+    assert load_image(path, (64, 48)).size == (64, 48)
+    assert examine(path, (48, 64)) == "exif-turned"
+    assert examine(path, (64, 48)) == ""
+
+
+def test_a_turn_that_the_size_does_not_tell_is_left_and_reported(tmp_path):
+    assert examine(oriented(tmp_path / "x.jpg", 3), (64, 48)) == "exif-ambiguous"
+    assert examine(oriented(tmp_path / "y.jpg", 6, (50, 50)), (50, 50)) == "exif-ambiguous"
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_is_turned_once_and_not_scrambled(compression, tmp_path):
+    path = save(Image.fromarray(RAMP), tmp_path / "x.tif", tiffinfo={ORIENTATION: 6}, compression=compression)
+    assert image_size(path) == (48, 64)
+    assert np.array_equal(np.asarray(load_image(path))[..., 0], np.rot90(RAMP, -1))
+    assert np.array_equal(np.asarray(load_image(path, (48, 64)))[..., 0], np.rot90(RAMP, -1))
+
+
+def test_a_wrong_recorded_size_is_refused(tmp_path):
+    path = save(Image.fromarray(RAMP), tmp_path / "x.png")
+    assert code(path, (640, 480)) == "size-mismatch"
+    with pytest.raises(DataError, match="64 x 48"):
+        load_image(path, (640, 480))
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "gif", "tif", "bmp", "ppm"])
+def test_a_cut_file_is_called_truncated_not_filled_with_gray(extension, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    path = save(Image.fromarray(noise), tmp_path / f"x.{extension}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    assert code(path) == "truncated-image"
+    with pytest.raises(DataError, match=f"x.{extension}"):
+        load_image(path)
+
+
+def test_what_is_no_picture_says_what_it_is(tmp_path):
+    (tmp_path / "text.jpg").write_text("404 not found")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere")
+    assert code(tmp_path / "text.jpg") == "not-an-image"
+    assert code(tmp_path / "empty.jpg") == "empty-file"
+    assert code(tmp_path / "folder.jpg") == "not-a-file"
+    assert code(tmp_path / "broken.jpg") == code(tmp_path / "none.jpg") == "missing-file"
+    assert code(tmp_path / "text.jpg" / "x.jpg") == "missing-file"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_a_fifo_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    assert code(tmp_path / "x.jpg") == "not-a-file"
+
+
+def test_postscript_never_reaches_an_interpreter(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n")
+    assert code(tmp_path / "x.jpg") == "not-an-image"
+
+
+def test_a_decompression_bomb_is_refused_from_its_header(tmp_path, monkeypatch):
+    path = save(Image.new("1", (64, 48)), tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert code(path) == "image-too-large"
+
+
+def test_an_error_survives_the_way_back_from_a_worker_process(tmp_path):
+    with pytest.raises(RefusedError) as caught:
+        load_image(tmp_path / "none.jpg")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.finding == caught.value.finding
+    assert str(again) == str(caught.value)
+
+
+def test_files_are_closed(tmp_path):
+    path = save(Image.fromarray(RAMP), tmp_path / "x.png")
+    (tmp_path / "bad.png").write_bytes(path.read_bytes()[:60])
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else pytest.skip("no /proc here")
+    kept = [load_image(path) for _ in range(5)]
+    for _ in range(5):
+        code(tmp_path / "bad.png")
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(kept) == 5
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8))
+    files = [save(image, folder / f"x.{extension}") for extension in ("jpg", "png", "gif", "tif", "bmp")]
+    return [(path, path.read_bytes()) for path in files]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(which=st.integers(0, 4), edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6))
+def test_what_examination_passes_loads_and_nothing_else_is_raised(which, edits, originals):
+    path, raw = originals[which]
+    raw = bytearray(raw)
+    for where, value in edits:
+        raw[int(where * len(raw))] = value
+    path.write_bytes(bytes(raw))
+    try:
+        examine(path, (32, 24))
+    except DataError:
+        return
+    assert load_image(path, (32, 24)).size == (32, 24)
