@@ -12,7 +12,7 @@ from groupdetr.experiments import experiment
 def create_model(name: str, **options: Any) -> DetectionTransformer:
     """The detector called ``name`` (see `groupdetr presets`), with random weights.
 
-    ``options``: any field of its recipe (``num_classes=91, num_groups=11, dropout=0.0``); an unknown one is a TypeError.
+    ``options``: any field of its recipe (``num_groups=11, dropout=0.0``); an unknown one is a TypeError.
     """
     return experiment(name).recipe.with_options(**options).build()
 

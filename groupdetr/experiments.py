@@ -28,7 +28,7 @@ class Experiment:
     groups: int | None = None  # K that `groupdetr train` takes unless told; None: the recipe's
 
 
-# how to train -----------------------------------------------------------------------------------------------------------
+# how to train
 
 EPOCHS_12 = Settings(epochs=12, lr_drop=11 / 12)  # official scripts: StepLR at epoch 11
 EPOCHS_50 = Settings(epochs=50, lr_drop=40 / 50)
@@ -37,7 +37,7 @@ TINY = Settings(
     epochs=60, batch=16, imgsz=96, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip", clip=0.1
 )  # fmt: skip
 
-# what to train ----------------------------------------------------------------------------------------------------------
+# what to train
 
 R50, DC5, TINY_CONDITIONAL = ConditionalDETR(), ConditionalDETR(dilated=True), TinyConditionalDETR()
 
@@ -69,7 +69,10 @@ class TinyNaiveOneToMany(TinyJointGroups):
 def _presets() -> Iterator[tuple[str, Experiment]]:
     yield "conditional-detr-r50", Experiment(R50, EPOCHS_50, "ResNet-50, stride 32", groups=K)
     yield "conditional-detr-r50-dc5", Experiment(DC5, EPOCHS_50, "ResNet-50 with dilated stage 4, stride 16", groups=K)
-    yield "conditional-detr-tiny", Experiment(TINY_CONDITIONAL, TINY, "trains from scratch on a CPU in minutes", groups=TINY_K)
+    yield (
+        "conditional-detr-tiny",
+        Experiment(TINY_CONDITIONAL, TINY, "trains from scratch on a CPU in minutes", groups=TINY_K),
+    )
 
 
 def _table2() -> Iterator[tuple[str, Experiment]]:
@@ -81,7 +84,12 @@ def _table2() -> Iterator[tuple[str, Experiment]]:
 
 def _table3() -> Iterator[tuple[str, Experiment]]:
     """With and without groups, at equal epochs."""
-    rows = {("r50", 12): (32.6, 37.6), ("r50-dc5", 12): (36.4, 41.2), ("r50", 50): (40.9, 43.4), ("r50-dc5", 50): (43.7, 45.8)}
+    rows = {
+        ("r50", 12): (32.6, 37.6),
+        ("r50-dc5", 12): (36.4, 41.2),
+        ("r50", 50): (40.9, 43.4),
+        ("r50-dc5", 50): (43.7, 45.8),
+    }
     for (backbone, epochs), (baseline, group) in rows.items():
         recipe, settings = (DC5 if "dc5" in backbone else R50), EPOCHS_12 if epochs == 12 else EPOCHS_50
         name = f"table3/conditional-detr-{backbone}-{epochs}e"
@@ -93,14 +101,20 @@ def _table7() -> Iterator[tuple[str, Experiment]]:
     """What makes Group DETR work, row by row; and the same on a CPU."""
     rows = (
         ("a", R50, TINY_CONDITIONAL, "(a) one-to-one", 32.6),
-        ("b", NaiveOneToMany(num_groups=K, inference_group=None), TinyNaiveOneToMany(num_groups=K, inference_group=None),
-         "(b) naive one-to-many", 8.4),
-        ("c", JointGroups(num_groups=K), TinyJointGroups(num_groups=K), "(c) groups, joint self-attention", 34.8),
-        ("d", replace(R50, num_groups=K), replace(TINY_CONDITIONAL, num_groups=K), "(d) Group DETR", 37.6),
-    )  # fmt: skip
+        (
+            "b",
+            NaiveOneToMany(inference_group=None),
+            TinyNaiveOneToMany(inference_group=None),
+            "(b) naive one-to-many",
+            8.4,
+        ),
+        ("c", JointGroups(), TinyJointGroups(), "(c) groups, joint self-attention", 34.8),
+        ("d", R50, TINY_CONDITIONAL, "(d) Group DETR", 37.6),
+    )
     for row, full, tiny, about, reported in rows:
-        yield f"table7/{row}", Experiment(full, EPOCHS_12, f"Table 7 {about}", reported)
-        yield f"table7/{row}-tiny", Experiment(tiny, TINY, f"Table 7 {about}, on a CPU")
+        groups, few = (1, 1) if row == "a" else (K, TINY_K)
+        yield f"table7/{row}", Experiment(replace(full, num_groups=groups), EPOCHS_12, f"Table 7 {about}", reported)
+        yield f"table7/{row}-tiny", Experiment(replace(tiny, num_groups=few), TINY, f"Table 7 {about}, on a CPU")
 
 
 def _fig9() -> Iterator[tuple[str, Experiment]]:
@@ -122,7 +136,9 @@ def experiment(name: str) -> Experiment:
     """The experiment or preset called ``name``; UsageError with the nearest names if there is none."""
     if name not in EXPERIMENTS:
         near = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.5) or list(EXPERIMENTS)[:3]
-        raise UsageError(f"there is no model {name!r}", remedy=f"did you mean {', '.join(near)}? `groupdetr presets` lists all")
+        raise UsageError(
+            f"there is no model {name!r}", remedy=f"did you mean {', '.join(near)}? `groupdetr presets` lists all"
+        )
     return EXPERIMENTS[name]
 
 

@@ -77,8 +77,8 @@ class Result:
             import supervision
         except ImportError as error:
             raise UsageError("supervision is not installed", remedy="pip install 'groupdetr[supervision]'") from error
-        names = {"class_name": np.array(self.names, dtype=str)}
-        return supervision.Detections(self.boxes, confidence=self.scores, class_id=self.labels, data=names)
+        data: dict[str, Any] = {"class_name": np.array(self.names, dtype=str)}
+        return supervision.Detections(self.boxes, confidence=self.scores, class_id=self.labels, data=data)
 
     def draw(self) -> Image.Image:
         """The picture with its boxes."""
@@ -102,7 +102,9 @@ class Detector:
         _, about = native.read(self.path)
         if "recipe" not in about:
             raise UsageError(
-                "this file does not say which model it is", str(self.path), "groupdetr import FILE --out NEW.safetensors"
+                "this file does not say which model it is",
+                str(self.path),
+                "groupdetr import FILE --out NEW.safetensors",
             )
         self.recipe = recipe_from(about["recipe"])
         self.categories = [(key, name) for key, name in about.get("categories") or _numbered(self.recipe.num_classes)]

@@ -26,6 +26,7 @@ from groupdetr.engine.train import Trainer
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
 from groupdetr.tasks.detection import DetectionTask
+from groupdetr.weights import load_weights
 from groupdetr.weights.native import save
 
 console = Console(highlight=False, soft_wrap=True)
@@ -40,7 +41,7 @@ def train(options: Options) -> Path:
     say = console.print if machine.is_main_process else _silence
     data = checked(options, recipe, machine)
     recipe = replace(recipe, num_classes=len(data.categories))
-    run = folder(options, machine)
+    run = folder(options)
     trainer = build(options, recipe, data, run, machine)
     say(plan(options, recipe, trainer))
     start(trainer, options, data)
@@ -107,7 +108,7 @@ def checked(options: Options, recipe: Recipe, machine: Accelerator) -> DataSet:
     return report.dataset or load(options.data, options.images)
 
 
-def folder(options: Options, machine: Accelerator) -> RunFolder:
+def folder(options: Options) -> RunFolder:
     """The run's folder, the same for all processes. A folder with a run in it is never written over."""
     groups = options.groups or experiment(options.model).groups or 1
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -128,9 +129,9 @@ def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machi
     model = recipe.build()
     categories = [[category.id, category.name] for category in data.categories]
     if options.weights is not None and options.resume is None:
-        from groupdetr.weights import load_weights
-
-        report = load_weights(model, options.weights, new_head=True, class_names=[name for _, name in categories])
+        report = load_weights(
+            model, options.weights, new_head=True, class_names=[category.name for category in data.categories]
+        )
         if machine.is_main_process:
             console.print("\n".join(report.lines), markup=False)
     described = {"recipe": dataclasses.asdict(replace(recipe, pretrained_backbone=False))}
@@ -184,7 +185,8 @@ def plan(options: Options, recipe: Recipe, trainer: Trainer) -> str:
             f"model   {options.model}: {count / 1e6:.2f} M parameters, {recipe.num_groups} groups of "
             f"{recipe.num_queries} queries, {recipe.num_classes} classes",
             f"data    {len(task.train)} training and {len(task.val)} validation images, shortest side {settings.imgsz}",
-            f"plan    {epochs}{steps} of {settings.batch} images, rate {settings.lr:g} (backbone {settings.backbone_lr:g})",
+            f"plan    {epochs}{steps} of {settings.batch} images, "
+            f"rate {settings.lr:g} (backbone {settings.backbone_lr:g})",
             f"where   {trainer.run.path} on {trainer.accelerator.device}, {trainer.workers} loader processes",
         ]
     )
@@ -196,7 +198,7 @@ def finish(trainer: Trainer, say: Any) -> None:
         trainer.save()
         say(f"stopped at step {progress.step} as asked; go on with: groupdetr train --resume {run.path}")
         return
-    say(f"best AP {100 * max(progress.best_AP, 0):.1f}; weights: {run.best}")
+    say(f"best AP {100 * max(progress.best_ap, 0):.1f}; weights: {run.best}")
     say(f"next: groupdetr predict {run.path} PICTURES, groupdetr val {run.path} --per-group")
 
 

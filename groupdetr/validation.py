@@ -15,7 +15,7 @@ from rich.table import Table
 
 from groupdetr.commands.val_ import Options
 from groupdetr.data.formats import DataSet, load
-from groupdetr.engine.evaluate import Answer, find, the_answer
+from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import accelerator, loader_workers
 from groupdetr.engine.progress import percent
 from groupdetr.engine.run import RunFolder, write_json, write_text
@@ -23,7 +23,7 @@ from groupdetr.engine.settings import Settings
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import Evaluation, evaluate, to_coco_results
 from groupdetr.predictor import Detector
-from groupdetr.structures import Detections, Outputs, Predictions
+from groupdetr.structures import Detections
 from groupdetr.tasks.detection import DetectionTask
 
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -69,24 +69,17 @@ def chosen_split(options: Options, detector: Detector) -> DataSet:
     return DataSet(data.root, {**data.splits, "val": data.splits[options.split]})
 
 
-def detections(detector: Detector, task: DetectionTask, machine: Accelerator, options: Options) -> list[list[Detections]]:
-    """What the detector finds; and then, if asked for, what each of its groups finds, from the same forward pass."""
+def detections(
+    detector: Detector, task: DetectionTask, machine: Accelerator, options: Options
+) -> list[list[Detections]]:
+    """What the detector finds; and then, if asked for, what each of its groups finds alone."""
     workers = loader_workers(Settings(workers=options.workers))
-    if not options.per_group:
-        return find(detector.model, task, machine, options.batch, workers)
+    everything = [find(detector.model, task, machine, options.batch, workers)]
     queries: Any = detector.model.queries
-    primary, queries.inference_group = queries.inference_group or 0, None
-    answers = [group_answer(primary), *(group_answer(k) for k in range(detector.recipe.num_groups))]
-    return find(detector.model, task, machine, options.batch, workers, tuple(answers))
-
-
-def group_answer(group: int) -> Answer:
-    """How to read the answer of one group where all of them ran."""
-
-    def answer(outputs: Outputs) -> Predictions:
-        return outputs.layers[-1][:, group]
-
-    return answer
+    for group in range(detector.recipe.num_groups) if options.per_group else ():
+        queries.inference_group = group
+        everything.append(find(detector.model, task, machine, options.batch, workers))
+    return everything
 
 
 def written(options: Options, validation: Validation) -> dict[str, Any]:
@@ -117,14 +110,17 @@ def show(validation: Validation, folder: Path) -> None:
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:
-    return [
-        {"class": row.name, "AP": percent(row.AP), "AP50": percent(row.AP50), "objects": str(row.objects), "images": str(row.images)}
-        for row in evaluation.per_class
-    ]  # fmt: skip
+    rows = []
+    for row in evaluation.per_class:
+        figures = {"AP": percent(row.AP), "AP50": percent(row.AP50)}
+        rows.append({"class": row.name, **figures, "objects": str(row.objects), "images": str(row.images)})
+    return rows
 
 
 def group_rows(groups: list[Evaluation]) -> list[dict[str, str]]:
-    return [{"group": str(k), **{name: percent(group.stats[name]) for name in FIGURES}} for k, group in enumerate(groups)]
+    return [
+        {"group": str(k), **{name: percent(group.stats[name]) for name in FIGURES}} for k, group in enumerate(groups)
+    ]
 
 
 def as_table(rows: list[dict[str, str]]) -> Table:

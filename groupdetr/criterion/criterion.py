@@ -50,7 +50,9 @@ class SetCriterion(nn.Module):
         costs = torch.stack(terms).sum(0).cpu().numpy()
         if not np.isfinite(costs).all():
             broken = [name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()]
-            raise DivergedError("a matching cost is not finite", f"stage {', '.join(broken)}", "lower the learning rate")
+            raise DivergedError(
+                "a matching cost is not finite", f"stage {', '.join(broken)}", "lower the learning rate"
+            )
         return costs
 
 

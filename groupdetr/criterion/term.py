@@ -12,9 +12,14 @@ from groupdetr.structures import Assignment, Objects, Predictions
 class Term(Protocol):
     """One list of terms drives both matcher and loss. Everything is computed in float32 under any autocast."""
 
-    name: str
-    cost_weight: float
-    loss_weight: float
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cost_weight(self) -> float: ...
+
+    @property
+    def loss_weight(self) -> float: ...
 
     def cost(self, predictions: Predictions, objects: Objects) -> Tensor:
         """Of every query for every object of its image: [L,B,K,N,.] and [B,T,.] -> [L,B,K,T,N]."""

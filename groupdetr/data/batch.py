@@ -113,18 +113,21 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
             return (*self.transformed(draw.index), draw.index)
 
     def transformed(self, index: int) -> tuple[Tensor, Target]:
-        corners, labels = self.records[index].training()
+        recorded, labels = self.records[index].training()
         picture = self.decoded(index)
         boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(np.asarray(corners, dtype=np.float32)).reshape(-1, 4),
+            torch.from_numpy(recorded.astype(np.float32)),
             format="XYXY",
             canvas_size=(picture.shape[1], picture.shape[2]),
         )
-        sample = {"image": picture, "boxes": boxes, "labels": torch.from_numpy(np.asarray(labels, dtype=np.int64))}
+        sample = {"image": picture, "boxes": boxes, "labels": torch.from_numpy(labels)}
         sample = self.transform(sample)
         height, width = sample["image"].shape[1:]
-        shares = xyxy_to_cxcywh(sample["boxes"].as_subclass(Tensor)) / torch.tensor([width, height, width, height])
-        return sample["image"].as_subclass(Tensor), Target(sample["labels"], shares)
+        side = torch.tensor([width, height, width, height])
+        corners = sample["boxes"].as_subclass(Tensor).clamp(min=0).minimum(side)
+        kept = (corners[:, 2:] > corners[:, :2]).all(1)  # DETR's rule: whatever a crop left with an area
+        target = Target(sample["labels"][kept], xyxy_to_cxcywh(corners[kept]) / side)
+        return sample["image"].as_subclass(Tensor), target
 
     def decoded(self, index: int) -> tv_tensors.Image:
         if index not in self.cache:
@@ -144,15 +147,16 @@ def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
     return Batch(images.pixels, images.padding, list(targets), list(indices))
 
 
-def training_loader(pictures: Pictures, stream: Stream, workers: int) -> DataLoader[Batch]:
+def training_loader(pictures: Pictures, stream: Stream, workers: int) -> DataLoader[Any]:
+    """Batches, as `Stream` says."""
     return DataLoader(
         pictures, batch_sampler=stream, collate_fn=collate, num_workers=workers, pin_memory=torch.cuda.is_available(),
         worker_init_fn=one_thread,
     )  # fmt: skip
 
 
-def ordered_loader(pictures: Pictures, indices: Sequence[int], batch: int, workers: int) -> DataLoader[Batch]:
-    """Pictures ``indices`` in that order, for evaluation."""
+def ordered_loader(pictures: Pictures, indices: Sequence[int], batch: int, workers: int) -> DataLoader[Any]:
+    """Batches of pictures ``indices`` in that order, for evaluation."""
     pieces = [list(indices[i : i + batch]) for i in range(0, len(indices), batch)]
     return DataLoader(
         pictures, batch_sampler=pieces, collate_fn=collate, num_workers=workers, worker_init_fn=one_thread

@@ -59,12 +59,12 @@ class RandomCropBetween(v2.Transform):
 
 
 def training(imgsz: int) -> v2.Transform:
-    """Flip; resize, or resize, crop and resize; drop the boxes that a crop left without area."""
+    """Flip; resize, or resize, crop and resize."""
     resize = ResizeShortest([scaled(s, imgsz) for s in SHORTEST], scaled(LONGEST, imgsz))
     first = ResizeShortest([scaled(s, imgsz) for s in CROP_SHORTEST])
     crop = RandomCropBetween(*(scaled(s, imgsz) for s in CROP))
     either = v2.RandomChoice([resize, v2.Compose([first, crop, resize])])
-    return v2.Compose([v2.RandomHorizontalFlip(), either, v2.SanitizeBoundingBoxes(min_size=1e-3)])
+    return v2.Compose([v2.RandomHorizontalFlip(), either])
 
 
 def flipping(imgsz: int) -> v2.Transform:

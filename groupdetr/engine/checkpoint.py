@@ -21,7 +21,7 @@ class Progress:
 
     step: int = 0  # optimizer steps taken
     seconds: float = 0.0  # wall time, evaluation included
-    best_AP: float = -1.0
+    best_ap: float = -1.0
     stale: int = 0  # evaluations since then
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from groupdetr.engine.settings import Settings
 from groupdetr.errors import UsageError
@@ -38,6 +39,7 @@ def accelerator(settings: Settings) -> Accelerator:
     if settings.device != "auto" and not available.get(settings.device, False):
         known = ", ".join(name for name, there in available.items() if there)
         raise UsageError(f"there is no device {settings.device!r} here", remedy=f"choose --device from: auto, {known}")
+    AcceleratorState._reset_state()  # else a second run in this process could not have another precision
     on_cpu = settings.device == "cpu" or not (available["cuda"] or available["mps"])
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if settings.precision == "bf16" else "no")
 
@@ -58,7 +60,9 @@ def peak_memory_mb() -> float:
 
 def environment() -> dict[str, Any]:
     """What a figure depends on besides the code."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -13,7 +13,8 @@ from groupdetr.engine.settings import Settings
 
 def optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
     """AdamW in two groups: the backbone with its own rate, and the rest."""
-    backbone, rest = [], []
+    backbone: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (backbone if name.startswith("backbone.") else rest).append(parameter)

@@ -49,7 +49,7 @@ class Trainer:
         self.total = settings.total_steps(len(self.task.train))
         self.evaluated_at, self.evaluation_seconds = 0.0, 1.0
 
-    # the loop ---------------------------------------------------------------------------------------------------------
+    # the loop
 
     def train(self) -> Progress:
         """Train to the end, from wherever the state is."""
@@ -103,7 +103,7 @@ class Trainer:
         except DivergedError as error:
             raise self.diverged(f"{error.what} ({error.where})", [piece]) from error
 
-    # parts of a step ----------------------------------------------------------------------------------------------------
+    # parts of a step
 
     def mean_objects(self, pieces: list[Batch]) -> Tensor:
         """Objects of a piece, averaged over the pieces of all processes: what normalises every loss of this step."""
@@ -145,7 +145,7 @@ class Trainer:
             f"the last good checkpoint is {self.run.last}; lower --lr or --clip and resume, or look at these images",
         )
 
-    # when what happens ---------------------------------------------------------------------------------------------------
+    # when what happens
 
     @property
     def ranks(self) -> int:
@@ -168,7 +168,7 @@ class Trainer:
         return step * self.settings.batch / len(self.task.train)
 
     def time_to_evaluate(self) -> bool:
-        """At the end of every ``eval_every``-th epoch and at the end; against the clock, at most a fifth of the time."""
+        """Every ``eval_every`` epochs and at the end; against the clock, a sixth of the time at most."""
         step = self.state.progress.step
         if self.share() >= 1:
             return True
@@ -185,7 +185,7 @@ class Trainer:
         value = torch.tensor(seconds if self.accelerator.is_main_process else 0.0, device=self.accelerator.device)
         return float(self.accelerator.reduce(value, "sum"))
 
-    # what is written ----------------------------------------------------------------------------------------------------
+    # what is written
 
     def log(self, losses: dict[str, float], norm: float, lr: float) -> None:
         progress = self.state.progress
@@ -198,12 +198,12 @@ class Trainer:
     def evaluate(self, network: nn.Module) -> None:
         """AP on the val split: logged, kept if it is the best."""
         started, model = time.monotonic(), self.state.evaluated
-        (found,) = find(model, self.task, self.accelerator, self.piece_size(), self.workers, tick=self.reporter.evaluating)
+        found = find(model, self.task, self.accelerator, self.piece_size(), self.workers, self.reporter.evaluating)
         progress = self.state.progress
         result = self.task.evaluate(found)
-        AP = result.stats["AP"]
-        better = AP > progress.best_AP
-        progress.best_AP, progress.stale = (AP, 0) if better else (progress.best_AP, progress.stale + 1)
+        ap = 0.0 if math.isnan(result.stats["AP"]) else result.stats["AP"]
+        better = ap > progress.best_ap
+        progress.best_ap, progress.stale = (ap, 0) if better else (progress.best_ap, progress.stale + 1)
         self.evaluated_at, self.evaluation_seconds = progress.seconds, time.monotonic() - started
         if self.accelerator.is_main_process:
             self.keep(result, better)

@@ -14,7 +14,8 @@ from groupdetr.structures import Predictions
 class Evaluated(Protocol):
     """The outcome of an evaluation: named figures, AP first among them."""
 
-    stats: dict[str, float]
+    @property
+    def stats(self) -> dict[str, float]: ...
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -30,7 +31,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, found: Sequence[Any]) -> Evaluated:
-        """``found``: for every val picture in order."""
+        """``found``: what `postprocess` gave for every val picture, in order."""
         ...
 
     def names(self, indices: Sequence[int]) -> list[str]:

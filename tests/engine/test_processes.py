@@ -1,0 +1,34 @@
+"""Several processes train as one would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.runs import arguments, losses, torchrun, train
+
+
+def test_two_processes_give_the_loss_curve_of_one_with_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
+    one = train(shapes, tmp_path / "one", "--steps", "6")
+    two = tmp_path / "two"
+    done = torchrun(2, 29611, arguments(shapes, two, "--steps", "6"))
+    assert done.returncode == 0, done.stderr
+    for step, expected in losses(one).items():
+        assert losses(two)[step] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_with_only_empty_images_does_not_hang(shapes: Path, tmp_path: Path) -> None:
+    """Of two pictures one has no object, so in every batch of two a process gets none."""
+    content = json.loads((shapes / "annotations/instances_train.json").read_text())
+    content["images"] = content["images"][:2]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == content["images"][0]["id"]]
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(content))
+    (tmp_path / "val.json").write_text((shapes / "annotations/instances_val.json").read_text())
+    (tmp_path / "images").symlink_to(shapes / "images/train")
+    options = ("--images", str(shapes / "images/train"), "--steps", "4", "--batch", "2", "--no-check")
+    done = torchrun(2, 29612, arguments(file, tmp_path / "run", *options))
+    assert done.returncode == 0, done.stderr
