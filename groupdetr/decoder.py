@@ -20,7 +20,11 @@ def keep(head: nn.Module, content: Tensor, reference: Tensor) -> Tensor:
 
 
 class DecoderLayer(nn.Module):
-    """[B,K,N,C] -> [B,K,N,C], each of three steps followed by a norm. ``compete`` says who attends to whom."""
+    """[B,K,N,C] -> [B,K,N,C], each of three steps followed by a norm. ``compete`` says who attends to whom.
+
+    A query aims by what it knew when the layer began, before it competed: so in the official code, where the decoder
+    computes the transformation of p_s outside its layers.
+    """
 
     def __init__(
         self, compete: Compete, self_attention: nn.Module, cross_attention: nn.Module, feed_forward: nn.Module,
@@ -34,8 +38,9 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        aim = self.cross_attention.aim(x, reference)  # type: ignore[operator]
         x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position)))
-        x = self.norm2(x + self.dropout(self.cross_attention(x, position, reference, memory)))
+        x = self.norm2(x + self.dropout(self.cross_attention(x, position, aim, memory)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 

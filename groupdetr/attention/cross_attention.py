@@ -16,7 +16,7 @@ from groupdetr.structures import Memory
 
 
 class ConditionalCrossAttention(nn.Module):
-    """Queries [B,K,N,C] look at the memory around their reference [B,K,N,R] -> [B,K,N,C].
+    """Queries [B,K,N,C] look at the memory where they `aim` [B,K,N,C] -> [B,K,N,C].
 
     ``scale`` is the network T that turns what a query knows into how wide it looks (Eq. 5 there); decoder layers
     share one.
@@ -30,9 +30,9 @@ class ConditionalCrossAttention(nn.Module):
         self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, content: Tensor, position: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+    def forward(self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory) -> Tensor:
         query, key = self.contents(content, position, memory)
-        query = self.beside(end_to_end(query), end_to_end(self.query_place(self.aim(content, reference))))
+        query = self.beside(end_to_end(query), end_to_end(self.query_place(aim)))
         key = self.beside(key, self.key_place(memory.position))
         value = split_heads(self.value(memory.tokens), self.num_heads)
         seen = attend(query, key, value, memory.padding, self.dropout if self.training else 0.0)
