@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from groupdetr.data.annotations import REFUSED, Table, read_annotations
-from groupdetr.data.findings import Findings, RefusedError, shown
+from groupdetr.data.findings import Findings, RefusedError, raise_first_error, shown
 from groupdetr.data.images import image_size
 from groupdetr.data.jsonfile import read_object
 from groupdetr.data.paths import ImageFolder
@@ -29,7 +29,7 @@ __all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_hold
 def read_split(annotation_file: Path | str, images_dir: Path | str, name: str) -> CocoSplit:
     """One split, without looking into the pictures; DataError for the first thing that would mislead training."""
     split, found = parse(Path(annotation_file), Path(images_dir), name)
-    found.raise_first_error()
+    raise_first_error(found)
     return split
 
 

@@ -63,7 +63,7 @@ def _histogram(split: CocoSplit, labels: Ints) -> list[dict[str, Any]]:
 def remarks(split: CocoSplit, counts: SplitCounts, num_queries: int | None) -> Iterator[Finding]:
     """What the figures of one split say against training with them."""
     file, train = str(split.annotation_file), split.name == "train"
-    if counts.images and not counts.boxes:
+    if not counts.boxes:
         code = "no-training-boxes" if train else "no-val-boxes"
         yield Finding(code, file, "", f"no image of the {split.name} split has an object")
     elif counts.empty_images:

@@ -47,7 +47,7 @@ ERRORS = {  # code: remedy
     "no-training-boxes": "annotate objects in the train split",
     # picture files
     "missing-file": "put the picture there or remove its record",
-    "file-case": "rename the file or correct 'file_name': upper and lower case differ",
+    "file-case": "rename the file or correct 'file_name': the letters differ in case or in how accents are written",
     "not-a-file": "put an ordinary picture file there or remove the record",
     "empty-file": "copy the picture again or remove its record",
     "not-an-image": "replace it by a picture (JPEG, PNG, BMP, GIF, WebP, TIFF...) or remove its record",
@@ -135,9 +135,6 @@ class Findings(list[Finding]):
     def add(self, code: str, record: str, what: str) -> None:
         self.append(Finding(code, self.file, record, what))
 
-    def raise_first_error(self) -> None:
-        raise_first_error(self)
-
 
 def raise_first_error(findings: list[Finding]) -> None:
     for finding in findings:
@@ -147,6 +144,7 @@ def raise_first_error(findings: list[Finding]) -> None:
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlevel = 2  # six entries on each of six levels would be a book
 
 
 def shown(value: Any) -> str:

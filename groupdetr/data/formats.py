@@ -103,18 +103,18 @@ def _conflicts(split: CocoSplit, categories: tuple[Category, ...]) -> Findings:
 def find(data: Path | str, images: Path | str | None = None) -> DataFiles:
     """The files of each split; 'train' is always among them. A folder of no known layout is a DataError."""
     root = Path(data)
-    if root.is_dir():
+    if os.path.isdir(root):
         if images is not None:
             raise UsageError(f"{root} is a folder", remedy="give an annotation file with --images, or the folder alone")
         try:
             return _find_in_folder(root)
         except OSError as error:  # a folder that may not be read
             raise _unknown(root, f"it cannot be searched ({error.strerror})") from None
-    if not root.exists():
+    if not os.path.exists(root):
         raise _unknown(root, "there is no such file or folder")
     if images is None:
         raise UsageError(f"{root} is an annotation file", remedy="add --images DIR, the folder of its pictures")
-    if not Path(images).is_dir():
+    if not os.path.isdir(images):
         raise _unknown(Path(images), "there is no such folder of images")
     return {"train": SplitFiles(root, Path(images))}
 
@@ -148,7 +148,7 @@ def _with_images(files: DataFiles, root: Path) -> DataFiles:
         raise _unknown(
             root, f"{files['val'].annotations.name} is there, but not its folder {files['val'].images.name}/"
         )
-    return {name: split for name, split in files.items() if split.images.is_dir()}
+    return {name: files[name] for name in ("train", "val", "test") if name in files and files[name].images.is_dir()}
 
 
 def _spelled(layout: Layout, annotations: str) -> tuple[str, str, str] | None:
@@ -161,7 +161,7 @@ def _spelled(layout: Layout, annotations: str) -> tuple[str, str, str] | None:
 def _single(root: Path) -> SplitFiles | None:
     """One annotation file and one folder of pictures: nothing else that could be meant."""
     annotations = sorted(root.glob("*.json")) or sorted(root.glob("annotations/*.json"))
-    pictures = _picture_folder(root)
+    pictures = _picture_folder(root / "images" if (root / "images").is_dir() else root)
     return SplitFiles(annotations[0], pictures) if len(annotations) == 1 and pictures else None
 
 

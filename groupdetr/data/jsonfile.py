@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ def read_object(path: Path, found: Findings) -> dict[str, Any] | None:
 
 
 def _read_bytes(path: Path, found: Findings) -> bytes | None:
-    if not path.is_file():  # a FIFO would block for ever
-        found.add("missing-annotations", "", "there is no such file" if not path.exists() else "it is not a file")
+    if not os.path.isfile(path):  # a FIFO would block for ever
+        found.add("missing-annotations", "", "it is not a file" if os.path.exists(path) else "there is no such file")
         return None
     try:
         raw = path.read_bytes()
@@ -54,9 +56,8 @@ def _unique_keys(found: Findings) -> Any:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(pairs)
         if len(built) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            found.add("duplicate-key", _record(built), f"it has {', '.join(map(shown, twice))} twice")
+            twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+            found.add("duplicate-key", _record(built), f"it has {', '.join(map(shown, twice[:5]))} twice")
         return built
 
     return build

@@ -186,6 +186,7 @@ CONSEQUENCES = {  # what else follows from a fault, in the same data set and wor
     "ambiguous-category-name": {"category-conflict"},
     "duplicate-category-name": {"class-without-boxes"},
     "no-categories": {"no-training-boxes"},
+    "no-images": {"no-training-boxes"},
     "json-not-coco": {"no-training-boxes"},
 }
 
@@ -327,6 +328,20 @@ def test_hostile_texts_are_harmless_on_the_console(sample):
     text.encode()
 
 
+def test_a_finding_stays_short_whatever_the_record_holds(sample):
+    annotation(sample, bbox=[1, 2, 3, "y" * 100_000], iscrowd={"k" * 5000: 1})
+    sample.train["annotations"][1]["bbox"] = [[["x" * 1000] * 100] * 50] * 20
+    report = sample.check()
+    assert "box-malformed" in codes(report.errors)
+    assert max(len(finding.message) for finding in report.errors + report.warnings) < 1500
+
+
+def test_a_single_image_leaves_nothing_to_evaluate_on_and_says_so(sample):
+    del sample.train["images"][1:], sample.train["annotations"][2:]
+    (sample.save() / "val.json").unlink()
+    assert codes(check(sample.root).warnings) == ["no-val-boxes"]
+
+
 def test_a_link_to_a_folder_does_not_trap_the_search(sample):
     (sample.root / "images" / "loop").symlink_to(sample.root)
     (sample.save() / "val.json").unlink()
@@ -387,7 +402,7 @@ def trained_on_safely(root):
 FUZZ = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 
 
-@settings(max_examples=120, **FUZZ)
+@settings(max_examples=80, **FUZZ)
 @given(data=st.data())
 def test_no_content_makes_check_raise_or_passes_and_misleads(data, fuzzed):
     root = fuzzed.save()
