@@ -183,6 +183,7 @@ def originals(tmp_path_factory):
     return [(path, path.read_bytes()) for path in files]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about broken TIFF tags
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(which=st.integers(0, 4), edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6))
 def test_what_examination_passes_loads_and_nothing_else_is_raised(which, edits, originals):
