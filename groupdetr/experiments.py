@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from groupdetr.data.synthetic import SyntheticConfig
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import TinyConditionalDETR
@@ -36,6 +37,10 @@ TINY_K = 8
 TINY = Settings(
     epochs=60, batch=16, imgsz=96, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip", clip=0.1
 )  # fmt: skip
+
+# what the demo trains on
+DEMO_DATA = SyntheticConfig()
+DEMO_COUNTS = {"train": 2000, "val": 250}
 
 # what to train
 

@@ -58,6 +58,7 @@ ERRORS = {  # code: remedy
 }
 
 WARNINGS = {  # code: what we do about it
+    "linked-outside": "followed; make sure that the place it leads to stays there",
     "json-encoding": "read all the same; UTF-8 without a byte order mark is what every tool reads",
     "text-id": "kept as text; many other tools want whole numbers",
     "float-id": "taken as whole numbers",

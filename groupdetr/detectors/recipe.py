@@ -72,8 +72,10 @@ class Recipe:
         raise NotImplementedError
 
     def build(self) -> DetectionTransformer:
+        """The network with random weights; queries are drawn last, so that all else starts alike whatever K is."""
         backbone = self.backbone()
-        return DetectionTransformer(backbone, self.encoder(backbone.channels), self.queries(), self.decoder(), self)
+        encoder, decoder = self.encoder(backbone.channels), self.decoder()
+        return DetectionTransformer(backbone, encoder, self.queries(), decoder, self)
 
     def criterion(self) -> SetCriterion:
         return SetCriterion(self.terms(), self.match)

@@ -20,7 +20,8 @@ class Progress:
     """Where a run is. Data order, augmentation, dropout and rates are functions of the step, so this is all."""
 
     step: int = 0  # optimizer steps taken
-    seconds: float = 0.0  # wall time, evaluation included
+    seconds: float = 0.0  # wall time of training
+    evaluation_seconds: float = 0.0  # and of evaluation
     best_ap: float = -1.0
     stale: int = 0  # evaluations since then
 

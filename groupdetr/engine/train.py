@@ -47,7 +47,7 @@ class Trainer:
         ema = optim.running_mean(self.model, settings.ema) if settings.ema else None
         self.state = State(self.model, optim.optimizer(self.model, settings), ema, Progress())
         self.total = settings.total_steps(len(self.task.train))
-        self.evaluated_at, self.evaluation_seconds = 0.0, 1.0
+        self.evaluated_at, self.evaluation_took = 0.0, 1.0
 
     # the loop
 
@@ -56,18 +56,17 @@ class Trainer:
         progress, batches = self.state.progress, self.batches()
         network = self.parallel()
         self.model.train()
-        clock = time.monotonic() - progress.seconds
         while not self.finished():
+            started = time.monotonic()
             self.seed_step()
             pieces = list(islice(batches, self.settings.accumulate))
             lr = optim.set_rates(self.state.optimizer, self.settings, progress.step, self.share())
             losses, norm = self.step(network, pieces)
             progress.step += 1
-            progress.seconds = self.agreed(time.monotonic() - clock)
+            progress.seconds += self.agreed(time.monotonic() - started)
             self.log(losses, norm, lr)
             if self.time_to_evaluate():
                 self.evaluate(network)
-                progress.seconds = self.agreed(time.monotonic() - clock)
                 self.save()
             elif self.settings.save_every and progress.step % self.settings.save_every == 0:
                 self.save()
@@ -155,7 +154,8 @@ class Trainer:
         """How much of the training is done, 0 to 1."""
         if self.total is not None:
             return self.state.progress.step / self.total
-        return self.state.progress.seconds / (60 * (self.settings.minutes or 1))
+        passed = self.state.progress.seconds + self.state.progress.evaluation_seconds
+        return passed / (60 * (self.settings.minutes or 1))
 
     def finished(self) -> bool:
         patience = self.settings.early_stop
@@ -175,7 +175,7 @@ class Trainer:
         every = self.settings.eval_every
         due = self.epoch(step) // every > self.epoch(step - 1) // every
         if self.total is None:
-            return due and self.state.progress.seconds - self.evaluated_at > 5 * self.evaluation_seconds
+            return due and self.state.progress.seconds - self.evaluated_at > 5 * self.evaluation_took
         return due
 
     def agreed(self, seconds: float) -> float:
@@ -204,7 +204,8 @@ class Trainer:
         ap = 0.0 if math.isnan(result.stats["AP"]) else result.stats["AP"]
         better = ap > progress.best_ap
         progress.best_ap, progress.stale = (ap, 0) if better else (progress.best_ap, progress.stale + 1)
-        self.evaluated_at, self.evaluation_seconds = progress.seconds, time.monotonic() - started
+        self.evaluated_at, self.evaluation_took = progress.seconds, self.agreed(time.monotonic() - started)
+        progress.evaluation_seconds += self.evaluation_took
         if self.accelerator.is_main_process:
             self.keep(result, better)
         network.train()

@@ -36,6 +36,11 @@ class DetectionTask:
     def evaluate(self, found: Sequence[Detections]) -> Evaluation:
         return evaluate(self.data.splits["val"], found)
 
+    def truth(self, index: int) -> Detections:
+        """What is in val picture ``index``, as if it had been found."""
+        corners, labels = self.val.records[index].training()
+        return Detections(torch.ones(len(labels)), torch.from_numpy(labels), torch.from_numpy(corners).float())
+
     def names(self, indices: Sequence[int]) -> list[str]:
         return [self.train.records[index].file_name for index in indices]
 

@@ -167,8 +167,8 @@ SPOILED = {
     "fifo": (lambda s: (s.picture().unlink(), os.mkfifo(s.picture())), "not-a-file", "image 0"),
     "other size": (lambda s: s.draw("0.jpg", 5, (32, 32)), "size-mismatch", "image 0"),
     "link out of the folder": (
-        lambda s: (s.picture().unlink(), s.picture().symlink_to(s.root / "x")),
-        "path-outside",
+        lambda s: (s.picture().rename(s.root / "0.jpg"), s.picture().symlink_to(s.root / "0.jpg")),
+        "linked-outside",
         "image 0",
     ),
     "copy within a split": (lambda s: shutil.copy(s.picture(0), s.picture(1)), "duplicate-images", "image 1"),

@@ -122,19 +122,17 @@ def test_a_file_name_cannot_leave_the_image_folder(name, sample):
         read(sample)
 
 
-def test_links_may_lead_anywhere_within_the_image_folder_and_nowhere_else(sample, tmp_path):
-    inside, outside = sample.root / "images" / "in.jpg", sample.root / "images" / "out.jpg"
-    inside.symlink_to(sample.picture(1))
-    sample.train["images"][0]["file_name"] = "in.jpg"
-    assert read(sample).records[0].path == inside
-    outside.symlink_to(tmp_path / "elsewhere.jpg")
-    sample.train["images"][0]["file_name"] = "out.jpg"
-    with pytest.raises(DataError, match="image folder"):
-        read(sample)
-    (sample.root / "images" / "linked").symlink_to(tmp_path)
-    sample.train["images"][0]["file_name"] = "linked/elsewhere.jpg"
-    with pytest.raises(DataError, match="image folder"):
-        read(sample)
+@pytest.mark.parametrize(("name", "warned"), [("in.jpg", 0), ("out.jpg", 1), ("linked/elsewhere.jpg", 1)])
+def test_links_are_followed_and_those_out_of_the_image_folder_are_told(sample, tmp_path, name, warned):
+    images = sample.root / "images"
+    (images / "in.jpg").symlink_to(sample.picture(1))
+    (images / "out.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (images / "linked").symlink_to(tmp_path)
+    sample.train["images"][0]["file_name"] = name
+    sample.save()
+    split, findings = parse(sample.root / "train.json", images, "train")
+    assert split.records[0].path == images / name
+    assert [finding.code for finding in findings] == ["linked-outside"] * warned
 
 
 def test_the_image_folder_itself_may_be_a_link(sample):

@@ -1,0 +1,92 @@
+"""Do groups leak into each other? Three measurements that must all be zero, of any detector of this library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groupdetr.detector import DetectionTransformer
+from groupdetr.structures import Images, Predictions
+
+TOLERANCE = 1e-4  # rounding of float32: kernels may sum in another order for another number of queries
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """The largest change of any logit or box coordinate."""
+
+    leak: float  # in other groups, when the queries of one are changed
+    apart: float  # between all groups in one training pass and each by itself
+    inference: float  # between the answer at inference and the primary group in training
+
+    @property
+    def holds(self) -> bool:
+        return max(self.leak, self.apart, self.inference) < TOLERANCE
+
+
+def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
+    """Run the detector on noise of two sizes, padded. Its weights and mode are as before afterwards."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = [torch.randn(3, side, side, generator=generator), torch.randn(3, side // 2, side, generator=generator)]
+    images = Images.from_list(pictures).to(next(model.parameters()).device)
+    with torch.inference_mode(), _as_trained(model):
+        together = model(images).layers[-1]
+        groups = together.logits.shape[1]
+        leak = max((_leak(model, images, together, group) for group in range(groups)), default=0.0)
+        model.eval()
+        alone = [_alone(model, images, group) for group in range(groups)]
+        primary = model.recipe.inference_group or 0
+        inference = _change(alone[primary], together[:, primary : primary + 1])
+        apart = max(_change(alone[group], together[:, group : group + 1]) for group in range(groups))
+    return Isolation(leak, apart, inference)
+
+
+@contextmanager
+def _as_trained(model: nn.Module) -> Iterator[None]:
+    """Training mode, but without dropout, whose noise would hide what is looked for."""
+    modes = [(module, module.training) for module in model.modules()]
+    rates = [
+        (module, module.dropout) for module in model.modules() if isinstance(getattr(module, "dropout", None), float)
+    ]
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    for module, _ in rates:
+        module.dropout = 0.0  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, rate in rates:
+            module.dropout = rate
+        for module, mode in modes:
+            module.training = mode
+
+
+def _leak(model: DetectionTransformer, images: Images, before: Predictions, group: int) -> float:
+    """What changes elsewhere when the queries of ``group`` do."""
+    table: Tensor = model.queries.embedding  # type: ignore[assignment]
+    kept = table[group].clone()
+    table[group] += 1.0
+    after = model(images).layers[-1]
+    table[group] = kept
+    others = [k for k in range(len(table)) if k != group]
+    return _change(before[:, others], after[:, others]) if others else 0.0
+
+
+def _alone(model: DetectionTransformer, images: Images, group: int) -> Predictions:
+    """One group at inference."""
+    queries: Any = model.queries
+    kept, queries.inference_group = queries.inference_group, group
+    said = model(images).layers[-1]
+    queries.inference_group = kept
+    return said
+
+
+def _change(a: Predictions, b: Predictions) -> float:
+    return max(float((x - y).abs().max()) for x, y in ((a.logits, b.logits), (a.boxes, b.boxes)))

@@ -1,0 +1,53 @@
+"""Fig. 3: the K queries, one of each group, that an object is matched to, with their boxes and reference points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.data.batch import Pictures, collate
+from groupdetr.detector import DetectionTransformer
+from groupdetr.engine.evaluate import evaluating
+from groupdetr.ops.boxes import cxcywh_to_xyxy
+from groupdetr.structures import Objects
+
+
+@dataclass
+class MatchedQueries:
+    """The T objects of one picture, in pixels of the original."""
+
+    boxes: np.ndarray  # [T,4] of the objects: x0, y0, x1, y1
+    said: np.ndarray  # [T,K,4] what the matched query of each group predicts; nan without a match
+    points: np.ndarray  # [T,K,2] where that query looks: x, y
+
+
+def matched_queries(
+    model: DetectionTransformer, criterion: SetCriterion, pictures: Pictures, index: int
+) -> MatchedQueries:
+    """The last layer's assignment of picture ``index``, all groups running side by side."""
+    batch = collate([pictures[index]])
+    device = next(model.parameters()).device
+    target = batch.targets[0].to(device)
+    primary = model.queries.inference_group
+    try:
+        model.queries.inference_group = None  # type: ignore[assignment]
+        with evaluating(model):
+            outputs = model(batch.images(device))
+            (stages,) = outputs.stages()
+            assignment = criterion.assign(stages, Objects.from_targets([target]))
+    finally:
+        model.queries.inference_group = primary
+    record = pictures.records[index]
+    size = torch.tensor([record.width, record.height], device=device)
+    groups = stages.predictions.logits.shape[2]
+    said = torch.full((len(target), groups, 4), torch.nan, device=device)
+    points = torch.full((len(target), groups, 2), torch.nan, device=device)
+    last = assignment.target[-1], assignment.group[-1]
+    said[last] = cxcywh_to_xyxy(assignment.gather(stages.predictions.boxes)[-1]) * size.repeat(2)
+    reference = outputs.queries.reference[..., :2].expand(len(stages.names), -1, -1, -1, -1)
+    points[last] = assignment.gather(reference)[-1] * size
+    boxes = cxcywh_to_xyxy(target.boxes) * size.repeat(2)
+    return MatchedQueries(boxes.cpu().numpy(), said.cpu().numpy(), points.cpu().numpy())
