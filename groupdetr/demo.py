@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from groupdetr.engine.machine import cores, environment
 from groupdetr.engine.progress import duration, percent
 from groupdetr.engine.run import RunFolder, write_json
 from groupdetr.errors import GroupDETRError, UsageError
-from groupdetr.evaluation.coco import FIGURES
 from groupdetr.experiments import DEMO_COUNTS, DEMO_DATA, experiment
 from groupdetr.predictor import Detector
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
-from groupdetr.report.panels import DetectionPanel, GroupPanel
+from groupdetr.report.panels import GroupPanel
+from groupdetr.reporting import detection_panel, summary
 from groupdetr.tasks.detection import DetectionTask
 
 PANELS, GROUP_PANELS = 6, 6  # pictures on the page
@@ -69,7 +69,7 @@ def demo(options: Options) -> dict[str, Any]:
     arms = [Arm(k, seed, options.out / f"k{k}-seed{seed}", epochs) for seed in seeds for k in (most, 1)]
     console.print(f"training {options.model} for {epochs:g} epochs with 1 and with {most} groups of queries")
     train_all(arms, options, options.at_once or min(2, cores()))
-    summaries = [summary(arm) for arm in arms]
+    summaries = [summary(arm.run) for arm in arms]
     content = metrics(summaries)
     write_json(options.out / "metrics.json", content)
     report(options, arms, summaries)
@@ -154,30 +154,6 @@ def state(arm: Arm) -> tuple[float, str]:
 # what came out
 
 
-def summary(arm: Arm) -> RunSummary:
-    """A training's log as the report wants it: nan where a figure is undefined."""
-    curve = [
-        {name: math.nan if value is None else value for name, value in row.items() if name != "losses"}
-        for row in with_losses(arm.run.records())
-    ]
-    last = curve[-1]
-    figures = {name: last[name] for name in FIGURES}
-    return RunSummary(
-        arm.groups, arm.seed, round(last["epoch"]), last["seconds"], last["peak_memory_mb"], figures, curve
-    )
-
-
-def with_losses(records: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The evaluations, each with the mean of the losses logged since the one before."""
-    losses: list[float] = []
-    for record in records:
-        if "AP" in record:
-            yield {**record, "loss": sum(losses) / max(len(losses), 1)}
-            losses = []
-        else:
-            losses.append(record["loss"])
-
-
 def metrics(summaries: Sequence[RunSummary]) -> dict[str, Any]:
     """What metrics.json holds."""
     runs = []
@@ -207,12 +183,6 @@ def report(options: Options, arms: Sequence[Arm], summaries: Sequence[RunSummary
     }
     names = [category.name for category in data.categories]
     write_demo_report(options.out / "report.html", DemoResults(summaries, names, panels, groups, about))
-
-
-def detection_panel(task: DetectionTask, detectors: dict[str, Detector], index: int) -> DetectionPanel:
-    record = task.val.records[index]
-    found = {name: detector.predict(record.path, score=0.0)[0].detections for name, detector in detectors.items()}
-    return DetectionPanel(load_image(record.path), task.truth(index), found)
 
 
 def group_panel(task: DetectionTask, detector: Detector, index: int) -> GroupPanel:

@@ -25,6 +25,7 @@ from groupdetr.engine.run import RunFolder, write_json, write_text
 from groupdetr.engine.train import Trainer
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
+from groupdetr.reporting import report_run
 from groupdetr.tasks.detection import DetectionTask
 from groupdetr.weights import load_weights
 from groupdetr.weights.native import save
@@ -160,7 +161,8 @@ def start(trainer: Trainer, options: Options, data: DataSet) -> None:
             trainer.save()  # before the configuration: where there is a run, there is something to resume
         else:
             run.rewind(trainer.state.progress.step)
-        write_text(run.config, yaml.safe_dump(to_config(options), sort_keys=False))
+        config = to_config(options) | {"groups": trainer.model.recipe.num_groups}  # type: ignore[union-attr]
+        write_text(run.config, yaml.safe_dump(config, sort_keys=False))
     machine.wait_for_everyone()
 
 
@@ -198,7 +200,9 @@ def finish(trainer: Trainer, say: Any) -> None:
         trainer.save()
         say(f"stopped at step {progress.step} as asked; go on with: groupdetr train --resume {run.path}")
         return
-    say(f"best AP {100 * max(progress.best_ap, 0):.1f}; weights: {run.best}")
+    if trainer.accelerator.is_main_process:
+        report_run(run)
+    say(f"best AP {100 * max(progress.best_ap, 0):.1f}; weights: {run.best}; look at {run.report}")
     say(f"next: groupdetr predict {run.path} PICTURES, groupdetr val {run.path} --per-group")
 
 
