@@ -18,23 +18,24 @@ METADATA = "groupdetr"  # the entry of the safetensors header that holds ours, a
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
     """The state of a model, each tensor once: modules that are shared, such as a head, go by their first name."""
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    return {name: value for name, value in model.state_dict().items() if name in parameters or name in buffers}
+    named = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    return {name: value for name, value in model.state_dict().items() if name in named}
 
 
 def save(model: nn.Module, path: str | Path, metadata: dict[str, Any]) -> None:
     """Write the weights whole or not at all: a process that dies on the way leaves the former file as it was.
 
-    ``metadata``: anything JSON can say, such as the recipe's fields, class names and ids, and the image size.
+    ``metadata``: anything that JSON can say. ``recipe`` (its fields), ``categories`` ([id, name] of every class) and
+    ``imgsz`` make the file complete.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     tensors = {name: value.detach().cpu().contiguous() for name, value in unique_state(model).items()}
     try:
         save_file(tensors, draft, {"format": "pt", METADATA: json.dumps(metadata)})
-        with open(draft, "rb") as written:
+        with draft.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(draft, path)
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -43,9 +44,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a safetensors file, and our metadata ({} where another program wrote it)."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header.get(METADATA, "{}"))  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"these weights cannot be read: {error}", str(path), "copy or download the file again"
-        ) from error
+            metadata = dict(json.loads((file.metadata() or {}).get(METADATA, "{}")))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        remedy = "copy or download the file again"
+        raise WeightsError(f"these weights cannot be read: {error}", str(path), remedy) from error

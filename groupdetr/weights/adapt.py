@@ -1,0 +1,100 @@
+"""Make a checkpoint's queries and classes fit a model with others: rows are taken, dropped or drawn, and it is said."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from groupdetr.errors import WeightsError
+from groupdetr.heads import BoxHead
+
+TABLES = ("queries.embedding",)  # [K,N,...]
+CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")  # [classes,...]
+NAMELESS = ("", "n/a")
+
+
+def unfold_groups(state: dict[str, Tensor], num_groups: int) -> dict[str, Tensor]:
+    """Tables of K*N rows, group after group, as [K,N,...]."""
+    return state | {name: state[name].unflatten(0, (num_groups, -1)) for name in TABLES if name in state}
+
+
+def fit_groups(state: dict[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
+    """Take as many groups, and queries of each, as the model has; say what was done."""
+    lines = []
+    for name in TABLES:
+        lines += _differences(state[name].shape, model[name].shape)
+        state[name] = overlay(state[name], model[name])
+    return lines
+
+
+def overlay(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Of two tables [K,N,...], theirs as far as it reaches on both axes and ours beyond; group 0 stays group 0.
+
+    What is ours are a new model's independent draws, and not copies of theirs: equal groups would be taught the same
+    for ever.
+    """
+    if theirs.shape[2:] != ours.shape[2:]:
+        return theirs  # of another width: not ours to fit
+    groups, queries = (min(pair) for pair in zip(theirs.shape[:2], ours.shape[:2]))
+    table = ours.detach().clone()
+    table[:groups, :queries] = theirs[:groups, :queries]
+    return table
+
+
+def _differences(theirs: Sequence[int], ours: Sequence[int]) -> list[str]:
+    lines = []
+    for what, has, wants in zip(("groups", "queries of a group"), theirs, ours):
+        if has > wants:
+            lines.append(f"{what}: {has} in the file, {wants} in the model: took the first {wants}")
+        if has < wants:
+            lines.append(f"{what}: {has} in the file, {wants} in the model: took {has}, drew the other {wants - has}")
+    return lines
+
+
+def check_classes(sizes: tuple[int, int], theirs: Sequence[str], ours: Sequence[str], where: str) -> None:
+    """Class rows mean something: to load another number of them, or under other names, must be asked for."""
+    remedy = "to keep the rows of the classes both have and start the others anew: new_head=True (--new-head)"
+    if sizes[0] != sizes[1]:
+        raise WeightsError(f"{sizes[0]} classes in the file, {sizes[1]} in the model", where, remedy)
+    for row, (a, b) in enumerate(zip(map(_key, theirs), map(_key, ours))):
+        if a != b and a not in NAMELESS and b not in NAMELESS:
+            raise WeightsError(f"class {row} is {theirs[row]!r} in the file, {ours[row]!r} here", where, remedy)
+
+
+def renew_head(
+    state: dict[str, Tensor], model: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
+) -> list[str]:
+    """A class head for the model: rows of theirs for classes that both know by name, the others fresh."""
+    taken = shared_rows(theirs, ours)
+    names = [name for name in state if CLASS_ROWS.fullmatch(name)]
+    for name in names:
+        rows = fresh_rows(model[name])
+        rows[list(taken)] = state[name][list(taken.values())]
+        state[name] = rows
+    return [f"classes: {len(taken)} rows taken by name, {len(state[names[0]]) - len(taken)} started anew"]
+
+
+def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
+    """Rows of ours -> rows of theirs that mean the same class; with equal lists, row for row."""
+    their_keys, our_keys = [*map(_key, theirs)], [*map(_key, ours)]
+    if their_keys == our_keys:
+        return {row: row for row in range(len(ours))}
+    rows = {key: row for row, key in enumerate(their_keys) if key not in NAMELESS}
+    return {row: rows[key] for row, key in enumerate(our_keys) if key in rows}
+
+
+def fresh_rows(like: Tensor) -> Tensor:
+    """Rows of a class head before training: torch's start of a linear layer, and the prior in the bias."""
+    rows = torch.empty_like(like)
+    if like.ndim == 1:
+        return rows.fill_(-math.log((1 - BoxHead.PRIOR) / BoxHead.PRIOR))
+    return nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
+
+
+def _key(name: str) -> str:
+    """A name as it is compared."""
+    return name.strip().casefold()

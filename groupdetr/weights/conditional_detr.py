@@ -1,0 +1,72 @@
+"""The authors' Conditional DETR checkpoints (github.com/Atten4Vis/ConditionalDETR), R50 and R50-DC5, 564 tensors each.
+
+Branch GroupDETR differs in one tensor: ``query_embed.weight`` has K*N rows, group after group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groupdetr.weights.coco_names import COCO_91
+from groupdetr.weights.layout import Category, Facts, Layout, Names
+
+DECODER: Names = {
+    "sa_qcontent_proj.*": "self_attention.query_content.*",
+    "sa_qpos_proj.*": "self_attention.query_position.*",
+    "sa_kcontent_proj.*": "self_attention.key_content.*",
+    "sa_kpos_proj.*": "self_attention.key_position.*",
+    "sa_v_proj.*": "self_attention.value.*",
+    "self_attn.out_proj.*": "self_attention.output.*",
+    "ca_qcontent_proj.*": "cross_attention.query_content.*",
+    "ca_qpos_proj.*": "cross_attention.query_position.*",  # of layer 0 alone
+    "ca_kcontent_proj.*": "cross_attention.key_content.*",
+    "ca_kpos_proj.*": "cross_attention.key_place.*",
+    "ca_qpos_sine_proj.*": "cross_attention.query_place.*",
+    "ca_v_proj.*": "cross_attention.value.*",
+}  # of one decoder layer, as Hugging Face stores them too
+
+NAMES: Names = {
+    "*.num_batches_tracked": (),  # frozen batch norms count nothing
+    "backbone.0.body.*": "backbone.network.*",
+    "input_proj.*": "encoder.projection.*",
+    "transformer.encoder.layers.#.self_attn.in_proj_*": (
+        "encoder.layers.#.attention.query.*",
+        "encoder.layers.#.attention.key.*",
+        "encoder.layers.#.attention.value.*",
+    ),
+    "transformer.encoder.layers.#.self_attn.out_proj.*": "encoder.layers.#.attention.output.*",
+    "transformer.encoder.layers.#.linear1.*": "encoder.layers.#.feed_forward.expand.*",
+    "transformer.encoder.layers.#.linear2.*": "encoder.layers.#.feed_forward.contract.*",
+    "transformer.encoder.layers.#.norm#.*": "encoder.layers.#.norm#.*",
+    "query_embed.weight": "queries.embedding",
+    "transformer.decoder.ref_point_head.*": "queries.point.*",
+    **{f"transformer.decoder.layers.#.{theirs}": f"decoder.layers.#.{ours}" for theirs, ours in DECODER.items()},
+    "transformer.decoder.layers.#.cross_attn.out_proj.*": "decoder.layers.#.cross_attention.output.*",
+    "transformer.decoder.layers.#.linear1.*": "decoder.layers.#.feed_forward.expand.*",
+    "transformer.decoder.layers.#.linear2.*": "decoder.layers.#.feed_forward.contract.*",
+    "transformer.decoder.layers.#.norm#.*": "decoder.layers.#.norm#.*",
+    "transformer.decoder.query_scale.*": "decoder.layers.1.cross_attention.scale.*",  # shared from layer 1 on
+    "transformer.decoder.norm.*": "decoder.norm.*",
+    "class_embed.*": "decoder.heads.0.classify.*",
+    "bbox_embed.*": "decoder.heads.0.regress.*",
+}
+
+
+def options(args: Facts) -> dict[str, Any]:
+    """From the training script's arguments."""
+    names = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
+    return {ours: args[theirs] for theirs, ours in names.items() if theirs in args}
+
+
+def categories(args: Facts) -> list[Category]:
+    """Rows are COCO's category ids, unless the script was given another data set."""
+    return [*enumerate(COCO_91)] if args.get("dataset_file") == "coco" else []
+
+
+OFFICIAL = Layout(
+    "the authors' Conditional DETR",
+    ("class_embed.weight", "query_embed.weight", "transformer.decoder.ref_point_head.*"),
+    NAMES,
+    options,
+    categories,
+)

@@ -1,0 +1,68 @@
+"""A published checkpoint as a file of ours: its recipe is read off it, the model built, filled and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from groupdetr.errors import WeightsError
+from groupdetr.weights import native
+from groupdetr.weights.loading import LoadReport, categories, load_weights, translate, unfold
+from groupdetr.weights.reading import Checkpoint
+
+IMGSZ = 800  # the shorter side in pixels that all published detectors were trained and evaluated with
+
+
+def import_weights(
+    source: str | Path, out: str | Path, preset: str | None = None, file_groups: int | None = None, **options: Any
+) -> LoadReport:
+    """Write the weights of ``source`` to ``out``, a .safetensors file of ours that knows its recipe and classes.
+
+    ``preset``: by default the one that the file asks for. ``options``: fields of the recipe to be otherwise than in
+    the file, such as ``num_groups=1``, which keeps group 0. ``file_groups`` as in `load_weights`.
+    """
+    from groupdetr.experiments import experiment  # of a floor above: only who imports needs presets
+
+    layout, file = translate(source)
+    told = layout.options(file.facts)
+    preset = preset or told.get("preset") or choose_preset(file, told.get("dilated"))
+    recipe = experiment(preset).recipe
+    seen = sizes(unfold(file, file_groups, recipe.num_queries))
+    recipe = recipe.with_options(**{**told, **seen, **options, "preset": preset, "pretrained_backbone": False})
+    model = recipe.build()
+    report = load_weights(model, source, file_groups=file_groups)
+    classes = categories(layout, file) or [(row, f"class {row}") for row in range(recipe.num_classes)]
+    imgsz = file.number("imgsz") or IMGSZ
+    native.save(model, out, {"recipe": asdict(recipe), "categories": classes, "imgsz": imgsz})
+    report.say([f"{out}: {preset}, {recipe.num_groups} x {recipe.num_queries} queries, {recipe.num_classes} classes"])
+    return report
+
+
+def choose_preset(file: Checkpoint, dilated: bool | None) -> str:
+    """R50 and R50-DC5 have the same tensors: only the settings beside them tell one from the other."""
+    if dilated is None:
+        r50, dc5 = "conditional-detr-r50", "conditional-detr-r50-dc5"
+        raise WeightsError(f"the file does not say if it is {r50} or {dc5}", file.where, f"name it: preset={r50!r}")
+    return "conditional-detr-r50-dc5" if dilated else "conditional-detr-r50"
+
+
+def sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Fields of a recipe that show in the shapes and names of its tensors."""
+    groups, queries, channels = state["queries.embedding"].shape
+    return {
+        "num_groups": groups,
+        "num_queries": queries,
+        "channels": channels,
+        "num_classes": len(state["decoder.heads.0.classify.bias"]),
+        "hidden": len(state["encoder.layers.0.feed_forward.expand.bias"]),
+        "encoder_layers": _count(state, "encoder.layers."),
+        "decoder_layers": _count(state, "decoder.layers."),
+    }
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})

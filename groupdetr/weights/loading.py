@@ -1,0 +1,117 @@
+"""Weights of any known layout into a model: recognised by their names, converted, fitted, and every step said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from groupdetr.errors import WeightsError
+from groupdetr.weights.adapt import CLASS_ROWS, TABLES, check_classes, fit_groups, renew_head, unfold_groups
+from groupdetr.weights.conditional_detr import OFFICIAL
+from groupdetr.weights.huggingface import HUGGING_FACE
+from groupdetr.weights.layout import Category, Facts, Layout, refuse
+from groupdetr.weights.native import unique_state
+from groupdetr.weights.reading import Checkpoint, open_checkpoint
+
+
+def _recipe(metadata: Facts) -> dict[str, Any]:
+    return dict(metadata.get("recipe", {}))
+
+
+def _categories(metadata: Facts) -> list[Category]:
+    return [(id, name) for id, name in metadata.get("categories", [])]
+
+
+NATIVE = Layout("groupdetr", ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
+LAYOUTS = (NATIVE, OFFICIAL, HUGGING_FACE)
+
+
+@dataclass
+class LoadReport:
+    """What was done, a line for each thing."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, lines: Sequence[str]) -> None:
+        self.lines += lines
+        for line in lines:
+            logging.getLogger("groupdetr").info(line)
+
+
+def load_weights(
+    model: nn.Module, source: str | Path, *, new_head: bool = False, class_names: Sequence[str] | None = None,
+    file_groups: int | None = None,
+) -> LoadReport:  # fmt: skip
+    """Weights of an official layout, of Hugging Face or of ours into ``model``, whose K and N may be others.
+
+    ``new_head`` lets the classes differ; rows of those that file and ``class_names`` (the model's) both name are kept.
+    ``file_groups``: K of a file that has K*N query rows and does not say how many groups they are.
+    """
+    layout, file = translate(source)
+    report, ours = LoadReport(), model.state_dict()
+    report.say([f"{file.where}: {layout.title}, {len(file.state)} tensors"])
+    refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
+    refuse(unique_state(model).keys() - file.state.keys(), "the file has no", file.where)
+    state = unfold(file, file_groups, ours[TABLES[0]].shape[1])
+    report.say(fit_groups(state, ours))
+    named = [name for _, name in categories(layout, file)]
+    if new_head:
+        report.say(renew_head(state, ours, named, class_names or ()))
+    else:
+        check_classes((num_classes(state), num_classes(ours)), named, class_names or (), file.where)
+    refuse(_misshapen(state, ours), "of another shape than the model's:", file.where)
+    model.load_state_dict(state, strict=False)
+    return report
+
+
+def translate(source: str | Path) -> tuple[Layout, Checkpoint]:
+    """A file's layout, and its tensors under our names."""
+    checkpoint = open_checkpoint(source)
+    for layout in LAYOUTS:
+        if layout.fits(checkpoint.state):
+            return layout, layout.convert(checkpoint)
+    known = ", ".join(layout.title for layout in LAYOUTS)
+    refuse(checkpoint.state, f"no layout that is known here ({known}):", checkpoint.where)
+    raise WeightsError("there is no tensor", checkpoint.where)
+
+
+def categories(layout: Layout, file: Checkpoint) -> list[Category]:
+    """What the rows of the file's class head stand for; [] if it does not say, or not for as many rows."""
+    found = layout.categories(file.facts)
+    return found if len(found) == num_classes(file.state) else []
+
+
+def num_classes(state: Mapping[str, Tensor]) -> int:
+    return next(len(state[name]) for name in state if CLASS_ROWS.fullmatch(name))
+
+
+def unfold(file: Checkpoint, told: int | None, queries: int) -> dict[str, Tensor]:
+    """The tensors, flat query tables [K*N,C] as [K,N,C]. ``queries``: the model's N, to go by if the file is silent."""
+    flat = [file.state[name] for name in TABLES if name in file.state and file.state[name].ndim == 2]
+    return unfold_groups(file.state, count_groups(file, len(flat[0]), told, queries)) if flat else file.state
+
+
+def count_groups(file: Checkpoint, rows: int, told: int | None, queries: int) -> int:
+    """How many groups K*N ``rows`` are: as told, else as the file says, else as many as have the model's N."""
+    queries = file.number("num_queries") or queries
+    groups = told or file.number("group_detr") or rows // queries
+    if groups < 1 or rows % groups or (told is None and rows != groups * queries):
+        raise WeightsError(
+            f"{rows} query rows are no whole number of groups of {queries}",
+            file.where,
+            "say how many groups these are: file_groups=1 (--file-groups 1)",
+        )
+    return groups
+
+
+def _misshapen(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{name} {tuple(theirs[name].shape)} for {tuple(ours[name].shape)}"
+        for name in theirs
+        if theirs[name].shape != ours[name].shape
+    ]

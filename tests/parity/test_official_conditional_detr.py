@@ -1,0 +1,149 @@
+"""Outputs, losses and gradients equal those of the authors' code, main and GroupDETR branch.
+
+Runs where the environment variable GROUPDETR_CONDITIONAL_DETR_REPO names a checkout of either branch of
+github.com/Atten4Vis/ConditionalDETR. Figures: ``pytest -m slow -s``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.structures import Images, Target
+from groupdetr.weights import load_weights
+from groupdetr.weights.conditional_detr import OFFICIAL
+from groupdetr.weights.reading import Checkpoint
+
+from . import official
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not official.REPOSITORY, reason="GROUPDETR_CONDITIONAL_DETR_REPO names no checkout"),
+]
+GROUPS = (1, 3, 11)
+TOLERANCE = 1e-4
+
+
+class Pair:
+    """Their model and ours, from one checkpoint file of theirs, on one batch with padding."""
+
+    def __init__(self, num_groups: int, dilated: bool, folder: Path) -> None:
+        torch.manual_seed(num_groups)
+        self.theirs, self.their_criterion, args = official.build(num_groups, dilated)
+        path = folder / "checkpoint.pth"
+        torch.save({"model": self.theirs.state_dict(), "optimizer": {}, "epoch": 49, "args": args}, path)
+        recipe = ConditionalDETR(num_groups=num_groups, num_queries=100, dilated=dilated, dropout=0.0)
+        self.ours, self.our_criterion = recipe.build(), recipe.criterion()
+        self.report = load_weights(self.ours, path)
+        self.images = Images.from_list([scene(96, 128), scene(128, 80), scene(64, 64)])
+        self.targets = [objects(3), objects(0), objects(7)]
+
+    def to(self, dtype: torch.dtype) -> None:
+        """Weights and pixels are numbers of single precision, so the way to double and back loses nothing."""
+        self.ours.to(dtype), self.theirs.to(dtype)
+        self.images.pixels = self.images.pixels.to(dtype)
+
+    def compare(self, targets: list[Target]) -> tuple[Any, Any, dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs and losses of both: ours, theirs."""
+        theirs, ours = self.theirs(official.nested(self.images)), self.ours(self.images)
+        described = [{"labels": t.labels, "boxes": t.boxes.to(self.images.pixels)} for t in targets]
+        their_losses = official.losses(self.their_criterion, theirs, described)
+        return ours, theirs, self.our_criterion(ours, targets), their_losses
+
+
+def scene(height: int, width: int) -> Tensor:
+    """A picture with large structures, so that places differ."""
+    return F.interpolate(torch.randn(1, 3, height // 16, width // 16), size=(height, width), mode="bicubic")[0] * 2
+
+
+def objects(count: int) -> Target:
+    centre, size = torch.rand(count, 2) * 0.6 + 0.2, torch.rand(count, 2) * 0.35 + 0.05
+    return Target(torch.randint(1, 91, (count,)), torch.cat([centre, size], dim=1))
+
+
+@pytest.fixture(scope="module", params=[(k, dilated) for dilated in (False, True) for k in GROUPS], ids=str)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    num_groups, dilated = request.param
+    if num_groups > 1 and not official.HAS_GROUPS:
+        pytest.skip("this branch has no groups")
+    return Pair(num_groups, dilated, tmp_path_factory.mktemp("official"))
+
+
+def differences(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """The largest absolute difference, over the same names on both sides."""
+    assert ours.keys() == theirs.keys()
+    worst = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+    largest = max(value.abs().max().item() for value in theirs.values())
+    print(f"{what}: {len(ours)} tensors, largest value {largest:.3g}, largest difference {worst:.3g}")
+    return worst
+
+
+def test_all_564_tensors_of_their_checkpoint_are_used(pair: Pair) -> None:
+    assert len(pair.theirs.state_dict()) == 564
+    assert len(pair.report.lines) == 1  # read, and nothing had to be fitted
+
+
+def test_outputs_and_losses_are_theirs(pair: Pair) -> None:
+    pair.ours.train(), pair.theirs.train(), pair.their_criterion.train()
+    ours, theirs, our_losses, their_losses = pair.compare(pair.targets)
+    layers = [*theirs["aux_outputs"], theirs]
+    told = {f"logits{i}": x.logits.flatten(1, 2) for i, x in enumerate(ours.layers)}
+    told |= {f"boxes{i}": x.boxes.flatten(1, 2) for i, x in enumerate(ours.layers)}
+    meant = {f"logits{i}": x["pred_logits"] for i, x in enumerate(layers)}
+    meant |= {f"boxes{i}": x["pred_boxes"] for i, x in enumerate(layers)}
+    assert differences("outputs", told, meant) < TOLERANCE
+    assert differences("losses", our_losses, their_losses) < TOLERANCE
+
+
+def test_gradients_are_theirs(pair: Pair) -> None:
+    """In double precision: in single, a ReLU whose input is zero up to rounding may fall on either side, and the
+    gradients of that one unit then differ by up to 1e-3 here."""
+    pair.to(torch.float64)
+    pair.ours.train(), pair.theirs.train(), pair.their_criterion.train()
+    _, _, our_losses, their_losses = pair.compare(pair.targets)
+    pair.ours.zero_grad(), pair.theirs.zero_grad()
+    torch.stack([*our_losses.values()]).sum().backward()
+    torch.stack([*their_losses.values()]).sum().backward()
+    assert differences("gradients", our_gradients(pair), their_gradients(pair)) < TOLERANCE
+    pair.to(torch.float32)
+
+
+def our_gradients(pair: Pair) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in pair.ours.named_parameters() if p.grad is not None}
+
+
+def their_gradients(pair: Pair) -> dict[str, Tensor]:
+    """Under our names, frozen parameters absent."""
+    found = {name: p.grad for name, p in pair.theirs.named_parameters() if p.grad is not None}
+    renamed = OFFICIAL.convert(Checkpoint(found, {}, "gradients")).state
+    table = "queries.embedding"
+    return renamed | {table: renamed[table].view(pair.ours.queries.embedding.shape)}
+
+
+def test_inference_is_theirs(pair: Pair) -> None:
+    pair.ours.eval(), pair.theirs.eval()
+    with torch.no_grad():
+        ours, theirs = pair.ours(pair.images).answer, pair.theirs(official.nested(pair.images))
+    told, meant = (
+        {"logits": ours.logits, "boxes": ours.boxes},
+        {"logits": theirs["pred_logits"], "boxes": theirs["pred_boxes"]},
+    )
+    assert differences("inference", told, meant) < TOLERANCE
+
+
+def test_a_batch_without_objects_differs_from_theirs_by_exactly_the_number_of_groups(pair: Pair) -> None:
+    """Their normaliser is max(1, K * objects), ours K * max(1, objects), which is the mean over groups (Eq. 7)."""
+    pair.ours.train(), pair.theirs.train(), pair.their_criterion.train()
+    _, _, ours, theirs = pair.compare([objects(0)] * 3)
+    num_groups = pair.ours.recipe.num_groups
+    worst = max(abs(theirs[name] / num_groups - ours[name]).item() for name in ours)
+    print(f"without objects, theirs / {num_groups}: largest difference {worst:.3g}")
+    assert worst < TOLERANCE
+    assert all(theirs[name] > 0 for name in theirs if name.endswith("focal"))
