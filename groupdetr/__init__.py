@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from groupdetr.weights import load_weights
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "Images", "Outputs", "Result", "Target", "create_criterion", "create_model", "load_weights"]
+__all__ = [
+    "Detections",
+    "Detector",
+    "Images",
+    "Outputs",
+    "Result",
+    "Target",
+    "create_criterion",
+    "create_model",
+    "load_weights",
+]
 
 _HOMES = {
     "create_criterion": "create",

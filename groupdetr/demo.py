@@ -30,6 +30,7 @@ from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.panels import GroupPanel
 from groupdetr.reporting import detection_panel, summary
+from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
 
 PANELS, GROUP_PANELS = 6, 6  # pictures on the page
@@ -169,7 +170,7 @@ def report(options: Options, arms: Sequence[Arm], summaries: Sequence[RunSummary
     first = [arm for arm in arms if arm.seed == options.seed]
     detectors = {f"K = {arm.groups}": Detector(arm.folder, "cpu") for arm in first}
     data = load(options.out / "data")
-    task = DetectionTask(data, next(iter(detectors.values())).imgsz, "none", 0, most=100)
+    task = DetectionTask(data, Settings(imgsz=next(iter(detectors.values())).imgsz), most=100)
     panels = [detection_panel(task, detectors, index) for index in range(PANELS)]
     best = detectors[f"K = {max(arm.groups for arm in first)}"]
     groups = [group_panel(task, best, index) for index in range(PANELS, PANELS + GROUP_PANELS)]

@@ -11,9 +11,9 @@ from groupdetr.data.synthetic import SyntheticConfig
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import TinyConditionalDETR
-from groupdetr.engine.settings import Settings
 from groupdetr.errors import UsageError
 from groupdetr.groups import jointly, match_naively
+from groupdetr.settings import Settings
 
 K = 11  # the paper's number of groups (Sec. 4.1)
 

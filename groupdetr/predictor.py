@@ -133,6 +133,7 @@ class Detector:
             images: Images = normalised(pixels, pixels.new_zeros(pixels[:, 0].shape, dtype=torch.bool))
             answer = self.model(images).answer
             (found,) = postprocess(answer, [image.size], self.recipe.num_detections)
+            found.boxes = found.boxes.clamp(min=0).minimum(torch.tensor(image.size * 2))  # people expect boxes inside
             source = str(picture) if isinstance(picture, str | Path) else ""
             yield Result(image, found.above(score), self.categories, source)
 

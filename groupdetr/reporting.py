@@ -17,6 +17,7 @@ from groupdetr.predictor import Detector
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.panels import DetectionPanel
 from groupdetr.report.run import RunReport, write_run_report
+from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
 
 PANELS = 8  # pictures on the page
@@ -27,7 +28,7 @@ def report_run(run: RunFolder) -> Path:
     config = run.read_config()
     detector = Detector(run.path, "cpu")
     data = load(config["data"], config["images"])
-    task = DetectionTask(data, detector.imgsz, "none", 0, detector.recipe.num_detections)
+    task = DetectionTask(data, Settings(imgsz=detector.imgsz), detector.recipe.num_detections)
     panels = [detection_panel(task, {"found": detector}, index) for index in range(min(PANELS, len(task.val)))]
     card = json.loads(run.data.read_text())
     splits = {name: f"{split['images']} pictures" for name, split in card["splits"].items()}

@@ -141,9 +141,10 @@ def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machi
     def save_best(best: nn.Module) -> None:
         save(best, run.best, metadata)
 
-    task = DetectionTask(data, settings.imgsz, settings.augment, settings.seed, recipe.num_detections)
+    workers = loader_workers(settings)
+    task = DetectionTask(data, settings, recipe.num_detections, workers)
     return Trainer(
-        model, recipe.criterion(), task, settings, run, machine, Silent(), loader_workers(settings), save_best,
+        model, recipe.criterion(), task, settings, run, machine, Silent(), workers, save_best,
         options.stop_after,
     )  # fmt: skip
 

@@ -19,10 +19,10 @@ from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import accelerator, loader_workers
 from groupdetr.engine.progress import percent
 from groupdetr.engine.run import RunFolder, write_json, write_text
-from groupdetr.engine.settings import Settings
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import Evaluation, evaluate, to_coco_results
 from groupdetr.predictor import Detector
+from groupdetr.settings import Settings
 from groupdetr.structures import Detections
 from groupdetr.tasks.detection import DetectionTask
 
@@ -45,7 +45,7 @@ def validate(options: Options) -> Validation:
     machine = accelerator(settings)
     detector = Detector(options.run_, str(machine.device), options.imgsz)
     data = chosen_split(options, detector)
-    task = DetectionTask(data, detector.imgsz, "none", seed=0, most=detector.recipe.num_detections)
+    task = DetectionTask(data, Settings(imgsz=detector.imgsz), detector.recipe.num_detections)
     everything = detections(detector, task, machine, options)
     evaluations = [evaluate(data.splits["val"], found) for found in everything]
     return Validation(data, everything[0], evaluations[0], evaluations[1:])

@@ -23,7 +23,7 @@ class Options:
 
     def run(self) -> int:
         from groupdetr.engine.machine import accelerator, environment
-        from groupdetr.engine.settings import Settings
+        from groupdetr.settings import Settings
 
         device = accelerator(Settings(device=self.device)).device
         result = self.isolation(device)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from groupdetr.engine.run import RunFolder
-from groupdetr.engine.settings import Settings
 from groupdetr.errors import UsageError
+from groupdetr.settings import Settings
 
 MODEL = "conditional-detr-r50"
 

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from groupdetr.engine.settings import Settings
 from groupdetr.errors import UsageError
+from groupdetr.settings import Settings
 
 PACKAGES = ("groupdetr", "torch", "torchvision", "timm", "accelerate", "scipy", "numpy", "pillow", "faster-coco-eval")
 

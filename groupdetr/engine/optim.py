@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from groupdetr.engine.settings import Settings
+from groupdetr.settings import Settings
 
 
 def optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:

@@ -19,10 +19,11 @@ from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import peak_memory_mb
 from groupdetr.engine.progress import Reporter
 from groupdetr.engine.run import RunFolder, write_json
-from groupdetr.engine.settings import Settings
 from groupdetr.errors import DivergedError
+from groupdetr.settings import Settings
 from groupdetr.tasks.task import Compared, Evaluated, Task
 
+SAVE_SECONDS = 300.0  # what a kill may cost at most, with or without --save-every
 FOREVER = 1 << 40  # steps of a training that only the clock ends
 
 
@@ -47,7 +48,7 @@ class Trainer:
         ema = optim.running_mean(self.model, settings.ema) if settings.ema else None
         self.state = State(self.model, optim.optimizer(self.model, settings), ema, Progress())
         self.total = settings.total_steps(len(self.task.train))
-        self.evaluated_at, self.evaluation_took = 0.0, 1.0
+        self.evaluated_at, self.evaluation_took, self.saved_at = 0.0, 1.0, time.monotonic()
 
     # the loop
 
@@ -68,7 +69,7 @@ class Trainer:
             if self.time_to_evaluate():
                 self.evaluate(network)
                 self.save()
-            elif self.settings.save_every and progress.step % self.settings.save_every == 0:
+            elif self.time_to_save():
                 self.save()
         return progress
 
@@ -178,6 +179,12 @@ class Trainer:
             return due and self.state.progress.seconds - self.evaluated_at > 5 * self.evaluation_took
         return due
 
+    def time_to_save(self) -> bool:
+        """Every ``save_every`` steps, and never later than a few minutes after the last time."""
+        every = self.settings.save_every
+        due = every is not None and self.state.progress.step % every == 0
+        return due or time.monotonic() - self.saved_at > SAVE_SECONDS
+
     def agreed(self, seconds: float) -> float:
         """The first process's clock, so that all stop at the same step."""
         if self.ranks == 1 or self.total is not None:
@@ -222,6 +229,7 @@ class Trainer:
         self.reporter.evaluated(self.epoch(), progress.seconds, result.stats, better)
 
     def save(self) -> None:
+        self.saved_at = time.monotonic()
         if self.accelerator.is_main_process:
             self.state.save(self.run.last)
 

@@ -12,6 +12,7 @@ from groupdetr.data.batch import Pictures
 from groupdetr.data.formats import DataSet
 from groupdetr.evaluation.coco import Evaluation, evaluate
 from groupdetr.ops.boxes import cxcywh_to_xyxy
+from groupdetr.settings import Settings
 from groupdetr.structures import Detections, Predictions
 
 AUGMENTATIONS: dict[str, Callable[[int], Callable[[Any], Any]]] = {
@@ -19,15 +20,16 @@ AUGMENTATIONS: dict[str, Callable[[int], Callable[[Any], Any]]] = {
     "flip": transforms.flipping,
     "none": transforms.validation,
 }
-CACHE = 1 << 30  # bytes of decoded training pictures that a process keeps
+CACHE = 1 << 30  # bytes of decoded training pictures that all loader processes together keep
 
 
 class DetectionTask:
     """Detection on a data set with ``train`` and ``val`` splits. ``most``: detections kept of an image."""
 
-    def __init__(self, data: DataSet, imgsz: int, augment: str, seed: int, most: int) -> None:
+    def __init__(self, data: DataSet, settings: Settings, most: int, workers: int = 0) -> None:
+        imgsz, augment = settings.imgsz, AUGMENTATIONS[settings.augment]
         self.data, self.most = data, most
-        self.train = Pictures(data.splits["train"].records, AUGMENTATIONS[augment](imgsz), seed, CACHE)
+        self.train = Pictures(data.splits["train"].records, augment(imgsz), settings.seed, CACHE // max(1, workers))
         self.val = Pictures(data.splits["val"].records, transforms.validation(imgsz))
 
     def postprocess(self, answer: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Detections]:

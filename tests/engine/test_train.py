@@ -10,8 +10,8 @@ import torch
 
 from groupdetr.cli import main
 from groupdetr.engine.optim import set_rates
-from groupdetr.engine.settings import Settings
 from groupdetr.errors import UsageError
+from groupdetr.settings import Settings
 from tests.runs import arguments, checkpoint, log, losses, train
 
 

@@ -52,7 +52,7 @@ class Settings:
     early_stop: int | None = None
     """Evaluations without a better AP after which training stops."""
     save_every: int | None = None
-    """Steps between checkpoints, besides the one at every evaluation."""
+    """Steps between checkpoints, besides those at every evaluation and every five minutes."""
     seed: int = 42
     workers: int | None = None
     """Processes that load images; None: one for each spare processor core, 8 at most."""
