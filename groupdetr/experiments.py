@@ -33,14 +33,16 @@ class Experiment:
 
 EPOCHS_12 = Settings(epochs=12, lr_drop=11 / 12)  # official scripts: StepLR at epoch 11
 EPOCHS_50 = Settings(epochs=50, lr_drop=40 / 50)
-TINY_K = 8
+TINY_K = 6
 TINY = Settings(
-    epochs=60, batch=16, imgsz=96, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip", clip=0.1
+    epochs=12, batch=8, imgsz=64, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip"
 )  # fmt: skip
 
 # what the demo trains on
-DEMO_DATA = SyntheticConfig()
-DEMO_COUNTS = {"train": 2000, "val": 250}
+DEMO_DATA = SyntheticConfig(
+    image_size=64, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5)
+)  # fmt: skip
+DEMO_COUNTS = {"train": 2000, "val": 300}
 
 # what to train
 

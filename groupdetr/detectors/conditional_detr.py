@@ -29,6 +29,7 @@ class ConditionalDETR(Recipe):
     decoder_layers: int = 6
     hidden: int = 2048  # of the feed-forward networks
     temperature: float = 10000.0  # of the image's position embedding
+    offset: float = 0.0  # and its shift, in pixels of the feature map
     eps: float = 1e-5  # of the inverse sigmoid
 
     def backbone(self) -> Backbone:
@@ -39,7 +40,7 @@ class ConditionalDETR(Recipe):
             EncoderLayer(self.channels, self.num_heads, self.hidden, self.dropout) for _ in range(self.encoder_layers)
         ]
         xavier(layer.feed_forward for layer in layers)
-        return TransformerEncoder(in_channels[-1], layers, self.temperature, self.recompute)
+        return TransformerEncoder(in_channels[-1], layers, self.temperature, self.offset, self.recompute)
 
     def queries(self) -> LearnedPoints:
         queries = LearnedPoints(self.num_groups, self.num_queries, self.channels, self.inference_group)

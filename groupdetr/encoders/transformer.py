@@ -28,19 +28,24 @@ class EncoderLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Feature maps, of which the coarsest is used, and the images' padding -> `Memory`."""
+    """Feature maps, of which the coarsest is used, and the images' padding -> `Memory`.
 
-    def __init__(self, in_channels: int, layers: list[EncoderLayer], temperature: float, recompute: bool) -> None:
+    ``temperature`` and ``offset`` are those of `image_embedding`.
+    """
+
+    def __init__(
+        self, in_channels: int, layers: list[EncoderLayer], temperature: float, offset: float, recompute: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.projection = nn.Conv2d(in_channels, layers[0].norm1.normalized_shape[0], kernel_size=1)
-        self.temperature, self.recompute = temperature, recompute
+        self.temperature, self.offset, self.recompute = temperature, offset, recompute
 
     def forward(self, features: list[Tensor], padding: Tensor) -> Memory:
         projected = self.projection(features[-1])
         shape = projected.shape[-2:]
         padding = F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool()
-        position = image_embedding(padding, projected.shape[1], self.temperature).to(projected.dtype)
+        position = image_embedding(padding, projected.shape[1], self.temperature, self.offset).to(projected.dtype)
         memory = Memory(
             projected.flatten(2).transpose(1, 2), position.flatten(1, 2), padding.flatten(1), ((shape[0], shape[1]),)
         )
