@@ -54,7 +54,7 @@ def load_weights(
     """
     layout, file = translate(source)
     report, ours = LoadReport(), model.state_dict()
-    report.say([f"{file.where}: {layout.title}, {len(file.state)} tensors"])
+    report.say([f"{file.where}: read as {layout.title}, {len(file.state)} tensors of ours"])
     refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
     refuse(unique_state(model).keys() - file.state.keys(), "the file has no", file.where)
     state = unfold(file, file_groups, ours[TABLES[0]].shape[1])

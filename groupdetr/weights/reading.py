@@ -82,8 +82,8 @@ def _open_pickle(path: Path) -> Checkpoint:
 def _load(path: Path) -> Any:
     """Unpickle tensors, plain values and a Namespace of them. Anything else is named and refused, not run."""
     try:
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file, torch.serialization.safe_globals([Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"this file asks to run code or is damaged: {_reason(error)}",

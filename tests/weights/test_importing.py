@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from groupdetr.detector import DetectionTransformer
+from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.errors import UsageError, WeightsError
+from groupdetr.experiments import recipe_from
+from groupdetr.structures import Images
+from groupdetr.weights import import_weights, load_weights, read
+
+from .conftest import official_args, official_state
+
+TINY = "conditional-detr-tiny"
+
+
+def test_an_import_is_a_complete_file_of_ours(model: DetectionTransformer, official_file: Path, tmp_path: Path) -> None:
+    report = import_weights(official_file, tmp_path / "out.safetensors", TINY)
+    metadata = read(tmp_path / "out.safetensors")[1]
+    again = recipe_from(metadata["recipe"]).build()
+    load_weights(again, tmp_path / "out.safetensors")
+    images = Images.from_list([torch.randn(3, 64, 48)])
+    assert torch.equal(again.eval()(images).answer.boxes, model.eval()(images).answer.boxes)
+    assert asdict(again.recipe) == asdict(model.recipe) | {"preset": TINY, "dropout": 0.1}
+    assert metadata["categories"] == [[row, f"class {row}"] for row in range(5)]
+    assert metadata["imgsz"] == 800
+    assert report.lines[-1] == f"{tmp_path / 'out.safetensors'}: {TINY}, 3 x 4 queries, 5 classes"
+
+
+def test_an_import_keeps_fewer_groups_if_asked(
+    model: DetectionTransformer, official_file: Path, tmp_path: Path
+) -> None:
+    import_weights(official_file, tmp_path / "out.safetensors", TINY, num_groups=1)
+    state, metadata = read(tmp_path / "out.safetensors")
+    assert metadata["recipe"]["num_groups"] == 1
+    assert torch.equal(state["queries.embedding"], model.queries.embedding[:1])
+
+
+def test_an_import_of_ours_keeps_what_it_knows(official_file: Path, tmp_path: Path) -> None:
+    import_weights(official_file, tmp_path / "one.safetensors", TINY)
+    import_weights(tmp_path / "one.safetensors", tmp_path / "two.safetensors", num_queries=2)
+    one, two = read(tmp_path / "one.safetensors")[1], read(tmp_path / "two.safetensors")[1]
+    assert two == one | {"recipe": one["recipe"] | {"num_queries": 2}}
+
+
+@pytest.mark.parametrize(("dilation", "preset"), [(False, "conditional-detr-r50"), (True, "conditional-detr-r50-dc5")])
+def test_the_settings_beside_the_weights_tell_r50_from_dc5(dilation: bool, preset: str, tmp_path: Path) -> None:
+    recipe = ConditionalDETR(num_queries=3, channels=16, num_heads=2, hidden=16, encoder_layers=1, decoder_layers=2)
+    model = recipe.build()
+    content = {"model": official_state(model), "args": official_args(model, dilation=dilation)}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    import_weights(tmp_path / "checkpoint.pth", tmp_path / "out.safetensors")
+    metadata = read(tmp_path / "out.safetensors")[1]
+    assert metadata["recipe"]["preset"] == preset
+    assert recipe_from(metadata["recipe"]).dilated is dilation  # type: ignore[attr-defined]
+    assert metadata["categories"][18] == [18, "dog"]
+
+
+def test_a_file_that_says_neither_must_be_told(model: DetectionTransformer, tmp_path: Path) -> None:
+    torch.save({"model": official_state(model), "args": Namespace()}, tmp_path / "bare.pth")
+    with pytest.raises(WeightsError, match="does not say if it is conditional-detr-r50 or conditional-detr-r50-dc5"):
+        import_weights(tmp_path / "bare.pth", tmp_path / "out.safetensors")
+    with pytest.raises(UsageError, match="no model 'conditional-detr-r5'"):
+        import_weights(tmp_path / "bare.pth", tmp_path / "out.safetensors", "conditional-detr-r5")

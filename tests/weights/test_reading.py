@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from groupdetr.errors import WeightsError
+from groupdetr.weights.reading import open_checkpoint
+
+
+class Runs:
+    """A pickle that makes a folder when it is loaded by a reader who trusts it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("place", ["args", "model", "inside args", "bare"])
+def test_code_in_a_checkpoint_is_refused_and_not_run(place: str, tmp_path: Path) -> None:
+    trap, path = Runs(tmp_path / "ran"), tmp_path / "trap.pth"
+    contents = {
+        "args": {"model": {}, "args": trap},
+        "model": {"model": trap},
+        "inside args": {"model": {"a": torch.zeros(1)}, "args": Namespace(lr=trap)},
+        "bare": trap,
+    }
+    torch.save(contents[place], path)
+    with pytest.raises(WeightsError, match="mkdir"):
+        open_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_in_a_plain_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "trap.pth"
+    path.write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
+    with pytest.raises(WeightsError):
+        open_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_trap_works_on_those_who_trust_it(tmp_path: Path) -> None:
+    torch.save(Runs(tmp_path / "ran"), tmp_path / "trap.pth")
+    torch.load(tmp_path / "trap.pth", weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_namespace_of_plain_values_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    args = Namespace(lr=1e-4, dilation=True, device="cuda", masks=None, scales=[480, 800])
+    torch.save({"model": {"a": torch.ones(2)}, "args": args, "epoch": 49}, path)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.facts == vars(args)
+    assert torch.equal(checkpoint.state["a"], torch.ones(2))
+
+
+def test_named_tensors_alone_are_read_and_say_nothing(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "weights.pt")
+    checkpoint = open_checkpoint(tmp_path / "weights.pt")
+    assert checkpoint.state.keys() == {"a"}
+    assert checkpoint.facts == {}
+
+
+def test_the_container_is_told_by_content_and_not_by_name(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "one.safetensors")
+    save_file({"a": torch.ones(2)}, tmp_path / "two.pth")
+    for name in ("one.safetensors", "two.pth"):
+        assert open_checkpoint(tmp_path / name).state.keys() == {"a"}
+
+
+@pytest.mark.parametrize("content", ["tensor", "list", "number inside"])
+def test_what_is_no_state_is_named(content: str, tmp_path: Path) -> None:
+    contents = {"tensor": torch.ones(2), "list": [1, 2], "number inside": {"model": {"lr": 0.1, "a": torch.ones(1)}}}
+    torch.save(contents[content], tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"no named tensors|no tensors: lr"):
+        open_checkpoint(tmp_path / "odd.pth")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no weights there\n.*nowhere\.pth"):
+        open_checkpoint(tmp_path / "nowhere.pth")
+
+
+def test_a_cut_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save({"model": {"a": torch.ones(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(WeightsError, match=r"damaged.*\n.*cut\.pth"):
+        open_checkpoint(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tail=st.binary(max_size=60),
+    head=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x02}q\x00", b"\x02\0\0\0\0\0\0\0{"]),
+)
+def test_no_file_of_any_bytes_escapes_with_another_error(tail: bytes, head: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "any.pth"
+    path.write_bytes(head + tail)
+    with pytest.raises(WeightsError):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_transformers_is_read_with_its_configuration(name: str, tmp_path: Path) -> None:
+    save = save_file if name.endswith("safetensors") else torch.save
+    save({"a": torch.ones(2)}, tmp_path / name)
+    (tmp_path / "config.json").write_text(json.dumps({"num_queries": 300}))
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.facts == {"num_queries": 300}
+    assert checkpoint.state.keys() == {"a"}
+
+
+def test_a_folder_without_weights_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"lacks config\.json and model\.safetensors"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_folder_with_a_broken_configuration_is_named(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        open_checkpoint(tmp_path)
