@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -32,6 +33,8 @@ class Verb(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 ok, 2 usage, 3 data, 4 diverged."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # who reads a log file wants to see where training is
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(usage())

@@ -167,7 +167,7 @@ def metrics(summaries: Sequence[RunSummary]) -> dict[str, Any]:
 
 def report(options: Options, arms: Sequence[Arm], summaries: Sequence[RunSummary]) -> None:
     """report.html: figures of all seeds, pictures of the first."""
-    first = [arm for arm in arms if arm.seed == options.seed]
+    first = sorted((arm for arm in arms if arm.seed == options.seed), key=lambda arm: arm.groups)
     detectors = {f"K = {arm.groups}": Detector(arm.folder, "cpu") for arm in first}
     data = load(options.out / "data")
     task = DetectionTask(data, Settings(imgsz=next(iter(detectors.values())).imgsz), most=100)

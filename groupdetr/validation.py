@@ -15,6 +15,7 @@ from rich.table import Table
 
 from groupdetr.commands.val_ import Options
 from groupdetr.data.formats import DataSet, load
+from groupdetr.data.records import Category
 from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import accelerator, loader_workers
 from groupdetr.engine.progress import percent
@@ -52,7 +53,10 @@ def validate(options: Options) -> Validation:
 
 
 def chosen_split(options: Options, detector: Detector) -> DataSet:
-    """The data set, with the split to evaluate in the place of val and its classes in the detector's order."""
+    """The split to evaluate, in the place of val, with labels that are rows of the detector's head.
+
+    The detector may know more classes: an imported COCO model has 91 rows, of which a data set uses some.
+    """
     config = RunFolder.existing(options.run_).read_config() if options.run_.is_dir() else {}
     root = options.data or config.get("data")
     images = options.images if options.data else config.get("images")
@@ -61,12 +65,16 @@ def chosen_split(options: Options, detector: Detector) -> DataSet:
     data = load(root, images)
     if options.split not in data.splits:
         raise UsageError(f"there is no split {options.split!r}", str(root), f"choose from {', '.join(data.splits)}")
-    if [category.id for category in data.categories] != [key for key, _ in detector.categories]:
+    known = {category.id: category for category in (Category(key, name) for key, name in detector.categories)}
+    strange = [c for c in data.categories if c.id not in known or known[c.id].name.casefold() != c.name.casefold()]
+    if strange:
         raise UsageError(
-            "the classes of the data set are not those the detector was trained on", str(root),
-            f"expected the category ids {', '.join(str(key) for key, _ in detector.categories)}",
-        )  # fmt: skip
-    return DataSet(data.root, {**data.splits, "val": data.splits[options.split]})
+            f"the detector does not know {', '.join(f'{c.name} (id {c.id})' for c in strange[:10])}",
+            str(root),
+            f"it knows {', '.join(f'{c.name} (id {c.id})' for c in list(known.values())[:100])}",
+        )
+    split = data.splits[options.split].with_categories(tuple(known.values()))
+    return DataSet(data.root, {"train": split, "val": split})
 
 
 def detections(
@@ -110,8 +118,11 @@ def show(validation: Validation, folder: Path) -> None:
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    """One row for each class that the split shows."""
     rows = []
     for row in evaluation.per_class:
+        if not row.objects:
+            continue
         figures = {"AP": percent(row.AP), "AP50": percent(row.AP50)}
         rows.append({"class": row.name, **figures, "objects": str(row.objects), "images": str(row.images)})
     return rows
@@ -124,7 +135,7 @@ def group_rows(groups: list[Evaluation]) -> list[dict[str, str]]:
 
 
 def as_table(rows: list[dict[str, str]]) -> Table:
-    table = Table(*rows[0], box=None, pad_edge=False)
+    table = Table(*(rows[0] if rows else ()), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row.values())
     return table
@@ -132,7 +143,7 @@ def as_table(rows: list[dict[str, str]]) -> Table:
 
 def as_csv(rows: list[dict[str, str]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -22,6 +22,8 @@ class Options:
     """K of the new file; None: the checkpoint's."""
     queries: int | None = None
     """N of the new file; None: the checkpoint's."""
+    file_groups: int | None = None
+    """How many groups the checkpoint's query rows are, if it does not say."""
 
     def run(self) -> int:
         from groupdetr.weights import import_weights
@@ -29,6 +31,6 @@ class Options:
         out = self.out or self.source.with_suffix(".groupdetr.safetensors")
         options = {"num_groups": self.groups, "num_queries": self.queries}
         given = {name: value for name, value in options.items() if value is not None}
-        report = import_weights(self.source, out, self.model, **given)
+        report = import_weights(self.source, out, self.model, self.file_groups, **given)
         print("\n".join([*report.lines, f"written to {out}; next: groupdetr predict {out} PICTURES"]))
         return 0

@@ -102,6 +102,17 @@ def test_val_of_another_data_set_of_other_classes_is_refused(run: Path, shapes: 
     assert main(["val", str(run), *arguments]) == 2
 
 
+def test_a_detector_of_more_classes_is_evaluated_on_those_the_data_has(run: Path, shapes: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes / "annotations/instances_train.json").read_text())
+    content["categories"] = list(reversed(content["categories"][1:]))
+    known = {category["id"] for category in content["categories"]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in known]
+    (tmp_path / "fewer.json").write_text(json.dumps(content))
+    arguments = ["--data", str(tmp_path / "fewer.json"), "--images", str(shapes / "images/train")]
+    assert main(["val", str(run), *arguments, "--workers", "0", "--out", str(tmp_path)]) == 0
+    assert len((tmp_path / "per_class.csv").read_text().splitlines()) == 3
+
+
 # predict
 
 
