@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -46,18 +51,10 @@ def train(options: Options) -> Path:
     trainer = build(options, recipe, data, run, machine)
     say(plan(options, recipe, trainer))
     start(trainer, options, data)
-    reporter = ConsoleReporter(console) if machine.is_main_process else None
-    trainer.reporter = reporter or Silent()
+    trainer.reporter = ConsoleReporter(console) if machine.is_main_process else Silent()
     try:
-        if reporter:
-            with reporter:
-                trainer.train()
-        else:
+        with trainer.reporter, stoppable(trainer):
             trainer.train()
-    except KeyboardInterrupt:
-        trainer.save()
-        say(f"stopped at step {trainer.state.progress.step}; go on with: groupdetr train --resume {run.path}")
-        raise
     except torch.OutOfMemoryError as error:
         raise UsageError(
             f"the GPU ran out of memory at step {trainer.state.progress.step + 1}",
@@ -68,6 +65,27 @@ def train(options: Options) -> Path:
         machine.end_training()
     finish(trainer, say)
     return run.path
+
+
+@contextmanager
+def stoppable(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the training after the step under way, with a checkpoint; a second one ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if trainer.stopped:
+            raise KeyboardInterrupt
+        trainer.stopped = True
+
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be taken
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def recipe_of(options: Options) -> Recipe:
@@ -196,10 +214,13 @@ def plan(options: Options, recipe: Recipe, trainer: Trainer) -> str:
 
 
 def finish(trainer: Trainer, say: Any) -> None:
+    """Say what came out, and what to type next."""
     progress, run = trainer.state.progress, trainer.run
-    if trainer.share() < 1 and progress.step == trainer.stop_after:
+    if trainer.stopped or (trainer.share() < 1 and progress.step == trainer.stop_after):
         trainer.save()
-        say(f"stopped at step {progress.step} as asked; go on with: groupdetr train --resume {run.path}")
+        say(f"stopped at step {progress.step}; go on with: groupdetr train --resume {run.path}")
+        if trainer.stopped:
+            raise KeyboardInterrupt
         return
     if trainer.accelerator.is_main_process:
         report_run(run)

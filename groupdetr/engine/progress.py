@@ -14,7 +14,11 @@ PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Reporter(Protocol):
-    """Told by the trainer what happens."""
+    """Told by the trainer what happens, from entering to leaving."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *exception: object) -> None: ...
 
     def step(self, step: int, total: int | None, share: float, loss: float, lr: float) -> None: ...
 
@@ -24,7 +28,12 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """Says nothing: for processes other than the first, and for tests."""
+    """Says nothing: for processes other than the first."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
 
     def step(self, *args: Any) -> None: ...
 

@@ -48,6 +48,7 @@ class Trainer:
         ema = optim.running_mean(self.model, settings.ema) if settings.ema else None
         self.state = State(self.model, optim.optimizer(self.model, settings), ema, Progress())
         self.total = settings.total_steps(len(self.task.train))
+        self.stopped = False  # somebody asked for it
         self.evaluated_at, self.evaluation_took, self.saved_at = 0.0, 1.0, time.monotonic()
 
     # the loop
@@ -160,7 +161,7 @@ class Trainer:
 
     def finished(self) -> bool:
         patience = self.settings.early_stop
-        if self.state.progress.step == self.stop_after:
+        if self.stopped or self.state.progress.step == self.stop_after:
             return True
         return self.share() >= 1 or (patience is not None and self.state.progress.stale >= patience)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -75,8 +76,17 @@ def test_twenty_kills_at_random_moments_change_nothing(shapes: Path, tmp_path: P
     assert losses(run) == losses(whole)
 
 
-def kill_after(run: Path, whole: list[str], step: int) -> None:
-    """Start, and kill -9 as soon as the log has ``step``."""
+def test_ctrl_c_loses_no_step(uninterrupted: Path, shapes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    whole = arguments(shapes, run, *OPTIONS, "--set", "dropout=0.1", "num_queries=8")
+    assert kill_after(run, whole, step=3, number=signal.SIGINT) == 130
+    assert checkpoint(run)["progress"]["step"] >= 3
+    assert main(["train", "--resume", str(run)]) == 0
+    assert same(checkpoint(run), checkpoint(uninterrupted))
+
+
+def kill_after(run: Path, whole: list[str], step: int, number: int = signal.SIGKILL) -> int:
+    """Start, and kill as soon as the log has ``step``; the exit code."""
     process = subprocess.Popen(command(*whole), env=environment(), stdout=subprocess.DEVNULL)
     folder = RunFolder(run)
     for _ in range(6000):
@@ -84,8 +94,8 @@ def kill_after(run: Path, whole: list[str], step: int) -> None:
             break
         assert process.poll() is None, "training ended before it could be killed"
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    return process.wait()
 
 
 def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path: Path) -> None:
