@@ -17,6 +17,7 @@ from groupdetr.data.formats import DataSet, survey
 from groupdetr.data.pictures import Progress, inspect_pictures
 from groupdetr.errors import DataError
 
+_CLASSES = 12  # lines of a class histogram
 _SHOWN = 3  # findings of one code on the console; JSON has all
 
 
@@ -65,7 +66,8 @@ class Report:
         lines = [f"{self.verdict}: {_plural(self.errors, 'error')}, {_plural(self.warnings, 'warning')}"]
         for severity, findings in (("error", self.errors), ("warning", self.warnings)):
             lines += _grouped(severity, findings)
-        lines += [_line(name, counts) for name, counts in self.splits.items()]
+        for name, counts in self.splits.items():
+            lines += [_line(name, counts), *_bars(counts)]
         return "\n".join(lines)
 
 
@@ -106,6 +108,18 @@ def _grouped(severity: str, findings: list[Finding]) -> Iterator[str]:
         yield from (f"    {finding.where}: {finding.what}" for finding in same[:_SHOWN])
         if len(same) > _SHOWN:
             yield f"    and {len(same) - _SHOWN} more"
+
+
+def _bars(counts: SplitCounts) -> Iterator[str]:
+    """The class histogram, the most frequent first; rare ones of a long tail are counted together."""
+    classes = sorted(counts.classes, key=lambda c: -c["boxes"])
+    shown, rest = classes[:_CLASSES], classes[_CLASSES:]
+    width = max((len(str(c["name"])) for c in shown), default=0)
+    for c in shown:
+        bar = "█" * round(30 * c["boxes"] / max(1, classes[0]["boxes"]))
+        yield f"    {c['name']:<{width}} {c['boxes']:>7} {bar}"
+    if rest:
+        yield f"    and {len(rest)} more classes with {sum(c['boxes'] for c in rest)} boxes"
 
 
 def _line(name: str, counts: SplitCounts) -> str:
