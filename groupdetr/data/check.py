@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from groupdetr.data.counts import SplitCounts, count, remarks
-from groupdetr.data.findings import Finding, RefusedError
+from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.formats import DataSet, survey
 from groupdetr.data.pictures import Progress, inspect_pictures
 from groupdetr.errors import DataError
@@ -113,11 +113,11 @@ def _grouped(severity: str, findings: list[Finding]) -> Iterator[str]:
 def _bars(counts: SplitCounts) -> Iterator[str]:
     """The class histogram, the most frequent first; rare ones of a long tail are counted together."""
     classes = sorted(counts.classes, key=lambda c: -c["boxes"])
-    shown, rest = classes[:_CLASSES], classes[_CLASSES:]
-    width = max((len(str(c["name"])) for c in shown), default=0)
-    for c in shown:
+    frequent, rest = classes[:_CLASSES], classes[_CLASSES:]
+    names = [shown(c["name"]) for c in frequent]
+    for name, c in zip(names, frequent):
         bar = "█" * round(30 * c["boxes"] / max(1, classes[0]["boxes"]))
-        yield f"    {c['name']:<{width}} {c['boxes']:>7} {bar}"
+        yield f"    {name:<{max(map(len, names))}} {c['boxes']:>7} {bar}"
     if rest:
         yield f"    and {len(rest)} more classes with {sum(c['boxes'] for c in rest)} boxes"
 
