@@ -1,0 +1,65 @@
+"""Every detector, small: what the claims are proved for. A new detector is one more line."""
+
+from __future__ import annotations
+
+import torch
+
+from groupdetr.detector import DetectionTransformer
+from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.detectors.tiny import TinyConditionalDETR
+from groupdetr.structures import Images, Target
+
+FAST: dict[str, Recipe] = {
+    "conditional-detr": TinyConditionalDETR(
+        num_classes=7, num_groups=3, num_queries=6, channels=32, num_heads=2, hidden=48
+    ),
+}  # fmt: skip
+SLOW: dict[str, Recipe] = {
+    "conditional-detr-r50": ConditionalDETR(num_groups=3, num_queries=20, dropout=0.0),
+    "conditional-detr-r50-dc5": ConditionalDETR(num_groups=3, num_queries=20, dropout=0.0, dilated=True),
+}
+STRIDE = 32  # no detector's is larger
+
+
+def build(recipe: Recipe, seed: int = 0) -> DetectionTransformer:
+    """With no weight where it started: box heads start at zero, and so would hide what goes into them."""
+    torch.manual_seed(seed)
+    model = recipe.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model
+
+
+def grouped(recipe: Recipe) -> set[str]:
+    """The parameters that have a group axis, their first."""
+    many, one = (with_groups(recipe, k).build().state_dict() for k in (2, 1))
+    return {name for name in many if many[name].shape != one[name].shape}
+
+
+def with_groups(recipe: Recipe, num_groups: int) -> Recipe:
+    return recipe.with_options(num_groups=num_groups)
+
+
+def alone(model: DetectionTransformer, group: int) -> DetectionTransformer:
+    """The plain detector that shares all weights and has this one group."""
+    single, axes = with_groups(model.recipe, 1).build(), grouped(model.recipe)
+    state = {name: value[group : group + 1] if name in axes else value for name, value in model.state_dict().items()}
+    single.load_state_dict(state)
+    return single
+
+
+def images(*sizes: tuple[int, int], seed: int = 1) -> Images:
+    """Pictures of (height, width) in strides, with structures large enough to be seen."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = [torch.randn(1, 3, 2 * h, 2 * w, generator=generator) for h, w in sizes]
+    return Images.from_list([torch.nn.functional.interpolate(x, scale_factor=STRIDE // 2)[0] for x in coarse])
+
+
+def target(count: int, seed: int = 2) -> Target:
+    generator = torch.Generator().manual_seed(seed)
+    centre, size = torch.rand(2, count, 2, generator=generator)
+    labels = torch.randint(0, 7, (count,), generator=generator)
+    return Target(labels, torch.cat([0.3 + 0.4 * centre, 0.05 + 0.5 * size], dim=1))

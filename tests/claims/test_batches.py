@@ -1,0 +1,97 @@
+"""No batch is special: empty ones, crowded ones, padded ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from groupdetr.detector import DetectionTransformer
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.structures import Images, Objects, Outputs
+
+from .detectors import build, images, target, with_groups
+
+SIZES = ((2, 3), (3, 1), (1, 1))
+
+
+@pytest.mark.parametrize("num_groups", [1, 3])
+@pytest.mark.parametrize("counts", [(3, 0), (0, 0)], ids=["one image without objects", "no objects"])
+def test_without_objects_losses_are_finite_and_every_parameter_learns(
+    recipe: Recipe, num_groups: int, counts: tuple[int, int]
+) -> None:
+    """So every process of a distributed run builds the same graph, whatever its images hold."""
+    model = build(with_groups(recipe, num_groups)).train()
+    losses = recipe.criterion()(model(images(*SIZES[:2])), [target(count) for count in counts])
+    assert all(loss.isfinite() for loss in losses.values())
+    torch.stack([*losses.values()]).sum().backward()
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_without_objects_the_loss_does_not_grow_with_the_number_of_groups(recipe: Recipe) -> None:
+    """The authors' branch clamps its normaliser after the factor K, so there it grows K-fold."""
+    criterion, empty = recipe.criterion(), [target(0), target(0)]
+    outputs = build(recipe).train()(images(*SIZES[:2]))
+    together = criterion(outputs, empty)
+    each = [criterion(only(outputs, k), empty) for k in range(recipe.num_groups)]
+    for name, loss in together.items():
+        assert loss.item() == pytest.approx(sum(losses[name].item() for losses in each) / len(each), rel=1e-5)
+
+
+def only(outputs: Outputs, group: int) -> Outputs:
+    return Outputs([layer[:, group : group + 1] for layer in outputs.layers], outputs.queries)
+
+
+def test_more_objects_than_queries_are_matched_as_far_as_queries_go(recipe: Recipe) -> None:
+    crowd = [target(recipe.num_queries + 5), target(1)]
+    outputs = build(recipe).train()(images(*SIZES[:2]))
+    criterion = recipe.criterion()
+    (stages,) = outputs.stages()
+    pairs = criterion.assign(stages, Objects.from_targets(crowd))
+    assert pairs.query.shape[1] == recipe.num_groups * (recipe.num_queries + 1)
+    assert all(loss.isfinite() for loss in criterion(outputs, crowd).values())
+
+
+def test_padding_has_no_effect_on_what_follows_the_backbone(model: DetectionTransformer) -> None:
+    """A batch of different sizes equals its images one by one, whatever stands in the padding of the feature maps.
+
+    The published backbones themselves look over the edge: behind it is zero before the first convolution, but not
+    after it.
+    """
+    singles = [images(size, seed=seed) for seed, size in enumerate(SIZES)]
+    with torch.no_grad():
+        features = [model.backbone(single.pixels) for single in singles]
+        batch = Images.from_list([single.pixels[0] for single in singles])
+        together = after_backbone(model, [side_by_side(level) for level in zip(*features)], batch)
+        for row, (single, own) in enumerate(zip(singles, features)):
+            alone = after_backbone(model, own, single)
+            for ours, theirs in zip(together.layers, alone.layers):
+                assert (ours.logits[row] - theirs.logits[0]).abs().max() < 1e-5
+                assert (ours.boxes[row] - theirs.boxes[0]).abs().max() < 1e-5
+
+
+def after_backbone(model: DetectionTransformer, features: list[Tensor], batch: Images) -> Outputs:
+    memory = model.encoder(features, batch.padding)
+    queries = model.queries(memory, None)
+    return Outputs(model.decoder(queries, memory), queries)
+
+
+def side_by_side(maps: tuple[Tensor, ...]) -> Tensor:
+    """Feature maps [1,C,h,w] of one level as a batch [B,C,H,W], noise in the padding."""
+    height, width = (max(x.shape[axis] for x in maps) for axis in (2, 3))
+    batch = torch.randn(len(maps), maps[0].shape[1], height, width)
+    for row, x in enumerate(maps):
+        batch[row, :, : x.shape[2], : x.shape[3]] = x[0]
+    return batch
+
+
+def test_images_of_a_batch_do_not_see_each_other(model: DetectionTransformer) -> None:
+    pair = images((2, 2), (2, 2))
+    with torch.no_grad():
+        both = model.eval()(pair).answer
+        first = model(Images(pair.pixels[:1], pair.padding[:1])).answer
+    assert (both.logits[0] - first.logits[0]).abs().max() < 1e-5
+    assert F.l1_loss(both.logits[0], both.logits[1]) > 1e-5  # they are told apart

@@ -1,0 +1,116 @@
+"""What makes it Group DETR: K groups are K detectors that share their weights, and inference is one of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from groupdetr.detector import DetectionTransformer
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.groups import jointly
+from groupdetr.structures import Outputs
+
+from .detectors import alone, build, grouped, images, target
+
+IMAGES = images((2, 3), (3, 1))
+TARGETS = [target(4), target(2, seed=3)]
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack([*losses.values()]).sum()
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+def test_k_groups_in_one_pass_are_k_detectors_that_share_their_weights(model: DetectionTransformer) -> None:
+    together = model(IMAGES)
+    for k in range(model.recipe.num_groups):
+        single = alone(model, k).train()(IMAGES)
+        for ours, theirs in zip(together.layers, single.layers, strict=True):
+            assert difference(ours.logits[:, k], theirs.logits[:, 0]) < 1e-5
+            assert difference(ours.boxes[:, k], theirs.boxes[:, 0]) < 1e-5
+    last = together.layers[-1]
+    assert difference(last.logits[:, 0], last.logits[:, 1]) > 1e-3  # the groups do differ
+
+
+def test_the_loss_is_the_mean_of_their_losses(model: DetectionTransformer) -> None:
+    criterion = model.recipe.criterion()
+    together = criterion(model(IMAGES), TARGETS)
+    each = [criterion(alone(model, k).train()(IMAGES), TARGETS) for k in range(model.recipe.num_groups)]
+    assert all(losses.keys() == together.keys() for losses in each)
+    for name, loss in together.items():
+        assert loss.item() == pytest.approx(sum(losses[name].item() for losses in each) / len(each), rel=1e-5)
+
+
+def test_the_gradient_is_the_mean_of_their_gradients(model: DetectionTransformer) -> None:
+    """Of shared weights; a group's own weights get their K-th of the gradient they would get alone."""
+    criterion, count = model.recipe.criterion(), model.recipe.num_groups
+    total(criterion(model(IMAGES), TARGETS)).backward()
+    singles = [alone(model, k).train() for k in range(count)]
+    for single in singles:
+        (total(criterion(single(IMAGES), TARGETS)) / count).backward()
+    theirs = [dict(single.named_parameters()) for single in singles]
+    axes = grouped(model.recipe)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts = [p[name].grad for p in theirs]
+            expected = torch.cat(parts) if name in axes else torch.stack(parts).sum(0)
+            assert difference(parameter.grad, expected) < 1e-4 * max(1.0, expected.abs().max().item())
+
+
+def test_inference_is_group_0_exactly(model: DetectionTransformer) -> None:
+    with torch.no_grad():
+        ours, plain = model.eval()(IMAGES), alone(model, 0).eval()(IMAGES)
+    assert torch.equal(ours.answer.logits, plain.answer.logits)
+    assert torch.equal(ours.answer.boxes, plain.answer.boxes)
+    assert ours.queries.content.shape[1] == 1
+
+
+def test_any_group_can_be_the_one_that_is_kept(recipe: Recipe) -> None:
+    for k in range(recipe.num_groups):
+        model = build(recipe.with_options(inference_group=k)).eval()
+        with torch.no_grad():
+            assert torch.equal(model(IMAGES).answer.logits, alone_at_0(model, k)(IMAGES).answer.logits)
+
+
+def alone_at_0(model: DetectionTransformer, group: int) -> DetectionTransformer:
+    """The plain detector of a model that keeps another group than the first."""
+    plain = build(model.recipe.with_options(inference_group=0))
+    plain.load_state_dict(model.state_dict())
+    return alone(plain, group).eval()
+
+
+def test_all_groups_can_be_kept(recipe: Recipe) -> None:
+    model = build(recipe.with_options(inference_group=None)).eval()
+    with torch.no_grad():
+        answer = model(IMAGES).answer
+    assert answer.logits.shape[:2] == (2, recipe.num_groups * recipe.num_queries)
+
+
+def after_moving(model: DetectionTransformer, group: int) -> tuple[Outputs, Outputs]:
+    """Before and after the queries of one group were changed."""
+    with torch.no_grad():
+        before = model(IMAGES)
+        for name in grouped(model.recipe):
+            rows = model.get_parameter(name)[group]
+            rows += torch.randn_like(rows)
+        return before, model(IMAGES)
+
+
+def test_moving_one_group_moves_no_other(model: DetectionTransformer) -> None:
+    before, after = after_moving(model, group=1)
+    for a, b in zip(before.layers, after.layers):
+        for k in range(model.recipe.num_groups):
+            assert torch.equal(a.logits[:, k], b.logits[:, k]) == (k != 1)
+            assert torch.equal(a.boxes[:, k], b.boxes[:, k]) == (k != 1)
+
+
+def test_with_joint_attention_moving_one_group_moves_all(recipe: Recipe) -> None:
+    """Table 7 (c), and the proof that the test above can fail."""
+    joint = type("Joint", (type(recipe),), {"compete": staticmethod(jointly)})
+    before, after = after_moving(build(joint(**vars(recipe))).train(), group=1)
+    for k in range(recipe.num_groups):
+        assert difference(before.layers[-1].logits[:, k], after.layers[-1].logits[:, k]) > 1e-6

@@ -1,0 +1,72 @@
+"""Speed and memory are bought without a change of result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from groupdetr.attention.multihead import attend
+from groupdetr.detector import DetectionTransformer
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.errors import DivergedError
+from groupdetr.structures import Outputs, Predictions
+
+from .detectors import build, images, target
+
+IMAGES = images((2, 3), (3, 1))
+TARGETS = [target(4), target(2, seed=3)]
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+
+
+def test_recomputing_activations_gives_the_same_gradients(recipe: Recipe) -> None:
+    plain, frugal = build(recipe).train(), build(recipe.with_options(recompute=True)).train()
+    for model in (plain, frugal):
+        torch.stack([*recipe.criterion()(model(IMAGES), TARGETS).values()]).sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), frugal.parameters()):
+        assert (a.grad is None) == (b.grad is None)
+        assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-6), name
+
+
+def test_losses_are_computed_in_single_precision_under_autocast(model: DetectionTransformer) -> None:
+    criterion = model.recipe.criterion()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(IMAGES)
+        losses = criterion(outputs, TARGETS)
+    assert outputs.layers[-1].logits.dtype == torch.bfloat16
+    exact = [Predictions(layer.logits.float(), layer.boxes.float()) for layer in outputs.layers]
+    expected = criterion(Outputs(exact, outputs.queries), TARGETS)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-6)
+    torch.stack([*losses.values()]).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_cost_that_is_not_finite_never_reaches_the_solver(model: DetectionTransformer, value: float) -> None:
+    outputs = model(IMAGES)
+    outputs.layers[1].boxes.data[1, 2, 3] = value
+    with pytest.raises(DivergedError, match="layer1"):
+        model.recipe.criterion()(outputs, TARGETS)
+
+
+def test_all_attention_is_fused(model: DetectionTransformer) -> None:
+    """The explicit attention matrix is never built, neither forward nor backward."""
+    with sdpa_kernel(FUSED):
+        outputs = model(IMAGES)
+    assert outputs.layers[-1].logits.isfinite().all()
+    torch.stack([*model.recipe.criterion()(outputs, TARGETS).values()]).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:Flash attention")
+def test_values_narrower_than_keys_would_fall_back_on_a_cpu_if_they_were_not_widened() -> None:
+    """What `attend` is for, and the proof that the test above can fail."""
+    query, key, value = torch.randn(2, 8, 5, 64), torch.randn(2, 8, 7, 64), torch.randn(2, 8, 7, 32)
+    with sdpa_kernel(FUSED):
+        with pytest.raises(RuntimeError, match=r"No viable backend|No available kernel"):
+            F.scaled_dot_product_attention(query, key, value)
+        fused = attend(query, key, value)
+    explicit = ((query @ key.mT) / 8).softmax(-1) @ value
+    assert torch.allclose(fused, explicit.transpose(1, 2).flatten(2), atol=1e-5)
