@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from groupdetr.engine.machine import cores, environment
 from groupdetr.engine.progress import duration, percent
 from groupdetr.engine.run import RunFolder, write_json
 from groupdetr.errors import GroupDETRError, UsageError
-from groupdetr.experiments import DEMO_COUNTS, DEMO_DATA, experiment
+from groupdetr.experiments import DEMO, DEMO_COUNTS, DEMO_DATA, experiment
 from groupdetr.predictor import Detector
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
@@ -62,7 +62,7 @@ def demo(options: Options) -> dict[str, Any]:
     most = options.groups or chosen.groups or 1
     if most < 2:
         raise UsageError("the demo compares one group with several", remedy="--groups 2 or more")
-    epochs = options.epochs or chosen.settings.epochs
+    epochs = options.epochs or DEMO.epochs
     claim(options)
     console.print(f"drawing {sum(DEMO_COUNTS.values())} pictures into {options.out / 'data'}")
     write(DEMO_DATA, options.out / "data", DEMO_COUNTS)
@@ -122,10 +122,9 @@ def label(arm: Arm) -> str:
 
 def start(arm: Arm, options: Options) -> subprocess.Popen[bytes]:
     arm.folder.mkdir(parents=True, exist_ok=True)
-    chosen = ["--model", options.model, "--groups", str(arm.groups), "--seed", str(arm.seed)]
-    machine = ["--threads", "1", "--workers", "0", "--device", "cpu"]
-    schedule = ["--epochs", f"{arm.epochs:g}", "--eval-every", f"{arm.epochs / 8:g}", "--no-check"]
-    new = [str(options.out / "data"), *chosen, *machine, *schedule, "--out", str(arm.folder)]
+    chosen = ["--model", options.model, "--groups", str(arm.groups), "--no-check", "--out", str(arm.folder)]
+    settings = replace(DEMO, epochs=arm.epochs, seed=arm.seed, threads=1, workers=0, device="cpu")
+    new = [str(options.out / "data"), *chosen, *settings.as_flags()]
     arguments = ["--resume", str(arm.folder)] if arm.run.config.is_file() else new
     with (arm.folder / "train.log").open("ab") as log:
         command = [sys.executable, "-m", "groupdetr", "train", *arguments]

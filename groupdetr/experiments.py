@@ -38,11 +38,12 @@ TINY = Settings(
     epochs=12, batch=8, imgsz=64, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip"
 )  # fmt: skip
 
-# what the demo trains on
+# what the demo trains on, and how
 DEMO_DATA = SyntheticConfig(
-    image_size=64, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5)
+    image_size=192, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5)
 )  # fmt: skip
 DEMO_COUNTS = {"train": 2000, "val": 300}
+DEMO = replace(TINY, epochs=12, imgsz=64, augment="flip", eval_every=2)
 
 # what to train
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from groupdetr.errors import UsageError
@@ -75,6 +75,14 @@ class Settings:
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"ema must lie between 0 and 1, not {self.ema}")
+
+    def as_flags(self) -> list[str]:
+        """The options of `groupdetr train` that give these settings."""
+        flags: list[str] = []
+        for field in fields(self):
+            name, value = field.name.replace("_", "-"), getattr(self, field.name)
+            flags += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+        return flags
 
     def total_steps(self, num_images: int) -> int | None:
         """Optimizer steps of the training, None if only the clock knows."""
