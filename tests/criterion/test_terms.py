@@ -118,7 +118,5 @@ def test_box_losses_and_their_gradients_are_torchs(
     for term, expected in losses.items():
         found = term.loss(predictions, objects, assignment)
         assert torch.allclose(found, expected, rtol=1e-4)
-        ours, theirs = (
-            torch.autograd.grad(x.sum(), predictions.boxes, retain_graph=True)[0] for x in (found, expected)
-        )
+        slopes = [torch.autograd.grad(x.sum(), predictions.boxes, retain_graph=True)[0] for x in (found, expected)]
         assert torch.allclose(*slopes, rtol=1e-3, atol=1e-4)
