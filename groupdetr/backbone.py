@@ -49,7 +49,7 @@ def _create(name: str, pretrained: bool | str, **options: Any) -> nn.Module:
         raise WeightsError(
             f"the weights of {name} could not be fetched: {error}".splitlines()[0],
             f"timm/{name} on the Hugging Face hub",
-            "go online once, or pass a local file: pretrained_backbone=PATH (--pretrained-backbone PATH)",
+            "go online once, pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), or none",
         ) from error
 
 

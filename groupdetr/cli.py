@@ -69,9 +69,8 @@ def read(verb: str, arguments: list[str]) -> Verb:
     module = import_module(f"groupdetr.commands.{verb}_")
     arguments, default = module.prepared(arguments) if hasattr(module, "prepared") else (arguments, None)
     given = {} if default is None else {"default": default}
-    return tyro.cli(
-        module.Options, args=arguments, prog=f"groupdetr {verb}", config=(tyro.conf.OmitArgPrefixes,), **given
-    )
+    style = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(module.Options, args=arguments, prog=f"groupdetr {verb}", config=style, **given)
 
 
 def explained(error: GroupDETRError) -> str:

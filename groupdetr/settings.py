@@ -81,7 +81,10 @@ class Settings:
         flags: list[str] = []
         for field in fields(self):
             name, value = field.name.replace("_", "-"), getattr(self, field.name)
-            flags += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+            if not isinstance(value, bool):
+                flags += [f"--{name}", str(value)]
+            elif value != field.default:
+                flags.append(f"--{name}" if value else f"--no-{name}")
         return flags
 
     def total_steps(self, num_images: int) -> int | None:

@@ -24,6 +24,7 @@ from groupdetr.commands.train_ import Options, to_config
 from groupdetr.data.check import check
 from groupdetr.data.formats import DataSet, load
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.engine import tensorboard
 from groupdetr.engine.machine import accelerator, environment, loader_workers
 from groupdetr.engine.progress import ConsoleReporter, Silent
 from groupdetr.engine.run import RunFolder, write_json, write_text
@@ -174,6 +175,7 @@ def start(trainer: Trainer, options: Options, data: DataSet) -> None:
         trainer.state.load(run.last)
     if machine.is_main_process:
         run.path.joinpath("weights").mkdir(parents=True, exist_ok=True)
+        run.mirror = tensorboard.mirror(run.path / "tensorboard", trainer.state.progress.step)
         write_json(run.environment, environment())
         write_json(run.data, data_card(data))
         if options.resume is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -13,7 +14,7 @@ import tyro
 class Options:
     """List everything in a data set that would break or mislead training. Exit code 3 if training must not start."""
 
-    data: tyro.conf.Positional[Path]
+    data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A folder in a known COCO layout, or an annotation file with --images."""
     images: Path | None = None
     """Folder of the pictures, if DATA is an annotation file."""

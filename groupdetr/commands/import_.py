@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -12,7 +13,7 @@ import tyro
 class Options:
     """Convert published weights (official .pth, the authors' GroupDETR branch, Hugging Face) to our safetensors."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The checkpoint: a file, or a Hugging Face folder."""
     out: Path | None = None
     """The file to write. None: SOURCE with the ending .groupdetr.safetensors."""

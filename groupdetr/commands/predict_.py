@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,9 +21,9 @@ PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 class Options:
     """Find objects in pictures: writes annotated copies and predictions.json."""
 
-    run_: tyro.conf.Positional[Path]
+    run_: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a weights file of this library."""
-    pictures: tyro.conf.Positional[tuple[str, ...]]
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")]
     """Files, folders (searched through) and globs."""
     score: float = 0.5
     """The least score to report."""
@@ -44,6 +44,8 @@ class Options:
         from groupdetr.engine.run import write_json
         from groupdetr.predictor import Detector
 
+        if not self.pictures:
+            raise UsageError("no pictures given", remedy="groupdetr predict RUN photo.jpg folder/ '*.png'")
         paths = [path for pattern in self.pictures for path in found(pattern)]
         detector = Detector(self.run_, self.device, self.imgsz)
         out = self.out or (self.run_ if self.run_.is_dir() else self.run_.parent) / "predict"

@@ -20,7 +20,7 @@ MODEL = "conditional-detr-r50"
 class Options:
     """Train a detector on a data set: a folder in a known COCO layout, or an annotation file with --images."""
 
-    data: tyro.conf.Positional[Path | None] = None
+    data: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """The data set."""
     images: Path | None = None
     """Folder of the pictures, if DATA is an annotation file."""

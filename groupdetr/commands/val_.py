@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -13,7 +14,7 @@ import tyro
 class Options:
     """Evaluate a run: the twelve COCO figures, a table of classes, and the detections in COCO format."""
 
-    run_: tyro.conf.Positional[Path]
+    run_: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a weights file of this library (then --data is needed)."""
     data: Path | None = None
     """The data set; None: the run's own."""

@@ -44,6 +44,7 @@ class RunFolder:
         self.log, self.results = path / "log.jsonl", path / "results.csv"
         self.best, self.last = path / "weights/best.safetensors", path / "weights/last.pt"
         self.val, self.report = path / "val", path / "report.html"
+        self.mirror: Callable[[Mapping[str, Any]], None] | None = None  # is told every record, too
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -62,6 +63,8 @@ class RunFolder:
     def append(self, record: Mapping[str, Any]) -> None:
         with self.log.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
+        if self.mirror is not None:
+            self.mirror(record)
 
     def records(self) -> list[dict[str, Any]]:
         """The log, without a last line that a kill cut short."""
