@@ -65,6 +65,7 @@ def load_weights(
     else:
         check_classes((num_classes(state), num_classes(ours)), named, class_names or (), file.where)
     refuse(_misshapen(state, ours), "of another shape than the model's:", file.where)
+    refuse((name for name in state if not state[name].isfinite().all()), "not all finite:", file.where)
     model.load_state_dict(state, strict=False)
     return report
 

@@ -131,6 +131,13 @@ def test_another_width_is_told(official_file: Path) -> None:
         load_weights(another(channels=32), official_file)
 
 
+def test_weights_that_are_not_finite_are_told(model: DetectionTransformer, tmp_path: Path) -> None:
+    state = official_state(model)
+    state["input_proj.bias"] = state["input_proj.bias"] + torch.nan
+    with pytest.raises(WeightsError, match=r"not all finite: encoder\.projection\.bias"):
+        load_weights(another(), resave(tmp_path / "x.pth", state, args=official_args(model)))
+
+
 # groups and queries ---------------------------------------------------------------------------------------------------
 
 
