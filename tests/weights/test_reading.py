@@ -43,7 +43,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(place: str, tmp_path: Path)
 
 def test_code_in_a_plain_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "trap.pth"
-    path.write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
+    path.write_bytes(pickle.dumps(Runs(tmp_path / "ran"), protocol=2))
     with pytest.raises(WeightsError):
         open_checkpoint(path)
     assert not (tmp_path / "ran").exists()
