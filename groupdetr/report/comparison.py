@@ -1,4 +1,4 @@
-"""What several training runs say together: means over seeds, gains, curves, and AP at equal wall time."""
+"""What several training runs say together: means over seeds, gains and curves."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class RunSummary:
     peak_memory_mb: float
     metrics: Mapping[str, float]  # the figures of evaluation.coco, at the end
     curve: Sequence[Mapping[str, float]]  # rows of epoch, step, seconds, AP, AP50, loss; more keys do not hurt
+    longer: bool = False  # trained for more epochs than the others, to take the same time
 
     @property
     def name(self) -> str:
-        return f"K = {self.groups}"
+        return f"K = {self.groups}, longer" if self.longer else f"K = {self.groups}"
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,6 @@ class Arm:
         """In points of a hundred, as papers print AP."""
         return Spread.of([100 * run.metrics.get(name, math.nan) for run in self.runs])
 
-    def ap_after(self, seconds: float) -> Spread:
-        """AP in points once ``seconds`` of training have passed."""
-        return Spread.of([ap_after(run, seconds) for run in self.runs])
-
     def curve(self, x: Reading, y: Reading) -> Series:
         """The mean over seeds, point by point, between the lowest and the highest of them."""
         points = list(zip(*(run.curve for run in self.runs)))
@@ -92,24 +89,6 @@ def gain(base: Arm, other: Arm) -> Spread:
     """By how many points of AP ``other`` leads at the end; seed by seed where both have the same seeds."""
     lower, upper = ([100 * run.metrics["AP"] for run in arm.runs] for arm in (base, other))
     return _difference(base, other, lower, upper)
-
-
-def gain_at_equal_time(base: Arm, other: Arm) -> tuple[float, Spread]:
-    """Seconds that the faster arm took in all, and by how many points of AP ``other`` leads after so long."""
-    seconds = min(base.seconds, other.seconds)
-    lower, upper = ([ap_after(run, seconds) for run in arm.runs] for arm in (base, other))
-    return seconds, _difference(base, other, lower, upper)
-
-
-def ap_after(run: RunSummary, seconds: float) -> float:
-    """AP in points after ``seconds`` of training, linear between evaluations; none before the first counts as zero."""
-    before = (0.0, 0.0)
-    for row in run.curve:
-        point = (row["seconds"], 100 * row["AP"])
-        if point[0] >= seconds:
-            return before[1] + (point[1] - before[1]) * (seconds - before[0]) / max(point[0] - before[0], 1e-9)
-        before = point
-    return before[1]
 
 
 def _difference(base: Arm, other: Arm, lower: Sequence[float], upper: Sequence[float]) -> Spread:

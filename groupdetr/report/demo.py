@@ -9,7 +9,7 @@ from pathlib import Path
 
 from groupdetr.evaluation.coco import FIGURES
 from groupdetr.report.chart import Chart, Series, charts
-from groupdetr.report.comparison import Arm, Reading, RunSummary, Spread, arms, gain, gain_at_equal_time
+from groupdetr.report.comparison import Arm, Reading, RunSummary, Spread, arms, gain
 from groupdetr.report.explanation import what_groups_are
 from groupdetr.report.page import Cell, Column, Html, Tile, facts, page, prose, section, table, tiles
 from groupdetr.report.panels import DetectionPanel, GroupPanel, detection_strips, group_gallery
@@ -23,6 +23,7 @@ class DemoResults:
     class_names: Sequence[str]
     panels: Sequence[DetectionPanel] = ()  # ``found`` by "K = 1", "K = 8": RunSummary.name
     group_panels: Sequence[GroupPanel] = ()  # of the largest K; three stand in a row
+    longer: Sequence[RunSummary] = ()  # the baseline again, for as many epochs as take the time of the best
     about: Mapping[str, object] = field(default_factory=dict)  # seed, data, versions, threads, command
 
 
@@ -32,11 +33,13 @@ def write_demo_report(path: Path | str, demo: DemoResults) -> None:
     if not others:
         raise ValueError("the report compares numbers of groups: it needs runs with two of them at least")
     best = max(others, key=lambda arm: arm.metric("AP").mean)
+    longer = arms(demo.longer)
+    shown = [base, *longer, *others]
     body = [
-        _headline(base, best),
+        _headline(base, best, longer),
         what_groups_are(),
-        _learning([base, *others], base, best),
-        _precision([base, *others], base, best),
+        _learning(shown, best, longer),
+        _precision(shown, base, best),
         *_pictures(demo, (base.name, best.name)),
         section("How this page was made", facts({**_protocol(demo.runs), **demo.about})),
     ]
@@ -59,19 +62,23 @@ def _lead(base: Arm, best: Arm) -> str:
     )
 
 
-def _headline(base: Arm, best: Arm) -> Html:
-    equal_epochs, (seconds, equal_time) = gain(base, best), gain_at_equal_time(base, best)
-    after = f"{equal_time} after {_duration(seconds)} of training".strip()
+def _headline(base: Arm, best: Arm, longer: Sequence[Arm]) -> Html:
+    equal_epochs = gain(base, best)
+    equal_time = [Tile("Gain at equal wall time", _signed(g.mean), "AP", _over_seeds(g)) for g in _gains(longer, best)]
     return tiles(
         [
             Tile(f"Trained with {_groups(base)}", *_points(base.metric("AP"))),
             Tile(f"Trained with {_groups(best)}", *_points(best.metric("AP"))),
             Tile("Gain at equal epochs", _signed(equal_epochs.mean), "AP", _over_seeds(equal_epochs), strong=True),
-            Tile("Gain at equal wall time", _signed(equal_time.mean), "AP", after),
+            *equal_time,
             _price("Training time", base.seconds, best.seconds, _duration),
             _price("Peak memory", base.memory, best.memory, lambda mb: f"{mb:,.0f} MB"),
         ]
     )
+
+
+def _gains(longer: Sequence[Arm], best: Arm) -> list[Spread]:
+    return [gain(arm, best) for arm in longer]
 
 
 def _groups(arm: Arm) -> str:
@@ -91,9 +98,9 @@ def _price(label: str, before: float, after: float, words: Callable[[float], str
     return Tile(label, ratio, note=f"{words(after)} instead of {words(before)}")
 
 
-def _learning(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
+def _learning(all_arms: Sequence[Arm], best: Arm, longer: Sequence[Arm]) -> Html:
     unit, size = ("min", 60) if max(arm.seconds for arm in all_arms) > 300 else ("s", 1)
-    band = "Mean of the seeds; the band spans them." if len(base.runs) > 1 else ""
+    band = "Mean of the seeds; the band spans them." if len(best.runs) > 1 else ""
     drawn = [
         Chart("AP by epoch", "epoch", "AP", _curves(all_arms, _epoch, _percent("AP")), band),
         Chart(
@@ -103,17 +110,22 @@ def _learning(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
         Chart("AP50 by epoch", "epoch", "AP50", _curves(all_arms, _epoch, _percent("AP50"))),
         Chart("Training loss", "epoch", "loss", _curves(all_arms, _epoch, _value("loss")), "A mean over groups."),
     ]
-    return section("Learning", prose(_equal_time(base, best)), charts([chart for chart in drawn if not chart.empty]))
+    return section("Learning", prose(_equal_time(best, longer)), charts([chart for chart in drawn if not chart.empty]))
 
 
-def _equal_time(base: Arm, best: Arm) -> str:
+def _equal_time(best: Arm, longer: Sequence[Arm]) -> str:
     """The question of the paper's Table 2."""
-    seconds, _ = gain_at_equal_time(base, best)
-    first, second = base.ap_after(seconds).mean, best.ap_after(seconds).mean
-    return (
-        "Groups make every step dearer, so equal epochs are not the whole story. What if both had trained for the same "
-        f"time? After {_duration(seconds)}, when the faster run had ended and the other was still in the middle of its "
-        f"schedule, K = {base.groups} stood at {first:.1f} AP and K = {best.groups} at {second:.1f}."
+    words = "Groups make every step dearer, so equal epochs are not the whole story. "
+    for arm in longer:
+        words += (
+            "What if the time is the same? "
+            f"Trained for {arm.runs[0].epochs} epochs, which take {_duration(arm.seconds)}, "
+            f"{_groups(arm)} reaches {arm.metric('AP').mean:.1f} AP; {_groups(best)} had reached "
+            f"{best.metric('AP').mean:.1f} in {_duration(best.seconds)}. "
+        )
+    return words + (
+        "On COCO the paper measured a step to be 1.2 times dearer with 11 groups, since backbone and encoder, which "
+        "groups share, are most of the work there; in a network as small as this, queries are."
     )
 
 
@@ -133,12 +145,12 @@ def _figures(arm: Arm) -> list[Cell]:
 
 def _by_seed(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
     """Each seed on its own line: whether the gain is larger than chance."""
-    ap = {arm.groups: {run.seed: 100 * run.metrics["AP"] for run in arm.runs} for arm in all_arms}
+    ap = {arm.name: {run.seed: 100 * run.metrics["AP"] for run in arm.runs} for arm in all_arms}
     head = [Column("seed"), *(Column(arm.name, 1) for arm in all_arms), Column("gain", 1)]
     rows: list[list[Cell]] = []
-    for seed in ap[base.groups]:
-        of_arms = [ap[arm.groups].get(seed, math.nan) for arm in all_arms]
-        rows.append([str(seed), *of_arms, _signed(ap[best.groups].get(seed, math.nan) - ap[base.groups][seed])])
+    for seed in ap[base.name]:
+        of_arms = [ap[arm.name].get(seed, math.nan) for arm in all_arms]
+        rows.append([str(seed), *of_arms, _signed(ap[best.name].get(seed, math.nan) - ap[base.name][seed])])
     return table(head, rows, f"AP of every seed, and the gain of {best.name} over {base.name}.")
 
 

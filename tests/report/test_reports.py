@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from groupdetr.evaluation.coco import FIGURES, ClassAP, Evaluation
-from groupdetr.report.comparison import RunSummary, ap_after, arms, gain, gain_at_equal_time
+from groupdetr.report.comparison import RunSummary, arms, gain
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.panels import DetectionPanel, GroupPanel, found
 from groupdetr.report.run import RunReport, write_run_report
@@ -97,16 +97,12 @@ def test_gains_are_taken_seed_by_seed() -> None:
     assert base.metric("AP").deviation == pytest.approx(math.sqrt(0.5))
 
 
-def test_equal_wall_time_stops_the_slower_run_early() -> None:
-    base, other = arms([summary(1), summary(8)])
-    seconds, at_equal_time = gain_at_equal_time(base, other)
-    assert seconds == pytest.approx(4.4)
-    assert at_equal_time.mean == pytest.approx(18 * 4.4 / 7.2 - 11)
-
-
-def test_ap_between_evaluations_is_linear() -> None:
-    run = summary(1)  # 11 points of AP in 4.4 s
-    assert [ap_after(run, s) for s in (0, 0.55, 2.2, 4.4, 99)] == pytest.approx([0, 1.375, 5.5, 11, 11])
+def test_equal_wall_time_compares_with_a_baseline_that_trained_longer(tmp_path: Path) -> None:
+    longer = replace(summary(1, epochs=7), longer=True, metrics=dict.fromkeys(FIGURES, 0.15))
+    html = demo_page(tmp_path, summary(8), summary(1), longer=[longer])
+    assert "+3.0" in html, "18 points against 15"
+    assert "K = 1, longer" in html
+    assert "7 epochs" in html
 
 
 def test_each_object_is_found_once() -> None:
