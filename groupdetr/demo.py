@@ -19,7 +19,7 @@ from groupdetr.engine.machine import cores, environment
 from groupdetr.engine.progress import duration, percent
 from groupdetr.engine.run import write_json
 from groupdetr.errors import UsageError
-from groupdetr.experiments import DEMO, DEMO_COUNTS, DEMO_DATA, DEMO_QUERIES, experiment
+from groupdetr.experiments import DEMO, DEMO_COUNTS, DEMO_DATA, experiment
 from groupdetr.predictor import Detector
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
@@ -71,7 +71,7 @@ def arm(options: Options, groups: int, seed: int) -> Arm:
     settings = replace(DEMO, epochs=options.epochs or DEMO.epochs, seed=seed, threads=1, workers=0, device="cpu")
     steps = settings.total_steps(DEMO_COUNTS["train"]) or 1
     folder = options.out / f"k{groups}-seed{seed}"
-    return Arm(options.model, options.out / "data", folder, groups, DEMO_QUERIES, settings, steps)
+    return Arm(options.model, options.out / "data", folder, groups, settings, steps)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ DEMO_DATA = SyntheticConfig(
     image_size=192, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5)
 )  # fmt: skip
 DEMO_COUNTS = {"train": 2000, "val": 300}
-DEMO_QUERIES = 25  # enough for five objects
-DEMO = replace(TINY, epochs=12, imgsz=64, augment="flip", eval_every=2)
+DEMO = replace(TINY, epochs=8, imgsz=64, augment="flip", eval_every=1)
 
 # what to train
 

@@ -30,7 +30,6 @@ class Arm:
     data: Path
     folder: Path
     groups: int
-    queries: int
     settings: Settings
     steps: int
 
@@ -59,8 +58,7 @@ class Arm:
     def start(self) -> subprocess.Popen[bytes]:
         """From the beginning, or from where it was stopped."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        queries = ["--groups", str(self.groups), "--queries", str(self.queries)]
-        chosen = [str(self.data), "--model", self.model, *queries, "--out", str(self.folder)]
+        chosen = [str(self.data), "--model", self.model, "--groups", str(self.groups), "--out", str(self.folder)]
         new = [*chosen, "--no-check", *self.settings.as_flags()]
         arguments = ["--resume", str(self.folder)] if self.run.config.is_file() else new
         with (self.folder / "train.log").open("ab") as log:
