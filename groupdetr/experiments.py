@@ -40,7 +40,7 @@ TINY = Settings(
 
 # what the demo trains on, and how
 DEMO_DATA = SyntheticConfig(
-    image_size=192, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5)
+    image_size=192, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5), seed=1
 )  # fmt: skip
 DEMO_COUNTS = {"train": 2000, "val": 300}
 DEMO = replace(TINY, epochs=8, imgsz=64, augment="flip", eval_every=1)

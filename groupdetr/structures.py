@@ -72,16 +72,21 @@ class Memory(_Movable):
 
 @dataclass
 class Queries(_Movable):
-    """K groups of N queries. A plain DETR is K = 1."""
+    """K groups of N queries. A plain DETR is K = 1.
+
+    Where all images share a position or reference, it has one row instead of B, and what is computed of it is
+    computed once.
+    """
 
     content: Tensor  # [B,K,N,C] what a query knows
-    reference: Tensor  # [B,K,N,R] where it looks, in [0,1]: a point (R=2: x,y) or a box (R=4: cx,cy,w,h)
-    position: Tensor  # [B,K,N,C] its position embedding
+    reference: Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y) or a box (R=4: cx,cy,w,h)
+    position: Tensor  # [B|1,K,N,C] its position embedding
 
     def __post_init__(self) -> None:
         _expect(self.content.ndim == 4, f"queries are [B,K,N,C], not {tuple(self.content.shape)}")
-        _expect(self.content.shape == self.position.shape, "content and position must have one shape [B,K,N,C]")
-        _expect(self.content.shape[:3] == self.reference.shape[:3], "reference must be [B,K,N,R]")
+        for name, x in (("position", self.position), ("reference", self.reference)):
+            _expect(len(x) in (1, len(self.content)), f"{name} must be of all images or of each, not of {len(x)}")
+            _expect(x.shape[1:3] == self.content.shape[1:3], f"{name} must be [B|1,K,N,.], not {tuple(x.shape)}")
 
 
 @dataclass

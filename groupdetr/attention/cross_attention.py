@@ -32,9 +32,10 @@ class ConditionalCrossAttention(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory) -> Tensor:
-        query, key = self.contents(content, position, memory)
+        key_place = self.key_place(memory.position)
+        query, key = self.contents(content, position, memory.tokens, key_place)
         query = self.beside(end_to_end(query), end_to_end(self.query_place(aim)))
-        key = self.beside(key, self.key_place(memory.position))
+        key = self.beside(key, key_place)
         value = split_heads(self.value(memory.tokens), self.num_heads)
         seen = attend(query, key, value, memory.padding, self.dropout if self.training else 0.0)
         return self.output(seen).reshape(content.shape)
@@ -52,10 +53,10 @@ class ConditionalCrossAttention(nn.Module):
             nn.init.zeros_(self.scale.layers[-1].weight)  # type: ignore[arg-type]
             nn.init.ones_(self.scale.layers[-1].bias)  # type: ignore[arg-type]
 
-    def contents(self, content: Tensor, position: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    def contents(self, content: Tensor, position: Tensor, tokens: Tensor, key_place: Tensor) -> tuple[Tensor, Tensor]:
         """The content halves of queries [B,K,N,C] and keys [B,S,C]."""
-        del position  # the first layer's alone
-        return self.query_content(content), self.key_content(memory.tokens)
+        del position, key_place  # the first layer's alone
+        return self.query_content(content), self.key_content(tokens)
 
     def aim(self, content: Tensor, reference: Tensor) -> Tensor:
         """Where a query looks, [B,K,N,C]: the embedding of its reference point, scaled by what it knows."""
@@ -63,7 +64,8 @@ class ConditionalCrossAttention(nn.Module):
 
     def beside(self, content: Tensor, place: Tensor) -> Tensor:
         """Content and place [B,N,C] concatenated inside every head: [B,heads,N,2*C/heads]."""
-        return torch.cat([split_heads(content, self.num_heads), split_heads(place, self.num_heads)], dim=-1)
+        halves = (content, place.expand_as(content))
+        return torch.cat([split_heads(half, self.num_heads) for half in halves], dim=-1)
 
 
 class FirstConditionalCrossAttention(ConditionalCrossAttention):
@@ -73,9 +75,8 @@ class FirstConditionalCrossAttention(ConditionalCrossAttention):
         super().__init__(channels, num_heads, dropout, scale=nn.Identity())
         self.query_position = nn.Linear(channels, channels)
 
-    def contents(self, content: Tensor, position: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        query = self.query_content(content) + self.query_position(position)
-        return query, self.key_content(memory.tokens) + self.key_place(memory.position)
+    def contents(self, content: Tensor, position: Tensor, tokens: Tensor, key_place: Tensor) -> tuple[Tensor, Tensor]:
+        return self.query_content(content) + self.query_position(position), self.key_content(tokens) + key_place
 
     def aim(self, content: Tensor, reference: Tensor) -> Tensor:
         return sine_embedding(reference[..., :2], content.shape[-1] // 2).to(content.dtype)

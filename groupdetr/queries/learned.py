@@ -29,6 +29,5 @@ class LearnedPoints(nn.Module):
         del targets  # denoising needs them, these queries do not
         embedding = self.embedding if self.training else kept_at_inference(self.embedding, self.inference_group)
         reference = self.point(embedding).sigmoid()
-        batch = len(memory.tokens)
-        position = embedding.expand(batch, *embedding.shape)
-        return Queries(torch.zeros_like(position), reference.expand(batch, *reference.shape), position)
+        content = torch.zeros_like(embedding).expand(len(memory.tokens), *embedding.shape)
+        return Queries(content, reference.unsqueeze(0), embedding.unsqueeze(0))
