@@ -32,6 +32,7 @@ from groupdetr.engine.train import Trainer
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
 from groupdetr.reporting import report_run
+from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
 from groupdetr.weights import load_weights
 from groupdetr.weights.native import save
@@ -45,6 +46,7 @@ def train(options: Options) -> Path:
         raise UsageError("no data set given", remedy="groupdetr train DATA --model NAME, or --resume RUN")
     recipe = recipe_of(options)
     machine = accelerator(options.settings)
+    expect_whole_pieces(options.settings, machine.num_processes)
     say = console.print if machine.is_main_process else _silence
     data = checked(options, recipe, machine)
     recipe = replace(recipe, num_classes=len(data.categories))
@@ -66,6 +68,15 @@ def train(options: Options) -> Path:
         machine.end_training()
     finish(trainer, say)
     return run.path
+
+
+def expect_whole_pieces(settings: Settings, processes: int) -> None:
+    if settings.batch % (processes * settings.accumulate):
+        pieces = f"{processes} processes x {settings.accumulate} pieces"
+        raise UsageError(
+            f"a batch of {settings.batch} images cannot be shared by {pieces}",
+            remedy=f"choose --batch as a multiple of {processes * settings.accumulate}",
+        )
 
 
 @contextmanager
