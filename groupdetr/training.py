@@ -192,6 +192,7 @@ def start(trainer: Trainer, options: Options, data: DataSet) -> None:
         if options.resume is None:
             trainer.save()  # before the configuration: where there is a run, there is something to resume
         else:
+            run.clean()
             run.rewind(trainer.state.progress.step)
         config = to_config(options) | {"groups": trainer.model.recipe.num_groups}  # type: ignore[union-attr]
         write_text(run.config, yaml.safe_dump(config, sort_keys=False))

@@ -60,6 +60,11 @@ class RunFolder:
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise UsageError(f"the configuration cannot be read: {error}", str(self.config)) from error
 
+    def clean(self) -> None:
+        """Remove what writes that a kill cut short have left."""
+        for unfinished in [*self.path.rglob(".*.part"), *self.path.rglob(".*.tmp")]:
+            unfinished.unlink(missing_ok=True)
+
     def append(self, record: Mapping[str, Any]) -> None:
         with self.log.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")

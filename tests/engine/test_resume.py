@@ -52,9 +52,11 @@ def test_a_killed_run_continues_with_nothing_lost_beyond_the_last_save(
     kill_after(run, arguments(shapes, run, *more), step=5)
     saved = checkpoint(run)["progress"]["step"]
     assert saved >= 4
+    (run / "weights/.last.pt.1.part").write_bytes(b"cut short")
     assert main(["train", "--resume", str(run)]) == 0
     assert same(checkpoint(run), checkpoint(uninterrupted))
     assert losses(run) == losses(uninterrupted)
+    assert not list((run / "weights").glob(".*")), "no litter"
 
 
 @pytest.mark.slow
