@@ -32,14 +32,15 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over seeds and its standard deviation, nan for a single seed."""
+    """A mean over seeds and its standard deviation, nan for a single seed and for figures that are undefined."""
 
     mean: float
     deviation: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        return cls(fmean(values), stdev(values) if len(values) > 1 else math.nan)
+        defined = len(values) > 1 and all(map(math.isfinite, values))
+        return cls(fmean(values), stdev(values) if defined else math.nan)
 
     def __str__(self) -> str:
         return "" if math.isnan(self.deviation) else f"± {self.deviation:.1f}"

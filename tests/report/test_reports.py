@@ -78,6 +78,13 @@ def test_several_seeds_and_several_numbers_of_groups(tmp_path: Path) -> None:
     assert html.count("data:image/jpeg") == 3, "truth, the baseline and the best"
 
 
+def test_figures_that_are_undefined_for_every_seed(tmp_path: Path) -> None:
+    """As AP of large objects is where there are none."""
+    runs = [summary(groups, seed) for groups in (1, 8) for seed in (0, 1, 2)]
+    runs = [replace(run, metrics={**run.metrics, "AP_large": math.nan}) for run in runs]
+    assert "nan" not in demo_page(tmp_path, *runs)
+
+
 def test_a_demo_without_pictures_or_figures(tmp_path: Path) -> None:
     """A run stopped before its first evaluation still has a page."""
     empty = replace(summary(1), metrics={"AP": math.nan}, curve=[])
