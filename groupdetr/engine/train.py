@@ -170,14 +170,14 @@ class Trainer:
         return step * self.settings.batch / len(self.task.train)
 
     def time_to_evaluate(self) -> bool:
-        """Every ``eval_every`` epochs and at the end; against the clock, a sixth of the time at most."""
+        """Every ``eval_every`` epochs and at the end; against the clock, a twentieth of the time at most."""
         step = self.state.progress.step
         if self.share() >= 1:
             return True
         every = self.settings.eval_every
         due = self.epoch(step) // every > self.epoch(step - 1) // every
         if self.total is None:
-            return due and self.state.progress.seconds - self.evaluated_at > 5 * self.evaluation_took
+            return due and self.state.progress.seconds - self.evaluated_at > 20 * self.evaluation_took
         return due
 
     def time_to_save(self) -> bool:
