@@ -107,7 +107,7 @@ class _Axis:
     def words(self, tick: float) -> str:
         """No more digits than tell the ticks apart."""
         digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
-        if tick and not 1e-4 < self.step < 1e5:
+        if tick and not 1e-3 < self.step < 1e5:  # a longer number would not fit beside the axis
             mantissa, exponent = f"{tick:.1e}".split("e")
             return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
         return f"{tick:,.{min(digits, 4)}f}".replace("-", "−") if tick else "0"
