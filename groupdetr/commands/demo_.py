@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-DATA_SEED = 0
-
 
 @dataclass(frozen=True)
 class Options:

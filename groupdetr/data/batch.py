@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +25,6 @@ from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures import Images, Target
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, in which all backbones were trained
-
-
-class Named(Protocol):
-    """What a batch needs to know of a record to name it."""
-
-    file_name: str
 
 
 @dataclass

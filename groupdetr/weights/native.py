@@ -29,6 +29,7 @@ def save(model: nn.Module, path: str | Path, metadata: dict[str, Any]) -> None:
     ``imgsz`` make the file complete.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     tensors = {name: value.detach().cpu().contiguous() for name, value in unique_state(model).items()}
     try:
