@@ -10,13 +10,24 @@ from torch.utils.checkpoint import checkpoint
 from groupdetr.groups import Compete
 from groupdetr.structures import Memory, Predictions, Queries
 
-Update = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (head, content [B,K,N,C], reference) -> next reference
+# (head, content [B,K,N,C], reference) -> the reference that the next layer looks at, and the one its head starts from
+Update = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def keep(head: nn.Module, content: Tensor, reference: Tensor) -> Tensor:
+def keep(head: nn.Module, content: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Conditional DETR: a query looks at the same point in all layers."""
     del head, content
-    return reference
+    return reference, reference
+
+
+def look_forward_twice(head: nn.Module, content: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """DAB-DETR's code, and DINO, which named it: the box is the next reference, and the next layer's loss reaches back
+    to it through what its head starts from, but not through where it looked.
+
+    The box is that of the content before the norm, unlike the one that is predicted.
+    """
+    box = head.box(content, reference)  # type: ignore[operator]
+    return box.detach(), box
 
 
 class DecoderLayer(nn.Module):
@@ -37,9 +48,11 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, blocked: Tensor | None, memory: Memory
+    ) -> Tensor:
         aim = self.cross_attention.aim(x, reference)  # type: ignore[operator]
-        x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position)))
+        x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position, blocked)))
         x = self.norm2(x + self.dropout(self.cross_attention(x, position, aim, memory)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
@@ -47,24 +60,29 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Queries and memory to the predictions of every layer, L of [B,K,N,.].
 
-    ``heads``: one for each layer, or one that all share. ``norm`` is applied to what a head reads, not to what the
-    next layer gets. ``recompute`` trades a second forward of each layer for its activations (gradient checkpointing).
+    ``places`` and ``heads``: one for each layer, or one that all share. ``norm`` is applied to what a head reads, not
+    to what the next layer gets. ``recompute`` trades a second forward of each layer for its activations (gradient
+    checkpointing).
     """
 
     def __init__(
-        self, layers: Sequence[nn.Module], heads: Sequence[nn.Module], norm: nn.Module, update: Update, recompute: bool
-    ) -> None:
+        self, layers: Sequence[nn.Module], places: Sequence[nn.Module], heads: Sequence[nn.Module], norm: nn.Module,
+        update: Update, recompute: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.layers, self.heads, self.norm = nn.ModuleList(layers), nn.ModuleList(heads), norm
-        self.update, self.recompute = update, recompute
+        self.layers, self.places, self.heads = nn.ModuleList(layers), nn.ModuleList(places), nn.ModuleList(heads)
+        self.norm, self.update, self.recompute = norm, update, recompute
 
     def forward(self, queries: Queries, memory: Memory) -> list[Predictions]:
-        x, reference, said = queries.content, queries.reference, []
-        for layer, head in zip(self.layers, self.heads):
-            x = self.run(layer, x, queries.position, reference, memory)
-            said.append(head(self.norm(x), reference))
-            reference = self.update(head, x, reference)
+        x, said = queries.content, []
+        reference = start = queries.reference
+        for layer, place, head in zip(self.layers, self.places, self.heads):
+            position = place(queries.position, x, reference)
+            x = self.run(layer, x, position, reference, queries.blocked, memory)
+            said.append(head(self.norm(x), start))
+            if len(said) < len(self.layers):
+                reference, start = self.update(head, x, reference)
         return said
 
-    def run(self, layer: nn.Module, *inputs: Tensor | Memory) -> Tensor:
+    def run(self, layer: nn.Module, *inputs: Tensor | Memory | None) -> Tensor:
         return checkpoint(layer, *inputs, use_reentrant=False) if self.recompute and self.training else layer(*inputs)

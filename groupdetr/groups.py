@@ -12,6 +12,7 @@ CA(Q, X), Eq. 4        `end_to_end`: the K*N queries look at one memory X, which
 sigma_k, Eq. 6         `match_groups`: one-to-one assignment within each group
 (1/K) sum_k L_k, Eq. 7 `mean_over_groups`: the normaliser of every loss
 inference, Sec. 3.2    `kept_at_inference`: the primary group alone, at the cost of a plain DETR
+DN-DETR w/ Group       `denoise_in_all`: denoising queries in front of every group (Table 3, Fig. 8)
 =====================  ================================================================================
 
 Table 7 is a choice among these functions:
@@ -37,19 +38,32 @@ from torch import Tensor
 from groupdetr.ops.assignment import assign
 from groupdetr.structures import Assignment
 
-Attention = Callable[[Tensor, Tensor], Tensor]  # (content, position), both [...,N,C] -> [...,N,C]
-Compete = Callable[[Attention, Tensor, Tensor], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (content [...,N,C], position, blocked [N,N]) -> content
+Compete = Callable[[Attention, Tensor, Tensor, Tensor | None], Tensor]
 Match = Callable[[np.ndarray, Sequence[int]], Assignment]
+Denoise = Callable[[int], int]
 
 
-def separately(attention: Attention, content: Tensor, position: Tensor) -> Tensor:
-    """Self-attention within each group (Eq. 5): leading axes are batch, so no query sees another group. [B,K,N,C]"""
-    return attention(content, position)
+def separately(attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+    """Self-attention within each group (Eq. 5): leading axes are batch, so no query sees another group. [B,K,N,C]
+
+    ``blocked`` [N,N] bool, the same in every group: True where a query (row) does not see another (column).
+    """
+    return attention(content, position, blocked)
 
 
-def jointly(attention: Attention, content: Tensor, position: Tensor) -> Tensor:
-    """Self-attention over all K*N queries at once (Table 7 b and c). [B,K,N,C]"""
-    joined = attention(content.flatten(1, 2).unsqueeze(1), position.flatten(1, 2).unsqueeze(1))
+def jointly(attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+    """Self-attention over all K*N queries at once (Table 7 b and c). [B,K,N,C]
+
+    What is ``blocked`` within a group is blocked there; of other groups a query sees what its last query sees of its
+    own, so nobody sees another group's denoising queries.
+    """
+    num_groups, num_queries = content.shape[1:3]
+    if blocked is not None:
+        others = blocked[-1].expand(num_groups, num_queries, num_groups, num_queries).clone()
+        others.diagonal(dim1=0, dim2=2).copy_(blocked.unsqueeze(-1).expand(-1, -1, num_groups))
+        blocked = others.reshape(num_groups * num_queries, -1)
+    joined = attention(content.flatten(1, 2).unsqueeze(1), position.flatten(1, 2).unsqueeze(1), blocked)
     return joined.reshape(content.shape)
 
 
@@ -64,6 +78,17 @@ def kept_at_inference(groups: Tensor, group: int | None) -> Tensor:
     Training is symmetric in the groups, so any will do (Fig. 4); by convention the primary group is group 0.
     """
     return groups if group is None else groups[group : group + 1]
+
+
+def denoise_in_all(groups: int) -> int:
+    """In how many groups, from the first, objects are denoised: all, each with its own noise, so that the sequence of
+    group k is [DN_k | Q_k] and K groups are K DN-DETRs (Eq. 6 read literally; Table 3, DN-DETR w/ Group)."""
+    return groups
+
+
+def denoise_in_primary(groups: int) -> int:
+    """In the primary group alone: the other reading of Sec. 3.2."""
+    return min(groups, 1)
 
 
 def match_groups(costs: np.ndarray, counts: Sequence[int]) -> Assignment:

@@ -30,6 +30,10 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.regress.layers[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, reference: Tensor) -> Predictions:
+        return Predictions(self.classify(x), self.box(x, reference))
+
+    def box(self, x: Tensor, reference: Tensor) -> Tensor:
+        """[...,N,4]"""
         start = inverse_sigmoid(reference.float(), self.eps)
         start = F.pad(start, (0, 4 - start.shape[-1]))  # a point says nothing about the size
-        return Predictions(self.classify(x), (self.regress(x) + start).sigmoid())
+        return (self.regress(x) + start).sigmoid()

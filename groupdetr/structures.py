@@ -1,7 +1,8 @@
 """The nouns: what flows between the parts of a detector. Each is a dataclass, validated where it is born.
 
 Axes, everywhere: B images, K groups, N queries of a group, C channels, S memory tokens, T objects of an image,
-M matched pairs, L stages that are supervised. Boolean tensors are named for what True means.
+M matched pairs, D denoising queries of a group, L stages that are supervised. Boolean tensors are named for what True
+means.
 """
 
 from __future__ import annotations
@@ -80,13 +81,21 @@ class Queries(_Movable):
 
     content: Tensor  # [B,K,N,C] what a query knows
     reference: Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y) or a box (R=4: cx,cy,w,h)
-    position: Tensor  # [B|1,K,N,C] its position embedding
+    position: Tensor | None = None  # [B|1,K,N,C] its position embedding; None: to be read off the reference
+    blocked: Tensor | None = None  # [N,N] bool, True where a query (row) does not see another (column) of its group
+    denoising: Denoising | None = None  # what is known of the first D of the N queries, in training with denoising
 
     def __post_init__(self) -> None:
         _expect(self.content.ndim == 4, f"queries are [B,K,N,C], not {tuple(self.content.shape)}")
         for name, x in (("position", self.position), ("reference", self.reference)):
-            _expect(len(x) in (1, len(self.content)), f"{name} must be of all images or of each, not of {len(x)}")
-            _expect(x.shape[1:3] == self.content.shape[1:3], f"{name} must be [B|1,K,N,.], not {tuple(x.shape)}")
+            if x is not None:
+                _expect(len(x) in (1, len(self.content)), f"{name} must be of all images or of each, not of {len(x)}")
+                _expect(x.shape[1:3] == self.content.shape[1:3], f"{name} must be [B|1,K,N,.], not {tuple(x.shape)}")
+
+    @property
+    def num_denoising(self) -> int:
+        """D: queries of a group that stand in front of those to be matched."""
+        return self.denoising.num_queries if self.denoising else 0
 
 
 @dataclass
@@ -101,6 +110,10 @@ class Predictions(_Movable):
 
     def __getitem__(self, index: Any) -> Predictions:
         return Predictions(self.logits[index], self.boxes[index])
+
+    def silent(self, who: Tensor) -> Predictions:
+        """The queries ``who`` (bool, broadcasts to [...,K,N]) say with certainty that nothing is there: no loss."""
+        return Predictions(self.logits.masked_fill(who.unsqueeze(-1), float("-inf")), self.boxes)
 
     @classmethod
     def stack(cls, layers: Sequence[Predictions]) -> Predictions:
@@ -152,6 +165,10 @@ class Assignment(_Movable):
     query: Tensor  # [L,M]
     target: Tensor  # [L,M] index into the image's objects
 
+    def repeated(self, stages: int) -> Assignment:
+        """The same pairs in each of L stages: [1,M] -> [L,M]."""
+        return Assignment(*(x.expand(stages, -1) for x in (self.image, self.group, self.query, self.target)))
+
     def gather(self, x: Tensor) -> Tensor:
         """The rows of the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
         stage = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
@@ -169,6 +186,28 @@ class Stages:
     names: tuple[str, ...]  # [L] such as layer0 .. layer5
     predictions: Predictions  # [L,B,K,N,.]
     assignment: Assignment | None = None  # None: to be matched
+    copies: int = 1  # how often an object is assigned in a group; losses are means over them
+
+
+@dataclass
+class Denoising:
+    """The first D queries of a group are noised copies of objects, and it is known which (DN-DETR, Li et al. 2022)."""
+
+    assignment: Assignment  # [1,M] of the objects that were noised
+    padding: Tensor  # [B,1,D] bool, True where an image has no object: not supervised
+    copies: int  # of every object
+    groups: int  # how many groups, from the first, are supervised
+
+    @property
+    def num_queries(self) -> int:
+        """D."""
+        return self.padding.shape[-1]
+
+    def stages(self, names: Sequence[str], layers: Predictions) -> Stages:
+        """Layers [L,B,K,D+N,.] -> what the denoising queries among them are to answer."""
+        said = layers[:, :, : self.groups, : self.num_queries].silent(self.padding)
+        assignment = self.assignment.repeated(len(names))
+        return Stages(tuple(f"{name}-denoising" for name in names), said, assignment, self.copies)
 
 
 @dataclass
@@ -185,13 +224,15 @@ class Outputs:
         The query source decides at inference which groups run (the primary one, unless told otherwise); if it
         kept several, theirs stand end to end.
         """
-        last = self.layers[-1]
+        last = self.layers[-1][:, :, self.queries.num_denoising :]
         return Predictions(last.logits.flatten(1, 2), last.boxes.flatten(1, 2))
 
     def stages(self) -> list[Stages]:
-        """What the criterion supervises: every decoder layer (deep supervision)."""
+        """What the criterion supervises: every decoder layer (deep supervision), of matching and denoising queries."""
         names = tuple(f"layer{i}" for i in range(len(self.layers)))
-        return [Stages(names, Predictions.stack(self.layers))]
+        layers, denoising = Predictions.stack(self.layers), self.queries.denoising
+        matching = Stages(names, layers[:, :, :, self.queries.num_denoising :])
+        return [matching, denoising.stages(names, layers)] if denoising else [matching]
 
 
 @dataclass

@@ -113,8 +113,9 @@ def test_groups_end_to_end_are_views_in_order() -> None:
 def test_attention_is_called_within_groups_or_over_all() -> None:
     seen = []
 
-    def attention(content: Tensor, position: Tensor) -> Tensor:
+    def attention(content: Tensor, position: Tensor, blocked: Tensor | None) -> Tensor:
         seen.append(content.shape)
+        assert blocked is None
         return content + position
 
     content, position = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)

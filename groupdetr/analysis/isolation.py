@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from groupdetr.detector import DetectionTransformer
-from groupdetr.structures import Images, Predictions
+from groupdetr.structures import Images, Predictions, Queries
 
 TOLERANCE = 1e-4  # rounding of float32: kernels may sum in another order for another number of queries
 
@@ -70,13 +70,21 @@ def _as_trained(model: nn.Module) -> Iterator[None]:
 
 def _leak(model: DetectionTransformer, images: Images, before: Predictions, group: int) -> float:
     """What changes elsewhere when the queries of ``group`` do."""
-    table: Tensor = model.queries.embedding  # type: ignore[assignment]
-    kept = table[group].clone()
-    table[group] += 1.0
-    after = model(images).layers[-1]
-    table[group] = kept
-    others = [k for k in range(len(table)) if k != group]
+    with model.queries.register_forward_hook(lambda module, inputs, queries: _moved(queries, group)):
+        after = model(images).layers[-1]
+    others = [k for k in range(before.logits.shape[1]) if k != group]
     return _change(before[:, others], after[:, others]) if others else 0.0
+
+
+def _moved(queries: Queries, group: int) -> Queries:
+    """The same but for one group, which knows something else, looks elsewhere, and has another position."""
+    content, reference = queries.content.clone(), queries.reference.clone()
+    content[:, group] += 1.0
+    reference[:, group] = 1 - reference[:, group]
+    position = None if queries.position is None else queries.position.clone()
+    if position is not None:
+        position[:, group] += 1.0
+    return replace(queries, content=content, reference=reference, position=position)
 
 
 def _alone(model: DetectionTransformer, images: Images, group: int) -> Predictions:

@@ -1,7 +1,7 @@
 """Looking at the image: conditional cross-attention (Conditional DETR, Meng et al. 2021, Sec. 3.3).
 
 Content and place are compared apart: in every head a query is [content ; place] and a key is [content ; place], each
-half as wide as the head's value.
+half as wide as the head's value. Where a query looks is an aim, a part of its own.
 """
 
 from __future__ import annotations
@@ -16,16 +16,47 @@ from groupdetr.ops.position import sine_embedding
 from groupdetr.structures import Memory
 
 
-class ConditionalCrossAttention(nn.Module):
-    """Queries [B,K,N,C] look at the memory where they `aim` [B,K,N,C] -> [B,K,N,C].
+class PointAim(nn.Module):
+    """Where a query looks, [B,K,N,C]: the sine embedding of its reference point (or of its box's centre)."""
 
-    ``scale`` is the network T that turns what a query knows into how wide it looks (Eq. 5 there); decoder layers
-    share one.
+    def forward(self, content: Tensor, reference: Tensor) -> Tensor:
+        return sine_embedding(reference[..., :2], content.shape[-1] // 2).to(content.dtype)
+
+
+class ScaledAim(PointAim):
+    """Scaled by what the query knows: T of Conditional DETR's Eq. 5, a network that decoder layers share."""
+
+    def __init__(self, scale: MLP) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, content: Tensor, reference: Tensor) -> Tensor:
+        return super().forward(content, reference) * self.scale(content)
+
+
+class ModulatedAim(nn.Module):
+    """As ``point`` aims, and the narrower the smaller the query's box is (DAB-DETR, Liu et al. 2022, Eq. 6).
+
+    ``size`` tells what width and height the query reckons with; decoder layers share it. The likeness in x is
+    weighted by that width over the width of the box, and so is y by the heights.
     """
 
-    def __init__(self, channels: int, num_heads: int, dropout: float, scale: nn.Module) -> None:
+    def __init__(self, point: PointAim, size: MLP) -> None:
         super().__init__()
-        self.num_heads, self.dropout, self.scale = num_heads, dropout, scale
+        self.point, self.size = point, size
+
+    def forward(self, content: Tensor, reference: Tensor) -> Tensor:
+        halves = self.point(content, reference).unflatten(-1, (2, -1))  # y, x
+        expected = self.size(content).to(reference.dtype).sigmoid()  # w, h
+        return (halves * (expected / reference[..., 2:]).flip(-1).unsqueeze(-1)).flatten(-2)
+
+
+class ConditionalCrossAttention(nn.Module):
+    """Queries [B,K,N,C] look at the memory where they `aim` [B,K,N,C] -> [B,K,N,C]."""
+
+    def __init__(self, channels: int, num_heads: int, dropout: float, aim: nn.Module) -> None:
+        super().__init__()
+        self.num_heads, self.dropout, self.aim = num_heads, dropout, aim
         self.query_content, self.query_place = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.key_content, self.key_place = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
@@ -37,7 +68,8 @@ class ConditionalCrossAttention(nn.Module):
         query = self.beside(end_to_end(query), end_to_end(self.query_place(aim)))
         key = self.beside(key, key_place)
         value = split_heads(self.value(memory.tokens), self.num_heads)
-        seen = attend(query, key, value, memory.padding, self.dropout if self.training else 0.0)
+        blocked = memory.padding[:, None, None, :]
+        seen = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
         return self.output(seen).reshape(content.shape)
 
     @torch.no_grad()
@@ -49,18 +81,15 @@ class ConditionalCrossAttention(nn.Module):
         """
         self.query_place.weight.copy_(self.key_place.weight).mul_(gain)
         self.key_place.weight.mul_(gain)
-        if isinstance(self.scale, MLP):
-            nn.init.zeros_(self.scale.layers[-1].weight)  # type: ignore[arg-type]
-            nn.init.ones_(self.scale.layers[-1].bias)  # type: ignore[arg-type]
+        for aim in self.aim.modules():
+            if isinstance(aim, ScaledAim):
+                nn.init.zeros_(aim.scale.layers[-1].weight)  # type: ignore[arg-type]
+                nn.init.ones_(aim.scale.layers[-1].bias)  # type: ignore[arg-type]
 
     def contents(self, content: Tensor, position: Tensor, tokens: Tensor, key_place: Tensor) -> tuple[Tensor, Tensor]:
         """The content halves of queries [B,K,N,C] and keys [B,S,C]."""
         del position, key_place  # the first layer's alone
         return self.query_content(content), self.key_content(tokens)
-
-    def aim(self, content: Tensor, reference: Tensor) -> Tensor:
-        """Where a query looks, [B,K,N,C]: the embedding of its reference point, scaled by what it knows."""
-        return sine_embedding(reference[..., :2], content.shape[-1] // 2) * self.scale(content)
 
     def beside(self, content: Tensor, place: Tensor) -> Tensor:
         """Content and place [B,N,C] concatenated inside every head: [B,heads,N,2*C/heads]."""
@@ -69,14 +98,11 @@ class ConditionalCrossAttention(nn.Module):
 
 
 class FirstConditionalCrossAttention(ConditionalCrossAttention):
-    """The first decoder layer's: queries know nothing yet, so their position stands in for content and scale is 1."""
+    """The first decoder layer's: queries know nothing yet, so their position stands in for content."""
 
-    def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
-        super().__init__(channels, num_heads, dropout, scale=nn.Identity())
+    def __init__(self, channels: int, num_heads: int, dropout: float, aim: nn.Module) -> None:
+        super().__init__(channels, num_heads, dropout, aim)
         self.query_position = nn.Linear(channels, channels)
 
     def contents(self, content: Tensor, position: Tensor, tokens: Tensor, key_place: Tensor) -> tuple[Tensor, Tensor]:
         return self.query_content(content) + self.query_position(position), self.key_content(tokens) + key_place
-
-    def aim(self, content: Tensor, reference: Tensor) -> Tensor:
-        return sine_embedding(reference[..., :2], content.shape[-1] // 2).to(content.dtype)

@@ -11,16 +11,16 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Query [B,heads,N,Cq], key [B,heads,S,Cq], value [B,heads,S,Cv] -> [B,N,heads*Cv].
 
-    ``padding`` [B,S] bool: True keys are not seen. CPU's fused kernel needs Cv = Cq: a narrower value is widened by
+    ``blocked``, a bool that broadcasts to [B,heads,N,S]: True keys are not seen. CPU's fused kernel needs Cv = Cq: a narrower value is widened by
     zeros, which cost less than the explicit attention matrix of the fallback; CUDA's memory-efficient kernel takes it
     as it is.
     """
     width = value.shape[-1]
     if value.device.type == "cpu":
         value = F.pad(value, (0, query.shape[-1] - width))
-    seen = None if padding is None else ~padding[:, None, None, :]
+    seen = None if blocked is None else ~blocked
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
     return out[..., :width].transpose(1, 2).flatten(2)

@@ -25,12 +25,16 @@ class SelfAttention(nn.Module):
         placed = content + position
         heads = [self.query(placed), self.key(placed), self.value(content)]
         query, key, value = (split_heads(x.flatten(0, -3), self.num_heads) for x in heads)
-        mixed = attend(query, key, value, padding, self.dropout if self.training else 0.0)
+        blocked = None if padding is None else padding[:, None, None, :]
+        mixed = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
         return self.output(mixed).reshape(content.shape)
 
 
 class ConditionalSelfAttention(nn.Module):
-    """Conditional DETR's: content and position each with a projection of its own, added. [...,N,C] -> [...,N,C]"""
+    """Conditional DETR's: content and position each with a projection of its own, added. [...,N,C] -> [...,N,C]
+
+    ``blocked`` [N,N] bool: True where a query (row) does not see another (column).
+    """
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -40,12 +44,12 @@ class ConditionalSelfAttention(nn.Module):
         self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, content: Tensor, position: Tensor) -> Tensor:
+    def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
         heads = [
             self.query_content(content) + self.query_position(position),
             self.key_content(content) + self.key_position(position),
             self.value(content),
         ]
         query, key, value = (split_heads(x.flatten(0, -3), self.num_heads) for x in heads)
-        mixed = attend(query, key, value, dropout=self.dropout if self.training else 0.0)
+        mixed = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
         return self.output(mixed).reshape(content.shape)

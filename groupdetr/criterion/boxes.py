@@ -31,15 +31,20 @@ class L1:
 
 @dataclass(frozen=True)
 class GIoU:
-    """One minus the generalized IoU; as a cost without the one, which changes no assignment."""
+    """One minus the generalized IoU; as a cost without the one, which changes no assignment.
+
+    ``eps`` is that of `generalized_iou`: 0 in Conditional DETR's code, 1e-6 in DAB-DETR's.
+    """
 
     cost_weight: float
     loss_weight: float
+    eps: float = 0.0
     name: str = "giou"
 
     def cost(self, predictions: Predictions, objects: Objects) -> Tensor:
-        return -generalized_iou(*(cxcywh_to_xyxy(x) for x in facing(predictions.boxes, objects.boxes)))
+        said, wanted = (cxcywh_to_xyxy(x) for x in facing(predictions.boxes, objects.boxes))
+        return -generalized_iou(said, wanted, self.eps)
 
     def loss(self, predictions: Predictions, objects: Objects, assignment: Assignment) -> Tensor:
         said, wanted = assignment.gather(predictions.boxes).float(), assignment.gather_objects(objects.boxes)
-        return (1 - generalized_iou(cxcywh_to_xyxy(said), cxcywh_to_xyxy(wanted))).sum(1)
+        return (1 - generalized_iou(cxcywh_to_xyxy(said), cxcywh_to_xyxy(wanted), self.eps)).sum(1)

@@ -32,7 +32,7 @@ class SetCriterion(nn.Module):
         losses: dict[str, Tensor] = {}
         for stages in outputs.stages():
             assignment = self.assign(stages, objects)
-            normaliser = mean_over_groups(stages.predictions.logits.shape[2], mean_objects)
+            normaliser = stages.copies * mean_over_groups(stages.predictions.logits.shape[2], mean_objects)
             for term in self.terms:
                 values = term.loss_weight / normaliser * term.loss(stages.predictions, objects, assignment)
                 losses |= {f"{name}/{term.name}": value for name, value in zip(stages.names, values)}

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from groupdetr.attention.cross_attention import ConditionalCrossAttention, FirstConditionalCrossAttention
-from groupdetr.attention.self_attention import ConditionalSelfAttention
+from groupdetr.attention.cross_attention import (
+    ConditionalCrossAttention,
+    FirstConditionalCrossAttention,
+    PointAim,
+    ScaledAim,
+)
+from groupdetr.attention.self_attention import ConditionalSelfAttention, SelfAttention
 from groupdetr.backbone import Backbone, resnet50
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import Decoder, DecoderLayer, keep
+from groupdetr.decoder import Decoder, DecoderLayer, Update, keep
 from groupdetr.detectors.recipe import Recipe, xavier
 from groupdetr.encoders.transformer import EncoderLayer, TransformerEncoder
 from groupdetr.heads import BoxHead
 from groupdetr.mlp import MLP, FeedForward
+from groupdetr.places import Given
 from groupdetr.queries.learned import LearnedPoints
 
 
@@ -32,37 +39,54 @@ class ConditionalDETR(Recipe):
     offset: float = 0.0  # and its shift, in pixels of the feature map
     eps: float = 1e-5  # of the inverse sigmoid
 
+    update: ClassVar[Update] = staticmethod(keep)
+
     def backbone(self) -> Backbone:
         return resnet50(self.pretrained_backbone, self.dilated)
 
     def encoder(self, in_channels: list[int]) -> TransformerEncoder:
-        layers = [
-            EncoderLayer(self.channels, self.num_heads, self.hidden, self.dropout) for _ in range(self.encoder_layers)
-        ]
+        layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
         xavier(layer.feed_forward for layer in layers)
-        return TransformerEncoder(in_channels[-1], layers, self.temperature, self.offset, self.recompute)
+        xavier([place := self.token_place()])
+        return TransformerEncoder(in_channels[-1], layers, place, self.temperature, self.offset, self.recompute)
 
-    def queries(self) -> LearnedPoints:
+    def encoder_layer(self) -> EncoderLayer:
+        attention = SelfAttention(self.channels, self.num_heads, self.dropout)
+        return EncoderLayer(attention, self.feed_forward(), self.channels, self.dropout)
+
+    def token_place(self) -> nn.Module:
+        return Given()
+
+    def feed_forward(self) -> FeedForward:
+        return FeedForward(self.channels, self.hidden, self.dropout)
+
+    def queries(self) -> nn.Module:
         queries = LearnedPoints(self.num_groups, self.num_queries, self.channels, self.inference_group)
         xavier([queries.point])
         return queries
 
     def decoder(self) -> Decoder:
-        scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
-        looks: list[nn.Module] = [FirstConditionalCrossAttention(self.channels, self.num_heads, self.dropout)]
-        for _ in range(1, self.decoder_layers):
-            looks.append(ConditionalCrossAttention(self.channels, self.num_heads, self.dropout, scale))
-        layers = [self.layer(look) for look in looks]
-        xavier(layers)
+        kinds = [FirstConditionalCrossAttention, *[ConditionalCrossAttention] * (self.decoder_layers - 1)]
+        looks = [kind(self.channels, self.num_heads, self.dropout, aim) for kind, aim in zip(kinds, self.aims())]
+        layers = [self.decoder_layer(look) for look in looks]
+        xavier([*layers, place := self.query_place()])
         head = BoxHead(self.channels, self.num_classes, self.eps)
-        return Decoder(layers, [head] * len(layers), nn.LayerNorm(self.channels), keep, self.recompute)
+        places, heads = [place] * len(layers), [head] * len(layers)
+        return Decoder(layers, places, heads, nn.LayerNorm(self.channels), self.update, self.recompute)
 
-    def layer(self, cross_attention: nn.Module) -> DecoderLayer:
+    def aims(self) -> list[nn.Module]:
+        """Where the queries of each layer look; scaled from the second one on, by one network."""
+        scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
+        return [PointAim(), *(ScaledAim(scale) for _ in range(1, self.decoder_layers))]
+
+    def query_place(self) -> nn.Module:
+        return Given()
+
+    def decoder_layer(self, cross_attention: nn.Module) -> DecoderLayer:
         self_attention = ConditionalSelfAttention(self.channels, self.num_heads, self.dropout)
-        feed_forward = FeedForward(self.channels, self.hidden, self.dropout)
         return DecoderLayer(
-            self.compete, self_attention, cross_attention, feed_forward, self.channels, self.dropout
-        )  # fmt: skip
+            self.compete, self_attention, cross_attention, self.feed_forward(), self.channels, self.dropout
+        )
 
     def terms(self) -> list[Term]:
         return [Focal(2.0, 2.0), L1(5.0, 5.0), GIoU(2.0, 2.0)]

@@ -15,10 +15,9 @@ from groupdetr.structures import Memory
 class EncoderLayer(nn.Module):
     """Self-attention over all tokens, then a feed-forward network, each followed by a norm. [B,S,C] -> [B,S,C]"""
 
-    def __init__(self, channels: int, num_heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, attention: SelfAttention, feed_forward: FeedForward, channels: int, dropout: float) -> None:
         super().__init__()
-        self.attention = SelfAttention(channels, num_heads, dropout)
-        self.feed_forward = FeedForward(channels, hidden, dropout)
+        self.attention, self.feed_forward = attention, feed_forward
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
@@ -30,14 +29,16 @@ class EncoderLayer(nn.Module):
 class TransformerEncoder(nn.Module):
     """Feature maps, of which the coarsest is used, and the images' padding -> `Memory`.
 
-    ``temperature`` and ``offset`` are those of `image_embedding`.
+    ``place`` is the position embedding that a layer adds to its tokens, a `Given` or a `Scaled` one. ``temperature``
+    and ``offset`` are those of `image_embedding`.
     """
 
     def __init__(
-        self, in_channels: int, layers: list[EncoderLayer], temperature: float, offset: float, recompute: bool
-    ) -> None:
+        self, in_channels: int, layers: list[EncoderLayer], place: nn.Module, temperature: float, offset: float,
+        recompute: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers, self.place = nn.ModuleList(layers), place
         self.projection = nn.Conv2d(in_channels, layers[0].norm1.normalized_shape[0], kernel_size=1)
         self.temperature, self.offset, self.recompute = temperature, offset, recompute
 
@@ -54,5 +55,5 @@ class TransformerEncoder(nn.Module):
         return memory
 
     def run(self, layer: nn.Module, memory: Memory) -> Tensor:
-        inputs = memory.tokens, memory.position, memory.padding
+        inputs = memory.tokens, self.place(memory.position, memory.tokens), memory.padding
         return checkpoint(layer, *inputs, use_reentrant=False) if self.recompute and self.training else layer(*inputs)

@@ -28,11 +28,11 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+def generalized_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
     """GIoU of corner boxes a [...,4] and b [...,4], which broadcast -> [...] in [-1,1] (Rezatofighi et al. 2019).
 
-    ``generalized_iou(a[..., :, None, :], b[..., None, :, :])`` compares all with all. The boxes need an area in at
-    least one of a and b.
+    ``generalized_iou(a[..., :, None, :], b[..., None, :, :])`` compares all with all. ``eps`` is added to both
+    denominators; without it the boxes need an area in at least one of a and b.
     """
     ax0, ay0, ax1, ay1 = a.unbind(-1)
     bx0, by0, bx1, by1 = b.unbind(-1)
@@ -42,4 +42,4 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - intersection
     hull_width = torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)
     hull = hull_width * (torch.maximum(ay1, by1) - torch.minimum(ay0, by0))
-    return intersection / union - (hull - union) / hull
+    return intersection / (union + eps) - (hull - union) / (hull + eps)

@@ -5,29 +5,67 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from groupdetr.groups import kept_at_inference
 from groupdetr.mlp import MLP
 from groupdetr.structures import Memory, Queries, Target
 
 
-class LearnedPoints(nn.Module):
-    """Conditional DETR's queries: a learned position embedding, from which the reference point is read.
+class LearnedQueries(nn.Module):
+    """Groups start as independent draws: equal ones would be taught the same for ever.
 
-    The content starts at zero. Groups start as independent draws: equal ones would be taught the same for ever.
     ``inference_group``: the group that inference keeps, None for all.
     """
 
-    def __init__(self, num_groups: int, num_queries: int, channels: int, inference_group: int | None) -> None:
+    def __init__(self, inference_group: int | None) -> None:
         super().__init__()
+        self.inference_group = inference_group
+
+    def running(self, table: Tensor) -> Tensor:
+        """The groups of ``table`` [K,...] that run: all in training, those that are kept otherwise."""
+        return table if self.training else kept_at_inference(table, self.inference_group)
+
+
+class LearnedPoints(LearnedQueries):
+    """Conditional DETR's queries: a learned position embedding, from which the reference point is read.
+
+    The content starts at zero.
+    """
+
+    def __init__(self, num_groups: int, num_queries: int, channels: int, inference_group: int | None) -> None:
+        super().__init__(inference_group)
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
         self.point = MLP(channels, channels, 2, num_layers=2)
-        self.inference_group = inference_group
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         del targets  # denoising needs them, these queries do not
-        embedding = self.embedding if self.training else kept_at_inference(self.embedding, self.inference_group)
+        embedding = self.running(self.embedding)
         reference = self.point(embedding).sigmoid()
         content = torch.zeros_like(embedding).expand(len(memory.tokens), *embedding.shape)
         return Queries(content, reference.unsqueeze(0), embedding.unsqueeze(0))
+
+
+class LearnedAnchors(LearnedQueries):
+    """DAB-DETR's queries: a learned box, from which the position embedding is read; the content starts at zero.
+
+    With P patterns (Anchor DETR, Wang et al. 2022), which groups share, every anchor asks P times, each time with
+    another content to start from; then N is P times the number of anchors, pattern after pattern.
+    """
+
+    def __init__(
+        self, num_groups: int, num_anchors: int, num_patterns: int, channels: int, inference_group: int | None
+    ) -> None:
+        super().__init__(inference_group)
+        self.anchors = nn.Parameter(torch.randn(num_groups, num_anchors, 4))  # before the sigmoid
+        if num_patterns:
+            self.patterns = nn.Parameter(torch.randn(num_patterns, channels))
+        else:
+            self.register_buffer("patterns", torch.zeros(1, channels), persistent=False)
+
+    def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
+        del targets
+        anchors = self.running(self.anchors)
+        content = self.patterns.repeat_interleave(anchors.shape[1], dim=0)  # [P*N,C]
+        reference = anchors.sigmoid().repeat(1, len(self.patterns), 1)
+        return Queries(content.expand(len(memory.tokens), len(anchors), -1, -1), reference.unsqueeze(0))

@@ -6,18 +6,27 @@ import torch
 
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.detectors.dab_detr import DABDETR
+from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.detectors.tiny import TinyConditionalDETR
+from groupdetr.detectors.tiny import TinyConditionalDETR, TinyDABDETR, TinyDNDETR
 from groupdetr.structures import Images, Target
 
+SMALL = {"num_classes": 7, "num_groups": 3, "num_queries": 6, "channels": 32, "num_heads": 2, "hidden": 48}
+LARGE = {"num_groups": 3, "num_queries": 20, "dropout": 0.0}
+
 FAST: dict[str, Recipe] = {
-    "conditional-detr": TinyConditionalDETR(
-        num_classes=7, num_groups=3, num_queries=6, channels=32, num_heads=2, hidden=48
-    ),
-}  # fmt: skip
+    "conditional-detr": TinyConditionalDETR(**SMALL),  # type: ignore[arg-type]
+    "dab-detr": TinyDABDETR(**SMALL),  # type: ignore[arg-type]
+    "dn-detr": TinyDNDETR(**SMALL, num_denoising=8),  # type: ignore[arg-type]
+}
 SLOW: dict[str, Recipe] = {
-    "conditional-detr-r50": ConditionalDETR(num_groups=3, num_queries=20, dropout=0.0),
-    "conditional-detr-r50-dc5": ConditionalDETR(num_groups=3, num_queries=20, dropout=0.0, dilated=True),
+    "conditional-detr-r50": ConditionalDETR(**LARGE),  # type: ignore[arg-type]
+    "conditional-detr-r50-dc5": ConditionalDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
+    "dab-detr-r50": DABDETR(**LARGE),  # type: ignore[arg-type]
+    "dab-detr-r50-dc5": DABDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
+    "dn-detr-r50": DNDETR(**LARGE),  # type: ignore[arg-type]
+    "dn-detr-r50-dc5": DNDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
 }
 STRIDE = 32  # no detector's is larger
 

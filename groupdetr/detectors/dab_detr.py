@@ -1,0 +1,52 @@
+"""DAB-DETR (Liu et al., ICLR 2022, arXiv 2201.12329): queries are boxes, which every decoder layer refines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from groupdetr.attention.cross_attention import ModulatedAim
+from groupdetr.criterion.boxes import L1, GIoU
+from groupdetr.criterion.classification import Focal
+from groupdetr.criterion.term import Term
+from groupdetr.decoder import Update, look_forward_twice
+from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.mlp import MLP, FeedForward
+from groupdetr.places import OfBox, Scaled
+from groupdetr.queries.learned import LearnedAnchors
+
+
+@dataclass(frozen=True)
+class DABDETR(ConditionalDETR):
+    """Numbers as in the official code."""
+
+    num_detections: int = 300
+    dropout: float = 0.0
+    temperature: float = 20.0  # 10 for the published R50-DC5 checkpoint; queries have 10000 nevertheless
+    eps: float = 1e-3
+    num_patterns: int = 0  # each of the num_queries anchors asks once, or with every pattern; 3 in published models
+
+    update: ClassVar[Update] = staticmethod(look_forward_twice)
+
+    def token_place(self) -> nn.Module:
+        return Scaled(self.channels)
+
+    def feed_forward(self) -> FeedForward:
+        return FeedForward(self.channels, self.hidden, self.dropout, nn.PReLU())
+
+    def queries(self) -> nn.Module:
+        return LearnedAnchors(
+            self.num_groups, self.num_queries, self.num_patterns, self.channels, self.inference_group
+        )  # fmt: skip
+
+    def aims(self) -> list[nn.Module]:
+        size = MLP(self.channels, self.channels, 2, num_layers=2)
+        return [ModulatedAim(aim, size) for aim in super().aims()]
+
+    def query_place(self) -> nn.Module:
+        return OfBox(self.channels)
+
+    def terms(self) -> list[Term]:
+        return [Focal(2.0, 1.0), L1(5.0, 5.0), GIoU(2.0, 2.0, eps=1e-6)]
