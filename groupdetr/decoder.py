@@ -48,9 +48,7 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, blocked: Tensor | None, memory: Memory
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, blocked: Tensor | None, memory: Memory) -> Tensor:
         aim = self.cross_attention.aim(x, reference)  # type: ignore[operator]
         x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position, blocked)))
         x = self.norm2(x + self.dropout(self.cross_attention(x, position, aim, memory)))

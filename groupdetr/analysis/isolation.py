@@ -70,7 +70,7 @@ def _as_trained(model: nn.Module) -> Iterator[None]:
 
 def _leak(model: DetectionTransformer, images: Images, before: Predictions, group: int) -> float:
     """What changes elsewhere when the queries of ``group`` do."""
-    with model.queries.register_forward_hook(lambda module, inputs, queries: _moved(queries, group)):
+    with model.queries.register_forward_hook(lambda *call: _moved(call[-1], group)):
         after = model(images).layers[-1]
     others = [k for k in range(before.logits.shape[1]) if k != group]
     return _change(before[:, others], after[:, others]) if others else 0.0

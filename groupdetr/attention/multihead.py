@@ -14,9 +14,9 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Query [B,heads,N,Cq], key [B,heads,S,Cq], value [B,heads,S,Cv] -> [B,N,heads*Cv].
 
-    ``blocked``, a bool that broadcasts to [B,heads,N,S]: True keys are not seen. CPU's fused kernel needs Cv = Cq: a narrower value is widened by
-    zeros, which cost less than the explicit attention matrix of the fallback; CUDA's memory-efficient kernel takes it
-    as it is.
+    ``blocked``, bool that broadcasts to [B,heads,N,S]: True keys are not seen. CPU's fused kernel needs Cv = Cq: a
+    narrower value is widened by zeros, which cost less than the explicit attention matrix of the fallback; CUDA's
+    memory-efficient kernel takes it as it is.
     """
     width = value.shape[-1]
     if value.device.type == "cpu":

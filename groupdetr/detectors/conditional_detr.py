@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from groupdetr.backbone import Backbone, resnet50
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import Decoder, DecoderLayer, Update, keep
+from groupdetr.decoder import Decoder, DecoderLayer, keep
 from groupdetr.detectors.recipe import Recipe, xavier
 from groupdetr.encoders.transformer import EncoderLayer, TransformerEncoder
 from groupdetr.heads import BoxHead
@@ -39,7 +39,7 @@ class ConditionalDETR(Recipe):
     offset: float = 0.0  # and its shift, in pixels of the feature map
     eps: float = 1e-5  # of the inverse sigmoid
 
-    update: ClassVar[Update] = staticmethod(keep)
+    update = staticmethod(keep)
 
     def backbone(self) -> Backbone:
         return resnet50(self.pretrained_backbone, self.dilated)
@@ -74,8 +74,12 @@ class ConditionalDETR(Recipe):
         places, heads = [place] * len(layers), [head] * len(layers)
         return Decoder(layers, places, heads, nn.LayerNorm(self.channels), self.update, self.recompute)
 
-    def aims(self) -> list[nn.Module]:
-        """Where the queries of each layer look; scaled from the second one on, by one network."""
+    def aims(self) -> Sequence[nn.Module]:
+        """Where the queries of each layer look."""
+        return self.point_aims()
+
+    def point_aims(self) -> list[PointAim]:
+        """Scaled from the second layer on, by one network."""
         scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
         return [PointAim(), *(ScaledAim(scale) for _ in range(1, self.decoder_layers))]
 

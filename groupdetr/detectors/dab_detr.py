@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
@@ -11,7 +10,7 @@ from groupdetr.attention.cross_attention import ModulatedAim
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import Update, look_forward_twice
+from groupdetr.decoder import look_forward_twice
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.mlp import MLP, FeedForward
 from groupdetr.places import OfBox, Scaled
@@ -28,7 +27,7 @@ class DABDETR(ConditionalDETR):
     eps: float = 1e-3
     num_patterns: int = 0  # each of the num_queries anchors asks once, or with every pattern; 3 in published models
 
-    update: ClassVar[Update] = staticmethod(look_forward_twice)
+    update = staticmethod(look_forward_twice)
 
     def token_place(self) -> nn.Module:
         return Scaled(self.channels)
@@ -43,7 +42,7 @@ class DABDETR(ConditionalDETR):
 
     def aims(self) -> list[nn.Module]:
         size = MLP(self.channels, self.channels, 2, num_layers=2)
-        return [ModulatedAim(aim, size) for aim in super().aims()]
+        return [ModulatedAim(aim, size) for aim in self.point_aims()]
 
     def query_place(self) -> nn.Module:
         return OfBox(self.channels)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import nn
 
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.groups import Denoise, denoise_in_all
+from groupdetr.groups import denoise_in_all
 from groupdetr.queries.denoising import DenoisingQueries, LabelAndBoxNoise, LabelEmbedding
 
 
@@ -21,7 +20,7 @@ class DNDETR(DABDETR):
     label_noise_ratio: float = 0.2
     box_noise_scale: float = 0.4
 
-    denoise: ClassVar[Denoise] = staticmethod(denoise_in_all)
+    denoise = staticmethod(denoise_in_all)
 
     def queries(self) -> nn.Module:
         labels = LabelEmbedding(self.num_classes, self.channels)

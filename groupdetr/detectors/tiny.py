@@ -28,7 +28,7 @@ class Tiny:
     encoder_layers: int = 1
     decoder_layers: int = 3
     hidden: int = 128
-    temperature: float = 10000.0  # the queries' own, and pixel centres, so that places in the image and in queries agree
+    temperature: float = 10000.0  # that of queries, and pixel centres, so that places in image and queries agree
     offset: float = -0.5
 
     backbone_weights: ClassVar[bool] = False

@@ -76,7 +76,7 @@ class DenoisingQueries(nn.Module):
 
     def in_front(self, queries: Queries, objects: Objects) -> Queries:
         """Denoising queries D before the matching ones N: [B,K,D+N,.]"""
-        images, groups, _, channels = queries.content.shape
+        images, groups, num_matching, _ = queries.content.shape
         most = objects.labels.shape[1]
         copies = self.copies(most)
         labels = objects.labels[:, None, None].expand(-1, groups, copies, -1)
@@ -89,7 +89,7 @@ class DenoisingQueries(nn.Module):
         return Queries(
             torch.cat([content.to(queries.content.dtype), queries.content], dim=2),
             torch.cat([reference, queries.reference.expand(images, -1, -1, -1)], dim=2),
-            blocked=copies_apart(copies, most, queries.content.shape[2]).to(content.device),
+            blocked=copies_apart(copies, most, num_matching).to(content.device),
             denoising=Denoising(known_pairs(objects.counts, copies, supervised, most), padding, copies, supervised),
         )
 

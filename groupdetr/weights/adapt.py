@@ -12,20 +12,26 @@ from torch import Tensor, nn
 from groupdetr.errors import WeightsError
 from groupdetr.heads import BoxHead
 
-TABLES = ("queries.embedding",)  # [K,N,...]
+TABLES = ("queries.embedding", "queries.anchors", "queries.matching.anchors")  # [K,N,...]; a detector has one
 CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")  # [classes,...]
+LABEL_ROWS = "queries.labels.weight"  # [classes + 1,...], the last for no object
 NAMELESS = ("", "n/a")
 
 
 def unfold_groups(state: dict[str, Tensor], num_groups: int) -> dict[str, Tensor]:
     """Tables of K*N rows, group after group, as [K,N,...]."""
-    return state | {name: state[name].unflatten(0, (num_groups, -1)) for name in TABLES if name in state}
+    return state | {name: state[name].unflatten(0, (num_groups, -1)) for name in tables(state)}
+
+
+def tables(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of learned queries."""
+    return [name for name in TABLES if name in state]
 
 
 def fit_groups(state: dict[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
     """Take as many groups, and queries of each, as the model has; say what was done."""
     lines = []
-    for name in TABLES:
+    for name in tables(state):
         lines += _differences(state[name].shape, model[name].shape)
         state[name] = overlay(state[name], model[name])
     return lines
@@ -75,6 +81,10 @@ def renew_head(
         rows = fresh_rows(model[name])
         rows[list(taken)] = state[name][list(taken.values())]
         state[name] = rows
+    if LABEL_ROWS in state:
+        rows = torch.randn_like(model[LABEL_ROWS])
+        rows[[*taken, -1]] = state[LABEL_ROWS][[*taken.values(), -1]]
+        state[LABEL_ROWS] = rows
     return [f"classes: {len(taken)} rows taken by name, {len(state[names[0]]) - len(taken)} started anew"]
 
 

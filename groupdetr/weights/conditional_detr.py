@@ -25,7 +25,7 @@ DECODER: Names = {
     "ca_v_proj.*": "cross_attention.value.*",
 }  # of one decoder layer, as Hugging Face stores them too
 
-NAMES: Names = {
+SHARED: Names = {
     "*.num_batches_tracked": (),  # frozen batch norms count nothing
     "backbone.0.body.*": "backbone.network.*",
     "input_proj.*": "encoder.projection.*",
@@ -38,17 +38,21 @@ NAMES: Names = {
     "transformer.encoder.layers.#.linear1.*": "encoder.layers.#.feed_forward.expand.*",
     "transformer.encoder.layers.#.linear2.*": "encoder.layers.#.feed_forward.contract.*",
     "transformer.encoder.layers.#.norm#.*": "encoder.layers.#.norm#.*",
-    "query_embed.weight": "queries.embedding",
-    "transformer.decoder.ref_point_head.*": "queries.point.*",
     **{f"transformer.decoder.layers.#.{theirs}": f"decoder.layers.#.{ours}" for theirs, ours in DECODER.items()},
     "transformer.decoder.layers.#.cross_attn.out_proj.*": "decoder.layers.#.cross_attention.output.*",
     "transformer.decoder.layers.#.linear1.*": "decoder.layers.#.feed_forward.expand.*",
     "transformer.decoder.layers.#.linear2.*": "decoder.layers.#.feed_forward.contract.*",
     "transformer.decoder.layers.#.norm#.*": "decoder.layers.#.norm#.*",
-    "transformer.decoder.query_scale.*": "decoder.layers.1.cross_attention.scale.*",  # shared from layer 1 on
     "transformer.decoder.norm.*": "decoder.norm.*",
     "class_embed.*": "decoder.heads.0.classify.*",
     "bbox_embed.*": "decoder.heads.0.regress.*",
+}  # with those of its descendants, DAB-DETR and DN-DETR
+
+NAMES: Names = {
+    **SHARED,
+    "query_embed.weight": "queries.embedding",
+    "transformer.decoder.ref_point_head.*": "queries.point.*",
+    "transformer.decoder.query_scale.*": "decoder.layers.1.cross_attention.aim.scale.*",  # shared from layer 1 on
 }
 
 
@@ -65,6 +69,7 @@ def categories(args: Facts) -> list[Category]:
 
 OFFICIAL = Layout(
     "the authors' Conditional DETR",
+    "conditional-detr",
     ("class_embed.weight", "query_embed.weight", "transformer.decoder.ref_point_head.*"),
     NAMES,
     options,

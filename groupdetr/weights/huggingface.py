@@ -62,25 +62,30 @@ ENCODER: Names = {
     "fc2.*": "feed_forward.contract.*",
     "mlp.fc1.*": "feed_forward.expand.*",
     "mlp.fc2.*": "feed_forward.contract.*",
+    "activation_fn.weight": "feed_forward.activation.weight",  # DAB-DETR's PReLU
     "final_layer_norm.*": "norm2.*",
 }  # of one encoder layer
 
-NAMES: Names = {
+SHARED: Names = {
     "*.num_batches_tracked": (),
     **{f"model.backbone.conv_encoder.model.{theirs}": f"backbone.network.{ours}" for theirs, ours in _resnet()},
     **{f"model.backbone.model.{theirs}": f"backbone.network.{ours}" for theirs, ours in _resnet()},
     "model.input_projection.*": "encoder.projection.*",
     **{f"model.encoder.layers.#.{theirs}": f"encoder.layers.#.{ours}" for theirs, ours in ENCODER.items()},
+    "model.decoder.layernorm.*": "decoder.norm.*",
+    "bbox_predictor.*": "decoder.heads.0.regress.*",
+}  # with those of DAB-DETR
+
+NAMES: Names = {
+    **SHARED,
     "model.query_position_embeddings.weight": "queries.embedding",
     "model.decoder.ref_point_head.*": "queries.point.*",
     **{
         f"model.decoder.layers.#.{theirs}": f"decoder.layers.#.{ours}"
         for theirs, ours in {**DECODER, **LAYER, **MODULE}.items()
     },
-    "model.decoder.query_scale.*": "decoder.layers.1.cross_attention.scale.*",  # shared from layer 1 on
-    "model.decoder.layernorm.*": "decoder.norm.*",
+    "model.decoder.query_scale.*": "decoder.layers.1.cross_attention.aim.scale.*",  # shared from layer 1 on
     "class_labels_classifier.*": "decoder.heads.0.classify.*",
-    "bbox_predictor.*": "decoder.heads.0.regress.*",
 }
 
 
@@ -98,6 +103,7 @@ def categories(config: Facts) -> list[Category]:
 
 HUGGING_FACE = Layout(
     "Hugging Face's Conditional DETR",
+    "conditional-detr",
     ("class_labels_classifier.weight", "bbox_predictor.layers.0.weight", "model.decoder.ref_point_head.*"),
     NAMES,
     options,

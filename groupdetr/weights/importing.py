@@ -11,6 +11,7 @@ from torch import Tensor
 
 from groupdetr.errors import WeightsError
 from groupdetr.weights import native
+from groupdetr.weights.adapt import tables
 from groupdetr.weights.loading import LoadReport, categories, load_weights, translate, unfold
 from groupdetr.weights.reading import Checkpoint
 
@@ -29,7 +30,7 @@ def import_weights(
 
     layout, file = translate(source)
     told = layout.options(file.facts)
-    preset = preset or told.get("preset") or choose_preset(file, told.get("dilated"))
+    preset = preset or told.get("preset") or choose_preset(file, layout.family, told.get("dilated"))
     recipe = experiment(preset).recipe
     seen = sizes(unfold(file, file_groups, recipe.num_queries))
     recipe = recipe.with_options(**{**told, **seen, **options, "preset": preset, "pretrained_backbone": False})
@@ -42,21 +43,24 @@ def import_weights(
     return report
 
 
-def choose_preset(file: Checkpoint, dilated: bool | None) -> str:
+def choose_preset(file: Checkpoint, family: str, dilated: bool | None) -> str:
     """R50 and R50-DC5 have the same tensors: only the settings beside them tell one from the other."""
+    r50, dc5 = f"{family}-r50", f"{family}-r50-dc5"
     if dilated is None:
-        r50, dc5 = "conditional-detr-r50", "conditional-detr-r50-dc5"
-        raise WeightsError(f"the file does not say if it is {r50} or {dc5}", file.where, f"name it: preset={r50!r}")
-    return "conditional-detr-r50-dc5" if dilated else "conditional-detr-r50"
+        remedy = f"name it: --model {r50} (preset={r50!r})"
+        raise WeightsError(f"the file does not say if it is {r50} or {dc5}", file.where, remedy)
+    return dc5 if dilated else r50
 
 
 def sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Fields of a recipe that show in the shapes and names of its tensors."""
-    groups, queries, channels = state["queries.embedding"].shape
+    groups, queries = state[tables(state)[0]].shape[:2]
+    patterns = [name for name in state if name.endswith(".patterns")]
     return {
+        **({"num_patterns": len(state[patterns[0]])} if patterns else {}),
         "num_groups": groups,
         "num_queries": queries,
-        "channels": channels,
+        "channels": len(state["encoder.projection.bias"]),
         "num_classes": len(state["decoder.heads.0.classify.bias"]),
         "hidden": len(state["encoder.layers.0.feed_forward.expand.bias"]),
         "encoder_layers": _count(state, "encoder.layers."),

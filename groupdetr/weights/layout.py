@@ -25,6 +25,7 @@ class Layout:
     """
 
     title: str
+    family: str  # the presets it belongs to are FAMILY-r50 and FAMILY-r50-dc5
     signature: tuple[str, ...]  # names or patterns that this layout alone has all of
     names: Names
     options: Callable[[Facts], dict[str, Any]]  # fields of a recipe that the tensors do not tell

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from groupdetr.detector import DetectionTransformer
 from groupdetr.errors import WeightsError
-from groupdetr.weights.adapt import CLASS_ROWS, TABLES, check_classes, fit_groups, renew_head, unfold_groups
+from groupdetr.weights.adapt import CLASS_ROWS, check_classes, fit_groups, renew_head, tables, unfold_groups
 from groupdetr.weights.conditional_detr import OFFICIAL
+from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 from groupdetr.weights.huggingface import HUGGING_FACE
+from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
 from groupdetr.weights.native import unique_state
 from groupdetr.weights.reading import Checkpoint, open_checkpoint
@@ -27,8 +30,8 @@ def _categories(metadata: Facts) -> list[Category]:
     return [(id, name) for id, name in metadata.get("categories", [])]
 
 
-NATIVE = Layout("groupdetr", ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
-LAYOUTS = (NATIVE, OFFICIAL, HUGGING_FACE)
+NATIVE = Layout("groupdetr", "", ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
+LAYOUTS = (NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, HUGGING_FACE, HUGGING_FACE_DAB)  # DN-DETR is a DAB-DETR, too
 
 
 @dataclass
@@ -44,8 +47,8 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module, source: str | Path, *, new_head: bool = False, class_names: Sequence[str] | None = None,
-    file_groups: int | None = None,
+    model: DetectionTransformer, source: str | Path, *, new_head: bool = False,
+    class_names: Sequence[str] | None = None, file_groups: int | None = None,
 ) -> LoadReport:  # fmt: skip
     """Weights of an official layout, of Hugging Face or of ours into ``model``, whose K and N may be others.
 
@@ -57,7 +60,7 @@ def load_weights(
     report.say([f"{file.where}: read as {layout.title}, {len(file.state)} tensors of ours"])
     refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
     refuse(unique_state(model).keys() - file.state.keys(), "the file has no", file.where)
-    state = unfold(file, file_groups, ours[TABLES[0]].shape[1])
+    state = unfold(file, file_groups, ours[tables(ours)[0]].shape[1])
     report.say(fit_groups(state, ours))
     named = [name for _, name in categories(layout, file)]
     if new_head:
@@ -67,7 +70,25 @@ def load_weights(
     refuse(_misshapen(state, ours), "of another shape than the model's:", file.where)
     refuse((name for name in state if not state[name].isfinite().all()), "not all finite:", file.where)
     model.load_state_dict(state, strict=False)
+    report.say(settle(model, layout.options(file.facts)))
     return report
+
+
+def settle(model: DetectionTransformer, told: Mapping[str, Any]) -> list[str]:
+    """What the weights were trained with and no tensor shows. The temperature of the image's position embedding differs
+    between published weights of one detector: the file's is taken. Other differences are said."""
+    lines = []
+    for name in ("temperature", "num_heads", "dilated", "eps", "offset"):
+        ours, theirs = getattr(model.recipe, name, None), told.get(name)
+        if ours is None or theirs is None or ours == theirs:
+            continue
+        if name == "temperature":
+            model.encoder.temperature = theirs
+            model.recipe = replace(model.recipe, temperature=theirs)
+            lines.append(f"temperature: {theirs:g} in the file, {ours:g} in the model: took the file's")
+        else:
+            lines.append(f"{name}: {theirs} in the file, {ours} in the model, which will answer otherwise")
+    return lines
 
 
 def translate(source: str | Path) -> tuple[Layout, Checkpoint]:
@@ -93,7 +114,7 @@ def num_classes(state: Mapping[str, Tensor]) -> int:
 
 def unfold(file: Checkpoint, told: int | None, queries: int) -> dict[str, Tensor]:
     """The tensors, flat query tables [K*N,C] as [K,N,C]. ``queries``: the model's N, to go by if the file is silent."""
-    flat = [file.state[name] for name in TABLES if name in file.state and file.state[name].ndim == 2]
+    flat = [file.state[name] for name in tables(file.state) if file.state[name].ndim == 2]
     return unfold_groups(file.state, count_groups(file, len(flat[0]), told, queries)) if flat else file.state
 
 

@@ -36,7 +36,7 @@ def official_state(model: DetectionTransformer) -> dict[str, Tensor]:
     theirs |= _linears(state, "class_embed", "decoder.heads.0.classify")
     theirs |= _linears(state, "input_proj", "encoder.projection")
     for layer in (0, 1):
-        scale = f"decoder.layers.1.cross_attention.scale.layers.{layer}"
+        scale = f"decoder.layers.1.cross_attention.aim.scale.layers.{layer}"
         theirs |= _linears(state, f"transformer.decoder.query_scale.layers.{layer}", scale)
         theirs |= _linears(state, f"transformer.decoder.ref_point_head.layers.{layer}", f"queries.point.layers.{layer}")
     for layer in (0, 1, 2):
