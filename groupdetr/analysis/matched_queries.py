@@ -10,7 +10,7 @@ import torch
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.batch import Pictures, collate
 from groupdetr.detector import DetectionTransformer
-from groupdetr.engine.evaluate import evaluating
+from groupdetr.engine.evaluate import evaluating, running
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.structures import Objects
 
@@ -31,15 +31,10 @@ def matched_queries(
     batch = collate([pictures[index]])
     device = next(model.parameters()).device
     target = batch.targets[0].to(device)
-    primary = model.queries.inference_group
-    try:
-        model.queries.inference_group = None  # type: ignore[assignment]
-        with evaluating(model):
-            outputs = model(batch.images(device))
-            (stages,) = outputs.stages()
-            assignment = criterion.assign(stages, Objects.from_targets([target]))
-    finally:
-        model.queries.inference_group = primary
+    with evaluating(model), running(model, None):
+        outputs = model(batch.images(device))
+        (stages,) = outputs.stages()
+        assignment = criterion.assign(stages, Objects.from_targets([target]))
     record = pictures.records[index]
     size = torch.tensor([record.width, record.height], device=device)
     groups = stages.predictions.logits.shape[2]

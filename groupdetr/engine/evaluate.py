@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from groupdetr.data.batch import ordered_loader
+from groupdetr.data.batch import Batch, ordered_loader
+from groupdetr.structures import Predictions
 from groupdetr.tasks.task import Task
 
+Ask = Callable[[Batch], Sequence[Any]]  # what is wanted of every picture of a batch, on the host
 Tick = Callable[[int, int], None]  # pictures done, of how many
 
 
@@ -29,21 +31,46 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was)
 
 
+@contextmanager
+def running(model: nn.Module, group: int | None) -> Iterator[None]:
+    """Inference by this group instead of the model's own, None for all side by side; and back to what it was."""
+    queries: Any = model.queries
+    own, queries.inference_group = queries.inference_group, group
+    try:
+        yield
+    finally:
+        queries.inference_group = own
+
+
 def find(
     model: nn.Module, task: Task, accelerator: Accelerator, batch: int, workers: int, tick: Tick | None = None
 ) -> list[Any]:
-    """What is found in every val picture, in order. Processes share the pictures; all of them get all results."""
+    """What is found in every val picture, in order."""
+
+    def ask(pictures: Batch) -> list[Any]:
+        with accelerator.autocast():
+            answer = model(pictures.images(accelerator.device)).answer
+        return postprocessed(task, answer, pictures)
+
+    with evaluating(model):
+        return of_all(ask, task, accelerator, batch, workers, tick)
+
+
+def of_all(
+    ask: Ask, task: Task, accelerator: Accelerator, batch: int, workers: int, tick: Tick | None = None
+) -> list[Any]:
+    """Ask of every val picture, in order. Processes share the pictures; all of them get all results."""
     total, ranks = len(task.val), accelerator.num_processes
     mine = list(range(accelerator.process_index, total, ranks))
-    found: list[tuple[int, Any]] = []
-    with evaluating(model):
-        for pictures in ordered_loader(task.val, mine, batch, workers):
-            with accelerator.autocast():
-                answer = model(pictures.images(accelerator.device)).answer
-            records = [task.val.records[index] for index in pictures.indices]
-            sizes = [(record.width, record.height) for record in records]
-            found += zip(pictures.indices, task.postprocess(answer, sizes))
-            if tick:
-                tick(min(len(found) * ranks, total), total)
-    everything = dict(gather_object(found) if ranks > 1 else found)
+    said: list[tuple[int, Any]] = []
+    for pictures in ordered_loader(task.val, mine, batch, workers):
+        said += zip(pictures.indices, ask(pictures))
+        if tick:
+            tick(min(len(said) * ranks, total), total)
+    everything = dict(gather_object(said) if ranks > 1 else said)
     return [everything[index] for index in range(total)]
+
+
+def postprocessed(task: Task, answer: Predictions, pictures: Batch) -> list[Any]:
+    records = [task.val.records[index] for index in pictures.indices]
+    return task.postprocess(answer, [(record.width, record.height) for record in records])
