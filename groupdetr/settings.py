@@ -49,6 +49,8 @@ class Settings:
     """Gradient checkpointing in encoder and decoder: less memory, a third more time."""
     eval_every: float = 1.0
     """Epochs between evaluations."""
+    instability_images: int = 500
+    """Validation images on which the stability of the matching is measured, in all groups; 0: off."""
     early_stop: int | None = None
     """Evaluations without a better AP after which training stops."""
     save_every: int | None = None
@@ -64,7 +66,7 @@ class Settings:
     def __post_init__(self) -> None:
         _positive(self, "epochs", "steps", "minutes", "batch", "accumulate", "imgsz", "eval_every", "save_every")
         _positive(self, "clip", "early_stop", "threads")
-        for name in ("lr", "backbone_lr", "weight_decay", "warmup", "workers"):
+        for name in ("lr", "backbone_lr", "weight_decay", "warmup", "workers", "instability_images"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"{name.replace('_', '-')} must be a number from 0 up, not {value}")

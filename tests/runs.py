@@ -53,6 +53,12 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
     return {record["step"]: record["losses"] for record in log(run) if "losses" in record}
 
 
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """What is logged of every evaluation, times and memory aside."""
+    aside = ("seconds", "peak_memory_mb")
+    return [{k: v for k, v in record.items() if k not in aside} for record in log(run) if "AP" in record]
+
+
 def checkpoint(run: Path) -> dict[str, Any]:
     return torch.load(run / "weights/last.pt", weights_only=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from groupdetr.engine.run import write_atomically
@@ -34,6 +34,7 @@ class State:
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None
     progress: Progress
+    matched: Tensor | None = None  # [I,K,N] the object of every query at the last evaluation, -1 for none
 
     @property
     def evaluated(self) -> nn.Module:
@@ -46,6 +47,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "progress": asdict(self.progress),
+            "matched": self.matched,
         }
         write_atomically(path, lambda file: torch.save(content, file))
 
@@ -57,6 +59,7 @@ class State:
             if self.ema is not None and content["ema"] is not None:
                 self.ema.load_state_dict(content["ema"])
             self.progress = Progress(**content["progress"])
+            self.matched = content.get("matched")  # older checkpoints have none
         except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise UsageError(
                 f"the checkpoint does not fit this run: {str(error).splitlines()[0]}",

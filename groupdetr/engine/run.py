@@ -90,7 +90,8 @@ class RunFolder:
         """results.csv anew, from the evaluations among ``records``."""
         rows = [record for record in records if "AP" in record]
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else ["step"], extrasaction="ignore", lineterminator="\n")
+        columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.results, text.getvalue())

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from groupdetr.data.batch import Batch, Stream, training_loader
 from groupdetr.engine import optim
 from groupdetr.engine.checkpoint import Progress, State
-from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import peak_memory_mb
 from groupdetr.engine.progress import Reporter
 from groupdetr.engine.run import RunFolder, write_json
+from groupdetr.engine.stability import Examination
 from groupdetr.errors import DivergedError
 from groupdetr.settings import Settings
 from groupdetr.tasks.task import Compared, Evaluated, Task
@@ -204,23 +204,26 @@ class Trainer:
             self.run.append({**record, "seconds": round(progress.seconds, 3), "losses": losses})
 
     def evaluate(self, network: nn.Module) -> None:
-        """AP on the val split: logged, kept if it is the best."""
-        started, model = time.monotonic(), self.state.evaluated
-        found = find(model, self.task, self.accelerator, self.piece_size(), self.workers, self.reporter.evaluating)
-        progress = self.state.progress
+        """AP on the val split, and how stable the matching is: logged, kept if AP is the best."""
+        started, model, progress = time.monotonic(), self.state.evaluated, self.state.progress
+        measured = self.settings.instability_images
+        examination = Examination(model, self.criterion, self.task, self.accelerator, measured)
+        found, matched = examination.run(self.piece_size(), self.workers, self.reporter.evaluating)
         result = self.task.evaluate(found)
+        changes = examination.instability(matched, self.state.matched)
+        self.state.matched = matched
         ap = 0.0 if math.isnan(result.stats["AP"]) else result.stats["AP"]
         better = ap > progress.best_ap
         progress.best_ap, progress.stale = (ap, 0) if better else (progress.best_ap, progress.stale + 1)
         self.evaluated_at, self.evaluation_took = progress.seconds, self.agreed(time.monotonic() - started)
         progress.evaluation_seconds += self.evaluation_took
         if self.accelerator.is_main_process:
-            self.keep(result, better)
+            self.keep(result, changes, better)
         network.train()
 
-    def keep(self, result: Evaluated, better: bool) -> None:
+    def keep(self, result: Evaluated, changes: dict[str, float], better: bool) -> None:
         progress = self.state.progress
-        figures = {name: None if math.isnan(value) else value for name, value in result.stats.items()}
+        figures = {name: None if math.isnan(value) else value for name, value in (result.stats | changes).items()}
         record = {"step": progress.step, "epoch": round(self.epoch(), 4), "seconds": round(progress.seconds, 3)}
         self.run.append({**record, "peak_memory_mb": round(peak_memory_mb(), 1), **figures})
         self.run.write_results(self.run.records())

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from groupdetr.data.batch import Pictures
-from groupdetr.structures import Predictions
+from groupdetr.structures import Assignment, Objects, Predictions, Stages
 
 
 class Evaluated(Protocol):
@@ -40,6 +40,8 @@ class Task(Protocol):
 
 
 class Compared(Protocol):
-    """What the criterion says: named losses."""
+    """What the criterion says: named losses, and which query is matched to which object."""
 
     def __call__(self, outputs: Any, targets: Any, mean_objects: Tensor | None = None) -> dict[str, Tensor]: ...
+
+    def assign(self, stages: Stages, objects: Objects) -> Assignment: ...

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import arguments, losses, torchrun, train
+from tests.runs import arguments, evaluations, losses, torchrun, train
 
 
-def test_two_processes_give_the_loss_curve_of_one_with_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
-    one = train(shapes, tmp_path / "one", "--steps", "6")
+def test_two_processes_give_the_curves_of_one_with_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
+    options = ("--steps", "6", "--eval-every", "0.5")
+    one = train(shapes, tmp_path / "one", *options)
     two = tmp_path / "two"
-    done = torchrun(2, 29611, arguments(shapes, two, "--steps", "6"))
+    done = torchrun(2, 29611, arguments(shapes, two, *options))
     assert done.returncode == 0, done.stderr
     for step, expected in losses(one).items():
         assert losses(two)[step] == pytest.approx(expected, rel=1e-4)
+    assert [row["instability_groups"] for row in evaluations(two)] == [
+        row["instability_groups"] for row in evaluations(one)
+    ]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 
 from groupdetr.cli import main
 from groupdetr.engine.run import RunFolder, write_atomically
-from tests.runs import arguments, checkpoint, command, environment, log, losses, same, train
+from tests.runs import arguments, checkpoint, command, environment, evaluations, log, losses, same, train
 
 OPTIONS = ("--steps", "12", "--warmup", "3", "--ema", "0.9")
 
@@ -27,13 +27,14 @@ def uninterrupted(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_2n_steps_equal_n_steps_resume_and_n_steps_bit_for_bit(
     uninterrupted: Path, shapes: Path, tmp_path: Path, workers: str
 ) -> None:
-    """With dropout, augmentation, warm-up and a running mean; stopped in the middle of an epoch."""
+    """With dropout, augmentation, warm-up and a running mean; stopped amid an epoch, after an evaluation."""
     options = (*OPTIONS, "--set", "dropout=0.1", "num_queries=8", "--workers", workers)
-    run = train(shapes, tmp_path / "run", *options, "--stop-after", "5")
-    assert checkpoint(run)["progress"]["step"] == 5
+    run = train(shapes, tmp_path / "run", *options, "--stop-after", "8")
+    assert checkpoint(run)["progress"]["step"] == 8
     assert main(["train", "--resume", str(run)]) == 0
     assert same(checkpoint(run), checkpoint(uninterrupted))
     assert losses(run) == losses(uninterrupted)
+    assert evaluations(run) == evaluations(uninterrupted)
 
 
 def test_the_log_of_a_resumed_run_has_every_step_once(shapes: Path, tmp_path: Path) -> None:
@@ -49,13 +50,14 @@ def test_a_killed_run_continues_with_nothing_lost_beyond_the_last_save(
 ) -> None:
     run = tmp_path / "run"
     more = (*OPTIONS, "--set", "dropout=0.1", "num_queries=8", "--save-every", "2")
-    kill_after(run, arguments(shapes, run, *more), step=5)
+    kill_after(run, arguments(shapes, run, *more), step=7)
     saved = checkpoint(run)["progress"]["step"]
-    assert saved >= 4
+    assert saved >= 6
     (run / "weights/.last.pt.1.part").write_bytes(b"cut short")
     assert main(["train", "--resume", str(run)]) == 0
     assert same(checkpoint(run), checkpoint(uninterrupted))
     assert losses(run) == losses(uninterrupted)
+    assert evaluations(run) == evaluations(uninterrupted)
     assert not list((run / "weights").glob(".*")), "no litter"
 
 
@@ -76,6 +78,7 @@ def test_twenty_kills_at_random_moments_change_nothing(shapes: Path, tmp_path: P
     assert main(["train", "--resume", str(run)]) == 0
     assert same(checkpoint(run), checkpoint(whole))
     assert losses(run) == losses(whole)
+    assert evaluations(run) == evaluations(whole)
 
 
 def test_ctrl_c_loses_no_step(uninterrupted: Path, shapes: Path, tmp_path: Path) -> None:

@@ -100,7 +100,15 @@ def test_warm_up_rises_linearly_and_cosine_falls_to_nearly_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch": 0}, {"epochs": -1.0}, {"lr": float("nan")}, {"batch": 5, "accumulate": 2}, {"ema": 1.0}]
+    "wrong",
+    [
+        {"batch": 0},
+        {"epochs": -1.0},
+        {"lr": float("nan")},
+        {"batch": 5, "accumulate": 2},
+        {"ema": 1.0},
+        {"instability_images": -1},
+    ],
 )
 def test_settings_that_cannot_be_followed_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
