@@ -109,6 +109,10 @@ def _learning(all_arms: Sequence[Arm], best: Arm, longer: Sequence[Arm]) -> Html
         ),
         Chart("AP50 by epoch", "epoch", "AP50", _curves(all_arms, _epoch, _percent("AP50"))),
         Chart("Training loss", "epoch", "loss", _curves(all_arms, _epoch, _value("loss")), "A mean over groups."),
+        Chart(
+            *("Instability of the matching", "epoch", "queries", _curves(all_arms, _epoch, _value("instability"))),
+            "Queries of a picture, in the group that answers, with another object than at the evaluation before.",
+        ),
     ]
     return section("Learning", prose(_equal_time(best, longer)), charts([chart for chart in drawn if not chart.empty]))
 

@@ -63,9 +63,18 @@ def _learning(run: RunReport) -> Html:
     drawn = [
         Chart("AP on the validation pictures", "epoch", "AP", [_line(curve, key, key, 100) for key in ("AP", "AP50")]),
         Chart("Training loss", "epoch", "loss", [_line(curve, "loss", "loss")]),
+        _stability(run.summary),
         Chart("Learning rate", "epoch", "rate", [_line(curve, key, key.removeprefix("lr_")) for key in rates]),
     ]
     return section("Learning", charts([chart for chart in drawn if not chart.empty]))
+
+
+def _stability(summary: RunSummary) -> Chart:
+    lines = [_line(summary.curve, "instability", "primary group")]
+    if summary.groups > 1:
+        lines.append(_line(summary.curve, "instability_groups", "mean of groups"))
+    words = "Queries of a picture that have another object than at the evaluation before."
+    return Chart("Instability of the matching", "epoch", "queries", lines, words)
 
 
 def _line(curve: Sequence[Mapping[str, float]], key: str, name: str, factor: float = 1) -> Series:

@@ -28,6 +28,7 @@ def summary(groups: int, seed: int = 0, epochs: int = 4) -> RunSummary:
     ap, pace = (10 + groups + seed) / 100, 1 + groups / 10
     rows = [
         {"epoch": e, "step": 10 * e, "seconds": pace * e, "AP": ap * e / epochs, "AP50": ap, "loss": 1 / e, "lr": 1e-4}
+        | dict.fromkeys(("instability", "instability_groups"), 4 / e if e > 1 else math.nan)
         for e in range(1, epochs + 1)
     ]
     return RunSummary(groups, seed, epochs, pace * epochs, 100 + groups, dict.fromkeys(FIGURES, ap), rows)
@@ -67,6 +68,7 @@ def test_the_demo_page(tmp_path: Path) -> None:
     assert html.count('src="data:image/jpeg;base64,') == 2 * 3 + 1
     assert "2 of 2 found" in html
     assert "groupdetr demo &lt;&amp;&gt;" in html
+    assert "Instability of the matching" in html
     assert "nan" not in html
 
 
@@ -134,6 +136,7 @@ def test_the_page_of_a_run(tmp_path: Path, panels: tuple[DetectionPanel, ...]) -
     assert_self_contained(html)
     assert html.index(">circle<") < html.index("&lt;script&gt;"), "the best class first"
     assert "1e−4" in html, "the learning rate"
+    assert "mean of groups: 2 at 2" in html, "instability, undefined at epoch 1"
     assert "nan" not in html
 
 
