@@ -26,10 +26,10 @@ NAMES: Names = {
 }
 
 DENOISING: Names = {
+    **NAMES,
     "label_enc.weight": "queries.labels.weight",
     "refpoint_embed.weight": "queries.matching.anchors",
     "transformer.patterns.weight": "queries.matching.patterns",
-    **NAMES,
 }
 
 

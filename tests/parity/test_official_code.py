@@ -1,12 +1,14 @@
-"""Outputs, losses and gradients equal those of the authors' code, main and GroupDETR branch.
+"""Outputs, losses and gradients equal those of the authors' code.
 
-Runs where the environment variable GROUPDETR_CONDITIONAL_DETR_REPO names a checkout of either branch of
-github.com/Atten4Vis/ConditionalDETR. Figures: ``pytest -m slow -s``.
+Runs where environment variables name checkouts: GROUPDETR_CONDITIONAL_DETR_REPO of either branch of
+github.com/Atten4Vis/ConditionalDETR, GROUPDETR_DAB_DETR_REPO and GROUPDETR_DN_DETR_REPO of
+github.com/IDEA-Research/DAB-DETR and DN-DETR. Figures: ``pytest -m slow -s tests/parity``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.detectors.conditional_detr import ConditionalDETR
-from groupdetr.structures import Images, Target
+from groupdetr.structures import Images, Outputs, Target
 from groupdetr.weights import load_weights
-from groupdetr.weights.conditional_detr import OFFICIAL
 from groupdetr.weights.reading import Checkpoint
 
 from . import official
+from .official import FAMILIES, Family, described
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not official.REPOSITORY, reason="GROUPDETR_CONDITIONAL_DETR_REPO names no checkout"),
-]
+pytestmark = pytest.mark.slow
 GROUPS = (1, 3, 11)
 TOLERANCE = 1e-4
 
@@ -34,27 +32,38 @@ TOLERANCE = 1e-4
 class Pair:
     """Their model and ours, from one checkpoint file of theirs, on one batch with padding."""
 
-    def __init__(self, num_groups: int, dilated: bool, folder: Path) -> None:
+    def __init__(self, family: Family, num_groups: int, dilated: bool, folder: Path) -> None:
         torch.manual_seed(num_groups)
-        self.theirs, self.their_criterion, args = official.build(num_groups, dilated)
+        self.family = family
+        model, criterion, args = official.build(family, num_groups, dilated)
+        self.theirs = official.Theirs(family, model, criterion, args)
         path = folder / "checkpoint.pth"
-        torch.save({"model": self.theirs.state_dict(), "optimizer": {}, "epoch": 49, "args": args}, path)
-        recipe = ConditionalDETR(num_groups=num_groups, num_queries=100, dilated=dilated, dropout=0.0)
+        torch.save({"model": model.state_dict(), "optimizer": {}, "epoch": 49, "args": args}, path)
+        recipe = replace(family.recipe, num_groups=num_groups, dilated=dilated)
         self.ours, self.our_criterion = recipe.build(), recipe.criterion()
         self.report = load_weights(self.ours, path)
+        if self.theirs.denoises:
+            self.ours.queries.noise = self.theirs.noise
         self.images = Images.from_list([scene(96, 128), scene(128, 80), scene(64, 64)])
         self.targets = [objects(3), objects(0), objects(7)]
 
     def to(self, dtype: torch.dtype) -> None:
         """Weights and pixels are numbers of single precision, so the way to double and back loses nothing."""
-        self.ours.to(dtype), self.theirs.to(dtype)
+        self.ours.to(dtype), self.theirs.model.to(dtype)
         self.images.pixels = self.images.pixels.to(dtype)
 
-    def compare(self, targets: list[Target]) -> tuple[Any, Any, dict[str, Tensor], dict[str, Tensor]]:
+    def train(self, mode: bool = True) -> None:
+        self.ours.train(mode), self.theirs.model.train(mode), self.theirs.criterion.train(mode)
+
+    def outputs(self, targets: list[Target]) -> tuple[Outputs, dict[str, Any], tuple[Any, ...]]:
+        """Ours, theirs, and what their criterion wants besides. Theirs first: ours takes their noise."""
+        theirs, more = self.theirs(self.images, described(targets, self.images.pixels.dtype))
+        return self.ours(self.images, targets), theirs, more
+
+    def compare(self, targets: list[Target]) -> tuple[Outputs, dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Outputs and losses of both: ours, theirs."""
-        theirs, ours = self.theirs(official.nested(self.images)), self.ours(self.images)
-        described = [{"labels": t.labels, "boxes": t.boxes.to(self.images.pixels)} for t in targets]
-        their_losses = official.losses(self.their_criterion, theirs, described)
+        ours, theirs, more = self.outputs(targets)
+        their_losses = self.theirs.losses(theirs, described(targets, self.images.pixels.dtype), more)
         return ours, theirs, self.our_criterion(ours, targets), their_losses
 
 
@@ -68,12 +77,18 @@ def objects(count: int) -> Target:
     return Target(torch.randint(1, 91, (count,)), torch.cat([centre, size], dim=1))
 
 
-@pytest.fixture(scope="module", params=[(k, dilated) for dilated in (False, True) for k in GROUPS], ids=str)
+CASES = [(name, k, dilated) for name in FAMILIES for dilated in (False, True) for k in GROUPS]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    num_groups, dilated = request.param
-    if num_groups > 1 and not official.HAS_GROUPS:
+    name, num_groups, dilated = request.param
+    family = FAMILIES[name]
+    if not family.repository:
+        pytest.skip(f"{family.variable} names no checkout")
+    if num_groups > 1 and not family.has_groups:
         pytest.skip("this branch has no groups")
-    return Pair(num_groups, dilated, tmp_path_factory.mktemp("official"))
+    return Pair(family, num_groups, dilated, tmp_path_factory.mktemp("official"))
 
 
 def differences(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
@@ -85,30 +100,31 @@ def differences(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tens
     return worst
 
 
-def test_all_564_tensors_of_their_checkpoint_are_used(pair: Pair) -> None:
-    assert len(pair.theirs.state_dict()) == 564
+def test_all_tensors_of_their_checkpoint_are_used(pair: Pair) -> None:
+    assert len(pair.theirs.model.state_dict()) == pair.family.tensors
     assert len(pair.report.lines) == 1  # read, and nothing had to be fitted
 
 
 def test_outputs_and_losses_are_theirs(pair: Pair) -> None:
-    pair.ours.train(), pair.theirs.train(), pair.their_criterion.train()
+    pair.train()
     ours, theirs, our_losses, their_losses = pair.compare(pair.targets)
-    layers = [*theirs["aux_outputs"], theirs]
-    told = {f"logits{i}": x.logits.flatten(1, 2) for i, x in enumerate(ours.layers)}
-    told |= {f"boxes{i}": x.boxes.flatten(1, 2) for i, x in enumerate(ours.layers)}
+    layers, start = [*theirs["aux_outputs"], theirs], ours.queries.num_denoising
+    told = {f"logits{i}": x.logits[:, :, start:].flatten(1, 2) for i, x in enumerate(ours.layers)}
+    told |= {f"boxes{i}": x.boxes[:, :, start:].flatten(1, 2) for i, x in enumerate(ours.layers)}
     meant = {f"logits{i}": x["pred_logits"] for i, x in enumerate(layers)}
     meant |= {f"boxes{i}": x["pred_boxes"] for i, x in enumerate(layers)}
     assert differences("outputs", told, meant) < TOLERANCE
     assert differences("losses", our_losses, their_losses) < TOLERANCE
+    assert any("denoising" in name for name in our_losses) == pair.theirs.denoises
 
 
 def test_gradients_are_theirs(pair: Pair) -> None:
     """In double precision: in single, a ReLU whose input is zero up to rounding may fall on either side, and the
     gradients of that one unit then differ by up to 1e-3 here."""
     pair.to(torch.float64)
-    pair.ours.train(), pair.theirs.train(), pair.their_criterion.train()
+    pair.train()
     _, _, our_losses, their_losses = pair.compare(pair.targets)
-    pair.ours.zero_grad(), pair.theirs.zero_grad()
+    pair.ours.zero_grad(), pair.theirs.model.zero_grad()
     torch.stack([*our_losses.values()]).sum().backward()
     torch.stack([*their_losses.values()]).sum().backward()
     assert differences("gradients", our_gradients(pair), their_gradients(pair)) < TOLERANCE
@@ -121,29 +137,29 @@ def our_gradients(pair: Pair) -> dict[str, Tensor]:
 
 def their_gradients(pair: Pair) -> dict[str, Tensor]:
     """Under our names, frozen parameters absent."""
-    found = {name: p.grad for name, p in pair.theirs.named_parameters() if p.grad is not None}
-    renamed = OFFICIAL.convert(Checkpoint(found, {}, "gradients")).state
-    table = "queries.embedding"
-    return renamed | {table: renamed[table].view(pair.ours.queries.embedding.shape)}
+    parameters = pair.theirs.model.named_parameters(remove_duplicate=False)
+    found = {name: p.grad for name, p in parameters if p.grad is not None}
+    renamed = pair.family.layout.convert(Checkpoint(found, {}, "gradients")).state
+    table = pair.family.table
+    return renamed | {table: renamed[table].view(pair.ours.get_parameter(table).shape)}
 
 
 def test_inference_is_theirs(pair: Pair) -> None:
-    pair.ours.eval(), pair.theirs.eval()
+    pair.train(False)
     with torch.no_grad():
-        ours, theirs = pair.ours(pair.images).answer, pair.theirs(official.nested(pair.images))
-    told, meant = (
-        {"logits": ours.logits, "boxes": ours.boxes},
-        {"logits": theirs["pred_logits"], "boxes": theirs["pred_boxes"]},
-    )
+        ours, theirs, _ = pair.outputs(pair.targets)
+    told = {"logits": ours.answer.logits, "boxes": ours.answer.boxes}
+    meant = {"logits": theirs["pred_logits"], "boxes": theirs["pred_boxes"]}
     assert differences("inference", told, meant) < TOLERANCE
 
 
 def test_a_batch_without_objects_differs_from_theirs_by_exactly_the_number_of_groups(pair: Pair) -> None:
     """Their normaliser is max(1, K * objects), ours K * max(1, objects), which is the mean over groups (Eq. 7)."""
-    pair.ours.train(), pair.theirs.train(), pair.their_criterion.train()
+    pair.train()
     _, _, ours, theirs = pair.compare([objects(0)] * 3)
+    assert ours.keys() == theirs.keys()
     num_groups = pair.ours.recipe.num_groups
     worst = max(abs(theirs[name] / num_groups - ours[name]).item() for name in ours)
     print(f"without objects, theirs / {num_groups}: largest difference {worst:.3g}")
     assert worst < TOLERANCE
-    assert all(theirs[name] > 0 for name in theirs if name.endswith("focal"))
+    assert all(theirs[name] > 0 for name in theirs if name.endswith("focal") and "denoising" not in name)
