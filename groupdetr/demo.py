@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.panels import GroupPanel
 from groupdetr.reporting import detection_panel, summary
 from groupdetr.settings import Settings
-from groupdetr.side_by_side import Arm, Pair, train_all
+from groupdetr.side_by_side import Arm, Longer, Pair, train_all
 from groupdetr.tasks.detection import DetectionTask
 
 PANELS, GROUP_PANELS = 6, 6  # pictures on the page
@@ -36,42 +37,55 @@ console = Console(highlight=False, soft_wrap=True)
 def demo(options: Options) -> dict[str, Any]:
     """Everything; returns what metrics.json holds."""
     started = time.monotonic()
-    most = options.groups or experiment(options.model).groups or 1
-    if most < 2:
-        raise UsageError("the demo compares one group with several", remedy="--groups 2 or more")
-    claim(options)
-    console.print(f"drawing {sum(DEMO_COUNTS.values())} pictures into {options.out / 'data'}")
-    write(DEMO_DATA, options.out / "data", DEMO_COUNTS)
-    seeds = range(options.seed, options.seed + options.seeds)
-    pairs = [Pair(arm(options, 1, seed), arm(options, most, seed)) for seed in seeds]
+    most = several(options, options.preset)
+    claim(options, model=options.preset)
+    draw(options)
+    pairs = [Pair(arm(options, 1, seed), arm(options, most, seed)) for seed in options.all_seeds]
     console.print(f"training with 1 and with {most} groups of queries, and with 1 for as long as {most} take")
-    longer = train_all(pairs, options.at_once or min(2, cores()), console)
+    longer = Longer(pairs)
+    train_all([arm for pair in pairs for arm in (pair.grouped, pair.base)], at_once(options), console, longer)
     results = Results(
         [summary(arm.run) for pair in pairs for arm in (pair.base, pair.grouped)],
-        [replace(summary(arm.run), longer=True) for arm in longer],
+        [replace(summary(longer.arms[pair].run), label=f"K = {pair.base.groups}, longer") for pair in pairs],
     )
-    write_json(options.out / "metrics.json", results.to_json())
+    write_json(options.folder / "metrics.json", results.to_json())
     report(options, pairs[0], results)
-    results.show()
-    console.print(f"{duration(time.monotonic() - started)} in all; open {options.out / 'report.html'}")
+    show(sorted([*results.runs, *results.longer], key=lambda run: (run.seed, run.groups, run.name)))
+    console.print(f"{duration(time.monotonic() - started)} in all; open {options.folder / 'report.html'}")
     return results.to_json()
 
 
-def claim(options: Options) -> None:
+def several(options: Options, preset: str) -> int:
+    """K of a training with groups."""
+    groups = options.groups or experiment(preset).groups or 1
+    if groups < 2:
+        raise UsageError("the demo compares one group with several", remedy="--groups 2 or more")
+    return groups
+
+
+def claim(options: Options, **what: object) -> None:
     """The folder is for this demo: other options than those it was begun with would mix two comparisons."""
-    asked = {"model": options.model, "groups": options.groups, "epochs": options.epochs}
-    note = options.out / "demo.json"
+    asked = {**what, "groups": options.groups, "epochs": options.epochs}
+    note = options.folder / "demo.json"
     if note.is_file() and json.loads(note.read_text()) != asked:
-        raise UsageError("this folder holds a demo with other options", str(options.out), "choose another --out")
+        raise UsageError("this folder holds a demo with other options", str(options.folder), "choose another --out")
     write_json(note, asked)
+
+
+def draw(options: Options) -> None:
+    console.print(f"drawing {sum(DEMO_COUNTS.values())} pictures into {options.data}")
+    write(DEMO_DATA, options.data, DEMO_COUNTS)
+
+
+def at_once(options: Options) -> int:
+    return options.at_once or min(2, cores())
 
 
 def arm(options: Options, groups: int, seed: int) -> Arm:
     """One training of the demo, on one processor thread."""
     settings = replace(DEMO, epochs=options.epochs or DEMO.epochs, seed=seed, threads=1, workers=0, device="cpu")
     steps = settings.total_steps(DEMO_COUNTS["train"]) or 1
-    folder = options.out / f"k{groups}-seed{seed}"
-    return Arm(options.model, options.out / "data", folder, groups, settings, steps)
+    return Arm(options.preset, options.data, options.folder / f"k{groups}-seed{seed}", groups, settings, steps)
 
 
 @dataclass(frozen=True)
@@ -86,11 +100,12 @@ class Results:
         runs, longer = ([as_row(run) for run in runs] for runs in (self.runs, self.longer))
         return {"runs": runs, "equal_time": longer, "environment": environment()}
 
-    def show(self) -> None:
-        for run in sorted([*self.runs, *self.longer], key=lambda run: (run.seed, run.groups, run.longer)):
-            figures = ", ".join(f"{name} {percent(run.metrics[name])}" for name in ("AP", "AP50"))
-            cost = f"{run.epochs} epochs in {duration(run.seconds)}, {run.peak_memory_mb:.0f} MB"
-            console.print(f"K = {run.groups}, seed {run.seed}: {figures}; {cost}")
+
+def show(runs: Sequence[RunSummary]) -> None:
+    for run in runs:
+        figures = ", ".join(f"{name} {percent(run.metrics[name])}" for name in ("AP", "AP50"))
+        cost = f"{run.epochs} epochs in {duration(run.seconds)}, {run.peak_memory_mb:.0f} MB"
+        console.print(f"{run.name}, seed {run.seed}: {figures}; {cost}")
 
 
 def as_row(run: RunSummary) -> dict[str, Any]:
@@ -102,23 +117,27 @@ def as_row(run: RunSummary) -> dict[str, Any]:
 def report(options: Options, pair: Pair, results: Results) -> None:
     """report.html: figures of all seeds, pictures of the first."""
     detectors = {f"K = {arm.groups}": Detector(arm.folder, "cpu") for arm in (pair.base, pair.grouped)}
-    data = load(options.out / "data")
+    data = load(options.data)
     grouped = detectors[f"K = {pair.grouped.groups}"]
     task = DetectionTask(data, Settings(imgsz=grouped.imgsz), most=grouped.recipe.num_detections)
     panels = [detection_panel(task, detectors, index) for index in range(min(PANELS, len(task.val)))]
     places = range(PANELS, min(PANELS + GROUP_PANELS, len(task.val)))
     groups = [group_panel(task, grouped, index) for index in places]
+    names = [category.name for category in data.categories]
+    page = DemoResults(results.runs, names, panels, groups, results.longer, about(options.preset))
+    write_demo_report(options.folder / "report.html", page)
+
+
+def about(model: str) -> dict[str, object]:
+    """What was trained, on what and where."""
     machine = environment()
-    about = {
-        "model": options.model,
+    return {
+        "model": model,
         "data": f"{DEMO_COUNTS['train']} training and {DEMO_COUNTS['val']} validation pictures, {DEMO_DATA}",
         "machine": f"{machine['cores']} cores, one thread for each training, {machine['system']}",
         "versions": ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
         "command": machine["command"],
     }
-    names = [category.name for category in data.categories]
-    page = DemoResults(results.runs, names, panels, groups, results.longer, about)
-    write_demo_report(options.out / "report.html", page)
 
 
 def group_panel(task: DetectionTask, detector: Detector, index: int) -> GroupPanel:

@@ -1,4 +1,4 @@
-"""The trainings of the demo: with one group, with K, and with one group again for the time that K groups take."""
+"""Trainings side by side, each in a process of its own; some are only known once others tell how long they take."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Arm:
     groups: int
     settings: Settings
     steps: int
+    label: str = ""  # what tells it from the others, if K does not
 
     @property
     def run(self) -> RunFolder:
@@ -42,7 +43,8 @@ class Arm:
         return any(record["step"] >= self.steps for record in self.run.evaluations())
 
     def __str__(self) -> str:
-        return f"K = {self.groups}, seed {self.settings.seed}, {self.settings.epochs:g} epochs"
+        model = f"{self.model}, " if self.label else ""
+        return f"{model}K = {self.groups}, seed {self.settings.seed}, {self.settings.epochs:g} epochs"
 
     def pace(self) -> tuple[int, float]:
         """Steps taken, and seconds for each; (0, 0) before the first is logged."""
@@ -68,7 +70,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared, for one seed."""
+    """One group and K, for one seed."""
 
     base: Arm
     grouped: Arm
@@ -88,25 +90,37 @@ class Pair:
         return replace(self.base, folder=folder, settings=settings, steps=steps)
 
 
-def train_all(pairs: Sequence[Pair], at_once: int, console: Console) -> list[Arm]:
-    """Train ``at_once`` side by side, until all is done. Returns the longer baselines, one for each pair."""
-    waiting = [arm for pair in pairs for arm in (pair.grouped, pair.base) if not arm.done]
-    longer: dict[Pair, Arm] = {}
+class Longer:
+    """The longer baselines of several pairs: ``arms`` grows as paces become known."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = pairs
+        self.arms: dict[Pair, Arm] = {}
+
+    def __call__(self) -> list[Arm]:
+        """Those that have become known since the last call."""
+        known = {pair: pair.longer() for pair in self.pairs if pair not in self.arms}
+        new = {pair: arm for pair, arm in known.items() if arm is not None}
+        self.arms |= new
+        return list(new.values())
+
+
+def train_all(arms: Sequence[Arm], at_once: int, console: Console, more: Callable[[], Sequence[Arm]] = list) -> None:
+    """Train ``at_once`` side by side until all is done, also what ``more`` comes up with meanwhile."""
+    waiting = list(arms)
     running: dict[Arm, subprocess.Popen[bytes]] = {}
     with Watching(console) as show, ending(running):
-        while waiting or running or len(longer) < len(pairs):
-            for pair in pairs:
-                if pair not in longer and (arm := pair.longer()) is not None:
-                    longer[pair] = arm
-                    waiting += [] if arm.done else [arm]
+        while True:
+            waiting = [arm for arm in [*waiting, *more()] if not arm.done]
             while waiting and len(running) < at_once:
                 arm = waiting.pop(0)
                 running[arm] = arm.start()
+            if not running:
+                return
             time.sleep(0.5)
             for arm in [arm for arm, process in running.items() if process.poll() is not None]:
                 expect_success(arm, running.pop(arm))
             show(list(running))
-    return [longer[pair] for pair in pairs]
 
 
 @contextmanager

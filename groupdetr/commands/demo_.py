@@ -14,10 +14,10 @@ class Options:
     Offline, on a CPU, in minutes. Writes report.html and metrics.json. If it was stopped, it goes on where it was.
     """
 
-    model: str = "conditional-detr-tiny"
-    """The detector; a -tiny preset learns in minutes."""
+    model: str | None = None
+    """The detector; a -tiny preset learns in minutes. None: conditional-detr-tiny."""
     groups: int | None = None
-    """K of the second run. None: the model's own."""
+    """K of the runs with groups. None: the model's own."""
     epochs: float | None = None
     """Passes over the training pictures. None: as tuned for this."""
     seeds: int = 1
@@ -26,10 +26,26 @@ class Options:
     """The first seed."""
     at_once: int | None = None
     """Trainings side by side, one processor thread each. None: 2 where there are two cores."""
-    out: Path = Path("runs/demo")
-    """Folder to write to."""
+    out: Path | None = None
+    """Folder to write to. None: runs/demo."""
     json: bool = False
     """Print metrics.json at the end."""
+
+    @property
+    def preset(self) -> str:
+        return self.model or "conditional-detr-tiny"
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs/demo")
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def all_seeds(self) -> range:
+        return range(self.seed, self.seed + self.seeds)
 
     def run(self) -> int:
         from groupdetr.demo import demo

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from groupdetr.report.chart import Series
+from groupdetr.report.chart import Chart, Series
+from groupdetr.report.page import Tile
 
 Reading = Callable[[Mapping[str, float]], float]  # a number of one row of a curve
 
@@ -23,11 +24,11 @@ class RunSummary:
     peak_memory_mb: float
     metrics: Mapping[str, float]  # the figures of evaluation.coco, at the end
     curve: Sequence[Mapping[str, float]]  # rows of epoch, step, seconds, AP, AP50, loss; more keys do not hurt
-    longer: bool = False  # trained for more epochs than the others, to take the same time
+    label: str = ""  # what tells it from the others, if K does not
 
     @property
     def name(self) -> str:
-        return f"K = {self.groups}, longer" if self.longer else f"K = {self.groups}"
+        return self.label or f"K = {self.groups}"
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Arm:
-    """All runs with one number of groups, one for each seed."""
+    """All runs of one name, one for each seed."""
 
-    groups: int
     runs: Sequence[RunSummary]
 
     @property
     def name(self) -> str:
         return self.runs[0].name
+
+    @property
+    def groups(self) -> int:
+        return self.runs[0].groups
 
     @property
     def seconds(self) -> float:
@@ -80,10 +84,10 @@ class Arm:
 
 
 def arms(runs: Sequence[RunSummary]) -> list[Arm]:
-    """By rising number of groups; seeds in order."""
-    ordered = sorted(runs, key=lambda run: (run.groups, run.seed))
-    numbers = dict.fromkeys(run.groups for run in ordered)
-    return [Arm(groups, [run for run in ordered if run.groups == groups]) for groups in numbers]
+    """In the order in which their names first come; seeds in order."""
+    by_seed = sorted(runs, key=lambda run: run.seed)
+    names = dict.fromkeys(run.name for run in runs)
+    return [Arm([run for run in by_seed if run.name == name]) for name in names]
 
 
 def gain(base: Arm, other: Arm) -> Spread:
@@ -96,3 +100,61 @@ def _difference(base: Arm, other: Arm, lower: Sequence[float], upper: Sequence[f
     if [run.seed for run in base.runs] == [run.seed for run in other.runs]:
         return Spread.of([b - a for a, b in zip(lower, upper)])
     return Spread(fmean(upper) - fmean(lower), math.nan)
+
+
+def ap_by_seed(all_arms: Sequence[Arm]) -> dict[int, dict[str, float]]:
+    """For each seed of the first arm, the AP of every arm by its name."""
+    of_arms = {arm.name: {run.seed: 100 * run.metrics["AP"] for run in arm.runs} for arm in all_arms}
+    seeds = [run.seed for run in all_arms[0].runs]
+    return {seed: {name: ap.get(seed, math.nan) for name, ap in of_arms.items()} for seed in seeds}
+
+
+def curves(all_arms: Sequence[Arm], x: Reading, y: Reading) -> list[Series]:
+    return [arm.curve(x, y) for arm in all_arms]
+
+
+def epoch(row: Mapping[str, float]) -> float:
+    return row["epoch"]
+
+
+def value(name: str) -> Reading:
+    return lambda row: row.get(name, math.nan)
+
+
+def percent(name: str) -> Reading:
+    return lambda row: 100 * row.get(name, math.nan)
+
+
+def instability(all_arms: Sequence[Arm]) -> Chart:
+    """The paper's Fig. 5."""
+    words = "Queries of a picture, in the group that answers, with another object than at the evaluation before."
+    lines = curves(all_arms, epoch, value("instability"))
+    return Chart("Instability of the matching", "epoch", "queries", lines, words)
+
+
+def protocol(runs: Sequence[RunSummary]) -> dict[str, object]:
+    """What was the same for all, and what was not."""
+    return {
+        "Groups": ", ".join(str(groups) for groups in sorted({run.groups for run in runs})),
+        "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
+        "Epochs": ", ".join(str(epochs) for epochs in sorted({run.epochs for run in runs})),
+    }
+
+
+def signed(points: float) -> str:
+    """A gain or a loss of AP."""
+    return f"{points:+.1f}".replace("-", "−") if math.isfinite(points) else "–"
+
+
+def over_seeds(ap: Spread) -> str:
+    return f"{ap} over the seeds" if str(ap) else ""
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 300 else f"{seconds:.0f} s"
+
+
+def price(label: str, before: float, after: float, words: Callable[[float], str]) -> Tile:
+    """What it costs, as a multiple."""
+    ratio = f"{after / before:.2f} ×" if before > 0 else "–"
+    return Tile(label, ratio, note=f"{words(after)} instead of {words(before)}")

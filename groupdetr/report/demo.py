@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from groupdetr.evaluation.coco import FIGURES
-from groupdetr.report.chart import Chart, Series, charts
-from groupdetr.report.comparison import Arm, Reading, RunSummary, Spread, arms, gain
+from groupdetr.report.chart import Chart, charts
+from groupdetr.report.comparison import (
+    Arm,
+    RunSummary,
+    Spread,
+    ap_by_seed,
+    arms,
+    curves,
+    duration,
+    epoch,
+    gain,
+    instability,
+    over_seeds,
+    percent,
+    price,
+    protocol,
+    signed,
+    value,
+)
 from groupdetr.report.explanation import what_groups_are
 from groupdetr.report.page import Cell, Column, Html, Tile, facts, page, prose, section, table, tiles
 from groupdetr.report.panels import DetectionPanel, GroupPanel, detection_strips, group_gallery
@@ -29,7 +45,7 @@ class DemoResults:
 
 def write_demo_report(path: Path | str, demo: DemoResults) -> None:
     """One self-contained HTML file. The smallest K is the baseline; the best of the others is set against it."""
-    base, *others = arms(demo.runs)
+    base, *others = arms(sorted(demo.runs, key=lambda run: run.groups))
     if not others:
         raise ValueError("the report compares numbers of groups: it needs runs with two of them at least")
     best = max(others, key=lambda arm: arm.metric("AP").mean)
@@ -41,14 +57,14 @@ def write_demo_report(path: Path | str, demo: DemoResults) -> None:
         _learning(shown, best, longer),
         _precision(shown, base, best),
         *_pictures(demo, (base.name, best.name)),
-        section("How this page was made", facts({**_protocol(demo.runs), **demo.about})),
+        section("How this page was made", facts({**protocol(demo.runs), **demo.about})),
     ]
     document = page("groupdetr demo", _title(base, best), _lead(base, best), body)
     Path(path).write_text(document, encoding="utf-8")
 
 
 def _title(base: Arm, best: Arm) -> str:
-    return f"{best.groups} groups of queries instead of {base.groups}: {_signed(gain(base, best).mean)} AP"
+    return f"{best.groups} groups of queries instead of {base.groups}: {signed(gain(base, best).mean)} AP"
 
 
 def _lead(base: Arm, best: Arm) -> str:
@@ -64,15 +80,15 @@ def _lead(base: Arm, best: Arm) -> str:
 
 def _headline(base: Arm, best: Arm, longer: Sequence[Arm]) -> Html:
     equal_epochs = gain(base, best)
-    equal_time = [Tile("Gain at equal wall time", _signed(g.mean), "AP", _over_seeds(g)) for g in _gains(longer, best)]
+    equal_time = [Tile("Gain at equal wall time", signed(g.mean), "AP", over_seeds(g)) for g in _gains(longer, best)]
     return tiles(
         [
             Tile(f"Trained with {_groups(base)}", *_points(base.metric("AP"))),
             Tile(f"Trained with {_groups(best)}", *_points(best.metric("AP"))),
-            Tile("Gain at equal epochs", _signed(equal_epochs.mean), "AP", _over_seeds(equal_epochs), strong=True),
+            Tile("Gain at equal epochs", signed(equal_epochs.mean), "AP", over_seeds(equal_epochs), strong=True),
             *equal_time,
-            _price("Training time", base.seconds, best.seconds, _duration),
-            _price("Peak memory", base.memory, best.memory, lambda mb: f"{mb:,.0f} MB"),
+            price("Training time", base.seconds, best.seconds, duration),
+            price("Peak memory", base.memory, best.memory, lambda mb: f"{mb:,.0f} MB"),
         ]
     )
 
@@ -86,33 +102,21 @@ def _groups(arm: Arm) -> str:
 
 
 def _points(ap: Spread) -> tuple[str, str, str]:
-    return f"{ap.mean:.1f}", "AP", _over_seeds(ap)
-
-
-def _over_seeds(ap: Spread) -> str:
-    return f"{ap} over the seeds" if str(ap) else ""
-
-
-def _price(label: str, before: float, after: float, words: Callable[[float], str]) -> Tile:
-    ratio = f"{after / before:.2f} ×" if before > 0 else "–"
-    return Tile(label, ratio, note=f"{words(after)} instead of {words(before)}")
+    return f"{ap.mean:.1f}", "AP", over_seeds(ap)
 
 
 def _learning(all_arms: Sequence[Arm], best: Arm, longer: Sequence[Arm]) -> Html:
     unit, size = ("min", 60) if max(arm.seconds for arm in all_arms) > 300 else ("s", 1)
     band = "Mean of the seeds; the band spans them." if len(best.runs) > 1 else ""
     drawn = [
-        Chart("AP by epoch", "epoch", "AP", _curves(all_arms, _epoch, _percent("AP")), band),
+        Chart("AP by epoch", "epoch", "AP", curves(all_arms, epoch, percent("AP")), band),
         Chart(
             *("AP by wall time", f"training time ({unit})", "AP"),
-            _curves(all_arms, lambda row: row["seconds"] / size, _percent("AP")),
+            curves(all_arms, lambda row: row["seconds"] / size, percent("AP")),
         ),
-        Chart("AP50 by epoch", "epoch", "AP50", _curves(all_arms, _epoch, _percent("AP50"))),
-        Chart("Training loss", "epoch", "loss", _curves(all_arms, _epoch, _value("loss")), "A mean over groups."),
-        Chart(
-            *("Instability of the matching", "epoch", "queries", _curves(all_arms, _epoch, _value("instability"))),
-            "Queries of a picture, in the group that answers, with another object than at the evaluation before.",
-        ),
+        Chart("AP50 by epoch", "epoch", "AP50", curves(all_arms, epoch, percent("AP50"))),
+        Chart("Training loss", "epoch", "loss", curves(all_arms, epoch, value("loss")), "A mean over groups."),
+        instability(all_arms),
     ]
     return section("Learning", prose(_equal_time(best, longer)), charts([chart for chart in drawn if not chart.empty]))
 
@@ -123,9 +127,9 @@ def _equal_time(best: Arm, longer: Sequence[Arm]) -> str:
     for arm in longer:
         words += (
             "What if the time is the same? "
-            f"Trained for {arm.runs[0].epochs} epochs, which take {_duration(arm.seconds)}, "
+            f"Trained for {arm.runs[0].epochs} epochs, which take {duration(arm.seconds)}, "
             f"{_groups(arm)} reaches {arm.metric('AP').mean:.1f} AP; {_groups(best)} had reached "
-            f"{best.metric('AP').mean:.1f} in {_duration(best.seconds)}. "
+            f"{best.metric('AP').mean:.1f} in {duration(best.seconds)}. "
         )
     return words + (
         "On COCO the paper measured a step to be 1.2 times dearer with 11 groups, since backbone and encoder, which "
@@ -149,12 +153,10 @@ def _figures(arm: Arm) -> list[Cell]:
 
 def _by_seed(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
     """Each seed on its own line: whether the gain is larger than chance."""
-    ap = {arm.name: {run.seed: 100 * run.metrics["AP"] for run in arm.runs} for arm in all_arms}
     head = [Column("seed"), *(Column(arm.name, 1) for arm in all_arms), Column("gain", 1)]
     rows: list[list[Cell]] = []
-    for seed in ap[base.name]:
-        of_arms = [ap[arm.name].get(seed, math.nan) for arm in all_arms]
-        rows.append([str(seed), *of_arms, _signed(ap[best.name].get(seed, math.nan) - ap[base.name][seed])])
+    for seed, ap in ap_by_seed(all_arms).items():
+        rows.append([str(seed), *ap.values(), signed(ap[best.name] - ap[base.name])])
     return table(head, rows, f"AP of every seed, and the gain of {best.name} over {base.name}.")
 
 
@@ -174,35 +176,3 @@ def _pictures(demo: DemoResults, names: Sequence[str]) -> Iterator[Html]:
             "query."
         )
         yield section("One object, a query of every group", prose(words), group_gallery(demo.group_panels))
-
-
-def _protocol(runs: Sequence[RunSummary]) -> dict[str, object]:
-    return {
-        "Groups": ", ".join(str(groups) for groups in sorted({run.groups for run in runs})),
-        "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
-        "Epochs": ", ".join(str(epochs) for epochs in sorted({run.epochs for run in runs})),
-    }
-
-
-def _curves(all_arms: Sequence[Arm], x: Reading, y: Reading) -> list[Series]:
-    return [arm.curve(x, y) for arm in all_arms]
-
-
-def _epoch(row: Mapping[str, float]) -> float:
-    return row["epoch"]
-
-
-def _value(name: str) -> Reading:
-    return lambda row: row.get(name, math.nan)
-
-
-def _percent(name: str) -> Reading:
-    return lambda row: 100 * row.get(name, math.nan)
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−") if math.isfinite(points) else "–"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 300 else f"{seconds:.0f} s"

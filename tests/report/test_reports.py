@@ -99,7 +99,7 @@ def test_one_number_of_groups_is_no_comparison(tmp_path: Path) -> None:
 
 
 def test_gains_are_taken_seed_by_seed() -> None:
-    base, other = arms([summary(8, 1), summary(1, 0), summary(8, 0), summary(1, 1)])
+    base, other = arms([summary(1, 1), summary(8, 1), summary(1, 0), summary(8, 0)])
     assert (base.groups, other.groups) == (1, 8)
     assert gain(base, other).mean == pytest.approx(7)
     assert gain(base, other).deviation == pytest.approx(0)
@@ -107,7 +107,7 @@ def test_gains_are_taken_seed_by_seed() -> None:
 
 
 def test_equal_wall_time_compares_with_a_baseline_that_trained_longer(tmp_path: Path) -> None:
-    longer = replace(summary(1, epochs=7), longer=True, metrics=dict.fromkeys(FIGURES, 0.15))
+    longer = replace(summary(1, epochs=7), label="K = 1, longer", metrics=dict.fromkeys(FIGURES, 0.15))
     html = demo_page(tmp_path, summary(8), summary(1), longer=[longer])
     assert "+3.0" in html, "18 points against 15"
     assert "K = 1, longer" in html
