@@ -54,15 +54,15 @@ def line_chart(chart: Chart) -> Html:
     """A numbered figure. Series without a finite point are left out; if none is left, it says so."""
     lines = {i: s.thinned() for i, s in enumerate(chart.series) if any(_runs(s.x, s.y))}
     if not lines:
-        return _numbered(Html(""), f"{chart.title}: no data.")
+        return numbered(Html(""), f"{chart.title}: no data.")
     named = len(lines) <= _MOST_NAMES and all(len(s.name) <= _LONGEST_NAME for s in lines.values())
     frame = _Frame.around(list(lines.values()), room=_room(lines.values()) if named else 0)
     drawn = [*_axes(frame, chart), *(_series(frame, i, s) for i, s in lines.items())]
     drawn += _names(frame, lines) if named else []
-    legend = Html("") if named else swatches([(_colour(i), s.name) for i, s in lines.items()])
+    legend = Html("") if named else swatches([(hue(i), s.name) for i, s in lines.items()])
     words = text(f"{chart.title}: {chart.y_label} by {chart.x_label}")
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{words}">\n{join(drawn)}\n</svg>'
-    return _numbered(Html(svg + legend), f"{chart.title}. {chart.caption}".strip())
+    return numbered(Html(svg + legend), f"{chart.title}. {chart.caption}".strip())
 
 
 def nice_step(low: float, high: float, count: int) -> float:
@@ -73,7 +73,7 @@ def nice_step(low: float, high: float, count: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Numbers to pixels along one side."""
 
     low: float
@@ -83,14 +83,14 @@ class _Axis:
     end: float  # pixel of ``high``
 
     @classmethod
-    def rounded(cls, values: Sequence[float], start: float, end: float) -> _Axis:
+    def rounded(cls, values: Sequence[float], start: float, end: float) -> Axis:
         """From tick to tick."""
         low, high = _extent(values)
         step = nice_step(low, high, 5)
         return cls(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step, start, end)
 
     @classmethod
-    def tight(cls, values: Sequence[float], start: float, end: float) -> _Axis:
+    def tight(cls, values: Sequence[float], start: float, end: float) -> Axis:
         """No wider than the values, so that lines use all the room; epochs are not divided."""
         low, high = _extent(values)
         whole = all(float(v).is_integer() for v in values)
@@ -128,8 +128,8 @@ def _extent(values: Sequence[float]) -> _Point:
 class _Frame:
     """The plane of the chart."""
 
-    x: _Axis
-    y: _Axis
+    x: Axis
+    y: Axis
 
     @classmethod
     def around(cls, series: Sequence[Series], room: float) -> _Frame:
@@ -137,7 +137,7 @@ class _Frame:
         runs = [run for s in series for y in (s.y, s.low, s.high) for run in _runs(s.x, y)]
         xs, ys = zip(*(point for run in runs for point in run))
         right = _WIDTH - max(_RIGHT, min(room, _WIDTH / 3))
-        return cls(_Axis.tight(xs, _LEFT, right), _Axis.rounded(ys, _HEIGHT - _BOTTOM, _TOP))
+        return cls(Axis.tight(xs, _LEFT, right), Axis.rounded(ys, _HEIGHT - _BOTTOM, _TOP))
 
     def pixels(self, points: Sequence[_Point]) -> str:
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
@@ -161,18 +161,18 @@ def _axes(frame: _Frame, chart: Chart) -> Iterator[Html]:
     for tick in frame.y.ticks:
         y = frame.y(tick)
         yield Html(f'<line class="grid" x1="{left}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        yield _text(left - 8, y + 4, frame.y.words(tick), "end")
+        yield label(left - 8, y + 4, frame.y.words(tick), "end")
     for tick in frame.x.ticks:
         x = frame.x(tick)
         yield Html(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        yield _text(x, bottom + 18, frame.x.words(tick), "middle")
+        yield label(x, bottom + 18, frame.x.words(tick), "middle")
     yield Html(f'<line class="axis" x1="{left}" x2="{right:.1f}" y1="{bottom}" y2="{bottom}"/>')
-    yield _text((left + right) / 2, _HEIGHT - 6, chart.x_label, "middle")
-    yield _text(2, 12, chart.y_label, "start")
+    yield label((left + right) / 2, _HEIGHT - 6, chart.x_label, "middle")
+    yield label(2, 12, chart.y_label, "start")
 
 
 def _series(frame: _Frame, index: int, series: Series) -> Html:
-    colour = _colour(index)
+    colour = hue(index)
     edges = list(zip(series.x, series.low, series.high))
     band = [p for p in edges if all(map(math.isfinite, p))]
     outline = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
@@ -185,10 +185,14 @@ def _series(frame: _Frame, index: int, series: Series) -> Html:
 
 
 def _marker(frame: _Frame, point: _Point, name: str, colour: str) -> str:
-    """A dot, under a larger invisible one that is easy to point at."""
-    at = f'cx="{frame.x(point[0]):.1f}" cy="{frame.y(point[1]):.1f}"'
-    words = text(f"{name}: {point[1]:.4g} at {point[0]:.4g}")
-    hit = f'<circle class="hit" {at} r="9"><title>{words}</title></circle>'
+    words = f"{name}: {point[1]:.4g} at {point[0]:.4g}"
+    return dot((frame.x(point[0]), frame.y(point[1])), words, colour)
+
+
+def dot(point: _Point, words: str, colour: str) -> str:
+    """A dot, under a larger invisible one that is easy to point at and then says ``words``."""
+    at = f'cx="{point[0]:.1f}" cy="{point[1]:.1f}"'
+    hit = f'<circle class="hit" {at} r="9"><title>{text(words)}</title></circle>'
     return f'<circle class="dot" style="fill:{colour}" {at} r="3.6"/>{hit}'
 
 
@@ -200,8 +204,8 @@ def _names(frame: _Frame, lines: dict[int, Series], height: float = 15) -> Itera
     for i in sorted(last, key=lambda i: frame.y(last[i][1])):
         y = max(y + height, min(frame.y(last[i][1]), below))
         below += height
-        attributes = f'class="name" style="fill:{_colour(i)}"'
-        yield _text(frame.x(last[i][0]) + 8, y + 4, lines[i].name, "start", attributes)
+        attributes = f'class="name" style="fill:{hue(i)}"'
+        yield label(frame.x(last[i][0]) + 8, y + 4, lines[i].name, "start", attributes)
 
 
 def _room(lines: Iterable[Series]) -> float:
@@ -209,13 +213,14 @@ def _room(lines: Iterable[Series]) -> float:
     return 14 + 7.8 * max(len(s.name) for s in lines)
 
 
-def _text(x: float, y: float, words: str, anchor: str, attributes: str = "") -> Html:
+def label(x: float, y: float, words: str, anchor: str, attributes: str = "") -> Html:
     return Html(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {attributes}>{text(words)}</text>')
 
 
-def _colour(index: int) -> str:
+def hue(index: int) -> str:
+    """The colour of a line, the same in every chart of a page."""
     return f"var(--s{index % _COLOURS})"
 
 
-def _numbered(inside: Html, caption: str) -> Html:
+def numbered(inside: Html, caption: str) -> Html:
     return Html(f'<figure class="numbered">{inside}<figcaption>{text(caption)}</figcaption></figure>')
