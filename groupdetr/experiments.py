@@ -47,6 +47,24 @@ DEMO_DATA = SyntheticConfig(
 DEMO_COUNTS = {"train": 2000, "val": 300}
 DEMO = replace(TINY, epochs=8, imgsz=64, augment="flip", eval_every=1)
 
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the trainings that a figure compares, on the demo's pictures."""
+
+    label: str
+    preset: str
+    grouped: bool
+    reported: float  # the paper's COCO AP in percent
+
+
+FIG8 = (  # its AP: DAB-DETR with ResNet-50, 12 epochs
+    Variant("none", "dab-detr-tiny", grouped=False, reported=35.2),
+    Variant("denoising", "dn-detr-tiny", grouped=False, reported=38.6),
+    Variant("groups", "dab-detr-tiny", grouped=True, reported=39.1),
+    Variant("both", "dn-detr-tiny", grouped=True, reported=40.6),
+)
+
 # what to train
 
 R50, DC5, TINY_CONDITIONAL = ConditionalDETR(), ConditionalDETR(dilated=True), TinyConditionalDETR()
