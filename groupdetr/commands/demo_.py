@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from groupdetr.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -14,8 +17,10 @@ class Options:
     Offline, on a CPU, in minutes. Writes report.html and metrics.json. If it was stopped, it goes on where it was.
     """
 
+    figure: Literal[8] | None = None
+    """Another figure of the paper on the same data: 8 compares denoising, groups, both and neither."""
     model: str | None = None
-    """The detector; a -tiny preset learns in minutes. None: conditional-detr-tiny."""
+    """The detector; a -tiny preset learns in minutes. None: conditional-detr-tiny, or those of the figure."""
     groups: int | None = None
     """K of the runs with groups. None: the model's own."""
     epochs: float | None = None
@@ -27,7 +32,7 @@ class Options:
     at_once: int | None = None
     """Trainings side by side, one processor thread each. None: 2 where there are two cores."""
     out: Path | None = None
-    """Folder to write to. None: runs/demo."""
+    """Folder to write to. None: runs/demo, or runs/fig8 for that figure."""
     json: bool = False
     """Print metrics.json at the end."""
 
@@ -37,7 +42,7 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        return self.out or Path("runs/demo")
+        return self.out or Path(f"runs/fig{self.figure}" if self.figure else "runs/demo")
 
     @property
     def data(self) -> Path:
@@ -48,9 +53,13 @@ class Options:
         return range(self.seed, self.seed + self.seeds)
 
     def run(self) -> int:
-        from groupdetr.demo import demo
-
-        content = demo(self)
+        if self.figure and self.model:
+            raise UsageError(f"Fig. {self.figure} chooses its own detectors", remedy="leave out --model or --figure")
+        if self.figure:
+            from groupdetr.fig8 import fig8 as compare
+        else:
+            from groupdetr.demo import demo as compare
+        content = compare(self)
         if self.json:
             print(json.dumps(content, indent=1))
         return 0
