@@ -68,6 +68,7 @@ ENCODER: Names = {
 
 SHARED: Names = {
     "*.num_batches_tracked": (),
+    "model.backbone.conv_encoder.model._backbone.*": "backbone.network.*",
     **{f"model.backbone.conv_encoder.model.{theirs}": f"backbone.network.{ours}" for theirs, ours in _resnet()},
     **{f"model.backbone.model.{theirs}": f"backbone.network.{ours}" for theirs, ours in _resnet()},
     "model.input_projection.*": "encoder.projection.*",
