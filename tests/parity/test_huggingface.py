@@ -104,7 +104,7 @@ def gain(name: str) -> float:
         return 0.5
     attends = re.search(r"attn\.(?:(?:self|cross)_attn[._])?([qkvo])[a-z_]*proj", name)
     looks = "encoder_attn" in name or "cross_attn" in name
-    return {"q": 5.0, "k": 5.0, "v": 3.0 if looks else 0.5, "o": 1.0}[attends[1]] if attends else 1.5
+    return {"q": 4.0, "k": 4.0, "v": 3.0 if looks else 0.5, "o": 1.0}[attends[1]] if attends else 1.5
 
 
 @pytest.fixture(scope="module", params=CASES, ids=" ".join)
