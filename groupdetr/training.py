@@ -165,7 +165,7 @@ def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machi
         )
         if machine.is_main_process:
             console.print("\n".join(report.lines), markup=False)
-    described = {"recipe": dataclasses.asdict(replace(recipe, pretrained_backbone=False))}
+    described = {"recipe": dataclasses.asdict(replace(model.recipe, pretrained_backbone=False))}
     metadata = {**described, "categories": categories, "imgsz": settings.imgsz}
 
     def save_best(best: nn.Module) -> None:
@@ -194,9 +194,18 @@ def start(trainer: Trainer, options: Options, data: DataSet) -> None:
         else:
             run.clean()
             run.rewind(trainer.state.progress.step)
-        config = to_config(options) | {"groups": trainer.model.recipe.num_groups}  # type: ignore[union-attr]
+        recipe: Recipe = trainer.model.recipe  # type: ignore[assignment]
+        config = to_config(options) | {"groups": recipe.num_groups, "set": [*options.set, *settled(options, recipe)]}
         write_text(run.config, yaml.safe_dump(config, sort_keys=False))
     machine.wait_for_everyone()
+
+
+def settled(options: Options, recipe: Recipe) -> Iterator[str]:
+    """What the weights that were loaded changed of the recipe, as --set has it: a resumed run does not load them."""
+    asked, built = (dataclasses.asdict(x) for x in (recipe_of(options), recipe))
+    for name in built.keys() - {"num_classes", "pretrained_backbone"}:
+        if built[name] != asked[name]:
+            yield f"{name}={built[name]}"
 
 
 def data_card(data: DataSet) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from PIL import Image
 
 import groupdetr
 from groupdetr.cli import VERBS, main
-from groupdetr.experiments import FIG8
 from tests.runs import train
 
 
@@ -238,7 +236,6 @@ def test_the_demo_compares_and_goes_on_where_it_was(tmp_path: Path, monkeypatch:
 
 def test_figure_8_trains_its_four_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("groupdetr.demo.DEMO_COUNTS", {"train": 8, "val": 8})
-    monkeypatch.setattr("groupdetr.fig8.FIG8", [replace(variant, preset="conditional-detr-tiny") for variant in FIG8])
     out = tmp_path / "fig8"
     arguments = ["demo", "--figure", "8", "--groups", "2", "--out", str(out), "--epochs"]
     assert main([*arguments, "1"]) == 0
@@ -257,9 +254,8 @@ def test_figure_8_trains_its_four_and_goes_on_where_it_was(tmp_path: Path, monke
 
 @pytest.mark.parametrize("nonsense", [["--model", "conditional-detr-tiny"], ["--groups", "1"]])
 def test_options_that_figure_8_has_no_use_for_are_refused(
-    nonsense: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    nonsense: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("groupdetr.fig8.FIG8", [replace(variant, preset="conditional-detr-tiny") for variant in FIG8])
     assert main(["demo", "--figure", "8", "--out", str(tmp_path / "fig8"), *nonsense]) == 2
     assert nonsense[0] in capsys.readouterr().err
     assert not (tmp_path / "fig8").exists()

@@ -24,7 +24,44 @@ def model() -> DetectionTransformer:
 
 
 def official_state(model: DetectionTransformer) -> dict[str, Tensor]:
-    """What the authors' code would have saved, name by name; the backbone's inner names are torchvision's or any."""
+    """What the authors of Conditional DETR would have saved, name by name."""
+    state, theirs = dict(model.state_dict()), shared_state(model)
+    for layer in (0, 1):
+        scale = f"decoder.layers.1.cross_attention.aim.scale.layers.{layer}"
+        theirs |= _linears(state, f"transformer.decoder.query_scale.layers.{layer}", scale)
+        theirs |= _linears(state, f"transformer.decoder.ref_point_head.layers.{layer}", f"queries.point.layers.{layer}")
+    return theirs | {"query_embed.weight": state["queries.embedding"].flatten(0, 1)}
+
+
+def dab_state(model: DetectionTransformer) -> dict[str, Tensor]:
+    """What those of DAB-DETR and DN-DETR would have saved: the box head under two names."""
+    state, theirs = dict(model.state_dict()), shared_state(model)
+    first = "decoder.layers.0.cross_attention.aim"
+    networks = {
+        "encoder.query_scale": "encoder.place.scale",
+        "decoder.query_scale": f"{first.replace('0', '1')}.point.scale",
+        "decoder.ref_point_head": "decoder.places.0.mlp",
+        "decoder.ref_anchor_head": f"{first}.size",
+    }
+    for name, ours in networks.items():
+        for layer in (0, 1):
+            theirs |= _linears(state, f"transformer.{name}.layers.{layer}", f"{ours}.layers.{layer}")
+    for layer in (0, 1, 2):
+        theirs |= _linears(
+            state, f"transformer.decoder.bbox_embed.layers.{layer}", f"decoder.heads.0.regress.layers.{layer}"
+        )
+    for part in ("encoder", "decoder"):
+        for layer in range(getattr(model.recipe, f"{part}_layers")):
+            slope = state[f"{part}.layers.{layer}.feed_forward.activation.weight"]
+            theirs[f"transformer.{part}.layers.{layer}.activation.weight"] = slope
+    renamed = {"anchors": "refpoint_embed.weight", "patterns": "transformer.patterns.weight"}
+    for name in [name for name in state if name.startswith("queries.")]:
+        theirs[renamed.get(name.split(".")[-1], "label_enc.weight")] = state[name]
+    return theirs | {"refpoint_embed.weight": theirs["refpoint_embed.weight"].flatten(0, 1)}
+
+
+def shared_state(model: DetectionTransformer) -> dict[str, Tensor]:
+    """What all of them save alike; the backbone's inner names are torchvision's or any."""
     state, theirs = dict(model.state_dict()), {}
     for name in [name for name in state if name.startswith("backbone.network.")]:
         theirs[name.replace("backbone.network.", "backbone.0.body.")] = state[name]
@@ -35,13 +72,9 @@ def official_state(model: DetectionTransformer) -> dict[str, Tensor]:
     theirs |= _linears(state, "transformer.decoder.norm", "decoder.norm")
     theirs |= _linears(state, "class_embed", "decoder.heads.0.classify")
     theirs |= _linears(state, "input_proj", "encoder.projection")
-    for layer in (0, 1):
-        scale = f"decoder.layers.1.cross_attention.aim.scale.layers.{layer}"
-        theirs |= _linears(state, f"transformer.decoder.query_scale.layers.{layer}", scale)
-        theirs |= _linears(state, f"transformer.decoder.ref_point_head.layers.{layer}", f"queries.point.layers.{layer}")
     for layer in (0, 1, 2):
         theirs |= _linears(state, f"bbox_embed.layers.{layer}", f"decoder.heads.0.regress.layers.{layer}")
-    return theirs | {"query_embed.weight": state["queries.embedding"].flatten(0, 1)}
+    return theirs
 
 
 def _linears(state: dict[str, Tensor], theirs: str, *ours: str) -> dict[str, Tensor]:
