@@ -6,12 +6,17 @@ cd "$(dirname "$0")/.."
 out=${1:-$(mktemp -d)}
 device=${DEVICE:-cuda}
 mkdir -p "$out"
-python -m groupdetr doctor --device "$device" --json > "$out/doctor-tiny.json"
-python -m groupdetr doctor --device "$device" --model conditional-detr-r50 --groups 11 --json > "$out/doctor-r50.json"
-
+families=(conditional-detr dab-detr dn-detr)
 side=${SIDE:-1024}
-for precision in fp32 bf16; do
-  python benchmarks/step.py --device "$device" --precision "$precision" --side "$side" > "$out/step-$precision.json"
+for family in "${families[@]}"; do
+  for size in tiny r50; do
+    model=$family-$size
+    python -m groupdetr doctor --device "$device" --model "$model" --groups 11 --json > "$out/doctor-$model.json"
+  done
+  for precision in fp32 bf16; do
+    python benchmarks/step.py --model "$family-r50" --device "$device" --precision "$precision" --side "$side" \
+      > "$out/step-$family-$precision.json"
+  done
 done
 
 python - "$out/shapes" <<'PYTHON'
@@ -21,12 +26,14 @@ from groupdetr.data.synthetic import write
 from groupdetr.experiments import DEMO_COUNTS, DEMO_DATA
 write(DEMO_DATA, Path(sys.argv[1]), DEMO_COUNTS)
 PYTHON
-for groups in 1 6; do
-  for precision in fp32 bf16; do
-    python -m groupdetr train "$out/shapes" --model conditional-detr-tiny --groups "$groups" --precision "$precision" \
-      --imgsz 64 --epochs "${EPOCHS:-12}" --augment flip --eval-every 4 --device "$device" --no-check \
-      --out "$out/tiny-k$groups-$precision"
+for family in "${families[@]}"; do
+  for groups in 1 6; do
+    for precision in fp32 bf16; do
+      python -m groupdetr train "$out/shapes" --model "$family-tiny" --groups "$groups" --precision "$precision" \
+        --imgsz 64 --epochs "${EPOCHS:-12}" --augment flip --eval-every 4 --device "$device" --no-check \
+        --out "$out/$family-k$groups-$precision"
+    done
   done
 done
 cat "$out"/*.json
-tail -n 1 "$out"/tiny-*/results.csv
+tail -n 1 "$out"/*/results.csv

@@ -22,6 +22,11 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         return last(x)
 
+    def start_at(self, value: float) -> None:
+        """Say the same of everything at first."""
+        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.constant_(self.layers[-1].bias, value)  # type: ignore[arg-type]
+
 
 class FeedForward(nn.Module):
     """The transformer's two-layer network: [...,C] -> [...,C]."""

@@ -83,8 +83,7 @@ class ConditionalCrossAttention(nn.Module):
         self.key_place.weight.mul_(gain)
         for aim in self.aim.modules():
             if isinstance(aim, ScaledAim):
-                nn.init.zeros_(aim.scale.layers[-1].weight)  # type: ignore[arg-type]
-                nn.init.ones_(aim.scale.layers[-1].bias)  # type: ignore[arg-type]
+                aim.scale.start_at(1.0)
 
     def contents(self, content: Tensor, position: Tensor, tokens: Tensor, key_place: Tensor) -> tuple[Tensor, Tensor]:
         """The content halves of queries [B,K,N,C] and keys [B,S,C]."""

@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from groupdetr.attention.cross_attention import ConditionalCrossAttention
 from groupdetr.backbone import Backbone, small_resnet
+from groupdetr.criterion.classification import Focal
+from groupdetr.criterion.term import Term
 from groupdetr.decoder import Decoder
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dn_detr import DNDETR
+from groupdetr.encoders.transformer import TransformerEncoder
+from groupdetr.places import Scaled
+from groupdetr.queries.learned import LearnedAnchors
 
 GAIN = 3.0  # how sharply queries look at first
+SIZE = 0.27  # of anchors at first
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,29 @@ class Tiny:
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64), depths=(1, 2))
 
+    def encoder(self, in_channels: list[int]) -> TransformerEncoder:
+        encoder: TransformerEncoder = super().encoder(in_channels)  # type: ignore[misc]
+        if isinstance(encoder.place, Scaled):
+            encoder.place.scale.start_at(1.0)
+        return encoder
+
+    def queries(self) -> nn.Module:
+        queries: nn.Module = super().queries()  # type: ignore[misc]
+        for source in queries.modules():
+            if isinstance(source, LearnedAnchors):
+                source.start_all_over(SIZE)
+        return queries
+
     def decoder(self) -> Decoder:
         decoder: Decoder = super().decoder()  # type: ignore[misc]
         for look in decoder.modules():
             if isinstance(look, ConditionalCrossAttention):
                 look.start_around_the_reference(GAIN)
         return decoder
+
+    def terms(self) -> list[Term]:
+        """Classes weigh twice in all of them, as in Conditional DETR."""
+        return [Focal(2.0, 2.0), *super().terms()[1:]]  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
