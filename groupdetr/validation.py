@@ -16,7 +16,7 @@ from rich.table import Table
 from groupdetr.commands.val_ import Options
 from groupdetr.data.formats import DataSet, load
 from groupdetr.data.records import Category
-from groupdetr.engine.evaluate import find
+from groupdetr.engine.evaluate import find, running
 from groupdetr.engine.machine import accelerator, loader_workers
 from groupdetr.engine.progress import percent
 from groupdetr.engine.run import RunFolder, write_json, write_text
@@ -83,10 +83,9 @@ def detections(
     """What the detector finds; and then, if asked for, what each of its groups finds alone."""
     workers = loader_workers(Settings(workers=options.workers))
     everything = [find(detector.model, task, machine, options.batch, workers)]
-    queries: Any = detector.model.queries
     for group in range(detector.recipe.num_groups) if options.per_group else ():
-        queries.inference_group = group
-        everything.append(find(detector.model, task, machine, options.batch, workers))
+        with running(detector.model, group):
+            everything.append(find(detector.model, task, machine, options.batch, workers))
     return everything
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from groupdetr.detector import DetectionTransformer
+from groupdetr.engine.evaluate import running
 from groupdetr.structures import Images, Predictions, Queries
 
 TOLERANCE = 1e-4  # rounding of float32: kernels may sum in another order for another number of queries
@@ -89,11 +89,8 @@ def _moved(queries: Queries, group: int) -> Queries:
 
 def _alone(model: DetectionTransformer, images: Images, group: int) -> Predictions:
     """One group at inference."""
-    queries: Any = model.queries
-    kept, queries.inference_group = queries.inference_group, group
-    said = model(images).layers[-1]
-    queries.inference_group = kept
-    return said
+    with running(model, group):
+        return model(images).layers[-1]
 
 
 def _change(a: Predictions, b: Predictions) -> float:
