@@ -10,6 +10,10 @@ import torch
 
 from groupdetr.data.synthetic import SyntheticConfig, write
 
+if not torch.cuda.is_available():
+    # before anything imports Triton, transformers for one: kernels run in its interpreter where there is no GPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
