@@ -34,7 +34,8 @@ class Tile(NamedTuple):
     def of(cls, value: Tensor, points: int, moved: torch.dtype) -> Tile:
         """A tile whose rows are moved in pieces of 128 bits, one for each thread, if they are of dtype ``moved``."""
         heads, channels = value.shape[2:]
-        columns, vector = triton.next_power_of_2(channels), 16 // moved.itemsize
+        columns = triton.next_power_of_2(channels)
+        vector = min(16 // moved.itemsize, columns)
         number = tl.float64 if value.dtype == torch.float64 else tl.float32
         return cls(heads, channels, points, max(1, THREADS * vector // columns), columns, vector, number)
 
@@ -90,16 +91,16 @@ def _corner(pixel, beyond, shape, CORNER: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_queries"])
-def _forward(inputs, out, num_tokens, num_queries, shapes, TILE: tl.constexpr):
-    """``inputs``: (value, locations, weights). ``shapes``: (height, width) of every level, as `_odd` numbers."""
+def _forward(inputs, out, num_tokens, num_queries, sides, TILE: tl.constexpr):
+    """``inputs``: (value, locations, weights). ``sides``: height and width of every level, as `_odd` numbers."""
     value, locations, weights = inputs
     image, head, row, exists = _place(num_queries, TILE)
     first = image * num_tokens  # token of the level
     seen = tl.zeros((TILE.rows, TILE.columns), TILE.number)
-    for level in tl.static_range(len(shapes)):
-        shape = shapes[level][0] // 2, shapes[level][1] // 2
+    for level in tl.static_range(len(sides) // 2):
+        shape = sides[2 * level] // 2, sides[2 * level + 1] // 2
         for point in tl.range(TILE.points):
-            at = row * (len(shapes) * TILE.points) + (level * TILE.points + point)
+            at = row * (len(sides) // 2 * TILE.points) + (level * TILE.points + point)
             pixel, beyond, weight = _point(locations, weights, at, exists, shape, TILE)
             for corner in tl.static_range(4):
                 token, there, share_x, share_y = _corner(pixel, beyond, shape, corner)
@@ -107,12 +108,12 @@ def _forward(inputs, out, num_tokens, num_queries, shapes, TILE: tl.constexpr):
                 corner_value = tl.load(value + channel, there, other=0.0).to(TILE.number)
                 seen += (weight * share_x * share_y)[:, None] * corner_value
         first += shape[0] * shape[1]
-    channel, there = _channels(row, exists, TILE)
-    tl.store(out + channel, seen, there)
+    own, real = _channels(row, exists, TILE)
+    tl.store(out + own, seen, real)
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_queries"])
-def _backward(tensors, num_tokens, num_queries, shapes, TILE: tl.constexpr):
+def _backward(tensors, num_tokens, num_queries, sides, TILE: tl.constexpr):
     """``tensors``: the inputs, the gradient of out, and theirs, that of value zero at first and of dtype ``number``.
 
     All that weight and location need of a corner is one number: how alike its channels and the gradient's are.
@@ -120,12 +121,12 @@ def _backward(tensors, num_tokens, num_queries, shapes, TILE: tl.constexpr):
     value, locations, weights, grad, grad_value, grad_locations, grad_weights = tensors
     image, head, row, exists = _place(num_queries, TILE)
     first = image * num_tokens
-    channel, there = _channels(row, exists, TILE)
-    wanted = tl.load(grad + channel, there, other=0.0).to(TILE.number)
-    for level in tl.static_range(len(shapes)):
-        shape = shapes[level][0] // 2, shapes[level][1] // 2
+    own, real = _channels(row, exists, TILE)
+    wanted = tl.load(grad + own, real, other=0.0).to(TILE.number)
+    for level in tl.static_range(len(sides) // 2):
+        shape = sides[2 * level] // 2, sides[2 * level + 1] // 2
         for point in tl.range(TILE.points):
-            at = row * (len(shapes) * TILE.points) + (level * TILE.points + point)
+            at = row * (len(sides) // 2 * TILE.points) + (level * TILE.points + point)
             pixel, beyond, weight = _point(locations, weights, at, exists, shape, TILE)
             by_weight, by_x, by_y = tl.zeros_like(weight), tl.zeros_like(weight), tl.zeros_like(weight)
             for corner in tl.static_range(4):
@@ -176,10 +177,9 @@ def _attend_backward(
     return grads[0].to(value.dtype), grads[1], grads[2]
 
 
-def _odd(sides: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Twice the sides and one, in pairs: for a number in a tuple that is 1 or divisible by 16 Triton compiles anew."""
-    odd = [2 * side + 1 for side in sides]
-    return tuple(zip(odd[::2], odd[1::2]))
+def _odd(sides: Sequence[int]) -> tuple[int, ...]:
+    """Twice the sides and one: of a number in a tuple that is 1 or divisible by 16 Triton compiles a special case."""
+    return tuple(2 * side + 1 for side in sides)
 
 
 @attend.register_fake

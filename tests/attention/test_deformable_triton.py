@@ -53,7 +53,7 @@ def test_every_shape(sizes: Sizes, seed: int) -> None:
 
 
 @pytest.mark.slow
-@examples(150)
+@examples(60)
 @given(sizes(), st.integers(0, 10**6), st.sampled_from(list(ROUNDING)))
 def test_every_shape_and_dtype(sizes: Sizes, seed: int, dtype: torch.dtype) -> None:
     check(sizes, dtype, seed)
@@ -119,35 +119,39 @@ def test_on_a_gpu_it_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COMPILE = """
 import sys
-import triton.language as tl
-from triton import compile
+import torch
+import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from groupdetr.attention.deformable_triton import _backward, _forward, Tile
+from groupdetr.attention.deformable_triton import Tile, _backward, _forward, _odd
 
-PARAMETERS = {"num_tokens": "i32", "num_queries": "i32", "shapes": (("i32", "i32"),) * 4, "TILE": "constexpr"}
-for dtype, vector in (("fp32", 4), ("bf16", 8)):
-    given = (f"*{dtype}", "*fp32", "*fp32")
-    kernels = {
-        _forward: ({"inputs": given, "out": f"*{dtype}"}, [(0, 0), (1,)], vector),
-        _backward: ({"tensors": (*given, f"*{dtype}", "*fp32", "*fp32", "*fp32")}, [(0, 0), (0, 3), (0, 4)], 4),
-    }
-    for kernel, (tensors, aligned, vector) in kernels.items():
-        source = ASTSource(
-            kernel, {**tensors, **PARAMETERS}, {"TILE": Tile(8, 32, 4, 4 * vector, 32, vector, tl.float32)},
-            {path: [["tt.divisibility", 16]] for path in aligned},
+class Card:
+    get_current_device = get_current_stream = lambda *_: 0
+    get_current_target = lambda _: GPUTarget("cuda", int(sys.argv[1]), 32)
+
+triton.runtime.driver.set_active(Card())
+for dtype in (torch.float32, torch.bfloat16):
+    tokens, queries = torch.zeros(2, 39, 8, 32, dtype=dtype), torch.zeros(2, 9, 256, dtype=dtype)
+    points = torch.zeros(9)
+    forward = (tokens, points, points), queries
+    backward = ((tokens, points, points, queries, tokens.float(), points, points),)
+    for kernel, tensors, moved in ((_forward, forward, dtype), (_backward, backward, torch.float32)):
+        tile = Tile.of(tokens, 4, moved)
+        first, second = (
+            kernel.run(*tensors, *sizes, _odd(sides), TILE=tile, num_warps=4, grid=tile.programs(2, 9), warmup=True)
+            for sizes, sides in (((39, 9), [5, 7, 3, 1, 1, 1]), ((336, 16), [16, 16, 8, 8, 4, 4]))
         )
-        code = compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32)).asm["ptx"]
-        wide = "ld.global.v2.b32" if kernel is _backward and dtype == "bf16" else "ld.global.v4.b32"
-        assert code.count(wide) >= 16, wide
+        assert first is second, "compiled again for another size"
+        half = kernel is _backward and dtype == torch.bfloat16
+        assert first.asm["ptx"].count("ld.global.v2.b32" if half else "ld.global.v4.b32") >= 12
 print("compiled")
 """
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_the_kernels_compile_for_a_gpu_that_is_not_there_and_read_many_channels_at_once(
+def test_for_a_gpu_that_is_not_there_it_compiles_once_for_all_sizes_and_reads_128_bits(
     capability: int, tmp_path: Path
 ) -> None:
+    """Of 16-bit values backward reads 64: as many channels as it adds at once in 32 bits."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
     script = tmp_path / "kernels.py"
