@@ -19,6 +19,13 @@ for family in "${families[@]}"; do
   done
 done
 
+python -m pytest -q tests/attention | tee "$out/attention-tests.txt"
+for threads in 32 64 128 256; do
+  python benchmarks/deformable.py --device "$device" --program "$threads" \
+    > "$out/deformable-$threads.json" 2> "$out/deformable-$threads.md"
+  [ "$device" != cpu ] || break
+done
+
 python - "$out/shapes" <<'PYTHON'
 import sys
 from pathlib import Path
@@ -35,5 +42,5 @@ for family in "${families[@]}"; do
     done
   done
 done
-cat "$out"/*.json
+cat "$out"/*.json "$out"/*.md
 tail -n 1 "$out"/*/results.csv
