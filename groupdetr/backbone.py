@@ -27,13 +27,13 @@ class Backbone(nn.Module):
         return self.network(pixels.contiguous(memory_format=torch.channels_last))
 
 
-def resnet50(pretrained: bool | str, dilated: bool) -> Backbone:
+def resnet50(pretrained: bool | str, dilated: bool, levels: tuple[int, ...] = (4,)) -> Backbone:
     """ResNet-50's last stage with frozen batch norm, frozen stem and stage 1, as all official detectors have it.
 
     ``dilated`` (DC5): stage 4 keeps stride 16; its first block has dilation 1 and the others 2, as torchvision's.
     ``pretrained``: True for ImageNet V1 weights through the hub, or the path of a local file with them.
     """
-    network = _create("resnet50.tv_in1k", pretrained, out_indices=(4,), output_stride=16 if dilated else 32)
+    network = _create("resnet50.tv_in1k", pretrained, out_indices=levels, output_stride=16 if dilated else 32)
     return Backbone(freeze_batch_norm_2d(network), frozen=("conv1", "layer1"))
 
 
@@ -53,7 +53,7 @@ def _create(name: str, pretrained: bool | str, **options: Any) -> nn.Module:
         ) from error
 
 
-def small_resnet(widths: tuple[int, ...], depths: tuple[int, ...]) -> Backbone:
+def small_resnet(widths: tuple[int, ...], depths: tuple[int, ...], levels: tuple[int, ...] = ()) -> Backbone:
     """A small ResNet with group norm, never pretrained; its last stage has stride 2 ** (stages + 1).
 
     Group norm does not mix pictures, so a batch may be cut into pieces without a difference. Residual branches start
@@ -62,4 +62,4 @@ def small_resnet(widths: tuple[int, ...], depths: tuple[int, ...]) -> Backbone:
     unused = 4 - len(widths)  # timm builds four stages and drops what comes after the last one asked for
     stages = {"channels": (*widths, *[widths[-1]] * unused), "layers": (*depths, *[1] * unused)}
     options = {"norm_layer": "groupnorm1", "stem_width": widths[0] // 2, "zero_init_last": False}
-    return Backbone(_create("resnet10t", False, out_indices=(len(widths),), **stages, **options))
+    return Backbone(_create("resnet10t", False, out_indices=levels or (len(widths),), **stages, **options))

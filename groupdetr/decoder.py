@@ -10,22 +10,31 @@ from torch.utils.checkpoint import checkpoint
 from groupdetr.groups import Compete
 from groupdetr.structures import Memory, Predictions, Queries
 
-# (head, content [B,K,N,C], reference) -> the reference that the next layer looks at, and the one its head starts from
-Update = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+# (head, content [B,K,N,C], reference, what was said of it) -> the reference that the next layer looks at, and the one
+# that its head starts from
+Update = Callable[[nn.Module, Tensor, Tensor, Predictions], tuple[Tensor, Tensor]]
 
 
-def keep(head: nn.Module, content: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+def keep(head: nn.Module, content: Tensor, reference: Tensor, said: Predictions) -> tuple[Tensor, Tensor]:
     """Conditional DETR: a query looks at the same point in all layers."""
-    del head, content
+    del head, content, said
     return reference, reference
 
 
-def look_forward_twice(head: nn.Module, content: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+def refine(head: nn.Module, content: Tensor, reference: Tensor, said: Predictions) -> tuple[Tensor, Tensor]:
+    """Deformable DETR: the box that was said is the next reference, and no gradient reaches back to it."""
+    del head, content, reference
+    box = said.boxes.detach()
+    return box, box
+
+
+def look_forward_twice(head: nn.Module, content: Tensor, reference: Tensor, said: Predictions) -> tuple[Tensor, Tensor]:
     """DAB-DETR's code, and DINO, which named it: the box is the next reference, and the next layer's loss reaches back
     to it through what its head starts from, but not through where it looked.
 
     The box is that of the content before the norm, unlike the one that is predicted.
     """
+    del said
     box = head.box(content, reference)  # type: ignore[operator]
     return box.detach(), box
 
@@ -75,11 +84,11 @@ class Decoder(nn.Module):
         x, said = queries.content, []
         reference = start = queries.reference
         for layer, place, head in zip(self.layers, self.places, self.heads):
-            position = place(queries.position, x, reference)
+            position = place(queries.position, x, reference, memory)
             x = self.run(layer, x, position, reference, queries.blocked, memory)
             said.append(head(self.norm(x), start))
             if len(said) < len(self.layers):
-                reference, start = self.update(head, x, reference)
+                reference, start = self.update(head, x, reference, said[-1])
         return said
 
     def run(self, layer: nn.Module, *inputs: Tensor | Memory | None) -> Tensor:

@@ -72,12 +72,12 @@ def end_to_end(queries: Tensor) -> Tensor:
     return queries.flatten(1, 2)
 
 
-def kept_at_inference(groups: Tensor, group: int | None) -> Tensor:
-    """The groups [K,...] that inference runs: the chosen one as [1,...], or all if ``group`` is None.
+def kept_at_inference(group: int | None) -> slice:
+    """The groups that inference runs, of a table [K,...]: the chosen one as [1,...], or all if ``group`` is None.
 
     Training is symmetric in the groups, so any will do (Fig. 4); by convention the primary group is group 0.
     """
-    return groups if group is None else groups[group : group + 1]
+    return slice(None) if group is None else slice(group, group + 1)
 
 
 def denoise_in_all(groups: int) -> int:

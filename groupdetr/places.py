@@ -1,4 +1,7 @@
-"""The position embedding that attention adds to a token or a query: given, scaled by the content, or read off a box."""
+"""The position embedding that attention adds to a token or a query: given, scaled by the content, or read off a box.
+
+All are called with what they may need: (position, content, reference, memory), tokens with the first two.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,26 @@ from torch import Tensor, nn
 
 from groupdetr.mlp import MLP
 from groupdetr.ops.position import sine_embedding
+from groupdetr.structures import Memory
 
 
 class Given(nn.Module):
     """As it is, in all layers (DETR, Conditional DETR)."""
 
-    def forward(self, position: Tensor, content: Tensor, reference: Tensor | None = None) -> Tensor:
-        del content, reference
+    def forward(self, position: Tensor, content: Tensor, *where: Tensor | Memory) -> Tensor:
+        del content, where
         return position
 
 
 class Scaled(nn.Module):
-    """Scaled by the content of every layer (DAB-DETR's encoder): [...,C]."""
+    """What ``place`` gives, scaled by the content (DAB-DETR's encoder, DAB-Deformable-DETR's decoder): [...,C]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, place: nn.Module, scale: MLP) -> None:
         super().__init__()
-        self.scale = MLP(channels, channels, channels, num_layers=2)
+        self.place, self.scale = place, scale
 
-    def forward(self, position: Tensor, content: Tensor, reference: Tensor | None = None) -> Tensor:
-        del reference
-        return position * self.scale(content)
+    def forward(self, position: Tensor, content: Tensor, *where: Tensor | Memory) -> Tensor:
+        return self.place(position, content, *where) * self.scale(content)
 
 
 class OfBox(nn.Module):
@@ -35,6 +38,14 @@ class OfBox(nn.Module):
         super().__init__()
         self.mlp = MLP(2 * channels, channels, channels, num_layers=2)
 
-    def forward(self, position: Tensor | None, content: Tensor, reference: Tensor) -> Tensor:
-        del position
+    def forward(self, position: Tensor | None, content: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        del position, memory
         return self.mlp(sine_embedding(reference, content.shape[-1] // 2).to(reference.dtype))
+
+
+class OfPaddedBox(OfBox):
+    """Read off the box in the padded image, on its finest level: so in DAB-Deformable-DETR's code and in DINO's."""
+
+    def forward(self, position: Tensor | None, content: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        finest = memory.valid_ratios[:, 0].repeat(1, 2)  # [B,4]
+        return super().forward(position, content, reference * finest[:, None, None], memory)

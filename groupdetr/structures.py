@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -70,6 +71,23 @@ class Memory(_Movable):
         _expect(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
         _expect(sum(h * w for h, w in self.shapes) == self.tokens.shape[1], "shapes must add up to S tokens")
 
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """[B,S,...] as L of [B,H,W,...]."""
+        parts = x.split([h * w for h, w in self.shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes)]
+
+    @cached_property
+    def valid_sizes(self) -> Tensor:
+        """[B,L,2] float32: width and height, in tokens of each level, of the images without their padding."""
+        valid = [~padding for padding in self.levels(self.padding)]
+        return torch.stack([torch.stack([x[:, 0].sum(1), x[:, :, 0].sum(1)], -1) for x in valid], 1).float()
+
+    @cached_property
+    def valid_ratios(self) -> Tensor:
+        """[B,L,2]: the shares of width and height that are image and no padding."""
+        sizes = torch.tensor([(w, h) for h, w in self.shapes], dtype=torch.float32)
+        return self.valid_sizes / sizes.to(self.padding.device)
+
 
 @dataclass
 class Queries(_Movable):
@@ -83,6 +101,7 @@ class Queries(_Movable):
     reference: Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y) or a box (R=4: cx,cy,w,h)
     position: Tensor | None = None  # [B|1,K,N,C] its position embedding; None: to be read off the reference
     blocked: Tensor | None = None  # [N,N] bool, True where a query (row) does not see another (column) of its group
+    proposals: Predictions | None = None  # [B,K,N,.] what the encoder said, where the references come from it
     denoising: Denoising | None = None  # what is known of the first D of the N queries, in training with denoising
 
     def __post_init__(self) -> None:
@@ -193,19 +212,19 @@ class Stages:
 class Denoising:
     """The first D queries of a group are noised copies of objects, and it is known which (DN-DETR, Li et al. 2022)."""
 
-    assignment: Assignment  # [1,M] of the objects that were noised
-    padding: Tensor  # [B,1,D] bool, True where an image has no object: not supervised
+    assignment: Assignment  # [1,M] of the queries that are to find their object again
+    unsupervised: Tensor  # [B,1,D] bool, True where a query is told nothing
     copies: int  # of every object
     groups: int  # how many groups, from the first, are supervised
 
     @property
     def num_queries(self) -> int:
         """D."""
-        return self.padding.shape[-1]
+        return self.unsupervised.shape[-1]
 
     def stages(self, names: Sequence[str], layers: Predictions) -> Stages:
         """Layers [L,B,K,D+N,.] -> what the denoising queries among them are to answer."""
-        said = layers[:, :, : self.groups, : self.num_queries].silent(self.padding)
+        said = layers[:, :, : self.groups, : self.num_queries].silent(self.unsupervised)
         assignment = self.assignment.repeated(len(names))
         return Stages(tuple(f"{name}-denoising" for name in names), said, assignment, self.copies)
 
@@ -228,11 +247,16 @@ class Outputs:
         return Predictions(last.logits.flatten(1, 2), last.boxes.flatten(1, 2))
 
     def stages(self) -> list[Stages]:
-        """What the criterion supervises: every decoder layer (deep supervision), of matching and denoising queries."""
+        """What the criterion supervises: every decoder layer (deep supervision), of matching and of denoising queries,
+        and the proposals that queries came from."""
         names = tuple(f"layer{i}" for i in range(len(self.layers)))
-        layers, denoising = Predictions.stack(self.layers), self.queries.denoising
-        matching = Stages(names, layers[:, :, :, self.queries.num_denoising :])
-        return [matching, denoising.stages(names, layers)] if denoising else [matching]
+        layers, queries = Predictions.stack(self.layers), self.queries
+        stages = [Stages(names, layers[:, :, :, queries.num_denoising :])]
+        if queries.proposals is not None:
+            stages.append(Stages(("proposals",), Predictions.stack([queries.proposals])))
+        if queries.denoising is not None:
+            stages.append(queries.denoising.stages(names, layers))
+        return stages
 
 
 @dataclass

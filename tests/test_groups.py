@@ -99,8 +99,8 @@ def test_normalisers_are_the_mean_over_groups_clamped_before_k() -> None:
 
 def test_inference_keeps_one_group_or_all() -> None:
     groups = torch.randn(4, 5, 6)
-    assert torch.equal(kept_at_inference(groups, 2), groups[2:3])
-    assert torch.equal(kept_at_inference(groups, None), groups)
+    assert torch.equal(groups[kept_at_inference(2)], groups[2:3])
+    assert torch.equal(groups[kept_at_inference(None)], groups)
 
 
 def test_groups_end_to_end_are_views_in_order() -> None:

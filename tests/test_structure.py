@@ -112,7 +112,7 @@ def test_the_model_asks_only_once_if_it_is_training_for_the_sake_of_groups() -> 
         and isinstance(node, ast.IfExp | ast.If)
         and "self.training" in ast.unparse(node.test)
     ]
-    others = ("dropout", "recompute", "targets")
+    others = ("dropout", "recompute", "denoise")
     assert len([ask for ask in asks if not any(other in ask for other in others)]) == 1, asks
 
 

@@ -33,7 +33,7 @@ def matched_queries(
     target = batch.targets[0].to(device)
     with evaluating(model), running(model, None):
         outputs = model(batch.images(device))
-        (stages,) = outputs.stages()
+        stages = outputs.stages()[0]
         assignment = criterion.assign(stages, Objects.from_targets([target]))
     record = pictures.records[index]
     size = torch.tensor([record.width, record.height], device=device)

@@ -239,3 +239,15 @@ class DeformableAttention(nn.Module):
         """How much each point counts, [...,heads,L,P], at least in 32 bits: those of a head add up to one."""
         weights = self.weights(query).unflatten(-1, (self.num_heads, self.levels * self.points))
         return weights.softmax(-1, dtype=_wide(weights)).unflatten(-1, (self.levels, self.points))
+
+
+class DeformableCrossAttention(DeformableAttention):
+    """Of queries [B,K,N,C], which aim at their reference [B|1,K,N,R], in [0,1] of the image without its padding."""
+
+    def aim(self, content: Tensor, reference: Tensor) -> Tensor:
+        del content
+        return reference
+
+    def forward(self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory) -> Tensor:
+        ratios = memory.valid_ratios.repeat(1, 1, aim.shape[-1] // 2)  # [B,L,R]
+        return super().forward(content, position, aim.unsqueeze(-2) * ratios[:, None, None], memory)

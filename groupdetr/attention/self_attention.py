@@ -8,7 +8,10 @@ from groupdetr.attention.multihead import attend, split_heads
 
 
 class SelfAttention(nn.Module):
-    """DETR's: query = key = content + position, value = content. [...,N,C] -> [...,N,C]"""
+    """DETR's: query = key = content + position, value = content. [...,N,C] -> [...,N,C]
+
+    ``blocked``, bool that broadcasts to [...,heads,N,N]: True where one (row) does not see another (column).
+    """
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -21,11 +24,10 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, content: Tensor, position: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
         placed = content + position
         heads = [self.query(placed), self.key(placed), self.value(content)]
         query, key, value = (split_heads(x.flatten(0, -3), self.num_heads) for x in heads)
-        blocked = None if padding is None else padding[:, None, None, :]
         mixed = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
         return self.output(mixed).reshape(content.shape)
 

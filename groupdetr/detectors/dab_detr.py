@@ -13,7 +13,7 @@ from groupdetr.criterion.term import Term
 from groupdetr.decoder import look_forward_twice
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.mlp import MLP, FeedForward
-from groupdetr.places import OfBox, Scaled
+from groupdetr.places import Given, OfBox, Scaled
 from groupdetr.queries.learned import LearnedAnchors
 
 
@@ -30,7 +30,7 @@ class DABDETR(ConditionalDETR):
     update = staticmethod(look_forward_twice)
 
     def token_place(self) -> nn.Module:
-        return Scaled(self.channels)
+        return Scaled(Given(), MLP(self.channels, self.channels, self.channels, num_layers=2))
 
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.hidden, self.dropout, nn.PReLU())

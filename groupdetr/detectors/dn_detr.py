@@ -8,7 +8,7 @@ from torch import nn
 
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.groups import denoise_in_all
-from groupdetr.queries.denoising import DenoisingQueries, LabelAndBoxNoise, LabelEmbedding
+from groupdetr.queries.denoising import DenoisingQueries, LabelAndBoxNoise, MarkedLabelEmbedding
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DNDETR(DABDETR):
     denoise = staticmethod(denoise_in_all)
 
     def queries(self) -> nn.Module:
-        labels = LabelEmbedding(self.num_classes, self.channels)
+        labels = MarkedLabelEmbedding(self.num_classes, self.channels)
         noise = LabelAndBoxNoise(self.num_classes, self.label_noise_ratio, self.box_noise_scale)
         return DenoisingQueries(super().queries(), labels, noise, self.copies, self.denoise, self.eps)
 

@@ -13,7 +13,9 @@ from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.decoder import Decoder
 from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
+from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.encoders.transformer import TransformerEncoder
 from groupdetr.places import Scaled
@@ -70,6 +72,28 @@ class Tiny:
 
 
 @dataclass(frozen=True)
+class TinyDeformable:
+    """The same for the deformable family: strides 8, 16 and 32."""
+
+    channels: int = 64
+    num_heads: int = 4
+    num_queries: int = 50
+    num_detections: int = 100
+    encoder_layers: int = 1
+    decoder_layers: int = 3
+    hidden: int = 128
+    num_levels: int = 3
+
+    backbone_weights: ClassVar[bool] = False
+
+    def backbone(self) -> Backbone:
+        return small_resnet(widths=(32, 64, 96), depths=(1, 2, 1), levels=(2, 3))
+
+    def terms(self) -> list[Term]:
+        return [Focal(2.0, 2.0), *super().terms()[1:]]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
 class TinyConditionalDETR(Tiny, ConditionalDETR):
     """Conditional DETR on a CPU."""
 
@@ -82,5 +106,22 @@ class TinyDABDETR(Tiny, DABDETR):
 @dataclass(frozen=True)
 class TinyDNDETR(Tiny, DNDETR):
     """DN-DETR on a CPU."""
+
+    num_denoising: int = 20
+
+
+@dataclass(frozen=True)
+class TinyDABDeformableDETR(TinyDeformable, DABDeformableDETR):
+    """DAB-Deformable-DETR on a CPU."""
+
+
+@dataclass(frozen=True)
+class TinyTwoStageDABDeformableDETR(TinyDeformable, TwoStageDABDeformableDETR):
+    """The same in two stages."""
+
+
+@dataclass(frozen=True)
+class TinyDINO(TinyDeformable, DINO):
+    """DINO on a CPU."""
 
     num_denoising: int = 20

@@ -22,7 +22,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
-        x = self.norm1(x + self.dropout(self.attention(x, position, padding)))
+        x = self.norm1(x + self.dropout(self.attention(x, position, padding[:, None, None, :])))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
@@ -43,7 +43,14 @@ class TransformerEncoder(nn.Module):
         self.temperature, self.offset, self.recompute = temperature, offset, recompute
 
     def forward(self, features: list[Tensor], padding: Tensor) -> Memory:
-        projected = self.projection(features[-1])
+        return self.encode(self.project(features), padding)
+
+    def project(self, features: list[Tensor]) -> list[Tensor]:
+        return [self.projection(features[-1])]
+
+    def encode(self, maps: list[Tensor], padding: Tensor) -> Memory:
+        """Projected maps, and the images' padding [B,H,W]."""
+        (projected,) = maps
         shape = projected.shape[-2:]
         padding = F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool()
         position = image_embedding(padding, projected.shape[1], self.temperature, self.offset).to(projected.dtype)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from groupdetr.groups import kept_at_inference
 from groupdetr.mlp import MLP
@@ -23,9 +23,10 @@ class LearnedQueries(nn.Module):
         super().__init__()
         self.inference_group = inference_group
 
-    def running(self, table: Tensor) -> Tensor:
-        """The groups of ``table`` [K,...] that run: all in training, those that are kept otherwise."""
-        return table if self.training else kept_at_inference(table, self.inference_group)
+    @property
+    def running(self) -> slice:
+        """The groups that run: all in training, those that are kept otherwise."""
+        return slice(None) if self.training else kept_at_inference(self.inference_group)
 
 
 class LearnedPoints(LearnedQueries):
@@ -41,7 +42,7 @@ class LearnedPoints(LearnedQueries):
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         del targets  # denoising needs them, these queries do not
-        embedding = self.running(self.embedding)
+        embedding = self.embedding[self.running]
         reference = self.point(embedding).sigmoid()
         content = torch.zeros_like(embedding).expand(len(memory.tokens), *embedding.shape)
         return Queries(content, reference.unsqueeze(0), embedding.unsqueeze(0))
@@ -75,7 +76,21 @@ class LearnedAnchors(LearnedQueries):
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         del targets
-        anchors = self.running(self.anchors)
+        anchors = self.anchors[self.running]
         content = self.patterns.repeat_interleave(anchors.shape[1], dim=0)  # [P*N,C]
         reference = anchors.sigmoid().repeat(1, len(self.patterns), 1)
         return Queries(content.expand(len(memory.tokens), len(anchors), -1, -1), reference.unsqueeze(0))
+
+
+class LearnedAnchorsAndContents(LearnedQueries):
+    """DAB-Deformable-DETR's queries: a learned box, and learned what is known at first."""
+
+    def __init__(self, num_groups: int, num_queries: int, channels: int, inference_group: int | None) -> None:
+        super().__init__(inference_group)
+        self.anchors = nn.Parameter(torch.randn(num_groups, num_queries, 4))  # before the sigmoid
+        self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
+
+    def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
+        del targets
+        anchors, embedding = self.anchors[self.running], self.embedding[self.running]
+        return Queries(embedding.expand(len(memory.tokens), -1, -1, -1), anchors.sigmoid().unsqueeze(0))

@@ -6,19 +6,32 @@ import torch
 
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
+from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.detectors.tiny import TinyConditionalDETR, TinyDABDETR, TinyDNDETR
+from groupdetr.detectors.tiny import (
+    TinyConditionalDETR,
+    TinyDABDeformableDETR,
+    TinyDABDETR,
+    TinyDINO,
+    TinyDNDETR,
+    TinyTwoStageDABDeformableDETR,
+)
 from groupdetr.structures import Images, Target
 
 SMALL = {"num_classes": 7, "num_groups": 3, "num_queries": 6, "channels": 32, "num_heads": 2, "hidden": 48}
+WIDER = {**SMALL, "channels": 64}  # a group of the norms needs more than one number, also of a single pixel
 LARGE = {"num_groups": 3, "num_queries": 20, "dropout": 0.0}
 
 FAST: dict[str, Recipe] = {
     "conditional-detr": TinyConditionalDETR(**SMALL),  # type: ignore[arg-type]
     "dab-detr": TinyDABDETR(**SMALL),  # type: ignore[arg-type]
     "dn-detr": TinyDNDETR(**SMALL, num_denoising=8),  # type: ignore[arg-type]
+    "dab-deformable-detr": TinyDABDeformableDETR(**WIDER),  # type: ignore[arg-type]
+    "dab-deformable-detr-two-stage": TinyTwoStageDABDeformableDETR(**WIDER),  # type: ignore[arg-type]
+    "dino": TinyDINO(**WIDER, num_denoising=8),  # type: ignore[arg-type]
 }
 SLOW: dict[str, Recipe] = {
     "conditional-detr-r50": ConditionalDETR(**LARGE),  # type: ignore[arg-type]
@@ -27,6 +40,9 @@ SLOW: dict[str, Recipe] = {
     "dab-detr-r50-dc5": DABDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
     "dn-detr-r50": DNDETR(**LARGE),  # type: ignore[arg-type]
     "dn-detr-r50-dc5": DNDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
+    "dab-deformable-detr-r50": DABDeformableDETR(**LARGE),  # type: ignore[arg-type]
+    "dab-deformable-detr-r50-two-stage": TwoStageDABDeformableDETR(**LARGE),  # type: ignore[arg-type]
+    "dino-4scale-r50": DINO(**LARGE),  # type: ignore[arg-type]
 }
 STRIDE = 32  # no detector's is larger
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.attention import sdpa_kernel
 
 from groupdetr.detector import DetectionTransformer
@@ -122,6 +122,7 @@ def test_inference_knows_no_targets(model: DetectionTransformer) -> None:
     with torch.no_grad():
         told, plain = model.eval()(IMAGES, TARGETS), model(IMAGES)
     assert told.queries.denoising is None
+    assert told.queries.num_denoising == 0
     assert torch.equal(told.answer.logits, plain.answer.logits)
 
 
@@ -133,8 +134,7 @@ def test_the_answer_in_training_leaves_denoising_queries_out(model: DetectionTra
 def test_every_group_has_its_own_noise(model: DetectionTransformer) -> None:
     queries = seeded(model).queries
     assert queries.denoising is not None
-    real = ~queries.denoising.padding[0, 0]
-    boxes = queries.reference[0, :, : queries.num_denoising][:, real]
+    boxes = queries.reference[0, :, : queries.num_denoising]  # the first image has no empty slot
     distances = (boxes[:, None] - boxes[None]).abs().amax((-1, -2)) + torch.eye(len(boxes))
     assert distances.min() > 1e-3
 
@@ -142,19 +142,32 @@ def test_every_group_has_its_own_noise(model: DetectionTransformer) -> None:
 # K groups are K detectors ---------------------------------------------------------------------------------------------
 
 
-class Recorded:
+class Instead:
+    """Noise that is drawn otherwise, ``noise`` in all else."""
+
+    def __init__(self, noise: Any, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.noise, self.draw = noise, draw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.noise, name)
+
+    def __call__(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        return self.draw(labels, boxes)
+
+
+class Recorded(Instead):
     """Noise that was drawn before: of all groups, or of one."""
 
     def __init__(self, noise: Any) -> None:
-        self.noise, self.drawn = noise, (torch.empty(0), torch.empty(0))
+        super().__init__(noise, self.record)
 
-    def __call__(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def record(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         self.drawn = self.noise(labels, boxes)
         return self.drawn
 
-    def of(self, group: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def of(self, group: int) -> Instead:
         labels, boxes = (x[:, group : group + 1] for x in self.drawn)
-        return lambda *_: (labels, boxes)
+        return Instead(self.noise, lambda *_: (labels, boxes))
 
 
 def singles(model: DetectionTransformer) -> tuple[Outputs, list[DetectionTransformer]]:
@@ -196,44 +209,50 @@ def test_losses_and_gradients_are_the_mean_of_theirs(model: DetectionTransformer
 # the loss -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_denoising_loss_is_that_of_every_real_slot_and_its_own_object(model: DetectionTransformer) -> None:
-    """Written out, slot by slot: focal, L1 and GIoU against the clean object, over K * copies * objects."""
+def test_the_denoising_loss_is_that_of_every_slot_and_its_own_object(model: DetectionTransformer) -> None:
+    """Written out, slot by slot: the first of an object's slots is to find it again, others of it are to be refused,
+    and so are empty ones, or they are told nothing (DN-DETR). Over K * copies * objects."""
     with torch.no_grad():
         outputs = seeded(model)
         losses = model.recipe.criterion()(outputs, TARGETS)
-    said, known = denoising(outputs)[-1], outputs.queries.denoising
+    said, known, noise = denoising(outputs)[-1], outputs.queries.denoising, model.queries.noise
     assert known is not None
-    most, weights = known.num_queries // known.copies, {t.name: t.loss_weight for t in model.recipe.terms()}
+    size, weights = known.num_queries // known.copies, {t.name: t.loss_weight for t in model.recipe.terms()}
+    most = size // noise.shown
     sums = dict.fromkeys(("focal", "l1", "giou"), 0.0)
-    for image, objects in enumerate(TARGETS):
-        for k in range(model.recipe.num_groups):
-            for copy in range(known.copies):
-                for t in range(len(objects)):
-                    logits, box = said.logits[image, k, copy * most + t], said.boxes[image, k, copy * most + t]
-                    wanted = F.one_hot(objects.labels[t], len(logits)).float()
-                    p = logits.sigmoid()
-                    right = wanted * p + (1 - wanted) * (1 - p)
-                    alpha = 0.25 * wanted + 0.75 * (1 - wanted)
-                    sums["focal"] += float((alpha * (1 - right) ** 2 * -right.log()).sum())
-                    sums["l1"] += float((box - objects.boxes[t]).abs().sum())
-                    sums["giou"] += 1 - float(generalized_iou(*map(cxcywh_to_xyxy, (box, objects.boxes[t]))))
+    for image, k, slot in itertools.product(
+        range(len(TARGETS)), range(model.recipe.num_groups), range(known.num_queries)
+    ):
+        objects, (shown, t) = TARGETS[image], divmod(slot % size, most)
+        logits, box = said.logits[image, k, slot], said.boxes[image, k, slot]
+        wanted = torch.zeros_like(logits)
+        if shown == 0 and t < len(objects):
+            wanted[objects.labels[t]] = 1.0
+            sums["l1"] += float((box - objects.boxes[t]).abs().sum())
+            sums["giou"] += 1 - float(generalized_iou(*map(cxcywh_to_xyxy, (box, objects.boxes[t]))))
+        elif noise.shown == 1:
+            continue
+        p = logits.sigmoid()
+        right = wanted * p + (1 - wanted) * (1 - p)
+        alpha = 0.25 * wanted + 0.75 * (1 - wanted)
+        sums["focal"] += float((alpha * (1 - right) ** 2 * -right.log()).sum())
     last, count = len(outputs.layers) - 1, model.recipe.num_groups * known.copies * sum(map(len, TARGETS))
     for name, value in sums.items():
         assert losses[f"layer{last}-denoising/{name}"].item() == pytest.approx(weights[name] * value / count, rel=1e-4)
 
 
-def test_padded_slots_learn_nothing(model: DetectionTransformer) -> None:
+def test_who_is_told_nothing_learns_nothing(model: DetectionTransformer) -> None:
     outputs = seeded(model)
     for layer in outputs.layers:
-        layer.logits.retain_grad(), layer.boxes.retain_grad()
+        layer.logits.retain_grad()
     total(model.recipe.criterion()(outputs, TARGETS)).backward()
     assert outputs.queries.denoising is not None
-    padding = outputs.queries.denoising.padding.expand(-1, model.recipe.num_groups, -1)
-    assert padding.any()
+    nothing = outputs.queries.denoising.unsupervised.expand(-1, model.recipe.num_groups, -1)
+    assert nothing.any() == (model.queries.noise.shown == 1)
     for layer in outputs.layers:
-        front = layer.logits.grad[:, :, : padding.shape[-1]]  # type: ignore[index]
-        assert front[padding].abs().max() == 0
-        assert front[~padding].abs().min() > 0
+        front = layer.logits.grad[:, :, : nothing.shape[-1]]  # type: ignore[index]
+        assert front[nothing].abs().sum() == 0
+        assert front[~nothing].abs().min() > 0
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
@@ -307,22 +326,20 @@ def test_autocast_keeps_denoising_losses_finite(model: DetectionTransformer) -> 
 def test_more_objects_than_denoising_queries_are_noised_once(model: DetectionTransformer) -> None:
     crowd = [target(model.recipe.num_denoising + 3), target(1), target(0)]
     outputs = model(IMAGES, crowd)
-    assert outputs.queries.num_denoising == model.recipe.num_denoising + 3
+    assert outputs.queries.num_denoising == model.queries.noise.shown * (model.recipe.num_denoising + 3)
     assert all(loss.isfinite() for loss in model.recipe.criterion()(outputs, crowd).values())
 
 
 def test_denoising_queries_start_at_their_noised_objects(model: DetectionTransformer) -> None:
     """Without noise: at the objects themselves, with their labels' embedding."""
-    model.queries.noise = lambda labels, boxes: (labels, boxes)
+    model.queries.noise = noise = Instead(model.queries.noise, lambda labels, boxes: (labels, boxes))
     queries = seeded(model).queries
     objects, known = Objects.from_targets(TARGETS), queries.denoising
     assert known is not None
-    boxes = queries.reference[:, :, : known.num_queries].unflatten(2, (known.copies, -1))
-    content = queries.content[:, :, : known.num_queries].unflatten(2, (known.copies, -1))
+    front = (queries.reference, queries.content)
+    boxes, content = (x[:, :, : known.num_queries].unflatten(2, (known.copies, noise.shown, -1)) for x in front)
     for image, count in enumerate(objects.counts):
         for t in range(count):
             assert torch.allclose(boxes[image, ..., t, :], objects.boxes[image, t].clamp(1e-3, 1 - 1e-3), atol=1e-5)
-            label = model.queries.labels.weight[objects.labels[image, t]]
-            assert torch.equal(
-                content[image, ..., t, :], F.pad(label, (0, 1), value=1.0).expand_as(content[0, ..., 0, :])
-            )
+            label = model.queries.labels(objects.labels[image, t])
+            assert torch.equal(content[image, ..., t, :], label.expand_as(content[image, ..., t, :]))

@@ -59,7 +59,7 @@ def test_labels_change_to_any_class_with_the_given_probability(ratio: float) -> 
 
 def test_who_sees_whom() -> None:
     """Two copies of two objects and one matching query; rows look, columns are seen."""
-    blocked = copies_apart(copies=2, objects=2, matching=1).int().tolist()
+    blocked = copies_apart(copies=2, size=2, matching=1).int().tolist()
     assert blocked == [
         [0, 0, 1, 1, 0],
         [0, 0, 1, 1, 0],

@@ -1,0 +1,56 @@
+"""DINO (Zhang et al., ICLR 2023, arXiv 2203.03605): queries that are proposed, and denoising that also refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from groupdetr.decoder import look_forward_twice
+from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
+from groupdetr.detectors.recipe import xavier
+from groupdetr.groups import denoise_in_all
+from groupdetr.heads import BoxHead
+from groupdetr.queries.denoising import ContrastiveNoise, DenoisingQueries, LabelEmbedding
+from groupdetr.queries.proposals import MixedProposals
+
+
+@dataclass(frozen=True)
+class DINO(DABDeformableDETR):
+    """Four levels; numbers as in the official code's launch scripts, which set the box noise to 1."""
+
+    num_queries: int = 900
+    num_detections: int = 300
+    temperature: float = 20.0
+    offset: float = 0.0
+    num_denoising: int = 100  # of a group, of those to be found again: as many copies of all objects as go into them
+    denoising_groups: int | None = None  # copies, whatever their number of queries
+    label_noise_ratio: float = 0.5  # half of it is the probability that a label changes
+    box_noise_scale: float = 1.0
+
+    update = staticmethod(look_forward_twice)
+    denoise = staticmethod(denoise_in_all)
+
+    def queries(self) -> nn.Module:
+        proposals = MixedProposals(
+            self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
+        )
+        xavier([proposals.heads.project])
+        labels = LabelEmbedding(self.num_classes, self.channels)
+        noise = ContrastiveNoise(self.num_classes, self.label_noise_ratio / 2, self.box_noise_scale)
+        return DenoisingQueries(proposals, labels, noise, self.copies, self.denoise, self.eps)
+
+    def copies(self, objects: int) -> int:
+        """How often each of the objects of a batch is noised, the most crowded image having ``objects``."""
+        return self.denoising_groups or max(1, self.num_denoising // max(1, objects))
+
+    def query_places(self) -> list[nn.Module]:
+        return [self.query_place()] * self.decoder_layers
+
+    def heads(self) -> Sequence[BoxHead]:
+        """One that all layers share."""
+        return [BoxHead(self.channels, self.num_classes, self.eps)] * self.decoder_layers
+
+    def norm(self) -> nn.Module:
+        return nn.LayerNorm(self.channels)
