@@ -9,10 +9,12 @@ from typing import Any
 
 from groupdetr.data.synthetic import SyntheticConfig
 from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
+from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.detectors.tiny import TinyConditionalDETR, TinyDABDETR, TinyDNDETR
+from groupdetr.detectors.tiny import TinyConditionalDETR, TinyDABDeformableDETR, TinyDABDETR, TinyDINO, TinyDNDETR
 from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.settings import Settings
@@ -34,6 +36,7 @@ class Experiment:
 # how to train
 
 EPOCHS_12 = Settings(epochs=12, lr_drop=11 / 12)  # official scripts: StepLR at epoch 11
+EPOCHS_36 = Settings(epochs=36, lr_drop=30 / 36)
 EPOCHS_50 = Settings(epochs=50, lr_drop=40 / 50)
 TINY_K = 6
 TINY = Settings(  # about ten minutes on two cores with three hundred pictures
@@ -70,6 +73,7 @@ FIG8 = (  # its AP: DAB-DETR with ResNet-50, 12 epochs
 R50, DC5, TINY_CONDITIONAL = ConditionalDETR(), ConditionalDETR(dilated=True), TinyConditionalDETR()
 DAB_R50, DAB_DC5 = DABDETR(), DABDETR(dilated=True, temperature=10.0)  # as its published checkpoint
 DN_R50, DN_DC5 = DNDETR(), DNDETR(dilated=True)
+DAB_DEFORMABLE, DINO_R50 = DABDeformableDETR(), DINO()
 
 
 class JointGroups(ConditionalDETR):
@@ -108,6 +112,9 @@ class TinyNaiveOneToMany(TinyJointGroups):
     match = staticmethod(match_naively)
 
 
+ON_A_CPU = "trains from scratch on a CPU in minutes"
+
+
 def _presets() -> Iterator[tuple[str, Experiment]]:
     families: dict[str, tuple[Recipe, Recipe, Recipe]] = {
         "conditional-detr": (R50, DC5, TINY_CONDITIONAL),
@@ -117,7 +124,18 @@ def _presets() -> Iterator[tuple[str, Experiment]]:
     for family, (r50, dc5, tiny) in families.items():
         yield f"{family}-r50", Experiment(r50, EPOCHS_50, "ResNet-50, stride 32", groups=K)
         yield f"{family}-r50-dc5", Experiment(dc5, EPOCHS_50, "ResNet-50 with dilated stage 4, stride 16", groups=K)
-        yield f"{family}-tiny", Experiment(tiny, TINY, "trains from scratch on a CPU in minutes", groups=TINY_K)
+        yield f"{family}-tiny", Experiment(tiny, TINY, ON_A_CPU, groups=TINY_K)
+    yield from _deformable()
+
+
+def _deformable() -> Iterator[tuple[str, Experiment]]:
+    name, about = "dab-deformable-detr", "ResNet-50, four levels"
+    yield f"{name}-r50", Experiment(DAB_DEFORMABLE, EPOCHS_50, about, groups=K)
+    two_stage = TwoStageDABDeformableDETR()
+    yield f"{name}-r50-two-stage", Experiment(two_stage, EPOCHS_50, f"{about}, queries from the encoder", groups=K)
+    yield f"{name}-tiny", Experiment(TinyDABDeformableDETR(), TINY, ON_A_CPU, groups=TINY_K)
+    yield "dino-4scale-r50", Experiment(DINO_R50, EPOCHS_12, about, groups=K)
+    yield "dino-tiny", Experiment(TinyDINO(), TINY, ON_A_CPU, groups=TINY_K)
 
 
 def _table2() -> Iterator[tuple[str, Experiment]]:
@@ -131,6 +149,7 @@ def _table2() -> Iterator[tuple[str, Experiment]]:
 
 def _table3() -> Iterator[tuple[str, Experiment]]:
     """With and without groups, at equal epochs."""
+    schedules = {12: EPOCHS_12, 36: EPOCHS_36, 50: EPOCHS_50}
     rows: dict[str, tuple[Recipe, dict[int, tuple[float, float]]]] = {
         "conditional-detr-r50": (R50, {12: (32.6, 37.6), 50: (40.9, 43.4)}),
         "conditional-detr-r50-dc5": (DC5, {12: (36.4, 41.2), 50: (43.7, 45.8)}),
@@ -138,10 +157,12 @@ def _table3() -> Iterator[tuple[str, Experiment]]:
         "dab-detr-r50-dc5": (DAB_DC5, {12: (37.5, 41.9), 50: (44.5, 46.7)}),
         "dn-detr-r50": (DN_R50, {12: (38.6, 40.6), 50: (44.0, 45.4)}),
         "dn-detr-r50-dc5": (DN_DC5, {12: (41.9, 44.5), 50: (47.5, 48.0)}),
+        "dab-deformable-detr-r50": (DAB_DEFORMABLE, {12: (44.2, 45.7), 50: (48.1, 49.7)}),
+        "dino-4scale-r50": (DINO_R50, {12: (49.4, 50.1), 36: (50.9, 51.3)}),
     }
     for detector, (recipe, reported) in rows.items():
         for epochs, (baseline, group) in reported.items():
-            settings, name = EPOCHS_12 if epochs == 12 else EPOCHS_50, f"table3/{detector}-{epochs}e"
+            settings, name = schedules[epochs], f"table3/{detector}-{epochs}e"
             yield name, Experiment(recipe, settings, "Table 3, K = 1", baseline)
             yield f"{name}-group", Experiment(replace(recipe, num_groups=K), settings, f"Table 3, K = {K}", group)
 

@@ -87,7 +87,7 @@ class Proposals(LearnedQueries):
             scores = self.heads.classify(self.heads.content(tokens.unsqueeze(1), groups), groups).amax(-1)
         chosen = self.choose(scores, anchors)
         content = self.heads.content(rows(tokens, chosen), groups)
-        boxes = (self.heads.offsets(content, groups) + rows(anchors, chosen)).float().sigmoid()
+        boxes = (self.heads.offsets(content, groups) + rows(anchors, chosen)).sigmoid()
         said = Predictions(self.heads.classify(content, groups), boxes)
         return Queries(self.known(content, groups), boxes.detach(), proposals=said)
 

@@ -12,29 +12,36 @@ from torch import Tensor, nn
 from groupdetr.errors import WeightsError
 from groupdetr.heads import BoxHead
 
-TABLES = ("queries.embedding", "queries.anchors", "queries.matching.anchors")  # [K,N,...]; a detector has one
+TABLES = re.compile(r"queries\.(matching\.)?(embedding|anchors)")  # [K,N,...]
+PROPOSING = re.compile(r"queries\.(matching\.)?heads\..*")  # [K,...]
+PROPOSED_ROWS = re.compile(r"queries\.(matching\.)?heads\.classify\.(weight|bias)")  # [K,classes,...]
 CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")  # [classes,...]
 LABEL_ROWS = "queries.labels.weight"  # [classes + 1,...], the last for no object
 NAMELESS = ("", "n/a")
 
 
 def unfold_groups(state: dict[str, Tensor], num_groups: int) -> dict[str, Tensor]:
-    """Tables of K*N rows, group after group, as [K,N,...]."""
-    return state | {name: state[name].unflatten(0, (num_groups, -1)) for name in tables(state)}
+    """Tables of K*N rows, group after group, as [K,N,...]; and of a head without groups the only one."""
+    proposing = {name: state[name].unsqueeze(0) for name in state if PROPOSING.fullmatch(name)}
+    return state | proposing | {name: state[name].unflatten(0, (num_groups, -1)) for name in tables(state)}
 
 
 def tables(state: Mapping[str, Tensor]) -> list[str]:
     """The names of learned queries."""
-    return [name for name in TABLES if name in state]
+    return [name for name in state if TABLES.fullmatch(name)]
 
 
 def fit_groups(state: dict[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
     """Take as many groups, and queries of each, as the model has; say what was done."""
-    lines = []
+    lines: dict[str, None] = {}
     for name in tables(state):
-        lines += _differences(state[name].shape, model[name].shape)
+        lines |= dict.fromkeys(_differences(state[name].shape, model[name].shape))
         state[name] = overlay(state[name], model[name])
-    return lines
+    for name in [name for name in state if PROPOSING.fullmatch(name)]:
+        lines |= dict.fromkeys(_differences(state[name].shape[:1], model[name].shape[:1]))
+        groups = min(len(state[name]), len(model[name]))
+        state[name] = torch.cat([state[name][:groups], model[name][groups:].detach()])
+    return list(lines)
 
 
 def overlay(theirs: Tensor, ours: Tensor) -> Tensor:
@@ -78,14 +85,20 @@ def renew_head(
     taken = shared_rows(theirs, ours)
     names = [name for name in state if CLASS_ROWS.fullmatch(name)]
     for name in names:
-        rows = fresh_rows(model[name])
-        rows[list(taken)] = state[name][list(taken.values())]
-        state[name] = rows
+        state[name] = renewed_rows(state[name], model[name], taken)
+    for name in [name for name in state if PROPOSED_ROWS.fullmatch(name)]:
+        state[name] = torch.stack([renewed_rows(*pair, taken) for pair in zip(state[name], model[name])])
     if LABEL_ROWS in state:
         rows = torch.randn_like(model[LABEL_ROWS])
         rows[[*taken, -1]] = state[LABEL_ROWS][[*taken.values(), -1]]
         state[LABEL_ROWS] = rows
     return [f"classes: {len(taken)} rows taken by name, {len(state[names[0]]) - len(taken)} started anew"]
+
+
+def renewed_rows(theirs: Tensor, ours: Tensor, taken: Mapping[int, int]) -> Tensor:
+    rows = fresh_rows(ours)
+    rows[list(taken)] = theirs[list(taken.values())]
+    return rows
 
 
 def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:

@@ -5,10 +5,13 @@ Branch GroupDETR differs in one tensor: ``query_embed.weight`` has K*N rows, gro
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from groupdetr.errors import WeightsError
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.layout import Category, Facts, Layout, Names
+from groupdetr.weights.reading import Checkpoint
 
 DECODER: Names = {
     "sa_qcontent_proj.*": "self_attention.query_content.*",
@@ -67,9 +70,18 @@ def categories(args: Facts) -> list[Category]:
     return [*enumerate(COCO_91)] if args.get("dataset_file") == "coco" else []
 
 
+def r50_or_dc5(family: str, dilation: str, file: Checkpoint) -> str:
+    """R50 and R50-DC5 have the same tensors: only the fact ``dilation`` beside them tells one from the other."""
+    r50, dc5 = f"{family}-r50", f"{family}-r50-dc5"
+    if dilation not in file.facts:
+        remedy = f"name it: --model {r50} (preset={r50!r})"
+        raise WeightsError(f"the file does not say if it is {r50} or {dc5}", file.where, remedy)
+    return dc5 if file.facts[dilation] else r50
+
+
 OFFICIAL = Layout(
     "the authors' Conditional DETR",
-    "conditional-detr",
+    partial(r50_or_dc5, "conditional-detr", "dilation"),
     ("class_embed.weight", "query_embed.weight", "transformer.decoder.ref_point_head.*"),
     NAMES,
     options,

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from groupdetr.errors import WeightsError
-from groupdetr.weights.conditional_detr import SHARED, categories
+from groupdetr.weights.conditional_detr import SHARED, categories, r50_or_dc5
 from groupdetr.weights.conditional_detr import options as conditional_options
 from groupdetr.weights.layout import Facts, Layout, Names
 
@@ -55,7 +56,14 @@ def denoising_options(args: Facts) -> dict[str, Any]:
 
 
 SIGNATURE = ("class_embed.weight", "refpoint_embed.weight", "transformer.decoder.ref_anchor_head.*")
-OFFICIAL_DAB = Layout("the authors' DAB-DETR", "dab-detr", SIGNATURE, NAMES, options, categories)
+OFFICIAL_DAB = Layout(
+    "the authors' DAB-DETR", partial(r50_or_dc5, "dab-detr", "dilation"), SIGNATURE, NAMES, options, categories
+)
 OFFICIAL_DN = Layout(
-    "the authors' DN-DETR", "dn-detr", (*SIGNATURE, "label_enc.weight"), DENOISING, denoising_options, categories
+    "the authors' DN-DETR",
+    partial(r50_or_dc5, "dn-detr", "dilation"),
+    (*SIGNATURE, "label_enc.weight"),
+    DENOISING,
+    denoising_options,
+    categories,
 )

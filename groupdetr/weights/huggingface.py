@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from groupdetr.weights.conditional_detr import DECODER
+from groupdetr.weights.conditional_detr import DECODER, r50_or_dc5
 from groupdetr.weights.layout import Category, Facts, Layout, Names
 
 
@@ -104,7 +105,7 @@ def categories(config: Facts) -> list[Category]:
 
 HUGGING_FACE = Layout(
     "Hugging Face's Conditional DETR",
-    "conditional-detr",
+    partial(r50_or_dc5, "conditional-detr", "dilation"),
     ("class_labels_classifier.weight", "bbox_predictor.layers.0.weight", "model.decoder.ref_point_head.*"),
     NAMES,
     options,

@@ -6,8 +6,10 @@ as they do.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from groupdetr.weights.conditional_detr import r50_or_dc5
 from groupdetr.weights.dab_detr import temperature
 from groupdetr.weights.huggingface import SHARED, categories
 from groupdetr.weights.huggingface import options as conditional_options
@@ -57,7 +59,7 @@ def options(config: Facts) -> dict[str, Any]:
 
 HUGGING_FACE_DAB = Layout(
     "Hugging Face's DAB-DETR",
-    "dab-detr",
+    partial(r50_or_dc5, "dab-detr", "dilation"),
     ("class_embed.weight", "bbox_predictor.layers.0.weight", "model.decoder.ref_anchor_head.*"),
     NAMES,
     options,

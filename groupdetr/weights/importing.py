@@ -9,11 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from groupdetr.errors import WeightsError
 from groupdetr.weights import native
 from groupdetr.weights.adapt import tables
 from groupdetr.weights.loading import LoadReport, categories, load_weights, translate, unfold
-from groupdetr.weights.reading import Checkpoint
 
 IMGSZ = 800  # the shorter side in pixels that all published detectors were trained and evaluated with
 
@@ -30,7 +28,7 @@ def import_weights(
 
     layout, file = translate(source)
     told = layout.options(file.facts)
-    preset = preset or told.get("preset") or choose_preset(file, layout.family, told.get("dilated"))
+    preset = preset or layout.preset(file)
     recipe = experiment(preset).recipe
     seen = sizes(unfold(file, file_groups, recipe.num_queries))
     recipe = recipe.with_options(**{**told, **seen, **options, "preset": preset, "pretrained_backbone": False})
@@ -43,15 +41,6 @@ def import_weights(
     return report
 
 
-def choose_preset(file: Checkpoint, family: str, dilated: bool | None) -> str:
-    """R50 and R50-DC5 have the same tensors: only the settings beside them tell one from the other."""
-    r50, dc5 = f"{family}-r50", f"{family}-r50-dc5"
-    if dilated is None:
-        remedy = f"name it: --model {r50} (preset={r50!r})"
-        raise WeightsError(f"the file does not say if it is {r50} or {dc5}", file.where, remedy)
-    return dc5 if dilated else r50
-
-
 def sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Fields of a recipe that show in the shapes and names of its tensors."""
     groups, queries = state[tables(state)[0]].shape[:2]
@@ -60,7 +49,7 @@ def sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
         **({"num_patterns": len(state[patterns[0]])} if patterns else {}),
         "num_groups": groups,
         "num_queries": queries,
-        "channels": len(state["encoder.projection.bias"]),
+        "channels": state["decoder.heads.0.classify.weight"].shape[1],
         "num_classes": len(state["decoder.heads.0.classify.bias"]),
         "hidden": len(state["encoder.layers.0.feed_forward.expand.bias"]),
         "encoder_layers": _count(state, "encoder.layers."),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from groupdetr.errors import WeightsError
@@ -22,10 +23,11 @@ Facts = Mapping[str, Any]  # what a file says beside its tensors
 class Layout:
     """``names`` says theirs -> ours: ``#`` stands for a number and ``*`` for any rest, alike on both sides. Several
     names of ours share the rows of one tensor of theirs; none at all, ``()``, drops it. The first row that fits holds.
+    Where several of theirs are one of ours, they must be equal.
     """
 
     title: str
-    family: str  # the presets it belongs to are FAMILY-r50 and FAMILY-r50-dc5
+    preset: Callable[[Checkpoint], str]  # the one that a file (with our names) belongs to; WeightsError if unclear
     signature: tuple[str, ...]  # names or patterns that this layout alone has all of
     names: Names
     options: Callable[[Facts], dict[str, Any]]  # fields of a recipe that the tensors do not tell
@@ -37,14 +39,17 @@ class Layout:
     def convert(self, checkpoint: Checkpoint) -> Checkpoint:
         """The tensors under our names; those that the table does not have are an error."""
         ours: dict[str, Tensor] = {}
-        unknown = []
+        unknown, unequal = [], []
         for name, tensor in checkpoint.state.items():
             targets = rename(name, self.names)
             if targets is None:
                 unknown.append(name)
             elif targets:
-                ours |= zip(targets, tensor.chunk(len(targets)))
+                parts = dict(zip(targets, tensor.chunk(len(targets))))
+                unequal += [name for target in parts if target in ours and not torch.equal(ours[target], parts[target])]
+                ours |= parts
         refuse(unknown, f"{self.title} has no", checkpoint.where)
+        refuse(unequal, f"{self.title} has one tensor for several of these, which differ:", checkpoint.where)
         return replace(checkpoint, state=ours)
 
 

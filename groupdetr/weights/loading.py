@@ -15,6 +15,7 @@ from groupdetr.errors import WeightsError
 from groupdetr.weights.adapt import CLASS_ROWS, check_classes, fit_groups, renew_head, tables, unfold_groups
 from groupdetr.weights.conditional_detr import OFFICIAL
 from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
+from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
 from groupdetr.weights.huggingface import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
@@ -30,8 +31,16 @@ def _categories(metadata: Facts) -> list[Category]:
     return [(id, name) for id, name in metadata.get("categories", [])]
 
 
-NATIVE = Layout("groupdetr", "", ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
-LAYOUTS = (NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, HUGGING_FACE, HUGGING_FACE_DAB)  # DN-DETR is a DAB-DETR, too
+def _preset(file: Checkpoint) -> str:
+    if "preset" not in _recipe(file.facts):
+        raise WeightsError("the file does not say which model it is", file.where, "name it: --model NAME (preset=...)")
+    return str(_recipe(file.facts)["preset"])
+
+
+NATIVE = Layout("groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
+LAYOUTS = (
+    NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, HUGGING_FACE, HUGGING_FACE_DAB
+)  # fmt: skip  # the first that fits: DN-DETR is a DAB-DETR, too
 
 
 @dataclass

@@ -19,11 +19,15 @@ import torchvision
 from torch import Tensor, nn
 
 from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
+from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
+from groupdetr.detectors.recipe import Recipe
 from groupdetr.structures import Images, Target
 from groupdetr.weights.conditional_detr import OFFICIAL
 from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
+from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
 from groupdetr.weights.layout import Layout
 
 SHARP = 3.0  # how much more than at the start queries tell keys apart
@@ -51,11 +55,17 @@ class Family:
     """A repository of theirs, and the recipe that is to equal its detector."""
 
     variable: str  # of the environment, that names a checkout
-    recipe: ConditionalDETR
+    recipe: Recipe
     layout: Layout
     tensors: int
     command: tuple[str, ...] = ()  # of their main.py
     table: str = "queries.anchors"
+    builder: str = "models.build_DABDETR"
+
+    @property
+    def backbones(self) -> tuple[bool, ...]:
+        """R50, and dilated (DC5) where there is such a model."""
+        return (False, True) if hasattr(self.recipe, "dilated") else (False,)
 
     @property
     def repository(self) -> str:
@@ -72,6 +82,7 @@ FAMILIES = {
     "conditional-detr": Family(
         "GROUPDETR_CONDITIONAL_DETR_REPO", ConditionalDETR(num_queries=QUERIES, dropout=0.0), OFFICIAL, 564,
         table="queries.embedding",
+        builder="models.build_model",
     ),
     "dab-detr": Family("GROUPDETR_DAB_DETR_REPO", DAB, OFFICIAL_DAB, 590, ("-m", "dab_detr", *ANYWHERE)),
     "dab-detr-3-patterns": Family(
@@ -85,6 +96,15 @@ FAMILIES = {
     "dn-detr-5-copies": Family(
         "GROUPDETR_DN_DETR_REPO", DNDETR(num_queries=QUERIES, denoising_groups=5, num_patterns=2), OFFICIAL_DN, 592,
         ("-m", "dn_dab_detr", *ANYWHERE, "--use_dn", "--num_patterns", "2"), table="queries.matching.anchors",
+    ),
+    "dab-deformable-detr": Family(
+        "GROUPDETR_DAB_DETR_REPO", DABDeformableDETR(num_queries=QUERIES), OFFICIAL_DAB_DEFORMABLE, 604,
+        ("-m", "dab_deformable_detr", *ANYWHERE, "--transformer_activation", "relu"),
+        builder="models.build_dab_deformable_detr",
+    ),
+    "dino": Family(
+        "GROUPDETR_DINO_REPO", DINO(num_queries=QUERIES), OFFICIAL_DINO, 626, ("-c", "config/DINO/DINO_4scale.py"),
+        table="queries.matching.embedding", builder="models.dino.dino.build_dino",
     ),
 }  # fmt: skip
 
@@ -118,15 +138,42 @@ def checkout(repository: str) -> Iterator[None]:
 
 def build(family: Family, num_groups: int, dilated: bool) -> tuple[nn.Module, nn.Module, Namespace]:
     """Their model without dropout and with weights everywhere, their criterion, and their arguments."""
+    module, _, builder = family.builder.rpartition(".")
+    with checkout(family.repository):
+        args = configured(family) if "-c" in family.command else parsed(family, num_groups, dilated)
+        model, criterion, _ = getattr(importlib.import_module(module), builder)(args)
+    uncompiled(model)
+    roughen(model)
+    return model, criterion, args
+
+
+def parsed(family: Family, num_groups: int, dilated: bool) -> Namespace:
     command = ["--device", "cpu", "--dropout", "0", "--num_queries", str(family.recipe.num_queries), *family.command]
     command += ["--dilation"] if dilated else []
     command += ["--group_detr", str(num_groups)] if family.has_groups else []
-    with checkout(family.repository):
-        args = importlib.import_module("main").get_args_parser().parse_args(command)
-        models = importlib.import_module("models")
-        model, criterion, _ = getattr(models, "build_DABDETR", getattr(models, "build_model", None))(args)
-    roughen(model)
-    return model, criterion, args
+    return importlib.import_module("main").get_args_parser().parse_args(command)
+
+
+def configured(family: Family) -> Namespace:
+    """DINO's file of settings, and what its launch scripts and its command line add."""
+    settings: dict[str, Any] = {}
+    exec(Path(family.repository, family.command[1]).read_text(), {}, settings)
+    settings.pop("_base_")
+    added = {"device": "cpu", "dataset_file": "coco", "dn_box_noise_scale": 1.0, "num_queries": QUERIES}
+    return Namespace(**{**settings, **added})
+
+
+def uncompiled(model: nn.Module) -> None:
+    """Their deformable attention without its CUDA kernel: by the function that their own tests compare it with."""
+    for module in model.modules():
+        if type(module).__name__ == "MSDeformAttn":
+            scope = type(module).forward.__globals__
+            kernel = scope["MSDeformAttnFunction"]
+            if hasattr(kernel, "forward"):
+                plain = kernel.forward.__globals__["ms_deform_attn_core_pytorch"]
+                scope["MSDeformAttnFunction"] = Namespace(
+                    apply=lambda v, s, _, p, w, __, plain=plain: plain(v, s, p, w)
+                )
 
 
 @torch.no_grad()
@@ -153,15 +200,19 @@ class Noise:
 
     def __init__(self) -> None:
         self.labels, self.boxes, self.counts = torch.zeros(0), torch.zeros(0), [0]
+        self.of: Any = None  # our own noise, in all else
 
     def __call__(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        labels, boxes = labels.clone(), boxes.clone()  # [B,1,g,T], [B,1,g,T,4]
-        copies = labels.shape[2]
+        labels, boxes = labels.clone(), boxes.clone()  # [B,1,g,E,T], [B,1,g,E,T,4]
+        times = labels.shape[2:4]
         for image, (theirs, theirs_boxes) in enumerate(zip(*map(self.of_images, (self.labels, self.boxes)))):
             count = self.counts[image]
-            labels[image, 0, :, :count] = theirs.view(copies, count)
-            boxes[image, 0, :, :count] = theirs_boxes.view(copies, count, 4)
+            labels[image, 0, ..., :count] = theirs.view(*times, count)
+            boxes[image, 0, ..., :count, :] = theirs_boxes.view(*times, count, 4)
         return labels, boxes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.of, name)
 
     def of_images(self, x: Tensor) -> Sequence[Tensor]:
         copies = len(x) // max(1, sum(self.counts))
@@ -179,16 +230,17 @@ class Theirs:
 
     @property
     def denoises(self) -> bool:
-        return isinstance(self.family.recipe, DNDETR)
+        return hasattr(self.family.recipe, "num_denoising")
 
     def __call__(self, images: Images, targets: Sequence[dict[str, Tensor]]) -> tuple[dict[str, Any], tuple[Any, ...]]:
         """Outputs, and what their criterion wants besides."""
-        with checkout(self.family.repository):
-            nested = importlib.import_module("util.misc").NestedTensor(images.pixels, images.padding)
+        nested = type(self.model).forward.__globals__["NestedTensor"](images.pixels, images.padding)
         with as_default(images.pixels.dtype):
             if not self.denoises:
                 return self.model(nested), ()
             with on_cpu(), self.recording(targets):
+                if isinstance(self.family.recipe, DINO):
+                    return self.model(nested, list(targets)), ()
                 outputs, known = self.model(nested, self.denoising_arguments(targets))
             return outputs, (known,)
 
@@ -203,7 +255,8 @@ class Theirs:
     def recording(self, targets: Sequence[dict[str, Tensor]]) -> Iterator[None]:
         """Note the noised labels and boxes as they go into the label embedding and the inverse sigmoid."""
         self.noise.counts = [len(target["labels"]) for target in targets]
-        scope = type(self.model).forward.__globals__["prepare_for_dn"].__globals__
+        scope = type(self.model).forward.__globals__
+        scope = scope.get("prepare_for_dn", scope.get("prepare_for_cdn")).__globals__
         inverse_sigmoid = scope["inverse_sigmoid"]
 
         def labels(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -225,11 +278,14 @@ class Theirs:
             found = self.criterion(outputs, targets, *more)
         last, ours = len(outputs["aux_outputs"]), {}
         for name in found:
-            parts = re.fullmatch(r"(tgt_)?loss_(ce|bbox|giou)(?:_(\d+))?", name)
+            parts = re.fullmatch(r"(tgt_)?loss_(ce|bbox|giou)(_dn|_interm)?(?:_(\d+))?", name)
             if parts:
-                kind, term = "-denoising" if parts[1] else "", {"ce": "focal", "bbox": "l1", "giou": "giou"}[parts[2]]
-                weight = self.criterion.weight_dict[f"{parts[1] or ''}loss_{parts[2]}"]
-                ours[f"layer{parts[3] or last}{kind}/{term}"] = weight * found[name]
+                stage = "proposals" if parts[3] == "_interm" else f"layer{parts[4] or last}"
+                stage += "-denoising" if parts[1] or parts[3] == "_dn" else ""
+                weight = self.criterion.weight_dict[
+                    name if name in self.criterion.weight_dict else name[: parts.start(4) - 1]
+                ]
+                ours[f"{stage}/{ {'ce': 'focal', 'bbox': 'l1', 'giou': 'giou'}[parts[2]] }"] = weight * found[name]
         return ours
 
 

@@ -1,8 +1,8 @@
 """Outputs, losses and gradients equal those of the authors' code.
 
 Runs where environment variables name checkouts: GROUPDETR_CONDITIONAL_DETR_REPO of either branch of
-github.com/Atten4Vis/ConditionalDETR, GROUPDETR_DAB_DETR_REPO and GROUPDETR_DN_DETR_REPO of
-github.com/IDEA-Research/DAB-DETR and DN-DETR. Figures: ``pytest -m slow -s tests/parity``.
+github.com/Atten4Vis/ConditionalDETR; GROUPDETR_DAB_DETR_REPO, GROUPDETR_DN_DETR_REPO and GROUPDETR_DINO_REPO of
+github.com/IDEA-Research/DAB-DETR, DN-DETR and DINO. Figures: ``pytest -m slow -s tests/parity``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ class Pair:
         self.theirs = official.Theirs(family, model, criterion, args)
         path = folder / "checkpoint.pth"
         torch.save({"model": model.state_dict(), "optimizer": {}, "epoch": 49, "args": args}, path)
-        recipe = replace(family.recipe, num_groups=num_groups, dilated=dilated)
+        recipe = replace(family.recipe, num_groups=num_groups, **({"dilated": True} if dilated else {}))
         self.ours, self.our_criterion = recipe.build(), recipe.criterion()
         self.report = load_weights(self.ours, path)
         if self.theirs.denoises:
+            self.theirs.noise.of = self.ours.queries.noise
             self.ours.queries.noise = self.theirs.noise
         self.images = Images.from_list([scene(96, 128), scene(128, 80), scene(64, 64)])
         self.targets = [objects(3), objects(0), objects(7)]
@@ -77,7 +78,7 @@ def objects(count: int) -> Target:
     return Target(torch.randint(1, 91, (count,)), torch.cat([centre, size], dim=1))
 
 
-CASES = [(name, k, dilated) for name in FAMILIES for dilated in (False, True) for k in GROUPS]
+CASES = [(name, k, dilated) for name, family in FAMILIES.items() for dilated in family.backbones for k in GROUPS]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
