@@ -18,9 +18,10 @@ TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, p
 
 BELOW_DETECTORS = {
     "ops", "structures", "groups", "mlp", "places", "attention", "encoders", "queries", "heads", "decoder", "criterion",
-    "backbone", "detector",
+    "backbones", "detector",
 }  # fmt: skip
 MODEL_WING = BELOW_DETECTORS | {"detectors"}
+READING = {f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")}  # how backbones open their files
 KNOW_NUM_GROUPS = {
     "groups", "queries", "detectors", "experiments", "weights",
     "cli", "commands", "training", "validation", "reporting",  # the command line
@@ -54,7 +55,7 @@ def offenders(floors: set[str], forbidden: set[str]) -> list[str]:
     return sorted(
         f"{name} imports {other}"
         for name, others in IMPORTS.items()
-        for other in others
+        for other in others - READING
         if floor(name) in floors and floor(other) in forbidden
     )
 

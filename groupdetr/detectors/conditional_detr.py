@@ -14,7 +14,8 @@ from groupdetr.attention.cross_attention import (
     ScaledAim,
 )
 from groupdetr.attention.self_attention import ConditionalSelfAttention, SelfAttention
-from groupdetr.backbone import Backbone, resnet50
+from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.resnet import resnet50
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term

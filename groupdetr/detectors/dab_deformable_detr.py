@@ -9,7 +9,8 @@ from torch import nn
 
 from groupdetr.attention.deformable import DeformableAttention, DeformableCrossAttention
 from groupdetr.attention.self_attention import SelfAttention
-from groupdetr.backbone import Backbone, resnet50
+from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.resnet import resnet50
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term

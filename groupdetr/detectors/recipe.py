@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from groupdetr.backbone import Backbone
+from groupdetr.backbones.backbone import Backbone
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
 from groupdetr.detector import DetectionTransformer

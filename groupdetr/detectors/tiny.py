@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import nn
 
 from groupdetr.attention.cross_attention import ConditionalCrossAttention
-from groupdetr.backbone import Backbone, small_resnet
+from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.resnet import small_resnet
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.decoder import Decoder

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from groupdetr.backbone import resnet50
+from groupdetr.backbones.resnet import resnet50
 
 
 def theirs(dilated: bool) -> nn.Module:

@@ -1,0 +1,36 @@
+"""Files of classifiers that backbones start from, as layouts: their heads are dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groupdetr.weights.layout import Category, Facts, Layout, Names
+from groupdetr.weights.swin import SWIN
+
+
+def _no_options(facts: Facts) -> dict[str, Any]:
+    del facts
+    return {}
+
+
+def _no_categories(facts: Facts) -> list[Category]:
+    del facts
+    return []
+
+
+def _layout(title: str, signature: tuple[str, ...], names: Names) -> Layout:
+    return Layout(title, "", signature, names, _no_options, _no_categories)
+
+
+RESNET = _layout(
+    "torchvision's ResNet",
+    ("bn1.weight", "layer4.0.downsample.0.weight"),
+    {"fc.*": (), "*.num_batches_tracked": (), "*": "*"},
+)  # timm's names are the same
+
+OFFICIAL_SWIN = _layout(
+    "the authors' Swin Transformer",
+    ("layers.0.downsample.reduction.weight",),
+    {"head.*": (), **SWIN, "norm.*": "norm.*"},
+)
+TIMM_SWIN = _layout("timm's Swin Transformer", ("layers.3.downsample.reduction.weight",), {"head.*": (), "*": "*"})
