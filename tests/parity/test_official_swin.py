@@ -1,0 +1,100 @@
+"""Our Swin-L equals that of the authors' DINO, at any size of image.
+
+Runs where the environment variable GROUPDETR_DINO_REPO names a checkout of github.com/IDEA-Research/DINO.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.swin import Block, swin_large
+from groupdetr.weights.layout import rename
+from groupdetr.weights.swin import DETECTOR
+
+from .official import checkout
+
+pytestmark = pytest.mark.slow
+REPOSITORY = os.environ.get("GROUPDETR_DINO_REPO", "")
+SIZES = {
+    "no multiple of a patch": (250, 391),
+    "less than a window of stage 1": (70, 45),
+    "odd maps": (420, 360),
+    "whole windows": (384, 384),
+}  # a window has 96, 192 and 384 pixels in stages 1 to 3
+
+
+@pytest.fixture(scope="module")
+def theirs() -> nn.Module:
+    if not REPOSITORY:
+        pytest.skip("GROUPDETR_DINO_REPO does not name a checkout")
+    torch.manual_seed(0)
+    with checkout(REPOSITORY):
+        swin = importlib.import_module("models.dino.swin_transformer")
+        network = swin.build_swin_transformer("swin_L_384_22k", 384, out_indices=(1, 2, 3), dilation=False)
+    roughen(network)
+    network.eval()  # does not return it
+    return network
+
+
+@torch.no_grad()
+def roughen(network: nn.Module) -> None:
+    """Norms that are not the identity, and position biases and attention that matter."""
+    for name, value in network.named_parameters():
+        if value.ndim == 1:
+            value.normal_(0.8, 0.2) if "norm" in name and name.endswith("weight") else value.normal_(0, 0.1)
+        elif name.endswith("relative_position_bias_table"):
+            value.normal_(0, 1)
+        elif name.endswith("qkv.weight"):
+            value.mul_(1.5)
+
+
+@pytest.fixture(scope="module")
+def ours(theirs: nn.Module) -> Backbone:
+    backbone = swin_large(pretrained=False, recompute=False)
+    backbone.load_state_dict(converted(theirs), assign=True)  # strict
+    return backbone.eval()
+
+
+def converted(theirs: nn.Module) -> dict[str, Tensor]:
+    """Through the table, as in a detector's checkpoint."""
+    state: dict[str, Tensor] = {}
+    for name, value in theirs.state_dict().items():
+        targets = rename(f"backbone.0.{name}", DETECTOR)
+        assert targets is not None, name
+        state |= {target.removeprefix("backbone."): value for target in targets}
+    return state
+
+
+def test_the_table_has_all_355_entries(theirs: nn.Module) -> None:
+    entries = theirs.state_dict()
+    assert len(entries) == 355
+    assert len(converted(theirs)) == 355 - sum("relative_position_index" in name for name in entries) == 331
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_maps_are_theirs(theirs: nn.Module, ours: Backbone, size: tuple[int, int]) -> None:
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = theirs.forward_raw(pixels), ours(pixels)  # type: ignore[operator]
+    assert [x.shape for x in found] == [x.shape for x in expected]
+    assert [x.shape[1] for x in found] == ours.channels == [384, 768, 1536]
+    differences = [(a - b).abs().max().item() for a, b in zip(found, expected)]
+    assert all(x.std() > 0.1 for x in expected)
+    print(f"{size}: stages 1 to 3 differ by {', '.join(f'{d:.1e}' for d in differences)}")
+    assert max(differences) < 1e-4
+
+
+def test_timms_own_order_of_shift_and_padding_would_show(
+    theirs: nn.Module, ours: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.randn(1, 3, 250, 391, generator=torch.Generator().manual_seed(1))
+    monkeypatch.delattr(Block, "_attn")
+    with torch.no_grad():
+        expected, found = theirs.forward_raw(pixels), ours(pixels)  # type: ignore[operator]
+    assert all((a - b).abs().max() > 0.1 for a, b in zip(found, expected))
