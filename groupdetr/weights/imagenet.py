@@ -34,3 +34,12 @@ OFFICIAL_SWIN = _layout(
     {"head.*": (), **SWIN, "norm.*": "norm.*"},
 )
 TIMM_SWIN = _layout("timm's Swin Transformer", ("layers.3.downsample.reduction.weight",), {"head.*": (), "*": "*"})
+MAE = _layout(
+    "a Vision Transformer trained by MAE",
+    ("patch_embed.proj.weight", "blocks.#.attn.qkv.weight"),
+    {
+        **dict.fromkeys(("cls_token", "pos_embed", "mask_token", "norm.*", "fc_norm.*", "head.*", "decoder_*"), ()),
+        "patch_embed.*": "patch_embed.*",
+        "blocks.*": "blocks.*",
+    },
+)  # the authors' names, timm's and detectron2's
