@@ -30,6 +30,8 @@ class Settings:
     """Learning rate."""
     backbone_lr: float = 1e-5
     """Learning rate of the backbone."""
+    layer_decay: float | None = None
+    """By what the backbone's rate is multiplied once more for every layer before the last; None: all learn alike."""
     weight_decay: float = 1e-4
     schedule: Literal["step", "cosine"] = "step"
     """step: a tenth of the rate after lr_drop; cosine: falls smoothly to zero."""
@@ -46,7 +48,7 @@ class Settings:
     compile: bool = False
     """Let torch.compile make the network faster (minutes of warm-up, needs a C++ compiler on a CPU)."""
     recompute: bool = False
-    """Gradient checkpointing in encoder and decoder: less memory, a third more time."""
+    """Gradient checkpointing in encoder, decoder and backbones that are transformers: less memory, more time."""
     eval_every: float = 1.0
     """Epochs between evaluations."""
     instability_images: int = 500
@@ -77,6 +79,8 @@ class Settings:
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"ema must lie between 0 and 1, not {self.ema}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UsageError(f"layer-decay must be greater than 0 and at most 1, not {self.layer_decay}")
 
     def as_flags(self) -> list[str]:
         """The options of `groupdetr train` that give these settings."""

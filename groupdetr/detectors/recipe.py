@@ -31,7 +31,7 @@ class Recipe:
     num_heads: int = 8
     dropout: float = 0.1
     pretrained_backbone: bool | str = False  # True: from the hub; a path: a local file
-    recompute: bool = False  # gradient checkpointing in encoder and decoder
+    recompute: bool = False  # gradient checkpointing in encoder, decoder and backbones that are transformers
 
     backbone_weights: ClassVar[bool] = True  # are there pretrained weights for the backbone?
     compete = staticmethod(separately)

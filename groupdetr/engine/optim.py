@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 
 
+class Layered(Protocol):
+    """What a backbone says of its parameters."""
+
+    has_layers: bool
+
+    def rate_factor(self, name: str, decay: float) -> float: ...
+
+    def is_decayed(self, name: str) -> bool: ...
+
+
 def optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """AdamW in two groups: the backbone with its own rate, and the rest."""
-    backbone: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (backbone if name.startswith("backbone.") else rest).append(parameter)
-    groups = [{"params": rest, "part": "rest"}, {"params": backbone, "part": "backbone"}]
-    fused = all(p.device.type in ("cpu", "cuda") for p in rest)
+    """AdamW in as few groups as there are rates and decays: the rest of the model, the backbone, and of the latter
+    whatever learns or decays otherwise."""
+    members: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    for part in ("rest", "backbone"):  # there in any case, and first
+        members[part, 1.0, settings.weight_decay] = []
+    for key, parameter in _treated(model, settings):
+        members.setdefault(key, []).append(parameter)
+    groups = [
+        {"params": parameters, "part": part, "factor": factor, "weight_decay": decay}
+        for (part, factor, decay), parameters in members.items()
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+
+
+def _treated(model: nn.Module, settings: Settings) -> Iterator[tuple[tuple[str, float, float], nn.Parameter]]:
+    """Every parameter that learns, with its part, the factor of the part's rate, and its weight decay."""
+    backbone: Layered = model.backbone  # type: ignore[assignment]
+    if settings.layer_decay is not None and not backbone.has_layers:
+        raise UsageError("this backbone has no layers with rates of their own", remedy="leave out --layer-decay")
+    for name, parameter in model.named_parameters():
+        part, _, inner = name.partition(".")
+        if not parameter.requires_grad:
+            continue
+        if part == "backbone":
+            factor = backbone.rate_factor(inner, settings.layer_decay) if settings.layer_decay is not None else 1.0
+            decay = settings.weight_decay if backbone.is_decayed(inner) else 0.0
+            yield (part, factor, decay), parameter
+        else:
+            yield ("rest", 1.0, settings.weight_decay), parameter
 
 
 def set_rates(optimizer: torch.optim.Optimizer, settings: Settings, step: int, progress: float) -> float:
@@ -32,7 +66,8 @@ def set_rates(optimizer: torch.optim.Optimizer, settings: Settings, step: int, p
     else:
         factor = 0.1 if progress >= settings.lr_drop else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = warm * factor * (settings.backbone_lr if group["part"] == "backbone" else settings.lr)
+        base = settings.backbone_lr if group["part"] == "backbone" else settings.lr
+        group["lr"] = warm * factor * base * group.get("factor", 1.0)  # older checkpoints have none
     return float(optimizer.param_groups[0]["lr"])
 
 
