@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import transformers
 from timm.layers import resample_patch_embed
@@ -20,6 +21,8 @@ from groupdetr.backbones.backbone import Backbone
 from groupdetr.backbones.pyramid import SimplePyramid
 from groupdetr.backbones.vit import HUGE, Sizes, ViT, vit_huge
 from groupdetr.errors import WeightsError
+from groupdetr.weights.imagenet import MAE
+from groupdetr.weights.reading import Checkpoint
 
 TINY = Sizes(width=32, depth=4, num_heads=2, window=4, global_blocks=(1, 3), image=128, channels=24)
 
@@ -180,6 +183,15 @@ def test_patches_of_16_pixels_and_tables_of_relative_positions_are_taken_as_they
     torch.save(state, tmp_path / "vit.pth")
     found = tiny(pretrained=str(tmp_path / "vit.pth")).network.vit.state_dict()  # type: ignore[union-attr]
     assert all(torch.equal(found[name], state[name]) for name in found)
+
+
+def test_the_huge_one_on_the_hub_has_all_names_and_shapes() -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model("vit_huge_patch14_224.mae", num_classes=0).state_dict()
+        ours = ViT(HUGE, recompute=False).state_dict()
+    found = MAE.convert(Checkpoint(theirs, {}, "the hub")).state
+    assert found.keys() == {name for name in ours if "rel_pos" not in name}
+    assert [name for name in found if found[name].shape != ours[name].shape] == ["patch_embed.proj.weight"]
 
 
 @pytest.mark.parametrize(
