@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class SimplePyramid(nn.Module):
     """A map [B,width,H,W] of stride 16 -> maps [B,channels,.,.] of strides 8, 16, 32 and 64.
 
-    As in PaddleDetection: the coarsest is every second pixel of the one before it. There an odd row or column at the
-    edge has no part in strides 32 and 64, which pad the image to a multiple of 32; here it has.
+    As in PaddleDetection: the coarsest is every second pixel of the one before it. There an odd last row or column is
+    left out of strides 32 and 64; here it is not.
     """
 
     def __init__(self, width: int, channels: int) -> None:
