@@ -11,10 +11,17 @@ from groupdetr.data.synthetic import SyntheticConfig
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.detectors.dino import DINO
+from groupdetr.detectors.dino import DINO, SwinDINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.detectors.tiny import TinyConditionalDETR, TinyDABDeformableDETR, TinyDABDETR, TinyDINO, TinyDNDETR
+from groupdetr.detectors.tiny import (
+    TinyConditionalDETR,
+    TinyDABDeformableDETR,
+    TinyDABDETR,
+    TinyDINO,
+    TinyDNDETR,
+    TinyViTDINO,
+)
 from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.settings import Settings
@@ -38,6 +45,7 @@ class Experiment:
 EPOCHS_12 = Settings(epochs=12, lr_drop=11 / 12)  # official scripts: StepLR at epoch 11
 EPOCHS_36 = Settings(epochs=36, lr_drop=30 / 36)
 EPOCHS_50 = Settings(epochs=50, lr_drop=40 / 50)
+VIT_H = replace(EPOCHS_12, backbone_lr=1e-4, layer_decay=0.7, imgsz=1184)  # PaddleDetection's Group DINO
 TINY_K = 6
 TINY = Settings(  # about ten minutes on two cores with three hundred pictures
     epochs=80, batch=8, imgsz=128, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip"
@@ -135,7 +143,10 @@ def _deformable() -> Iterator[tuple[str, Experiment]]:
     yield f"{name}-r50-two-stage", Experiment(two_stage, EPOCHS_50, f"{about}, queries from the encoder", groups=K)
     yield f"{name}-tiny", Experiment(TinyDABDeformableDETR(), TINY, ON_A_CPU, groups=TINY_K)
     yield "dino-4scale-r50", Experiment(DINO_R50, EPOCHS_12, about, groups=K)
+    yield "dino-4scale-swin-l", Experiment(SwinDINO(), EPOCHS_12, "Swin-L, four levels", groups=K)
+    yield "dino-4scale-vit-h", Experiment(ViTDINO(), VIT_H, "ViT-Huge with a simple pyramid", groups=K)
     yield "dino-tiny", Experiment(TinyDINO(), TINY, ON_A_CPU, groups=TINY_K)
+    yield "dino-vit-tiny", Experiment(TinyViTDINO(), TINY, "a plain ViT; the path of ViT-Huge, tried", groups=TINY_K)
 
 
 def _table2() -> Iterator[tuple[str, Experiment]]:
@@ -159,6 +170,7 @@ def _table3() -> Iterator[tuple[str, Experiment]]:
         "dn-detr-r50-dc5": (DN_DC5, {12: (41.9, 44.5), 50: (47.5, 48.0)}),
         "dab-deformable-detr-r50": (DAB_DEFORMABLE, {12: (44.2, 45.7), 50: (48.1, 49.7)}),
         "dino-4scale-r50": (DINO_R50, {12: (49.4, 50.1), 36: (50.9, 51.3)}),
+        "dino-4scale-swin-l": (SwinDINO(), {36: (58.0, 58.4)}),
     }
     for detector, (recipe, reported) in rows.items():
         for epochs, (baseline, group) in reported.items():

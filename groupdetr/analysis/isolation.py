@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from groupdetr.detector import DetectionTransformer
 from groupdetr.engine.evaluate import running
@@ -47,23 +46,15 @@ def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
 
 
 @contextmanager
-def _as_trained(model: nn.Module) -> Iterator[None]:
-    """Training mode, but without dropout, whose noise would hide what is looked for."""
+def _as_trained(model: DetectionTransformer) -> Iterator[None]:
+    """All groups, as in training, but nothing that draws anew in every pass (dropout, stochastic depth): its noise
+    would hide what is looked for."""
     modes = [(module, module.training) for module in model.modules()]
-    rates = [
-        (module, module.dropout) for module in model.modules() if isinstance(getattr(module, "dropout", None), float)
-    ]
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.eval()
-    for module, _ in rates:
-        module.dropout = 0.0  # type: ignore[assignment]
+    model.eval()
+    model.queries.train()
     try:
         yield
     finally:
-        for module, rate in rates:
-            module.dropout = rate
         for module, mode in modes:
             module.training = mode
 

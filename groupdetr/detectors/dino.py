@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.swin import swin_large
+from groupdetr.backbones.vit import vit_huge
 from groupdetr.decoder import look_forward_twice
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.recipe import xavier
+from groupdetr.encoders.projection import AsTheyAre
 from groupdetr.groups import denoise_in_all
 from groupdetr.heads import BoxHead
 from groupdetr.queries.denoising import ContrastiveNoise, DenoisingQueries, LabelEmbedding
@@ -54,3 +58,24 @@ class DINO(DABDeformableDETR):
 
     def norm(self) -> nn.Module:
         return nn.LayerNorm(self.channels)
+
+
+@dataclass(frozen=True)
+class SwinDINO(DINO):
+    """On Swin-L, pretrained on ImageNet-22k."""
+
+    def backbone(self) -> Backbone:
+        return swin_large(self.pretrained_backbone, self.recompute)
+
+
+@dataclass(frozen=True)
+class ViTDINO(DINO):
+    """On ViT-Huge with a simple pyramid, whose maps need no projection (Group DETR v2, Chen et al., arXiv 2211.03594;
+    numbers as in PaddleDetection's code)."""
+
+    def backbone(self) -> Backbone:
+        return vit_huge(self.pretrained_backbone, self.recompute)
+
+    def pyramid(self, in_channels: list[int]) -> nn.Module:
+        del in_channels
+        return AsTheyAre()

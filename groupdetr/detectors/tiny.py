@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import nn
@@ -10,13 +10,14 @@ from torch import nn
 from groupdetr.attention.cross_attention import ConditionalCrossAttention
 from groupdetr.backbones.backbone import Backbone
 from groupdetr.backbones.resnet import small_resnet
+from groupdetr.backbones.vit import Sizes, vit_huge
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.decoder import Decoder
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.detectors.dino import DINO
+from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.encoders.transformer import TransformerEncoder
 from groupdetr.places import Scaled
@@ -24,6 +25,7 @@ from groupdetr.queries.learned import LearnedAnchors
 
 GAIN = 3.0  # how sharply queries look at first
 SIZE = 0.27  # of anchors at first
+SMALL_VIT = Sizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3), image=256)
 
 
 @dataclass(frozen=True)
@@ -126,3 +128,16 @@ class TinyDINO(TinyDeformable, DINO):
     """DINO on a CPU."""
 
     num_denoising: int = 20
+
+
+@dataclass(frozen=True)
+class TinyViTDINO(TinyDeformable, ViTDINO):
+    """DINO on a plain Vision Transformer on a CPU: what is done with ViT-Huge, tried at small size."""
+
+    num_levels: int = 4
+    num_denoising: int = 20
+
+    backbone_weights: ClassVar[bool] = False
+
+    def backbone(self) -> Backbone:
+        return vit_huge(self.pretrained_backbone, self.recompute, replace(SMALL_VIT, channels=self.channels))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from groupdetr.errors import WeightsError
 from groupdetr.weights.layout import Category, Facts, Layout, Names
+from groupdetr.weights.reading import Checkpoint
 from groupdetr.weights.swin import SWIN
 
 
@@ -18,8 +20,12 @@ def _no_categories(facts: Facts) -> list[Category]:
     return []
 
 
+def _no_preset(file: Checkpoint) -> str:
+    raise WeightsError("these are weights of a backbone alone", file.where, "--pretrained-backbone FILE takes them")
+
+
 def _layout(title: str, signature: tuple[str, ...], names: Names) -> Layout:
-    return Layout(title, "", signature, names, _no_options, _no_categories)
+    return Layout(title, _no_preset, signature, names, _no_options, _no_categories)
 
 
 RESNET = _layout(
