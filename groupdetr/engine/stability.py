@@ -12,7 +12,7 @@ from torch import Tensor, from_numpy
 
 from groupdetr.data.batch import Batch
 from groupdetr.engine.evaluate import Tick, evaluating, of_all, postprocessed, running
-from groupdetr.evaluation.instability import instability, objects_of_queries
+from groupdetr.evaluation.instability import instability, objects_of_queries, stacked
 from groupdetr.groups import separately
 from groupdetr.structures import Objects, Outputs, Predictions, Stages
 from groupdetr.tasks.task import Compared, Task
@@ -41,7 +41,7 @@ class Examination:
         with evaluating(self.model):
             said = of_all(self.ask, self.task, self.accelerator, batch, workers, tick)
         objects = [objects for _, objects in said[: self.measured]]
-        return [found for found, _ in said], from_numpy(np.stack(objects)) if objects else None
+        return [found for found, _ in said], from_numpy(stacked(objects)) if objects else None
 
     def ask(self, pictures: Batch) -> list[tuple[Any, np.ndarray | None]]:
         """What is found, and the object of every query [K,N] where it is measured."""

@@ -10,6 +10,8 @@ would not do, and 500 pictures of 11 groups of 300 queries are 3 MB.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from groupdetr.structures import Assignment
@@ -23,6 +25,12 @@ def objects_of_queries(assignment: Assignment, shape: tuple[int, ...]) -> np.nda
     objects = np.full(shape, -1, np.int16)
     objects[image, group, query] = target
     return objects
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """V of several pictures [K,N_i] as [I,K,N]: those of a two-stage detector that are small have fewer queries."""
+    most = max(v.shape[1] for v in pictures)
+    return np.stack([np.pad(v, ((0, 0), (0, most - v.shape[1])), constant_values=-1) for v in pictures])
 
 
 def instability(now: np.ndarray, before: np.ndarray | None) -> np.ndarray:

@@ -8,6 +8,7 @@ from groupdetr.weights.conditional_detr import categories
 from groupdetr.weights.dab_detr import temperature
 from groupdetr.weights.layout import Facts, Layout, Names
 from groupdetr.weights.reading import Checkpoint
+from groupdetr.weights.swin import DETECTOR
 
 ATTENTION: Names = {
     "sampling_offsets.*": "offsets.*",
@@ -20,6 +21,7 @@ LAYERS = range(12)  # more than any of theirs has
 SHARED: Names = {
     "*.num_batches_tracked": (),
     "backbone.0.body.*": "backbone.network.*",
+    **DETECTOR,
     "input_proj.#.*": "encoder.project.levels.#.*",
     "transformer.level_embed": "encoder.level",
     **{
@@ -100,7 +102,7 @@ def dino_options(args: Facts) -> dict[str, Any]:
 
 def dino_preset(file: Checkpoint) -> str:
     """By the backbone's tensors."""
-    return "dino-4scale-swin-l" if any("patch_embed" in name for name in file.state) else "dino-4scale-r50"
+    return f"dino-4scale-{'swin-l' if 'backbone.network.patch_embed.proj.weight' in file.state else 'r50'}"
 
 
 OFFICIAL_DAB_DEFORMABLE = Layout(
