@@ -28,6 +28,7 @@ class DINO(DABDeformableDETR):
     num_detections: int = 300
     temperature: float = 20.0
     offset: float = 0.0
+    shared_heads: bool = True  # by all decoder layers; detrex gives every layer its own
     num_denoising: int = 100  # of a group, of those to be found again: as many copies of all objects as go into them
     denoising_groups: int | None = None  # copies, whatever their number of queries
     label_noise_ratio: float = 0.5  # half of it is the probability that a label changes
@@ -53,8 +54,9 @@ class DINO(DABDeformableDETR):
         return [self.query_place()] * self.decoder_layers
 
     def heads(self) -> Sequence[BoxHead]:
-        """One that all layers share."""
-        return [BoxHead(self.channels, self.num_classes, self.eps)] * self.decoder_layers
+        """One that all layers share, or one for each; boxes start as proposed."""
+        times, apart = (self.decoder_layers, 1) if self.shared_heads else (1, self.decoder_layers)
+        return [BoxHead(self.channels, self.num_classes, self.eps) for _ in range(apart)] * times
 
     def norm(self) -> nn.Module:
         return nn.LayerNorm(self.channels)

@@ -86,7 +86,7 @@ DINO_NAMES: Names = {
 
 def options(args: Facts) -> dict[str, Any]:
     """From the training script's arguments."""
-    names = {"nheads": "num_heads", "dropout": "dropout", "dec_n_points": "num_points"}
+    names = {"nheads": "num_heads", "dropout": "dropout"}
     return {ours: args[theirs] for theirs, ours in names.items() if theirs in args}
 
 

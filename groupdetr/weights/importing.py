@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,19 @@ from typing import Any
 from torch import Tensor
 
 from groupdetr.weights import native
-from groupdetr.weights.adapt import tables
+from groupdetr.weights.adapt import PROPOSING, TABLES
 from groupdetr.weights.loading import LoadReport, categories, load_weights, translate, unfold
 
+SHOWN = {
+    "num_groups": (f"{TABLES.pattern}|{PROPOSING.pattern}", 0),
+    "num_queries": (TABLES.pattern, 1),
+    "num_patterns": (r"queries\..*patterns", 0),
+    "channels": (r"decoder\.heads\.0\.classify\.weight", 1),
+    "num_classes": (r"decoder\.heads\.0\.classify\.weight", 0),
+    "hidden": (r"encoder\.layers\.0\.feed_forward\.expand\.weight", 0),
+    "num_levels": (r"encoder\.level", 0),
+}  # field of a recipe: a tensor that shows it, and on which axis
+LOOKS = "decoder.layers.0.cross_attention"
 IMGSZ = 800  # the shorter side in pixels that all published detectors were trained and evaluated with
 
 
@@ -30,7 +41,8 @@ def import_weights(
     told = layout.options(file.facts)
     preset = preset or layout.preset(file)
     recipe = experiment(preset).recipe
-    seen = sizes(unfold(file, file_groups, recipe.num_queries))
+    num_heads = {"num_heads": recipe.num_heads, **told, **options}["num_heads"]
+    seen = sizes(unfold(file, file_groups, recipe.num_queries), num_heads)
     recipe = recipe.with_options(**{**told, **seen, **options, "preset": preset, "pretrained_backbone": False})
     model = recipe.build()
     report = load_weights(model, source, file_groups=file_groups)
@@ -41,20 +53,14 @@ def import_weights(
     return report
 
 
-def sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Fields of a recipe that show in the shapes and names of its tensors."""
-    groups, queries = state[tables(state)[0]].shape[:2]
-    patterns = [name for name in state if name.endswith(".patterns")]
-    return {
-        **({"num_patterns": len(state[patterns[0]])} if patterns else {}),
-        "num_groups": groups,
-        "num_queries": queries,
-        "channels": state["decoder.heads.0.classify.weight"].shape[1],
-        "num_classes": len(state["decoder.heads.0.classify.bias"]),
-        "hidden": len(state["encoder.layers.0.feed_forward.expand.bias"]),
-        "encoder_layers": _count(state, "encoder.layers."),
-        "decoder_layers": _count(state, "decoder.layers."),
-    }
+def sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, int]:
+    """Fields of a recipe that show in the shapes and names of its tensors, heads of attention being known."""
+    named = {field: [name for name in state if re.fullmatch(mark, name)] for field, (mark, _) in SHOWN.items()}
+    found = {field: state[names[0]].shape[SHOWN[field][1]] for field, names in named.items() if names}
+    if "num_levels" in found:
+        found["num_points"] = len(state[f"{LOOKS}.weights.bias"]) // (num_heads * found["num_levels"])
+    layers = {f"{part}_layers": _count(state, f"{part}.layers.") for part in ("encoder", "decoder")}
+    return found | layers
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -19,6 +19,10 @@ Category = tuple[int, str]  # original id and name of a class
 Facts = Mapping[str, Any]  # what a file says beside its tensors
 
 
+def as_it_is(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return state
+
+
 @dataclass(frozen=True)
 class Layout:
     """``names`` says theirs -> ours: ``#`` stands for a number and ``*`` for any rest, alike on both sides. Several
@@ -32,6 +36,7 @@ class Layout:
     names: Names
     options: Callable[[Facts], dict[str, Any]]  # fields of a recipe that the tensors do not tell
     categories: Callable[[Facts], list[Category]]  # what the rows of the class head stand for; [] if unknown
+    complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = as_it_is  # with what ours have and theirs do without
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         return all(any(_pattern(mark).fullmatch(name) for name in state) for mark in self.signature)
@@ -50,7 +55,7 @@ class Layout:
                 ours |= parts
         refuse(unknown, f"{self.title} has no", checkpoint.where)
         refuse(unequal, f"{self.title} has one tensor for several of these, which differ:", checkpoint.where)
-        return replace(checkpoint, state=ours)
+        return replace(checkpoint, state=self.complete(ours))
 
 
 def rename(name: str, names: Names) -> tuple[str, ...] | None:

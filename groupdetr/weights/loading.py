@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from groupdetr.detector import DetectionTransformer
@@ -16,6 +17,7 @@ from groupdetr.weights.adapt import CLASS_ROWS, check_classes, fit_groups, renew
 from groupdetr.weights.conditional_detr import OFFICIAL
 from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
+from groupdetr.weights.detrex import DETREX_DINO
 from groupdetr.weights.huggingface import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
@@ -39,7 +41,8 @@ def _preset(file: Checkpoint) -> str:
 
 NATIVE = Layout("groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
 LAYOUTS = (
-    NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, HUGGING_FACE, HUGGING_FACE_DAB
+    NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, DETREX_DINO, HUGGING_FACE,
+    HUGGING_FACE_DAB,
 )  # fmt: skip  # the first that fits: DN-DETR is a DAB-DETR, too
 
 
@@ -69,7 +72,8 @@ def load_weights(
     report.say([f"{file.where}: read as {layout.title}, {len(file.state)} tensors of ours"])
     refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
     refuse(unique_state(model).keys() - file.state.keys(), "the file has no", file.where)
-    state = unfold(file, file_groups, ours[tables(ours)[0]].shape[1])
+    refuse(_apart(model, file.state), "the model's layers share these, which differ in the file:", file.where)
+    state = unfold(file, file_groups, model.recipe.num_queries)
     report.say(fit_groups(state, ours))
     named = [name for _, name in categories(layout, file)]
     if new_head:
@@ -84,17 +88,17 @@ def load_weights(
 
 
 def settle(model: DetectionTransformer, told: Mapping[str, Any]) -> list[str]:
-    """What the weights were trained with and no tensor shows. The temperature of the image's position embedding differs
-    between published weights of one detector: the file's is taken. Other differences are said."""
+    """What the weights were trained with and no tensor shows. The image's position embedding differs between published
+    weights of one detector: the file's temperature and offset are taken. Other differences are said."""
     lines = []
     for name in ("temperature", "num_heads", "dilated", "eps", "offset"):
         ours, theirs = getattr(model.recipe, name, None), told.get(name)
         if ours is None or theirs is None or ours == theirs:
             continue
-        if name == "temperature":
-            model.encoder.temperature = theirs
-            model.recipe = replace(model.recipe, temperature=theirs)
-            lines.append(f"temperature: {theirs:g} in the file, {ours:g} in the model: took the file's")
+        if name in ("temperature", "offset"):
+            setattr(model.encoder, name, theirs)
+            model.recipe = replace(model.recipe, **{name: theirs})
+            lines.append(f"{name}: {theirs:g} in the file, {ours:g} in the model: took the file's")
         else:
             lines.append(f"{name}: {theirs} in the file, {ours} in the model, which will answer otherwise")
     return lines
@@ -138,6 +142,13 @@ def count_groups(file: Checkpoint, rows: int, told: int | None, queries: int) ->
             "say how many groups these are: file_groups=1 (--file-groups 1)",
         )
     return groups
+
+
+def _apart(model: DetectionTransformer, state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the state for a parameter that the model shares, where they do not stand for the same as its first."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False) if name in state}
+    return [name for name in names if not torch.equal(state[name], state[names[name]])]
 
 
 def _misshapen(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
