@@ -39,9 +39,16 @@ def fit_groups(state: dict[str, Tensor], model: Mapping[str, Tensor]) -> list[st
         state[name] = overlay(state[name], model[name])
     for name in [name for name in state if PROPOSING.fullmatch(name)]:
         lines |= dict.fromkeys(_differences(state[name].shape[:1], model[name].shape[:1]))
-        groups = min(len(state[name]), len(model[name]))
-        state[name] = torch.cat([state[name][:groups], model[name][groups:].detach()])
+        state[name] = side_by_side(state[name], model[name])
     return list(lines)
+
+
+def side_by_side(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Of two heads [K,...], theirs for as many groups as it has and ours for the rest, for the reason of `overlay`."""
+    if theirs.shape[1:] != ours.shape[1:]:
+        return theirs  # of another width: not ours to fit
+    groups = min(len(theirs), len(ours))
+    return torch.cat([theirs[:groups], ours[groups:].detach()])
 
 
 def overlay(theirs: Tensor, ours: Tensor) -> Tensor:

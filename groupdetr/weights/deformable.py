@@ -53,9 +53,9 @@ SHARED: Names = {
 DAB_NAMES: Names = {
     **SHARED,
     "transformer.decoder.query_scale.*": "decoder.places.1.scale.*",  # shared from layer 1 on
-    "transformer.decoder.bbox_embed.*": (),  # bbox_embed under a second name
     "class_embed.#.*": "decoder.heads.#.classify.*",
     "bbox_embed.#.*": "decoder.heads.#.regress.*",
+    "transformer.decoder.bbox_embed.#.*": "decoder.heads.#.regress.*",  # the same under a second name
     "tgt_embed.weight": "queries.embedding",
     "refpoint_embed.weight": "queries.anchors",
 }

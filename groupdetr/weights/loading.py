@@ -74,12 +74,12 @@ def load_weights(
     refuse(unique_state(model).keys() - file.state.keys(), "the file has no", file.where)
     refuse(_apart(model, file.state), "the model's layers share these, which differ in the file:", file.where)
     state = unfold(file, file_groups, model.recipe.num_queries)
-    report.say(fit_groups(state, ours))
     named = [name for _, name in categories(layout, file)]
     if new_head:
         report.say(renew_head(state, ours, named, class_names or ()))
     else:
         check_classes((num_classes(state), num_classes(ours)), named, class_names or (), file.where)
+    report.say(fit_groups(state, ours))  # of heads that have the model's classes
     refuse(_misshapen(state, ours), "of another shape than the model's:", file.where)
     refuse((name for name in state if not state[name].isfinite().all()), "not all finite:", file.where)
     model.load_state_dict(state, strict=False)
@@ -145,10 +145,10 @@ def count_groups(file: Checkpoint, rows: int, told: int | None, queries: int) ->
 
 
 def _apart(model: DetectionTransformer, state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the state for a parameter that the model shares, where they do not stand for the same as its first."""
+    """Second names of parameters that the model shares, where the state has something else than under the first."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
-    names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False) if name in state}
-    return [name for name in names if not torch.equal(state[name], state[names[name]])]
+    every = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False) if name in state}
+    return [name for name in every if name != every[name] and not torch.equal(state[name], state[every[name]])]
 
 
 def _misshapen(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:

@@ -28,8 +28,8 @@ def official_state(model: DetectionTransformer) -> dict[str, Tensor]:
     state, theirs = dict(model.state_dict()), shared_state(model)
     for layer in (0, 1):
         scale = f"decoder.layers.1.cross_attention.aim.scale.layers.{layer}"
-        theirs |= _linears(state, f"transformer.decoder.query_scale.layers.{layer}", scale)
-        theirs |= _linears(state, f"transformer.decoder.ref_point_head.layers.{layer}", f"queries.point.layers.{layer}")
+        theirs |= linears(state, f"transformer.decoder.query_scale.layers.{layer}", scale)
+        theirs |= linears(state, f"transformer.decoder.ref_point_head.layers.{layer}", f"queries.point.layers.{layer}")
     return theirs | {"query_embed.weight": state["queries.embedding"].flatten(0, 1)}
 
 
@@ -45,9 +45,9 @@ def dab_state(model: DetectionTransformer) -> dict[str, Tensor]:
     }
     for name, ours in networks.items():
         for layer in (0, 1):
-            theirs |= _linears(state, f"transformer.{name}.layers.{layer}", f"{ours}.layers.{layer}")
+            theirs |= linears(state, f"transformer.{name}.layers.{layer}", f"{ours}.layers.{layer}")
     for layer in (0, 1, 2):
-        theirs |= _linears(
+        theirs |= linears(
             state, f"transformer.decoder.bbox_embed.layers.{layer}", f"decoder.heads.0.regress.layers.{layer}"
         )
     for part in ("encoder", "decoder"):
@@ -69,15 +69,15 @@ def shared_state(model: DetectionTransformer) -> dict[str, Tensor]:
         theirs |= _encoder_layer(state, f"encoder.layers.{layer}", f"transformer.encoder.layers.{layer}")
     for layer in range(model.recipe.decoder_layers):
         theirs |= _decoder_layer(state, f"decoder.layers.{layer}", f"transformer.decoder.layers.{layer}")
-    theirs |= _linears(state, "transformer.decoder.norm", "decoder.norm")
-    theirs |= _linears(state, "class_embed", "decoder.heads.0.classify")
-    theirs |= _linears(state, "input_proj", "encoder.projection")
+    theirs |= linears(state, "transformer.decoder.norm", "decoder.norm")
+    theirs |= linears(state, "class_embed", "decoder.heads.0.classify")
+    theirs |= linears(state, "input_proj", "encoder.projection")
     for layer in (0, 1, 2):
-        theirs |= _linears(state, f"bbox_embed.layers.{layer}", f"decoder.heads.0.regress.layers.{layer}")
+        theirs |= linears(state, f"bbox_embed.layers.{layer}", f"decoder.heads.0.regress.layers.{layer}")
     return theirs
 
 
-def _linears(state: dict[str, Tensor], theirs: str, *ours: str) -> dict[str, Tensor]:
+def linears(state: dict[str, Tensor], theirs: str, *ours: str) -> dict[str, Tensor]:
     """Weight and bias of one of their layers, stacked from as many of ours."""
     return {f"{theirs}.{part}": torch.cat([state[f"{name}.{part}"] for name in ours]) for part in ("weight", "bias")}
 
@@ -86,8 +86,8 @@ def _encoder_layer(state: dict[str, Tensor], ours: str, theirs: str) -> dict[str
     stacked = [f"{ours}.attention.{part}" for part in ("query", "key", "value")]
     found = {f"{theirs}.self_attn.in_proj_weight": torch.cat([state[f"{name}.weight"] for name in stacked])}
     found |= {f"{theirs}.self_attn.in_proj_bias": torch.cat([state[f"{name}.bias"] for name in stacked])}
-    found |= _linears(state, f"{theirs}.self_attn.out_proj", f"{ours}.attention.output")
-    return found | _ends(state, ours, theirs, norms=2)
+    found |= linears(state, f"{theirs}.self_attn.out_proj", f"{ours}.attention.output")
+    return found | ends(state, ours, theirs, norms=2)
 
 
 def _decoder_layer(state: dict[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
@@ -102,18 +102,18 @@ def _decoder_layer(state: dict[str, Tensor], ours: str, theirs: str) -> dict[str
     }  # fmt: skip
     if ours.endswith(".0"):
         names["ca_qpos_proj"] = f"{looks}.query_position"
-    found = _ends(state, ours, theirs, norms=3)
+    found = ends(state, ours, theirs, norms=3)
     for name, mine in names.items():
-        found |= _linears(state, f"{theirs}.{name}", mine)
+        found |= linears(state, f"{theirs}.{name}", mine)
     return found
 
 
-def _ends(state: dict[str, Tensor], ours: str, theirs: str, norms: int) -> dict[str, Tensor]:
+def ends(state: dict[str, Tensor], ours: str, theirs: str, norms: int) -> dict[str, Tensor]:
     """The feed-forward network and the norms."""
-    found = _linears(state, f"{theirs}.linear1", f"{ours}.feed_forward.expand")
-    found |= _linears(state, f"{theirs}.linear2", f"{ours}.feed_forward.contract")
+    found = linears(state, f"{theirs}.linear1", f"{ours}.feed_forward.expand")
+    found |= linears(state, f"{theirs}.linear2", f"{ours}.feed_forward.contract")
     for norm in range(1, norms + 1):
-        found |= _linears(state, f"{theirs}.norm{norm}", f"{ours}.norm{norm}")
+        found |= linears(state, f"{theirs}.norm{norm}", f"{ours}.norm{norm}")
     return found
 
 

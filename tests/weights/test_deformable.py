@@ -1,0 +1,340 @@
+"""Checkpoints of DAB-Deformable-DETR and DINO as their authors save them, and of DINO as detrex does."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from groupdetr import Detector
+from groupdetr.detector import DetectionTransformer
+from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
+from groupdetr.detectors.dino import DINO
+from groupdetr.detectors.tiny import TinyDABDeformableDETR, TinyDINO, TinyTwoStageDABDeformableDETR
+from groupdetr.errors import WeightsError
+from groupdetr.experiments import recipe_from
+from groupdetr.structures import Images
+from groupdetr.weights import import_weights, load_weights, read, save
+from groupdetr.weights.coco_names import COCO_91
+from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
+from groupdetr.weights.detrex import DETREX_DINO
+from groupdetr.weights.layout import Layout
+from groupdetr.weights.native import unique_state
+from groupdetr.weights.reading import Checkpoint
+
+from .deformable import dab_deformable_state, detrex_state, dino_state
+
+SMALL = {
+    "num_classes": 5, "num_queries": 4, "channels": 32, "num_heads": 2, "hidden": 24, "encoder_layers": 1,
+    "decoder_layers": 2,
+}  # fmt: skip
+DAB, DINO_TINY = TinyDABDeformableDETR(**SMALL), TinyDINO(**SMALL)  # type: ignore[arg-type]
+DETREX = DINO(
+    **{**SMALL, "num_classes": 80, "decoder_layers": 6}, shared_heads=False, temperature=10000.0, offset=-0.5,  # type: ignore[arg-type]
+)  # fmt: skip
+ARGS = {"nheads": 2, "dropout": 0.0, "dataset_file": "coco", "num_queries": 4}
+GROUPED = re.compile(r"queries\.(matching\.)?(embedding|anchors|heads\..*)")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A recipe, its checkpoint as somebody saves it, and that layout."""
+
+    recipe: DABDeformableDETR
+    state: Callable[[DetectionTransformer], dict[str, Tensor]]
+    layout: Layout
+    args: dict[str, object]
+    tensors: int  # of the published size
+    full: DABDeformableDETR
+
+    def write(self, path: Path, model: DetectionTransformer, **others: object) -> Path:
+        return saved(path, self.state(model), **{**self.args, **others})
+
+
+FAMILIES = {
+    "dab": Family(DAB, dab_deformable_state, OFFICIAL_DAB_DEFORMABLE, ARGS, 604, DABDeformableDETR()),
+    "dino": Family(
+        DINO_TINY, dino_state, OFFICIAL_DINO, {**ARGS, "pe_temperatureH": 20, "pe_temperatureW": 20}, 626, DINO()
+    ),
+    "detrex": Family(DETREX, detrex_state, DETREX_DINO, {}, 634, replace(DINO(), num_classes=80, shared_heads=False)),
+}
+PROPOSING = ["dino", "detrex"]
+
+
+@pytest.fixture
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture
+def model(family: Family) -> DetectionTransformer:
+    torch.manual_seed(0)
+    return family.recipe.build()
+
+
+def saved(path: Path, state: dict[str, Tensor], **args: object) -> Path:
+    torch.save({"model": state, **({"args": Namespace(**args)} if args else {})}, path)
+    return path
+
+
+def same(a: DetectionTransformer, b: DetectionTransformer) -> bool:
+    ours, theirs = unique_state(a), unique_state(b)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def answer(model: DetectionTransformer) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(Images.from_list([picture()])).answer.boxes
+
+
+def picture() -> Tensor:
+    return torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+every = pytest.mark.parametrize("family", FAMILIES, indirect=True)
+proposing = pytest.mark.parametrize("family", PROPOSING, indirect=True)
+
+
+# names ----------------------------------------------------------------------------------------------------------
+
+
+@every
+def test_their_checkpoint_fills_the_model(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+    if family.layout is DETREX_DINO:  # theirs does not have it, and nobody reads it
+        model.queries.labels.weight.data[-1] = 0.0  # type: ignore[union-attr, operator]
+    torch.manual_seed(1)
+    loaded = family.recipe.build()
+    assert not same(loaded, model)
+    report = load_weights(loaded, family.write(tmp_path / "checkpoint.pth", model))
+    assert same(loaded, model)
+    assert f"read as {family.layout.title}" in report.lines[0]
+    assert len(report.lines) == 1
+
+
+@every
+def test_their_tensors_are_all_of_ours(family: Family) -> None:
+    model = replace(family.full, num_queries=3, channels=32, num_heads=2, hidden=16).build()
+    theirs = family.state(model)
+    assert len(theirs) == family.tensors
+    assert family.layout.convert(Checkpoint(theirs, {}, "test")).state.keys() == unique_state(model).keys()
+
+
+@every
+def test_second_names_that_differ_are_refused(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+    state = family.state(model)
+    name = "transformer.decoder.bbox_embed.1.layers.0.weight"
+    path = saved(tmp_path / "checkpoint.pth", state | {name: state[name] + 1}, **family.args)
+    with pytest.raises(WeightsError, match=re.escape(f"several of these, which differ: {name}")):
+        load_weights(model, path)
+
+
+def test_heads_of_layers_that_differ_are_no_shared_head(tmp_path: Path) -> None:
+    """Neither in the authors' file nor, loaded into a model whose layers share one, in a file of ours."""
+    state = dino_state(DINO_TINY.build())
+    path = saved(tmp_path / "x.pth", state | {"class_embed.1.bias": state["class_embed.1.bias"] + 1}, **ARGS)
+    with pytest.raises(WeightsError, match=r"several of these, which differ: class_embed\.1\.bias"):
+        load_weights(DINO_TINY.build(), path)
+    apart = replace(DINO_TINY, shared_heads=False)
+    save(apart.build(), tmp_path / "apart.safetensors", {})
+    with pytest.raises(WeightsError, match=r"layers share these, which differ in the file: decoder\.heads\.1\.class"):
+        load_weights(DINO_TINY.build(), tmp_path / "apart.safetensors")
+    load_weights(apart.build(), tmp_path / "apart.safetensors")
+
+
+# groups and queries ---------------------------------------------------------------------------------------------
+
+
+@every
+@pytest.mark.parametrize("groups", [2, 5])
+def test_a_baseline_is_group_0_and_others_keep_their_draws(
+    groups: int, family: Family, model: DetectionTransformer, tmp_path: Path
+) -> None:
+    """Tables as well as what proposes; and group 0 answers as the baseline does."""
+    torch.manual_seed(2)
+    more = replace(family.recipe, num_groups=groups).build()
+    fresh = {name: value.clone() for name, value in more.state_dict().items() if GROUPED.fullmatch(name)}
+    load_weights(more, family.write(tmp_path / "checkpoint.pth", model))
+    ours, theirs = more.state_dict(), model.state_dict()
+    assert len(fresh) == (2 if family.layout is OFFICIAL_DAB_DEFORMABLE else 13)
+    for name in fresh:
+        assert torch.equal(ours[name][:1], theirs[name])
+        assert torch.equal(ours[name][1:], fresh[name][1:])
+    assert torch.equal(answer(more), answer(model))
+
+
+@pytest.mark.parametrize(
+    "recipe", [DAB, DINO_TINY, TinyTwoStageDABDeformableDETR(**SMALL)], ids=["dab", "dino", "two-stage"]  # type: ignore[arg-type]
+)  # fmt: skip
+def test_eleven_groups_become_one(recipe: DABDeformableDETR, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    eleven, one = replace(recipe, num_groups=11).build(), recipe.build()
+    save(eleven, tmp_path / "eleven.safetensors", {})
+    report = load_weights(one, tmp_path / "eleven.safetensors")
+    assert "groups: 11 in the file, 1 in the model: took the first 1" in report.lines
+    assert torch.equal(answer(one), answer(eleven))
+
+
+def test_rows_of_the_authors_are_groups_end_to_end(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    eleven, one = replace(DAB, num_groups=11).build(), DAB.build()
+    load_weights(one, FAMILIES["dab"].write(tmp_path / "checkpoint.pth", eleven))
+    assert torch.equal(answer(one), answer(eleven))
+
+
+@every
+@pytest.mark.parametrize("queries", [2, 7])
+def test_queries_are_fitted(queries: int, family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+    other = replace(family.recipe, num_queries=queries, num_groups=2).build()
+    path = family.write(tmp_path / "checkpoint.pth", model)
+    report = load_weights(other, path, file_groups=1)
+    assert any(line.startswith("queries of a group: 4 in the file") for line in report.lines)
+    for name in [name for name in other.state_dict() if re.fullmatch(r"queries\..*(embedding|anchors)", name)]:
+        n = min(queries, 4)
+        assert torch.equal(other.state_dict()[name][0, :n], model.state_dict()[name][0, :n])
+
+
+# classes --------------------------------------------------------------------------------------------------------
+
+
+@every
+def test_classes_are_found_by_name_in_all_that_knows_them(family: Family, tmp_path: Path) -> None:
+    """Heads of all layers, the proposal heads of the groups that the file has, and the embedding of labels."""
+    theirs = [name for _, name in family.layout.categories({"dataset_file": "coco"})]
+    coco = replace(family.recipe, num_classes=len(theirs)).build()
+    mine = replace(family.recipe, num_classes=3, num_groups=3).build()
+    fresh = {name: value.clone() for name, value in mine.state_dict().items()}
+    path = family.write(tmp_path / "coco.pth", coco)
+    with pytest.raises(WeightsError, match=f"{len(theirs)} classes in the file, 3 in the model"):
+        load_weights(mine, path)
+    report = load_weights(mine, path, new_head=True, class_names=["zebra", "drone", "person"])
+    assert "classes: 2 rows taken by name, 1 started anew" in report.lines
+    ours, old = mine.state_dict(), coco.state_dict()
+    rows = [theirs.index("zebra"), theirs.index("person")]
+    for name in [name for name in ours if re.search(r"heads(\.\d+)?\.classify", name)]:
+        grouped = name.startswith("queries.")
+        found, file = (ours[name][0], old[name][0]) if grouped else (ours[name], old[name])
+        assert torch.equal(found[[0, 2]], file[rows])
+        assert not any(torch.equal(found[1], row) for row in file) or name.endswith("bias")
+        assert not grouped or torch.equal(ours[name][1:], fresh[name][1:])
+    if family.layout is not OFFICIAL_DAB_DEFORMABLE:
+        labels, file = ours["queries.labels.weight"], old["queries.labels.weight"]
+        last = torch.zeros(32) if family.layout is DETREX_DINO else file[-1]
+        assert torch.equal(labels[[0, 2]], file[rows])
+        assert torch.equal(labels[3], last)
+        assert not any(torch.equal(labels[1], row) for row in file)
+
+
+# what no tensor shows -------------------------------------------------------------------------------------------
+
+
+def test_the_position_embedding_is_the_files(tmp_path: Path) -> None:
+    """detrex's has another temperature and another offset than the authors', and none is in the file."""
+    torch.manual_seed(0)
+    theirs, ours = DETREX.build(), replace(DETREX, temperature=20.0, offset=0.0).build()
+    report = load_weights(ours, saved(tmp_path / "x.pth", detrex_state(theirs)))
+    assert report.lines[1:] == [
+        "temperature: 10000 in the file, 20 in the model: took the file's",
+        "offset: -0.5 in the file, 0 in the model: took the file's",
+    ]
+    assert (ours.recipe.temperature, ours.recipe.offset) == (10000.0, -0.5)
+    assert torch.equal(answer(ours), answer(theirs))
+
+
+# imports --------------------------------------------------------------------------------------------------------
+
+
+NOISE = {"dn_number": 50, "dn_label_noise_ratio": 0.25, "dn_box_noise_scale": 0.4}
+TOLD = {"num_denoising": 50, "label_noise_ratio": 0.25, "box_noise_scale": 0.4}
+ODD = {"num_queries": 3, "channels": 32, "num_heads": 2, "hidden": 16, "encoder_layers": 1, "num_levels": 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "args", "told"),
+    [
+        ("dab", DABDeformableDETR(**ODD, decoder_layers=2, num_points=3), {}, {"preset": "dab-deformable-detr-r50"}),
+        ("dab", DABDeformableDETR(**ODD, decoder_layers=3, num_groups=2), {}, {"preset": "dab-deformable-detr-r50"}),
+        ("dino", DINO(**ODD, decoder_layers=2, num_points=2), NOISE, {"preset": "dino-4scale-r50", **TOLD}),
+    ],
+)  # fmt: skip
+def test_an_import_reads_the_recipe_off_the_file(
+    name: str, recipe: DABDeformableDETR, args: dict[str, object], told: dict[str, object], tmp_path: Path
+) -> None:
+    path = FAMILIES[name].write(tmp_path / "checkpoint.pth", recipe.build(), num_queries=3, **args)
+    import_weights(path, tmp_path / "out.safetensors")
+    metadata = read(tmp_path / "out.safetensors")[1]
+    assert recipe_from(metadata["recipe"]) == recipe.with_options(**told)
+    assert metadata["categories"] == [[i, name] for i, name in enumerate(COCO_91)]
+
+
+def test_an_import_of_two_stages_is_complete(tmp_path: Path) -> None:
+    preset = "dab-deformable-detr-r50-two-stage"
+    recipe = TwoStageDABDeformableDETR(**ODD, decoder_layers=2, num_groups=3, preset=preset)  # type: ignore[arg-type]
+    metadata = {"recipe": asdict(recipe), "categories": [[i, name] for i, name in enumerate(COCO_91)]}
+    save(recipe.build(), tmp_path / "best.safetensors", metadata)
+    import_weights(tmp_path / "best.safetensors", tmp_path / "one.safetensors", num_groups=1)
+    assert recipe_from(read(tmp_path / "one.safetensors")[1]["recipe"]) == replace(recipe, num_groups=1)
+
+
+def test_an_import_from_detrex_answers_with_cocos_ids(tmp_path: Path) -> None:
+    """A complete file of ours: heads for each layer, its position embedding, the 80 classes."""
+    torch.manual_seed(0)
+    theirs = DETREX.build()
+    path = saved(tmp_path / "model_final.pth", detrex_state(theirs))
+    import_weights(path, tmp_path / "out.safetensors", file_groups=1, num_heads=2)
+    metadata = read(tmp_path / "out.safetensors")[1]
+    found = recipe_from(metadata["recipe"])
+    assert found == replace(DETREX, preset="dino-4scale-r50")
+    assert metadata["categories"][0] == [1, "person"]
+    assert metadata["categories"][-1] == [90, "toothbrush"]
+    assert len(metadata["categories"]) == 80
+    again = found.build()
+    load_weights(again, tmp_path / "out.safetensors")
+    assert torch.equal(answer(again), answer(theirs))
+    image = (picture().permute(1, 2, 0).sigmoid() * 255).byte().numpy()
+    (result,) = Detector(tmp_path / "out.safetensors", imgsz=64).predict(image, score=0.0)
+    assert set(result.ids) <= {id for id, _ in metadata["categories"]}
+    assert len(result.ids)
+
+
+# wrong files ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_another_detector_are_told(tmp_path: Path) -> None:
+    path = FAMILIES["dino"].write(tmp_path / "dino.pth", DINO_TINY.build())
+    with pytest.raises(WeightsError, match=r"the model has no .*queries\.labels\.weight"):
+        load_weights(DAB.build(), path)
+    path = FAMILIES["dab"].write(tmp_path / "dab.pth", DAB.build())
+    with pytest.raises(WeightsError, match=r"the model has no decoder\.heads\.1|decoder\.places\.1\.scale"):
+        load_weights(DINO_TINY.build(), path)
+
+
+def test_heads_for_every_layer_do_not_go_into_one(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", detrex_state(DETREX.build()))
+    with pytest.raises(WeightsError, match=r"layers share these, which differ in the file: decoder\.heads\.1"):
+        load_weights(replace(DETREX, shared_heads=True).build(), path)
+
+
+@every
+def test_missing_and_unknown_tensors_are_named(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+    state = family.state(model)
+    name = "transformer.decoder.ref_point_head.layers.0.weight"
+    path = saved(tmp_path / "x.pth", {key: state[key] for key in state if key != name}, **family.args)
+    with pytest.raises(WeightsError, match=r"the file has no decoder\.places\.0\.mlp\.layers\.0\.weight"):
+        load_weights(model, path)
+    path = saved(tmp_path / "y.pth", state | {"transformer.pos_trans.weight": torch.zeros(1)}, **family.args)
+    with pytest.raises(WeightsError, match=rf"{family.layout.title} has no transformer\.pos_trans\.weight"):
+        load_weights(model, path)
+
+
+@every
+def test_other_sizes_are_told(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+    path = family.write(tmp_path / "x.pth", model)
+    for change in ({"channels": 64}, {"num_points": 2}, {"hidden": 32}):
+        with pytest.raises(WeightsError, match="of another shape than the model's"):
+            load_weights(replace(family.recipe, **change, num_groups=2).build(), path)
