@@ -11,7 +11,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Convert published weights (official .pth, the authors' GroupDETR branch, Hugging Face, detrex) to our safetensors.
+    """Convert published weights (official .pth, the authors' GroupDETR branch, Hugging Face, detrex) to ours.
 
     Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR and DINO; nothing in the file is executed."""
 
