@@ -6,16 +6,16 @@ cd "$(dirname "$0")/.."
 out=${1:-$(mktemp -d)}
 device=${DEVICE:-cuda}
 mkdir -p "$out"
-families=(conditional-detr dab-detr dn-detr)
+families=(conditional-detr dab-detr dn-detr dab-deformable-detr dino)
+full=(conditional-detr-r50 dab-detr-r50 dn-detr-r50 dab-deformable-detr-r50 dino-4scale-r50)
 side=${SIDE:-1024}
-for family in "${families[@]}"; do
-  for size in tiny r50; do
-    model=$family-$size
-    python -m groupdetr doctor --device "$device" --model "$model" --groups 11 --json > "$out/doctor-$model.json"
-  done
+for model in "${families[@]/%/-tiny}" "${full[@]}"; do
+  python -m groupdetr doctor --device "$device" --model "$model" --groups 11 --json > "$out/doctor-$model.json"
+done
+for model in "${full[@]}"; do
   for precision in fp32 bf16; do
-    python benchmarks/step.py --model "$family-r50" --device "$device" --precision "$precision" --side "$side" \
-      > "$out/step-$family-$precision.json"
+    python benchmarks/step.py --model "$model" --device "$device" --precision "$precision" --side "$side" \
+      > "$out/step-$model-$precision.json"
   done
 done
 

@@ -1,4 +1,4 @@
-"""The way of Group DETR v2 at small size: a self-supervised encoder, a set of many classes, then the set that counts."""
+"""The way of Group DETR v2 at small size: a self-supervised encoder, many classes, then the classes that count."""
 
 from __future__ import annotations
 
