@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.detectors.dino import DINO
+from groupdetr.detectors.dino import DINO, SwinDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.structures import Images, Target
@@ -106,6 +106,11 @@ FAMILIES = {
         "GROUPDETR_DINO_REPO", DINO(num_queries=QUERIES), OFFICIAL_DINO, 626, ("-c", "config/DINO/DINO_4scale.py"),
         table="queries.matching.embedding", builder="models.dino.dino.build_dino",
     ),
+    "dino-swin-l": Family(
+        "GROUPDETR_DINO_REPO", SwinDINO(num_queries=QUERIES), OFFICIAL_DINO, 716,
+        ("-c", "config/DINO/DINO_4scale_swin.py"),
+        table="queries.matching.embedding", builder="models.dino.dino.build_dino",
+    ),
 }  # fmt: skip
 
 
@@ -160,6 +165,7 @@ def configured(family: Family) -> Namespace:
     exec(Path(family.repository, family.command[1]).read_text(), {}, settings)
     settings.pop("_base_")
     added = {"device": "cpu", "dataset_file": "coco", "dn_box_noise_scale": 1.0, "num_queries": QUERIES}
+    added["use_checkpoint"] = False
     return Namespace(**{**settings, **added})
 
 

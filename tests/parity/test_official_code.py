@@ -42,6 +42,9 @@ class Pair:
         recipe = replace(family.recipe, num_groups=num_groups, **({"dilated": True} if dilated else {}))
         self.ours, self.our_criterion = recipe.build(), recipe.criterion()
         self.report = load_weights(self.ours, path)
+        for module in (*self.ours.modules(), *model.modules()):
+            if type(module).__name__ == "DropPath":
+                module.drop_prob = 0.0  # type: ignore[assignment]
         if self.theirs.denoises:
             self.theirs.noise.of = self.ours.queries.noise
             self.ours.queries.noise = self.theirs.noise
