@@ -19,13 +19,13 @@ from groupdetr.groups import Denoise
 from groupdetr.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from groupdetr.structures import Assignment, Denoising, Memory, Objects, Queries, Target
 
-# labels [...,E,T] and boxes [...,E,T,4], E times each of T objects, to noised ones
-Noise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
 
 class LabelAndBoxNoise:
     """DN-DETR's: a label becomes any of ``num_classes`` with probability ``label_ratio``; a box moves by up to
-    ``box_scale`` of its half size, and each of its sides changes by up to ``box_scale`` of itself."""
+    ``box_scale`` of its half size, and each of its sides changes by up to ``box_scale`` of itself.
+
+    Of labels [...,E,T] and boxes [...,E,T,4], E times each of T objects.
+    """
 
     shown = 1  # E, how often a copy shows an object
 
