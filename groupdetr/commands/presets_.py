@@ -28,5 +28,6 @@ class Options:
             reported = "" if experiment.reported is None else f"{experiment.reported:.1f}"
             epochs = f"{experiment.settings.epochs:g}"
             table.add_row(name, str(groups), str(experiment.recipe.num_queries), epochs, reported, experiment.about)
+        table.columns[0].min_width = max(map(len, EXPERIMENTS))  # names are there to be copied
         Console(soft_wrap=True).print(table)
         return 0

@@ -188,6 +188,8 @@ def test_presets_lists_every_experiment(capsys: pytest.CaptureFixture[str]) -> N
     told = json.loads(capsys.readouterr().out)
     assert told["table7/d"]["reported"] == 37.6
     assert main(["presets"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{name} " in listed for name in told), "names are whole on a narrow screen"
 
 
 def test_weights_of_a_run_start_another_with_other_classes_and_groups(
