@@ -16,7 +16,9 @@ from accelerate.state import AcceleratorState
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 
-PACKAGES = ("groupdetr", "torch", "torchvision", "timm", "accelerate", "scipy", "numpy", "pillow", "faster-coco-eval")
+PACKAGES = (
+    "groupdetr", "torch", "torchvision", "timm", "accelerate", "scipy", "lapx", "numpy", "pillow", "faster-coco-eval",
+)  # fmt: skip
 
 
 def cores() -> int:
