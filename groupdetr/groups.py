@@ -32,7 +32,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from groupdetr.ops.assignment import assign
@@ -124,8 +123,8 @@ def match_naively(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
 
 def _assignment(images: Sequence[tuple[np.ndarray, ...]], stages: int) -> Assignment:
     """Each image's (image, group, query, target), [L,...] each, as one Assignment [L,M]."""
-    columns = [np.concatenate([x.reshape(stages, -1) for x in column], axis=1) for column in zip(*images)]
-    return Assignment(*(torch.from_numpy(column.astype(np.int64)) for column in columns))
+    columns = (np.concatenate([x.reshape(stages, -1) for x in column], axis=1) for column in zip(*images))
+    return Assignment.of(*columns)
 
 
 def mean_over_groups(groups: int, mean_objects: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -139,6 +140,15 @@ class Predictions(_Movable):
         """L predictions of one shape as one, [L,...]."""
         return cls(torch.stack([p.logits for p in layers]), torch.stack([p.boxes for p in layers]))
 
+    def then(self, others: Predictions) -> Predictions:
+        """These and others, one after the other on the first axis."""
+        return Predictions(torch.cat([self.logits, others.logits]), torch.cat([self.boxes, others.boxes]))
+
+    def split(self, first: int) -> tuple[Predictions, Predictions]:
+        """The first queries of every group, and the rest."""
+        sizes = [first, self.logits.shape[-2] - first]
+        return tuple(map(Predictions, self.logits.split(sizes, -2), self.boxes.split(sizes, -2)))  # type: ignore[return-value]
+
 
 @dataclass
 class Target(_Movable):
@@ -160,38 +170,66 @@ class Objects(_Movable):
     """The targets of a batch laid side by side: padded to the T of the most crowded image."""
 
     labels: Tensor  # [B,T] int64; 0 in padded slots
-    boxes: Tensor  # [B,T,4]; the whole image (.5,.5,1,1) in padded slots, so that costs stay finite
+    boxes: Tensor  # [B,T,4]; (1,1,1,1) in padded slots: a box with an area, so that costs stay finite
     counts: tuple[int, ...]  # [B] objects of each image
 
     @classmethod
     def from_targets(cls, targets: Sequence[Target]) -> Objects:
         counts = tuple(len(t) for t in targets)
-        most, device = max(counts), targets[0].boxes.device
-        labels = torch.zeros(len(targets), most, dtype=torch.int64, device=device)
-        boxes = torch.tensor([0.5, 0.5, 1.0, 1.0], device=device).repeat(len(targets), most, 1)
-        for row, target in enumerate(targets):
-            labels[row, : len(target)] = target.labels
-            boxes[row, : len(target)] = target.boxes
-        return cls(labels, boxes, counts)
+        rest = [max(counts) - count for count in counts]
+        labels = [F.pad(t.labels, (0, n)) for t, n in zip(targets, rest)]
+        boxes = [F.pad(t.boxes, (0, 0, 0, n), value=1.0) for t, n in zip(targets, rest)]
+        return cls(torch.stack(labels), torch.stack(boxes), counts)
 
 
 @dataclass
 class Assignment(_Movable):
     """M pairs (query, object) of each of L stages; no object stands twice in one group of one stage."""
 
-    image: Tensor  # [L,M] int64
-    group: Tensor  # [L,M]
-    query: Tensor  # [L,M]
-    target: Tensor  # [L,M] index into the image's objects
+    pairs: Tensor  # [4,L,M] int64: image, group, query, target; one tensor, so one copy between devices
+
+    @classmethod
+    def of(cls, *columns: np.ndarray) -> Assignment:
+        """From image, group, query and target, [L,M] each."""
+        return cls(torch.from_numpy(np.stack(columns).astype(np.int64, copy=False)))
+
+    def __post_init__(self) -> None:
+        _expect(self.pairs.shape[:1] == (4,), f"pairs must be [4,L,M], not {tuple(self.pairs.shape)}")
+
+    @cached_property
+    def columns(self) -> tuple[Tensor, ...]:
+        return self.pairs.unbind()
+
+    @property
+    def image(self) -> Tensor:
+        return self.columns[0]
+
+    @property
+    def group(self) -> Tensor:
+        return self.columns[1]
+
+    @property
+    def query(self) -> Tensor:
+        return self.columns[2]
+
+    @property
+    def target(self) -> Tensor:
+        """Index into the image's objects."""
+        return self.columns[3]
 
     def repeated(self, stages: int) -> Assignment:
         """The same pairs in each of L stages: [1,M] -> [L,M]."""
-        return Assignment(*(x.expand(stages, -1) for x in (self.image, self.group, self.query, self.target)))
+        return Assignment(self.pairs.expand(-1, stages, -1))
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, ...]:
+        """Where the assigned queries are in [L,B,K,N,...]: four indices that broadcast to [L,M]."""
+        stage = torch.arange(len(self.image), device=self.pairs.device).unsqueeze(1)
+        return stage, self.image, self.group, self.query
 
     def gather(self, x: Tensor) -> Tensor:
         """The rows of the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
-        stage = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-        return x[stage, self.image, self.group, self.query]
+        return x[self.rows]
 
     def gather_objects(self, x: Tensor) -> Tensor:
         """The rows of the assigned objects: [B,T,...] -> [L,M,...]."""
@@ -223,8 +261,8 @@ class Denoising:
         return self.unsupervised.shape[-1]
 
     def stages(self, names: Sequence[str], layers: Predictions) -> Stages:
-        """Layers [L,B,K,D+N,.] -> what the denoising queries among them are to answer."""
-        said = layers[:, :, : self.groups, : self.num_queries].silent(self.unsupervised)
+        """What the denoising queries of all layers [L,B,K,D,.] are to answer."""
+        said = layers[:, :, : self.groups].silent(self.unsupervised)
         assignment = self.assignment.repeated(len(names))
         return Stages(tuple(f"{name}-denoising" for name in names), said, assignment, self.copies)
 
@@ -247,16 +285,16 @@ class Outputs:
         return Predictions(last.logits.flatten(1, 2), last.boxes.flatten(1, 2))
 
     def stages(self) -> list[Stages]:
-        """What the criterion supervises: every decoder layer (deep supervision), of matching and of denoising queries,
-        and the proposals that queries came from."""
-        names = tuple(f"layer{i}" for i in range(len(self.layers)))
-        layers, queries = Predictions.stack(self.layers), self.queries
-        stages = [Stages(names, layers[:, :, :, queries.num_denoising :])]
-        if queries.proposals is not None:
-            stages.append(Stages(("proposals",), Predictions.stack([queries.proposals])))
+        """What the criterion supervises, deep supervision of every decoder layer: first what is to be matched, the
+        proposals that queries came from in front of the layers, then the denoising queries of all layers."""
+        names, queries = tuple(f"layer{i}" for i in range(len(self.layers))), self.queries
+        layers, known = Predictions.stack(self.layers), []
         if queries.denoising is not None:
-            stages.append(queries.denoising.stages(names, layers))
-        return stages
+            denoised, layers = layers.split(queries.num_denoising)
+            known = [queries.denoising.stages(names, denoised)]
+        if queries.proposals is not None:
+            names, layers = ("proposals", *names), queries.proposals[None].then(layers)
+        return [Stages(names, layers), *known]
 
 
 @dataclass

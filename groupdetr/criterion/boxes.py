@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groupdetr.criterion.term import facing
-from groupdetr.ops.boxes import cxcywh_to_xyxy, generalized_iou
-from groupdetr.structures import Assignment, Objects, Predictions
+from groupdetr.criterion.pairs import AllPairs, MatchedPairs, Pairs
+from groupdetr.ops.boxes import giou_distance
 
 
 @dataclass(frozen=True)
@@ -19,21 +18,18 @@ class L1:
     loss_weight: float
     name: str = "l1"
 
-    def cost(self, predictions: Predictions, objects: Objects) -> Tensor:
-        queries, wanted = facing(predictions.boxes, objects.boxes)
-        pairs = zip(queries.unbind(-1), wanted.unbind(-1))
-        return sum((a - b).abs() for a, b in pairs)  # type: ignore[return-value]
+    def cost(self, pairs: AllPairs) -> Tensor:
+        return pairs.distances.sum(0)
 
-    def loss(self, predictions: Predictions, objects: Objects, assignment: Assignment) -> Tensor:
-        said, wanted = assignment.gather(predictions.boxes).float(), assignment.gather_objects(objects.boxes)
-        return (said - wanted).abs().sum((1, 2))
+    def loss(self, pairs: MatchedPairs) -> Tensor:
+        return pairs.distances.sum((0, 2))
 
 
 @dataclass(frozen=True)
 class GIoU:
-    """One minus the generalized IoU; as a cost without the one, which changes no assignment.
+    """One minus the generalized IoU.
 
-    ``eps`` is that of `generalized_iou`: 0 in Conditional DETR's code, 1e-6 in DAB-DETR's.
+    ``eps`` is that of `giou_distance`: 0 in Conditional DETR's code, 1e-6 in DAB-DETR's.
     """
 
     cost_weight: float
@@ -41,10 +37,11 @@ class GIoU:
     eps: float = 0.0
     name: str = "giou"
 
-    def cost(self, predictions: Predictions, objects: Objects) -> Tensor:
-        said, wanted = (cxcywh_to_xyxy(x) for x in facing(predictions.boxes, objects.boxes))
-        return -generalized_iou(said, wanted, self.eps)
+    def cost(self, pairs: AllPairs) -> Tensor:
+        return self.of(pairs)
 
-    def loss(self, predictions: Predictions, objects: Objects, assignment: Assignment) -> Tensor:
-        said, wanted = assignment.gather(predictions.boxes).float(), assignment.gather_objects(objects.boxes)
-        return (1 - generalized_iou(cxcywh_to_xyxy(said), cxcywh_to_xyxy(wanted), self.eps)).sum(1)
+    def loss(self, pairs: MatchedPairs) -> Tensor:
+        return self.of(pairs).sum(1)
+
+    def of(self, pairs: Pairs) -> Tensor:
+        return giou_distance(pairs.said[2:], pairs.wanted[2:], pairs.distances, self.eps)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.structures import Assignment, Objects, Predictions
+from groupdetr.criterion.pairs import AllPairs, MatchedPairs
 
 
 @dataclass(frozen=True)
@@ -22,41 +22,40 @@ class Focal:
     gamma: float = 2.0
     name: str = "focal"
 
-    def cost(self, predictions: Predictions, objects: Objects) -> Tensor:
+    def cost(self, pairs: AllPairs) -> Tensor:
         """What calling the query an object of this class would change (Deformable DETR's matching cost)."""
-        stages, _, groups, queries, _ = predictions.logits.shape
-        wanted = objects.labels[None, :, None, None].expand(stages, -1, groups, queries, -1)
-        score = predictions.logits.gather(-1, wanted).float().sigmoid().mT
-        present = self.alpha * (1 - score) ** self.gamma * -(score + 1e-8).log()
-        absent = (1 - self.alpha) * score**self.gamma * -(1 - score + 1e-8).log()
-        return present - absent
+        score = pairs.logits.sigmoid()
+        doubt = 1 - score
+        absent = (1 - self.alpha) * score**self.gamma * (doubt + 1e-8).log()
+        present = doubt**self.gamma * (score + 1e-8).log()
+        return torch.sub(absent, present, alpha=self.alpha)
 
-    def loss(self, predictions: Predictions, objects: Objects, assignment: Assignment) -> Tensor:
-        """All classes of all queries are absent, corrected where an object is matched."""
-        everywhere = AbsentEverywhere.apply(predictions.logits, self.alpha, self.gamma)
-        label = assignment.gather_objects(objects.labels)
-        logit = assignment.gather(predictions.logits).gather(-1, label.unsqueeze(-1)).squeeze(-1).float()
-        score = logit.sigmoid()
-        present = self.alpha * (1 - score) ** self.gamma * F.softplus(-logit)
-        absent = (1 - self.alpha) * score**self.gamma * F.softplus(logit)
-        return everywhere + (present - absent).sum(-1)
+    def loss(self, pairs: MatchedPairs) -> Tensor:
+        return FocalLoss.apply(pairs.predictions.logits, pairs.classes, self.alpha, self.gamma)
 
 
-class AbsentEverywhere(torch.autograd.Function):
-    """The focal loss of logits [L,...] if nothing were there, summed to [L].
+class FocalLoss(torch.autograd.Function):
+    """Of logits [L,...], summed to [L]: absent everywhere, but for the entries ``present``, none of them twice.
 
-    The gradient is made in the forward pass, so one tensor of the logits' size is kept instead of several.
+    The gradient is made in the forward pass, so one tensor of the logits' size is kept instead of several; and in
+    place, for fresh memory is dearer than what is computed in it.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, present: tuple[Tensor, ...], alpha: float, gamma: float) -> Tensor:
         x = logits.float()
-        score, penalty = x.sigmoid(), F.softplus(x)
-        weight = (1 - alpha) * score**gamma
-        ctx.save_for_backward((weight * (gamma * (1 - score) * penalty + score)).to(logits.dtype))
-        return (weight * penalty).flatten(1).sum(1)
+        x = x.index_put(present, -x[present])  # present is absent, mirrored, and alpha instead of 1 - alpha
+        score, loss = x.sigmoid(), F.softplus(x)
+        slope = (score**gamma).mul_(1 - alpha)
+        loss *= slope
+        slope *= score
+        slope.addcmul_(loss, 1 - score, value=gamma)
+        loss[present] *= alpha / (1 - alpha)
+        slope[present] *= -alpha / (1 - alpha)
+        ctx.save_for_backward(slope.to(logits.dtype))
+        return loss.sum(tuple(range(1, loss.ndim)))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return slope * grads[0].to(slope.dtype).view(-1, *[1] * (slope.ndim - 1)), None, None
+        return slope * grads[0].to(slope.dtype).view(-1, *[1] * (slope.ndim - 1)), None, None, None

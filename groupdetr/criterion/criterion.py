@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from groupdetr.criterion.pairs import AllPairs, MatchedPairs
 from groupdetr.criterion.term import Term
 from groupdetr.errors import DivergedError
 from groupdetr.groups import Match, mean_over_groups
@@ -28,26 +29,31 @@ class SetCriterion(nn.Module):
         over the ranks of this one."""
         objects = Objects.from_targets(targets)
         if mean_objects is None:
-            mean_objects = mean_over_ranks(objects.boxes.new_tensor(float(sum(objects.counts))))
+            mean_objects = mean_over_ranks(objects.boxes.new_full((), sum(objects.counts)))
         losses: dict[str, Tensor] = {}
         for stages in outputs.stages():
-            assignment = self.assign(stages, objects)
-            normaliser = stages.copies * mean_over_groups(stages.predictions.logits.shape[2], mean_objects)
-            for term in self.terms:
-                values = term.loss_weight / normaliser * term.loss(stages.predictions, objects, assignment)
-                losses |= {f"{name}/{term.name}": value for name, value in zip(stages.names, values)}
+            pairs = MatchedPairs(stages.predictions, objects, self.assign(stages, objects))
+            groups = stages.copies * stages.predictions.logits.shape[2]
+            values = torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])
+            names = [f"{name}/{term.name}" for term in self.terms for name in stages.names]
+            losses |= zip(names, (values / mean_over_groups(groups, mean_objects)).unbind())
         return losses
 
     def assign(self, stages: Stages, objects: Objects) -> Assignment:
-        """The assignment of all stages, from one copy of all costs to the host, unless it is known beforehand."""
-        assignment = stages.assignment or self.match(self.costs(stages, objects), objects.counts)
-        return assignment.to(stages.predictions.logits.device)
+        """The assignment of all stages, by one copy of all costs to the host and one of all pairs back, unless it is
+        known beforehand."""
+        if stages.assignment is not None:
+            return stages.assignment
+        return self.match(self.costs(stages, objects), objects.counts).to(objects.boxes.device)
 
     @torch.no_grad()
     def costs(self, stages: Stages, objects: Objects) -> np.ndarray:
         """[L,B,K,T,N], finite."""
-        terms = [term.cost_weight * term.cost(stages.predictions, objects) for term in self.terms]
-        costs = torch.stack(terms).sum(0).cpu().numpy()
+        pairs = AllPairs(stages.predictions, objects)
+        total = objects.boxes.new_zeros((), dtype=torch.float32)
+        for term in self.terms:
+            total = total.add(term.cost(pairs), alpha=term.cost_weight)
+        costs = total.cpu().numpy()
         if not np.isfinite(costs).all():
             broken = [name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()]
             raise DivergedError(

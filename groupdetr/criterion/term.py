@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from groupdetr.structures import Assignment, Objects, Predictions
+from groupdetr.criterion.pairs import AllPairs, MatchedPairs
 
 
 class Term(Protocol):
@@ -21,15 +21,10 @@ class Term(Protocol):
     @property
     def loss_weight(self) -> float: ...
 
-    def cost(self, predictions: Predictions, objects: Objects) -> Tensor:
-        """Of every query for every object of its image: [L,B,K,N,.] and [B,T,.] -> [L,B,K,T,N]."""
+    def cost(self, pairs: AllPairs) -> Tensor:
+        """Of every query for every object of its image: [L,B,K,T,N]."""
         ...
 
-    def loss(self, predictions: Predictions, objects: Objects, assignment: Assignment) -> Tensor:
+    def loss(self, pairs: MatchedPairs) -> Tensor:
         """Summed over images, groups and queries, before the normaliser: [L]."""
         ...
-
-
-def facing(queries: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of queries [L,B,K,N,C] and of objects [B,T,C] so that they broadcast to [L,B,K,T,N,C]."""
-    return queries.float().unsqueeze(-3), objects.float()[:, None, :, None]

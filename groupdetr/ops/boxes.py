@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -28,18 +29,28 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def generalized_iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
-    """GIoU of corner boxes a [...,4] and b [...,4], which broadcast -> [...] in [-1,1] (Rezatofighi et al. 2019).
+def giou_distance(size_a: Tensor, size_b: Tensor, distances: Tensor, eps: float = 0.0) -> Tensor:
+    """1 - GIoU of boxes a and b, in [0,2] (Rezatofighi et al. 2019): [...].
 
-    ``generalized_iou(a[..., :, None, :], b[..., None, :, :])`` compares all with all. ``eps`` is added to both
-    denominators; without it the boxes need an area in at least one of a and b.
+    From their sizes [2,...], which are not negative, and the distances of their centres and of their sizes [4,...].
+    On either axis, boxes of mean size m overlap by m - d and span m + d, where d is half the difference of their sizes,
+    or the distance of their centres if that is more. Nothing cancels, as it would between corners. ``eps`` is added to
+    both denominators; without it the boxes need an area in at least one of a and b.
     """
-    ax0, ay0, ax1, ay1 = a.unbind(-1)
-    bx0, by0, bx1, by1 = b.unbind(-1)
-    width = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
-    height = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
-    intersection = width * height
-    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - intersection
-    hull_width = torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)
-    hull = hull_width * (torch.maximum(ay1, by1) - torch.minimum(ay0, by0))
-    return intersection / (union + eps) - (hull - union) / (hull + eps)
+    centres, sizes = distances.split(2)
+    nested, mean = sizes / 2, torch.lerp(size_a, size_b, 0.5)
+    apart = nested + positive(centres - nested)
+    intersection, hull = area(positive(mean - apart)), area(mean + apart) + eps
+    union = area(size_a) + (area(size_b) + eps) - intersection
+    return 2 - (intersection / union + union / hull)
+
+
+def area(size: Tensor) -> Tensor:
+    """Width times height: [2,...] -> [...]."""
+    width, height = size.unbind()
+    return width * height
+
+
+def positive(x: Tensor) -> Tensor:
+    """Zero where x is negative: relu, which detaches and keeps its result where this keeps x."""
+    return F.threshold(x, 0.0, 0.0)

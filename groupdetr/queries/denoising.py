@@ -131,7 +131,7 @@ class DenoisingQueries(nn.Module):
         content = self.labels(labels).masked_fill(padding.unsqueeze(-1), 0.0)
         reference = inverse_sigmoid(boxes, self.eps).sigmoid().masked_fill(padding.unsqueeze(-1), 0.5)
         supervised = self.denoise(groups)
-        known = known_pairs(objects.counts, copies, supervised, stride=shown * most)
+        known = known_pairs(objects.counts, copies, supervised, stride=shown * most).to(content.device)
         return replace(
             queries,
             content=torch.cat([content.to(queries.content.dtype), queries.content], dim=2),
@@ -170,5 +170,5 @@ def known_pairs(counts: Sequence[int], copies: int, groups: int, stride: int) ->
     for image, count in enumerate(counts):
         group, copy, target = (x.ravel() for x in np.indices((groups, copies, count)))
         images.append((np.full(group.shape, image), group, copy * stride + target, target))
-    columns = (np.concatenate(column) for column in zip(*images))
-    return Assignment(*(torch.from_numpy(column.astype(np.int64)).unsqueeze(0) for column in columns))
+    columns = (np.concatenate(column)[None] for column in zip(*images))
+    return Assignment.of(*columns)

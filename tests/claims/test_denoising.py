@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
+from torchvision.ops import generalized_box_iou_loss
 
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.groups import denoise_in_primary, jointly
-from groupdetr.ops.boxes import cxcywh_to_xyxy, generalized_iou
+from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.structures import Objects, Outputs, Predictions, Queries
 
 from .detectors import FAST, SLOW, alone, build, grouped, images, target, with_groups
@@ -229,7 +230,7 @@ def test_the_denoising_loss_is_that_of_every_slot_and_its_own_object(model: Dete
         if shown == 0 and t < len(objects):
             wanted[objects.labels[t]] = 1.0
             sums["l1"] += float((box - objects.boxes[t]).abs().sum())
-            sums["giou"] += 1 - float(generalized_iou(*map(cxcywh_to_xyxy, (box, objects.boxes[t]))))
+            sums["giou"] += float(generalized_box_iou_loss(*map(cxcywh_to_xyxy, (box, objects.boxes[t]))))
         elif noise.shown == 1:
             continue
         p = logits.sigmoid()

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.criterion.boxes import L1, GIoU
-from groupdetr.criterion.classification import AbsentEverywhere, Focal
+from groupdetr.criterion.classification import Focal, FocalLoss
+from groupdetr.criterion.pairs import AllPairs, MatchedPairs
 from groupdetr.criterion.term import Term
 from groupdetr.groups import match_groups
-from groupdetr.structures import Assignment, Objects, Predictions, Target
+from groupdetr.structures import Objects, Predictions, Target
 
 STAGES, GROUPS, QUERIES, CLASSES = 2, 3, 5, 4
 COUNTS = (3, 0, 6)
@@ -39,19 +40,26 @@ def predictions() -> Predictions:
 
 
 @pytest.fixture
-def assignment(predictions: Predictions, objects: Objects) -> Assignment:
+def everyone(predictions: Predictions, objects: Objects) -> AllPairs:
     with torch.no_grad():
-        costs = torch.stack([term.cost(predictions, objects) for term in TERMS]).sum(0)
-    return match_groups(costs.numpy(), objects.counts)
+        return AllPairs(predictions, objects)
 
 
-def test_costs_have_an_axis_for_every_query_and_object(predictions: Predictions, objects: Objects) -> None:
+@pytest.fixture
+def matched(everyone: AllPairs) -> MatchedPairs:
+    with torch.no_grad():
+        costs = torch.stack([term.cost(AllPairs(everyone.predictions, everyone.objects)) for term in TERMS]).sum(0)
+    assignment = match_groups(costs.numpy(), everyone.objects.counts)
+    return MatchedPairs(everyone.predictions, everyone.objects, assignment)
+
+
+def test_costs_have_an_axis_for_every_query_and_object(everyone: AllPairs) -> None:
     for term in TERMS:
-        assert term.cost(predictions, objects).shape == (STAGES, len(COUNTS), GROUPS, max(COUNTS), QUERIES)
+        assert term.cost(everyone).shape == (STAGES, len(COUNTS), GROUPS, max(COUNTS), QUERIES)
 
 
-def test_the_focal_cost_is_that_of_deformable_detr(predictions: Predictions, objects: Objects) -> None:
-    cost = Focal(2.0, 2.0).cost(predictions, objects)
+def test_the_focal_cost_is_that_of_deformable_detr(everyone: AllPairs) -> None:
+    cost, predictions, objects = Focal(2.0, 2.0).cost(everyone), everyone.predictions, everyone.objects
     for stage, image, group, obj, query in ((0, 0, 0, 0, 0), (1, 2, 2, 5, 4), (1, 0, 1, 2, 3)):
         label = int(objects.labels[image, obj])
         p = 1 / (1 + math.exp(-predictions.logits[stage, image, group, query, label].item()))
@@ -59,20 +67,19 @@ def test_the_focal_cost_is_that_of_deformable_detr(predictions: Predictions, obj
         assert cost[stage, image, group, obj, query].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_box_costs_are_torchvisions(predictions: Predictions, objects: Objects) -> None:
-    l1, giou = L1(5.0, 5.0).cost(predictions, objects), GIoU(2.0, 2.0).cost(predictions, objects)
+def test_box_costs_are_torchvisions(everyone: AllPairs) -> None:
+    l1, giou = L1(5.0, 5.0).cost(everyone), GIoU(2.0, 2.0).cost(everyone)
     for stage, image, group in ((0, 0, 0), (1, 2, 2)):
-        said, wanted = predictions.boxes[stage, image, group], objects.boxes[image]
+        said, wanted = everyone.predictions.boxes[stage, image, group], everyone.objects.boxes[image]
         corners = [torchvision.ops.box_convert(x, "cxcywh", "xyxy") for x in (wanted, said)]
         assert torch.allclose(l1[stage, image, group], torch.cdist(wanted, said, p=1), atol=1e-6)
-        expected = -torchvision.ops.generalized_box_iou(*corners)
+        expected = 1 - torchvision.ops.generalized_box_iou(*corners)
         assert torch.allclose(giou[stage, image, group], expected, atol=1e-6)
 
 
-def test_the_focal_loss_and_its_gradient_are_torchvisions(
-    predictions: Predictions, objects: Objects, assignment: Assignment
-) -> None:
-    found = Focal(2.0, 2.0).loss(predictions, objects, assignment)
+def test_the_focal_loss_and_its_gradient_are_torchvisions(matched: MatchedPairs) -> None:
+    found = Focal(2.0, 2.0).loss(matched)
+    predictions, objects, assignment = matched.predictions, matched.objects, matched.assignment
     wanted = torch.zeros_like(predictions.logits)
     for stage in range(STAGES):
         for image, group, query, obj in zip(
@@ -86,29 +93,41 @@ def test_the_focal_loss_and_its_gradient_are_torchvisions(
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-def test_the_background_loss_has_the_gradient_of_its_formula() -> None:
+PLACES = [torch.tensor([0, 0]), torch.tensor([3, 9])]  # of [1,13], where the class is present
+
+
+def test_the_focal_loss_has_the_gradient_of_its_formula_however_sure_it_is() -> None:
     x = torch.linspace(-40, 40, 401).reshape(1, -1).requires_grad_()
-    found = AbsentEverywhere.apply(x, 0.25, 2.0)
-    expected = torchvision.ops.sigmoid_focal_loss(x, torch.zeros_like(x), alpha=0.25, gamma=2.0).sum()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-    ours, theirs = (torch.autograd.grad(y, x)[0] for y in (found, expected))
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    for places in (PLACES, [torch.zeros(401, dtype=torch.int64), torch.arange(401)]):
+        wanted = torch.zeros_like(x).index_put(tuple(places), torch.tensor(1.0))
+        found = FocalLoss.apply(x, tuple(places), 0.25, 2.0)
+        expected = torchvision.ops.sigmoid_focal_loss(x, wanted, alpha=0.25, gamma=2.0).sum()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+        ours, theirs = (torch.autograd.grad(y, x)[0] for y in (found, expected))
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.5])
-def test_the_background_gradient_equals_finite_differences(gamma: float) -> None:
+def test_the_focal_gradient_equals_finite_differences(gamma: float) -> None:
     """In single precision, for the loss is computed in it whatever it is given."""
     x = torch.linspace(-3, 3, 13).reshape(1, -1).requires_grad_()
-    (slope,) = torch.autograd.grad(AbsentEverywhere.apply(x, 0.25, gamma), x)
+    (slope,) = torch.autograd.grad(FocalLoss.apply(x, tuple(PLACES), 0.25, gamma), x)
     step = 1e-2
     for i in range(x.shape[1]):
-        low, high = (AbsentEverywhere.apply(x[:, i : i + 1] + s, 0.25, gamma).item() for s in (-step, step))
+        nudge = F.one_hot(torch.tensor([i]), x.shape[1]) * step
+        low, high = (FocalLoss.apply(x + sign * nudge, tuple(PLACES), 0.25, gamma).item() for sign in (-1, 1))
         assert slope[0, i].item() == pytest.approx((high - low) / (2 * step), abs=1e-3)
 
 
-def test_box_losses_and_their_gradients_are_torchs(
-    predictions: Predictions, objects: Objects, assignment: Assignment
-) -> None:
+def test_silent_queries_lose_nothing_and_learn_nothing() -> None:
+    x = torch.full((1, 13), -torch.inf).requires_grad_()
+    loss = FocalLoss.apply(x, (torch.zeros(0, dtype=torch.int64),) * 2, 0.25, 2.0)
+    assert loss == 0
+    assert not torch.autograd.grad(loss, x)[0].any()
+
+
+def test_box_losses_and_their_gradients_are_torchs(matched: MatchedPairs) -> None:
+    predictions, objects, assignment = matched.predictions, matched.objects, matched.assignment
     said, wanted = assignment.gather(predictions.boxes), assignment.gather_objects(objects.boxes)
     corners = [torchvision.ops.box_convert(x, "cxcywh", "xyxy") for x in (said, wanted)]
     losses = {
@@ -116,7 +135,7 @@ def test_box_losses_and_their_gradients_are_torchs(
         GIoU(1.0, 1.0): torchvision.ops.generalized_box_iou_loss(*corners, reduction="none").sum(1),
     }
     for term, expected in losses.items():
-        found = term.loss(predictions, objects, assignment)
+        found = term.loss(matched)
         assert torch.allclose(found, expected, rtol=1e-4)
         slopes = [torch.autograd.grad(x.sum(), predictions.boxes, retain_graph=True)[0] for x in (found, expected)]
         assert torch.allclose(*slopes, rtol=1e-3, atol=1e-4)
