@@ -49,17 +49,20 @@ class SetCriterion(nn.Module):
     @torch.no_grad()
     def costs(self, stages: Stages, objects: Objects) -> np.ndarray:
         """[L,B,K,T,N], finite."""
-        pairs = AllPairs(stages.predictions, objects)
-        total = objects.boxes.new_zeros((), dtype=torch.float32)
-        for term in self.terms:
-            total = total.add(term.cost(pairs), alpha=term.cost_weight)
-        costs = total.cpu().numpy()
+        costs = self.cost(AllPairs(stages.predictions, objects)).cpu().numpy()
         if not np.isfinite(costs).all():
             broken = [name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()]
             raise DivergedError(
                 "a matching cost is not finite", f"stage {', '.join(broken)}", "lower the learning rate"
             )
         return costs
+
+    def cost(self, pairs: AllPairs) -> Tensor:
+        """The weighted sum of the terms: [L,B,K,T,N]."""
+        total = pairs.wanted.new_zeros(())
+        for term in self.terms:
+            total = total.add(term.cost(pairs), alpha=term.cost_weight)
+        return total
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

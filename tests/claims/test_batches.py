@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -49,7 +50,10 @@ def test_without_objects_the_loss_does_not_grow_with_the_number_of_groups(recipe
 
 
 def only(outputs: Outputs, group: int) -> Outputs:
-    return Outputs([layer[:, group : group + 1] for layer in outputs.layers], outputs.queries)
+    queries, here = outputs.queries, slice(group, group + 1)
+    if queries.proposals is not None:
+        queries = replace(queries, proposals=queries.proposals[:, here])
+    return Outputs([layer[:, here] for layer in outputs.layers], queries)
 
 
 def test_more_objects_than_queries_are_matched_as_far_as_queries_go(recipe: Recipe) -> None:
