@@ -7,7 +7,7 @@ means.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -27,10 +27,17 @@ class _Movable:
     """Dataclasses of tensors that move between devices together."""
 
     def to(self, device: torch.device | str) -> Self:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        return type(self)(
-            **{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()}
-        )
+        return self.mapped(lambda x: x.to(device, non_blocking=True))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same of changed tensors, here and in what it is made of."""
+
+        def of(value: Any) -> Any:
+            if isinstance(value, _Movable):
+                return value.mapped(change)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return type(self)(**{f.name: of(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -104,6 +111,7 @@ class Queries(_Movable):
     blocked: Tensor | None = None  # [N,N] bool, True where a query (row) does not see another (column) of its group
     proposals: Predictions | None = None  # [B,K,N,.] what the encoder said, where the references come from it
     denoising: Denoising | None = None  # what is known of the first D of the N queries, in training with denoising
+    among: int | None = None  # how many groups losses are means over, if these are a chunk of them
 
     def __post_init__(self) -> None:
         _expect(self.content.ndim == 4, f"queries are [B,K,N,C], not {tuple(self.content.shape)}")
@@ -116,6 +124,20 @@ class Queries(_Movable):
     def num_denoising(self) -> int:
         """D: queries of a group that stand in front of those to be matched."""
         return self.denoising.num_queries if self.denoising else 0
+
+    def of_groups(self, first: int, last: int) -> Queries:
+        """A chunk of groups, ``last`` excluded: a training problem of its own, whose losses are parts of the whole's
+        and add up to them."""
+        here = (slice(None), slice(first, last))
+        return replace(
+            self,
+            content=self.content[here],
+            reference=self.reference[here],
+            position=None if self.position is None else self.position[here],
+            proposals=None if self.proposals is None else self.proposals[here],
+            denoising=None if self.denoising is None else self.denoising.of_groups(first, last),
+            among=self.among or self.content.shape[1],
+        )
 
 
 @dataclass
@@ -227,6 +249,13 @@ class Assignment(_Movable):
         stage = torch.arange(len(self.image), device=self.pairs.device).unsqueeze(1)
         return stage, self.image, self.group, self.query
 
+    def of_groups(self, first: int, last: int) -> Assignment:
+        """The pairs of some groups, counted from the first of them; of one stage, [1,M]."""
+        here = (self.group[0] >= first) & (self.group[0] < last)
+        pairs = self.pairs[:, :, here].clone()
+        pairs[1] -= first
+        return Assignment(pairs)
+
     def gather(self, x: Tensor) -> Tensor:
         """The rows of the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
         return x[self.rows]
@@ -244,16 +273,18 @@ class Stages:
     predictions: Predictions  # [L,B,K,N,.]
     assignment: Assignment | None = None  # None: to be matched
     copies: int = 1  # how often an object is assigned in a group; losses are means over them
+    among: int | None = None  # how many groups losses are means over; None: those that are here
 
 
 @dataclass
-class Denoising:
+class Denoising(_Movable):
     """The first D queries of a group are noised copies of objects, and it is known which (DN-DETR, Li et al. 2022)."""
 
     assignment: Assignment  # [1,M] of the queries that are to find their object again
     unsupervised: Tensor  # [B,1,D] bool, True where a query is told nothing
     copies: int  # of every object
     groups: int  # how many groups, from the first, are supervised
+    among: int | None = None  # how many are in all, if these are a chunk of them
 
     @property
     def num_queries(self) -> int:
@@ -264,7 +295,12 @@ class Denoising:
         """What the denoising queries of all layers [L,B,K,D,.] are to answer."""
         said = layers[:, :, : self.groups].silent(self.unsupervised)
         assignment = self.assignment.repeated(len(names))
-        return Stages(tuple(f"{name}-denoising" for name in names), said, assignment, self.copies)
+        return Stages(tuple(f"{name}-denoising" for name in names), said, assignment, self.copies, self.among)
+
+    def of_groups(self, first: int, last: int) -> Denoising:
+        """What is known of some groups; it may be that none of them is supervised."""
+        here, among = min(self.groups, last) - min(self.groups, first), self.among or self.groups
+        return replace(self, assignment=self.assignment.of_groups(first, last), groups=here, among=among)
 
 
 @dataclass
@@ -294,7 +330,7 @@ class Outputs:
             known = [queries.denoising.stages(names, denoised)]
         if queries.proposals is not None:
             names, layers = ("proposals", *names), queries.proposals[None].then(layers)
-        return [Stages(names, layers), *known]
+        return [Stages(names, layers, among=queries.among), *known]
 
 
 @dataclass

@@ -33,7 +33,7 @@ class SetCriterion(nn.Module):
         losses: dict[str, Tensor] = {}
         for stages in outputs.stages():
             pairs = MatchedPairs(stages.predictions, objects, self.assign(stages, objects))
-            groups = stages.copies * stages.predictions.logits.shape[2]
+            groups = stages.copies * (stages.among or stages.predictions.logits.shape[2])
             values = torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])
             names = [f"{name}/{term.name}" for term in self.terms for name in stages.names]
             losses |= zip(names, (values / mean_over_groups(groups, mean_objects)).unbind())
