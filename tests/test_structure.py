@@ -18,7 +18,7 @@ TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, p
 
 BELOW_DETECTORS = {
     "ops", "structures", "groups", "mlp", "places", "attention", "encoders", "queries", "heads", "decoder", "criterion",
-    "backbones", "detector",
+    "backbones", "detector", "chunked",
 }  # fmt: skip
 MODEL_WING = BELOW_DETECTORS | {"detectors"}
 READING = {f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")}  # how backbones open their files
