@@ -49,6 +49,8 @@ class Settings:
     """Let torch.compile make the network faster (minutes of warm-up, needs a C++ compiler on a CPU)."""
     recompute: bool = False
     """Gradient checkpointing in encoder, decoder and backbones that are transformers: less memory, more time."""
+    group_chunk: int | None = None
+    """Groups whose decoder and loss are computed at once: less memory, the same result; None: all."""
     eval_every: float = 1.0
     """Epochs between evaluations."""
     instability_images: int = 500
@@ -67,7 +69,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "steps", "minutes", "batch", "accumulate", "imgsz", "eval_every", "save_every")
-        _positive(self, "clip", "early_stop", "threads")
+        _positive(self, "clip", "early_stop", "threads", "group_chunk")
         for name in ("lr", "backbone_lr", "weight_decay", "warmup", "workers", "instability_images"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):

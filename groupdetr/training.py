@@ -20,9 +20,12 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
+from groupdetr.chunked import AtOnce, ByChunks, expect_independent_groups
 from groupdetr.commands.train_ import Options, to_config
+from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.check import check
 from groupdetr.data.formats import DataSet, load
+from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine import tensorboard
 from groupdetr.engine.machine import accelerator, environment, loader_workers
@@ -47,6 +50,8 @@ def train(options: Options) -> Path:
     recipe = recipe_of(options)
     machine = accelerator(options.settings)
     expect_whole_pieces(options.settings, machine.num_processes)
+    if chunked(options.settings, recipe):
+        expect_independent_groups(recipe.compete, recipe.match)
     say = console.print if machine.is_main_process else _silence
     data = checked(options, recipe, machine)
     recipe = replace(recipe, num_classes=len(data.categories))
@@ -62,7 +67,8 @@ def train(options: Options) -> Path:
         raise UsageError(
             f"the GPU ran out of memory at step {trainer.state.progress.step + 1}",
             str(run.path),
-            "resume with --accumulate 2 (same result), --recompute, --precision bf16, or fewer --groups",
+            "resume with --accumulate 2 or --group-chunk 1 (same result), --recompute, --precision bf16, "
+            "or fewer --groups",
         ) from error
     finally:
         machine.end_training()
@@ -77,6 +83,10 @@ def expect_whole_pieces(settings: Settings, processes: int) -> None:
             f"a batch of {settings.batch} images cannot be shared by {pieces}",
             remedy=f"choose --batch as a multiple of {processes * settings.accumulate}",
         )
+
+
+def chunked(settings: Settings, recipe: Recipe) -> bool:
+    return settings.group_chunk is not None and settings.group_chunk < recipe.num_groups
 
 
 @contextmanager
@@ -173,10 +183,18 @@ def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machi
 
     workers = loader_workers(settings)
     task = DetectionTask(data, settings, recipe.num_detections, workers)
+    criterion = recipe.criterion()
     return Trainer(
-        model, recipe.criterion(), task, settings, run, machine, Silent(), workers, save_best,
-        options.stop_after,
+        model, criterion, learner(model, criterion, settings), task, settings, run, machine, Silent(), workers,
+        save_best, options.stop_after,
     )  # fmt: skip
+
+
+def learner(model: DetectionTransformer, criterion: SetCriterion, settings: Settings) -> nn.Module:
+    """The two as one network, with all groups at once or in chunks."""
+    if settings.group_chunk is not None and chunked(settings, model.recipe):
+        return ByChunks(model, criterion, settings.group_chunk)
+    return AtOnce(model, criterion)
 
 
 def start(trainer: Trainer, options: Options, data: DataSet) -> None:

@@ -53,6 +53,11 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
     return {record["step"]: record["losses"] for record in log(run) if "losses" in record}
 
 
+def norms(run: Path) -> dict[int, float]:
+    """Step -> the norm of the gradient."""
+    return {record["step"]: record["norm"] for record in log(run) if "norm" in record}
+
+
 def evaluations(run: Path) -> list[dict[str, Any]]:
     """What is logged of every evaluation, times and memory aside."""
     aside = ("seconds", "peak_memory_mb")

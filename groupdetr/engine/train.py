@@ -33,6 +33,7 @@ class Trainer:
 
     model: nn.Module
     criterion: Compared
+    learner: nn.Module  # model and criterion as one: images, targets, mean objects -> the loss, and its named parts
     task: Task
     settings: Settings
     run: RunFolder
@@ -81,10 +82,10 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for i, piece in enumerate(pieces):
             with self.synchronised(network, last=i + 1 == len(pieces)):
-                losses = self.compare(network, piece, mean_objects)
-                torch.stack(list(losses.values())).sum().div(len(pieces)).backward()
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0) + loss.detach() / len(pieces)
+                loss, parts = self.compare(network, piece, mean_objects)
+                loss.div(len(pieces)).backward()
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0) + part / len(pieces)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         values = self.on_host(sums, norm)
         if not all(map(math.isfinite, values.values())):
@@ -94,13 +95,12 @@ class Trainer:
             self.state.ema.update_parameters(self.model)
         return values, values.pop("norm")
 
-    def compare(self, network: nn.Module, piece: Batch, mean_objects: Tensor) -> dict[str, Tensor]:
+    def compare(self, network: nn.Module, piece: Batch, mean_objects: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.accelerator.device
         targets = [target.to(device) for target in piece.targets]
         try:
             with self.accelerator.autocast():
-                outputs = network(piece.images(device), targets)
-            return self.criterion(outputs, targets, mean_objects)
+                return network(piece.images(device), targets, mean_objects)
         except DivergedError as error:
             raise self.diverged(f"{error.what} ({error.where})", [piece]) from error
 
@@ -133,10 +133,10 @@ class Trainer:
         return iter(training_loader(self.task.train, stream, self.workers))
 
     def parallel(self) -> nn.Module:
-        network: nn.Module = self.accelerator.prepare_model(self.model) if self.ranks > 1 else self.model
         if self.settings.compile:
-            network.compile()
-        return network
+            for part in self.model.children():
+                part.compile()
+        return self.accelerator.prepare_model(self.learner) if self.ranks > 1 else self.learner
 
     def diverged(self, what: str, pieces: list[Batch]) -> DivergedError:
         names = self.task.names([index for piece in pieces for index in piece.indices])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import arguments, evaluations, losses, torchrun, train
+from tests.runs import arguments, evaluations, losses, norms, torchrun, train
 
 
 def test_two_processes_give_the_curves_of_one_with_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
@@ -20,3 +20,17 @@ def test_two_processes_give_the_curves_of_one_with_the_whole_batch(shapes: Path,
     assert [row["instability_groups"] for row in evaluations(two)] == [
         row["instability_groups"] for row in evaluations(one)
     ]
+
+
+@pytest.mark.parametrize("pieces", ["1", "2"])
+def test_two_processes_with_groups_in_chunks_take_the_steps_of_one_with_all_at_once(
+    shapes: Path, tmp_path: Path, pieces: str
+) -> None:
+    options = ("--steps", "4", "--groups", "3")
+    one, two = train(shapes, tmp_path / "one", *options), tmp_path / "two"
+    chunked = arguments(shapes, two, *options, "--group-chunk", "2", "--accumulate", pieces)
+    done = torchrun(2, 29612 + int(pieces), chunked)
+    assert done.returncode == 0, done.stderr
+    for step, expected in losses(one).items():
+        assert losses(two)[step] == pytest.approx(expected, rel=1e-4)
+    assert norms(two) == pytest.approx(norms(one), rel=1e-4)

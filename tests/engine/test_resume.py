@@ -37,6 +37,15 @@ def test_2n_steps_equal_n_steps_resume_and_n_steps_bit_for_bit(
     assert evaluations(run) == evaluations(uninterrupted)
 
 
+def test_so_do_runs_with_groups_in_chunks(shapes: Path, tmp_path: Path) -> None:
+    options = ("--model", "dn-detr-tiny", "--steps", "4", "--group-chunk", "1")
+    whole, run = (
+        train(shapes, tmp_path / name, *options, *more) for name, more in (("a", ()), ("b", ("--stop-after", "2")))
+    )
+    assert main(["train", "--resume", str(run)]) == 0
+    assert same(checkpoint(run), checkpoint(whole))
+
+
 def test_the_log_of_a_resumed_run_has_every_step_once(shapes: Path, tmp_path: Path) -> None:
     run = train(shapes, tmp_path / "run", "--steps", "9", "--save-every", "4", "--stop-after", "9")
     state = torch.load(run / "weights/last.pt", weights_only=True)

@@ -12,7 +12,7 @@ from groupdetr.cli import main
 from groupdetr.engine.optim import set_rates
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
-from tests.runs import arguments, checkpoint, log, losses, train
+from tests.runs import arguments, checkpoint, log, losses, norms, train
 
 
 def test_pieces_of_a_batch_give_the_step_of_the_whole(shapes: Path, tmp_path: Path) -> None:
@@ -33,6 +33,25 @@ def test_gradient_checkpointing_changes_nothing(shapes: Path, tmp_path: Path) ->
     again = train(shapes, tmp_path / "again", "--steps", "3", "--recompute")
     for step, expected in losses(plain).items():
         assert losses(again)[step] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["conditional-detr-tiny", "dn-detr-tiny"])
+def test_groups_in_chunks_give_the_step_of_all_at_once(shapes: Path, tmp_path: Path, model: str) -> None:
+    """Also in pieces of a batch."""
+    options = ("--model", model, "--steps", "3", "--groups", "3", "--accumulate", "2")
+    together = train(shapes, tmp_path / "together", *options)
+    chunked = train(shapes, tmp_path / "chunked", *options, "--group-chunk", "2")
+    for step, expected in losses(together).items():
+        assert losses(chunked)[step] == pytest.approx(expected, rel=1e-4)
+    assert norms(chunked) == pytest.approx(norms(together), rel=1e-4)
+
+
+def test_chunks_of_groups_that_are_not_independent_are_refused_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in ("table7/b", "table7/c"):
+        assert main(arguments(tmp_path / "nowhere", tmp_path / "run", "--model", model, "--group-chunk", "1")) == 2
+        assert "--group-chunk" in capsys.readouterr().err
 
 
 def test_bf16_trains_and_stays_near_fp32(shapes: Path, tmp_path: Path) -> None:
@@ -108,6 +127,7 @@ def test_warm_up_rises_linearly_and_cosine_falls_to_nearly_nothing() -> None:
         {"batch": 5, "accumulate": 2},
         {"ema": 1.0},
         {"instability_images": -1},
+        {"group_chunk": 0},
     ],
 )
 def test_settings_that_cannot_be_followed_are_refused(wrong: dict[str, float]) -> None:
