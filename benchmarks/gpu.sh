@@ -15,7 +15,7 @@ done
 for model in "${full[@]}"; do
   for precision in fp32 bf16; do
     python benchmarks/step.py --model "$model" --device "$device" --precision "$precision" --side "$side" \
-      > "$out/step-$model-$precision.json"
+      --group-chunk 1 > "$out/step-$model-$precision.json"
   done
 done
 

@@ -1,6 +1,6 @@
 """What K costs: time and memory of a training step with K groups against K = 1, part by part.
 
-    python benchmarks/step.py --side 320 --groups 11 [--device cuda] [--precision bf16]
+    python benchmarks/step.py --side 320 --groups 11 [--group-chunk 1] [--device cuda] [--precision bf16]
 
 Figures are process times of the fastest of several rounds, K in turns; ratios are the result. On a GPU, wall time
 after synchronisation and the allocator's peak.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,7 @@ import tyro
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import groupdetr
+from groupdetr.chunked import ByChunks
 from groupdetr.engine.machine import environment
 
 
@@ -27,6 +30,7 @@ class Options:
     side: int = 320
     batch: int = 2
     groups: int = 11
+    group_chunk: int | None = None  # K groups in chunks of so many, too
     objects: int = 7
     rounds: int = 5
     device: str = "cpu"
@@ -46,6 +50,32 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Kept:
+    """Bytes that graphs hold for backward, each storage once, those ``apart`` not counted; and the most there were."""
+
+    def __init__(self, apart: Iterable[torch.Tensor]) -> None:
+        self.times = Counter(x.untyped_storage().data_ptr() for x in apart)
+        self.bytes = self.peak = 0
+
+    def change(self, x: torch.Tensor, by: int) -> None:
+        storage = x.untyped_storage()
+        before, after = self.times[storage.data_ptr()], self.times[storage.data_ptr()] + by
+        self.times[storage.data_ptr()] = after
+        self.bytes += storage.nbytes() * ((after > 0) - (before > 0))
+        self.peak = max(self.peak, self.bytes)
+
+
+class Held:
+    """A tensor in a graph, until the graph is gone."""
+
+    def __init__(self, kept: Kept, x: torch.Tensor) -> None:
+        self.kept, self.x = kept, x
+        kept.change(x, 1)
+
+    def __del__(self) -> None:
+        self.kept.change(self.x, -1)
+
+
 class Step:
     """A model and a batch of noise."""
 
@@ -59,45 +89,55 @@ class Step:
         boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
         labels = torch.randint(0, 80, (options.objects,), device=options.device)
         self.targets = [groupdetr.Target(labels, boxes) for _ in range(options.batch)]
-        self.kept = 0
 
-    def outputs(self) -> groupdetr.Outputs:
+    def autocast(self) -> AbstractContextManager[object]:
         device = torch.device(self.options.device).type
-        autocast = torch.autocast(device, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
-        with autocast:
-            return self.model(self.images, self.targets)
+        return torch.autocast(device, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
+
+    def parts(self) -> Iterator[str]:
+        """Of a step, each named when it is done."""
+        with self.autocast():
+            outputs = self.model(self.images, self.targets)
+        yield "forward"
+        loss = sum(self.criterion(outputs, self.targets).values())
+        yield "criterion"
+        loss.backward()  # type: ignore[union-attr]
+        yield "backward"
 
     def kept_for_backward(self) -> float:
-        """MiB that the forward pass keeps, each storage once, parameters not counted."""
-        own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        kept: dict[int, int] = {}
-
-        def pack(x: torch.Tensor) -> torch.Tensor:
-            if x.untyped_storage().data_ptr() not in own:
-                kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            loss = sum(self.criterion(self.outputs(), self.targets).values())
-        loss.backward()  # type: ignore[union-attr]
-        return sum(kept.values()) / 2**20
+        """MiB that are kept at once."""
+        kept = Kept(self.model.parameters())
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: Held(kept, x), lambda held: held.x):
+            self.run()
+        return kept.peak / 2**20
 
     def run(self) -> dict[str, float]:
         self.model.zero_grad(set_to_none=True)
-        marks = [clock(self.options.device)]
-        outputs = self.outputs()
-        marks.append(clock(self.options.device))
-        loss = sum(self.criterion(outputs, self.targets).values())
-        marks.append(clock(self.options.device))
-        loss.backward()  # type: ignore[union-attr]
-        marks.append(clock(self.options.device))
-        names = ("forward", "criterion", "backward")
-        return {"step": marks[-1] - marks[0], **{n: b - a for n, a, b in zip(names, marks, marks[1:])}}
+        marks, names = [clock(self.options.device)], []
+        for name in self.parts():
+            marks.append(clock(self.options.device))
+            names.append(name)
+        return {"step": marks[-1] - marks[0], **{name: b - a for name, a, b in zip(names, marks, marks[1:])}}
 
     def operations(self) -> int:
         with Count() as count:
             self.run()
         return count.operations
+
+
+class ChunkedStep(Step):
+    """With the groups in chunks."""
+
+    def __init__(self, options: Options, groups: int, chunk: int) -> None:
+        super().__init__(options, groups)
+        self.learner = ByChunks(self.model, self.criterion, chunk)
+
+    def parts(self) -> Iterator[str]:
+        with self.autocast():
+            loss, _ = self.learner(self.images, self.targets)
+        yield "all but what follows"
+        loss.backward()
+        yield "backward of encoder and backbone"
 
 
 def clock(device: str) -> float:
@@ -109,25 +149,35 @@ def clock(device: str) -> float:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    steps = {k: Step(options, k) for k in (1, options.groups)}
+    steps = {f"K={k}": Step(options, k) for k in (1, options.groups)}
+    if options.group_chunk is not None:
+        name = f"K={options.groups} in chunks of {options.group_chunk}"
+        steps[name] = ChunkedStep(options, options.groups, options.group_chunk)
     for step in steps.values():
         step.run()
-    rounds: dict[int, list[dict[str, float]]] = {k: [] for k in steps}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(options.rounds):
-        for k, step in steps.items():
-            rounds[k].append(step.run())
-    result: dict[str, object] = {"options": vars(options), "environment": environment()}
-    for k, step in steps.items():
-        best = {part: 1000 * min(r[part] for r in rounds[k]) for part in rounds[k][0]}
-        about = {"operations": step.operations(), "kept_mib": step.kept_for_backward()}
-        if options.device != "cpu":
-            torch.cuda.reset_peak_memory_stats()
-            step.run()
-            about["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        result[f"K={k}"] = {name: round(value, 1) for name, value in {**best, **about}.items()}
-    one, many = (result[f"K={k}"] for k in steps)
-    result["ratio"] = {name: round(many[name] / one[name], 2) for name in one}  # type: ignore[index, attr-defined]
-    print(json.dumps(result, indent=1))
+        for name, step in steps.items():
+            rounds[name].append(step.run())
+    found = {name: figures(step, rounds[name]) for name, step in steps.items()}
+    one = found["K=1"]
+    ratios = {
+        f"ratio, {name}": {part: round(value / one[part], 2) for part, value in about.items() if part in one}
+        for name, about in found.items()
+        if name != "K=1"
+    }
+    print(json.dumps({"options": vars(options), "environment": environment(), **found, **ratios}, indent=1))
+
+
+def figures(step: Step, rounds: list[dict[str, float]]) -> dict[str, float]:
+    best = {part: 1000 * min(r[part] for r in rounds) for part in rounds[0]}
+    about = {"operations": step.operations(), "kept_mib": step.kept_for_backward()}
+    if step.options.device != "cpu":
+        step.model.zero_grad(set_to_none=True)
+        torch.cuda.reset_peak_memory_stats()
+        step.run()
+        about["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return {name: round(value, 1) for name, value in {**best, **about}.items()}
 
 
 if __name__ == "__main__":
