@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from groupdetr.data.batch import Pictures
 from groupdetr.structures import Assignment, Objects, Predictions, Stages
 
@@ -40,8 +38,6 @@ class Task(Protocol):
 
 
 class Compared(Protocol):
-    """What the criterion says: named losses, and which query is matched to which object."""
-
-    def __call__(self, outputs: Any, targets: Any, mean_objects: Tensor | None = None) -> dict[str, Tensor]: ...
+    """What an evaluation asks of the criterion: which query is matched to which object."""
 
     def assign(self, stages: Stages, objects: Objects) -> Assignment: ...
