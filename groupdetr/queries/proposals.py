@@ -68,8 +68,8 @@ class Proposals(LearnedQueries):
     """DAB-Deformable-DETR's second stage (as detrex has it): a group's N tokens of highest score, by any class, are its
     queries; their boxes are where they look, and they know what the token says.
 
-    Tokens that are scored teach nothing unless they are chosen, so scores are taken without a graph and the chosen
-    ones read again. An image of fewer tokens has fewer queries.
+    Tokens that are scored teach nothing unless they are chosen, so scores are taken without a graph, of one group after
+    another as there are many tokens, and the chosen ones read again. An image of fewer tokens has fewer queries.
     """
 
     def __init__(
@@ -83,13 +83,17 @@ class Proposals(LearnedQueries):
         del targets
         groups = self.running
         tokens, anchors = proposable(memory)
-        with torch.no_grad():
-            scores = self.heads.classify(self.heads.content(tokens.unsqueeze(1), groups), groups).amax(-1)
-        chosen = self.choose(scores, anchors)
+        scores = [self.score(tokens, slice(k, k + 1)) for k in range(self.num_groups)[groups]]
+        chosen = self.choose(torch.cat(scores, dim=1), anchors)
         content = self.heads.content(rows(tokens, chosen), groups)
         boxes = (self.heads.offsets(content, groups) + rows(anchors, chosen)).sigmoid()
         said = Predictions(self.heads.classify(content, groups), boxes)
         return Queries(self.known(content, groups), boxes.detach(), proposals=said)
+
+    @torch.no_grad()
+    def score(self, tokens: Tensor, groups: slice) -> Tensor:
+        """Of all tokens [B,S,C], by their likeliest class: [B,K,S]."""
+        return self.heads.classify(self.heads.content(tokens.unsqueeze(1), groups), groups).amax(-1)
 
     def choose(self, scores: Tensor, anchors: Tensor) -> Tensor:
         """The tokens of highest score [B,K,S]: their indices [B,K,N,1]. Tokens without a box are not left out."""
