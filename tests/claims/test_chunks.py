@@ -22,7 +22,6 @@ from groupdetr.structures import Images, Target
 
 from .detectors import build, images, target, with_groups
 from .test_denoising import CASES as DENOISE
-from .test_groups import difference
 
 IMAGES = images((2, 3), (3, 1))
 TARGETS = [target(4), target(2, seed=3)]
@@ -33,18 +32,28 @@ Step = tuple[dict[str, Tensor], dict[str, Tensor]]  # the named losses, and the 
 def step(learner: nn.Module, pictures: Images = IMAGES, targets: Sequence[Target] = TARGETS) -> Step:
     learner.zero_grad()
     torch.manual_seed(0)  # of noise
-    loss, parts = learner(pictures, targets)
+    loss, parts = learner(like(learner, pictures), targets)
     loss.backward()
     assert loss.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-5)
     return parts, gradients(learner)
+
+
+def like(learner: nn.Module, pictures: Images) -> Images:
+    """Of its precision."""
+    return Images(pictures.pixels.to(next(learner.parameters()).dtype), pictures.padding)
 
 
 def gradients(learner: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
 
 
+def single(recipe: Recipe) -> DetectionTransformer:
+    return build(recipe).train()
+
+
 def both(recipe: Recipe, size: int, model: DetectionTransformer | None = None) -> tuple[AtOnce, ByChunks]:
-    model = model or build(recipe).train()
+    """Of one model, by default in double precision: in single, some gradients are differences of large numbers."""
+    model = model or single(recipe).double()
     return AtOnce(model, recipe.criterion()), ByChunks(model, recipe.criterion(), size)
 
 
@@ -59,13 +68,14 @@ def whole(gradient: dict[str, Tensor]) -> Tensor:
 
 
 def assert_same(expected: Step, found: Step) -> None:
-    """To 1e-6: every loss, and the gradient of all parameters together."""
+    """Every loss, and the gradient of every parameter, to 1e-6 of its own size."""
     (losses, gradient), (our_losses, our_gradient) = expected, found
     assert our_losses.keys() == losses.keys()
     for name, loss in losses.items():
         assert our_losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
     assert our_gradient.keys() == gradient.keys()
-    assert difference(whole(gradient), whole(our_gradient)) <= 1e-6 * whole(gradient).norm()
+    for name, grad in gradient.items():  # biases of keys change nothing: their gradient is zero but for rounding
+        assert (our_gradient[name] - grad).norm() <= 1e-6 * grad.norm() + 1e-12, name
 
 
 # the same result ------------------------------------------------------------------------------------------------------
@@ -78,14 +88,14 @@ def test_losses_and_gradients_are_those_of_all_groups_at_once(recipe: Recipe, si
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_in_double_precision_every_single_gradient_agrees(recipe: Recipe, size: int) -> None:
-    """To 1e-6 of its own size; in single precision some are differences of large numbers."""
-    together, chunked = both(recipe, size, build(recipe).train().double())
-    pictures = Images(IMAGES.pixels.double(), IMAGES.padding)
-    expected, found = step(together, pictures)[1], step(chunked, pictures)[1]
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():  # biases of keys change nothing: their gradient is zero but for rounding
-        assert (found[name] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-12, name
+def test_in_single_precision_nothing_is_lost_beyond_what_the_plain_step_loses(recipe: Recipe, size: int) -> None:
+    """To 1e-6 of the gradient, but where rounding already moves that of the plain step by more: full-size DN-DETR, in
+    which tiny boxes divide, by 6e-5."""
+    exact, plain, found = (step(learner) for learner in (both(recipe, size)[0], *both(recipe, size, single(recipe))))
+    for name, loss in plain[0].items():
+        assert found[0][name].item() == pytest.approx(loss.item(), rel=1e-6), name
+    scale, rounding = whole(exact[1]).norm(), (whole(plain[1]) - whole(exact[1])).norm()
+    assert (whole(found[1]) - whole(plain[1])).norm() <= max(1e-6 * scale, 2 * rounding)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -106,7 +116,7 @@ def test_the_same_where_the_primary_group_alone_is_denoised(recipe: Recipe, size
 
 
 def test_the_same_with_gradient_checkpointing(recipe: Recipe) -> None:
-    frugal = build(recipe.with_options(recompute=True)).train()
+    frugal = single(recipe.with_options(recompute=True)).double()
     assert_same(step(both(recipe, 1)[0]), step(both(recipe, 1, frugal)[1]))
 
 
@@ -118,7 +128,7 @@ def test_the_same_in_pieces(recipe: Recipe) -> None:
         for row in range(2):
             torch.manual_seed(row)
             piece = Images(IMAGES.pixels[row : row + 1], IMAGES.padding[row : row + 1])
-            loss, parts = learner(piece, TARGETS[row : row + 1], torch.tensor(3.0))
+            loss, parts = learner(like(learner, piece), TARGETS[row : row + 1], torch.tensor(3.0))
             (loss / 2).backward()
         found.append((parts, gradients(learner)))
     assert_same(*found)
@@ -126,7 +136,7 @@ def test_the_same_in_pieces(recipe: Recipe) -> None:
 
 def test_under_autocast_nothing_is_lost_beyond_what_it_loses_anyway(recipe: Recipe) -> None:
     """bf16 rounds each chunk's gradient by itself; the error is that of the plain step, and backward runs outside."""
-    together, chunked = both(recipe, 1)
+    together, chunked = both(recipe, 1, single(recipe))
     exact = whole(step(together)[1])
     within: list[bool] = []
 
@@ -170,7 +180,7 @@ def test_every_layer_runs_once_for_each_chunk_and_backward_is_one(recipe: Recipe
     runs: Counter[nn.Module] = Counter()
     for layer in chunked.model.decoder.layers:
         layer.register_forward_hook(lambda layer, *_: runs.update([layer]))
-    loss, parts = chunked(IMAGES, TARGETS)
+    loss, parts = chunked(like(chunked, IMAGES), TARGETS)
     assert not any(part.requires_grad for part in parts.values())
     assert all(p.grad is None for p in chunked.parameters()), "gradients reach parameters through backward alone"
     layers = chunked.model.decoder.layers
@@ -263,8 +273,10 @@ def peak(learner: AtOnce | ByChunks) -> int:
 
 
 def test_what_is_kept_for_backward_does_not_grow_with_k(recipe: Recipe) -> None:
-    """11 groups, one at a time, keep what one keeps; all at once what eleven do, but for keys and values."""
+    """11 groups, one at a time, keep what one keeps, and at last no more than the gradients of the decoder's weights;
+    all at once they keep what eleven do, but for keys and values."""
     many = with_groups(recipe.with_options(num_queries=50), 11)
-    one = peak(both(with_groups(many, 1), 1)[0])
-    assert peak(both(many, 1)[1]) <= 1.05 * one
-    assert peak(both(many, 1)[0]) > 7 * one
+    one = peak(both(with_groups(many, 1), 1, single(with_groups(many, 1)))[0])
+    weights = sum(x.numel() * x.element_size() for x in many.decoder().parameters())
+    assert peak(both(many, 1, single(many))[1]) <= 1.05 * max(one, weights)
+    assert peak(both(many, 1, single(many))[0]) > 7 * one
