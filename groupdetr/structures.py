@@ -249,13 +249,6 @@ class Assignment(_Movable):
         stage = torch.arange(len(self.image), device=self.pairs.device).unsqueeze(1)
         return stage, self.image, self.group, self.query
 
-    def of_groups(self, first: int, last: int) -> Assignment:
-        """The pairs of some groups, counted from the first of them; of one stage, [1,M]."""
-        here = (self.group[0] >= first) & (self.group[0] < last)
-        pairs = self.pairs[:, :, here].clone()
-        pairs[1] -= first
-        return Assignment(pairs)
-
     def gather(self, x: Tensor) -> Tensor:
         """The rows of the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
         return x[self.rows]
@@ -280,7 +273,7 @@ class Stages:
 class Denoising(_Movable):
     """The first D queries of a group are noised copies of objects, and it is known which (DN-DETR, Li et al. 2022)."""
 
-    assignment: Assignment  # [1,M] of the queries that are to find their object again
+    assignment: Assignment  # [1,M] of the queries that are to find their object again, group after group, all alike
     unsupervised: Tensor  # [B,1,D] bool, True where a query is told nothing
     copies: int  # of every object
     groups: int  # how many groups, from the first, are supervised
@@ -299,8 +292,9 @@ class Denoising(_Movable):
 
     def of_groups(self, first: int, last: int) -> Denoising:
         """What is known of some groups; it may be that none of them is supervised."""
-        here, among = min(self.groups, last) - min(self.groups, first), self.among or self.groups
-        return replace(self, assignment=self.assignment.of_groups(first, last), groups=here, among=among)
+        groups = min(self.groups, last) - min(self.groups, first)
+        pairs = self.assignment.pairs[..., : groups * self.assignment.pairs.shape[2] // max(1, self.groups)]
+        return replace(self, assignment=Assignment(pairs), groups=groups, among=self.among or self.groups)
 
 
 @dataclass

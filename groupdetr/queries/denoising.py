@@ -165,10 +165,12 @@ def copies_apart(copies: int, size: int, matching: int) -> Tensor:
 
 
 def known_pairs(counts: Sequence[int], copies: int, groups: int, stride: int) -> Assignment:
-    """[1,M]: in each of ``groups`` the t-th object of an image is that of slot t of every copy, ``stride`` apart."""
+    """[1,M], group after group: in each of ``groups`` the t-th object of an image is that of slot t of every copy,
+    ``stride`` apart."""
     images = []
     for image, count in enumerate(counts):
-        group, copy, target = (x.ravel() for x in np.indices((groups, copies, count)))
-        images.append((np.full(group.shape, image), group, copy * stride + target, target))
-    columns = (np.concatenate(column)[None] for column in zip(*images))
-    return Assignment.of(*columns)
+        copy, target = (x.ravel() for x in np.indices((copies, count)))
+        images.append((np.full(copy.shape, image), copy * stride + target, target))
+    of_one = [np.concatenate(column) for column in zip(*images)]
+    of_image, of_query, of_target = (np.tile(column, groups)[None] for column in of_one)
+    return Assignment.of(of_image, np.arange(groups).repeat(len(of_one[0]))[None], of_query, of_target)
