@@ -16,7 +16,7 @@ from groupdetr.detectors.recipe import xavier
 from groupdetr.encoders.projection import AsTheyAre
 from groupdetr.groups import denoise_in_all
 from groupdetr.heads import BoxHead
-from groupdetr.queries.denoising import ContrastiveNoise, DenoisingQueries, LabelEmbedding
+from groupdetr.queries.denoising import ContrastiveNoise, DenoisingQueries, LabelEmbedding, copies_that_fit
 from groupdetr.queries.proposals import MixedProposals
 
 
@@ -48,7 +48,7 @@ class DINO(DABDeformableDETR):
 
     def copies(self, objects: int) -> int:
         """How often each of the objects of a batch is noised, the most crowded image having ``objects``."""
-        return self.denoising_groups or max(1, self.num_denoising // max(1, objects))
+        return self.denoising_groups or copies_that_fit(self.num_denoising, objects)
 
     def query_places(self) -> list[nn.Module]:
         return [self.query_place()] * self.decoder_layers

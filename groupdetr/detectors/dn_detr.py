@@ -8,7 +8,12 @@ from torch import nn
 
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.groups import denoise_in_all
-from groupdetr.queries.denoising import DenoisingQueries, LabelAndBoxNoise, MarkedLabelEmbedding
+from groupdetr.queries.denoising import (
+    DenoisingQueries,
+    LabelAndBoxNoise,
+    MarkedLabelEmbedding,
+    copies_that_fit,
+)
 
 
 @dataclass(frozen=True)
@@ -29,4 +34,4 @@ class DNDETR(DABDETR):
 
     def copies(self, objects: int) -> int:
         """How often each of the objects of a batch is noised, the most crowded image having ``objects``."""
-        return self.denoising_groups or max(1, self.num_denoising // max(1, objects))
+        return self.denoising_groups or copies_that_fit(self.num_denoising, objects)

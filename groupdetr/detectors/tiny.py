@@ -30,8 +30,7 @@ SMALL_VIT = Sizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3)
 
 @dataclass(frozen=True)
 class Tiny:
-    """What makes a detector of the dense family small: less than half a million parameters, and a start that spares
-    the first thousand steps."""
+    """What makes a detector small: less than a million parameters."""
 
     channels: int = 64
     num_heads: int = 4
@@ -41,10 +40,20 @@ class Tiny:
     encoder_layers: int = 1
     decoder_layers: int = 3
     hidden: int = 128
-    temperature: float = 10000.0  # that of queries, and pixel centres, so that places in image and queries agree
-    offset: float = -0.5
 
     backbone_weights: ClassVar[bool] = False
+
+    def terms(self) -> list[Term]:
+        """Classes weigh twice in all of them, as in Conditional DETR."""
+        return [Focal(2.0, 2.0), *super().terms()[1:]]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class TinyDense(Tiny):
+    """Of the dense family, with a start that spares the first thousand steps."""
+
+    temperature: float = 10000.0  # that of queries, and pixel centres, so that places in image and queries agree
+    offset: float = -0.5
 
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64), depths=(1, 2))
@@ -69,45 +78,29 @@ class Tiny:
                 look.start_around_the_reference(GAIN)
         return decoder
 
-    def terms(self) -> list[Term]:
-        """Classes weigh twice in all of them, as in Conditional DETR."""
-        return [Focal(2.0, 2.0), *super().terms()[1:]]  # type: ignore[misc]
-
 
 @dataclass(frozen=True)
-class TinyDeformable:
-    """The same for the deformable family: strides 8, 16 and 32."""
+class TinyDeformable(Tiny):
+    """Of the deformable family: strides 8, 16 and 32."""
 
-    channels: int = 64
-    num_heads: int = 4
-    num_queries: int = 50
-    num_detections: int = 100
-    encoder_layers: int = 1
-    decoder_layers: int = 3
-    hidden: int = 128
     num_levels: int = 3
-
-    backbone_weights: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64, 96), depths=(1, 2, 1), levels=(2, 3))
 
-    def terms(self) -> list[Term]:
-        return [Focal(2.0, 2.0), *super().terms()[1:]]  # type: ignore[misc]
-
 
 @dataclass(frozen=True)
-class TinyConditionalDETR(Tiny, ConditionalDETR):
+class TinyConditionalDETR(TinyDense, ConditionalDETR):
     """Conditional DETR on a CPU."""
 
 
 @dataclass(frozen=True)
-class TinyDABDETR(Tiny, DABDETR):
+class TinyDABDETR(TinyDense, DABDETR):
     """DAB-DETR on a CPU."""
 
 
 @dataclass(frozen=True)
-class TinyDNDETR(Tiny, DNDETR):
+class TinyDNDETR(TinyDense, DNDETR):
     """DN-DETR on a CPU."""
 
     num_denoising: int = 20

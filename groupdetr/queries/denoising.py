@@ -116,9 +116,7 @@ class DenoisingQueries(nn.Module):
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         queries = self.matching(memory, targets)
         queries = replace(queries, content=self.labels.of_matching(queries.content))
-        nothing = Target(memory.padding.new_zeros(0, dtype=torch.int64), memory.tokens.new_zeros(0, 4))
-        targets = targets or [nothing] * len(memory.tokens)
-        return self.denoised(queries, Objects.from_targets(targets)) if self.training else queries
+        return self.denoised(queries, objects_of(targets, memory)) if self.training else queries
 
     def denoised(self, queries: Queries, objects: Objects) -> Queries:
         """With denoising queries D before the matching ones N: [B,K,D+N,.]"""
@@ -136,7 +134,7 @@ class DenoisingQueries(nn.Module):
             queries,
             content=torch.cat([content.to(queries.content.dtype), queries.content], dim=2),
             reference=torch.cat([reference, queries.reference.expand(images, -1, -1, -1)], dim=2),
-            blocked=copies_apart(copies, shown * most, num_matching).to(content.device),
+            blocked=copies_apart(copies, shown * most, num_matching, content.device),
             denoising=Denoising(known, self.noise.unsupervised(padding), copies, supervised),
         )
 
@@ -150,6 +148,17 @@ class DenoisingQueries(nn.Module):
         self.matching.inference_group = group  # type: ignore[assignment]
 
 
+def copies_that_fit(num_denoising: int, objects: int) -> int:
+    """As many copies of ``objects`` as go into ``num_denoising`` queries, one at least (DINO's dynamic groups)."""
+    return max(1, num_denoising // max(1, objects))
+
+
+def objects_of(targets: Sequence[Target] | None, memory: Memory) -> Objects:
+    """Those of the targets; without targets, none in any image."""
+    nothing = Target(memory.padding.new_zeros(0, dtype=torch.int64), memory.tokens.new_zeros(0, 4))
+    return Objects.from_targets(targets or [nothing] * len(memory.tokens))
+
+
 def padded_slots(objects: Objects, times: int) -> Tensor:
     """[B,1,D] bool: the slots that images with fewer objects than others leave empty."""
     counts = torch.tensor(objects.counts).unsqueeze(1)
@@ -157,9 +166,9 @@ def padded_slots(objects: Objects, times: int) -> Tensor:
     return padding.repeat(1, times).unsqueeze(1).to(objects.labels.device)
 
 
-def copies_apart(copies: int, size: int, matching: int) -> Tensor:
+def copies_apart(copies: int, size: int, matching: int, device: torch.device | None = None) -> Tensor:
     """[D+N,D+N] bool, True where a query (row) does not see another (column): a denoising one of another copy."""
-    copy = torch.arange(copies).repeat_interleave(size)
+    copy = torch.arange(copies, device=device).unsqueeze(1).expand(-1, size).flatten()
     copy = torch.cat([copy, copy.new_full((matching,), -1)])
     return (copy[:, None] != copy) & (copy >= 0)
 
