@@ -15,7 +15,7 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.decoder import Decoder, DecoderLayer, refine
-from groupdetr.detectors.recipe import Recipe, xavier
+from groupdetr.detectors.recipe import Recipe, xavier, xavier_by_group
 from groupdetr.encoders.deformable import DeformableEncoder, DeformableEncoderLayer
 from groupdetr.encoders.projection import Pyramid
 from groupdetr.heads import BoxHead
@@ -106,7 +106,9 @@ class TwoStageDABDeformableDETR(DABDeformableDETR):
     """With queries from the encoder, as detrex has it; the official second stage was never run."""
 
     def queries(self) -> nn.Module:
-        return Proposals(self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group)
+        proposals = Proposals(self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group)
+        xavier_by_group(proposals.heads.project.weight)
+        return proposals
 
     def heads(self) -> Sequence[BoxHead]:
         """Proposals have a size already, so no head starts with small boxes."""

@@ -12,7 +12,7 @@ from groupdetr.backbones.swin import swin_large
 from groupdetr.backbones.vit import vit_huge
 from groupdetr.decoder import look_forward_twice
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
-from groupdetr.detectors.recipe import xavier
+from groupdetr.detectors.recipe import xavier_by_group
 from groupdetr.encoders.projection import AsTheyAre
 from groupdetr.groups import denoise_in_all
 from groupdetr.heads import BoxHead
@@ -41,7 +41,8 @@ class DINO(DABDeformableDETR):
         proposals = MixedProposals(
             self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
         )
-        xavier([proposals.heads.project])
+        for table in (proposals.heads.project.weight, proposals.embedding):
+            xavier_by_group(table)
         labels = LabelEmbedding(self.num_classes, self.channels)
         noise = ContrastiveNoise(self.num_classes, self.label_noise_ratio / 2, self.box_noise_scale)
         return DenoisingQueries(proposals, labels, noise, self.copies, self.denoise, self.eps)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from groupdetr.backbones.backbone import Backbone
 from groupdetr.criterion.criterion import SetCriterion
@@ -79,6 +79,12 @@ class Recipe:
 
     def criterion(self) -> SetCriterion:
         return SetCriterion(self.terms(), self.match)
+
+
+def xavier_by_group(table: Tensor) -> None:
+    """Xavier's rule for the matrix of every group in a table [K,.,.]."""
+    for matrix in table.detach():
+        nn.init.xavier_uniform_(matrix)
 
 
 def xavier(modules: Iterable[nn.Module]) -> None:
