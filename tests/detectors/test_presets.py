@@ -7,6 +7,7 @@ import torch
 
 import groupdetr
 from groupdetr.experiments import EXPERIMENTS, FIG8
+from groupdetr.queries.proposals import MixedProposals
 
 COUNTS = {  # K = 1, those that learn, K = 11; of the official code, R50 and DC5 alike
     **dict.fromkeys(("conditional-detr-r50", "conditional-detr-r50-dc5"), (43_418_401, 43_196_001, 44_186_401)),
@@ -40,3 +41,13 @@ def test_the_dc5_preset_of_dab_detr_has_the_temperature_of_its_checkpoint() -> N
     assert temperatures["dab-detr-r50-dc5"] == 10.0
     assert {temperatures[name] for name in ("dab-detr-r50", "dn-detr-r50", "dn-detr-r50-dc5")} == {20.0}
     assert {temperatures[name] for name in ("conditional-detr-r50", "dab-deformable-detr-r50")} == {10000.0}
+
+
+def test_proposal_heads_and_contents_of_every_group_start_by_xaviers_rule() -> None:
+    """As in the official code, where each is a matrix of its own: uniform within sqrt(6 / (rows + columns))."""
+    model = groupdetr.create_model("dino-tiny", num_groups=3)
+    (proposals,) = (module for module in model.modules() if isinstance(module, MixedProposals))
+    for table in (proposals.heads.project.weight, proposals.embedding):
+        bound = (6 / (table.shape[1] + table.shape[2])) ** 0.5
+        for matrix in table:
+            assert 0.98 * bound < matrix.abs().max() <= bound
