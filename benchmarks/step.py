@@ -1,128 +1,96 @@
-"""What K costs: time and memory of a training step with K groups against K = 1, part by part.
+"""What K costs: time and memory of a training step with K groups against the first K, part by part.
 
-    python benchmarks/step.py --side 320 --groups 11 [--group-chunk 1] [--device cuda] [--precision bf16]
+    python benchmarks/step.py --model dino-4scale-r50 --groups 1 3 5 11 13 [--group-chunk 1] [--side 320]
+    python benchmarks/step.py --device cuda --precision bf16 --height 800 --width 1333 [--compile]
 
-Figures are process times of the fastest of several rounds, K in turns; ratios are the result. On a GPU, wall time
-after synchronisation and the allocator's peak.
+``flops`` are counted with the first K's as one: the time ratio that would cost nothing but arithmetic. On a CPU
+``peak`` is the resident memory that a step adds in a process of its own, on a GPU the allocator's.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import measure
 import torch
 import tyro
-from torch.utils._python_dispatch import TorchDispatchMode
+from measure import Watch
 
 import groupdetr
 from groupdetr.chunked import ByChunks
-from groupdetr.engine.machine import environment
+from groupdetr.structures import Outputs
 
 
 @dataclass
 class Options:
     model: str = "conditional-detr-r50"
+    groups: tuple[int, ...] = (1, 11)
+    group_chunk: int | None = None  # the last K in chunks of so many, too
     side: int = 320
+    height: int | None = None  # instead of side
+    width: int | None = None
     batch: int = 2
-    groups: int = 11
-    group_chunk: int | None = None  # K groups in chunks of so many, too
     objects: int = 7
     rounds: int = 5
     device: str = "cpu"
     precision: str = "fp32"
+    compile: bool = False
     threads: int = 1
+    peak: bool = True  # of processes of their own
+    out: Path | None = None  # JSON
 
-
-class Count(TorchDispatchMode):
-    """Counts operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.operations += 1
-        return func(*args, **(kwargs or {}))
-
-
-class Kept:
-    """Bytes that graphs hold for backward, each storage once, those ``apart`` not counted; and the most there were."""
-
-    def __init__(self, apart: Iterable[torch.Tensor]) -> None:
-        self.times = Counter(x.untyped_storage().data_ptr() for x in apart)
-        self.bytes = self.peak = 0
-
-    def change(self, x: torch.Tensor, by: int) -> None:
-        storage = x.untyped_storage()
-        before, after = self.times[storage.data_ptr()], self.times[storage.data_ptr()] + by
-        self.times[storage.data_ptr()] = after
-        self.bytes += storage.nbytes() * ((after > 0) - (before > 0))
-        self.peak = max(self.peak, self.bytes)
-
-
-class Held:
-    """A tensor in a graph, until the graph is gone."""
-
-    def __init__(self, kept: Kept, x: torch.Tensor) -> None:
-        self.kept, self.x = kept, x
-        kept.change(x, 1)
-
-    def __del__(self) -> None:
-        self.kept.change(self.x, -1)
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height or self.side, self.width or self.side
 
 
 class Step:
-    """A model and a batch of noise."""
+    """A model without dropout, and a batch of noise."""
 
     def __init__(self, options: Options, groups: int) -> None:
         torch.manual_seed(0)
         self.options = options
         self.model = groupdetr.create_model(options.model, num_groups=groups, dropout=0.0).to(options.device)
         self.criterion = groupdetr.create_criterion(self.model)
-        pictures = torch.randn(options.batch, 3, options.side, options.side, device=options.device)
-        self.images = groupdetr.Images(pictures, pictures.new_zeros(pictures[:, 0].shape, dtype=torch.bool))
+        pictures = torch.randn(options.batch, 3, *options.size, device=options.device)
+        self.images = groupdetr.Images.from_list([*pictures])
         boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
         labels = torch.randint(0, 80, (options.objects,), device=options.device)
         self.targets = [groupdetr.Target(labels, boxes) for _ in range(options.batch)]
+        if options.compile:
+            groupdetr.compile_parts(self.model, self.criterion)
+
+    def __call__(self) -> measure.Times:
+        self.model.zero_grad(set_to_none=True)
+        watch = Watch(self.options.device)
+        with self.autocast():
+            loss = self.loss(watch)
+        loss.backward()
+        watch.lap("backward")
+        return watch.times
+
+    def loss(self, watch: Watch) -> torch.Tensor:
+        """`DetectionTransformer.forward`, and the criterion."""
+        features = self.model.backbone(self.images.pixels)
+        watch.lap("backbone")
+        memory = self.model.encoder(features, self.images.padding, self.images.padded)
+        watch.lap("encoder")
+        queries = self.model.queries(memory, self.targets)
+        watch.lap("queries")
+        outputs = Outputs(self.model.decoder(queries, memory), queries)
+        watch.lap("decoder")
+        losses = self.criterion(outputs, self.targets)
+        watch.lap("criterion")
+        return torch.stack([*losses.values()]).sum()
 
     def autocast(self) -> AbstractContextManager[object]:
         device = torch.device(self.options.device).type
         return torch.autocast(device, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
-
-    def parts(self) -> Iterator[str]:
-        """Of a step, each named when it is done."""
-        with self.autocast():
-            outputs = self.model(self.images, self.targets)
-        yield "forward"
-        loss = sum(self.criterion(outputs, self.targets).values())
-        yield "criterion"
-        loss.backward()  # type: ignore[union-attr]
-        yield "backward"
-
-    def kept_for_backward(self) -> float:
-        """MiB that are kept at once."""
-        kept = Kept(self.model.parameters())
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: Held(kept, x), lambda held: held.x):
-            self.run()
-        return kept.peak / 2**20
-
-    def run(self) -> dict[str, float]:
-        self.model.zero_grad(set_to_none=True)
-        marks, names = [clock(self.options.device)], []
-        for name in self.parts():
-            marks.append(clock(self.options.device))
-            names.append(name)
-        return {"step": marks[-1] - marks[0], **{name: b - a for name, a, b in zip(names, marks, marks[1:])}}
-
-    def operations(self) -> int:
-        with Count() as count:
-            self.run()
-        return count.operations
 
 
 class ChunkedStep(Step):
@@ -132,52 +100,49 @@ class ChunkedStep(Step):
         super().__init__(options, groups)
         self.learner = ByChunks(self.model, self.criterion, chunk)
 
-    def parts(self) -> Iterator[str]:
-        with self.autocast():
-            loss, _ = self.learner(self.images, self.targets)
-        yield "all but what follows"
-        loss.backward()
-        yield "backward of encoder and backbone"
-
-
-def clock(device: str) -> float:
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
+    def loss(self, watch: Watch) -> torch.Tensor:
+        loss, _ = self.learner(self.images, self.targets)
+        watch.lap("forward, and backward of chunks")
+        return loss
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    steps = {f"K={k}": Step(options, k) for k in (1, options.groups)}
+    kinds: dict[str, Callable[[], Step]] = {f"K = {k}": partial(Step, options, k) for k in options.groups}
     if options.group_chunk is not None:
-        name = f"K={options.groups} in chunks of {options.group_chunk}"
-        steps[name] = ChunkedStep(options, options.groups, options.group_chunk)
-    for step in steps.values():
-        step.run()
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
-    for _ in range(options.rounds):
-        for name, step in steps.items():
-            rounds[name].append(step.run())
-    found = {name: figures(step, rounds[name]) for name, step in steps.items()}
-    one = found["K=1"]
-    ratios = {
-        f"ratio, {name}": {part: round(value / one[part], 2) for part, value in about.items() if part in one}
-        for name, about in found.items()
-        if name != "K=1"
+        most, chunk = options.groups[-1], options.group_chunk
+        kinds[f"K = {most} in chunks of {chunk}"] = partial(ChunkedStep, options, most, chunk)
+    steps = {name: make() for name, make in kinds.items()}
+    times = measure.interleaved(steps, options.rounds)
+    counts = {name: counted(step) | peak(kinds[name], step) for name, step in steps.items()}
+    measure.show(options, {name: row(times[name], counts[name]) for name in steps}, options.out)
+
+
+def row(times: dict[str, dict[str, float]], counts: dict[str, Any]) -> dict[str, Any]:
+    parts = {f"{part}, ms": about["ms"] for part, about in times.items() if part != "all"}
+    return {"step, ms": times["all"]["ms"], "ratio": times["all"]["ratio"], **counts, **parts}
+
+
+def counted(step: Step) -> dict[str, Any]:
+    kept = measure.kept_for_backward(step, step.model.parameters())
+    if step.options.compile:  # what is compiled cannot be counted
+        return {"kept, MiB": kept}
+    return {
+        "GFLOP": measure.flops(step),
+        "operations": measure.operations(step),
+        "kept, MiB": kept,
     }
-    print(json.dumps({"options": vars(options), "environment": environment(), **found, **ratios}, indent=1))
 
 
-def figures(step: Step, rounds: list[dict[str, float]]) -> dict[str, float]:
-    best = {part: 1000 * min(r[part] for r in rounds) for part in rounds[0]}
-    about = {"operations": step.operations(), "kept_mib": step.kept_for_backward()}
-    if step.options.device != "cpu":
-        step.model.zero_grad(set_to_none=True)
-        torch.cuda.reset_peak_memory_stats()
-        step.run()
-        about["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return {name: round(value, 1) for name, value in {**best, **about}.items()}
+def peak(make: Callable[[], Step], step: Step) -> dict[str, float]:
+    """MiB above what there is before a step."""
+    if step.options.device == "cpu":
+        return {"peak, MiB": measure.peak_of_process(make)} if step.options.peak else {}
+    step.model.zero_grad(set_to_none=True)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return {"peak, MiB": (torch.cuda.max_memory_allocated() - before) / 2**20}
 
 
 if __name__ == "__main__":

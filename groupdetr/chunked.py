@@ -3,7 +3,7 @@
 Groups are independent given the memory X. So the gradients of a chunk of groups, by X, by its queries and by the
 decoder's weights, can be taken at once, and its activations dropped before the next chunk begins. The sums enter the
 graph as a single node, the way of fused linear and cross-entropy kernels: there is one backward pass for the whole
-model, nothing is computed twice but the keys and values of X, and hooks on parameters fire as ever.
+model, nothing is computed twice, the keys and values of X are projected once, and hooks on parameters fire as ever.
 """
 
 from __future__ import annotations
@@ -55,18 +55,20 @@ class ByChunks(nn.Module):
     def forward(self, images: Images, targets: Sequence[Target], mean_objects: Tensor | None = None) -> Losses:
         def taught(chunk: Queries) -> dict[str, Tensor]:
             # tie_weights puts leaves in shared modules once for each name, and back only the last of them
-            said = functional_call(self.model.decoder, weights, (chunk, seen), tie_weights=False)
+            said = functional_call(self.model.decoder, weights, (chunk, seen, views), tie_weights=False)
             outputs = Outputs(said, chunk)
             loss, parts = summed(self.criterion(outputs, targets, mean_objects))
             with torch.autocast(loss.device.type, enabled=False):
                 loss.backward()  # as far as the cut
             return parts
 
-        memory: Memory = self.model.encoder(self.model.backbone(images.pixels), images.padding)
+        memory: Memory = self.model.encoder(self.model.backbone(images.pixels), images.padding, images.padded)
         queries: Queries = self.model.queries(memory, targets)
+        views = self.model.decoder.views(memory)  # type: ignore[operator]
         cut = Cut()
         weights = {name: cut(weight) for name, weight in self.model.decoder.named_parameters()}
         seen, asked = memory.mapped(cut), queries.mapped(cut)
+        views = [tuple(map(cut, view)) for view in views]
         parts = [taught(chunk) for chunk in chunks(asked, self.groups_at_once)]
         loss, named = summed({name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]})
         return cut.mended(loss), named

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from groupdetr.attention.multihead import View
 from groupdetr.groups import Compete
 from groupdetr.structures import Memory, Predictions, Queries
 
@@ -57,10 +59,12 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, blocked: Tensor | None, memory: Memory) -> Tensor:
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, blocked: Tensor | None, memory: Memory, view: View | None
+    ) -> Tensor:
         aim = self.cross_attention.aim(x, reference)  # type: ignore[operator]
         x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position, blocked)))
-        x = self.norm2(x + self.dropout(self.cross_attention(x, position, aim, memory)))
+        x = self.norm2(x + self.dropout(self.cross_attention(x, position, aim, memory, view)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
@@ -80,16 +84,23 @@ class Decoder(nn.Module):
         self.layers, self.places, self.heads = nn.ModuleList(layers), nn.ModuleList(places), nn.ModuleList(heads)
         self.norm, self.update, self.recompute = norm, update, recompute
 
-    def forward(self, queries: Queries, memory: Memory) -> list[Predictions]:
+    def views(self, memory: Memory) -> list[View]:
+        """What each layer sees of the images: the same for all queries, so some may look after others did."""
+        return [layer.cross_attention.view(memory) for layer in self.layers]  # type: ignore
+
+    def forward(
+        self, queries: Queries, memory: Memory, views: Sequence[View | None] | None = None
+    ) -> list[Predictions]:
+        """``views``: those of `views`; without them every layer computes its own when its turn comes."""
         x, said = queries.content, []
         reference = start = queries.reference
-        for layer, place, head in zip(self.layers, self.places, self.heads):
+        for layer, place, head, view in zip(self.layers, self.places, self.heads, views or repeat(None)):
             position = place(queries.position, x, reference, memory)
-            x = self.run(layer, x, position, reference, queries.blocked, memory)
+            x = self.run(layer, x, position, reference, queries.blocked, memory, view)
             said.append(head(self.norm(x), start))
             if len(said) < len(self.layers):
                 reference, start = self.update(head, x, reference, said[-1])
         return said
 
-    def run(self, layer: nn.Module, *inputs: Tensor | Memory | None) -> Tensor:
+    def run(self, layer: nn.Module, *inputs: Tensor | Memory | View | None) -> Tensor:
         return checkpoint(layer, *inputs, use_reentrant=False) if self.recompute and self.training else layer(*inputs)

@@ -23,6 +23,6 @@ class DetectionTransformer(nn.Module):
     def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Outputs:
         """Images and, in training, the objects in them (only denoising queries look at those) -> `Outputs`."""
         features = self.backbone(images.pixels)
-        memory = self.encoder(features, images.padding)
+        memory = self.encoder(features, images.padding, images.padded)
         queries = self.queries(memory, targets)
         return Outputs(self.decoder(queries, memory), queries)

@@ -46,6 +46,7 @@ class Images(_Movable):
 
     pixels: Tensor  # [B,3,H,W] float, normalised by the ImageNet mean and deviation
     padding: Tensor  # [B,H,W] bool, True where there is no image
+    padded: bool = True  # False: known to be without padding; attention then needs no mask
 
     def __post_init__(self) -> None:
         b, _, h, w = self.pixels.shape
@@ -58,8 +59,8 @@ class Images(_Movable):
         height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
         pads = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
         pixels = torch.stack([F.pad(image, pad) for image, pad in zip(images, pads)])
-        inside = [image.new_zeros(image.shape[1:], dtype=torch.bool) for image in images]
-        return cls(pixels, torch.stack([F.pad(mask, pad, value=True) for mask, pad in zip(inside, pads)]))
+        padding = [F.pad(torch.zeros_like(x[0], dtype=torch.bool), pad, value=True) for x, pad in zip(images, pads)]
+        return cls(pixels, torch.stack(padding), any(map(any, pads)))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -73,11 +74,17 @@ class Memory(_Movable):
     position: Tensor  # [B,S,C] position embedding of every token
     padding: Tensor  # [B,S] bool, True where there is no image
     shapes: tuple[tuple[int, int], ...]  # (height, width) of every level, fine to coarse; S is the sum of the areas
+    padded: bool = True  # as the images are
 
     def __post_init__(self) -> None:
         _expect(self.tokens.shape == self.position.shape, "tokens and position must have one shape [B,S,C]")
         _expect(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
         _expect(sum(h * w for h, w in self.shapes) == self.tokens.shape[1], "shapes must add up to S tokens")
+
+    @property
+    def unseen(self) -> Tensor | None:
+        """[B,1,1,S] bool: where nobody looks, whatever heads and queries; None where nothing is padded."""
+        return self.padding[:, None, None, :] if self.padded else None
 
     def levels(self, x: Tensor) -> list[Tensor]:
         """[B,S,...] as L of [B,H,W,...]."""
@@ -93,8 +100,7 @@ class Memory(_Movable):
     @cached_property
     def valid_ratios(self) -> Tensor:
         """[B,L,2]: the shares of width and height that are image and no padding."""
-        sizes = torch.tensor([(w, h) for h, w in self.shapes], dtype=torch.float32)
-        return self.valid_sizes / sizes.to(self.padding.device)
+        return self.valid_sizes / self.valid_sizes.new_tensor([(w, h) for h, w in self.shapes])
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from groupdetr.attention.multihead import attend, split_heads
+from groupdetr.attention.multihead import View, attend, split_heads
 from groupdetr.groups import end_to_end
 from groupdetr.mlp import MLP
 from groupdetr.ops.position import sine_embedding
@@ -62,14 +62,19 @@ class ConditionalCrossAttention(nn.Module):
         self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory) -> Tensor:
-        key_place = self.key_place(memory.position)
-        query, key = self.contents(content, position, memory.tokens, key_place)
-        query = self.beside(end_to_end(query), end_to_end(self.query_place(aim)))
-        key = self.beside(key, key_place)
-        value = split_heads(self.value(memory.tokens), self.num_heads)
-        blocked = memory.padding[:, None, None, :]
-        seen = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
+    def view(self, memory: Memory) -> View:
+        """Keys [B,heads,S,2*C/heads] and values [B,heads,S,C/heads]."""
+        place = self.key_place(memory.position)
+        key = self.beside(self.content_of_tokens(memory.tokens, place), place)
+        return key, split_heads(self.value(memory.tokens), self.num_heads)
+
+    def forward(
+        self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory, view: View | None = None
+    ) -> Tensor:
+        key, value = view or self.view(memory)
+        content_of_queries = self.content_of_queries(content, position)
+        query = self.beside(end_to_end(content_of_queries), end_to_end(self.query_place(aim)))
+        seen = attend(query, key, value, memory.unseen, self.dropout if self.training else 0.0)
         return self.output(seen).reshape(content.shape)
 
     @torch.no_grad()
@@ -85,10 +90,15 @@ class ConditionalCrossAttention(nn.Module):
             if isinstance(aim, ScaledAim):
                 aim.scale.start_at(1.0)
 
-    def contents(self, content: Tensor, position: Tensor, tokens: Tensor, key_place: Tensor) -> tuple[Tensor, Tensor]:
-        """The content halves of queries [B,K,N,C] and keys [B,S,C]."""
-        del position, key_place  # the first layer's alone
-        return self.query_content(content), self.key_content(tokens)
+    def content_of_queries(self, content: Tensor, position: Tensor) -> Tensor:
+        """The content half of queries [B,K,N,C]."""
+        del position  # the first layer's alone
+        return self.query_content(content)
+
+    def content_of_tokens(self, tokens: Tensor, place: Tensor) -> Tensor:
+        """The content half of keys [B,S,C]."""
+        del place
+        return self.key_content(tokens)
 
     def beside(self, content: Tensor, place: Tensor) -> Tensor:
         """Content and place [B,N,C] concatenated inside every head: [B,heads,N,2*C/heads]."""
@@ -103,5 +113,8 @@ class FirstConditionalCrossAttention(ConditionalCrossAttention):
         super().__init__(channels, num_heads, dropout, aim)
         self.query_position = nn.Linear(channels, channels)
 
-    def contents(self, content: Tensor, position: Tensor, tokens: Tensor, key_place: Tensor) -> tuple[Tensor, Tensor]:
-        return self.query_content(content) + self.query_position(position), self.key_content(tokens) + key_place
+    def content_of_queries(self, content: Tensor, position: Tensor) -> Tensor:
+        return self.query_content(content) + self.query_position(position)
+
+    def content_of_tokens(self, tokens: Tensor, place: Tensor) -> Tensor:
+        return self.key_content(tokens) + place

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from groupdetr.attention.multihead import View
 from groupdetr.groups import end_to_end
 from groupdetr.structures import Memory
 
@@ -212,16 +213,24 @@ class DeformableAttention(nn.Module):
         distance = torch.arange(1, self.points + 1)
         return (ray[:, None, None] * distance[:, None]).expand(-1, self.levels, -1, -1)
 
-    def forward(self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory) -> Tensor:
+    def view(self, memory: Memory) -> View:
+        """The values [B,S,heads,C/heads], of which there are none in the padding."""
+        value = self.value(memory.tokens)
+        if memory.padded:
+            value = value.masked_fill(memory.padding.unsqueeze(-1), 0.0)
+        return (value.unflatten(-1, (self.num_heads, -1)),)
+
+    def forward(
+        self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory, view: View | None = None
+    ) -> Tensor:
         """``aim`` [...,L,R]: the reference of a query, a point (R=2) or a box (R=4), in [0,1] of every level.
 
         Levels are padded, so where the image ends may differ from one to the next.
         """
         query = content + position
-        value = self.value(memory.tokens).masked_fill(memory.padding.unsqueeze(-1), 0.0)
+        (value,) = view or self.view(memory)
         points = self.locations(query, aim, memory.shapes), self.shares(query)
         locations, weights = (end_to_end(x) for x in points) if content.ndim == 4 else points
-        value = value.unflatten(-1, (self.num_heads, -1))
         return self.output(deformable_attention(value, memory.shapes, locations, weights)).reshape(content.shape)
 
     def locations(self, query: Tensor, aim: Tensor, shapes: Shapes) -> Tensor:
@@ -248,6 +257,8 @@ class DeformableCrossAttention(DeformableAttention):
         del content
         return reference
 
-    def forward(self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory) -> Tensor:
+    def forward(
+        self, content: Tensor, position: Tensor, aim: Tensor, memory: Memory, view: View | None = None
+    ) -> Tensor:
         ratios = memory.valid_ratios.repeat(1, 1, aim.shape[-1] // 2)  # [B,L,R]
-        return super().forward(content, position, aim.unsqueeze(-2) * ratios[:, None, None], memory)
+        return super().forward(content, position, aim.unsqueeze(-2) * ratios[:, None, None], memory, view)

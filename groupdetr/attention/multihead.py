@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+View = tuple[Tensor, ...]  # what a cross-attention sees of an image, whoever looks: its keys and values
+
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """[...,N,heads*C] -> [...,heads,N,C]."""
@@ -19,7 +21,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = N
     memory-efficient kernel takes it as it is.
     """
     width = value.shape[-1]
-    if value.device.type == "cpu":
+    if value.device.type == "cpu" and width < query.shape[-1]:
         value = F.pad(value, (0, query.shape[-1] - width))
     seen = None if blocked is None else ~blocked
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)

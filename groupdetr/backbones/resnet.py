@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.frozen_norm import freeze_norms
 from groupdetr.backbones.pretrained import create
 from groupdetr.weights.imagenet import RESNET
 
@@ -21,7 +21,7 @@ def resnet50(pretrained: bool | str, dilated: bool, levels: tuple[int, ...] = (4
     """
     network = _features("resnet50.tv_in1k", pretrained, levels, output_stride=16 if dilated else 32)
     channels = network.feature_info.channels()  # type: ignore[union-attr, operator]
-    return Backbone(freeze_batch_norm_2d(network), channels, frozen=("conv1", "layer1"))
+    return Backbone(freeze_norms(network), channels, frozen=("conv1", "layer1"))
 
 
 def small_resnet(widths: tuple[int, ...], depths: tuple[int, ...], levels: tuple[int, ...] | None = None) -> Backbone:

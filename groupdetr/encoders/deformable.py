@@ -33,7 +33,7 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformableEncoder(nn.Module):
-    """Feature maps of L levels and the images' padding -> `Memory`.
+    """Feature maps of L levels and the images' padding [B,H,W] -> `Memory`.
 
     ``temperature`` and ``offset`` are those of `image_embedding`.
     """
@@ -48,18 +48,18 @@ class DeformableEncoder(nn.Module):
         self.level = nn.Parameter(torch.randn(num_levels, channels))
         self.temperature, self.offset, self.recompute = temperature, offset, recompute
 
-    def forward(self, features: list[Tensor], padding: Tensor) -> Memory:
-        return self.encode(self.project(features), padding)
+    def forward(self, features: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
+        return self.encode(self.project(features), padding, padded)
 
-    def encode(self, maps: list[Tensor], padding: Tensor) -> Memory:
-        """Projected maps, and the images' padding [B,H,W]."""
-        memory = self.flat(maps, padding)
+    def encode(self, maps: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
+        """Of maps that are projected."""
+        memory = self.flat(maps, padding, padded)
         points = token_points(memory)
         for layer in self.layers:
             memory = replace(memory, tokens=self.run(layer, memory.tokens, points, memory))
         return memory
 
-    def flat(self, maps: list[Tensor], padding: Tensor) -> Memory:
+    def flat(self, maps: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
         """All levels end to end."""
         paddings = [F.interpolate(padding[:, None].float(), size=x.shape[-2:])[:, 0].bool() for x in maps]
         positions = [
@@ -71,6 +71,7 @@ class DeformableEncoder(nn.Module):
             torch.cat([position.flatten(1, 2) for position in positions], 1),
             torch.cat([p.flatten(1) for p in paddings], 1),
             tuple((x.shape[2], x.shape[3]) for x in maps),
+            padded,
         )
 
     def run(self, layer: nn.Module, *inputs: Tensor | Memory) -> Tensor:

@@ -21,13 +21,13 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
-        x = self.norm1(x + self.dropout(self.attention(x, position, padding[:, None, None, :])))
+    def forward(self, x: Tensor, position: Tensor, unseen: Tensor | None) -> Tensor:
+        x = self.norm1(x + self.dropout(self.attention(x, position, unseen)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
 class TransformerEncoder(nn.Module):
-    """Feature maps, of which the coarsest is used, and the images' padding -> `Memory`.
+    """Feature maps, of which the coarsest is used, and the images' padding [B,H,W] -> `Memory`.
 
     ``place`` is the position embedding that a layer adds to its tokens, a `Given` or a `Scaled` one. ``temperature``
     and ``offset`` are those of `image_embedding`.
@@ -42,25 +42,24 @@ class TransformerEncoder(nn.Module):
         self.projection = nn.Conv2d(in_channels, layers[0].norm1.normalized_shape[0], kernel_size=1)
         self.temperature, self.offset, self.recompute = temperature, offset, recompute
 
-    def forward(self, features: list[Tensor], padding: Tensor) -> Memory:
-        return self.encode(self.project(features), padding)
+    def forward(self, features: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
+        return self.encode(self.project(features), padding, padded)
 
     def project(self, features: list[Tensor]) -> list[Tensor]:
         return [self.projection(features[-1])]
 
-    def encode(self, maps: list[Tensor], padding: Tensor) -> Memory:
-        """Projected maps, and the images' padding [B,H,W]."""
+    def encode(self, maps: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
+        """Of maps that are projected."""
         (projected,) = maps
         shape = projected.shape[-2:]
         padding = F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool()
         position = image_embedding(padding, projected.shape[1], self.temperature, self.offset).to(projected.dtype)
-        memory = Memory(
-            projected.flatten(2).transpose(1, 2), position.flatten(1, 2), padding.flatten(1), ((shape[0], shape[1]),)
-        )
+        tokens = projected.flatten(2).transpose(1, 2)
+        memory = Memory(tokens, position.flatten(1, 2), padding.flatten(1), ((shape[0], shape[1]),), padded)
         for layer in self.layers:
             memory.tokens = self.run(layer, memory)
         return memory
 
     def run(self, layer: nn.Module, memory: Memory) -> Tensor:
-        inputs = memory.tokens, self.place(memory.position, memory.tokens), memory.padding
+        inputs = memory.tokens, self.place(memory.position, memory.tokens), memory.unseen
         return checkpoint(layer, *inputs, use_reentrant=False) if self.recompute and self.training else layer(*inputs)

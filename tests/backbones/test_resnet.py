@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,26 @@ def test_what_is_frozen_does_not_depend_on_the_levels(levels: tuple[int, ...]) -
     frozen = {name.split(".")[1] for name, p in backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
     assert sum(p.numel() for p in backbone.parameters() if p.requires_grad) == 23_232_512
+
+
+@pytest.mark.parametrize("change", [lambda x: x, deepcopy, lambda x: x.double()], ids=["as it is", "a copy", "double"])
+def test_frozen_norms_are_batch_norms_in_evaluation_whatever_was_loaded(change: Callable[[Any], Any]) -> None:
+    """Nothing is left of them but a scale and a shift of the convolution before; weights learn through it."""
+    backbone, theirs = full(4), torchvision.models.resnet50().eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2.0), module.running_mean.normal_(std=0.1)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5), torch.nn.init.normal_(module.bias, std=0.1)
+    backbone.network.load_state_dict(theirs.state_dict(), strict=False)
+    ours, theirs.fc, theirs.avgpool = change(backbone), torch.nn.Identity(), torch.nn.Identity()
+    dtype = next(ours.parameters()).dtype
+    found, expected = ours(PIXELS.to(dtype))[0], theirs.to(dtype)(PIXELS.to(dtype)).view(1, 2048, 3, 5)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    assert (found - expected).abs().max() < tolerance * expected.abs().max()
+    found.sum().backward(), expected.sum().backward()
+    name = "layer2.0.conv2.weight"
+    grad, wanted = ours.network.get_parameter(name).grad, theirs.get_parameter(name).grad
+    assert (grad - wanted).norm() < 100 * tolerance * wanted.norm()
 
 
 def test_weights_come_from_a_file(tmp_path: Path) -> None:

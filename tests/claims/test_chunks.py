@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from groupdetr.chunked import AtOnce, ByChunks
 from groupdetr.detector import DetectionTransformer
@@ -78,6 +81,24 @@ def assert_same(expected: Step, found: Step) -> None:
         assert (our_gradient[name] - grad).norm() <= 1e-6 * grad.norm() + 1e-12, name
 
 
+class Work(TorchDispatchMode):
+    """Counts them, by PyTorch's formulas for matrix products and convolutions."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, formula = func(*args, **(kwargs or {})), flop_registry.get(func.overloadpacket)
+        self.flops += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        return result
+
+
+def work(learner: nn.Module) -> int:
+    """Multiplications and additions of a step, forward and backward."""
+    with sdpa_kernel(SDPBackend.MATH), Work() as work:
+        step(learner)
+    return work.flops
+
+
 # the same result ------------------------------------------------------------------------------------------------------
 
 
@@ -96,6 +117,13 @@ def test_in_single_precision_nothing_is_lost_beyond_what_the_plain_step_loses(re
         assert found[0][name].item() == pytest.approx(loss.item(), rel=1e-6), name
     scale, rounding = whole(exact[1]).norm(), (whole(plain[1]) - whole(exact[1])).norm()
     assert (whole(found[1]) - whole(plain[1])).norm() <= max(1e-6 * scale, 2 * rounding)
+
+
+def test_nothing_is_computed_twice(recipe: Recipe) -> None:
+    """Neither activations, nor the keys and values of the memory, which all groups share. What belongs to no group,
+    like the embedding of a class, is of no account."""
+    together, chunked = both(recipe, 1)
+    assert work(chunked) <= 1.002 * work(together)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,12 +13,13 @@ from groupdetr.attention.multihead import attend
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import DivergedError
-from groupdetr.structures import Outputs, Predictions
+from groupdetr.structures import Images, Outputs, Predictions
 
 from .detectors import build, images, target
 
-IMAGES = images((2, 3), (3, 1))
+IMAGES, EVEN = images((2, 3), (3, 1)), images((2, 3), (2, 3))
 TARGETS = [target(4), target(2, seed=3)]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 
 
@@ -52,12 +55,27 @@ def test_a_cost_that_is_not_finite_never_reaches_the_solver(model: DetectionTran
         model.recipe.criterion()(outputs, TARGETS)
 
 
-def test_all_attention_is_fused(model: DetectionTransformer) -> None:
-    """The explicit attention matrix is never built, neither forward nor backward."""
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("pictures", [IMAGES, EVEN], ids=["padded", "not padded"])
+def test_all_attention_is_fused(recipe: Recipe, pictures: Images, device: str) -> None:
+    """The explicit attention matrix is never built, neither forward nor backward; on a GPU not for dropout either."""
+    model = build(recipe.with_options(dropout=0.0 if device == "cpu" else 0.1)).train().to(device)
+    targets = [target.to(device) for target in TARGETS]
     with sdpa_kernel(FUSED):
-        outputs = model(IMAGES)
+        outputs = model(pictures.to(device), targets)
     assert outputs.layers[-1].logits.isfinite().all()
-    torch.stack([*model.recipe.criterion()(outputs, TARGETS).values()]).sum().backward()
+    torch.stack([*model.recipe.criterion()(outputs, targets).values()]).sum().backward()
+
+
+def test_images_of_one_size_are_attended_to_without_a_mask_and_give_the_same(recipe: Recipe) -> None:
+    model = build(recipe).eval()
+    assert IMAGES.padded
+    assert not EVEN.padded
+    masked, bare = (model(replace(EVEN, padded=padded)).answer for padded in (True, False))
+    assert torch.allclose(masked.logits, bare.logits, atol=1e-5)
+    assert torch.allclose(masked.boxes, bare.boxes, atol=1e-5)
+    memory = model.encoder(model.backbone(EVEN.pixels), EVEN.padding, EVEN.padded)
+    assert memory.unseen is None
 
 
 @pytest.mark.filterwarnings("ignore:Flash attention")

@@ -1,0 +1,189 @@
+"""How all benchmarks measure: variants in turns, each against the first, and what a run computes and holds."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from groupdetr.engine.machine import environment
+
+Times = dict[str, float]  # seconds, by part
+VIEWS = {
+    *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "lift_fresh", "permute"),
+    *("select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze"),
+    "view",
+}
+
+
+# time
+
+
+def clock(device: str = "cpu") -> float:
+    """Process time on a CPU, since others may share it; on a GPU wall time, when it is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class Watch:
+    """Tells how long the parts of a run take, and the whole."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device, self.times = device, Times()
+        self.start = self.last = clock(device)
+
+    def lap(self, part: str) -> None:
+        """``part`` ends here."""
+        now = clock(self.device)
+        self.times[part] = self.times.get(part, 0.0) + now - self.last
+        self.last = now
+        self.times["all"] = now - self.start
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], Times]], rounds: int, seed: int = 0
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds of every variant and part, and how they relate to the first variant's.
+
+    Each round runs every variant once, in random order, after one to warm up. Times are medians, and ratios medians
+    of the ratios within rounds, which what else the machine does disturbs less.
+    """
+    order, taken = random.Random(seed), list[dict[str, Times]]()
+    for _ in range(rounds + 1):
+        taken.append({name: runs[name]() for name in order.sample(list(runs), len(runs))})
+        progress(f"round {len(taken) - 1} of {rounds}")
+    first = next(iter(runs))
+    return {name: {part: _summary(taken[1:], name, first, part) for part in taken[-1][name]} for name in runs}
+
+
+def _summary(taken: Sequence[dict[str, Times]], name: str, first: str, part: str) -> dict[str, float]:
+    found = {"ms": 1000 * statistics.median(t[name][part] for t in taken)}
+    if all(t[first].get(part, 0.0) > 0 for t in taken):
+        found["ratio"] = statistics.median(t[name][part] / t[first][part] for t in taken)
+    return found
+
+
+# work and memory
+
+
+class _Count(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result, formula = func(*args, **(kwargs or {})), flop_registry.get(func.overloadpacket)
+        self.operations += func.overloadpacket.__name__ not in VIEWS
+        self.flops += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        return result
+
+
+def operations(run: Callable[[], object]) -> int:
+    """What a run asks of PyTorch, forward and backward, views not counted."""
+    with _Count() as count:
+        run()
+    return count.operations
+
+
+def flops(run: Callable[[], object]) -> float:
+    """Of matrix products and convolutions, forward and backward, 10^9. Attention is spelled out to be counted."""
+    with sdpa_kernel(SDPBackend.MATH), _Count() as count:
+        run()
+    return count.flops / 1e9
+
+
+class _Kept:
+    """Bytes that graphs hold for backward, each storage once, those ``apart`` not counted; and the most there were."""
+
+    def __init__(self, apart: Iterable[torch.Tensor]) -> None:
+        self.times = Counter(x.untyped_storage().data_ptr() for x in apart)
+        self.bytes = self.peak = 0
+
+    def change(self, x: torch.Tensor, by: int) -> None:
+        storage = x.untyped_storage()
+        before, after = self.times[storage.data_ptr()], self.times[storage.data_ptr()] + by
+        self.times[storage.data_ptr()] = after
+        self.bytes += storage.nbytes() * ((after > 0) - (before > 0))
+        self.peak = max(self.peak, self.bytes)
+
+
+class _Held:
+    """A tensor in a graph, until the graph is gone."""
+
+    def __init__(self, kept: _Kept, x: torch.Tensor) -> None:
+        self.kept, self.x = kept, x
+        kept.change(x, 1)
+
+    def __del__(self) -> None:
+        self.kept.change(self.x, -1)
+
+
+def kept_for_backward(run: Callable[[], object], apart: Iterable[torch.Tensor]) -> float:
+    """MiB that graphs hold at once, parameters and whatever else is ``apart`` not counted."""
+    kept = _Kept(apart)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: _Held(kept, x), lambda held: held.x):
+        run()
+    return kept.peak / 2**20
+
+
+def peak_of_process(make: Callable[..., Callable[[], object]], *args: Any) -> float:
+    """MiB of resident memory that one run of what ``make(*args)`` returns adds, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak, make, *args).result()
+
+
+def _peak(make: Callable[..., Callable[[], object]], *args: Any) -> float:
+    torch.set_num_threads(1)
+    run = make(*args)
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, VmHWM is the most there was since
+    run()
+    return (_status("VmHWM") - before) / 2**10
+
+
+def _status(name: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0])
+
+
+# what is shown
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text}   ", end="", file=sys.stderr, flush=True)
+
+
+def show(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path | None = None) -> None:
+    """A table to read, of a row for each name, and as JSON to ``out``, with the options and the machine."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    print("| | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |")
+    if out is not None:
+        about = {"options": vars(options), "environment": environment(), "results": rows}
+        out.write_text(json.dumps(about, indent=1, default=str) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
