@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupdetr.linear import Linear
 from groupdetr.mlp import MLP
 from groupdetr.ops.boxes import inverse_sigmoid
 from groupdetr.structures import Predictions
@@ -23,7 +24,7 @@ class BoxHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.classify = nn.Linear(channels, num_classes)
+        self.classify = Linear(channels, num_classes)
         self.regress = MLP(channels, channels, 4, num_layers=3)
         nn.init.constant_(self.classify.bias, -math.log((1 - self.PRIOR) / self.PRIOR))
         nn.init.zeros_(self.regress.layers[-1].weight)  # type: ignore[arg-type]

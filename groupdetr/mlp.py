@@ -7,6 +7,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupdetr.linear import Linear
+
 
 class MLP(nn.Module):
     """``num_layers`` linear layers with ReLU between them: [...,in] -> [...,out]."""
@@ -14,7 +16,7 @@ class MLP(nn.Module):
     def __init__(self, in_channels: int, hidden: int, out_channels: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_channels, *[hidden] * (num_layers - 1), out_channels]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self.layers
@@ -33,7 +35,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, hidden: int, dropout: float, activation: nn.Module | None = None) -> None:
         super().__init__()
-        self.expand, self.contract = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        self.expand, self.contract = Linear(channels, hidden), Linear(hidden, channels)
         self.activation, self.dropout = activation or nn.ReLU(), nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from groupdetr.attention.multihead import View, attend, split_heads
 from groupdetr.groups import end_to_end
+from groupdetr.linear import Linear
 from groupdetr.mlp import MLP
 from groupdetr.ops.position import sine_embedding
 from groupdetr.structures import Memory
@@ -57,9 +58,9 @@ class ConditionalCrossAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, dropout: float, aim: nn.Module) -> None:
         super().__init__()
         self.num_heads, self.dropout, self.aim = num_heads, dropout, aim
-        self.query_content, self.query_place = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.key_content, self.key_place = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.query_content, self.query_place = Linear(channels, channels), Linear(channels, channels)
+        self.key_content, self.key_place = Linear(channels, channels), Linear(channels, channels)
+        self.value, self.output = Linear(channels, channels), Linear(channels, channels)
         nn.init.zeros_(self.output.bias)
 
     def view(self, memory: Memory) -> View:
@@ -111,7 +112,7 @@ class FirstConditionalCrossAttention(ConditionalCrossAttention):
 
     def __init__(self, channels: int, num_heads: int, dropout: float, aim: nn.Module) -> None:
         super().__init__(channels, num_heads, dropout, aim)
-        self.query_position = nn.Linear(channels, channels)
+        self.query_position = Linear(channels, channels)
 
     def content_of_queries(self, content: Tensor, position: Tensor) -> Tensor:
         return self.query_content(content) + self.query_position(position)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from groupdetr.attention.multihead import View
 from groupdetr.groups import end_to_end
+from groupdetr.linear import Linear
 from groupdetr.structures import Memory
 
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of every level, as in `Memory`
@@ -186,9 +187,9 @@ class DeformableAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, levels: int, points: int) -> None:
         super().__init__()
         self.num_heads, self.levels, self.points = num_heads, levels, points
-        self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.offsets = nn.Linear(channels, num_heads * levels * points * 2)
-        self.weights = nn.Linear(channels, num_heads * levels * points)
+        self.value, self.output = Linear(channels, channels), Linear(channels, channels)
+        self.offsets = Linear(channels, num_heads * levels * points * 2)
+        self.weights = Linear(channels, num_heads * levels * points)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from groupdetr.attention.multihead import attend, split_heads
+from groupdetr.linear import Linear
 
 
 class SelfAttention(nn.Module):
@@ -16,7 +17,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query, self.key, self.value, self.output = (nn.Linear(channels, channels) for _ in range(4))
+        self.query, self.key, self.value, self.output = (Linear(channels, channels) for _ in range(4))
         for projection in (self.query, self.key, self.value):
             # the bound of Xavier's rule for the three stacked into one matrix, as in nn.MultiheadAttention
             nn.init.xavier_uniform_(projection.weight, gain=2**-0.5)
@@ -41,9 +42,9 @@ class ConditionalSelfAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query_content, self.query_position = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.key_content, self.key_position = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.query_content, self.query_position = Linear(channels, channels), Linear(channels, channels)
+        self.key_content, self.key_position = Linear(channels, channels), Linear(channels, channels)
+        self.value, self.output = Linear(channels, channels), Linear(channels, channels)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
