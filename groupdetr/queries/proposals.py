@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from groupdetr.encoders.deformable import token_centres
 from groupdetr.heads import BoxHead
+from groupdetr.linear import linear
 from groupdetr.queries.learned import LearnedQueries
 from groupdetr.structures import Memory, Predictions, Queries, Target
 
@@ -33,7 +34,10 @@ class GroupLinear(nn.Module):
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
     def forward(self, x: Tensor, groups: slice) -> Tensor:
-        return x @ self.weight[groups].mT + self.bias[groups].unsqueeze(1)
+        weight, bias = self.weight[groups], self.bias[groups]
+        if len(weight) == 1:
+            return linear(x, weight[0], bias[0])
+        return x @ weight.mT + bias.unsqueeze(1)
 
 
 class GroupHeads(nn.Module):
