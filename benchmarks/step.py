@@ -34,6 +34,7 @@ class Options:
     side: int = 320
     height: int | None = None  # instead of side
     width: int | None = None
+    queries: int | None = None  # of a group; None: as the model says
     batch: int = 2
     objects: int = 7
     rounds: int = 5
@@ -55,7 +56,9 @@ class Step:
     def __init__(self, options: Options, groups: int) -> None:
         torch.manual_seed(0)
         self.options = options
-        self.model = groupdetr.create_model(options.model, num_groups=groups, dropout=0.0).to(options.device)
+        queries = {} if options.queries is None else {"num_queries": options.queries}
+        model = groupdetr.create_model(options.model, num_groups=groups, dropout=0.0, **queries)
+        self.model = model.to(options.device)
         self.criterion = groupdetr.create_criterion(self.model)
         pictures = torch.randn(options.batch, 3, *options.size, device=options.device)
         self.images = groupdetr.Images.from_list([*pictures])
@@ -63,7 +66,7 @@ class Step:
         labels = torch.randint(0, 80, (options.objects,), device=options.device)
         self.targets = [groupdetr.Target(labels, boxes) for _ in range(options.batch)]
         if options.compile:
-            groupdetr.compile_parts(self.model, self.criterion)
+            self.model.compile_parts()
 
     def __call__(self) -> measure.Times:
         self.model.zero_grad(set_to_none=True)

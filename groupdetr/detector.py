@@ -20,6 +20,15 @@ class DetectionTransformer(nn.Module):
         self.backbone, self.encoder, self.queries, self.decoder = backbone, encoder, queries, decoder
         self.recipe = recipe
 
+    def compile_parts(self, **options: Any) -> None:
+        """Let torch.compile, with its ``options``, make fast what is the same for all images.
+
+        Sizes may change: the few graphs that this takes are made in the first steps. Queries are left alone, as
+        denoising depends on the objects.
+        """
+        for part in (self.backbone, self.encoder, self.decoder):
+            part.compile(**options)
+
     def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Outputs:
         """Images and, in training, the objects in them (only denoising queries look at those) -> `Outputs`."""
         features = self.backbone(images.pixels)

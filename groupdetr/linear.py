@@ -42,7 +42,7 @@ def multiplies_by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()
     )
 
@@ -68,12 +68,26 @@ class _Linear(torch.autograd.Function):
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x`` [...,in] with ``weight`` [out,in] -> [...,out]."""
+    if torch.compiler.is_compiling():
+        return _opaque(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """[M,A] and [M,B] -> [A,B], summed over M. oneDNN is fastest with the shorter side as its rows."""
     return multiply(a.t(), b.t()) if a.shape[1] <= b.shape[1] else multiply(b.t(), a.t()).t()
+
+
+@torch.library.custom_op("groupdetr::multiply", mutates_args=())
+def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`multiply` for compilers, which would take the weight for a constant."""
+    return multiply(x, weight, bias)
+
+
+@_opaque.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    del bias
+    return x.new_empty(*x.shape[:-1], len(weight))
 
 
 if AVAILABLE:

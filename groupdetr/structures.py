@@ -75,8 +75,12 @@ class Memory(_Movable):
     padding: Tensor  # [B,S] bool, True where there is no image
     shapes: tuple[tuple[int, int], ...]  # (height, width) of every level, fine to coarse; S is the sum of the areas
     padded: bool = True  # as the images are
+    valid_sizes: Tensor = None  # type: ignore[assignment]  # [B,L,2] width, height in tokens of images without padding
+    valid_ratios: Tensor = None  # type: ignore[assignment]  # [B,L,2] their shares of the padded width and height
 
     def __post_init__(self) -> None:
+        if self.valid_sizes is None:
+            self.valid_sizes, self.valid_ratios = self.measured()
         _expect(self.tokens.shape == self.position.shape, "tokens and position must have one shape [B,S,C]")
         _expect(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
         _expect(sum(h * w for h, w in self.shapes) == self.tokens.shape[1], "shapes must add up to S tokens")
@@ -91,16 +95,12 @@ class Memory(_Movable):
         parts = x.split([h * w for h, w in self.shapes], dim=1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes)]
 
-    @cached_property
-    def valid_sizes(self) -> Tensor:
-        """[B,L,2] float32: width and height, in tokens of each level, of the images without their padding."""
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """Valid sizes and ratios, float32."""
         valid = [~padding for padding in self.levels(self.padding)]
-        return torch.stack([torch.stack([x[:, 0].sum(1), x[:, :, 0].sum(1)], -1) for x in valid], 1).float()
-
-    @cached_property
-    def valid_ratios(self) -> Tensor:
-        """[B,L,2]: the shares of width and height that are image and no padding."""
-        return self.valid_sizes / self.valid_sizes.new_tensor([(w, h) for h, w in self.shapes])
+        sizes = torch.stack([torch.stack([x[:, 0].sum(1), x[:, :, 0].sum(1)], -1) for x in valid], 1).float()
+        whole = torch.tensor([(w, h) for h, w in self.shapes], dtype=torch.float32)
+        return sizes, sizes / whole.to(sizes.device, non_blocking=True)
 
 
 @dataclass

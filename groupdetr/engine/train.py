@@ -134,8 +134,7 @@ class Trainer:
 
     def parallel(self) -> nn.Module:
         if self.settings.compile:
-            for part in self.model.children():
-                part.compile()
+            self.model.compile_parts()  # type: ignore[operator]
         return self.accelerator.prepare_model(self.learner) if self.ranks > 1 else self.learner
 
     def diverged(self, what: str, pieces: list[Batch]) -> DivergedError:
