@@ -8,18 +8,23 @@ device=${DEVICE:-cuda}
 mkdir -p "$out"
 families=(conditional-detr dab-detr dn-detr dab-deformable-detr dino)
 full=(conditional-detr-r50 dab-detr-r50 dn-detr-r50 dab-deformable-detr-r50 dino-4scale-r50)
-side=${SIDE:-1024}
+height=${HEIGHT:-800} width=${WIDTH:-1333}
+groups=(${GROUPS_OF:-1 3 5 11 13})
 for model in "${families[@]/%/-tiny}" "${full[@]}"; do
   python -m groupdetr doctor --device "$device" --model "$model" --groups 11 --json > "$out/doctor-$model.json"
 done
 for model in "${full[@]}"; do
   for precision in fp32 bf16; do
-    python benchmarks/step.py --model "$model" --device "$device" --precision "$precision" --side "$side" \
-      --group-chunk 1 > "$out/step-$model-$precision.json"
+    python benchmarks/step.py --model "$model" --device "$device" --precision "$precision" --height "$height" \
+      --width "$width" --groups "${groups[@]}" --group-chunk 1 --out "$out/step-$model-$precision.json" \
+      | tee "$out/step-$model-$precision.md"
   done
 done
+python benchmarks/step.py --device "$device" --precision bf16 --height "$height" --width "$width" --compile \
+  --out "$out/step-compiled.json" | tee "$out/step-compiled.md"
+python benchmarks/attention.py --device "$device" --out "$out/attention.json" | tee "$out/attention.md"
 
-python -m pytest -q tests/attention | tee "$out/attention-tests.txt"
+python -m pytest -q tests/attention tests/claims/test_numerics.py | tee "$out/attention-tests.txt"
 for threads in 32 64 128 256; do
   python benchmarks/deformable.py --device "$device" --program "$threads" \
     > "$out/deformable-$threads.json" 2> "$out/deformable-$threads.md"
