@@ -9,14 +9,14 @@ mkdir -p "$out"
 families=(conditional-detr dab-detr dn-detr dab-deformable-detr dino)
 full=(conditional-detr-r50 dab-detr-r50 dn-detr-r50 dab-deformable-detr-r50 dino-4scale-r50)
 height=${HEIGHT:-800} width=${WIDTH:-1333}
-groups=(${GROUPS_OF:-1 3 5 11 13})
+counts=(${COUNTS:-1 3 5 11 13})  # of groups
 for model in "${families[@]/%/-tiny}" "${full[@]}"; do
   python -m groupdetr doctor --device "$device" --model "$model" --groups 11 --json > "$out/doctor-$model.json"
 done
 for model in "${full[@]}"; do
   for precision in fp32 bf16; do
     python benchmarks/step.py --model "$model" --device "$device" --precision "$precision" --height "$height" \
-      --width "$width" --groups "${groups[@]}" --group-chunk 1 --out "$out/step-$model-$precision.json" \
+      --width "$width" --groups "${counts[@]}" --group-chunk 1 --out "$out/step-$model-$precision.json" \
       | tee "$out/step-$model-$precision.md"
   done
 done
