@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
 
+from groupdetr.data.formats import load
 from groupdetr.data.transforms import RandomCropBetween, ResizeShortest, scaled, training, validation
 
 SIDES = st.integers(1, 3000)
@@ -62,3 +69,52 @@ def test_extreme_pictures_survive_augmentation(size: tuple[int, int]) -> None:
         torch.manual_seed(seed)
         picture = training(96)(tv_tensors.Image(torch.zeros(3, *size, dtype=torch.uint8)))
         assert min(picture.shape[1:]) >= 1
+
+
+def channels_last(height: int, width: int) -> tv_tensors.Image:
+    """Noise as a decoder leaves it in memory."""
+    return tv_tensors.Image(torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).permute(2, 0, 1))
+
+
+def test_a_crop_lies_in_memory_as_the_fast_resize_wants_it() -> None:
+    """A view of the larger picture would take it more than twice the time."""
+    picture = channels_last(60, 90)
+    params = {"top": 7, "left": 11, "height": 30, "width": 40}
+    cropped = RandomCropBetween(30, 40).transform(picture, params)
+    assert torch.equal(cropped, picture[:, 7:37, 11:51])
+    assert cropped.permute(1, 2, 0).is_contiguous()
+    assert type(cropped) is tv_tensors.Image
+
+
+def test_augmented_pictures_stay_channels_last() -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert training(96)(channels_last(90, 120)).permute(1, 2, 0).is_contiguous()
+
+
+def assert_as_on_pillow(picture: Image.Image, corners: np.ndarray, imgsz: int, seed: int) -> None:
+    """Pillow's resize rounds as it likes: twice by one level at most."""
+    boxes = tv_tensors.BoundingBoxes(
+        torch.from_numpy(corners).float(), format="XYXY", canvas_size=(picture.height, picture.width)
+    )
+    torch.manual_seed(seed)
+    expected, expected_boxes = training(imgsz)(picture, boxes)
+    torch.manual_seed(seed)
+    found, found_boxes = training(imgsz)(tv_tensors.Image(F.pil_to_tensor(picture)), boxes)
+    assert torch.equal(found_boxes, expected_boxes)
+    levels = (found.as_subclass(Tensor).int() - F.pil_to_tensor(expected).int()).abs()
+    assert levels.max() <= 2
+    assert levels.float().mean() < 0.2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pixels_and_boxes_are_those_of_the_same_transforms_on_pillow(seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (80, 110, 3), dtype=np.uint8)
+    assert_as_on_pillow(Image.fromarray(noise), np.array([[10.0, 20, 70, 60], [0, 0, 110, 80]]), 96, seed)
+
+
+def test_pixels_and_boxes_of_real_pictures_are_those_of_the_same_transforms_on_pillow(real_data: Path) -> None:
+    for name in ("tiny_coco", "bccd"):
+        for seed, record in enumerate(load(real_data / name).splits["train"].records[:10]):
+            with Image.open(record.path) as image:
+                assert_as_on_pillow(image.convert("RGB"), record.training()[0], 800, seed)
