@@ -7,20 +7,21 @@ any step, with any number of workers or processes, and sees the same data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from groupdetr.data.coco import Record
-from groupdetr.data.images import load_image
+from groupdetr.data.images import load_pixels
 from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures import Images, Target
 
@@ -31,24 +32,42 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, in
 class Batch:
     """Pictures as the loader hands them over: bytes still, four times smaller than floats on the way."""
 
-    pixels: Tensor  # [B,3,H,W] uint8
-    padding: Tensor  # [B,H,W] bool
+    pixels: Tensor  # [B,3,H,W] uint8, channels last in memory: as pictures are decoded and resized
+    sizes: Tensor  # [B,2] int64: height and width of each picture; the rest is padding
     targets: list[Target]
     indices: list[int]  # of the records
 
     def images(self, device: torch.device) -> Images:
         """On the device and normalised; padding is zero after that, as in training of all published weights."""
-        return normalised(self.pixels.to(device, non_blocking=True), self.padding.to(device, non_blocking=True))
+        pixels, sizes = (x.to(device, non_blocking=True) for x in (self.pixels, self.sizes))
+        return normalised(pixels, outside(sizes, pixels.shape[-2:]))
 
     def pin_memory(self) -> Batch:
-        return Batch(self.pixels.pin_memory(), self.padding.pin_memory(), self.targets, self.indices)
+        """All of it, so that no copy to a GPU is waited for."""
+        targets = [target.mapped(Tensor.pin_memory) for target in self.targets]
+        return Batch(self.pixels.pin_memory(), self.sizes.pin_memory(), targets, self.indices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """From a worker pixels travel as shared memory. That is a file for each tensor: too dear for small ones."""
+        arrays = [(target.labels.numpy(), target.boxes.numpy()) for target in self.targets]
+        return {**vars(self), "sizes": self.sizes.numpy(), "targets": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        targets = [Target(*map(torch.from_numpy, arrays)) for arrays in state["targets"]]
+        vars(self).update({**state, "sizes": torch.from_numpy(state["sizes"]), "targets": targets})
+
+
+def outside(sizes: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where pictures of ``sizes`` [B,2] leave an area of ``shape`` (H, W) empty: [B,H,W] bool."""
+    below, beside = (torch.arange(n, device=sizes.device) >= sizes[:, i, None] for i, n in enumerate(shape))
+    return below[:, :, None] | beside[:, None, :]
 
 
 def normalised(pixels: Tensor, padding: Tensor) -> Images:
     """Bytes [B,3,H,W] to `Images`."""
     mean, deviation = (pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION))
-    floats = (pixels.float() / 255 - mean) / deviation
-    return Images(floats.masked_fill(padding[:, None], 0.0), padding)
+    floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    return Images(floats.div_(255).sub_(mean).div_(deviation).masked_fill_(padding[:, None], 0.0), padding)
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,8 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Target, int]:
         draw = Draw(0, draw) if isinstance(draw, int) else draw
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]))
+            seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]
+            torch.default_generator.manual_seed(int(seed))  # of the CPU: dropout on a GPU draws what it would have
             return (*self.transformed(draw.index), draw.index)
 
     def transformed(self, index: int) -> tuple[Tensor, Target]:
@@ -126,7 +146,8 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
     def decoded(self, index: int) -> tv_tensors.Image:
         if index not in self.cache:
             record = self.records[index]
-            picture = F.pil_to_tensor(load_image(record.path, (record.width, record.height)))
+            pixels = load_pixels(record.path, (record.width, record.height))
+            picture = torch.from_numpy(pixels).permute(2, 0, 1)
             if self.cache_bytes < picture.nbytes:
                 return tv_tensors.Image(picture)
             self.cache_bytes -= picture.nbytes
@@ -135,25 +156,45 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
 
 
 def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
-    """Pictures padded to the largest of the batch, and what belongs to them."""
+    """Pictures padded with zeros to the largest of the batch, and what belongs to them."""
     pictures, targets, indices = zip(*samples)
-    images = Images.from_list(pictures)
-    return Batch(images.pixels, images.padding, list(targets), list(indices))
+    sizes = torch.tensor([picture.shape[1:] for picture in pictures])
+    pixels = block(len(pictures), *sizes.amax(0).tolist())
+    for place, picture, (height, width) in zip(pixels, pictures, sizes.tolist()):
+        place[:, :height, :width] = picture
+        place[:, :height, width:] = 0
+        place[:, height:] = 0
+    return Batch(pixels, sizes, list(targets), list(indices))
+
+
+def block(pictures: int, height: int, width: int) -> Tensor:
+    """[B,3,H,W] uint8 to be written, channels last. In a worker it is shared with the training: no copy on the way."""
+    count = pictures * height * width * 3
+    storage = torch.UntypedStorage._new_shared(count) if get_worker_info() else torch.UntypedStorage(count)
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return flat.view(pictures, height, width, 3).permute(0, 3, 1, 2)
 
 
 def training_loader(pictures: Pictures, stream: Stream, workers: int) -> DataLoader[Any]:
     """Batches, as `Stream` says."""
-    return DataLoader(
-        pictures, batch_sampler=stream, collate_fn=collate, num_workers=workers, pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-    )  # fmt: skip
+    return _loader(pictures, stream, workers)
 
 
-def ordered_loader(pictures: Pictures, indices: Sequence[int], batch: int, workers: int) -> DataLoader[Any]:
-    """Batches of pictures ``indices`` in that order, for evaluation."""
+@lru_cache(maxsize=1)
+def ordered_loader(pictures: Pictures, indices: range, batch: int, workers: int) -> DataLoader[Any]:
+    """Batches of pictures ``indices`` in that order, for evaluation.
+
+    The next evaluation gets the same loader and finds its workers waiting: where they are not forked, each takes
+    seconds to start.
+    """
     pieces = [list(indices[i : i + batch]) for i in range(0, len(indices), batch)]
+    return _loader(pictures, pieces, workers, persistent_workers=workers > 0)
+
+
+def _loader(pictures: Pictures, batches: Iterable[list[Any]], workers: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(
-        pictures, batch_sampler=pieces, collate_fn=collate, num_workers=workers, worker_init_fn=one_thread
+        pictures, batch_sampler=batches, collate_fn=collate, num_workers=workers, worker_init_fn=one_thread,
+        pin_memory=torch.cuda.is_available(), **options,
     )  # fmt: skip
 
 
