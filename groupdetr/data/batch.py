@@ -7,21 +7,21 @@ any step, with any number of workers or processes, and sees the same data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
 
 from groupdetr.data.coco import Record
 from groupdetr.data.images import load_pixels
+from groupdetr.data.transforms import Transform, View
 from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures import Images, Target
 
@@ -105,14 +105,12 @@ class Stream(Sampler[list[Draw]]):
 
 
 class Pictures(Dataset[tuple[Tensor, Target, int]]):
-    """The records of a split as (picture [3,H,W] uint8, target, index). ``transform`` gets picture, boxes and labels.
+    """The records of a split as (picture [3,H,W] uint8, target, index).
 
     Decoded pictures are kept in memory up to ``cache_bytes`` in each worker.
     """
 
-    def __init__(
-        self, records: Sequence[Record], transform: Callable[[Any], Any], seed: int = 0, cache_bytes: int = 0
-    ) -> None:
+    def __init__(self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0) -> None:
         self.records, self.transform, self.seed = records, transform, seed
         self.cache_bytes, self.cache = cache_bytes, dict[int, Tensor]()
 
@@ -121,38 +119,34 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
 
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Target, int]:
         draw = Draw(0, draw) if isinstance(draw, int) else draw
-        with torch.random.fork_rng(devices=[]):
-            seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]
-            torch.default_generator.manual_seed(int(seed))  # of the CPU: dropout on a GPU draws what it would have
-            return (*self.transformed(draw.index), draw.index)
+        seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]
+        return (*self.transformed(draw.index, torch.Generator().manual_seed(int(seed))), draw.index)
 
-    def transformed(self, index: int) -> tuple[Tensor, Target]:
+    def transformed(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
         recorded, labels = self.records[index].training()
-        picture = self.decoded(index)
-        boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(recorded.astype(np.float32)),
-            format="XYXY",
-            canvas_size=(picture.shape[1], picture.shape[2]),
-        )
-        sample = {"image": picture, "boxes": boxes, "labels": torch.from_numpy(labels)}
-        sample = self.transform(sample)
-        height, width = sample["image"].shape[1:]
-        side = torch.tensor([width, height, width, height])
-        corners = sample["boxes"].as_subclass(Tensor).clamp(min=0).minimum(side)
+        view = self.transform(View(self.decoded(index), recorded.astype(np.float32)), generator)
+        height, width = view.size
+        side = np.array([width, height, width, height], dtype=np.float32)
+        corners = view.boxes.clip(0, side)
         kept = (corners[:, 2:] > corners[:, :2]).all(1)  # DETR's rule: whatever a crop left with an area
-        target = Target(sample["labels"][kept], xyxy_to_cxcywh(corners[kept]) / side)
-        return sample["image"].as_subclass(Tensor), target
+        boxes = xyxy_to_cxcywh(torch.from_numpy(corners[kept])) / torch.from_numpy(side)
+        return view.picture, Target(torch.from_numpy(labels[kept]), boxes)
 
-    def decoded(self, index: int) -> tv_tensors.Image:
+    def decoded(self, index: int) -> Tensor:
+        """[3,H,W], channels last in memory."""
         if index not in self.cache:
             record = self.records[index]
-            pixels = load_pixels(record.path, (record.width, record.height))
-            picture = torch.from_numpy(pixels).permute(2, 0, 1)
+            picture = channels_first(load_pixels(record.path, (record.width, record.height)))
             if self.cache_bytes < picture.nbytes:
-                return tv_tensors.Image(picture)
+                return picture
             self.cache_bytes -= picture.nbytes
             self.cache[index] = picture
-        return tv_tensors.Image(self.cache[index])
+        return self.cache[index]
+
+
+def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    """[H,W,3] as [3,H,W], without moving a byte."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
@@ -204,6 +198,7 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def to_pixels(picture: Image.Image, imgsz_transform: Callable[[Any], Any]) -> Tensor:
+def to_pixels(picture: Image.Image, transform: Transform) -> Tensor:
     """A picture that was not read through a data set, as validation sees it: [3,H,W] uint8."""
-    return imgsz_transform(tv_tensors.Image(F.pil_to_tensor(picture.convert("RGB")))).as_subclass(Tensor)
+    pixels = channels_first(np.array(picture.convert("RGB")))
+    return transform(View(pixels, np.empty((0, 4), dtype=np.float32)), torch.Generator()).picture

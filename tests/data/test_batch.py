@@ -17,7 +17,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision import tv_tensors
 
 from groupdetr.data import batch as batches_module
 from groupdetr.data import transforms
@@ -33,6 +32,7 @@ from groupdetr.data.batch import (
     training_loader,
 )
 from groupdetr.data.formats import load
+from groupdetr.data.transforms import View
 from groupdetr.structures import Images, Target
 
 SIZES = st.integers(1, 40)
@@ -85,20 +85,18 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(shapes: Path, augm
     assert any(not torch.equal(expected[0][0], other[0]) for other in expected[1:])
 
 
-def test_a_picture_has_the_draws_of_torch_seeded_by_seed_epoch_and_picture(shapes: Path) -> None:
-    """As any transform of torchvision would have them; so a run that began with an older version goes on as it was."""
-    records, augment = load(shapes).splits["train"].records, transforms.training(48)
-    for epoch in range(8):
-        picture, target, _ = Pictures(records, augment, seed=7)[Draw(epoch, 2)]
-        corners, labels = records[2].training()
-        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners).float(), format="XYXY", canvas_size=(48, 48))
-        torch.manual_seed(int(np.random.SeedSequence((7, epoch, 2)).generate_state(1)[0]))
-        whole = Pictures(records, transforms.validation(48)).decoded(2)
-        expected, corners, _ = augment(whole, boxes, torch.from_numpy(labels))
-        assert torch.equal(picture, expected)
-        area = (corners[:, 2:] - corners[:, :2]).as_subclass(Tensor)
-        height, width = expected.shape[1:]
-        torch.testing.assert_close(target.boxes[:, 2:], (area / torch.tensor([width, height]))[area.prod(1) > 0])
+def test_a_picture_is_drawn_from_a_generator_seeded_by_seed_epoch_and_picture(shapes: Path) -> None:
+    """In a way that must not change: a run goes on as it began."""
+    seeds: list[int] = []
+
+    def transform(view: View, generator: torch.Generator) -> View:
+        seeds.append(generator.initial_seed())
+        return view
+
+    pictures = Pictures(load(shapes).splits["train"].records, transform, seed=7)
+    for epoch in (0, 5):
+        assert pictures[Draw(epoch, 2)]
+    assert seeds == [int(np.random.SeedSequence((7, epoch, 2)).generate_state(1)[0]) for epoch in (0, 5)]
 
 
 def test_loading_pictures_seeds_no_gpu(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +108,32 @@ def test_loading_pictures_seeds_no_gpu(shapes: Path, monkeypatch: pytest.MonkeyP
     seeded.clear()
     assert Pictures(load(shapes).splits["train"].records, transforms.training(48))[Draw(1, 3)]
     assert not seeded
+
+
+def test_what_a_crop_left_without_area_is_no_object(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from groupdetr.data.records import Record
+
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
+    boxes = np.array([[50.0, 10, 20, 20], [0, 0, 20, 20], [30, 20, 20, 20]])  # outside, inside, half inside
+    ones = np.ones(3)
+    record = Record(1, tmp_path / "a.png", "a.png", 90, 60, boxes, np.arange(3), ones, ones > 1, (1, 2, 3))
+    pictures = Pictures([record], lambda view, _: view.cropped(0, 0, 60, 40))
+    _, target, _ = pictures[0]
+    assert target.labels.tolist() == [1, 2]
+    expected = torch.tensor([[10 / 40, 10 / 60, 20 / 40, 20 / 60], [35 / 40, 30 / 60, 10 / 40, 20 / 60]])
+    torch.testing.assert_close(target.boxes, expected)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_decoded_pictures_are_channels_last_in_memory(shapes: Path, kept: int) -> None:
+    """As the fast resize wants them."""
+    pictures = Pictures(load(shapes).splits["train"].records, transforms.validation(48), cache_bytes=kept)
+    first, second = pictures.decoded(3), pictures.decoded(3)
+    assert first.permute(1, 2, 0).is_contiguous()
+    assert torch.equal(first, second)
+    assert (first is second) == bool(kept)
 
 
 def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path) -> None:
