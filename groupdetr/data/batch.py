@@ -7,20 +7,21 @@ any step, with any number of workers or processes, and sees the same data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from groupdetr.data.coco import Record
-from groupdetr.data.images import load_image
+from groupdetr.data.images import load_pixels
+from groupdetr.data.transforms import Transform, View
 from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures import Images, Target
 
@@ -31,24 +32,42 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, in
 class Batch:
     """Pictures as the loader hands them over: bytes still, four times smaller than floats on the way."""
 
-    pixels: Tensor  # [B,3,H,W] uint8
-    padding: Tensor  # [B,H,W] bool
+    pixels: Tensor  # [B,3,H,W] uint8, channels last in memory: as pictures are decoded and resized
+    sizes: Tensor  # [B,2] int64: height and width of each picture; the rest is padding
     targets: list[Target]
     indices: list[int]  # of the records
 
     def images(self, device: torch.device) -> Images:
         """On the device and normalised; padding is zero after that, as in training of all published weights."""
-        return normalised(self.pixels.to(device, non_blocking=True), self.padding.to(device, non_blocking=True))
+        pixels, sizes = (x.to(device, non_blocking=True) for x in (self.pixels, self.sizes))
+        return normalised(pixels, outside(sizes, pixels.shape[-2:]))
 
     def pin_memory(self) -> Batch:
-        return Batch(self.pixels.pin_memory(), self.padding.pin_memory(), self.targets, self.indices)
+        """All of it, so that no copy to a GPU is waited for."""
+        targets = [target.mapped(Tensor.pin_memory) for target in self.targets]
+        return Batch(self.pixels.pin_memory(), self.sizes.pin_memory(), targets, self.indices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """From a worker pixels travel as shared memory. That is a file for each tensor: too dear for small ones."""
+        arrays = [(target.labels.numpy(), target.boxes.numpy()) for target in self.targets]
+        return {**vars(self), "sizes": self.sizes.numpy(), "targets": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        targets = [Target(*map(torch.from_numpy, arrays)) for arrays in state["targets"]]
+        vars(self).update({**state, "sizes": torch.from_numpy(state["sizes"]), "targets": targets})
+
+
+def outside(sizes: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where pictures of ``sizes`` [B,2] leave an area of ``shape`` (H, W) empty: [B,H,W] bool."""
+    below, beside = (torch.arange(n, device=sizes.device) >= sizes[:, i, None] for i, n in enumerate(shape))
+    return below[:, :, None] | beside[:, None, :]
 
 
 def normalised(pixels: Tensor, padding: Tensor) -> Images:
     """Bytes [B,3,H,W] to `Images`."""
     mean, deviation = (pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION))
-    floats = (pixels.float() / 255 - mean) / deviation
-    return Images(floats.masked_fill(padding[:, None], 0.0), padding)
+    floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    return Images(floats.div_(255).sub_(mean).div_(deviation).masked_fill_(padding[:, None], 0.0), padding)
 
 
 @dataclass(frozen=True)
@@ -86,14 +105,12 @@ class Stream(Sampler[list[Draw]]):
 
 
 class Pictures(Dataset[tuple[Tensor, Target, int]]):
-    """The records of a split as (picture [3,H,W] uint8, target, index). ``transform`` gets picture, boxes and labels.
+    """The records of a split as (picture [3,H,W] uint8, target, index).
 
     Decoded pictures are kept in memory up to ``cache_bytes`` in each worker.
     """
 
-    def __init__(
-        self, records: Sequence[Record], transform: Callable[[Any], Any], seed: int = 0, cache_bytes: int = 0
-    ) -> None:
+    def __init__(self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0) -> None:
         self.records, self.transform, self.seed = records, transform, seed
         self.cache_bytes, self.cache = cache_bytes, dict[int, Tensor]()
 
@@ -102,58 +119,76 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
 
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Target, int]:
         draw = Draw(0, draw) if isinstance(draw, int) else draw
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]))
-            return (*self.transformed(draw.index), draw.index)
+        seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]
+        return (*self.transformed(draw.index, torch.Generator().manual_seed(int(seed))), draw.index)
 
-    def transformed(self, index: int) -> tuple[Tensor, Target]:
+    def transformed(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
         recorded, labels = self.records[index].training()
-        picture = self.decoded(index)
-        boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(recorded.astype(np.float32)),
-            format="XYXY",
-            canvas_size=(picture.shape[1], picture.shape[2]),
-        )
-        sample = {"image": picture, "boxes": boxes, "labels": torch.from_numpy(labels)}
-        sample = self.transform(sample)
-        height, width = sample["image"].shape[1:]
-        side = torch.tensor([width, height, width, height])
-        corners = sample["boxes"].as_subclass(Tensor).clamp(min=0).minimum(side)
+        view = self.transform(View(self.decoded(index), recorded.astype(np.float32)), generator)
+        height, width = view.size
+        side = np.array([width, height, width, height], dtype=np.float32)
+        corners = view.boxes.clip(0, side)
         kept = (corners[:, 2:] > corners[:, :2]).all(1)  # DETR's rule: whatever a crop left with an area
-        target = Target(sample["labels"][kept], xyxy_to_cxcywh(corners[kept]) / side)
-        return sample["image"].as_subclass(Tensor), target
+        boxes = xyxy_to_cxcywh(torch.from_numpy(corners[kept])) / torch.from_numpy(side)
+        return view.picture, Target(torch.from_numpy(labels[kept]), boxes)
 
-    def decoded(self, index: int) -> tv_tensors.Image:
+    def decoded(self, index: int) -> Tensor:
+        """[3,H,W], channels last in memory."""
         if index not in self.cache:
             record = self.records[index]
-            picture = F.pil_to_tensor(load_image(record.path, (record.width, record.height)))
+            picture = channels_first(load_pixels(record.path, (record.width, record.height)))
             if self.cache_bytes < picture.nbytes:
-                return tv_tensors.Image(picture)
+                return picture
             self.cache_bytes -= picture.nbytes
             self.cache[index] = picture
-        return tv_tensors.Image(self.cache[index])
+        return self.cache[index]
+
+
+def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    """[H,W,3] as [3,H,W], without moving a byte."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
-    """Pictures padded to the largest of the batch, and what belongs to them."""
+    """Pictures padded with zeros to the largest of the batch, and what belongs to them."""
     pictures, targets, indices = zip(*samples)
-    images = Images.from_list(pictures)
-    return Batch(images.pixels, images.padding, list(targets), list(indices))
+    sizes = torch.tensor([picture.shape[1:] for picture in pictures])
+    pixels = block(len(pictures), *sizes.amax(0).tolist())
+    for place, picture, (height, width) in zip(pixels, pictures, sizes.tolist()):
+        place[:, :height, :width] = picture
+        place[:, :height, width:] = 0
+        place[:, height:] = 0
+    return Batch(pixels, sizes, list(targets), list(indices))
+
+
+def block(pictures: int, height: int, width: int) -> Tensor:
+    """[B,3,H,W] uint8 to be written, channels last. In a worker it is shared with the training: no copy on the way."""
+    count = pictures * height * width * 3
+    storage = torch.UntypedStorage._new_shared(count) if get_worker_info() else torch.UntypedStorage(count)
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return flat.view(pictures, height, width, 3).permute(0, 3, 1, 2)
 
 
 def training_loader(pictures: Pictures, stream: Stream, workers: int) -> DataLoader[Any]:
     """Batches, as `Stream` says."""
-    return DataLoader(
-        pictures, batch_sampler=stream, collate_fn=collate, num_workers=workers, pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-    )  # fmt: skip
+    return _loader(pictures, stream, workers)
 
 
-def ordered_loader(pictures: Pictures, indices: Sequence[int], batch: int, workers: int) -> DataLoader[Any]:
-    """Batches of pictures ``indices`` in that order, for evaluation."""
+@lru_cache(maxsize=1)
+def ordered_loader(pictures: Pictures, indices: range, batch: int, workers: int) -> DataLoader[Any]:
+    """Batches of pictures ``indices`` in that order, for evaluation.
+
+    The next evaluation gets the same loader and finds its workers waiting: where they are not forked, each takes
+    seconds to start.
+    """
     pieces = [list(indices[i : i + batch]) for i in range(0, len(indices), batch)]
+    return _loader(pictures, pieces, workers, persistent_workers=workers > 0)
+
+
+def _loader(pictures: Pictures, batches: Iterable[list[Any]], workers: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(
-        pictures, batch_sampler=pieces, collate_fn=collate, num_workers=workers, worker_init_fn=one_thread
+        pictures, batch_sampler=batches, collate_fn=collate, num_workers=workers, worker_init_fn=one_thread,
+        pin_memory=torch.cuda.is_available(), **options,
     )  # fmt: skip
 
 
@@ -163,6 +198,7 @@ def one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def to_pixels(picture: Image.Image, imgsz_transform: Callable[[Any], Any]) -> Tensor:
+def to_pixels(picture: Image.Image, transform: Transform) -> Tensor:
     """A picture that was not read through a data set, as validation sees it: [3,H,W] uint8."""
-    return imgsz_transform(tv_tensors.Image(F.pil_to_tensor(picture.convert("RGB")))).as_subclass(Tensor)
+    pixels = channels_first(np.array(picture.convert("RGB")))
+    return transform(View(pixels, np.empty((0, 4), dtype=np.float32)), torch.Generator()).picture

@@ -1,11 +1,18 @@
-"""DETR's augmentation (Carion et al. 2020, appendix A.4), by torchvision.transforms.v2, at any scale."""
+"""DETR's augmentation (Carion et al. 2020, appendix A.4) at any scale.
+
+A transform takes a view and a generator, from which it draws, and gives another view. Torchvision resizes; its own
+transforms are not used, since what they do besides takes two fifths as long as resizing.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torchvision.transforms import v2
+from numpy.typing import NDArray
+from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
 
 SHORTEST = tuple(range(480, 801, 32))  # pixels of the shortest side; validation takes the last
@@ -15,63 +22,127 @@ CROP = (384, 600)  # cropped to a width and a height between these
 IMGSZ = SHORTEST[-1]
 
 
+@dataclass(frozen=True)
+class View:
+    """A picture, and where its objects are in it."""
+
+    picture: Tensor  # [3,H,W] uint8; resized at full pace if dense and channels last in memory
+    boxes: NDArray[np.float32]  # [T,4] x0, y0, x1, y1 in pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.picture.shape[1], self.picture.shape[2]
+
+    def flipped(self) -> View:
+        """Left is right."""
+        boxes = self.boxes.copy()
+        boxes[:, ::2] = self.size[1] - self.boxes[:, 2::-2]
+        return View(self.picture.flip(-1), boxes)
+
+    def resized(self, height: int, width: int) -> View:
+        """Bilinear and without aliasing."""
+        boxes = self.boxes.copy()
+        boxes[:, ::2] *= width / self.size[1]
+        boxes[:, 1::2] *= height / self.size[0]
+        return View(F.resize(self.picture, [height, width]), boxes)
+
+    def cropped(self, top: int, left: int, height: int, width: int) -> View:
+        """A part of the picture, laid out anew, and of the boxes what is inside; that may be nothing."""
+        boxes = np.empty_like(self.boxes)
+        boxes[:, ::2] = (self.boxes[:, ::2] - left).clip(0, width)
+        boxes[:, 1::2] = (self.boxes[:, 1::2] - top).clip(0, height)
+        return View(self.picture[:, top : top + height, left : left + width].clone(), boxes)
+
+
+Transform = Callable[[View, Generator], View]
+
+
 def scaled(pixels: int, imgsz: int) -> int:
     """A length of DETR's menu for a validation size of ``imgsz`` instead of 800."""
     return max(1, round(pixels * imgsz / IMGSZ))
 
 
-class ResizeShortest(v2.RandomShortestSize):
-    """DETR's rule in whole pixels: the shortest side to one of ``min_size``, the longest at most ``max_size``.
+def drawn(low: int, high: int, generator: Generator) -> int:
+    """A whole number, ``high`` included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
 
-    torchvision computes a ratio first, so that rounding can cost a pixel of the shortest side.
-    """
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
+@dataclass(frozen=True)
+class ResizeShortest:
+    """DETR's rule in whole pixels: the shortest side to one of ``sizes``, the longest at most ``longest``."""
+
+    sizes: Sequence[int]
+    longest: int | None = None
+
+    def __call__(self, view: View, generator: Generator) -> View:
+        return view.resized(*self.size(*view.size, generator))
+
+    def size(self, height: int, width: int, generator: Generator) -> tuple[int, int]:
+        """Height and width to be."""
         shortest, longest = min(height, width), max(height, width)
-        size = self.min_size[int(torch.randint(len(self.min_size), ()))]
-        if self.max_size is not None and longest / shortest * size > self.max_size:
-            size = round(self.max_size * shortest / longest)
+        size = self.sizes[drawn(0, len(self.sizes) - 1, generator)]
+        if self.longest is not None and longest / shortest * size > self.longest:
+            size = round(self.longest * shortest / longest)
         size = max(1, size)
         other = max(1, int(size * longest / shortest))
-        return {"size": (size, other) if height <= width else (other, size)}
+        return (size, other) if height <= width else (other, size)
 
 
-class RandomCropBetween(v2.Transform):
+@dataclass(frozen=True)
+class CropBetween:
     """Crop to a width and a height each drawn from [least, min(side, most)]; a shorter side is kept."""
 
-    def __init__(self, least: int, most: int) -> None:
-        super().__init__()
-        self.least, self.most = least, most
+    least: int
+    most: int
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
-        sides = v2.query_size(flat_inputs)
-        height, width = (self._draw(min(self.least, side), min(self.most, side)) for side in sides)
-        top, left = self._draw(0, sides[0] - height), self._draw(0, sides[1] - width)
-        return {"top": top, "left": left, "height": height, "width": width}
+    def __call__(self, view: View, generator: Generator) -> View:
+        return view.cropped(*self.place(*view.size, generator))
 
-    def transform(self, inpt: Any, params: dict[str, int]) -> Any:
-        return self._call_kernel(F.crop, inpt, **params)
-
-    @staticmethod
-    def _draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, ()))
+    def place(self, height: int, width: int, generator: Generator) -> tuple[int, int, int, int]:
+        """Top, left, height and width."""
+        sides = [drawn(min(self.least, side), min(self.most, side), generator) for side in (height, width)]
+        starts = [drawn(0, whole - side, generator) for whole, side in zip((height, width), sides)]
+        return starts[0], starts[1], sides[0], sides[1]
 
 
-def training(imgsz: int) -> v2.Transform:
+@dataclass(frozen=True)
+class FlipAnd:
+    """Flip every other picture, then go on."""
+
+    then: Transform
+
+    def __call__(self, view: View, generator: Generator) -> View:
+        return self.then(view.flipped() if torch.rand(1, generator=generator) < 0.5 else view, generator)
+
+
+@dataclass(frozen=True)
+class CropOrNot:
+    """Resize and crop every other picture, then go on."""
+
+    resize: ResizeShortest
+    crop: CropBetween
+    then: Transform
+
+    def __call__(self, view: View, generator: Generator) -> View:
+        if torch.multinomial(torch.tensor([0.5, 0.5]), 1, generator=generator):  # the coin of v2.RandomChoice
+            view = self.crop(self.resize(view, generator), generator)
+        return self.then(view, generator)
+
+
+def training(imgsz: int) -> Transform:
     """Flip; resize, or resize, crop and resize."""
     resize = ResizeShortest([scaled(s, imgsz) for s in SHORTEST], scaled(LONGEST, imgsz))
     first = ResizeShortest([scaled(s, imgsz) for s in CROP_SHORTEST])
-    crop = RandomCropBetween(*(scaled(s, imgsz) for s in CROP))
-    either = v2.RandomChoice([resize, v2.Compose([first, crop, resize])])
-    return v2.Compose([v2.RandomHorizontalFlip(), either])
+    least, most = (scaled(s, imgsz) for s in CROP)
+    return FlipAnd(CropOrNot(first, CropBetween(least, most), resize))
 
 
-def flipping(imgsz: int) -> v2.Transform:
+def flipping(imgsz: int) -> Transform:
     """Flip and resize only: for pictures whose size means something, or a machine without time for more."""
-    return v2.Compose([v2.RandomHorizontalFlip(), validation(imgsz)])
+    return FlipAnd(validation(imgsz))
 
 
-def validation(imgsz: int) -> v2.Transform:
+def validation(imgsz: int) -> Transform:
     """Shortest side to ``imgsz``, longest at most 1333/800 of it."""
     return ResizeShortest([scaled(IMGSZ, imgsz)], scaled(LONGEST, imgsz))

@@ -61,7 +61,7 @@ def of_all(
 ) -> list[Any]:
     """Ask of every val picture, in order. Processes share the pictures; all of them get all results."""
     total, ranks = len(task.val), accelerator.num_processes
-    mine = list(range(accelerator.process_index, total, ranks))
+    mine = range(accelerator.process_index, total, ranks)
     said: list[tuple[int, Any]] = []
     for pictures in ordered_loader(task.val, mine, batch, workers):
         said += zip(pictures.indices, ask(pictures))

@@ -17,7 +17,8 @@ from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 
 PACKAGES = (
-    "groupdetr", "torch", "torchvision", "timm", "accelerate", "scipy", "lapx", "numpy", "pillow", "faster-coco-eval",
+    "groupdetr", "torch", "torchvision", "timm", "accelerate", "scipy", "lapx", "numpy", "pillow", "simplejpeg",
+    "faster-coco-eval",
 )  # fmt: skip
 
 

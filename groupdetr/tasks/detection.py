@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
 from groupdetr.structures import Detections, Predictions
 
-AUGMENTATIONS: dict[str, Callable[[int], Callable[[Any], Any]]] = {
+AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
     "detr": transforms.training,
     "flip": transforms.flipping,
     "none": transforms.validation,

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from groupdetr.data import batch as batches_module
 from groupdetr.data import transforms
-from groupdetr.data.batch import Draw, Pictures, Stream, collate, normalised
+from groupdetr.data.batch import (
+    Batch,
+    Draw,
+    Pictures,
+    Stream,
+    block,
+    collate,
+    normalised,
+    ordered_loader,
+    training_loader,
+)
 from groupdetr.data.formats import load
-from groupdetr.structures import Images
+from groupdetr.data.transforms import View
+from groupdetr.structures import Images, Target
 
 SIZES = st.integers(1, 40)
 
@@ -65,6 +85,57 @@ def test_augmentation_depends_on_seed_epoch_and_picture_alone(shapes: Path, augm
     assert any(not torch.equal(expected[0][0], other[0]) for other in expected[1:])
 
 
+def test_a_picture_is_drawn_from_a_generator_seeded_by_seed_epoch_and_picture(shapes: Path) -> None:
+    """In a way that must not change: a run goes on as it began."""
+    seeds: list[int] = []
+
+    def transform(view: View, generator: torch.Generator) -> View:
+        seeds.append(generator.initial_seed())
+        return view
+
+    pictures = Pictures(load(shapes).splits["train"].records, transform, seed=7)
+    for epoch in (0, 5):
+        assert pictures[Draw(epoch, 2)]
+    assert seeds == [int(np.random.SeedSequence((7, epoch, 2)).generate_state(1)[0]) for epoch in (0, 5)]
+
+
+def test_loading_pictures_seeds_no_gpu(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else dropout there would depend on whether workers load the pictures, or the process that trains."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(0)
+    assert seeded, "this is how torch seeds GPUs"
+    seeded.clear()
+    assert Pictures(load(shapes).splits["train"].records, transforms.training(48))[Draw(1, 3)]
+    assert not seeded
+
+
+def test_what_a_crop_left_without_area_is_no_object(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from groupdetr.data.records import Record
+
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
+    boxes = np.array([[50.0, 10, 20, 20], [0, 0, 20, 20], [30, 20, 20, 20]])  # outside, inside, half inside
+    ones = np.ones(3)
+    record = Record(1, tmp_path / "a.png", "a.png", 90, 60, boxes, np.arange(3), ones, ones > 1, (1, 2, 3))
+    pictures = Pictures([record], lambda view, _: view.cropped(0, 0, 60, 40))
+    _, target, _ = pictures[0]
+    assert target.labels.tolist() == [1, 2]
+    expected = torch.tensor([[10 / 40, 10 / 60, 20 / 40, 20 / 60], [35 / 40, 30 / 60, 10 / 40, 20 / 60]])
+    torch.testing.assert_close(target.boxes, expected)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 20])
+def test_decoded_pictures_are_channels_last_in_memory(shapes: Path, kept: int) -> None:
+    """As the fast resize wants them."""
+    pictures = Pictures(load(shapes).splits["train"].records, transforms.validation(48), cache_bytes=kept)
+    first, second = pictures.decoded(3), pictures.decoded(3)
+    assert first.permute(1, 2, 0).is_contiguous()
+    assert torch.equal(first, second)
+    assert (first is second) == bool(kept)
+
+
 def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path) -> None:
     """A white rectangle on black: its box can be read off the picture."""
     from PIL import Image
@@ -106,3 +177,125 @@ def test_pictures_are_normalised_first_and_padded_with_zero_after() -> None:
 def test_a_batch_names_its_pictures(shapes: Path) -> None:
     pictures = Pictures(load(shapes).splits["train"].records, transforms.validation(48))
     assert collate([pictures[2], pictures[5]]).indices == [2, 5]
+
+
+SHAPES = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4)
+
+
+def samples(shapes: Sequence[tuple[int, int]], last: bool = True) -> list[tuple[Tensor, Target, int]]:
+    """Pictures of noise, channels last as decoders leave them or not, with as many objects as their place."""
+    made = []
+    for i, (height, width) in enumerate(shapes):
+        pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).permute(2, 0, 1)
+        target = Target(torch.arange(i), torch.rand(i, 4))
+        made.append((pixels if last else pixels.contiguous(), target, 10 + i))
+    return made
+
+
+@given(shapes=SHAPES, last=st.booleans())
+def test_a_batch_is_its_pictures_padded_and_becomes_images_of_them(shapes: list[tuple[int, int]], last: bool) -> None:
+    pictures = samples(shapes, last)
+    expected = Images.from_list([pixels for pixels, _, _ in pictures])
+    batch = collate(pictures)
+    assert torch.equal(batch.pixels, expected.pixels)
+    assert batch.pixels.permute(0, 2, 3, 1).is_contiguous()
+    images = batch.images(torch.device("cpu"))
+    assert torch.equal(images.padding, expected.padding)
+    assert torch.equal(images.pixels, normalised(expected.pixels, expected.padding).pixels)
+    assert images.pixels.is_contiguous()
+
+
+def test_normalising_leaves_the_bytes_as_they_are() -> None:
+    batch = collate(samples([(4, 6), (8, 5)]))
+    before = batch.pixels.clone()
+    images = [batch.images(torch.device("cpu")).pixels for _ in range(2)]
+    assert torch.equal(*images)
+    assert torch.equal(batch.pixels, before)
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    assert torch.equal(one.pixels, other.pixels)
+    assert torch.equal(one.sizes, other.sizes)
+    assert one.indices == other.indices
+    for mine, theirs in zip(one.targets, other.targets, strict=True):
+        assert torch.equal(mine.labels, theirs.labels)
+        assert torch.equal(mine.boxes, theirs.boxes)
+
+
+def test_a_batch_comes_out_of_a_pickle_as_it_went_in() -> None:
+    batch = collate(samples([(4, 6), (8, 5), (2, 2)]))
+    again = pickle.loads(pickle.dumps(batch))
+    assert_same(again, batch)
+    again.targets[2].boxes += 1  # they are tensors like any other
+
+
+def test_only_pixels_travel_as_a_file() -> None:
+    """A tensor in shared memory takes a file descriptor and a message; a large batch would run out of the former."""
+    written = io.BytesIO()
+    ForkingPickler(written).dump(collate(samples([(4, 6)] * 8)))
+    assert written.getvalue().count(b"rebuild_tensor") == 1
+
+
+def test_a_worker_writes_the_batch_where_the_training_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not block(2, 5, 7).is_shared()
+    monkeypatch.setattr(batches_module, "get_worker_info", lambda: "a worker")
+    pixels = collate(samples([(4, 6), (8, 5)])).pixels
+    assert pixels.is_shared()
+    assert pixels.untyped_storage().nbytes() == 2 * 8 * 6 * 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a GPU")
+def test_a_pinned_batch_is_the_same_and_pinned_all_over() -> None:
+    batch = collate(samples([(4, 6), (8, 5), (2, 2)]))
+    pinned = batch.pin_memory()
+    assert_same(pinned, batch)
+    assert pinned.pixels.stride() == batch.pixels.stride()
+    tensors = [pinned.pixels, pinned.sizes, *(x for t in pinned.targets for x in (t.labels, t.boxes) if x.numel())]
+    assert all(x.is_pinned() for x in tensors)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_loads_the_same(shapes: Path, workers: int) -> None:
+    records = load(shapes).splits["train"].records
+
+    def batches(workers: int, start: int = 0) -> Iterator[Batch]:
+        pictures = Pictures(records, transforms.training(64), seed=3, cache_bytes=1 << 16)
+        return iter(training_loader(pictures, Stream(len(records), 4, 3, start, 12), workers))
+
+    expected = list(batches(0))
+    assert len(expected) == 12
+    for one, other in zip(batches(workers), expected, strict=True):
+        assert_same(one, other)
+    for one, other in zip(batches(workers, start=9), expected[9:], strict=True):
+        assert_same(one, other)
+
+
+class Signed(Pictures):
+    """Each picture says which process loaded it, instead of its index."""
+
+    def __getitem__(self, draw: Any) -> tuple[Tensor, Target, int]:
+        return (*super().__getitem__(draw)[:2], os.getpid())
+
+
+def test_the_next_evaluation_finds_the_workers_of_the_last(shapes: Path) -> None:
+    """Where they are not forked, starting them takes seconds."""
+    pictures = Signed(load(shapes).splits["val"].records, transforms.validation(48))
+
+    def processes() -> list[int]:
+        return [index for batch in ordered_loader(pictures, range(6), 1, 2) for index in batch.indices]
+
+    first = processes()
+    assert len(set(first)) == 2
+    assert os.getpid() not in first
+    assert set(processes()) == set(first)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_evaluation_that_was_broken_off_leaves_nothing_to_the_next(shapes: Path, workers: int) -> None:
+    pictures = Pictures(load(shapes).splits["val"].records, transforms.validation(48))
+
+    def loaded(most: int) -> list[list[int]]:
+        return [batch.indices for batch in islice(ordered_loader(pictures, range(1, 6), 2, workers), most)]
+
+    assert loaded(1) == [[1, 2]]
+    assert loaded(9) == [[1, 2], [3, 4], [5]]

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from groupdetr.data import images
 from groupdetr.data.findings import RefusedError
-from groupdetr.data.images import examine, image_size, load_image
+from groupdetr.data.images import examine, image_size, load_image, load_pixels
 from groupdetr.errors import DataError
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # [48,64]
@@ -110,6 +111,107 @@ def test_a_tiff_is_turned_once_and_not_scrambled(compression, tmp_path):
     assert np.array_equal(np.asarray(load_image(path, (48, 64)))[..., 0], np.rot90(RAMP, -1))
 
 
+COLOURS = np.random.default_rng(0).integers(0, 255, (47, 63, 3), dtype=np.uint8)  # of odd sizes
+
+
+@pytest.fixture(params=["Pillow alone", "with simplejpeg"])
+def decoder(request, monkeypatch):
+    if request.param == "Pillow alone":
+        monkeypatch.setattr(images, "decode_jpeg", None)
+    elif not images.decode_jpeg:
+        pytest.skip("simplejpeg is not installed: pip install simplejpeg")
+    return request.param
+
+
+def as_pillow(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize(("height", "width"), [(47, 63), (1, 1), (1, 40), (33, 2), (64, 48)])
+@pytest.mark.parametrize("quality", [30, 95])
+@pytest.mark.parametrize("kind", ["4:4:4", "4:2:2", "4:2:0", "4:1:1", "progressive", "keep_rgb"])
+def test_pixels_of_a_jpeg_are_pillows(kind, quality, height, width, tmp_path):
+    options = {"subsampling": kind} if ":" in kind else {kind: True}
+    noise = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    path = save(Image.fromarray(noise), tmp_path / "x.jpg", quality=quality, **options)
+    pixels = load_pixels(path, (width, height))
+    assert np.array_equal(pixels, as_pillow(path))
+    assert np.array_equal(pixels, np.asarray(load_image(path, (width, height))))
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
+def test_pixels_of_a_jpeg_that_is_not_rgb_are_pillows(mode, tmp_path):
+    path = save(Image.fromarray(COLOURS).convert(mode), tmp_path / "x.jpg")
+    assert np.array_equal(load_pixels(path, (63, 47)), as_pillow(path))
+
+
+@pytest.mark.usefixtures("decoder")
+def test_pixels_of_a_jpeg_are_turned_where_the_recorded_size_asks_for_it(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = save(Image.fromarray(COLOURS), tmp_path / "x.jpg", exif=exif)
+    assert np.array_equal(load_pixels(path, (63, 47)), as_pillow(path))
+    assert np.array_equal(load_pixels(path, (47, 63)), np.rot90(as_pillow(path), -1))
+
+
+@pytest.mark.usefixtures("decoder")
+def test_pixels_of_real_pictures_are_pillows(real_data):
+    for name in ("tiny_coco", "bccd", "raccoon"):
+        for path in sorted((real_data / name / "images").iterdir()):
+            pixels = as_pillow(path)
+            assert np.array_equal(load_pixels(path, pixels.shape[1::-1]), pixels)
+
+
+@pytest.mark.usefixtures("decoder")
+def test_a_jpeg_is_refused_in_the_same_words_whoever_decodes(tmp_path):
+    path = save(Image.fromarray(COLOURS), tmp_path / "x.jpg")
+    with pytest.raises(DataError, match="63 x 47"):
+        load_pixels(path, (47, 63))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(RefusedError) as caught:
+        load_pixels(path, (63, 47))
+    assert caught.value.finding.code == code(path, (63, 47)) == "truncated-image"
+
+
+@pytest.mark.usefixtures("decoder")
+def test_a_jpeg_with_stray_bytes_is_shown_as_pillow_shows_it(tmp_path):
+    path = save(Image.fromarray(COLOURS), tmp_path / "x.jpg")
+    raw = path.read_bytes()
+    start = raw.index(b"\xff\xda")  # where the pixels begin
+    path.write_bytes(raw[:start] + b"stray" + raw[start:])
+    assert np.array_equal(load_pixels(path, (63, 47)), as_pillow(path))
+
+
+def test_who_decodes_ordinary_jpegs_is_simplejpeg_where_it_is_installed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(images, "decode_jpeg", lambda raw, strict: asked.append((raw[:2], strict)) or COLOURS)
+    for mode, extension, size in (("RGB", "jpg", (63, 47)), ("L", "jpg", (63, 47)), ("RGB", "png", (63, 47))):
+        load_pixels(save(Image.fromarray(COLOURS).convert(mode), tmp_path / f"x.{extension}"), size)
+    assert asked == [(b"\xff\xd8", True)]
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("extension", ["jpg", "png"])
+def test_pixels_are_of_their_own_memory_and_may_be_written(extension, tmp_path):
+    pixels = load_pixels(save(Image.fromarray(COLOURS), tmp_path / f"x.{extension}"), (63, 47))
+    pixels[:] = 0
+    assert pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("size", [None, (63, 47), (47, 63)])
+def test_a_png_broken_inside_is_refused_not_shown_in_part(size, tmp_path):
+    path = save(Image.fromarray(COLOURS), tmp_path / "x.png")
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 255
+    path.write_bytes(raw)
+    assert code(path, (63, 47)) == "unreadable-image"
+    with pytest.raises(DataError, match=r"x\.png"):
+        load_image(path, size)
+
+
 def test_a_wrong_recorded_size_is_refused(tmp_path):
     path = save(Image.fromarray(RAMP), tmp_path / "x.png")
     assert code(path, (640, 480)) == "size-mismatch"
@@ -196,4 +298,4 @@ def test_what_examination_passes_loads_and_nothing_else_is_raised(which, edits, 
         examine(path, (32, 24))
     except DataError:
         return
-    assert load_image(path, (32, 24)).size == (32, 24)
+    assert np.array_equal(load_pixels(path, (32, 24)), np.asarray(load_image(path, (32, 24))))

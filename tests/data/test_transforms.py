@@ -1,16 +1,47 @@
-"""Sizes follow DETR's rule, at any scale of its menu."""
+"""Sizes follow DETR's rule, at any scale of its menu; pixels and boxes are those of Pillow and plain arithmetic."""
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from torch import Generator, Tensor
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
 
-from groupdetr.data.transforms import RandomCropBetween, ResizeShortest, scaled, training, validation
+from groupdetr.data.formats import load
+from groupdetr.data.transforms import (
+    CropBetween,
+    ResizeShortest,
+    Transform,
+    View,
+    flipping,
+    scaled,
+    training,
+    validation,
+)
 
 SIDES = st.integers(1, 3000)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def noise(height: int, width: int, seed: int = 0) -> Tensor:
+    """[3,H,W], channels last in memory as decoders leave it."""
+    return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=seeded(seed)).permute(2, 0, 1)
+
+
+def seen(transform: Transform, picture: Tensor, seed: int = 0) -> Tensor:
+    """What is left of a picture without objects."""
+    return transform(View(picture, np.empty((0, 4), np.float32)), seeded(seed)).picture
 
 
 def rule(width: int, height: int, size: int, longest: int) -> tuple[int, int]:
@@ -24,41 +55,125 @@ def rule(width: int, height: int, size: int, longest: int) -> tuple[int, int]:
 
 @given(width=SIDES, height=SIDES)
 def test_validation_size_is_shortest_800_longest_1333(width: int, height: int) -> None:
-    resize = ResizeShortest([800], 1333)
-    image = torch.empty(3, height, width, dtype=torch.uint8, device="meta")
-    found = resize.make_params([image])["size"]
+    found = ResizeShortest([800], 1333).size(height, width, seeded())
     expected = rule(width, height, 800, 1333)
     assert found == (expected[1], expected[0]) or (width == height and sorted(found) == sorted(expected))
 
 
 def test_a_picture_of_640_by_480_becomes_1066_by_800() -> None:
-    picture = validation(800)(tv_tensors.Image(torch.zeros(3, 480, 640, dtype=torch.uint8)))
-    assert tuple(picture.shape) == (3, 800, 1066)
+    assert tuple(seen(validation(800), noise(480, 640)).shape) == (3, 800, 1066)
 
 
 def test_imgsz_scales_the_whole_menu() -> None:
     assert scaled(1333, 400) == round(1333 / 2)
-    seen = set()
-    for seed in range(60):
-        torch.manual_seed(seed)
-        seen.add(min(training(80)(tv_tensors.Image(torch.zeros(3, 90, 120, dtype=torch.uint8))).shape[1:]))
-    assert min(seen) >= 48
-    assert max(seen) <= 80
-    assert len(seen) > 5
+    sides = {min(seen(training(80), noise(90, 120), seed).shape[1:]) for seed in range(60)}
+    assert min(sides) >= 48
+    assert max(sides) <= 80
+    assert len(sides) > 5
 
 
 @given(width=st.integers(1, 900), height=st.integers(1, 900), seed=st.integers(0, 99))
 def test_a_crop_lies_within_the_picture_and_between_its_limits(width: int, height: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    crop = RandomCropBetween(384, 600).make_params([torch.empty(3, height, width, device="meta")])
-    for side, start, length in ((height, "top", "height"), (width, "left", "width")):
-        assert min(384, side) <= crop[length] <= min(600, side)
-        assert 0 <= crop[start] <= side - crop[length]
+    top, left, rows, columns = CropBetween(384, 600).place(height, width, seeded(seed))
+    for side, start, length in ((height, top, rows), (width, left, columns)):
+        assert min(384, side) <= length <= min(600, side)
+        assert 0 <= start <= side - length
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (3, 2000)])
 def test_extreme_pictures_survive_augmentation(size: tuple[int, int]) -> None:
     for seed in range(20):
-        torch.manual_seed(seed)
-        picture = training(96)(tv_tensors.Image(torch.zeros(3, *size, dtype=torch.uint8)))
-        assert min(picture.shape[1:]) >= 1
+        assert min(seen(training(96), noise(*size), seed).shape[1:]) >= 1
+
+
+def test_a_crop_lies_in_memory_as_the_fast_resize_wants_it() -> None:
+    """A view of the larger picture would take it twice the time."""
+    picture = noise(60, 90)
+    cropped = View(picture, np.empty((0, 4), np.float32)).cropped(7, 11, 30, 40).picture
+    assert torch.equal(cropped, picture[:, 7:37, 11:51])
+    assert cropped.permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("augment", [training, flipping, validation])
+def test_pictures_stay_channels_last_under_every_augmentation(augment) -> None:  # type: ignore[no-untyped-def]
+    for seed in range(20):
+        assert seen(augment(96), noise(90, 120), seed).permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("augment", [training, flipping, validation])
+def test_every_augmentation_can_be_sent_to_a_worker(augment) -> None:  # type: ignore[no-untyped-def]
+    again = pickle.loads(pickle.dumps(augment(96)))
+    assert torch.equal(seen(again, noise(90, 120), 3), seen(augment(96), noise(90, 120), 3))
+
+
+def test_what_a_view_is_made_of_stays_as_it_was() -> None:
+    picture, boxes = noise(60, 90), np.array([[10, 20, 70, 50]], np.float32)
+    before = picture.clone(), boxes.copy()
+    view = View(picture, boxes)
+    for other in (view.flipped(), view.resized(30, 50), view.cropped(5, 5, 20, 20)):
+        other.picture.zero_()
+        other.boxes[:] = 0
+    assert torch.equal(picture, before[0])
+    assert (boxes == before[1]).all()
+
+
+# against DETR's recipe on Pillow's pictures ----------------------------------------------------------------------
+
+BOXES = st.lists(st.tuples(*[st.floats(0, 60, width=32)] * 4), max_size=4)
+
+
+def drawn(low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, ()))
+
+
+def on_pillow(picture: Image.Image, boxes: Tensor, imgsz: int) -> tuple[Image.Image, Tensor]:
+    """The recipe by Pillow and torchvision's kernels for boxes, with draws from torch's global generator in the order
+    of v2.Compose([RandomHorizontalFlip(), RandomChoice([resize, Compose([resize, crop, resize])])])."""
+
+    def resized(sizes: range | list[int], longest: int) -> None:
+        nonlocal picture, boxes
+        menu = [scaled(size, imgsz) for size in sizes]
+        width, height = rule(*picture.size, menu[drawn(0, len(menu) - 1)], longest)
+        boxes, _ = F.resize_bounding_boxes(boxes, (picture.height, picture.width), [height, width])
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+
+    if torch.rand(1) < 0.5:
+        boxes = F.horizontal_flip_bounding_boxes(
+            boxes, tv_tensors.BoundingBoxFormat.XYXY, (picture.height, picture.width)
+        )
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if torch.multinomial(torch.tensor([0.5, 0.5]), 1):
+        resized([400, 500, 600], 1 << 40)
+        least, most = scaled(384, imgsz), scaled(600, imgsz)
+        height, width = (drawn(min(least, side), min(most, side)) for side in (picture.height, picture.width))
+        top, left = drawn(0, picture.height - height), drawn(0, picture.width - width)
+        boxes, _ = F.crop_bounding_boxes(boxes, tv_tensors.BoundingBoxFormat.XYXY, top, left, height, width)
+        picture = picture.crop((left, top, left + width, top + height))
+    resized(range(480, 801, 32), scaled(1333, imgsz))
+    return picture, boxes
+
+
+def assert_as_on_pillow(picture: Image.Image, boxes: np.ndarray, imgsz: int, seed: int) -> None:
+    """Pillow rounds as it likes, twice by one level at most; what it knows of boxes is exact."""
+    torch.manual_seed(seed)
+    expected, expected_boxes = on_pillow(picture, torch.from_numpy(boxes), imgsz)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    view = training(imgsz)(View(pixels, boxes), seeded(seed))
+    assert np.array_equal(view.boxes, expected_boxes.numpy())
+    levels = np.abs(view.picture.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int))
+    assert levels.max() <= 2
+    assert levels.mean() < 0.2
+
+
+@given(boxes=BOXES, seed=st.integers(0, 1000))
+def test_draws_pixels_and_boxes_are_those_of_the_recipe_on_pillow(boxes: list[tuple[float, ...]], seed: int) -> None:
+    pixels = noise(80, 110, seed).permute(1, 2, 0).numpy()
+    corners = np.array([(x, y, x + w / 2, y + h / 2) for x, y, w, h in boxes], np.float32).reshape(-1, 4)
+    assert_as_on_pillow(Image.fromarray(pixels), corners, 96, seed)
+
+
+def test_draws_pixels_and_boxes_of_real_pictures_are_those_of_the_recipe_on_pillow(real_data: Path) -> None:
+    for name in ("tiny_coco", "bccd"):
+        for seed, record in enumerate(load(real_data / name).splits["train"].records[:10]):
+            with Image.open(record.path) as image:
+                assert_as_on_pillow(image.convert("RGB"), record.training()[0].astype(np.float32), 800, seed)
