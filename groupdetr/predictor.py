@@ -130,7 +130,7 @@ class Detector:
         for picture in pictures:
             image = as_image(picture)
             pixels = to_pixels(image, validation(self.imgsz)).unsqueeze(0).to(self.device)
-            images: Images = normalised(pixels, pixels.new_zeros(pixels[:, 0].shape, dtype=torch.bool))
+            images: Images = normalised(pixels, torch.zeros_like(pixels[:, 0], dtype=torch.bool), padded=False)
             answer = self.model(images).answer
             (found,) = postprocess(answer, [image.size], self.recipe.num_detections)
             found.boxes = found.boxes.clamp(min=0).minimum(torch.tensor(image.size * 2))  # people expect boxes inside

@@ -40,7 +40,12 @@ class Batch:
     def images(self, device: torch.device) -> Images:
         """On the device and normalised; padding is zero after that, as in training of all published weights."""
         pixels, sizes = (x.to(device, non_blocking=True) for x in (self.pixels, self.sizes))
-        return normalised(pixels, outside(sizes, pixels.shape[-2:]))
+        return normalised(pixels, outside(sizes, pixels.shape[-2:]), self.padded)
+
+    @property
+    def padded(self) -> bool:
+        """Is any picture smaller than the batch? Asked of the host, so no GPU is waited for."""
+        return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
 
     def pin_memory(self) -> Batch:
         """All of it, so that no copy to a GPU is waited for."""
@@ -63,11 +68,11 @@ def outside(sizes: Tensor, shape: Sequence[int]) -> Tensor:
     return below[:, :, None] | beside[:, None, :]
 
 
-def normalised(pixels: Tensor, padding: Tensor) -> Images:
+def normalised(pixels: Tensor, padding: Tensor, padded: bool = True) -> Images:
     """Bytes [B,3,H,W] to `Images`."""
     mean, deviation = (pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION))
     floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    return Images(floats.div_(255).sub_(mean).div_(deviation).masked_fill_(padding[:, None], 0.0), padding)
+    return Images(floats.div_(255).sub_(mean).div_(deviation).masked_fill_(padding[:, None], 0.0), padding, padded)
 
 
 @dataclass(frozen=True)

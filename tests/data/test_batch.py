@@ -202,6 +202,7 @@ def test_a_batch_is_its_pictures_padded_and_becomes_images_of_them(shapes: list[
     images = batch.images(torch.device("cpu"))
     assert torch.equal(images.padding, expected.padding)
     assert torch.equal(images.pixels, normalised(expected.pixels, expected.padding).pixels)
+    assert images.padded == expected.padded == bool(expected.padding.any())
     assert images.pixels.is_contiguous()
 
 
