@@ -28,13 +28,18 @@ class ResizeShortest(v2.RandomShortestSize):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
-        shortest, longest = min(height, width), max(height, width)
         size = self.min_size[int(torch.randint(len(self.min_size), ()))]
-        if self.max_size is not None and longest / shortest * size > self.max_size:
-            size = round(self.max_size * shortest / longest)
-        size = max(1, size)
-        other = max(1, int(size * longest / shortest))
-        return {"size": (size, other) if height <= width else (other, size)}
+        return {"size": resized(height, width, size, self.max_size)}
+
+
+def resized(height: int, width: int, size: int, most: int | None) -> tuple[int, int]:
+    """Height and width with the shortest side at ``size``, or less where the longest would pass ``most``."""
+    shortest, longest = min(height, width), max(height, width)
+    if most is not None and longest / shortest * size > most:
+        size = round(most * shortest / longest)
+    size = max(1, size)
+    other = max(1, int(size * longest / shortest))
+    return (size, other) if height <= width else (other, size)
 
 
 class RandomCropBetween(v2.Transform):
@@ -65,6 +70,15 @@ def training(imgsz: int) -> v2.Transform:
     crop = RandomCropBetween(*(scaled(s, imgsz) for s in CROP))
     either = v2.RandomChoice([resize, v2.Compose([first, crop, resize])])
     return v2.Compose([v2.RandomHorizontalFlip(), either])
+
+
+def largest(height: int, width: int, imgsz: int, cropped: bool) -> list[tuple[int, int]]:
+    """What a picture of this size becomes at most: (height, width) as in validation and, where it may be ``cropped`` as
+    `training` does, of the widest crop and of the highest. No draw is higher, wider or of more pixels than one of
+    these."""
+    least, most = (scaled(s, imgsz) for s in CROP)  # every picture was resized to have both sides as long as most
+    shapes = [(height, width), *([(least, most), (most, least)] if cropped else [])]
+    return [resized(*shape, scaled(IMGSZ, imgsz), scaled(LONGEST, imgsz)) for shape in shapes]
 
 
 def flipping(imgsz: int) -> v2.Transform:
