@@ -117,9 +117,14 @@ class _Known(torch.autograd.Function):
         return None, None, *(None if known is None else grad * known for known in ctx.saved_tensors)
 
 
-def expect_independent_groups(compete: Compete, match: Match) -> None:
+def independent(compete: Compete, match: Match) -> bool:
     """Groups that attend to each other, or are matched together, cannot be told apart (Table 7 b and c)."""
-    if compete is not separately or match is not match_groups:
+    return compete is separately and match is match_groups
+
+
+def expect_independent_groups(compete: Compete, match: Match) -> None:
+    """Refuse those that are not."""
+    if not independent(compete, match):
         raise UsageError(
             "groups that attend to each other or are matched together cannot be computed in chunks",
             remedy="leave --group-chunk out; --accumulate and --recompute save memory with any model",

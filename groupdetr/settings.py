@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from groupdetr.errors import UsageError
 
@@ -18,8 +20,11 @@ class Settings:
     """Optimizer steps, instead of epochs."""
     minutes: float | None = None
     """Wall time, evaluation included, instead of epochs; the schedule is stretched to it."""
-    batch: int = 16
-    """Images of an optimizer step, over all processes and accumulated pieces."""
+    batch: Annotated[int, tyro.conf.arg(metavar="INT|auto")] = 16
+    """Images of an optimizer step, over all processes and accumulated pieces.
+
+    auto: the model's own; --accumulate and --group-chunk are chosen for the memory at hand, with the same result.
+    """
     accumulate: int = 1
     """Pieces a batch is computed in, for less memory; the result is the same."""
     imgsz: int = 800

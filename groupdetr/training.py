@@ -6,6 +6,7 @@ import dataclasses
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,20 +21,20 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
-from groupdetr.chunked import AtOnce, ByChunks, expect_independent_groups
+from groupdetr.chunked import expect_independent_groups
 from groupdetr.commands.train_ import Options, to_config
-from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.check import check
 from groupdetr.data.formats import DataSet, load
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine import tensorboard
 from groupdetr.engine.machine import accelerator, environment, loader_workers
+from groupdetr.engine.memory import ran_out
 from groupdetr.engine.progress import ConsoleReporter, Silent
 from groupdetr.engine.run import RunFolder, write_json, write_text
 from groupdetr.engine.train import Trainer
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
+from groupdetr.fitting import fitted, learner, remedy
 from groupdetr.reporting import report_run
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
@@ -55,6 +56,8 @@ def train(options: Options) -> Path:
     say = console.print if machine.is_main_process else _silence
     data = checked(options, recipe, machine)
     recipe = replace(recipe, num_classes=len(data.categories))
+    options = fitted(options, recipe, data, machine, say)
+    recipe = replace(recipe_of(options), num_classes=len(data.categories))
     run = folder(options)
     trainer = build(options, recipe, data, run, machine)
     say(plan(options, recipe, trainer))
@@ -63,13 +66,14 @@ def train(options: Options) -> Path:
     try:
         with trainer.reporter, stoppable(trainer):
             trainer.train()
-    except torch.OutOfMemoryError as error:
-        raise UsageError(
-            f"the GPU ran out of memory at step {trainer.state.progress.step + 1}",
-            str(run.path),
-            "resume with --accumulate 2 or --group-chunk 1 (same result), --recompute, --precision bf16, "
-            "or fewer --groups",
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        step = trainer.state.progress.step + 1
+        del trainer
+        traceback.clear_frames(error.__traceback__)  # which hold what memory was for
+        told = remedy(options, recipe, data, machine, run.path)
+        raise UsageError(f"memory ran out at step {step}", str(run.path), told) from error
     finally:
         machine.end_training()
     finish(trainer, say)
@@ -113,7 +117,10 @@ def stoppable(trainer: Trainer) -> Iterator[None]:
 def recipe_of(options: Options) -> Recipe:
     """The model's recipe with all that the options change."""
     chosen = experiment(options.model)
-    groups = options.groups or chosen.groups or chosen.recipe.num_groups
+    if options.resume is not None and options.groups == "auto":
+        raise UsageError("a run keeps its groups", str(options.resume), "--batch auto fits all else to the memory")
+    own = chosen.groups or chosen.recipe.num_groups
+    groups = options.groups if isinstance(options.groups, int) else own
     values: dict[str, Any] = {"num_groups": groups, "recompute": options.settings.recompute}
     values |= {"num_queries": options.queries} if options.queries else {}
     values |= dict(map(_assignment, options.set))
@@ -184,17 +191,10 @@ def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machi
     workers = loader_workers(settings)
     task = DetectionTask(data, settings, recipe.num_detections, workers)
     criterion = recipe.criterion()
+    network = learner(model, criterion, settings.group_chunk)
     return Trainer(
-        model, criterion, learner(model, criterion, settings), task, settings, run, machine, Silent(), workers,
-        save_best, options.stop_after,
-    )  # fmt: skip
-
-
-def learner(model: DetectionTransformer, criterion: SetCriterion, settings: Settings) -> nn.Module:
-    """The two as one network, with all groups at once or in chunks."""
-    if settings.group_chunk is not None and chunked(settings, model.recipe):
-        return ByChunks(model, criterion, settings.group_chunk)
-    return AtOnce(model, criterion)
+        model, criterion, network, task, settings, run, machine, Silent(), workers, save_best, options.stop_after
+    )
 
 
 def start(trainer: Trainer, options: Options, data: DataSet) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,8 +26,11 @@ class Options:
     """Folder of the pictures, if DATA is an annotation file."""
     model: str = MODEL
     """A preset or an experiment of the paper; `groupdetr presets` lists them."""
-    groups: Annotated[int | None, tyro.conf.arg(aliases=["--group-detr"])] = None
-    """K, groups of queries in training. None: as the model says, the paper's 11 for full-size ones."""
+    groups: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--group-detr"])] = None
+    """K, groups of queries in training. None: as the model says, the paper's 11 for full-size ones.
+
+    auto: the same; --accumulate and --group-chunk are chosen for the memory at hand, with the same result.
+    """
     queries: int | None = None
     """N, queries of a group; the most objects that can be found in an image."""
     set: tuple[str, ...] = ()
@@ -44,6 +47,8 @@ class Options:
     """Open every picture before training starts. --no-check reads only the annotations."""
     stop_after: int | None = None
     """Stop at this step, to be resumed later; the schedule stays that of the whole training."""
+    fit: Annotated[bool, tyro.conf.Suppress] = False
+    """What --batch auto says."""
     settings: Settings = field(default_factory=Settings)
 
     def run(self) -> int:
@@ -55,16 +60,19 @@ class Options:
 
 def prepared(arguments: list[str]) -> tuple[list[str], Options]:
     """Defaults that depend on other options: those of the model, or of the run that is resumed."""
-    arguments = _with_folder_to_resume(arguments)
-    resumed = _value(arguments, "--resume")
+    arguments, fit = _without_auto(_with_folder_to_resume(arguments))
+    resumed, name = _value(arguments, "--resume"), _value(arguments, "--model")
     if resumed is not None:
-        return arguments, from_config(RunFolder.existing(Path(resumed)).read_config(), Path(resumed))
-    name = _value(arguments, "--model")
-    if name is None:
-        return arguments, Options()
-    from groupdetr.experiments import experiment
+        options = from_config(RunFolder.existing(Path(resumed)).read_config(), Path(resumed))
+        if fit:  # anew, whatever was chosen when the run began
+            options = replace(options, settings=replace(options.settings, accumulate=1, group_chunk=None))
+    elif name is None:
+        options = Options()
+    else:
+        from groupdetr.experiments import experiment
 
-    return arguments, Options(model=name, settings=experiment(name).settings)
+        options = Options(model=name, settings=experiment(name).settings)
+    return arguments, replace(options, fit=fit)
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
@@ -74,6 +82,18 @@ def _value(arguments: list[str], flag: str) -> str | None:
         if argument.startswith(f"{flag}="):
             return argument.split("=", 1)[1]
     return None
+
+
+def _without_auto(arguments: list[str]) -> tuple[list[str], bool]:
+    """Without ``--batch auto``, and whether that was said last: a batch is a number, by default the model's own."""
+    others, values, rest = list[str](), list[str](), iter(arguments)
+    for argument in rest:
+        if argument.partition("=")[0] == "--batch":
+            values.append(argument.partition("=")[2] or next(rest, ""))
+        else:
+            others.append(argument)
+    fit = values[-1:] == ["auto"]
+    return others if fit or not values else [*others, "--batch", values[-1]], fit
 
 
 def _with_folder_to_resume(arguments: list[str]) -> list[str]:
@@ -92,7 +112,7 @@ def _with_folder_to_resume(arguments: list[str]) -> list[str]:
 def to_config(options: Options) -> dict[str, Any]:
     """What config.yaml holds: the options, with paths that are valid from anywhere."""
     config = dataclasses.asdict(options)
-    for name in ("resume", "stop_after", "out"):
+    for name in ("resume", "stop_after", "out", "fit"):
         del config[name]
     paths = {name: str(value.resolve()) for name, value in config.items() if isinstance(value, Path)}
     return config | paths | {"set": list(options.set)}

@@ -80,13 +80,18 @@ class ResizeShortest:
 
     def size(self, height: int, width: int, generator: Generator) -> tuple[int, int]:
         """Height and width to be."""
-        shortest, longest = min(height, width), max(height, width)
         size = self.sizes[drawn(0, len(self.sizes) - 1, generator)]
-        if self.longest is not None and longest / shortest * size > self.longest:
-            size = round(self.longest * shortest / longest)
-        size = max(1, size)
-        other = max(1, int(size * longest / shortest))
-        return (size, other) if height <= width else (other, size)
+        return resized(height, width, size, self.longest)
+
+
+def resized(height: int, width: int, size: int, most: int | None) -> tuple[int, int]:
+    """Height and width with the shortest side at ``size``, or less where the longest would pass ``most``."""
+    shortest, longest = min(height, width), max(height, width)
+    if most is not None and longest / shortest * size > most:
+        size = round(most * shortest / longest)
+    size = max(1, size)
+    other = max(1, int(size * longest / shortest))
+    return (size, other) if height <= width else (other, size)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,15 @@ def training(imgsz: int) -> Transform:
     first = ResizeShortest([scaled(s, imgsz) for s in CROP_SHORTEST])
     least, most = (scaled(s, imgsz) for s in CROP)
     return FlipAnd(CropOrNot(first, CropBetween(least, most), resize))
+
+
+def largest(height: int, width: int, imgsz: int, cropped: bool) -> list[tuple[int, int]]:
+    """What a picture of this size becomes at most: (height, width) as in validation and, where it may be ``cropped`` as
+    `training` does, of the widest crop and of the highest. No draw is higher, wider or of more pixels than one of
+    these."""
+    least, most = (scaled(s, imgsz) for s in CROP)  # every picture was resized to have both sides as long as most
+    shapes = [(height, width), *([(least, most), (most, least)] if cropped else [])]
+    return [resized(*shape, scaled(IMGSZ, imgsz), scaled(LONGEST, imgsz)) for shape in shapes]
 
 
 def flipping(imgsz: int) -> Transform:

@@ -71,6 +71,11 @@ class Recipe:
     def terms(self) -> list[Term]:
         raise NotImplementedError
 
+    def copies(self, objects: int) -> int:
+        """How often each of the objects of a batch is noised; without denoising, never."""
+        del objects
+        return 0
+
     def build(self) -> DetectionTransformer:
         """The network with random weights; queries are drawn last, so that all else starts alike whatever K is."""
         backbone = self.backbone()
