@@ -135,6 +135,7 @@ class Trainer:
     def parallel(self) -> nn.Module:
         if self.settings.compile:
             self.model.compile_parts()  # type: ignore[operator]
+            self.criterion.compile_parts()
         return self.accelerator.prepare_model(self.learner) if self.ranks > 1 else self.learner
 
     def diverged(self, what: str, pieces: list[Batch]) -> DivergedError:

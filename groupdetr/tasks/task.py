@@ -38,6 +38,12 @@ class Task(Protocol):
 
 
 class Compared(Protocol):
-    """What an evaluation asks of the criterion: which query is matched to which object."""
+    """What the engine asks of a criterion, besides losses."""
 
-    def assign(self, stages: Stages, objects: Objects) -> Assignment: ...
+    def assign(self, stages: Stages, objects: Objects) -> Assignment:
+        """Which query is matched to which object; evaluations look at it."""
+        ...
+
+    def compile_parts(self) -> None:
+        """Let torch.compile make it faster."""
+        ...
