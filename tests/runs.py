@@ -37,10 +37,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(processes: int, port: int, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    processes: int, port: int, arguments: Sequence[str], program: Sequence[str] = ("-m", "groupdetr")
+) -> subprocess.CompletedProcess[str]:
     """Several processes over gloo, as a user would start them."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
-    whole = [sys.executable, *launch, "-m", "groupdetr", *arguments]
+    whole = [sys.executable, *launch, *program, *arguments]
     return subprocess.run(whole, env=environment(), capture_output=True, text=True, timeout=240, check=False)
 
 

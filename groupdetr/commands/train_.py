@@ -60,7 +60,7 @@ class Options:
 
 def prepared(arguments: list[str]) -> tuple[list[str], Options]:
     """Defaults that depend on other options: those of the model, or of the run that is resumed."""
-    arguments, fit = _without(_with_folder_to_resume(arguments), "--batch", "auto")
+    arguments, fit = _without_auto(_with_folder_to_resume(arguments))
     resumed, name = _value(arguments, "--resume"), _value(arguments, "--model")
     if resumed is not None:
         options = from_config(RunFolder.existing(Path(resumed)).read_config(), Path(resumed))
@@ -84,12 +84,16 @@ def _value(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def _without(arguments: list[str], flag: str, value: str) -> tuple[list[str], bool]:
-    """The arguments with ``flag`` at its default, and whether it had this value."""
-    for i, argument in enumerate(arguments):
-        if argument == f"{flag}={value}" or arguments[i : i + 2] == [flag, value]:
-            return [*arguments[:i], *arguments[i + 1 + (argument == flag) :]], True
-    return arguments, False
+def _without_auto(arguments: list[str]) -> tuple[list[str], bool]:
+    """Without ``--batch auto``, and whether that was said last: a batch is a number, by default the model's own."""
+    others, values, rest = list[str](), list[str](), iter(arguments)
+    for argument in rest:
+        if argument.partition("=")[0] == "--batch":
+            values.append(argument.partition("=")[2] or next(rest, ""))
+        else:
+            others.append(argument)
+    fit = values[-1:] == ["auto"]
+    return others if fit or not values else [*others, "--batch", values[-1]], fit
 
 
 def _with_folder_to_resume(arguments: list[str]) -> list[str]:

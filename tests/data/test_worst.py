@@ -1,0 +1,89 @@
+"""No batch of a training is larger than the worst case that is read off the records."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision import tv_tensors
+
+from groupdetr.data.batch import collate
+from groupdetr.data.formats import load
+from groupdetr.data.records import Record
+from groupdetr.data.transforms import largest
+from groupdetr.data.worst import worst_of
+from groupdetr.settings import Settings
+from groupdetr.tasks.detection import AUGMENTATIONS, DetectionTask
+
+SIDES = st.integers(20, 900)
+
+
+def drawn(width: int, height: int, imgsz: int, augment: str) -> list[tuple[int, int]]:
+    """Heights and widths that training makes of a picture."""
+    picture, transform = tv_tensors.Image(torch.zeros(1, height, width, dtype=torch.uint8)), AUGMENTATIONS[augment]
+    return [tuple(transform(imgsz)(picture).shape[1:]) for _ in range(40)]  # type: ignore[misc]
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=SIDES, height=SIDES, imgsz=st.integers(20, 90), augment=st.sampled_from([*AUGMENTATIONS]))
+def test_no_draw_is_higher_wider_or_larger(width: int, height: int, imgsz: int, augment: str) -> None:
+    torch.manual_seed(0)
+    most = largest(height, width, imgsz, cropped=augment == "detr")
+    for size in drawn(width, height, imgsz, augment):
+        assert size[0] <= max(high for high, _ in most)
+        assert size[1] <= max(wide for _, wide in most)
+        assert math.prod(size) <= max(map(math.prod, most))
+
+
+@pytest.mark.parametrize("shape", [(80, 60), (150, 30)])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_and_some_are_nearly_as_large(augment: str, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    width, height = shape
+    most = largest(height, width, 40, cropped=augment == "detr")
+    sizes = [size for _ in range(25) for size in drawn(width, height, 40, augment)]
+    for axis in (0, 1):
+        assert max(size[axis] for size in sizes) >= 0.9 * max(size[axis] for size in most)
+
+
+def record(width: int, height: int, objects: int) -> Record:
+    boxes = np.tile([0.0, 0.0, 5.0, 5.0], (objects, 1))
+    zeros = np.zeros(objects)
+    labels, crowd = zeros.astype(np.int64), zeros.astype(bool)
+    return Record(1, Path("a.jpg"), "a.jpg", width, height, boxes, labels, zeros, crowd, (None,) * objects)
+
+
+def test_a_high_picture_may_stand_beside_a_wide_one() -> None:
+    records = [record(80, 60, 2), record(60, 80, 3), record(60, 60, 1)]
+    worst = worst_of(records, 60, cropped=False, burden=int)
+    assert worst.alone in ((60, 80), (80, 60))
+    assert worst.together == (80, 80)
+    assert (worst.pixels(1), worst.pixels(3)) == (60 * 80, 3 * 80 * 80)
+
+
+def test_the_most_objects_are_those_that_weigh_most_and_crowds_are_none() -> None:
+    crowded = record(60, 60, 9)
+    crowded.crowd[:] = True
+    records = [record(60, 60, count) for count in (4, 7)] + [crowded]
+    assert worst_of(records, 60, cropped=False, burden=int).objects == 7
+    assert worst_of(records, 60, cropped=False, burden=lambda n: n % 5).objects == 4
+    assert worst_of(records, 60, cropped=False, burden=lambda n: n * 0).objects == 7, "the most of those alike"
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_no_batch_of_a_data_set_passes_it(shapes: Path, augment: str) -> None:
+    chosen = replace(Settings(imgsz=40), augment=augment)
+    task = DetectionTask(load(shapes), chosen, 100)
+    worst = worst_of(task.train.records, 40, augment == "detr", int)
+    for size in (1, 3):
+        expected = worst.batch(size)
+        batch = collate([task.train[index] for index in range(size)])
+        assert expected.pixels.shape[0] == len(expected.targets) == size
+        assert all(a >= b for a, b in zip(expected.pixels.shape, batch.pixels.shape))
+        assert max(map(len, batch.targets)) <= len(expected.targets[0])
