@@ -222,6 +222,7 @@ def test_fitting_changes_no_bit_of_a_training_that_is_told_the_same_numbers(
     assert losses(fitted) == losses(told)
     assert same(checkpoint(fitted), checkpoint(told))
     assert config(fitted) == config(told)
+    assert "fit" not in config(fitted)
 
 
 def test_a_resumed_run_is_not_fitted_again(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
