@@ -96,12 +96,11 @@ def match_groups(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
     ``costs`` [L,B,K,T,N] finite; ``counts`` [B] objects of each image, the rest of T is padding. An object has one
     query in every group, K in all.
     """
-    stages, _, num_groups, _, num_queries = costs.shape
+    stages, _, num_groups, _, _ = costs.shape
     images = []
     for image, count in enumerate(counts):
-        cost = costs[:, image, :, :count].reshape(stages * num_groups, count, num_queries)
-        target, query = assign(cost)
-        group = np.broadcast_to(np.arange(num_groups)[None, :, None], (stages, num_groups, target.shape[1]))
+        target, query = assign(costs[:, image, :, :count])
+        group = np.broadcast_to(np.arange(num_groups)[:, None], target.shape)
         images.append((np.full(group.shape, image), group, query, target))
     return _assignment(images, stages)
 
