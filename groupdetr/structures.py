@@ -196,9 +196,10 @@ class Objects(_Movable):
     counts: tuple[int, ...]  # [B] objects of each image
 
     @classmethod
-    def from_targets(cls, targets: Sequence[Target]) -> Objects:
+    def from_targets(cls, targets: Sequence[Target], at_least: int = 0) -> Objects:
+        """``at_least``: of slots, if no image has as many objects."""
         counts = tuple(len(t) for t in targets)
-        rest = [max(counts) - count for count in counts]
+        rest = [max(*counts, at_least) - count for count in counts]
         labels = [F.pad(t.labels, (0, n)) for t, n in zip(targets, rest)]
         boxes = [F.pad(t.boxes, (0, 0, 0, n), value=1.0) for t, n in zip(targets, rest)]
         return cls(torch.stack(labels), torch.stack(boxes), counts)
@@ -218,44 +219,36 @@ class Assignment(_Movable):
     def __post_init__(self) -> None:
         _expect(self.pairs.shape[:1] == (4,), f"pairs must be [4,L,M], not {tuple(self.pairs.shape)}")
 
-    @cached_property
-    def columns(self) -> tuple[Tensor, ...]:
-        return self.pairs.unbind()
-
     @property
     def image(self) -> Tensor:
-        return self.columns[0]
+        return self.pairs[0]
 
     @property
     def group(self) -> Tensor:
-        return self.columns[1]
+        return self.pairs[1]
 
     @property
     def query(self) -> Tensor:
-        return self.columns[2]
+        return self.pairs[2]
 
     @property
     def target(self) -> Tensor:
         """Index into the image's objects."""
-        return self.columns[3]
+        return self.pairs[3]
 
     def repeated(self, stages: int) -> Assignment:
         """The same pairs in each of L stages: [1,M] -> [L,M]."""
         return Assignment(self.pairs.expand(-1, stages, -1))
 
-    @cached_property
-    def rows(self) -> tuple[Tensor, ...]:
-        """Where the assigned queries are in [L,B,K,N,...]: four indices that broadcast to [L,M]."""
-        stage = torch.arange(len(self.image), device=self.pairs.device).unsqueeze(1)
-        return stage, self.image, self.group, self.query
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """Stage, image, group, query and target: five indices that broadcast to [L,M]."""
+        stage = torch.arange(self.pairs.shape[1], device=self.pairs.device).unsqueeze(1)
+        return stage, *self.pairs.unbind()
 
     def gather(self, x: Tensor) -> Tensor:
-        """The rows of the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
-        return x[self.rows]
-
-    def gather_objects(self, x: Tensor) -> Tensor:
-        """The rows of the assigned objects: [B,T,...] -> [L,M,...]."""
-        return x[self.image, self.target]
+        """What belongs to the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
+        return x[self.columns[:4]]
 
 
 @dataclass

@@ -26,36 +26,48 @@ class Focal:
         """What calling the query an object of this class would change (Deformable DETR's matching cost)."""
         score = pairs.logits.sigmoid()
         doubt = 1 - score
-        absent = (1 - self.alpha) * score**self.gamma * (doubt + 1e-8).log()
-        present = doubt**self.gamma * (score + 1e-8).log()
-        return torch.sub(absent, present, alpha=self.alpha)
+        absent = (doubt + 1e-8).log_().mul_(score**self.gamma).mul_(1 - self.alpha)
+        return absent.addcmul_((score + 1e-8).log_(), doubt**self.gamma, value=-self.alpha)
 
     def loss(self, pairs: MatchedPairs) -> Tensor:
-        return FocalLoss.apply(pairs.predictions.logits, pairs.classes, self.alpha, self.gamma)
+        return FocalLoss.apply(pairs.logits, pairs.classes, self.alpha, self.gamma)
 
 
 class FocalLoss(torch.autograd.Function):
     """Of logits [L,...], summed to [L]: absent everywhere, but for the entries ``present``, none of them twice.
 
-    The gradient is made in the forward pass, so one tensor of the logits' size is kept instead of several; and in
-    place, for fresh memory is dearer than what is computed in it.
+    The gradient is made in the forward pass, so one tensor of the logits' size is kept instead of several.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, present: tuple[Tensor, ...], alpha: float, gamma: float) -> Tensor:
         x = logits.float()
-        x = x.index_put(present, -x[present])  # present is absent, mirrored, and alpha instead of 1 - alpha
-        score, loss = x.sigmoid(), F.softplus(x)
-        slope = (score**gamma).mul_(1 - alpha)
-        loss *= slope
-        slope *= score
-        slope.addcmul_(loss, 1 - score, value=gamma)
-        loss[present] *= alpha / (1 - alpha)
-        slope[present] *= -alpha / (1 - alpha)
+        absent, mirrored = Absent(x, 1 - alpha, gamma), Absent(-x[present], alpha, gamma)
+        absent.loss[present] = mirrored.loss
+        loss = absent.loss.sum(tuple(range(1, x.ndim)))
+        slope = absent.slope()
+        slope[present] = -mirrored.slope()
         ctx.save_for_backward(slope.to(logits.dtype))
-        return loss.sum(tuple(range(1, loss.ndim)))
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
         return slope * grads[0].to(slope.dtype).view(-1, *[1] * (slope.ndim - 1)), None, None, None
+
+
+class Absent:
+    """What is lost where nothing is there: share * p^gamma * -log(1 - p), where p is the sigmoid of x.
+
+    Its mirror image is what is lost where something is. In place where it can be: fresh memory is dearer than what is
+    computed in it.
+    """
+
+    def __init__(self, x: Tensor, share: float, gamma: float) -> None:
+        self.score, self.gamma = x.sigmoid(), gamma
+        self.weight = (self.score**gamma).mul_(share)
+        self.loss = F.softplus(x).mul_(self.weight)
+
+    def slope(self) -> Tensor:
+        """The derivative by x, in the place of the loss."""
+        return self.loss.mul_(self.gamma).lerp_(self.weight, self.score)

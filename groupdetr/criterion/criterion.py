@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from groupdetr.criterion.pairs import AllPairs, MatchedPairs
+from groupdetr.criterion.pairs import AllPairs, everyone, matched
 from groupdetr.criterion.term import Term
 from groupdetr.errors import DivergedError
 from groupdetr.groups import Match, mean_over_groups
-from groupdetr.structures import Assignment, Objects, Outputs, Stages, Target
+from groupdetr.structures import Assignment, Objects, Outputs, Predictions, Stages, Target
 
 
 class SetCriterion(nn.Module):
@@ -21,23 +22,32 @@ class SetCriterion(nn.Module):
     def __init__(self, terms: Sequence[Term], match: Match) -> None:
         super().__init__()
         self.terms, self.match = tuple(terms), match
+        self.cost, self.loss = Cost(self.terms), Loss(self.terms)
 
     def forward(
         self, outputs: Outputs, targets: Sequence[Target], mean_objects: Tensor | None = None
     ) -> dict[str, Tensor]:
         """``mean_objects``: objects of a batch, averaged over the batches that share an optimizer step; by default
         over the ranks of this one."""
-        objects = Objects.from_targets(targets)
+        objects = Objects.from_targets(targets, at_least=2)  # for none and for one torch.compile makes other graphs
         if mean_objects is None:
             mean_objects = mean_over_ranks(objects.boxes.new_full((), sum(objects.counts)))
         losses: dict[str, Tensor] = {}
         for stages in outputs.stages():
-            pairs = MatchedPairs(stages.predictions, objects, self.assign(stages, objects))
+            values = self.loss(stages.predictions, objects, self.assign(stages, objects))
             groups = stages.copies * (stages.among or stages.predictions.logits.shape[2])
-            values = torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])
             names = [f"{name}/{term.name}" for term in self.terms for name in stages.names]
             losses |= zip(names, (values / mean_over_groups(groups, mean_objects)).unbind())
         return losses
+
+    def compile_parts(self, **options: Any) -> None:
+        """Let torch.compile, with its ``options``, make one kernel or few of the costs, and so of the losses.
+
+        The number of objects may change: the few graphs that this takes are made in the first steps. The solver
+        between the two is on the host.
+        """
+        self.cost.compile(**options)
+        self.loss.compile(**options)
 
     def assign(self, stages: Stages, objects: Objects) -> Assignment:
         """The assignment of all stages, by one copy of all costs to the host and one of all pairs back, unless it is
@@ -49,7 +59,7 @@ class SetCriterion(nn.Module):
     @torch.no_grad()
     def costs(self, stages: Stages, objects: Objects) -> np.ndarray:
         """[L,B,K,T,N], finite."""
-        costs = self.cost(AllPairs(stages.predictions, objects)).cpu().numpy()
+        costs: np.ndarray = self.cost(*everyone(stages.predictions, objects)).cpu().numpy()
         if not np.isfinite(costs).all():
             broken = [name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()]
             raise DivergedError(
@@ -57,12 +67,37 @@ class SetCriterion(nn.Module):
             )
         return costs
 
-    def cost(self, pairs: AllPairs) -> Tensor:
-        """The weighted sum of the terms: [L,B,K,T,N]."""
-        total = pairs.wanted.new_zeros(())
-        for term in self.terms:
-            total = total.add(term.cost(pairs), alpha=term.cost_weight)
+
+class Cost(nn.Module):
+    """Of every query for every object of its image, the weighted sum of the terms: [L,B,K,T,N].
+
+    Of what `everyone` laid out before, in the order of memory: a kernel that gathered for itself would read the logits
+    object by object, and wait for each.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        super().__init__()
+        self.terms = terms
+
+    def forward(self, said: Tensor, wanted: Tensor, logits: Tensor) -> Tensor:
+        pairs = AllPairs(said, wanted, logits)
+        first, *others = self.terms
+        total = first.cost_weight * first.cost(pairs)
+        for term in others:
+            total.add_(term.cost(pairs), alpha=term.cost_weight)
         return total
+
+
+class Loss(nn.Module):
+    """Of all stages by each of the terms, weighted, before the normaliser: [terms * L]."""
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        super().__init__()
+        self.terms = terms
+
+    def forward(self, predictions: Predictions, objects: Objects, assignment: Assignment) -> Tensor:
+        pairs = matched(predictions, objects, assignment)
+        return torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -6,9 +6,7 @@ the long axes lie behind, and x and y, which are treated alike, in front.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -16,64 +14,49 @@ from groupdetr.structures import Assignment, Objects, Predictions
 
 
 @dataclass
-class Pairs(ABC):
-    """Queries of L stages, and objects of the same images."""
+class Pairs:
+    """Boxes of queries and of objects, [4,...]: cx, cy, w, h. They broadcast."""
 
-    predictions: Predictions  # [L,B,K,N,.]
-    objects: Objects  # [B,T,.]
+    said: Tensor
+    wanted: Tensor
+    distances: Tensor = field(init=False)  # of centres and of sizes, [4,...], in shares of the image
 
-    @property
-    @abstractmethod
-    def said(self) -> Tensor:
-        """The boxes of queries, [4,...]: cx, cy, w, h."""
-
-    @property
-    @abstractmethod
-    def wanted(self) -> Tensor:
-        """The boxes of objects, [4,...], which broadcast with those of queries."""
-
-    @cached_property
-    def distances(self) -> Tensor:
-        """Of centres and of sizes, [4,...], in shares of the image."""
-        return (self.said - self.wanted).abs()
+    def __post_init__(self) -> None:
+        self.distances = (self.said - self.wanted).abs()
 
 
 @dataclass
 class AllPairs(Pairs):
-    """Every query with every object of its image: [L,B,K,T,N]."""
+    """Every query with every object of its image: said [4,L,B,K,1,N], wanted [4,1,B,1,T,1]."""
 
-    @cached_property
-    def said(self) -> Tensor:
-        return self.predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
-
-    @cached_property
-    def wanted(self) -> Tensor:
-        images, slots, sides = self.objects.boxes.shape
-        return self.objects.boxes.float().movedim(-1, 0).reshape(sides, 1, images, 1, slots, 1)
-
-    @property
-    def logits(self) -> Tensor:
-        """What a query says of the object's class."""
-        stages, images, groups, queries, _ = self.predictions.logits.shape
-        label = self.objects.labels.view(1, images, 1, 1, self.objects.labels.shape[1])
-        return self.predictions.logits.gather(-1, label.expand(stages, -1, groups, queries, -1)).float().mT
+    logits: Tensor  # [L,B,K,T,N] what a query says of the object's class
 
 
 @dataclass
 class MatchedPairs(Pairs):
-    """Every query that has an object, with it: [L,M]."""
+    """Every query that has an object, with it: said and wanted [4,L,M]."""
 
-    assignment: Assignment
+    logits: Tensor  # [L,B,K,N,classes] of all queries
+    classes: tuple[Tensor, ...]  # where they speak of the objects' classes: five indices [L,M]
 
-    @cached_property
-    def said(self) -> Tensor:
-        return self.assignment.gather(self.predictions.boxes).float().movedim(-1, 0)
 
-    @cached_property
-    def wanted(self) -> Tensor:
-        return self.assignment.gather_objects(self.objects.boxes).float().movedim(-1, 0)
+def everyone(predictions: Predictions, objects: Objects) -> tuple[Tensor, Tensor, Tensor]:
+    """What `AllPairs` is made of: predictions [L,B,K,N,.], objects [B,T,.] -> said, wanted, logits."""
+    stages, images, groups, queries, _ = predictions.logits.shape
+    slots = objects.labels.shape[1]
+    label = objects.labels.view(1, images, 1, 1, slots).expand(stages, -1, groups, queries, -1)
+    logits = predictions.logits.gather(-1, label).float().mT.contiguous()
+    said = predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
+    return said, objects.boxes.float().movedim(-1, 0).reshape(4, 1, images, 1, slots, 1), logits
 
-    @property
-    def classes(self) -> tuple[Tensor, ...]:
-        """Where the logits are [L,B,K,N,classes] that speak of the objects' classes: five indices [L,M]."""
-        return *self.assignment.rows, self.assignment.gather_objects(self.objects.labels)
+
+def matched(predictions: Predictions, objects: Objects, assignment: Assignment) -> MatchedPairs:
+    """The pairs of an assignment [L,M].
+
+    Their boxes are contiguous: of other layouts torch.compile makes graphs that fit a single M.
+    """
+    stage, image, group, query, target = assignment.columns
+    said = predictions.boxes[stage, image, group, query].float().movedim(-1, 0).contiguous()
+    wanted = objects.boxes.movedim(-1, 0)[:, image, target].float()
+    classes = (stage, image, group, query, objects.labels[image, target])
+    return MatchedPairs(said, wanted, predictions.logits, classes)

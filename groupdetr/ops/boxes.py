@@ -38,11 +38,11 @@ def giou_distance(size_a: Tensor, size_b: Tensor, distances: Tensor, eps: float 
     both denominators; without it the boxes need an area in at least one of a and b.
     """
     centres, sizes = distances.split(2)
-    nested, mean = sizes / 2, torch.lerp(size_a, size_b, 0.5)
-    apart = nested + positive(centres - nested)
+    mean, beyond = torch.lerp(size_a, size_b, 0.5), positive(torch.sub(centres, sizes, alpha=0.5))
+    apart = torch.add(beyond, sizes, alpha=0.5)
     intersection, hull = area(positive(mean - apart)), area(mean + apart) + eps
-    union = area(size_a) + (area(size_b) + eps) - intersection
-    return 2 - (intersection / union + union / hull)
+    union = (area(size_a) + (area(size_b) + eps)).sub_(intersection)
+    return 2 - (intersection / union).add_(union / hull)
 
 
 def area(size: Tensor) -> Tensor:

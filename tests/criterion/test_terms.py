@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal, FocalLoss
-from groupdetr.criterion.pairs import AllPairs, MatchedPairs
+from groupdetr.criterion.pairs import AllPairs, MatchedPairs, everyone, matched
 from groupdetr.criterion.term import Term
 from groupdetr.groups import match_groups
-from groupdetr.structures import Objects, Predictions, Target
+from groupdetr.structures import Assignment, Objects, Predictions, Target
 
 STAGES, GROUPS, QUERIES, CLASSES = 2, 3, 5, 4
 COUNTS = (3, 0, 6)
@@ -40,26 +40,32 @@ def predictions() -> Predictions:
 
 
 @pytest.fixture
-def everyone(predictions: Predictions, objects: Objects) -> AllPairs:
+def all_pairs(predictions: Predictions, objects: Objects) -> AllPairs:
     with torch.no_grad():
-        return AllPairs(predictions, objects)
+        return AllPairs(*everyone(predictions, objects))
 
 
 @pytest.fixture
-def matched(everyone: AllPairs) -> MatchedPairs:
+def assignment(all_pairs: AllPairs, objects: Objects) -> Assignment:
     with torch.no_grad():
-        costs = torch.stack([term.cost(AllPairs(everyone.predictions, everyone.objects)) for term in TERMS]).sum(0)
-    assignment = match_groups(costs.numpy(), everyone.objects.counts)
-    return MatchedPairs(everyone.predictions, everyone.objects, assignment)
+        costs = torch.stack([term.cost(all_pairs) for term in TERMS]).sum(0)
+    return match_groups(costs.numpy(), objects.counts)
 
 
-def test_costs_have_an_axis_for_every_query_and_object(everyone: AllPairs) -> None:
+@pytest.fixture
+def matched_pairs(predictions: Predictions, objects: Objects, assignment: Assignment) -> MatchedPairs:
+    return matched(predictions, objects, assignment)
+
+
+def test_costs_have_an_axis_for_every_query_and_object(all_pairs: AllPairs) -> None:
     for term in TERMS:
-        assert term.cost(everyone).shape == (STAGES, len(COUNTS), GROUPS, max(COUNTS), QUERIES)
+        assert term.cost(all_pairs).shape == (STAGES, len(COUNTS), GROUPS, max(COUNTS), QUERIES)
 
 
-def test_the_focal_cost_is_that_of_deformable_detr(everyone: AllPairs) -> None:
-    cost, predictions, objects = Focal(2.0, 2.0).cost(everyone), everyone.predictions, everyone.objects
+def test_the_focal_cost_is_that_of_deformable_detr(
+    all_pairs: AllPairs, predictions: Predictions, objects: Objects
+) -> None:
+    cost = Focal(2.0, 2.0).cost(all_pairs)
     for stage, image, group, obj, query in ((0, 0, 0, 0, 0), (1, 2, 2, 5, 4), (1, 0, 1, 2, 3)):
         label = int(objects.labels[image, obj])
         p = 1 / (1 + math.exp(-predictions.logits[stage, image, group, query, label].item()))
@@ -67,19 +73,20 @@ def test_the_focal_cost_is_that_of_deformable_detr(everyone: AllPairs) -> None:
         assert cost[stage, image, group, obj, query].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_box_costs_are_torchvisions(everyone: AllPairs) -> None:
-    l1, giou = L1(5.0, 5.0).cost(everyone), GIoU(2.0, 2.0).cost(everyone)
+def test_box_costs_are_torchvisions(all_pairs: AllPairs, predictions: Predictions, objects: Objects) -> None:
+    l1, giou = L1(5.0, 5.0).cost(all_pairs), GIoU(2.0, 2.0).cost(all_pairs)
     for stage, image, group in ((0, 0, 0), (1, 2, 2)):
-        said, wanted = everyone.predictions.boxes[stage, image, group], everyone.objects.boxes[image]
+        said, wanted = predictions.boxes[stage, image, group], objects.boxes[image]
         corners = [torchvision.ops.box_convert(x, "cxcywh", "xyxy") for x in (wanted, said)]
         assert torch.allclose(l1[stage, image, group], torch.cdist(wanted, said, p=1), atol=1e-6)
         expected = 1 - torchvision.ops.generalized_box_iou(*corners)
         assert torch.allclose(giou[stage, image, group], expected, atol=1e-6)
 
 
-def test_the_focal_loss_and_its_gradient_are_torchvisions(matched: MatchedPairs) -> None:
-    found = Focal(2.0, 2.0).loss(matched)
-    predictions, objects, assignment = matched.predictions, matched.objects, matched.assignment
+def test_the_focal_loss_and_its_gradient_are_torchvisions(
+    matched_pairs: MatchedPairs, predictions: Predictions, objects: Objects, assignment: Assignment
+) -> None:
+    found = Focal(2.0, 2.0).loss(matched_pairs)
     wanted = torch.zeros_like(predictions.logits)
     for stage in range(STAGES):
         for image, group, query, obj in zip(
@@ -126,16 +133,17 @@ def test_silent_queries_lose_nothing_and_learn_nothing() -> None:
     assert not torch.autograd.grad(loss, x)[0].any()
 
 
-def test_box_losses_and_their_gradients_are_torchs(matched: MatchedPairs) -> None:
-    predictions, objects, assignment = matched.predictions, matched.objects, matched.assignment
-    said, wanted = assignment.gather(predictions.boxes), assignment.gather_objects(objects.boxes)
+def test_box_losses_and_their_gradients_are_torchs(
+    matched_pairs: MatchedPairs, predictions: Predictions, objects: Objects, assignment: Assignment
+) -> None:
+    said, wanted = assignment.gather(predictions.boxes), objects.boxes[assignment.image, assignment.target]
     corners = [torchvision.ops.box_convert(x, "cxcywh", "xyxy") for x in (said, wanted)]
     losses = {
         L1(1.0, 1.0): F.l1_loss(said, wanted, reduction="none").sum((1, 2)),
         GIoU(1.0, 1.0): torchvision.ops.generalized_box_iou_loss(*corners, reduction="none").sum(1),
     }
     for term, expected in losses.items():
-        found = term.loss(matched)
+        found = term.loss(matched_pairs)
         assert torch.allclose(found, expected, rtol=1e-4)
         slopes = [torch.autograd.grad(x.sum(), predictions.boxes, retain_graph=True)[0] for x in (found, expected)]
         assert torch.allclose(*slopes, rtol=1e-3, atol=1e-4)
