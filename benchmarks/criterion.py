@@ -1,12 +1,14 @@
-"""What matching and comparing cost, against LW-DETR's criterion and the form that DETR repositories share.
+"""What matching and comparing cost, against LW-DETR's criterion, rfdetr's and the form that DETR repositories share.
 
-    python benchmarks/criterion.py [--lwdetr CHECKOUT] [--rounds 7] [--compiled]
+    python benchmarks/criterion.py [--lwdetr CHECKOUT] [--rfdetr FOLDER] [--compiled] [--rounds 7]
 
 Predictions are drawn: six layers, two images, 11 groups of 300 queries, 91 classes; every object has one to six close
 rivals in a group, as in a detector that is being trained. Each round runs every variant once, in random order, from
 predictions to their gradients; figures are medians of process time, and ratios medians of the ratios within rounds.
-Solvers are timed on the same costs, and on costs without favourites. ``--compiled`` compiles the cost and the focal
-loss, which needs a C++ compiler. ``error`` is the difference of the summed loss from that of the usual form.
+"host" is the same with 8 queries and 2 classes, where next to nothing is computed. Matchers alone are timed on the
+same predictions, solvers alone on the costs of these, and on costs without favourites. ``--rfdetr`` is a folder of
+packages with rfdetr in it. ``--compiled`` adds ours compiled, for any number of objects, which needs a C++ compiler.
+``error`` is the difference of the summed loss from that of the usual form.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -37,15 +40,19 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.engine.machine import environment
 from groupdetr.groups import match_groups
 from groupdetr.ops import assignment
-from groupdetr.structures import Objects, Outputs, Predictions, Queries, Target
+from groupdetr.structures import Assignment, Objects, Outputs, Predictions, Queries, Target
 
 Compare = Callable[[list[Predictions], list[Target]], Tensor]  # to the summed loss
+Match = Callable[[list[Predictions], list[Target]], Any]
 CROWDS = ((7, 7), (60, 20), (100, 100))
+OTHERS = (3, 2)  # first of all: what is compiled has seen other numbers of objects by then, and is for any
+PEERS = ("usual", "LW-DETR", "rfdetr")  # whom others are compared with
 
 
 @dataclass
 class Options:
     lwdetr: Path | None = None
+    rfdetr: Path | None = None
     compiled: bool = False
     rounds: int = 7
     threads: int = 1
@@ -54,6 +61,12 @@ class Options:
     queries: int = 300
     classes: int = 91
     seed: int = 0
+
+
+@dataclass
+class Contender:
+    compare: Compare
+    match: Match
 
 
 class Case:
@@ -87,6 +100,12 @@ class Case:
         torch.autograd.grad(compare(self.layers, self.targets), self.leaves)
         return time.process_time() - start
 
+    def run_matcher(self, match: Match) -> float:
+        start = time.process_time()
+        with torch.no_grad():
+            match(self.layers, self.targets)
+        return time.process_time() - start
+
     def kept(self, compare: Compare) -> float:
         """MiB kept for backward, each storage once, predictions not counted."""
         own = {x.untyped_storage().data_ptr() for x in self.leaves}
@@ -109,12 +128,8 @@ class Case:
         return [np.ascontiguousarray(x.reshape(-1, *x.shape[2:])) for x in images]
 
 
-class CompiledFocal(Focal):
-    loss = torch.compile(Focal.loss, dynamic=False)
-
-
-def criterion(focal: type[Focal] = Focal) -> SetCriterion:
-    return SetCriterion([focal(2.0, 2.0), L1(5.0, 5.0), GIoU(2.0, 2.0)], match_groups)
+def criterion() -> SetCriterion:
+    return SetCriterion([Focal(2.0, 2.0), L1(5.0, 5.0), GIoU(2.0, 2.0)], match_groups)
 
 
 def no_queries(layers: list[Predictions]) -> Queries:
@@ -122,16 +137,20 @@ def no_queries(layers: list[Predictions]) -> Queries:
     return Queries(nothing, nothing)
 
 
-def ours(compiled: bool) -> Compare:
-    compares = criterion(CompiledFocal if compiled else Focal)
+def ours(compiled: bool) -> Contender:
+    compares = criterion()
     if compiled:
-        compares.cost = torch.compile(compares.cost, dynamic=False)  # type: ignore[method-assign]
+        compares.compile_parts()
 
     def compare(layers: list[Predictions], targets: list[Target]) -> Tensor:
         losses = compares(Outputs(layers, no_queries(layers)), targets)
         return torch.stack(list(losses.values())).sum()
 
-    return compare
+    def match(layers: list[Predictions], targets: list[Target]) -> Assignment:
+        stages = Outputs(layers, no_queries(layers)).stages()[0]
+        return compares.assign(stages, Objects.from_targets(targets))
+
+    return Contender(compare, match)
 
 
 # the usual form: a loop over layers, one over groups and images, one-hot targets, GIoU of all with all -------------
@@ -156,6 +175,11 @@ def usual_layer(layer: Predictions, targets: list[Target]) -> Tensor:
     return 2 * focal + 5 * (said - wanted).abs().sum() + 2 * (1 - torch.diag(overlap)).sum()
 
 
+def usual_matches(layers: list[Predictions], targets: list[Target]) -> list[tuple[Tensor, ...]]:
+    groups = layers[0].logits.shape[1]
+    return [usual_match(x.logits.flatten(1, 2), x.boxes.flatten(1, 2), targets, groups) for x in layers]
+
+
 def usual_match(logits: Tensor, boxes: Tensor, targets: list[Target], groups: int) -> tuple[Tensor, ...]:
     """Image, query, label and box of every match."""
     labels, wanted = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
@@ -174,25 +198,58 @@ def usual_match(logits: Tensor, boxes: Tensor, targets: list[Target], groups: in
     return tuple(map(torch.cat, zip(*found)))
 
 
-def lwdetr(checkout: Path, options: Options) -> Compare:
-    """The criterion of a checkout of Atten4Vis/LW-DETR; what its model alone imports need not be there."""
+# the criteria of others, which have the same interface ------------------------------------------------------------
+
+WEIGHTS = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+
+
+def said(layers: list[Predictions], targets: list[Target]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    outputs = [{"pred_logits": x.logits.flatten(1, 2), "pred_boxes": x.boxes.flatten(1, 2)} for x in layers]
+    return outputs, [vars(target) for target in targets]
+
+
+def summed(criterion: torch.nn.Module, layers: list[Predictions], targets: list[Target]) -> Tensor:
+    outputs, wanted = said(layers, targets)
+    losses = criterion({**outputs[-1], "aux_outputs": outputs[:-1]}, wanted)
+    return torch.stack([WEIGHTS.get(name.rstrip("_0123456789"), 0.0) * loss for name, loss in losses.items()]).sum()
+
+
+def lwdetr(checkout: Path, options: Options) -> Contender:
+    """Of a checkout of Atten4Vis/LW-DETR; what its model alone imports need not be there."""
     for name in ("fairscale", "fairscale.nn", "fairscale.nn.checkpoint", "MultiScaleDeformableAttention"):
         sys.modules.setdefault(name, MagicMock())
     sys.path.insert(0, str(checkout))
     from models.lwdetr import SetCriterion as Theirs  # type: ignore[import-not-found]
     from models.matcher import HungarianMatcher  # type: ignore[import-not-found]
 
-    weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
     matcher = HungarianMatcher(2.0, 5.0, 2.0)
-    compares = Theirs(options.classes, matcher, weights, 0.25, ["labels", "boxes"], group_detr=options.groups).train()
+    criterion = Theirs(options.classes, matcher, WEIGHTS, 0.25, ["labels", "boxes"], group_detr=options.groups).train()
 
-    def compare(layers: list[Predictions], targets: list[Target]) -> Tensor:
-        said = [{"pred_logits": x.logits.flatten(1, 2), "pred_boxes": x.boxes.flatten(1, 2)} for x in layers]
-        losses = compares({**said[-1], "aux_outputs": said[:-1]}, [vars(target) for target in targets])
-        parts = [weights.get(name.rstrip("_0123456789"), 0.0) * loss for name, loss in losses.items()]
-        return torch.stack(parts).sum()
+    def match(layers: list[Predictions], targets: list[Target]) -> list[Any]:
+        outputs, wanted = said(layers, targets)
+        return [matcher(output, wanted, group_detr=options.groups) for output in outputs]
 
-    return compare
+    return Contender(partial(summed, criterion), match)
+
+
+def rfdetr(packages: Path, options: Options) -> Contender:
+    """Of rfdetr, as it runs on a CPU. Its packages are entered without what they import for everything else."""
+    for name in ("rfdetr", "rfdetr.models", "rfdetr.models.heads", "rfdetr.utilities"):
+        package = sys.modules.setdefault(name, ModuleType(name))
+        package.__path__ = [str(packages.joinpath(*name.split(".")))]
+    from rfdetr.models.criterion import SetCriterion as Theirs  # type: ignore[import-not-found]
+    from rfdetr.models.matcher import HungarianMatcher  # type: ignore[import-not-found]
+
+    matcher = HungarianMatcher(2.0, 5.0, 2.0)
+    criterion = Theirs(options.classes, matcher, WEIGHTS, 0.25, ["labels", "boxes"], group_detr=options.groups).train()
+
+    def match(layers: list[Predictions], targets: list[Target]) -> list[Any]:
+        outputs, wanted = said(layers, targets)
+        matches: list[Any] = matcher._match_many(outputs, wanted, group_detr=options.groups)
+        assert matches, "they fall back to a matcher for each layer"
+        return matches
+
+    return Contender(partial(summed, criterion), match)
 
 
 # solvers alone ---------------------------------------------------------------------------------------------------
@@ -220,48 +277,63 @@ def timed(solve: Callable[[np.ndarray], Any], costs: list[np.ndarray]) -> float:
 
 
 def measure(run: dict[str, Callable[[], float]], rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds, and the speed-up over the first variant; one round to warm up."""
+    """Milliseconds, and the speed-up over every peer that is there; one round to warm up."""
     times: list[dict[str, float]] = []
     for _ in range(rounds + 1):
         order = random.sample(list(run), len(run))
         times.append({name: run[name]() for name in order})
-    first = next(iter(run))
-    return {
-        name: {
-            "ms": 1000 * statistics.median(t[name] for t in times[1:]),
-            "speedup": statistics.median(t[first] / t[name] for t in times[1:]),
-        }
-        for name in run
-    }
+    found = {name: {"ms": 1000 * statistics.median(t[name] for t in times[1:])} for name in run}
+    for peer in run.keys() & set(PEERS):
+        for name in run:
+            found[name][f"over {peer}"] = statistics.median(t[peer] / t[name] for t in times[1:])
+    return found
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    lines = ["| case | variant | ms | speedup | kept MiB | error |", "|---|---|---|---|---|---|"]
+    columns = ("ms", *(f"over {peer}" for peer in PEERS), "kept_mib", "error")
+    lines = [f"| case | variant | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 2)]
     for case, variants in results.items():
         for name, about in variants.items():
-            cells = [f"{about[c]:.3g}" if c in about else "" for c in ("ms", "speedup", "kept_mib", "error")]
+            cells = [f"{about[c]:.3g}" if c in about else "" for c in columns]
             lines.append(f"| {case} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def contenders(options: Options) -> dict[str, Contender]:
+    found = {"usual": Contender(usual, usual_matches)}
+    if options.lwdetr:
+        found["LW-DETR"] = lwdetr(options.lwdetr, options)
+    if options.rfdetr:
+        found["rfdetr"] = rfdetr(options.rfdetr, options)
+    found["ours"] = ours(compiled=False)
+    if options.compiled:
+        found["ours, compiled"] = ours(compiled=True)
+    return found
+
+
+def compared(case: Case, all_of_them: dict[str, Contender], rounds: int) -> dict[str, dict[str, float]]:
+    found = measure({n: partial(case.run, contender.compare) for n, contender in all_of_them.items()}, rounds)
+    for name, contender in all_of_them.items():
+        found[name]["kept_mib"] = case.kept(contender.compare)
+        found[name]["error"] = abs(case.loss(contender.compare) / case.loss(usual) - 1)
+    return found
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     random.seed(options.seed)
     torch.zeros(64).atanh()  # without it log1p is ten times slower on some CPUs; any network's forward has the effect
-    compares: dict[str, Compare] = {"usual": usual}
-    if options.lwdetr:
-        compares["LW-DETR"] = lwdetr(options.lwdetr, options)
-    compares["ours"] = ours(compiled=False)
-    if options.compiled:
-        compares["ours, compiled"] = ours(compiled=True)
     results: dict[str, Any] = {}
-    for counts in CROWDS:
+    small = replace(options, queries=8, classes=2, rounds=5 * options.rounds)
+    all_of_them = contenders(small)
+    for counts in (OTHERS, CROWDS[0]):
+        results["host"] = compared(Case(counts, small), all_of_them, small.rounds)
+    all_of_them = contenders(options)
+    for counts in (OTHERS, *CROWDS):
         case, name = Case(counts, options), f"{counts[0]} + {counts[1]} objects"
-        found = measure({n: partial(case.run, compare) for n, compare in compares.items()}, options.rounds)
-        for variant, compare in compares.items():
-            found[variant]["kept_mib"] = case.kept(compare)
-            found[variant]["error"] = abs(case.loss(compare) / case.loss(usual) - 1)
-        results[name] = found
+        results[name] = compared(case, all_of_them, options.rounds)
+        matchers = {n: partial(case.run_matcher, contender.match) for n, contender in all_of_them.items()}
+        results[f"matcher, {name}"] = measure(matchers, options.rounds)
         trained = case.costs()
         shuffled = [np.random.default_rng(0).normal(size=x.shape).astype(np.float32) for x in trained]
         for kind, costs in (("trained", trained), ("no favourites", shuffled)):
