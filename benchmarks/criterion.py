@@ -45,6 +45,7 @@ from groupdetr.structures import Assignment, Objects, Outputs, Predictions, Quer
 Compare = Callable[[list[Predictions], list[Target]], Tensor]  # to the summed loss
 Match = Callable[[list[Predictions], list[Target]], Any]
 CROWDS = ((7, 7), (60, 20), (100, 100))
+SQUARE = (300, 300)  # as many objects as queries, for solvers alone
 OTHERS = (3, 2)  # first of all: what is compiled has seen other numbers of objects by then, and is for any
 PEERS = ("usual", "LW-DETR", "rfdetr")  # whom others are compared with
 
@@ -262,8 +263,11 @@ def usual_solve(costs: np.ndarray) -> None:
 
 
 def solvers() -> dict[str, Callable[[np.ndarray], Any]]:
-    found = {"usual": usual_solve, "scipy": assignment.by_scipy}
-    return {**found, "lapx": assignment.by_lapx} if assignment.lapjvr_batch else found
+    """Ours from the conversion of the costs on."""
+    found = {"scipy": assignment.by_scipy, **({"lapx": assignment.by_lapx} if assignment.lapjvr_batch else {})}
+    return {"usual": usual_solve} | {
+        name: lambda costs, solve=solve: solve(costs.astype(np.float64)) for name, solve in found.items()
+    }
 
 
 def timed(solve: Callable[[np.ndarray], Any], costs: list[np.ndarray]) -> float:
@@ -334,11 +338,12 @@ def main(options: Options) -> None:
         results[name] = compared(case, all_of_them, options.rounds)
         matchers = {n: partial(case.run_matcher, contender.match) for n, contender in all_of_them.items()}
         results[f"matcher, {name}"] = measure(matchers, options.rounds)
-        trained = case.costs()
+    for counts in (*CROWDS, SQUARE):
+        trained = Case(counts, options).costs()
         shuffled = [np.random.default_rng(0).normal(size=x.shape).astype(np.float32) for x in trained]
         for kind, costs in (("trained", trained), ("no favourites", shuffled)):
             solve = {n: partial(timed, solver, costs) for n, solver in solvers().items()}
-            results[f"solver, {name}, {kind}"] = measure(solve, options.rounds)
+            results[f"solver, {counts[0]} + {counts[1]} objects, {kind}"] = measure(solve, 3 * options.rounds)
     print(table(results), file=sys.stderr)
     print(
         json.dumps({"options": vars(options), "environment": environment(), "results": results}, indent=1, default=str)

@@ -69,7 +69,11 @@ class SetCriterion(nn.Module):
 
 
 class Cost(nn.Module):
-    """Of every query for every object of its image, the weighted sum of the terms: [L,B,K,T,N]."""
+    """Of every query for every object of its image, the weighted sum of the terms: [L,B,K,T,N].
+
+    Of what `everyone` laid out before, in the order of memory: a kernel that gathered for itself would read the logits
+    object by object, and wait for each.
+    """
 
     def __init__(self, terms: Sequence[Term]) -> None:
         super().__init__()
