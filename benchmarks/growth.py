@@ -95,7 +95,7 @@ def add(curve: Curve, steps: dict[str, Any], rounds: int) -> None:
 
 
 def by_objects(curve: Curve, options: Options) -> None:
-    compares = {"usual form": criterion.usual, "ours": criterion.ours(compiled=False)}
+    compares = {"usual form": criterion.usual, "ours": criterion.ours(compiled=False).compare}
     for count in curve.values:
         case = criterion.Case((count, count), criterion.Options(groups=options.most))
         runs = {name: partial(timed, case, compare) for name, compare in compares.items()}
