@@ -133,14 +133,14 @@ def timed(case: Case, name: str, attend: Callable[[], Tensor]) -> measure.Times:
 def table(case: Case, variants: dict[str, Callable[[], Tensor]]) -> dict[str, dict[str, Any]]:
     runs = {name: lambda name=name, run=run: timed(case, name, run) for name, run in variants.items()}
     times = measure.interleaved(runs, case.options.rounds)
-    first = case.results[next(iter(variants))]
+    first = next(iter(variants))
     return {
         name: {
-            "forward and backward, ms": times[name]["all"]["ms"],
-            "speed-up": 1 / times[name]["all"]["ratio"],
-            "forward": 1 / times[name]["forward"]["ratio"],
+            "forward and backward, ms": times.ms(name),
+            "speed-up": times.speed_up(name, over=first),
+            "forward": times.speed_up(name, first, "forward"),
             "kept, MiB": measure.kept_for_backward(run, case.inputs),
-            "error": (case.results[name] - first).abs().max().item(),
+            "error": (case.results[name] - case.results[first]).abs().max().item(),
         }
         for name, run in variants.items()
     }

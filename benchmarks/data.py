@@ -2,9 +2,8 @@
 
     python benchmarks/data.py DATA [--pictures 50] [--rounds 7] [--batch 2] [--workers 2]
 
-DATA is a data set of JPEGs as ``groupdetr train`` takes it. Each round runs every variant once over the same pictures
-with the same draws, in random order, on one thread; figures are medians of process time a picture, and speed-ups
-medians of the ratios within rounds. ``difference``: the most by which a pixel of augmented pictures differs from the
+DATA is a data set of JPEGs as ``groupdetr train`` takes it. Every variant has the same pictures with the same draws;
+times are a picture's. ``difference``: the most by which a pixel of augmented pictures differs from the
 usual form's, of 255. ``usual on bytes`` is v2 on the bytes that we decode, never made floats. Decoders that are not
 installed are left out.
 
@@ -15,52 +14,33 @@ bytes, which are normalised on the device.
 
 from __future__ import annotations
 
-import json
-import random
 import resource
-import statistics
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 import torch
 import tyro
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import tv_tensors
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
+from torch.utils.data import Dataset
+from usual_loading import OnTensors, Usual, usual_loader
 
 from groupdetr.data import batch, images, transforms
-from groupdetr.data.batch import (
-    DEVIATION,
-    MEAN,
-    Draw,
-    Pictures,
-    Stream,
-    channels_first,
-    collate,
-    one_thread,
-    training_loader,
-)
+from groupdetr.data.batch import DEVIATION, MEAN, Draw, Pictures, Stream, channels_first, collate, training_loader
 from groupdetr.data.formats import load
 from groupdetr.data.images import load_pixels
 from groupdetr.data.records import Record
-from groupdetr.data.transforms import CropBetween, ResizeShortest
-from groupdetr.engine.machine import environment
-from groupdetr.ops.boxes import xyxy_to_cxcywh
-from groupdetr.structures import Images, Target
 
 Decoder = Callable[[Record], np.ndarray]
-Results = dict[str, dict[str, float]]
 
 
 @dataclass
@@ -73,6 +53,7 @@ class Options:
     batch: int = 2
     workers: int = 2
     seed: int = 0
+    out: Path | None = None  # JSON
 
 
 # decoders --------------------------------------------------------------------------------------------------------
@@ -136,95 +117,6 @@ def decoders(sample: Record) -> dict[str, Decoder]:
 # samples ---------------------------------------------------------------------------------------------------------
 
 
-class Resize(v2.Transform):
-    """By torchvision's machinery, with our rule and draws."""
-
-    def __init__(self, rule: ResizeShortest) -> None:
-        super().__init__()
-        self.rule = rule
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
-        return {"size": self.rule.size(height, width, torch.default_generator)}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(F.resize, inpt, **params)
-
-
-class Crop(v2.Transform):
-    """As `Resize`."""
-
-    def __init__(self, rule: CropBetween) -> None:
-        super().__init__()
-        self.rule = rule
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
-        return dict(zip(("top", "left", "height", "width"), self.rule.place(height, width, torch.default_generator)))
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(F.crop, inpt, **params)
-
-
-def recipe(imgsz: int) -> v2.Transform:
-    """DETR's, as `transforms.training` draws it."""
-    flip: Any = transforms.training(imgsz)
-    resize, first, crop = Resize(flip.then.then), Resize(flip.then.resize), Crop(flip.then.crop)
-    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([resize, v2.Compose([first, crop, resize])])])
-
-
-class Usual(Dataset[tuple[Tensor, Target, int]]):
-    """Pillow's picture through v2, then floats, normalised; the draws are ours."""
-
-    def __init__(self, records: Sequence[Record], imgsz: int, seed: int) -> None:
-        self.records, self.seed, self.augment = records, seed, recipe(imgsz)
-        floats = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
-        self.finish: Callable[[Any], Any] = v2.Compose(floats)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Target, int]:
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]))
-        record = self.records[draw.index]
-        corners, labels = record.training()
-        size = (record.height, record.width)
-        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners).float(), format="XYXY", canvas_size=size)
-        picture, boxes, known = self.augment(self.picture(record), boxes, torch.from_numpy(labels))
-        picture = self.finish(picture)
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        height, width = picture.shape[1:]
-        within = xyxy_to_cxcywh(boxes[kept].as_subclass(Tensor))
-        target = Target(known[kept], within / torch.tensor([width, height, width, height]))
-        return picture.as_subclass(Tensor), target, draw.index
-
-    def picture(self, record: Record) -> Any:
-        with Image.open(record.path) as image:
-            return image.convert("RGB")
-
-
-class OnTensors(Usual):
-    """v2 on our tensors, bytes to the end."""
-
-    def __init__(self, records: Sequence[Record], imgsz: int, seed: int) -> None:
-        super().__init__(records, imgsz, seed)
-        self.finish = lambda picture: picture
-
-    def picture(self, record: Record) -> Any:
-        return tv_tensors.Image(channels_first(ours(record)))
-
-
-def usual_collate(samples: Sequence[tuple[Tensor, Target, int]]) -> tuple[Images, list[Target]]:
-    """One padded block of floats and its mask."""
-    pictures, targets, _ = zip(*samples)
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
-    pixels, padding = torch.zeros(len(pictures), 3, height, width), torch.ones(len(pictures), height, width).bool()
-    for place, outside, picture in zip(pixels, padding, pictures):
-        place[:, : picture.shape[1], : picture.shape[2]].copy_(picture)
-        outside[: picture.shape[1], : picture.shape[2]] = False
-    return Images(pixels, padding), list(targets)
-
-
 class Decoded(Pictures):
     """Ours, with another decoder."""
 
@@ -258,14 +150,14 @@ def difference(usual: Tensor, ours: Tensor) -> float:
 # parts of ours ---------------------------------------------------------------------------------------------------
 
 
-def parts(pictures: Pictures, draws: Sequence[Draw], size: int) -> dict[str, float]:
+def parts(pictures: Pictures, draws: Sequence[Draw], size: int) -> measure.Times:
     """Seconds a picture, of one pass in batches of ``size``."""
     spent = dict.fromkeys(("decode", "augment", "the rest", "collate"), 0.0)
 
     def clocked(name: str, work: Callable[..., Any], *args: Any) -> Any:
-        start = time.process_time()
+        start = measure.clock()
         done = work(*args)
-        spent[name] += time.process_time() - start
+        spent[name] += measure.clock() - start
         return done
 
     inner = Pictures(pictures.records, partial(clocked, "augment", pictures.transform), pictures.seed)
@@ -275,16 +167,10 @@ def parts(pictures: Pictures, draws: Sequence[Draw], size: int) -> dict[str, flo
         clocked("collate", collate, samples)
     batch.load_pixels = original
     spent["the rest"] -= spent["decode"] + spent["augment"]
-    return {name: seconds / len(draws) for name, seconds in spent.items()}
+    return {name: seconds / len(draws) for name, seconds in {**spent, "all": sum(spent.values())}.items()}
 
 
 # loaders ---------------------------------------------------------------------------------------------------------
-
-
-def usual_loader(pictures: Usual, stream: Stream, workers: int) -> DataLoader[Any]:
-    return DataLoader(
-        pictures, batch_sampler=stream, collate_fn=usual_collate, num_workers=workers, worker_init_fn=one_thread
-    )
 
 
 def spent(who: int) -> float:
@@ -292,71 +178,57 @@ def spent(who: int) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def run(batches: Iterable[Any]) -> dict[str, float]:
-    """Seconds: of the workers, of this process, and by the clock."""
+def run(batches: Iterable[Any]) -> measure.Times:
+    """Seconds: of the workers, of this process, of both, and by the clock."""
     children = partial(spent, resource.RUSAGE_CHILDREN)
     clocks: list[Callable[[], float]] = [children, time.process_time, time.perf_counter]
     before = [clock() for clock in clocks]
     for piece in batches:
         (piece[0] if isinstance(piece, tuple) else piece).pixels.clone()  # as into pinned memory
-    return {name: clock() - start for name, clock, start in zip(("workers", "main", "clock"), clocks, before)}
+    workers, main, clock = (clock() - start for clock, start in zip(clocks, before))
+    return {"workers": workers, "main": main, "clock": clock, "all": workers + main}
 
 
-def loaders(usual: Usual, ours: Pictures, options: Options) -> Results:
-    """Milliseconds a picture, and speed-ups: in the time of all processes, and by the clock. All pictures four times
-    over, so that the start of the workers counts little."""
+def loaders(usual: Usual, ours: Pictures, options: Options) -> dict[str, dict[str, float]]:
+    """All pictures four times over, so that the start of the workers counts little."""
     steps = 4 * len(usual) // options.batch
-    rounds: list[Results] = []
-    for seed in range(options.rounds):
-        stream = Stream(len(usual), options.batch, seed, 0, steps)
-        make: dict[str, Callable[[], Iterable[Any]]] = {
-            "usual": partial(usual_loader, usual, stream, options.workers),
-            "ours": partial(training_loader, ours, stream, options.workers),
+
+    def loading(make: Callable[..., Iterable[Any]], pictures: Dataset[Any]) -> Callable[[], measure.Times]:
+        seeds = count()
+        return lambda: run(make(pictures, Stream(len(usual), options.batch, next(seeds), 0, steps), options.workers))
+
+    runs = {"usual": loading(usual_loader, usual), "ours": loading(training_loader, ours)}
+    times, number = measure.interleaved(runs, options.rounds), steps * options.batch
+    return {
+        name: {
+            **{f"{part}, ms": times.ms(name, part) / number for part in ("all", "workers", "main", "clock")},
+            "speed-up": times.speed_up(name, over="usual"),
+            "speed-up by the clock": times.speed_up(name, "usual", "clock"),
+            "pictures a second": 1000 * number / times.ms(name, "clock"),
         }
-        rounds.append({name: run(make[name]()) for name in random.sample(list(make), len(make))})
-    found: Results = {}
-    for name in ("usual", "ours"):
-        ms = 1000 / (steps * options.batch)
-        found[name] = {f"{key}_ms": ms * statistics.median(r[name][key] for r in rounds) for key in rounds[0][name]}
-        found[name]["pictures_s"] = 1000 / found[name]["clock_ms"]
-        found[name]["speedup"] = statistics.median(whole(r["usual"]) / whole(r[name]) for r in rounds)
-        found[name]["speedup_clock"] = statistics.median(r["usual"]["clock"] / r[name]["clock"] for r in rounds)
-    return found
-
-
-def whole(seconds: dict[str, float]) -> float:
-    return seconds["workers"] + seconds["main"]
+        for name in runs
+    }
 
 
 # -----------------------------------------------------------------------------------------------------------------
 
 
-def timed(work: Callable[[int], Any], count: int) -> float:
-    start = time.process_time()
-    for i in range(count):
-        work(i)
-    return (time.process_time() - start) / count
+def compared(works: Mapping[str, Callable[[Draw], Any]], pictures: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds a picture, and the speed-up over the first. A round is an epoch, the same for all."""
+
+    def passing(work: Callable[[Draw], Any]) -> Callable[[], measure.Times]:
+        epochs = count()
+        return measure.clocked(lambda: [*map(work, every(next(epochs), pictures))])
+
+    first = next(iter(works))
+    times = measure.interleaved({name: passing(work) for name, work in works.items()}, rounds)
+    return {
+        name: {"all, ms": times.ms(name) / pictures, "speed-up": times.speed_up(name, over=first)} for name in works
+    }
 
 
-def measure(run: Callable[[str, int], float], names: Sequence[str], rounds: int) -> Results:
-    """Milliseconds a picture, pictures a second, and the speed-up over the first; one round to warm up."""
-    times = [{name: run(name, r) for name in random.sample(names, len(names))} for r in range(rounds + 1)][1:]
-    found: Results = {}
-    for name in names:
-        ms = 1000 * statistics.median(t[name] for t in times)
-        found[name] = {"ms": ms, "pictures_s": 1000 / ms}
-        found[name]["speedup"] = statistics.median(t[names[0]] / t[name] for t in times)
-    return found
-
-
-def table(results: dict[str, Results]) -> str:
-    columns = list(dict.fromkeys(key for variants in results.values() for about in variants.values() for key in about))
-    lines = [f"| part | variant | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    for part, variants in results.items():
-        for name, about in variants.items():
-            cells = [f"{about[c]:.3g}" if c in about else "" for c in columns]
-            lines.append(f"| {part} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def every(epoch: int, pictures: int) -> list[Draw]:
+    return [Draw(epoch, index) for index in range(pictures)]
 
 
 def versions() -> dict[str, str]:
@@ -371,29 +243,30 @@ def versions() -> dict[str, str]:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    random.seed(options.seed)
     warnings.simplefilter("ignore")  # torchvision's about its decoder
     records = load(options.data).splits[options.split].records[: options.pictures]
-    results: dict[str, Results] = {}
-
     known = decoders(records[0])
-    results["decode"] = measure(
-        lambda name, _: timed(lambda i: known[name](records[i]), len(records)), list(known), options.rounds
-    )
-    sets = samplers(records, known, options)
-    results["decode and augment"] = measure(
-        lambda name, r: timed(lambda i: sets[name][Draw(r, i)], len(records)), list(sets), options.rounds
-    )
-    draws = [Draw(0, i) for i in range(len(records))]
-    for name, found in results["decode and augment"].items():
-        if name != "usual":
-            found["difference"] = max(difference(sets["usual"][d][0], sets[name][d][0]) for d in draws)
-    passes = [parts(sets["ours"], draws, options.batch) for _ in range(options.rounds)]  # type: ignore[arg-type]
-    results["ours"] = {n: {"ms": 1000 * statistics.median(p[n] for p in passes)} for n in passes[0]}
-    results[f"loader, {options.workers} workers"] = loaders(sets["usual"], sets["ours"], options)  # type: ignore[arg-type]
-    print(table(results), file=sys.stderr)
-    about = {"options": vars(options), "environment": environment(), "versions": versions(), "results": results}
-    print(json.dumps(about, indent=1, default=str))
+    sets: dict[str, Any] = samplers(records, known, options)
+
+    decoding = {name: partial(decoded, decoder, records) for name, decoder in known.items()}
+    decode = compared(decoding, len(records), options.rounds)
+    sample = compared({name: pictures.__getitem__ for name, pictures in sets.items()}, len(records), options.rounds)
+    draws = every(0, len(records))
+    for name in sets.keys() - {"usual"}:
+        sample[name]["difference"] = max(difference(sets["usual"][d][0], sets[name][d][0]) for d in draws)
+    ours = measure.interleaved({"ours": partial(parts, sets["ours"], draws, options.batch)}, options.rounds)
+    rows = {
+        **{f"decode, {name}": about for name, about in decode.items()},
+        **{f"decode and augment, {name}": about for name, about in sample.items()},
+        **{f"of ours, {part}": {"all, ms": ours.ms("ours", part)} for part in ours.parts("ours")},
+        **{f"loader, {name}": about for name, about in loaders(sets["usual"], sets["ours"], options).items()},
+    }
+    print(f"versions besides: {versions()}")
+    measure.show(options, rows, options.out)
+
+
+def decoded(decoder: Decoder, records: Sequence[Record], draw: Draw) -> np.ndarray:
+    return decoder(records[draw.index])
 
 
 if __name__ == "__main__":

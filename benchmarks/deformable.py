@@ -3,8 +3,7 @@
     python benchmarks/deformable.py [--device cuda] [--rounds 9] [--program 128]
 
 Two places where it stands: an encoder, whose tokens look around themselves, and a decoder of 11 groups of 900 queries.
-Each round runs every variant once, in random order; figures are medians, of process time on a CPU and of wall time
-after synchronisation on a GPU, and ratios are medians of the ratios within rounds. On a GPU the shapes are DINO's
+Speed-ups are over the form by grid_sample, of whose result ``error`` is a part. On a GPU the shapes are DINO's
 (800 x 1333, two images), every variant runs in fp32 and with a value in bf16, and its time is compared with the floor:
 the bytes that corners and their gradients are, at the rates of L2 and of its atomics. The rates are assumptions, to be
 measured on the card in hand.
@@ -13,21 +12,17 @@ measured on the card in hand.
 from __future__ import annotations
 
 import importlib
-import json
-import random
-import statistics
-import sys
-import time
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
 
+import measure
 import torch
 import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.attention.deformable import Attend, Shapes, in_pytorch, in_triton
-from groupdetr.engine.machine import environment
 
 
 @dataclass
@@ -41,6 +36,7 @@ class Options:
     atomics: float = 2.5  # TB/s that it adds at
     program: int = 128  # threads of a program of the Triton kernels
     seed: int = 0
+    out: Path | None = None  # JSON
 
     @property
     def shapes(self) -> Shapes:
@@ -122,27 +118,13 @@ class Case:
         value, locations, weights = self.inputs
         return attend(value, self.shapes, locations, weights)
 
-    def run(self, attend: Attend) -> dict[str, float]:
-        marks = [clock(self.options.device)]
+    def run(self, attend: Attend) -> measure.Times:
+        watch = measure.Watch(self.options.device)
         out = self.forward(attend)
-        marks.append(clock(self.options.device))
+        watch.lap("forward")
         torch.autograd.grad(out, self.inputs, self.grad)
-        marks.append(clock(self.options.device))
-        return {"forward": marks[1] - marks[0], "backward": marks[2] - marks[1], "both": marks[2] - marks[0]}
-
-    def kept(self, attend: Attend) -> float:
-        """MiB kept for backward, each storage once, inputs not counted."""
-        own = {x.untyped_storage().data_ptr() for x in self.inputs}
-        kept: dict[int, int] = {}
-
-        def pack(x: Tensor) -> Tensor:
-            if x.untyped_storage().data_ptr() not in own:
-                kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            self.forward(attend)
-        return sum(kept.values()) / 2**20
+        watch.lap("backward")
+        return watch.times
 
     def peak(self, attend: Attend) -> float:
         """MiB that the allocator needs beyond the inputs, forward and backward."""
@@ -157,7 +139,7 @@ class Case:
         numbers = self.inputs[2].numel() * 4 * CHANNELS
         gather = numbers * self.dtype.itemsize / (self.options.gather * 1e12)
         backward = gather + numbers * 4 / (self.options.atomics * 1e12)
-        return {"forward": gather, "backward": backward, "both": gather + backward}
+        return {"forward": gather, "backward": backward, "all": gather + backward}
 
     def error(self, attend: Attend) -> float:
         """Largest difference from the form by grid_sample, out and gradients, in parts of their largest number."""
@@ -169,54 +151,36 @@ class Case:
         return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
-def clock(device: str) -> float:
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
+def rows(case: Case, attends: dict[str, Attend]) -> dict[str, dict[str, float]]:
+    runs = {name: partial(case.run, attend) for name, attend in attends.items()}
+    times = measure.interleaved(runs, case.options.rounds, case.options.seed)
+    return {name: row(case, attend, times, name) for name, attend in attends.items()}
 
 
-def measure(case: Case, attends: dict[str, Attend]) -> dict[str, dict[str, float]]:
-    options = case.options
-    found: dict[str, dict[str, float]] = {name: {"error": case.error(attend)} for name, attend in attends.items()}
-    rounds = []
-    for _ in range(options.rounds):
-        order = random.sample(list(attends), len(attends))
-        rounds.append({name: case.run(attends[name]) for name in order})
-    for name, attend in attends.items():
-        about = found[name]
-        for part in ("forward", "backward", "both"):
-            about[f"{part}_ms"] = 1000 * statistics.median(r[name][part] for r in rounds)
-            about[f"{part}_speedup"] = statistics.median(r["grid_sample"][part] / r[name][part] for r in rounds)
-            if options.device != "cpu":
-                about[f"{part}_of_floor"] = case.floor()[part] * 1000 / about[f"{part}_ms"]
-        about["kept_mib"] = case.kept(attend)
-        if options.device != "cpu":
-            about["peak_mib"] = case.peak(attend)
-    return found
-
-
-def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    columns = list(next(iter(next(iter(results.values())).values())))
-    lines = ["| case | variant | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for case, attends in results.items():
-        for name, about in attends.items():
-            lines.append(f"| {case} | {name} | " + " | ".join(f"{about[c]:.3g}" for c in columns) + " |")
-    return "\n".join(lines)
+def row(case: Case, attend: Attend, times: measure.Rounds, name: str) -> dict[str, float]:
+    about = {
+        "error": case.error(attend),
+        "kept, MiB": measure.kept_for_backward(partial(case.run, attend), case.inputs),
+    }
+    for part in ("forward", "backward", "all"):
+        about[f"{part}, ms"] = times.ms(name, part)
+        about[f"{part}, speed-up"] = times.speed_up(name, "grid_sample", part)
+        if case.options.device != "cpu":
+            about[f"{part}, of the floor"] = case.floor()[part] * 1000 / times.ms(name, part)
+    return about if case.options.device == "cpu" else {**about, "peak, MiB": case.peak(attend)}
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    random.seed(options.seed)
     attends = variants(options.device, options.program)
     dtypes = [torch.float32] if options.device == "cpu" else [torch.float32, torch.bfloat16]
-    results: dict[str, Any] = {}
+    found: dict[str, dict[str, float]] = {}
     for place in ("encoder", "decoder"):
         for dtype in dtypes:
             case = Case(place, dtype, options)
-            results[f"{place}, {case.queries} queries, {str(dtype).removeprefix('torch.')}"] = measure(case, attends)
-    print(table(results), file=sys.stderr)
-    print(json.dumps({"options": vars(options), "environment": environment(), "results": results}, indent=1))
+            title = f"{place}, {case.queries} queries, {str(dtype).removeprefix('torch.')}"
+            found |= {f"{title}, {name}": about for name, about in rows(case, attends).items()}
+    measure.show(options, found, options.out)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ python benchmarks/attention.py --device "$device" --out "$out/attention.json" | 
 python -m pytest -q tests/attention tests/claims/test_numerics.py | tee "$out/attention-tests.txt"
 for threads in 32 64 128 256; do
   python benchmarks/deformable.py --device "$device" --program "$threads" \
-    > "$out/deformable-$threads.json" 2> "$out/deformable-$threads.md"
+    --out "$out/deformable-$threads.json" | tee "$out/deformable-$threads.md"
   [ "$device" != cpu ] || break
 done
 

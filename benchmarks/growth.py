@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import criteria
 import criterion
 import measure
 import official
@@ -55,9 +56,11 @@ class Curve:
 
     def measured(self, runs: dict[str, Callable[[], measure.Times]], kept: dict[str, float], rounds: int) -> None:
         """At one more value."""
-        for name, times in measure.interleaved(runs, rounds).items():
-            self.seconds.setdefault(name, []).append(times["all"]["ms"] / 1000)
+        times = measure.interleaved(runs, rounds)
+        for name in runs:
+            self.seconds.setdefault(name, []).append(times.ms(name) / 1000)
             self.memory.setdefault(name, []).append(kept[name])
+        print(f"{self.label} {self.values[len(self.memory[name]) - 1]}", flush=True)
 
     def charts(self) -> list[Chart]:
         units = {"seconds": self.seconds, "MiB kept": self.memory}
@@ -91,21 +94,15 @@ def by(curve: Curve, options: Options, change: Callable[[int], step.Options]) ->
 def add(curve: Curve, steps: dict[str, Any], rounds: int) -> None:
     kept = {name: measure.kept_for_backward(run, run.model.parameters()) for name, run in steps.items()}
     curve.measured(steps, kept, rounds)
-    print(f"{curve.label} {curve.values[len(next(iter(curve.seconds.values()))) - 1]}", flush=True)
 
 
 def by_objects(curve: Curve, options: Options) -> None:
-    compares = {"usual form": criterion.usual, "ours": criterion.ours(compiled=False).compare}
+    compares = {"usual form": criteria.usual, "ours": criteria.ours(compiled=False).compare}
     for count in curve.values:
         case = criterion.Case((count, count), criterion.Options(groups=options.most))
-        runs = {name: partial(timed, case, compare) for name, compare in compares.items()}
+        runs = {name: measure.clocked(partial(case.learn, compare)) for name, compare in compares.items()}
         kept = {name: case.kept(compare) for name, compare in compares.items()}
         curve.measured(runs, kept, options.rounds)
-        print(f"{curve.label} {count}", flush=True)
-
-
-def timed(case: criterion.Case, compare: criterion.Compare) -> measure.Times:
-    return {"all": case.run(compare)}
 
 
 def settings(options: Options) -> step.Options:

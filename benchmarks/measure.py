@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -56,27 +57,48 @@ class Watch:
         self.times["all"] = now - self.start
 
 
-def interleaved(
-    runs: Mapping[str, Callable[[], Times]], rounds: int, seed: int = 0
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Milliseconds of every variant and part, and how they relate to the first variant's.
+def clocked(run: Callable[[], object]) -> Callable[[], Times]:
+    """A run on a CPU that has no parts, as a variant."""
 
-    Each round runs every variant once, in random order, after one to warm up. Times are medians, and ratios medians
-    of the ratios within rounds, which what else the machine does disturbs less.
-    """
+    def timed() -> Times:
+        watch = Watch()
+        run()
+        watch.lap("run")
+        return watch.times
+
+    return timed
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How long every variant took, part by part, round by round."""
+
+    taken: Sequence[Mapping[str, Times]]
+
+    def parts(self, name: str) -> list[str]:
+        """Of a variant, the whole left out."""
+        return [part for part in self.taken[0][name] if part != "all"]
+
+    def ms(self, name: str, part: str = "all") -> float:
+        """Milliseconds, the median."""
+        return 1000 * statistics.median(taken[name][part] for taken in self.taken)
+
+    def ratio(self, name: str, to: str, part: str = "all") -> float:
+        """The time of ``name`` in that of ``to``: the median of the ratios within rounds, which what else the machine
+        does disturbs less than the times."""
+        return statistics.median(taken[name][part] / taken[to][part] for taken in self.taken)
+
+    def speed_up(self, name: str, over: str, part: str = "all") -> float:
+        return self.ratio(over, name, part)
+
+
+def interleaved(runs: Mapping[str, Callable[[], Times]], rounds: int, seed: int = 0) -> Rounds:
+    """Every round runs every variant once, in random order, after one round to warm up."""
     order, taken = random.Random(seed), list[dict[str, Times]]()
     for _ in range(rounds + 1):
         taken.append({name: runs[name]() for name in order.sample(list(runs), len(runs))})
         progress(f"round {len(taken) - 1} of {rounds}")
-    first = next(iter(runs))
-    return {name: {part: _summary(taken[1:], name, first, part) for part in taken[-1][name]} for name in runs}
-
-
-def _summary(taken: Sequence[dict[str, Times]], name: str, first: str, part: str) -> dict[str, float]:
-    found = {"ms": 1000 * statistics.median(t[name][part] for t in taken)}
-    if all(t[first].get(part, 0.0) > 0 for t in taken):
-        found["ratio"] = statistics.median(t[name][part] / t[first][part] for t in taken)
-    return found
+    return Rounds(taken[1:])
 
 
 # work and memory

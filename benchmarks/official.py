@@ -117,8 +117,8 @@ def main(options: Options) -> None:
         times = measure.interleaved(variants, options.rounds)
         for kind, run in variants.items():
             rows[f"K = {groups}, {kind}"] = {
-                "step, ms": times[kind]["all"]["ms"],
-                "speed-up": 1 / times[kind]["all"]["ratio"],
+                "step, ms": times.ms(kind),
+                "speed-up": times.speed_up(kind, over="theirs"),
                 "operations": measure.operations(run),
                 "kept, MiB": measure.kept_for_backward(run, run.model.parameters()),
                 "peak, MiB": measure.peak_of_process(variant, kind, options, groups),

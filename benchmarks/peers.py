@@ -18,3 +18,12 @@ def lwdetr(checkout: Path, module: str) -> ModuleType:
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
     return import_module(module)
+
+
+def rfdetr(packages: Path, module: str) -> ModuleType:
+    """A module of rfdetr, installed in the folder ``packages``. Its packages are entered without what they import for
+    everything else."""
+    for name in ("rfdetr", "rfdetr.models", "rfdetr.models.heads", "rfdetr.utilities"):
+        package = sys.modules.setdefault(name, ModuleType(name))
+        package.__path__ = [str(packages.joinpath(*name.split(".")))]
+    return import_module(module)

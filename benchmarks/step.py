@@ -116,14 +116,15 @@ def main(options: Options) -> None:
         most, chunk = options.groups[-1], options.group_chunk
         kinds[f"K = {most} in chunks of {chunk}"] = partial(ChunkedStep, options, most, chunk)
     steps = {name: make() for name, make in kinds.items()}
-    times = measure.interleaved(steps, options.rounds)
-    counts = {name: counted(step) | peak(kinds[name], step) for name, step in steps.items()}
-    measure.show(options, {name: row(times[name], counts[name]) for name in steps}, options.out)
+    rounds = measure.interleaved(steps, options.rounds)
+    first = next(iter(steps))
+    rows = {name: row(rounds, name, first) | counted(step) | peak(kinds[name], step) for name, step in steps.items()}
+    measure.show(options, rows, options.out)
 
 
-def row(times: dict[str, dict[str, float]], counts: dict[str, Any]) -> dict[str, Any]:
-    parts = {f"{part}, ms": about["ms"] for part, about in times.items() if part != "all"}
-    return {"step, ms": times["all"]["ms"], "ratio": times["all"]["ratio"], **counts, **parts}
+def row(rounds: measure.Rounds, name: str, first: str) -> dict[str, float]:
+    parts = {f"{part}, ms": rounds.ms(name, part) for part in rounds.parts(name)}
+    return {"step, ms": rounds.ms(name), "ratio": rounds.ratio(name, to=first), **parts}
 
 
 def counted(step: Step) -> dict[str, Any]:
