@@ -74,6 +74,13 @@ class ByChunks(nn.Module):
         return cut.mended(loss), named
 
 
+def learner(model: DetectionTransformer, criterion: SetCriterion, groups_at_once: int | None) -> AtOnce | ByChunks:
+    """The two as one network, with all groups at once or in chunks."""
+    if groups_at_once is not None and model.recipe.in_chunks(groups_at_once):
+        return ByChunks(model, criterion, groups_at_once)
+    return AtOnce(model, criterion)
+
+
 def summed(losses: dict[str, Tensor]) -> Losses:
     return torch.stack([*losses.values()]).sum(), {name: loss.detach() for name, loss in losses.items()}
 

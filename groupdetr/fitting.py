@@ -21,12 +21,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from groupdetr.chunked import AtOnce, ByChunks, independent
+from groupdetr.chunked import independent, learner
 from groupdetr.commands.train_ import Options
-from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.formats import DataSet
 from groupdetr.data.worst import Worst, worst_of
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine import optim
 from groupdetr.engine.memory import meter, ran_out, readable, usable
@@ -265,10 +263,3 @@ class Trained:
         """With all groups at once or in chunks, and without gradients."""
         self.optimizer.zero_grad(set_to_none=True)
         return learner(self.model, self.criterion, chunk)
-
-
-def learner(model: DetectionTransformer, criterion: SetCriterion, chunk: int | None) -> nn.Module:
-    """The two as one network, with all groups at once or in chunks."""
-    if chunk is not None and chunk < model.recipe.num_groups:
-        return ByChunks(model, criterion, chunk)
-    return AtOnce(model, criterion)

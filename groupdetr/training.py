@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
-from groupdetr.chunked import expect_independent_groups
+from groupdetr.chunked import expect_independent_groups, learner
 from groupdetr.commands.train_ import Options, to_config
 from groupdetr.data.check import check
 from groupdetr.data.formats import DataSet, load
@@ -34,7 +34,7 @@ from groupdetr.engine.run import RunFolder, write_json, write_text
 from groupdetr.engine.train import Trainer
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
-from groupdetr.fitting import fitted, learner, remedy
+from groupdetr.fitting import fitted, remedy
 from groupdetr.reporting import report_run
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
@@ -51,7 +51,7 @@ def train(options: Options) -> Path:
     recipe = recipe_of(options)
     machine = accelerator(options.settings)
     expect_whole_pieces(options.settings, machine.num_processes)
-    if chunked(options.settings, recipe):
+    if recipe.in_chunks(options.settings.group_chunk):
         expect_independent_groups(recipe.compete, recipe.match)
     say = console.print if machine.is_main_process else _silence
     data = checked(options, recipe, machine)
@@ -87,10 +87,6 @@ def expect_whole_pieces(settings: Settings, processes: int) -> None:
             f"a batch of {settings.batch} images cannot be shared by {pieces}",
             remedy=f"choose --batch as a multiple of {processes * settings.accumulate}",
         )
-
-
-def chunked(settings: Settings, recipe: Recipe) -> bool:
-    return settings.group_chunk is not None and settings.group_chunk < recipe.num_groups
 
 
 @contextmanager

@@ -7,6 +7,7 @@ statistics keep the names that all checkpoints have for them, and the weights le
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -62,8 +63,7 @@ class NormedConv2d(nn.Conv2d):
 def freeze_norms(network: nn.Module) -> nn.Module:
     """Every batch norm of a ResNet of timm's, each right behind its convolution, frozen in place."""
     for block in list(network.modules()):
-        children = dict(block.named_children())
-        for (first, conv), (second, norm) in zip(children.items(), list(children.items())[1:]):
+        for (first, conv), (second, norm) in pairwise(list(block.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 frozen = FrozenNorm(norm)
                 block.register_module(second, frozen)

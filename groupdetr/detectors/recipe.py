@@ -56,6 +56,10 @@ class Recipe:
                 raise TypeError(f"{self.preset or type(self).__name__} has no option {name!r}; {hint}")
         return dataclasses.replace(self, **options)
 
+    def in_chunks(self, groups_at_once: int | None) -> bool:
+        """Does so many groups at a time mean more than one pass of the decoder?"""
+        return groups_at_once is not None and groups_at_once < self.num_groups
+
     def backbone(self) -> Backbone:
         raise NotImplementedError
 

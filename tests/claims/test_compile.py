@@ -8,11 +8,9 @@ from itertools import product
 
 import pytest
 import torch
-from torch import nn
 from torch._dynamo.utils import counters
 
-from groupdetr.chunked import AtOnce, ByChunks
-from groupdetr.detector import DetectionTransformer
+from groupdetr.chunked import learner
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.structures import Images, Target
 
@@ -36,11 +34,6 @@ def steps() -> Iterator[tuple[Images, list[Target]]]:
         yield batch, [target(count, seed) for seed, count in enumerate(counts)]
 
 
-def learner(model: DetectionTransformer, chunk: int) -> nn.Module:
-    criterion = model.recipe.criterion()
-    return ByChunks(model, criterion, chunk) if chunk < model.recipe.num_groups else AtOnce(model, criterion)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "chunk"), CASES)
 def test_a_few_graphs_serve_all_sizes_and_change_no_loss(recipe: Recipe, chunk: int) -> None:
@@ -49,7 +42,7 @@ def test_a_few_graphs_serve_all_sizes_and_change_no_loss(recipe: Recipe, chunk: 
     model = build(recipe).train()
     compiled = deepcopy(model)
     compiled.compile_parts(backend="aot_eager")
-    learners = [learner(m, chunk) for m in (model, compiled)]
+    learners = [learner(m, recipe.criterion(), chunk) for m in (model, compiled)]
     graphs = []
     for number, (batch, targets) in enumerate(steps()):
         losses = []
