@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groupdetr.create import create_criterion, create_model
+    from groupdetr.detections import Detections
     from groupdetr.predictor import Detector, Result
-    from groupdetr.structures import Detections, Images, Outputs, Target
+    from groupdetr.structures import Images, Outputs, Target
     from groupdetr.weights import load_weights
 
 __version__ = "0.1.0"
@@ -32,7 +33,7 @@ _HOMES = {
     "create_model": "create",
     "Detector": "predictor",
     "Result": "predictor",
-    "Detections": "structures",
+    "Detections": "detections",
     "Images": "structures",
     "Outputs": "structures",
     "Target": "structures",

@@ -15,11 +15,12 @@ from torch import Tensor
 from groupdetr.data.batch import normalised, to_pixels
 from groupdetr.data.images import load_image
 from groupdetr.data.transforms import validation
+from groupdetr.detections import Detections
 from groupdetr.engine.run import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.experiments import recipe_from
 from groupdetr.report.drawing import draw_detections, palette
-from groupdetr.structures import Detections, Images
+from groupdetr.structures import Images
 from groupdetr.tasks.detection import postprocess
 from groupdetr.weights import load_weights, native
 

@@ -7,40 +7,21 @@ means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-class _Movable:
-    """Dataclasses of tensors that move between devices together."""
-
-    def to(self, device: torch.device | str) -> Self:
-        return self.mapped(lambda x: x.to(device, non_blocking=True))
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same of changed tensors, here and in what it is made of."""
-
-        def of(value: Any) -> Any:
-            if isinstance(value, _Movable):
-                return value.mapped(change)
-            return change(value) if isinstance(value, Tensor) else value
-
-        return type(self)(**{f.name: of(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+from groupdetr.masks import Bitmaps, Canvas, Masks
+from groupdetr.movable import Movable, expect
 
 
 @dataclass
-class Images(_Movable):
+class Images(Movable):
     """A batch of images of different sizes, zero-padded at the right and bottom to the largest."""
 
     pixels: Tensor  # [B,3,H,W] float, normalised by the ImageNet mean and deviation
@@ -49,8 +30,8 @@ class Images(_Movable):
 
     def __post_init__(self) -> None:
         b, _, h, w = self.pixels.shape
-        _expect(self.padding.shape == (b, h, w), f"padding {tuple(self.padding.shape)} does not fit {b}x{h}x{w}")
-        _expect(self.padding.dtype == torch.bool, "padding must be bool, True where there is no image")
+        expect(self.padding.shape == (b, h, w), f"padding {tuple(self.padding.shape)} does not fit {b}x{h}x{w}")
+        expect(self.padding.dtype == torch.bool, "padding must be bool, True where there is no image")
 
     @classmethod
     def from_list(cls, images: Sequence[Tensor]) -> Images:
@@ -66,13 +47,13 @@ class Images(_Movable):
 
 
 @dataclass
-class Memory(_Movable):
+class Memory(Movable):
     """The encoded image: what queries look at. It has no group axis, so K groups never repeat it."""
 
     tokens: Tensor  # [B,S,C]
     position: Tensor  # [B,S,C] position embedding of every token
     padding: Tensor  # [B,S] bool, True where there is no image
-    shapes: tuple[tuple[int, int], ...]  # (height, width) of every level, fine to coarse; S is the sum of the areas
+    shapes: tuple[tuple[int, int], ...]  # (height, width) of every level in turn; S is the sum of the areas
     padded: bool = True  # as the images are
     valid_sizes: Tensor = None  # type: ignore[assignment]  # [B,L,2] width, height in tokens of images without padding
     valid_ratios: Tensor = None  # type: ignore[assignment]  # [B,L,2] their shares of the padded width and height
@@ -80,9 +61,9 @@ class Memory(_Movable):
     def __post_init__(self) -> None:
         if self.valid_sizes is None:
             self.valid_sizes, self.valid_ratios = self.measured()
-        _expect(self.tokens.shape == self.position.shape, "tokens and position must have one shape [B,S,C]")
-        _expect(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
-        _expect(sum(h * w for h, w in self.shapes) == self.tokens.shape[1], "shapes must add up to S tokens")
+        expect(self.tokens.shape == self.position.shape, "tokens and position must have one shape [B,S,C]")
+        expect(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
+        expect(sum(h * w for h, w in self.shapes) == self.tokens.shape[1], "shapes must add up to S tokens")
 
     @property
     def unseen(self) -> Tensor | None:
@@ -103,7 +84,14 @@ class Memory(_Movable):
 
 
 @dataclass
-class Queries(_Movable):
+class PixelMemory(Memory):
+    """With what masks are told of."""
+
+    canvas: Canvas = None  # type: ignore[assignment]  # at a quarter of the images' size
+
+
+@dataclass
+class Queries(Movable):
     """K groups of N queries. A plain DETR is K = 1.
 
     Where all images share a position or reference, it has one row instead of B, and what is computed of it is
@@ -111,7 +99,10 @@ class Queries(_Movable):
     """
 
     content: Tensor  # [B,K,N,C] what a query knows
-    reference: Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y) or a box (R=4: cx,cy,w,h)
+    reference: (
+        Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y), a box (R=4: cx,cy,w,h), or
+        # (R=0) everywhere, until a mask is told
+    )
     position: Tensor | None = None  # [B|1,K,N,C] its position embedding; None: to be read off the reference
     blocked: Tensor | None = None  # [N,N] bool, True where a query (row) does not see another (column) of its group
     proposals: Predictions | None = None  # [B,K,N,.] what the encoder said, where the references come from it
@@ -119,11 +110,11 @@ class Queries(_Movable):
     among: int | None = None  # how many groups losses are means over, if these are a chunk of them
 
     def __post_init__(self) -> None:
-        _expect(self.content.ndim == 4, f"queries are [B,K,N,C], not {tuple(self.content.shape)}")
+        expect(self.content.ndim == 4, f"queries are [B,K,N,C], not {tuple(self.content.shape)}")
         for name, x in (("position", self.position), ("reference", self.reference)):
             if x is not None:
-                _expect(len(x) in (1, len(self.content)), f"{name} must be of all images or of each, not of {len(x)}")
-                _expect(x.shape[1:3] == self.content.shape[1:3], f"{name} must be [B|1,K,N,.], not {tuple(x.shape)}")
+                expect(len(x) in (1, len(self.content)), f"{name} must be of all images or of each, not of {len(x)}")
+                expect(x.shape[1:3] == self.content.shape[1:3], f"{name} must be [B|1,K,N,.], not {tuple(x.shape)}")
 
     @property
     def num_denoising(self) -> int:
@@ -146,59 +137,85 @@ class Queries(_Movable):
 
 
 @dataclass
-class Predictions(_Movable):
-    """What queries say they see. Indexing indexes all fields alike: ``predictions[:, 0]`` is the primary group."""
+class Predictions(Movable):
+    """What queries say they see, and where: boxes or masks. Indexing indexes all alike: ``predictions[:, 0]`` is the
+    primary group."""
 
-    logits: Tensor  # [...,K,N,classes] before the sigmoid
-    boxes: Tensor  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image
+    logits: Tensor  # [...,K,N,classes] before the sigmoid, or, one more for no object, before the softmax
+    boxes: Tensor = None  # type: ignore[assignment]  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image
+    masks: Masks = None  # type: ignore[assignment]  # [...,K,N]
 
     def __post_init__(self) -> None:
-        _expect(self.logits.shape[:-1] == self.boxes.shape[:-1], "logits and boxes must agree in all but the last axis")
+        expect((self.boxes is None) != (self.masks is None), "predictions say where by boxes or by masks")
+        expect(self.logits.shape[:-1] == self.place.shape[:-1], "logits and boxes must agree in all but the last axis")
+
+    @property
+    def place(self) -> Tensor:
+        """[...,K,N,.] what is said of where it is: the box, or the embedding of the mask."""
+        return self.boxes if self.masks is None else self.masks.embedding
+
+    def of(self, logits: Tensor, place: Tensor) -> Predictions:
+        """The same kind of predictions of others' values."""
+        if self.masks is None:
+            return Predictions(logits, place)
+        return Predictions(logits, masks=Masks(place, self.masks.canvas))
 
     def __getitem__(self, index: Any) -> Predictions:
-        return Predictions(self.logits[index], self.boxes[index])
+        """Of masks the axis of images is to be kept."""
+        return self.of(self.logits[index], self.place[index])
 
     def silent(self, who: Tensor) -> Predictions:
         """The queries ``who`` (bool, broadcasts to [...,K,N]) say with certainty that nothing is there: no loss."""
-        return Predictions(self.logits.masked_fill(who.unsqueeze(-1), float("-inf")), self.boxes)
+        return self.of(self.logits.masked_fill(who.unsqueeze(-1), float("-inf")), self.place)
+
+    def end_to_end(self) -> Predictions:
+        """[B,K,N,.] -> [B,K*N,.]"""
+        return self.of(self.logits.flatten(1, 2), self.place.flatten(1, 2))
 
     @classmethod
     def stack(cls, layers: Sequence[Predictions]) -> Predictions:
         """L predictions of one shape as one, [L,...]."""
-        return cls(torch.stack([p.logits for p in layers]), torch.stack([p.boxes for p in layers]))
+        return layers[0].of(torch.stack([p.logits for p in layers]), torch.stack([p.place for p in layers]))
 
     def then(self, others: Predictions) -> Predictions:
         """These and others, one after the other on the first axis."""
-        return Predictions(torch.cat([self.logits, others.logits]), torch.cat([self.boxes, others.boxes]))
+        return self.of(torch.cat([self.logits, others.logits]), torch.cat([self.place, others.place]))
 
     def split(self, first: int) -> tuple[Predictions, Predictions]:
         """The first queries of every group, and the rest."""
         sizes = [first, self.logits.shape[-2] - first]
-        return tuple(map(Predictions, self.logits.split(sizes, -2), self.boxes.split(sizes, -2)))  # type: ignore[return-value]
+        before, after = map(self.of, self.logits.split(sizes, -2), self.place.split(sizes, -2))
+        return before, after
 
 
 @dataclass
-class Target(_Movable):
+class Target(Movable):
     """The objects of one image. A batch is a list."""
 
     labels: Tensor  # [T] int64, contiguous class indices
     boxes: Tensor  # [T,4] cx,cy,w,h in [0,1] of the unpadded image
+    masks: Bitmaps | None = None  # [T], where they are to be learned; may be given as [T,H,W]
 
     def __post_init__(self) -> None:
-        _expect(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
-        _expect(self.boxes.shape == (len(self.labels), 4), f"boxes must be [T,4], not {tuple(self.boxes.shape)}")
+        if isinstance(self.masks, Tensor):
+            self.masks = Bitmaps.of(self.masks)
+        masks = len(self.labels) if self.masks is None else len(self.masks)
+        expect(masks == len(self.labels), f"{masks} masks for {len(self.labels)} labels")
+        expect(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
+        expect(self.boxes.shape == (len(self.labels), 4), f"boxes must be [T,4], not {tuple(self.boxes.shape)}")
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 @dataclass
-class Objects(_Movable):
+class Objects(Movable):
     """The targets of a batch laid side by side: padded to the T of the most crowded image."""
 
     labels: Tensor  # [B,T] int64; 0 in padded slots
     boxes: Tensor  # [B,T,4]; (1,1,1,1) in padded slots: a box with an area, so that costs stay finite
     counts: tuple[int, ...]  # [B] objects of each image
+    masks: tuple[Bitmaps | None, ...] = ()  # [B] of [T] each, where they are to be learned
 
     @classmethod
     def from_targets(cls, targets: Sequence[Target], at_least: int = 0) -> Objects:
@@ -207,11 +224,11 @@ class Objects(_Movable):
         rest = [max(*counts, at_least) - count for count in counts]
         labels = [F.pad(t.labels, (0, n)) for t, n in zip(targets, rest)]
         boxes = [F.pad(t.boxes, (0, 0, 0, n), value=1.0) for t, n in zip(targets, rest)]
-        return cls(torch.stack(labels), torch.stack(boxes), counts)
+        return cls(torch.stack(labels), torch.stack(boxes), counts, tuple(t.masks for t in targets))
 
 
 @dataclass
-class Assignment(_Movable):
+class Assignment(Movable):
     """M pairs (query, object) of each of L stages; no object stands twice in one group of one stage."""
 
     pairs: Tensor  # [4,L,M] int64: image, group, query, target; one tensor, so one copy between devices
@@ -222,7 +239,7 @@ class Assignment(_Movable):
         return cls(torch.from_numpy(np.stack(columns).astype(np.int64, copy=False)))
 
     def __post_init__(self) -> None:
-        _expect(self.pairs.shape[:1] == (4,), f"pairs must be [4,L,M], not {tuple(self.pairs.shape)}")
+        expect(self.pairs.shape[:1] == (4,), f"pairs must be [4,L,M], not {tuple(self.pairs.shape)}")
 
     @property
     def image(self) -> Tensor:
@@ -268,7 +285,7 @@ class Stages:
 
 
 @dataclass
-class Denoising(_Movable):
+class Denoising(Movable):
     """The first D queries of a group are noised copies of objects, and it is known which (DN-DETR, Li et al. 2022)."""
 
     assignment: Assignment  # [1,M] of the queries that are to find their object again, group after group, all alike
@@ -309,8 +326,7 @@ class Outputs:
         The query source decides at inference which groups run (the primary one, unless told otherwise); if it
         kept several, theirs stand end to end.
         """
-        last = self.layers[-1][:, :, self.queries.num_denoising :]
-        return Predictions(last.logits.flatten(1, 2), last.boxes.flatten(1, 2))
+        return self.layers[-1][:, :, self.queries.num_denoising :].end_to_end()
 
     def stages(self) -> list[Stages]:
         """What the criterion supervises, deep supervision of every decoder layer: first what is to be matched, the
@@ -323,20 +339,3 @@ class Outputs:
         if queries.proposals is not None:
             names, layers = ("proposals", *names), queries.proposals[None].then(layers)
         return [Stages(names, layers, among=queries.among), *known]
-
-
-@dataclass
-class Detections:
-    """What users see of one image, by falling score, in pixels of the original picture."""
-
-    scores: Tensor  # [D] in [0,1]
-    labels: Tensor  # [D] int64, contiguous class indices
-    boxes: Tensor  # [D,4] x0,y0,x1,y1 in pixels
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def above(self, score: float) -> Detections:
-        """Those whose score is at least ``score``."""
-        kept = self.scores >= score
-        return replace(self, scores=self.scores[kept], labels=self.labels[kept], boxes=self.boxes[kept])

@@ -16,6 +16,7 @@ from rich.table import Table
 from groupdetr.commands.val_ import Options
 from groupdetr.data.formats import DataSet, load
 from groupdetr.data.records import Category
+from groupdetr.detections import Detections
 from groupdetr.engine.evaluate import find, running
 from groupdetr.engine.machine import accelerator, loader_workers
 from groupdetr.engine.progress import percent
@@ -24,7 +25,6 @@ from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import Evaluation, evaluate, to_coco_results
 from groupdetr.predictor import Detector
 from groupdetr.settings import Settings
-from groupdetr.structures import Detections
 from groupdetr.tasks.detection import DetectionTask
 
 FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

@@ -17,7 +17,7 @@ TOLERANCE = 1e-4  # rounding of float32: kernels may sum in another order for an
 
 @dataclass(frozen=True)
 class Isolation:
-    """The largest change of any logit or box coordinate."""
+    """The largest change of any logit, and of any box coordinate or number that a mask is told by."""
 
     leak: float  # in other groups, when the queries of one are changed
     apart: float  # between all groups in one training pass and each by itself
@@ -85,4 +85,4 @@ def _alone(model: DetectionTransformer, images: Images, group: int) -> Predictio
 
 
 def _change(a: Predictions, b: Predictions) -> float:
-    return max(float((x - y).abs().max()) for x, y in ((a.logits, b.logits), (a.boxes, b.boxes)))
+    return max(float((x - y).abs().max()) for x, y in ((a.logits, b.logits), (a.place, b.place)))

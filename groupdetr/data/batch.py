@@ -58,7 +58,7 @@ class Batch:
         return {**vars(self), "sizes": self.sizes.numpy(), "targets": arrays}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        targets = [Target(*map(torch.from_numpy, arrays)) for arrays in state["targets"]]
+        targets = [Target(torch.from_numpy(labels), torch.from_numpy(boxes)) for labels, boxes in state["targets"]]
         vars(self).update({**state, "sizes": torch.from_numpy(state["sizes"]), "targets": targets})
 
 

@@ -18,8 +18,8 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from groupdetr.data.records import CocoSplit, Record
+from groupdetr.detections import Detections
 from groupdetr.errors import DataError
-from groupdetr.structures import Detections
 
 FIGURES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),

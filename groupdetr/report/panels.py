@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from groupdetr.detections import Detections
 from groupdetr.report.drawing import draw_detections, draw_groups, palette, scale_for
 from groupdetr.report.page import Html, Picture, gallery, join, strips, swatches
-from groupdetr.structures import Detections
 
 FOUND_IOU = 0.5  # an object counts as found by a box of its class that overlaps it this much
 
@@ -73,7 +73,7 @@ def _row(panel: DetectionPanel, class_names: Sequence[str]) -> list[Picture]:
     names = [class_names[int(label)] for label in panel.truth.labels]
     pictures = [Picture(_drawn(panel.image, panel.truth, names), "Truth", f"{count} object{'s' * (count != 1)}")]
     for name, detections in panel.found.items():
-        best = Detections(detections.scores[:count], detections.labels[:count], detections.boxes[:count])
+        best = detections[:count]
         captions = [f"{class_names[int(label)]} {score:.2f}" for label, score in zip(best.labels, best.scores)]
         caption = f"{found(panel.truth, best)} of {count} found" if count else ""
         pictures.append(Picture(_drawn(panel.image, best, captions), name, caption))

@@ -9,10 +9,11 @@ import torch
 from groupdetr.data import transforms
 from groupdetr.data.batch import Pictures
 from groupdetr.data.formats import DataSet
+from groupdetr.detections import Detections
 from groupdetr.evaluation.coco import Evaluation, evaluate
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
-from groupdetr.structures import Detections, Predictions
+from groupdetr.structures import Predictions
 
 AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
     "detr": transforms.training,

@@ -13,13 +13,13 @@ import torch
 
 from groupdetr.cli import main
 from groupdetr.data.formats import load
+from groupdetr.detections import Detections
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import accelerator
 from groupdetr.engine.stability import Examination
 from groupdetr.experiments import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.settings import Settings
-from groupdetr.structures import Detections
 from groupdetr.tasks.detection import DetectionTask
 from tests.claims.detectors import FAST, build
 from tests.runs import checkpoint, evaluations, train

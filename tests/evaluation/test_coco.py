@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupdetr.data.coco import Category, CocoSplit, Record, read_split
+from groupdetr.detections import Detections
 from groupdetr.errors import DataError
 from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate, from_coco_results, to_coco_results
-from groupdetr.structures import Detections
 
 
 def split_of(document: dict) -> CocoSplit:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from groupdetr.detections import Detections
 from groupdetr.evaluation.coco import FIGURES, ClassAP, Evaluation
 from groupdetr.report.comparison import RunSummary, arms, gain
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.panels import DetectionPanel, GroupPanel, found
 from groupdetr.report.run import RunReport, write_run_report
-from groupdetr.structures import Detections
 
 from .checks import assert_self_contained
 
