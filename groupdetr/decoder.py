@@ -41,6 +41,12 @@ def look_forward_twice(head: nn.Module, content: Tensor, reference: Tensor, said
     return box.detach(), box
 
 
+def attend_mask(head: nn.Module, content: Tensor, reference: Tensor, said: Predictions) -> tuple[Tensor, Tensor]:
+    """Mask2Former (Cheng et al. 2022): the next layer looks inside the mask that was said, told by its embedding."""
+    del head, content
+    return said.masks.embedding.detach(), reference
+
+
 class DecoderLayer(nn.Module):
     """[B,K,N,C] -> [B,K,N,C], each of three steps followed by a norm. ``compete`` says who attends to whom.
 
@@ -68,6 +74,28 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
+class LookFirstLayer(DecoderLayer):
+    """Mask2Former's order: queries look before they compete. The norms are numbered by what they follow, as above."""
+
+    def forward(
+        self, x: Tensor, position: Tensor, reference: Tensor, blocked: Tensor | None, memory: Memory, view: View | None
+    ) -> Tensor:
+        x = self.norm2(x + self.dropout(self.cross_attention(x, position, reference, memory, view)))
+        x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position, blocked)))
+        return self.norm3(x + self.dropout(self.feed_forward(x)))
+
+
+def listen_first(say: Callable[[], Predictions]) -> list[Predictions]:
+    """Nothing is said before the first layer."""
+    del say
+    return []
+
+
+def speak_first(say: Callable[[], Predictions]) -> list[Predictions]:
+    """Queries say what they expect before they have looked, as after every layer (Mask2Former)."""
+    return [say()]
+
+
 class Decoder(nn.Module):
     """Queries and memory to the predictions of every layer, L of [B,K,N,.].
 
@@ -75,6 +103,8 @@ class Decoder(nn.Module):
     to what the next layer gets. ``recompute`` trades a second forward of each layer for its activations (gradient
     checkpointing).
     """
+
+    opening = staticmethod(listen_first)
 
     def __init__(
         self, layers: Sequence[nn.Module], places: Sequence[nn.Module], heads: Sequence[nn.Module], norm: nn.Module,
@@ -92,15 +122,23 @@ class Decoder(nn.Module):
         self, queries: Queries, memory: Memory, views: Sequence[View | None] | None = None
     ) -> list[Predictions]:
         """``views``: those of `views`; without them every layer computes its own when its turn comes."""
-        x, said = queries.content, []
+        x, speaker = queries.content, self.heads[0]
         reference = start = queries.reference
+        said = self.opening(lambda: speaker(self.norm(queries.content), queries.reference, memory))
         for layer, place, head, view in zip(self.layers, self.places, self.heads, views or repeat(None)):
+            if said:
+                reference, start = self.update(speaker, x, reference, said[-1])
             position = place(queries.position, x, reference, memory)
             x = self.run(layer, x, position, reference, queries.blocked, memory, view)
-            said.append(head(self.norm(x), start))
-            if len(said) < len(self.layers):
-                reference, start = self.update(head, x, reference, said[-1])
+            speaker = head
+            said.append(speaker(self.norm(x), start, memory))
         return said
 
     def run(self, layer: nn.Module, *inputs: Tensor | Memory | View | None) -> Tensor:
         return checkpoint(layer, *inputs, use_reentrant=False) if self.recompute and self.training else layer(*inputs)
+
+
+class SpeakingDecoder(Decoder):
+    """One whose queries speak first: one prediction more than layers."""
+
+    opening = staticmethod(speak_first)

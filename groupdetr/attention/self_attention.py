@@ -8,6 +8,18 @@ from groupdetr.attention.multihead import attend, split_heads
 from groupdetr.linear import Linear
 
 
+def projections(channels: int) -> list[Linear]:
+    """Of query, key, value and output."""
+    *inputs, output = (Linear(channels, channels) for _ in range(4))
+    for projection in inputs:
+        # the bound of Xavier's rule for the three stacked into one matrix, as in nn.MultiheadAttention
+        nn.init.xavier_uniform_(projection.weight, gain=2**-0.5)
+    nn.init.xavier_uniform_(output.weight)
+    for projection in (*inputs, output):
+        nn.init.zeros_(projection.bias)
+    return [*inputs, output]
+
+
 class SelfAttention(nn.Module):
     """DETR's: query = key = content + position, value = content. [...,N,C] -> [...,N,C]
 
@@ -17,13 +29,7 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query, self.key, self.value, self.output = (Linear(channels, channels) for _ in range(4))
-        for projection in (self.query, self.key, self.value):
-            # the bound of Xavier's rule for the three stacked into one matrix, as in nn.MultiheadAttention
-            nn.init.xavier_uniform_(projection.weight, gain=2**-0.5)
-            nn.init.zeros_(projection.bias)
-        nn.init.xavier_uniform_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.query, self.key, self.value, self.output = projections(channels)
 
     def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
         placed = content + position

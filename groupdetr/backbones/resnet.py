@@ -11,9 +11,14 @@ from groupdetr.backbones.frozen_norm import freeze_norms
 from groupdetr.backbones.pretrained import create
 from groupdetr.weights.imagenet import RESNET
 
+FROZEN = ("conv1", "layer1")  # in all official detectors
 
-def resnet50(pretrained: bool | str, dilated: bool, levels: tuple[int, ...] = (4,)) -> Backbone:
-    """ResNet-50's stages ``levels`` with frozen batch norm, frozen stem and stage 1, as all official detectors have it.
+
+def resnet50(
+    pretrained: bool | str, dilated: bool = False, levels: tuple[int, ...] = (4,), frozen: tuple[str, ...] = FROZEN,
+    multiple: int = 1,
+) -> Backbone:  # fmt: skip
+    """ResNet-50's stages ``levels`` with frozen batch norm and more that is ``frozen``.
 
     Stage s has stride 2 ** (s + 1) and 128 * 2 ** s channels. ``dilated`` (DC5): stage 4 keeps stride 16; its first
     block has dilation 1 and the others 2, as torchvision's. ``pretrained``: True for ImageNet V1 weights through the
@@ -21,10 +26,12 @@ def resnet50(pretrained: bool | str, dilated: bool, levels: tuple[int, ...] = (4
     """
     network = _features("resnet50.tv_in1k", pretrained, levels, output_stride=16 if dilated else 32)
     channels = network.feature_info.channels()  # type: ignore[union-attr, operator]
-    return Backbone(freeze_norms(network), channels, frozen=("conv1", "layer1"))
+    return Backbone(freeze_norms(network), channels, frozen, multiple=multiple)
 
 
-def small_resnet(widths: tuple[int, ...], depths: tuple[int, ...], levels: tuple[int, ...] | None = None) -> Backbone:
+def small_resnet(
+    widths: tuple[int, ...], depths: tuple[int, ...], levels: tuple[int, ...] | None = None, multiple: int = 1
+) -> Backbone:
     """A small ResNet with group norm, never pretrained; stage s has stride 2 ** (s + 1). ``levels``: the stages to
     return, by default the last one alone.
 
@@ -35,7 +42,8 @@ def small_resnet(widths: tuple[int, ...], depths: tuple[int, ...], levels: tuple
     stages = {"channels": (*widths, *[widths[-1]] * unused), "layers": (*depths, *[1] * unused)}
     options = {"norm_layer": "groupnorm1", "stem_width": widths[0] // 2, "zero_init_last": False}
     network = _features("resnet10t", False, levels or (len(widths),), **stages, **options)
-    return Backbone(network, network.feature_info.channels())  # type: ignore[union-attr, operator]
+    channels = network.feature_info.channels()  # type: ignore[union-attr, operator]
+    return Backbone(network, channels, multiple=multiple)
 
 
 def _features(name: str, pretrained: bool | str, levels: tuple[int, ...], **options: Any) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Classes: the sigmoid focal loss (Lin et al. 2017), as cost and as loss."""
+"""Classes, as cost and as loss: the sigmoid focal loss (Lin et al. 2017), and DETR's softmax with a class for none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from groupdetr.criterion.masks import AllMasks, MatchedMasks
 from groupdetr.criterion.pairs import AllPairs, MatchedPairs
 
 
@@ -71,3 +72,27 @@ class Absent:
     def slope(self) -> Tensor:
         """The derivative by x, in the place of the loss."""
         return self.loss.mul_(self.gamma).lerp_(self.weight, self.score)
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Cross-entropy of all queries, in which those without an object count ``nothing`` (DETR, Carion et al. 2020).
+
+    A mean, by the weights of all queries of a group, and not a sum over objects: K groups have K times the weights.
+    """
+
+    cost_weight: float
+    loss_weight: float
+    nothing: float = 0.1
+    name: str = "softmax"
+
+    def cost(self, pairs: AllMasks) -> Tensor:
+        return -pairs.scores
+
+    def loss(self, pairs: MatchedMasks) -> Tensor:
+        logits = pairs.logits.float().log_softmax(-1)
+        summed = -self.nothing * logits[..., -1].sum((1, 2, 3))
+        *where, _ = pairs.classes
+        summed = summed + (self.nothing * logits[..., -1][tuple(where)] - logits[pairs.classes]).sum(1)
+        queries = logits.shape[1] * logits.shape[3]  # of all images
+        return summed / (self.nothing * queries + (1 - self.nothing) * pairs.told) * pairs.objects

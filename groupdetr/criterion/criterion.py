@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from groupdetr.criterion.pairs import AllPairs, everyone, matched
+from groupdetr.criterion.pairs import Boxes, Pairing
 from groupdetr.criterion.term import Term
 from groupdetr.errors import DivergedError
 from groupdetr.groups import Match, mean_over_groups
@@ -19,10 +19,10 @@ from groupdetr.structures import Assignment, Objects, Outputs, Predictions, Stag
 class SetCriterion(nn.Module):
     """Outputs and targets to named losses, ready to be summed: ``{"layer5/giou": 0.41, ...}``."""
 
-    def __init__(self, terms: Sequence[Term], match: Match) -> None:
+    def __init__(self, terms: Sequence[Term], match: Match, pairing: Pairing | None = None) -> None:
         super().__init__()
-        self.terms, self.match = tuple(terms), match
-        self.cost, self.loss = Cost(self.terms), Loss(self.terms)
+        self.terms, self.match, self.pairing = tuple(terms), match, pairing or Boxes()
+        self.cost, self.loss = Cost(self.terms, self.pairing), Loss(self.terms, self.pairing)
 
     def forward(
         self, outputs: Outputs, targets: Sequence[Target], mean_objects: Tensor | None = None
@@ -34,7 +34,7 @@ class SetCriterion(nn.Module):
             mean_objects = mean_over_ranks(objects.boxes.new_full((), sum(objects.counts)))
         losses: dict[str, Tensor] = {}
         for stages in outputs.stages():
-            values = self.loss(stages.predictions, objects, self.assign(stages, objects))
+            values = self.loss(stages.predictions, objects, self.assign(stages, objects), mean_objects)
             groups = stages.copies * (stages.among or stages.predictions.logits.shape[2])
             names = [f"{name}/{term.name}" for term in self.terms for name in stages.names]
             losses |= zip(names, (values / mean_over_groups(groups, mean_objects)).unbind())
@@ -46,8 +46,9 @@ class SetCriterion(nn.Module):
         The number of objects may change: the few graphs that this takes are made in the first steps. The solver
         between the two is on the host.
         """
-        self.cost.compile(**options)
-        self.loss.compile(**options)
+        if self.pairing.compiles:
+            self.cost.compile(**options)
+            self.loss.compile(**options)
 
     def assign(self, stages: Stages, objects: Objects) -> Assignment:
         """The assignment of all stages, by one copy of all costs to the host and one of all pairs back, unless it is
@@ -59,7 +60,7 @@ class SetCriterion(nn.Module):
     @torch.no_grad()
     def costs(self, stages: Stages, objects: Objects) -> np.ndarray:
         """[L,B,K,T,N], finite."""
-        costs: np.ndarray = self.cost(*everyone(stages.predictions, objects)).cpu().numpy()
+        costs: np.ndarray = self.cost(*self.pairing.lay_out(stages.predictions, objects)).cpu().numpy()
         if not np.isfinite(costs).all():
             broken = [name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()]
             raise DivergedError(
@@ -71,16 +72,16 @@ class SetCriterion(nn.Module):
 class Cost(nn.Module):
     """Of every query for every object of its image, the weighted sum of the terms: [L,B,K,T,N].
 
-    Of what `everyone` laid out before, in the order of memory: a kernel that gathered for itself would read the logits
+    Of what was laid out before, in the order of memory: a kernel that gathered for itself would read the logits
     object by object, and wait for each.
     """
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[Term], pairing: Pairing) -> None:
         super().__init__()
-        self.terms = terms
+        self.terms, self.pairing = terms, pairing
 
-    def forward(self, said: Tensor, wanted: Tensor, logits: Tensor) -> Tensor:
-        pairs = AllPairs(said, wanted, logits)
+    def forward(self, *laid_out: Tensor) -> Tensor:
+        pairs = self.pairing.all(*laid_out)
         first, *others = self.terms
         total = first.cost_weight * first.cost(pairs)
         for term in others:
@@ -91,12 +92,14 @@ class Cost(nn.Module):
 class Loss(nn.Module):
     """Of all stages by each of the terms, weighted, before the normaliser: [terms * L]."""
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[Term], pairing: Pairing) -> None:
         super().__init__()
-        self.terms = terms
+        self.terms, self.pairing = terms, pairing
 
-    def forward(self, predictions: Predictions, objects: Objects, assignment: Assignment) -> Tensor:
-        pairs = matched(predictions, objects, assignment)
+    def forward(
+        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+    ) -> Tensor:
+        pairs = self.pairing.matched(predictions, objects, assignment, mean_objects)
         return torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])
 
 

@@ -7,6 +7,7 @@ the long axes lie behind, and x and y, which are treated alike, in front.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -38,6 +39,42 @@ class MatchedPairs(Pairs):
 
     logits: Tensor  # [L,B,K,N,classes] of all queries
     classes: tuple[Tensor, ...]  # where they speak of the objects' classes: five indices [L,M]
+
+
+class Pairing(Protocol):
+    """How a kind of predictions is laid out, for the terms that measure it."""
+
+    compiles: ClassVar[bool]  # does torch.compile make costs and losses faster?
+
+    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
+        """What `all` is made of, in the order of memory."""
+        ...
+
+    def all(self, *laid_out: Tensor) -> Any:
+        """What the terms' costs look at."""
+        ...
+
+    def matched(self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor) -> Any:
+        """What the terms' losses look at. ``mean_objects`` as the criterion has it."""
+        ...
+
+
+class Boxes:
+    """Boxes as they were said."""
+
+    compiles: ClassVar[bool] = True
+
+    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
+        return everyone(predictions, objects)
+
+    def all(self, *laid_out: Tensor) -> AllPairs:
+        return AllPairs(*laid_out)
+
+    def matched(
+        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+    ) -> MatchedPairs:
+        del mean_objects
+        return matched(predictions, objects, assignment)
 
 
 def everyone(predictions: Predictions, objects: Objects) -> tuple[Tensor, Tensor, Tensor]:

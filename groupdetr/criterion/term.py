@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
-
-from groupdetr.criterion.pairs import AllPairs, MatchedPairs
 
 
 class Term(Protocol):
@@ -21,10 +19,10 @@ class Term(Protocol):
     @property
     def loss_weight(self) -> float: ...
 
-    def cost(self, pairs: AllPairs) -> Tensor:
-        """Of every query for every object of its image: [L,B,K,T,N]."""
+    def cost(self, pairs: Any) -> Tensor:
+        """What the pairing has of all: of every query for every object of its image: [L,B,K,T,N]."""
         ...
 
-    def loss(self, pairs: MatchedPairs) -> Tensor:
-        """Summed over images, groups and queries, before the normaliser: [L]."""
+    def loss(self, pairs: Any) -> Tensor:
+        """What the pairing has of the matched: summed over images, groups and queries, before the normaliser: [L]."""
         ...

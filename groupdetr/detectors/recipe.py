@@ -80,6 +80,11 @@ class Recipe:
         del objects
         return 0
 
+    def undecayed(self, network: nn.Module) -> Iterable[str]:
+        """The parameters of ``network`` that weight decay leaves alone; what the backbone says of its own besides."""
+        del network
+        return ()
+
     def build(self) -> DetectionTransformer:
         """The network with random weights; queries are drawn last, so that all else starts alike whatever K is."""
         backbone = self.backbone()

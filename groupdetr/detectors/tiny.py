@@ -19,6 +19,7 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
+from groupdetr.detectors.mask2former import STRIDE, Mask2Former
 from groupdetr.encoders.transformer import TransformerEncoder
 from groupdetr.places import Scaled
 from groupdetr.queries.learned import LearnedAnchors
@@ -134,3 +135,22 @@ class TinyViTDINO(TinyDeformable, ViTDINO):
 
     def backbone(self) -> Backbone:
         return vit_huge(self.pretrained_backbone, self.recompute, replace(SMALL_VIT, channels=self.channels))
+
+
+@dataclass(frozen=True)
+class TinyMask2Former(Mask2Former):
+    """Mask2Former on a CPU."""
+
+    channels: int = 64
+    num_heads: int = 4
+    num_queries: int = 50
+    encoder_layers: int = 1
+    decoder_layers: int = 3
+    encoder_hidden: int = 128
+    hidden: int = 128
+    num_samples: int = 512
+
+    backbone_weights: ClassVar[bool] = False
+
+    def backbone(self) -> Backbone:
+        return small_resnet(widths=(32, 64, 96, 96), depths=(1, 2, 1, 1), levels=(1, 2, 3, 4), multiple=STRIDE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 NORM_GROUPS = 32
@@ -11,7 +13,7 @@ class Pyramid(nn.Module):
     """Deformable DETR's: every map through a 1x1 convolution and a norm, and coarser levels from the last map as it
     came, each of half the size of the one before. [B,C_l,H,W] to ``num_levels`` of [B,C,H,W]."""
 
-    def __init__(self, in_channels: list[int], channels: int, num_levels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int, num_levels: int) -> None:
         super().__init__()
         extra = num_levels - len(in_channels)
         same = [nn.Conv2d(width, channels, kernel_size=1) for width in in_channels]

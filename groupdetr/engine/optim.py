@@ -45,6 +45,7 @@ def _treated(model: nn.Module, settings: Settings) -> Iterator[tuple[tuple[str, 
     backbone: Layered = model.backbone  # type: ignore[assignment]
     if settings.layer_decay is not None and not backbone.has_layers:
         raise UsageError("this backbone has no layers with rates of their own", remedy="leave out --layer-decay")
+    undecayed = set(model.recipe.undecayed(model))  # type: ignore[union-attr, operator]
     for name, parameter in model.named_parameters():
         part, _, inner = name.partition(".")
         if not parameter.requires_grad:
@@ -54,7 +55,7 @@ def _treated(model: nn.Module, settings: Settings) -> Iterator[tuple[tuple[str, 
             decay = settings.weight_decay if backbone.is_decayed(inner) else 0.0
             yield (part, factor, decay), parameter
         else:
-            yield ("rest", 1.0, settings.weight_decay), parameter
+            yield ("rest", 1.0, 0.0 if name in undecayed else settings.weight_decay), parameter
 
 
 def set_rates(optimizer: torch.optim.Optimizer, settings: Settings, step: int, progress: float) -> float:

@@ -94,3 +94,18 @@ class LearnedAnchorsAndContents(LearnedQueries):
         del targets
         anchors, embedding = self.anchors[self.running], self.embedding[self.running]
         return Queries(embedding.expand(len(memory.tokens), -1, -1, -1), anchors.sigmoid().unsqueeze(0))
+
+
+class LearnedContents(LearnedQueries):
+    """Mask2Former's queries: learned what is known at first, and a learned position; they look nowhere in particular
+    until they have told a mask."""
+
+    def __init__(self, num_groups: int, num_queries: int, channels: int, inference_group: int | None) -> None:
+        super().__init__(inference_group)
+        self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
+        self.position = nn.Parameter(torch.randn(num_groups, num_queries, channels))
+
+    def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
+        del targets
+        embedding, position = self.embedding[self.running], self.position[self.running].unsqueeze(0)
+        return Queries(embedding.expand(len(memory.tokens), -1, -1, -1), position[..., :0], position)
