@@ -7,9 +7,10 @@ is a row of a matrix product. Whole masks are never made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from functools import wraps
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +80,17 @@ class Measured(NamedTuple):
     dice: Tensor
 
 
+def in_single_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Without the autocast that it is called under, which would take matrix products for a network's."""
+
+    @wraps(method)
+    def exact(self: AtPoints, predictions: Predictions, *others: Any) -> Any:
+        with torch.autocast(predictions.logits.device.type, enabled=False):
+            return method(self, predictions, *others)
+
+    return exact
+
+
 @dataclass(frozen=True)
 class AtPoints:
     """Masks face to face at ``num_points`` points.
@@ -103,6 +115,7 @@ class AtPoints:
         """Points of an image in all."""
         return self.candidates + self.num_points - self.uncertain
 
+    @in_single_precision
     def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
         """Scores, entropy and dice of `AllMasks`, layer by layer and image by image."""
         stages, images, groups, queries, _ = predictions.logits.shape
@@ -119,6 +132,7 @@ class AtPoints:
     def all(self, *laid_out: Tensor) -> AllMasks:
         return AllMasks(*laid_out)
 
+    @in_single_precision
     def matched(
         self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
     ) -> MatchedMasks:

@@ -44,7 +44,7 @@ class PixelDecoder(nn.Module):
     def forward(self, features: list[Tensor], padding: Tensor, padded: bool = True) -> PixelMemory:
         del padded
         with torch.autocast(padding.device.type, enabled=False):
-            finest, *coarser = (x.float() for x in features)
+            finest, *coarser = (x.to(self.level.dtype) for x in features)
             memory = self.encoder(coarser[::-1], torch.zeros_like(padding[:, :1, :1]), padded=False)
             canvas = Canvas(self.drawn(finest, memory), sizes(padding))
             return self.seen(memory, canvas.with_points(self.num_points) if self.training else canvas)

@@ -10,6 +10,7 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
+from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import (
     TinyConditionalDETR,
@@ -17,6 +18,7 @@ from groupdetr.detectors.tiny import (
     TinyDABDETR,
     TinyDINO,
     TinyDNDETR,
+    TinyMask2Former,
     TinyTwoStageDABDeformableDETR,
 )
 from groupdetr.structures import Images, Target
@@ -32,6 +34,7 @@ FAST: dict[str, Recipe] = {
     "dab-deformable-detr": TinyDABDeformableDETR(**WIDER),  # type: ignore[arg-type]
     "dab-deformable-detr-two-stage": TinyTwoStageDABDeformableDETR(**WIDER),  # type: ignore[arg-type]
     "dino": TinyDINO(**WIDER, num_denoising=8),  # type: ignore[arg-type]
+    "mask2former": TinyMask2Former(**WIDER, encoder_hidden=48, num_samples=64),  # type: ignore[arg-type]
 }
 SLOW: dict[str, Recipe] = {
     "conditional-detr-r50": ConditionalDETR(**LARGE),  # type: ignore[arg-type]
@@ -43,6 +46,7 @@ SLOW: dict[str, Recipe] = {
     "dab-deformable-detr-r50": DABDeformableDETR(**LARGE),  # type: ignore[arg-type]
     "dab-deformable-detr-r50-two-stage": TwoStageDABDeformableDETR(**LARGE),  # type: ignore[arg-type]
     "dino-4scale-r50": DINO(**LARGE),  # type: ignore[arg-type]
+    "mask2former-r50": Mask2Former(**LARGE, num_samples=1024),  # type: ignore[arg-type]
 }
 STRIDE = 32  # no detector's is larger
 
@@ -87,4 +91,12 @@ def target(count: int, seed: int = 2) -> Target:
     generator = torch.Generator().manual_seed(seed)
     centre, size = torch.rand(2, count, 2, generator=generator)
     labels = torch.randint(0, 7, (count,), generator=generator)
-    return Target(labels, torch.cat([0.3 + 0.4 * centre, 0.05 + 0.5 * size], dim=1))
+    boxes = torch.cat([0.3 + 0.4 * centre, 0.05 + 0.5 * size], dim=1)
+    return Target(labels, boxes, ellipses(boxes, 2 * STRIDE))
+
+
+def ellipses(boxes: torch.Tensor, side: int) -> torch.Tensor:
+    """[T,side,side] bool: what fits into the boxes."""
+    places = (torch.arange(side) + 0.5) / side
+    x, y = ((places - boxes[:, i, None]) / boxes[:, i + 2, None] * 2 for i in (0, 1))
+    return x[:, None, :] ** 2 + y[:, :, None] ** 2 <= 1

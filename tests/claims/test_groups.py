@@ -17,8 +17,13 @@ IMAGES = images((2, 3), (3, 1))
 TARGETS = [target(4), target(2, seed=3)]
 
 
-def total(losses: dict[str, Tensor]) -> Tensor:
-    return torch.stack([*losses.values()]).sum()
+def losses(model: DetectionTransformer) -> dict[str, Tensor]:
+    torch.manual_seed(0)  # of the points at which masks are compared
+    return model.recipe.criterion()(model(IMAGES), TARGETS)
+
+
+def total(named: dict[str, Tensor]) -> Tensor:
+    return torch.stack([*named.values()]).sum()
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -31,27 +36,26 @@ def test_k_groups_in_one_pass_are_k_detectors_that_share_their_weights(model: De
         single = alone(model, k).train()(IMAGES)
         for ours, theirs in zip(together.layers, single.layers, strict=True):
             assert difference(ours.logits[:, k], theirs.logits[:, 0]) < 1e-5
-            assert difference(ours.boxes[:, k], theirs.boxes[:, 0]) < 1e-5
+            assert difference(ours.place[:, k], theirs.place[:, 0]) < 1e-5
     last = together.layers[-1]
     assert difference(last.logits[:, 0], last.logits[:, 1]) > 1e-3  # the groups do differ
 
 
 def test_the_loss_is_the_mean_of_their_losses(model: DetectionTransformer) -> None:
-    criterion = model.recipe.criterion()
-    together = criterion(model(IMAGES), TARGETS)
-    each = [criterion(alone(model, k).train()(IMAGES), TARGETS) for k in range(model.recipe.num_groups)]
-    assert all(losses.keys() == together.keys() for losses in each)
+    together = losses(model)
+    each = [losses(alone(model, k).train()) for k in range(model.recipe.num_groups)]
+    assert all(of_one.keys() == together.keys() for of_one in each)
     for name, loss in together.items():
-        assert loss.item() == pytest.approx(sum(losses[name].item() for losses in each) / len(each), rel=1e-5)
+        assert loss.item() == pytest.approx(sum(of_one[name].item() for of_one in each) / len(each), rel=1e-5)
 
 
 def test_the_gradient_is_the_mean_of_their_gradients(model: DetectionTransformer) -> None:
     """Of shared weights; a group's own weights get their K-th of the gradient they would get alone."""
-    criterion, count = model.recipe.criterion(), model.recipe.num_groups
-    total(criterion(model(IMAGES), TARGETS)).backward()
+    count = model.recipe.num_groups
+    total(losses(model)).backward()
     singles = [alone(model, k).train() for k in range(count)]
     for single in singles:
-        (total(criterion(single(IMAGES), TARGETS)) / count).backward()
+        (total(losses(single)) / count).backward()
     theirs = [dict(single.named_parameters()) for single in singles]
     axes = grouped(model.recipe)
     for name, parameter in model.named_parameters():
@@ -65,7 +69,7 @@ def test_inference_is_group_0_exactly(model: DetectionTransformer) -> None:
     with torch.no_grad():
         ours, plain = model.eval()(IMAGES), alone(model, 0).eval()(IMAGES)
     assert torch.equal(ours.answer.logits, plain.answer.logits)
-    assert torch.equal(ours.answer.boxes, plain.answer.boxes)
+    assert torch.equal(ours.answer.place, plain.answer.place)
     assert ours.queries.content.shape[1] == 1
 
 
@@ -105,7 +109,7 @@ def test_moving_one_group_moves_no_other(model: DetectionTransformer) -> None:
     for a, b in zip(before.layers, after.layers):
         for k in range(model.recipe.num_groups):
             assert torch.equal(a.logits[:, k], b.logits[:, k]) == (k != 1)
-            assert torch.equal(a.boxes[:, k], b.boxes[:, k]) == (k != 1)
+            assert torch.equal(a.place[:, k], b.place[:, k]) == (k != 1)
 
 
 def test_with_joint_attention_moving_one_group_moves_all(recipe: Recipe) -> None:

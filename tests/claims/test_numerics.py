@@ -13,7 +13,7 @@ from groupdetr.attention.multihead import attend
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import DivergedError
-from groupdetr.structures import Images, Outputs, Predictions
+from groupdetr.structures import Images, Outputs
 
 from .detectors import build, images, target
 
@@ -26,6 +26,7 @@ FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.
 def test_recomputing_activations_gives_the_same_gradients(recipe: Recipe) -> None:
     plain, frugal = build(recipe).train(), build(recipe.with_options(recompute=True)).train()
     for model in (plain, frugal):
+        torch.manual_seed(0)  # of points
         torch.stack([*recipe.criterion()(model(IMAGES), TARGETS).values()]).sum().backward()
     for (name, a), b in zip(plain.named_parameters(), frugal.parameters()):
         assert (a.grad is None) == (b.grad is None)
@@ -38,7 +39,7 @@ def test_losses_are_computed_in_single_precision_under_autocast(model: Detection
         outputs = model(IMAGES)
         losses = criterion(outputs, TARGETS)
     assert outputs.layers[-1].logits.dtype == torch.bfloat16
-    exact = [Predictions(layer.logits.float(), layer.boxes.float()) for layer in outputs.layers]
+    exact = [layer.of(layer.logits.float(), layer.place.float()) for layer in outputs.layers]
     expected = criterion(Outputs(exact, outputs.queries), TARGETS)
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
@@ -50,7 +51,7 @@ def test_losses_are_computed_in_single_precision_under_autocast(model: Detection
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_cost_that_is_not_finite_never_reaches_the_solver(model: DetectionTransformer, value: float) -> None:
     outputs = model(IMAGES)
-    outputs.layers[1].boxes.data[1, 2, 3] = value
+    outputs.layers[1].place.data[1, 2, 3] = value
     with pytest.raises(DivergedError, match="layer1"):
         model.recipe.criterion()(outputs, TARGETS)
 
@@ -73,7 +74,7 @@ def test_images_of_one_size_are_attended_to_without_a_mask_and_give_the_same(rec
     assert not EVEN.padded
     masked, bare = (model(replace(EVEN, padded=padded)).answer for padded in (True, False))
     assert torch.allclose(masked.logits, bare.logits, atol=1e-5)
-    assert torch.allclose(masked.boxes, bare.boxes, atol=1e-5)
+    assert torch.allclose(masked.place, bare.place, atol=1e-5)
     memory = model.encoder(model.backbone(EVEN.pixels), EVEN.padding, EVEN.padded)
     assert memory.unseen is None
 
