@@ -29,7 +29,7 @@ class Settings:
     """Pieces a batch is computed in, for less memory; the result is the same."""
     imgsz: int = 800
     """Shortest side of an image in validation, pixels; training draws from DETR's menu scaled by it."""
-    augment: Literal["detr", "flip", "none"] = "detr"
+    augment: Literal["detr", "lsj", "flip", "none"] = "detr"
     """detr: flip and resize, or resize-crop-resize; flip: flip only; none: as in validation."""
     lr: float = 1e-4
     """Learning rate."""
@@ -39,9 +39,9 @@ class Settings:
     """By what the backbone's rate is multiplied once more for every layer before the last; None: all learn alike."""
     weight_decay: float = 1e-4
     schedule: Literal["step", "cosine"] = "step"
-    """step: a tenth of the rate after lr_drop; cosine: falls smoothly to zero."""
-    lr_drop: float = 11 / 12
-    """When the step schedule drops, as a part of the training."""
+    """step: a tenth of the rate after every lr_drop; cosine: falls smoothly to zero."""
+    lr_drop: tuple[float, ...] = (11 / 12,)
+    """When the step schedule drops, as parts of the training."""
     warmup: int = 0
     """Steps over which the rate rises from zero."""
     clip: float = 0.1
@@ -73,6 +73,9 @@ class Settings:
     """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.lr_drop, tuple):  # of a file: a list, or of an older one a number
+            drops = [self.lr_drop] if isinstance(self.lr_drop, float | int) else self.lr_drop
+            object.__setattr__(self, "lr_drop", tuple(drops))
         _positive(self, "epochs", "steps", "minutes", "batch", "accumulate", "imgsz", "eval_every", "save_every")
         _positive(self, "clip", "early_stop", "threads", "group_chunk")
         for name in ("lr", "backbone_lr", "weight_decay", "warmup", "workers", "instability_images"):
@@ -94,7 +97,9 @@ class Settings:
         flags: list[str] = []
         for field in fields(self):
             name, value = field.name.replace("_", "-"), getattr(self, field.name)
-            if not isinstance(value, bool):
+            if isinstance(value, tuple):
+                flags += [f"--{name}", *map(str, value)]
+            elif not isinstance(value, bool):
                 flags += [f"--{name}", str(value)]
             elif value != field.default:
                 flags.append(f"--{name}" if value else f"--no-{name}")

@@ -50,12 +50,12 @@ def _treated(model: nn.Module, settings: Settings) -> Iterator[tuple[tuple[str, 
         part, _, inner = name.partition(".")
         if not parameter.requires_grad:
             continue
+        decay = 0.0 if name in undecayed else settings.weight_decay
         if part == "backbone":
             factor = backbone.rate_factor(inner, settings.layer_decay) if settings.layer_decay is not None else 1.0
-            decay = settings.weight_decay if backbone.is_decayed(inner) else 0.0
-            yield (part, factor, decay), parameter
+            yield (part, factor, decay if backbone.is_decayed(inner) else 0.0), parameter
         else:
-            yield ("rest", 1.0, 0.0 if name in undecayed else settings.weight_decay), parameter
+            yield ("rest", 1.0, decay), parameter
 
 
 def set_rates(optimizer: torch.optim.Optimizer, settings: Settings, step: int, progress: float) -> float:
@@ -65,7 +65,7 @@ def set_rates(optimizer: torch.optim.Optimizer, settings: Settings, step: int, p
     if settings.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
-        factor = 0.1 if progress >= settings.lr_drop else 1.0
+        factor = 0.1 ** sum(progress >= drop for drop in settings.lr_drop)
     for group in optimizer.param_groups:
         base = settings.backbone_lr if group["part"] == "backbone" else settings.lr
         group["lr"] = warm * factor * base * group.get("factor", 1.0)  # older checkpoints have none

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from groupdetr.backbones.backbone import Backbone
 from groupdetr.backbones.vit import HUGE, Sizes, vit_huge
-from groupdetr.detectors.tiny import TinyConditionalDETR
+from groupdetr.detectors.tiny import TinyConditionalDETR, TinyMask2Former
 from groupdetr.engine.optim import optimizer, set_rates
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
@@ -131,3 +131,33 @@ def test_a_detector_trains_with_layer_decay() -> None:
     ]
     assert moved == sorted(moved)
     assert moved[-1] == pytest.approx(moved[0] / 0.7**3, rel=0.2)
+
+
+def test_norms_and_queries_of_mask2former_are_not_decayed() -> None:
+    """As its published configuration has it; the level embedding of the pixel decoder is decayed."""
+    model = TinyMask2Former().build()
+    settings = Settings(weight_decay=0.05)
+    decayed = {name for name, (_, decay) in treatment(model, settings).items() if decay}
+    spared = {name for name, _ in model.named_parameters()} - decayed
+    embeddings = {"queries.embedding", "queries.position", "encoder.level"}
+    norms = {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm)
+        for part in ("weight", "bias")
+    }
+    assert spared == embeddings | norms
+    assert {"encoder.encoder.level", "decoder.heads.0.classify.bias"} <= decayed
+
+
+def test_the_rate_drops_at_every_step_of_the_schedule() -> None:
+    model = TinyConditionalDETR().build()
+    settings = replace(SETTINGS, lr_drop=(0.5, 0.75))
+    found = optimizer(model, settings)
+    rates = [set_rates(found, settings, 100, progress) for progress in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+
+
+@pytest.mark.parametrize("drops", [0.5, [0.5]], ids=["of an older version", "of a file"])
+def test_drops_are_read_as_files_have_them(drops: float | list[float]) -> None:
+    assert Settings(lr_drop=drops).lr_drop == (0.5,)  # type: ignore[arg-type]
