@@ -23,6 +23,7 @@ from measure import Watch
 
 import groupdetr
 from groupdetr.chunked import ByChunks
+from groupdetr.masks import Bitmaps
 from groupdetr.structures import Outputs
 
 
@@ -64,7 +65,8 @@ class Step:
         self.images = groupdetr.Images.from_list([*pictures])
         boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
         labels = torch.randint(0, 80, (options.objects,), device=options.device)
-        self.targets = [groupdetr.Target(labels, boxes) for _ in range(options.batch)]
+        masks = ellipses(boxes, *options.size)
+        self.targets = [groupdetr.Target(labels, boxes, Bitmaps.of(masks)) for _ in range(options.batch)]
         if options.compile:
             self.model.compile_parts()
 
@@ -94,6 +96,13 @@ class Step:
     def autocast(self) -> AbstractContextManager[object]:
         device = torch.device(self.options.device).type
         return torch.autocast(device, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
+
+
+def ellipses(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """What fits into boxes [T,4]: [T,height,width] bool."""
+    x, y = ((torch.arange(n, device=boxes.device) + 0.5) / n for n in (width, height))
+    columns, rows = ((place - boxes[:, i, None]) / boxes[:, i + 2, None] * 2 for i, place in enumerate((x, y)))
+    return rows.square()[:, :, None] + columns.square()[:, None] <= 1
 
 
 class ChunkedStep(Step):

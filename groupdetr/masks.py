@@ -93,6 +93,12 @@ class Bitmaps(Movable):
     def __len__(self) -> int:
         return len(self.windows)
 
+    def __getitem__(self, which: Sequence[int]) -> Bitmaps:
+        """Some of them."""
+        starts, windows = self.starts[list(which)].tolist(), self.windows[list(which)]
+        cut = [self.pixels[i : i + w * h] for i, (_, _, w, h) in zip(starts, windows.tolist())]
+        return Bitmaps(torch.cat([*cut, self.pixels[-1:]]), windows)
+
     @property
     def starts(self) -> Tensor:
         """[T] where every window begins."""
