@@ -58,7 +58,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
-        rows, columns = (each.reshape(-1, each.shape[-1]) for each in (grad, x))
+        grad = grad.contiguous()  # a part of another tensor is not, and takes oneDNN hundreds of times as long
+        rows, columns = (each.reshape(-1, each.shape[-1]).contiguous() for each in (grad, x))
         return (
             multiply(grad, weight.t()) if for_x else None,
             outer(rows, columns) if for_weight else None,
