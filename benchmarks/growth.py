@@ -65,7 +65,7 @@ class Curve:
     def charts(self) -> list[Chart]:
         units = {"seconds": self.seconds, "MiB kept": self.memory}
         return [
-            Chart(f"{unit.capitalize()} by {self.label}", self.label, unit, self.series(figures))
+            Chart(f"{unit[0].upper()}{unit[1:]} by {self.label}", self.label, unit, self.series(figures))
             for unit, figures in units.items()
         ]
 

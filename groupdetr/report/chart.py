@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from groupdetr.report.page import Html, join, swatches, text
 
 _WIDTH, _HEIGHT = 440, 290
-_TOP, _BOTTOM, _LEFT, _RIGHT = 26, 44, 46, 14  # margins; names of lines take more at the right
+_TOP, _BOTTOM, _LEFT, _RIGHT = 26, 44, 52, 14  # margins; names of lines take more at the right
 _COLOURS = 7  # --s0 .. --s6 of the style sheet
 _MOST_POINTS, _MOST_MARKERS, _MOST_NAMES, _LONGEST_NAME = 400, 40, 5, 14
 _Point = tuple[float, float]
