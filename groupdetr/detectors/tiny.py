@@ -148,7 +148,7 @@ class TinyMask2Former(Mask2Former):
     decoder_layers: int = 3
     encoder_hidden: int = 128
     hidden: int = 128
-    num_samples: int = 512
+    num_samples: int = 256
 
     backbone_weights: ClassVar[bool] = False
 
