@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Placement:
-    """A point x, y of the picture on disk, in pixels, is now at ``scale * (x, y) + shift``; pixel 0 reaches from 0 to 1.
+    """A point x, y of the picture on disk, in pixels, is now at ``scale * (x, y) + shift``.
 
-    A negative scale of x says that left is right.
+    The first pixel reaches from 0 to 1. A negative scale of x says that left is right.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)  # of x and y

@@ -33,7 +33,7 @@ def drawn(width: int, height: int, imgsz: int, augment: str, times: int = 40) ->
 @settings(max_examples=60, deadline=None)
 @given(width=SIDES, height=SIDES, imgsz=st.integers(20, 90), augment=st.sampled_from([*AUGMENTATIONS]))
 def test_no_draw_is_higher_wider_or_larger(width: int, height: int, imgsz: int, augment: str) -> None:
-    most = largest(height, width, imgsz, cropped=augment == "detr")
+    most = largest(height, width, imgsz, augment)
     for size in drawn(width, height, imgsz, augment):
         assert size[0] <= max(high for high, _ in most)
         assert size[1] <= max(wide for _, wide in most)
@@ -45,7 +45,7 @@ def test_no_draw_is_higher_wider_or_larger(width: int, height: int, imgsz: int, 
 def test_and_some_are_nearly_as_large(augment: str, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     width, height = shape
-    most = largest(height, width, 40, cropped=augment == "detr")
+    most = largest(height, width, 40, augment)
     sizes = drawn(width, height, 40, augment, times=1000)
     for axis in (0, 1):
         assert max(size[axis] for size in sizes) >= 0.9 * max(size[axis] for size in most)
@@ -60,7 +60,7 @@ def record(width: int, height: int, objects: int) -> Record:
 
 def test_a_high_picture_may_stand_beside_a_wide_one() -> None:
     records = [record(80, 60, 2), record(60, 80, 3), record(60, 60, 1)]
-    worst = worst_of(records, 60, cropped=False, burden=int)
+    worst = worst_of(records, 60, augment="none", burden=int)
     assert worst.alone in ((60, 80), (80, 60))
     assert worst.together == (80, 80)
     assert (worst.pixels(1), worst.pixels(3)) == (60 * 80, 3 * 80 * 80)
@@ -70,16 +70,16 @@ def test_the_most_objects_are_those_that_weigh_most_and_crowds_are_none() -> Non
     crowded = record(60, 60, 9)
     crowded.crowd[:] = True
     records = [record(60, 60, count) for count in (4, 7)] + [crowded]
-    assert worst_of(records, 60, cropped=False, burden=int).objects == 7
-    assert worst_of(records, 60, cropped=False, burden=lambda n: n % 5).objects == 4
-    assert worst_of(records, 60, cropped=False, burden=lambda n: n * 0).objects == 7, "the most of those alike"
+    assert worst_of(records, 60, augment="none", burden=int).objects == 7
+    assert worst_of(records, 60, augment="none", burden=lambda n: n % 5).objects == 4
+    assert worst_of(records, 60, augment="none", burden=lambda n: n * 0).objects == 7, "the most of those alike"
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_no_batch_of_a_data_set_passes_it(shapes: Path, augment: str) -> None:
     chosen = replace(Settings(imgsz=40), augment=augment)
     task = DetectionTask(load(shapes), chosen, 100)
-    worst = worst_of(task.train.records, 40, augment == "detr", int)
+    worst = worst_of(task.train.records, 40, augment, int)
     for size in (1, 3):
         expected = worst.batch(size)
         batch = collate([task.train[index] for index in range(size)])
