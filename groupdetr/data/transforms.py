@@ -63,10 +63,11 @@ class View:
         return View(picture, boxes, self.placement.then(shift=(-left, -top)))
 
     def padded(self, height: int, width: int) -> View:
-        """With grey below and to the right, up to this size."""
+        """With grey below and to the right, up to this size. Not after a crop of the same side: masks are cut where the
+        picture ends, so what the crop took of them would be drawn on the grey."""
         picture = torch.full((height, width, len(self.picture)), GREY, dtype=torch.uint8).permute(2, 0, 1)
         picture[:, : self.size[0], : self.size[1]] = self.picture
-        return View(picture, self.boxes, self.placement)
+        return View(picture, self.boxes.copy(), self.placement)
 
 
 Transform = Callable[[View, Generator], View]

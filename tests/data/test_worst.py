@@ -19,6 +19,7 @@ from groupdetr.data.transforms import View, largest
 from groupdetr.data.worst import worst_of
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import AUGMENTATIONS, DetectionTask
+from tests.dense import dense_masks
 
 SIDES = st.integers(20, 900)
 
@@ -86,3 +87,16 @@ def test_no_batch_of_a_data_set_passes_it(shapes: Path, augment: str) -> None:
         assert expected.pixels.shape[0] == len(expected.targets) == size
         assert all(a >= b for a, b in zip(expected.pixels.shape, batch.pixels.shape))
         assert max(map(len, batch.targets)) <= len(expected.targets[0])
+        assert all(target.masks is None for target in expected.targets)
+
+
+def test_where_objects_have_masks_those_of_the_worst_case_fill_its_boxes(shapes: Path) -> None:
+    worst = worst_of(load(shapes, masks=True).splits["train"].records, 40, "lsj", int)
+    assert worst.together == worst.alone == (51, 51)
+    for target in worst.batch(2).targets:
+        assert target.masks is not None
+        for mask, (cx, cy, w, h) in zip(dense_masks(target.masks, (51, 51)), (51 * target.boxes).tolist(), strict=True):
+            found = mask.nonzero()
+            expected = torch.tensor([cy - h / 2, cx - w / 2, cy + h / 2, cx + w / 2])
+            assert (torch.cat([found.amin(0), found.amax(0) + 1]) - expected).abs().max() < 1
+            assert mask.sum() == (found.amax(0) - found.amin(0) + 1).prod()
