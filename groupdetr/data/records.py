@@ -39,6 +39,11 @@ class Record:
     annotation_ids: tuple[int | str | None, ...]  # [T] as recorded, None where there is none
     shapes: tuple[Shape, ...] | None = None  # [T] where masks were asked for
 
+    def training(self) -> tuple[Floats, Ints]:
+        """The objects to learn: boxes [T',4] as x0, y0, x1, y1 within the image, and labels [T']."""
+        learned = self.learned
+        return self.corners[learned], self.labels[learned]
+
     @property
     def corners(self) -> Floats:
         """[T,4] x0, y0, x1, y1 within the image."""
@@ -47,12 +52,7 @@ class Record:
     @property
     def learned(self) -> Bools:
         """[T] the objects to learn, DETR's rule: no crowds, and none whose box has no area within the image."""
-        corners = self.corners
-        return np.asarray(~self.crowd & (corners[:, 2:] > corners[:, :2]).all(1), dtype=bool)
-
-    def training(self) -> tuple[Floats, Ints]:
-        """The objects to learn: boxes [T',4] as x0, y0, x1, y1 within the image, and labels [T']."""
-        return self.corners[self.learned], self.labels[self.learned]
+        return np.asarray(~self.crowd & (self.corners[:, 2:] > self.corners[:, :2]).all(1), dtype=bool)
 
     def outlines(self) -> tuple[Shape, ...] | None:
         """The shapes of the objects to learn [T'], where masks were asked for."""
