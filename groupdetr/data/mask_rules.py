@@ -79,10 +79,9 @@ def as_polygon(box: Sequence[float]) -> Polygons:
 
 
 def normalised(shapes: Sequence[Shape], sizes: Floats) -> bool:
-    """Are all of the shapes, in images of ``sizes`` [A,2], polygons in fractions of the picture?"""
+    """Are all polygons among the shapes, in images of ``sizes`` [A,2], fractions of the picture?"""
     polygons = [shape for shape in shapes if isinstance(shape, Polygons)]
-    everywhere = all(part.max() <= 1 for shape in polygons for part in shape.parts)
-    return bool(polygons) and len(polygons) == len(shapes) and everywhere and sizes.min() > 1
+    return bool(polygons) and all(part.max() <= 1 for shape in polygons for part in shape.parts) and sizes.min() > 1
 
 
 def remarks(split: CocoSplit) -> Iterator[Finding]:

@@ -111,6 +111,11 @@ SPOILED = {
         "masks-look-normalised",
         "",
     ),
+    "fractions beside runs": (
+        lambda s: [a.update(segmentation=[[0.1, 0.1, 0.4, 0.1, 0.4, 0.6]]) for a in s.train["annotations"][::3]],
+        "masks-look-normalised",
+        "",
+    ),
     "an object without counts": (segmentation({"size": [48, 64]}), "mask-malformed", "annotation 1"),
     "width and height exchanged": (segmentation({"size": [64, 48], "counts": SOUND}), "mask-size", "annotation 1"),
     "no size": (segmentation({"counts": SOUND}), "mask-size", "annotation 1"),
@@ -156,6 +161,11 @@ def test_a_fault_is_named_with_its_record_and_drags_no_others_behind_it(fault, m
 def test_a_mask_may_be_two_pixels_and_a_tenth_of_its_box_off(masked):
     segmentation([polygon(10 + 3, 5, 16, 30 + 4)])(masked)
     assert masked.check(masks=True).verdict == "ok"
+
+
+def test_a_polygon_on_the_first_pixel_is_none_in_fractions(masked):
+    segmentation([[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]])(masked)
+    assert codes(masked.check(masks=True).errors) == []
 
 
 def test_a_part_of_two_points_is_left_out(masked):

@@ -82,6 +82,11 @@ def test_compressed_counts_are_read_as_by_coco(height: int, width: int, seed: in
     assert lengths.tolist() == np.diff(starts, prepend=0, append=flat.size).tolist()
 
 
+@pytest.mark.parametrize("counts", [b"/", b"p", b"P", b"0P", b"P" * 8 + b"0", b"P" * 200 + b"0"])
+def test_counts_of_foreign_letters_without_an_end_or_of_too_many_digits_are_malformed(counts: bytes) -> None:
+    assert run_lengths(counts) is None
+
+
 @given(counts=st.binary(max_size=30))
 def test_no_bytes_upset_the_reading_of_compressed_counts(counts: bytes) -> None:
     lengths = run_lengths(counts)
@@ -153,6 +158,22 @@ def test_resized_run_lengths_lie_where_the_picture_of_their_mask_does(
     found = dense(as_runs(mask).drawn(placement, levels.shape), levels.shape)
     assert found[levels == 255].all()
     assert not found[levels == 0].any()
+
+
+@given(height=SIDES, width=SIDES, to_height=SIDES, to_width=SIDES, flipped=st.booleans(), seed=SEEDS)
+def test_a_pixel_of_resized_run_lengths_is_what_its_centre_hits(
+    height: int, width: int, to_height: int, to_width: int, flipped: bool, seed: int
+) -> None:
+    mask = noise(height, width, seed)
+    changes: list[Change] = [*[flip] * flipped, lambda view, _: view.resized(to_height, to_width)]
+    levels, placement = changed(mask, changes, seed)
+    found = dense(as_runs(mask).drawn(placement, levels.shape), levels.shape)
+    (y, between), (x, beside) = (
+        np.divmod((2 * np.arange(to) + 1) * side, 2 * to) for to, side in ((to_height, height), (to_width, width))
+    )
+    y, x = y[between > 0], x[beside > 0]  # centres on the line between two pixels may hit either
+    expected = (mask[:, ::-1] if flipped else mask)[y[:, None], x]
+    assert np.array_equal(found[between > 0][:, beside > 0], expected)
 
 
 @given(seed=SEEDS, changes=no_larger(enlarge))
