@@ -15,6 +15,7 @@ from groupdetr.data.check import check
 from groupdetr.data.coco import read_split
 from groupdetr.data.findings import ERRORS
 from groupdetr.data.formats import load
+from groupdetr.data.mask_rules import as_polygon, normalised
 from groupdetr.data.placement import Placement
 from groupdetr.data.shapes import Polygons, Runs
 from groupdetr.errors import DataError
@@ -166,6 +167,12 @@ def test_a_mask_may_be_two_pixels_and_a_tenth_of_its_box_off(masked):
 def test_a_polygon_on_the_first_pixel_is_none_in_fractions(masked):
     segmentation([[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]])(masked)
     assert codes(masked.check(masks=True).errors) == []
+
+
+def test_a_picture_of_one_pixel_has_polygons_in_pixels_that_look_like_fractions():
+    corner = [as_polygon((0, 0, 1, 1))]
+    assert normalised(corner, np.array([[2.0, 2.0]]))
+    assert not normalised(corner, np.array([[1.0, 1.0]]))
 
 
 def test_a_part_of_two_points_is_left_out(masked):
