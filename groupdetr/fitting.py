@@ -122,7 +122,7 @@ class Case:
         def burden(objects: int) -> int:
             return objects * (1 + recipe.copies(objects))
 
-        worst = worst_of(data.splits["train"].records, settings.imgsz, settings.augment == "detr", burden)
+        worst = worst_of(data.splits["train"].records, settings.imgsz, settings.augment, burden)
         return cls(recipe, settings, worst, processes)
 
     @property

@@ -30,7 +30,8 @@ class Settings:
     imgsz: int = 800
     """Shortest side of an image in validation, pixels; training draws from DETR's menu scaled by it."""
     augment: Literal["detr", "lsj", "flip", "none"] = "detr"
-    """detr: flip and resize, or resize-crop-resize; flip: flip only; none: as in validation."""
+    """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square of 1024/800 of imgsz;
+    flip: flip only; none: as in validation."""
     lr: float = 1e-4
     """Learning rate."""
     backbone_lr: float = 1e-5

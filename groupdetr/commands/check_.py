@@ -22,6 +22,8 @@ class Options:
     """Queries of a group, to compare the objects per image with."""
     decode: bool = True
     """Open and decode every picture. --no-decode reads headers only: quick, but broken pictures pass."""
+    masks: bool = False
+    """Look at segmentations too: every object has to have one, as for instance segmentation."""
     workers: int | None = None
     """Threads that decode. None: one for each processor core."""
     json: bool = False
@@ -36,7 +38,7 @@ class Options:
         from groupdetr.engine.run import write_json
         from groupdetr.errors import DataError
 
-        report = check(self.data, self.images, self.queries, self.decode, self.workers)
+        report = check(self.data, self.images, self.queries, self.decode, self.workers, self.masks)
         if self.out is not None:
             write_json(self.out / "check.json", report.to_json())
         if self.json:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from groupdetr.data import box_rules
+from groupdetr.data import box_rules, mask_rules
 from groupdetr.data.findings import Findings, shown
 from groupdetr.data.records import Bools, Floats, Ints
+from groupdetr.data.shapes import Shape
 from groupdetr.data.values import Id, four_numbers, identity, note_types, number
 
 # In place of an index: what the file does not list, or lists in a way that cannot be used (and was reported as such).
@@ -27,15 +28,19 @@ class Table:
     boxes: Floats  # [A,4] x, y, width, height in pixels
     areas: Floats  # [A]
     crowd: Bools  # [A]
+    shapes: tuple[Shape, ...] | None = None  # [A] where masks were asked for
 
     def rows(self, which: Ints | slice) -> Table:
-        ids = self.ids[which] if isinstance(which, slice) else [self.ids[i] for i in which]
+        def of(column: Any) -> Any:
+            return column[which] if isinstance(which, slice) else [column[i] for i in which]
+
+        ids, shapes = of(self.ids), None if self.shapes is None else tuple(of(self.shapes))
         label, boxes, areas, crowd = self.label[which], self.boxes[which], self.areas[which], self.crowd[which]
-        return Table(ids, self.image[which], label, boxes, areas, crowd)
+        return Table(ids, self.image[which], label, boxes, areas, crowd, shapes)
 
 
 def read_annotations(
-    items: list[Any], sizes: Floats, images: dict[Id, int], labels: dict[Id, int], found: Findings
+    items: list[Any], sizes: Floats, images: dict[Id, int], labels: dict[Id, int], found: Findings, masks: bool
 ) -> Table:
     """The usable ones among ``items``; ``sizes`` [I,2] of the images, and id -> index of images and of categories."""
     dicts = _objects(items, found)
@@ -46,9 +51,9 @@ def read_annotations(
     ids = [identity(item.get("id")) for item in dicts]
     table = Table(ids, image, label, boxes, _areas(dicts, boxes, found), _crowd(dicts, found))
     usable = np.flatnonzero((image >= 0) & (label >= 0) & sound)
-    table = table.rows(usable)
-    _check_places([dicts[row] for row in usable], table, sizes[table.image], found)
-    return table
+    table, dicts = table.rows(usable), [dicts[row] for row in usable]
+    _check_places(dicts, table, sizes[table.image], found)
+    return _with_shapes(dicts, table, sizes[table.image], found) if masks else table
 
 
 def _objects(items: list[Any], found: Findings) -> list[dict[str, Any]]:
@@ -140,6 +145,25 @@ def _check_places(items: list[dict[str, Any]], table: Table, sizes: Floats, foun
         for row in np.flatnonzero(rows):
             image = "image of {:.0f} x {:.0f} pixels".format(*sizes[row])
             found.add(code, _called(items[row]), f"its bbox {shown(items[row]['bbox'])} {_WORDS[code]} ({image})")
+
+
+def _with_shapes(items: list[dict[str, Any]], table: Table, sizes: Floats, found: Findings) -> Table:
+    """The annotations whose shape can be used, in images of ``sizes`` [A,2]."""
+    shapes = [_shape(*row, found) for row in zip(items, table.crowd, table.boxes, sizes)]
+    kept = np.flatnonzero([shape is not None for shape in shapes])
+    usable = tuple(shape for shape in shapes if shape is not None)
+    if mask_rules.normalised(usable, sizes[kept]):
+        found.add("masks-look-normalised", "", "the polygons of this file look like fractions of the picture")
+    return replace(table.rows(kept), shapes=usable)
+
+
+def _shape(item: dict[str, Any], crowd: bool, box: Floats, size: Floats, found: Findings) -> Shape | None:
+    """An object needs one; of a crowd it is the box where there is nothing better."""
+    value = item.get("segmentation")
+    if crowd and not value:
+        found.add("crowd-without-mask", _called(item), "it is a crowd and has no segmentation")
+        return mask_rules.as_polygon(box.tolist())
+    return mask_rules.shape_of(value, (int(size[0]), int(size[1])), _called(item), found)
 
 
 _WORDS = {

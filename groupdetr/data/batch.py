@@ -21,7 +21,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from groupdetr.data.coco import Record
 from groupdetr.data.images import load_pixels
+from groupdetr.data.records import Ints
+from groupdetr.data.shapes import Shape
 from groupdetr.data.transforms import Transform, View
+from groupdetr.masks import Bitmaps
 from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures import Images, Target
 
@@ -54,12 +57,21 @@ class Batch:
 
     def __getstate__(self) -> dict[str, Any]:
         """From a worker pixels travel as shared memory. That is a file for each tensor: too dear for small ones."""
-        arrays = [(target.labels.numpy(), target.boxes.numpy()) for target in self.targets]
-        return {**vars(self), "sizes": self.sizes.numpy(), "targets": arrays}
+        return {**vars(self), "sizes": self.sizes.numpy(), "targets": [*map(_to_arrays, self.targets)]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        targets = [Target(torch.from_numpy(labels), torch.from_numpy(boxes)) for labels, boxes in state["targets"]]
+        targets = [_from_arrays(*arrays) for arrays in state["targets"]]
         vars(self).update({**state, "sizes": torch.from_numpy(state["sizes"]), "targets": targets})
+
+
+def _to_arrays(target: Target) -> tuple[NDArray[Any], ...]:
+    masks = () if target.masks is None else (target.masks.pixels.numpy(), target.masks.windows.numpy())
+    return target.labels.numpy(), target.boxes.numpy(), *masks
+
+
+def _from_arrays(*arrays: NDArray[Any]) -> Target:
+    labels, boxes, *masks = map(torch.from_numpy, arrays)
+    return Target(labels, boxes, Bitmaps(*masks) if masks else None)
 
 
 def outside(sizes: Tensor, shape: Sequence[int]) -> Tensor:
@@ -133,9 +145,12 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
         height, width = view.size
         side = np.array([width, height, width, height], dtype=np.float32)
         corners = view.boxes.clip(0, side)
-        kept = (corners[:, 2:] > corners[:, :2]).all(1)  # DETR's rule: whatever a crop left with an area
+        kept = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(1))  # DETR's rule: what a crop left with an area
+        masks = None
+        if (shapes := self.records[index].outlines()) is not None:
+            kept, masks = drawn(shapes, kept, view)
         boxes = xyxy_to_cxcywh(torch.from_numpy(corners[kept])) / torch.from_numpy(side)
-        return view.picture, Target(torch.from_numpy(labels[kept]), boxes)
+        return view.picture, Target(torch.from_numpy(labels[kept]), boxes, masks)
 
     def decoded(self, index: int) -> Tensor:
         """[3,H,W], channels last in memory."""
@@ -147,6 +162,16 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
             self.cache_bytes -= picture.nbytes
             self.cache[index] = picture
         return self.cache[index]
+
+
+def drawn(shapes: Sequence[Shape], rows: Ints, view: View) -> tuple[Ints, Bitmaps]:
+    """Those of the ``rows`` whose shape has a pixel in the view, and their masks."""
+    every = {row: shapes[row].drawn(view.placement, view.size) for row in rows.tolist()}
+    seen = {row: mask for row, mask in every.items() if mask.pixels.any()}
+    pixels = np.concatenate([*(mask.pixels.ravel() for mask in seen.values()), np.zeros(1, dtype=bool)])
+    windows = np.array([mask.window for mask in seen.values()], dtype=np.int64).reshape(-1, 4)
+    masks = Bitmaps(torch.from_numpy(pixels.view(np.uint8)), torch.from_numpy(windows))
+    return np.array([*seen], dtype=np.int64), masks
 
 
 def channels_first(pixels: NDArray[np.uint8]) -> Tensor:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from groupdetr.data import mask_rules
 from groupdetr.data.counts import SplitCounts, count, remarks
 from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.formats import DataSet, survey
-from groupdetr.data.pictures import Progress, inspect_pictures
+from groupdetr.data.pictures import inspect_pictures
 from groupdetr.errors import DataError
 
 _CLASSES = 12  # lines of a class histogram
@@ -77,20 +78,22 @@ def check(
     num_queries: int | None = None,
     decode: bool = True,
     workers: int | None = None,
-    progress: Progress | None = None,
+    masks: bool = False,
 ) -> Report:
     """Everything that is wrong with a data set. ``num_queries`` is that of one group.
 
-    Without ``decode`` only the headers of the pictures are read: quick, but broken pictures pass.
+    Without ``decode`` only the headers of the pictures are read: quick, but broken pictures pass. With ``masks``
+    every object has to have one.
     """
     try:
-        dataset, findings = survey(data, images)
+        dataset, findings = survey(data, images, masks=masks)
     except RefusedError as error:  # no files to look at
         return Report(Path(data), [error.finding], [])
     splits = {name: count(split) for name, split in dataset.splits.items()}
     for name, split in dataset.splits.items():
         findings += remarks(split, splits[name], num_queries)
-    findings += inspect_pictures(dataset.splits.values(), decode, workers, progress)
+        findings += mask_rules.remarks(split) if masks else []
+    findings += inspect_pictures(dataset.splits.values(), decode, workers)
     errors = [finding for finding in findings if finding.is_error]
     return Report(Path(data), errors, [f for f in findings if not f.is_error], splits, dataset)
 

@@ -26,9 +26,9 @@ from groupdetr.data.values import Id, identity, note_types, side
 __all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_holdout"]
 
 
-def read_split(annotation_file: Path | str, images_dir: Path | str, name: str) -> CocoSplit:
+def read_split(annotation_file: Path | str, images_dir: Path | str, name: str, masks: bool = False) -> CocoSplit:
     """One split, without looking into the pictures; DataError for the first thing that would mislead training."""
-    split, found = parse(Path(annotation_file), Path(images_dir), name)
+    split, found = parse(Path(annotation_file), Path(images_dir), name, masks)
     raise_first_error(found)
     return split
 
@@ -43,10 +43,11 @@ def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSpl
     return replace(split, name="train", records=train), replace(split, name="val", records=val)
 
 
-def parse(annotation_file: Path, images_dir: Path, name: str) -> tuple[CocoSplit, Findings]:
-    """The sound part of one split, and all that is wrong with its annotation file."""
+def parse(annotation_file: Path, images_dir: Path, name: str, masks: bool = False) -> tuple[CocoSplit, Findings]:
+    """The sound part of one split, and all that is wrong with its annotation file. Segmentations are read, and have to
+    be there, if ``masks`` are asked for."""
     with _collector_paused():
-        return _parse(annotation_file, images_dir, name)
+        return _parse(annotation_file, images_dir, name, masks)
 
 
 @contextmanager
@@ -61,14 +62,14 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(annotation_file: Path, images_dir: Path, name: str) -> tuple[CocoSplit, Findings]:
+def _parse(annotation_file: Path, images_dir: Path, name: str, masks: bool) -> tuple[CocoSplit, Findings]:
     found = Findings(annotation_file)
     content = read_object(annotation_file, found)
     lists = {key: _list(content, key, found) for key in ("categories", "images", "annotations")}
     categories, labels = _categories(lists["categories"], found)
     images, index = _images(lists["images"], ImageFolder(images_dir), found)
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
-    table = read_annotations(lists["annotations"], sizes, index, labels, found)
+    table = read_annotations(lists["annotations"], sizes, index, labels, found, masks)
     _check_names(categories, table, found)
     return CocoSplit(name, annotation_file, images_dir, categories, _records(images, table)), found
 
@@ -201,5 +202,5 @@ def _records(images: list[_Image], table: Table) -> tuple[Record, ...]:
     for image, start, end in zip(images, [0, *ends], ends):
         its = table.rows(slice(start, end))
         about = (image.image_id, image.path, image.file_name, *image.size)
-        records.append(Record(*about, its.boxes, its.label, its.areas, its.crowd, tuple(its.ids)))
+        records.append(Record(*about, its.boxes, its.label, its.areas, its.crowd, tuple(its.ids), its.shapes))
     return tuple(records)

@@ -44,6 +44,15 @@ ERRORS = {  # code: remedy
     "box-negative": "write 'bbox' as x, y, width, height with the corner at the top left",
     "boxes-look-xyxy": "write 'bbox' as x, y, width, height: subtract the first corner from the second",
     "boxes-look-normalised": "write 'bbox' in pixels: multiply by the width and height of the picture",
+    # masks, where they are asked for
+    "mask-missing": "give every object a 'segmentation', or train a detector of boxes",
+    "mask-malformed": "write 'segmentation' as a list of polygons [x, y, x, y, ...] of three points or more each, or as"
+    " an object with 'size' and 'counts'",
+    "mask-out-of-reach": "correct the polygon or remove the annotation",
+    "mask-size": "write 'size' as the height and width of the image, after checking that the mask belongs to it",
+    "mask-counts": "export the mask again: the lengths of its runs must add up to the pixels of the image",
+    "masks-look-normalised": "write polygons in pixels: multiply by the width and height of the picture",
+    # the whole
     "no-training-boxes": "annotate objects in the train split",
     # picture files
     "missing-file": "put the picture there or remove its record",
@@ -73,6 +82,10 @@ WARNINGS = {  # code: what we do about it
     "duplicate-box": "kept; remove one of the two",
     "bad-area": "width times height is used instead",
     "bad-iscrowd": "taken as a crowd unless it is empty or zero; write 0 or 1",
+    "mask-short-part": "left out, as it has no area",
+    "mask-empty": "dropped in training",
+    "mask-beside-box": "kept; make sure that the mask belongs to this object",
+    "crowd-without-mask": "its box is taken instead, in evaluation",
     "crowds": "dropped in training, honoured in evaluation",
     "empty-images": "kept: they show the detector what is background",
     "no-val-boxes": "AP cannot be measured on this split",

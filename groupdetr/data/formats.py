@@ -59,20 +59,23 @@ class DataSet:
         return self.splits["train"].categories
 
 
-def load(data: Path | str, images: Path | str | None = None, seed: int = 0) -> DataSet:
-    """Read a data set; DataError for the first thing that would mislead training. Pictures are not looked into.
+def load(data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False) -> DataSet:
+    """Read a data set; DataError for the first thing that would mislead training. Pictures are not looked into, and
+    segmentations only if ``masks`` are asked for.
 
     ``seed`` chooses the val images where the data set has no val split. It is not the seed of a run: runs that are
     to be compared must share their val images.
     """
-    dataset, findings = survey(data, images, seed)
+    dataset, findings = survey(data, images, seed, masks)
     raise_first_error(findings)
     return dataset
 
 
-def survey(data: Path | str, images: Path | str | None = None, seed: int = 0) -> tuple[DataSet, list[Finding]]:
+def survey(
+    data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False
+) -> tuple[DataSet, list[Finding]]:
     """The sound part of a data set, and all that is wrong with its annotation files."""
-    parsed = {name: parse(*files, name) for name, files in find(data, images).items()}
+    parsed = {name: parse(*files, name, masks) for name, files in find(data, images).items()}
     findings = [finding for _, found in parsed.values() for finding in found]
     splits = {name: split for name, (split, _) in parsed.items()}
     categories = splits["train"].categories

@@ -6,18 +6,14 @@ import hashlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.images import examine
 from groupdetr.data.records import CocoSplit, Record
-
-Progress = Callable[[int, int], None]  # (pictures looked at, pictures in all)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +30,7 @@ class _Picture:
         return f"image {shown(self.record.image_id)}"
 
 
-def inspect_pictures(
-    splits: Iterable[CocoSplit], decode: bool = True, workers: int | None = None, progress: Progress | None = None
-) -> list[Finding]:
+def inspect_pictures(splits: Iterable[CocoSplit], decode: bool = True, workers: int | None = None) -> list[Finding]:
     """What is wrong with the pictures; without ``decode`` only headers are read, and copies are not looked for.
 
     Threads suffice: Pillow decodes without holding Python's lock.
@@ -44,16 +38,9 @@ def inspect_pictures(
     pictures = [_Picture(split.name, record) for split in splits for record in split.records]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(lambda picture: _look(picture, decode), pictures)
-        findings = _explained([finding for finding in _counted(looks, len(pictures), progress) if finding])
+        findings = _explained([finding for finding in looks if finding])
         digests = _digests(pictures, pool) if decode else {}
     return findings + list(_copies(pictures, digests))
-
-
-def _counted(results: Iterable[T], total: int, progress: Progress | None) -> Iterator[T]:
-    for done, result in enumerate(results, start=1):
-        if progress:
-            progress(done, total)
-        yield result
 
 
 def _look(picture: _Picture, decode: bool) -> Finding | None:

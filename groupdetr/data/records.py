@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from groupdetr.data.shapes import Shape
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -35,12 +37,28 @@ class Record:
     areas: Floats  # [T] square pixels, as recorded: of the mask where there is one
     crowd: Bools  # [T]
     annotation_ids: tuple[int | str | None, ...]  # [T] as recorded, None where there is none
+    shapes: tuple[Shape, ...] | None = None  # [T] where masks were asked for
 
     def training(self) -> tuple[Floats, Ints]:
-        """The objects to learn, DETR's rule: boxes [T',4] as x0, y0, x1, y1 within the image, and labels [T']."""
-        corners = clamped(self.boxes, np.array([[self.width, self.height]]))
-        kept = ~self.crowd & (corners[:, 2:] > corners[:, :2]).all(1)
-        return corners[kept], self.labels[kept]
+        """The objects to learn: boxes [T',4] as x0, y0, x1, y1 within the image, and labels [T']."""
+        learned = self.learned
+        return self.corners[learned], self.labels[learned]
+
+    @property
+    def corners(self) -> Floats:
+        """[T,4] x0, y0, x1, y1 within the image."""
+        return clamped(self.boxes, np.array([[self.width, self.height]]))
+
+    @property
+    def learned(self) -> Bools:
+        """[T] the objects to learn, DETR's rule: no crowds, and none whose box has no area within the image."""
+        return np.asarray(~self.crowd & (self.corners[:, 2:] > self.corners[:, :2]).all(1), dtype=bool)
+
+    def outlines(self) -> tuple[Shape, ...] | None:
+        """The shapes of the objects to learn [T'], where masks were asked for."""
+        if self.shapes is None:
+            return None
+        return tuple(self.shapes[row] for row in np.flatnonzero(self.learned))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +82,10 @@ class CocoSplit:
         table = np.array([index[category.id] for category in self.categories], dtype=np.int64)
         records = tuple(replace(record, labels=table[record.labels]) for record in self.records)
         return replace(self, categories=categories, records=records)
+
+    def with_objects(self) -> CocoSplit:
+        """Only the images with an object to learn: for detectors that are not trained on background alone."""
+        return replace(self, records=tuple(record for record in self.records if record.learned.any()))
 
 
 def clamped(boxes: Floats, sizes: NDArray[np.generic]) -> Floats:

@@ -38,16 +38,17 @@ def side(value: Any) -> int | None:
 
 def number(value: Any) -> float | None:
     """A JSON number as a float; None for texts, true, false, null and the rest."""
-    floats = _floats([value])
+    floats = numbers([value])
     return floats[0] if floats else None
 
 
 def four_numbers(value: Any) -> list[float] | None:
     """A list of four numbers as floats, finite or not; None for anything else."""
-    return _floats(value) if type(value) is list and len(value) == 4 else None
+    return numbers(value) if type(value) is list and len(value) == 4 else None
 
 
-def _floats(values: list[Any]) -> list[float] | None:
+def numbers(values: list[Any]) -> list[float] | None:
+    """JSON numbers as floats, finite or not; None where anything else is among them."""
     if not _NUMBERS.issuperset(map(type, values)):
         return None
     try:

@@ -17,6 +17,7 @@ from groupdetr.structures import Predictions
 
 AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
     "detr": transforms.training,
+    "lsj": transforms.jittering,
     "flip": transforms.flipping,
     "none": transforms.validation,
 }

@@ -33,6 +33,7 @@ from groupdetr.data.batch import (
 )
 from groupdetr.data.formats import load
 from groupdetr.data.transforms import View
+from groupdetr.masks import Bitmaps
 from groupdetr.structures import Images, Target
 
 SIZES = st.integers(1, 40)
@@ -69,7 +70,7 @@ def test_processes_and_pieces_together_see_what_one_would(images: int, share: in
         assert together == sorted((draw.epoch, draw.index) for draw in expected)
 
 
-@pytest.mark.parametrize("augment", [transforms.training, transforms.flipping])
+@pytest.mark.parametrize("augment", [transforms.training, transforms.jittering, transforms.flipping])
 def test_augmentation_depends_on_seed_epoch_and_picture_alone(shapes: Path, augment) -> None:  # type: ignore[no-untyped-def]
     records = load(shapes).splits["train"].records
     first, second = Pictures(records, augment(48), seed=1), Pictures(records, augment(48), seed=1, cache_bytes=1 << 20)
@@ -136,7 +137,8 @@ def test_decoded_pictures_are_channels_last_in_memory(shapes: Path, kept: int) -
     assert (first is second) == bool(kept)
 
 
-def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("augment", [transforms.training, transforms.jittering])
+def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path, augment) -> None:  # type: ignore[no-untyped-def]
     """A white rectangle on black: its box can be read off the picture."""
     from PIL import Image
 
@@ -147,10 +149,10 @@ def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path) ->
     Image.fromarray(pixels).save(tmp_path / "a.png")
     boxes, ones = np.array([[30.0, 20, 36, 24]]), np.ones(1)
     record = Record(1, tmp_path / "a.png", "a.png", 90, 60, boxes, np.zeros(1, np.int64), ones, ones > 1, (1,))
-    pictures = Pictures([record], transforms.training(320))
+    pictures = Pictures([record], augment(320))
     for epoch in range(40):
         picture, target, _ = pictures[Draw(epoch, 0)]
-        rows, columns = (picture[0] > 127).any(1).nonzero(), (picture[0] > 127).any(0).nonzero()
+        rows, columns = (picture[0] > 128).any(1).nonzero(), (picture[0] > 128).any(0).nonzero()  # 128 is padded
         if not len(target):
             assert len(rows) < 3 or len(columns) < 3
             continue
@@ -182,12 +184,16 @@ def test_a_batch_names_its_pictures(shapes: Path) -> None:
 SHAPES = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4)
 
 
-def samples(shapes: Sequence[tuple[int, int]], last: bool = True) -> list[tuple[Tensor, Target, int]]:
+def samples(
+    shapes: Sequence[tuple[int, int]], last: bool = True, masks: bool = False
+) -> list[tuple[Tensor, Target, int]]:
     """Pictures of noise, channels last as decoders leave them or not, with as many objects as their place."""
     made = []
     for i, (height, width) in enumerate(shapes):
         pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).permute(2, 0, 1)
-        target = Target(torch.arange(i), torch.rand(i, 4))
+        target = Target(
+            torch.arange(i), torch.rand(i, 4), Bitmaps.of(torch.rand(i, height, width) < 0.3) if masks else None
+        )
         made.append((pixels if last else pixels.contiguous(), target, 10 + i))
     return made
 
@@ -221,19 +227,25 @@ def assert_same(one: Batch, other: Batch) -> None:
     for mine, theirs in zip(one.targets, other.targets, strict=True):
         assert torch.equal(mine.labels, theirs.labels)
         assert torch.equal(mine.boxes, theirs.boxes)
+        assert (mine.masks is None) == (theirs.masks is None)
+        if mine.masks is not None and theirs.masks is not None:
+            assert torch.equal(mine.masks.pixels, theirs.masks.pixels)
+            assert torch.equal(mine.masks.windows, theirs.masks.windows)
 
 
-def test_a_batch_comes_out_of_a_pickle_as_it_went_in() -> None:
-    batch = collate(samples([(4, 6), (8, 5), (2, 2)]))
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_batch_comes_out_of_a_pickle_as_it_went_in(masks: bool) -> None:
+    batch = collate(samples([(4, 6), (8, 5), (2, 2)], masks=masks))
     again = pickle.loads(pickle.dumps(batch))
     assert_same(again, batch)
     again.targets[2].boxes += 1  # they are tensors like any other
 
 
-def test_only_pixels_travel_as_a_file() -> None:
+@pytest.mark.parametrize("masks", [False, True])
+def test_only_pixels_travel_as_a_file(masks: bool) -> None:
     """A tensor in shared memory takes a file descriptor and a message; a large batch would run out of the former."""
     written = io.BytesIO()
-    ForkingPickler(written).dump(collate(samples([(4, 6)] * 8)))
+    ForkingPickler(written).dump(collate(samples([(4, 6)] * 8, masks=masks)))
     assert written.getvalue().count(b"rebuild_tensor") == 1
 
 
@@ -246,21 +258,25 @@ def test_a_worker_writes_the_batch_where_the_training_reads_it(monkeypatch: pyte
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="memory is pinned for a GPU")
-def test_a_pinned_batch_is_the_same_and_pinned_all_over() -> None:
-    batch = collate(samples([(4, 6), (8, 5), (2, 2)]))
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_pinned_batch_is_the_same_and_pinned_all_over(masks: bool) -> None:
+    batch = collate(samples([(4, 6), (8, 5), (2, 2)], masks=masks))
     pinned = batch.pin_memory()
     assert_same(pinned, batch)
     assert pinned.pixels.stride() == batch.pixels.stride()
     tensors = [pinned.pixels, pinned.sizes, *(x for t in pinned.targets for x in (t.labels, t.boxes) if x.numel())]
+    tensors += [t.masks.pixels for t in pinned.targets if t.masks is not None]
     assert all(x.is_pinned() for x in tensors)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_loads_the_same(shapes: Path, workers: int) -> None:
-    records = load(shapes).splits["train"].records
+@pytest.mark.parametrize("masks", [False, True])
+def test_any_number_of_workers_loads_the_same(shapes: Path, workers: int, masks: bool) -> None:
+    records = load(shapes, masks=masks).splits["train"].records
+    augment = transforms.jittering if masks else transforms.training
 
     def batches(workers: int, start: int = 0) -> Iterator[Batch]:
-        pictures = Pictures(records, transforms.training(64), seed=3, cache_bytes=1 << 16)
+        pictures = Pictures(records, augment(64), seed=3, cache_bytes=1 << 16)
         return iter(training_loader(pictures, Stream(len(records), 4, 3, start, 12), workers))
 
     expected = list(batches(0))

@@ -313,12 +313,6 @@ def test_a_picture_listed_in_two_splits_is_found_even_without_decoding(sample):
     assert codes(sample.check(decode=False).warnings) == ["shared-images"]
 
 
-def test_progress_is_told_picture_by_picture(sample):
-    seen = []
-    sample.check(workers=2, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
 def test_hostile_texts_are_harmless_on_the_console(sample):
     category(sample, name="\x1b[2J\ud800\n")
     image(sample, file_name="\x1b]0;owned\x07.jpg")

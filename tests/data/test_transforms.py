@@ -18,10 +18,12 @@ from torchvision.transforms.v2 import functional as F
 from groupdetr.data.formats import load
 from groupdetr.data.transforms import (
     CropBetween,
+    Jitter,
     ResizeShortest,
     Transform,
     View,
     flipping,
+    jittering,
     scaled,
     training,
     validation,
@@ -94,13 +96,13 @@ def test_a_crop_lies_in_memory_as_the_fast_resize_wants_it() -> None:
     assert cropped.permute(1, 2, 0).is_contiguous()
 
 
-@pytest.mark.parametrize("augment", [training, flipping, validation])
+@pytest.mark.parametrize("augment", [training, jittering, flipping, validation])
 def test_pictures_stay_channels_last_under_every_augmentation(augment) -> None:  # type: ignore[no-untyped-def]
     for seed in range(20):
         assert seen(augment(96), noise(90, 120), seed).permute(1, 2, 0).is_contiguous()
 
 
-@pytest.mark.parametrize("augment", [training, flipping, validation])
+@pytest.mark.parametrize("augment", [training, jittering, flipping, validation])
 def test_every_augmentation_can_be_sent_to_a_worker(augment) -> None:  # type: ignore[no-untyped-def]
     again = pickle.loads(pickle.dumps(augment(96)))
     assert torch.equal(seen(again, noise(90, 120), 3), seen(augment(96), noise(90, 120), 3))
@@ -110,11 +112,67 @@ def test_what_a_view_is_made_of_stays_as_it_was() -> None:
     picture, boxes = noise(60, 90), np.array([[10, 20, 70, 50]], np.float32)
     before = picture.clone(), boxes.copy()
     view = View(picture, boxes)
-    for other in (view.flipped(), view.resized(30, 50), view.cropped(5, 5, 20, 20)):
+    for other in (view.flipped(), view.resized(30, 50), view.cropped(5, 5, 20, 20), view.padded(70, 90)):
         other.picture.zero_()
         other.boxes[:] = 0
     assert torch.equal(picture, before[0])
     assert (boxes == before[1]).all()
+
+
+def test_a_point_goes_where_the_picture_goes() -> None:
+    """A box of no size in every corner, and the placement says the same."""
+    points = np.array([(0, 0), (90, 0), (30, 60), (90, 60), (45, 22)], dtype=np.float64)
+    view = View(noise(60, 90), np.tile(points, 2).astype(np.float32))
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        view = view.flipped().resized(*(int(x) for x in generator.integers(20, 99, 2))).padded(100, 100).flipped()
+        np.testing.assert_allclose(view.boxes, np.tile(view.placement.of(points), 2), rtol=1e-4, atol=1e-3)
+        moved = view.cropped(10, 20, 70, 60)
+        np.testing.assert_allclose(moved.boxes[:, :2], (view.boxes[:, :2] - (20, 10)).clip(0, (60, 70)), atol=1e-3)
+        shifted = view.placement.of(points) - (20, 10)
+        np.testing.assert_allclose(moved.placement.of(points), shifted, rtol=0, atol=1e-9)
+
+
+# large scale jitter, against Pillow ------------------------------------------------------------------------------
+
+
+def jittered(picture: Image.Image, side: int, scale: float, place: float, how: Image.Resampling) -> np.ndarray:
+    """In the words of specification: [side,side,.], grey where there is no picture."""
+    fitting = min(side * scale / picture.height, side * scale / picture.width)
+    size = [max(1, round(length * fitting)) for length in (picture.width, picture.height)]
+    left, top = (round(max(length - side, 0) * place) for length in size)
+    resized = np.asarray(picture.resize((size[0], size[1]), how))
+    seen = resized[top : top + side, left : left + side]
+    grey = [(0, side - seen.shape[0]), (0, side - seen.shape[1]), (0, 0)]
+    return np.pad(seen, grey[: seen.ndim], constant_values=128)
+
+
+@given(width=st.integers(1, 90), height=st.integers(1, 90), seed=st.integers(0, 1000))
+def test_jitter_makes_the_square_that_pillow_would_and_puts_boxes_where_they_belong(
+    width: int, height: int, seed: int
+) -> None:
+    """First the scale is drawn, then one place for both axes."""
+    picture = noise(height, width, seed)
+    scale, place = torch.rand(2, generator=seeded(seed), dtype=torch.float64).tolist()
+    box = np.array([[0, 0, width, height], [width / 4, height / 4, width / 2, height / 2]], dtype=np.float32)
+    view = Jitter(48, 0.1, 2.0)(View(picture, box), seeded(seed))
+    pillow = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    expected = jittered(pillow, 48, 0.1 + 1.9 * scale, place, Image.Resampling.BILINEAR)
+    assert view.size == (48, 48)
+    assert np.abs(view.picture.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
+    whole = view.placement.of(box.reshape(-1, 2).astype(np.float64)).clip(0, 48)
+    seen = whole[1].clip(0, 48)  # nothing lies on the grey
+    np.testing.assert_allclose(view.boxes.reshape(-1, 2), whole.clip(0, seen), rtol=0, atol=1e-3)
+
+
+def test_jitter_of_800_is_to_squares_of_1024_from_a_tenth_to_twice_what_fits() -> None:
+    square = jittering(800).then  # type: ignore[attr-defined]
+    assert square == Jitter(1024, 0.1, 2.0)
+    assert square.size(480, 640, 1.0) == (768, 1024)
+    assert square.size(480, 640, 2.0) == (1536, 2048)
+    assert square.size(640, 427, 0.1) == (102, 68)
+    assert square.size(3000, 2, 0.1) == (102, 1)
+    assert jittering(200).then.side == 256  # type: ignore[attr-defined]
 
 
 # against DETR's recipe on Pillow's pictures ----------------------------------------------------------------------
