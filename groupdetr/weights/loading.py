@@ -20,7 +20,9 @@ from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
 from groupdetr.weights.detrex import DETREX_DINO
 from groupdetr.weights.huggingface import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
+from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
+from groupdetr.weights.mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.native import unique_state
 from groupdetr.weights.reading import Checkpoint, open_checkpoint
 
@@ -42,7 +44,7 @@ def _preset(file: Checkpoint) -> str:
 NATIVE = Layout("groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
 LAYOUTS = (
     NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, DETREX_DINO, HUGGING_FACE,
-    HUGGING_FACE_DAB,
+    HUGGING_FACE_DAB, OFFICIAL_MASK2FORMER, HUGGING_FACE_MASK2FORMER,
 )  # fmt: skip  # the first that fits: DN-DETR is a DAB-DETR, too
 
 
@@ -96,7 +98,9 @@ def settle(model: DetectionTransformer, told: Mapping[str, Any]) -> list[str]:
         if ours is None or theirs is None or ours == theirs:
             continue
         if name in ("temperature", "offset"):
-            setattr(model.encoder, name, theirs)
+            for part in model.encoder.modules():
+                if hasattr(part, name):
+                    setattr(part, name, theirs)
             model.recipe = replace(model.recipe, **{name: theirs})
             lines.append(f"{name}: {theirs:g} in the file, {ours:g} in the model: took the file's")
         else:
