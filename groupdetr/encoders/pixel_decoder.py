@@ -16,8 +16,8 @@ from groupdetr.structures import Memory, PixelMemory
 class PixelDecoder(nn.Module):
     """Feature maps of strides 4, 8, 16 and 32, and the images' padding [B,H,W] -> `PixelMemory`, coarse to fine.
 
-    As published: it knows nothing of padding, and computes in float32 under any autocast. In training the canvas has
-    ``num_points`` points where masks are compared.
+    As published: it knows nothing of padding, and computes in its weights' float32 under any autocast. In training the
+    canvas has ``num_points`` points where masks are compared.
     """
 
     def __init__(self, encoder: DeformableEncoder, finest_channels: int, num_points: int) -> None:
@@ -44,7 +44,7 @@ class PixelDecoder(nn.Module):
     def forward(self, features: list[Tensor], padding: Tensor, padded: bool = True) -> PixelMemory:
         del padded
         with torch.autocast(padding.device.type, enabled=False):
-            finest, *coarser = (x.float() for x in features)
+            finest, *coarser = (x.to(self.level.dtype) for x in features)
             memory = self.encoder(coarser[::-1], torch.zeros_like(padding[:, :1, :1]), padded=False)
             canvas = Canvas(self.drawn(finest, memory), sizes(padding))
             return self.seen(memory, canvas.with_points(self.num_points) if self.training else canvas)

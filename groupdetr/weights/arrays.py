@@ -37,8 +37,7 @@ class Array:
     """Stands for numpy.ndarray, which is made empty and told its state later."""
 
     def __setstate__(self, state: Sequence[Any]) -> None:
-        _, self.shape, self.elements, by_columns, self.data = state
-        self.order = "F" if by_columns else "C"
+        _, self.shape, self.elements, self.by_columns, self.data = state
 
     @classmethod
     def of_buffer(cls, data: bytes, elements: ElementType, shape: tuple[int, ...], order: str) -> Array:
@@ -48,8 +47,7 @@ class Array:
 
     @property
     def tensor(self) -> Tensor:
-        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data  # Python 2's bytes are text
-        array = np.frombuffer(data, self.elements.numpy).reshape(self.shape, order=self.order)
+        array = np.frombuffer(self.data, self.elements.numpy).reshape(self.shape, order="F" if self.by_columns else "C")
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
@@ -70,6 +68,7 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": Array,
     "numpy.dtype": ElementType,
     "_codecs.encode": _bytes,
+    "__builtin__.bytes": bytes,  # none of them
     "collections.OrderedDict": OrderedDict,
 }
 
@@ -83,10 +82,12 @@ class _Unpickler(pickle.Unpickler):
         return STAND_INS[known]
 
 
-def read_arrays(file: BinaryIO) -> dict[str, Any]:
-    """The entry ``model`` of a pickle, its arrays as tensors; UnpicklingError where it asks for more than arrays."""
-    content = _Unpickler(file, encoding="latin1").load()
-    model = content.get("model") if isinstance(content, Mapping) else None
-    if not isinstance(model, Mapping):
-        raise pickle.UnpicklingError("there is no entry 'model' of named arrays")
-    return {name: value.tensor if isinstance(value, Array) else value for name, value in model.items()}
+def read_arrays(file: BinaryIO) -> Any:
+    """What a pickle holds, its arrays as tensors; UnpicklingError where it asks for more than arrays."""
+    return _with_tensors(_Unpickler(file).load())
+
+
+def _with_tensors(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _with_tensors(value) for name, value in content.items()}
+    return content.tensor if isinstance(content, Array) else content

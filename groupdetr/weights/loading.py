@@ -70,6 +70,7 @@ def load_weights(
     ``file_groups``: K of a file that has K*N query rows and does not say how many groups they are.
     """
     layout, file = translate(source)
+    told = layout.options(file.facts)
     report, ours = LoadReport(), model.state_dict()
     report.say([f"{file.where}: read as {layout.title}, {len(file.state)} tensors of ours"])
     refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
@@ -85,7 +86,7 @@ def load_weights(
     refuse(_misshapen(state, ours), "of another shape than the model's:", file.where)
     refuse((name for name in state if not state[name].isfinite().all()), "not all finite:", file.where)
     model.load_state_dict(state, strict=False)
-    report.say(settle(model, layout.options(file.facts)))
+    report.say(settle(model, told))
     return report
 
 

@@ -70,7 +70,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
 
 
 def _open_pickle(path: Path) -> Checkpoint:
-    """Tensors, or ``{"model": tensors, "args": Namespace}`` and the like as training scripts save it."""
+    """Tensors or arrays, or ``{"model": them, "args": Namespace}`` and the like as training scripts save it."""
     content = _load(path)
     if not isinstance(content, Mapping):
         raise WeightsError(f"these are no named tensors but one {type(content).__name__}", str(path))
@@ -79,7 +79,8 @@ def _open_pickle(path: Path) -> Checkpoint:
     odd = [str(name) for name, value in inner.items() if not isinstance(value, Tensor)]
     if odd:
         raise WeightsError(f"these are no tensors: {_first(odd)}", str(path))
-    return Checkpoint(dict(inner), dict(vars(args) if isinstance(args, Namespace) else args), str(path))
+    facts = vars(args) if isinstance(args, Namespace) else args
+    return Checkpoint(dict(inner), dict(facts) if isinstance(facts, Mapping) else {}, str(path))
 
 
 def _load(path: Path) -> Any:
@@ -87,7 +88,7 @@ def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file, torch.serialization.safe_globals([Namespace]):
             if _is_of_arrays(file.peek(32)):
-                return {"model": read_arrays(file)}
+                return read_arrays(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
