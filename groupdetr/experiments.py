@@ -135,7 +135,7 @@ def _presets() -> Iterator[tuple[str, Experiment]]:
         yield f"{family}-r50-dc5", Experiment(dc5, EPOCHS_50, "ResNet-50 with dilated stage 4, stride 16", groups=K)
         yield f"{family}-tiny", Experiment(tiny, TINY, ON_A_CPU, groups=TINY_K)
     yield from _deformable()
-    yield from _masks()
+    yield "mask2former-r50", Experiment(Mask2Former(), EPOCHS_50, "masks; ResNet-50, three levels", groups=K)
 
 
 def _deformable() -> Iterator[tuple[str, Experiment]]:
@@ -150,10 +150,6 @@ def _deformable() -> Iterator[tuple[str, Experiment]]:
     yield "dino-4scale-vit-h", Experiment(ViTDINO(), VIT_H, "ViT-Huge with a simple pyramid", groups=K)
     yield "dino-tiny", Experiment(TinyDINO(), TINY, ON_A_CPU, groups=TINY_K)
     yield "dino-vit-tiny", Experiment(TinyViTDINO(), TINY, "a plain ViT; the path of ViT-Huge, tried", groups=TINY_K)
-
-
-def _masks() -> Iterator[tuple[str, Experiment]]:
-    yield "mask2former-r50", Experiment(Mask2Former(), EPOCHS_50, "masks; ResNet-50, three levels", groups=K)
 
 
 def _table2() -> Iterator[tuple[str, Experiment]]:

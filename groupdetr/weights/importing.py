@@ -25,7 +25,7 @@ SHOWN = {
     "num_levels": (r"encoder\.level", 0),
 }  # field of a recipe: a tensor that shows it, and on which axis
 LAYERS = {"encoder": r"encoder\.(?:encoder\.)?layers", "decoder": r"decoder\.layers"}  # Mask2Former's: a part of a part
-IMGSZ = 800  # the shorter side in pixels that all published detectors were trained and evaluated with
+IMGSZ = 800  # the shorter side in pixels that all published detectors were evaluated with
 
 
 def import_weights(
