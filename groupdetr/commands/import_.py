@@ -11,9 +11,9 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Convert published weights (official .pth, the authors' GroupDETR branch, Hugging Face, detrex) to ours.
+    """Convert published weights (official .pth or .pkl, the authors' GroupDETR branch, Hugging Face, detrex) to ours.
 
-    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR and DINO; nothing in the file is executed."""
+    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO and Mask2Former; nothing in the file is executed."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The checkpoint: a file, or a Hugging Face folder."""

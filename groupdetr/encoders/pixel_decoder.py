@@ -16,8 +16,8 @@ from groupdetr.structures import Memory, PixelMemory
 class PixelDecoder(nn.Module):
     """Feature maps of strides 4, 8, 16 and 32, and the images' padding [B,H,W] -> `PixelMemory`, coarse to fine.
 
-    As published: it knows nothing of padding, and computes in float32 under any autocast. In training the canvas has
-    ``num_points`` points where masks are compared.
+    As published: it knows nothing of padding, and computes in its weights' float32 under any autocast. In training the
+    canvas has ``num_points`` points where masks are compared.
     """
 
     def __init__(self, encoder: DeformableEncoder, finest_channels: int, num_points: int) -> None:

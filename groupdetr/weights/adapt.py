@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from groupdetr.errors import WeightsError
 from groupdetr.heads import BoxHead
 
-TABLES = re.compile(r"queries\.(matching\.)?(embedding|anchors)")  # [K,N,...]
+TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors)")  # [K,N,...]
 PROPOSING = re.compile(r"queries\.(matching\.)?heads\..*")  # [K,...]
 PROPOSED_ROWS = re.compile(r"queries\.(matching\.)?heads\.classify\.(weight|bias)")  # [K,classes,...]
 CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")  # [classes,...]
+NOTHING = "decoder.heads.0.nothing.weight"  # [1,C], the row for no object of a head whose classes are a softmax
 LABEL_ROWS = "queries.labels.weight"  # [classes + 1,...], the last for no object
 NAMELESS = ("", "n/a")
 
@@ -88,13 +89,17 @@ def check_classes(sizes: tuple[int, int], theirs: Sequence[str], ours: Sequence[
 def renew_head(
     state: dict[str, Tensor], model: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
 ) -> list[str]:
-    """A class head for the model: rows of theirs for classes that both know by name, the others fresh."""
+    """A class head for the model: rows of theirs for classes that both know by name, the others fresh. A row for no
+    object is no class, and stays."""
     taken = shared_rows(theirs, ours)
     names = [name for name in state if CLASS_ROWS.fullmatch(name)]
+    bound = model[NOTHING].shape[1] ** -0.5 if NOTHING in model else None
     for name in names:
-        state[name] = renewed_rows(state[name], model[name], taken)
+        state[name] = renewed_rows(state[name], fresh_rows(model[name], bound), taken)
     for name in [name for name in state if PROPOSED_ROWS.fullmatch(name)]:
-        state[name] = torch.stack([renewed_rows(*pair, taken) for pair in zip(state[name], model[name])])
+        state[name] = torch.stack(
+            [renewed_rows(rows, fresh_rows(like), taken) for rows, like in zip(state[name], model[name])]
+        )
     if LABEL_ROWS in state:
         rows = torch.randn_like(model[LABEL_ROWS])
         rows[[*taken, -1]] = state[LABEL_ROWS][[*taken.values(), -1]]
@@ -102,10 +107,9 @@ def renew_head(
     return [f"classes: {len(taken)} rows taken by name, {len(state[names[0]]) - len(taken)} started anew"]
 
 
-def renewed_rows(theirs: Tensor, ours: Tensor, taken: Mapping[int, int]) -> Tensor:
-    rows = fresh_rows(ours)
-    rows[list(taken)] = theirs[list(taken.values())]
-    return rows
+def renewed_rows(theirs: Tensor, fresh: Tensor, taken: Mapping[int, int]) -> Tensor:
+    fresh[list(taken)] = theirs[list(taken.values())]
+    return fresh
 
 
 def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
@@ -117,12 +121,15 @@ def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
     return {row: rows[key] for row, key in enumerate(our_keys) if key in rows}
 
 
-def fresh_rows(like: Tensor) -> Tensor:
-    """Rows of a class head before training: torch's start of a linear layer, and the prior in the bias."""
+def fresh_rows(like: Tensor, bound: float | None = None) -> Tensor:
+    """Rows of a class head before training: torch's start of a linear layer, and the prior in the bias. A softmax has
+    no prior: there torch starts the bias, too, uniform within ``bound``."""
     rows = torch.empty_like(like)
-    if like.ndim == 1:
-        return rows.fill_(-math.log((1 - BoxHead.PRIOR) / BoxHead.PRIOR))
-    return nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
+    if like.ndim > 1:
+        return nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
+    if bound is not None:
+        return rows.uniform_(-bound, bound)
+    return rows.fill_(-math.log((1 - BoxHead.PRIOR) / BoxHead.PRIOR))
 
 
 def _key(name: str) -> str:

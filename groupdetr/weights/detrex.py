@@ -6,7 +6,6 @@ Deformable DETR's, and classes are the 80 that COCO uses. None of this stands in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,23 +14,11 @@ from torch import Tensor
 from groupdetr.weights.adapt import LABEL_ROWS
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.deformable import ATTENTION
-from groupdetr.weights.layout import Category, Facts, Layout, Names
+from groupdetr.weights.detectron2 import RESNET
+from groupdetr.weights.layout import Category, Facts, Layout, Names, within
 
 LAYERS = 6  # of the decoder
 LEVELS = 3  # from the backbone; one is made of the last
-
-
-def _resnet() -> Iterator[tuple[str, str]]:
-    """detectron2's ResNet to torchvision's names. A norm is part of the convolution before it."""
-    yield "stem.conv1.norm.*", "bn1.*"
-    yield "stem.conv1.*", "conv1.*"
-    for stage in range(1, 5):
-        block, ours = f"res{stage + 1}.#", f"layer{stage}.#"
-        yield f"{block}.shortcut.norm.*", f"{ours}.downsample.1.*"
-        yield f"{block}.shortcut.*", f"{ours}.downsample.0.*"
-        for layer in range(1, 4):
-            yield f"{block}.conv{layer}.norm.*", f"{ours}.bn{layer}.*"
-            yield f"{block}.conv{layer}.*", f"{ours}.conv{layer}.*"
 
 
 NECK: Names = {
@@ -42,7 +29,7 @@ NECK: Names = {
 }
 
 ENCODER: Names = {
-    **{f"attentions.0.{theirs}": f"attention.{ours}" for theirs, ours in ATTENTION.items()},
+    **within(ATTENTION, "attentions.0.", "attention."),
     "ffns.0.layers.0.0.*": "feed_forward.expand.*",
     "ffns.0.layers.1.*": "feed_forward.contract.*",
     "norms.0.*": "norm1.*",
@@ -52,7 +39,7 @@ ENCODER: Names = {
 DECODER: Names = {
     "attentions.0.attn.in_proj_*": ("self_attention.query.*", "self_attention.key.*", "self_attention.value.*"),
     "attentions.0.attn.out_proj.*": "self_attention.output.*",
-    **{f"attentions.1.{theirs}": f"cross_attention.{ours}" for theirs, ours in ATTENTION.items()},
+    **within(ATTENTION, "attentions.1.", "cross_attention."),
     "ffns.0.layers.0.0.*": "feed_forward.expand.*",
     "ffns.0.layers.1.*": "feed_forward.contract.*",
     "norms.0.*": "norm1.*",  # by turn, unlike the authors'
@@ -68,21 +55,17 @@ HEADS: Names = {
 }
 
 
-def _of_layer(ours: str, part: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    return f"{ours}.{part}" if isinstance(part, str) else tuple(f"{ours}.{one}" for one in part)
-
-
 NAMES: Names = {
     "*.num_batches_tracked": (),
-    **{f"backbone.{theirs}": f"backbone.network.{ours}" for theirs, ours in _resnet()},
+    **RESNET,
     **NECK,
     "transformer.level_embeds": "encoder.level",
-    **{f"transformer.encoder.layers.#.{name}": _of_layer("encoder.layers.#", ENCODER[name]) for name in ENCODER},
-    **{f"transformer.decoder.layers.#.{name}": _of_layer("decoder.layers.#", DECODER[name]) for name in DECODER},
+    **within(ENCODER, "transformer.encoder.layers.#.", "encoder.layers.#."),
+    **within(DECODER, "transformer.decoder.layers.#.", "decoder.layers.#."),
     "transformer.decoder.norm.*": "decoder.norm.*",
     "transformer.decoder.ref_point_head.*": "decoder.places.0.mlp.*",
     **HEADS,
-    **{f"transformer.decoder.{theirs}": ours for theirs, ours in HEADS.items()},  # the same under a second name
+    **within(HEADS, "transformer.decoder.", ""),  # the same under a second name
     "transformer.tgt_embed.weight": "queries.matching.embedding",
     "transformer.enc_output.*": "queries.matching.heads.project.*",
     "transformer.enc_output_norm.weight": "queries.matching.heads.norm_weight",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from groupdetr.weights.conditional_detr import DECODER, r50_or_dc5
-from groupdetr.weights.layout import Category, Facts, Layout, Names
+from groupdetr.weights.layout import Category, Facts, Layout, Names, within
 
 
 def _resnet() -> Iterator[tuple[str, str]]:
@@ -23,6 +23,8 @@ def _resnet() -> Iterator[tuple[str, str]]:
             yield f"{block}.layer.{layer}.normalization.*", f"{ours}.bn{layer + 1}.*"
     yield "*", "*"  # timm's names are torchvision's
 
+
+RESNET: Names = dict(_resnet())
 
 LAYER: Names = {
     "self_attn.out_proj.*": "self_attention.output.*",
@@ -70,8 +72,8 @@ ENCODER: Names = {
 SHARED: Names = {
     "*.num_batches_tracked": (),
     "model.backbone.conv_encoder.model._backbone.*": "backbone.network.*",
-    **{f"model.backbone.conv_encoder.model.{theirs}": f"backbone.network.{ours}" for theirs, ours in _resnet()},
-    **{f"model.backbone.model.{theirs}": f"backbone.network.{ours}" for theirs, ours in _resnet()},
+    **within(RESNET, "model.backbone.conv_encoder.model.", "backbone.network."),
+    **within(RESNET, "model.backbone.model.", "backbone.network."),
     "model.input_projection.*": "encoder.projection.*",
     **{f"model.encoder.layers.#.{theirs}": f"encoder.layers.#.{ours}" for theirs, ours in ENCODER.items()},
     "model.decoder.layernorm.*": "decoder.norm.*",

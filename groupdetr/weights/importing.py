@@ -20,11 +20,12 @@ SHOWN = {
     "num_patterns": (r"queries\..*patterns", 0),
     "channels": (r"decoder\.heads\.0\.classify\.weight", 1),
     "num_classes": (r"decoder\.heads\.0\.classify\.weight", 0),
-    "hidden": (r"encoder\.layers\.0\.feed_forward\.expand\.weight", 0),
+    "encoder_hidden": (r"encoder\.encoder\.layers\.0\.feed_forward\.expand\.weight", 0),
+    "hidden": (r"decoder\.layers\.0\.feed_forward\.expand\.weight", 0),
     "num_levels": (r"encoder\.level", 0),
 }  # field of a recipe: a tensor that shows it, and on which axis
-LOOKS = "decoder.layers.0.cross_attention"
-IMGSZ = 800  # the shorter side in pixels that all published detectors were trained and evaluated with
+LAYERS = {"encoder": r"encoder\.(?:encoder\.)?layers", "decoder": r"decoder\.layers"}  # Mask2Former's: a part of a part
+IMGSZ = 800  # the shorter side in pixels that all published detectors were evaluated with
 
 
 def import_weights(
@@ -58,10 +59,13 @@ def sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, int]:
     named = {field: [name for name in state if re.fullmatch(mark, name)] for field, (mark, _) in SHOWN.items()}
     found = {field: state[names[0]].shape[SHOWN[field][1]] for field, names in named.items() if names}
     if "num_levels" in found:
-        found["num_points"] = len(state[f"{LOOKS}.weights.bias"]) // (num_heads * found["num_levels"])
-    layers = {f"{part}_layers": _count(state, f"{part}.layers.") for part in ("encoder", "decoder")}
-    return found | layers
+        weights = next(
+            name for name in state if re.fullmatch(rf"{LAYERS['encoder']}\.0\.attention\.weights\.bias", name)
+        )
+        found["num_points"] = len(state[weights]) // (num_heads * found["num_levels"])
+    return found | {f"{part}_layers": _count(state, layers) for part, layers in LAYERS.items()}
 
 
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+def _count(state: Mapping[str, Tensor], layers: str) -> int:
+    """How many layers of that name there are."""
+    return len({found[1] for name in state if (found := re.match(rf"{layers}\.(\d+)\.", name))})

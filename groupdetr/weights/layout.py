@@ -67,6 +67,14 @@ def rename(name: str, names: Names) -> tuple[str, ...] | None:
     return None
 
 
+def within(names: Names, theirs: str, ours: str) -> Names:
+    """The table of a part, as the part is called within the whole: a prefix on either side."""
+    return {
+        f"{theirs}{name}": f"{ours}{target}" if isinstance(target, str) else tuple(f"{ours}{one}" for one in target)
+        for name, target in names.items()
+    }
+
+
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(re.escape(text).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))

@@ -20,7 +20,9 @@ from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
 from groupdetr.weights.detrex import DETREX_DINO
 from groupdetr.weights.huggingface import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
+from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
+from groupdetr.weights.mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.native import unique_state
 from groupdetr.weights.reading import Checkpoint, open_checkpoint
 
@@ -42,7 +44,7 @@ def _preset(file: Checkpoint) -> str:
 NATIVE = Layout("groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
 LAYOUTS = (
     NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, DETREX_DINO, HUGGING_FACE,
-    HUGGING_FACE_DAB,
+    HUGGING_FACE_DAB, OFFICIAL_MASK2FORMER, HUGGING_FACE_MASK2FORMER,
 )  # fmt: skip  # the first that fits: DN-DETR is a DAB-DETR, too
 
 
@@ -68,6 +70,7 @@ def load_weights(
     ``file_groups``: K of a file that has K*N query rows and does not say how many groups they are.
     """
     layout, file = translate(source)
+    told = layout.options(file.facts)
     report, ours = LoadReport(), model.state_dict()
     report.say([f"{file.where}: read as {layout.title}, {len(file.state)} tensors of ours"])
     refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
@@ -83,7 +86,7 @@ def load_weights(
     refuse(_misshapen(state, ours), "of another shape than the model's:", file.where)
     refuse((name for name in state if not state[name].isfinite().all()), "not all finite:", file.where)
     model.load_state_dict(state, strict=False)
-    report.say(settle(model, layout.options(file.facts)))
+    report.say(settle(model, told))
     return report
 
 
@@ -96,7 +99,9 @@ def settle(model: DetectionTransformer, told: Mapping[str, Any]) -> list[str]:
         if ours is None or theirs is None or ours == theirs:
             continue
         if name in ("temperature", "offset"):
-            setattr(model.encoder, name, theirs)
+            for part in model.encoder.modules():
+                if hasattr(part, name):
+                    setattr(part, name, theirs)
             model.recipe = replace(model.recipe, **{name: theirs})
             lines.append(f"{name}: {theirs:g} in the file, {ours:g} in the model: took the file's")
         else:

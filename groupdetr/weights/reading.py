@@ -15,6 +15,9 @@ from torch import Tensor
 
 from groupdetr.errors import WeightsError
 from groupdetr.weights import native
+from groupdetr.weights.arrays import read_arrays
+
+TORCH = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # at the head of its files of before 1.6
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,12 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
-    """A .pth or .pt file, a .safetensors file, or a folder of Hugging Face transformers."""
+    """A .pth, .pt or .pkl file, a .safetensors file, or a folder of Hugging Face transformers."""
     path = Path(source)
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise WeightsError("no weights there", str(path), "pass a .pth, .pt or .safetensors file or a folder")
+        raise WeightsError("no weights there", str(path), "pass a .pth, .pt, .pkl or .safetensors file or a folder")
     return _open_safetensors(path) if _is_safetensors(path) else _open_pickle(path)
 
 
@@ -67,7 +70,7 @@ def _open_safetensors(path: Path) -> Checkpoint:
 
 
 def _open_pickle(path: Path) -> Checkpoint:
-    """Tensors, or ``{"model": tensors, "args": Namespace}`` and the like as training scripts save it."""
+    """Tensors or arrays, or ``{"model": them, "args": Namespace}`` and the like as training scripts save it."""
     content = _load(path)
     if not isinstance(content, Mapping):
         raise WeightsError(f"these are no named tensors but one {type(content).__name__}", str(path))
@@ -76,13 +79,16 @@ def _open_pickle(path: Path) -> Checkpoint:
     odd = [str(name) for name, value in inner.items() if not isinstance(value, Tensor)]
     if odd:
         raise WeightsError(f"these are no tensors: {_first(odd)}", str(path))
-    return Checkpoint(dict(inner), dict(vars(args) if isinstance(args, Namespace) else args), str(path))
+    facts = vars(args) if isinstance(args, Namespace) else args
+    return Checkpoint(dict(inner), dict(facts) if isinstance(facts, Mapping) else {}, str(path))
 
 
 def _load(path: Path) -> Any:
-    """Unpickle tensors, plain values and a Namespace of them. Anything else is named and refused, not run."""
+    """Unpickle tensors or arrays, plain values and a Namespace of them. Anything else is named and refused, not run."""
     try:
         with path.open("rb") as file, torch.serialization.safe_globals([Namespace]):
+            if _is_of_arrays(file.peek(32)):
+                return read_arrays(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
@@ -92,6 +98,11 @@ def _load(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise WeightsError(f"this file is damaged: {_reason(error)}", str(path), "copy or download it again") from error
+
+
+def _is_of_arrays(head: bytes) -> bool:
+    """By content: a pickle, and not one of torch's."""
+    return head.startswith(pickle.PROTO) and TORCH not in head[:32]
 
 
 def _reason(error: Exception) -> str:

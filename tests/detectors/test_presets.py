@@ -16,6 +16,7 @@ COUNTS = {  # K = 1, those that learn, K = 11; of the official code, R50 and DC5
     "dab-deformable-detr-r50": (47_405_994, 47_183_594, 48_185_994),
     "dino-4scale-r50": (46_893_182, 46_670_782, 51_420_212),
     "dino-4scale-swin-l": (217_230_066, 217_230_066, 221_757_096),
+    "mask2former-r50": (43_970_257, 43_970_257, 44_482_257),
 }
 
 

@@ -6,6 +6,7 @@ import pickle
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from groupdetr.errors import WeightsError
+from groupdetr.weights.loading import translate
 from groupdetr.weights.reading import open_checkpoint
 
 
@@ -41,10 +43,19 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(place: str, tmp_path: Path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_in_a_plain_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
-    path = tmp_path / "trap.pth"
-    path.write_bytes(pickle.dumps(Runs(tmp_path / "ran"), protocol=2))
-    with pytest.raises(WeightsError):
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("place", ["bare", "beside", "model", "inside model", "elements"])
+def test_code_in_a_plain_pickle_is_refused_and_not_run(place: str, protocol: int, tmp_path: Path) -> None:
+    trap, path = Runs(tmp_path / "ran"), tmp_path / "trap.pkl"
+    contents = {
+        "bare": trap,
+        "beside": {"model": {"a": np.ones(2)}, "__author__": trap},
+        "model": {"model": trap},
+        "inside model": {"model": {"a": np.ones(2), "b": trap}},
+        "elements": {"model": {"a": np.array([trap, 1], dtype=object)}},
+    }
+    path.write_bytes(pickle.dumps(contents[place], protocol))
+    with pytest.raises(WeightsError, match="mkdir" if protocol else None):
         open_checkpoint(path)
     assert not (tmp_path / "ran").exists()
 
@@ -62,6 +73,60 @@ def test_a_namespace_of_plain_values_is_read(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     assert checkpoint.facts == vars(args)
     assert torch.equal(checkpoint.state["a"], torch.ones(2))
+
+
+ARRAYS = {
+    "float": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
+    "half": np.ones((1, 2, 1, 2), dtype=np.float16),
+    "by columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "count": np.array(7),
+    "empty": np.zeros((0, 4), dtype=np.float32),
+    "flags": np.array([True, False]),
+    "bytes": np.arange(256, dtype=np.uint8),
+    "other end first": np.array([1.5, -2.0], dtype=">f4"),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_in_a_plain_pickle_are_read(protocol: int, tmp_path: Path) -> None:
+    """As detectron2 writes its checkpoints."""
+    content = {"model": ARRAYS, "__author__": "third_party", "matching_heuristics": True}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content, protocol))
+    checkpoint = open_checkpoint(tmp_path / "model_final.pkl")
+    assert checkpoint.facts == {}
+    assert checkpoint.state.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        expected = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+        assert checkpoint.state[name].dtype == expected.dtype
+        assert torch.equal(checkpoint.state[name], expected)
+
+
+def test_arrays_of_numpy_1_are_read(tmp_path: Path) -> None:
+    """It has its parts in another place, and pickles of protocol 2 name them in plain text."""
+    content = pickle.dumps({"model": ARRAYS}, protocol=2).replace(b"numpy._core", b"numpy.core")
+    (tmp_path / "model_final.pkl").write_bytes(content)
+    assert b"numpy.core.multiarray\n_reconstruct" in content
+    assert open_checkpoint(tmp_path / "model_final.pkl").state["float"].shape == (2, 3)
+
+
+def test_what_is_read_of_arrays_can_be_written_to(tmp_path: Path) -> None:
+    """Tensors of their own, and not a view of the file's bytes."""
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": {"a": np.zeros(3)}}, protocol=2))
+    tensor = open_checkpoint(tmp_path / "model_final.pkl").state["a"]
+    assert torch.equal(tensor + 1, tensor.add_(1))
+
+
+@pytest.mark.parametrize("odd", [np.array([{}, []], dtype=object), np.array(["a"]), np.zeros(2, dtype=complex)])
+def test_arrays_of_other_things_than_numbers_are_refused(odd: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "odd.pkl").write_bytes(pickle.dumps({"model": {"a": odd}}))
+    with pytest.raises(WeightsError, match=f"unsupported elements .{odd.dtype.kind}"):
+        open_checkpoint(tmp_path / "odd.pkl")
+
+
+def test_torchs_files_of_before_1_6_are_read(tmp_path: Path) -> None:
+    """They are pickles, too."""
+    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(open_checkpoint(tmp_path / "old.pth").state["a"], torch.ones(2))
 
 
 def test_named_tensors_alone_are_read_and_say_nothing(tmp_path: Path) -> None:
@@ -108,7 +173,7 @@ def test_no_file_of_any_bytes_escapes_with_another_error(tail: bytes, head: byte
     path = tmp_path / "any.pth"
     path.write_bytes(head + tail)
     with pytest.raises(WeightsError):
-        open_checkpoint(path)
+        translate(path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

@@ -1,0 +1,92 @@
+"""The published Mask2Former's answers to weights and feature maps that a rule gives, by way of a file of its layout.
+
+The numbers come from the published code on a CPU, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import pytest
+import torch
+from torch import Tensor
+
+from groupdetr.detector import DetectionTransformer
+from groupdetr.detectors.mask2former import Mask2Former
+from groupdetr.structures import PixelMemory, Predictions
+from groupdetr.weights import load_weights
+from tests.weights.mask2former import mask2former_state, write_pickle
+
+TOLERANCE = 1e-4  # of the largest number; their logits sum to hundreds
+IMAGE = (96, 128)  # two images of these pixels
+STEPS = {4: 0.011, 8: 0.012, 16: 0.013, 32: 0.014}  # of the sines that are feature maps, by stride
+
+LOGITS = {  # of the last layer: image and query, the first 8 of 81 classes
+    (0, 0): [-2.3157773, -2.1609962, -1.5414561, -0.5927042, 0.4787672, 1.4405508, 2.0849116, 2.2738779],
+    (1, 99): [-2.4064193, -2.2555850, -1.6192907, -0.6367458, 0.4781568, 1.4835062, 2.1620302, 2.3682802],
+}
+MASK = [33.6831627, 30.2651596, 31.1975899, 31.5981827, 30.8039932, 29.3686142, 28.3845882, 27.7745056]
+FIRST_LOGITS = [-6.6031904, -12.6151648, -15.8741837, -15.6668568, -12.0373983, -5.7780962, 1.7437885, 8.8849440]
+FIRST_MASK = [133.2117310, 158.9189911, 160.9248505, 158.5979309, 149.9676056, 142.0637054, 141.5667267, 144.3092346]
+PIXELS = [-0.2556983, -0.2132390, -0.2215441, -0.2322499, -0.2339959, -0.2254622, -0.2170838, -0.2062646]
+
+
+def waves(name: str, like: Tensor) -> Tensor:
+    """A weight of theirs by rule: sines, near one in norms and small in biases, in matrices the smaller the wider."""
+    steps = torch.arange(like.numel(), dtype=torch.float64)
+    sines = torch.sin(0.37 * steps + zlib.crc32(name.removeprefix("sem_seg_head.").encode()) % 1000)
+    if like.ndim > 1:
+        sines *= 1.5 / math.sqrt(like.numel() / len(like))
+    else:
+        sines = 0.1 * sines + name.endswith("weight")
+    return sines.float().reshape(like.shape)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> DetectionTransformer:
+    model = Mask2Former().build()
+    state = {name: waves(name, value) for name, value in mask2former_state(model).items()}
+    load_weights(model, write_pickle(tmp_path_factory.mktemp("golden") / "model_final.pkl", state))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def memory(model: DetectionTransformer) -> PixelMemory:
+    maps = []
+    for (stride, step), channels in zip(STEPS.items(), (256, 512, 1024, 2048)):
+        shape = (2, channels, IMAGE[0] // stride, IMAGE[1] // stride)
+        maps.append(torch.sin(step * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape))
+    with torch.no_grad():
+        return model.encoder(maps, torch.zeros(2, *IMAGE, dtype=torch.bool), padded=False)
+
+
+@pytest.fixture(scope="module")
+def said(model: DetectionTransformer, memory: PixelMemory) -> list[Predictions]:
+    with torch.no_grad():
+        return model.decoder(model.queries(memory, None), memory)
+
+
+def close(found: Tensor, meant: list[float]) -> bool:
+    expected = torch.tensor(meant)
+    return bool((found - expected).abs().max() < TOLERANCE * expected.abs().max())
+
+
+def test_the_pixels_that_masks_are_told_of_are_theirs(memory: PixelMemory) -> None:
+    assert memory.shapes == ((3, 4), (6, 8), (12, 16))
+    assert close(memory.canvas.pixels[0, 0, 0, :8], PIXELS)
+
+
+def test_what_queries_say_before_they_look_is_theirs(said: list[Predictions]) -> None:
+    assert close(said[0].logits[0, 0, 0, :8], FIRST_LOGITS)
+    assert close(said[0].masks.full()[1, 0, 5, 3, :8], FIRST_MASK)
+
+
+def test_what_they_say_after_nine_layers_is_theirs(said: list[Predictions]) -> None:
+    assert len(said) == 10
+    for (image, query), meant in LOGITS.items():
+        assert close(said[-1].logits[image, 0, query, :8], meant)
+    masks = said[-1].masks.full()
+    assert close(masks[0, 0, 0, 0, :8], MASK)
+    assert masks.abs().mean().item() == pytest.approx(17.7007446, rel=TOLERANCE)
+    assert said[-1].logits.abs().mean().item() == pytest.approx(1.4642650, rel=TOLERANCE)
