@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.movable import Movable, expect
+from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.ops.masks import sample
 
 STRIDE = 4  # of the pixels that masks are told of, in pixels of the image
@@ -66,6 +67,17 @@ class Masks(Movable):
         """Logits on pixels [B,C,*shape]: [B,...,*shape]."""
         logits = self.embedding.flatten(1, -2) @ pixels.flatten(2)
         return logits.view(*self.embedding.shape[:-1], *pixels.shape[2:])
+
+    def boxes(self) -> Tensor:
+        """The tightest boxes around the masks at the canvas's own size: [B,...,4] cx,cy,w,h in [0,1] of the unpadded
+        image, zeros around empty masks. For a few queries: it makes all their maps."""
+        inside = self.full() > 0
+        rows, columns = (torch.arange(n, device=inside.device) * STRIDE for n in inside.shape[-2:])
+        height, width = self.canvas.sizes.view(-1, *[1] * (inside.ndim - 3), 2).split(1, -1)  # [B,...,1] each
+        inside &= (rows < height).unsqueeze(-1) & (columns < width).unsqueeze(-2)
+        (x0, x1), (y0, y1) = (extent(inside.any(axis)) for axis in (-2, -1))
+        corners = STRIDE * torch.stack([x0, y0, x1, y1], -1) / torch.cat([width, height] * 2, -1)
+        return xyxy_to_cxcywh(corners.clamp(max=1))
 
 
 @dataclass
@@ -126,6 +138,13 @@ class Bitmaps(Movable):
         x, y = places[:, 0] - left, places[:, 1] - top
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         return self.pixels[(self.starts[rows, None] + y * width + x).masked_fill_(~inside, -1)]
+
+
+def extent(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Bool [...,n]: the first that is inside, and the last plus one; both zero where none is."""
+    some, length = inside.any(-1), inside.shape[-1]
+    first, after = inside.int().argmax(-1), length - inside.flip(-1).int().argmax(-1)
+    return first * some, after * some
 
 
 def window(mask: Tensor) -> Tensor:

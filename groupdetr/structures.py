@@ -154,6 +154,10 @@ class Predictions(Movable):
         """[...,K,N,.] what is said of where it is: the box, or the embedding of the mask."""
         return self.boxes if self.masks is None else self.masks.embedding
 
+    def bounds(self) -> Tensor:
+        """[...,K,N,4] the boxes, or those around the masks: as boxes are told. For a few queries of masks."""
+        return self.boxes if self.masks is None else self.masks.boxes()
+
     def of(self, logits: Tensor, place: Tensor) -> Predictions:
         """The same kind of predictions of others' values."""
         if self.masks is None:

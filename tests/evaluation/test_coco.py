@@ -218,7 +218,7 @@ def test_nothing_to_find_is_undefined_not_zero(images: int) -> None:
     document = random_document(1, images, classes=2, crowd=0.0) | {"annotations": []}
     split = split_of(document)
     evaluation = evaluate(split, perfect(split))
-    assert set(evaluation.to_json()) == {*FIGURES, "per_class"}
+    assert set(evaluation.to_json()) == {"kind", *FIGURES, "per_class"}
     json.dumps(evaluation.to_json(), allow_nan=False)
     assert all(math.isnan(figure) for figure in evaluation.stats.values())
 
