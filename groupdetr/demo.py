@@ -26,7 +26,6 @@ from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.panels import GroupPanel
 from groupdetr.reporting import detection_panel, summary
-from groupdetr.settings import Settings
 from groupdetr.side_by_side import Arm, Longer, Pair, train_all
 from groupdetr.tasks.detection import DetectionTask
 
@@ -117,14 +116,14 @@ def as_row(run: RunSummary) -> dict[str, Any]:
 def report(options: Options, pair: Pair, results: Results) -> None:
     """report.html: figures of all seeds, pictures of the first."""
     detectors = {f"K = {arm.groups}": Detector(arm.folder, "cpu") for arm in (pair.base, pair.grouped)}
-    data = load(options.data)
     grouped = detectors[f"K = {pair.grouped.groups}"]
-    task = DetectionTask(data, Settings(imgsz=grouped.imgsz), most=grouped.recipe.num_detections)
+    data = load(options.data, masks=grouped.task.masks)
+    task = grouped.task_on(data)
     panels = [detection_panel(task, detectors, index) for index in range(min(PANELS, len(task.val)))]
     places = range(PANELS, min(PANELS + GROUP_PANELS, len(task.val)))
     groups = [group_panel(task, grouped, index) for index in places]
     names = [category.name for category in data.categories]
-    page = DemoResults(results.runs, names, panels, groups, results.longer, about(options.preset))
+    page = DemoResults(results.runs, names, panels, groups, results.longer, about(options.preset), task.kind)
     write_demo_report(options.folder / "report.html", page)
 
 

@@ -27,19 +27,21 @@ from groupdetr.detectors.tiny import (
 from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.settings import Settings
+from groupdetr.tasks.detection import DetectionTask
 
 K = 11  # the paper's number of groups (Sec. 4.1)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A detector and how it is trained."""
+    """A detector, how it is trained, and what for."""
 
     recipe: Recipe
     settings: Settings
     about: str = ""
     reported: float | None = None  # the paper's COCO AP in percent, where it is a row of a table
     groups: int | None = None  # K that `groupdetr train` takes unless told; None: the recipe's
+    task: type[DetectionTask] = DetectionTask
 
 
 # how to train

@@ -1,4 +1,4 @@
-"""The users' face: a trained detector that takes pictures and gives boxes with names."""
+"""The users' face: a trained detector that takes pictures and gives boxes or masks with names."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from groupdetr.data.batch import normalised, to_pixels
+from groupdetr.data.formats import DataSet
 from groupdetr.data.images import load_image
 from groupdetr.data.transforms import validation
-from groupdetr.detections import Detections
+from groupdetr.detections import Detections, decoded
 from groupdetr.engine.run import RunFolder
 from groupdetr.errors import UsageError
-from groupdetr.experiments import recipe_from
-from groupdetr.report.drawing import draw_detections, palette
+from groupdetr.experiments import experiment, recipe_from
+from groupdetr.report.drawing import draw_found
+from groupdetr.settings import Settings
 from groupdetr.structures import Images
-from groupdetr.tasks.detection import postprocess
+from groupdetr.tasks.detection import DetectionTask
 from groupdetr.weights import load_weights, native
 
 if TYPE_CHECKING:
@@ -45,6 +47,14 @@ class Result:
         return self.detections.boxes.numpy()
 
     @property
+    def masks(self) -> np.ndarray | None:
+        """[D,H,W] bool, of the picture's size; None of a detector that says boxes alone. Kept as run lengths,
+        ``detections.masks``, and made pixels anew at every look."""
+        masks = self.detections.masks
+        size = (0, self.image.height, self.image.width)
+        return None if masks is None else np.stack([*map(decoded, masks)]) if masks else np.zeros(size, dtype=bool)
+
+    @property
     def scores(self) -> np.ndarray:
         return self.detections.scores.numpy()
 
@@ -65,11 +75,12 @@ class Result:
         return len(self.detections)
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
-        """COCO results: original category ids, boxes as [x, y, width, height]."""
+        """COCO results: original category ids, boxes as [x, y, width, height], masks as compressed run lengths."""
         image_id = self.source if image_id is None else image_id
+        rows = zip(self.ids, self.detections.xywh().tolist(), self.scores.tolist(), self.detections.segmentations())
         return [
-            {"image_id": image_id, "category_id": key, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
-            for key, (x0, y0, x1, y1), score in zip(self.ids, self.boxes.tolist(), self.scores.tolist())
+            {"image_id": image_id, "category_id": key, "bbox": box, "score": score} | mask
+            for key, box, score, mask in rows
         ]
 
     def to_supervision(self) -> supervision.Detections:
@@ -79,12 +90,12 @@ class Result:
         except ImportError as error:
             raise UsageError("supervision is not installed", remedy="pip install 'groupdetr[supervision]'") from error
         data: dict[str, Any] = {"class_name": np.array(self.names, dtype=str)}
-        return supervision.Detections(self.boxes, confidence=self.scores, class_id=self.labels, data=data)
+        return supervision.Detections(self.boxes, self.masks, self.scores, self.labels, data=data)
 
     def draw(self) -> Image.Image:
-        """The picture with its boxes."""
+        """The picture with its boxes and masks."""
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
-        return draw_detections(self.image, self.boxes, captions, [palette(label) for label in self.labels])
+        return draw_found(self.image, self.detections, captions)
 
     def save(self, path: str | Path) -> None:
         """Write the annotated picture."""
@@ -108,6 +119,7 @@ class Detector:
                 "groupdetr import FILE --out NEW.safetensors",
             )
         self.recipe = recipe_from(about["recipe"])
+        self.task = experiment(self.recipe.preset).task
         self.categories = [(key, name) for key, name in about.get("categories") or _numbered(self.recipe.num_classes)]
         self.imgsz = imgsz or int(about.get("imgsz", 800))
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -118,6 +130,10 @@ class Detector:
     @property
     def names(self) -> list[str]:
         return [name for _, name in self.categories]
+
+    def task_on(self, data: DataSet) -> DetectionTask:
+        """What the detector was trained for, on a data set that was read with the masks that its task asks for."""
+        return self.task(data, Settings(imgsz=self.imgsz), self.recipe.num_detections)
 
     def predict(self, pictures: Picture | Sequence[Picture], score: float = 0.5) -> list[Result]:
         """What is in each picture, with a score of at least ``score``. A picture is a path, a PIL image, an array
@@ -133,7 +149,7 @@ class Detector:
             pixels = to_pixels(image, validation(self.imgsz)).unsqueeze(0).to(self.device)
             images: Images = normalised(pixels, torch.zeros_like(pixels[:, 0], dtype=torch.bool), padded=False)
             answer = self.model(images).answer
-            (found,) = postprocess(answer, [image.size], self.recipe.num_detections)
+            (found,) = self.task.found(answer, [image.size], self.recipe.num_detections)
             found.boxes = found.boxes.clamp(min=0).minimum(torch.tensor(image.size * 2))  # people expect boxes inside
             source = str(picture) if isinstance(picture, str | Path) else ""
             yield Result(image, found.above(score), self.categories, source)

@@ -12,12 +12,11 @@ from groupdetr.data.formats import load
 from groupdetr.data.images import load_image
 from groupdetr.engine.machine import environment
 from groupdetr.engine.run import RunFolder
-from groupdetr.evaluation.coco import FIGURES, ClassAP, Evaluation
+from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, Evaluation
 from groupdetr.predictor import Detector
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.panels import DetectionPanel
 from groupdetr.report.run import RunReport, write_run_report
-from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
 
 PANELS = 8  # pictures on the page
@@ -27,8 +26,7 @@ def report_run(run: RunFolder) -> Path:
     """Write report.html of a run that has been evaluated at least once."""
     config = run.read_config()
     detector = Detector(run.path, "cpu")
-    data = load(config["data"], config["images"])
-    task = DetectionTask(data, Settings(imgsz=detector.imgsz), detector.recipe.num_detections)
+    task = detector.task_on(load(config["data"], config["images"], masks=detector.task.masks))
     panels = [detection_panel(task, {"found": detector}, index) for index in range(min(PANELS, len(task.val)))]
     card = json.loads(run.data.read_text())
     splits = {name: f"{split['images']} pictures" for name, split in card["splits"].items()}
@@ -55,7 +53,7 @@ def summary(run: RunFolder) -> RunSummary:
         for row in with_losses(records)
     ]
     last = curve[-1]
-    figures = {name: last[name] for name in FIGURES}
+    figures = {name: last[name] for name in (*FIGURES, *BOX_FIGURES) if name in last}
     groups, seed = int(config["groups"]), int(config["settings"]["seed"])
     return RunSummary(groups, seed, round(last["epoch"]), last["seconds"], last["peak_memory_mb"], figures, curve)
 
@@ -74,13 +72,7 @@ def with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]
 
 def evaluation(run: RunFolder) -> Evaluation:
     """The best one, as it was written."""
-    content = json.loads((run.val / "metrics.json").read_text())
-    rows = [ClassAP(**{key: _or_nan(value) for key, value in row.items()}) for row in content["per_class"]]
-    return Evaluation({name: _or_nan(content[name]) for name in FIGURES}, rows)
-
-
-def _or_nan(value: Any) -> Any:
-    return math.nan if value is None else value
+    return Evaluation.from_json(json.loads((run.val / "metrics.json").read_text()))
 
 
 def detection_panel(task: DetectionTask, detectors: Mapping[str, Detector], index: int) -> DetectionPanel:

@@ -37,7 +37,6 @@ from groupdetr.experiments import experiment
 from groupdetr.fitting import fitted, remedy
 from groupdetr.reporting import report_run
 from groupdetr.settings import Settings
-from groupdetr.tasks.detection import DetectionTask
 from groupdetr.weights import load_weights
 from groupdetr.weights.native import save
 
@@ -143,13 +142,14 @@ def _assignment(text: str) -> tuple[str, Any]:
 def checked(options: Options, recipe: Recipe, machine: Accelerator) -> DataSet:
     """The data set, after the same check as `groupdetr check`; a run that is resumed was checked when it began."""
     assert options.data is not None
+    masks = experiment(options.model).task.masks
     if not machine.is_main_process or options.resume is not None:
-        return load(options.data, options.images)
-    report = check(options.data, options.images, recipe.num_queries, decode=options.check)
+        return load(options.data, options.images, masks=masks)
+    report = check(options.data, options.images, recipe.num_queries, decode=options.check, masks=masks)
     if report.verdict != "ok":
         console.print(report.render(), markup=False)
     report.raise_for_errors()
-    return report.dataset or load(options.data, options.images)
+    return report.dataset or load(options.data, options.images, masks=masks)
 
 
 def folder(options: Options) -> RunFolder:
@@ -185,7 +185,7 @@ def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machi
         save(best, run.best, metadata)
 
     workers = loader_workers(settings)
-    task = DetectionTask(data, settings, recipe.num_detections, workers)
+    task = experiment(options.model).task(data, settings, recipe.num_detections, workers)
     criterion = recipe.criterion()
     network = learner(model, criterion, settings.group_chunk)
     return Trainer(

@@ -22,7 +22,7 @@ from groupdetr.engine.machine import accelerator, loader_workers
 from groupdetr.engine.progress import percent
 from groupdetr.engine.run import RunFolder, write_json, write_text
 from groupdetr.errors import UsageError
-from groupdetr.evaluation.coco import Evaluation, evaluate, to_coco_results
+from groupdetr.evaluation.coco import Evaluation, to_coco_results
 from groupdetr.predictor import Detector
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
@@ -46,9 +46,9 @@ def validate(options: Options) -> Validation:
     machine = accelerator(settings)
     detector = Detector(options.run_, str(machine.device), options.imgsz)
     data = chosen_split(options, detector)
-    task = DetectionTask(data, Settings(imgsz=detector.imgsz), detector.recipe.num_detections)
+    task = detector.task_on(data)
     everything = detections(detector, task, machine, options)
-    evaluations = [evaluate(data.splits["val"], found) for found in everything]
+    evaluations = [task.evaluate(found) for found in everything]
     return Validation(data, everything[0], evaluations[0], evaluations[1:])
 
 
@@ -62,7 +62,7 @@ def chosen_split(options: Options, detector: Detector) -> DataSet:
     images = options.images if options.data else config.get("images")
     if root is None:
         raise UsageError("no data set given", remedy="add --data DATA")
-    data = load(root, images)
+    data = load(root, images, masks=detector.task.masks)
     if options.split not in data.splits:
         raise UsageError(f"there is no split {options.split!r}", str(root), f"choose from {', '.join(data.splits)}")
     known = {category.id: category for category in (Category(key, name) for key, name in detector.categories)}
@@ -107,13 +107,21 @@ def written(options: Options, validation: Validation) -> dict[str, Any]:
 
 def show(validation: Validation, folder: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(as_table([{name: percent(validation.evaluation.stats[name]) for name in FIGURES}]))
+    console.print(as_table(figure_rows(validation.evaluation)))
     console.print(as_table(class_rows(validation.evaluation)))
     if validation.groups:
         console.print(as_table(group_rows(validation.groups)))
         aps = [100 * group.stats["AP"] for group in validation.groups]
         console.print(f"groups: median AP {statistics.median(aps):.1f}, from {min(aps):.1f} to {max(aps):.1f}")
     console.print(f"written to {folder}")
+
+
+def figure_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    """One row for each kind of AP."""
+    return [
+        {"of": kind} | {name: percent(figures[name]) if name in figures else "" for name in FIGURES}
+        for kind, figures in evaluation.by_kind().items()
+    ]
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ class MatchedQueries:
 
     boxes: np.ndarray  # [T,4] of the objects: x0, y0, x1, y1
     said: np.ndarray  # [T,K,4] what the matched query of each group predicts; nan without a match
-    points: np.ndarray  # [T,K,2] where that query looks: x, y
+    points: np.ndarray  # [T,K,2] where that query looks, x, y; the middle of what it predicts if it looks everywhere
 
 
 def matched_queries(
@@ -40,9 +40,11 @@ def matched_queries(
     groups = stages.predictions.logits.shape[2]
     said = torch.full((len(target), groups, 4), torch.nan, device=device)
     points = torch.full((len(target), groups, 2), torch.nan, device=device)
-    last = assignment.target[-1], assignment.group[-1]
-    said[last] = cxcywh_to_xyxy(assignment.gather(stages.predictions.boxes)[-1]) * size.repeat(2)
-    reference = outputs.queries.reference[..., :2].expand(len(stages.names), -1, -1, -1, -1)
-    points[last] = assignment.gather(reference)[-1] * size
+    last, predictions = (assignment.target[-1], assignment.group[-1]), stages.predictions
+    matched = predictions.of(*(assignment.gather(x)[-1:] for x in (predictions.logits, predictions.place)))  # [1,M,.]
+    where = matched.bounds()[0]
+    said[last] = cxcywh_to_xyxy(where) * size.repeat(2)
+    reference = outputs.queries.reference.expand(len(stages.names), -1, -1, -1, -1)
+    points[last] = torch.cat([assignment.gather(reference)[-1], where], -1)[:, :2] * size
     boxes = cxcywh_to_xyxy(target.boxes) * size.repeat(2)
     return MatchedQueries(boxes.cpu().numpy(), said.cpu().numpy(), points.cpu().numpy())

@@ -1,4 +1,4 @@
-"""groupdetr predict: annotated pictures and their boxes as JSON."""
+"""groupdetr predict: annotated pictures, and what was found in them as JSON."""
 
 from __future__ import annotations
 
@@ -95,11 +95,12 @@ def targets(paths: list[Path], out: Path) -> list[Path]:
 
 
 def described(result: Result, path: Path, target: Path) -> dict[str, Any]:
-    """One picture's detections, with the data set's own class ids."""
-    rows = zip(result.ids, result.names, result.scores.tolist(), result.boxes.tolist())
+    """One picture's detections, with the data set's own class ids; masks as COCO's compressed run lengths."""
+    found = result.detections
+    rows = zip(result.ids, result.names, found.scores.tolist(), found.boxes.tolist(), found.segmentations())
     detections = [
-        {"category_id": key, "name": name, "score": round(score, 6), "box": [round(v, 3) for v in box]}
-        for key, name, score, box in rows
+        {"category_id": key, "name": name, "score": round(score, 6), "box": [round(v, 3) for v in box]} | mask
+        for key, name, score, box, mask in rows
     ]
     size = {"width": result.image.width, "height": result.image.height}
     return {"file": str(path), **size, "annotated": target.name, "detections": detections}

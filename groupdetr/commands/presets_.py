@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groupdetr.experiments import Experiment
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Options:
         from groupdetr.experiments import EXPERIMENTS
 
         if self.json:
-            print(json.dumps({name: asdict(experiment) for name, experiment in EXPERIMENTS.items()}, indent=1))
+            print(json.dumps({name: described(experiment) for name, experiment in EXPERIMENTS.items()}, indent=1))
             return 0
         table = Table("model", "K", "N", "epochs", "AP in the paper", "", box=None, pad_edge=False)
         for name, experiment in EXPERIMENTS.items():
@@ -31,3 +35,8 @@ class Options:
         table.columns[0].min_width = max(map(len, EXPERIMENTS))  # names are there to be copied
         Console(soft_wrap=True).print(table)
         return 0
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    """All hyperparameters, and what AP is of."""
+    return asdict(experiment) | {"task": experiment.task.kind}

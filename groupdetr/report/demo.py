@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groupdetr.evaluation.coco import FIGURES
+from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES
 from groupdetr.report.chart import Chart, charts
 from groupdetr.report.comparison import (
     Arm,
@@ -41,6 +41,7 @@ class DemoResults:
     group_panels: Sequence[GroupPanel] = ()  # of the largest K; three stand in a row
     longer: Sequence[RunSummary] = ()  # the baseline again, for as many epochs as take the time of the best
     about: Mapping[str, object] = field(default_factory=dict)  # seed, data, versions, threads, command
+    kind: str = "box"  # whose AP it is: box or mask
 
 
 def write_demo_report(path: Path | str, demo: DemoResults) -> None:
@@ -55,7 +56,7 @@ def write_demo_report(path: Path | str, demo: DemoResults) -> None:
         _headline(base, best, longer),
         what_groups_are(),
         _learning(shown, best, longer),
-        _precision(shown, base, best),
+        _precision(shown, base, best, demo.kind),
         *_pictures(demo, (base.name, best.name)),
         section("How this page was made", facts({**protocol(demo.runs), **demo.about})),
     ]
@@ -137,18 +138,17 @@ def _equal_time(best: Arm, longer: Sequence[Arm]) -> str:
     )
 
 
-def _precision(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
-    figures = [Column(name.replace("_", " "), 1, "max") for name in FIGURES[:6]]
+def _precision(all_arms: Sequence[Arm], base: Arm, best: Arm, kind: str) -> Html:
+    names = [*FIGURES[:6], *(name for name in BOX_FIGURES if name in base.runs[0].metrics)]
+    figures = [Column(name.replace("_", " "), 1, "max") for name in names]
     head = [Column("groups"), *figures, Column("seconds", 0), Column("peak MB", 0)]
-    rows = [_figures(arm) for arm in all_arms]
-    shown = [table(head, rows, "COCO box AP on the validation pictures, in points, after the last epoch.")]
+    rows: list[list[Cell]] = [
+        [arm.name, *(arm.metric(name).mean for name in names), arm.seconds, arm.memory] for arm in all_arms
+    ]
+    shown = [table(head, rows, f"COCO {kind} AP on the validation pictures, in points, after the last epoch.")]
     if len(base.runs) > 1:
         shown.append(_by_seed(all_arms, base, best))
     return section("Average precision", *shown)
-
-
-def _figures(arm: Arm) -> list[Cell]:
-    return [arm.name, *(arm.metric(name).mean for name in FIGURES[:6]), arm.seconds, arm.memory]
 
 
 def _by_seed(all_arms: Sequence[Arm], base: Arm, best: Arm) -> Html:
@@ -164,9 +164,9 @@ def _pictures(demo: DemoResults, names: Sequence[str]) -> Iterator[Html]:
     if demo.panels:
         panels = [panel.only(names) for panel in demo.panels]
         words = (
-            "Pictures that no run was trained on. Of each detector as many boxes are drawn as the picture has objects, "
-            "the surest first: a common score threshold would favour whichever is the more confident. An object counts "
-            "as found when a box of its class covers it with an IoU of 0.5."
+            "Pictures that no run was trained on. Of each detector as many detections are drawn as the picture has "
+            "objects, the surest first: a common score threshold would favour whichever is the more confident. An "
+            f"object counts as found when a detection of its class covers it with a {demo.kind} IoU of 0.5."
         )
         yield section("What they find", prose(words), detection_strips(panels, demo.class_names))
     if demo.group_panels:

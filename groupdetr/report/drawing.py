@@ -1,4 +1,4 @@
-"""Pictures with what was found in them: boxes, label chips, and the queries of every group. Pillow only."""
+"""Pictures with what was found in them: masks, boxes, label chips, and the queries of every group. Pillow only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from groupdetr.detections import Detections, Runs, areas, decoded
 
 Colour = tuple[int, int, int]
 
@@ -20,6 +22,7 @@ _OKABE_ITO: tuple[Colour, ...] = (
 _GOLDEN_ANGLE = 0.381966  # of the circle of hues: consecutive classes are far apart, and no hue comes back
 _INK: Colour = (16, 18, 22)
 _PAPER: Colour = (255, 255, 255)
+_VEIL = 0.45  # of a mask's ground is its colour
 
 
 def palette(index: int) -> Colour:
@@ -36,17 +39,32 @@ def scale_for(image: Image.Image, side: int = 560) -> int:
     return max(1, round(side / max(image.size)))
 
 
+def draw_found(image: Image.Image, found: Detections, captions: Sequence[str], scale: int = 1) -> Image.Image:
+    """A copy of ``image``, ``scale`` times as large, with what was found in it, in the colours of the classes."""
+    colours = [palette(int(label)) for label in found.labels]
+    return draw_detections(image, found.boxes, captions, colours, scale, found.masks or ())
+
+
 def draw_detections(
-    image: Image.Image, boxes: ArrayLike, captions: Sequence[str], colours: Sequence[Colour], scale: int = 1
+    image: Image.Image,
+    boxes: ArrayLike,
+    captions: Sequence[str],
+    colours: Sequence[Colour],
+    scale: int = 1,
+    masks: Sequence[Runs] = (),
 ) -> Image.Image:
     """A copy of ``image``, ``scale`` times as large, with ``boxes`` [D,4] x0,y0,x1,y1 in its pixels, best first.
 
-    An empty caption draws no chip. Boxes outside the picture are drawn along its edge, those not finite left out.
+    Under them lie ``masks`` [D], if there are any, small ones on large ones. An empty caption draws no chip. Boxes
+    outside the picture are drawn along its edge, those not finite left out.
     """
     canvas = _Canvas(image, scale)
+    for place in np.argsort(-areas(masks), kind="stable"):
+        canvas.mask(decoded(masks[place]), colours[place])
     visible = [row for row in zip(canvas.scaled(boxes, 4), captions, colours, strict=True) if np.isfinite(row[0]).all()]
+    width = max(1, canvas.line // 2) if masks else canvas.line  # thinner where it is not the box that counts
     for box, _, colour in reversed(visible):  # the best on top
-        canvas.box(box, colour, canvas.line)
+        canvas.box(box, colour, width)
     taken: list[_Rectangle] = []
     for box, caption, colour in visible:
         if caption:
@@ -109,6 +127,21 @@ class _Canvas:
         self.pen.rectangle((x0, y0, x1, y1), outline=_INK, width=width + 2 * edge)
         if min(x1 - x0, y1 - y0) >= 2 * edge:
             self.pen.rectangle((x0 + edge, y0 + edge, x1 - edge, y1 - edge), outline=colour, width=width)
+
+    def mask(self, mask: np.ndarray, colour: Colour) -> None:
+        """A translucent ground [H,W] in pixels of the original, with a thin outline inside of it."""
+        whole = Image.fromarray(mask.astype(np.uint8) * 255)
+        if not (window := whole.getbbox()):
+            return
+        left, top = window[0] - 1, window[1] - 1
+        cut = whole.crop((left, top, window[2] + 1, window[3] + 1))
+        smooth = cut.resize((cut.width * self.scale, cut.height * self.scale), Image.Resampling.BILINEAR)
+        shape = smooth.point(lambda value: 255 * (value > 127))
+        inner = shape.filter(ImageFilter.BoxBlur(max(1, self.line // 2))).point(lambda value: 255 * (value == 255))
+        outline = ImageChops.subtract(shape, inner)
+        corner = left * self.scale, top * self.scale
+        self.image.paste(colour, corner, inner.point(lambda value: round(_VEIL * value)))
+        self.image.paste(colour, corner, outline)
 
     def dot(self, point: np.ndarray, colour: Colour) -> None:
         if not np.isfinite(point).all():

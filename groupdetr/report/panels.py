@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from groupdetr.detections import Detections
-from groupdetr.report.drawing import draw_detections, draw_groups, palette, scale_for
+from groupdetr.report.drawing import draw_found, draw_groups, palette, scale_for
 from groupdetr.report.page import Html, Picture, gallery, join, strips, swatches
 
-FOUND_IOU = 0.5  # an object counts as found by a box of its class that overlaps it this much
+FOUND_IOU = 0.5  # an object counts as found by a detection of its class that overlaps it this much
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def found(truth: Detections, detections: Detections) -> int:
     """How many objects are found, each by one detection, the best ones choosing first."""
     free = list(range(len(truth)))
     hits = 0
-    for label, box in zip(_array(detections.labels), _array(detections.boxes)):
-        overlaps = {i: _iou(box, _array(truth.boxes)[i]) for i in free if int(truth.labels[i]) == label}
+    for label, iou in zip(detections.labels, detections.iou(truth)):
+        overlaps = {i: iou[i] for i in free if truth.labels[i] == label}
         best = max(overlaps, key=overlaps.__getitem__, default=None)
         if best is not None and overlaps[best] >= FOUND_IOU:
             free.remove(best)
@@ -71,32 +71,17 @@ def found(truth: Detections, detections: Detections) -> int:
 def _row(panel: DetectionPanel, class_names: Sequence[str]) -> list[Picture]:
     count = len(panel.truth)
     names = [class_names[int(label)] for label in panel.truth.labels]
-    pictures = [Picture(_drawn(panel.image, panel.truth, names), "Truth", f"{count} object{'s' * (count != 1)}")]
+    scale, caption = scale_for(panel.image), f"{count} object{'s' * (count != 1)}"
+    pictures = [Picture(draw_found(panel.image, panel.truth, names, scale), "Truth", caption)]
     for name, detections in panel.found.items():
         best = detections[:count]
         captions = [f"{class_names[int(label)]} {score:.2f}" for label, score in zip(best.labels, best.scores)]
         caption = f"{found(panel.truth, best)} of {count} found" if count else ""
-        pictures.append(Picture(_drawn(panel.image, best, captions), name, caption))
+        pictures.append(Picture(draw_found(panel.image, best, captions, scale), name, caption))
     return pictures
-
-
-def _drawn(image: Image.Image, detections: Detections, captions: Sequence[str]) -> Image.Image:
-    colours = [palette(int(label)) for label in detections.labels]
-    return draw_detections(image, _array(detections.boxes), captions, colours, scale_for(image))
 
 
 def _group_picture(panel: GroupPanel) -> Picture:
     scale = scale_for(panel.image, side=760)
     drawn = draw_groups(panel.image, panel.object_boxes, panel.group_boxes, panel.group_points, scale)
     return Picture(drawn, caption=panel.caption)
-
-
-def _array(x: ArrayLike) -> np.ndarray:
-    return np.asarray(x, dtype=float)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes x0,y0,x1,y1."""
-    inside = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
-    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inside
-    return float(inside / union) if union > 0 else 0.0

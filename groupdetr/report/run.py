@@ -89,9 +89,14 @@ def _precision(evaluation: Evaluation) -> Html:
 
 
 def _figures(title: str, names: Sequence[str], evaluation: Evaluation) -> Html:
-    row: list[Cell] = ["all classes", *(100 * evaluation.stats[name] for name in names)]
+    """A row for each kind of AP that has them."""
+    rows: list[list[Cell]] = [
+        [f"{kind} IoU", *(100 * figures.get(name, math.nan) for name in names)]
+        for kind, figures in evaluation.by_kind().items()
+        if names[0] in figures
+    ]
     head = [Column(""), *(Column(name.replace("_", " "), 1) for name in names)]
-    return table(head, [row], f"Average {title} of the boxes, in points.")
+    return table(head, rows, f"Average {title} over all classes, in points.")
 
 
 def _classes(evaluation: Evaluation) -> Html:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from groupdetr.data import transforms
 from groupdetr.data.batch import Pictures
@@ -24,8 +26,31 @@ AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
 CACHE = 1 << 30  # bytes of decoded training pictures that all loader processes together keep
 
 
+@torch.no_grad()
+def boxes_of(answer: Predictions, sizes: Sequence[tuple[int, int]], most: int) -> list[Detections]:
+    """The ``most`` best (query, class) pairs of each image, boxes in pixels of pictures of (width, height).
+
+    As in Deformable DETR: scores by sigmoid, no threshold, no non-maximum suppression; a query may appear with
+    several classes. Boxes may reach over the picture's edge.
+    """
+    scores, query, label = best_pairs(answer.logits.float().sigmoid(), most)
+    boxes = cxcywh_to_xyxy(answer.boxes.float()).gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+    boxes = boxes * torch.tensor([[w, h, w, h] for w, h in sizes], device=boxes.device).unsqueeze(1)
+    return [Detections(*parts) for parts in zip(scores.cpu(), label.cpu(), boxes.cpu())]
+
+
+def best_pairs(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """[B,N,classes] to the scores, queries and classes [B,D] of the best pairs of each image, by falling score."""
+    best, places = scores.flatten(1).topk(min(most, scores[0].numel()), dim=1)
+    return best, places.div(scores.shape[-1], rounding_mode="floor"), places % scores.shape[-1]
+
+
 class DetectionTask:
     """Detection on a data set with ``train`` and ``val`` splits. ``most``: detections kept of an image."""
+
+    kind: ClassVar[str] = "box"  # what AP is of
+    masks: ClassVar[bool] = False  # are the masks of objects asked for?
+    found = staticmethod(boxes_of)  # what answers [B,N,.] say, whatever the data set
 
     def __init__(self, data: DataSet, settings: Settings, most: int, workers: int = 0) -> None:
         imgsz, augment = settings.imgsz, AUGMENTATIONS[settings.augment]
@@ -34,7 +59,7 @@ class DetectionTask:
         self.val = Pictures(data.splits["val"].records, transforms.validation(imgsz))
 
     def postprocess(self, answer: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        return postprocess(answer, sizes, self.most)
+        return self.found(answer, sizes, self.most)
 
     def evaluate(self, found: Sequence[Detections]) -> Evaluation:
         return evaluate(self.data.splits["val"], found)
@@ -46,17 +71,3 @@ class DetectionTask:
 
     def names(self, indices: Sequence[int]) -> list[str]:
         return [self.train.records[index].file_name for index in indices]
-
-
-@torch.no_grad()
-def postprocess(answer: Predictions, sizes: Sequence[tuple[int, int]], most: int) -> list[Detections]:
-    """The ``most`` best (query, class) pairs of each image, boxes in pixels of pictures of (width, height).
-
-    As in Deformable DETR: scores by sigmoid, no threshold, no non-maximum suppression; a query may appear with
-    several classes. Boxes may reach over the picture's edge.
-    """
-    scores, places = answer.logits.float().sigmoid().flatten(1).topk(min(most, answer.logits[0].numel()), dim=1)
-    query, label = places.div(answer.logits.shape[-1], rounding_mode="floor"), places % answer.logits.shape[-1]
-    boxes = cxcywh_to_xyxy(answer.boxes.float()).gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-    boxes = boxes * torch.tensor([[w, h, w, h] for w, h in sizes], device=boxes.device).unsqueeze(1)
-    return [Detections(*parts) for parts in zip(scores.cpu(), label.cpu(), boxes.cpu())]
