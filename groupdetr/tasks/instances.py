@@ -82,5 +82,7 @@ class InstanceTask(DetectionTask):
 
     def truth(self, index: int) -> Detections:
         record = self.val.records[index]
-        masks = tuple(shape.runs(record.height, record.width) for shape in record.outlines() or ())
+        outlines = record.outlines()
+        assert outlines is not None, "the data set was read with masks"
+        masks = tuple(shape.runs(record.height, record.width) for shape in outlines)
         return replace(super().truth(index), masks=masks)

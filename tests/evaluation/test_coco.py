@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -16,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupdetr.data.coco import Category, CocoSplit, Record, read_split
+from groupdetr.data.shapes import Runs
 from groupdetr.detections import Detections
 from groupdetr.errors import DataError
 from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate, from_coco_results, to_coco_results
+
+SIDE = 128  # of pictures with masks, in pixels
 
 
 def split_of(document: dict) -> CocoSplit:
@@ -93,7 +97,7 @@ def random_results(seed: int, document: dict) -> list[dict]:
     return results
 
 
-def by_pycocotools(document: dict, results: list[dict]) -> list[float]:
+def by_pycocotools(document: dict, results: list[dict], kind: str = "bbox") -> list[float]:
     """The twelve figures of the reference implementation; -1 where undefined."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
@@ -101,7 +105,7 @@ def by_pycocotools(document: dict, results: list[dict]) -> list[float]:
         truth = coco.COCO()
         truth.dataset = document
         truth.createIndex()
-        evaluator = cocoeval.COCOeval(truth, truth.loadRes([dict(r) for r in results]), "bbox")
+        evaluator = cocoeval.COCOeval(truth, truth.loadRes([dict(r) for r in results]), kind)
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -115,6 +119,34 @@ def perfect(split: CocoSplit) -> list[Detections]:
         boxes[:, 2:] += boxes[:, :2]
         found.append(Detections(torch.ones(len(boxes)), torch.from_numpy(record.labels), boxes))
     return found
+
+
+def with_masks(split: CocoSplit, document: dict) -> CocoSplit:
+    """With the masks of the document's annotations."""
+    records = []
+    for record in split.records:
+        its = [a["segmentation"] for a in document["annotations"] if a["image_id"] == record.image_id]
+        shapes = tuple(Runs(mask["counts"].encode(), (SIDE, SIDE)) for mask in its)
+        records.append(dataclasses.replace(record, width=SIDE, height=SIDE, shapes=shapes))
+    return dataclasses.replace(split, records=tuple(records))
+
+
+def random_masks(seed: int, images: int, classes: int, crowd: float) -> tuple[dict, list[dict]]:
+    """As boxes: noisy blobs in them, recorded and found, some of these empty."""
+    document = random_document(seed, images, classes, crowd)
+    results = random_results(seed, document)
+    rng = np.random.default_rng(seed)
+    for image in document["images"]:
+        image |= {"width": SIDE, "height": SIDE}
+    for row in [*document["annotations"], *results]:
+        x, y, w, h = (round(value / 3) for value in row["bbox"])
+        mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
+        inside = mask[max(0, y) : y + h, max(0, x) : x + w]
+        inside[:] = rng.random(inside.shape) < rng.choice([0.0, 0.7, 1.0], p=[0.02, 0.2, 0.78])
+        runs = pytest.importorskip("pycocotools.mask").encode(mask)
+        row["segmentation"] = {"size": runs["size"], "counts": runs["counts"].decode()}
+        row["area"] = float(mask.sum())
+    return document, results
 
 
 def assert_equal_figures(evaluation: Evaluation, expected: list[float], tolerance: float = 1e-9) -> None:
@@ -154,6 +186,74 @@ def test_equal_to_pycocotools(seed: int, images: int, classes: int, crowd: float
         return
     split = split_of(document)
     assert_equal_figures(evaluate(split, from_coco_results(split, results)), by_pycocotools(document, results))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0]))
+def test_masks_equal_to_pycocotools(seed: int, images: int, classes: int, crowd: float) -> None:
+    document, results = random_masks(seed, images, classes, crowd)
+    if not results:
+        return
+    split = with_masks(split_of(document), document)
+    alone = [{name: value for name, value in result.items() if name not in ("bbox", "area")} for result in results]
+    expected = by_pycocotools(document, alone, "segm")
+    assert_equal_figures(evaluate(split, from_coco_results(split, results), "mask"), expected)
+
+
+def test_masks_owe_nothing_to_boxes_ids_and_order() -> None:
+    document, results = random_masks(3, images=8, classes=3, crowd=0.2)
+    split = with_masks(split_of(document), document)
+    plain = evaluate(split, from_coco_results(split, results), "mask")
+    for row in [*document["annotations"], *results]:
+        row["image_id"] = ["a", "b", "c", "d", "e", "f", "g", "h"][row["image_id"]]
+        row["bbox"] = [0, 0, 1, 1]
+    for image in document["images"]:
+        image["id"] = "abcdefgh"[image["id"]]
+    for number, annotation in enumerate(document["annotations"]):
+        annotation["id"] = number
+    document["images"].reverse()
+    odd = with_masks(split_of(document), document)
+    assert evaluate(odd, from_coco_results(odd, results), "mask").stats == plain.stats
+    assert 0.01 < plain.stats["AP"] < 0.95
+
+
+def test_no_masks_found_is_zero() -> None:
+    document, _ = random_masks(2, images=3, classes=1, crowd=0.0)
+    split = with_masks(split_of(document), document)
+    nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), ())
+    assert evaluate(split, [nothing] * 3, "mask").stats["AP"] == 0
+
+
+def test_masks_survive_the_file() -> None:
+    document, results = random_masks(11, images=6, classes=3, crowd=0.1)
+    split = with_masks(split_of(document), document)
+    found = from_coco_results(split, results)
+    again = from_coco_results(split, json.loads(json.dumps(to_coco_results(split, found))))
+    assert [d.masks for d in again] == [d.masks for d in found]
+    assert evaluate(split, again, "mask").stats == evaluate(split, found, "mask").stats
+
+
+@pytest.mark.parametrize("mask", [None, [[0, 0, 4, 0, 4, 4]], {"size": [9, 9], "counts": [81]}, {"counts": "`2"}])
+def test_results_of_which_some_have_no_run_lengths_are_refused(mask: object) -> None:
+    split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
+    good = {"image_id": 0, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
+    good["segmentation"] = {"size": [9, 9], "counts": "i2"}
+    assert len(from_coco_results(split, [good])[0].masks or ()) == 1
+    with pytest.raises(DataError, match="result 1"):
+        from_coco_results(split, [good, good | {"segmentation": mask}])
+
+
+def test_figures_survive_the_file() -> None:
+    document = random_document(9, images=4, classes=2, crowd=0.0)
+    split = split_of(document)
+    boxes = evaluate(split, perfect(split))
+    masks = dataclasses.replace(boxes, kind="mask", stats=boxes.stats | {"AP": 0.5, "AP_small": math.nan})
+    written = masks.beside(boxes)
+    read = Evaluation.from_json(json.loads(json.dumps(written.to_json(), allow_nan=False)))
+    assert (read.kind, read.per_class) == ("mask", written.per_class)
+    assert read.by_kind()["box"] == {"AP": 1, "AP50": 1, "AP75": 1}
+    assert math.isnan(read.stats.pop("AP_small"))
+    assert read.stats == {name: value for name, value in written.stats.items() if name != "AP_small"}
 
 
 def test_ids_of_any_kind_change_nothing() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from groupdetr.detections import encoded
 from groupdetr.report.drawing import draw_detections, draw_groups, palette, scale_for
 
 
@@ -25,6 +26,43 @@ def test_a_box_stands_where_it_was_found() -> None:
     outline = painted(drawn, palette(0))
     assert (outline.min(axis=0) - [10, 20] <= 2).all()
     assert ([50, 40] - outline.max(axis=0) <= 2).all()
+
+
+def blob(*, rows: slice, columns: slice, size: tuple[int, int] = (96, 64)) -> np.ndarray:
+    mask = np.zeros(size[::-1], dtype=bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def test_a_mask_stands_where_it_was_found_and_is_seen_through() -> None:
+    """Its outline in its colour, its ground with something of the picture, and nothing beyond it."""
+    mask = blob(rows=slice(20, 40), columns=slice(10, 50))
+    grey = Image.new("RGB", (96, 64), (100, 100, 100))
+    for scale in (1, 3):
+        nowhere = [[np.nan] * 4]
+        drawn = np.asarray(draw_detections(grey, nowhere, [""], [palette(0)], scale, encoded(mask[None]))).astype(int)
+        outline = painted(Image.fromarray(drawn.astype(np.uint8)), palette(0))
+        assert abs(outline.min(axis=0) - np.multiply([10, 20], scale)).max() < scale
+        assert abs(outline.max(axis=0) + 1 - np.multiply([50, 40], scale)).max() < scale
+        middle = drawn[30 * scale, 30 * scale]
+        assert all(min(p, 100) < m < max(p, 100) for m, p in zip(middle, palette(0)))
+        assert (drawn[: 19 * scale] == 100).all()
+        assert (drawn[:, 51 * scale :] == 100).all()
+
+
+def test_a_small_mask_lies_on_a_large_one_whatever_their_order() -> None:
+    masks = np.stack([blob(rows=slice(30, 34), columns=slice(30, 34)), blob(rows=slice(0, 64), columns=slice(0, 96))])
+    for order in ([0, 1], [1, 0]):
+        colours = [palette(i) for i in order]
+        drawn = draw_detections(plain(), [[np.nan] * 4] * 2, [""] * 2, colours, 1, encoded(masks[order]))
+        assert len(painted(drawn, palette(0))) == 12, "its outline, whole"
+
+
+def test_masks_at_edges_and_empty_ones() -> None:
+    masks = np.stack([blob(rows=slice(0, 64), columns=slice(0, 96)), blob(rows=slice(0, 0), columns=slice(0, 0))])
+    drawn = draw_detections(plain("L"), np.zeros((2, 4)), ["a", "b"], [palette(1)] * 2, 2, encoded(masks))
+    assert drawn.size == (192, 128)
+    assert draw_detections(plain(), np.zeros((0, 4)), [], [], masks=()).size == (96, 64)
 
 
 def test_small_pictures_grow_and_large_ones_stay() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from groupdetr.detections import Detections
-from groupdetr.evaluation.coco import FIGURES, ClassAP, Evaluation
+from groupdetr.detections import Detections, encoded
+from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, ClassAP, Evaluation
 from groupdetr.report.comparison import RunSummary, arms, gain
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.panels import DetectionPanel, GroupPanel, found
@@ -122,6 +122,35 @@ def test_each_object_is_found_once() -> None:
     assert found(truth, detections([0, 0, 10, 10], labels=[1])) == 0
     assert found(truth, detections([0, 0, 10, 4], labels=[0])) == 0
     assert found(detections(labels=[]), truth) == 0
+
+
+def test_an_object_with_a_mask_is_found_by_its_mask() -> None:
+    square = np.zeros((2, 20, 20), dtype=bool)
+    square[0, :10], square[1, :, :10] = True, True  # in one box they would be the same
+    whole = detections([0, 0, 20, 20], labels=[0])
+    above, beside = (replace(whole, masks=encoded(mask[None])) for mask in square)
+    assert found(above, above) == found(beside, beside) == 1
+    assert found(above, beside) == 0
+    assert found(above, whole) == 1, "by boxes, where one has no mask"
+
+
+def test_the_pages_say_of_what_ap_is(tmp_path: Path) -> None:
+    """Of masks, with the boxes' own figures beside it."""
+    runs = [replace(summary(k), metrics=dict.fromkeys((*FIGURES, *BOX_FIGURES), k / 10)) for k in (1, 8)]
+    masked = demo_page(tmp_path, *runs, panels=[panel()], kind="mask")
+    assert "COCO mask AP" in masked
+    assert "a mask IoU of 0.5" in masked
+    assert masked.count(">box AP75</th>") == 1
+    boxes = demo_page(tmp_path, summary(1), summary(8), panels=[panel()])
+    assert "COCO box AP" in boxes
+    assert ">box AP75</th>" not in boxes
+    evaluation = Evaluation(dict.fromkeys(FIGURES, 0.25) | dict.fromkeys(BOX_FIGURES, 0.321), [], "mask")
+    write_run_report(tmp_path / "run.html", RunReport("r", "d", summary(8), evaluation, NAMES))
+    html = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert html.index("mask IoU") < html.index("box IoU")
+    assert html.count("box IoU") == 1, "of recall there is none"
+    assert "32.1" in html
+    assert "nan" not in html
 
 
 @pytest.mark.parametrize("panels", [(), (panel(("found",)),)])
