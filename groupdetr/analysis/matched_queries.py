@@ -24,6 +24,7 @@ class MatchedQueries:
     points: np.ndarray  # [T,K,2] where that query looks, x, y; the middle of what it predicts if it looks everywhere
 
 
+@torch.no_grad()
 def matched_queries(
     model: DetectionTransformer, criterion: SetCriterion, pictures: Pictures, index: int
 ) -> MatchedQueries:

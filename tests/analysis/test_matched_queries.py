@@ -29,7 +29,7 @@ class Says(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         said = Predictions(torch.zeros(1, K, N, 3), **place)
-        self.outputs = Outputs([said, said], Queries(torch.zeros(1, K, N, 8), reference))
+        self.outputs = Outputs([said, said], Queries(torch.zeros(1, K, N, 8), nn.Parameter(reference)))
         self.queries = SimpleNamespace(inference_group=0)
 
     def forward(self, images: Images) -> Outputs:
