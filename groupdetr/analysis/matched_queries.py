@@ -20,7 +20,7 @@ class MatchedQueries:
     """The T objects of one picture, in pixels of the original."""
 
     boxes: np.ndarray  # [T,4] of the objects: x0, y0, x1, y1
-    said: np.ndarray  # [T,K,4] what the matched query of each group predicts; nan without a match
+    said: np.ndarray  # [T,K,4] the box, or that around the mask, of the matched query of each group; nan without one
     points: np.ndarray  # [T,K,2] where that query looks, x, y; the middle of what it predicts if it looks everywhere
 
 
@@ -44,6 +44,7 @@ def matched_queries(
     last, predictions = (assignment.target[-1], assignment.group[-1]), stages.predictions
     matched = predictions.of(*(assignment.gather(x)[-1:] for x in (predictions.logits, predictions.place)))  # [1,M,.]
     where = matched.bounds()[0]
+    where = where.masked_fill((where[:, 2:] == 0).any(1, keepdim=True), torch.nan)  # an empty mask is nowhere
     said[last] = cxcywh_to_xyxy(where) * size.repeat(2)
     reference = outputs.queries.reference.expand(len(stages.names), -1, -1, -1, -1)
     points[last] = torch.cat([assignment.gather(reference)[-1], where], -1)[:, :2] * size

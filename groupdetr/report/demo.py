@@ -30,6 +30,11 @@ from groupdetr.report.explanation import what_groups_are
 from groupdetr.report.page import Cell, Column, Html, Tile, facts, page, prose, section, table, tiles
 from groupdetr.report.panels import DetectionPanel, GroupPanel, detection_strips, group_gallery
 
+_SAID = {  # what is drawn of a query, by what AP is of
+    "box": "the box and the reference point",
+    "mask": "the box around the mask, and its middle,",
+}
+
 
 @dataclass(frozen=True)
 class DemoResults:
@@ -171,8 +176,7 @@ def _pictures(demo: DemoResults, names: Sequence[str]) -> Iterator[Html]:
         yield section("What they find", prose(words), detection_strips(panels, demo.class_names))
     if demo.group_panels:
         words = (
-            "For some objects (white), the box and the reference point of the query that each group assigned to it. As "
-            "in the paper's Fig. 3, the groups look at the same thing from different places, like augmentations of one "
-            "query."
+            f"For some objects (white), {_SAID[demo.kind]} of the query that each group assigned to it. As in the "
+            "paper's Fig. 3, the groups look at the same thing from different places, like augmentations of one query."
         )
         yield section("One object, a query of every group", prose(words), group_gallery(demo.group_panels))

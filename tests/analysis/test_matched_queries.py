@@ -72,6 +72,10 @@ def test_masks_have_the_boxes_around_them_and_their_middle(tmp_path: Path) -> No
     found = asked(Says(torch.zeros(1, K, N, 0), masks=masks), tmp_path)
     assert found.said[0, 0].tolist() == pytest.approx([8, 12, 32, 20], abs=1e-4)
     assert found.said[0, 2].tolist() == pytest.approx([48, 40, 64, 48], abs=1e-4)
+    masks.embedding = torch.zeros(1, K, N, 8)
+    nowhere = asked(Says(torch.zeros(1, K, N, 0), masks=masks), tmp_path / "again")
+    assert np.isnan(nowhere.said).all()
+    assert np.isnan(nowhere.points).all(), "an empty mask is nowhere"
     assert found.points[0, 0].tolist() == pytest.approx([20, 16], abs=1e-4)
     assert found.points[0, 2].tolist() == pytest.approx([56, 44], abs=1e-4)
 

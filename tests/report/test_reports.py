@@ -137,7 +137,8 @@ def test_an_object_with_a_mask_is_found_by_its_mask() -> None:
 def test_the_pages_say_of_what_ap_is(tmp_path: Path) -> None:
     """Of masks, with the boxes' own figures beside it."""
     runs = [replace(summary(k), metrics=dict.fromkeys((*FIGURES, *BOX_FIGURES), k / 10)) for k in (1, 8)]
-    masked = demo_page(tmp_path, *runs, panels=[panel()], kind="mask")
+    masked = demo_page(tmp_path, *runs, panels=[panel()], group_panels=[group_panel()], kind="mask")
+    assert "the box around the mask" in masked
     assert "COCO mask AP" in masked
     assert "a mask IoU of 0.5" in masked
     assert masked.count(">box AP75</th>") == 1
