@@ -255,7 +255,10 @@ def test_masks_survive_the_file() -> None:
     assert evaluate(split, again, "mask").stats == evaluate(split, found, "mask").stats
 
 
-@pytest.mark.parametrize("mask", [None, [[0, 0, 4, 0, 4, 4]], {"size": [9, 9], "counts": [81]}, {"counts": "`2"}])
+@pytest.mark.parametrize(
+    "mask",
+    [None, [[0, 0, 4, 0, 4, 4]], {"size": [9, 9], "counts": [81]}, {"counts": "`2"}, {"size": [9], "counts": "`2"}],
+)
 def test_results_of_which_some_have_no_run_lengths_are_refused(mask: object) -> None:
     split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
     good = {"image_id": 0, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
