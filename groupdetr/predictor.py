@@ -51,8 +51,12 @@ class Result:
         """[D,H,W] bool, of the picture's size; None of a detector that says boxes alone. Kept as run lengths,
         ``detections.masks``, and made pixels anew at every look."""
         masks = self.detections.masks
-        size = (0, self.image.height, self.image.width)
-        return None if masks is None else np.stack([*map(decoded, masks)]) if masks else np.zeros(size, dtype=bool)
+        if masks is None:
+            return None
+        pixels = np.zeros((len(masks), self.image.height, self.image.width), dtype=bool)
+        for mask, runs in zip(pixels, masks):
+            mask[:] = decoded(runs)
+        return pixels
 
     @property
     def scores(self) -> np.ndarray:
