@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from groupdetr.data.synthetic import SyntheticConfig
@@ -28,6 +29,7 @@ from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
+from groupdetr.tasks.instances import InstanceTask
 
 K = 11  # the paper's number of groups (Sec. 4.1)
 
@@ -43,6 +45,8 @@ class Experiment:
     groups: int | None = None  # K that `groupdetr train` takes unless told; None: the recipe's
     task: type[DetectionTask] = DetectionTask
 
+
+of_masks = partial(Experiment, task=InstanceTask)
 
 # how to train
 
@@ -155,8 +159,8 @@ def _deformable() -> Iterator[tuple[str, Experiment]]:
     yield "dino-4scale-swin-l", Experiment(SwinDINO(), swin, "Swin-L, four levels", groups=K)
     yield "dino-4scale-vit-h", Experiment(ViTDINO(), VIT_H, "ViT-Huge with a simple pyramid", groups=K)
     yield "dino-tiny", Experiment(TinyDINO(), TINY, ON_A_CPU, groups=TINY_K)
-    yield "mask2former-r50", Experiment(Mask2Former(), MASKS_50, "ResNet-50, masks of instances", groups=K)
-    yield "mask2former-tiny", Experiment(TinyMask2Former(), TINY, f"masks; {ON_A_CPU}", groups=TINY_K)
+    yield "mask2former-r50", of_masks(Mask2Former(), MASKS_50, "ResNet-50, masks of instances", groups=K)
+    yield "mask2former-tiny", of_masks(TinyMask2Former(), TINY, f"masks; {ON_A_CPU}", groups=TINY_K)
     yield "dino-vit-tiny", Experiment(TinyViTDINO(), TINY, "a plain ViT; the path of ViT-Huge, tried", groups=TINY_K)
 
 
@@ -195,8 +199,8 @@ def _masks() -> Iterator[tuple[str, Experiment]]:
     """Instance segmentation, mask AP."""
     for settings, *reported in ((MASKS_12, 38.5, 39.7), (MASKS_50, 43.7, 44.0)):
         name = f"masks/mask2former-r50-{settings.epochs:g}e"
-        yield name, Experiment(Mask2Former(), settings, "Mask2Former, K = 1", reported[0])
-        yield f"{name}-group", Experiment(Mask2Former(num_groups=K), settings, f"Mask2Former, K = {K}", reported[1])
+        yield name, of_masks(Mask2Former(), settings, "Mask2Former, K = 1", reported[0])
+        yield f"{name}-group", of_masks(Mask2Former(num_groups=K), settings, f"Mask2Former, K = {K}", reported[1])
 
 
 def _table7() -> Iterator[tuple[str, Experiment]]:
