@@ -27,11 +27,11 @@ class Canvas(Movable):
     points: Tensor | None = None  # [B,P,2] x, y in [0,1] of the padded image: where masks are compared
     sampled: Tensor | None = None  # [B,C,P] the pixels there
 
-    def with_points(self, count: int) -> Canvas:
+    def with_points(self, count: int, generator: torch.Generator | None = None) -> Canvas:
         """With ``count`` random points, all groups and layers the same, unless they were drawn before."""
         if self.points is not None:
             return self
-        points = torch.rand(len(self.pixels), count, 2, device=self.pixels.device)
+        points = torch.rand(len(self.pixels), count, 2, generator=generator, device=self.pixels.device)
         return replace(self, points=points, sampled=sample(self.pixels.float(), points))
 
     @property

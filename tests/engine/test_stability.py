@@ -14,6 +14,7 @@ import torch
 from groupdetr.cli import main
 from groupdetr.data.formats import load
 from groupdetr.detections import Detections
+from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import accelerator
@@ -21,6 +22,7 @@ from groupdetr.engine.stability import Examination
 from groupdetr.experiments import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
+from groupdetr.tasks.instances import InstanceTask
 from tests.claims.detectors import FAST, build
 from tests.runs import checkpoint, evaluations, train
 
@@ -30,8 +32,17 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def task(shapes: Path) -> DetectionTask:
-    return DetectionTask(load(shapes), Settings(imgsz=48), most=10)
+def tasks(shapes: Path) -> dict[str, DetectionTask]:
+    kinds = {"box": DetectionTask, "mask": InstanceTask}
+    return {name: kind(load(shapes, masks=kind.masks), Settings(imgsz=48), 10) for name, kind in kinds.items()}
+
+
+@pytest.fixture
+def task(request: pytest.FixtureRequest, tasks: dict[str, DetectionTask]) -> DetectionTask:
+    """That of the test's detector."""
+    callspec = getattr(request.node, "callspec", None)
+    recipe = callspec.params.get("recipe") if callspec else None
+    return tasks["mask" if isinstance(recipe, Mask2Former) else "box"]
 
 
 def examine(recipe: Recipe, task: DetectionTask, measured: int = 500) -> Examination:
