@@ -23,7 +23,8 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.groups import match_groups
-from groupdetr.structures import Assignment, Objects, Outputs, Predictions, Queries, Target
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Assignment, Objects, Predictions, Queries, Target
 
 Compare = Callable[[list[Predictions], list[Target]], Tensor]  # to the summed loss
 Match = Callable[[list[Predictions], list[Target]], Any]

@@ -24,7 +24,8 @@ from criterion import Options as Drawn
 from scipy.optimize import linear_sum_assignment
 
 from groupdetr.ops import assignment
-from groupdetr.structures import Objects, Outputs
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Objects
 
 SQUARE = (300, 300)  # as many objects as queries
 Solve = Callable[[np.ndarray], Any]

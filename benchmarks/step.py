@@ -24,7 +24,7 @@ from measure import Watch
 import groupdetr
 from groupdetr.chunked import ByChunks
 from groupdetr.masks import Bitmaps
-from groupdetr.structures import Outputs
+from groupdetr.outputs import Outputs
 
 
 @dataclass

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from groupdetr.create import create_criterion, create_model
     from groupdetr.detections import Detections
+    from groupdetr.outputs import Outputs
     from groupdetr.predictor import Detector, Result
-    from groupdetr.structures import Images, Outputs, Target
+    from groupdetr.structures import Images, Target
     from groupdetr.weights import load_weights
 
 __version__ = "0.1.0"
@@ -35,7 +36,7 @@ _HOMES = {
     "Result": "predictor",
     "Detections": "detections",
     "Images": "structures",
-    "Outputs": "structures",
+    "Outputs": "outputs",
     "Target": "structures",
     "load_weights": "weights",
 }

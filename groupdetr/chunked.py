@@ -20,7 +20,8 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.detector import DetectionTransformer
 from groupdetr.errors import UsageError
 from groupdetr.groups import Compete, Match, match_groups, separately
-from groupdetr.structures import Images, Memory, Outputs, Queries, Target
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Images, Memory, Queries, Target
 
 Losses = tuple[Tensor, dict[str, Tensor]]  # their sum, which has a gradient, and each by its name, which has none
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from groupdetr.structures import Images, Outputs, Target
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Images, Target
 
 
 class DetectionTransformer(nn.Module):

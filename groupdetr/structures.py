@@ -221,6 +221,13 @@ class Objects(Movable):
     counts: tuple[int, ...]  # [B] objects of each image
     masks: tuple[Bitmaps | None, ...] = ()  # [B] of [T] each, where they are to be learned
 
+    @property
+    def bitmaps(self) -> list[Bitmaps]:
+        """The masks, which must be there."""
+        drawn = [masks for masks in self.masks if masks is not None]
+        expect(len(drawn) == len(self.counts), "targets have no masks: Target(labels, boxes, masks), masks [T,H,W]")
+        return drawn
+
     @classmethod
     def from_targets(cls, targets: Sequence[Target], at_least: int = 0) -> Objects:
         """``at_least``: of slots, if no image has as many objects."""
@@ -314,32 +321,3 @@ class Denoising(Movable):
         groups = min(self.groups, last) - min(self.groups, first)
         pairs = self.assignment.pairs[..., : groups * self.assignment.pairs.shape[2] // max(1, self.groups)]
         return replace(self, assignment=Assignment(pairs), groups=groups, among=self.among or self.groups)
-
-
-@dataclass
-class Outputs:
-    """All that a forward pass says: the predictions of every decoder layer, and the queries they came from."""
-
-    layers: list[Predictions]  # L of [B,K,N,.]
-    queries: Queries
-
-    @property
-    def answer(self) -> Predictions:
-        """The last layer's predictions for the queries that inference keeps, [B,N,.].
-
-        The query source decides at inference which groups run (the primary one, unless told otherwise); if it
-        kept several, theirs stand end to end.
-        """
-        return self.layers[-1][:, :, self.queries.num_denoising :].end_to_end()
-
-    def stages(self) -> list[Stages]:
-        """What the criterion supervises, deep supervision of every decoder layer: first what is to be matched, the
-        proposals that queries came from in front of the layers, then the denoising queries of all layers."""
-        names, queries = tuple(f"layer{i}" for i in range(len(self.layers))), self.queries
-        layers, known = Predictions.stack(self.layers), []
-        if queries.denoising is not None:
-            denoised, layers = layers.split(queries.num_denoising)
-            known = [queries.denoising.stages(names, denoised)]
-        if queries.proposals is not None:
-            names, layers = ("proposals", *names), queries.proposals[None].then(layers)
-        return [Stages(names, layers, among=queries.among), *known]

@@ -13,7 +13,8 @@ from groupdetr.criterion.pairs import Boxes, Pairing
 from groupdetr.criterion.term import Term
 from groupdetr.errors import DivergedError
 from groupdetr.groups import Match, mean_over_groups
-from groupdetr.structures import Assignment, Objects, Outputs, Predictions, Stages, Target
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Assignment, Objects, Predictions, Stages, Target
 
 
 class SetCriterion(nn.Module):

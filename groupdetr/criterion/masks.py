@@ -157,9 +157,7 @@ class AtPoints:
         assert canvas.points is not None
         assert canvas.sampled is not None
         side = canvas.points.new_tensor([canvas.shape[1], canvas.shape[0]])
-        for pixels, points, masks in zip(canvas.sampled, canvas.points, objects.masks):
-            if masks is None:
-                raise ValueError("targets have no masks: Target(labels, boxes, masks) with masks [T,H,W]")
+        for pixels, points, masks in zip(canvas.sampled, canvas.points, objects.bitmaps):
             yield pixels, masks.at(points * side)
 
     def learned(self, embedding: Tensor, pixels: Tensor, wanted: Tensor, target: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from groupdetr.data.batch import Batch
 from groupdetr.engine.evaluate import Tick, evaluating, of_all, postprocessed, running
 from groupdetr.evaluation.instability import instability, objects_of_queries, stacked
 from groupdetr.groups import separately
-from groupdetr.structures import Objects, Outputs, Predictions, Stages
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Objects, Predictions, Stages
 from groupdetr.tasks.task import Compared, Task
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from groupdetr.analysis.matched_queries import MatchedQueries, matched_queries
 from groupdetr.data.formats import load
 from groupdetr.masks import Canvas, Masks
+from groupdetr.outputs import Outputs
 from groupdetr.settings import Settings
-from groupdetr.structures import Assignment, Images, Outputs, Predictions, Queries
+from groupdetr.structures import Assignment, Images, Predictions, Queries
 from groupdetr.tasks.instances import InstanceTask
 from tests.tasks.segmenter import draw, rectangles
 

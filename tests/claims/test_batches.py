@@ -15,9 +15,10 @@ from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.outputs import Outputs
 from groupdetr.places import OfBox
 from groupdetr.queries.proposals import Proposals
-from groupdetr.structures import Images, Objects, Outputs
+from groupdetr.structures import Images, Objects
 
 from .detectors import build, images, target, with_groups
 

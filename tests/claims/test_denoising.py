@@ -16,7 +16,8 @@ from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.groups import denoise_in_primary, jointly
 from groupdetr.ops.boxes import cxcywh_to_xyxy
-from groupdetr.structures import Objects, Outputs, Predictions, Queries
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Objects, Predictions, Queries
 
 from .detectors import FAST, SLOW, alone, build, grouped, images, target, with_groups
 from .test_groups import difference, total

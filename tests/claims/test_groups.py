@@ -9,7 +9,7 @@ from torch import Tensor
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.groups import jointly
-from groupdetr.structures import Outputs
+from groupdetr.outputs import Outputs
 
 from .detectors import alone, build, grouped, images, target
 

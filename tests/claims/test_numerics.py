@@ -13,7 +13,8 @@ from groupdetr.attention.multihead import attend
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import DivergedError
-from groupdetr.structures import Images, Outputs
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Images
 
 from .detectors import build, images, target
 

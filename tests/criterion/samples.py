@@ -10,8 +10,9 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.groups import match_groups
+from groupdetr.outputs import Outputs
 from groupdetr.queries.denoising import known_pairs
-from groupdetr.structures import Denoising, Outputs, Predictions, Queries, Target
+from groupdetr.structures import Denoising, Predictions, Queries, Target
 
 
 def criterion() -> SetCriterion:

@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.structures import Outputs
+from groupdetr.outputs import Outputs
 
 from .samples import criterion, outputs, targets
 

@@ -7,7 +7,8 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion, mean_over_ranks
 from groupdetr.groups import match_groups
-from groupdetr.structures import Outputs, Predictions, Queries, Target
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Predictions, Queries, Target
 
 
 def outputs(groups: int = 2, queries: int = 4) -> Outputs:

@@ -15,7 +15,8 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.masks import AtPoints, Dice, PointEntropy
 from groupdetr.groups import match_groups
 from groupdetr.masks import Bitmaps, Canvas, Masks
-from groupdetr.structures import Objects, Outputs, Predictions, Queries, Target
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Objects, Predictions, Queries, Target
 
 CLASSES, CHANNELS, POINTS = 5, 8, 64
 GROUPS, QUERIES = 3, 7

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from groupdetr.structures import Outputs
+from groupdetr.outputs import Outputs
 
 from .samples import criterion, outputs, targets
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.structures import Images, Outputs, Target
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Images, Target
 from groupdetr.weights import load_weights
 from groupdetr.weights.reading import Checkpoint
 

@@ -18,7 +18,8 @@ from groupdetr.data.batch import normalised
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.experiments import EXPERIMENTS, TINY, Experiment
 from groupdetr.masks import Canvas, Masks
-from groupdetr.structures import Images, Outputs, Predictions, Queries
+from groupdetr.outputs import Outputs
+from groupdetr.structures import Images, Predictions, Queries
 from groupdetr.tasks.instances import InstanceTask
 from groupdetr.weights import native
 
