@@ -12,7 +12,8 @@ from tests.runs import log
 
 
 @pytest.mark.slow
-def test_eight_real_pictures_are_learned_by_heart(real_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["conditional-detr-tiny", "mask2former-tiny"])
+def test_eight_real_pictures_are_learned_by_heart(real_data: Path, tmp_path: Path, model: str) -> None:
     """Of tiny COCO, the first eight with two to six objects, none of them a crowd; small ones are left in."""
     content = json.loads((real_data / "tiny_coco/train.json").read_text())
     objects: dict[int, list[dict[str, object]]] = {}
@@ -32,7 +33,7 @@ def test_eight_real_pictures_are_learned_by_heart(real_data: Path, tmp_path: Pat
         (tmp_path / f"{split}.json").write_text(json.dumps(few))
     (tmp_path / "images").symlink_to(real_data / "tiny_coco/images")
     run = tmp_path / "run"
-    arguments = ["--model", "conditional-detr-tiny", "--groups", "6", "--imgsz", "160", "--augment", "none"]
+    arguments = ["--model", model, "--groups", "6", "--imgsz", "160", "--augment", "none"]
     schedule = ["--steps", "700", "--batch", "8", "--eval-every", "100", "--workers", "0", "--no-check"]
     assert main(["train", str(tmp_path), *arguments, *schedule, "--device", "cpu", "--out", str(run)]) == 0
     assert max(record["AP"] for record in log(run) if "AP" in record) > 0.9
