@@ -87,7 +87,7 @@ WARNINGS = {  # code: what we do about it
     "mask-beside-box": "kept; make sure that the mask belongs to this object",
     "crowd-without-mask": "its box is taken instead, in evaluation",
     "crowds": "dropped in training, honoured in evaluation",
-    "empty-images": "kept: they show the detector what is background",
+    "empty-images": "kept: they show the detector what is background; trainings of masks leave them out, as published",
     "no-val-boxes": "AP cannot be measured on this split",
     "class-without-boxes": "it will not be learned; remove the category or annotate it",
     "objects-exceed-queries": "raise --queries above the largest number of objects",

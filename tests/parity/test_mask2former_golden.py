@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from groupdetr.detections import decoded
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.mask2former import Mask2Former
+from groupdetr.outputs import Outputs
 from groupdetr.structures import PixelMemory, Predictions
+from groupdetr.tasks.instances import masks_of
 from groupdetr.weights import load_weights
 from tests.weights.mask2former import mask2former_state, write_pickle
 
@@ -29,6 +33,8 @@ LOGITS = {  # of the last layer: image and query, the first 8 of 81 classes
 MASK = [33.6831627, 30.2651596, 31.1975899, 31.5981827, 30.8039932, 29.3686142, 28.3845882, 27.7745056]
 FIRST_LOGITS = [-6.6031904, -12.6151648, -15.8741837, -15.6668568, -12.0373983, -5.7780962, 1.7437885, 8.8849440]
 FIRST_MASK = [133.2117310, 158.9189911, 160.9248505, 158.5979309, 149.9676056, 142.0637054, 141.5667267, 144.3092346]
+SCORES = [0.0476665, 0.0476651, 0.0476414, 0.0476286, 0.0476254]
+AREAS = [24727, 24731, 24738, 24737, 24740]
 PIXELS = [-0.2556983, -0.2132390, -0.2215441, -0.2322499, -0.2339959, -0.2254622, -0.2170838, -0.2062646]
 
 
@@ -90,3 +96,17 @@ def test_what_they_say_after_nine_layers_is_theirs(said: list[Predictions]) -> N
     assert close(masks[0, 0, 0, 0, :8], MASK)
     assert masks.abs().mean().item() == pytest.approx(17.7007446, rel=TOLERANCE)
     assert said[-1].logits.abs().mean().item() == pytest.approx(1.4642650, rel=TOLERANCE)
+
+
+def test_the_best_instances_are_theirs(model: DetectionTransformer, memory: PixelMemory) -> None:
+    """Of an image of 90 x 120 pixels in the padding, at 180 x 240. Areas may differ by pixels of a logit of zero."""
+    canvas = replace(memory.canvas, sizes=torch.tensor([[90, 120], [96, 128]]))
+    with torch.no_grad():
+        seen = replace(memory, canvas=canvas)
+        queries = model.queries(seen, None)
+        answer = Outputs(model.decoder(queries, seen), queries).answer
+    found, _ = masks_of(answer, [(240, 180), (256, 192)], most=100)
+    assert found.labels[:5].tolist() == [60] * 5
+    assert found.scores[:5].tolist() == pytest.approx(SCORES, rel=1e-4)
+    assert found.masks is not None
+    assert [decoded(mask).sum() for mask in found.masks[:5]] == pytest.approx(AREAS, abs=2)
