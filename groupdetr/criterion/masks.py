@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from groupdetr.structures import Assignment, Objects, Predictions
 
-ROWS = 1 << 24  # numbers of masks at points that are computed at once
+ROWS = 1 << 22  # numbers of masks at points that are computed at once
 
 
 @dataclass
@@ -142,10 +142,10 @@ class AtPoints:
         masks = assignment.gather(predictions.masks.embedding).float().split([groups * count for count in told], 1)
         wants = target.split([groups * count for count in told], 1)
         sums = [
-            torch.stack([self.learned(mask, points, wanted, want) for mask, want in zip(own, whose)])
-            for own, whose, (points, wanted) in zip(masks, wants, self.images(predictions, objects))
+            self.learned(mask, points, wanted, want)
+            for mask, want, (points, wanted) in zip(masks, wants, self.images(predictions, objects))
         ]
-        entropy, dice = torch.stack(sums).sum(0).unbind(-1)
+        entropy, dice = torch.stack(sums).sum(0)
         classes = (stage, image, group, query, objects.labels[image, target])
         told_of = mean_objects - (sum(objects.counts) - sum(told))
         return MatchedMasks(predictions.logits, classes, entropy, dice, mean_objects.clamp(min=1), told_of)
@@ -161,18 +161,20 @@ class AtPoints:
             yield pixels, masks.at(points * side)
 
     def learned(self, embedding: Tensor, pixels: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
-        """Of masks [M,C] of an image, of objects ``target`` [M]: entropy and dice, summed: [2].
+        """Of masks [L,M,C] of an image, of objects ``target`` [L,M]: entropy and dice, summed over M: [2,L].
 
-        What is computed on the way is computed again for backward, as it is far larger than what it is made of.
+        As many rows at once as may be, of all layers: each time the pixels get a gradient of their own size. What is
+        computed on the way is computed again for backward, as it is far larger than what it is made of.
         """
         rows = max(1, ROWS // self.drawn)
         parts = [
             checkpoint(self.of_matched, *part, pixels, wanted, use_reentrant=False)
-            for part in zip(embedding.split(rows), target.split(rows))
+            for part in zip(embedding.flatten(0, 1).split(rows), target.flatten().split(rows))
         ]
-        return torch.stack(parts).sum(0)
+        return torch.cat(parts, dim=1).view(2, *target.shape).sum(2)
 
     def of_matched(self, embedding: Tensor, target: Tensor, pixels: Tensor, wanted: Tensor) -> Tensor:
+        """Of masks [M,C]: [2,M]."""
         logits = embedding @ pixels
         with torch.no_grad():
             certain = logits[:, : self.candidates].abs()
@@ -184,7 +186,7 @@ class AtPoints:
         entropy = F.binary_cross_entropy_with_logits(said, labels, reduction="none").mean(1)
         inside = said.sigmoid()
         shared, areas = (inside * labels).sum(1), inside.sum(1) + labels.sum(1)
-        return torch.stack([entropy.sum(), (1 - (2 * shared + 1) / (areas + 1)).sum()])
+        return torch.stack([entropy, 1 - (2 * shared + 1) / (areas + 1)])
 
 
 def of_all(logits: Tensor, wanted: Tensor) -> Measured:
