@@ -121,11 +121,33 @@ class Stream(Sampler[list[Draw]]):
             yield from (mine[i * size : (i + 1) * size] for i in range(self.accumulate))
 
 
+def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
+    """Pictures padded with zeros to the largest of the batch, and what belongs to them."""
+    pictures, targets, indices = zip(*samples)
+    sizes = torch.tensor([picture.shape[1:] for picture in pictures])
+    pixels = block(len(pictures), *sizes.amax(0).tolist())
+    for place, picture, (height, width) in zip(pixels, pictures, sizes.tolist()):
+        place[:, :height, :width] = picture
+        place[:, :height, width:] = 0
+        place[:, height:] = 0
+    return Batch(pixels, sizes, list(targets), list(indices))
+
+
+def block(pictures: int, height: int, width: int) -> Tensor:
+    """[B,3,H,W] uint8 to be written, channels last. In a worker it is shared with the training: no copy on the way."""
+    count = pictures * height * width * 3
+    storage = torch.UntypedStorage._new_shared(count) if get_worker_info() else torch.UntypedStorage(count)
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return flat.view(pictures, height, width, 3).permute(0, 3, 1, 2)
+
+
 class Pictures(Dataset[tuple[Tensor, Target, int]]):
     """The records of a split as (picture [3,H,W] uint8, target, index).
 
     Decoded pictures are kept in memory up to ``cache_bytes`` in each worker.
     """
+
+    collate = staticmethod(collate)
 
     def __init__(self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0) -> None:
         self.records, self.transform, self.seed = records, transform, seed
@@ -179,26 +201,6 @@ def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
-    """Pictures padded with zeros to the largest of the batch, and what belongs to them."""
-    pictures, targets, indices = zip(*samples)
-    sizes = torch.tensor([picture.shape[1:] for picture in pictures])
-    pixels = block(len(pictures), *sizes.amax(0).tolist())
-    for place, picture, (height, width) in zip(pixels, pictures, sizes.tolist()):
-        place[:, :height, :width] = picture
-        place[:, :height, width:] = 0
-        place[:, height:] = 0
-    return Batch(pixels, sizes, list(targets), list(indices))
-
-
-def block(pictures: int, height: int, width: int) -> Tensor:
-    """[B,3,H,W] uint8 to be written, channels last. In a worker it is shared with the training: no copy on the way."""
-    count = pictures * height * width * 3
-    storage = torch.UntypedStorage._new_shared(count) if get_worker_info() else torch.UntypedStorage(count)
-    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return flat.view(pictures, height, width, 3).permute(0, 3, 1, 2)
-
-
 def training_loader(pictures: Pictures, stream: Stream, workers: int) -> DataLoader[Any]:
     """Batches, as `Stream` says."""
     return _loader(pictures, stream, workers)
@@ -217,7 +219,7 @@ def ordered_loader(pictures: Pictures, indices: range, batch: int, workers: int)
 
 def _loader(pictures: Pictures, batches: Iterable[list[Any]], workers: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(
-        pictures, batch_sampler=batches, collate_fn=collate, num_workers=workers, worker_init_fn=one_thread,
+        pictures, batch_sampler=batches, collate_fn=pictures.collate, num_workers=workers, worker_init_fn=one_thread,
         pin_memory=torch.cuda.is_available(), **options,
     )  # fmt: skip
 

@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from groupdetr.data.batch import Batch, ordered_loader
-from groupdetr.structures import Predictions
 from groupdetr.tasks.task import Task
 
 Ask = Callable[[Batch], Sequence[Any]]  # what is wanted of every picture of a batch, on the host
@@ -50,7 +49,7 @@ def find(
     def ask(pictures: Batch) -> list[Any]:
         with accelerator.autocast():
             answer = model(pictures.images(accelerator.device)).answer
-        return postprocessed(task, answer, pictures)
+        return task.postprocess(answer, pictures.indices)
 
     with evaluating(model):
         return of_all(ask, task, accelerator, batch, workers, tick)
@@ -69,8 +68,3 @@ def of_all(
             tick(min(len(said) * ranks, total), total)
     everything = dict(gather_object(said) if ranks > 1 else said)
     return [everything[index] for index in range(total)]
-
-
-def postprocessed(task: Task, answer: Predictions, pictures: Batch) -> list[Any]:
-    records = [task.val.records[index] for index in pictures.indices]
-    return task.postprocess(answer, [(record.width, record.height) for record in records])

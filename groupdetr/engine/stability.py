@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, from_numpy
 
 from groupdetr.data.batch import Batch
-from groupdetr.engine.evaluate import Tick, evaluating, of_all, postprocessed, running
+from groupdetr.engine.evaluate import Tick, evaluating, of_all, running
 from groupdetr.evaluation.instability import instability, objects_of_queries, stacked
 from groupdetr.groups import separately
 from groupdetr.outputs import Outputs
@@ -53,7 +53,7 @@ class Examination:
         answer = outputs.answer if group == self.group else outputs.layers[-1][:, self.group]
         objects = [*self.objects(outputs, pictures)] if measured else []
         unmeasured = [None] * (len(pictures.indices) - measured)
-        return list(zip(postprocessed(self.task, answer, pictures), [*objects[:measured], *unmeasured]))
+        return list(zip(self.task.postprocess(answer, pictures.indices), [*objects[:measured], *unmeasured]))
 
     def objects(self, outputs: Outputs, pictures: Batch) -> np.ndarray:
         """Of every query, as the criterion matches the last layer: [B,K,N]."""

@@ -58,8 +58,9 @@ class DetectionTask:
         self.train = Pictures(data.splits["train"].records, augment(imgsz), settings.seed, CACHE // max(1, workers))
         self.val = Pictures(data.splits["val"].records, transforms.validation(imgsz))
 
-    def postprocess(self, answer: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        return self.found(answer, sizes, self.most)
+    def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Detections]:
+        records = [self.val.records[index] for index in indices]
+        return self.found(answer, [(record.width, record.height) for record in records], self.most)
 
     def evaluate(self, found: Sequence[Detections]) -> Evaluation:
         return evaluate(self.data.splits["val"], found)

@@ -24,8 +24,8 @@ class Task(Protocol):
     train: Pictures
     val: Pictures
 
-    def postprocess(self, answer: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Any]:
-        """The answers [B,N,.] for pictures of (width, height) pixels, on the host."""
+    def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Any]:
+        """What the answers [B,N,.] for val pictures ``indices`` come to, on the host."""
         ...
 
     def evaluate(self, found: Sequence[Any]) -> Evaluated:
