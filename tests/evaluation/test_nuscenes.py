@@ -147,6 +147,19 @@ def test_what_is_out_of_reach_does_not_count(kind: object) -> None:
     assert (result.objects, result.AP) == (0, 0)
 
 
+def test_reach_is_measured_from_the_vehicle() -> None:
+    there = boxes([[600, 1600, 0]])
+    for ego, objects in (([555, 1600, 0], 1), ([0, 0, 0], 0)):
+        assert row(evaluate([Scene(np.array(ego), there)], [answer(there)]), "car").objects == objects
+
+
+def test_a_tenth_of_the_objects_is_as_good_as_none() -> None:
+    truth = boxes([[4 * x, 4 * y, 0] for x in range(10) for y in range(10)])
+    for hits, reached in ((10, False), (12, True)):
+        car = row(scored(answer(truth)[np.arange(hits)], truth), "car")
+        assert (car.AP > 0, car.ATE < 1) == (reached, reached)
+
+
 def test_objects_that_nothing_was_measured_of_do_not_count() -> None:
     truth = boxes([[0, 0, 0], [10, 0, 0], [20, 0, 0]], points=[0, 1, 7])
     assert row(scored(answer(truth), truth), "car").objects == 2
@@ -155,8 +168,8 @@ def test_objects_that_nothing_was_measured_of_do_not_count() -> None:
 def test_cycles_in_a_rack_do_not_count_but_cars_do() -> None:
     """The rack, 2 m wide and 6 m long, looks along y."""
     rack = boxes([[0, 0, 0]], sizes=[[2.0, 6.0, 2.0]], rotations=quaternions(np.array([np.pi / 2]), np.zeros((1, 2))))
-    places = [[0, 2.9, 0], [0.9, 0, 0.9], [2.9, 0, 0], [0, 0, 1.1]]
-    for name, objects in (("bicycle", 2), ("motorcycle", 2), ("car", 4)):
+    places = [[0, 2.9, 0], [0, -2.5, 0], [0.9, 0, 0.9], [2.9, 0, 0], [0, 0, 1.1]]
+    for name, objects in (("bicycle", 2), ("motorcycle", 2), ("car", 5)):
         there = boxes(places, NAMES.index(name))
         result = row(scored(answer(there), there, rack), name)
         assert (result.objects, result.AP) == (objects, pytest.approx(1))

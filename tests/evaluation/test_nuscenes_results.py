@@ -31,12 +31,12 @@ POSE = Pose(matrix(-np.pi / 2, [0.94, 0, 1.84]), matrix(0.7, [600, 1600, 0.2], t
 
 
 def test_a_box_ahead_of_the_lidar_is_ahead_of_the_vehicle() -> None:
-    """The lidar of nuScenes looks along y, the vehicle along x, and this one drives along the global y."""
-    pose = Pose(matrix(-np.pi / 2, [1, 0, 2]), matrix(np.pi / 2, [100, 200, 0]))
+    """The lidar of nuScenes looks along y, the vehicle along x, and this one drives against the global x."""
+    pose = Pose(matrix(-np.pi / 2, [1, 0, 2]), matrix(np.pi, [100, 200, 0]))
     box = found_boxes([[0, 20, -1, 2, 4, 1.5, np.pi / 2, 0, 5]], [0], [0.5], pose)
-    np.testing.assert_allclose(box.centres, [[100, 221, 1]], atol=1e-9)
-    np.testing.assert_allclose(box.yaws(), [np.pi / 2])
-    np.testing.assert_allclose(box.velocities, [[0, 5]], atol=1e-9)
+    np.testing.assert_allclose(box.centres, [[79, 200, 1]], atol=1e-9)
+    np.testing.assert_allclose(np.abs(box.yaws()), [np.pi])
+    np.testing.assert_allclose(box.velocities, [[-5, 0]], atol=1e-9)
     np.testing.assert_array_equal(box.sizes, [[2, 4, 1.5]])
 
 
