@@ -56,7 +56,7 @@ class Solids:
         return [palette(label) for label in labels] if labels else [PAPER] * len(self.rows)
 
     def finite(self) -> Solids:
-        kept: NDArray[np.bool_] = np.isfinite(self.rows[:, :7]).all(axis=1)
+        kept = np.asarray(np.isfinite(self.rows[:, :7]).all(axis=1))
         labels = np.asarray(self.labels).reshape(-1)
         captions = [caption for caption, good in zip(self.captions, kept) if good]
         return Solids(self.rows[kept], labels[kept] if len(labels) else (), captions)
