@@ -106,16 +106,39 @@ def found_boxes(boxes: ArrayLike, labels: ArrayLike, scores: ArrayLike, pose: Po
 
     ``boxes`` [D,9]: x, y, z, width, length, height, yaw, vx, vy in the lidar frame.
     """
-    found = _in_global(boxes, labels, pose.lidar_to_global)
-    found = replace(found, attributes=guessed_attributes(found), scores=np.array(scores, dtype=np.float64))
-    centres = _moved(_rows(boxes)[:, :3], np.asarray(pose.lidar_to_ego, dtype=np.float64))
-    return found[np.linalg.norm(centres[:, :2], axis=1) <= REACH[found.labels]]
+    rows, matrix = _rows(boxes), pose.lidar_to_global
+    found = Boxes3D(
+        centres=_moved(rows[:, :3], matrix),
+        sizes=rows[:, 3:6],
+        rotations=_turned(rows[:, 6], matrix),
+        velocities=rows[:, 7:9] @ matrix[:2, :2].T,
+        labels=np.array(labels, dtype=np.int64),
+        attributes=np.full(len(rows), ""),
+        scores=np.array(scores, dtype=np.float64),
+    )
+    found = replace(found, attributes=guessed_attributes(found))
+    places = _moved(rows[:, :3], np.asarray(pose.lidar_to_ego, dtype=np.float64))
+    return found[np.linalg.norm(places[:, :2], axis=1) <= REACH[found.labels]]
 
 
 def true_boxes(boxes: ArrayLike, labels: ArrayLike, attributes: ArrayLike, points: ArrayLike, pose: Pose) -> Boxes3D:
-    """What is there; ``boxes`` [T,9] as in :func:`found_boxes`, and nan for velocities that nobody knows."""
-    there = _in_global(boxes, labels, pose.lidar_to_global)
-    return replace(there, attributes=np.array(attributes, dtype=np.str_), points=np.array(points, dtype=np.int64))
+    """What is there; ``boxes`` [T,9] as in :func:`found_boxes`, and nan for velocities that nobody knows.
+
+    Annotated boxes stand upright and move level in the world, which the lidar does not: their yaws and velocities are
+    what is left of them in its x-y plane. That is undone, so that figures are those of the annotations.
+    """
+    rows, matrix = _rows(boxes), pose.lidar_to_global
+    levelled = np.linalg.inv(matrix[:2, :2])
+    headings = np.stack([np.cos(rows[:, 6]), np.sin(rows[:, 6])], axis=1) @ levelled
+    return Boxes3D(
+        centres=_moved(rows[:, :3], matrix),
+        sizes=rows[:, 3:6],
+        rotations=_turned(np.arctan2(headings[:, 1], headings[:, 0]), np.eye(4)),
+        velocities=rows[:, 7:9] @ levelled,
+        labels=np.array(labels, dtype=np.int64),
+        attributes=np.array(attributes, dtype=np.str_),
+        points=np.array(points, dtype=np.int64),
+    )
 
 
 def guessed_attributes(boxes: Boxes3D) -> NDArray[np.str_]:
@@ -123,19 +146,6 @@ def guessed_attributes(boxes: Boxes3D) -> NDArray[np.str_]:
     moves = np.linalg.norm(boxes.velocities, axis=1) > _MOVING
     kinds = [CLASSES[label] for label in boxes.labels]
     return np.array([kind.moving if fast else kind.still for kind, fast in zip(kinds, moves)], dtype=np.str_)
-
-
-def _in_global(boxes: ArrayLike, labels: ArrayLike, lidar_to_global: Floats) -> Boxes3D:
-    rows = _rows(boxes)
-    velocities = np.pad(rows[:, 7:9], ((0, 0), (0, 1))) @ lidar_to_global[:3, :3].T
-    return Boxes3D(
-        centres=_moved(rows[:, :3], lidar_to_global),
-        sizes=rows[:, 3:6],
-        rotations=_turned(rows[:, 6], lidar_to_global),
-        velocities=velocities[:, :2],
-        labels=np.array(labels, dtype=np.int64),
-        attributes=np.full(len(rows), ""),
-    )
 
 
 def _rows(boxes: ArrayLike) -> Floats:

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from groupdetr.evaluation.boxes3d import CLASSES, REACH, Boxes3D, Floats
+from groupdetr.evaluation.boxes3d import CLASSES, REACH, Boxes3D, Floats, Pose, true_boxes
 from groupdetr.evaluation.figures import with_nan, without_nan
 
 FIGURES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
@@ -36,6 +36,19 @@ class Scene:
     ego: Floats  # [3] the vehicle, when the lidar looked
     truth: Boxes3D
     racks: Boxes3D | None = None  # bicycle racks: the cycles in them do not count, neither true nor found
+
+    @classmethod
+    def seen_from(
+        cls, pose: Pose, boxes: ArrayLike, labels: ArrayLike, attributes: ArrayLike, points: ArrayLike, racks: ArrayLike
+    ) -> Scene:
+        """From what stands around the lidar: ``boxes`` [T,9] and ``racks`` [R,7] in its frame."""
+        standing = np.pad(np.asarray(racks, dtype=np.float64).reshape(-1, 7), ((0, 0), (0, 2)))
+        nothing = np.zeros(len(standing), dtype=np.int64)
+        return cls(
+            ego=pose.ego,
+            truth=true_boxes(boxes, labels, attributes, points, pose),
+            racks=true_boxes(standing, nothing, nothing.astype(np.str_), nothing, pose),
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from groupdetr.errors import DataError
 from groupdetr.evaluation.boxes3d import CLASSES, Pose, found_boxes, true_boxes
+from groupdetr.evaluation.nuscenes import Scene
 from groupdetr.evaluation.nuscenes_results import MOST, read_results, to_results, write_results
 from tests.evaluation.worlds import boxes, guesses, random_world
 
@@ -71,6 +72,28 @@ def test_speed_suggests_the_attribute() -> None:
     expected |= {"pedestrian": ["pedestrian.standing", "pedestrian.moving"], "barrier": ["", ""]}
     expected |= {"traffic_cone": ["", ""]}
     assert guessed == {name: [*pair, pair[0]] for name, pair in expected.items()}
+
+
+def test_annotations_come_back_from_the_lidar_frame() -> None:
+    """Although the lidar is not level: to the centre, the yaw and the velocity, unknown ones included."""
+    rng = np.random.default_rng(0)
+    yaws, velocities, centres = rng.uniform(-3, 3, 9), rng.normal(0, 9, (9, 2)), rng.uniform(500, 1700, (9, 3))
+    velocities[3] = np.nan
+    inside = np.linalg.inv(POSE.lidar_to_global)
+    axes = inside[:3, :3] @ Rotation.from_euler("z", yaws[:, None]).as_matrix()
+    rows = np.column_stack([
+        centres @ inside[:3, :3].T + inside[:3, 3],
+        rng.uniform(1, 5, (9, 3)),
+        np.arctan2(axes[:, 1, 0], axes[:, 0, 0]),
+        (np.column_stack([velocities, np.zeros(9)]) @ inside[:3, :3].T)[:, :2],
+    ])  # fmt: skip
+    scene = Scene.seen_from(POSE, rows, np.arange(9), ["vehicle.parked"] * 9, np.arange(9), rows[:4, :7])
+    np.testing.assert_allclose(scene.truth.centres, centres, atol=1e-9)
+    np.testing.assert_allclose(scene.truth.yaws(), yaws, atol=1e-9)
+    np.testing.assert_allclose(scene.truth.velocities, velocities, atol=1e-9)
+    np.testing.assert_allclose(scene.racks.centres, centres[:4], atol=1e-9)
+    np.testing.assert_allclose(scene.racks.yaws(), yaws[:4], atol=1e-9)
+    np.testing.assert_array_equal(scene.ego, [600, 1600, 0.2])
 
 
 def test_no_boxes_are_no_boxes() -> None:
