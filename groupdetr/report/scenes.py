@@ -107,7 +107,10 @@ def draw_cameras(
 
 
 def draw_from_above(found: Solids, truth: Solids = _NOTHING, names: Sequence[str] = (), side: int = 720) -> Image.Image:
-    """``side`` x ``side`` pixels; ahead is up. Boxes have a thick front, arrows show where they are in a second."""
+    """``side`` pixels high, and wider by its legend; ahead is up.
+
+    Boxes have a thick front, and arrows show where they are in a second.
+    """
     plan = _Plan(side * _FINE)
     plan.ground()
     found, truth = found.finite(), truth.finite()
@@ -115,8 +118,7 @@ def draw_from_above(found: Solids, truth: Solids = _NOTHING, names: Sequence[str
     plan.boxes(found)
     labels = sorted({int(label) for label in np.asarray(found.labels).reshape(-1)})
     entries = [(names[label], palette(label)) for label in labels] if names else []
-    plan.legend(entries + [("what is there", PAPER)] * (len(truth.rows) > 0))
-    return _reduced(plan.canvas.image)
+    return _reduced(plan.with_legend(entries + [("what is there", PAPER)] * (len(truth.rows) > 0)))
 
 
 def _view(
@@ -240,13 +242,21 @@ class _Plan:
         self.pen.line(_flat([tail, tip - back]), fill=colour, width=self.line)
         self.pen.polygon(_flat([tip, tip - back + aside, tip - back - aside]), fill=colour)
 
-    def legend(self, entries: Sequence[tuple[str, Colour]]) -> None:
-        """In the lower left corner, the last one lowest."""
-        height = sum(self.canvas.font.getmetrics())  # type: ignore[union-attr]
-        for place, (name, colour) in enumerate(reversed(entries)):
-            y = self.canvas.image.height - (place + 1) * 1.2 * height
-            self.pen.rectangle((height / 2, y - height / 4, height, y + height / 4), fill=colour)
-            self.pen.text((1.4 * height, y), name, fill=_PALE, font=self.canvas.font, anchor="lm")
+    def with_legend(self, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
+        """The plan, and beside it what the colours mean."""
+        if not entries:
+            return self.canvas.image
+        font, side = self.canvas.font, self.canvas.image.height
+        line = sum(font.getmetrics())  # type: ignore[union-attr]
+        width = 2 * line + max(self.pen.textlength(name, font=font) for name, _ in entries)
+        sheet = Image.new("RGB", (side + _FINE * round(width / _FINE), side), _NIGHT)
+        sheet.paste(self.canvas.image)
+        pen = ImageDraw.Draw(sheet)
+        for place, (name, colour) in enumerate(entries):
+            y = 1.3 * line * (place + 1)
+            pen.rectangle((side, y - line / 4, side + line / 2, y + line / 4), fill=colour)
+            pen.text((side + 0.9 * line, y), name, fill=_PALE, font=font, anchor="lm")
+        return sheet
 
 
 def _flat(points: ArrayLike) -> list[tuple[float, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from groupdetr.report.drawing import PAPER, palette
 from groupdetr.report.scenes import CAMERAS, Solids, draw_cameras, draw_from_above, draw_scene
@@ -143,18 +142,20 @@ def test_from_above_the_front_is_thick() -> None:
 
 def test_the_legend_names_the_classes_that_were_found() -> None:
     found, truth = Solids([box(20, 30, WALKER, 0)] * 2, [8, 8]), Solids([box(20, 30, WALKER, 0)])
-    corner = above(found, truth, NAMES)[-100:, :40]
-    assert painted(corner, palette(8)) > 20
-    assert painted(corner, PAPER) > 20
-    assert painted(corner, palette(0)) == 0
-    assert painted(above(found)[-100:, :40], palette(8)) == 0
+    legend = above(found, truth, NAMES)[:, 540:]
+    assert painted(legend, palette(8)) > 20
+    assert painted(legend, PAPER) > 20
+    assert painted(legend, palette(0)) == 0
+    assert above(found).shape == (540, 540, 3), "no names, no legend"
 
 
 def test_a_scene_stands_beside_its_view_from_above() -> None:
     found, truth = street()
-    image = draw_scene(pictures(), matrices(), found, truth, NAMES, width=160)
-    assert isinstance(image, Image.Image)
-    assert image.size == (3 * 160 + 2 * GAP + GAP + 188, 2 * 90 + GAP)
+    size = (3 * 160 + 2 * GAP + GAP + 188, 2 * 90 + GAP)
+    assert draw_scene(pictures(), matrices(), found, width=160).size == size
+    named = draw_scene(pictures(), matrices(), found, truth, NAMES, width=160)
+    assert named.height == size[1]
+    assert named.width > size[0]
 
 
 def test_whatever_is_said_can_be_drawn() -> None:
