@@ -20,6 +20,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.detections import Detections, Runs, from_text
 from groupdetr.errors import DataError
+from groupdetr.evaluation.figures import with_nan, without_nan
 
 FIGURES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
@@ -60,15 +61,15 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a file; undefined figures are None, because JSON knows no nan."""
-        rows = [_defined(asdict(row)) for row in self.per_class]
-        return {"kind": self.kind, **_defined(self.stats), "per_class": rows}
+        rows = [without_nan(asdict(row)) for row in self.per_class]
+        return {"kind": self.kind, **without_nan(self.stats), "per_class": rows}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
         """The reverse; other keys do no harm."""
-        rows = [ClassAP(**_numbers(row)) for row in content["per_class"]]
+        rows = [ClassAP(**with_nan(row)) for row in content["per_class"]]
         stats = {name: content[name] for name in (*FIGURES, *BOX_FIGURES) if name in content}
-        return cls(_numbers(stats), rows, content.get("kind", cls.kind))  # older files do not say that it is of boxes
+        return cls(with_nan(stats), rows, content.get("kind", cls.kind))  # older files do not say that it is of boxes
 
 
 def evaluate(split: CocoSplit, detections: Sequence[Detections], kind: str = "box") -> Evaluation:
@@ -222,16 +223,8 @@ def _or_nan(figure: float) -> float:
     return math.nan if figure < 0 else float(figure)
 
 
-def _defined(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-
-
 def _array(x: torch.Tensor) -> np.ndarray:
     return x.detach().cpu().double().numpy()
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: math.nan if v is None else v for k, v in row.items()}
 
 
 class _Result(NamedTuple):

@@ -20,8 +20,8 @@ _OKABE_ITO: tuple[Colour, ...] = (
     *((213, 94, 0), (86, 180, 233), (240, 228, 66)),
 )
 _GOLDEN_ANGLE = 0.381966  # of the circle of hues: consecutive classes are far apart, and no hue comes back
-_INK: Colour = (16, 18, 22)
-_PAPER: Colour = (255, 255, 255)
+INK: Colour = (16, 18, 22)
+PAPER: Colour = (255, 255, 255)
 _VEIL = 0.45  # of a mask's ground is its colour
 
 
@@ -58,14 +58,14 @@ def draw_detections(
     Under them lie ``masks`` [D], if there are any, small ones on large ones. An empty caption draws no chip. Boxes
     outside the picture are drawn along its edge, those not finite left out.
     """
-    canvas = _Canvas(image, scale)
+    canvas = Canvas(image, scale)
     for place in np.argsort(-areas(masks), kind="stable"):
         canvas.mask(decoded(masks[place]), colours[place])
     visible = [row for row in zip(canvas.scaled(boxes, 4), captions, colours, strict=True) if np.isfinite(row[0]).all()]
     width = max(1, canvas.line // 2) if masks else canvas.line  # thinner where it is not the box that counts
     for box, _, colour in reversed(visible):  # the best on top
         canvas.box(box, colour, width)
-    taken: list[_Rectangle] = []
+    taken: list[Rectangle] = []
     for box, caption, colour in visible:
         if caption:
             taken.append(canvas.chip(box, caption, colour, taken))
@@ -80,10 +80,10 @@ def draw_groups(
     ``object_boxes`` [T,4] and ``group_boxes`` [T,K,4] are x0,y0,x1,y1, ``group_points`` [T,K,2] x,y, all in pixels of
     ``image``; nan leaves a group out. Objects are white, and each group has its ``palette`` colour.
     """
-    canvas = _Canvas(image, scale)
+    canvas = Canvas(image, scale)
     boxes, points = (np.asarray(x, dtype=float) for x in (group_boxes, group_points))
     for box in canvas.scaled(object_boxes, 4):
-        canvas.box(box, _PAPER, 2 * canvas.line)
+        canvas.box(box, PAPER, 2 * canvas.line)
     for group in range(boxes.shape[1]):
         for box in canvas.scaled(boxes[:, group], 4):
             canvas.box(box, palette(group), canvas.line, edge=0)
@@ -93,17 +93,17 @@ def draw_groups(
     return canvas.image
 
 
-class _Rectangle(NamedTuple):
+class Rectangle(NamedTuple):
     x0: float
     y0: float
     x1: float
     y1: float
 
-    def overlaps(self, other: _Rectangle) -> bool:
+    def overlaps(self, other: Rectangle) -> bool:
         return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
 
 
-class _Canvas:
+class Canvas:
     """An enlarged copy of a picture, and pens whose width suits its size."""
 
     def __init__(self, image: Image.Image, scale: int) -> None:
@@ -124,7 +124,7 @@ class _Canvas:
         if not np.isfinite(box).all():
             return
         x0, y0, x1, y1 = self._inside(box)
-        self.pen.rectangle((x0, y0, x1, y1), outline=_INK, width=width + 2 * edge)
+        self.pen.rectangle((x0, y0, x1, y1), outline=INK, width=width + 2 * edge)
         if min(x1 - x0, y1 - y0) >= 2 * edge:
             self.pen.rectangle((x0 + edge, y0 + edge, x1 - edge, y1 - edge), outline=colour, width=width)
 
@@ -148,11 +148,11 @@ class _Canvas:
             return
         x, y = np.clip(point, 0, np.array(self.image.size) - 1)
         radius = 1.6 * self.line + 1
-        self.pen.ellipse((x - radius - 2, y - radius - 2, x + radius + 2, y + radius + 2), fill=_INK)
-        self.pen.ellipse((x - radius - 1, y - radius - 1, x + radius + 1, y + radius + 1), fill=_PAPER)
+        self.pen.ellipse((x - radius - 2, y - radius - 2, x + radius + 2, y + radius + 2), fill=INK)
+        self.pen.ellipse((x - radius - 1, y - radius - 1, x + radius + 1, y + radius + 1), fill=PAPER)
         self.pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
-    def chip(self, box: np.ndarray, caption: str, colour: Colour, taken: Sequence[_Rectangle]) -> _Rectangle:
+    def chip(self, box: np.ndarray, caption: str, colour: Colour, taken: Sequence[Rectangle]) -> Rectangle:
         """A label on its own ground at a free corner of the box, within the picture."""
         margin = max(3, round(1.5 * self.line))
         caption = self._shortened(caption, self.image.width - 2 * margin)
@@ -165,7 +165,7 @@ class _Canvas:
         self.pen.text(middle, caption, fill=_readable_on(colour), font=self.font, anchor="lm")
         return place
 
-    def _places(self, box: np.ndarray, width: float, height: float) -> list[_Rectangle]:
+    def _places(self, box: np.ndarray, width: float, height: float) -> list[Rectangle]:
         """Where a chip may go, best first: above, inside at the top, below, inside at the bottom; left, then right."""
         x0, y0, x1, y1 = self._inside(box)
         corners = [(x, y) for x in (x0, x1 - width) for y in (y0 - height, y0, y1, y1 - height)]
@@ -173,7 +173,7 @@ class _Canvas:
             (min(max(x, 0), self.image.width - width), min(max(y, 0), self.image.height - height)) for x, y in corners
         ]
         ordered = sorted(range(len(corners)), key=lambda i: abs(corners[i][1] - clipped[i][1]) > 0)
-        return [_Rectangle(x, y, x + width, y + height) for x, y in (clipped[i] for i in ordered)]
+        return [Rectangle(x, y, x + width, y + height) for x, y in (clipped[i] for i in ordered)]
 
     def _shortened(self, caption: str, width: float) -> str:
         """One line that fits."""
@@ -194,4 +194,4 @@ def _readable_on(colour: Colour) -> Colour:
     """Dark or white text, by the ground's relative luminance (WCAG 2)."""
     linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return _INK if luminance > 0.18 else _PAPER
+    return INK if luminance > 0.18 else PAPER
