@@ -206,7 +206,10 @@ class Target(Movable):
         masks = len(self.labels) if self.masks is None else len(self.masks)
         expect(masks == len(self.labels), f"{masks} masks for {len(self.labels)} labels")
         expect(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
-        expect(self.boxes.shape == (len(self.labels), 4), f"boxes must be [T,4], not {tuple(self.boxes.shape)}")
+        expect(
+            self.boxes.shape in ((len(self.labels), 4), (len(self.labels), 9)),
+            f"boxes must be [T,4] or [T,9], not {tuple(self.boxes.shape)}",
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
