@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,11 @@ class Frame:
     paths: tuple[Path, ...]  # [V]
     sizes: Ints  # [V,2] width, height in pixels
     times: Ints  # [V] microseconds
-    lidar_to_image: Floats  # [V,4,4] from the lidar frame of the sample asked for, whenever this was, to (u d, v d, d, 1)
+    lidar_to_image: Floats  # [V,4,4] from the lidar frame of the sample, whenever this was, to (u d, v d, d, 1)
+
+    def ages(self, time: int) -> Floats:
+        """[V] seconds from the pictures to ``time``."""
+        return np.asarray((time - self.times) * 1e-6, dtype=np.float64)
 
     def followed_by(self, other: Frame) -> Frame:
         """The views of both."""
@@ -91,15 +96,19 @@ class Footage:
         in the order of time.
         """
         frames: list[Ints] = []
-        for now, before in zip(keys, keys[1:]):
-            for _ in range(BETWEEN):
-                now = np.where(now == before, now, self.previous[now])
-                if (now < 0).any():
-                    break
-                frames.append(now)
-            frames += [frames[-1] if frames else before] * (BETWEEN - len(frames) % (BETWEEN + 1))
-            frames.append(before)
+        for now, before in pairwise(keys):
+            taken = [*self._walked(now, before)]
+            last = (taken or frames or [before])[-1]
+            frames += [*taken, *[last] * (BETWEEN - len(taken)), before]
         return np.array(frames, dtype=np.int64).reshape(-1, len(keys[0]))
+
+    def _walked(self, now: Ints, before: Ints) -> Iterator[Ints]:
+        """The frames between two key frames, most recent first, as long as every camera has one."""
+        for _ in range(BETWEEN):
+            now = np.where(now == before, now, self.previous[now])
+            if (now < 0).any():
+                return
+            yield now
 
 
 def located(table: Table, rows: Sequence[Row]) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,6 @@ class Objects3D:
     labels: Ints  # [T] of CLASSES
     points: Ints  # [T] of lidar and radar on the object
     attributes: tuple[str, ...]  # [T] empty where there is none
-    tokens: tuple[str, ...]  # [T] of the annotations
     racks: Floats  # [R,7] bicycle racks: as boxes, without velocity
 
     @property
@@ -52,20 +52,19 @@ def objects(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -> Obj
         labels=np.array([CLASSES.index(CATEGORIES[names[place]]) for place in chosen], dtype=np.int64),
         points=np.array([row["num_lidar_pts"] + row["num_radar_pts"] for row in kept], dtype=np.int64),
         attributes=tuple(_attribute(tables, row) for row in kept),
-        tokens=tuple(row["token"] for row in kept),
         racks=boxes[racks, :7],
     )
 
 
-def velocity(tables: Tables, row: Row) -> Floats:
-    """[3] in the world, as the devkit computes it: from the neighbours in time, one or two, if they are near enough."""
+def velocity(tables: Tables, row: Row) -> list[float]:
+    """x, y, z in the world, nan where unknown, as the devkit computes it: from one or two neighbours, if near in time."""
     table = tables["sample_annotation"]
     first, last = (table[row[way]] if row[way] else row for way in ("prev", "next"))
     seconds = (_time(tables, last) - _time(tables, first)) * 1e-6
     longest = LONGEST_GAP * (2 if row["prev"] and row["next"] else 1)
     if not 0 < seconds <= longest:
-        return np.full(3, np.nan)
-    return (np.array(last["translation"]) - np.array(first["translation"])) / seconds
+        return [math.nan] * 3
+    return [(there - here) / seconds for here, there in zip(first["translation"], last["translation"])]
 
 
 def _time(tables: Tables, row: Row) -> int:
@@ -88,7 +87,7 @@ def _boxes(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -> Floa
     sizes = np.array([row["size"] for row in rows], dtype=np.float64).reshape(-1, 3)
     if not (sizes > 0).all():
         raise refused("bad-object", table.file, f"sample {rows[0]['sample_token']}", "a size is not positive")
-    moving = np.array([velocity(tables, row) for row in rows]).reshape(-1, 3)
+    moving = np.array([velocity(tables, row) for row in rows], dtype=np.float64).reshape(-1, 3)
     moving[:, 2] = 0
     turned = moving @ lidar_to_global[:3, :3]
     return np.concatenate([inside[:, :3, 3], sizes, yaw(inside)[:, None], turned[:, :2]], axis=1)
