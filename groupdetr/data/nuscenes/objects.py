@@ -57,7 +57,7 @@ def objects(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -> Obj
 
 
 def velocity(tables: Tables, row: Row) -> list[float]:
-    """x, y, z in the world, nan where unknown, as the devkit computes it: from one or two neighbours, if near in time."""
+    """x, y, z in the world, nan where unknown, as the devkit has it: from one or two neighbours near in time."""
     table = tables["sample_annotation"]
     first, last = (table[row[way]] if row[way] else row for way in ("prev", "next"))
     seconds = (_time(tables, last) - _time(tables, first)) * 1e-6
