@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from groupdetr.data.nuscenes.footage import Footage
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
 from groupdetr.data.nuscenes.objects import velocity
 from groupdetr.data.nuscenes.samples import read_samples
@@ -80,17 +79,10 @@ def test_a_camera_without_a_picture_before_leaves_the_key_frame_before(long_samp
 # Boxes.
 
 
-def annotations_of(samples, root, split="train"):
+def annotations_of(samples, root):
     tables = Tables(root, VERSION)
     rows = [row for row in tables["sample_annotation"].values() if row["sample_token"] == samples[1].token]
     return tables, rows
-
-
-def moved(row, offset, tables, seconds):
-    """The neighbour that a velocity is told by, elsewhere and at another time."""
-    neighbour = tables["sample_annotation"][row]
-    neighbour["translation"] = [x + d for x, d in zip(neighbour["translation"], offset)]
-    tables["sample"][neighbour["sample_token"]]["timestamp"] += round(seconds * 1e6)
 
 
 def test_velocity_is_the_difference_of_both_neighbours(samples, root):
@@ -163,7 +155,7 @@ def test_objects_without_points_and_beyond_the_range_are_kept_but_not_learned(ed
     assert truth.learned.tolist() == [False, True, False] + [True] * 13
 
 
-def test_height_does_not_matter(edit, samples):
+def test_height_does_not_matter(edit):
     def lift(rows):
         for row in rows:
             row["translation"][2] += 60
@@ -210,9 +202,3 @@ def test_poses_calibrations_and_sizes_that_cannot_be_are_refused(edit, table, fi
 
     with pytest.raises(DataError, match=message):
         read_samples(Tables(edit(table, change), VERSION), "train")
-
-
-def test_a_million_pictures_would_be_arrays(long_samples):
-    footage = long_samples[0].footage
-    assert isinstance(footage, Footage)
-    assert all(sample.footage is footage for sample in long_samples)

@@ -42,7 +42,7 @@ def test_a_table_that_is_no_list_of_records_is_refused(copy, content):
 @pytest.mark.parametrize(("table", "of"), [("instance", "category_token"), ("sample_annotation", "instance_token")])
 def test_a_token_that_leads_nowhere_is_refused(edit, table, of):
     copy = edit(table, lambda rows: rows[0].update({of: "nowhere"}))
-    with pytest.raises(DataError, match="(?s)referred to, but not there.*'nowhere'"):
+    with pytest.raises(DataError, match=r"(?s)referred to, but not there.*'nowhere'"):
         read_samples(Tables(copy, VERSION), "train")
 
 
