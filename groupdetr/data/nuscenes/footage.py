@@ -46,7 +46,6 @@ class Footage:
     """N pictures, each with the ego pose of its own moment."""
 
     root: Path
-    rows: dict[str, int]  # token of sample_data: row
     names: tuple[str, ...]  # [N] relative to the root
     sizes: Ints  # [N,2] width, height in pixels
     times: Ints  # [N] microseconds
@@ -59,16 +58,14 @@ class Footage:
 
     @classmethod
     def of(cls, tables: Tables) -> Footage:
-        shot = {token: data for token, data in tables["sample_data"].items() if tables.channel(data) in CAMERAS}
-        rows = {token: row for row, token in enumerate(shot)}
-        data = list(shot.values())
+        rows = filmed(tables)
+        data = [tables["sample_data"][token] for token in rows]
         ego = [tables["ego_pose"][row["ego_pose_token"]] for row in data]
         translations, quaternions = located(tables["ego_pose"], ego)
         calibrations = {row["calibrated_sensor_token"]: None for row in data}
         places = {token: place for place, token in enumerate(calibrations)}
         return cls(
             root=tables.root,
-            rows=rows,
             names=tuple(row["filename"] for row in data),
             sizes=np.array([(row["width"], row["height"]) for row in data], dtype=np.int64).reshape(-1, 2),
             times=np.array([row["timestamp"] for row in data], dtype=np.int64),
@@ -109,6 +106,12 @@ class Footage:
             if (now < 0).any():
                 return
             yield now
+
+
+def filmed(tables: Tables) -> dict[str, int]:
+    """The pictures of cameras: token of sample_data, and row of the footage."""
+    tokens = (token for token, data in tables["sample_data"].items() if tables.channel(data) in CAMERAS)
+    return {token: row for row, token in enumerate(tokens)}
 
 
 def located(table: Table, rows: Sequence[Row]) -> tuple[Floats, Floats]:

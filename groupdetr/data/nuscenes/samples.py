@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groupdetr.data.nuscenes.footage import INTERVALS, Footage, Frame, located
+from groupdetr.data.nuscenes.footage import INTERVALS, Footage, Frame, filmed, located
 from groupdetr.data.nuscenes.geometry import poses
 from groupdetr.data.nuscenes.names import CAMERAS, LIDAR
 from groupdetr.data.nuscenes.objects import Objects3D, objects
@@ -64,8 +64,8 @@ def samples_of(tables: Tables, footage: Footage, scenes: set[str]) -> tuple[Samp
     chosen = [row for row in tables["sample"].values() if row["scene_token"] in scenes]
     chosen.sort(key=lambda row: (row["timestamp"], row["token"]))
     tokens = {row["token"] for row in chosen}
-    annotations, sensors = _annotations(tables, tokens), _sensors(tables, tokens)
-    views = {token: _views(tables, token, sensors[token], footage) for token in tokens}
+    annotations, sensors, rows = _annotations(tables, tokens), _sensors(tables, tokens), filmed(tables)
+    views = {token: _views(tables, token, sensors[token], rows) for token in tokens}
     return tuple(
         _sample(tables, row, annotations[row["token"]], sensors[row["token"]][LIDAR], (footage, views))
         for row in chosen
@@ -90,11 +90,11 @@ def _sensors(tables: Tables, tokens: set[str]) -> Mapping[str, dict[str, Row]]:
     return dealt
 
 
-def _views(tables: Tables, token: str, sensors: Mapping[str, Row], footage: Footage) -> Ints:
+def _views(tables: Tables, token: str, sensors: Mapping[str, Row], rows: Mapping[str, int]) -> Ints:
     """[6] rows of the footage."""
     if missing := [channel for channel in (LIDAR, *CAMERAS) if channel not in sensors]:
         raise refused("missing-view", tables.file("sample_data"), f"sample {token}", f"it lacks {', '.join(missing)}")
-    return np.array([footage.rows[sensors[camera]["token"]] for camera in CAMERAS], dtype=np.int64)
+    return np.array([rows[sensors[camera]["token"]] for camera in CAMERAS], dtype=np.int64)
 
 
 def _sample(

@@ -39,7 +39,7 @@ def test_lists_may_tell_of_scenes_that_are_not_here_but_not_of_a_split_that_is_a
     assert codes(check(copy, VERSION, ("train", "test")).errors) == ["unknown-scene"]
 
 
-def test_a_picture_that_is_missing_broken_or_of_another_size_is_told(edit, root):
+def test_a_picture_that_is_missing_broken_or_of_another_size_is_told(edit):
     copy = edit("sample_data", spoil)
     (copy / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(50))
     assert sorted(codes(check(copy, VERSION).errors)) == ["missing-file", "not-an-image", "size-mismatch"]

@@ -103,7 +103,7 @@ def test_training_on_nothing_is_refused(samples):
 def test_a_picture_that_is_not_there_is_told(samples):
     sample = samples[0]
     lost = replace(sample, footage=replace(sample.footage, names=("gone.jpg",) * len(sample.footage.names)))
-    with pytest.raises(DataError, match="(?s)there is no such picture.*gone.jpg"):
+    with pytest.raises(DataError, match=r"(?s)there is no such picture.*gone.jpg"):
         Views([lost], SIZE)[0]
 
 
