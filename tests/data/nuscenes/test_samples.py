@@ -53,14 +53,15 @@ def test_every_sixth_earlier_frame_is_a_key_frame(long_samples):
     assert [bool(key) for key in sample.footage.key[sample.earlier].all(1)] == ([False] * 5 + [True]) * 5
 
 
-def test_the_last_frame_is_repeated_where_a_camera_has_none_left(long_samples):
+@pytest.mark.parametrize(("last", "until"), [(1, 5), (5, 11), (7, 11)])
+def test_the_last_frame_is_repeated_where_a_camera_has_none_left(long_samples, last, until):
     sample = long_samples[-1]
     broken = sample.footage.previous.copy()
-    broken[sample.earlier[1][2]] = -1  # one camera took no third picture
+    broken[sample.earlier[last][2]] = -1  # one camera took no picture before this one
     walked = replace(sample.footage, previous=broken).earlier([s.views for s in reversed(long_samples[-6:])])
-    assert (walked[:2] == sample.earlier[:2]).all()
-    assert (walked[2:5] == sample.earlier[1]).all()
-    assert (walked[5:] == sample.earlier[5:]).all()
+    assert (walked[: last + 1] == sample.earlier[: last + 1]).all()
+    assert (walked[last:until] == sample.earlier[last]).all()
+    assert (walked[until:] == sample.earlier[until:]).all()
 
 
 def test_without_sweeps_earlier_frames_wait_at_key_frames(tmp_path):
