@@ -43,12 +43,19 @@ class Crop:
         return embedded(mirror @ a if self.flip else a)
 
     def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A picture [H,W,3], bicubic as published, black where there is none."""
+        """A picture [H,W,3], bicubic as published, black where there is none.
+
+        Only what is kept is resized, which takes half the time; here and there a byte is rounded the other way.
+        """
         height, width = (max(1, int(side * self.scale)) for side in pixels.shape[:2])
-        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-        box = (self.left, self.top, self.left + self.size[1], self.top + self.size[0])
-        cropped = np.asarray(resized.crop(box))
-        return cropped[:, ::-1] if self.flip else cropped
+        x0, y0 = max(0, self.left), max(0, self.top)
+        x1, y1 = min(width, self.left + self.size[1]), min(height, self.top + self.size[0])
+        wide, high = pixels.shape[1] / width, pixels.shape[0] / height
+        box = (x0 * wide, y0 * high, x1 * wide, y1 * high)
+        kept = Image.fromarray(pixels).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box)
+        whole = np.zeros((*self.size, 3), dtype=np.uint8)
+        whole[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = kept
+        return whole[:, ::-1] if self.flip else whole
 
 
 @dataclass(frozen=True)
