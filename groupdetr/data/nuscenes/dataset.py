@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from groupdetr.data.batch import Draw
 from groupdetr.data.images import load_pixels
 from groupdetr.data.nuscenes.footage import Frame
+from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.transforms import IMGSZ, Augmentation, training, validation
 from groupdetr.data.records import Floats
@@ -33,6 +34,12 @@ class MultiView:
     ages: Tensor  # [V] float64, seconds from the picture to the lidar: about 0 now, positive before
     target: Target  # boxes [T,9] float32: centre x, y, z, width, length, height, yaw, velocity x, y
     index: int  # of the sample
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the earlier frame to that of now, the mean over cameras; 0 of one frame."""
+        now, before = self.ages[: len(CAMERAS)], self.ages[len(CAMERAS) :]
+        return float((before - now).mean()) if len(before) else 0.0
 
 
 class Views(Dataset[MultiView]):

@@ -54,7 +54,7 @@ class Crop:
         box = (x0 * wide, y0 * high, x1 * wide, y1 * high)
         kept = Image.fromarray(pixels).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box)
         whole = np.zeros((*self.size, 3), dtype=np.uint8)
-        whole[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = kept
+        whole[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = np.asarray(kept)
         return whole[:, ::-1] if self.flip else whole
 
 

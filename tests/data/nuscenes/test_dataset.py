@@ -70,7 +70,9 @@ def test_one_draw_holds_for_all_views(samples):
 
 
 def test_a_test_looks_back_a_second_and_a_quarter(long_samples):
+    assert Views(long_samples, (16, 32))[7].elapsed == 0
     item = Views(long_samples, (16, 32), two_frames=True)[7]
+    assert item.elapsed == pytest.approx(1.25, abs=1e-5)
     assert torch.allclose(item.ages[6:] - item.ages[:6], torch.tensor(1.25, dtype=torch.float64), atol=1e-5)
     few = Views(long_samples, (16, 32), two_frames=True)[1]
     assert torch.allclose(few.ages[6:] - few.ages[:6], torch.tensor(0.5, dtype=torch.float64), atol=1e-5)
