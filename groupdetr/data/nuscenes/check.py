@@ -35,6 +35,9 @@ def check(root: Path | str, version: str, splits: Sequence[str] = (), decode: bo
             findings = _examined(root, version, splits, decode)
         except RefusedError as error:
             findings = [error.finding]
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a text for a number, a list for a name
+            what = f"a record holds another kind of value than it should ({error})"
+            findings = [Finding("bad-table", str(root / version), "", what)]
     errors = [finding for finding in findings if finding.is_error]
     return Report(root, errors, [finding for finding in findings if not finding.is_error])
 

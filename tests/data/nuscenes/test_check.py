@@ -64,6 +64,16 @@ def test_calibrations_poses_and_tokens_are_looked_at(edit, table, change, code):
     assert codes(check(edit(table, lambda rows: rows[-1].update(change)), VERSION).errors) == [code]
 
 
+@pytest.mark.parametrize("value", ["soon", None, [], {}, 10**400], ids=("text", "null", "list", "object", "huge"))
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [("sample", "timestamp"), ("sample_annotation", "num_lidar_pts"), ("sample_data", "width"), ("scene", "name")],
+)
+def test_values_of_another_kind_never_raise(edit, table, field, value):
+    report = check(edit(table, lambda rows: rows[-1].update({field: value})), VERSION, ("train", "val"))
+    assert report.verdict == "refuse"
+
+
 def test_objects_that_will_not_be_learned_are_counted(edit):
     def change(rows):
         for row in rows[:3]:

@@ -128,6 +128,17 @@ def test_what_is_seen_once_has_no_velocity_and_is_learned_as_standing(edit, samp
     assert len(labels) == len(boxes) == 16
 
 
+def test_velocity_is_told_without_its_height(edit, samples):
+    """Which would leak into x and y, since the lidar is not level."""
+
+    def climb(rows):
+        for row in rows:
+            row["translation"][2] += 5 * (not row["prev"])
+
+    climbing = read_samples(Tables(edit("sample_annotation", climb), VERSION), "train")[1].truth
+    assert (climbing.boxes[:, 7:] == samples[1].truth.boxes[:, 7:]).all()
+
+
 def test_boxes_in_the_lidar_frame_are_those_of_the_world(samples, root):
     tables, rows = annotations_of(samples, root)
     sample = samples[1]
