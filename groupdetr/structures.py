@@ -197,7 +197,7 @@ class Target(Movable):
     """The objects of one image. A batch is a list."""
 
     labels: Tensor  # [T] int64, contiguous class indices
-    boxes: Tensor  # [T,4] cx,cy,w,h in [0,1] of the unpadded image
+    boxes: Tensor  # [T,4] cx,cy,w,h in [0,1] of the unpadded image, or [T,9] as in ops/boxes3d
     masks: Bitmaps | None = None  # [T], where they are to be learned; may be given as [T,H,W]
 
     def __post_init__(self) -> None:
@@ -206,7 +206,8 @@ class Target(Movable):
         masks = len(self.labels) if self.masks is None else len(self.masks)
         expect(masks == len(self.labels), f"{masks} masks for {len(self.labels)} labels")
         expect(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
-        expect(self.boxes.shape == (len(self.labels), 4), f"boxes must be [T,4], not {tuple(self.boxes.shape)}")
+        fits = self.boxes.shape in ((len(self.labels), 4), (len(self.labels), 9))
+        expect(fits, f"boxes must be [T,4] or [T,9], not {tuple(self.boxes.shape)}")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -52,6 +52,19 @@ ERRORS = {  # code: remedy
     "mask-size": "write 'size' as the height and width of the image, after checking that the mask belongs to it",
     "mask-counts": "export the mask again: the lengths of its runs must add up to the pixels of the image",
     "masks-look-normalised": "write polygons in pixels: multiply by the width and height of the picture",
+    # nuScenes
+    "missing-table": "unpack the metadata of this version into <root>/<version>: thirteen tables",
+    "bad-table": "unpack the metadata again: a table is a JSON list of records",
+    "missing-field": "unpack the metadata again, or add the field",
+    "dangling-token": "unpack the metadata again: all tables must be of one version",
+    "unknown-split": 'write <root>/<version>/splits.json: {"train": ["scene-0001", ...], "val": [...]}; with'
+    " nuscenes-devkit installed, nuscenes.utils.splits.create_splits_scenes() gives the official lists",
+    "bad-splits": 'write one object: {"train": ["scene-0001", ...], "val": [...]}',
+    "unknown-scene": "use the version that the split belongs to, or correct splits.json",
+    "missing-view": "unpack the metadata again: a key frame has one LIDAR_TOP and six cameras",
+    "bad-pose": "unpack the metadata again: translations are three numbers, rotations four, none of length 0",
+    "bad-calibration": "unpack the metadata again: camera_intrinsic is [[fx, s, cx], [0, fy, cy], [0, 0, 1]]",
+    "bad-object": "unpack the metadata again, or correct the annotation",
     # the whole
     "no-training-boxes": "annotate objects in the train split",
     # picture files
@@ -94,6 +107,10 @@ WARNINGS = {  # code: what we do about it
     "crowded-images": "the objects beyond the number of queries are not learned in these images",
     "shared-images": "figures on this split will look better than they are; remove the picture from one of the two",
     "duplicate-images": "kept; remove the copies if they are not meant",
+    "sample-without-objects": "another one is drawn in its place in training",
+    "objects-out-of-range": "dropped in training: they are 51.2 m or more to the side, in front or behind",
+    "objects-without-points": "dropped in training and evaluation: no lidar or radar point is on them",
+    "split-not-here": "it cannot be trained or evaluated on; nothing to do if it is not meant to be here",
     "exif-turned": "turned on reading, as its recorded size is that of the turned picture",
     "exif-ambiguous": "read as stored; the size does not tell whether the boxes were drawn on the turned picture",
 }

@@ -174,14 +174,14 @@ def write(
         annotations: list[dict[str, Any]] = []
         for index in range(counts[split]):
             drawing, name = draw(config, split, index), f"{index + 1:06d}.jpg"
-            _save(folder / "images" / split / name, _jpeg(drawing.image))
+            save(folder / "images" / split / name, jpeg(drawing.image))
             images.append({"id": index + 1, "file_name": name, "width": config.image_size, "height": config.image_size})
             annotations += _annotations(drawing, index + 1, len(annotations) + 1)
             if progress is not None:
                 progress(split, index + 1, counts[split])
         categories = [{"id": label + 1, "name": name} for label, name in enumerate(class_names(config))]
         content = {"info": _info(config, split, counts[split]), "images": images, "annotations": annotations}
-        _save(_annotation_file(folder, split), json.dumps(content | {"categories": categories}).encode())
+        save(_annotation_file(folder, split), json.dumps(content | {"categories": categories}).encode())
 
 
 def run_lengths(mask: Array) -> list[int]:
@@ -227,14 +227,14 @@ def _is_written(config: SyntheticConfig, folder: Path, split: str, count: int) -
     return sum(1 for _ in (folder / "images" / split).glob("*.jpg")) >= count
 
 
-def _jpeg(image: Array) -> bytes:
+def jpeg(image: Array) -> bytes:
     """At a quality that looks the same: PNG takes the grain of a picture five times as long to write, twice to read."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "jpeg", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
-def _save(path: Path, content: bytes) -> None:
+def save(path: Path, content: bytes) -> None:
     """Whole or not at all, also when two processes write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

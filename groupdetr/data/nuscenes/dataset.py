@@ -1,0 +1,115 @@
+"""Samples as training and evaluation take them: pictures of six cameras, or of six now and six before, and boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from groupdetr.data.batch import Draw
+from groupdetr.data.images import load_pixels
+from groupdetr.data.nuscenes.footage import Frame
+from groupdetr.data.nuscenes.names import CAMERAS
+from groupdetr.data.nuscenes.samples import Sample
+from groupdetr.data.nuscenes.transforms import IMGSZ, Augmentation, training, validation
+from groupdetr.data.records import Floats
+from groupdetr.errors import DataError
+from groupdetr.structures import Target
+
+EARLIEST, LATEST = 3, 27  # pictures ago, between which an earlier frame is drawn in training
+TESTED = (EARLIEST + LATEST) // 2 - 1  # and the one that is taken in a test: 1.25 s ago
+REPEATED_AGE = 15 * 0.083  # seconds that the frame of now is made older by, where there is none before
+
+
+@dataclass(frozen=True)
+class MultiView:
+    """One sample of V views. V is 6, or 12 with an earlier frame, which comes last."""
+
+    pixels: Tensor  # [V,3,H,W] uint8, channels last in memory
+    lidar_to_image: Tensor  # [V,4,4] float64, to (u d, v d, d, 1) in pixels of these pictures
+    ages: Tensor  # [V] float64, seconds from the picture to the lidar: about 0 now, positive before
+    target: Target  # boxes [T,9] float32: centre x, y, z, width, length, height, yaw, velocity x, y
+    index: int  # of the sample
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the earlier frame to that of now, the mean over cameras; 0 of one frame."""
+        now, before = self.ages[: len(CAMERAS)], self.ages[len(CAMERAS) :]
+        return float((before - now).mean()) if len(before) else 0.0
+
+
+class Views(Dataset[MultiView]):
+    """The samples of a split. What is drawn of one depends on (seed, epoch, index) alone."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: tuple[int, int] = IMGSZ,
+        augmented: bool = False,
+        two_frames: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """``size``: height and width. ``augmented``: as in training, where a sample without objects is replaced by
+        another one; a `DataError` if none has any."""
+        self.samples, self.size, self.two_frames, self.seed = samples, size, two_frames, seed
+        self.augmented = augmented
+        self.learnable = np.flatnonzero([sample.truth.learned.any() for sample in samples]) if augmented else None
+        if self.learnable is not None and not len(self.learnable):
+            raise DataError("no sample has an object to learn", remedy="annotate objects in the train split")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw | int) -> MultiView:
+        draw = Draw(0, draw) if isinstance(draw, int) else draw
+        seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]
+        generator = Generator().manual_seed(int(seed))
+        index = self._with_objects(draw.index, generator)
+        augmentation = training(generator) if self.augmented else validation(generator)
+        frame, ages = self._seen(self.samples[index], generator)
+        pixels, matrices = placed(frame, augmentation, self.size)
+        target = target_of(self.samples[index], augmentation)
+        return MultiView(pixels, torch.from_numpy(matrices), torch.from_numpy(ages), target, index)
+
+    def _with_objects(self, index: int, generator: Generator) -> int:
+        if self.learnable is None or self.samples[index].truth.learned.any():
+            return index
+        return int(self.learnable[torch.randint(len(self.learnable), (), generator=generator)])
+
+    def _seen(self, sample: Sample, generator: Generator) -> tuple[Frame, Floats]:
+        """All views, and their ages in seconds."""
+        now = sample.frame()
+        ages = now.ages(sample.time)
+        if not self.two_frames:
+            return now, ages
+        if not len(sample.earlier):
+            return now.followed_by(now), np.concatenate([ages, ages + REPEATED_AGE])
+        number = len(sample.earlier)
+        before = sample.frame_before(drawn_earlier(number, generator) if self.augmented else min(TESTED, number - 1))
+        return now.followed_by(before), np.concatenate([ages, before.ages(sample.time)])
+
+
+def drawn_earlier(number: int, generator: Generator) -> int:
+    """Which of ``number`` earlier frames is taken in training: one of 3 to 26, or the earliest of a few."""
+    last = min(LATEST, number)
+    return int(torch.randint(EARLIEST, last, (), generator=generator)) if last > EARLIEST else last - 1
+
+
+def placed(frame: Frame, augmentation: Augmentation, size: tuple[int, int]) -> tuple[Tensor, Floats]:
+    """Pictures [V,3,H,W] uint8 and lidar_to_image [V,4,4], augmented."""
+    crops = [augmentation.crop((height, width), size) for width, height in frame.sizes.tolist()]
+    matrices = np.stack([crop.matrix() for crop in crops]) @ frame.lidar_to_image
+    pixels = np.empty((len(crops), *size, 3), dtype=np.uint8)
+    for place, crop, path, recorded in zip(pixels, crops, frame.paths, frame.sizes.tolist()):
+        place[:] = crop.of(load_pixels(path, tuple(recorded)))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), augmentation.views(matrices)
+
+
+def target_of(sample: Sample, augmentation: Augmentation) -> Target:
+    """What is learned of a sample. Range is judged before the world is turned, as published."""
+    boxes, labels = sample.objects()
+    return Target(torch.from_numpy(labels), torch.from_numpy(augmentation.boxes(boxes).astype(np.float32)))

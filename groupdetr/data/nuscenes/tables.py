@@ -1,0 +1,152 @@
+"""The tables of a nuScenes version: thirteen JSON lists, as dicts from token to record. Read with nothing but json.
+
+`trainval` has 2.6 million records of sensor data. What no camera detector looks at (radar, lidar between key frames,
+and their poses) is dropped while reading.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from groupdetr.data.findings import Finding, RefusedError, shown
+from groupdetr.data.nuscenes.names import CAMERAS, LIDAR, MINI
+
+Row = dict[str, Any]
+
+FIELDS = {  # table: what is read of its records; in an order that lets later tables be thinned out by earlier ones
+    "log": (),
+    "map": (),
+    "visibility": (),
+    "category": ("token", "name"),
+    "attribute": ("token", "name"),
+    "instance": ("token", "category_token"),
+    "sensor": ("token", "channel"),
+    "calibrated_sensor": ("token", "sensor_token", "translation", "rotation", "camera_intrinsic"),
+    "scene": ("token", "name"),
+    "sample": ("token", "timestamp", "scene_token", "prev"),
+    "sample_data": (
+        "token", "sample_token", "ego_pose_token", "calibrated_sensor_token", "is_key_frame", "filename", "timestamp",
+        "prev", "width", "height",
+    ),
+    "ego_pose": ("token", "translation", "rotation"),
+    "sample_annotation": (
+        "token", "sample_token", "instance_token", "attribute_tokens", "translation", "size", "rotation",
+        "num_lidar_pts", "num_radar_pts", "prev", "next",
+    ),
+}  # fmt: skip
+SPLITS_FILE = "splits.json"
+
+
+class Table(dict[str, Row]):
+    """The records of one table by token. Asking for a token that is not there is a `DataError`."""
+
+    def __init__(self, file: Path, rows: Iterable[Row]) -> None:
+        super().__init__((row["token"], row) for row in rows if "token" in row)
+        self.file = file
+
+    def __missing__(self, token: str) -> Row:
+        raise refused("dangling-token", self.file, f"token {shown(token)}", "it is referred to, but not there")
+
+
+class Tables(Mapping[str, Table]):
+    """A version of nuScenes on disk: ``tables["sample"][token]`` is a record."""
+
+    def __init__(self, root: Path | str, version: str) -> None:
+        """Reads ``<root>/<version>/*.json``; a `DataError` says which table or field is missing."""
+        self.root, self.version = Path(root), version
+        self.tables: dict[str, Table] = {}
+        for name in FIELDS:
+            file = self.file(name)
+            self.tables[name] = Table(file, self._seen(name, records(file, FIELDS[name])))
+
+    def file(self, name: str) -> Path:
+        return self.root / self.version / f"{name}.json"
+
+    def __getitem__(self, name: str) -> Table:
+        return self.tables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tables)
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    def channel(self, data: Row) -> str:
+        """The sensor that a record of sample_data comes from."""
+        calibration = self["calibrated_sensor"][data["calibrated_sensor_token"]]
+        return str(self["sensor"][calibration["sensor_token"]]["channel"])
+
+    def _seen(self, name: str, rows: list[Row]) -> list[Row]:
+        """The rows that a camera detector looks at."""
+        if name == "sample_data":
+            wanted = {*CAMERAS}, {*CAMERAS, LIDAR}
+            return [row for row in rows if self.channel(row) in wanted[bool(row["is_key_frame"])]]
+        if name == "ego_pose":
+            used = {data["ego_pose_token"] for data in self["sample_data"].values()}
+            return [row for row in rows if row["token"] in used]
+        return rows
+
+    def scenes(self, split: str) -> set[str]:
+        """The tokens of a split's scenes. A `DataError` if the split is unknown or a scene of it is not there."""
+        names = scene_names(self.root / self.version / SPLITS_FILE, split)
+        tokens = {row["name"]: token for token, row in self["scene"].items()}
+        if missing := [name for name in names if name not in tokens]:
+            what = f"split {shown(split)} has {len(missing)} scenes that are not there, such as {shown(missing[0])}"
+            raise refused("unknown-scene", self.file("scene"), "", what)
+        return {tokens[name] for name in names}
+
+
+def scene_names(file: Path, split: str) -> tuple[str, ...]:
+    """The names of a split's scenes, from ``splits.json``: ``{"train": ["scene-0001", ...], "val": [...]}``.
+
+    Without it, only mini_train and mini_val are known.
+    """
+    splits = MINI | split_names(file)
+    if split not in splits:
+        what = f"there is no list of the scenes of split {shown(split)}; known are {', '.join(map(shown, splits))}"
+        raise refused("unknown-split", file, "", what)
+    return splits[split]
+
+
+def split_names(file: Path) -> dict[str, tuple[str, ...]]:
+    """All splits of ``splits.json``; none where there is no such file."""
+    if not file.exists():
+        return {}
+    splits = _loaded(file)
+    if not isinstance(splits, dict) or not all(map(_is_names, splits.values())):
+        raise refused("bad-splits", file, "", "it is not an object of lists of scene names")
+    return {name: tuple(scenes) for name, scenes in splits.items()}
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def records(file: Path, fields: Iterable[str]) -> list[Row]:
+    """The records of a table, each with all of ``fields``."""
+    rows = _loaded(file)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise refused("bad-table", file, "", "it is not a list of records")
+    wanted = {*fields}
+    for number, row in enumerate(rows):
+        if not wanted <= row.keys():
+            missing = ", ".join(sorted(wanted - row.keys()))
+            raise refused("missing-field", file, f"record {number}", f"it has no {missing}")
+    return rows
+
+
+def _loaded(file: Path) -> Any:
+    if not file.is_file():
+        raise refused("missing-table", file, "", "there is no such table")
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise refused("bad-table", file, "", f"it cannot be read ({error})") from None
+
+
+def refused(code: str, file: Path, record: str, what: str) -> RefusedError:
+    """What is wrong with a record of a table, as an error."""
+    return RefusedError(Finding(code, str(file), record, what))

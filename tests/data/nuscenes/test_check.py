@@ -1,0 +1,97 @@
+"""Claims about the check: a sound set passes, and everything that is wrong is told at once."""
+
+import pytest
+
+from groupdetr.data.nuscenes.check import check
+from groupdetr.data.nuscenes.synthetic import VERSION
+
+
+def codes(findings):
+    return [finding.code for finding in findings]
+
+
+def test_a_sound_set_passes(root):
+    report = check(root, VERSION)
+    assert report.verdict == "ok", report.render()
+
+
+def test_all_missing_tables_are_told_at_once(copy):
+    for name in ("sample", "map", "visibility"):
+        (copy / VERSION / f"{name}.json").unlink()
+    report = check(copy, VERSION)
+    assert codes(report.errors) == ["missing-table"] * 3
+    assert "sample.json" in report.render()
+
+
+def test_a_version_that_is_not_there_is_thirteen_missing_tables(tmp_path):
+    assert len(check(tmp_path, "v1.0-trainval").errors) == 13
+
+
+def test_without_a_list_of_scenes_the_check_says_what_to_write(copy):
+    (copy / VERSION / "splits.json").unlink()
+    assert codes(check(copy, VERSION).errors) == ["unknown-split"]
+
+
+def test_lists_may_tell_of_scenes_that_are_not_here_but_not_of_a_split_that_is_asked_for(copy):
+    (copy / VERSION / "splits.json").write_text('{"train": ["scene-9001"], "test": ["scene-0001"]}')
+    report = check(copy, VERSION)
+    assert (codes(report.errors), codes(report.warnings)) == ([], ["split-not-here"])
+    assert codes(check(copy, VERSION, ("train", "test")).errors) == ["unknown-scene"]
+
+
+def test_a_picture_that_is_missing_broken_or_of_another_size_is_told(edit):
+    copy = edit("sample_data", spoil)
+    (copy / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(50))
+    assert sorted(codes(check(copy, VERSION).errors)) == ["missing-file", "not-an-image", "size-mismatch"]
+
+
+def spoil(rows):
+    cameras = [row for row in rows if row["fileformat"] == "jpg" and row["is_key_frame"]]
+    cameras[0]["filename"] = "gone.jpg"
+    cameras[1]["filename"] = "broken.jpg"
+    cameras[2]["width"] = 401
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "code"),
+    [
+        ("calibrated_sensor", {"camera_intrinsic": [[1, 0, 0], [0, 1, 0]]}, "bad-calibration"),
+        ("ego_pose", {"rotation": [1, 0, 0]}, "bad-pose"),
+        ("sample_data", {"ego_pose_token": "nowhere"}, "dangling-token"),
+    ],
+)
+def test_calibrations_poses_and_tokens_are_looked_at(edit, table, change, code):
+    assert codes(check(edit(table, lambda rows: rows[-1].update(change)), VERSION).errors) == [code]
+
+
+@pytest.mark.parametrize("value", ["soon", None, [], {}, 10**400], ids=("text", "null", "list", "object", "huge"))
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [("sample", "timestamp"), ("sample_annotation", "num_lidar_pts"), ("sample_data", "width"), ("scene", "name")],
+)
+def test_values_of_another_kind_never_raise(edit, table, field, value):
+    report = check(edit(table, lambda rows: rows[-1].update({field: value})), VERSION, ("train", "val"))
+    assert report.verdict == "refuse"
+
+
+def test_objects_that_will_not_be_learned_are_counted(edit):
+    def change(rows):
+        for row in rows[:3]:
+            row["num_lidar_pts"] = 0
+        rows[3]["translation"] = [0, 0, 0]
+
+    report = check(edit("sample_annotation", change), VERSION)
+    told = {finding.code: finding.what for finding in report.warnings}
+    assert told["objects-without-points"].startswith("3 ")
+    assert told["objects-out-of-range"].startswith("1 ")
+
+
+def test_a_split_without_objects_cannot_be_trained_on(edit):
+    report = check(edit("sample_annotation", lambda rows: rows.clear()), VERSION)
+    assert codes(report.errors) == ["no-training-boxes"] * 2
+    assert codes(report.warnings).count("class-without-boxes") == 20
+
+
+def test_key_frames_in_both_splits_are_told(copy):
+    (copy / VERSION / "splits.json").write_text('{"train": ["scene-9001"], "val": ["scene-9001"]}')
+    assert codes(check(copy, VERSION).warnings) == ["shared-images"]

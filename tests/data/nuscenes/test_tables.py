@@ -1,0 +1,103 @@
+"""Claims about tables and splits: what is missing is told, with what to do."""
+
+import json
+import shutil
+
+import pytest
+
+from groupdetr.data.nuscenes.names import CAMERAS
+from groupdetr.data.nuscenes.samples import read_samples
+from groupdetr.data.nuscenes.synthetic import VERSION
+from groupdetr.data.nuscenes.tables import FIELDS, Tables, scene_names
+from groupdetr.errors import DataError
+
+ALL = [(table, field) for table, fields in FIELDS.items() for field in fields]
+
+
+def test_there_are_thirteen_tables(root):
+    assert len(FIELDS) == len(Tables(root, VERSION)) == 13
+
+
+@pytest.mark.parametrize("table", FIELDS)
+def test_a_missing_table_is_refused_by_name(copy, table):
+    (copy / VERSION / f"{table}.json").unlink()
+    with pytest.raises(DataError, match=f"(?s)there is no such table.*{table}.json"):
+        Tables(copy, VERSION)
+
+
+@pytest.mark.parametrize(("table", "field"), ALL)
+def test_a_missing_field_is_refused_by_name(edit, table, field):
+    copy = edit(table, lambda rows: rows[-1].pop(field))
+    with pytest.raises(DataError, match=f"(?s)it has no {field}.*{table}.json: record"):
+        Tables(copy, VERSION)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1]", "[" * 100_000])
+def test_a_table_that_is_no_list_of_records_is_refused(copy, content):
+    (copy / VERSION / "sample.json").write_text(content)
+    with pytest.raises(DataError, match=r"(?s)it (is not|cannot).*sample.json"):
+        Tables(copy, VERSION)
+
+
+@pytest.mark.parametrize(("table", "of"), [("instance", "category_token"), ("sample_annotation", "instance_token")])
+def test_a_token_that_leads_nowhere_is_refused(edit, table, of):
+    copy = edit(table, lambda rows: rows[0].update({of: "nowhere"}))
+    with pytest.raises(DataError, match=r"(?s)referred to, but not there.*'nowhere'"):
+        read_samples(Tables(copy, VERSION), "train")
+
+
+def test_what_no_camera_detector_looks_at_is_dropped(edit, root):
+    whole = Tables(root, VERSION)
+
+    def demote(rows):
+        for row in rows:
+            row["is_key_frame"] = False
+
+    thinned = Tables(edit("sample_data", demote), VERSION)
+    assert {thinned.channel(row) for row in thinned["sample_data"].values()} == {*CAMERAS}
+    assert len(thinned["ego_pose"]) == len(thinned["sample_data"]) < len(whole["sample_data"])
+
+
+# Splits.
+
+
+def test_splits_come_from_their_file(root):
+    train, val = (read_samples(Tables(root, VERSION), split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (6, 3)
+    assert not {sample.token for sample in train} & {sample.token for sample in val}
+
+
+def test_the_splits_of_mini_are_known(tmp_path):
+    names = [scene_names(tmp_path / "splits.json", split) for split in ("mini_train", "mini_val")]
+    assert [len(split) for split in names] == [8, 2]
+    assert "scene-0916" in names[1]
+
+
+def test_mini_is_read_without_a_file(copy):
+    (copy / VERSION / "splits.json").unlink()
+    scenes = json.loads((copy / VERSION / "scene.json").read_text())
+    for scene, name in zip(scenes, ("scene-0103", "scene-0916", "scene-0061")):
+        scene["name"] = name
+    (copy / VERSION / "scene.json").write_text(json.dumps(scenes))
+    shutil.move(copy / VERSION, copy / "v1.0-mini")
+    assert {sample.scene for sample in read_samples(Tables(copy, "v1.0-mini"), "mini_val")} == {
+        "scene-0103", "scene-0916",
+    }  # fmt: skip
+
+
+def test_without_a_list_of_scenes_it_is_said_how_to_write_one(copy):
+    (copy / VERSION / "splits.json").unlink()
+    with pytest.raises(DataError, match=r"(?s)split 'train'.*mini_train.*splits.json: \{\"train\": \[\"scene-0001\""):
+        read_samples(Tables(copy, VERSION), "train")
+
+
+def test_a_scene_that_is_not_there_is_named(root):
+    with pytest.raises(DataError, match="8 scenes that are not there, such as 'scene-0061'"):
+        read_samples(Tables(root, VERSION), "mini_train")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"train": "scene-0001"}', '{"train": [1]}', "{"])
+def test_a_file_of_splits_that_is_something_else_is_refused(copy, content):
+    (copy / VERSION / "splits.json").write_text(content)
+    with pytest.raises(DataError, match=r"splits.json"):
+        Tables(copy, VERSION).scenes("train")
