@@ -42,6 +42,11 @@ class Images(Movable):
         padding = [F.pad(torch.zeros_like(x[0], dtype=torch.bool), pad, value=True) for x, pad in zip(images, pads)]
         return cls(pixels, torch.stack(padding), any(map(any, pads)))
 
+    @property
+    def beside(self) -> tuple[Tensor, bool]:
+        """What an encoder is told beside the feature maps."""
+        return self.padding, self.padded
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -100,8 +105,8 @@ class Queries(Movable):
 
     content: Tensor  # [B,K,N,C] what a query knows
     reference: (
-        Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y), a box (R=4: cx,cy,w,h), or
-        # (R=0) everywhere, until a mask is told
+        Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y; R=3: x,y,z), a box (R=4: cx,cy,w,h),
+        # or (R=0) everywhere, until a mask is told
     )
     position: Tensor | None = None  # [B|1,K,N,C] its position embedding; None: to be read off the reference
     blocked: Tensor | None = None  # [N,N] bool, True where a query (row) does not see another (column) of its group
@@ -142,7 +147,8 @@ class Predictions(Movable):
     primary group."""
 
     logits: Tensor  # [...,K,N,classes] before the sigmoid, or, one more for no object, before the softmax
-    boxes: Tensor = None  # type: ignore[assignment]  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image
+    boxes: Tensor = None  # type: ignore[assignment]  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image, or
+    # [...,K,N,10] codes of boxes in space
     masks: Masks = None  # type: ignore[assignment]  # [...,K,N]
 
     def __post_init__(self) -> None:
@@ -197,7 +203,7 @@ class Target(Movable):
     """The objects of one image. A batch is a list."""
 
     labels: Tensor  # [T] int64, contiguous class indices
-    boxes: Tensor  # [T,4] cx,cy,w,h in [0,1] of the unpadded image
+    boxes: Tensor  # [T,4] cx,cy,w,h in [0,1] of the unpadded image, or [T,9] as in ops/boxes3d
     masks: Bitmaps | None = None  # [T], where they are to be learned; may be given as [T,H,W]
 
     def __post_init__(self) -> None:
@@ -206,7 +212,8 @@ class Target(Movable):
         masks = len(self.labels) if self.masks is None else len(self.masks)
         expect(masks == len(self.labels), f"{masks} masks for {len(self.labels)} labels")
         expect(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
-        expect(self.boxes.shape == (len(self.labels), 4), f"boxes must be [T,4], not {tuple(self.boxes.shape)}")
+        fits = self.boxes.shape in ((len(self.labels), 4), (len(self.labels), 9))
+        expect(fits, f"boxes must be [T,4] or [T,9], not {tuple(self.boxes.shape)}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -217,7 +224,7 @@ class Objects(Movable):
     """The targets of a batch laid side by side: padded to the T of the most crowded image."""
 
     labels: Tensor  # [B,T] int64; 0 in padded slots
-    boxes: Tensor  # [B,T,4]; (1,1,1,1) in padded slots: a box with an area, so that costs stay finite
+    boxes: Tensor  # [B,T,4|9]; ones in padded slots: a box with an area, so that costs stay finite
     counts: tuple[int, ...]  # [B] objects of each image
     masks: tuple[Bitmaps | None, ...] = ()  # [B] of [T] each, where they are to be learned
 

@@ -17,7 +17,7 @@ SOURCES = {".".join(("groupdetr", *path.relative_to(ROOT).with_suffix("").parts)
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in SOURCES.items()}
 
 BELOW_DETECTORS = {
-    "ops", "movable", "masks", "structures", "outputs", "groups", "linear", "mlp", "places", "attention", "encoders",
+    "ops", "movable", "masks", "structures", "cameras", "outputs", "groups", "linear", "mlp", "places", "attention", "encoders",
     "queries", "heads", "decoder", "criterion", "backbones", "detector", "chunked",
 }  # fmt: skip
 MODEL_WING = BELOW_DETECTORS | {"detectors"}

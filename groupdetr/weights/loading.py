@@ -24,6 +24,7 @@ from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
 from groupdetr.weights.mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.native import unique_state
+from groupdetr.weights.petr import OFFICIAL_PETR
 from groupdetr.weights.reading import Checkpoint, open_checkpoint
 
 
@@ -44,7 +45,7 @@ def _preset(file: Checkpoint) -> str:
 NATIVE = Layout("groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
 LAYOUTS = (
     NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, DETREX_DINO, HUGGING_FACE,
-    HUGGING_FACE_DAB, OFFICIAL_MASK2FORMER, HUGGING_FACE_MASK2FORMER,
+    HUGGING_FACE_DAB, OFFICIAL_MASK2FORMER, HUGGING_FACE_MASK2FORMER, OFFICIAL_PETR,
 )  # fmt: skip  # the first that fits: DN-DETR is a DAB-DETR, too
 
 
