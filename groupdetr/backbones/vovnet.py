@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from groupdetr.backbones.backbone import Backbone
 
+
 @dataclass(frozen=True)
 class Widths:
     """Of a VoVNet: channels and blocks of the stages, of strides 4, 8, 16 and 32."""

@@ -15,8 +15,8 @@ from groupdetr.structures import Target
 IMAGE, MAP = (64, 160), (4, 10)  # pixels, and tokens of a view
 AZIMUTHS = (90.0, 34.0, 146.0, -90.0, -160.0, -20.0)  # degrees: where the cameras look
 FOCAL = (126.0, 126.0, 126.0, 80.0, 126.0, 126.0)  # pixels
-MOVED = (0.2, -2.0, 0.0)  # metres: where the earlier cameras are from the later ones
 ELAPSED = (0.5, 0.75)  # seconds, of the two scenes
+MOVED = 0.2, -4.0  # earlier cameras are so many metres to the right, and so many metres per second ahead
 
 # x,y,z of the centre, width, length, height, angle of the code (not yaw), velocity
 OBJECTS = (
@@ -52,14 +52,14 @@ def is_norm(name: str) -> bool:
 
 def cameras(moments: int) -> Tensor:
     """What projects points of the lidar's frame on the six images of every moment, [2,V,4,4] float64."""
-    views = [projection(i, moment) for moment in range(moments) for i in range(6)]
-    return torch.stack(views).expand(2, -1, -1, -1)
+    ages = [[moment * seconds for moment in range(moments)] for seconds in ELAPSED]
+    return torch.stack([torch.stack([projection(i, age) for age in scene for i in range(6)]) for scene in ages])
 
 
-def projection(i: int, moment: int) -> Tensor:
+def projection(i: int, age: float) -> Tensor:
     """Of one camera, which looks level: [4,4]."""
     angle = math.radians(AZIMUTHS[i])
-    place = torch.tensor([0.1 * i, 0.7, -0.3]).double() + moment * torch.tensor(MOVED).double()
+    place = torch.tensor([0.1 * i + MOVED[0] * (age > 0), 0.7 + MOVED[1] * age, -0.3]).double()
     right, down = (math.sin(angle), -math.cos(angle), 0.0), (0.0, 0.0, -1.0)
     turn = torch.tensor([right, down, (math.cos(angle), math.sin(angle), 0.0)]).double()
     lens = torch.tensor([[FOCAL[i], 0.0, 80.0], [0.0, FOCAL[i], 32.0], [0.0, 0.0, 1.0]]).double()
