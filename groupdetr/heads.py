@@ -16,7 +16,6 @@ from groupdetr.ops.boxes import inverse_sigmoid
 from groupdetr.ops.boxes3d import CENTRE, CODE, VELOCITY
 from groupdetr.structures import Memory, PixelMemory, Predictions
 
-
 PRIOR = 0.01  # the score of every class before training (focal loss, Lin et al. 2017, Sec. 3.3)
 LOW, HIGH = (-51.2, -51.2, -5.0), (51.2, 51.2, 3.0)  # metres: x, y, z where objects in space are told
 

@@ -17,8 +17,8 @@ SOURCES = {".".join(("groupdetr", *path.relative_to(ROOT).with_suffix("").parts)
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in SOURCES.items()}
 
 BELOW_DETECTORS = {
-    "ops", "movable", "masks", "structures", "cameras", "outputs", "groups", "linear", "mlp", "places", "attention", "encoders",
-    "queries", "heads", "decoder", "criterion", "backbones", "detector", "chunked",
+    "ops", "movable", "masks", "structures", "cameras", "outputs", "groups", "linear", "mlp", "places", "attention",
+    "encoders", "queries", "heads", "decoder", "criterion", "backbones", "detector", "chunked",
 }  # fmt: skip
 MODEL_WING = BELOW_DETECTORS | {"detectors"}
 READING = {f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")}  # how backbones open their files

@@ -1,4 +1,4 @@
-"""PETR's encoder (Liu et al., ECCV 2022, Sec. 3.2-3.3): tokens of several cameras that know where in space they look."""
+"""PETR's encoder (Liu et al., ECCV 2022, Sec. 3.2): tokens of several cameras that know where in space they look."""
 
 from __future__ import annotations
 

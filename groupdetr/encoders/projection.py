@@ -44,8 +44,8 @@ class TopDown(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, kernel_size=1) for width in in_channels)
         self.smooth = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         for conv in (*self.lateral, self.smooth):
-            nn.init.xavier_uniform_(conv.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         fine, coarse = (conv(x) for conv, x in zip(self.lateral, features, strict=True))

@@ -19,8 +19,8 @@ def _waves(angles: Tensor, channels: int, temperature: float) -> Tensor:
 def sine_embedding(places: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
     """Places [...,R] in [0,1] to [...,R*channels]: a point (x,y), one in space (x,y,z) or a box (cx,cy,w,h).
 
-    The order of the result is **y, x, w, h** or y, x, z, as in Conditional DETR and all that follow it, so that it agrees with
-    the image's embedding. The temperature is 10000 in every published decoder, whatever the image's is.
+    The order of the result is **y, x, w, h** or y, x, z, as in Conditional DETR and all that follow it, so that it
+    agrees with the image's embedding. The temperature is 10000 in every published decoder, whatever the image's is.
     """
     waves = _waves(places * (2 * math.pi), channels, temperature)
     order = [1, 0, *range(2, places.shape[-1])]
