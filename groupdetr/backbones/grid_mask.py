@@ -17,25 +17,24 @@ class GridMask(nn.Module):
         self.probability, self.share = probability, share
 
     def forward(self, pixels: Tensor) -> Tensor:
-        hidden = self.training and torch.rand(()) < self.probability
-        return pixels.masked_fill(self.squares(pixels), 0.0) if hidden else pixels
+        if not (self.training and self.probability):
+            return pixels
+        happens = torch.rand((), device=pixels.device) < self.probability
+        return pixels.masked_fill(self.squares(pixels) & happens, 0.0)
 
     def squares(self, pixels: Tensor) -> Tensor:
-        """[H,W] bool, on the images' device."""
+        """[H,W] bool: between stripes of rows and of columns, which are seen."""
         height, width = pixels.shape[-2:]
-        period = int(torch.randint(2, max(height, 3), ()))
-        side = min(max(int(period * self.share + 0.5), 1), period - 1)
-        # stripes are seen, and begin anywhere; they are cut from a canvas half as large again
-        rows, columns = (stripes(size, period, side) for size in (height, width))
-        return (~(rows.unsqueeze(1) | columns)).to(pixels.device, non_blocking=True)
+        period = torch.randint(2, max(height, 3), (), device=pixels.device)
+        side = (period * self.share + 0.5).floor().clamp(min=1).minimum(period - 1)
+        return ~(stripes(height, period, side).unsqueeze(1) | stripes(width, period, side))
 
 
-def stripes(size: int, period: int, side: int) -> Tensor:
+def stripes(size: int, period: Tensor, side: Tensor) -> Tensor:
     """[size] bool: ``side`` of every ``period`` pixels, beginning anywhere, in the middle of a canvas half as large
     again, on which as many whole periods are."""
-    canvas = torch.zeros(int(1.5 * size), dtype=torch.bool)
-    first = int(torch.randint(period, ()))
-    for i in range(len(canvas) // period):
-        canvas[period * i + first : period * i + first + side] = True
-    before = (len(canvas) - size) // 2
-    return canvas[before : before + size]
+    canvas = int(1.5 * size)
+    before = (canvas - size) // 2
+    first = (torch.rand((), device=period.device) * period).floor()
+    place = torch.arange(before, before + size, device=period.device) - first
+    return (place >= 0) & (place % period < side) & (place // period < canvas // period)

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.pretrained import fill, read
+from groupdetr.errors import WeightsError
+from groupdetr.weights.imagenet import DD3D_VOVNET, PETR_VOVNET
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,19 @@ CONVS = 5  # of a block
 STRIDE = 32  # of the last stage: images are padded to a multiple of it
 
 
-def vovnet99(recompute: bool, augment: nn.Module, widths: Widths = V99) -> Backbone:
+def vovnet99(pretrained: bool | str, recompute: bool, augment: nn.Module, widths: Widths = V99) -> Backbone:
     """VoVNetV2-99's maps of strides 16 and 32; nothing is frozen but what batch norm counts.
 
-    ``augment`` is the backbone's. Other ``widths`` make a smaller one of its kind.
+    ``pretrained``: the path of a local file of PETR, FCOS3D or DD3D; there is none on the hub. ``augment`` is the
+    backbone's. Other ``widths`` make a smaller one of its kind.
     """
-    return Backbone(VoVNet(widths, recompute), widths.outside[-2:], multiple=STRIDE, augment=augment)
+    network = VoVNet(widths, recompute)
+    if pretrained is True:
+        remedy = "pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), or none"
+        raise WeightsError("there are no weights of VoVNetV2-99 to fetch", "the Hugging Face hub", remedy)
+    if pretrained:
+        fill(network, read(pretrained, (PETR_VOVNET, DD3D_VOVNET)))
+    return Backbone(network, widths.outside[-2:], multiple=STRIDE, augment=augment)
 
 
 class LearningNorm(nn.Module):
@@ -100,7 +110,7 @@ class Block(nn.Module):
 
 
 class VoVNet(nn.Module):
-    """Images [B,3,H,W] -> the maps of the last two stages, of strides 16 and 32, rounded up.
+    """Images [B,3,H,W], whose sides are multiples of 32 -> the maps of the last two stages, of strides 16 and 32.
 
     ``recompute``: gradient checkpointing, block by block, as PETR's code.
     """

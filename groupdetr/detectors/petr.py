@@ -41,11 +41,12 @@ class PETR(Recipe):
     grid_mask: float = 0.7  # the probability that squares of a batch's images are hidden in training
     eps: float = 1e-5  # of the inverse sigmoid
 
+    backbone_weights: ClassVar[bool] = False  # none that could be fetched
     stride: ClassVar[int] = 16  # of the map that queries look at
     velocity: ClassVar[float] = 0.2  # what it counts in the loss
 
     def backbone(self) -> Backbone:
-        return vovnet99(self.recompute, GridMask(self.grid_mask))
+        return vovnet99(self.pretrained_backbone, self.recompute, GridMask(self.grid_mask))
 
     def encoder(self, in_channels: list[int]) -> CameraEncoder:
         return CameraEncoder(TopDown(in_channels, self.channels), self.channels, self.token_place(), self.stride)

@@ -171,7 +171,6 @@ class TinyPETR(PETR):
     hidden: int = 128
     grid_mask: float = 0.0
 
-    backbone_weights: ClassVar[bool] = False
     stride: ClassVar[int] = 8
 
     def backbone(self) -> Backbone:

@@ -15,6 +15,7 @@ from torch import Tensor
 CODE = 10  # numbers of a code
 CENTRE = (0, 1, 4)  # where x, y and z stand in it
 VELOCITY = 8  # and where the velocity begins
+LENGTH_FIRST = [0, 1, 3, 2, *range(4, CODE)]  # of our code that of mmdet3d 1.x, and the other way round
 
 
 def box_to_code(boxes: Tensor) -> Tensor:
@@ -29,8 +30,3 @@ def code_to_box(codes: Tensor) -> Tensor:
     x, y, width, length, z, height, sine, cosine, *velocity = codes.unbind(-1)
     sizes = (width.exp(), length.exp(), height.exp())
     return torch.stack([x, y, z, *sizes, torch.atan2(-cosine, -sine), *velocity], dim=-1)
-
-
-def length_first(codes: Tensor) -> Tensor:
-    """The code of mmdet3d 1.x of a code, and the other way round: [...,10] -> [...,10]."""
-    return codes[..., [0, 1, 3, 2, *range(4, CODE)]]

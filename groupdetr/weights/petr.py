@@ -1,15 +1,18 @@
 """Checkpoints of PETR and PETRv2 with VoVNetV2-99: the authors' (github.com/megvii-research/PETR), 854 and 966 tensors.
 
-They are written by mmcv, tensors under ``state_dict``. Those of mmdet3d 1.x have the same names and another code of
-boxes, the length before the width.
+They are written by mmcv, tensors under ``state_dict``. mmdet3d 1.x has a PETR with the same names and another code of
+boxes, the length before the width: one read as the other is wrong about sizes alone, which is easily missed. Only what
+stands beside the tensors tells them apart: mmcv writes its version there, and mmengine, on which 1.x is built, its own.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor
 
+from groupdetr.ops.boxes3d import LENGTH_FIRST
 from groupdetr.weights.layout import Category, Facts, Layout, Names, within
 from groupdetr.weights.reading import Checkpoint
 from groupdetr.weights.vovnet import VOVNET
@@ -90,6 +93,12 @@ def as_linear(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.flatten(1) if name.startswith(LINEAR) and x.ndim == 4 else x for name, x in state.items()}
 
 
+def width_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With the rows of the code in the authors' order."""
+    last = [name for name in state if re.fullmatch(r"decoder\.heads\.\d+\.regress\.layers\.2\.(weight|bias)", name)]
+    return as_linear(state) | {name: state[name][LENGTH_FIRST] for name in last}
+
+
 OFFICIAL_PETR = Layout(
     "the authors' PETR",
     preset,
@@ -98,4 +107,15 @@ OFFICIAL_PETR = Layout(
     options,
     categories,
     as_linear,
+    lambda facts: "mmcv_version" in facts and "mmengine_version" not in facts,
+)
+MMDET3D_PETR = Layout(
+    "mmdet3d's PETR",
+    preset,
+    (*OFFICIAL_PETR.signature, "pts_bbox_head.reg_branches.0.4.weight"),  # it has no PETRv2
+    NAMES,
+    options,
+    categories,
+    width_first,
+    lambda facts: "mmengine_version" in facts,
 )
