@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
+from groupdetr.cameras import CameraImages
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.detector import DetectionTransformer
 from groupdetr.errors import UsageError
@@ -36,7 +37,9 @@ class AtOnce(nn.Module):
         super().__init__()
         self.model, self.criterion = model, criterion
 
-    def forward(self, images: Images, targets: Sequence[Target], mean_objects: Tensor | None = None) -> Losses:
+    def forward(
+        self, images: Images | CameraImages, targets: Sequence[Target], mean_objects: Tensor | None = None
+    ) -> Losses:
         """``mean_objects`` as the criterion has it."""
         return summed(self.criterion(self.model(images, targets), targets, mean_objects))
 
@@ -53,7 +56,9 @@ class ByChunks(nn.Module):
         expect_independent_groups(model.recipe.compete, criterion.match)
         self.model, self.criterion, self.groups_at_once = model, criterion, groups_at_once
 
-    def forward(self, images: Images, targets: Sequence[Target], mean_objects: Tensor | None = None) -> Losses:
+    def forward(
+        self, images: Images | CameraImages, targets: Sequence[Target], mean_objects: Tensor | None = None
+    ) -> Losses:
         def taught(chunk: Queries) -> dict[str, Tensor]:
             # tie_weights puts leaves in shared modules once for each name, and back only the last of them
             said = functional_call(self.model.decoder, weights, (chunk, seen, views), tie_weights=False)
@@ -63,7 +68,7 @@ class ByChunks(nn.Module):
                 loss.backward()  # as far as the cut
             return parts
 
-        memory: Memory = self.model.encoder(self.model.backbone(images.pixels), images.padding, images.padded)
+        memory: Memory = self.model.encoder(self.model.backbone(images.pixels), *images.beside)
         queries: Queries = self.model.queries(memory, targets)
         views = self.model.decoder.views(memory)  # type: ignore[operator]
         cut = Cut()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from groupdetr.cameras import CameraImages
 from groupdetr.outputs import Outputs
 from groupdetr.structures import Images, Target
 
@@ -30,9 +31,9 @@ class DetectionTransformer(nn.Module):
         for part in (self.backbone, self.encoder, self.decoder):
             part.compile(**options)
 
-    def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Outputs:
+    def forward(self, images: Images | CameraImages, targets: Sequence[Target] | None = None) -> Outputs:
         """Images and, in training, the objects in them (only denoising queries look at those) -> `Outputs`."""
         features = self.backbone(images.pixels)
-        memory = self.encoder(features, images.padding, images.padded)
+        memory = self.encoder(features, *images.beside)
         queries = self.queries(memory, targets)
         return Outputs(self.decoder(queries, memory), queries)

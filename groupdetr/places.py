@@ -1,4 +1,5 @@
-"""The position embedding that attention adds to a token or a query: given, scaled by the content, or read off a box.
+"""The position embedding that attention adds to a token or a query: given, scaled or gated by the content, or read
+off a box.
 
 All are called with what they may need: (position, content, reference, memory), tokens with the first two.
 """
@@ -29,6 +30,18 @@ class Scaled(nn.Module):
 
     def forward(self, position: Tensor, content: Tensor, *where: Tensor | Memory) -> Tensor:
         return self.place(position, content, *where) * self.scale(content)
+
+
+class Gated(nn.Module):
+    """As it is, as far as the content lets it through (PETRv2, Liu et al. 2023, Sec. 3.2): [...,C]."""
+
+    def __init__(self, gate: MLP) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, position: Tensor, content: Tensor, *where: Tensor | Memory) -> Tensor:
+        del where
+        return position * self.gate(content).sigmoid()
 
 
 class OfBox(nn.Module):

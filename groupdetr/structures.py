@@ -42,6 +42,11 @@ class Images(Movable):
         padding = [F.pad(torch.zeros_like(x[0], dtype=torch.bool), pad, value=True) for x, pad in zip(images, pads)]
         return cls(pixels, torch.stack(padding), any(map(any, pads)))
 
+    @property
+    def beside(self) -> tuple[Tensor, bool]:
+        """What an encoder is told beside the feature maps."""
+        return self.padding, self.padded
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -100,8 +105,8 @@ class Queries(Movable):
 
     content: Tensor  # [B,K,N,C] what a query knows
     reference: (
-        Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y), a box (R=4: cx,cy,w,h), or
-        # (R=0) everywhere, until a mask is told
+        Tensor  # [B|1,K,N,R] where it looks, in [0,1]: a point (R=2: x,y; R=3: x,y,z), a box (R=4: cx,cy,w,h),
+        # or (R=0) everywhere, until a mask is told
     )
     position: Tensor | None = None  # [B|1,K,N,C] its position embedding; None: to be read off the reference
     blocked: Tensor | None = None  # [N,N] bool, True where a query (row) does not see another (column) of its group
@@ -142,7 +147,8 @@ class Predictions(Movable):
     primary group."""
 
     logits: Tensor  # [...,K,N,classes] before the sigmoid, or, one more for no object, before the softmax
-    boxes: Tensor = None  # type: ignore[assignment]  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image
+    boxes: Tensor = None  # type: ignore[assignment]  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image, or
+    # [...,K,N,10] codes of boxes in space
     masks: Masks = None  # type: ignore[assignment]  # [...,K,N]
 
     def __post_init__(self) -> None:
@@ -218,7 +224,7 @@ class Objects(Movable):
     """The targets of a batch laid side by side: padded to the T of the most crowded image."""
 
     labels: Tensor  # [B,T] int64; 0 in padded slots
-    boxes: Tensor  # [B,T,4]; (1,1,1,1) in padded slots: a box with an area, so that costs stay finite
+    boxes: Tensor  # [B,T,4|9]; ones in padded slots: a box with an area, so that costs stay finite
     counts: tuple[int, ...]  # [B] objects of each image
     masks: tuple[Bitmaps | None, ...] = ()  # [B] of [T] each, where they are to be learned
 

@@ -17,8 +17,8 @@ SOURCES = {".".join(("groupdetr", *path.relative_to(ROOT).with_suffix("").parts)
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in SOURCES.items()}
 
 BELOW_DETECTORS = {
-    "ops", "movable", "masks", "structures", "outputs", "groups", "linear", "mlp", "places", "attention", "encoders",
-    "queries", "heads", "decoder", "criterion", "backbones", "detector", "chunked",
+    "ops", "movable", "masks", "structures", "cameras", "outputs", "groups", "linear", "mlp", "places", "attention",
+    "encoders", "queries", "heads", "decoder", "criterion", "backbones", "detector", "chunked",
 }  # fmt: skip
 MODEL_WING = BELOW_DETECTORS | {"detectors"}
 READING = {f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")}  # how backbones open their files
@@ -104,7 +104,8 @@ def test_only_who_must_knows_the_number_of_groups() -> None:
 
 
 def test_the_model_asks_only_once_if_it_is_training_for_the_sake_of_groups() -> None:
-    """Dropout, recomputation, denoising and the points of masks ask too, each in a line that says so."""
+    """Dropout, recomputation, denoising, the points of masks and GridMask, which has a probability, ask too, each in a
+    line that says so."""
     asks = [
         f"{name}: {ast.unparse(node)}"
         for name, tree in TREES.items()
@@ -113,7 +114,7 @@ def test_the_model_asks_only_once_if_it_is_training_for_the_sake_of_groups() -> 
         and isinstance(node, ast.IfExp | ast.If)
         and "self.training" in ast.unparse(node.test)
     ]
-    others = ("dropout", "recompute", "denoise", "points")
+    others = ("dropout", "recompute", "denoise", "points", "probability")
     assert len([ask for ask in asks if not any(other in ask for other in others)]) == 1, asks
 
 

@@ -20,20 +20,25 @@ class Layers:
 
 
 class Backbone(nn.Module):
-    """Images [B,3,H,W] -> feature maps, fine to coarse. ``frozen`` names the submodules that do not learn; images are
-    padded with zeros to a ``multiple`` of pixels."""
+    """Images [...,3,H,W] -> feature maps [B,C,.,.] of all of them in turn, fine to coarse.
+
+    ``frozen`` names the submodules that do not learn; images are padded with zeros to a ``multiple`` of pixels, after
+    they went through ``augment``.
+    """
 
     def __init__(
         self, network: nn.Module, channels: Sequence[int], frozen: tuple[str, ...] = (), layers: Layers | None = None,
-        multiple: int = 1,
+        multiple: int = 1, augment: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.channels, self.layers, self.multiple = list(channels), layers or Layers(), multiple
+        self.augment = augment or nn.Identity()
         for name in frozen:
             network.get_submodule(name).requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
+        pixels = self.augment(pixels.flatten(0, -4))
         if self.multiple > 1:
             pixels = pad_to_multiple(pixels, self.multiple)
         return self.network(pixels.contiguous(memory_format=torch.channels_last))

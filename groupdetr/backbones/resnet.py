@@ -30,8 +30,9 @@ def resnet50(
 
 
 def small_resnet(
-    widths: tuple[int, ...], depths: tuple[int, ...], levels: tuple[int, ...] | None = None, multiple: int = 1
-) -> Backbone:
+    widths: tuple[int, ...], depths: tuple[int, ...], levels: tuple[int, ...] | None = None, multiple: int = 1,
+    augment: nn.Module | None = None,
+) -> Backbone:  # fmt: skip
     """A small ResNet with group norm, never pretrained; stage s has stride 2 ** (s + 1). ``levels``: the stages to
     return, by default the last one alone.
 
@@ -43,7 +44,7 @@ def small_resnet(
     options = {"norm_layer": "groupnorm1", "stem_width": widths[0] // 2, "zero_init_last": False}
     network = _features("resnet10t", False, levels or (len(widths),), **stages, **options)
     channels = network.feature_info.channels()  # type: ignore[union-attr, operator]
-    return Backbone(network, channels, multiple=multiple)
+    return Backbone(network, channels, multiple=multiple, augment=augment)
 
 
 def _features(name: str, pretrained: bool | str, levels: tuple[int, ...], **options: Any) -> nn.Module:

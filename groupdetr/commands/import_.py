@@ -13,7 +13,7 @@ import tyro
 class Options:
     """Convert published weights (official .pth or .pkl, the authors' GroupDETR branch, Hugging Face, detrex) to ours.
 
-    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO and Mask2Former; nothing in the file is executed."""
+    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO, Mask2Former, PETR; nothing in the file is executed."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The checkpoint: a file, or a Hugging Face folder."""
@@ -27,6 +27,8 @@ class Options:
     """N of the new file; None: the checkpoint's."""
     file_groups: int | None = None
     """How many groups the checkpoint's query rows are, if it does not say."""
+    layout: str | None = None
+    """Who wrote the checkpoint, if it may be of several and does not say."""
 
     def run(self) -> int:
         from groupdetr.weights import import_weights
@@ -34,6 +36,6 @@ class Options:
         out = self.out or self.source.with_suffix(".groupdetr.safetensors")
         options = {"num_groups": self.groups, "num_queries": self.queries}
         given = {name: value for name, value in options.items() if value is not None}
-        report = import_weights(self.source, out, self.model, self.file_groups, **given)
+        report = import_weights(self.source, out, self.model, self.file_groups, self.layout, **given)
         print("\n".join([*report.lines, f"written to {out}; next: groupdetr predict {out} PICTURES"]))
         return 0

@@ -16,7 +16,7 @@ from groupdetr.structures import Assignment, Objects, Predictions
 
 @dataclass
 class Pairs:
-    """Boxes of queries and of objects, [4,...]: cx, cy, w, h. They broadcast."""
+    """Boxes of queries and of objects, [4,...]: cx, cy, w, h, or [10,...]: codes of boxes in space. They broadcast."""
 
     said: Tensor
     wanted: Tensor
@@ -84,7 +84,7 @@ def everyone(predictions: Predictions, objects: Objects) -> tuple[Tensor, Tensor
     label = objects.labels.view(1, images, 1, 1, slots).expand(stages, -1, groups, queries, -1)
     logits = predictions.logits.gather(-1, label).float().mT.contiguous()
     said = predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
-    return said, objects.boxes.float().movedim(-1, 0).reshape(4, 1, images, 1, slots, 1), logits
+    return said, objects.boxes.float().movedim(-1, 0).reshape(-1, 1, images, 1, slots, 1), logits
 
 
 def matched(predictions: Predictions, objects: Objects, assignment: Assignment) -> MatchedPairs:

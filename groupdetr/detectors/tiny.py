@@ -9,6 +9,7 @@ from torch import nn
 
 from groupdetr.attention.cross_attention import ConditionalCrossAttention
 from groupdetr.backbones.backbone import Backbone
+from groupdetr.backbones.grid_mask import GridMask
 from groupdetr.backbones.resnet import small_resnet
 from groupdetr.backbones.vit import Sizes, vit_huge
 from groupdetr.criterion.classification import Focal
@@ -20,6 +21,7 @@ from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.mask2former import STRIDE, Mask2Former
+from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.encoders.transformer import TransformerEncoder
 from groupdetr.places import Scaled
 from groupdetr.queries.learned import LearnedAnchors
@@ -154,3 +156,27 @@ class TinyMask2Former(Mask2Former):
 
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64, 96, 96), depths=(1, 2, 1, 1), levels=(1, 2, 3, 4), multiple=STRIDE)
+
+
+@dataclass(frozen=True)
+class TinyPETR(PETR):
+    """PETR on a CPU, for images of about 160 by 64 pixels."""
+
+    channels: int = 64
+    num_heads: int = 4
+    num_queries: int = 50
+    num_detections: int = 100
+    dropout: float = 0.0
+    decoder_layers: int = 3
+    hidden: int = 128
+    grid_mask: float = 0.0
+
+    stride: ClassVar[int] = 8
+
+    def backbone(self) -> Backbone:
+        return small_resnet((32, 64, 96), (1, 2, 1), levels=(2, 3), multiple=16, augment=GridMask(self.grid_mask))
+
+
+@dataclass(frozen=True)
+class TinyPETRv2(TinyPETR, PETRv2):
+    """PETRv2 on a CPU."""

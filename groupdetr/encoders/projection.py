@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 NORM_GROUPS = 32
 
@@ -33,6 +34,22 @@ class Pyramid(nn.Module):
             last = level(last)
             maps.append(last)
         return maps
+
+
+class TopDown(nn.Module):
+    """Of two maps the finer one, which the coarser was added to (FPN, Lin et al. 2017): [B,C_l,.,.] to [B,C,H,W]."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, kernel_size=1) for width in in_channels)
+        self.smooth = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        for conv in (*self.lateral, self.smooth):
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        fine, coarse = (conv(x) for conv, x in zip(self.lateral, features, strict=True))
+        return self.smooth(fine + F.interpolate(coarse, fine.shape[-2:]))
 
 
 class AsTheyAre(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ def _waves(angles: Tensor, channels: int, temperature: float) -> Tensor:
 
 
 def sine_embedding(places: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
-    """Places [...,R] in [0,1] to [...,R*channels]: a point (x,y) or a box (cx,cy,w,h).
+    """Places [...,R] in [0,1] to [...,R*channels]: a point (x,y), one in space (x,y,z) or a box (cx,cy,w,h).
 
-    The order of the result is **y, x, w, h**, as in Conditional DETR and all that follow it, so that it agrees with
-    the image's embedding. The temperature is 10000 in every published decoder, whatever the image's is.
+    The order of the result is **y, x, w, h** or y, x, z, as in Conditional DETR and all that follow it, so that it
+    agrees with the image's embedding. The temperature is 10000 in every published decoder, whatever the image's is.
     """
     waves = _waves(places * (2 * math.pi), channels, temperature)
     order = [1, 0, *range(2, places.shape[-1])]
@@ -39,4 +40,15 @@ def image_embedding(padding: Tensor, channels: int, temperature: float = 10000.0
         last = count.narrow(axis, count.shape[axis] - 1, 1)
         angles = (count + offset) / (last + 1e-6) * (2 * math.pi)
         axes.append(_waves(angles, channels // 2, temperature))
+    return torch.cat(axes, dim=-1)
+
+
+def views_embedding(shape: Sequence[int], channels: int, device: torch.device) -> Tensor:
+    """Of every pixel of V views of height H and width W, ``shape`` being all three: [V,H,W,3*channels], order view,
+    row, column. Counted and normalised as `image_embedding`."""
+    axes = []
+    for axis, size in enumerate(shape):
+        count = torch.arange(1, size + 1, device=device).float()
+        waves = _waves(count / (size + 1e-6) * (2 * math.pi), channels, 10000.0)
+        axes.append(waves.view(*(size if i == axis else 1 for i in range(3)), channels).expand(*shape, -1))
     return torch.cat(axes, dim=-1)

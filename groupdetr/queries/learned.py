@@ -10,6 +10,7 @@ from torch import nn
 
 from groupdetr.groups import kept_at_inference
 from groupdetr.mlp import MLP
+from groupdetr.ops.position import sine_embedding
 from groupdetr.structures import Memory, Queries, Target
 
 
@@ -109,3 +110,20 @@ class LearnedContents(LearnedQueries):
         del targets
         embedding, position = self.embedding[self.running], self.position[self.running].unsqueeze(0)
         return Queries(embedding.expand(len(memory.tokens), -1, -1, -1), position[..., :0], position)
+
+
+class LearnedSpacePoints(LearnedQueries):
+    """PETR's queries: a learned point in space, in shares of it, from which the position embedding is read; the
+    content starts at zero. As published, nothing keeps points in [0,1]."""
+
+    def __init__(self, num_groups: int, num_queries: int, channels: int, inference_group: int | None) -> None:
+        super().__init__(inference_group)
+        self.place = MLP(3 * channels // 2, channels, channels, num_layers=2)
+        self.points = nn.Parameter(torch.rand(num_groups, num_queries, 3))
+
+    def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
+        del targets
+        points = self.points[self.running]
+        position = self.place(sine_embedding(points, memory.tokens.shape[-1] // 2).to(points.dtype))
+        content = torch.zeros_like(position).expand(len(memory.tokens), *position.shape)
+        return Queries(content, points.unsqueeze(0), position.unsqueeze(0))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.encoders.deformable import token_centres
-from groupdetr.heads import BoxHead
+from groupdetr.heads import PRIOR
 from groupdetr.linear import linear
 from groupdetr.queries.learned import LearnedQueries
 from groupdetr.structures import Memory, Predictions, Queries, Target
@@ -51,7 +51,7 @@ class GroupHeads(nn.Module):
         self.classify = GroupLinear(num_groups, channels, num_classes)
         widths = (channels, channels, channels, 4)
         self.regress = nn.ModuleList(GroupLinear(num_groups, a, b) for a, b in pairwise(widths))
-        nn.init.constant_(self.classify.bias, -math.log((1 - BoxHead.PRIOR) / BoxHead.PRIOR))
+        nn.init.constant_(self.classify.bias, -math.log((1 - PRIOR) / PRIOR))
         nn.init.zeros_(self.regress[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.regress[-1].bias)  # type: ignore[arg-type]
 

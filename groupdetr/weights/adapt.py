@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.errors import WeightsError
-from groupdetr.heads import BoxHead
+from groupdetr.heads import PRIOR
 
-TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors)")  # [K,N,...]
+TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors|points)")  # [K,N,...]
 PROPOSING = re.compile(r"queries\.(matching\.)?heads\..*")  # [K,...]
 PROPOSED_ROWS = re.compile(r"queries\.(matching\.)?heads\.classify\.(weight|bias)")  # [K,classes,...]
 CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")  # [classes,...]
@@ -129,7 +129,7 @@ def fresh_rows(like: Tensor, bound: float | None = None) -> Tensor:
         return nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
     if bound is not None:
         return rows.uniform_(-bound, bound)
-    return rows.fill_(-math.log((1 - BoxHead.PRIOR) / BoxHead.PRIOR))
+    return rows.fill_(-math.log((1 - PRIOR) / PRIOR))
 
 
 def _key(name: str) -> str:

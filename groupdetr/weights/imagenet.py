@@ -1,13 +1,14 @@
-"""Files of classifiers that backbones start from, as layouts: their heads are dropped."""
+"""Files that backbones start from, as layouts: what is no part of the backbone is dropped."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from groupdetr.errors import WeightsError
-from groupdetr.weights.layout import Category, Facts, Layout, Names
+from groupdetr.weights.layout import Category, Facts, Layout, Names, within
 from groupdetr.weights.reading import Checkpoint
 from groupdetr.weights.swin import SWIN
+from groupdetr.weights.vovnet import VOVNET
 
 
 def _no_options(facts: Facts) -> dict[str, Any]:
@@ -49,3 +50,14 @@ MAE = _layout(
         "blocks.*": "blocks.*",
     },
 )  # the authors' names, timm's and detectron2's
+
+PETR_VOVNET = _layout(
+    "PETR's or FCOS3D's VoVNet",
+    ("img_backbone.stem.stem_1/conv.weight",),
+    {**within(VOVNET, "img_backbone.", ""), "*": ()},
+)
+DD3D_VOVNET = _layout(
+    "DD3D's VoVNet",
+    ("backbone.bottom_up.stem.stem_1/conv.weight",),
+    {**within(VOVNET, "backbone.bottom_up.", ""), "*": ()},
+)

@@ -29,25 +29,26 @@ IMGSZ = 800  # the shorter side in pixels that all published detectors were eval
 
 
 def import_weights(
-    source: str | Path, out: str | Path, preset: str | None = None, file_groups: int | None = None, **options: Any
-) -> LoadReport:
+    source: str | Path, out: str | Path, preset: str | None = None, file_groups: int | None = None,
+    layout: str | None = None, **options: Any,
+) -> LoadReport:  # fmt: skip
     """Write the weights of ``source`` to ``out``, a .safetensors file of ours that knows its recipe and classes.
 
     ``preset``: by default the one that the file asks for. ``options``: fields of the recipe to be otherwise than in
-    the file, such as ``num_groups=1``, which keeps group 0. ``file_groups`` as in `load_weights`.
+    the file, such as ``num_groups=1``, which keeps group 0. ``file_groups`` and ``layout`` as in `load_weights`.
     """
     from groupdetr.experiments import experiment  # of a floor above: only who imports needs presets
 
-    layout, file = translate(source)
-    told = layout.options(file.facts)
-    preset = preset or layout.preset(file)
+    kind, file = translate(source, layout)
+    told = kind.options(file.facts)
+    preset = preset or kind.preset(file)
     recipe = experiment(preset).recipe
     num_heads = {"num_heads": recipe.num_heads, **told, **options}["num_heads"]
     seen = sizes(unfold(file, file_groups, recipe.num_queries), num_heads)
     recipe = recipe.with_options(**{**told, **seen, **options, "preset": preset, "pretrained_backbone": False})
     model = recipe.build()
-    report = load_weights(model, source, file_groups=file_groups)
-    classes = categories(layout, file) or [(row, f"class {row}") for row in range(recipe.num_classes)]
+    report = load_weights(model, source, file_groups=file_groups, layout=layout)
+    classes = categories(kind, file) or [(row, f"class {row}") for row in range(recipe.num_classes)]
     imgsz = file.number("imgsz") or IMGSZ
     native.save(model, out, {"recipe": asdict(recipe), "categories": classes, "imgsz": imgsz})
     report.say([f"{out}: {preset}, {recipe.num_groups} x {recipe.num_queries} queries, {recipe.num_classes} classes"])
@@ -63,7 +64,8 @@ def sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, int]:
             name for name in state if re.fullmatch(rf"{LAYERS['encoder']}\.0\.attention\.weights\.bias", name)
         )
         found["num_points"] = len(state[weights]) // (num_heads * found["num_levels"])
-    return found | {f"{part}_layers": _count(state, layers) for part, layers in LAYERS.items()}
+    counts = {f"{part}_layers": _count(state, layers) for part, layers in LAYERS.items()}
+    return found | {field: count for field, count in counts.items() if count}
 
 
 def _count(state: Mapping[str, Tensor], layers: str) -> int:

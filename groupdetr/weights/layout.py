@@ -19,6 +19,11 @@ Category = tuple[int, str]  # original id and name of a class
 Facts = Mapping[str, Any]  # what a file says beside its tensors
 
 
+def names_are_enough(facts: Facts) -> bool:
+    del facts
+    return True
+
+
 def as_it_is(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
@@ -37,6 +42,7 @@ class Layout:
     options: Callable[[Facts], dict[str, Any]]  # fields of a recipe that the tensors do not tell
     categories: Callable[[Facts], list[Category]]  # what the rows of the class head stand for; [] if unknown
     complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = as_it_is  # with what ours have and theirs do without
+    is_of: Callable[[Facts], bool] = names_are_enough  # does a file with such names say that it is of this layout?
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         return all(any(_pattern(mark).fullmatch(name) for name in state) for mark in self.signature)

@@ -24,6 +24,7 @@ from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
 from groupdetr.weights.mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.native import unique_state
+from groupdetr.weights.petr import MMDET3D_PETR, OFFICIAL_PETR
 from groupdetr.weights.reading import Checkpoint, open_checkpoint
 
 
@@ -44,7 +45,7 @@ def _preset(file: Checkpoint) -> str:
 NATIVE = Layout("groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
 LAYOUTS = (
     NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, DETREX_DINO, HUGGING_FACE,
-    HUGGING_FACE_DAB, OFFICIAL_MASK2FORMER, HUGGING_FACE_MASK2FORMER,
+    HUGGING_FACE_DAB, OFFICIAL_MASK2FORMER, HUGGING_FACE_MASK2FORMER, OFFICIAL_PETR, MMDET3D_PETR,
 )  # fmt: skip  # the first that fits: DN-DETR is a DAB-DETR, too
 
 
@@ -62,22 +63,23 @@ class LoadReport:
 
 def load_weights(
     model: DetectionTransformer, source: str | Path, *, new_head: bool = False,
-    class_names: Sequence[str] | None = None, file_groups: int | None = None,
+    class_names: Sequence[str] | None = None, file_groups: int | None = None, layout: str | None = None,
 ) -> LoadReport:  # fmt: skip
     """Weights of an official layout, of Hugging Face or of ours into ``model``, whose K and N may be others.
 
     ``new_head`` lets the classes differ; rows of those that file and ``class_names`` (the model's) both name are kept.
-    ``file_groups``: K of a file that has K*N query rows and does not say how many groups they are.
+    ``file_groups``: K of a file that has K*N query rows and does not say how many groups they are. ``layout``: the
+    title of the layout of a file that may have several and does not say which.
     """
-    layout, file = translate(source)
-    told = layout.options(file.facts)
+    kind, file = translate(source, layout)
+    told = kind.options(file.facts)
     report, ours = LoadReport(), model.state_dict()
-    report.say([f"{file.where}: read as {layout.title}, {len(file.state)} tensors of ours"])
+    report.say([f"{file.where}: read as {kind.title}, {len(file.state)} tensors of ours"])
     refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
     refuse(unique_state(model).keys() - file.state.keys(), "the file has no", file.where)
     refuse(_apart(model, file.state), "the model's layers share these, which differ in the file:", file.where)
     state = unfold(file, file_groups, model.recipe.num_queries)
-    named = [name for _, name in categories(layout, file)]
+    named = [name for _, name in categories(kind, file)]
     if new_head:
         report.say(renew_head(state, ours, named, class_names or ()))
     else:
@@ -109,12 +111,19 @@ def settle(model: DetectionTransformer, told: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def translate(source: str | Path) -> tuple[Layout, Checkpoint]:
-    """A file's layout, and its tensors under our names."""
+def translate(source: str | Path, titled: str | None = None) -> tuple[Layout, Checkpoint]:
+    """A file's layout, and its tensors under our names. ``titled``: that layout, if the file's names fit it."""
     checkpoint = open_checkpoint(source)
-    for layout in LAYOUTS:
-        if layout.fits(checkpoint.state):
+    fitting = [layout for layout in LAYOUTS if layout.fits(checkpoint.state)]
+    for layout in fitting:
+        if layout.title == titled or (titled is None and layout.is_of(checkpoint.facts)):
             return layout, layout.convert(checkpoint)
+    if fitting:
+        raise WeightsError(
+            f"by its names it may be {' or '.join(layout.title for layout in fitting)}, and it does not say which",
+            checkpoint.where,
+            f'name it: layout="{fitting[0].title}" (--layout "{fitting[0].title}")',
+        )
     known = ", ".join(layout.title for layout in LAYOUTS)
     refuse(checkpoint.state, f"no layout that is known here ({known}):", checkpoint.where)
     raise WeightsError("there is no tensor", checkpoint.where)

@@ -75,7 +75,7 @@ def _open_pickle(path: Path) -> Checkpoint:
     if not isinstance(content, Mapping):
         raise WeightsError(f"these are no named tensors but one {type(content).__name__}", str(path))
     inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), content)
-    args = content.get("args", {})
+    args = content.get("args", content.get("meta", {}))  # meta: mmcv's and mmengine's
     odd = [str(name) for name, value in inner.items() if not isinstance(value, Tensor)]
     if odd:
         raise WeightsError(f"these are no tensors: {_first(odd)}", str(path))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from groupdetr.cameras import CameraImages
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
@@ -11,6 +16,7 @@ from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.mask2former import Mask2Former
+from groupdetr.detectors.petr import PETR
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import (
     TinyConditionalDETR,
@@ -19,6 +25,8 @@ from groupdetr.detectors.tiny import (
     TinyDINO,
     TinyDNDETR,
     TinyMask2Former,
+    TinyPETR,
+    TinyPETRv2,
     TinyTwoStageDABDeformableDETR,
 )
 from groupdetr.structures import Images, Target
@@ -27,7 +35,7 @@ SMALL = {"num_classes": 7, "num_groups": 3, "num_queries": 6, "channels": 32, "n
 WIDER = {**SMALL, "channels": 64}  # a group of the norms needs more than one number, also of a single pixel
 LARGE = {"num_groups": 3, "num_queries": 20, "dropout": 0.0}
 
-FAST: dict[str, Recipe] = {
+FLAT: dict[str, Recipe] = {
     "conditional-detr": TinyConditionalDETR(**SMALL),  # type: ignore[arg-type]
     "dab-detr": TinyDABDETR(**SMALL),  # type: ignore[arg-type]
     "dn-detr": TinyDNDETR(**SMALL, num_denoising=8),  # type: ignore[arg-type]
@@ -36,6 +44,11 @@ FAST: dict[str, Recipe] = {
     "dino": TinyDINO(**WIDER, num_denoising=8),  # type: ignore[arg-type]
     "mask2former": TinyMask2Former(**WIDER, encoder_hidden=48, num_samples=64),  # type: ignore[arg-type]
 }
+SPACE: dict[str, Recipe] = {
+    "petr": TinyPETR(**SMALL),  # type: ignore[arg-type]
+    "petrv2": TinyPETRv2(**SMALL),  # type: ignore[arg-type]
+}
+FAST = FLAT | SPACE
 SLOW: dict[str, Recipe] = {
     "conditional-detr-r50": ConditionalDETR(**LARGE),  # type: ignore[arg-type]
     "conditional-detr-r50-dc5": ConditionalDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
@@ -95,8 +108,41 @@ def target(count: int, seed: int = 2) -> Target:
     return Target(labels, boxes, ellipses(boxes, 2 * STRIDE))
 
 
-def ellipses(boxes: torch.Tensor, side: int) -> torch.Tensor:
+def ellipses(boxes: Tensor, side: int) -> Tensor:
     """[T,side,side] bool: what fits into the boxes."""
     places = (torch.arange(side) + 0.5) / side
     x, y = ((places - boxes[:, i, None]) / boxes[:, i + 2, None] * 2 for i in (0, 1))
     return x[:, None, :] ** 2 + y[:, :, None] ** 2 <= 1
+
+
+def shown(recipe: Recipe, pictures: Images) -> Images | CameraImages:
+    """Pictures as the detector takes them: one of scenes takes them as two views, half as large and one of them
+    mirrored."""
+    if not isinstance(recipe, PETR):
+        return pictures
+    small = pictures.pixels[..., ::2, ::2]
+    views = torch.stack([small, small.flip(-1)], dim=1)
+    cameras = torch.stack([camera(angle, small.shape[-1]) for angle in (0.3, 1.9)])
+    elapsed = pictures.pixels.new_full((len(pictures),), 0.5)
+    return CameraImages.seen_through(views, cameras.expand(len(pictures), -1, -1, -1), elapsed)
+
+
+def camera(angle: float, width: int) -> Tensor:
+    """What projects points on an image, [4,4]; it looks level, where ``angle`` says."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    turn, lens = torch.eye(4), torch.eye(4)
+    turn[:3] = torch.tensor([[sine, -cosine, 0.0, 0.0], [0.0, 0.0, -1.0, 1.5], [cosine, sine, 0.0, 0.2]])
+    lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2] = 0.8 * width, 0.8 * width, width / 2, width / 3
+    return lens @ turn
+
+
+def told(recipe: Recipe, targets: Sequence[Target]) -> list[Target]:
+    """Objects as the detector learns them: one of scenes as boxes on the ground."""
+    return [Target(t.labels, stood_up(t.boxes)) for t in targets] if isinstance(recipe, PETR) else [*targets]
+
+
+def stood_up(boxes: Tensor) -> Tensor:
+    """[T,4] -> [T,9]"""
+    x, y, width, length = boxes.unbind(1)
+    place = (80 * x - 40, 80 * y - 40, -1 - x)
+    return torch.stack([*place, 1 + 3 * width, 2 + 5 * length, 1 + y, 6 * x - 3, width - y, length], dim=1)

@@ -14,16 +14,21 @@ from torch.nn import functional as F
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.mask2former import Mask2Former
+from groupdetr.detectors.petr import PETR
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.outputs import Outputs
 from groupdetr.places import OfBox
 from groupdetr.queries.proposals import Proposals
 from groupdetr.structures import Images, Objects
 
-from .detectors import build, images, target, with_groups
+from .detectors import build, images, shown, target, told, with_groups
 
 SIZES = ((2, 3), (3, 1), (1, 1))
 EVEN = ((4, 6), (6, 2), (2, 2))  # no level's size is rounded, not even where a level has stride 64
+
+
+def see(model: DetectionTransformer, pictures: Images | None = None) -> Outputs:
+    return model(shown(model.recipe, pictures or images(*SIZES[:2])))
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
@@ -33,7 +38,7 @@ def test_without_objects_losses_are_finite_and_every_parameter_learns(
 ) -> None:
     """So every process of a distributed run builds the same graph, whatever its images hold."""
     model = build(with_groups(recipe, num_groups)).train()
-    losses = recipe.criterion()(model(images(*SIZES[:2])), [target(count) for count in counts])
+    losses = recipe.criterion()(see(model), told(recipe, [target(count) for count in counts]))
     assert all(loss.isfinite() for loss in losses.values())
     torch.stack([*losses.values()]).sum().backward()
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -43,8 +48,8 @@ def test_without_objects_losses_are_finite_and_every_parameter_learns(
 
 def test_without_objects_the_loss_does_not_grow_with_the_number_of_groups(recipe: Recipe) -> None:
     """The authors' branch clamps its normaliser after the factor K, so there it grows K-fold."""
-    criterion, empty = recipe.criterion(), [target(0), target(0)]
-    outputs = build(recipe).train()(images(*SIZES[:2]))
+    criterion, empty = recipe.criterion(), told(recipe, [target(0), target(0)])
+    outputs = see(build(recipe).train())
     together = criterion(outputs, empty)
     each = [criterion(only(outputs, k), empty) for k in range(recipe.num_groups)]
     for name, loss in together.items():
@@ -59,8 +64,8 @@ def only(outputs: Outputs, group: int) -> Outputs:
 
 
 def test_more_objects_than_queries_are_matched_as_far_as_queries_go(recipe: Recipe) -> None:
-    crowd = [target(recipe.num_queries + 5), target(1)]
-    outputs = build(recipe).train()(images(*SIZES[:2]))
+    crowd = told(recipe, [target(recipe.num_queries + 5), target(1)])
+    outputs = see(build(recipe).train())
     criterion = recipe.criterion()
     stages = outputs.stages()[0]
     pairs = criterion.assign(stages, Objects.from_targets(crowd))
@@ -77,6 +82,8 @@ def test_padding_has_no_effect_on_what_follows_the_feature_maps(recipe: Recipe) 
     """
     if isinstance(recipe, Mask2Former):
         pytest.skip("as published, it takes padding for a part of the image")
+    if isinstance(recipe, PETR):
+        pytest.skip("images of cameras are of one size, always")
     model = build(in_unpadded_images(recipe))
     for part in model.modules():
         if isinstance(part, Proposals):
@@ -124,7 +131,7 @@ def side_by_side(maps: tuple[Tensor, ...]) -> Tensor:
 def test_images_of_a_batch_do_not_see_each_other(model: DetectionTransformer) -> None:
     pair = images((2, 2), (2, 2))
     with torch.no_grad():
-        both = model.eval()(pair).answer
-        first = model(Images(pair.pixels[:1], pair.padding[:1])).answer
+        both = see(model.eval(), pair).answer
+        first = see(model, Images(pair.pixels[:1], pair.padding[:1])).answer
     assert (both.logits[0] - first.logits[0]).abs().max() < 1e-5
     assert F.l1_loss(both.logits[0], both.logits[1]) > 1e-5  # they are told apart

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from groupdetr.cameras import CameraImages
 from groupdetr.chunked import AtOnce, ByChunks
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
@@ -23,7 +24,7 @@ from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.structures import Images, Target
 
-from .detectors import build, images, target, with_groups
+from .detectors import build, images, shown, target, told, with_groups
 from .test_denoising import CASES as DENOISE
 
 IMAGES = images((2, 3), (3, 1))
@@ -35,15 +36,20 @@ Step = tuple[dict[str, Tensor], dict[str, Tensor]]  # the named losses, and the 
 def step(learner: nn.Module, pictures: Images = IMAGES, targets: Sequence[Target] = TARGETS) -> Step:
     learner.zero_grad()
     torch.manual_seed(0)  # of noise
-    loss, parts = learner(like(learner, pictures), targets)
+    loss, parts = learner(like(learner, pictures), taught(learner, targets))
     loss.backward()
     assert loss.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-5)
     return parts, gradients(learner)
 
 
-def like(learner: nn.Module, pictures: Images) -> Images:
-    """Of its precision."""
-    return Images(pictures.pixels.to(next(learner.parameters()).dtype), pictures.padding)
+def like(learner: nn.Module, pictures: Images = IMAGES) -> Images | CameraImages:
+    """Of its kind and precision."""
+    pixels = pictures.pixels.to(next(learner.parameters()).dtype)
+    return shown(learner.model.recipe, Images(pixels, pictures.padding))
+
+
+def taught(learner: nn.Module, targets: Sequence[Target] = TARGETS) -> list[Target]:
+    return told(learner.model.recipe, targets)
 
 
 def gradients(learner: nn.Module) -> dict[str, Tensor]:
@@ -156,7 +162,7 @@ def test_the_same_in_pieces(recipe: Recipe) -> None:
         for row in range(2):
             torch.manual_seed(row)
             piece = Images(IMAGES.pixels[row : row + 1], IMAGES.padding[row : row + 1])
-            loss, parts = learner(like(learner, piece), TARGETS[row : row + 1], torch.tensor(3.0))
+            loss, parts = learner(like(learner, piece), taught(learner, TARGETS[row : row + 1]), torch.tensor(3.0))
             (loss / 2).backward()
         found.append((parts, gradients(learner)))
     assert_same(*found)
@@ -175,7 +181,7 @@ def test_under_autocast_nothing_is_lost_beyond_what_it_loses_anyway(recipe: Reci
         learner.zero_grad()
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, parts = learner(IMAGES, TARGETS)
+            loss, parts = learner(like(learner), taught(learner))
         loss.backward()
         return parts, gradients(learner)
 
@@ -208,7 +214,7 @@ def test_every_layer_runs_once_for_each_chunk_and_backward_is_one(recipe: Recipe
     runs: Counter[nn.Module] = Counter()
     for layer in chunked.model.decoder.layers:
         layer.register_forward_hook(lambda layer, *_: runs.update([layer]))
-    loss, parts = chunked(like(chunked, IMAGES), TARGETS)
+    loss, parts = chunked(like(chunked), taught(chunked))
     assert not any(part.requires_grad for part in parts.values())
     assert all(p.grad is None for p in chunked.parameters()), "gradients reach parameters through backward alone"
     layers = chunked.model.decoder.layers
@@ -286,16 +292,17 @@ class Given(nn.Module):
 def peak(learner: AtOnce | ByChunks) -> int:
     """Bytes that decoder and criterion keep at most, beyond the weights and what the decoder is given."""
     model = learner.model
-    memory = model.encoder(model.backbone(IMAGES.pixels), IMAGES.padding)
+    pictures, targets = like(learner), taught(learner)
+    memory = model.encoder(model.backbone(pictures.pixels), *pictures.beside)
     torch.manual_seed(0)
-    queries = model.queries(memory, TARGETS)
+    queries = model.queries(memory, targets)
     apart = [*model.parameters()]
     for given in (memory, queries):
         given.mapped(lambda x: apart.append(x) or x)
     model.backbone, model.encoder, model.queries = Given(None), Given(memory), Given(queries)
     kept = Kept(apart)
     with kept.counting():
-        learner(IMAGES, TARGETS)[0].backward()
+        learner(pictures, targets)[0].backward()
     assert kept.bytes == 0
     return kept.peak
 

@@ -15,7 +15,7 @@ from groupdetr.detectors.recipe import Recipe
 from groupdetr.structures import Images, Target
 
 from .conftest import FAST
-from .detectors import build, images, target
+from .detectors import build, images, shown, target, told
 
 MOST = 12  # graphs of three parts: of the first sizes, of any, without padding, without denoising
 SETTLED = 7  # steps after which there are no more
@@ -48,7 +48,7 @@ def test_a_few_graphs_serve_all_sizes_and_change_no_loss(recipe: Recipe, chunk: 
         losses = []
         for each in learners:
             torch.manual_seed(number)  # of noise
-            loss, _ = each(batch, targets)
+            loss, _ = each(shown(recipe, batch), told(recipe, targets))
             loss.backward()
             losses.append(loss.item())
         assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -11,15 +11,19 @@ from groupdetr.detectors.recipe import Recipe
 from groupdetr.groups import jointly
 from groupdetr.outputs import Outputs
 
-from .detectors import alone, build, grouped, images, target
+from .detectors import alone, build, grouped, images, shown, target, told
 
 IMAGES = images((2, 3), (3, 1))
 TARGETS = [target(4), target(2, seed=3)]
 
 
+def see(model: DetectionTransformer) -> Outputs:
+    return model(shown(model.recipe, IMAGES))
+
+
 def losses(model: DetectionTransformer) -> dict[str, Tensor]:
     torch.manual_seed(0)  # of the points at which masks are compared
-    return model.recipe.criterion()(model(IMAGES), TARGETS)
+    return model.recipe.criterion()(see(model), told(model.recipe, TARGETS))
 
 
 def total(named: dict[str, Tensor]) -> Tensor:
@@ -31,9 +35,9 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 def test_k_groups_in_one_pass_are_k_detectors_that_share_their_weights(model: DetectionTransformer) -> None:
-    together = model(IMAGES)
+    together = see(model)
     for k in range(model.recipe.num_groups):
-        single = alone(model, k).train()(IMAGES)
+        single = see(alone(model, k).train())
         for ours, theirs in zip(together.layers, single.layers, strict=True):
             assert difference(ours.logits[:, k], theirs.logits[:, 0]) < 1e-5
             assert difference(ours.place[:, k], theirs.place[:, 0]) < 1e-5
@@ -67,7 +71,7 @@ def test_the_gradient_is_the_mean_of_their_gradients(model: DetectionTransformer
 
 def test_inference_is_group_0_exactly(model: DetectionTransformer) -> None:
     with torch.no_grad():
-        ours, plain = model.eval()(IMAGES), alone(model, 0).eval()(IMAGES)
+        ours, plain = see(model.eval()), see(alone(model, 0).eval())
     assert torch.equal(ours.answer.logits, plain.answer.logits)
     assert torch.equal(ours.answer.place, plain.answer.place)
     assert ours.queries.content.shape[1] == 1
@@ -77,7 +81,7 @@ def test_any_group_can_be_the_one_that_is_kept(recipe: Recipe) -> None:
     for k in range(recipe.num_groups):
         model = build(recipe.with_options(inference_group=k)).eval()
         with torch.no_grad():
-            assert torch.equal(model(IMAGES).answer.logits, alone_at_0(model, k)(IMAGES).answer.logits)
+            assert torch.equal(see(model).answer.logits, see(alone_at_0(model, k)).answer.logits)
 
 
 def alone_at_0(model: DetectionTransformer, group: int) -> DetectionTransformer:
@@ -90,18 +94,18 @@ def alone_at_0(model: DetectionTransformer, group: int) -> DetectionTransformer:
 def test_all_groups_can_be_kept(recipe: Recipe) -> None:
     model = build(recipe.with_options(inference_group=None)).eval()
     with torch.no_grad():
-        answer = model(IMAGES).answer
+        answer = see(model).answer
     assert answer.logits.shape[:2] == (2, recipe.num_groups * recipe.num_queries)
 
 
 def after_moving(model: DetectionTransformer, group: int) -> tuple[Outputs, Outputs]:
     """Before and after the queries of one group were changed."""
     with torch.no_grad():
-        before = model(IMAGES)
+        before = see(model)
         for name in grouped(model.recipe):
             rows = model.get_parameter(name)[group]
             rows += torch.randn_like(rows)
-        return before, model(IMAGES)
+        return before, see(model)
 
 
 def test_moving_one_group_moves_no_other(model: DetectionTransformer) -> None:

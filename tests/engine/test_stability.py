@@ -23,7 +23,7 @@ from groupdetr.experiments import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
 from groupdetr.tasks.instances import InstanceTask
-from tests.claims.detectors import FAST, build
+from tests.claims.detectors import FLAT, build
 from tests.runs import checkpoint, evaluations, train
 
 SMALL: dict[str, Any] = {
@@ -56,7 +56,7 @@ def assert_same(found: list[Detections], expected: list[Detections]) -> None:
 
 
 @pytest.mark.parametrize("measured", [500, 3, 0], ids=["all measured", "three measured", "none measured"])
-@pytest.mark.parametrize("recipe", FAST.values(), ids=FAST)
+@pytest.mark.parametrize("recipe", FLAT.values(), ids=FLAT)
 @pytest.mark.parametrize("group", [0, 2, None])
 def test_the_answer_is_that_of_a_plain_pass(
     recipe: Recipe, task: DetectionTask, group: int | None, measured: int
@@ -69,7 +69,7 @@ def test_the_answer_is_that_of_a_plain_pass(
     assert (0 if objects is None else len(objects)) == min(measured, len(task.val))
 
 
-@pytest.mark.parametrize("recipe", FAST.values(), ids=FAST)
+@pytest.mark.parametrize("recipe", FLAT.values(), ids=FLAT)
 def test_every_group_is_matched_as_if_it_were_alone(recipe: Recipe, task: DetectionTask) -> None:
     _, together = examine(recipe, task).run(4, 0)
     assert together is not None

@@ -1,0 +1,52 @@
+"""Boxes in space: L1 distance of their codes, as cost and as loss (DETR3D, Wang et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from groupdetr.criterion.pairs import AllPairs, MatchedPairs, everyone, matched
+from groupdetr.ops.boxes3d import VELOCITY, box_to_code
+from groupdetr.structures import Assignment, Objects, Predictions
+
+
+class Codes:
+    """Codes as they were said, and those of the objects' boxes."""
+
+    compiles: ClassVar[bool] = True
+
+    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
+        return everyone(predictions, coded(objects))
+
+    def all(self, *laid_out: Tensor) -> AllPairs:
+        return AllPairs(*laid_out)
+
+    def matched(
+        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+    ) -> MatchedPairs:
+        del mean_objects
+        return matched(predictions, coded(objects), assignment)
+
+
+@dataclass(frozen=True)
+class CodeL1:
+    """The sum of the distances of all numbers of the code. Velocity plays no part in matching, and counts
+    ``velocity`` in learning."""
+
+    cost_weight: float
+    loss_weight: float
+    velocity: float
+    name: str = "l1"
+
+    def cost(self, pairs: AllPairs) -> Tensor:
+        return pairs.distances[:VELOCITY].sum(0)
+
+    def loss(self, pairs: MatchedPairs) -> Tensor:
+        still, moving = pairs.distances[:VELOCITY], pairs.distances[VELOCITY:]
+        return still.sum((0, 2)) + self.velocity * moving.sum((0, 2))
+
+
+def coded(objects: Objects) -> Objects:
+    return replace(objects, boxes=box_to_code(objects.boxes))
