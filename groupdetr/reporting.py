@@ -11,7 +11,7 @@ from typing import Any
 from groupdetr.data.formats import load
 from groupdetr.data.images import load_image
 from groupdetr.engine.machine import environment
-from groupdetr.engine.run import RunFolder
+from groupdetr.engine.run import RunFolder, is_evaluation
 from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, Evaluation
 from groupdetr.predictor import Detector
 from groupdetr.report.comparison import RunSummary
@@ -62,7 +62,7 @@ def with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]
     """The evaluations, each with the mean loss and the rate of the steps logged since the one before."""
     steps: list[Mapping[str, Any]] = []
     for record in records:
-        if "AP" not in record:
+        if not is_evaluation(record):
             steps.append(record)
             continue
         logged = {"loss": sum(s["loss"] for s in steps) / len(steps), "lr": steps[-1]["lr"]} if steps else {}

@@ -201,13 +201,13 @@ def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def training_loader(pictures: Pictures, stream: Stream, workers: int) -> DataLoader[Any]:
+def training_loader(pictures: Any, stream: Stream, workers: int) -> DataLoader[Any]:
     """Batches, as `Stream` says."""
     return _loader(pictures, stream, workers)
 
 
 @lru_cache(maxsize=1)
-def ordered_loader(pictures: Pictures, indices: range, batch: int, workers: int) -> DataLoader[Any]:
+def ordered_loader(pictures: Any, indices: range, batch: int, workers: int) -> DataLoader[Any]:
     """Batches of pictures ``indices`` in that order, for evaluation.
 
     The next evaluation gets the same loader and finds its workers waiting: where they are not forked, each takes
@@ -217,7 +217,7 @@ def ordered_loader(pictures: Pictures, indices: range, batch: int, workers: int)
     return _loader(pictures, pieces, workers, persistent_workers=workers > 0)
 
 
-def _loader(pictures: Pictures, batches: Iterable[list[Any]], workers: int, **options: Any) -> DataLoader[Any]:
+def _loader(pictures: Any, batches: Iterable[list[Any]], workers: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(
         pictures, batch_sampler=batches, collate_fn=pictures.collate, num_workers=workers, worker_init_fn=one_thread,
         pin_memory=torch.cuda.is_available(), **options,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
+FIGURES = 6  # of an evaluation, that are shown
 
 
 class Reporter(Protocol):
@@ -84,7 +85,7 @@ class ConsoleReporter:
             self.spoke = now
 
     def evaluated(self, epoch: float, seconds: float, stats: Mapping[str, float], better: bool) -> None:
-        names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+        names = list(stats)[:FIGURES]
         if not self.header:
             titles = "".join(f"{name:>10}" for name in names)
             self.console.print(f"{'':>{len(self.label)}} {'epoch':>8}{'time':>9}{titles}", soft_wrap=True)

@@ -84,17 +84,22 @@ class RunFolder:
         self.write_results(kept)
 
     def evaluations(self) -> list[dict[str, Any]]:
-        return [record for record in self.records() if "AP" in record]
+        return [record for record in self.records() if is_evaluation(record)]
 
     def write_results(self, records: Sequence[Mapping[str, Any]]) -> None:
         """results.csv anew, from the evaluations among ``records``."""
-        rows = [record for record in records if "AP" in record]
+        rows = [record for record in records if is_evaluation(record)]
         text = io.StringIO()
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.results, text.getvalue())
+
+
+def is_evaluation(record: Mapping[str, Any]) -> bool:
+    """Of the log: is it one, and not a step?"""
+    return "peak_memory_mb" in record
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

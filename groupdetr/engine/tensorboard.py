@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from groupdetr.engine.run import is_evaluation
+
 
 def mirror(folder: Path, purge_step: int) -> Callable[[Mapping[str, Any]], None] | None:
     """What writes every record of the log as scalars too, or None without TensorBoard.
@@ -20,7 +22,7 @@ def mirror(folder: Path, purge_step: int) -> Callable[[Mapping[str, Any]], None]
     writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(record: Mapping[str, Any]) -> None:
-        group = "val" if "AP" in record else "train"
+        group = "val" if is_evaluation(record) else "train"
         values = {**record, **record.get("losses", {})}
         for name, value in values.items():
             if isinstance(value, int | float) and name != "step":

@@ -204,7 +204,7 @@ class Trainer:
             self.run.append({**record, "seconds": round(progress.seconds, 3), "losses": losses})
 
     def evaluate(self, network: nn.Module) -> None:
-        """AP on the val split, and how stable the matching is: logged, kept if AP is the best."""
+        """Figures of the val split, and how stable the matching is: logged, kept if the first figure is the best."""
         started, model, progress = time.monotonic(), self.state.evaluated, self.state.progress
         measured = self.settings.instability_images
         examination = Examination(model, self.criterion, self.task, self.accelerator, measured)
@@ -212,9 +212,10 @@ class Trainer:
         result = self.task.evaluate(found)
         changes = examination.instability(matched, self.state.matched)
         self.state.matched = matched
-        ap = 0.0 if math.isnan(result.stats["AP"]) else result.stats["AP"]
-        better = ap > progress.best_ap
-        progress.best_ap, progress.stale = (ap, 0) if better else (progress.best_ap, progress.stale + 1)
+        first = next(iter(result.stats.values()))
+        score = 0.0 if math.isnan(first) else first
+        better = score > progress.best_ap
+        progress.best_ap, progress.stale = (score, 0) if better else (progress.best_ap, progress.stale + 1)
         self.evaluated_at, self.evaluation_took = progress.seconds, self.agreed(time.monotonic() - started)
         progress.evaluation_seconds += self.evaluation_took
         if self.accelerator.is_main_process:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from groupdetr.data.batch import Pictures
-from groupdetr.structures import Assignment, Objects, Predictions, Stages
+import torch
+
+from groupdetr.structures import Assignment, Objects, Predictions, Stages, Target
 
 
 class Evaluated(Protocol):
-    """The outcome of an evaluation: named figures, AP first among them."""
+    """The outcome of an evaluation: named figures, first the one that tells which is best."""
 
     @property
     def stats(self) -> dict[str, float]: ...
@@ -18,11 +19,39 @@ class Evaluated(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
-class Task(Protocol):
-    """Pictures to train and validate on, and what the answers to the latter are worth."""
+class Pieces(Protocol):
+    """A batch, as the engine takes it: one picture, or one scene, for each target."""
 
-    train: Pictures
-    val: Pictures
+    targets: list[Target]
+    indices: list[int]
+
+    def images(self, device: torch.device) -> Any:
+        """What the network sees."""
+        ...
+
+
+class Source(Protocol):
+    """What is trained or validated on, by index or `Draw`."""
+
+    def __len__(self) -> int: ...
+
+    def __hash__(self) -> int: ...
+
+    def __getitem__(self, draw: Any) -> Any: ...
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """A batch, `Pieces`."""
+        ...
+
+
+class Task(Protocol):
+    """What to train and validate on, and what the answers to the latter are worth."""
+
+    @property
+    def train(self) -> Source: ...
+
+    @property
+    def val(self) -> Source: ...
 
     def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Any]:
         """What the answers [B,N,.] for val pictures ``indices`` come to, on the host."""

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from groupdetr.cameras import CameraImages
 from groupdetr.data.batch import Draw
 from groupdetr.data.images import load_pixels
 from groupdetr.data.nuscenes.footage import Frame
@@ -42,8 +43,49 @@ class MultiView:
         return float((before - now).mean()) if len(before) else 0.0
 
 
+MEAN, DEVIATION = (103.530, 116.280, 123.675), (57.375, 57.120, 58.395)  # of bytes, blue first, as published
+
+
+@dataclass
+class Scenes:
+    """Samples as the loader hands them over: bytes still."""
+
+    pixels: Tensor  # [B,V,3,H,W] uint8
+    lidar_to_image: Tensor  # [B,V,4,4] float64
+    elapsed: Tensor  # [B] seconds from the earlier frame to that of now
+    targets: list[Target]
+    indices: list[int]  # of the samples
+
+    def images(self, device: torch.device) -> CameraImages:
+        """On the device and normalised, blue first."""
+        pixels, matrices, elapsed = (
+            x.to(device, non_blocking=True) for x in (self.pixels, self.lidar_to_image, self.elapsed)
+        )
+        mean, deviation = (pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION))
+        return CameraImages.seen_through((pixels.flip(2).float() - mean) / deviation, matrices, elapsed)
+
+    def pin_memory(self) -> Scenes:
+        """All of it, so that no copy to a GPU is waited for."""
+        pixels, matrices, elapsed = (x.pin_memory() for x in (self.pixels, self.lidar_to_image, self.elapsed))
+        targets = [target.mapped(Tensor.pin_memory) for target in self.targets]
+        return Scenes(pixels, matrices, elapsed, targets, self.indices)
+
+
+def collate(samples: Sequence[MultiView]) -> Scenes:
+    """Samples side by side."""
+    return Scenes(
+        torch.stack([sample.pixels for sample in samples]),
+        torch.stack([sample.lidar_to_image for sample in samples]),
+        torch.tensor([sample.elapsed for sample in samples], dtype=torch.float32),
+        [sample.target for sample in samples],
+        [sample.index for sample in samples],
+    )
+
+
 class Views(Dataset[MultiView]):
     """The samples of a split. What is drawn of one depends on (seed, epoch, index) alone."""
+
+    collate = staticmethod(collate)
 
     def __init__(
         self,
