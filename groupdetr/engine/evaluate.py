@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from groupdetr.data.batch import Batch, ordered_loader
+from groupdetr.engine.memory import give_back
 from groupdetr.tasks.task import Task
 
 Ask = Callable[[Batch], Sequence[Any]]  # what is wanted of every picture of a batch, on the host
@@ -64,6 +65,7 @@ def of_all(
     said: list[tuple[int, Any]] = []
     for pictures in ordered_loader(task.val, mine, batch, workers):
         said += zip(pictures.indices, ask(pictures))
+        give_back()
         if tick:
             tick(min(len(said) * ranks, total), total)
     everything = dict(gather_object(said) if ranks > 1 else said)
