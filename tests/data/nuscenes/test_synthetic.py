@@ -8,7 +8,7 @@ from PIL import Image
 
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
-from groupdetr.data.nuscenes.synthetic_world import STANDING
+from groupdetr.data.nuscenes.synthetic_world import SIZES, Orbit, Thing
 from groupdetr.data.nuscenes.tables import FIELDS
 from groupdetr.errors import DataError
 
@@ -76,19 +76,28 @@ def test_every_key_frame_has_all_classes_within_reach_and_half_of_the_things_mov
         assert truth.learned.all()
 
 
-def test_attributes_are_those_that_are_guessed_from_the_speed(samples):
+ATTRIBUTES = {  # class: moving, standing
+    "bus": ("vehicle.moving", "vehicle.stopped"),
+    "bicycle": ("cycle.with_rider", "cycle.without_rider"),
+    "motorcycle": ("cycle.with_rider", "cycle.without_rider"),
+    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
+    "barrier": ("", ""),
+    "traffic_cone": ("", ""),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_attributes_are_those_that_are_guessed_from_the_speed(name):
+    things = [Thing(name, SIZES[name], Orbit(20, 0, speed)) for speed in (2, 0)]
+    assert tuple(thing.attribute for thing in things) == ATTRIBUTES.get(name, ("vehicle.moving", "vehicle.parked"))
+
+
+def test_the_tables_say_which_things_move(samples):
     truth = samples[1].truth
-    for label, box, attribute in zip(truth.labels, truth.boxes, truth.attributes):
-        name, moves = CLASSES[label], np.linalg.norm(box[7:]) > 0.2
-        if name in STANDING:
-            assert attribute == ""
-        elif name in ("bicycle", "motorcycle"):
-            assert attribute == ("cycle.with_rider" if moves else "cycle.without_rider")
-        elif name == "pedestrian":
-            assert attribute == ("pedestrian.moving" if moves else "pedestrian.standing")
-        else:
-            stands = "vehicle.stopped" if name == "bus" else "vehicle.parked"
-            assert attribute == ("vehicle.moving" if moves else stands)
+    moves = np.linalg.norm(truth.boxes[:, 7:], axis=1) > 0.2
+    for label, moving, attribute in zip(truth.labels, moves, truth.attributes):
+        moved, stood = ATTRIBUTES.get(CLASSES[label], ("vehicle.moving", "vehicle.parked"))
+        assert attribute == (moved if moving else stood)
 
 
 def test_what_moves_looks_where_it_goes(samples):
