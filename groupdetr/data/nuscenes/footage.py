@@ -12,7 +12,7 @@ import numpy as np
 from groupdetr.data.nuscenes.geometry import embedded, inverse, poses
 from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.tables import Row, Table, Tables, refused
-from groupdetr.data.records import Bools, Floats, Ints
+from groupdetr.data.records import Floats, Ints
 
 INTERVALS = 5  # how many key frames earlier frames reach back
 BETWEEN = 5  # frames of a camera between two key frames, at 12 Hz
@@ -50,7 +50,6 @@ class Footage:
     sizes: Ints  # [N,2] width, height in pixels
     times: Ints  # [N] microseconds
     previous: Ints  # [N] row of the picture that the same camera took before; -1 where there is none
-    key: Bools  # [N] of a key frame
     translations: Floats  # [N,3] of the vehicle in the world, metres
     rotations: Floats  # [N,4] w, x, y, z
     cameras: Ints  # [N] row of the calibrations
@@ -58,6 +57,7 @@ class Footage:
 
     @classmethod
     def of(cls, tables: Tables) -> Footage:
+        """Of a whole version, whatever its splits. A `DataError` where a pose or a calibration cannot be."""
         rows = filmed(tables)
         data = [tables["sample_data"][token] for token in rows]
         ego = [tables["ego_pose"][row["ego_pose_token"]] for row in data]
@@ -70,7 +70,6 @@ class Footage:
             sizes=np.array([(row["width"], row["height"]) for row in data], dtype=np.int64).reshape(-1, 2),
             times=np.array([row["timestamp"] for row in data], dtype=np.int64),
             previous=np.array([rows.get(row["prev"], -1) for row in data], dtype=np.int64),
-            key=np.array([bool(row["is_key_frame"]) for row in data], dtype=bool),
             translations=translations,
             rotations=quaternions,
             cameras=np.array([places[row["calibrated_sensor_token"]] for row in data], dtype=np.int64),

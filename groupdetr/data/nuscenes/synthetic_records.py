@@ -42,13 +42,16 @@ class Records:
         self.add("map", "square", log_tokens=[], filename=filename, category="semantic_prior")
 
     def token(self, table: str, *parts: Any) -> str:
+        """Of the record that ``parts`` tell."""
         text = "/".join(map(str, (self.seed, table, *parts)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def tokens(self, table: str, *parts: Any, numbers: range) -> list[str]:
+        """Of a numbered row of records."""
         return [self.token(table, *parts, number) for number in numbers]
 
     def add(self, table: str, *parts: Any, **fields: Any) -> str:
+        """Writes a record and gives its token."""
         token = self.token(table, *parts)
         self.rows[table].append({"token": token, **fields})
         return token

@@ -63,6 +63,7 @@ class Tables(Mapping[str, Table]):
             self.tables[name] = Table(file, self._seen(name, records(file, FIELDS[name])))
 
     def file(self, name: str) -> Path:
+        """Where a table lies."""
         return self.root / self.version / f"{name}.json"
 
     def __getitem__(self, name: str) -> Table:

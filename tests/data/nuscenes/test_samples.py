@@ -49,8 +49,9 @@ def test_earlier_frames_end_with_the_scene(long_samples, samples):
 
 
 def test_every_sixth_earlier_frame_is_a_key_frame(long_samples):
-    sample = long_samples[-1]
-    assert [bool(key) for key in sample.footage.key[sample.earlier].all(1)] == ([False] * 5 + [True]) * 5
+    frames = [long_samples[-1].frame_before(index) for index in range(30)]
+    folders = [{path.parts[-3] for path in frame.paths} for frame in frames]
+    assert folders == ([{"sweeps"}] * 5 + [{"samples"}]) * 5
 
 
 @pytest.mark.parametrize(("last", "until"), [(1, 5), (5, 11), (7, 11)])

@@ -8,7 +8,8 @@ from PIL import Image
 
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
-from groupdetr.data.nuscenes.synthetic_world import STANDING
+from groupdetr.data.nuscenes.synthetic_cameras import COLOURS, Solid, picture
+from groupdetr.data.nuscenes.synthetic_world import SIZES, Orbit, Thing
 from groupdetr.data.nuscenes.tables import FIELDS
 from groupdetr.errors import DataError
 
@@ -76,19 +77,28 @@ def test_every_key_frame_has_all_classes_within_reach_and_half_of_the_things_mov
         assert truth.learned.all()
 
 
-def test_attributes_are_those_that_are_guessed_from_the_speed(samples):
+ATTRIBUTES = {  # class: moving, standing
+    "bus": ("vehicle.moving", "vehicle.stopped"),
+    "bicycle": ("cycle.with_rider", "cycle.without_rider"),
+    "motorcycle": ("cycle.with_rider", "cycle.without_rider"),
+    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
+    "barrier": ("", ""),
+    "traffic_cone": ("", ""),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_attributes_are_those_that_are_guessed_from_the_speed(name):
+    things = [Thing(name, SIZES[name], Orbit(20, 0, speed)) for speed in (2, 0)]
+    assert tuple(thing.attribute for thing in things) == ATTRIBUTES.get(name, ("vehicle.moving", "vehicle.parked"))
+
+
+def test_the_tables_say_which_things_move(samples):
     truth = samples[1].truth
-    for label, box, attribute in zip(truth.labels, truth.boxes, truth.attributes):
-        name, moves = CLASSES[label], np.linalg.norm(box[7:]) > 0.2
-        if name in STANDING:
-            assert attribute == ""
-        elif name in ("bicycle", "motorcycle"):
-            assert attribute == ("cycle.with_rider" if moves else "cycle.without_rider")
-        elif name == "pedestrian":
-            assert attribute == ("pedestrian.moving" if moves else "pedestrian.standing")
-        else:
-            stands = "vehicle.stopped" if name == "bus" else "vehicle.parked"
-            assert attribute == ("vehicle.moving" if moves else stands)
+    moves = np.linalg.norm(truth.boxes[:, 7:], axis=1) > 0.2
+    for label, moving, attribute in zip(truth.labels, moves, truth.attributes):
+        moved, stood = ATTRIBUTES.get(CLASSES[label], ("vehicle.moving", "vehicle.parked"))
+        assert attribute == (moved if moving else stood)
 
 
 def test_what_moves_looks_where_it_goes(samples):
@@ -98,13 +108,29 @@ def test_what_moves_looks_where_it_goes(samples):
     assert np.abs(np.exp(1j * directions) - np.exp(1j * boxes[:, 6]))[moving].max() < 0.02
 
 
+@pytest.mark.parametrize(("towards", "shade"), [(1, 1.0), (-1, 0.8)])
+def test_the_face_that_looks_at_the_camera_is_drawn_and_a_front_is_lighter_than_a_rear(towards, shade):
+    to_camera = np.eye(4)
+    to_camera[:3, :3] = np.array([(0, 0, -towards), (towards, 0, 0), (0, -1, 0)]).T
+    to_camera[2, 3] = 10
+    image = picture([Solid("car", to_camera, (2, 4, 2))], np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]]), 64, 36)
+    assert image[18, 32].tolist() == [round(shade * channel) for channel in COLOURS["car"]]
+
+
+def test_a_box_behind_the_camera_is_not_drawn():
+    to_camera = np.eye(4)
+    to_camera[2, 3] = -10
+    intrinsic = np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]])
+    assert (picture([Solid("car", to_camera, (2, 4, 2))], intrinsic, 64, 36) == picture([], intrinsic, 64, 36)).all()
+
+
 def test_all_files_are_there_at_their_recorded_size(root):
     assert {path.stem for path in (root / VERSION).glob("*.json")} == {*FIELDS, "splits", "synthetic"}
     assert all((root / row["filename"]).is_file() for row in table(root, "map"))
     for data in table(root, "sample_data"):
         if data["fileformat"] == "jpg":
-            with Image.open(root / data["filename"]) as picture:
-                assert picture.size == (data["width"], data["height"]) == (400, 225)
+            with Image.open(root / data["filename"]) as image:
+                assert image.size == (data["width"], data["height"]) == (400, 225)
 
 
 @pytest.mark.parametrize("name", ["sample", "sample_data", "sample_annotation"])
