@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from groupdetr.cameras import CameraImages
 from groupdetr.encoders.camera import FARTHEST, HIGH, LOW, NEAREST, CameraEncoder, depths
-from groupdetr.places import Given
+from groupdetr.mlp import MLP
+from groupdetr.places import Gated, Given
 from tests.parity import petr
 
 PIXELS = torch.zeros(2, 6, 3, *petr.IMAGE)
@@ -57,3 +62,60 @@ def test_depths_begin_at_a_metre_and_grow() -> None:
     assert depths()[0] == NEAREST
     assert depths()[-1] < FARTHEST
     assert (depths().diff().diff() > 0).all()
+
+
+# what tokens are told of where they are -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["PETR", "PETRv2"])
+def test_positions_are_those_of_the_papers_written_out(gated: bool) -> None:
+    """Matrices and 1x1 convolutions, view by view, as the published code has them."""
+    torch.manual_seed(0)
+    channels = 16
+    place = Gated(MLP(channels, channels, channels, num_layers=2)) if gated else Given()
+    encoder = CameraEncoder(torch.nn.Identity(), channels, place, stride=16)
+    maps = torch.randn(2 * 6, channels, *petr.MAP)
+    with torch.no_grad():
+        memory = encoder.encode(maps, *scene().beside)
+        told = (memory.tokens, memory.position)
+        tokens, positions = (x.unflatten(1, (6, *petr.MAP)).permute(0, 1, 4, 2, 3) for x in told)
+        assert torch.equal(tokens.flatten(0, 1), maps)
+        for b, v in ((0, 0), (1, 4)):
+            space = convolved(encoder.points, points(scene().image_to_lidar[b, v]))
+            if isinstance(place, Gated):
+                space = space * convolved(place.gate, maps[6 * b + v]).sigmoid()
+            expected = space + convolved(encoder.views, waves(v, channels // 2))
+            assert (positions[b, v] - expected).abs().max() < 1e-5
+
+
+def convolved(mlp: MLP, x: Tensor) -> Tensor:
+    """[C,H,W] -> [C',H,W]"""
+    first, last = mlp.layers
+    hidden = F.conv2d(x[None], first.weight[..., None, None], first.bias).relu()
+    return F.conv2d(hidden, last.weight[..., None, None], last.bias)[0]
+
+
+def points(image_to_lidar: Tensor) -> Tensor:
+    """[3*D,H,W], point after point."""
+    height, width = petr.MAP
+    maps = []
+    for i in range(64):
+        depth = 1 + (61.2 - 1) / (64 * 65) * i * (i + 1)
+        v, u = torch.meshgrid(16.0 * torch.arange(height), 16.0 * torch.arange(width), indexing="ij")
+        frustum = torch.stack([u * depth, v * depth, torch.full_like(u, depth), torch.ones_like(u)], dim=-1)
+        x, y, z, _ = (frustum @ image_to_lidar.T).unbind(-1)
+        for value, (low, high) in zip((x, y, z), ((-61.2, 61.2), (-61.2, 61.2), (-10, 10))):
+            share = ((value - low) / (high - low)).clamp(0, 1)
+            maps.append((share.clamp(min=1e-5) / (1 - share).clamp(min=1e-5)).log())
+    return torch.stack(maps)
+
+
+def waves(view: int, channels: int) -> Tensor:
+    """[3*channels,H,W] of one of six views."""
+    place = torch.zeros(3 * channels, *petr.MAP)
+    for row, column in product(*map(range, petr.MAP)):
+        for axis, (index, size) in enumerate(zip((view, row, column), (6, *petr.MAP))):
+            for k in range(channels):
+                angle = (index + 1) / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * (k // 2) / channels)
+                place[axis * channels + k, row, column] = math.cos(angle) if k % 2 else math.sin(angle)
+    return place

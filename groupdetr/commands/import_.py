@@ -13,7 +13,7 @@ import tyro
 class Options:
     """Convert published weights (official .pth or .pkl, the authors' GroupDETR branch, Hugging Face, detrex) to ours.
 
-    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO, Mask2Former, PETR; nothing in the file is run."""
+    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO and Mask2Former; nothing in the file is executed."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The checkpoint: a file, or a Hugging Face folder."""

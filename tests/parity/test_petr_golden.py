@@ -1,6 +1,8 @@
 """The published PETR's and PETRv2's answers to what `tests.parity.petr` asks, by way of files of their layout.
 
-The numbers come from the published code on a CPU, in float32. The rest of the model follows the neck's map.
+The numbers come from the published code on a CPU, in float32. What follows the neck's map is compared. With these
+weights keys and positions of tokens hardly show in the answers: `tests.test_cameras` and
+`tests.attention.test_dense_attention` hold them to formulas.
 """
 
 from __future__ import annotations
