@@ -36,6 +36,8 @@ console = Console(highlight=False, soft_wrap=True)
 def demo(options: Options) -> dict[str, Any]:
     """Everything; returns what metrics.json holds."""
     started = time.monotonic()
+    if experiment(options.preset).task.kind == "space":
+        raise UsageError("the demo draws pictures, not scenes", options.preset, "draw a nuScenes: docs/concepts.md")
     most = several(options, options.preset)
     claim(options, model=options.preset)
     draw(options)

@@ -15,6 +15,7 @@ from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO, SwinDINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.mask2former import Mask2Former
+from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import (
     TinyConditionalDETR,
@@ -23,12 +24,15 @@ from groupdetr.detectors.tiny import (
     TinyDINO,
     TinyDNDETR,
     TinyMask2Former,
+    TinyPETR,
+    TinyPETRv2,
     TinyViTDINO,
 )
 from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
+from groupdetr.tasks.detection3d import Detection3DTask, TwoFrameTask
 from groupdetr.tasks.instances import InstanceTask
 
 K = 11  # the paper's number of groups (Sec. 4.1)
@@ -43,7 +47,7 @@ class Experiment:
     about: str = ""
     reported: float | None = None  # the paper's COCO AP in percent, where it is a row of a table
     groups: int | None = None  # K that `groupdetr train` takes unless told; None: the recipe's
-    task: type[DetectionTask] = DetectionTask
+    task: Any = DetectionTask  # one of the classes in tasks/
 
 
 of_masks = partial(Experiment, task=InstanceTask)
@@ -58,10 +62,16 @@ MASKS_50 = Settings(  # Mask2Former's configuration, whose 368,750 iterations ar
     epochs=50, lr_drop=(327778 / 368750, 355092 / 368750), weight_decay=0.05, clip=0.01, augment="lsj"
 )  # fmt: skip
 MASKS_12 = replace(MASKS_50, epochs=12)  # scaled from it: no configuration of 12 epochs is published
+SCENES = Settings(  # PETR's configuration, whose rate falls once an epoch
+    epochs=24, batch=8, imgsz=320, lr=2e-4, backbone_lr=2e-5, weight_decay=0.01, clip=35.0, schedule="cosine",
+    warmup=500,
+)  # fmt: skip
 TINY_K = 6
 TINY = Settings(  # about ten minutes on two cores with three hundred pictures
     epochs=80, batch=8, imgsz=128, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip"
 )  # fmt: skip
+
+TINY_SCENES = replace(TINY, imgsz=64, epochs=24, clip=35.0)
 
 # what the demo trains on, and how
 DEMO_DATA = SyntheticConfig(
@@ -146,6 +156,7 @@ def _presets() -> Iterator[tuple[str, Experiment]]:
         yield f"{family}-r50-dc5", Experiment(dc5, EPOCHS_50, "ResNet-50 with dilated stage 4, stride 16", groups=K)
         yield f"{family}-tiny", Experiment(tiny, TINY, ON_A_CPU, groups=TINY_K)
     yield from _deformable()
+    yield from _scenes()
 
 
 def _deformable() -> Iterator[tuple[str, Experiment]]:
@@ -162,6 +173,15 @@ def _deformable() -> Iterator[tuple[str, Experiment]]:
     yield "mask2former-r50", of_masks(Mask2Former(), MASKS_50, "ResNet-50, masks of instances", groups=K)
     yield "mask2former-tiny", of_masks(TinyMask2Former(), TINY, f"masks; {ON_A_CPU}", groups=TINY_K)
     yield "dino-vit-tiny", Experiment(TinyViTDINO(), TINY, "a plain ViT; the path of ViT-Huge, tried", groups=TINY_K)
+
+
+def _scenes() -> Iterator[tuple[str, Experiment]]:
+    v99 = "VoVNetV2-99, six cameras"
+    yield "petr-v99", Experiment(PETR(), SCENES, v99, groups=K, task=Detection3DTask)
+    yield "petrv2-v99", Experiment(PETRv2(), SCENES, f"{v99}, two frames", groups=K, task=TwoFrameTask)
+    about = f"boxes in space; {ON_A_CPU}"
+    yield "petr-tiny", Experiment(TinyPETR(), TINY_SCENES, about, groups=TINY_K, task=Detection3DTask)
+    yield "petrv2-tiny", Experiment(TinyPETRv2(), TINY_SCENES, about, groups=TINY_K, task=TwoFrameTask)
 
 
 def _table2() -> Iterator[tuple[str, Experiment]]:

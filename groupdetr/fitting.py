@@ -24,6 +24,7 @@ from torch import nn
 from groupdetr.chunked import independent, learner
 from groupdetr.commands.train_ import Options
 from groupdetr.data.formats import DataSet
+from groupdetr.data.nuscenes.version import NuScenes
 from groupdetr.data.worst import Worst, worst_of
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine import optim
@@ -34,11 +35,13 @@ from groupdetr.tasks.detection import CACHE
 
 
 def fitted(
-    options: Options, recipe: Recipe, data: DataSet, machine: Accelerator, say: Callable[[str], None]
+    options: Options, recipe: Recipe, data: DataSet | NuScenes, machine: Accelerator, say: Callable[[str], None]
 ) -> Options:
     """The options with numbers where ``auto`` was, the same in all processes; and says why."""
     if not options.fit and options.groups != "auto":
         return options
+    if not isinstance(data, DataSet):
+        raise UsageError("auto fits trainings on pictures, not on scenes", remedy="give numbers instead of auto")
     settings, case = options.settings, Case.of(recipe, options.settings, data, machine.num_processes)
     ways, memory = case.ways(fewer=options.groups == "auto"), min(gather_object([usable(machine.device, cached(data))]))
     about = f"{readable(memory)} to be used on {machine.device.type}; at worst, {case.worst}"
@@ -54,9 +57,11 @@ def fitted(
     return replace(options, groups=way.groups, fit=False, settings=settings)
 
 
-def remedy(options: Options, recipe: Recipe, data: DataSet, machine: Accelerator, run: Path) -> str:
+def remedy(options: Options, recipe: Recipe, data: DataSet | NuScenes, machine: Accelerator, run: Path) -> str:
     """What to type after memory ran out in this process: the way that would have fitted, if there is one."""
     machine.free_memory()
+    if not isinstance(data, DataSet):
+        return f"resume with {thrift(options.settings)}"
     failed = Case.of(recipe, options.settings, data, machine.num_processes)
     case = replace(failed, settings=replace(options.settings, accumulate=1, group_chunk=None))
     memory = usable(machine.device, cached(data))

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from groupdetr.data.batch import normalised, to_pixels
-from groupdetr.data.formats import DataSet
 from groupdetr.data.images import load_image
 from groupdetr.data.transforms import validation
 from groupdetr.detections import Detections, decoded
@@ -23,7 +22,6 @@ from groupdetr.experiments import experiment, recipe_from
 from groupdetr.report.drawing import draw_found
 from groupdetr.settings import Settings
 from groupdetr.structures import Images
-from groupdetr.tasks.detection import DetectionTask
 from groupdetr.weights import load_weights, native
 
 if TYPE_CHECKING:
@@ -113,15 +111,7 @@ class Detector:
     """
 
     def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
-        path = Path(source)
-        self.path = RunFolder.existing(path).best if path.is_dir() else path
-        _, about = native.read(self.path)
-        if "recipe" not in about:
-            raise UsageError(
-                "this file does not say which model it is",
-                str(self.path),
-                "groupdetr import FILE --out NEW.safetensors",
-            )
+        self.path, about = described(source)
         self.recipe = recipe_from(about["recipe"])
         self.task = experiment(self.recipe.preset).task
         self.categories = [(key, name) for key, name in about.get("categories") or _numbered(self.recipe.num_classes)]
@@ -135,13 +125,17 @@ class Detector:
     def names(self) -> list[str]:
         return [name for _, name in self.categories]
 
-    def task_on(self, data: DataSet) -> DetectionTask:
+    def task_on(self, data: Any) -> Any:
         """What the detector was trained for, on a data set that was read with the masks that its task asks for."""
         return self.task(data, Settings(imgsz=self.imgsz), self.recipe.num_detections)
 
     def predict(self, pictures: Picture | Sequence[Picture], score: float = 0.5) -> list[Result]:
         """What is in each picture, with a score of at least ``score``. A picture is a path, a PIL image, an array
         [H,W,3] or [H,W] of bytes, or a tensor [3,H,W] of bytes or of floats in [0,1]."""
+        if self.task.kind == "space":
+            raise UsageError(
+                "this detector sees scenes of six cameras, not single pictures", str(self.path), "groupdetr val RUN"
+            )
         single = isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor)
         return list(self.stream([pictures] if single else pictures, score))  # type: ignore[list-item, arg-type]
 
@@ -157,6 +151,22 @@ class Detector:
             found.boxes = found.boxes.clamp(min=0).minimum(torch.tensor(image.size * 2))  # people expect boxes inside
             source = str(picture) if isinstance(picture, str | Path) else ""
             yield Result(image, found.above(score), self.categories, source)
+
+
+def described(source: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The weights file of a run, or the file itself, and what it says of itself."""
+    path = Path(source)
+    file = RunFolder.existing(path).best if path.is_dir() else path
+    _, about = native.read(file)
+    if "recipe" not in about:
+        remedy = "groupdetr import FILE --out NEW.safetensors"
+        raise UsageError("this file does not say which model it is", str(file), remedy)
+    return file, about
+
+
+def task_of(source: str | Path) -> Any:
+    """What the detector of a run or a file was trained for."""
+    return experiment(described(source)[1]["recipe"]["preset"]).task
 
 
 def as_image(picture: Picture) -> Image.Image:

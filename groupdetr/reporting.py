@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from groupdetr.data.formats import load
 from groupdetr.data.images import load_image
 from groupdetr.engine.machine import environment
 from groupdetr.engine.run import RunFolder, is_evaluation
 from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, Evaluation
+from groupdetr.experiments import experiment
 from groupdetr.predictor import Detector
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.panels import DetectionPanel
 from groupdetr.report.run import RunReport, write_run_report
+from groupdetr.scenes import report_scenes
 from groupdetr.tasks.detection import DetectionTask
 
 PANELS = 8  # pictures on the page
@@ -24,9 +25,15 @@ PANELS = 8  # pictures on the page
 
 def report_run(run: RunFolder) -> Path:
     """Write report.html of a run that has been evaluated at least once."""
+    of_scenes = experiment(run.read_config()["model"]).task.kind == "space"
+    return report_scenes(run) if of_scenes else report_pictures(run)
+
+
+def report_pictures(run: RunFolder) -> Path:
+    """Of detections in pictures."""
     config = run.read_config()
     detector = Detector(run.path, "cpu")
-    task = detector.task_on(load(config["data"], config["images"], masks=detector.task.masks))
+    task = detector.task_on(detector.task.read(config["data"], config["images"]))
     panels = [detection_panel(task, {"found": detector}, index) for index in range(min(PANELS, len(task.val)))]
     card = json.loads(run.data.read_text())
     splits = {name: f"{split['images']} pictures" for name, split in card["splits"].items()}

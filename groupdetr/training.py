@@ -23,8 +23,8 @@ from torch import nn
 
 from groupdetr.chunked import expect_independent_groups, learner
 from groupdetr.commands.train_ import Options, to_config
-from groupdetr.data.check import check
-from groupdetr.data.formats import DataSet, load
+from groupdetr.data.formats import DataSet
+from groupdetr.data.nuscenes.version import NuScenes
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine import tensorboard
 from groupdetr.engine.machine import accelerator, environment, loader_workers
@@ -139,17 +139,17 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name.strip(), yaml.safe_load(value)
 
 
-def checked(options: Options, recipe: Recipe, machine: Accelerator) -> DataSet:
+def checked(options: Options, recipe: Recipe, machine: Accelerator) -> DataSet | NuScenes:
     """The data set, after the same check as `groupdetr check`; a run that is resumed was checked when it began."""
     assert options.data is not None
-    masks = experiment(options.model).task.masks
+    task = experiment(options.model).task
     if not machine.is_main_process or options.resume is not None:
-        return load(options.data, options.images, masks=masks)
-    report = check(options.data, options.images, recipe.num_queries, decode=options.check, masks=masks)
+        return task.read(options.data, options.images)
+    report = task.check(options.data, options.images, recipe.num_queries, options.check)
     if report.verdict != "ok":
         console.print(report.render(), markup=False)
     report.raise_for_errors()
-    return report.dataset or load(options.data, options.images, masks=masks)
+    return report.dataset or task.read(options.data, options.images)
 
 
 def folder(options: Options) -> RunFolder:
@@ -166,7 +166,7 @@ def folder(options: Options) -> RunFolder:
     return run
 
 
-def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machine: Accelerator) -> Trainer:
+def build(options: Options, recipe: Recipe, data: DataSet | NuScenes, run: RunFolder, machine: Accelerator) -> Trainer:
     """The detector with its first weights, and the trainer that owns it."""
     settings = options.settings
     torch.manual_seed(settings.seed)
@@ -193,7 +193,7 @@ def build(options: Options, recipe: Recipe, data: DataSet, run: RunFolder, machi
     )
 
 
-def start(trainer: Trainer, options: Options, data: DataSet) -> None:
+def start(trainer: Trainer, options: Options, data: DataSet | NuScenes) -> None:
     """Write what the run is, or read how far it came."""
     run, machine = trainer.run, trainer.accelerator
     if options.resume is not None:
@@ -202,7 +202,7 @@ def start(trainer: Trainer, options: Options, data: DataSet) -> None:
         run.path.joinpath("weights").mkdir(parents=True, exist_ok=True)
         run.mirror = tensorboard.mirror(run.path / "tensorboard", trainer.state.progress.step)
         write_json(run.environment, environment())
-        write_json(run.data, data_card(data))
+        write_json(run.data, data.card())
         if options.resume is None:
             trainer.save()  # before the configuration: where there is a run, there is something to resume
         else:
@@ -220,16 +220,6 @@ def settled(options: Options, recipe: Recipe) -> Iterator[str]:
     for name in built.keys() - {"num_classes", "pretrained_backbone"}:
         if built[name] != asked[name]:
             yield f"{name}={built[name]}"
-
-
-def data_card(data: DataSet) -> dict[str, Any]:
-    """What the run was trained on."""
-    splits = {
-        name: {"annotations": str(split.annotation_file), "images_dir": str(split.images_dir), "images": len(split)}
-        for name, split in data.splits.items()
-    }
-    categories = [{"id": category.id, "name": category.name} for category in data.categories]
-    return {"root": str(data.root), "categories": categories, "splits": splits}
 
 
 def plan(options: Options, recipe: Recipe, trainer: Trainer) -> str:
@@ -261,8 +251,10 @@ def finish(trainer: Trainer, say: Any) -> None:
         return
     if trainer.accelerator.is_main_process:
         report_run(run)
-    say(f"best AP {100 * max(progress.best_ap, 0):.1f}; weights: {run.best}; look at {run.report}")
-    say(f"next: groupdetr predict {run.path} PICTURES, groupdetr val {run.path} --per-group")
+    best = f"best {trainer.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
+    say(f"{best}; weights: {run.best}; look at {run.report}")
+    predict = "" if trainer.task.kind == "space" else f"groupdetr predict {run.path} PICTURES, "
+    say(f"next: {predict}groupdetr val {run.path} --per-group")
 
 
 def _silence(*_: Any) -> None:

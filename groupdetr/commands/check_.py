@@ -15,7 +15,7 @@ class Options:
     """List everything in a data set that would break or mislead training. Exit code 3 if training must not start."""
 
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder in a known COCO layout, or an annotation file with --images."""
+    """A folder in a known COCO layout, an annotation file with --images, or a nuScenes version."""
     images: Path | None = None
     """Folder of the pictures, if DATA is an annotation file."""
     queries: int | None = None
@@ -35,10 +35,14 @@ class Options:
         from rich.console import Console
 
         from groupdetr.data.check import check
+        from groupdetr.data.nuscenes.version import check_version, is_version
         from groupdetr.engine.run import write_json
         from groupdetr.errors import DataError
 
-        report = check(self.data, self.images, self.queries, self.decode, self.workers, self.masks)
+        if is_version(self.data):
+            report = check_version(self.data, self.decode)
+        else:
+            report = check(self.data, self.images, self.queries, self.decode, self.workers, self.masks)
         if self.out is not None:
             write_json(self.out / "check.json", report.to_json())
         if self.json:

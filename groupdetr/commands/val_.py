@@ -12,7 +12,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate a run: the twelve COCO figures, a table of classes, and the detections in COCO format."""
+    """Evaluate a run: the twelve COCO figures, or the score of nuScenes, a table of classes, and the detections."""
 
     run_: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a weights file of this library (then --data is needed)."""
@@ -38,10 +38,12 @@ class Options:
     """Print the figures as JSON."""
 
     def run(self) -> int:
+        from groupdetr.predictor import task_of
+        from groupdetr.scenes import validate_scenes
         from groupdetr.validation import validate, written
 
-        evaluations = validate(self)
-        content = written(self, evaluations)
+        of_scenes = task_of(self.run_).kind == "space"
+        content = validate_scenes(self) if of_scenes else written(self, validate(self))
         if self.json:
             print(json.dumps(content, indent=1))
         return 0

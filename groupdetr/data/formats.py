@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from groupdetr.data.coco import CocoSplit, parse, split_holdout
 from groupdetr.data.findings import Finding, Findings, RefusedError, raise_first_error, shown
@@ -57,6 +57,15 @@ class DataSet:
     @property
     def categories(self) -> tuple[Category, ...]:
         return self.splits["train"].categories
+
+    def card(self) -> dict[str, Any]:
+        """What a run was trained on, for a file."""
+        splits = {
+            name: {"annotations": str(split.annotation_file), "images_dir": str(split.images_dir), "images": len(split)}
+            for name, split in self.splits.items()
+        }
+        names = [{"id": category.id, "name": category.name} for category in self.categories]
+        return {"root": str(self.root), "categories": names, "splits": splits}
 
 
 def load(data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False) -> DataSet:

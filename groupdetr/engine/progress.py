@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
-FIGURES = 6  # of an evaluation, that are shown
 
 
 class Reporter(Protocol):
@@ -85,7 +84,7 @@ class ConsoleReporter:
             self.spoke = now
 
     def evaluated(self, epoch: float, seconds: float, stats: Mapping[str, float], better: bool) -> None:
-        names = list(stats)[:FIGURES]
+        names = list(stats)
         if not self.header:
             titles = "".join(f"{name:>10}" for name in names)
             self.console.print(f"{'':>{len(self.label)}} {'epoch':>8}{'time':>9}{titles}", soft_wrap=True)

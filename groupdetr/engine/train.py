@@ -231,7 +231,8 @@ class Trainer:
         if better or not self.run.best.is_file():
             self.save_best(self.state.evaluated)
             write_json(self.run.val / "metrics.json", {**record, **result.to_json()})
-        self.reporter.evaluated(self.epoch(), progress.seconds, result.stats, better)
+        shown = {name: result.stats[name] for name in self.task.figures}
+        self.reporter.evaluated(self.epoch(), progress.seconds, shown, better)
 
     def save(self) -> None:
         self.saved_at = time.monotonic()

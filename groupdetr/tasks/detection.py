@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from groupdetr.data import transforms
 from groupdetr.data.batch import Pictures
-from groupdetr.data.formats import DataSet
+from groupdetr.data.check import Report, check
+from groupdetr.data.formats import DataSet, load
 from groupdetr.detections import Detections
-from groupdetr.evaluation.coco import Evaluation, evaluate
+from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
 from groupdetr.structures import Predictions
@@ -49,6 +51,7 @@ class DetectionTask:
     """Detection on a data set with ``train`` and ``val`` splits. ``most``: detections kept of an image."""
 
     kind: ClassVar[str] = "box"  # what AP is of
+    figures: ClassVar[tuple[str, ...]] = FIGURES[:6]  # that are shown while training, the deciding one first
     masks: ClassVar[bool] = False  # are the masks of objects asked for?
     found = staticmethod(boxes_of)  # what answers [B,N,.] say, whatever the data set
 
@@ -57,6 +60,16 @@ class DetectionTask:
         self.data, self.most = data, most
         self.train = Pictures(data.splits["train"].records, augment(imgsz), settings.seed, CACHE // max(1, workers))
         self.val = Pictures(data.splits["val"].records, transforms.validation(imgsz))
+
+    @classmethod
+    def read(cls, data: Path, images: Path | None) -> DataSet:
+        """A data set from disk; `DataError` for the first thing that would mislead training."""
+        return load(data, images, masks=cls.masks)
+
+    @classmethod
+    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
+        """Everything that is wrong with it."""
+        return check(data, images, num_queries, decode, masks=cls.masks)
 
     def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Detections]:
         records = [self.val.records[index] for index in indices]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from groupdetr.data.check import Report
 from groupdetr.data.nuscenes.dataset import Views
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.transforms import IMGSZ
+from groupdetr.data.nuscenes.version import NuScenes, check_version, load
 from groupdetr.evaluation.boxes3d import Boxes3D, Pose, found_boxes
 from groupdetr.evaluation.nuscenes import Evaluation, Scene, evaluate
 from groupdetr.ops.boxes3d import code_to_box
+from groupdetr.settings import Settings
 from groupdetr.structures import Predictions
 from groupdetr.tasks.detection import best_pairs
 
@@ -42,18 +47,32 @@ def boxes_in_space(answer: Predictions, most: int) -> list[Found]:
 
 
 class Detection3DTask:
-    """Detection on the samples of ``train`` and ``val`` splits.
+    """Detection on the samples of a nuScenes version. ``most``: boxes kept of a sample."""
 
-    ``size``: height and width that pictures become. ``most``: boxes kept of a sample.
-    """
+    kind: ClassVar[str] = "space"
+    figures: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # that are shown while training, the deciding one first
+    two_frames: ClassVar[bool] = False  # is an earlier frame looked at, too?
+    found = staticmethod(boxes_in_space)
 
-    def __init__(
-        self, samples: Mapping[str, Sequence[Sample]], most: int, size: tuple[int, int] = IMGSZ,
-        two_frames: bool = False, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.most = most
-        self.train = Views(samples["train"], size, augmented=True, two_frames=two_frames, seed=seed)
-        self.val = Views(samples["val"], size, two_frames=two_frames)
+    def __init__(self, data: NuScenes, settings: Settings, most: int, workers: int = 0) -> None:
+        """Pictures become as high as ``imgsz``, and two and a half times as wide, as published."""
+        del workers
+        size = (settings.imgsz, settings.imgsz * IMGSZ[1] // IMGSZ[0])
+        self.data, self.most = data, most
+        self.train = Views(data.splits["train"], size, True, self.two_frames, settings.seed)
+        self.val = Views(data.splits["val"], size, two_frames=self.two_frames)
+
+    @classmethod
+    def read(cls, data: Path, images: Path | None) -> NuScenes:
+        """A version from disk; `DataError` for the first thing that would mislead training."""
+        del images
+        return load(data)
+
+    @classmethod
+    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
+        """Everything that is wrong with it."""
+        del images, num_queries
+        return check_version(data, decode)
 
     def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Found]:
         del indices
@@ -79,3 +98,9 @@ def in_the_world(found: Found, sample: Sample) -> Boxes3D:
 
 def pose_of(sample: Sample) -> Pose:
     return Pose(sample.lidar_to_ego, sample.ego_to_global)
+
+
+class TwoFrameTask(Detection3DTask):
+    """The same from what was seen now and a moment before."""
+
+    two_frames: ClassVar[bool] = True

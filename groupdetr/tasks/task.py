@@ -48,6 +48,16 @@ class Task(Protocol):
     """What to train and validate on, and what the answers to the latter are worth."""
 
     @property
+    def kind(self) -> str:
+        """What is found: box, mask, or space for boxes in it."""
+        ...
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Those of an evaluation that are shown while training, shares all of them, the deciding one first."""
+        ...
+
+    @property
     def train(self) -> Source: ...
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 import torch
 
 from groupdetr.chunked import learner
-from groupdetr.data.nuscenes.samples import Sample, read_samples
-from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
-from groupdetr.data.nuscenes.tables import Tables
+from groupdetr.data.nuscenes.samples import Sample
+from groupdetr.data.nuscenes.synthetic import SyntheticConfig, write
+from groupdetr.data.nuscenes.version import NuScenes, load
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import TinyPETR, TinyPETRv2
 from groupdetr.engine.machine import accelerator
@@ -23,24 +22,21 @@ from groupdetr.engine.train import Trainer
 from groupdetr.ops.boxes3d import box_to_code
 from groupdetr.settings import Settings
 from groupdetr.structures import Predictions
-from groupdetr.tasks.detection3d import Detection3DTask, Found, boxes_in_space
+from groupdetr.tasks.detection3d import Detection3DTask, Found, TwoFrameTask, boxes_in_space
 
-SIZE = (64, 160)
 RECIPES = {"petr": TinyPETR(num_queries=12), "petrv2": TinyPETRv2(num_queries=12)}
-Samples = Mapping[str, tuple[Sample, ...]]
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> NuScenes:
     root = tmp_path_factory.mktemp("nuscenes")
     write(SyntheticConfig(samples=3, width=160, height=90), root)
-    tables = Tables(root, VERSION)
-    return {split: read_samples(tables, split) for split in ("train", "val")}
+    return load(root)
 
 
-def task_of(samples: Samples, recipe: Recipe) -> Detection3DTask:
-    two_frames = isinstance(recipe, TinyPETRv2)
-    return Detection3DTask(samples, recipe.num_detections, SIZE, two_frames)
+def task_of(samples: NuScenes, recipe: Recipe) -> Detection3DTask:
+    kind = TwoFrameTask if isinstance(recipe, TinyPETRv2) else Detection3DTask
+    return kind(samples, Settings(imgsz=64), recipe.num_detections)
 
 
 def truth(sample: Sample) -> Found:
@@ -49,7 +45,7 @@ def truth(sample: Sample) -> Found:
     return Found(torch.ones(counted.sum()), torch.from_numpy(labels[counted]), torch.from_numpy(boxes[counted]))
 
 
-def test_what_is_there_has_the_full_score(samples: Samples) -> None:
+def test_what_is_there_has_the_full_score(samples: NuScenes) -> None:
     task = task_of(samples, RECIPES["petr"])
     stats = task.evaluate([truth(sample) for sample in task.val.samples]).stats
     assert next(iter(stats)) == "NDS"
@@ -72,7 +68,7 @@ def test_answers_are_boxes_by_falling_score_within_the_space() -> None:
 @pytest.mark.parametrize("chunk", [None, 1], ids=["all groups", "a group at a time"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_the_engine_trains_and_evaluates_it(
-    recipe: Recipe, chunk: int | None, samples: Samples, tmp_path: Path
+    recipe: Recipe, chunk: int | None, samples: NuScenes, tmp_path: Path
 ) -> None:
     settings = Settings(
         steps=3,

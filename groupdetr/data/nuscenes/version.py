@@ -1,0 +1,79 @@
+"""A nuScenes version as a data set: its classes, and the samples of train and val."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groupdetr.data.check import Report
+from groupdetr.data.nuscenes.check import check
+from groupdetr.data.nuscenes.footage import Footage
+from groupdetr.data.nuscenes.names import CLASSES
+from groupdetr.data.nuscenes.samples import Sample, samples_of
+from groupdetr.data.nuscenes.tables import SPLITS_FILE, Tables, split_names
+from groupdetr.data.records import Category
+from groupdetr.errors import DataError
+
+TABLE = "sample.json"  # that every version has
+MINI_SPLITS = {"train": "mini_train", "val": "mini_val"}  # where there are no lists of train and val
+
+
+@dataclass(frozen=True, eq=False)
+class NuScenes:
+    """``splits``: the samples of train and of val, by time."""
+
+    root: Path
+    version: str
+    splits: dict[str, tuple[Sample, ...]]
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The ten classes, which have names alone."""
+        return tuple(Category(name, name) for name in CLASSES)
+
+    def card(self) -> dict[str, Any]:
+        """What a run was trained on, for a file."""
+        splits = {name: {"version": self.version, "images": len(samples)} for name, samples in self.splits.items()}
+        names = [{"id": category.id, "name": category.name} for category in self.categories]
+        return {"root": str(self.root), "categories": names, "splits": splits}
+
+
+def load(data: Path | str) -> NuScenes:
+    """The version in a folder, or of a folder that holds one; a `DataError` for the first thing that is wrong."""
+    root, version = located(data)
+    tables = Tables(root, version)
+    footage, names = Footage.of(tables), spelled(root, version)
+    splits = {split: samples_of(tables, footage, tables.scenes(name)) for split, name in names.items()}
+    return NuScenes(root, version, splits)
+
+
+def is_version(data: Path | str) -> bool:
+    """Is it the folder of a version, or one with versions?"""
+    folder = Path(data)
+    return (folder / TABLE).is_file() or any(folder.glob(f"*/{TABLE}"))
+
+
+def check_version(data: Path | str, decode: bool = True) -> Report:
+    """Everything that is wrong with what training looks at."""
+    root, version = located(data)
+    return check(root, version, tuple(spelled(root, version).values()), decode)
+
+
+def located(data: Path | str) -> tuple[Path, str]:
+    """The root and the name of the version, which may be told or the only one."""
+    folder = Path(data)
+    if (folder / TABLE).is_file():
+        return folder.parent, folder.name
+    versions = sorted(path.parent.name for path in folder.glob(f"*/{TABLE}"))
+    if len(versions) != 1:
+        what = f"there are {len(versions)} versions here: {', '.join(versions)}" if versions else "no version is here"
+        remedy = f"pass the folder of one, such as {folder / 'v1.0-trainval'}, with its {TABLE} and other tables"
+        raise DataError(what, str(folder), remedy)
+    return folder, versions[0]
+
+
+def spelled(root: Path, version: str) -> dict[str, str]:
+    """How a version calls train and val."""
+    own = split_names(root / version / SPLITS_FILE)
+    return MINI_SPLITS if version.endswith("mini") and "train" not in own else {"train": "train", "val": "val"}
