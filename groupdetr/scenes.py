@@ -24,7 +24,7 @@ from groupdetr.evaluation.nuscenes import Evaluation
 from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.predictor import Detector
 from groupdetr.report.chart import Chart, Series, charts
-from groupdetr.report.page import Cell, Column, Html, Picture, Tile, facts, gallery, page, section, table, tiles
+from groupdetr.report.page import Cell, Column, Html, Picture, Tile, facts, page, section, table, tiles, wide
 from groupdetr.report.scenes import Solids, draw_scene
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection3d import Detection3DTask, Found, in_the_world
@@ -46,7 +46,7 @@ def report_scenes(run: RunFolder) -> Path:
         headline(evaluation),
         section("Learning", charts(list(curves(run)))),
         section("Every class", classes(evaluation)),
-        section("What it finds", gallery([*panels(detector, task)])),
+        section("What it finds", wide([*panels(detector, task)])),
         section("Data", facts({"data": card["root"], **splits})),
         section("Run", facts({**config["settings"], "command": environment()["command"]})),
     ]

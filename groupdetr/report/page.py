@@ -179,6 +179,11 @@ def gallery(pictures: Sequence[Picture]) -> Html:
     return Html(f'<div class="gallery">\n{join(map(_figure, pictures))}\n</div>')
 
 
+def wide(pictures: Sequence[Picture]) -> Html:
+    """Pictures that each take the width of the page."""
+    return Html(f'<div class="wide">\n{join(map(_figure, pictures))}\n</div>')
+
+
 def swatches(names: Sequence[tuple[str, str]]) -> Html:
     """A legend: (CSS colour, name)."""
     items = (f'<li><i style="background:{html.escape(colour)}"></i>{text(name)}</li>' for colour, name in names)

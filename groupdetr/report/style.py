@@ -84,13 +84,14 @@ svg .hit:hover { fill: var(--ink); opacity: .13; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 50%; margin-right: 7px;
   vertical-align: -1px; }
 
-.strip, .gallery { display: grid; gap: 12px; }
+.strip, .gallery, .wide { display: grid; gap: 12px; }
+.wide img { width: 100%; height: auto; }
 .strips { display: flex; flex-wrap: wrap; gap: 22px 28px; margin: 22px 0; }
 .strips .strip { flex: 1 1 calc(var(--columns) * 240px); min-width: 0; max-width: 100%; }
 .strip { grid-template-columns: repeat(var(--columns), minmax(170px, 1fr)); overflow-x: auto; }
 .gallery { grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 22px;
   margin: 22px 0; }
-.strip figcaption, .gallery figcaption { font: 13.5px/1.4 var(--sans); margin-top: 6px; }
+.strip figcaption, .gallery figcaption, .wide figcaption { font: 13.5px/1.4 var(--sans); margin-top: 6px; }
 .strip b { color: var(--ink); font-weight: 600; }
 img { display: block; width: 100%; height: auto; border-radius: 5px; background: var(--grid); }
 footer { margin-top: 64px; padding-top: 18px; border-top: 1px solid var(--rule); font: 14px/1.5 var(--sans);
