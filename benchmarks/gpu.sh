@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 out=${1:-$(mktemp -d)}
 device=${DEVICE:-cuda}
 mkdir -p "$out"
-families=(conditional-detr dab-detr dn-detr dab-deformable-detr dino)
-full=(conditional-detr-r50 dab-detr-r50 dn-detr-r50 dab-deformable-detr-r50 dino-4scale-r50)
+families=(conditional-detr dab-detr dn-detr dab-deformable-detr dino mask2former)
+full=(conditional-detr-r50 dab-detr-r50 dn-detr-r50 dab-deformable-detr-r50 dino-4scale-r50 mask2former-r50)
 height=${HEIGHT:-800} width=${WIDTH:-1333}
 counts=(${COUNTS:-1 3 5 11 13})  # of groups
 for model in "${families[@]/%/-tiny}" "${full[@]}"; do
