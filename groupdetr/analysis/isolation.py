@@ -30,9 +30,7 @@ class Isolation:
 
 def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
     """Run the detector on noise of two sizes, padded. Its weights and mode are as before afterwards."""
-    generator = torch.Generator().manual_seed(0)
-    pictures = [torch.randn(3, side, side, generator=generator), torch.randn(3, side // 2, side, generator=generator)]
-    images = Images.from_list(pictures).to(next(model.parameters()).device)
+    images = model.recipe.noise(side).to(next(model.parameters()).device)
     with torch.inference_mode(), _as_trained(model):
         together = model(images).layers[-1]
         groups = together.logits.shape[1]

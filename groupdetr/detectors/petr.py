@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from groupdetr.attention.dense_attention import DenseCrossAttention
@@ -14,6 +15,7 @@ from groupdetr.attention.self_attention import SelfAttention
 from groupdetr.backbones.backbone import Backbone
 from groupdetr.backbones.grid_mask import GridMask
 from groupdetr.backbones.vovnet import vovnet99
+from groupdetr.cameras import CameraImages
 from groupdetr.criterion.boxes3d import CodeL1, Codes
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
@@ -81,6 +83,13 @@ class PETR(Recipe):
 
     def criterion(self) -> SetCriterion:
         return SetCriterion(self.terms(), self.match, Codes())
+
+    def noise(self, side: int) -> CameraImages:
+        """Two scenes of two views, through cameras of which nothing is known but that they look somewhere."""
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randn(2, 2, 3, side, side, generator=generator)
+        projections = torch.eye(4) + 0.1 * torch.randn(2, 2, 4, 4, generator=generator)
+        return CameraImages.seen_through(pixels, projections, torch.ones(2))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from groupdetr.backbones.backbone import Backbone
+from groupdetr.cameras import CameraImages
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
 from groupdetr.detector import DetectionTransformer
 from groupdetr.groups import match_groups, separately
+from groupdetr.structures import Images
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class Recipe:
         """The parameters of ``network`` that weight decay leaves alone; what the backbone says of its own besides."""
         del network
         return ()
+
+    def noise(self, side: int) -> Images | CameraImages:
+        """A batch of two that the network can see, to try it: pictures of two sizes, padded."""
+        generator = torch.Generator().manual_seed(0)
+        return Images.from_list([torch.randn(3, height, side, generator=generator) for height in (side, side // 2)])
 
     def build(self) -> DetectionTransformer:
         """The network with random weights; queries are drawn last, so that all else starts alike whatever K is."""

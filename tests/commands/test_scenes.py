@@ -70,3 +70,7 @@ def test_check_knows_a_version(scenes: Path, capsys: pytest.CaptureFixture[str])
     assert main(["check", str(scenes)]) == 0
     assert main(["check", str(scenes / VERSION), "--no-decode"]) == 0
     assert "0 errors" in capsys.readouterr().out
+
+
+def test_the_doctor_finds_its_groups_apart(run: Path) -> None:
+    assert main(["doctor", "--model", str(run)]) == 0
