@@ -59,7 +59,7 @@ SLOW: dict[str, Recipe] = {
     "dab-deformable-detr-r50": DABDeformableDETR(**LARGE),  # type: ignore[arg-type]
     "dab-deformable-detr-r50-two-stage": TwoStageDABDeformableDETR(**LARGE),  # type: ignore[arg-type]
     "dino-4scale-r50": DINO(**LARGE),  # type: ignore[arg-type]
-    "mask2former-r50": Mask2Former(**LARGE, num_samples=1024),  # type: ignore[arg-type]
+    "mask2former-r50": Mask2Former(**LARGE, num_samples=256),  # type: ignore[arg-type]
 }
 STRIDE = 32  # no detector's is larger
 
