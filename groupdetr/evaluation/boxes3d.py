@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
+from groupdetr.data.nuscenes import names
+
 Floats = NDArray[np.float64]
 _MOVING = 0.2  # m/s: what is faster moves
 
@@ -26,23 +28,19 @@ class ObjectClass(NamedTuple):
     still: str  # and of one that does not
 
 
-CLASSES = (  # in the order in which PETR's models name them
-    ObjectClass("car", 50, "vehicle.moving", "vehicle.parked"),
-    ObjectClass("truck", 50, "vehicle.moving", "vehicle.parked"),
-    ObjectClass("construction_vehicle", 50, "vehicle.moving", "vehicle.parked"),
-    ObjectClass("bus", 50, "vehicle.moving", "vehicle.stopped"),
-    ObjectClass("trailer", 50, "vehicle.moving", "vehicle.parked"),
-    ObjectClass("barrier", 30, "", ""),
-    ObjectClass("motorcycle", 40, "cycle.with_rider", "cycle.without_rider"),
-    ObjectClass("bicycle", 40, "cycle.with_rider", "cycle.without_rider"),
-    ObjectClass("pedestrian", 40, "pedestrian.moving", "pedestrian.standing"),
-    ObjectClass("traffic_cone", 30, "", ""),
-)
-ATTRIBUTES = (
-    *("vehicle.moving", "vehicle.parked", "vehicle.stopped"),
-    *("cycle.with_rider", "cycle.without_rider"),
-    *("pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down"),
-)
+_RULES = {  # of the challenge: reach, attributes
+    "car": (50, "vehicle.moving", "vehicle.parked"),
+    "truck": (50, "vehicle.moving", "vehicle.parked"),
+    "construction_vehicle": (50, "vehicle.moving", "vehicle.parked"),
+    "bus": (50, "vehicle.moving", "vehicle.stopped"),
+    "trailer": (50, "vehicle.moving", "vehicle.parked"),
+    "barrier": (30, "", ""),
+    "motorcycle": (40, "cycle.with_rider", "cycle.without_rider"),
+    "bicycle": (40, "cycle.with_rider", "cycle.without_rider"),
+    "pedestrian": (40, "pedestrian.moving", "pedestrian.standing"),
+    "traffic_cone": (30, "", ""),
+}
+CLASSES = tuple(ObjectClass(name, *_RULES[name]) for name in names.CLASSES)  # in the order of labels
 REACH = np.array([kind.reach for kind in CLASSES], dtype=np.float64)
 
 
@@ -55,7 +53,7 @@ class Boxes3D:
     rotations: Floats  # [D,4] quaternions w,x,y,z that turn the x axis to the heading
     velocities: Floats  # [D,2]; nan where unknown
     labels: NDArray[np.int64]  # [D] indices into CLASSES
-    attributes: NDArray[np.str_]  # [D] of ATTRIBUTES, or empty
+    attributes: NDArray[np.str_]  # [D] as nuScenes calls them, or empty
     scores: Floats | None = None  # [D]
     points: NDArray[np.int64] | None = None  # [D] of lidar and radar, inside
 

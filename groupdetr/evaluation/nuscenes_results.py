@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from groupdetr.data.nuscenes.names import ATTRIBUTES
 from groupdetr.errors import DataError
-from groupdetr.evaluation.boxes3d import ATTRIBUTES, CLASSES, Boxes3D
+from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D
 
 MOST = 500  # boxes of a sample
 INPUTS = {  # of a camera detector whose backbone saw other data, such as PETR's

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupdetr.evaluation.boxes3d import ATTRIBUTES, CLASSES, Boxes3D
+from groupdetr.data.nuscenes.names import ATTRIBUTES
+from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D
 from groupdetr.evaluation.nuscenes import DISTANCES, evaluate
 from groupdetr.evaluation.nuscenes_results import read_results, write_results
 from tests.evaluation.worlds import SECONDS, World, guesses, random_world

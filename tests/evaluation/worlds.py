@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from groupdetr.evaluation.boxes3d import ATTRIBUTES, CLASSES, Boxes3D
+from groupdetr.data.nuscenes.names import ATTRIBUTES
+from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D
 from groupdetr.evaluation.nuscenes import Scene
 
 SECONDS = 0.5  # between samples
