@@ -13,7 +13,6 @@ from rich.console import Console
 
 from groupdetr.analysis.matched_queries import matched_queries
 from groupdetr.commands.demo_ import Options
-from groupdetr.data.formats import load
 from groupdetr.data.images import load_image
 from groupdetr.data.synthetic import write
 from groupdetr.engine.machine import cores, environment
@@ -119,7 +118,7 @@ def report(options: Options, pair: Pair, results: Results) -> None:
     """report.html: figures of all seeds, pictures of the first."""
     detectors = {f"K = {arm.groups}": Detector(arm.folder, "cpu") for arm in (pair.base, pair.grouped)}
     grouped = detectors[f"K = {pair.grouped.groups}"]
-    data = load(options.data, masks=grouped.task.masks)
+    data = grouped.task.read(options.data, None)
     task = grouped.task_on(data)
     panels = [detection_panel(task, detectors, index) for index in range(min(PANELS, len(task.val)))]
     places = range(PANELS, min(PANELS + GROUP_PANELS, len(task.val)))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groupdetr.commands.val_ import Options
-from groupdetr.data.formats import DataSet, load
+from groupdetr.data.formats import DataSet
 from groupdetr.data.records import Category
 from groupdetr.detections import Detections
 from groupdetr.engine.evaluate import find, running
@@ -62,7 +62,7 @@ def chosen_split(options: Options, detector: Detector) -> DataSet:
     images = options.images if options.data else config.get("images")
     if root is None:
         raise UsageError("no data set given", remedy="add --data DATA")
-    data = load(root, images, masks=detector.task.masks)
+    data = detector.task.read(root, images)
     if options.split not in data.splits:
         raise UsageError(f"there is no split {options.split!r}", str(root), f"choose from {', '.join(data.splits)}")
     known = {category.id: category for category in (Category(key, name) for key, name in detector.categories)}
