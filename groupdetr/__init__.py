@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from groupdetr.outputs import Outputs
     from groupdetr.predictor import Detector, Result
     from groupdetr.structures import Images, Target
+    from groupdetr.tasks.detection3d.prediction import SceneDetector, SceneResult
     from groupdetr.weights import load_weights
 
 __version__ = "0.1.0"
@@ -23,6 +24,8 @@ __all__ = [
     "Images",
     "Outputs",
     "Result",
+    "SceneDetector",
+    "SceneResult",
     "Target",
     "create_criterion",
     "create_model",
@@ -34,6 +37,8 @@ _HOMES = {
     "create_model": "create",
     "Detector": "predictor",
     "Result": "predictor",
+    "SceneDetector": "tasks.detection3d.prediction",
+    "SceneResult": "tasks.detection3d.prediction",
     "Detections": "detections",
     "Images": "structures",
     "Outputs": "outputs",

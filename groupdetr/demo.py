@@ -11,36 +11,29 @@ from typing import Any
 
 from rich.console import Console
 
-from groupdetr.analysis.matched_queries import matched_queries
 from groupdetr.commands.demo_ import Options
-from groupdetr.data.images import load_image
-from groupdetr.data.synthetic import write
 from groupdetr.engine.machine import cores, environment
 from groupdetr.engine.progress import duration, percent
 from groupdetr.engine.run import write_json
 from groupdetr.errors import UsageError
-from groupdetr.experiments import DEMO, DEMO_COUNTS, DEMO_DATA, experiment
-from groupdetr.predictor import Detector
+from groupdetr.exhibit import Exhibit
+from groupdetr.experiments import experiment
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
-from groupdetr.report.panels import GroupPanel
-from groupdetr.reporting import detection_panel, summary
+from groupdetr.reporting import summary
 from groupdetr.side_by_side import Arm, Longer, Pair, train_all
-from groupdetr.tasks.detection import DetectionTask
+from groupdetr.verbs import verbs_for
 
-PANELS, GROUP_PANELS = 6, 6  # pictures on the page
 console = Console(highlight=False, soft_wrap=True)
 
 
 def demo(options: Options) -> dict[str, Any]:
     """Everything; returns what metrics.json holds."""
-    started = time.monotonic()
-    if experiment(options.preset).task.kind == "space":
-        raise UsageError("the demo draws pictures, not scenes", options.preset, "draw a nuScenes: docs/concepts.md")
+    started, exhibit = time.monotonic(), exhibit_of(options.preset)
     most = several(options, options.preset)
     claim(options, model=options.preset)
-    draw(options)
-    pairs = [Pair(arm(options, 1, seed), arm(options, most, seed)) for seed in options.all_seeds]
+    draw(options, exhibit)
+    pairs = [Pair(arm(options, exhibit, 1, seed), arm(options, exhibit, most, seed)) for seed in options.all_seeds]
     console.print(f"training with 1 and with {most} groups of queries, and with 1 for as long as {most} take")
     longer = Longer(pairs)
     train_all([arm for pair in pairs for arm in (pair.grouped, pair.base)], at_once(options), console, longer)
@@ -49,7 +42,7 @@ def demo(options: Options) -> dict[str, Any]:
         [replace(summary(longer.arms[pair].run), label=f"K = {pair.base.groups}, longer") for pair in pairs],
     )
     write_json(options.folder / "metrics.json", results.to_json())
-    report(options, pairs[0], results)
+    report(options, exhibit, pairs[0], results)
     show(sorted([*results.runs, *results.longer], key=lambda run: (run.seed, run.groups, run.name)))
     console.print(f"{duration(time.monotonic() - started)} in all; open {options.folder / 'report.html'}")
     return results.to_json()
@@ -72,19 +65,24 @@ def claim(options: Options, **what: object) -> None:
     write_json(note, asked)
 
 
-def draw(options: Options) -> None:
-    console.print(f"drawing {sum(DEMO_COUNTS.values())} pictures into {options.data}")
-    write(DEMO_DATA, options.data, DEMO_COUNTS)
+def exhibit_of(model: str) -> Exhibit:
+    return verbs_for(experiment(model).task).exhibit
+
+
+def draw(options: Options, exhibit: Exhibit) -> None:
+    console.print(f"drawing {exhibit.about} into {options.data}")
+    exhibit.draw(options.data)
 
 
 def at_once(options: Options) -> int:
     return options.at_once or min(2, cores())
 
 
-def arm(options: Options, groups: int, seed: int) -> Arm:
+def arm(options: Options, exhibit: Exhibit, groups: int, seed: int) -> Arm:
     """One training of the demo, on one processor thread."""
-    settings = replace(DEMO, epochs=options.epochs or DEMO.epochs, seed=seed, threads=1, workers=0, device="cpu")
-    steps = settings.total_steps(DEMO_COUNTS["train"]) or 1
+    epochs = options.epochs or exhibit.settings.epochs
+    settings = replace(exhibit.settings, epochs=epochs, seed=seed, threads=1, workers=0, device="cpu")
+    steps = settings.total_steps(exhibit.count) or 1
     return Arm(options.preset, options.data, options.folder / f"k{groups}-seed{seed}", groups, settings, steps)
 
 
@@ -103,7 +101,7 @@ class Results:
 
 def show(runs: Sequence[RunSummary]) -> None:
     for run in runs:
-        figures = ", ".join(f"{name} {percent(run.metrics[name])}" for name in ("AP", "AP50"))
+        figures = ", ".join(f"{name} {percent(run.metrics[name])}" for name in [*run.metrics][:2])
         cost = f"{run.epochs} epochs in {duration(run.seconds)}, {run.peak_memory_mb:.0f} MB"
         console.print(f"{run.name}, seed {run.seed}: {figures}; {cost}")
 
@@ -114,33 +112,21 @@ def as_row(run: RunSummary) -> dict[str, Any]:
     return {"groups": run.groups, "seed": run.seed, **figures, **cost}
 
 
-def report(options: Options, pair: Pair, results: Results) -> None:
-    """report.html: figures of all seeds, pictures of the first."""
-    detectors = {f"K = {arm.groups}": Detector(arm.folder, "cpu") for arm in (pair.base, pair.grouped)}
-    grouped = detectors[f"K = {pair.grouped.groups}"]
-    data = grouped.task.read(options.data, None)
-    task = grouped.task_on(data)
-    panels = [detection_panel(task, detectors, index) for index in range(min(PANELS, len(task.val)))]
-    places = range(PANELS, min(PANELS + GROUP_PANELS, len(task.val)))
-    groups = [group_panel(task, grouped, index) for index in places]
-    names = [category.name for category in data.categories]
-    page = DemoResults(results.runs, names, panels, groups, results.longer, about(options.preset), task.kind)
+def report(options: Options, exhibit: Exhibit, pair: Pair, results: Results) -> None:
+    """report.html: figures of all seeds, and what the first of them finds."""
+    subject = exhibit.subject(experiment(options.preset).task.kind)
+    shown = exhibit.sections(options.data, {f"K = {arm.groups}": arm.folder for arm in (pair.base, pair.grouped)})
+    page = DemoResults(results.runs, subject, results.longer, shown, about(options.preset, exhibit))
     write_demo_report(options.folder / "report.html", page)
 
 
-def about(model: str) -> dict[str, object]:
+def about(model: str, exhibit: Exhibit) -> dict[str, object]:
     """What was trained, on what and where."""
     machine = environment()
     return {
         "model": model,
-        "data": f"{DEMO_COUNTS['train']} training and {DEMO_COUNTS['val']} validation pictures, {DEMO_DATA}",
+        "data": f"{exhibit.about}, {exhibit.config}",
         "machine": f"{machine['cores']} cores, one thread for each training, {machine['system']}",
         "versions": ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
         "command": machine["command"],
     }
-
-
-def group_panel(task: DetectionTask, detector: Detector, index: int) -> GroupPanel:
-    matched = matched_queries(detector.model, detector.recipe.criterion(), task.val, index)
-    image = load_image(task.val.records[index].path)
-    return GroupPanel(image, matched.boxes, matched.said, matched.points)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
@@ -32,7 +33,7 @@ from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
-from groupdetr.tasks.detection3d import Detection3DTask, TwoFrameTask
+from groupdetr.tasks.detection3d.task import Detection3DTask, TwoFrameTask
 from groupdetr.tasks.instances import InstanceTask
 
 K = 11  # the paper's number of groups (Sec. 4.1)
@@ -78,6 +79,10 @@ DEMO_DATA = SyntheticConfig(
     image_size=192, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5), seed=1
 )  # fmt: skip
 DEMO_COUNTS = {"train": 2000, "val": 300}
+DEMO_SCENES_DATA = nuscenes.SyntheticConfig(
+    train_scenes=120, val_scenes=20, samples=8, width=320, height=180, sweeps=False, seed=1
+)  # fmt: skip
+DEMO_SCENES = replace(TINY_SCENES, epochs=10, eval_every=1)
 DEMO = replace(TINY, epochs=8, imgsz=64, augment="flip", eval_every=1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -104,16 +104,21 @@ class Result:
         self.draw().save(path)
 
 
-class Detector:
-    """A run's best weights, or a weights file of this library, ready to predict.
+class Trained:
+    """A run's best weights, or a weights file of this library, built again.
 
     ``device``: auto, cpu, cuda, mps. ``imgsz``: shortest side the network sees, the run's own by default.
     """
+
+    sees: ClassVar[str | None] = None  # pictures or scenes; None for whichever
 
     def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
         self.path, about = described(source)
         self.recipe = recipe_from(about["recipe"])
         self.task = experiment(self.recipe.preset).task
+        if self.sees not in (None, self.task.sees):
+            what = f"this detector sees {self.task.sees}, not {self.sees}"
+            raise UsageError(what, str(self.path), "groupdetr.Detector sees pictures, groupdetr.SceneDetector scenes")
         self.categories = [(key, name) for key, name in about.get("categories") or _numbered(self.recipe.num_classes)]
         self.imgsz = imgsz or int(about.get("imgsz", 800))
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -129,13 +134,18 @@ class Detector:
         """What the detector was trained for, on a data set that was read with the masks that its task asks for."""
         return self.task(data, Settings(imgsz=self.imgsz), self.recipe.num_detections)
 
+
+class Detector(Trained):
+    """A detector of objects in pictures, ready to predict: a run's best weights, or a weights file of this library.
+
+    ``device``: auto, cpu, cuda, mps. ``imgsz``: shortest side the network sees, the run's own by default.
+    """
+
+    sees: ClassVar[str | None] = "pictures"
+
     def predict(self, pictures: Picture | Sequence[Picture], score: float = 0.5) -> list[Result]:
         """What is in each picture, with a score of at least ``score``. A picture is a path, a PIL image, an array
         [H,W,3] or [H,W] of bytes, or a tensor [3,H,W] of bytes or of floats in [0,1]."""
-        if self.task.kind == "space":
-            raise UsageError(
-                "this detector sees scenes of six cameras, not single pictures", str(self.path), "groupdetr val RUN"
-            )
         single = isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor)
         return list(self.stream([pictures] if single else pictures, score))  # type: ignore[list-item, arg-type]
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from groupdetr.engine.progress import PLAIN_EVERY, percent
 from groupdetr.engine.run import RunFolder
 from groupdetr.errors import GroupDETRError
+from groupdetr.experiments import experiment
 from groupdetr.settings import Settings
 
 TELLING = 0.25  # how much of a training tells how long it will take
@@ -55,7 +56,9 @@ class Arm:
         """How far it is."""
         step, _ = self.pace()
         evaluated = self.run.evaluations()
-        return f"{100 * step / self.steps:.0f} %" + (f", AP {percent(evaluated[-1]['AP'])}" if evaluated else "")
+        score = experiment(self.model).task.figures[0]
+        reached = f", {score} {percent(evaluated[-1][score])}" if evaluated else ""
+        return f"{100 * step / self.steps:.0f} %{reached}"
 
     def start(self) -> subprocess.Popen[bytes]:
         """From the beginning, or from where it was stopped."""

@@ -35,8 +35,8 @@ from groupdetr.engine.train import Trainer
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
 from groupdetr.fitting import fitted, remedy
-from groupdetr.reporting import report_run
 from groupdetr.settings import Settings
+from groupdetr.verbs import verbs_for
 from groupdetr.weights import load_weights
 from groupdetr.weights.native import save
 
@@ -250,11 +250,11 @@ def finish(trainer: Trainer, say: Any) -> None:
             raise KeyboardInterrupt
         return
     if trainer.accelerator.is_main_process:
-        report_run(run)
+        verbs_for(trainer.task).report(run)
     best = f"best {trainer.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
     say(f"{best}; weights: {run.best}; look at {run.report}")
-    predict = "" if trainer.task.kind == "space" else f"groupdetr predict {run.path} PICTURES, "
-    say(f"next: {predict}groupdetr val {run.path} --per-group")
+    predict = " ".join(["groupdetr predict", str(run.path), *verbs_for(trainer.task).asks])
+    say(f"next: {predict}, groupdetr val {run.path} --per-group")
 
 
 def _silence(*_: Any) -> None:

@@ -40,8 +40,12 @@ class Validation:
     groups: list[Evaluation]
 
 
-def validate(options: Options) -> Validation:
-    """Run the detector over the split and evaluate."""
+def validate(options: Options) -> dict[str, Any]:
+    """Run the detector over the split, print and write what it is worth; returns what metrics.json holds."""
+    return written(options, evaluated(options))
+
+
+def evaluated(options: Options) -> Validation:
     settings = Settings(device=options.device, workers=options.workers)
     machine = accelerator(settings)
     detector = Detector(options.run_, str(machine.device), options.imgsz)
@@ -91,7 +95,7 @@ def detections(
 
 def written(options: Options, validation: Validation) -> dict[str, Any]:
     """Print the tables and write the files; returns what metrics.json holds."""
-    folder = options.out or (options.run_ if options.run_.is_dir() else options.run_.parent) / "val"
+    folder = options.folder
     evaluation = validation.evaluation
     content = {"split": options.split, **evaluation.to_json()}
     if validation.groups:

@@ -46,11 +46,11 @@ class Options:
 
         from groupdetr.analysis.isolation import measure
         from groupdetr.create import create_model
-        from groupdetr.predictor import Detector
+        from groupdetr.predictor import Trained
 
         torch.manual_seed(0)
         if Path(self.model).exists():
-            return measure(Detector(self.model, str(device)).model)
+            return measure(Trained(self.model, str(device)).model)
         return measure(create_model(self.model, num_groups=self.groups).to(device))
 
 

@@ -37,13 +37,15 @@ class Options:
     json: bool = False
     """Print the figures as JSON."""
 
+    @property
+    def folder(self) -> Path:
+        return self.out or (self.run_ if self.run_.is_dir() else self.run_.parent) / "val"
+
     def run(self) -> int:
         from groupdetr.predictor import task_of
-        from groupdetr.scenes import validate_scenes
-        from groupdetr.validation import validate, written
+        from groupdetr.verbs import verbs_for
 
-        of_scenes = task_of(self.run_).kind == "space"
-        content = validate_scenes(self) if of_scenes else written(self, validate(self))
+        content = verbs_for(task_of(self.run_)).validate(self)
         if self.json:
             print(json.dumps(content, indent=1))
         return 0

@@ -27,18 +27,15 @@ _REMEDY = "write the file with groupdetr, or as the detection challenge of nuSce
 
 
 def to_results(tokens: Sequence[str], found: Sequence[Boxes3D], inputs: Mapping[str, bool] = INPUTS) -> dict[str, Any]:
-    """The content of a result file: a list for every sample of ``tokens``, with its MOST best boxes.
-
-    DataError where nothing was found at all: the devkit takes no such file.
-    """
-    if not any(len(boxes) for boxes in found):
-        raise DataError(f"nothing was found in any of {len(found)} samples", remedy="train the detector first")
+    """The content of a result file: a list for every sample of ``tokens``, with its MOST best boxes."""
     rows = {token: _rows(token, boxes) for token, boxes in zip(tokens, found, strict=True)}
     return {"meta": dict(inputs), "results": rows}
 
 
 def write_results(path: Path, tokens: Sequence[str], found: Sequence[Boxes3D]) -> None:
-    """The result file of a camera detector."""
+    """The result file of a camera detector. DataError where nothing was found at all: the devkit takes no such file."""
+    if not any(len(boxes) for boxes in found):
+        raise DataError(f"nothing was found in any of {len(found)} samples", str(path), "train the detector first")
     path.write_text(json.dumps(to_results(tokens, found)), encoding="utf-8")
 
 

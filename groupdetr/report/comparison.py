@@ -15,15 +15,15 @@ Reading = Callable[[Mapping[str, float]], float]  # a number of one row of a cur
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One training run in plain numbers. AP and its kin are in [0,1], here as in ``curve``."""
+    """One training run in plain numbers. Figures are as evaluations say them, AP in [0,1], here as in ``curve``."""
 
     groups: int
     seed: int
     epochs: int
     seconds: float  # wall time of training, evaluation not counted
     peak_memory_mb: float
-    metrics: Mapping[str, float]  # the figures of evaluation.coco, at the end
-    curve: Sequence[Mapping[str, float]]  # rows of epoch, step, seconds, AP, AP50, loss; more keys do not hurt
+    metrics: Mapping[str, float]  # the figures of an evaluation, at the end, the deciding one first
+    curve: Sequence[Mapping[str, float]]  # rows of epoch, step, seconds, loss, and figures; more keys do not hurt
     label: str = ""  # what tells it from the others, if K does not
 
     @property
@@ -85,14 +85,14 @@ class Arm:
 
 def arms(runs: Sequence[RunSummary]) -> list[Arm]:
     """In the order in which their names first come; seeds in order."""
-    by_seed = sorted(runs, key=lambda run: run.seed)
+    in_order = sorted(runs, key=lambda run: run.seed)
     names = dict.fromkeys(run.name for run in runs)
-    return [Arm([run for run in by_seed if run.name == name]) for name in names]
+    return [Arm([run for run in in_order if run.name == name]) for name in names]
 
 
-def gain(base: Arm, other: Arm) -> Spread:
-    """By how many points of AP ``other`` leads at the end; seed by seed where both have the same seeds."""
-    lower, upper = ([100 * run.metrics["AP"] for run in arm.runs] for arm in (base, other))
+def gain(base: Arm, other: Arm, score: str = "AP") -> Spread:
+    """By how many points ``other`` leads at the end; seed by seed where both have the same seeds."""
+    lower, upper = ([100 * run.metrics[score] for run in arm.runs] for arm in (base, other))
     return _difference(base, other, lower, upper)
 
 
@@ -102,11 +102,11 @@ def _difference(base: Arm, other: Arm, lower: Sequence[float], upper: Sequence[f
     return Spread(fmean(upper) - fmean(lower), math.nan)
 
 
-def ap_by_seed(all_arms: Sequence[Arm]) -> dict[int, dict[str, float]]:
-    """For each seed of the first arm, the AP of every arm by its name."""
-    of_arms = {arm.name: {run.seed: 100 * run.metrics["AP"] for run in arm.runs} for arm in all_arms}
+def by_seed(all_arms: Sequence[Arm], score: str = "AP") -> dict[int, dict[str, float]]:
+    """For each seed of the first arm, what every arm reached, by its name."""
+    of_arms = {arm.name: {run.seed: 100 * run.metrics[score] for run in arm.runs} for arm in all_arms}
     seeds = [run.seed for run in all_arms[0].runs]
-    return {seed: {name: ap.get(seed, math.nan) for name, ap in of_arms.items()} for seed in seeds}
+    return {seed: {name: reached.get(seed, math.nan) for name, reached in of_arms.items()} for seed in seeds}
 
 
 def curves(all_arms: Sequence[Arm], x: Reading, y: Reading) -> list[Series]:

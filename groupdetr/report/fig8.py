@@ -12,8 +12,8 @@ from groupdetr.report.comparison import (
     Arm,
     RunSummary,
     Spread,
-    ap_by_seed,
     arms,
+    by_seed,
     curves,
     duration,
     epoch,
@@ -65,7 +65,7 @@ class _Figure:
     @property
     def synergy(self) -> Spread:
         """By how much both bring more than the two gains add up to, seed by seed."""
-        rows = (list(ap.values()) for ap in ap_by_seed(self.arms).values())
+        rows = (list(ap.values()) for ap in by_seed(self.arms).values())
         return Spread.of([both - denoising - groups + none for none, denoising, groups, both in rows])
 
 
@@ -215,7 +215,7 @@ def _figures(none: Arm, arm: Arm, paper: tuple[float, float]) -> list[Cell]:
 
 def _by_seed(figure: _Figure) -> Html:
     head = [Column("seed"), *(Column(arm.name, 1) for arm in figure.arms)]
-    rows: list[list[Cell]] = [[str(seed), *ap.values()] for seed, ap in ap_by_seed(figure.arms).items()]
+    rows: list[list[Cell]] = [[str(seed), *ap.values()] for seed, ap in by_seed(figure.arms).items()]
     return table(head, rows, "AP of every seed.")
 
 

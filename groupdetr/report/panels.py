@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,11 +23,6 @@ class DetectionPanel:
     image: Image.Image
     truth: Detections  # scores are not shown
     found: Mapping[str, Detections]  # name of a detector -> its detections, by falling score
-
-    def only(self, names: Sequence[str]) -> DetectionPanel:
-        """With the named detectors alone, or all if none is known by such a name."""
-        kept = {name: detections for name, detections in self.found.items() if name in names}
-        return replace(self, found=kept or self.found)
 
 
 @dataclass(frozen=True)

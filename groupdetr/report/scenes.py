@@ -121,6 +121,22 @@ def draw_from_above(found: Solids, truth: Solids = _NOTHING, names: Sequence[str
     return _reduced(plan.with_legend(entries + [("what is there", PAPER)] * (len(truth.rows) > 0)))
 
 
+def draw_groups_from_above(objects: ArrayLike, said: ArrayLike, points: ArrayLike, side: int = 480) -> Image.Image:
+    """What the queries of K groups say of the same objects: ``objects`` [T,9] in white, ``said`` [T,K,9] in the
+    group's colour, and where each query looks, ``points`` [T,K,3]. nan where there is no such query."""
+    boxes, dots = np.asarray(said, dtype=np.float64), np.asarray(points, dtype=np.float64)
+    truth = Solids(objects).finite()
+    reach = max(10.0, float(np.nanmax(np.abs(np.concatenate([truth.rows[:, :2], dots[..., :2].reshape(-1, 2)])))) + 4)
+    plan = _Plan(side * _FINE, reach)
+    plan.ground()
+    for group in range(boxes.shape[1]):
+        own = Solids(boxes[:, group], [group] * len(boxes)).finite()
+        plan.outlines(own)
+        plan.links(boxes[:, group], dots[:, group], palette(group))
+    plan.outlines(truth)
+    return _reduced(plan.canvas.image)
+
+
 def _view(
     picture: Image.Image, matrix: NDArray[np.float64], name: str, solids: Sequence[Solids], width: int
 ) -> Image.Image:
@@ -193,10 +209,10 @@ def _in_sight(polygon: NDArray[np.float64]) -> NDArray[np.float64]:
 class _Plan:
     """The scene from above, on a canvas of its own."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, sight: float = _SIGHT) -> None:
         self.canvas = Canvas(Image.new("RGB", (side, side), _NIGHT), 1)
         self.pen = ImageDraw.Draw(self.canvas.image, "RGBA")
-        self.middle, self.scale = side / 2, side / 2 / _SIGHT
+        self.middle, self.scale = side / 2, side / 2 / sight
         self.line = max(2, round(side / 480))
 
     def at(self, points: ArrayLike) -> NDArray[np.float64]:
@@ -214,6 +230,15 @@ class _Plan:
         x, y = _VEHICLE[0] / 2, _VEHICLE[1] / 2
         outline = [(-x, -y), (-x, y - 1), (0, y), (x, y - 1), (x, -y)]
         self.pen.polygon(_flat(self.at(outline)), fill=_PALE)
+
+    def links(self, boxes: NDArray[np.float64], points: NDArray[np.float64], colour: Colour) -> None:
+        """A dot where each query looks, and a line from there to what it says."""
+        for box, point in zip(boxes, points):
+            if np.isfinite(point[:2]).all() and np.isfinite(box[:2]).all():
+                dot, centre = self.at([point[:2], box[:2]])
+                self.pen.line(_flat([dot, centre]), fill=colour, width=self.line)
+                radius = 2 * self.line
+                self.pen.ellipse((*(dot - radius), *(dot + radius)), fill=colour)
 
     def outlines(self, solids: Solids) -> None:
         for corners, colour in zip(solids.corners(), solids.colours):

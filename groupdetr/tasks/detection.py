@@ -51,6 +51,7 @@ class DetectionTask:
     """Detection on a data set with ``train`` and ``val`` splits. ``most``: detections kept of an image."""
 
     kind: ClassVar[str] = "box"  # what AP is of
+    sees: ClassVar[str] = "pictures"
     figures: ClassVar[tuple[str, ...]] = FIGURES[:6]  # that are shown while training, the deciding one first
     masks: ClassVar[bool] = False  # are the masks of objects asked for?
     found = staticmethod(boxes_of)  # what answers [B,N,.] say, whatever the data set

@@ -53,6 +53,11 @@ class Task(Protocol):
         ...
 
     @property
+    def sees(self) -> str:
+        """What a detector is shown, pictures or scenes; verbs of the command line go by it."""
+        ...
+
+    @property
     def figures(self) -> tuple[str, ...]:
         """Those of an evaluation that are shown while training, shares all of them, the deciding one first."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import torch
 from PIL import Image
 
 import groupdetr
+from groupdetr import verbs
 from groupdetr.cli import VERBS, main
+from groupdetr.data.synthetic import write
+from groupdetr.experiments import DEMO_DATA
 from tests.runs import train
 
 
@@ -223,8 +227,15 @@ def test_a_run_ends_with_a_page_that_needs_nothing_from_outside(run: Path) -> No
     assert all(link.startswith("data:") for link in links.found)
 
 
+def smaller(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> None:
+    """The demo's pictures, but fewer."""
+    of_pictures = verbs.VERBS["pictures"]
+    exhibit = replace(of_pictures.exhibit, draw=lambda folder: write(DEMO_DATA, folder, counts), count=counts["train"])
+    monkeypatch.setitem(verbs.VERBS, "pictures", replace(of_pictures, exhibit=exhibit))
+
+
 def test_the_demo_compares_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groupdetr.demo.DEMO_COUNTS", {"train": 16, "val": 12})
+    smaller(monkeypatch, {"train": 16, "val": 12})
     arguments = ["demo", "--epochs", "1", "--groups", "2", "--out", str(tmp_path / "demo")]
     assert main(arguments) == 0
     told = json.loads((tmp_path / "demo/metrics.json").read_text())
@@ -237,7 +248,7 @@ def test_the_demo_compares_and_goes_on_where_it_was(tmp_path: Path, monkeypatch:
 
 
 def test_figure_8_trains_its_four_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groupdetr.demo.DEMO_COUNTS", {"train": 8, "val": 8})
+    smaller(monkeypatch, {"train": 8, "val": 8})
     out = tmp_path / "fig8"
     arguments = ["demo", "--figure", "8", "--groups", "2", "--out", str(out), "--epochs"]
     assert main([*arguments, "1"]) == 0

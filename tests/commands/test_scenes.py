@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from groupdetr import Detector, SceneDetector, verbs
 from groupdetr.cli import main
+from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
+from groupdetr.data.nuscenes.version import load
+from groupdetr.errors import UsageError
+from groupdetr.evaluation.nuscenes_results import read_results
 from tests.runs import checkpoint, losses, same
 
 SHORT = ["--groups", "2", "--queries", "12", "--batch", "2", "--workers", "0", "--device", "cpu", "--eval-every", "1"]
@@ -58,12 +66,71 @@ def test_a_stopped_training_goes_on_bit_for_bit(run: Path, scenes: Path, tmp_pat
     assert losses(again) == losses(run)
 
 
-def test_pictures_and_demos_are_refused_in_words(run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_draws_samples_of_the_runs_own_data_and_writes_results(run: Path, scenes: Path, tmp_path: Path) -> None:
+    assert main(["predict", str(run), "--score", "0", "--limit", "2", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "predictions.json").read_text())["results"]
+    val = load(scenes).splits["val"]
+    assert list(results) == [val[0].token, val[2].token], "spread over the split"
+    assert {path.name for path in tmp_path.glob("*.jpg")} == {f"{val[i].scene}-{val[i].token}.jpg" for i in (0, 2)}
+    with Image.open(next(tmp_path.glob("*.jpg"))) as drawn:
+        assert drawn.width > 3 * 640, "three cameras in a row, and the view from above"
+    rows = read_results(tmp_path / "predictions.json", list(results))
+    assert all(len(boxes) == len(results[token]) for boxes, token in zip(rows, results))
+
+
+def test_predict_takes_another_split_and_the_folder_of_a_version(run: Path, scenes: Path, tmp_path: Path) -> None:
+    arguments = ["predict", str(run), str(scenes / VERSION), "--split", "train", "--out", str(tmp_path)]
+    assert main([*arguments, "--score", "0"]) == 0
+    results = json.loads((tmp_path / "predictions.json").read_text())["results"]
+    assert list(results) == [sample.token for sample in load(scenes).splits["train"]]
+    assert main([*arguments[:4], "unknown"]) == 3, "no such split"
+
+
+def test_a_high_score_leaves_pictures_with_what_is_there_alone(run: Path, tmp_path: Path) -> None:
+    """And a result file without a box, which the devkit would refuse, but which tells the truth."""
+    assert main(["predict", str(run), "--score", "0.999", "--limit", "1", "--out", str(tmp_path)]) == 0
+    (rows,) = json.loads((tmp_path / "predictions.json").read_text())["results"].values()
+    assert rows == []
+
+
+def test_the_interface_in_python_says_boxes_in_the_frame_of_the_lidar(run: Path, scenes: Path) -> None:
+    detector = SceneDetector(run, "cpu")
+    first, second = detector.predict(scenes, score=0.0, limit=2)
+    assert first.boxes.shape == (len(first), 9)
+    assert (np.diff(first.scores) <= 0).all()
+    assert set(first.names) <= set(CLASSES)
+    assert np.abs(first.boxes[:, :2]).max() <= 61.2
+    assert first.sample.token != second.sample.token
+    truth = first.truth
+    assert len(truth) == first.sample.truth.learned.sum() > 0
+    assert len(first.best(3)) == 3
+    strict = detector.predict(scenes, score=float(first.scores[4]), limit=1)[0]
+    assert 5 <= len(strict) < len(first)
+
+
+def test_pictures_are_refused_in_words(run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = next((scenes / "samples").rglob("*.jpg"))
     assert main(["predict", str(run), str(picture)]) == 2
     assert "six cameras" in capsys.readouterr().err
-    assert main(["demo", "--model", "petr-tiny"]) == 2
-    assert main(["train", str(scenes), "--model", "petr-tiny", "--batch", "auto"]) == 2
+    with pytest.raises(UsageError, match="sees scenes, not pictures"):
+        Detector(run, "cpu")
+
+
+def test_the_demo_compares_scenes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SyntheticConfig(samples=2, width=160, height=90)
+    of_scenes = verbs.VERBS["scenes"]
+    exhibit = replace(of_scenes.exhibit, draw=lambda folder: write(config, folder), count=2)
+    monkeypatch.setitem(verbs.VERBS, "scenes", replace(of_scenes, exhibit=exhibit))
+    arguments = ["demo", "--model", "petr-tiny", "--epochs", "1", "--groups", "2", "--out", str(tmp_path / "demo")]
+    assert main(arguments) == 0
+    told = json.loads((tmp_path / "demo/metrics.json").read_text())
+    assert [row["groups"] for row in told["runs"]] == [1, 2]
+    assert {"NDS", "mAP", "mATE", "seconds"} <= told["runs"][0].keys()
+    page = (tmp_path / "demo/report.html").read_text()
+    assert "NDS by epoch" in page
+    assert "drawn scenes" in page
+    assert page.count("data:image") == 2 * 2 + 2, "two samples by two detectors, and two with the groups' queries"
+    assert ">nan" not in page
 
 
 def test_check_knows_a_version(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,9 +142,9 @@ def test_a_sample_keeps_its_best_boxes_in_their_order() -> None:
     assert kept == [score for score in scores if score >= 0.1]
 
 
-def test_a_file_without_any_box_is_not_written() -> None:
+def test_a_file_without_any_box_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing was found in any of 2 samples"):
-        to_results(["a", "b"], [boxes([], scores=[])] * 2)
+        write_results(tmp_path / "results.json", ["a", "b"], [boxes([], scores=[])] * 2)
 
 
 def no_meta(content: dict) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from groupdetr.report.drawing import PAPER, palette
-from groupdetr.report.scenes import CAMERAS, Solids, draw_cameras, draw_from_above, draw_scene
+from groupdetr.report.scenes import CAMERAS, Solids, draw_cameras, draw_from_above, draw_groups_from_above, draw_scene
 from tests.report.street import CAR, NAMES, SIZE, WALKER, box, matrices, pictures, street
 
 CELLS = dict(zip(CAMERAS, ((0, 1), (0, 2), (0, 0), (1, 1), (1, 0), (1, 2))))  # row and column of each picture
@@ -49,6 +49,18 @@ def test_a_box_is_drawn_around_its_corners(width: int) -> None:
     expected = pixels(found.corners()[0]) * width / SIZE[0]
     assert np.abs(painted.min(axis=0) - expected.min(axis=0)).max() <= 2
     assert np.abs(painted.max(axis=0) - expected.max(axis=0)).max() <= 2
+
+
+def test_groups_are_linked_from_where_they_look_to_what_they_say() -> None:
+    """In the groups' colours; a query that is not there is not drawn."""
+    objects, nan = [box(0, 10, CAR, 0)], np.full((1, 1, 9), np.nan)
+    said = np.concatenate([np.array([[box(5, 12, CAR, 0)]]), nan], axis=1)
+    points = np.array([[[-6.0, -6.0, 0.0], [np.nan] * 3]])
+    drawn = np.asarray(draw_groups_from_above(objects, said, points)).reshape(-1, 3)
+    assert (drawn == palette(0)).all(axis=1).sum() > 50
+    assert not (drawn == palette(1)).all(axis=1).any()
+    dot = np.asarray(draw_groups_from_above(objects, nan, points[:, :1], side=480))
+    assert not (dot == palette(0)).all(axis=-1).any(), "nothing to link"
 
 
 def test_a_box_has_its_size_and_looks_along_its_yaw() -> None:

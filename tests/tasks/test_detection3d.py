@@ -22,7 +22,7 @@ from groupdetr.engine.train import Trainer
 from groupdetr.ops.boxes3d import box_to_code
 from groupdetr.settings import Settings
 from groupdetr.structures import Predictions
-from groupdetr.tasks.detection3d import Detection3DTask, Found, TwoFrameTask, boxes_in_space
+from groupdetr.tasks.detection3d.task import Detection3DTask, Found, TwoFrameTask, boxes_in_space
 
 RECIPES = {"petr": TinyPETR(num_queries=12), "petrv2": TinyPETRv2(num_queries=12)}
 

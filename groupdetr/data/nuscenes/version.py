@@ -39,13 +39,18 @@ class NuScenes:
         return {"root": str(self.root), "categories": names, "splits": splits}
 
 
-def load(data: Path | str) -> NuScenes:
-    """The version in a folder, or of a folder that holds one; a `DataError` for the first thing that is wrong."""
+def load(data: Path | str, split: str | None = None) -> NuScenes:
+    """The version in a folder, or of a folder that holds one; a `DataError` for the first thing that is wrong.
+
+    ``split``: one that stands for both train and val, and nothing else is read.
+    """
     root, version = located(data)
-    tables = Tables(root, version)
-    footage, names = Footage.of(tables), spelled(root, version)
-    splits = {split: samples_of(tables, footage, tables.scenes(name)) for split, name in names.items()}
-    return NuScenes(root, version, splits)
+    tables, names = Tables(root, version), spelled(root, version)
+    if split is not None:
+        names = dict.fromkeys(names, names.get(split, split))
+    footage = Footage.of(tables)
+    samples = {name: samples_of(tables, footage, tables.scenes(name)) for name in dict.fromkeys(names.values())}
+    return NuScenes(root, version, {ours: samples[name] for ours, name in names.items()})
 
 
 def is_version(data: Path | str) -> bool:

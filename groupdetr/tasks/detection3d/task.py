@@ -33,6 +33,16 @@ class Found:
     labels: Tensor  # [D] int64
     boxes: Tensor  # [D,9] as in ops/boxes3d
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, kept: Tensor | slice) -> Found:
+        return Found(self.scores[kept], self.labels[kept], self.boxes[kept])
+
+    def above(self, score: float) -> Found:
+        """Those with at least this score."""
+        return self[self.scores >= score]
+
 
 @torch.no_grad()
 def boxes_in_space(answer: Predictions, most: int) -> list[Found]:
@@ -50,17 +60,22 @@ class Detection3DTask:
     """Detection on the samples of a nuScenes version. ``most``: boxes kept of a sample."""
 
     kind: ClassVar[str] = "space"
+    sees: ClassVar[str] = "scenes"
     figures: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # that are shown while training, the deciding one first
     two_frames: ClassVar[bool] = False  # is an earlier frame looked at, too?
     found = staticmethod(boxes_in_space)
 
     def __init__(self, data: NuScenes, settings: Settings, most: int, workers: int = 0) -> None:
-        """Pictures become as high as ``imgsz``, and two and a half times as wide, as published."""
         del workers
-        size = (settings.imgsz, settings.imgsz * IMGSZ[1] // IMGSZ[0])
         self.data, self.most = data, most
+        size = size_of(settings.imgsz)
         self.train = Views(data.splits["train"], size, True, self.two_frames, settings.seed)
-        self.val = Views(data.splits["val"], size, two_frames=self.two_frames)
+        self.val = self.seen(data.splits["val"], settings.imgsz)
+
+    @classmethod
+    def seen(cls, samples: Sequence[Sample], imgsz: int) -> Views:
+        """Samples as they are when nothing is learned."""
+        return Views(samples, size_of(imgsz), two_frames=cls.two_frames)
 
     @classmethod
     def read(cls, data: Path, images: Path | None) -> NuScenes:
@@ -84,6 +99,17 @@ class Detection3DTask:
 
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"sample {self.train.samples[index].token}" for index in indices]
+
+
+def size_of(imgsz: int) -> tuple[int, int]:
+    """Pictures become as high as ``imgsz``, and two and a half times as wide, as published."""
+    return imgsz, imgsz * IMGSZ[1] // IMGSZ[0]
+
+
+def learned(sample: Sample) -> Found:
+    """What is there to be learned, as if it had been found."""
+    boxes, labels = sample.objects()
+    return Found(torch.ones(len(labels)), torch.from_numpy(labels), torch.from_numpy(boxes))
 
 
 def scene_of(sample: Sample) -> Scene:

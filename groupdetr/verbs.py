@@ -1,0 +1,37 @@
+"""What the command line does with a detector, by what it sees: pictures, or scenes of several cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groupdetr import pictures, validation
+from groupdetr.commands import predict_, val_
+from groupdetr.engine.run import RunFolder
+from groupdetr.exhibit import Exhibit
+from groupdetr.tasks.detection3d import demo, prediction, report
+from groupdetr.tasks.detection3d import validation as of_scenes
+
+
+@dataclass(frozen=True)
+class Verbs:
+    """Of one kind of detector."""
+
+    report: Callable[[RunFolder], Path]  # writes the page of a run
+    predict: Callable[[predict_.Options], None]
+    validate: Callable[[val_.Options], dict[str, Any]]  # returns what metrics.json holds
+    exhibit: Exhibit  # of the demo
+    asks: tuple[str, ...] = ()  # what predict must be given beside a run
+
+
+VERBS = {
+    "pictures": Verbs(pictures.report, pictures.predict, validation.validate, pictures.EXHIBIT, ("PICTURES",)),
+    "scenes": Verbs(report.report, prediction.predict, of_scenes.validate, demo.EXHIBIT),
+}
+
+
+def verbs_for(task: Any) -> Verbs:
+    """``task``: one of the classes in tasks/, or what one made."""
+    return VERBS[task.sees]
