@@ -65,14 +65,14 @@ MASKS_50 = Settings(  # Mask2Former's configuration, whose 368,750 iterations ar
 MASKS_12 = replace(MASKS_50, epochs=12)  # scaled from it: no configuration of 12 epochs is published
 SCENES = Settings(  # PETR's configuration, whose rate falls once an epoch
     epochs=24, batch=8, imgsz=320, lr=2e-4, backbone_lr=2e-5, weight_decay=0.01, clip=35.0, schedule="cosine",
-    warmup=500,
+    warmup=500, augment="petr",
 )  # fmt: skip
 TINY_K = 6
 TINY = Settings(  # about ten minutes on two cores with three hundred pictures
     epochs=80, batch=8, imgsz=128, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip"
 )  # fmt: skip
 
-TINY_SCENES = replace(TINY, imgsz=64, epochs=24, clip=35.0)
+TINY_SCENES = replace(TINY, imgsz=64, epochs=24, clip=35.0, augment="petr")
 
 # what the demo trains on, and how
 DEMO_DATA = SyntheticConfig(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,6 @@ from groupdetr.engine.run import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment, recipe_from
 from groupdetr.report.drawing import draw_found
-from groupdetr.settings import Settings
 from groupdetr.structures import Images
 from groupdetr.weights import load_weights, native
 
@@ -115,7 +114,8 @@ class Trained:
     def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
         self.path, about = described(source)
         self.recipe = recipe_from(about["recipe"])
-        self.task = experiment(self.recipe.preset).task
+        self.experiment = experiment(self.recipe.preset)
+        self.task = self.experiment.task
         if self.sees not in (None, self.task.sees):
             what = f"this detector sees {self.task.sees}, not {self.sees}"
             raise UsageError(what, str(self.path), "groupdetr.Detector sees pictures, groupdetr.SceneDetector scenes")
@@ -132,7 +132,7 @@ class Trained:
 
     def task_on(self, data: Any) -> Any:
         """What the detector was trained for, on a data set that was read with the masks that its task asks for."""
-        return self.task(data, Settings(imgsz=self.imgsz), self.recipe.num_detections)
+        return self.task(data, replace(self.experiment.settings, imgsz=self.imgsz), self.recipe.num_detections)
 
 
 class Detector(Trained):

@@ -29,9 +29,10 @@ class Settings:
     """Pieces a batch is computed in, for less memory; the result is the same."""
     imgsz: int = 800
     """Shortest side of an image in validation, pixels; training draws from DETR's menu scaled by it."""
-    augment: Literal["detr", "lsj", "flip", "none"] = "detr"
+    augment: Literal["detr", "lsj", "flip", "none", "petr"] = "detr"
     """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square of 1024/800 of imgsz;
-    flip: flip only; none: as in validation."""
+    flip: flip only; none: as in validation. Scenes: petr, which zooms, crops and flips the pictures of a sample alike,
+    and turns and scales the world; or none."""
     lr: float = 1e-4
     """Learning rate."""
     backbone_lr: float = 1e-5

@@ -56,7 +56,7 @@ class PETR(Recipe):
     def token_place(self) -> nn.Module:
         return Given()
 
-    def queries(self) -> nn.Module:
+    def queries(self) -> LearnedSpacePoints:
         return LearnedSpacePoints(self.num_groups, self.num_queries, self.channels, self.inference_group)
 
     def decoder(self) -> Decoder:

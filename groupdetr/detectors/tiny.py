@@ -24,10 +24,11 @@ from groupdetr.detectors.mask2former import STRIDE, Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.encoders.transformer import TransformerEncoder
 from groupdetr.places import Scaled
-from groupdetr.queries.learned import LearnedAnchors
+from groupdetr.queries.learned import LearnedAnchors, LearnedSpacePoints
 
 GAIN = 3.0  # how sharply queries look at first
 SIZE = 0.27  # of anchors at first
+SIGHT = 1 / 3  # of the space, a radius of 34 metres, is where queries of scenes start
 SMALL_VIT = Sizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3), image=256)
 
 
@@ -164,7 +165,7 @@ class TinyPETR(PETR):
 
     channels: int = 64
     num_heads: int = 4
-    num_queries: int = 50
+    num_queries: int = 100
     num_detections: int = 100
     dropout: float = 0.0
     decoder_layers: int = 3
@@ -175,6 +176,11 @@ class TinyPETR(PETR):
 
     def backbone(self) -> Backbone:
         return small_resnet((32, 64, 96), (1, 2, 1), levels=(2, 3), multiple=16, augment=GridMask(self.grid_mask))
+
+    def queries(self) -> LearnedSpacePoints:
+        queries = super().queries()
+        queries.start_around(SIGHT)
+        return queries
 
 
 @dataclass(frozen=True)

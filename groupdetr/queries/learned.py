@@ -121,6 +121,16 @@ class LearnedSpacePoints(LearnedQueries):
         self.place = MLP(3 * channels // 2, channels, channels, num_layers=2)
         self.points = nn.Parameter(torch.rand(num_groups, num_queries, 3))
 
+    @torch.no_grad()
+    def start_around(self, radius: float) -> None:
+        """Let points start within a radius of the vehicle, in shares of the space, halfway up.
+
+        Not in the paper: a start for few queries and trainings of minutes.
+        """
+        angle, distance = torch.rand(2, *self.points.shape[:-1])
+        angle, distance = 2 * math.pi * angle, radius * distance.sqrt()  # as many to an area everywhere
+        self.points.copy_(0.5 + torch.stack([distance * angle.cos(), distance * angle.sin(), 0 * angle], dim=-1))
+
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         del targets
         points = self.points[self.running]

@@ -14,6 +14,7 @@ from groupdetr.data.batch import Pictures
 from groupdetr.data.check import Report, check
 from groupdetr.data.formats import DataSet, load
 from groupdetr.detections import Detections
+from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
@@ -26,6 +27,12 @@ AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
     "none": transforms.validation,
 }
 CACHE = 1 << 30  # bytes of decoded training pictures that all loader processes together keep
+
+
+def augmentation(name: str) -> Callable[[int], transforms.Transform]:
+    if name not in AUGMENTATIONS:
+        raise UsageError(f"--augment {name} is for scenes", remedy=f"for pictures: {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]
 
 
 @torch.no_grad()
@@ -57,7 +64,7 @@ class DetectionTask:
     found = staticmethod(boxes_of)  # what answers [B,N,.] say, whatever the data set
 
     def __init__(self, data: DataSet, settings: Settings, most: int, workers: int = 0) -> None:
-        imgsz, augment = settings.imgsz, AUGMENTATIONS[settings.augment]
+        imgsz, augment = settings.imgsz, augmentation(settings.augment)
         self.data, self.most = data, most
         self.train = Pictures(data.splits["train"].records, augment(imgsz), settings.seed, CACHE // max(1, workers))
         self.val = Pictures(data.splits["val"].records, transforms.validation(imgsz))

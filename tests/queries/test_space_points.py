@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from groupdetr.queries.learned import LearnedSpacePoints
@@ -38,3 +39,13 @@ def test_their_position_is_read_off_the_waves_of_y_x_and_z() -> None:
     position = source(MEMORY, None).position
     assert position is not None
     assert (position[0, 1, 2] - source.place(torch.tensor(waves))).abs().max() < 1e-5
+
+
+def test_points_may_start_around_the_vehicle_as_many_to_an_area_everywhere() -> None:
+    source = LearnedSpacePoints(3, 4000, CHANNELS, inference_group=0)
+    source.start_around(0.25)
+    distance = (source.points[..., :2] - 0.5).norm(dim=-1)
+    assert distance.max() <= 0.25
+    assert (distance < 0.125).float().mean() == pytest.approx(1 / 4, abs=0.02)
+    assert (source.points[..., 2] == 0.5).all()
+    assert (source.points[0] != source.points[1]).any(), "groups start as independent draws"

@@ -19,6 +19,7 @@ from groupdetr.engine.machine import accelerator
 from groupdetr.engine.progress import Silent
 from groupdetr.engine.run import RunFolder
 from groupdetr.engine.train import Trainer
+from groupdetr.errors import UsageError
 from groupdetr.ops.boxes3d import box_to_code
 from groupdetr.settings import Settings
 from groupdetr.structures import Predictions
@@ -36,13 +37,25 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> NuScenes:
 
 def task_of(samples: NuScenes, recipe: Recipe) -> Detection3DTask:
     kind = TwoFrameTask if isinstance(recipe, TinyPETRv2) else Detection3DTask
-    return kind(samples, Settings(imgsz=64), recipe.num_detections)
+    return kind(samples, Settings(imgsz=64, augment="petr"), recipe.num_detections)
 
 
 def truth(sample: Sample) -> Found:
     boxes, labels = sample.truth.boxes, sample.truth.labels
     counted = sample.truth.points > 0
     return Found(torch.ones(counted.sum()), torch.from_numpy(labels[counted]), torch.from_numpy(boxes[counted]))
+
+
+def test_scenes_are_augmented_as_settings_say_and_not_as_pictures(samples: NuScenes) -> None:
+    def drawn(augment: str) -> torch.Tensor:
+        return Detection3DTask(samples, Settings(imgsz=64, augment=augment), 100).train[0].pixels  # type: ignore[arg-type]
+
+    still = Detection3DTask.seen(samples.splits["train"], 64)[0].pixels
+    assert torch.equal(drawn("none"), still)
+    assert not torch.equal(drawn("petr"), still)
+    for pictures_only in ("flip", "lsj", "detr"):
+        with pytest.raises(UsageError, match="is for pictures"):
+            drawn(pictures_only)
 
 
 def test_what_is_there_has_the_full_score(samples: NuScenes) -> None:

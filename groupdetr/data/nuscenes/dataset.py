@@ -16,7 +16,7 @@ from groupdetr.data.images import load_pixels
 from groupdetr.data.nuscenes.footage import Frame
 from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.samples import Sample
-from groupdetr.data.nuscenes.transforms import IMGSZ, Augmentation, training, validation
+from groupdetr.data.nuscenes.transforms import IMGSZ, Augment, Augmentation, unchanged
 from groupdetr.data.records import Floats
 from groupdetr.errors import DataError
 from groupdetr.structures import Target
@@ -91,15 +91,15 @@ class Views(Dataset[MultiView]):
         self,
         samples: Sequence[Sample],
         size: tuple[int, int] = IMGSZ,
-        augmented: bool = False,
+        augment: Augment | None = None,
         two_frames: bool = False,
         seed: int = 0,
     ) -> None:
-        """``size``: height and width. ``augmented``: as in training, where a sample without objects is replaced by
-        another one; a `DataError` if none has any."""
+        """``size``: height and width. ``augment``: what training does to a sample, None in a test. In training a sample
+        without objects is replaced by another one; a `DataError` if none has any."""
         self.samples, self.size, self.two_frames, self.seed = samples, size, two_frames, seed
-        self.augmented = augmented
-        self.learnable = np.flatnonzero([sample.truth.learned.any() for sample in samples]) if augmented else None
+        self.augment = augment
+        self.learnable = np.flatnonzero([sample.truth.learned.any() for sample in samples]) if augment else None
         if self.learnable is not None and not len(self.learnable):
             raise DataError("no sample has an object to learn", remedy="annotate objects in the train split")
 
@@ -111,7 +111,7 @@ class Views(Dataset[MultiView]):
         seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]
         generator = Generator().manual_seed(int(seed))
         index = self._with_objects(draw.index, generator)
-        augmentation = training(generator) if self.augmented else validation(generator)
+        augmentation = (self.augment or unchanged)(generator)
         frame, ages = self._seen(self.samples[index], generator)
         pixels, matrices = placed(frame, augmentation, self.size)
         target = target_of(self.samples[index], augmentation)
@@ -131,7 +131,7 @@ class Views(Dataset[MultiView]):
         if not len(sample.earlier):
             return now.followed_by(now), np.concatenate([ages, ages + REPEATED_AGE])
         number = len(sample.earlier)
-        before = sample.frame_before(drawn_earlier(number, generator) if self.augmented else min(TESTED, number - 1))
+        before = sample.frame_before(drawn_earlier(number, generator) if self.augment else min(TESTED, number - 1))
         return now.followed_by(before), np.concatenate([ages, before.ages(sample.time)])
 
 

@@ -96,14 +96,14 @@ class Augmentation:
 Augment = Callable[[Generator], Augmentation]
 
 
-def training(generator: Generator) -> Augmentation:
+def published(generator: Generator) -> Augmentation:
     """As PETR and PETRv2 are trained at 800 x 320."""
     zoom, left, turn, scale, coin = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     return Augmentation(between(*ZOOM, zoom), left, coin < 0.5, between(-TURN, TURN, turn), between(*SCALE, scale))
 
 
-def validation(generator: Generator) -> Augmentation:
-    """The picture fills the output, and the world is left alone."""
+def unchanged(generator: Generator) -> Augmentation:
+    """As in a test: the picture fills the output, and the world is left alone."""
     del generator
     return Augmentation()
 

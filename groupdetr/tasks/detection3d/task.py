@@ -13,8 +13,9 @@ from torch import Tensor
 from groupdetr.data.check import Report
 from groupdetr.data.nuscenes.dataset import Views
 from groupdetr.data.nuscenes.samples import Sample
-from groupdetr.data.nuscenes.transforms import IMGSZ
+from groupdetr.data.nuscenes.transforms import IMGSZ, Augment, published, unchanged
 from groupdetr.data.nuscenes.version import NuScenes, check_version, load
+from groupdetr.errors import UsageError
 from groupdetr.evaluation.boxes3d import Boxes3D, Pose, found_boxes
 from groupdetr.evaluation.nuscenes import Evaluation, Scene, evaluate
 from groupdetr.ops.boxes3d import code_to_box
@@ -22,6 +23,7 @@ from groupdetr.settings import Settings
 from groupdetr.structures import Predictions
 from groupdetr.tasks.detection import best_pairs
 
+AUGMENTATIONS: dict[str, Augment] = {"petr": published, "none": unchanged}
 LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)  # metres: centres beyond are dropped
 
 
@@ -69,7 +71,8 @@ class Detection3DTask:
         del workers
         self.data, self.most = data, most
         size = size_of(settings.imgsz)
-        self.train = Views(data.splits["train"], size, True, self.two_frames, settings.seed)
+        augment = augmentation(settings.augment)
+        self.train = Views(data.splits["train"], size, augment, self.two_frames, settings.seed)
         self.val = self.seen(data.splits["val"], settings.imgsz)
 
     @classmethod
@@ -99,6 +102,12 @@ class Detection3DTask:
 
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"sample {self.train.samples[index].token}" for index in indices]
+
+
+def augmentation(name: str) -> Augment:
+    if name not in AUGMENTATIONS:
+        raise UsageError(f"--augment {name} is for pictures", remedy=f"for scenes: {' or '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]
 
 
 def size_of(imgsz: int) -> tuple[int, int]:

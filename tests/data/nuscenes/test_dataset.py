@@ -9,6 +9,7 @@ import torch
 
 from groupdetr.data.batch import Draw
 from groupdetr.data.nuscenes.dataset import Views, drawn_earlier
+from groupdetr.data.nuscenes.transforms import published, unchanged
 from groupdetr.errors import DataError
 from groupdetr.structures import Target
 
@@ -20,9 +21,9 @@ def without_objects(sample):
 
 
 @pytest.mark.parametrize(("two_frames", "views"), [(False, 6), (True, 12)])
-@pytest.mark.parametrize("augmented", [False, True])
-def test_a_sample_is_bytes_matrices_ages_and_boxes(samples, two_frames, views, augmented):
-    item = Views(samples, SIZE, augmented, two_frames)[1]
+@pytest.mark.parametrize("augment", [None, unchanged, published])
+def test_a_sample_is_bytes_matrices_ages_and_boxes(samples, two_frames, views, augment):
+    item = Views(samples, SIZE, augment, two_frames)[1]
     assert item.pixels.shape == (views, 3, *SIZE)
     assert item.pixels.dtype == torch.uint8
     assert item.lidar_to_image.shape == (views, 4, 4)
@@ -47,13 +48,13 @@ def same(a, b):
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_index_alone(samples):
-    views = Views(samples, SIZE, augmented=True, two_frames=True, seed=3)
+    views = Views(samples, SIZE, augment=published, two_frames=True, seed=3)
     first = views[Draw(4, 2)]
     views[Draw(4, 1)]
     assert same(first, views[Draw(4, 2)])
     assert same(first, pickle.loads(pickle.dumps(views))[Draw(4, 2)])
     assert not same(first, views[Draw(5, 2)])
-    assert not same(first, Views(samples, SIZE, augmented=True, two_frames=True, seed=4)[Draw(4, 2)])
+    assert not same(first, Views(samples, SIZE, augment=published, two_frames=True, seed=4)[Draw(4, 2)])
 
 
 def test_evaluation_draws_nothing(samples):
@@ -62,7 +63,7 @@ def test_evaluation_draws_nothing(samples):
 
 def test_one_draw_holds_for_all_views(samples):
     """The current views of both frames are the same pictures where there is none before."""
-    item = Views(samples, SIZE, augmented=True, two_frames=True)[0]
+    item = Views(samples, SIZE, augment=published, two_frames=True)[0]
     assert not len(samples[0].earlier)
     assert torch.equal(item.pixels[:6], item.pixels[6:])
     assert torch.equal(item.lidar_to_image[:6], item.lidar_to_image[6:])
@@ -89,7 +90,7 @@ def test_training_draws_the_earlier_frame_as_published(number, drawn):
 
 def test_in_training_another_sample_replaces_one_without_objects(samples):
     poor = [without_objects(sample) for sample in samples[:-2]] + [*samples[-2:]]
-    views = Views(poor, SIZE, augmented=True)
+    views = Views(poor, SIZE, augment=published)
     assert {views[Draw(epoch, 0)].index for epoch in range(12)} == {len(poor) - 2, len(poor) - 1}
     assert views[len(poor) - 1].index == len(poor) - 1
     empty = Views(poor, SIZE)[0]
@@ -99,7 +100,7 @@ def test_in_training_another_sample_replaces_one_without_objects(samples):
 
 def test_training_on_nothing_is_refused(samples):
     with pytest.raises(DataError, match="no sample has an object to learn"):
-        Views([without_objects(sample) for sample in samples], SIZE, augmented=True)
+        Views([without_objects(sample) for sample in samples], SIZE, augment=published)
 
 
 def test_a_picture_that_is_not_there_is_told(samples):

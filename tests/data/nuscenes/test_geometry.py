@@ -12,7 +12,7 @@ from groupdetr.data.nuscenes.dataset import placed
 from groupdetr.data.nuscenes.geometry import about_z, inverse, poses, projected, rotations, yaw
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
 from groupdetr.data.nuscenes.synthetic import VERSION
-from groupdetr.data.nuscenes.transforms import Augmentation, training
+from groupdetr.data.nuscenes.transforms import Augmentation, published
 from tests.data.nuscenes.conftest import corners_of, in_sight, painted
 
 
@@ -49,7 +49,7 @@ def test_the_centres_of_boxes_in_sight_have_the_colour_of_their_class(samples):
 def test_they_have_it_after_augmentation_too(samples):
     generator, pairs, flips = torch.Generator().manual_seed(0), [], set()
     for sample in samples:
-        augmentation = training(generator)
+        augmentation = published(generator)
         flips.add(augmentation.flip)
         pixels, matrices = placed(sample.frame(), augmentation, (160, 400))
         boxes = augmentation.boxes(sample.truth.boxes)
@@ -103,7 +103,7 @@ def test_the_chain_of_poses_is_that_of_the_tables(root, samples):
 @pytest.mark.parametrize("seed", range(3))
 def test_turning_and_scaling_the_world_leaves_every_corner_on_its_pixel(samples, seed):
     generator = torch.Generator().manual_seed(seed)
-    drawn = training(generator)
+    drawn = published(generator)
     augmentation = Augmentation(turn=drawn.turn, scale=drawn.scale)
     assert abs(drawn.turn) > 0.01
     boxes, matrices = samples[0].truth.boxes, samples[0].frame().lidar_to_image

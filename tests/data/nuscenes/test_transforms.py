@@ -5,14 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from groupdetr.data.nuscenes.transforms import Augmentation, Crop, training, validation
+from groupdetr.data.nuscenes.transforms import Augmentation, Crop, published, unchanged
 
 FULL, OUTPUT = (900, 1600), (320, 800)
 
 
 def draws(count=2000):
     generator = torch.Generator().manual_seed(0)
-    return [training(generator) for _ in range(count)]
+    return [published(generator) for _ in range(count)]
 
 
 def test_what_is_drawn_is_what_was_published():
@@ -33,8 +33,8 @@ def test_what_is_drawn_is_what_was_published():
 
 
 def test_a_test_takes_the_lower_part_of_the_whole_width():
-    assert validation(torch.Generator()).crop(FULL, OUTPUT) == Crop(0.5, 0, 130, OUTPUT)
-    assert (validation(torch.Generator()).world() == np.eye(4)).all()
+    assert unchanged(torch.Generator()).crop(FULL, OUTPUT) == Crop(0.5, 0, 130, OUTPUT)
+    assert (unchanged(torch.Generator()).world() == np.eye(4)).all()
 
 
 def test_small_pictures_are_augmented_as_large_ones_are():
