@@ -14,7 +14,6 @@ from groupdetr.analysis.matched_queries import matched_queries
 from groupdetr.commands.predict_ import Options
 from groupdetr.data.images import load_image
 from groupdetr.data.synthetic import write
-from groupdetr.engine.machine import environment
 from groupdetr.engine.run import RunFolder, write_json
 from groupdetr.errors import DataError, GroupDETRError, UsageError
 from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, Evaluation
@@ -24,7 +23,7 @@ from groupdetr.predictor import Detector, Result
 from groupdetr.report.page import Html, prose, section
 from groupdetr.report.panels import DetectionPanel, GroupPanel, detection_strips, group_gallery
 from groupdetr.report.run import RunReport, write_run_report
-from groupdetr.reporting import summary
+from groupdetr.reporting import about, summary
 from groupdetr.tasks.detection import DetectionTask
 
 PANELS = 8  # pictures on the page of a run
@@ -44,16 +43,9 @@ def report(run: RunFolder) -> Path:
     panels = [detection_panel(task, {"found": detector}, index) for index in range(min(PANELS, len(task.val)))]
     card = json.loads(run.data.read_text())
     splits = {name: f"{split['images']} pictures" for name, split in card["splits"].items()}
-    machine = environment()
-    about = {
-        "groups": f"{detector.recipe.num_groups} of {detector.recipe.num_queries} queries",
-        **config["settings"],
-        "versions": ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
-        "command": machine["command"],
-    }
     content = RunReport(
         run.path.name, config["model"], summary(run), evaluation(run), detector.names, panels,
-        {"data": card["root"], **splits, "classes": len(card["categories"])}, about,
+        {"data": card["root"], **splits, "classes": len(card["categories"])}, about(config, detector.recipe),
     )  # fmt: skip
     write_run_report(run.report, content)
     return run.report

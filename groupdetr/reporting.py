@@ -1,4 +1,4 @@
-"""A training's log as reports want it."""
+"""What every page of a run says of its training: the log in numbers, and what it was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.engine.machine import environment
 from groupdetr.engine.run import RunFolder, is_evaluation
 from groupdetr.evaluation import coco, nuscenes
 from groupdetr.report.comparison import RunSummary
@@ -36,3 +38,14 @@ def with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]
         logged = {"loss": sum(s["loss"] for s in steps) / len(steps), "lr": steps[-1]["lr"]} if steps else {}
         yield {**record, **logged}
         steps = []
+
+
+def about(config: Mapping[str, Any], recipe: Recipe) -> dict[str, object]:
+    """How it was trained, and with what."""
+    machine = environment()
+    return {
+        "groups": f"{recipe.num_groups} of {recipe.num_queries} queries",
+        **config["settings"],
+        "versions": ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
+        "command": machine["command"],
+    }

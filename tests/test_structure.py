@@ -24,7 +24,7 @@ MODEL_WING = BELOW_DETECTORS | {"detectors"}
 READING = {f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")}  # how backbones open their files
 KNOW_NUM_GROUPS = {
     "groups", "queries", "detectors", "experiments", "weights",
-    "cli", "commands", "training", "fitting", "validation", "pictures", "tasks",  # the command line
+    "cli", "commands", "training", "fitting", "validation", "reporting", "tasks",  # the command line
 }  # fmt: skip
 
 

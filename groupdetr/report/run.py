@@ -33,15 +33,14 @@ class RunReport:
 
 def write_run_report(path: Path | str, run: RunReport) -> None:
     """One self-contained HTML file."""
-    body = [_headline(run), _learning(run), _precision(run.evaluation), *_rest(run)]
-    Path(path).write_text(page("groupdetr run", run.name, _lead(run), body), encoding="utf-8")
+    body = [_headline(run), learning(run.summary, ("AP", "AP50"), "pictures"), _precision(run.evaluation), *_rest(run)]
+    Path(path).write_text(page("groupdetr run", run.name, lead(run.detector, run.summary), body), encoding="utf-8")
 
 
-def _lead(run: RunReport) -> str:
-    summary = run.summary
+def lead(detector: str, summary: RunSummary) -> str:
     groups = f"{summary.groups} group{'s' * (summary.groups != 1)} of queries"
     return (
-        f"{run.detector}, trained with {groups} for {summary.epochs} epochs in {summary.seconds / 60:,.1f} minutes, "
+        f"{detector}, trained with {groups} for {summary.epochs} epochs in {summary.seconds / 60:,.1f} minutes, "
         f"seed {summary.seed}."
     )
 
@@ -49,21 +48,26 @@ def _lead(run: RunReport) -> str:
 def _headline(run: RunReport) -> Html:
     stats = run.evaluation.stats
     shown = [Tile(label, number(100 * stats[name], 1), strong=name == "AP") for name, label in _TILES.items()]
-    shown += [
-        Tile("Training time", f"{run.summary.seconds / 60:,.1f}", "min"),
-        Tile("Peak memory", f"{run.summary.peak_memory_mb:,.0f}", "MB"),
-        Tile("Groups in training", str(run.summary.groups), note="one of them answers"),
+    return tiles([*shown, *cost(run.summary)])
+
+
+def cost(summary: RunSummary) -> list[Tile]:
+    return [
+        Tile("Training time", f"{summary.seconds / 60:,.1f}", "min"),
+        Tile("Peak memory", f"{summary.peak_memory_mb:,.0f}", "MB"),
+        Tile("Groups in training", str(summary.groups), note="one of them answers"),
     ]
-    return tiles(shown)
 
 
-def _learning(run: RunReport) -> Html:
-    curve = run.summary.curve
+def learning(summary: RunSummary, figures: Sequence[str], seen: str) -> Html:
+    """Curves of a training: of ``figures``, shares, on what is ``seen`` in validation, and of the loss."""
+    curve = summary.curve
     rates = sorted({key for row in curve for key in row if key.startswith("lr")})
+    title = f"{' and '.join(figures)} on the validation {seen}"
     drawn = [
-        Chart("AP on the validation pictures", "epoch", "AP", [_line(curve, key, key, 100) for key in ("AP", "AP50")]),
+        Chart(title, "epoch", figures[0], [_line(curve, key, key, 100) for key in figures]),
         Chart("Training loss", "epoch", "loss", [_line(curve, "loss", "loss")]),
-        _stability(run.summary),
+        _stability(summary),
         Chart("Learning rate", "epoch", "rate", [_line(curve, key, key.removeprefix("lr_")) for key in rates]),
     ]
     return section("Learning", charts([chart for chart in drawn if not chart.empty]))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from groupdetr.engine.machine import environment
-from groupdetr.engine.run import RunFolder, is_evaluation
-from groupdetr.evaluation.nuscenes import ERRORS, Evaluation
-from groupdetr.report.chart import Chart, Series, charts
+from groupdetr.engine.run import RunFolder
+from groupdetr.evaluation.nuscenes import ERRORS, FIGURES, Evaluation
+from groupdetr.report.comparison import RunSummary
 from groupdetr.report.page import Cell, Column, Html, Picture, Tile, facts, page, prose, section, table, tiles, wide
+from groupdetr.report.run import cost, lead, learning
+from groupdetr.reporting import about, summary
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 
 PANELS = 4  # scenes on the page
@@ -23,32 +23,23 @@ def report(run: RunFolder) -> Path:
     detector = SceneDetector(run.path, "cpu")
     evaluation = Evaluation.from_json(json.loads((run.val / "metrics.json").read_text()))
     splits = {name: f"{split['images']} samples of {split['version']}" for name, split in card["splits"].items()}
-    lead = f"{config['model']}, trained with {detector.recipe.num_groups} groups of queries on scenes of six cameras."
+    trained = summary(run)
     body = [
-        headline(evaluation),
-        section("Learning", charts(list(curves(run)))),
+        headline(evaluation, trained),
+        learning(trained, FIGURES[:2], "samples"),
         section("Every class", classes(evaluation)),
         what_it_finds(detector, config["data"]),
         section("Data", facts({"data": card["root"], **splits})),
-        section("Run", facts({**config["settings"], "command": environment()["command"]})),
+        section("Run", facts(about(config, detector.recipe))),
     ]
-    run.report.write_text(page("groupdetr run", run.path.name, lead, body), encoding="utf-8")
+    run.report.write_text(page("groupdetr run", run.path.name, lead(config["model"], trained), body), encoding="utf-8")
     return run.report
 
 
-def headline(evaluation: Evaluation) -> Html:
+def headline(evaluation: Evaluation, trained: RunSummary) -> Html:
     scores = [Tile(name, f"{100 * evaluation.stats[name]:.1f}", strong=name == "NDS") for name in ("NDS", "mAP")]
-    return tiles([*scores, *(Tile(f"m{name}", f"{evaluation.stats[f'm{name}']:.2f}") for name in ERRORS)])
-
-
-def curves(run: RunFolder) -> Iterator[Chart]:
-    evaluated = run.evaluations()
-    steps = [record for record in run.records() if not is_evaluation(record)]
-    epochs = [record["epoch"] for record in evaluated]
-    scores = [Series(name, epochs, [100 * record[name] for record in evaluated]) for name in ("NDS", "mAP")]
-    yield Chart("NDS and mAP on the validation samples", "epoch", "points", scores)
-    losses = Series("loss", [record["epoch"] for record in steps], [record["loss"] for record in steps])
-    yield Chart("Training loss", "epoch", "loss", [losses])
+    errors = [Tile(f"m{name}", f"{evaluation.stats[f'm{name}']:.2f}") for name in ERRORS]
+    return tiles([*scores, *errors, *cost(trained)])
 
 
 def classes(evaluation: Evaluation) -> Html:
