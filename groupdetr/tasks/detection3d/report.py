@@ -37,17 +37,28 @@ def report(run: RunFolder) -> Path:
 
 
 def headline(evaluation: Evaluation, trained: RunSummary) -> Html:
-    scores = [Tile(name, f"{100 * evaluation.stats[name]:.1f}", strong=name == "NDS") for name in ("NDS", "mAP")]
-    errors = [Tile(f"m{name}", f"{evaluation.stats[f'm{name}']:.2f}") for name in ERRORS]
-    return tiles([*scores, *errors, *cost(trained)])
+    score, precision = (f"{100 * evaluation.stats[name]:.1f}" for name in FIGURES[:2])
+    error = Tile("Error of places", f"{evaluation.stats['mATE']:.2f}", "m", "of hits within two metres")
+    return tiles([Tile("NDS", score, strong=True), Tile("mAP", precision), error, *cost(trained)])
 
 
 def classes(evaluation: Evaluation) -> Html:
     head = [Column("class"), Column("AP", 1), *(Column(name, 2) for name in ERRORS), Column("objects", 0)]
+    objects = sum(row.objects for row in evaluation.per_class)
+    mean: list[Cell] = [
+        "mean",
+        100 * evaluation.stats["mAP"],
+        *(evaluation.stats[f"m{name}"] for name in ERRORS),
+        objects,
+    ]
     rows: list[list[Cell]] = [
         [row.name, 100 * row.AP, *(getattr(row, name) for name in ERRORS), row.objects] for row in evaluation.per_class
     ]
-    return table(head, rows, "AP in points, errors of hits within two metres; a dash where there is no such error.")
+    words = (
+        "AP in points; errors of hits within two metres, in place (m), scale, orientation (rad), velocity (m/s) and "
+        "attribute; a dash where there is no such error."
+    )
+    return table(head, [mean, *rows], words)
 
 
 def what_it_finds(detector: SceneDetector, data: str) -> Html:
