@@ -8,17 +8,9 @@ from pathlib import Path
 import pytest
 
 from groupdetr.cli import main
-from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
-from tests.runs import checkpoint, losses, same
+from groupdetr.data.nuscenes.synthetic import VERSION
 
 SHORT = ["--groups", "2", "--queries", "12", "--batch", "2", "--workers", "0", "--device", "cpu", "--eval-every", "1"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("nuscenes")
-    write(SyntheticConfig(samples=4, width=160, height=90), root)
-    return root
 
 
 @pytest.fixture(scope="module", params=["petr-tiny", "petrv2-tiny"])
@@ -48,29 +40,14 @@ def test_val_gives_a_score_to_every_group_and_writes_results(run: Path, scenes: 
     assert len(results) == 4
 
 
-def test_a_stopped_training_goes_on_bit_for_bit(run: Path, scenes: Path, tmp_path: Path) -> None:
-    model = next(line.split()[1] for line in (run / "config.yaml").read_text().splitlines() if line.startswith("model"))
-    again = tmp_path / "run"
-    begun = ["train", str(scenes), "--model", model, "--steps", "4", *SHORT, "--stop-after", "2", "--out", str(again)]
-    assert main(begun) == 0
-    assert main(["train", "--resume", str(again)]) == 0
-    assert same(checkpoint(again), checkpoint(run))
-    assert losses(again) == losses(run)
-
-
 def test_pictures_and_demos_are_refused_in_words(run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = next((scenes / "samples").rglob("*.jpg"))
     assert main(["predict", str(run), str(picture)]) == 2
     assert "six cameras" in capsys.readouterr().err
     assert main(["demo", "--model", "petr-tiny"]) == 2
-    assert main(["train", str(scenes), "--model", "petr-tiny", "--batch", "auto"]) == 2
 
 
 def test_check_knows_a_version(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(scenes)]) == 0
     assert main(["check", str(scenes / VERSION), "--no-decode"]) == 0
     assert "0 errors" in capsys.readouterr().out
-
-
-def test_the_doctor_finds_its_groups_apart(run: Path) -> None:
-    assert main(["doctor", "--model", str(run)]) == 0
