@@ -23,27 +23,20 @@ from torch import nn
 
 from groupdetr.chunked import independent, learner
 from groupdetr.commands.train_ import Options
-from groupdetr.data.formats import DataSet
-from groupdetr.data.nuscenes.version import NuScenes
-from groupdetr.data.worst import Worst, worst_of
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine import optim
 from groupdetr.engine.memory import meter, ran_out, readable, usable
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
-from groupdetr.tasks.detection import CACHE
+from groupdetr.tasks.task import Task, Worst
 
 
-def fitted(
-    options: Options, recipe: Recipe, data: DataSet | NuScenes, machine: Accelerator, say: Callable[[str], None]
-) -> Options:
+def fitted(options: Options, recipe: Recipe, task: Task, machine: Accelerator, say: Callable[[str], None]) -> Options:
     """The options with numbers where ``auto`` was, the same in all processes; and says why."""
     if not options.fit and options.groups != "auto":
         return options
-    if not isinstance(data, DataSet):
-        raise UsageError("auto fits trainings on pictures, not on scenes", remedy="give numbers instead of auto")
-    settings, case = options.settings, Case.of(recipe, options.settings, data, machine.num_processes)
-    ways, memory = case.ways(fewer=options.groups == "auto"), min(gather_object([usable(machine.device, cached(data))]))
+    settings, case = options.settings, Case.of(recipe, options.settings, task, machine.num_processes)
+    ways, memory = case.ways(fewer=options.groups == "auto"), min(gather_object([usable(machine.device, task.kept)]))
     about = f"{readable(memory)} to be used on {machine.device.type}; at worst, {case.worst}"
     say(f"memory  {about}")
     fit = Fit(ways, Probe(case, machine, memory), memory) if machine.is_main_process else None
@@ -57,14 +50,12 @@ def fitted(
     return replace(options, groups=way.groups, fit=False, settings=settings)
 
 
-def remedy(options: Options, recipe: Recipe, data: DataSet | NuScenes, machine: Accelerator, run: Path) -> str:
+def remedy(options: Options, recipe: Recipe, task: Task, machine: Accelerator, run: Path) -> str:
     """What to type after memory ran out in this process: the way that would have fitted, if there is one."""
     machine.free_memory()
-    if not isinstance(data, DataSet):
-        return f"resume with {thrift(options.settings)}"
-    failed = Case.of(recipe, options.settings, data, machine.num_processes)
+    failed = Case.of(recipe, options.settings, task, machine.num_processes)
     case = replace(failed, settings=replace(options.settings, accumulate=1, group_chunk=None))
-    memory = usable(machine.device, cached(data))
+    memory = usable(machine.device, task.kept)
     way = Fit(case.ways(fewer=False), Probe(case, machine, memory), memory, [failed.current]).way
     return f"groupdetr train --resume {run} {flags(way)}" if way else f"resume with {thrift(case.settings)}"
 
@@ -79,11 +70,6 @@ def thrift(settings: Settings) -> str:
     kept = [f"without {flag}" for flag, given in asked.items() if given]
     more = {"--recompute": not settings.recompute, "--precision bf16": settings.precision == "fp32"}
     return " or ".join([*kept, f"--imgsz below {settings.imgsz}", *(flag for flag, new in more.items() if new)])
-
-
-def cached(data: DataSet) -> int:
-    """Bytes of decoded training pictures that loader processes are going to keep."""
-    return min(CACHE, sum(3 * record.width * record.height for record in data.splits["train"].records))
 
 
 # ways to compute a step -----------------------------------------------------------------------------------------
@@ -123,12 +109,11 @@ class Case:
     processes: int
 
     @classmethod
-    def of(cls, recipe: Recipe, settings: Settings, data: DataSet, processes: int) -> Case:
+    def of(cls, recipe: Recipe, settings: Settings, task: Task, processes: int) -> Case:
         def burden(objects: int) -> int:
             return objects * (1 + recipe.copies(objects))
 
-        worst = worst_of(data.splits["train"].records, settings.imgsz, settings.augment, burden)
-        return cls(recipe, settings, worst, processes)
+        return cls(recipe, settings, task.worst(burden), processes)
 
     @property
     def current(self) -> Way:

@@ -36,6 +36,7 @@ from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
 from groupdetr.fitting import fitted, remedy
 from groupdetr.settings import Settings
+from groupdetr.tasks.task import Task
 from groupdetr.verbs import verbs_for
 from groupdetr.weights import load_weights
 from groupdetr.weights.native import save
@@ -55,7 +56,7 @@ def train(options: Options) -> Path:
     say = console.print if machine.is_main_process else _silence
     data = checked(options, recipe, machine)
     recipe = replace(recipe, num_classes=len(data.categories))
-    options = fitted(options, recipe, data, machine, say)
+    options = fitted(options, recipe, task_of(options, recipe, data), machine, say)
     recipe = replace(recipe_of(options), num_classes=len(data.categories))
     run = folder(options)
     trainer = build(options, recipe, data, run, machine)
@@ -71,7 +72,7 @@ def train(options: Options) -> Path:
         step = trainer.state.progress.step + 1
         del trainer
         traceback.clear_frames(error.__traceback__)  # which hold what memory was for
-        told = remedy(options, recipe, data, machine, run.path)
+        told = remedy(options, recipe, task_of(options, recipe, data), machine, run.path)
         raise UsageError(f"memory ran out at step {step}", str(run.path), told) from error
     finally:
         machine.end_training()
@@ -166,6 +167,13 @@ def folder(options: Options) -> RunFolder:
     return run
 
 
+def task_of(options: Options, recipe: Recipe, data: DataSet | NuScenes) -> Task:
+    """What is trained for."""
+    settings = options.settings
+    task: Task = experiment(options.model).task(data, settings, recipe.num_detections, loader_workers(settings))
+    return task
+
+
 def build(options: Options, recipe: Recipe, data: DataSet | NuScenes, run: RunFolder, machine: Accelerator) -> Trainer:
     """The detector with its first weights, and the trainer that owns it."""
     settings = options.settings
@@ -184,9 +192,7 @@ def build(options: Options, recipe: Recipe, data: DataSet | NuScenes, run: RunFo
     def save_best(best: nn.Module) -> None:
         save(best, run.best, metadata)
 
-    workers = loader_workers(settings)
-    task = experiment(options.model).task(data, settings, recipe.num_detections, workers)
-    criterion = recipe.criterion()
+    task, criterion, workers = task_of(options, recipe, data), recipe.criterion(), loader_workers(settings)
     network = learner(model, criterion, settings.group_chunk)
     return Trainer(
         model, criterion, network, task, settings, run, machine, Silent(), workers, save_best, options.stop_after

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig, write
+from groupdetr.experiments import experiment
 
 if not torch.cuda.is_available():
     # before anything imports Triton, transformers for one: kernels run in its interpreter where there is no GPU
@@ -27,6 +30,20 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     write(SyntheticConfig(image_size=48, num_classes=3, max_objects=3), folder, {"train": 24, "val": 6})
     return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic nuScenes: 4 training and 4 validation samples of six pictures of 160 x 90 pixels."""
+    root = tmp_path_factory.mktemp("nuscenes")
+    nuscenes.write(nuscenes.SyntheticConfig(samples=4, width=160, height=90), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_for(shapes: Path, scenes: Path) -> Callable[[str], Path]:
+    """What a detector, told by its preset, is trained on."""
+    return lambda preset: scenes if experiment(preset).task.kind == "space" else shapes
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import re
 import shlex
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from groupdetr.data.worst import Worst
 from groupdetr.engine.machine import accelerator
 from groupdetr.engine.memory import HostMeter
 from groupdetr.engine.train import Trainer
-from groupdetr.experiments import EXPERIMENTS, experiment
+from groupdetr.experiments import experiment
 from groupdetr.fitting import Case, Fit, Way
 from groupdetr.settings import Settings
-from tests.runs import arguments, checkpoint, losses, same, torchrun, train
+from tests.runs import TINY, arguments, checkpoint, losses, same, torchrun, train
 
 MIB = 1 << 20
-TINY = [name for name in EXPERIMENTS if name.endswith("-tiny") and "/" not in name and "petr" not in name]
+DataFor = Callable[[str], Path]  # a preset
 WORST = Worst((50, 40), (50, 50), 3)
 AUTO = ("--groups", "auto", "--batch", "auto")
 
@@ -192,13 +192,14 @@ def peak(monkeypatch: pytest.MonkeyPatch, *options: Any) -> int:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_fitted_run_of_any_detector_stays_below_its_memory(
-    name: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data_for: DataFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--model", name, "--steps", "3", "--augment", "detr", "--ema", "0.9", "--set", "num_queries=50")
-    whole = peak(monkeypatch, shapes, tmp_path / "whole", *options, "--batch", "8", "--groups", "6")
+    options = ("--model", name, "--steps", "3", "--eval-every", "6", "--augment", "detr", "--ema", "0.9")
+    options = (*options, "--set", "num_queries=50")
+    whole = peak(monkeypatch, data_for(name), tmp_path / "whole", *options, "--batch", "8", "--groups", "6")
     memory = int(0.6 * whole)
     limited(monkeypatch, memory)
-    assert 0.5 * memory < peak(monkeypatch, shapes, tmp_path / "run", *options, *AUTO) <= memory
+    assert 0.5 * memory < peak(monkeypatch, data_for(name), tmp_path / "run", *options, *AUTO) <= memory
     assert passes(tmp_path / "run") > 1
 
 
@@ -223,6 +224,20 @@ def test_fitting_changes_no_bit_of_a_training_that_is_told_the_same_numbers(
     assert same(checkpoint(fitted), checkpoint(told))
     assert config(fitted) == config(told)
     assert "fit" not in config(fitted)
+
+
+@pytest.mark.parametrize(("name", "memory"), [("conditional-detr-tiny", 12), ("petr-tiny", 60)])
+def test_a_fitted_run_learns_what_one_of_all_at_once_does(
+    name: str, memory: int, data_for: DataFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the order of sums, where no random numbers are drawn."""
+    options = ("--model", name, "--steps", "2", "--eval-every", "9", "--set", "dropout=0", "num_queries=8")
+    whole = train(data_for(name), tmp_path / "whole", *options, "--batch", "8", "--groups", "6")
+    limited(monkeypatch, memory * MIB)
+    fitted = train(data_for(name), tmp_path / "fitted", *options, *AUTO)
+    assert config(fitted)["settings"]["accumulate"] > 1
+    for step, expected in losses(whole).items():
+        assert losses(fitted)[step] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_resumed_run_is_not_fitted_again(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,18 +357,35 @@ def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]) -> list[w
     return trained
 
 
-@pytest.mark.parametrize("fail", [as_a_gpu_says_it, as_a_cpu_says_it])
+@dataclass(frozen=True)
+class Failure:
+    """Of a training of all at once, where ``memory`` in MiB is too little for it."""
+
+    name: str
+    memory: int
+    says: Callable[[], None]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure("dn-detr-tiny", 5, as_a_gpu_says_it),
+        Failure("dn-detr-tiny", 5, as_a_cpu_says_it),
+        Failure("petr-tiny", 30, as_a_gpu_says_it),
+    ],
+    ids=lambda failure: f"{failure.name}-{failure.says.__name__}",
+)
 def test_out_of_memory_names_what_would_have_fitted_and_that_works(
-    fail: Callable[[], None],
-    shapes: Path,
+    failure: Failure,
+    data_for: DataFor,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    limited(monkeypatch, 5 * MIB)
-    failing(monkeypatch, fail)
-    run = tmp_path / "run"
-    assert main(arguments(shapes, run, "--model", "dn-detr-tiny", "--steps", "3", "--save-every", "1")) == 2
+    limited(monkeypatch, failure.memory * MIB)
+    failing(monkeypatch, failure.says)
+    run, options = tmp_path / "run", ("--model", failure.name, "--steps", "3", "--save-every", "1")
+    assert main(arguments(data_for(failure.name), run, *options)) == 2
     said = capsys.readouterr().err
     assert "memory ran out at step 2" in said
     (command,) = re.findall(r"do: +groupdetr (train --resume .*)", said)

@@ -156,6 +156,11 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def kept(self) -> int:
+        """Bytes of decoded pictures that each worker comes to keep, at most."""
+        return min(self.cache_bytes, sum(3 * record.width * record.height for record in self.records))
+
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Target, int]:
         draw = Draw(0, draw) if isinstance(draw, int) else draw
         seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]

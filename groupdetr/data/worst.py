@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,5 +67,10 @@ def worst_of(records: Sequence[Record], imgsz: int, augment: str, burden: Callab
     sizes = [size for shape in shapes for size in largest(*shape, imgsz, augment)]
     counts = {len(record.training()[1]) for record in records}
     together = (max(height for height, _ in sizes), max(width for _, width in sizes))
-    objects, masks = max(sorted(counts, reverse=True), key=burden), any(record.shapes is not None for record in records)
-    return Worst(max(sizes, key=math.prod), together, objects, masks)
+    masks = any(record.shapes is not None for record in records)
+    return Worst(max(sizes, key=math.prod), together, heaviest(counts, burden), masks)
+
+
+def heaviest(counts: Collection[int], burden: Callable[[int], int]) -> int:
+    """The number of objects that weighs most, the largest of those that weigh alike."""
+    return max(sorted(counts, reverse=True), key=burden)

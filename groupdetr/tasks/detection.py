@@ -13,6 +13,7 @@ from groupdetr.data import transforms
 from groupdetr.data.batch import Pictures
 from groupdetr.data.check import Report, check
 from groupdetr.data.formats import DataSet, load
+from groupdetr.data.worst import Worst, worst_of
 from groupdetr.detections import Detections
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate
@@ -65,8 +66,8 @@ class DetectionTask:
 
     def __init__(self, data: DataSet, settings: Settings, most: int, workers: int = 0) -> None:
         imgsz, augment = settings.imgsz, augmentation(settings.augment)
-        self.data, self.most = data, most
-        self.train = Pictures(data.splits["train"].records, augment(imgsz), settings.seed, CACHE // max(1, workers))
+        self.data, self.settings, self.most, self.loaders = data, settings, most, max(1, workers)
+        self.train = Pictures(data.splits["train"].records, augment(imgsz), settings.seed, CACHE // self.loaders)
         self.val = Pictures(data.splits["val"].records, transforms.validation(imgsz))
 
     @classmethod
@@ -78,6 +79,14 @@ class DetectionTask:
     def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
         """Everything that is wrong with it."""
         return check(data, images, num_queries, decode, masks=cls.masks)
+
+    @property
+    def kept(self) -> int:
+        """Every loader process sees every picture sooner or later."""
+        return self.loaders * self.train.kept
+
+    def worst(self, burden: Callable[[int], int]) -> Worst:
+        return worst_of(self.train.records, self.settings.imgsz, self.settings.augment, burden)
 
     def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Detections]:
         records = [self.val.records[index] for index in indices]

@@ -1,8 +1,8 @@
-"""What the engine needs to know of a task."""
+"""What training needs to know of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +44,18 @@ class Source(Protocol):
         ...
 
 
+class Worst(Protocol):
+    """The largest batches that training can draw."""
+
+    def pixels(self, images: int) -> int:
+        """Of a batch of so many."""
+        ...
+
+    def batch(self, images: int) -> Pieces:
+        """It, or what needs as much memory."""
+        ...
+
+
 class Task(Protocol):
     """What to train and validate on, and what the answers to the latter are worth."""
 
@@ -67,6 +79,16 @@ class Task(Protocol):
 
     @property
     def val(self) -> Source: ...
+
+    @property
+    def kept(self) -> int:
+        """Bytes of decoded training pictures that all loader processes together come to keep, at most."""
+        ...
+
+    def worst(self, burden: Callable[[int], int]) -> Worst:
+        """Of the training. ``burden`` of a number of objects: how much they weigh, as more objects may be fewer queries
+        where they are denoised."""
+        ...
 
     def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Any]:
         """What the answers [B,N,.] for val pictures ``indices`` come to, on the host."""

@@ -17,16 +17,8 @@ from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
 from groupdetr.data.nuscenes.version import load
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes_results import read_results
-from tests.runs import checkpoint, losses, same
 
 SHORT = ["--groups", "2", "--queries", "12", "--batch", "2", "--workers", "0", "--device", "cpu", "--eval-every", "1"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("nuscenes")
-    write(SyntheticConfig(samples=4, width=160, height=90), root)
-    return root
 
 
 @pytest.fixture(scope="module", params=["petr-tiny", "petrv2-tiny"])
@@ -54,16 +46,6 @@ def test_val_gives_a_score_to_every_group_and_writes_results(run: Path, scenes: 
     samples = json.loads((scenes / VERSION / "sample.json").read_text())
     assert results.keys() <= {sample["token"] for sample in samples}
     assert len(results) == 4
-
-
-def test_a_stopped_training_goes_on_bit_for_bit(run: Path, scenes: Path, tmp_path: Path) -> None:
-    model = next(line.split()[1] for line in (run / "config.yaml").read_text().splitlines() if line.startswith("model"))
-    again = tmp_path / "run"
-    begun = ["train", str(scenes), "--model", model, "--steps", "4", *SHORT, "--stop-after", "2", "--out", str(again)]
-    assert main(begun) == 0
-    assert main(["train", "--resume", str(again)]) == 0
-    assert same(checkpoint(again), checkpoint(run))
-    assert losses(again) == losses(run)
 
 
 def test_predict_draws_samples_of_the_runs_own_data_and_writes_results(run: Path, scenes: Path, tmp_path: Path) -> None:
@@ -137,7 +119,3 @@ def test_check_knows_a_version(scenes: Path, capsys: pytest.CaptureFixture[str])
     assert main(["check", str(scenes)]) == 0
     assert main(["check", str(scenes / VERSION), "--no-decode"]) == 0
     assert "0 errors" in capsys.readouterr().out
-
-
-def test_the_doctor_finds_its_groups_apart(run: Path) -> None:
-    assert main(["doctor", "--model", str(run)]) == 0

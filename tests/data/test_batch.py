@@ -137,6 +137,16 @@ def test_decoded_pictures_are_channels_last_in_memory(shapes: Path, kept: int) -
     assert (first is second) == bool(kept)
 
 
+@pytest.mark.parametrize(("allowed", "expected"), [(0, 0), (10_000, 6912), (1 << 20, 24 * 6912)])
+def test_no_more_of_them_is_kept_than_is_told(shapes: Path, allowed: int, expected: int) -> None:
+    """6912 bytes are a picture's."""
+    pictures = Pictures(load(shapes).splits["train"].records, transforms.validation(48), cache_bytes=allowed)
+    told = pictures.kept
+    for index in range(len(pictures)):
+        pictures.decoded(index)
+    assert sum(picture.nbytes for picture in pictures.cache.values()) == expected <= told <= allowed
+
+
 @pytest.mark.parametrize("augment", [transforms.training, transforms.jittering])
 def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path, augment) -> None:  # type: ignore[no-untyped-def]
     """A white rectangle on black: its box can be read off the picture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 import torch
 
 from groupdetr.cli import main
-from groupdetr.data.formats import load
 from groupdetr.detections import Detections
 from groupdetr.detectors.mask2former import Mask2Former
+from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.evaluate import find
 from groupdetr.engine.machine import accelerator
@@ -22,45 +23,51 @@ from groupdetr.engine.stability import Examination
 from groupdetr.experiments import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
+from groupdetr.tasks.detection3d import Detection3DTask, Found, TwoFrameTask
 from groupdetr.tasks.instances import InstanceTask
-from tests.claims.detectors import FLAT, build
+from groupdetr.tasks.task import Task
+from tests.claims.detectors import FLAT, SPACE, build
 from tests.runs import checkpoint, evaluations, train
 
 SMALL: dict[str, Any] = {
     "num_classes": 3, "num_groups": 3, "num_queries": 6, "channels": 32, "num_heads": 2, "hidden": 48,
 }  # fmt: skip
+RECIPES = FLAT | {name: recipe.with_options(num_classes=10) for name, recipe in SPACE.items()}
+Kind = type[DetectionTask] | type[Detection3DTask]
+KINDS: dict[type[Recipe], Kind] = {Mask2Former: InstanceTask, PETRv2: TwoFrameTask, PETR: Detection3DTask}
 
 
 @pytest.fixture(scope="module")
-def tasks(shapes: Path) -> dict[str, DetectionTask]:
-    kinds = {"box": DetectionTask, "mask": InstanceTask}
-    return {name: kind(load(shapes, masks=kind.masks), Settings(imgsz=48), 10) for name, kind in kinds.items()}
+def tasks(shapes: Path, scenes: Path) -> dict[Kind, Task]:
+    def task(kind: Kind) -> Task:
+        data: Any = kind.read(scenes if issubclass(kind, Detection3DTask) else shapes, None)
+        return kind(data, Settings(imgsz=48), 10)
+
+    return {kind: task(kind) for kind in (DetectionTask, *KINDS.values())}
 
 
 @pytest.fixture
-def task(request: pytest.FixtureRequest, tasks: dict[str, DetectionTask]) -> DetectionTask:
+def task(request: pytest.FixtureRequest, tasks: dict[Kind, Task]) -> Task:
     """That of the test's detector."""
     callspec = getattr(request.node, "callspec", None)
     recipe = callspec.params.get("recipe") if callspec else None
-    return tasks["mask" if isinstance(recipe, Mask2Former) else "box"]
+    return tasks[next((kind for family, kind in KINDS.items() if isinstance(recipe, family)), DetectionTask)]
 
 
-def examine(recipe: Recipe, task: DetectionTask, measured: int = 500) -> Examination:
+def examine(recipe: Recipe, task: Task, measured: int = 500) -> Examination:
     return Examination(build(recipe), recipe.criterion(), task, accelerator(Settings(device="cpu")), measured)
 
 
-def assert_same(found: list[Detections], expected: list[Detections]) -> None:
+def assert_same(found: list[Detections | Found], expected: list[Detections | Found]) -> None:
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.scores, other.scores)
         torch.testing.assert_close(one.boxes, other.boxes)
 
 
 @pytest.mark.parametrize("measured", [500, 3, 0], ids=["all measured", "three measured", "none measured"])
-@pytest.mark.parametrize("recipe", FLAT.values(), ids=FLAT)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("group", [0, 2, None])
-def test_the_answer_is_that_of_a_plain_pass(
-    recipe: Recipe, task: DetectionTask, group: int | None, measured: int
-) -> None:
+def test_the_answer_is_that_of_a_plain_pass(recipe: Recipe, task: Task, group: int | None, measured: int) -> None:
     """Pictures come two at a time, so one batch is measured in part."""
     examination = examine(recipe.with_options(inference_group=group), task, measured)
     found, objects = examination.run(2, 0)
@@ -69,8 +76,8 @@ def test_the_answer_is_that_of_a_plain_pass(
     assert (0 if objects is None else len(objects)) == min(measured, len(task.val))
 
 
-@pytest.mark.parametrize("recipe", FLAT.values(), ids=FLAT)
-def test_every_group_is_matched_as_if_it_were_alone(recipe: Recipe, task: DetectionTask) -> None:
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_group_is_matched_as_if_it_were_alone(recipe: Recipe, task: Task) -> None:
     _, together = examine(recipe, task).run(4, 0)
     assert together is not None
     assert len({group.numpy().tobytes() for group in together.unbind(1)}) > 1
@@ -82,7 +89,7 @@ def test_every_group_is_matched_as_if_it_were_alone(recipe: Recipe, task: Detect
         assert torch.equal(objects, together[:, group : group + 1])
 
 
-def test_where_groups_attend_to_each_other_the_one_that_answers_is_measured_alone(task: DetectionTask) -> None:
+def test_where_groups_attend_to_each_other_the_one_that_answers_is_measured_alone(task: Task) -> None:
     """Table 7 (c): with the others beside it, it would answer otherwise."""
     examination = examine(TinyJointGroups(**SMALL, inference_group=1), task)
     found, objects = examination.run(4, 0)
@@ -94,7 +101,7 @@ def test_where_groups_attend_to_each_other_the_one_that_answers_is_measured_alon
     assert math.isnan(scores["instability_groups"])
 
 
-def test_an_object_may_have_several_queries_of_a_group(task: DetectionTask) -> None:
+def test_an_object_may_have_several_queries_of_a_group(task: Task) -> None:
     """Table 7 (b): every object is matched K times, wherever."""
     examination = examine(TinyNaiveOneToMany(**SMALL, inference_group=None), task)
     _, objects = examination.run(4, 0)
@@ -103,7 +110,7 @@ def test_an_object_may_have_several_queries_of_a_group(task: DetectionTask) -> N
     assert (objects >= 0).sum((1, 2)).tolist() == counts
 
 
-def test_scores_are_of_the_group_that_answers_and_of_all(task: DetectionTask) -> None:
+def test_scores_are_of_the_group_that_answers_and_of_all(task: Task) -> None:
     examination = examine(TinyJointGroups(**SMALL, inference_group=2), task)
     examination.all_groups = True
     before = torch.from_numpy(np.tile(np.array([0, -1], np.int16), (5, 3, 1)))
@@ -119,15 +126,28 @@ def scores(run: Path) -> list[tuple[Any, Any]]:
     return [(record["instability"], record["instability_groups"]) for record in evaluations(run)]
 
 
-def test_every_evaluation_but_the_first_says_how_stable_the_matching_is(shapes: Path, tmp_path: Path) -> None:
-    run = train(shapes, tmp_path / "run", "--epochs", "3", "--lr", "1e-3")
+@pytest.mark.parametrize(
+    ("name", "rate", "most"),
+    [
+        ("conditional-detr-tiny", "1e-3", 2 * 3),  # twice as many as a picture has objects at most
+        ("petr-tiny", "1e-1", 8),  # as many as there are queries; an epoch is a single step
+    ],
+)
+def test_every_evaluation_but_the_first_says_how_stable_the_matching_is(
+    name: str, rate: str, most: int, data_for: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run = train(data_for(name), tmp_path / "run", "--model", name, "--epochs", "3", "--lr", rate)
     first, *others = scores(run)
     assert first == (None, None)
-    most = 2 * 3  # twice as many as a picture has objects at most
+    assert len(others) == 2
     assert all(0 < score <= most for pair in others for score in pair)
     with (run / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["instability"] for row in rows] == ["", *(str(one) for one, _ in others)]
+
+
+def test_the_page_of_a_training_on_pictures_draws_it(shapes: Path, tmp_path: Path) -> None:
+    run = train(shapes, tmp_path / "run", "--epochs", "2", "--lr", "1e-3")
     assert "Instability of the matching" in (run / "report.html").read_text()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from groupdetr.data.nuscenes.dataset import Views
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.transforms import IMGSZ, Augment, published, unchanged
 from groupdetr.data.nuscenes.version import NuScenes, check_version, load
+from groupdetr.data.nuscenes.worst import Worst, worst_of
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.boxes3d import Boxes3D, Pose, found_boxes
 from groupdetr.evaluation.nuscenes import Evaluation, Scene, evaluate
@@ -65,6 +66,7 @@ class Detection3DTask:
     sees: ClassVar[str] = "scenes"
     figures: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # that are shown while training, the deciding one first
     two_frames: ClassVar[bool] = False  # is an earlier frame looked at, too?
+    kept: ClassVar[int] = 0  # bytes: pictures are decoded anew whenever they are drawn
     found = staticmethod(boxes_in_space)
 
     def __init__(self, data: NuScenes, settings: Settings, most: int, workers: int = 0) -> None:
@@ -91,6 +93,9 @@ class Detection3DTask:
         """Everything that is wrong with it."""
         del images, num_queries
         return check_version(data, decode)
+
+    def worst(self, burden: Callable[[int], int]) -> Worst:
+        return worst_of(self.train, burden)
 
     def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Found]:
         del indices
