@@ -23,7 +23,7 @@ from groupdetr.engine.stability import Examination
 from groupdetr.experiments import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection import DetectionTask
-from groupdetr.tasks.detection3d import Detection3DTask, Found, TwoFrameTask
+from groupdetr.tasks.detection3d.task import Detection3DTask, Found, TwoFrameTask
 from groupdetr.tasks.instances import InstanceTask
 from groupdetr.tasks.task import Task
 from tests.claims.detectors import FLAT, SPACE, build
@@ -41,7 +41,7 @@ KINDS: dict[type[Recipe], Kind] = {Mask2Former: InstanceTask, PETRv2: TwoFrameTa
 def tasks(shapes: Path, scenes: Path) -> dict[Kind, Task]:
     def task(kind: Kind) -> Task:
         data: Any = kind.read(scenes if issubclass(kind, Detection3DTask) else shapes, None)
-        return kind(data, Settings(imgsz=48), 10)
+        return kind(data, Settings(imgsz=48, augment="none"), 10)
 
     return {kind: task(kind) for kind in (DetectionTask, *KINDS.values())}
 
