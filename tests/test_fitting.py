@@ -226,15 +226,14 @@ def test_fitting_changes_no_bit_of_a_training_that_is_told_the_same_numbers(
     assert "fit" not in config(fitted)
 
 
-@pytest.mark.parametrize(("name", "memory"), [("conditional-detr-tiny", 12), ("petr-tiny", 60)])
-def test_a_fitted_run_learns_what_one_of_all_at_once_does(
-    name: str, memory: int, data_for: DataFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_fitted_run_on_scenes_learns_what_one_of_all_at_once_does(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for the order of sums, where no random numbers are drawn."""
-    options = ("--model", name, "--steps", "2", "--eval-every", "9", "--set", "dropout=0", "num_queries=8")
-    whole = train(data_for(name), tmp_path / "whole", *options, "--batch", "8", "--groups", "6")
-    limited(monkeypatch, memory * MIB)
-    fitted = train(data_for(name), tmp_path / "fitted", *options, *AUTO)
+    options = ("--model", "petr-tiny", "--steps", "2", "--eval-every", "9")
+    whole = train(scenes, tmp_path / "whole", *options, "--batch", "8", "--groups", "6")
+    limited(monkeypatch, 30 * MIB)
+    fitted = train(scenes, tmp_path / "fitted", *options, *AUTO)
     assert config(fitted)["settings"]["accumulate"] > 1
     for step, expected in losses(whole).items():
         assert losses(fitted)[step] == pytest.approx(expected, rel=1e-4)
