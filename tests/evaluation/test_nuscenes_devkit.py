@@ -24,7 +24,7 @@ from groupdetr.evaluation.nuscenes import DISTANCES, evaluate
 from groupdetr.evaluation.nuscenes_results import read_results, write_results
 from tests.evaluation.worlds import SECONDS, World, guesses, random_world
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fair_sample]
 
 DEVKIT = """
 import json, sys
