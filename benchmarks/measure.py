@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from groupdetr.engine.machine import environment
 
 Times = dict[str, float]  # seconds, by part
+ATTENTION = "_scaled_dot_product"  # kernels whose names begin so
 VIEWS = {
     *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "lift_fresh", "permute"),
     *("select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze"),
@@ -110,24 +110,33 @@ class _Count(TorchDispatchMode):
         self.operations = self.flops = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result, formula = func(*args, **(kwargs or {})), flop_registry.get(func.overloadpacket)
-        self.operations += func.overloadpacket.__name__ not in VIEWS
-        self.flops += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        name, formula = func.overloadpacket.__name__, flop_registry.get(func.overloadpacket)
+        result = func(*args, **(kwargs or {}))
+        self.operations += name not in VIEWS
+        if name.startswith(ATTENTION):
+            self.flops += _of_attention(args, backward=name.endswith("backward"))
+        elif formula:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def _of_attention(args: Sequence[Any], backward: bool) -> int:
+    """Of its matrix products, two forward and four backward: what fused kernels compute anew is not counted."""
+    query, key, value = args[1:4] if backward else args[:3]
+    products = query.shape[-1] + value.shape[-1]
+    return (4 if backward else 2) * query[..., 0].numel() * key.shape[-2] * products
 
 
 def operations(run: Callable[[], object]) -> int:
     """What a run asks of PyTorch, forward and backward, views not counted."""
+    return counted(run)[0]
+
+
+def counted(run: Callable[[], object]) -> tuple[int, float]:
+    """The same, and 10^9 floating-point operations of its matrix products and convolutions."""
     with _Count() as count:
         run()
-    return count.operations
-
-
-def flops(run: Callable[[], object]) -> float:
-    """Of matrix products and convolutions, forward and backward, 10^9. Attention is spelled out to be counted."""
-    with sdpa_kernel(SDPBackend.MATH), _Count() as count:
-        run()
-    return count.flops / 1e9
+    return count.operations, count.flops / 1e9
 
 
 class _Kept:

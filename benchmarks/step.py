@@ -2,9 +2,11 @@
 
     python benchmarks/step.py --model dino-4scale-r50 --groups 1 3 5 11 13 [--group-chunk 1] [--side 320]
     python benchmarks/step.py --device cuda --precision bf16 --height 800 --width 1333 [--compile]
+    python benchmarks/step.py --model petr-v99 --height 320 --width 800 --batch 1
 
-``flops`` are counted with the first K's as one: the time ratio that would cost nothing but arithmetic. On a CPU
-``peak`` is the resident memory that a step adds in a process of its own, on a GPU the allocator's.
+Detectors of scenes see six views of that size, or twelve. ``flops`` are counted with the first K's as one: the time
+ratio that would cost nothing but arithmetic. On a CPU ``peak`` is the resident memory that a step adds in a process of
+its own, on a GPU the allocator's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ import tyro
 from measure import Watch
 
 import groupdetr
+from groupdetr.cameras import CameraImages
 from groupdetr.chunked import ByChunks
+from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
+from groupdetr.experiments import experiment
 from groupdetr.masks import Bitmaps
 from groupdetr.outputs import Outputs
 
@@ -36,7 +41,7 @@ class Options:
     height: int | None = None  # instead of side
     width: int | None = None
     queries: int | None = None  # of a group; None: as the model says
-    batch: int = 2
+    batch: int = 2  # pictures, or scenes
     objects: int = 7
     rounds: int = 5
     device: str = "cpu"
@@ -61,12 +66,9 @@ class Step:
         model = groupdetr.create_model(options.model, num_groups=groups, dropout=0.0, **queries)
         self.model = model.to(options.device)
         self.criterion = groupdetr.create_criterion(self.model)
-        pictures = torch.randn(options.batch, 3, *options.size, device=options.device)
-        self.images = groupdetr.Images.from_list([*pictures])
-        boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
-        labels = torch.randint(0, 80, (options.objects,), device=options.device)
-        masks = ellipses(boxes, *options.size)
-        self.targets = [groupdetr.Target(labels, boxes, Bitmaps.of(masks)) for _ in range(options.batch)]
+        of_scenes = experiment(options.model).task.kind == "space"
+        self.images = scenes(options) if of_scenes else pictures(options)
+        self.targets = [upright(options) if of_scenes else flat(options)] * options.batch
         if options.compile:
             self.model.compile_parts()
 
@@ -83,7 +85,7 @@ class Step:
         """`DetectionTransformer.forward`, and the criterion."""
         features = self.model.backbone(self.images.pixels)
         watch.lap("backbone")
-        memory = self.model.encoder(features, self.images.padding, self.images.padded)
+        memory = self.model.encoder(features, *self.images.beside)
         watch.lap("encoder")
         queries = self.model.queries(memory, self.targets)
         watch.lap("queries")
@@ -96,6 +98,32 @@ class Step:
     def autocast(self) -> AbstractContextManager[object]:
         device = torch.device(self.options.device).type
         return torch.autocast(device, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
+
+
+def pictures(options: Options) -> groupdetr.Images:
+    return groupdetr.Images.from_list([*torch.randn(options.batch, 3, *options.size, device=options.device)])
+
+
+def scenes(options: Options) -> CameraImages:
+    """Through cameras of which nothing is known but that they look somewhere."""
+    views = len(CAMERAS) * (2 if experiment(options.model).task.two_frames else 1)
+    pixels = torch.randn(options.batch, views, 3, *options.size, device=options.device)
+    projections = torch.eye(4) + 0.1 * torch.randn(options.batch, views, 4, 4)
+    return CameraImages.seen_through(pixels, projections.to(options.device), pixels.new_ones(options.batch))
+
+
+def flat(options: Options) -> groupdetr.Target:
+    """Objects with boxes and masks."""
+    boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
+    labels = torch.randint(0, 80, (options.objects,), device=options.device)
+    return groupdetr.Target(labels, boxes, Bitmaps.of(ellipses(boxes, *options.size)))
+
+
+def upright(options: Options) -> groupdetr.Target:
+    """Objects of nuScenes' classes with boxes in space."""
+    boxes = torch.rand(options.objects, 9, device=options.device) + 1
+    boxes[:, :2] = 80 * boxes[:, :2] - 120
+    return groupdetr.Target(torch.randint(0, len(CLASSES), (options.objects,), device=options.device), boxes)
 
 
 def ellipses(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -140,11 +168,8 @@ def counted(step: Step) -> dict[str, Any]:
     kept = measure.kept_for_backward(step, step.model.parameters())
     if step.options.compile:  # what is compiled cannot be counted
         return {"kept, MiB": kept}
-    return {
-        "GFLOP": measure.flops(step),
-        "operations": measure.operations(step),
-        "kept, MiB": kept,
-    }
+    operations, flops = measure.counted(step)
+    return {"GFLOP": flops, "operations": operations, "kept, MiB": kept}
 
 
 def peak(make: Callable[[], Step], step: Step) -> dict[str, float]:

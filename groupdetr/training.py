@@ -259,7 +259,7 @@ def finish(trainer: Trainer, say: Any) -> None:
         verbs_for(trainer.task).report(run)
     best = f"best {trainer.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
     say(f"{best}; weights: {run.best}; look at {run.report}")
-    predict = " ".join(["groupdetr predict", str(run.path), *verbs_for(trainer.task).asks])
+    predict = f"groupdetr predict {run.path} {verbs_for(trainer.task).asks}"
     say(f"next: {predict}, groupdetr val {run.path} --per-group")
 
 

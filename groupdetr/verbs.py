@@ -23,12 +23,12 @@ class Verbs:
     predict: Callable[[predict_.Options], None]
     validate: Callable[[val_.Options], dict[str, Any]]  # returns what metrics.json holds
     exhibit: Exhibit  # of the demo
-    asks: tuple[str, ...] = ()  # what predict must be given beside a run
+    asks: str  # what predict is given beside a run, for hints
 
 
 VERBS = {
-    "pictures": Verbs(pictures.report, pictures.predict, validation.validate, pictures.EXHIBIT, ("PICTURES",)),
-    "scenes": Verbs(report.report, prediction.predict, of_scenes.validate, demo.EXHIBIT),
+    "pictures": Verbs(pictures.report, pictures.predict, validation.validate, pictures.EXHIBIT, "PICTURES"),
+    "scenes": Verbs(report.report, prediction.predict, of_scenes.validate, demo.EXHIBIT, "NUSCENES"),
 }
 
 

@@ -13,7 +13,8 @@ import tyro
 class Options:
     """Convert published weights (official .pth or .pkl, the authors' GroupDETR branch, Hugging Face, detrex) to ours.
 
-    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO and Mask2Former; nothing in the file is executed."""
+    Conditional DETR, DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO, Mask2Former, PETR and PETRv2; nothing in the file is
+    executed."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The checkpoint: a file, or a Hugging Face folder."""
@@ -31,11 +32,14 @@ class Options:
     """Who wrote the checkpoint, if it may be of several and does not say."""
 
     def run(self) -> int:
+        from groupdetr.predictor import task_of
+        from groupdetr.verbs import verbs_for
         from groupdetr.weights import import_weights
 
         out = self.out or self.source.with_suffix(".groupdetr.safetensors")
         options = {"num_groups": self.groups, "num_queries": self.queries}
         given = {name: value for name, value in options.items() if value is not None}
         report = import_weights(self.source, out, self.model, self.file_groups, self.layout, **given)
-        print("\n".join([*report.lines, f"written to {out}; next: groupdetr predict {out} PICTURES"]))
+        next_step = f"groupdetr predict {out} {verbs_for(task_of(out)).asks}"
+        print("\n".join([*report.lines, f"written to {out}; next: {next_step}"]))
         return 0

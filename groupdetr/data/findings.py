@@ -57,10 +57,12 @@ ERRORS = {  # code: remedy
     "bad-table": "unpack the metadata again: a table is a JSON list of records",
     "missing-field": "unpack the metadata again, or add the field",
     "dangling-token": "unpack the metadata again: all tables must be of one version",
-    "unknown-split": 'write <root>/<version>/splits.json: {"train": ["scene-0001", ...], "val": [...]}; with'
-    " nuscenes-devkit installed, nuscenes.utils.splits.create_splits_scenes() gives the official lists",
+    "unknown-split": 'write <root>/<version>/splits.json: {"train": ["scene-0001", ...], "val": [...]};'
+    " the official lists are known of folders called v1.0-trainval and v1.0-mini",
     "bad-splits": 'write one object: {"train": ["scene-0001", ...], "val": [...]}',
-    "unknown-scene": "use the version that the split belongs to, or correct splits.json",
+    "unknown-scene": "use the version that the split belongs to, or list the scenes that are here in splits.json",
+    "scenes-without-pictures": "unpack the parts of the download that are missing, or list the scenes that are here in"
+    " <root>/<version>/splits.json",
     "missing-view": "unpack the metadata again: a key frame has one LIDAR_TOP and six cameras",
     "bad-pose": "unpack the metadata again: translations are three numbers, rotations four, none of length 0",
     "bad-calibration": "unpack the metadata again: camera_intrinsic is [[fx, s, cx], [0, fy, cy], [0, 0, 1]]",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from groupdetr.errors import WeightsError
 from groupdetr.weights.layout import Category, Facts, Layout, Names, within
@@ -21,12 +21,13 @@ def _no_categories(facts: Facts) -> list[Category]:
     return []
 
 
-def _no_preset(file: Checkpoint) -> str:
+def backbone_alone(file: Checkpoint) -> NoReturn:
+    """There is no detector in it."""
     raise WeightsError("these are weights of a backbone alone", file.where, "--pretrained-backbone FILE takes them")
 
 
 def _layout(title: str, signature: tuple[str, ...], names: Names) -> Layout:
-    return Layout(title, _no_preset, signature, names, _no_options, _no_categories)
+    return Layout(title, backbone_alone, signature, names, _no_options, _no_categories)
 
 
 RESNET = _layout(
@@ -61,3 +62,4 @@ DD3D_VOVNET = _layout(
     ("backbone.bottom_up.stem.stem_1/conv.weight",),
     {**within(VOVNET, "backbone.bottom_up.", ""), "*": ()},
 )
+BACKBONES = (RESNET, OFFICIAL_SWIN, TIMM_SWIN, MAE, PETR_VOVNET, DD3D_VOVNET)

@@ -25,7 +25,6 @@ SHOWN = {
     "num_levels": (r"encoder\.level", 0),
 }  # field of a recipe: a tensor that shows it, and on which axis
 LAYERS = {"encoder": r"encoder\.(?:encoder\.)?layers", "decoder": r"decoder\.layers"}  # Mask2Former's: a part of a part
-IMGSZ = 800  # the shorter side in pixels that all published detectors were evaluated with
 
 
 def import_weights(
@@ -42,14 +41,15 @@ def import_weights(
     kind, file = translate(source, layout)
     told = kind.options(file.facts)
     preset = preset or kind.preset(file)
-    recipe = experiment(preset).recipe
+    trained = experiment(preset)
+    recipe = trained.recipe
     num_heads = {"num_heads": recipe.num_heads, **told, **options}["num_heads"]
     seen = sizes(unfold(file, file_groups, recipe.num_queries), num_heads)
     recipe = recipe.with_options(**{**told, **seen, **options, "preset": preset, "pretrained_backbone": False})
     model = recipe.build()
     report = load_weights(model, source, file_groups=file_groups, layout=layout)
     classes = categories(kind, file) or [(row, f"class {row}") for row in range(recipe.num_classes)]
-    imgsz = file.number("imgsz") or IMGSZ
+    imgsz = file.number("imgsz") or trained.settings.imgsz
     native.save(model, out, {"recipe": asdict(recipe), "categories": classes, "imgsz": imgsz})
     report.say([f"{out}: {preset}, {recipe.num_groups} x {recipe.num_queries} queries, {recipe.num_classes} classes"])
     return report

@@ -21,6 +21,7 @@ from groupdetr.weights.detrex import DETREX_DINO
 from groupdetr.weights.huggingface import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
+from groupdetr.weights.imagenet import BACKBONES, backbone_alone
 from groupdetr.weights.layout import Category, Facts, Layout, refuse
 from groupdetr.weights.mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.native import unique_state
@@ -124,6 +125,8 @@ def translate(source: str | Path, titled: str | None = None) -> tuple[Layout, Ch
             checkpoint.where,
             f'name it: layout="{fitting[0].title}" (--layout "{fitting[0].title}")',
         )
+    if any(layout.fits(checkpoint.state) for layout in BACKBONES):
+        backbone_alone(checkpoint)
     known = ", ".join(layout.title for layout in LAYOUTS)
     refuse(checkpoint.state, f"no layout that is known here ({known}):", checkpoint.where)
     raise WeightsError("there is no tensor", checkpoint.where)

@@ -35,6 +35,8 @@ INPUTS: Names = {"attn.in_proj_*": ("query.*", "key.*", "value.*"), "attn.out_pr
 LAYER: Names = {
     **within(INPUTS, "attentions.0.", "self_attention."),
     **within(INPUTS, "attentions.1.", "cross_attention."),
+    **within(INPUTS, "self_attn.", "self_attention."),  # as older files of mmcv call the two
+    **within(INPUTS, "multihead_attn.", "cross_attention."),
     "ffns.0.layers.0.0.*": "feed_forward.expand.*",
     "ffns.0.layers.1.*": "feed_forward.contract.*",
     "norms.0.*": "norm1.*",
@@ -59,6 +61,7 @@ HEAD: Names = {
     **two_layers("query_embedding", "queries.place"),
     **within(LAYER, "transformer.decoder.layers.#.", "decoder.layers.#."),
     "transformer.decoder.post_norm.*": "decoder.norm.*",
+    "transformer.decoder.norm.*": "decoder.norm.*",  # in older files
     "cls_branches.#.6.*": "decoder.heads.#.classify.*",
     "cls_branches.#.#.*": "decoder.heads.#.think.#.*",
     **within(REGRESS, "reg_branches.#.", "decoder.heads.#.regress."),

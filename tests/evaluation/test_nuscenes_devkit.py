@@ -1,4 +1,4 @@
-"""Our nuScenes detection score is that of nuscenes-devkit 1.2.0, to the last class and threshold.
+"""Our nuScenes detection score is that of nuscenes-devkit 1.2.0, to the last class and threshold; so are our splits.
 
 The devkit wants numpy 1: it runs in an environment of its own, whose Python GROUPDETR_DEVKIT_PYTHON names.
 """
@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from groupdetr.data.nuscenes.names import ATTRIBUTES
+from groupdetr.data.nuscenes.splits import official
 from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D
 from groupdetr.evaluation.nuscenes import DISTANCES, evaluate
 from groupdetr.evaluation.nuscenes_results import read_results, write_results
 from tests.evaluation.worlds import SECONDS, World, guesses, random_world
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fair_sample]
 
 DEVKIT = """
 import json, sys
@@ -37,6 +38,12 @@ for root in sys.argv[1:]:
     run = DetectionEval(data, config, root + "/results.json", "random", root + "/out", verbose=False)
     with open(root + "/figures.json", "w") as file:
         json.dump(run.evaluate()[0].serialize(), file)
+"""
+SPLITS = """
+import json
+from nuscenes.utils.splits import create_splits_scenes
+
+print(json.dumps(create_splits_scenes()))
 """
 ERRORS = {"ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err", "AAE": "attr_err"}
 CATEGORIES = {
@@ -175,19 +182,36 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each case, with the devkit's figures; it is slow to start, and so starts once."""
+def devkit() -> Callable[..., str]:
+    """Runs a program where the devkit is installed, and hands over what it prints."""
     python = os.environ.get("GROUPDETR_DEVKIT_PYTHON")
     if not python:
         pytest.skip("GROUPDETR_DEVKIT_PYTHON names no Python that has nuscenes-devkit 1.2.0")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(program: str, *arguments: Path) -> str:
+        command = [python, "-c", program, *map(str, arguments)]
+        return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def theirs(devkit: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each case, with the devkit's figures; it is slow to start, and so starts once."""
     folders = {name: tmp_path_factory.mktemp(name) for name in CASES}
     for name, folder in folders.items():
         world, found = CASES[name]()
         write_tables(folder, world)
         write_results(folder / "results.json", world.tokens, found)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([python, "-c", DEVKIT, *map(str, folders.values())], check=True, env=environment)
+    devkit(DEVKIT, *folders.values())
     return folders
+
+
+def test_splits_are_the_devkits(devkit: Callable[..., str]) -> None:
+    theirs = json.loads(devkit(SPLITS))
+    ours = {name: sorted(scenes) for name, scenes in official("v1.0-trainval").items()}
+    assert ours == {name: sorted(theirs[name]) for name in ("train", "val", "mini_train", "mini_val")}
 
 
 @pytest.mark.parametrize("name", CASES)

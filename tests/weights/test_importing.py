@@ -10,7 +10,7 @@ import torch
 from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.experiments import recipe_from
+from groupdetr.experiments import experiment, recipe_from
 from groupdetr.structures import Images
 from groupdetr.weights import import_weights, load_weights, read
 
@@ -28,7 +28,7 @@ def test_an_import_is_a_complete_file_of_ours(model: DetectionTransformer, offic
     assert torch.equal(again.eval()(images).answer.boxes, model.eval()(images).answer.boxes)
     assert asdict(again.recipe) == asdict(model.recipe) | {"preset": TINY, "dropout": 0.1}
     assert metadata["categories"] == [[row, f"class {row}"] for row in range(5)]
-    assert metadata["imgsz"] == 800
+    assert metadata["imgsz"] == experiment(TINY).settings.imgsz
     assert report.lines[-1] == f"{tmp_path / 'out.safetensors'}: {TINY}, 3 x 4 queries, 5 classes"
 
 

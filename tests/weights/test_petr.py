@@ -34,7 +34,7 @@ MMCV, MMENGINE = {"mmcv_version": "1.4.0", "epoch": 24}, {"mmengine_version": "0
 @dataclass(frozen=True)
 class SmallPETR(PETR):
     def backbone(self) -> Backbone:
-        return vovnet99(False, False, nn.Identity(), NARROW)
+        return vovnet99(self.pretrained_backbone, False, nn.Identity(), NARROW)
 
 
 @dataclass(frozen=True)

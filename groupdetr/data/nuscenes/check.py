@@ -6,6 +6,7 @@ As `groupdetr.data.check` for pictures with boxes: bad data never raises, whatev
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +17,9 @@ from groupdetr.data.check import Report
 from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.images import examine
 from groupdetr.data.nuscenes.footage import Footage
-from groupdetr.data.nuscenes.names import CLASSES, MINI
+from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample, samples_of
+from groupdetr.data.nuscenes.splits import official
 from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Tables, split_names
 
 Splits = dict[str, tuple[Sample, ...]]
@@ -62,13 +64,18 @@ def _examined(root: Path, version: str, splits: Sequence[str], decode: bool) -> 
     if not read and not findings:
         tables.scenes("train")
     findings += [finding for name, samples in read.items() for finding in remarks(name, samples, file)]
-    return findings + _shared(read, file) + inspect_pictures(footage, read.values(), decode)
+    findings += _shared(read, file)
+    unseen = {name: unseen_scenes(footage, samples) for name, samples in read.items()}
+    findings += [finding for name in read for finding in _unseen(name, unseen[name], footage)]
+    rest = [[sample for sample in read[name] if sample.scene not in unseen[name]] for name in read]
+    return findings + inspect_pictures(footage, rest, decode)
 
 
 def known_splits(tables: Tables, file: Path) -> tuple[str, ...]:
-    """Those of splits.json, and those of mini if all of their scenes are there."""
+    """Those of splits.json, or else the official ones all of whose scenes are there."""
     here = {row["name"] for row in tables["scene"].values()}
-    return tuple(split_names(file)) or tuple(name for name, scenes in MINI.items() if here.issuperset(scenes))
+    splits = official(tables.version).items()
+    return tuple(split_names(file)) or tuple(name for name, scenes in splits if here.issuperset(scenes))
 
 
 def _not_here(finding: Finding) -> Finding:
@@ -103,6 +110,22 @@ def _shared(read: Splits, file: Path) -> list[Finding]:
     shared = len(ours & {sample.token for sample in read.get("val", ())})
     what = f"{shared} key frames are in train and in val"
     return [Finding("shared-images", str(file), "", what)] if shared else []
+
+
+def unseen_scenes(footage: Footage, samples: Iterable[Sample]) -> list[str]:
+    """The names of scenes none of whose key frames' pictures is there."""
+    views: dict[str, list[int]] = defaultdict(list)
+    for sample in samples:
+        views[sample.scene] += sample.views.tolist()
+    files = {scene: (footage.root / footage.names[row] for row in rows) for scene, rows in views.items()}
+    return [scene for scene, paths in files.items() if not any(path.exists() for path in paths)]
+
+
+def _unseen(name: str, scenes: Sequence[str], footage: Footage) -> Iterator[Finding]:
+    """Pictures of trainval are ten downloads, each of whole scenes; the tables tell of all of them."""
+    if scenes:
+        what = f"no picture of {len(scenes)} scenes is here, such as {shown(scenes[0])}"
+        yield Finding("scenes-without-pictures", str(footage.root), f"split {shown(name)}", what)
 
 
 def inspect_pictures(footage: Footage, splits: Iterable[Sequence[Sample]], decode: bool = True) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""What things are called in nuScenes: cameras, classes, categories, attributes, and the scenes of the mini version."""
+"""What things are called in nuScenes: cameras, classes, categories and attributes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,3 @@ ATTRIBUTES = (
     "vehicle.moving", "vehicle.parked", "vehicle.stopped", "cycle.with_rider", "cycle.without_rider",
     "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
 )  # fmt: skip
-
-_MINI_TRAIN = ("0061", "0553", "0655", "0757", "0796", "1077", "1094", "1100")
-MINI = {
-    "mini_train": tuple(f"scene-{number}" for number in _MINI_TRAIN),
-    "mini_val": ("scene-0103", "scene-0916"),
-}

@@ -52,6 +52,33 @@ def spoil(rows):
     cameras[2]["width"] = 401
 
 
+def test_scenes_that_were_not_downloaded_are_counted_and_not_told_picture_by_picture(edit):
+    """The tables tell of all scenes, whichever parts of the pictures are here."""
+    copy = edit("sample_data", without_first_scene)
+    report = check(copy, VERSION)
+    assert codes(report.errors) == ["scenes-without-pictures"]
+    assert "no picture of 1 scenes is here, such as 'scene-9001'" in report.render()
+
+
+def without_first_scene(rows):
+    """Scenes are drawn one after the other."""
+    cameras = [row for row in rows if row["fileformat"] == "jpg"]
+    for row in cameras[: len(cameras) // 3]:
+        row["filename"] = f"not_here/{row['token']}.jpg"
+
+
+def test_of_many_pictures_that_are_missing_few_lines_are_shown(edit):
+    def change(rows):
+        for row in rows:
+            if row["filename"].startswith("samples/CAM_BACK/"):
+                row["filename"] += ".gone"
+
+    report = check(edit("sample_data", change), VERSION)
+    assert codes(report.errors) == ["missing-file"] * 9
+    assert "missing-file (9)" in report.render()
+    assert len(report.render().splitlines()) < 9
+
+
 @pytest.mark.parametrize(
     ("table", "change", "code"),
     [

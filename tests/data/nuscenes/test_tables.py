@@ -7,8 +7,10 @@ import pytest
 
 from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.samples import read_samples
+from groupdetr.data.nuscenes.splits import TRAINVAL
 from groupdetr.data.nuscenes.synthetic import VERSION
 from groupdetr.data.nuscenes.tables import FIELDS, Tables, scene_names
+from groupdetr.data.nuscenes.version import load
 from groupdetr.errors import DataError
 
 ALL = [(table, field) for table, fields in FIELDS.items() for field in fields]
@@ -68,9 +70,53 @@ def test_splits_come_from_their_file(root):
 
 
 def test_the_splits_of_mini_are_known(tmp_path):
-    names = [scene_names(tmp_path / "splits.json", split) for split in ("mini_train", "mini_val")]
+    names = [scene_names(tmp_path / "v1.0-mini", split) for split in ("mini_train", "mini_val")]
     assert [len(split) for split in names] == [8, 2]
     assert "scene-0916" in names[1]
+
+
+def test_the_official_splits_of_trainval_are_known(tmp_path):
+    train, val = ({*scene_names(tmp_path / "v1.0-trainval", split)} for split in ("train", "val"))
+    assert (len(train), len(val), train & val) == (700, 150, set())
+    assert {"scene-0001", "scene-0061", "scene-1110"} <= train
+    assert {"scene-0003", "scene-0103", "scene-1073"} <= val
+    assert not {"scene-0077", "scene-1043"} & (train | val), "these are of the test set"
+
+
+@pytest.fixture
+def trainval(copy):
+    """The drawn scenes as if they were three of trainval, without a list of their own."""
+    (copy / VERSION / "splits.json").unlink()
+    scenes = json.loads((copy / VERSION / "scene.json").read_text())
+    for scene, name in zip(scenes, ("scene-0061", "scene-0103", "scene-0001")):
+        scene["name"] = name
+    (copy / VERSION / "scene.json").write_text(json.dumps(scenes))
+    shutil.move(copy / VERSION, copy / "v1.0-trainval")
+    return copy
+
+
+def test_a_part_of_trainval_is_refused_in_words(trainval):
+    with pytest.raises(DataError, match=r"(?s)split 'train' has 698 scenes.*'scene-0002'.*here in splits.json"):
+        load(trainval)
+
+
+def test_a_list_of_ones_own_goes_before_the_official_one(trainval):
+    (trainval / "v1.0-trainval/splits.json").write_text(
+        '{"train": ["scene-0061", "scene-0001"], "val": ["scene-0103"]}'
+    )
+    splits = load(trainval).splits
+    assert {name: {sample.scene for sample in samples} for name, samples in splits.items()} == {
+        "train": {"scene-0001", "scene-0061"}, "val": {"scene-0103"},
+    }  # fmt: skip
+
+
+def test_the_whole_of_trainval_is_read_without_a_file(trainval):
+    """Its tables have all scenes, of which most have no sample here."""
+    file = trainval / "v1.0-trainval/scene.json"
+    scenes = json.loads(file.read_text())
+    others = {name for names in TRAINVAL.values() for name in names} - {scene["name"] for scene in scenes}
+    file.write_text(json.dumps([*scenes, *({"token": name, "name": name} for name in others)]))
+    assert {name: len(samples) for name, samples in load(trainval).splits.items()} == {"train": 6, "val": 3}
 
 
 def test_mini_is_read_without_a_file(copy):
@@ -83,6 +129,16 @@ def test_mini_is_read_without_a_file(copy):
     assert {sample.scene for sample in read_samples(Tables(copy, "v1.0-mini"), "mini_val")} == {
         "scene-0103", "scene-0916",
     }  # fmt: skip
+
+
+def test_a_version_of_test_scenes_is_one_split_without_annotations(copy):
+    (copy / VERSION / "splits.json").unlink()
+    for table in ("sample_annotation", "instance"):
+        (copy / VERSION / f"{table}.json").write_text("[]")
+    shutil.move(copy / VERSION, copy / "v1.0-test")
+    samples = load(copy / "v1.0-test", "test").splits["val"]
+    assert len(samples) == 9
+    assert not any(len(sample.truth.labels) for sample in samples)
 
 
 def test_without_a_list_of_scenes_it_is_said_how_to_write_one(copy):
