@@ -94,7 +94,7 @@ def test_an_authors_file_becomes_one_of_ours_that_answers_alike(
     assert [name for _, name in metadata["categories"]][::9] == ["car", "traffic_cone"]
     told = capsys.readouterr().out
     assert "read as the authors' PETR" in told
-    assert "groupdetr val" in told
+    assert "groupdetr predict" in told
 
 
 @pytest.mark.usefixtures("narrow")
