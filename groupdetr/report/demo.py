@@ -144,7 +144,7 @@ def _equal_time(best: Arm, longer: Sequence[Arm], subject: Subject) -> str:
         )
     return words + (
         "On COCO the paper measured a step to be 1.2 times dearer with 11 groups, since backbone and encoder, which "
-        "groups share, are most of the work there; in a network as small as this, queries are."
+        "groups share, are most of the work there; in a network as small as this, queries are more of it."
     )
 
 
