@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +25,14 @@ class MLP(nn.Module):
         for layer in hidden:
             x = F.relu(layer(x))
         return last(x)
+
+    @torch.no_grad()
+    def start_as_loud(self) -> None:
+        """Say things as loud as they come in (He et al. 2015): torch's own start, in which every layer says them at a
+        sixth of their power, times the root of that. No bias."""
+        for layer in self.layers:
+            layer.weight.mul_(math.sqrt(6))  # type: ignore[operator]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def start_at(self, value: float) -> None:
         """Say the same of everything at first."""
