@@ -1,11 +1,14 @@
 """What attention of K groups costs, against the forms that repositories ship. Projections are included.
 
     python benchmarks/attention.py [--lwdetr ../LW-DETR] [--device cuda]
+    python benchmarks/attention.py --kinds dense --batch 1 --queries 900 --height 120 --width 50 [--dropout 0.1]
 
 Self-attention within groups: against one attention over all K*N queries that a mask splits into groups, and against
 LW-DETR's, which cuts the groups into the batch and spells the attention matrix out. Conditional cross-attention:
-against the usual form, which concatenates content and place and spells the matrix out. Ratios are against the first
-of each kind; ``error`` is the largest difference from its result; ``kept`` is what backward needs beyond the inputs.
+against the usual form, which concatenates content and place and spells the matrix out. Dense cross-attention, as PETR
+has it (above: its 6,000 tokens of six views): against weights, what dropout leaves of them, and sum, one after the
+other. Ratios are against the first of each kind; ``error`` is the largest difference from its result, of which dropout
+makes no sense; ``kept`` is what backward needs beyond the inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import measure
 import peers
@@ -21,14 +24,17 @@ import torch
 import tyro
 from measure import Watch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from groupdetr.attention.cross_attention import ConditionalCrossAttention, PointAim
+from groupdetr.attention.dense_attention import DenseCrossAttention
 from groupdetr.attention.self_attention import SelfAttention
 from groupdetr.structures import Memory
 
 
 @dataclass
 class Options:
+    kinds: tuple[Literal["self", "conditional", "dense"], ...] = ("self", "conditional", "dense")
     lwdetr: Path | None = None
     groups: int = 11
     queries: int = 300
@@ -37,6 +43,7 @@ class Options:
     batch: int = 2
     channels: int = 256
     heads: int = 8
+    dropout: float = 0.0  # of the weights of dense attention
     rounds: int = 5
     device: str = "cpu"
     threads: int = 1
@@ -51,6 +58,7 @@ class Case:
         self.options, c = options, options.channels
         self.self_attention = SelfAttention(c, options.heads, 0.0).to(options.device)
         self.cross_attention = ConditionalCrossAttention(c, options.heads, 0.0, PointAim()).to(options.device)
+        self.dense_attention = DenseCrossAttention(c, options.heads, options.dropout).to(options.device)
         shape = (options.batch, options.groups, options.queries, c)
         self.content, self.position = (torch.randn(shape, device=options.device).requires_grad_() for _ in range(2))
         tokens, place = torch.randn(2, options.batch, options.height * options.width, c, device=options.device)
@@ -61,7 +69,7 @@ class Case:
 
     @property
     def inputs(self) -> list[Tensor]:
-        layers = (self.self_attention, self.cross_attention)
+        layers = (self.self_attention, self.cross_attention, self.dense_attention)
         return [self.content, self.position, self.memory.tokens, *(p for layer in layers for p in layer.parameters())]
 
     # self-attention
@@ -101,6 +109,19 @@ class Case:
         key = torch.cat([split(x, heads) for x in (layer.key_content(self.memory.tokens), place)], dim=-1)
         scores = (query * query.shape[-1] ** -0.5) @ key.mT
         seen = scores.softmax(-1) @ split(layer.value(self.memory.tokens), heads)
+        return layer.output(seen.transpose(1, 2).flatten(2)).view(self.content.shape)
+
+    def ours_dense(self) -> Tensor:
+        return self.dense_attention(self.content, self.position, self.position, self.memory)
+
+    def spelled_out_dense(self) -> Tensor:
+        """Weights of all queries and tokens, what dropout leaves of them, and the sum of values."""
+        layer, heads = self.dense_attention, self.options.heads
+        query = split(layer.query((self.content + self.position).flatten(1, 2)), heads)
+        key = split(layer.key(self.memory.tokens + self.memory.position), heads)
+        weights = ((query * query.shape[-1] ** -0.5) @ key.mT).softmax(-1)
+        weights = F.dropout(weights, self.options.dropout) if self.options.dropout else weights
+        seen = weights @ split(layer.value(self.memory.tokens), heads)
         return layer.output(seen.transpose(1, 2).flatten(2)).view(self.content.shape)
 
 
@@ -149,11 +170,15 @@ def table(case: Case, variants: dict[str, Callable[[], Tensor]]) -> dict[str, di
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     case = Case(options)
-    within = {"self-attention, by a mask": case.by_mask}
+    within = {"self-attention, by a mask": case.by_mask, "self-attention, ours": case.ours}
     if options.lwdetr:
         within = {"self-attention, LW-DETR": case.lwdetr, **within}
-    rows = table(case, {**within, "self-attention, ours": case.ours})
-    rows |= table(case, {"cross-attention, spelled out": case.spelled_out, "cross-attention, ours": case.ours_across})
+    kinds = {
+        "self": within,
+        "conditional": {"cross-attention, spelled out": case.spelled_out, "cross-attention, ours": case.ours_across},
+        "dense": {"dense, spelled out": case.spelled_out_dense, "dense, ours": case.ours_dense},
+    }
+    rows = {name: row for kind in options.kinds for name, row in table(case, kinds[kind]).items()}
     measure.show(options, rows, options.out)
 
 

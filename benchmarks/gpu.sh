@@ -8,9 +8,11 @@ device=${DEVICE:-cuda}
 mkdir -p "$out"
 families=(conditional-detr dab-detr dn-detr dab-deformable-detr dino mask2former)
 full=(conditional-detr-r50 dab-detr-r50 dn-detr-r50 dab-deformable-detr-r50 dino-4scale-r50 mask2former-r50)
+spatial=(petr petrv2)  # detectors of scenes
 height=${HEIGHT:-800} width=${WIDTH:-1333}
+scene_height=${SCENE_HEIGHT:-320} scene_width=${SCENE_WIDTH:-800}
 counts=(${COUNTS:-1 3 5 11 13})  # of groups
-for model in "${families[@]/%/-tiny}" "${full[@]}"; do
+for model in "${families[@]/%/-tiny}" "${full[@]}" "${spatial[@]/%/-tiny}" "${spatial[@]/%/-v99}"; do
   python -m groupdetr doctor --device "$device" --model "$model" --groups 11 --json > "$out/doctor-$model.json"
 done
 for model in "${full[@]}"; do
@@ -20,9 +22,20 @@ for model in "${full[@]}"; do
       | tee "$out/step-$model-$precision.md"
   done
 done
+for model in "${spatial[@]/%/-v99}"; do
+  for precision in fp32 bf16; do
+    python benchmarks/step.py --model "$model" --device "$device" --precision "$precision" --height "$scene_height" \
+      --width "$scene_width" --batch 1 --groups "${counts[@]}" --group-chunk 1 \
+      --out "$out/step-$model-$precision.json" | tee "$out/step-$model-$precision.md"
+  done
+done
 python benchmarks/step.py --device "$device" --precision bf16 --height "$height" --width "$width" --compile \
   --out "$out/step-compiled.json" | tee "$out/step-compiled.md"
 python benchmarks/attention.py --device "$device" --out "$out/attention.json" | tee "$out/attention.md"
+for dropout in 0 0.1; do
+  python benchmarks/attention.py --device "$device" --kinds dense --batch 1 --queries "${QUERIES:-900}" --height 120 \
+    --width 50 --dropout "$dropout" --out "$out/attention-dense-$dropout.json" | tee "$out/attention-dense-$dropout.md"
+done
 
 python -m pytest -q tests/attention tests/claims/test_numerics.py | tee "$out/attention-tests.txt"
 for threads in 32 64 128 256; do
@@ -44,6 +57,19 @@ for family in "${families[@]}"; do
       python -m groupdetr train "$out/shapes" --model "$family-tiny" --groups "$groups" --precision "$precision" \
         --imgsz 64 --epochs "${EPOCHS:-12}" --augment flip --eval-every 4 --device "$device" --no-check \
         --out "$out/$family-k$groups-$precision"
+    done
+  done
+done
+python - "$out/scenes" <<'PYTHON'
+import sys
+from groupdetr.data.nuscenes.synthetic import SyntheticConfig, write
+write(SyntheticConfig(train_scenes=16, val_scenes=4, samples=20), sys.argv[1])
+PYTHON
+for family in "${spatial[@]}"; do
+  for groups in 1 6; do
+    for precision in fp32 bf16; do
+      python -m groupdetr train "$out/scenes" --model "$family-tiny" --groups "$groups" --precision "$precision" \
+        --epochs "${EPOCHS:-24}" --eval-every 4 --device "$device" --no-check --out "$out/$family-k$groups-$precision"
     done
   done
 done

@@ -16,7 +16,7 @@ from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.mask2former import Mask2Former
-from groupdetr.detectors.petr import PETR
+from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import (
     TinyConditionalDETR,
@@ -60,17 +60,20 @@ SLOW: dict[str, Recipe] = {
     "dab-deformable-detr-r50-two-stage": TwoStageDABDeformableDETR(**LARGE),  # type: ignore[arg-type]
     "dino-4scale-r50": DINO(**LARGE),  # type: ignore[arg-type]
     "mask2former-r50": Mask2Former(**LARGE, num_samples=256),  # type: ignore[arg-type]
+    "petr-v99": PETR(**LARGE, grid_mask=0.0),  # type: ignore[arg-type]
+    "petrv2-v99": PETRv2(**LARGE, grid_mask=0.0),  # type: ignore[arg-type]
 }
 STRIDE = 32  # no detector's is larger
 
 
 def build(recipe: Recipe, seed: int = 0) -> DetectionTransformer:
-    """With no weight where it started: box heads start at zero, and so would hide what goes into them."""
+    """With no weight behind the backbone where it started: box heads start at zero, and so would hide what goes into
+    them. A backbone whose norms do not count, as VoVNet's, would explode."""
     torch.manual_seed(seed)
     model = recipe.build()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not name.startswith("backbone."):
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return model
 

@@ -40,7 +40,7 @@ def test_k_groups_in_one_pass_are_k_detectors_that_share_their_weights(model: De
         single = see(alone(model, k).train())
         for ours, theirs in zip(together.layers, single.layers, strict=True):
             assert difference(ours.logits[:, k], theirs.logits[:, 0]) < 1e-5
-            assert difference(ours.place[:, k], theirs.place[:, 0]) < 1e-5
+            assert difference(ours.place[:, k], theirs.place[:, 0]) < 1e-5 * max(1.0, theirs.place.abs().max().item())
     last = together.layers[-1]
     assert difference(last.logits[:, 0], last.logits[:, 1]) > 1e-3  # the groups do differ
 
