@@ -62,14 +62,15 @@ for family in "${families[@]}"; do
 done
 python - "$out/scenes" <<'PYTHON'
 import sys
-from groupdetr.data.nuscenes.synthetic import SyntheticConfig, write
-write(SyntheticConfig(train_scenes=16, val_scenes=4, samples=20), sys.argv[1])
+from groupdetr.data.nuscenes.synthetic import write
+from groupdetr.experiments import DEMO_SCENES_DATA
+write(DEMO_SCENES_DATA, sys.argv[1])
 PYTHON
 for family in "${spatial[@]}"; do
   for groups in 1 6; do
     for precision in fp32 bf16; do
       python -m groupdetr train "$out/scenes" --model "$family-tiny" --groups "$groups" --precision "$precision" \
-        --epochs "${EPOCHS:-24}" --eval-every 4 --device "$device" --no-check --out "$out/$family-k$groups-$precision"
+        --epochs "${EPOCHS:-20}" --eval-every 4 --device "$device" --no-check --out "$out/$family-k$groups-$precision"
     done
   done
 done

@@ -46,7 +46,7 @@ class Experiment:
     recipe: Recipe
     settings: Settings
     about: str = ""
-    reported: float | None = None  # the paper's COCO AP in percent, where it is a row of a table
+    reported: float | None = None  # the paper's AP of COCO, or NDS, in percent, where it is a row of a table
     groups: int | None = None  # K that `groupdetr train` takes unless told; None: the recipe's
     task: Any = DetectionTask  # one of the classes in tasks/
 
@@ -228,6 +228,18 @@ def _masks() -> Iterator[tuple[str, Experiment]]:
         yield f"{name}-group", of_masks(Mask2Former(num_groups=K), settings, f"Mask2Former, K = {K}", reported[1])
 
 
+def _space() -> Iterator[tuple[str, Experiment]]:
+    """Multi-view detection in space, NDS."""
+    rows: dict[str, tuple[PETR, Any, float, float]] = {
+        "petr-v99": (PETR(), Detection3DTask, 42.0, 45.0),
+        "petrv2-v99": (PETRv2(), TwoFrameTask, 50.3, 51.3),
+    }
+    for detector, (recipe, task, baseline, group) in rows.items():
+        name, grouped = f"scenes/{detector}-24e", replace(recipe, num_groups=K)
+        yield name, Experiment(recipe, SCENES, "NDS, K = 1", baseline, task=task)
+        yield f"{name}-group", Experiment(grouped, SCENES, f"NDS, K = {K}", group, task=task)
+
+
 def _table7() -> Iterator[tuple[str, Experiment]]:
     """What makes Group DETR work, row by row; and the same on a CPU."""
     rows = (
@@ -270,7 +282,7 @@ def _fig9() -> Iterator[tuple[str, Experiment]]:
 
 
 def _all() -> Iterator[tuple[str, Experiment]]:
-    for part in (_presets, _table2, _table3, _masks, _table7, _fig8, _fig9):
+    for part in (_presets, _table2, _table3, _masks, _space, _table7, _fig8, _fig9):
         for name, experiment in part():
             yield name, replace(experiment, recipe=replace(experiment.recipe, preset=name))
 

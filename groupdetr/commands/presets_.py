@@ -26,7 +26,7 @@ class Options:
         if self.json:
             print(json.dumps({name: described(experiment) for name, experiment in EXPERIMENTS.items()}, indent=1))
             return 0
-        table = Table("model", "K", "N", "epochs", "AP in the paper", "", box=None, pad_edge=False)
+        table = Table("model", "K", "N", "epochs", "in the paper", "", box=None, pad_edge=False)
         for name, experiment in EXPERIMENTS.items():
             groups = experiment.groups or experiment.recipe.num_groups
             reported = "" if experiment.reported is None else f"{experiment.reported:.1f}"
