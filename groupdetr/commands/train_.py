@@ -76,12 +76,14 @@ def prepared(arguments: list[str]) -> tuple[list[str], Options]:
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
+    """The last one counts."""
+    value = None
     for i, argument in enumerate(arguments):
         if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.split("=", 1)[1]
-    return None
+            value = arguments[i + 1]
+        elif argument.startswith(f"{flag}="):
+            value = argument.split("=", 1)[1]
+    return value
 
 
 def _without_auto(arguments: list[str]) -> tuple[list[str], bool]:

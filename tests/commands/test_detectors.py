@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from groupdetr import Detector
 from groupdetr.cli import main
 from groupdetr.experiments import experiment
+from groupdetr.predictor import Trained
 from tests.runs import OF_PICTURES, SMALL, TINY, arguments, checkpoint, losses, same, torchrun, train
 
 SHORT = ("--steps", "8", "--eval-every", "0.5")
@@ -57,7 +57,7 @@ def test_its_weights_start_another_training_and_are_imported(name: str, run: Pat
     best = str(run / "weights/best.safetensors")
     train(data, tmp_path / "next", "--model", name, "--weights", best, "--steps", "1", "--groups", "3")
     assert main(["import", best, "--groups", "1", "--out", str(tmp_path / "one.safetensors")]) == 0
-    assert Detector(tmp_path / "one.safetensors").recipe.num_groups == 1
+    assert Trained(tmp_path / "one.safetensors").recipe.num_groups == 1
 
 
 def test_the_doctor_finds_its_groups_apart(name: str, run: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_loaded_weights_change_of_the_recipe_outlives_a_stop(name: str, sha
         shapes, tmp_path / "second", "--model", name, "--weights", weights, "--steps", "3", "--stop-after", "1"
     )
     assert main(["train", "--resume", str(second)]) == 0
-    assert Detector(second).recipe.temperature == 20.0  # type: ignore[attr-defined]
+    assert Trained(second).recipe.temperature == 20.0  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from groupdetr.data.nuscenes.dataset import Views, collate
+from groupdetr.data.nuscenes.transforms import published
 from groupdetr.data.nuscenes.worst import worst_of
 from tests.data.nuscenes.test_dataset import SIZE
 
@@ -19,7 +20,7 @@ def with_objects(sample, count):
 
 @pytest.mark.parametrize(("two_frames", "views"), [(False, 6), (True, 12)])
 def test_no_batch_passes_it_and_it_looks_like_one(samples, two_frames, views):
-    source = Views(samples, SIZE, augmented=True, two_frames=two_frames)
+    source = Views(samples, SIZE, augment=published, two_frames=two_frames)
     worst = worst_of(source, int)
     for size in (1, 3):
         expected, batch = worst.batch(size), collate([source[index] for index in range(size)])
@@ -33,6 +34,6 @@ def test_no_batch_passes_it_and_it_looks_like_one(samples, two_frames, views):
 
 
 def test_the_most_objects_are_those_that_weigh_most_of_what_is_learned(samples):
-    source = Views([with_objects(samples[0], count) for count in (4, 0, 7)], SIZE, augmented=True)
+    source = Views([with_objects(samples[0], count) for count in (4, 0, 7)], SIZE, augment=published)
     assert worst_of(source, int).objects == 7
     assert worst_of(source, lambda n: n % 5).objects == 4
