@@ -43,7 +43,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data_for(shapes: Path, scenes: Path) -> Callable[[str], Path]:
     """What a detector, told by its preset, is trained on."""
-    return lambda preset: scenes if experiment(preset).task.kind == "space" else shapes
+    return lambda preset: scenes if experiment(preset).task.sees == "scenes" else shapes
 
 
 @pytest.fixture(scope="session")

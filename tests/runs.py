@@ -16,7 +16,7 @@ from groupdetr.cli import main
 from groupdetr.experiments import EXPERIMENTS, experiment
 
 TINY = [name for name in EXPERIMENTS if name.endswith("-tiny") and "/" not in name]  # presets that train on a CPU
-OF_PICTURES = [name for name in TINY if experiment(name).task.kind != "space"]  # and not of scenes
+OF_PICTURES = [name for name in TINY if experiment(name).task.sees == "pictures"]  # and not of scenes
 SMALL = ("--set", "channels=32", "num_heads=2", "hidden=32", "decoder_layers=2", "num_queries=8")
 QUICK = ("--groups", "2", "--imgsz", "48", "--batch", "4", "--workers", "0", "--threads", "1", "--device", "cpu")
 

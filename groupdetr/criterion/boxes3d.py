@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
-from groupdetr.criterion.pairs import AllPairs, MatchedPairs, everyone, matched
+from groupdetr.criterion.pairs import AllPairs, Boxes, MatchedPairs
 from groupdetr.ops.boxes3d import VELOCITY, box_to_code
 from groupdetr.structures import Assignment, Objects, Predictions
 
 
-class Codes:
+class Codes(Boxes):
     """Codes as they were said, and those of the objects' boxes."""
 
-    compiles: ClassVar[bool] = True
-
     def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
-        return everyone(predictions, coded(objects))
-
-    def all(self, *laid_out: Tensor) -> AllPairs:
-        return AllPairs(*laid_out)
+        return super().lay_out(predictions, coded(objects))
 
     def matched(
         self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
     ) -> MatchedPairs:
-        del mean_objects
-        return matched(predictions, coded(objects), assignment)
+        return super().matched(predictions, coded(objects), assignment, mean_objects)
 
 
 @dataclass(frozen=True)

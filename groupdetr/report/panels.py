@@ -46,8 +46,11 @@ def detection_strips(panels: Sequence[DetectionPanel], class_names: Sequence[str
 
 def group_gallery(panels: Sequence[GroupPanel]) -> Html:
     groups = max((np.asarray(panel.group_boxes).shape[1] for panel in panels), default=0)
-    legend = swatches([("rgb({},{},{})".format(*palette(k)), f"group {k + 1}") for k in range(groups)])
-    return join([legend, gallery([_group_picture(panel) for panel in panels])])
+    return join([group_legend(groups), gallery([_group_picture(panel) for panel in panels])])
+
+
+def group_legend(groups: int) -> Html:
+    return swatches([("rgb({},{},{})".format(*palette(k)), f"group {k + 1}") for k in range(groups)])
 
 
 def found(truth: Detections, detections: Detections) -> int:

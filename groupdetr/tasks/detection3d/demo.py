@@ -14,8 +14,8 @@ from groupdetr.experiments import DEMO_SCENES, DEMO_SCENES_DATA
 from groupdetr.heads import HIGH, LOW
 from groupdetr.ops.boxes3d import code_to_box
 from groupdetr.report.demo import Subject
-from groupdetr.report.drawing import palette
-from groupdetr.report.page import Html, Picture, gallery, prose, section, swatches, wide
+from groupdetr.report.page import Html, Picture, gallery, prose, section, wide
+from groupdetr.report.panels import group_legend
 from groupdetr.report.scenes import draw_groups_from_above
 from groupdetr.tasks.detection3d.prediction import SceneDetector, spread
 
@@ -64,9 +64,7 @@ def queries_of_every_group(detector: SceneDetector, samples: Views) -> Html:
         "As in the paper's Fig. 3, the groups look at the same thing from different places, like augmentations of one "
         "query."
     )
-    legend = swatches(
-        [("rgb({},{},{})".format(*palette(k)), f"group {k + 1}") for k in range(detector.recipe.num_groups)]
-    )
+    legend = group_legend(detector.recipe.num_groups)
     return section("One object, a query of every group", prose(words), legend, gallery([*of_groups(detector, samples)]))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,18 @@ from groupdetr.tasks.detection3d.task import Detection3DTask, Found, in_the_worl
 
 def validate(options: Options) -> dict[str, Any]:
     """Run the detector over the split, print and write what it is worth; returns what metrics.json holds."""
-    machine = accelerator(Settings(device=options.device, workers=options.workers))
+    settings = Settings(device=options.device, workers=options.workers)
+    machine = accelerator(settings)
     detector = SceneDetector(options.run_, str(machine.device), options.imgsz)
     data = chosen_split(options)
     task: Detection3DTask = detector.task_on(data)
-    found = find(detector.model, task, machine, options.batch, loader_workers(Settings(workers=options.workers)))
+    ask = partial(find, detector.model, task, machine, options.batch, loader_workers(settings))
+    found = ask()
     evaluation = task.evaluate(found)
     folder, samples = options.folder, task.val.samples
     content = {"split": options.split, **evaluation.to_json()}
     if options.per_group:
-        content["per_group"] = [task.evaluate(each).to_json() for each in by_group(detector, task, options)]
+        content["per_group"] = [task.evaluate(each).to_json() for each in by_group(detector, ask)]
     write_json(folder / "metrics.json", content)
     world = [in_the_world(each, sample) for each, sample in zip(found, samples)]
     write_results(folder / "predictions.json", [sample.token for sample in samples], world)
@@ -42,12 +45,11 @@ def validate(options: Options) -> dict[str, Any]:
     return content
 
 
-def by_group(detector: SceneDetector, task: Detection3DTask, options: Options) -> Iterator[list[Found]]:
+def by_group(detector: SceneDetector, ask: Callable[[], list[Found]]) -> Iterator[list[Found]]:
     """What each group finds alone."""
-    machine, workers = accelerator(Settings(device=options.device)), loader_workers(Settings(workers=options.workers))
     for group in range(detector.recipe.num_groups):
         with running(detector.model, group):
-            yield find(detector.model, task, machine, options.batch, workers)
+            yield ask()
 
 
 def chosen_split(options: Options) -> NuScenes:
