@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+if shutil.which("nvidia-smi") is None:
+    # before anything imports Triton, as torchvision does: kernels run in its interpreter where there is no GPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch
@@ -12,10 +17,6 @@ import torch
 from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.experiments import experiment
-
-if not torch.cuda.is_available():
-    # before anything imports Triton, transformers for one: kernels run in its interpreter where there is no GPU
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
