@@ -102,7 +102,7 @@ class Results:
 def show(runs: Sequence[RunSummary]) -> None:
     for run in runs:
         figures = ", ".join(f"{name} {percent(run.metrics[name])}" for name in [*run.metrics][:2])
-        cost = f"{run.epochs} epochs in {duration(run.seconds)}, {run.peak_memory_mb:.0f} MB"
+        cost = f"{run.epochs:g} epochs in {duration(run.seconds)}, {run.peak_memory_mb:.0f} MB"
         console.print(f"{run.name}, seed {run.seed}: {figures}; {cost}")
 
 

@@ -25,7 +25,7 @@ def summary(run: RunFolder) -> RunSummary:
     last = curve[-1]
     figures = {name: last[name] for name in FIGURES if name in last}
     groups, seed = int(config["groups"]), int(config["settings"]["seed"])
-    return RunSummary(groups, seed, round(last["epoch"]), last["seconds"], last["peak_memory_mb"], figures, curve)
+    return RunSummary(groups, seed, round(last["epoch"], 2), last["seconds"], last["peak_memory_mb"], figures, curve)
 
 
 def with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

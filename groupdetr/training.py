@@ -56,10 +56,11 @@ def train(options: Options) -> Path:
     say = console.print if machine.is_main_process else _silence
     data = checked(options, recipe, machine)
     recipe = replace(recipe, num_classes=len(data.categories))
-    options = fitted(options, recipe, task_of(options, recipe, data), machine, say)
+    task = task_of(options, recipe, data)
+    options = fitted(options, recipe, task, machine, say)
     recipe = replace(recipe_of(options), num_classes=len(data.categories))
     run = folder(options)
-    trainer = build(options, recipe, data, run, machine)
+    trainer = build(options, recipe, data, task, run, machine)
     say(plan(options, recipe, trainer))
     start(trainer, options, data)
     trainer.reporter = ConsoleReporter(console) if machine.is_main_process else Silent()
@@ -72,7 +73,7 @@ def train(options: Options) -> Path:
         step = trainer.state.progress.step + 1
         del trainer
         traceback.clear_frames(error.__traceback__)  # which hold what memory was for
-        told = remedy(options, recipe, task_of(options, recipe, data), machine, run.path)
+        told = remedy(options, recipe, task, machine, run.path)
         raise UsageError(f"memory ran out at step {step}", str(run.path), told) from error
     finally:
         machine.end_training()
@@ -174,7 +175,9 @@ def task_of(options: Options, recipe: Recipe, data: DataSet | NuScenes) -> Task:
     return task
 
 
-def build(options: Options, recipe: Recipe, data: DataSet | NuScenes, run: RunFolder, machine: Accelerator) -> Trainer:
+def build(
+    options: Options, recipe: Recipe, data: DataSet | NuScenes, task: Task, run: RunFolder, machine: Accelerator
+) -> Trainer:
     """The detector with its first weights, and the trainer that owns it."""
     settings = options.settings
     torch.manual_seed(settings.seed)
@@ -192,7 +195,7 @@ def build(options: Options, recipe: Recipe, data: DataSet | NuScenes, run: RunFo
     def save_best(best: nn.Module) -> None:
         save(best, run.best, metadata)
 
-    task, criterion, workers = task_of(options, recipe, data), recipe.criterion(), loader_workers(settings)
+    criterion, workers = recipe.criterion(), loader_workers(settings)
     network = learner(model, criterion, settings.group_chunk)
     return Trainer(
         model, criterion, network, task, settings, run, machine, Silent(), workers, save_best, options.stop_after

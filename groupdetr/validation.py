@@ -20,7 +20,7 @@ from groupdetr.detections import Detections
 from groupdetr.engine.evaluate import find, running
 from groupdetr.engine.machine import accelerator, loader_workers
 from groupdetr.engine.progress import percent
-from groupdetr.engine.run import RunFolder, write_json, write_text
+from groupdetr.engine.run import own_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import Evaluation, to_coco_results
 from groupdetr.predictor import Detector
@@ -61,11 +61,8 @@ def chosen_split(options: Options, detector: Detector) -> DataSet:
 
     The detector may know more classes: an imported COCO model has 91 rows, of which a data set uses some.
     """
-    config = RunFolder.existing(options.run_).read_config() if options.run_.is_dir() else {}
-    root = options.data or config.get("data")
-    images = options.images if options.data else config.get("images")
-    if root is None:
-        raise UsageError("no data set given", remedy="add --data DATA")
+    given = (options.data, options.images) if options.data else None
+    root, images = given or own_data(options.run_, "add --data DATA")
     data = detector.task.read(root, images)
     if options.split not in data.splits:
         raise UsageError(f"there is no split {options.split!r}", str(root), f"choose from {', '.join(data.splits)}")

@@ -97,6 +97,16 @@ class RunFolder:
         write_text(self.results, text.getvalue())
 
 
+def own_data(source: Path, remedy: str) -> tuple[Path, Path | None]:
+    """The data that a run was trained on, and its folder of pictures if it was given one. A weights file knows of none:
+    `UsageError` with the remedy."""
+    if not source.is_dir():
+        raise UsageError("no data set given", str(source), remedy)
+    config = RunFolder.existing(source).read_config()
+    images = config.get("images")
+    return Path(config["data"]), Path(images) if images else None
+
+
 def is_evaluation(record: Mapping[str, Any]) -> bool:
     """Of the log: is it one, and not a step?"""
     return "peak_memory_mb" in record

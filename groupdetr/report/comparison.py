@@ -19,7 +19,7 @@ class RunSummary:
 
     groups: int
     seed: int
-    epochs: int
+    epochs: float
     seconds: float  # wall time of training, evaluation not counted
     peak_memory_mb: float
     metrics: Mapping[str, float]  # the figures of an evaluation, at the end, the deciding one first
@@ -137,7 +137,7 @@ def protocol(runs: Sequence[RunSummary]) -> dict[str, object]:
     return {
         "Groups": ", ".join(str(groups) for groups in sorted({run.groups for run in runs})),
         "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
-        "Epochs": ", ".join(str(epochs) for epochs in sorted({run.epochs for run in runs})),
+        "Epochs": ", ".join(f"{epochs:g}" for epochs in sorted({run.epochs for run in runs})),
     }
 
 

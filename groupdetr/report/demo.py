@@ -83,7 +83,7 @@ def _lead(base: Arm, best: Arm, subject: Subject) -> str:
     return (
         f"The same small detector, trained from scratch on {subject.seen} with K = {base.groups} and with "
         f"K = {best.groups} groups of object queries. Seed, data, their order, epochs and schedule are "
-        f"the same, and so is the network that answers in the end. After {epochs} epochs the first reaches "
+        f"the same, and so is the network that answers in the end. After {epochs:g} epochs the first reaches "
         f"{base.metric(score).mean:.1f} {score}, the second {best.metric(score).mean:.1f}"
         + (f", on average over {seeds} seeds." if seeds > 1 else ".")
     )
@@ -138,7 +138,7 @@ def _equal_time(best: Arm, longer: Sequence[Arm], subject: Subject) -> str:
     for arm in longer:
         words += (
             "What if the time is the same? "
-            f"Trained for {arm.runs[0].epochs} epochs, which take {duration(arm.seconds)}, "
+            f"Trained for {arm.runs[0].epochs:g} epochs, which take {duration(arm.seconds)}, "
             f"{_groups(arm)} reaches {arm.metric(score).mean:.1f} {score}; {_groups(best)} had reached "
             f"{best.metric(score).mean:.1f} in {duration(best.seconds)}. "
         )

@@ -108,7 +108,7 @@ def _lead(figure: _Figure) -> str:
         "The same small detector, trained from scratch on drawn shapes in four ways: as it is, with denoising queries, "
         f"with K = {figure.groups.groups} groups of object queries, and with both. Seed, pictures, their order, epochs "
         "and schedule are the same; in the end one group answers, without denoising. "
-        f"After {epochs} epochs they reach {_aps(figure)} AP"
+        f"After {epochs:g} epochs they reach {_aps(figure)} AP"
         + (f", on average over {seeds} seeds." if seeds > 1 else ".")
     )
 

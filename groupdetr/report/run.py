@@ -40,7 +40,7 @@ def write_run_report(path: Path | str, run: RunReport) -> None:
 def lead(detector: str, summary: RunSummary) -> str:
     groups = f"{summary.groups} group{'s' * (summary.groups != 1)} of queries"
     return (
-        f"{detector}, trained with {groups} for {summary.epochs} epochs in {summary.seconds / 60:,.1f} minutes, "
+        f"{detector}, trained with {groups} for {summary.epochs:g} epochs in {summary.seconds / 60:,.1f} minutes, "
         f"seed {summary.seed}."
     )
 

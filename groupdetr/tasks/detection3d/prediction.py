@@ -19,7 +19,7 @@ from groupdetr.data.nuscenes.dataset import Views
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import load
-from groupdetr.engine.run import RunFolder, write_json
+from groupdetr.engine.run import own_data, write_json
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes_results import to_results
 from groupdetr.predictor import Trained
@@ -142,9 +142,7 @@ def folder_of(options: Options) -> Path:
         raise UsageError(what, options.pictures[0], "pass the folder of one nuScenes version")
     if options.pictures:
         return Path(options.pictures[0])
-    if not options.run_.is_dir():
-        raise UsageError("no data set given", remedy=f"groupdetr predict {options.run_} NUSCENES")
-    return Path(RunFolder.existing(options.run_).read_config()["data"])
+    return own_data(options.run_, f"groupdetr predict {options.run_} NUSCENES")[0]
 
 
 def written(results: Sequence[SceneResult]) -> dict[str, Any]:

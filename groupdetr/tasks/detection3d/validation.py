@@ -14,8 +14,7 @@ from groupdetr.commands.val_ import Options
 from groupdetr.data.nuscenes.version import NuScenes, load
 from groupdetr.engine.evaluate import find, running
 from groupdetr.engine.machine import accelerator, loader_workers
-from groupdetr.engine.run import RunFolder, write_json
-from groupdetr.errors import UsageError
+from groupdetr.engine.run import own_data, write_json
 from groupdetr.evaluation.nuscenes import Evaluation
 from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.settings import Settings
@@ -54,11 +53,7 @@ def by_group(detector: SceneDetector, ask: Callable[[], list[Found]]) -> Iterato
 
 def chosen_split(options: Options) -> NuScenes:
     """The split to evaluate."""
-    config = RunFolder.existing(options.run_).read_config() if options.run_.is_dir() else {}
-    root = options.data or config.get("data")
-    if root is None:
-        raise UsageError("no data set given", remedy="add --data DATA")
-    return load(root, options.split)
+    return load(options.data or own_data(options.run_, "add --data DATA")[0], options.split)
 
 
 def show(evaluation: Evaluation, folder: Path) -> None:
