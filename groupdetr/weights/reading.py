@@ -20,6 +20,23 @@ from groupdetr.weights.arrays import read_arrays
 TORCH = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")  # at the head of its files of before 1.6
 
 
+class Logged:
+    """Stands for what mmengine logs beside the weights: it takes everything and does nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+LOGGED = (  # all that is asked for by the losses and rates that it keeps
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(f"{core}.multiarray.{name}" for core in ("numpy._core", "numpy.core") for name in ("_reconstruct", "scalar")),
+)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Named tensors as a file has them, and what it says of itself beside them."""
@@ -85,8 +102,9 @@ def _open_pickle(path: Path) -> Checkpoint:
 
 def _load(path: Path) -> Any:
     """Unpickle tensors or arrays, plain values and a Namespace of them. Anything else is named and refused, not run."""
+    known: list[Any] = [Namespace, *((Logged, name) for name in LOGGED)]
     try:
-        with path.open("rb") as file, torch.serialization.safe_globals([Namespace]):
+        with path.open("rb") as file, torch.serialization.safe_globals(known):
             if _is_of_arrays(file.peek(32)):
                 return read_arrays(file)
             return torch.load(file, map_location="cpu", weights_only=True)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
+import types
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 
 from groupdetr.errors import WeightsError
 from groupdetr.weights.loading import translate
-from groupdetr.weights.reading import open_checkpoint
+from groupdetr.weights.reading import LOGGED, open_checkpoint
 
 
 class Runs:
@@ -73,6 +75,36 @@ def test_a_namespace_of_plain_values_is_read(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     assert checkpoint.facts == vars(args)
     assert torch.equal(checkpoint.state["a"], torch.ones(2))
+
+
+class HistoryBuffer:
+    """As mmengine's: pickled with functions of its own, looked up by name."""
+
+    def __init__(self) -> None:
+        self.losses = np.array([0.5, 0.25])
+
+    def mean(self) -> float:
+        return float(self.losses.mean())
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "statistics_methods": {"mean": HistoryBuffer.mean}}
+
+
+def test_what_mmengine_logs_beside_the_weights_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = "mmengine.logging.history_buffer"
+    for name in ("mmengine", "mmengine.logging", home):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    vars(sys.modules[home])["HistoryBuffer"] = HistoryBuffer
+    monkeypatch.setattr(HistoryBuffer, "__module__", home)
+    monkeypatch.setattr(HistoryBuffer.mean, "__module__", home)
+    hub = {"log_scalars": {"train/loss": HistoryBuffer()}, "runtime_info": {"loss": np.float64(0.25), "iter": 2}}
+    content = {"meta": {"mmengine_version": "0.10.7"}, "state_dict": {"a": torch.ones(2)}, "message_hub": hub}
+    torch.save(content, tmp_path / "epoch_1.pth")
+    asked = torch.serialization.get_unsafe_globals_in_checkpoint(str(tmp_path / "epoch_1.pth"))
+    assert {f"{home}.HistoryBuffer", "builtins.getattr"} <= set(asked) <= set(LOGGED)
+    checkpoint = open_checkpoint(tmp_path / "epoch_1.pth")
+    assert torch.equal(checkpoint.state["a"], torch.ones(2))
+    assert checkpoint.facts == content["meta"]
 
 
 ARRAYS = {
