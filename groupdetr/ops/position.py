@@ -45,10 +45,12 @@ def image_embedding(padding: Tensor, channels: int, temperature: float = 10000.0
 
 def views_embedding(shape: Sequence[int], channels: int, device: torch.device) -> Tensor:
     """Of every pixel of V views of height H and width W, ``shape`` being all three: [V,H,W,3*channels], order view,
-    row, column. Counted and normalised as `image_embedding`."""
+    row, column. Counted and normalised as `image_embedding`, but of each axis **all sines, then all cosines**: PETR's
+    code stacks them along another dimension than DETR's, and its weights are trained so."""
     axes = []
     for axis, size in enumerate(shape):
         count = torch.arange(1, size + 1, device=device).float()
         waves = _waves(count / (size + 1e-6) * (2 * math.pi), channels, 10000.0)
+        waves = waves.unflatten(-1, (-1, 2)).mT.flatten(-2)
         axes.append(waves.view(*(size if i == axis else 1 for i in range(3)), channels).expand(*shape, -1))
     return torch.cat(axes, dim=-1)
