@@ -111,11 +111,13 @@ def points(image_to_lidar: Tensor) -> Tensor:
 
 
 def waves(view: int, channels: int) -> Tensor:
-    """[3*channels,H,W] of one of six views."""
+    """[3*channels,H,W] of one of six views, of each axis the sines first."""
     place = torch.zeros(3 * channels, *petr.MAP)
     for row, column in product(*map(range, petr.MAP)):
         for axis, (index, size) in enumerate(zip((view, row, column), (6, *petr.MAP))):
-            for k in range(channels):
-                angle = (index + 1) / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * (k // 2) / channels)
-                place[axis * channels + k, row, column] = math.cos(angle) if k % 2 else math.sin(angle)
+            half = channels // 2
+            for k in range(half):
+                angle = (index + 1) / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * k / channels)
+                place[axis * channels + k, row, column] = math.sin(angle)
+                place[axis * channels + half + k, row, column] = math.cos(angle)
     return place

@@ -113,11 +113,15 @@ def settle(model: DetectionTransformer, told: Mapping[str, Any]) -> list[str]:
 
 
 def translate(source: str | Path, titled: str | None = None) -> tuple[Layout, Checkpoint]:
-    """A file's layout, and its tensors under our names. ``titled``: that layout, if the file's names fit it."""
+    """A file's layout, and its tensors under our names. ``titled``: that layout, if the file's names fit it.
+
+    A file that says nothing of itself is of the one layout that its names fit, if it is one.
+    """
     checkpoint = open_checkpoint(source)
     fitting = [layout for layout in LAYOUTS if layout.fits(checkpoint.state)]
     for layout in fitting:
-        if layout.title == titled or (titled is None and layout.is_of(checkpoint.facts)):
+        alone = len(fitting) == 1 and not checkpoint.facts
+        if layout.title == titled or (titled is None and (alone or layout.is_of(checkpoint.facts))):
             return layout, layout.convert(checkpoint)
     if fitting:
         raise WeightsError(

@@ -1,4 +1,7 @@
-"""What the published PETR and PETRv2 were asked, by rule: weights, cameras, feature maps and objects."""
+"""What the published PETR and PETRv2 were asked, by rule: weights, cameras, feature maps and objects.
+
+Of weights and maps there are two rules. With sines positions of tokens hardly show in the answers; with noise all does.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 import zlib
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,19 +34,34 @@ OBJECTS = (
 LABELS = ((0, 1, 8), (7,))
 
 
-def weight(name: str, shape: Iterable[int]) -> Tensor:
-    """Of their name: sines, near one in norms and small in biases, in matrices the smaller the wider."""
+def weight(name: str, shape: Iterable[int], rule: str) -> Tensor:
+    """Of their name: sines or noise, near one in norms and small in biases, in matrices the smaller the wider."""
     shape = tuple(shape)
     count = math.prod(shape)
     name = name.removeprefix("pts_bbox_head.")
-    sines = torch.sin(0.37 * torch.arange(count, dtype=torch.float64) + zlib.crc32(name.encode()) % 1000)
+    seed = zlib.crc32(name.encode())
     if name == "reference_points.weight":
-        sines = 0.5 + 0.45 * sines
+        values = 0.5 + 0.45 * sines(count, seed) if rule == "sines" else uniform(count, seed)
     elif len(shape) > 1:
-        sines = sines * 1.5 / math.sqrt(count / shape[0])
+        wide = math.sqrt(count / shape[0])
+        values = sines(count, seed) * 1.5 / wide if rule == "sines" else 1.4 * noise(count, seed) / wide
     else:
-        sines = 0.1 * sines + (is_norm(name) and name.endswith("weight"))
-    return sines.float().reshape(shape)
+        values = 0.1 * (sines if rule == "sines" else noise)(count, seed) + (is_norm(name) and name.endswith("weight"))
+    return values.float().reshape(shape)
+
+
+def sines(count: int, seed: int) -> Tensor:
+    return torch.sin(0.37 * torch.arange(count, dtype=torch.float64) + seed % 1000)
+
+
+def noise(count: int, seed: int) -> Tensor:
+    """Of a generator that numpy promises never to change."""
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(count))
+
+
+def uniform(count: int, seed: int) -> Tensor:
+    """Some of them beyond the space that is looked at, as training leaves them."""
+    return torch.from_numpy(np.random.RandomState(seed).uniform(-0.1, 1.1, count))
 
 
 def is_norm(name: str) -> bool:
@@ -74,10 +93,12 @@ def images(moments: int) -> CameraImages:
     return CameraImages.seen_through(pixels, cameras(moments).float(), torch.tensor(ELAPSED))
 
 
-def features(moments: int) -> Tensor:
+def features(moments: int, rule: str) -> Tensor:
     """What stands in for the neck's map: [B*V,256,H,W]."""
     shape = (12 * moments, 256, *MAP)
-    return torch.sin(0.013 * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape)
+    count = math.prod(shape)
+    waves = torch.sin(0.013 * torch.arange(count, dtype=torch.float64))
+    return (waves if rule == "sines" else noise(count, 0)).float().reshape(shape)
 
 
 def targets() -> list[Target]:

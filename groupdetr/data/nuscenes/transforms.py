@@ -63,7 +63,7 @@ class Augmentation:
     """What is done to all pictures of a sample, and to its world. As it stands: what is done in a test."""
 
     zoom: float = 1.0  # times the scale at which a picture fills the output
-    left: float = 0.0  # what is cut off at the left, as a share of all that is cut off at the sides
+    left: float = 0.5  # what is cut off at the left, as a share of all that is cut off at the sides
     flip: bool = False
     turn: float = 0.0  # radians, counter-clockwise
     scale: float = 1.0
