@@ -23,7 +23,7 @@ from groupdetr.errors import UsageError
 from groupdetr.ops.boxes3d import box_to_code
 from groupdetr.settings import Settings
 from groupdetr.structures import Predictions
-from groupdetr.tasks.detection3d.task import Detection3DTask, Found, TwoFrameTask, boxes_in_space
+from groupdetr.tasks.detection3d.task import Detection3DTask, Found, TwoFrameTask, boxes_in_space, size_of
 
 RECIPES = {"petr": TinyPETR(num_queries=12), "petrv2": TinyPETRv2(num_queries=12)}
 
@@ -33,6 +33,20 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> NuScenes:
     root = tmp_path_factory.mktemp("nuscenes")
     write(SyntheticConfig(samples=3, width=160, height=90), root)
     return load(root)
+
+
+@pytest.mark.parametrize(("imgsz", "width"), [(32, 64), (64, 160), (288, 704), (320, 800), (512, 1280)])
+def test_pictures_are_whole_tokens(imgsz: int, width: int) -> None:
+    """PETR's tokens of padding would be looked at as any other."""
+    height, found = size_of(imgsz)
+    assert (height, found) == (imgsz, width)
+    assert abs(width / height - 2.5) <= 0.5
+
+
+@pytest.mark.parametrize("imgsz", [16, 48, 300])
+def test_other_sizes_are_refused_before_anything_is_trained(samples: NuScenes, imgsz: int) -> None:
+    with pytest.raises(UsageError, match=f"(?s){imgsz} pixels high.*multiples of 32"):
+        Detection3DTask(samples, Settings(imgsz=imgsz), 100)
 
 
 def task_of(samples: NuScenes, recipe: Recipe) -> Detection3DTask:

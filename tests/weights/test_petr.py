@@ -142,6 +142,15 @@ def test_a_file_that_does_not_say_by_whom_it_is_is_not_guessed_at(tmp_path: Path
     assert not same(loaded, model)
 
 
+def test_a_file_that_only_one_of_them_writes_need_not_say_so(tmp_path: Path) -> None:
+    """mmdet3d has no PETRv2; what mmengine wrote is another's all the same."""
+    model, loaded = built(SmallPETRv2), built(SmallPETRv2, seed=1)
+    load_weights(loaded, written(tmp_path / "bare.pth", petr_state(model)), file_groups=3)
+    assert same(loaded, model)
+    with pytest.raises(WeightsError, match="it does not say which"):
+        load_weights(loaded, written(tmp_path / "other.pth", petr_state(model), MMENGINE), file_groups=3)
+
+
 def test_heads_of_petr_must_be_alike(tmp_path: Path) -> None:
     state = petr_state(built(SmallPETR))
     state["pts_bbox_head.cls_branches.1.6.bias"] = state["pts_bbox_head.cls_branches.1.6.bias"] + 1

@@ -26,6 +26,7 @@ from groupdetr.tasks.detection import best_pairs
 
 AUGMENTATIONS: dict[str, Augment] = {"petr": published, "none": unchanged}
 LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)  # metres: centres beyond are dropped
+WHOLE = 32  # pixels of a picture that are one of a backbone's coarsest map
 
 
 @dataclass
@@ -116,8 +117,12 @@ def augmentation(name: str) -> Augment:
 
 
 def size_of(imgsz: int) -> tuple[int, int]:
-    """Pictures become as high as ``imgsz``, and two and a half times as wide, as published."""
-    return imgsz, imgsz * IMGSZ[1] // IMGSZ[0]
+    """Pictures become as high as ``imgsz``, and two and a half times as wide, as published; both whole multiples of
+    ``WHOLE``, for tokens of padding are not told from others."""
+    if imgsz % WHOLE:
+        what = f"pictures of scenes cannot be {imgsz} pixels high"
+        raise UsageError(what, remedy=f"--imgsz takes multiples of {WHOLE}")
+    return imgsz, round(imgsz * IMGSZ[1] / IMGSZ[0] / WHOLE) * WHOLE
 
 
 def learned(sample: Sample) -> Found:
