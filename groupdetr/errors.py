@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class GroupDETRError(Exception):
     """An error a user can act on. ``what``: one line; ``where``: file and record; ``remedy``: what to do or type."""
@@ -23,6 +25,12 @@ class DataError(GroupDETRError):
     """A data set that would break or mislead training."""
 
     exit_code = 3
+
+
+def unread(failed: Sequence[DataError], total: int, things: str) -> DataError:
+    """What is said of those of ``total`` ``things`` that could not be read, where work went on without them."""
+    what = f"{len(failed)} of {total} {things} could not be read; the others are done"
+    return DataError(what, "\n         ".join(error.where for error in failed[:10]), failed[0].remedy)
 
 
 class DivergedError(GroupDETRError):

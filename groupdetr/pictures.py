@@ -15,7 +15,7 @@ from groupdetr.commands.predict_ import Options
 from groupdetr.data.images import load_image
 from groupdetr.data.synthetic import write
 from groupdetr.engine.run import RunFolder, write_json
-from groupdetr.errors import DataError, GroupDETRError, UsageError
+from groupdetr.errors import DataError, UsageError, unread
 from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, Evaluation
 from groupdetr.exhibit import Exhibit, Subject
 from groupdetr.experiments import DEMO, DEMO_COUNTS, DEMO_DATA
@@ -85,7 +85,7 @@ def predict(options: Options) -> None:
     write_json(out / "predictions.json", content)
     print(json.dumps(content, indent=1)) if options.json else tell(content, out)
     if failed:
-        raise unread(failed, len(paths))
+        raise unread(failed, len(paths), "pictures")
 
 
 def found(pattern: str) -> list[Path]:
@@ -134,11 +134,6 @@ def tell(content: list[dict[str, Any]], out: Path) -> None:
         counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "nothing"
         print(f"{picture['file']}: {counts}")
     print(f"{len(content)} pictures, annotated, and predictions.json: {out}")
-
-
-def unread(failed: list[DataError], total: int) -> GroupDETRError:
-    what = f"{len(failed)} of {total} pictures could not be read; the others are done"
-    return DataError(what, "\n         ".join(error.where for error in failed[:10]), failed[0].remedy)
 
 
 # demo -------------------------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ def _names(frame: _Frame, lines: dict[int, Series], height: float = 15) -> Itera
 
 def _room(lines: Iterable[Series]) -> float:
     """Pixels for the longest name, in bold letters of 12."""
-    return 14 + 7.8 * max(len(s.name) for s in lines)
+    return 14 + max(8 * len(s.name) + 4 * sum(letter in "mMW" for letter in s.name) for s in lines)
 
 
 def label(x: float, y: float, words: str, anchor: str, attributes: str = "") -> Html:

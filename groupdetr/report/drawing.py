@@ -14,10 +14,12 @@ from groupdetr.detections import Detections, Runs, areas, decoded
 
 Colour = tuple[int, int, int]
 
-# Okabe & Ito (2008), told apart with every kind of colour vision; their black is left out, it is our outline.
-_OKABE_ITO: tuple[Colour, ...] = (
+# Okabe & Ito (2008), told apart with every kind of colour vision; their black is left out, it is our outline. Then
+# three that are darker than all of them: wine and indigo of Tol's (2021) muted colours, and olive.
+_TOLD_APART: tuple[Colour, ...] = (
     *((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167)),
     *((213, 94, 0), (86, 180, 233), (240, 228, 66)),
+    *((136, 34, 85), (51, 34, 136), (112, 108, 20)),
 )
 _GOLDEN_ANGLE = 0.381966  # of the circle of hues: consecutive classes are far apart, and no hue comes back
 INK: Colour = (16, 18, 22)
@@ -26,9 +28,9 @@ _VEIL = 0.45  # of a mask's ground is its colour
 
 
 def palette(index: int) -> Colour:
-    """The colour of a class or a group: seven that everybody can tell apart, then distinct hues without end."""
-    if index < len(_OKABE_ITO):
-        return _OKABE_ITO[index]
+    """The colour of a class or a group: ten that can be told apart, then hues without end, which get closer."""
+    if index < len(_TOLD_APART):
+        return _TOLD_APART[index]
     lightness = (0.42, 0.70, 0.56)[index % 3]
     r, g, b = colorsys.hls_to_rgb(index * _GOLDEN_ANGLE % 1, lightness, 0.75)
     return round(255 * r), round(255 * g), round(255 * b)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
 from groupdetr.data.nuscenes.version import load
 from groupdetr.errors import UsageError
+from groupdetr.evaluation.nuscenes import ERRORS
 from groupdetr.evaluation.nuscenes_results import read_results
+from groupdetr.tasks.detection3d.report import what_it_finds
 
 SHORT = ["--groups", "2", "--queries", "12", "--batch", "2", "--workers", "0", "--device", "cpu", "--eval-every", "1"]
 
@@ -46,6 +50,76 @@ def test_val_gives_a_score_to_every_group_and_writes_results(run: Path, scenes: 
     samples = json.loads((scenes / VERSION / "sample.json").read_text())
     assert results.keys() <= {sample["token"] for sample in samples}
     assert len(results) == 4
+
+
+def test_val_tells_of_every_group_and_of_errors_of_every_class(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["val", str(run), "--per-group", "--workers", "0", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    groups = next(i for i, line in enumerate(told) if line.split()[:2] == ["group", "NDS"])
+    assert [line.split()[0] for line in told[groups + 1 : groups + 3]] == ["0", "1"]
+    assert any(line.split() == ["class", "AP", *ERRORS, "objects"] for line in told)
+    assert (tmp_path / "per_group.csv").read_text().startswith("group,NDS,mAP")
+    assert len((tmp_path / "per_class.csv").read_text().splitlines()) == 1 + len(CLASSES)
+
+
+def without_annotations(scenes: Path, folder: Path, split: str) -> Path:
+    """A copy whose first sample of a split has none; of val, all have none."""
+    shutil.copytree(scenes, folder)
+    table = folder / VERSION / "sample_annotation.json"
+    samples = load(folder).splits[split]
+    bare = {sample.token for sample in (samples if split == "val" else samples[:1])}
+    kept = [row for row in json.loads(table.read_text()) if row["sample_token"] not in bare]
+    there = {row["token"] for row in kept}
+    for row, way in product(kept, ("prev", "next")):
+        row[way] = row[way] if row[way] in there else ""
+    table.write_text(json.dumps(kept))
+    return folder
+
+
+def test_a_split_without_objects_is_not_evaluated_but_can_be_looked_at(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = without_annotations(scenes, tmp_path / "bare", "val")
+    assert main(["val", str(run), "--data", str(data), "--workers", "0", "--out", str(tmp_path / "val")]) == 2
+    told = capsys.readouterr().err
+    assert "split 'val' has no object" in told
+    assert f"groupdetr predict {run} {data} --split val" in told
+    assert main(["predict", str(run), str(data), "--limit", "1", "--out", str(tmp_path / "predict")]) == 0
+
+
+def test_a_page_draws_samples_without_objects(run: Path, scenes: Path, tmp_path: Path) -> None:
+    data = without_annotations(scenes, tmp_path / "bare", "train")
+    detector = SceneDetector(run, "cpu")
+    (first,) = detector.predict(data, split="train", score=0.0, limit=1)
+    assert len(first.truth) == len(first.best(len(first.truth))) == 0
+    data = data.rename(tmp_path / "turned")
+    (data / VERSION / "splits.json").write_text(json.dumps(turned(data)))
+    assert "0 objects" in what_it_finds(detector, str(data))
+
+
+def turned(data: Path) -> dict[str, list[str]]:
+    """The names of scenes with train and val exchanged."""
+    splits = load(data).splits
+    return {to: sorted({sample.scene for sample in splits[of]}) for of, to in (("train", "val"), ("val", "train"))}
+
+
+def test_predict_goes_on_without_samples_that_cannot_be_read(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    first, *_, other = load(data).splits["val"]
+    broken = first.frame().paths[3]
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert main(["predict", str(run), str(data), "--score", "0", "--out", str(tmp_path / "out")]) == 3
+    results = json.loads((tmp_path / "out/predictions.json").read_text())["results"]
+    assert first.token not in results
+    assert other.token in results
+    told = capsys.readouterr().err
+    assert "samples could not be read; the others are done" in told
+    assert broken.name in told
 
 
 def test_predict_draws_samples_of_the_runs_own_data_and_writes_results(run: Path, scenes: Path, tmp_path: Path) -> None:

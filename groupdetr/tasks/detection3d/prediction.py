@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import load
 from groupdetr.engine.run import own_data, write_json
-from groupdetr.errors import UsageError
+from groupdetr.errors import DataError, UsageError, unread
 from groupdetr.evaluation.nuscenes_results import to_results
 from groupdetr.predictor import Trained
 from groupdetr.report.scenes import Solids, draw_scene
@@ -92,7 +92,7 @@ class SceneDetector(Trained):
         """What is in samples of a nuScenes version, with a score of at least ``score``: all of a split, or ``limit``
         that are evenly spread over it."""
         samples = self.samples(data, split)
-        return list(self.stream(samples, spread(len(samples), limit), score))
+        return [self.look(samples, index, score) for index in spread(len(samples), limit)]
 
     def samples(self, data: str | Path, split: str = "val") -> Views:
         """Those of a split, as the network sees them."""
@@ -100,12 +100,11 @@ class SceneDetector(Trained):
         return views
 
     @torch.inference_mode()
-    def stream(self, samples: Views, indices: Sequence[int], score: float = SCORE) -> Iterator[SceneResult]:
-        """As `predict`, one sample after the other."""
-        for index in indices:
-            images = samples.collate([samples[index]]).images(self.device)
-            (found,) = self.task.found(self.model(images).answer, self.recipe.num_detections)
-            yield SceneResult(samples.samples[index], found.above(score))
+    def look(self, samples: Views, index: int, score: float = SCORE) -> SceneResult:
+        """What is in one of `samples`."""
+        images = samples.collate([samples[index]]).images(self.device)
+        (found,) = self.task.found(self.model(images).answer, self.recipe.num_detections)
+        return SceneResult(samples.samples[index], found.above(score))
 
 
 def spread(count: int, limit: int | None) -> list[int]:
@@ -121,10 +120,14 @@ def predict(options: Options) -> None:
     detector = SceneDetector(options.run_, options.device, options.imgsz)
     samples = detector.samples(folder_of(options), options.split)
     indices = spread(len(samples), options.limit)
-    results = detector.stream(samples, indices, SCORE if options.score is None else options.score)
     options.folder.mkdir(parents=True, exist_ok=True)
-    done = []
-    for result in track(results, "predict", len(indices), transient=True, disable=options.json):
+    done, failed = [], []
+    for index in track(indices, "predict", transient=True, disable=options.json):
+        try:
+            result = detector.look(samples, index, SCORE if options.score is None else options.score)
+        except DataError as error:
+            failed.append(error)
+            continue
         result.save(options.folder / f"{result.sample.scene}-{result.sample.token}.jpg")
         done.append(result)
         if not options.json:
@@ -133,6 +136,8 @@ def predict(options: Options) -> None:
     write_json(options.folder / "predictions.json", content)
     about = f"{len(done)} samples, annotated, and predictions.json: {options.folder}"
     print(json.dumps(content, indent=1) if options.json else about)
+    if failed:
+        raise unread(failed, len(indices), "samples")
 
 
 def folder_of(options: Options) -> Path:

@@ -67,6 +67,7 @@ def what_it_finds(detector: SceneDetector, data: str) -> Html:
     pictures = []
     for result in detector.predict(data, score=0.0, limit=PANELS):
         result = result.best(len(result.truth))
-        caption = f"{len(result.truth)} objects, the last box has a score of {float(result.found.scores[-1]):.2f}"
+        lowest = f", the last box has a score of {result.scores[-1]:.2f}" if len(result) else ""
+        caption = f"{len(result.truth)} objects{lowest}"
         pictures.append(Picture(result.draw(WIDTH), result.sample.scene, caption))
     return section("What it finds", prose(words), wide(pictures))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,11 +73,14 @@ class Detection3DTask:
 
     def __init__(self, data: NuScenes, settings: Settings, most: int, workers: int = 0) -> None:
         del workers
-        self.data, self.most = data, most
-        size = size_of(settings.imgsz)
-        augment = augmentation(settings.augment)
-        self.train = Views(data.splits["train"], size, augment, self.two_frames, settings.seed)
+        self.data, self.settings, self.most = data, settings, most
+        self.augment = augmentation(settings.augment)
         self.val = self.seen(data.splits["val"], settings.imgsz)
+
+    @cached_property
+    def train(self) -> Views:
+        size, seed = size_of(self.settings.imgsz), self.settings.seed
+        return Views(self.data.splits["train"], size, self.augment, self.two_frames, seed)
 
     @classmethod
     def seen(cls, samples: Sequence[Sample], imgsz: int) -> Views:
