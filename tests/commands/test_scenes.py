@@ -168,6 +168,8 @@ def test_pictures_are_refused_in_words(run: Path, scenes: Path, capsys: pytest.C
     picture = next((scenes / "samples").rglob("*.jpg"))
     assert main(["predict", str(run), str(picture)]) == 2
     assert "six cameras" in capsys.readouterr().err
+    assert main(["predict", str(run), str(scenes / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
     with pytest.raises(UsageError, match="sees scenes, not pictures"):
         Detector(run, "cpu")
 

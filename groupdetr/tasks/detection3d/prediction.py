@@ -142,6 +142,9 @@ def predict(options: Options) -> None:
 
 def folder_of(options: Options) -> Path:
     """The data that is given, or that of the run."""
+    missing = [name for name in options.pictures if not Path(name).exists()]
+    if missing:
+        raise UsageError("there is no such folder", missing[0], "pass the folder of one nuScenes version")
     if len(options.pictures) > 1 or any(not Path(name).is_dir() for name in options.pictures):
         what = "this detector sees scenes of six cameras, not single pictures"
         raise UsageError(what, options.pictures[0], "pass the folder of one nuScenes version")
