@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from groupdetr.tasks.detection import best_pairs
 
 AUGMENTATIONS: dict[str, Augment] = {"petr": published, "none": unchanged}
 LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)  # metres: centres beyond are dropped
-WHOLE = 32  # pixels of a picture that are one of a backbone's coarsest map
+COARSEST = 32  # pixels of a picture that are one of a backbone's coarsest map
 
 
 @dataclass
@@ -121,12 +122,10 @@ def augmentation(name: str) -> Augment:
 
 
 def size_of(imgsz: int) -> tuple[int, int]:
-    """Pictures become as high as ``imgsz``, and two and a half times as wide, as published; both whole multiples of
-    ``WHOLE``, for tokens of padding are not told from others."""
-    if imgsz % WHOLE:
-        what = f"pictures of scenes cannot be {imgsz} pixels high"
-        raise UsageError(what, remedy=f"--imgsz takes multiples of {WHOLE}")
-    return imgsz, round(imgsz * IMGSZ[1] / IMGSZ[0] / WHOLE) * WHOLE
+    """Pictures become as high as ``imgsz``, and about two and a half times as wide, as published: a multiple of what
+    divides ``imgsz`` and `COARSEST`, so that no backbone whose tokens fit the height has to pad the width."""
+    whole = math.gcd(imgsz, COARSEST)
+    return imgsz, round(imgsz * IMGSZ[1] / IMGSZ[0] / whole) * whole
 
 
 def learned(sample: Sample) -> Found:
