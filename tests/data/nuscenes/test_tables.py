@@ -1,6 +1,7 @@
 """Claims about tables and splits: what is missing is told, with what to do."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -41,11 +42,82 @@ def test_a_table_that_is_no_list_of_records_is_refused(copy, content):
         Tables(copy, VERSION)
 
 
-@pytest.mark.parametrize(("table", "of"), [("instance", "category_token"), ("sample_annotation", "instance_token")])
-def test_a_token_that_leads_nowhere_is_refused(edit, table, of):
-    copy = edit(table, lambda rows: rows[0].update({of: "nowhere"}))
-    with pytest.raises(DataError, match=r"(?s)referred to, but not there.*'nowhere'"):
-        read_samples(Tables(copy, VERSION), "train")
+@pytest.mark.parametrize(
+    ("table", "of"),
+    [
+        ("instance", "category_token"),
+        ("sample_annotation", "instance_token"),
+        ("sample_annotation", "next"),
+        ("sample_data", "ego_pose_token"),
+        ("sample_data", "calibrated_sensor_token"),
+        ("calibrated_sensor", "sensor_token"),
+    ],
+)
+def test_a_token_that_leads_nowhere_is_told_by_who_refers_to_it(edit, table, of):
+    tokens = []
+
+    def change(rows):
+        rows[0][of] = "nowhere"
+        tokens.append(rows[0]["token"])
+
+    with pytest.raises(DataError, match=r"refers to .* 'nowhere', which is not there") as told:
+        load(edit(table, change))
+    assert f"{table}.json: token '{tokens[0]}'" in told.value.where
+
+
+def test_an_attribute_that_is_not_there_is_told_by_its_object(edit):
+    copy = edit("sample_annotation", lambda rows: rows[0].update(attribute_tokens=["nowhere"]))
+    with pytest.raises(DataError, match=r"(?s)refers to attribute 'nowhere'.*sample_annotation.json: token"):
+        load(copy)
+
+
+def test_a_key_frame_before_is_of_the_same_scene(edit):
+    def change(rows):
+        rows[0]["prev"] = rows[-1]["token"]
+
+    with pytest.raises(DataError, match=r"(?s)of another scene.*sample.json: token"):
+        load(edit("sample", change))
+
+
+NUMBERS = {"timestamp", "width", "height", "num_lidar_pts", "num_radar_pts"}
+FLOATS = {"translation", "rotation", "size", "camera_intrinsic"}
+KINDS = {  # what does not fit into a field; text, for all others
+    **dict.fromkeys(NUMBERS, (None, 1.5, 10**400)), **dict.fromkeys(FLOATS - {"camera_intrinsic"}, (None, [], [1, 2])),
+    **dict.fromkeys(("prev", "next"), (1,)), "attribute_tokens": (None, "text", [1]), "is_key_frame": (None, 1),
+    "camera_intrinsic": (),
+}  # fmt: skip
+WRONG = [(*place, value) for place in ALL for value in KINDS.get(place[1], (None, 1, ["a"]))]
+
+
+@pytest.mark.parametrize(("table", "field", "value"), WRONG, ids=str)
+def test_a_value_of_another_kind_is_refused_by_table_record_and_field(edit, table, field, value):
+    record = "record 0" if field == "token" else "token '"
+    with pytest.raises(DataError, match=f"(?s)its {field} is .*, not .*{table}.json: {record}"):
+        load(edit(table, lambda rows: rows[0].update({field: value})))
+
+
+@pytest.mark.parametrize("table", [name for name, fields in FIELDS.items() if fields])
+def test_two_records_of_one_token_are_refused_by_table_and_token(edit, table):
+    tokens = []
+
+    def change(rows):
+        rows.append(dict(rows[0]))
+        tokens.append(rows[0]["token"])
+
+    with pytest.raises(DataError, match="another record has the same token") as told:
+        load(edit(table, change))
+    assert f"{table}.json: token '{tokens[0]}'" in told.value.where
+
+
+def test_two_scenes_of_one_name_are_refused(edit):
+    with pytest.raises(DataError, match=r"(?s)another record has the same name.*scene.json: name 'scene-9001'"):
+        load(edit("scene", lambda rows: rows[1].update(name=rows[0]["name"])))
+
+
+@pytest.mark.parametrize("size", [[1, 2], [1, 2, math.inf], [1, math.nan, 1], [1, "2", 1], [[1, 1, 1]]])
+def test_a_size_is_three_finite_numbers(edit, size):
+    with pytest.raises(DataError, match=r"its size is .*, not 3 finite numbers\n.*sample_annotation.json: token '"):
+        load(edit("sample_annotation", lambda rows: rows[0].update(size=size)))
 
 
 def test_what_no_camera_detector_looks_at_is_dropped(edit, root):
