@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,32 +147,43 @@ class Tables(Mapping[str, Table]):
 
     def scenes(self, split: str) -> set[str]:
         """The tokens of a split's scenes. A `DataError` if the split is unknown or a scene of it is not there."""
-        if split == "test" and self.version.endswith("test"):  # a version of its own
+        if split in whole_split(self.version):
             return set(self["scene"])
-        names = scene_names(self.root / self.version, split)
+        lists = scene_names(self.root / self.version)
+        if split not in lists:
+            known = ", ".join(map(shown, self.here())) or "none"
+            what = f"there is no list of the scenes of split {shown(split)}; those that are here: {known}"
+            raise refused("unknown-split", self.root / self.version / SPLITS_FILE, "", what)
+        names = lists[split]
         tokens = {row["name"]: token for token, row in self["scene"].items()}
         if missing := [name for name in names if name not in tokens]:
             what = f"split {shown(split)} has {len(missing)} scenes that are not there, such as {shown(missing[0])}"
             raise refused("unknown-scene", self.file("scene"), "", what)
         return {tokens[name] for name in names}
 
+    def here(self) -> tuple[str, ...]:
+        """The names of the splits all of whose scenes are there."""
+        names = {row["name"] for row in self["scene"].values()}
+        lists = scene_names(self.root / self.version)
+        return (*whole_split(self.version), *(split for split, scenes in lists.items() if names.issuperset(scenes)))
 
-def scene_names(folder: Path, split: str) -> tuple[str, ...]:
-    """The names of a split's scenes: those of ``splits.json`` in the folder of a version, ``{"train": ["scene-0001",
+
+def whole_split(version: str) -> tuple[str, ...]:
+    """The split that a version is as a whole, as that of the test scenes is; of others there is none."""
+    return ("test",) if version.endswith("test") else ()
+
+
+def scene_names(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The names of each split's scenes: those of ``splits.json`` in the folder of a version, ``{"train": ["scene-0001",
     ...], "val": [...]}``, or else the official ones."""
-    file = folder / SPLITS_FILE
-    splits = official(folder.name) | split_names(file)
-    if split not in splits:
-        what = f"there is no list of the scenes of split {shown(split)}; known are {', '.join(map(shown, splits))}"
-        raise refused("unknown-split", file, "", what)
-    return splits[split]
+    return official(folder.name) | split_names(folder / SPLITS_FILE)
 
 
 def split_names(file: Path) -> dict[str, tuple[str, ...]]:
     """All splits of ``splits.json``; none where there is no such file."""
     if not file.exists():
         return {}
-    splits = _loaded(file)
+    splits = _loaded(file, "bad-splits")
     if not isinstance(splits, dict) or not all(map(_is_names, splits.values())):
         raise refused("bad-splits", file, "", "it is not an object of lists of scene names")
     return {name: tuple(scenes) for name, scenes in splits.items()}
@@ -232,13 +244,24 @@ def record_of(row: Row) -> str:
     return f"token {shown(row['token'])}"
 
 
-def _loaded(file: Path) -> Any:
+def _loaded(file: Path, code: str = "bad-table") -> Any:
     if not file.is_file():
         raise refused("missing-table", file, "", "there is no such table")
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise refused("bad-table", file, "", f"it cannot be read ({error})") from None
+        raise refused(code, file, "", f"it cannot be read ({error})") from None
+
+
+@dataclass(frozen=True)
+class Advised(Finding):
+    """A finding with a remedy of its own."""
+
+    advice: str = ""
+
+    @property
+    def remedy(self) -> str:
+        return self.advice
 
 
 def refused(code: str, file: Path, record: str, what: str) -> RefusedError:

@@ -1,9 +1,13 @@
 """Claims about the check: a sound set passes, and everything that is wrong is told at once."""
 
+import json
+import shutil
+
 import pytest
 
 from groupdetr.data.nuscenes.check import check
 from groupdetr.data.nuscenes.synthetic import VERSION
+from groupdetr.data.nuscenes.version import check_version, is_version, load
 
 
 def codes(findings):
@@ -115,10 +119,100 @@ def test_objects_that_will_not_be_learned_are_counted(edit):
 
 def test_a_split_without_objects_cannot_be_trained_on(edit):
     report = check(edit("sample_annotation", lambda rows: rows.clear()), VERSION)
-    assert codes(report.errors) == ["no-training-boxes"] * 2
+    assert codes(report.errors) == ["no-training-boxes"]
+    assert "no key frame of split 'train' has an object" in report.render()
     assert codes(report.warnings).count("class-without-boxes") == 20
 
 
 def test_key_frames_in_both_splits_are_told(copy):
     (copy / VERSION / "splits.json").write_text('{"train": ["scene-9001"], "val": ["scene-9001"]}')
     assert codes(check(copy, VERSION).warnings) == ["shared-images"]
+
+
+def test_a_val_split_without_objects_is_a_warning_that_names_it(edit, copy):
+    of_val = {sample.token for sample in load(copy).splits["val"]}
+    edit(
+        "sample_annotation",
+        lambda rows: rows.__setitem__(slice(None), [r for r in rows if r["sample_token"] not in of_val]),
+    )
+    report = check_version(copy)
+    assert codes(report.errors) == []
+    assert "no-val-boxes" in codes(report.warnings)
+    assert "no key frame of split 'val' has an object" in report.render()
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_an_empty_split_is_told_by_name(copy, name):
+    splits = {"train": ["scene-9001"], "val": ["scene-9002"]} | {name: []}
+    (copy / VERSION / "splits.json").write_text(json.dumps(splits))
+    report = check_version(copy)
+    assert [(finding.code, finding.record) for finding in report.errors] == [("bad-splits", f"split '{name}'")]
+    assert "it is empty" in report.render()
+
+
+@pytest.fixture
+def still(copy):
+    """A version whose pictures of earlier frames were not unpacked."""
+    (copy / "sweeps").unlink()
+    return copy
+
+
+def test_who_looks_at_one_frame_needs_no_sweeps(still):
+    assert check_version(still, two_frames=False).verdict == "ok"
+
+
+def test_who_looks_at_two_frames_is_refused_without_sweeps(still):
+    assert {*codes(check_version(still, two_frames=True).errors)} == {"missing-file"}
+
+
+def test_without_a_detector_missing_sweeps_are_a_warning_that_says_who_looks_at_them(still):
+    report = check_version(still)
+    assert report.errors == []
+    assert {*codes(report.warnings)} == {"earlier-frame"}
+    assert "PETRv2 cannot be trained" in report.render()
+    assert "sweeps" in report.render()
+
+
+def test_pictures_of_key_frames_are_needed_however_many_frames_are_looked_at(copy):
+    (copy / "samples").unlink()
+    for two_frames in (False, True, None):
+        assert "scenes-without-pictures" in codes(check_version(copy, two_frames=two_frames).errors)
+
+
+def test_a_version_of_test_scenes_is_sound_without_annotations_train_and_val(copy):
+    (copy / VERSION / "splits.json").unlink()
+    for table in ("sample_annotation", "instance"):
+        (copy / VERSION / f"{table}.json").write_text("[]")
+    shutil.move(copy / VERSION, copy / "v1.0-test")
+    report = check_version(copy / "v1.0-test")
+    assert report.verdict == "ok", report.render()
+    assert codes(check_version(copy, two_frames=False).errors) == ["unknown-split"], "it cannot be trained on"
+    next((copy / "samples/CAM_FRONT").iterdir())  # there are pictures, and they are looked at
+    (copy / "samples").unlink()
+    assert codes(check_version(copy / "v1.0-test").errors) == ["scenes-without-pictures"]
+
+
+def test_a_version_is_found_from_within_its_folder(root, monkeypatch):
+    monkeypatch.chdir(root / VERSION)
+    assert check_version(".").verdict == "ok"
+
+
+def test_a_version_without_its_samples_is_still_one(copy):
+    (copy / VERSION / "sample.json").unlink()
+    for folder in (copy, copy / VERSION):
+        assert is_version(folder)
+        assert codes(check_version(folder).errors) == ["missing-table"]
+    assert not is_version(copy / "samples")
+
+
+def test_a_bad_list_of_splits_is_a_finding(copy):
+    (copy / VERSION / "splits.json").write_text("{train")
+    assert codes(check_version(copy).errors) == ["bad-splits"]
+
+
+def test_several_versions_are_a_finding_with_the_way_out(copy):
+    shutil.copytree(copy / VERSION, copy / "v1.0-other")
+    report = check_version(copy)
+    assert codes(report.errors) == ["unknown-layout"]
+    assert "there are 2 versions here: v1.0-other" in report.render()
+    assert "pass the folder of one" in report.render()

@@ -142,13 +142,13 @@ def test_splits_come_from_their_file(root):
 
 
 def test_the_splits_of_mini_are_known(tmp_path):
-    names = [scene_names(tmp_path / "v1.0-mini", split) for split in ("mini_train", "mini_val")]
+    names = [scene_names(tmp_path / "v1.0-mini")[split] for split in ("mini_train", "mini_val")]
     assert [len(split) for split in names] == [8, 2]
     assert "scene-0916" in names[1]
 
 
 def test_the_official_splits_of_trainval_are_known(tmp_path):
-    train, val = ({*scene_names(tmp_path / "v1.0-trainval", split)} for split in ("train", "val"))
+    train, val = ({*scene_names(tmp_path / "v1.0-trainval")[split]} for split in ("train", "val"))
     assert (len(train), len(val), train & val) == (700, 150, set())
     assert {"scene-0001", "scene-0061", "scene-1110"} <= train
     assert {"scene-0003", "scene-0103", "scene-1073"} <= val
@@ -215,7 +215,9 @@ def test_a_version_of_test_scenes_is_one_split_without_annotations(copy):
 
 def test_without_a_list_of_scenes_it_is_said_how_to_write_one(copy):
     (copy / VERSION / "splits.json").unlink()
-    with pytest.raises(DataError, match=r"(?s)split 'train'.*mini_train.*splits.json: \{\"train\": \[\"scene-0001\""):
+    with pytest.raises(
+        DataError, match=r"(?s)split 'train'.*are here: none.*splits.json: \{\"train\": \[\"scene-0001\""
+    ):
         read_samples(Tables(copy, VERSION), "train")
 
 
@@ -224,8 +226,25 @@ def test_a_scene_that_is_not_there_is_named(root):
         read_samples(Tables(root, VERSION), "mini_train")
 
 
+def test_an_unknown_split_is_refused_with_the_splits_that_are_here(root, copy):
+    with pytest.raises(DataError, match="split 'test'; those that are here: 'train', 'val'\n"):
+        load(root, "test")
+    (copy / VERSION / "splits.json").unlink()
+    shutil.move(copy / VERSION, copy / "v1.0-test")
+    with pytest.raises(DataError, match="split 'train'; those that are here: 'test'\n"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_an_empty_split_is_refused_by_name(copy, name):
+    splits = {"train": ["scene-9001"], "val": ["scene-9002"]} | {name: []}
+    (copy / VERSION / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(DataError, match=f"(?s)it is empty.*splits.json: split '{name}'"):
+        load(copy)
+
+
 @pytest.mark.parametrize("content", ["[]", '{"train": "scene-0001"}', '{"train": [1]}', "{"])
 def test_a_file_of_splits_that_is_something_else_is_refused(copy, content):
     (copy / VERSION / "splits.json").write_text(content)
-    with pytest.raises(DataError, match=r"splits.json"):
+    with pytest.raises(DataError, match=r"(?s)splits.json\nwrite one object: "):
         Tables(copy, VERSION).scenes("train")
