@@ -72,7 +72,7 @@ def _read(tables: Tables, footage: Footage, splits: Sequence[str]) -> tuple[Spli
             findings.append(error.finding if splits else _not_here(error.finding))
     if not read and not findings:
         tables.scenes("train")
-    return read, findings
+    return read, [*dict.fromkeys(findings)]  # what is wrong with a table is so in every split
 
 
 def _examined(read: Splits, footage: Footage, file: Path) -> list[Finding]:
