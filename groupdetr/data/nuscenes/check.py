@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from groupdetr.data.check import Report
 from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.images import examine
+from groupdetr.data.nuscenes.counts import SceneReport, count
 from groupdetr.data.nuscenes.footage import Footage
-from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample, samples_of
 from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Advised, Tables, split_names, whole_split
 
@@ -31,13 +30,14 @@ def check(
     splits: Sequence[str] = (),
     decode: bool = True,
     two_frames: bool | None = None,
-) -> Report:
+) -> SceneReport:
     """Everything that is wrong with a version. ``splits``: those that must be there; else all that are known.
 
     Without ``decode`` only the headers of the pictures are read: quick, but broken pictures pass. ``two_frames``: is
     an earlier frame looked at, too? Where that is not known, what is wrong with its pictures is a warning.
     """
     root = Path(root)
+    read: Splits = {}
     findings = missing_tables(root / version)
     if not findings:
         try:
@@ -52,7 +52,8 @@ def check(
             what = f"a record holds another kind of value than it should ({error})"
             findings = [Finding("bad-table", str(root / version), "", what)]
     errors = [finding for finding in findings if finding.is_error]
-    return Report(root, errors, [finding for finding in findings if not finding.is_error])
+    warnings = [finding for finding in findings if not finding.is_error]
+    return SceneReport(root, errors, warnings, counts={name: count(samples) for name, samples in read.items()})
 
 
 def missing_tables(folder: Path) -> list[Finding]:
@@ -107,22 +108,22 @@ def remarks(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Findin
         yield Finding("bad-splits", str(file), f"split {shown(name)}", "it is empty: its scenes have no key frame")
         return
     truths = [sample.truth for sample in samples]
-    empty = sum(not truth.learned.any() for truth in truths)
-    learned = np.concatenate([truth.labels[truth.learned] for truth in truths] or [np.empty(0, dtype=np.int64)])
+    counted = count(samples)
     counts = {
-        "sample-without-objects": (empty, f"of {len(samples)} samples have nothing to learn"),
+        "sample-without-objects": (counted.empty_samples, f"of {len(samples)} samples have nothing to learn"),
         "objects-out-of-range": (sum(int((~truth.in_range).sum()) for truth in truths), "objects are too far away"),
         "objects-without-points": (sum(int((truth.points <= 0).sum()) for truth in truths), "objects have no point"),
     }
-    if not len(learned):
+    if not counted.objects:
         code = "no-val-boxes" if name.endswith("val") else "no-training-boxes"
         yield Finding(code, str(file), f"split {shown(name)}", f"no key frame of split {shown(name)} has an object")
     for code, (number, what) in counts.items():
         if number:
             yield Finding(code, str(file), f"split {shown(name)}", f"{number} {what}")
-    for label in sorted({*range(len(CLASSES))} - {*learned.tolist()}):
-        what = f"class {CLASSES[label]} has no object"
-        yield Finding("class-without-boxes", str(file), f"split {shown(name)}", what)
+    for kind, number in counted.classes.items():
+        if not number:
+            what = f"class {kind} has no object"
+            yield Finding("class-without-boxes", str(file), f"split {shown(name)}", what)
 
 
 def _shared(read: Splits, file: Path) -> list[Finding]:

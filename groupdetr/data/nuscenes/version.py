@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupdetr.data.check import Report
 from groupdetr.data.findings import RefusedError, shown
 from groupdetr.data.nuscenes.check import check
+from groupdetr.data.nuscenes.counts import SceneReport
 from groupdetr.data.nuscenes.footage import Footage
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample, samples_of
@@ -79,7 +79,7 @@ def versions_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*/") if holds_tables(path))
 
 
-def check_version(data: Path | str, decode: bool = True, two_frames: bool | None = None) -> Report:
+def check_version(data: Path | str, decode: bool = True, two_frames: bool | None = None) -> SceneReport:
     """Everything that is wrong with what training looks at; of a version of test scenes, with its one split.
 
     ``two_frames``: is an earlier frame looked at, too? None where it is not known what will be trained, if anything.
@@ -89,7 +89,7 @@ def check_version(data: Path | str, decode: bool = True, two_frames: bool | None
         splits = whole_split(version) if two_frames is None else ()
         return check(root, version, splits or tuple(spelled(root, version).values()), decode, two_frames)
     except RefusedError as error:
-        return Report(Path(data), [error.finding], [])
+        return SceneReport(Path(data), [error.finding], [])
 
 
 def located(data: Path | str) -> tuple[Path, str]:

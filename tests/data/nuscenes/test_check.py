@@ -221,3 +221,18 @@ def test_several_versions_are_a_finding_with_the_way_out(copy):
 def test_what_is_wrong_with_a_table_is_told_once_for_all_splits(edit):
     report = check_version(edit("sample_annotation", lambda rows: rows[0].update(translation=[0, 0])))
     assert codes(report.errors) == ["bad-pose"]
+
+
+def test_the_report_counts_what_is_learned_in_each_split(root):
+    report = check_version(root)
+    for name, samples in load(root).splits.items():
+        counts, objects = report.counts[name], sum(len(sample.objects()[1]) for sample in samples)
+        assert (counts.samples, counts.objects, sum(counts.classes.values())) == (len(samples), objects, objects)
+        assert f"{name}: {len(samples)} samples (0 without objects), {objects} objects: car " in report.render()
+        assert report.to_json()["splits"][name]["objects"] == objects
+    train = report.counts["train"]
+    assert (report.images, report.boxes) == (train.samples, train.objects)
+
+
+def test_a_report_of_a_version_that_cannot_be_read_has_no_figures(edit):
+    assert check_version(edit("sample", lambda rows: rows[0].update(token=1))).to_json()["splits"] == {}
