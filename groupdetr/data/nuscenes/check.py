@@ -115,8 +115,9 @@ def remarks(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Findin
         "objects-without-points": (sum(int((truth.points <= 0).sum()) for truth in truths), "objects have no point"),
     }
     if not counted.objects:
-        code = "no-val-boxes" if name.endswith("val") else "no-training-boxes"
-        yield Finding(code, str(file), f"split {shown(name)}", f"no key frame of split {shown(name)} has an object")
+        what = f"no key frame of split {shown(name)} has an object within range and with a point"
+        advice = f"annotate objects in split {shown(name)}, or list scenes that have some in {SPLITS_FILE}"
+        yield Advised("no-training-boxes", str(file), f"split {shown(name)}", what, advice)
     for code, (number, what) in counts.items():
         if number:
             yield Finding(code, str(file), f"split {shown(name)}", f"{number} {what}")

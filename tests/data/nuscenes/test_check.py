@@ -119,8 +119,7 @@ def test_objects_that_will_not_be_learned_are_counted(edit):
 
 def test_a_split_without_objects_cannot_be_trained_on(edit):
     report = check(edit("sample_annotation", lambda rows: rows.clear()), VERSION)
-    assert codes(report.errors) == ["no-training-boxes"]
-    assert "no key frame of split 'train' has an object" in report.render()
+    assert codes(report.errors) == ["no-training-boxes"] * 2
     assert codes(report.warnings).count("class-without-boxes") == 20
 
 
@@ -129,17 +128,18 @@ def test_key_frames_in_both_splits_are_told(copy):
     assert codes(check(copy, VERSION).warnings) == ["shared-images"]
 
 
-def test_a_val_split_without_objects_is_a_warning_that_names_it(edit, copy):
-    of_val = {sample.token for sample in load(copy).splits["val"]}
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_split_without_objects_is_told_by_name_with_what_to_do_about_it(edit, copy, name):
+    tokens = {sample.token for sample in load(copy).splits[name]}
 
     def change(rows):
-        rows[:] = [row for row in rows if row["sample_token"] not in of_val]
+        rows[:] = [row for row in rows if row["sample_token"] not in tokens]
 
     edit("sample_annotation", change)
     report = check_version(copy)
-    assert codes(report.errors) == []
-    assert "no-val-boxes" in codes(report.warnings)
-    assert "no key frame of split 'val' has an object" in report.render()
+    assert [(finding.code, finding.record) for finding in report.errors] == [("no-training-boxes", f"split '{name}'")]
+    assert f"no key frame of split '{name}' has an object" in report.errors[0].message
+    assert f"annotate objects in split '{name}'" in report.errors[0].message
 
 
 @pytest.mark.parametrize("name", ["train", "val"])
