@@ -34,13 +34,13 @@ class Options:
     def run(self) -> int:
         from rich.console import Console
 
-        from groupdetr.data.check import check
+        from groupdetr.data.check import Report, check
         from groupdetr.data.nuscenes.version import check_version, is_version
         from groupdetr.engine.run import write_json
         from groupdetr.errors import DataError
 
         if is_version(self.data):
-            report = check_version(self.data, self.decode)
+            report: Report = check_version(self.data, self.decode)
         else:
             report = check(self.data, self.images, self.queries, self.decode, self.workers, self.masks)
         if self.out is not None:

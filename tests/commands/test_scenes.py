@@ -195,3 +195,16 @@ def test_check_knows_a_version(scenes: Path, capsys: pytest.CaptureFixture[str])
     assert main(["check", str(scenes)]) == 0
     assert main(["check", str(scenes / VERSION), "--no-decode"]) == 0
     assert "0 errors" in capsys.readouterr().out
+
+
+def test_check_writes_what_is_wrong_with_splits_and_versions_in_its_own_form(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(scenes / VERSION, tmp_path / "data/one")
+    (tmp_path / "data/one/splits.json").write_text("{train")
+    arguments = ["check", str(tmp_path / "data"), "--json", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 3
+    assert [error["code"] for error in json.loads(capsys.readouterr().out)["errors"]] == ["bad-splits"]
+    shutil.copytree(tmp_path / "data/one", tmp_path / "data/two")
+    assert main(arguments) == 3
+    assert "2 versions" in json.loads((tmp_path / "out/check.json").read_text())["errors"][0]["message"]

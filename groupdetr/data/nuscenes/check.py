@@ -13,35 +13,47 @@ from pathlib import Path
 
 import numpy as np
 
-from groupdetr.data.check import Report
 from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.images import examine
+from groupdetr.data.nuscenes.counts import SceneReport, count
 from groupdetr.data.nuscenes.footage import Footage
-from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample, samples_of
-from groupdetr.data.nuscenes.splits import official
-from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Tables, split_names
+from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Advised, Tables, split_names, whole_split
 
 Splits = dict[str, tuple[Sample, ...]]
+EARLIER = "PETRv2 cannot be trained or evaluated without this picture of an earlier frame; PETR does not look at it"
 
 
-def check(root: Path | str, version: str, splits: Sequence[str] = (), decode: bool = True) -> Report:
+def check(
+    root: Path | str,
+    version: str,
+    splits: Sequence[str] = (),
+    decode: bool = True,
+    two_frames: bool | None = None,
+) -> SceneReport:
     """Everything that is wrong with a version. ``splits``: those that must be there; else all that are known.
 
-    Without ``decode`` only the headers of the pictures are read: quick, but broken pictures pass.
+    Without ``decode`` only the headers of the pictures are read: quick, but broken pictures pass. ``two_frames``: is
+    an earlier frame looked at, too? Where that is not known, what is wrong with its pictures is a warning.
     """
     root = Path(root)
+    read: Splits = {}
     findings = missing_tables(root / version)
     if not findings:
         try:
-            findings = _examined(root, version, splits, decode)
+            tables = Tables(root, version)
+            footage = Footage.of(tables)
+            read, findings = _read(tables, footage, splits)
+            findings += _examined(read, footage, root / version / SPLITS_FILE)
+            findings += inspect_pictures(footage, _with_pictures(read, footage), decode, two_frames)
         except RefusedError as error:
             findings = [error.finding]
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a text for a number, a list for a name
             what = f"a record holds another kind of value than it should ({error})"
             findings = [Finding("bad-table", str(root / version), "", what)]
     errors = [finding for finding in findings if finding.is_error]
-    return Report(root, errors, [finding for finding in findings if not finding.is_error])
+    warnings = [finding for finding in findings if not finding.is_error]
+    return SceneReport(root, errors, warnings, counts={name: count(samples) for name, samples in read.items()})
 
 
 def missing_tables(folder: Path) -> list[Finding]:
@@ -50,32 +62,38 @@ def missing_tables(folder: Path) -> list[Finding]:
     return [Finding("missing-table", str(file), "", "there is no such table") for file in files if not file.is_file()]
 
 
-def _examined(root: Path, version: str, splits: Sequence[str], decode: bool) -> list[Finding]:
-    """A `RefusedError` where nothing can go on."""
-    tables = Tables(root, version)
-    footage, file = Footage.of(tables), root / version / SPLITS_FILE
+def _read(tables: Tables, footage: Footage, splits: Sequence[str]) -> tuple[Splits, list[Finding]]:
+    """The splits that can be read, and why others cannot; a `RefusedError` where nothing can go on."""
     findings: list[Finding] = []
     read: Splits = {}
-    for name in splits or known_splits(tables, file):
+    for name in splits or known_splits(tables):
         try:
             read[name] = samples_of(tables, footage, tables.scenes(name))
         except RefusedError as error:
             findings.append(error.finding if splits else _not_here(error.finding))
     if not read and not findings:
         tables.scenes("train")
-    findings += [finding for name, samples in read.items() for finding in remarks(name, samples, file)]
-    findings += _shared(read, file)
-    unseen = {name: unseen_scenes(footage, samples) for name, samples in read.items()}
-    findings += [finding for name in read for finding in _unseen(name, unseen[name], footage)]
-    rest = [[sample for sample in read[name] if sample.scene not in unseen[name]] for name in read]
-    return findings + inspect_pictures(footage, rest, decode)
+    return read, [*dict.fromkeys(findings)]  # what is wrong with a table is so in every split
 
 
-def known_splits(tables: Tables, file: Path) -> tuple[str, ...]:
-    """Those of splits.json, or else the official ones all of whose scenes are there."""
-    here = {row["name"] for row in tables["scene"].values()}
-    splits = official(tables.version).items()
-    return tuple(split_names(file)) or tuple(name for name, scenes in splits if here.issuperset(scenes))
+def _examined(read: Splits, footage: Footage, file: Path) -> list[Finding]:
+    """What is wrong with splits as they are read, before a picture is opened."""
+    whole = whole_split(file.parent.name)  # without annotations
+    findings = [finding for name in read if name not in whole for finding in remarks(name, read[name], file)]
+    unseen = [finding for name in read for finding in _unseen(name, unseen_scenes(footage, read[name]), footage)]
+    return [*findings, *_shared(read, file), *unseen]
+
+
+def _with_pictures(read: Splits, footage: Footage) -> Iterator[list[Sample]]:
+    """The samples of scenes that have any."""
+    for samples in read.values():
+        unseen = unseen_scenes(footage, samples)
+        yield [sample for sample in samples if sample.scene not in unseen]
+
+
+def known_splits(tables: Tables) -> tuple[str, ...]:
+    """Those of splits.json, or else those all of whose scenes are there."""
+    return tuple(split_names(tables.root / tables.version / SPLITS_FILE)) or tables.here()
 
 
 def _not_here(finding: Finding) -> Finding:
@@ -86,22 +104,27 @@ def _not_here(finding: Finding) -> Finding:
 
 def remarks(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Finding]:
     """What is odd about a split: empty samples, classes that are not there, objects that are dropped."""
+    if not samples:
+        yield Finding("bad-splits", str(file), f"split {shown(name)}", "it is empty: its scenes have no key frame")
+        return
     truths = [sample.truth for sample in samples]
-    empty = sum(not truth.learned.any() for truth in truths)
-    learned = np.concatenate([truth.labels[truth.learned] for truth in truths] or [np.empty(0, dtype=np.int64)])
+    counted = count(samples)
     counts = {
-        "sample-without-objects": (empty, f"of {len(samples)} samples have nothing to learn"),
+        "sample-without-objects": (counted.empty_samples, f"of {len(samples)} samples have nothing to learn"),
         "objects-out-of-range": (sum(int((~truth.in_range).sum()) for truth in truths), "objects are too far away"),
         "objects-without-points": (sum(int((truth.points <= 0).sum()) for truth in truths), "objects have no point"),
     }
-    if not len(learned):
-        yield Finding("no-training-boxes", str(file), f"split {shown(name)}", "it has no object to learn")
+    if not counted.objects:
+        what = f"no key frame of split {shown(name)} has an object within range and with a point"
+        advice = f"annotate objects in split {shown(name)}, or list scenes that have some in {SPLITS_FILE}"
+        yield Advised("no-training-boxes", str(file), f"split {shown(name)}", what, advice)
     for code, (number, what) in counts.items():
         if number:
             yield Finding(code, str(file), f"split {shown(name)}", f"{number} {what}")
-    for label in sorted({*range(len(CLASSES))} - {*learned.tolist()}):
-        what = f"class {CLASSES[label]} has no object"
-        yield Finding("class-without-boxes", str(file), f"split {shown(name)}", what)
+    for kind, number in counted.classes.items():
+        if not number:
+            what = f"class {kind} has no object"
+            yield Finding("class-without-boxes", str(file), f"split {shown(name)}", what)
 
 
 def _shared(read: Splits, file: Path) -> list[Finding]:
@@ -128,10 +151,27 @@ def _unseen(name: str, scenes: Sequence[str], footage: Footage) -> Iterator[Find
         yield Finding("scenes-without-pictures", str(footage.root), f"split {shown(name)}", what)
 
 
-def inspect_pictures(footage: Footage, splits: Iterable[Sequence[Sample]], decode: bool = True) -> list[Finding]:
-    """What is wrong with the pictures that samples look at, those of earlier frames included."""
-    seen = [rows for samples in splits for sample in samples for rows in (sample.views, sample.earlier.ravel())]
-    rows = np.unique(np.concatenate(seen)).tolist() if seen else []
+def inspect_pictures(
+    footage: Footage, splits: Iterable[Sequence[Sample]], decode: bool = True, two_frames: bool | None = None
+) -> list[Finding]:
+    """What is wrong with the pictures that samples look at. ``two_frames`` as in `check`."""
+    samples = [sample for split in splits for sample in split]
+    now = {row for sample in samples for row in sample.views.tolist()}
+    before = {row for sample in samples for row in np.unique(sample.earlier).tolist()} - now
+    found = inspect_rows(footage, sorted(now), decode)
+    if two_frames is False:
+        return found
+    earlier = inspect_rows(footage, sorted(before), decode)
+    return found + [each if two_frames else _of_earlier_frames(each) for each in earlier]
+
+
+def _of_earlier_frames(finding: Finding) -> Finding:
+    """As a warning: it depends on the detector."""
+    return Advised("earlier-frame", finding.file, finding.record, finding.what, EARLIER)
+
+
+def inspect_rows(footage: Footage, rows: Sequence[int], decode: bool) -> list[Finding]:
+    """What is wrong with the pictures of rows."""
 
     def look(row: int) -> Finding | None:
         width, height = footage.sizes[row].tolist()

@@ -11,7 +11,7 @@ import numpy as np
 
 from groupdetr.data.nuscenes.geometry import embedded, inverse, poses
 from groupdetr.data.nuscenes.names import CAMERAS
-from groupdetr.data.nuscenes.tables import Row, Table, Tables, refused
+from groupdetr.data.nuscenes.tables import Row, Table, Tables, numbers, record_of, refused
 from groupdetr.data.records import Floats, Ints
 
 INTERVALS = 5  # how many key frames earlier frames reach back
@@ -60,7 +60,7 @@ class Footage:
         """Of a whole version, whatever its splits. A `DataError` where a pose or a calibration cannot be."""
         rows = filmed(tables)
         data = [tables["sample_data"][token] for token in rows]
-        ego = [tables["ego_pose"][row["ego_pose_token"]] for row in data]
+        ego = [tables.find("ego_pose", row["ego_pose_token"], "sample_data", row) for row in data]
         translations, quaternions = located(tables["ego_pose"], ego)
         calibrations = {row["calibrated_sensor_token"]: None for row in data}
         places = {token: place for place, token in enumerate(calibrations)}
@@ -115,30 +115,20 @@ def filmed(tables: Tables) -> dict[str, int]:
 
 def located(table: Table, rows: Sequence[Row]) -> tuple[Floats, Floats]:
     """Translations [N,3] and rotations [N,4] of records."""
-    translations = _array(table, "bad-pose", [row["translation"] for row in rows], (3,))
-    rotations = _array(table, "bad-pose", [row["rotation"] for row in rows], (4,))
-    if not np.linalg.norm(rotations, axis=1).all():
-        raise refused("bad-pose", table.file, "", "a rotation has length 0")
+    translations = numbers(table, "bad-pose", rows, "translation")
+    rotations = numbers(table, "bad-pose", rows, "rotation")
+    lengths = np.linalg.norm(rotations, axis=1)
+    if not lengths.all():
+        raise refused("bad-pose", table.file, record_of(rows[int(lengths.argmin())]), "its rotation has length 0")
     return translations, rotations
 
 
 def projections(table: Table, tokens: Sequence[str]) -> Floats:
     """From the vehicle to the pictures of calibrated cameras [C,4,4]."""
     rows = [table[token] for token in tokens]
-    intrinsics = _array(table, "bad-calibration", [row["camera_intrinsic"] for row in rows], (3, 3))
+    intrinsics = numbers(table, "bad-calibration", rows, "camera_intrinsic")
     wrong = (intrinsics[:, [0, 1], [0, 1]] <= 0).any(1) | (intrinsics[:, 2] != (0, 0, 1)).any(1)
     if wrong.any():
-        record = f"token {tokens[int(wrong.argmax())]}"
-        raise refused("bad-calibration", table.file, record, "camera_intrinsic is not that of a camera")
+        record = record_of(rows[int(wrong.argmax())])
+        raise refused("bad-calibration", table.file, record, "its camera_intrinsic is not that of a camera")
     return embedded(intrinsics) @ inverse(poses(*located(table, rows)))
-
-
-def _array(table: Table, code: str, values: Sequence[object], shape: tuple[int, ...]) -> Floats:
-    """Values of one shape each as floats, all finite."""
-    try:
-        floats = np.array(values, dtype=np.float64).reshape(len(values), *shape)
-    except (ValueError, TypeError):
-        floats = np.full(1, np.nan)
-    if not np.isfinite(floats).all():
-        raise refused(code, table.file, "", f"a record has something else than {' x '.join(map(str, shape))} numbers")
-    return floats

@@ -11,7 +11,7 @@ import numpy as np
 from groupdetr.data.nuscenes.footage import located
 from groupdetr.data.nuscenes.geometry import inverse, poses, yaw
 from groupdetr.data.nuscenes.names import BICYCLE_RACK, CATEGORIES, CLASSES
-from groupdetr.data.nuscenes.tables import Row, Tables, refused
+from groupdetr.data.nuscenes.tables import Row, Tables, numbers, record_of, refused
 from groupdetr.data.records import Bools, Floats, Ints
 
 RANGE = 51.2  # metres: objects are learned whose |x| and |y| in the lidar frame are less
@@ -58,8 +58,7 @@ def objects(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -> Obj
 
 def velocity(tables: Tables, row: Row) -> list[float]:
     """x, y, z in the world, nan where unknown, as the devkit has it: from one or two neighbours near in time."""
-    table = tables["sample_annotation"]
-    first, last = (table[row[way]] if row[way] else row for way in ("prev", "next"))
+    first, last = (_neighbour(tables, row, way) for way in ("prev", "next"))
     seconds = (_time(tables, last) - _time(tables, first)) * 1e-6
     longest = LONGEST_GAP * (2 if row["prev"] and row["next"] else 1)
     if not 0 < seconds <= longest:
@@ -67,26 +66,34 @@ def velocity(tables: Tables, row: Row) -> list[float]:
     return [(there - here) / seconds for here, there in zip(first["translation"], last["translation"])]
 
 
+def _neighbour(tables: Tables, row: Row, way: str) -> Row:
+    """The same thing a key frame before or after; itself where there is none."""
+    return tables.find("sample_annotation", row[way], "sample_annotation", row) if row[way] else row
+
+
 def _time(tables: Tables, row: Row) -> int:
-    return int(tables["sample"][row["sample_token"]]["timestamp"])
+    return int(tables.find("sample", row["sample_token"], "sample_annotation", row)["timestamp"])
 
 
 def _category(tables: Tables, row: Row) -> str:
-    return str(tables["category"][tables["instance"][row["instance_token"]]["category_token"]]["name"])
+    instance = tables.find("instance", row["instance_token"], "sample_annotation", row)
+    return str(tables.find("category", instance["category_token"], "instance", instance)["name"])
 
 
 def _attribute(tables: Tables, row: Row) -> str:
     """An object has one at most."""
-    return next((str(tables["attribute"][token]["name"]) for token in row["attribute_tokens"]), "")
+    found = (tables.find("attribute", token, "sample_annotation", row) for token in row["attribute_tokens"])
+    return next((str(attribute["name"]) for attribute in found), "")
 
 
 def _boxes(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -> Floats:
     """[T,9] in the lidar frame."""
     table = tables["sample_annotation"]
     inside = inverse(lidar_to_global) @ poses(*located(table, rows))
-    sizes = np.array([row["size"] for row in rows], dtype=np.float64).reshape(-1, 3)
-    if not (sizes > 0).all():
-        raise refused("bad-object", table.file, f"sample {rows[0]['sample_token']}", "a size is not positive")
+    sizes = numbers(table, "bad-object", rows, "size")
+    flat = (sizes <= 0).any(1)
+    if flat.any():
+        raise refused("bad-object", table.file, record_of(rows[int(flat.argmax())]), "its size is not positive")
     moving = np.array([velocity(tables, row) for row in rows], dtype=np.float64).reshape(-1, 3)
     moving[:, 2] = 0
     turned = moving @ lidar_to_global[:3, :3]

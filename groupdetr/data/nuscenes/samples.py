@@ -16,7 +16,7 @@ from groupdetr.data.nuscenes.footage import INTERVALS, Footage, Frame, filmed, l
 from groupdetr.data.nuscenes.geometry import poses
 from groupdetr.data.nuscenes.names import CAMERAS, LIDAR
 from groupdetr.data.nuscenes.objects import Objects3D, objects
-from groupdetr.data.nuscenes.tables import Row, Tables, refused
+from groupdetr.data.nuscenes.tables import Row, Tables, numbers, record_of, refused
 from groupdetr.data.records import Floats, Ints
 
 
@@ -74,8 +74,9 @@ def samples_of(tables: Tables, footage: Footage, scenes: set[str]) -> tuple[Samp
 
 def _annotations(tables: Tables, tokens: set[str]) -> Mapping[str, list[Row]]:
     """By sample."""
-    dealt: dict[str, list[Row]] = defaultdict(list)
-    for row in tables["sample_annotation"].values():
+    table, dealt = tables["sample_annotation"], defaultdict[str, list[Row]](list)
+    numbers(table, "bad-pose", [*table.values()], "translation")  # of neighbours, too, which tell velocities
+    for row in table.values():
         if row["sample_token"] in tokens:
             dealt[row["sample_token"]].append(row)
     return dealt
@@ -101,8 +102,8 @@ def _sample(
     tables: Tables, row: Row, annotations: list[Row], lidar: Row, seen: tuple[Footage, Mapping[str, Ints]]
 ) -> Sample:
     footage, views = seen
-    ego_to_global = _pose(tables, "ego_pose", lidar["ego_pose_token"])
-    lidar_to_ego = _pose(tables, "calibrated_sensor", lidar["calibrated_sensor_token"])
+    ego_to_global = _pose(tables, "ego_pose", lidar)
+    lidar_to_ego = _pose(tables, "calibrated_sensor", lidar)
     return Sample(
         token=row["token"],
         scene=tables["scene"][row["scene_token"]]["name"],
@@ -116,9 +117,9 @@ def _sample(
     )
 
 
-def _pose(tables: Tables, name: str, token: str) -> Floats:
-    """[4,4]"""
-    translations, rotations = located(tables[name], [tables[name][token]])
+def _pose(tables: Tables, name: str, data: Row) -> Floats:
+    """[4,4] that a record of sample_data refers to."""
+    translations, rotations = located(tables[name], [tables.find(name, data[f"{name}_token"], "sample_data", data)])
     return np.asarray(poses(translations, rotations)[0])
 
 
@@ -128,5 +129,8 @@ def _back(tables: Tables, row: Row) -> Iterator[str]:
     for _ in range(INTERVALS):
         if not row["prev"]:
             return
-        row = tables["sample"][row["prev"]]
+        before = tables.find("sample", row["prev"], "sample", row)
+        if before["scene_token"] != row["scene_token"]:
+            raise refused("dangling-token", tables.file("sample"), record_of(row), "the one before is of another scene")
+        row = before
         yield row["token"]

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupdetr.data.check import Report
+from groupdetr.data.findings import RefusedError, shown
 from groupdetr.data.nuscenes.check import check
+from groupdetr.data.nuscenes.counts import SceneReport
 from groupdetr.data.nuscenes.footage import Footage
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample, samples_of
-from groupdetr.data.nuscenes.tables import SPLITS_FILE, Tables, split_names
+from groupdetr.data.nuscenes.tables import (
+    FIELDS,
+    SPLITS_FILE,
+    Advised,
+    Tables,
+    refused,
+    split_names,
+    whole_split,
+)
 from groupdetr.data.records import Category
-from groupdetr.errors import DataError
 
-TABLE = "sample.json"  # that every version has
+SEVERAL = 3  # tables in a folder make it one of a version, though some may be missing
 MINI_SPLITS = {"train": "mini_train", "val": "mini_val"}  # where there are no lists of train and val
 
 
@@ -50,31 +59,50 @@ def load(data: Path | str, split: str | None = None) -> NuScenes:
         names = dict.fromkeys(names, names.get(split, split))
     footage = Footage.of(tables)
     samples = {name: samples_of(tables, footage, tables.scenes(name)) for name in dict.fromkeys(names.values())}
+    if empty := [name for name in samples if not samples[name]]:
+        file = root / version / SPLITS_FILE
+        raise refused("bad-splits", file, f"split {shown(empty[0])}", "it is empty: its scenes have no key frame")
     return NuScenes(root, version, {ours: samples[name] for ours, name in names.items()})
 
 
 def is_version(data: Path | str) -> bool:
-    """Is it the folder of a version, or one with versions?"""
-    folder = Path(data)
-    return (folder / TABLE).is_file() or any(folder.glob(f"*/{TABLE}"))
+    """Is it the folder of a version, or one with versions? Tables of it may be missing."""
+    return holds_tables(Path(data)) or bool(versions_in(Path(data)))
 
 
-def check_version(data: Path | str, decode: bool = True) -> Report:
-    """Everything that is wrong with what training looks at."""
-    root, version = located(data)
-    return check(root, version, tuple(spelled(root, version).values()), decode)
+def holds_tables(folder: Path) -> bool:
+    return sum((folder / f"{name}.json").is_file() for name in FIELDS) >= SEVERAL
+
+
+def versions_in(folder: Path) -> list[str]:
+    """The names of the folders of tables."""
+    return sorted(path.name for path in folder.glob("*/") if holds_tables(path))
+
+
+def check_version(data: Path | str, decode: bool = True, two_frames: bool | None = None) -> SceneReport:
+    """Everything that is wrong with what training looks at; of a version of test scenes, with its one split.
+
+    ``two_frames``: is an earlier frame looked at, too? None where it is not known what will be trained, if anything.
+    """
+    try:
+        root, version = located(data)
+        splits = whole_split(version) if two_frames is None else ()
+        return check(root, version, splits or tuple(spelled(root, version).values()), decode, two_frames)
+    except RefusedError as error:
+        return SceneReport(Path(data), [error.finding], [])
 
 
 def located(data: Path | str) -> tuple[Path, str]:
     """The root and the name of the version, which may be told or the only one."""
     folder = Path(data)
-    if (folder / TABLE).is_file():
-        return folder.parent, folder.name
-    versions = sorted(path.parent.name for path in folder.glob(f"*/{TABLE}"))
+    if holds_tables(folder):
+        whole = Path(os.path.abspath(folder))  # "." has neither a name nor a parent
+        return whole.parent, whole.name
+    versions = versions_in(folder)
     if len(versions) != 1:
         what = f"there are {len(versions)} versions here: {', '.join(versions)}" if versions else "no version is here"
-        remedy = f"pass the folder of one, such as {folder / 'v1.0-trainval'}, with its {TABLE} and other tables"
-        raise DataError(what, str(folder), remedy)
+        remedy = f"pass the folder of one, such as {folder / 'v1.0-trainval'}, with its thirteen tables"
+        raise RefusedError(Advised("unknown-layout", str(folder), "", what, remedy))
     return folder, versions[0]
 
 

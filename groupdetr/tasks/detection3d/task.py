@@ -98,7 +98,7 @@ class Detection3DTask:
     def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
         """Everything that is wrong with it."""
         del images, num_queries
-        return check_version(data, decode)
+        return check_version(data, decode, cls.two_frames)
 
     def worst(self, burden: Callable[[int], int]) -> Worst:
         return worst_of(self.train, burden)

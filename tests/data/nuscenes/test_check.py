@@ -1,9 +1,13 @@
 """Claims about the check: a sound set passes, and everything that is wrong is told at once."""
 
+import json
+import shutil
+
 import pytest
 
 from groupdetr.data.nuscenes.check import check
 from groupdetr.data.nuscenes.synthetic import VERSION
+from groupdetr.data.nuscenes.version import check_version, is_version, load
 
 
 def codes(findings):
@@ -122,3 +126,113 @@ def test_a_split_without_objects_cannot_be_trained_on(edit):
 def test_key_frames_in_both_splits_are_told(copy):
     (copy / VERSION / "splits.json").write_text('{"train": ["scene-9001"], "val": ["scene-9001"]}')
     assert codes(check(copy, VERSION).warnings) == ["shared-images"]
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_split_without_objects_is_told_by_name_with_what_to_do_about_it(edit, copy, name):
+    tokens = {sample.token for sample in load(copy).splits[name]}
+
+    def change(rows):
+        rows[:] = [row for row in rows if row["sample_token"] not in tokens]
+
+    edit("sample_annotation", change)
+    report = check_version(copy)
+    assert [(finding.code, finding.record) for finding in report.errors] == [("no-training-boxes", f"split '{name}'")]
+    assert f"no key frame of split '{name}' has an object" in report.errors[0].message
+    assert f"annotate objects in split '{name}'" in report.errors[0].message
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_an_empty_split_is_told_by_name(copy, name):
+    splits = {"train": ["scene-9001"], "val": ["scene-9002"]} | {name: []}
+    (copy / VERSION / "splits.json").write_text(json.dumps(splits))
+    report = check_version(copy)
+    assert [(finding.code, finding.record) for finding in report.errors] == [("bad-splits", f"split '{name}'")]
+    assert "it is empty" in report.render()
+
+
+@pytest.fixture
+def still(copy):
+    """A version whose pictures of earlier frames were not unpacked."""
+    (copy / "sweeps").unlink()
+    return copy
+
+
+def test_who_looks_at_one_frame_needs_no_sweeps(still):
+    assert check_version(still, two_frames=False).verdict == "ok"
+
+
+def test_who_looks_at_two_frames_is_refused_without_sweeps(still):
+    assert {*codes(check_version(still, two_frames=True).errors)} == {"missing-file"}
+
+
+def test_without_a_detector_missing_sweeps_are_a_warning_that_says_who_looks_at_them(still):
+    report = check_version(still)
+    assert report.errors == []
+    assert {*codes(report.warnings)} == {"earlier-frame"}
+    assert "PETRv2 cannot be trained" in report.render()
+    assert "sweeps" in report.render()
+
+
+def test_pictures_of_key_frames_are_needed_however_many_frames_are_looked_at(copy):
+    (copy / "samples").unlink()
+    for two_frames in (False, True, None):
+        assert "scenes-without-pictures" in codes(check_version(copy, two_frames=two_frames).errors)
+
+
+def test_a_version_of_test_scenes_is_sound_without_annotations_train_and_val(copy):
+    (copy / VERSION / "splits.json").unlink()
+    for table in ("sample_annotation", "instance"):
+        (copy / VERSION / f"{table}.json").write_text("[]")
+    shutil.move(copy / VERSION, copy / "v1.0-test")
+    report = check_version(copy / "v1.0-test")
+    assert report.verdict == "ok", report.render()
+    assert {*codes(check_version(copy, two_frames=False).errors)} == {"unknown-split"}, "it cannot be trained on"
+    (copy / "samples").unlink()
+    assert codes(check_version(copy / "v1.0-test").errors) == ["scenes-without-pictures"]
+
+
+def test_a_version_is_found_from_within_its_folder(root, monkeypatch):
+    monkeypatch.chdir(root / VERSION)
+    assert check_version(".").verdict == "ok"
+
+
+def test_a_version_without_its_samples_is_still_one(copy):
+    (copy / VERSION / "sample.json").unlink()
+    for folder in (copy, copy / VERSION):
+        assert is_version(folder)
+        assert codes(check_version(folder).errors) == ["missing-table"]
+    assert not is_version(copy / "samples")
+
+
+def test_a_bad_list_of_splits_is_a_finding(copy):
+    (copy / VERSION / "splits.json").write_text("{train")
+    assert codes(check_version(copy).errors) == ["bad-splits"]
+
+
+def test_several_versions_are_a_finding_with_the_way_out(copy):
+    shutil.copytree(copy / VERSION, copy / "v1.0-other")
+    report = check_version(copy)
+    assert codes(report.errors) == ["unknown-layout"]
+    assert "there are 2 versions here: v1.0-other" in report.render()
+    assert "pass the folder of one" in report.render()
+
+
+def test_what_is_wrong_with_a_table_is_told_once_for_all_splits(edit):
+    report = check_version(edit("sample_annotation", lambda rows: rows[0].update(translation=[0, 0])))
+    assert codes(report.errors) == ["bad-pose"]
+
+
+def test_the_report_counts_what_is_learned_in_each_split(root):
+    report = check_version(root)
+    for name, samples in load(root).splits.items():
+        counts, objects = report.counts[name], sum(len(sample.objects()[1]) for sample in samples)
+        assert (counts.samples, counts.objects, sum(counts.classes.values())) == (len(samples), objects, objects)
+        assert f"{name}: {len(samples)} samples (0 without objects), {objects} objects: car " in report.render()
+        assert report.to_json()["splits"][name]["objects"] == objects
+    train = report.counts["train"]
+    assert (report.images, report.boxes) == (train.samples, train.objects)
+
+
+def test_a_report_of_a_version_that_cannot_be_read_has_no_figures(edit):
+    assert check_version(edit("sample", lambda rows: rows[0].update(token=1))).to_json()["splits"] == {}

@@ -1,6 +1,7 @@
 """Claims about tables and splits: what is missing is told, with what to do."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -41,11 +42,82 @@ def test_a_table_that_is_no_list_of_records_is_refused(copy, content):
         Tables(copy, VERSION)
 
 
-@pytest.mark.parametrize(("table", "of"), [("instance", "category_token"), ("sample_annotation", "instance_token")])
-def test_a_token_that_leads_nowhere_is_refused(edit, table, of):
-    copy = edit(table, lambda rows: rows[0].update({of: "nowhere"}))
-    with pytest.raises(DataError, match=r"(?s)referred to, but not there.*'nowhere'"):
-        read_samples(Tables(copy, VERSION), "train")
+@pytest.mark.parametrize(
+    ("table", "of"),
+    [
+        ("instance", "category_token"),
+        ("sample_annotation", "instance_token"),
+        ("sample_annotation", "next"),
+        ("sample_data", "ego_pose_token"),
+        ("sample_data", "calibrated_sensor_token"),
+        ("calibrated_sensor", "sensor_token"),
+    ],
+)
+def test_a_token_that_leads_nowhere_is_told_by_who_refers_to_it(edit, table, of):
+    tokens = []
+
+    def change(rows):
+        rows[0][of] = "nowhere"
+        tokens.append(rows[0]["token"])
+
+    with pytest.raises(DataError, match=r"refers to .* 'nowhere', which is not there") as told:
+        load(edit(table, change))
+    assert f"{table}.json: token '{tokens[0]}'" in told.value.where
+
+
+def test_an_attribute_that_is_not_there_is_told_by_its_object(edit):
+    copy = edit("sample_annotation", lambda rows: rows[0].update(attribute_tokens=["nowhere"]))
+    with pytest.raises(DataError, match=r"(?s)refers to attribute 'nowhere'.*sample_annotation.json: token"):
+        load(copy)
+
+
+def test_a_key_frame_before_is_of_the_same_scene(edit):
+    def change(rows):
+        rows[0]["prev"] = rows[-1]["token"]
+
+    with pytest.raises(DataError, match=r"(?s)of another scene.*sample.json: token"):
+        load(edit("sample", change))
+
+
+NUMBERS = {"timestamp", "width", "height", "num_lidar_pts", "num_radar_pts"}
+FLOATS = {"translation", "rotation", "size", "camera_intrinsic"}
+KINDS = {  # what does not fit into a field; text, for all others
+    **dict.fromkeys(NUMBERS, (None, 1.5, 10**400)), **dict.fromkeys(FLOATS - {"camera_intrinsic"}, (None, [], [1, 2])),
+    **dict.fromkeys(("prev", "next"), (1,)), "attribute_tokens": (None, "text", [1]), "is_key_frame": (None, 1),
+    "camera_intrinsic": (),
+}  # fmt: skip
+WRONG = [(*place, value) for place in ALL for value in KINDS.get(place[1], (None, 1, ["a"]))]
+
+
+@pytest.mark.parametrize(("table", "field", "value"), WRONG, ids=str)
+def test_a_value_of_another_kind_is_refused_by_table_record_and_field(edit, table, field, value):
+    record = "record 0" if field == "token" else "token '"
+    with pytest.raises(DataError, match=f"(?s)its {field} is .*, not .*{table}.json: {record}"):
+        load(edit(table, lambda rows: rows[0].update({field: value})))
+
+
+@pytest.mark.parametrize("table", [name for name, fields in FIELDS.items() if fields])
+def test_two_records_of_one_token_are_refused_by_table_and_token(edit, table):
+    tokens = []
+
+    def change(rows):
+        rows.append(dict(rows[0]))
+        tokens.append(rows[0]["token"])
+
+    with pytest.raises(DataError, match="another record has the same token") as told:
+        load(edit(table, change))
+    assert f"{table}.json: token '{tokens[0]}'" in told.value.where
+
+
+def test_two_scenes_of_one_name_are_refused(edit):
+    with pytest.raises(DataError, match=r"(?s)another record has the same name.*scene.json: name 'scene-9001'"):
+        load(edit("scene", lambda rows: rows[1].update(name=rows[0]["name"])))
+
+
+@pytest.mark.parametrize("size", [[1, 2], [1, 2, math.inf], [1, math.nan, 1], [1, "2", 1], [[1, 1, 1]]])
+def test_a_size_is_three_finite_numbers(edit, size):
+    with pytest.raises(DataError, match=r"its size is .*, not 3 finite numbers\n.*sample_annotation.json: token '"):
+        load(edit("sample_annotation", lambda rows: rows[0].update(size=size)))
 
 
 def test_what_no_camera_detector_looks_at_is_dropped(edit, root):
@@ -70,13 +142,13 @@ def test_splits_come_from_their_file(root):
 
 
 def test_the_splits_of_mini_are_known(tmp_path):
-    names = [scene_names(tmp_path / "v1.0-mini", split) for split in ("mini_train", "mini_val")]
+    names = [scene_names(tmp_path / "v1.0-mini")[split] for split in ("mini_train", "mini_val")]
     assert [len(split) for split in names] == [8, 2]
     assert "scene-0916" in names[1]
 
 
 def test_the_official_splits_of_trainval_are_known(tmp_path):
-    train, val = ({*scene_names(tmp_path / "v1.0-trainval", split)} for split in ("train", "val"))
+    train, val = ({*scene_names(tmp_path / "v1.0-trainval")[split]} for split in ("train", "val"))
     assert (len(train), len(val), train & val) == (700, 150, set())
     assert {"scene-0001", "scene-0061", "scene-1110"} <= train
     assert {"scene-0003", "scene-0103", "scene-1073"} <= val
@@ -143,7 +215,7 @@ def test_a_version_of_test_scenes_is_one_split_without_annotations(copy):
 
 def test_without_a_list_of_scenes_it_is_said_how_to_write_one(copy):
     (copy / VERSION / "splits.json").unlink()
-    with pytest.raises(DataError, match=r"(?s)split 'train'.*mini_train.*splits.json: \{\"train\": \[\"scene-0001\""):
+    with pytest.raises(DataError, match=r"(?s)split 'train'.*are here: none.*: \{\"train\": \[\"scene-0001\""):
         read_samples(Tables(copy, VERSION), "train")
 
 
@@ -152,8 +224,25 @@ def test_a_scene_that_is_not_there_is_named(root):
         read_samples(Tables(root, VERSION), "mini_train")
 
 
+def test_an_unknown_split_is_refused_with_the_splits_that_are_here(root, copy):
+    with pytest.raises(DataError, match="split 'test'; those that are here: 'train', 'val'\n"):
+        load(root, "test")
+    (copy / VERSION / "splits.json").unlink()
+    shutil.move(copy / VERSION, copy / "v1.0-test")
+    with pytest.raises(DataError, match="split 'train'; those that are here: 'test'\n"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_an_empty_split_is_refused_by_name(copy, name):
+    splits = {"train": ["scene-9001"], "val": ["scene-9002"]} | {name: []}
+    (copy / VERSION / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(DataError, match=f"(?s)it is empty.*splits.json: split '{name}'"):
+        load(copy)
+
+
 @pytest.mark.parametrize("content", ["[]", '{"train": "scene-0001"}', '{"train": [1]}', "{"])
 def test_a_file_of_splits_that_is_something_else_is_refused(copy, content):
     (copy / VERSION / "splits.json").write_text(content)
-    with pytest.raises(DataError, match=r"splits.json"):
+    with pytest.raises(DataError, match=r"(?s)splits.json\nwrite one object: "):
         Tables(copy, VERSION).scenes("train")
