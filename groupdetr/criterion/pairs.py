@@ -84,7 +84,8 @@ def everyone(predictions: Predictions, objects: Objects) -> tuple[Tensor, Tensor
     label = objects.labels.view(1, images, 1, 1, slots).expand(stages, -1, groups, queries, -1)
     logits = predictions.logits.gather(-1, label).float().mT.contiguous()
     said = predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
-    return said, objects.boxes.float().movedim(-1, 0).reshape(-1, 1, images, 1, slots, 1), logits
+    wanted = objects.boxes.float().movedim(-1, 0)
+    return said, wanted.reshape(len(wanted), 1, images, 1, slots, 1), logits
 
 
 def matched(predictions: Predictions, objects: Objects, assignment: Assignment) -> MatchedPairs:

@@ -63,6 +63,14 @@ def only(outputs: Outputs, group: int) -> Outputs:
     return Outputs([layer[:, here] for layer in outputs.layers], queries)
 
 
+def test_a_batch_without_objects_is_assigned_nothing(recipe: Recipe) -> None:
+    """Nor needs it a slot for one: evaluations lay objects out as they are."""
+    with torch.no_grad():
+        stages = see(build(recipe).eval()).stages()[0]
+    pairs = recipe.criterion().assign(stages, Objects.from_targets(told(recipe, [target(0), target(0)])))
+    assert pairs.query.shape[1] == 0
+
+
 def test_more_objects_than_queries_are_matched_as_far_as_queries_go(recipe: Recipe) -> None:
     crowd = told(recipe, [target(recipe.num_queries + 5), target(1)])
     outputs = see(build(recipe).train())
