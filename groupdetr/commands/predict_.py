@@ -40,5 +40,7 @@ class Options:
         from groupdetr.predictor import task_of
         from groupdetr.verbs import verbs_for
 
-        verbs_for(task_of(self.run_)).predict(self)
+        verbs = verbs_for(task_of(self.run_))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        verbs.predict(self)
         return 0

@@ -45,7 +45,9 @@ class Options:
         from groupdetr.predictor import task_of
         from groupdetr.verbs import verbs_for
 
-        content = verbs_for(task_of(self.run_)).validate(self)
+        verbs = verbs_for(task_of(self.run_))
+        self.folder.mkdir(parents=True, exist_ok=True)  # now, not after an hour of evaluation, if it cannot be made
+        content = verbs.validate(self)
         if self.json:
             print(json.dumps(content, indent=1))
         return 0

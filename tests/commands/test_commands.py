@@ -18,8 +18,9 @@ import groupdetr
 from groupdetr import verbs
 from groupdetr.cli import VERBS, main
 from groupdetr.data.synthetic import write
+from groupdetr.detector import DetectionTransformer
 from groupdetr.experiments import DEMO_DATA
-from tests.runs import train
+from tests.runs import arguments, train
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,25 @@ def test_results_go_to_supervision_and_coco(run: Path, shapes: Path) -> None:
     assert rows[0]["image_id"] == 7
     x0, y0, x1, y1 = result.boxes[0]
     assert rows[0]["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=1e-4)
+
+
+# nonsense
+
+
+@pytest.mark.parametrize("verb", ["train", "val", "predict", "check"])
+def test_an_output_folder_that_cannot_be_made_is_an_error_before_the_work(
+    verb: str, run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(DetectionTransformer, "forward", lambda *_: pytest.fail("there was work"))
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "deeper" if verb == "val" else tmp_path / "file"
+    given = {"predict": [str(run), str(shapes / "images/val")], "val": [str(run), "--workers", "0"]}
+    told = arguments(shapes, out) if verb == "train" else [verb, *given.get(verb, [str(shapes)]), "--out", str(out)]
+    assert main(told) == 2
+    said = capsys.readouterr().err
+    assert f"where: {tmp_path / 'file'}" in said
+    assert "--out" in said
 
 
 # the rest
