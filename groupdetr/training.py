@@ -119,7 +119,7 @@ def recipe_of(options: Options) -> Recipe:
     own = chosen.groups or chosen.recipe.num_groups
     groups = options.groups if isinstance(options.groups, int) else own
     values: dict[str, Any] = {"num_groups": groups, "recompute": options.settings.recompute}
-    values |= {"num_queries": options.queries} if options.queries else {}
+    values |= {} if options.queries is None else {"num_queries": options.queries}
     values |= dict(map(_assignment, options.set))
     try:
         return chosen.recipe.with_options(**values, pretrained_backbone=_pretrained(options, chosen.recipe))

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.errors import UsageError
+from groupdetr.settings import expect_positive
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,6 +40,9 @@ class Options:
         return self.out or (self.run_ if self.run_.is_dir() else self.run_.parent) / "predict"
 
     def run(self) -> int:
+        expect_positive(self, "imgsz")
+        if self.score is not None and not 0 <= self.score <= 1:
+            raise UsageError(f"score must lie between 0 and 1, not {self.score}", remedy="--score 0.5, for example")
         from groupdetr.predictor import task_of
         from groupdetr.verbs import verbs_for
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.settings import expect_positive
+
 
 @dataclass(frozen=True)
 class Options:
@@ -42,6 +44,7 @@ class Options:
         return self.out or (self.run_ if self.run_.is_dir() else self.run_.parent) / "val"
 
     def run(self) -> int:
+        expect_positive(self, "imgsz", "batch")
         from groupdetr.predictor import task_of
         from groupdetr.verbs import verbs_for
 

@@ -20,7 +20,8 @@ from groupdetr.cli import VERBS, main
 from groupdetr.data.synthetic import write
 from groupdetr.detector import DetectionTransformer
 from groupdetr.experiments import DEMO_DATA
-from tests.runs import arguments, train
+from tests import runs
+from tests.runs import train
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +191,31 @@ def test_an_output_folder_that_cannot_be_made_is_an_error_before_the_work(
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "deeper" if verb == "val" else tmp_path / "file"
     given = {"predict": [str(run), str(shapes / "images/val")], "val": [str(run), "--workers", "0"]}
-    told = arguments(shapes, out) if verb == "train" else [verb, *given.get(verb, [str(shapes)]), "--out", str(out)]
+    told = (
+        runs.arguments(shapes, out) if verb == "train" else [verb, *given.get(verb, [str(shapes)]), "--out", str(out)]
+    )
     assert main(told) == 2
     said = capsys.readouterr().err
     assert f"where: {tmp_path / 'file'}" in said
     assert "--out" in said
+
+
+@pytest.mark.parametrize(
+    ("verb", "nonsense"),
+    [
+        *(("train", ["--queries", "0"]), ("val", ["--imgsz", "0"]), ("val", ["--batch", "0"])),
+        *(("predict", ["--imgsz", "0"]), ("predict", ["--score", "nan"]), ("predict", ["--score", "2"])),
+        *(("demo", ["--epochs", "0"]), ("demo", ["--groups", "0"]), ("demo", ["--seeds", "0"])),
+        ("demo", ["--at-once", "0"]),
+    ],
+)
+def test_zero_is_not_taken_as_nothing_given(
+    verb: str, nonsense: list[str], run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"train": [str(shapes)], "val": [str(run)], "predict": [str(run), str(shapes / "images/val")], "demo": []}
+    assert main([verb, *given[verb], "--out", str(tmp_path / "out"), *nonsense]) == 2
+    assert nonsense[0].strip("-").replace("-", "_") in capsys.readouterr().err.replace("-", "_")
+    assert not (tmp_path / "out").exists()
 
 
 # the rest
