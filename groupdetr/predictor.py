@@ -16,6 +16,7 @@ from groupdetr.data.batch import normalised, to_pixels
 from groupdetr.data.images import load_image
 from groupdetr.data.transforms import validation
 from groupdetr.detections import Detections, decoded
+from groupdetr.engine.machine import expect_device
 from groupdetr.engine.run import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment, recipe_from
@@ -123,6 +124,7 @@ class Trained:
         self.categories = [(key, name) for key, name in about.get("categories") or _numbered(self.recipe.num_classes)]
         self.imgsz = int(about.get("imgsz", 800)) if imgsz is None else imgsz
         expect_positive(self, "imgsz")
+        expect_device(device.partition(":")[0])  # which of several may be said
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.model = self.recipe.build()
         load_weights(self.model, self.path)

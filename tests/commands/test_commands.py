@@ -200,6 +200,18 @@ def test_an_output_folder_that_cannot_be_made_is_an_error_before_the_work(
     assert "--out" in said
 
 
+@pytest.mark.parametrize("verb", ["train", "val", "predict"])
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+def test_a_device_that_is_not_here_is_an_error(
+    verb: str, device: str, run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given = {"train": [str(shapes)], "val": [str(run)], "predict": [str(run), str(shapes / "images/val")]}
+    assert main([verb, *given[verb], "--out", str(tmp_path / "out"), "--device", device]) == 2
+    assert f"there is no device {device!r} here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("verb", "nonsense"),
     [
