@@ -124,7 +124,7 @@ def recipe_of(options: Options) -> Recipe:
     try:
         return chosen.recipe.with_options(**values, pretrained_backbone=_pretrained(options, chosen.recipe))
     except (TypeError, ValueError) as error:
-        raise UsageError(str(error), remedy="see --groups, --queries and --set") from error
+        raise UsageError(str(error), remedy="see --groups, --queries, --set and --pretrained-backbone") from error
 
 
 def _pretrained(options: Options, recipe: Recipe) -> bool | str:

@@ -200,6 +200,21 @@ def test_an_output_folder_that_cannot_be_made_is_an_error_before_the_work(
     assert "--out" in said
 
 
+@pytest.mark.parametrize(
+    ("nonsense", "named"),
+    [
+        (["--pretrained-backbone", "resnet50.pth"], "pretrained_backbone"),
+        (["--set", "decoder_layers=0"], "decoder_layers"),
+    ],
+)
+def test_what_a_recipe_cannot_follow_is_an_error(
+    nonsense: list[str], named: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "conditional-detr-tiny", "--out", str(tmp_path / "run")]
+    assert main(["train", str(shapes), *options, *nonsense]) == 2
+    assert named in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["train", "val", "predict"])
 @pytest.mark.parametrize("device", ["cuda", "tpu"])
 def test_a_device_that_is_not_here_is_an_error(
