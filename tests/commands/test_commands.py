@@ -295,6 +295,20 @@ def test_a_run_ends_with_a_page_that_needs_nothing_from_outside(run: Path) -> No
     assert all(link.startswith("data:") for link in links.found)
 
 
+def test_a_page_that_cannot_be_made_does_not_hide_that_the_training_is_done(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(_: object) -> Path:
+        raise KeyError("size")
+
+    monkeypatch.setitem(verbs.VERBS, "pictures", replace(verbs.VERBS["pictures"], report=report))
+    assert main(runs.arguments(shapes, tmp_path / "run", "--steps", "1")) == 1
+    said = capsys.readouterr().err
+    assert "the training is done" in said
+    assert str(tmp_path / "run/weights/best.safetensors") in said
+    assert (tmp_path / "run/weights/best.safetensors").is_file()
+
+
 def smaller(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> None:
     """The demo's pictures, but fewer."""
     of_pictures = verbs.VERBS["pictures"]
