@@ -12,9 +12,6 @@ class GroupDETRError(Exception):
         self.what, self.where, self.remedy = what, where, remedy
         super().__init__("\n".join(line for line in (what, where, remedy) if line))
 
-    def __reduce__(self) -> tuple[type[GroupDETRError], tuple[object, ...]]:  # loader workers send errors by pickle
-        return type(self), (self.what, self.where, self.remedy)
-
 
 class UsageError(GroupDETRError):
     """A command, option or argument that cannot be followed."""

@@ -154,7 +154,7 @@ class RefusedError(DataError):
         super().__init__(finding.what, finding.where, finding.remedy)
         self.finding = finding
 
-    def __reduce__(self) -> tuple[type[RefusedError], tuple[Finding]]:
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[Finding]]:  # loader workers send errors by pickle
         return type(self), (self.finding,)
 
 

@@ -35,7 +35,6 @@ from groupdetr.data.findings import RefusedError
 from groupdetr.data.formats import load
 from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.data.transforms import View
-from groupdetr.errors import UsageError
 from groupdetr.masks import Bitmaps
 from groupdetr.structures import Images, Target
 
@@ -312,11 +311,6 @@ def test_a_broken_picture_is_the_same_error_from_a_worker(tmp_path: Path, worker
     assert told.value.finding.code == "truncated-image"
     assert str(picture) in told.value.where
     assert "Traceback" not in str(told.value)
-
-
-def test_an_error_comes_out_of_a_pickle_as_it_went_in() -> None:
-    error = pickle.loads(pickle.dumps(UsageError("what", "where", "remedy")))
-    assert (type(error), error.what, error.where, error.remedy) == (UsageError, "what", "where", "remedy")
 
 
 class Signed(Pictures):
