@@ -51,6 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(explained(unusable(error)), file=sys.stderr)
+        return UsageError.exit_code
+
+
+def unusable(error: OSError) -> UsageError:
+    """A file or folder that the system does not let us read or write, as an error a user can act on."""
+    remedy = "check the path, its permissions and the space that is left; --out says where to write"
+    return UsageError(error.strerror or type(error).__name__, str(error.filename), remedy)
 
 
 def usage() -> str:

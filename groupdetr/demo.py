@@ -50,7 +50,7 @@ def demo(options: Options) -> dict[str, Any]:
 
 def several(options: Options, preset: str) -> int:
     """K of a training with groups."""
-    groups = options.groups or experiment(preset).groups or 1
+    groups = (experiment(preset).groups or 1) if options.groups is None else options.groups
     if groups < 2:
         raise UsageError("the demo compares one group with several", remedy="--groups 2 or more")
     return groups
@@ -75,12 +75,12 @@ def draw(options: Options, exhibit: Exhibit) -> None:
 
 
 def at_once(options: Options) -> int:
-    return options.at_once or min(2, cores())
+    return min(2, cores()) if options.at_once is None else options.at_once
 
 
 def arm(options: Options, exhibit: Exhibit, groups: int, seed: int) -> Arm:
     """One training of the demo, on one processor thread."""
-    epochs = options.epochs or exhibit.settings.epochs
+    epochs = exhibit.settings.epochs if options.epochs is None else options.epochs
     settings = replace(exhibit.settings, epochs=epochs, seed=seed, threads=1, workers=0, device="cpu")
     steps = settings.total_steps(exhibit.count) or 1
     return Arm(options.preset, options.data, options.folder / f"k{groups}-seed{seed}", groups, settings, steps)

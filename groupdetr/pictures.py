@@ -72,7 +72,6 @@ def predict(options: Options) -> None:
         raise UsageError("no pictures given", remedy="groupdetr predict RUN photo.jpg folder/ '*.png'")
     paths = [path for pattern in options.pictures for path in found(pattern)]
     detector, out = Detector(options.run_, options.device, options.imgsz), options.folder
-    out.mkdir(parents=True, exist_ok=True)
     names, content, failed = targets(paths, out), [], []
     for path, target in track(zip(paths, names), "predict", len(paths), transient=True, disable=options.json):
         try:

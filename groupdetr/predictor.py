@@ -16,10 +16,12 @@ from groupdetr.data.batch import normalised, to_pixels
 from groupdetr.data.images import load_image
 from groupdetr.data.transforms import validation
 from groupdetr.detections import Detections, decoded
+from groupdetr.engine.machine import expect_device
 from groupdetr.engine.run import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment, recipe_from
 from groupdetr.report.drawing import draw_found
+from groupdetr.settings import expect_positive
 from groupdetr.structures import Images
 from groupdetr.weights import load_weights, native
 
@@ -120,7 +122,9 @@ class Trained:
             what = f"this detector sees {self.task.sees}, not {self.sees}"
             raise UsageError(what, str(self.path), "groupdetr.Detector sees pictures, groupdetr.SceneDetector scenes")
         self.categories = [(key, name) for key, name in about.get("categories") or _numbered(self.recipe.num_classes)]
-        self.imgsz = imgsz or int(about.get("imgsz", 800))
+        self.imgsz = int(about.get("imgsz", 800)) if imgsz is None else imgsz
+        expect_positive(self, "imgsz")
+        expect_device(device.partition(":")[0])  # which of several may be said
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.model = self.recipe.build()
         load_weights(self.model, self.path)

@@ -78,8 +78,8 @@ class Settings:
         if not isinstance(self.lr_drop, tuple):  # of a file: a list, or of an older one a number
             drops = [self.lr_drop] if isinstance(self.lr_drop, float | int) else self.lr_drop
             object.__setattr__(self, "lr_drop", tuple(drops))
-        _positive(self, "epochs", "steps", "minutes", "batch", "accumulate", "imgsz", "eval_every", "save_every")
-        _positive(self, "clip", "early_stop", "threads", "group_chunk")
+        expect_positive(self, "epochs", "steps", "minutes", "batch", "accumulate", "imgsz", "eval_every", "save_every")
+        expect_positive(self, "clip", "early_stop", "threads", "group_chunk")
         for name in ("lr", "backbone_lr", "weight_decay", "warmup", "workers", "instability_images"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
@@ -114,8 +114,9 @@ class Settings:
         return self.steps or max(1, round(self.epochs * num_images / self.batch))
 
 
-def _positive(settings: Settings, *names: str) -> None:
+def expect_positive(options: object, *names: str) -> None:
+    """`UsageError` for the first of these options that is given and not a number above zero."""
     for name in names:
-        value = getattr(settings, name)
+        value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"{name.replace('_', '-')} must be greater than 0, not {value}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,7 +89,7 @@ class Pair:
             (_, base), (step, grouped) = self.base.pace(), self.grouped.pace()
             if not self.base.done or step < TELLING * self.grouped.steps:
                 return None
-            epochs = round(self.base.settings.epochs * max(1.0, grouped / base), 1)
+            epochs = float(f"{self.base.settings.epochs * max(1.0, grouped / base):.3g}")  # also of less than one
         steps = round(self.base.steps * epochs / self.base.settings.epochs)
         settings = replace(self.base.settings, epochs=epochs, steps=steps)
         return replace(self.base, folder=folder, settings=settings, steps=steps)
@@ -128,12 +130,16 @@ def train_all(arms: Sequence[Arm], at_once: int, console: Console, more: Callabl
 
 @contextmanager
 def ending(running: Mapping[Arm, subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Whatever happens here, no training goes on unseen."""
+    """Whatever happens here, no training goes on unseen: SIGTERM ends them all as Ctrl-C does."""
+    in_main = threading.current_thread() is threading.main_thread()  # signals cannot be taken elsewhere
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
     try:
         yield
     finally:
         for process in running.values():
             process.terminate()
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def expect_success(arm: Arm, process: subprocess.Popen[bytes]) -> None:

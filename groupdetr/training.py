@@ -32,7 +32,7 @@ from groupdetr.engine.memory import ran_out
 from groupdetr.engine.progress import ConsoleReporter, Silent
 from groupdetr.engine.run import RunFolder, write_json, write_text
 from groupdetr.engine.train import Trainer
-from groupdetr.errors import UsageError
+from groupdetr.errors import GroupDETRError, UsageError
 from groupdetr.experiments import experiment
 from groupdetr.fitting import fitted, remedy
 from groupdetr.settings import Settings
@@ -119,12 +119,12 @@ def recipe_of(options: Options) -> Recipe:
     own = chosen.groups or chosen.recipe.num_groups
     groups = options.groups if isinstance(options.groups, int) else own
     values: dict[str, Any] = {"num_groups": groups, "recompute": options.settings.recompute}
-    values |= {"num_queries": options.queries} if options.queries else {}
+    values |= {} if options.queries is None else {"num_queries": options.queries}
     values |= dict(map(_assignment, options.set))
     try:
         return chosen.recipe.with_options(**values, pretrained_backbone=_pretrained(options, chosen.recipe))
     except (TypeError, ValueError) as error:
-        raise UsageError(str(error), remedy="see --groups, --queries and --set") from error
+        raise UsageError(str(error), remedy="see --groups, --queries, --set and --pretrained-backbone") from error
 
 
 def _pretrained(options: Options, recipe: Recipe) -> bool | str:
@@ -259,11 +259,21 @@ def finish(trainer: Trainer, say: Any) -> None:
             raise KeyboardInterrupt
         return
     if trainer.accelerator.is_main_process:
-        verbs_for(trainer.task).report(run)
+        make_page(trainer)
     best = f"best {trainer.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
     say(f"{best}; weights: {run.best}; look at {run.report}")
     predict = f"groupdetr predict {run.path} {verbs_for(trainer.task).asks}"
     say(f"next: {predict}, groupdetr val {run.path} --per-group")
+
+
+def make_page(trainer: Trainer) -> None:
+    """report.html. Whatever is wrong with it, the training is done, and who reads that it failed should know it."""
+    run = trainer.run
+    try:
+        verbs_for(trainer.task).report(run)
+    except Exception as error:
+        what = f"the training is done, but its page could not be made: {type(error).__name__}: {error}"
+        raise GroupDETRError(what, str(run.report), f"the weights are whole: {run.best}") from error
 
 
 def _silence(*_: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from groupdetr.errors import UsageError
+from groupdetr.settings import expect_positive
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Options:
         return range(self.seed, self.seed + self.seeds)
 
     def run(self) -> int:
+        expect_positive(self, "epochs", "seeds", "at_once")
         if self.figure and self.model:
             raise UsageError(f"Fig. {self.figure} chooses its own detectors", remedy="leave out --model or --figure")
         if self.figure:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.errors import UsageError
+from groupdetr.settings import expect_positive
+
 
 @dataclass(frozen=True)
 class Options:
@@ -37,8 +40,13 @@ class Options:
         return self.out or (self.run_ if self.run_.is_dir() else self.run_.parent) / "predict"
 
     def run(self) -> int:
+        expect_positive(self, "imgsz")
+        if self.score is not None and not 0 <= self.score <= 1:
+            raise UsageError(f"score must lie between 0 and 1, not {self.score}", remedy="--score 0.5, for example")
         from groupdetr.predictor import task_of
         from groupdetr.verbs import verbs_for
 
-        verbs_for(task_of(self.run_)).predict(self)
+        verbs = verbs_for(task_of(self.run_))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        verbs.predict(self)
         return 0

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.settings import expect_positive
+
 
 @dataclass(frozen=True)
 class Options:
@@ -42,10 +44,13 @@ class Options:
         return self.out or (self.run_ if self.run_.is_dir() else self.run_.parent) / "val"
 
     def run(self) -> int:
+        expect_positive(self, "imgsz", "batch")
         from groupdetr.predictor import task_of
         from groupdetr.verbs import verbs_for
 
-        content = verbs_for(task_of(self.run_)).validate(self)
+        verbs = verbs_for(task_of(self.run_))
+        self.folder.mkdir(parents=True, exist_ok=True)  # now, not after an hour of evaluation, if it cannot be made
+        content = verbs.validate(self)
         if self.json:
             print(json.dumps(content, indent=1))
         return 0

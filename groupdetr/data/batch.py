@@ -24,6 +24,7 @@ from groupdetr.data.images import load_pixels
 from groupdetr.data.records import Ints
 from groupdetr.data.shapes import Shape
 from groupdetr.data.transforms import Transform, View
+from groupdetr.errors import GroupDETRError
 from groupdetr.masks import Bitmaps
 from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures import Images, Target
@@ -223,10 +224,41 @@ def ordered_loader(pictures: Any, indices: range, batch: int, workers: int) -> D
 
 
 def _loader(pictures: Any, batches: Iterable[list[Any]], workers: int, **options: Any) -> DataLoader[Any]:
-    return DataLoader(
-        pictures, batch_sampler=batches, collate_fn=pictures.collate, num_workers=workers, worker_init_fn=one_thread,
+    return Loader(
+        Whole(pictures), batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=one_thread,
         pin_memory=torch.cuda.is_available(), **options,
     )  # fmt: skip
+
+
+class Loader(DataLoader[Any]):
+    """Batches of `Whole`; an error that a worker came to is raised here."""
+
+    def __iter__(self) -> Any:
+        return map(_or_raised, super().__iter__())
+
+
+@dataclass
+class Whole(Dataset[Any]):
+    """A data set by the batch. Errors that a user can act on are handed over like batches: of one that is raised in a
+    worker torch makes another, of a page of text."""
+
+    pictures: Any
+
+    def __getitems__(self, draws: list[Any]) -> Any:
+        try:
+            return self.pictures.collate([self.pictures[draw] for draw in draws])
+        except GroupDETRError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _or_raised(batch: Any) -> Any:
+    if isinstance(batch, GroupDETRError):
+        raise batch
+    return batch
 
 
 def one_thread(worker: int) -> None:

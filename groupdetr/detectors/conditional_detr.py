@@ -34,7 +34,6 @@ class ConditionalDETR(Recipe):
 
     dilated: bool = False  # DC5
     encoder_layers: int = 6
-    decoder_layers: int = 6
     hidden: int = 2048  # of the feed-forward networks
     temperature: float = 10000.0  # of the image's position embedding
     offset: float = 0.0  # and its shift, in pixels of the feature map

@@ -34,7 +34,6 @@ class DABDeformableDETR(Recipe):
     num_detections: int = 100
     dropout: float = 0.0
     encoder_layers: int = 6
-    decoder_layers: int = 6
     hidden: int = 2048  # of the feed-forward networks
     num_levels: int = 4
     num_points: int = 4  # of a level, that a head looks at

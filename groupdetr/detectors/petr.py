@@ -38,7 +38,6 @@ class PETR(Recipe):
     num_classes: int = 10
     num_queries: int = 900
     num_detections: int = 300
-    decoder_layers: int = 6
     hidden: int = 2048  # of the feed-forward networks
     grid_mask: float = 0.7  # the probability that squares of a batch's images are hidden in training
     eps: float = 1e-5  # of the inverse sigmoid

@@ -32,18 +32,23 @@ class Recipe:
     inference_group: int | None = 0  # the group that inference keeps, None for all
     channels: int = 256
     num_heads: int = 8
+    decoder_layers: int = 6
     dropout: float = 0.1
     pretrained_backbone: bool | str = False  # True: from the hub; a path: a local file
     recompute: bool = False  # gradient checkpointing in encoder, decoder and backbones that are transformers
 
     backbone_weights: ClassVar[bool] = True  # are there pretrained weights for the backbone?
+    loads_backbone: ClassVar[bool] = True  # can the backbone start from weights, fetched or of a file?
     compete = staticmethod(separately)
     match = staticmethod(match_groups)
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "num_groups", "num_queries", "num_detections", "channels", "num_heads"):
+        sizes = ("num_classes", "num_groups", "num_queries", "num_detections", "channels", "num_heads")
+        for name in (*sizes, "decoder_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.pretrained_backbone and not self.loads_backbone:
+            raise ValueError("this model's backbone always starts from random weights: leave out pretrained_backbone")
         if self.inference_group is not None and not 0 <= self.inference_group < self.num_groups:
             raise ValueError(f"inference_group {self.inference_group} is not one of the {self.num_groups} groups")
         if self.channels % (2 * self.num_heads):

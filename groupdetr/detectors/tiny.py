@@ -60,6 +60,8 @@ class TinyDense(Tiny):
     temperature: float = 10000.0  # that of queries, and pixel centres, so that places in image and queries agree
     offset: float = -0.5
 
+    loads_backbone: ClassVar[bool] = False
+
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64), depths=(1, 2))
 
@@ -89,6 +91,8 @@ class TinyDeformable(Tiny):
     """Of the deformable family: strides 8, 16 and 32."""
 
     num_levels: int = 3
+
+    loads_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64, 96), depths=(1, 2, 1), levels=(2, 3))
@@ -136,6 +140,7 @@ class TinyViTDINO(TinyDeformable, ViTDINO):
     num_denoising: int = 20
 
     backbone_weights: ClassVar[bool] = False
+    loads_backbone: ClassVar[bool] = True
 
     def backbone(self) -> Backbone:
         return vit_huge(self.pretrained_backbone, self.recompute, replace(SMALL_VIT, channels=self.channels))
@@ -155,6 +160,7 @@ class TinyMask2Former(Mask2Former):
     num_samples: int = 256
 
     backbone_weights: ClassVar[bool] = False
+    loads_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64, 96, 96), depths=(1, 2, 1, 1), levels=(1, 2, 3, 4), multiple=STRIDE)
@@ -175,6 +181,7 @@ class TinyPETR(PETR):
     grid_mask: float = 0.0
 
     stride: ClassVar[int] = 8
+    loads_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet((32, 64, 96), (1, 2, 1), levels=(2, 3), multiple=16, augment=GridMask(self.grid_mask))

@@ -34,16 +34,25 @@ def loader_workers(settings: Settings) -> int:
     return min(8, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
 
 
+def devices() -> list[str]:
+    """Kinds of devices that are here."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, there in available.items() if there]
+
+
+def expect_device(name: str) -> None:
+    if name not in ("auto", *devices()):
+        known = ", ".join(devices())
+        raise UsageError(f"there is no device {name!r} here", remedy=f"choose --device from: auto, {known}")
+
+
 def accelerator(settings: Settings) -> Accelerator:
     """The device and processes that ``torchrun``, ``accelerate launch`` or a plain start gave us."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if settings.device != "auto" and not available.get(settings.device, False):
-        known = ", ".join(name for name, there in available.items() if there)
-        raise UsageError(f"there is no device {settings.device!r} here", remedy=f"choose --device from: auto, {known}")
+    expect_device(settings.device)
     AcceleratorState._reset_state()  # else a second run in this process could not have another precision
-    on_cpu = settings.device == "cpu" or not (available["cuda"] or available["mps"])
+    on_cpu = settings.device == "cpu" or devices() == ["cpu"]
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if settings.precision == "bf16" else "no")
 
 

@@ -18,7 +18,9 @@ import groupdetr
 from groupdetr import verbs
 from groupdetr.cli import VERBS, main
 from groupdetr.data.synthetic import write
+from groupdetr.detector import DetectionTransformer
 from groupdetr.experiments import DEMO_DATA
+from tests import runs
 from tests.runs import train
 
 
@@ -177,6 +179,72 @@ def test_results_go_to_supervision_and_coco(run: Path, shapes: Path) -> None:
     assert rows[0]["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=1e-4)
 
 
+# nonsense
+
+
+@pytest.mark.parametrize("verb", ["train", "val", "predict", "check"])
+def test_an_output_folder_that_cannot_be_made_is_an_error_before_the_work(
+    verb: str, run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(DetectionTransformer, "forward", lambda *_: pytest.fail("there was work"))
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "deeper" if verb == "val" else tmp_path / "file"
+    given = {"predict": [str(run), str(shapes / "images/val")], "val": [str(run), "--workers", "0"]}
+    told = (
+        runs.arguments(shapes, out) if verb == "train" else [verb, *given.get(verb, [str(shapes)]), "--out", str(out)]
+    )
+    assert main(told) == 2
+    said = capsys.readouterr().err
+    assert f"where: {tmp_path / 'file'}" in said
+    assert "--out" in said
+
+
+@pytest.mark.parametrize(
+    ("nonsense", "named"),
+    [
+        (["--pretrained-backbone", "resnet50.pth"], "pretrained_backbone"),
+        (["--set", "decoder_layers=0"], "decoder_layers"),
+    ],
+)
+def test_what_a_recipe_cannot_follow_is_an_error(
+    nonsense: list[str], named: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "conditional-detr-tiny", "--out", str(tmp_path / "run")]
+    assert main(["train", str(shapes), *options, *nonsense]) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "val", "predict"])
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+def test_a_device_that_is_not_here_is_an_error(
+    verb: str, device: str, run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given = {"train": [str(shapes)], "val": [str(run)], "predict": [str(run), str(shapes / "images/val")]}
+    assert main([verb, *given[verb], "--out", str(tmp_path / "out"), "--device", device]) == 2
+    assert f"there is no device {device!r} here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "nonsense"),
+    [
+        *(("train", ["--queries", "0"]), ("val", ["--imgsz", "0"]), ("val", ["--batch", "0"])),
+        *(("predict", ["--imgsz", "0"]), ("predict", ["--score", "nan"]), ("predict", ["--score", "2"])),
+        *(("demo", ["--epochs", "0"]), ("demo", ["--groups", "0"]), ("demo", ["--seeds", "0"])),
+        ("demo", ["--at-once", "0"]),
+    ],
+)
+def test_zero_is_not_taken_as_nothing_given(
+    verb: str, nonsense: list[str], run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"train": [str(shapes)], "val": [str(run)], "predict": [str(run), str(shapes / "images/val")], "demo": []}
+    assert main([verb, *given[verb], "--out", str(tmp_path / "out"), *nonsense]) == 2
+    assert nonsense[0].strip("-").replace("-", "_") in capsys.readouterr().err.replace("-", "_")
+    assert not (tmp_path / "out").exists()
+
+
 # the rest
 
 
@@ -225,6 +293,20 @@ def test_a_run_ends_with_a_page_that_needs_nothing_from_outside(run: Path) -> No
     links.feed((run / "report.html").read_text())
     assert links.found
     assert all(link.startswith("data:") for link in links.found)
+
+
+def test_a_page_that_cannot_be_made_does_not_hide_that_the_training_is_done(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(_: object) -> Path:
+        raise KeyError("size")
+
+    monkeypatch.setitem(verbs.VERBS, "pictures", replace(verbs.VERBS["pictures"], report=report))
+    assert main(runs.arguments(shapes, tmp_path / "run", "--steps", "1")) == 1
+    said = capsys.readouterr().err
+    assert "the training is done" in said
+    assert str(tmp_path / "run/weights/best.safetensors") in said
+    assert (tmp_path / "run/weights/best.safetensors").is_file()
 
 
 def smaller(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> None:

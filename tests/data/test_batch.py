@@ -31,7 +31,9 @@ from groupdetr.data.batch import (
     ordered_loader,
     training_loader,
 )
+from groupdetr.data.findings import RefusedError
 from groupdetr.data.formats import load
+from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.data.transforms import View
 from groupdetr.masks import Bitmaps
 from groupdetr.structures import Images, Target
@@ -295,6 +297,20 @@ def test_any_number_of_workers_loads_the_same(shapes: Path, workers: int, masks:
         assert_same(one, other)
     for one, other in zip(batches(workers, start=9), expected[9:], strict=True):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_the_same_error_from_a_worker(tmp_path: Path, workers: int) -> None:
+    write(SyntheticConfig(image_size=48, num_classes=3), tmp_path, {"train": 8, "val": 2})
+    records = load(tmp_path).splits["train"].records
+    picture = records[5].path
+    picture.write_bytes(picture.read_bytes()[:200])
+    loader = ordered_loader(Pictures(records, transforms.validation(48)), range(8), 2, workers)
+    with pytest.raises(RefusedError) as told:
+        list(loader)
+    assert told.value.finding.code == "truncated-image"
+    assert str(picture) in told.value.where
+    assert "Traceback" not in str(told.value)
 
 
 class Signed(Pictures):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import groupdetr
+from groupdetr.errors import UsageError
 from groupdetr.experiments import EXPERIMENTS, FIG8
 from groupdetr.queries.proposals import MixedProposals
 
@@ -56,3 +59,18 @@ def test_proposal_heads_and_contents_of_every_group_start_by_xaviers_rule() -> N
         bound = (6 / (table.shape[1] + table.shape[2])) ** 0.5
         for matrix in table:
             assert 0.98 * bound < matrix.abs().max() <= bound
+
+
+PRESETS = [name for name in EXPERIMENTS if "/" not in name]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_file_for_the_backbone_is_opened_or_refused(preset: str, tmp_path: Path) -> None:
+    with torch.device("meta"), pytest.raises((ValueError, UsageError)):
+        groupdetr.create_model(preset, pretrained_backbone=str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_decoder_without_layers_is_refused(preset: str) -> None:
+    with pytest.raises(ValueError, match="decoder_layers must be at least 1, not 0"):
+        groupdetr.create_model(preset, decoder_layers=0)
