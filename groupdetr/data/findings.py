@@ -53,13 +53,17 @@ ERRORS = {  # code: remedy
     "mask-counts": "export the mask again: the lengths of its runs must add up to the pixels of the image",
     "masks-look-normalised": "write polygons in pixels: multiply by the width and height of the picture",
     # nuScenes
+    "which-version": "pass the folder of one version, such as <root>/v1.0-trainval, with its thirteen tables",
     "missing-table": "unpack the metadata of this version into <root>/<version>: thirteen tables",
     "bad-table": "unpack the metadata again: a table is a JSON list of records",
+    "duplicate-token": "unpack the metadata again, or keep one of the records",
     "missing-field": "unpack the metadata again, or add the field",
     "dangling-token": "unpack the metadata again: all tables must be of one version",
     "unknown-split": 'write <root>/<version>/splits.json: {"train": ["scene-0001", ...], "val": [...]};'
     " the official lists are known of folders called v1.0-trainval and v1.0-mini",
     "bad-splits": 'write one object: {"train": ["scene-0001", ...], "val": [...]}',
+    "empty-split": "list scenes that have key frames in splits.json",
+    "split-without-objects": "annotate objects in it, or list scenes that have some in splits.json",
     "unknown-scene": "use the version that the split belongs to, or list the scenes that are here in splits.json",
     "scenes-without-pictures": "unpack the parts of the download that are missing, or list the scenes that are here in"
     " <root>/<version>/splits.json",
@@ -112,6 +116,7 @@ WARNINGS = {  # code: what we do about it
     "sample-without-objects": "another one is drawn in its place in training",
     "objects-out-of-range": "dropped in training: they are 51.2 m or more to the side, in front or behind",
     "objects-without-points": "dropped in training and evaluation: no lidar or radar point is on them",
+    "earlier-frame": "PETRv2 cannot be trained or evaluated without it; PETR does not look at it",
     "split-not-here": "it cannot be trained or evaluated on; nothing to do if it is not meant to be here",
     "exif-turned": "turned on reading, as its recorded size is that of the turned picture",
     "exif-ambiguous": "read as stored; the size does not tell whether the boxes were drawn on the turned picture",

@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def _waves(angles: Tensor, channels: int, temperature: float) -> Tensor:
-    """Angles [...] to ``channels`` features [...,channels], sine and cosine interleaved."""
+    """Angles [...] to ``channels`` features [...,channels/2,2], pairs of sine and cosine."""
     steps = torch.arange(0, channels, 2, dtype=torch.float32, device=angles.device)
     angles = angles.float().unsqueeze(-1) / temperature ** (steps / channels)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1)
 
 
 def sine_embedding(places: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
@@ -22,7 +22,7 @@ def sine_embedding(places: Tensor, channels: int, temperature: float = 10000.0) 
     The order of the result is **y, x, w, h** or y, x, z, as in Conditional DETR and all that follow it, so that it
     agrees with the image's embedding. The temperature is 10000 in every published decoder, whatever the image's is.
     """
-    waves = _waves(places * (2 * math.pi), channels, temperature)
+    waves = _waves(places * (2 * math.pi), channels, temperature).flatten(-2)
     order = [1, 0, *range(2, places.shape[-1])]
     return waves[..., order, :].flatten(-2)
 
@@ -39,7 +39,7 @@ def image_embedding(padding: Tensor, channels: int, temperature: float = 10000.0
         count = valid.cumsum(axis)
         last = count.narrow(axis, count.shape[axis] - 1, 1)
         angles = (count + offset) / (last + 1e-6) * (2 * math.pi)
-        axes.append(_waves(angles, channels // 2, temperature))
+        axes.append(_waves(angles, channels // 2, temperature).flatten(-2))
     return torch.cat(axes, dim=-1)
 
 
@@ -50,7 +50,6 @@ def views_embedding(shape: Sequence[int], channels: int, device: torch.device) -
     axes = []
     for axis, size in enumerate(shape):
         count = torch.arange(1, size + 1, device=device).float()
-        waves = _waves(count / (size + 1e-6) * (2 * math.pi), channels, 10000.0)
-        waves = waves.unflatten(-1, (-1, 2)).mT.flatten(-2)
+        waves = _waves(count / (size + 1e-6) * (2 * math.pi), channels, 10000.0).mT.flatten(-2)
         axes.append(waves.view(*(size if i == axis else 1 for i in range(3)), channels).expand(*shape, -1))
     return torch.cat(axes, dim=-1)

@@ -119,8 +119,8 @@ def translate(source: str | Path, titled: str | None = None) -> tuple[Layout, Ch
     """
     checkpoint = open_checkpoint(source)
     fitting = [layout for layout in LAYOUTS if layout.fits(checkpoint.state)]
+    alone = len(fitting) == 1 and not checkpoint.facts
     for layout in fitting:
-        alone = len(fitting) == 1 and not checkpoint.facts
         if layout.title == titled or (titled is None and (alone or layout.is_of(checkpoint.facts))):
             return layout, layout.convert(checkpoint)
     if fitting:

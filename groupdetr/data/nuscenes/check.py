@@ -9,6 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,9 @@ from groupdetr.data.images import examine
 from groupdetr.data.nuscenes.counts import SceneReport, count
 from groupdetr.data.nuscenes.footage import Footage
 from groupdetr.data.nuscenes.samples import Sample, samples_of
-from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Advised, Tables, split_names, whole_split
+from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Tables, empty_split, split_names, whole_split
 
 Splits = dict[str, tuple[Sample, ...]]
-EARLIER = "PETRv2 cannot be trained or evaluated without this picture of an earlier frame; PETR does not look at it"
 
 
 def check(
@@ -44,8 +44,7 @@ def check(
             tables = Tables(root, version)
             footage = Footage.of(tables)
             read, findings = _read(tables, footage, splits)
-            findings += _examined(read, footage, root / version / SPLITS_FILE)
-            findings += inspect_pictures(footage, _with_pictures(read, footage), decode, two_frames)
+            findings += _examined(read, footage, root / version / SPLITS_FILE, decode, two_frames)
         except RefusedError as error:
             findings = [error.finding]
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a text for a number, a list for a name
@@ -76,19 +75,15 @@ def _read(tables: Tables, footage: Footage, splits: Sequence[str]) -> tuple[Spli
     return read, [*dict.fromkeys(findings)]  # what is wrong with a table is so in every split
 
 
-def _examined(read: Splits, footage: Footage, file: Path) -> list[Finding]:
-    """What is wrong with splits as they are read, before a picture is opened."""
+def _examined(read: Splits, footage: Footage, file: Path, decode: bool, two_frames: bool | None) -> list[Finding]:
+    """What is wrong with splits that can be read, and with their pictures."""
     whole = whole_split(file.parent.name)  # without annotations
     findings = [finding for name in read if name not in whole for finding in remarks(name, read[name], file)]
-    unseen = [finding for name in read for finding in _unseen(name, unseen_scenes(footage, read[name]), footage)]
-    return [*findings, *_shared(read, file), *unseen]
-
-
-def _with_pictures(read: Splits, footage: Footage) -> Iterator[list[Sample]]:
-    """The samples of scenes that have any."""
-    for samples in read.values():
-        unseen = unseen_scenes(footage, samples)
-        yield [sample for sample in samples if sample.scene not in unseen]
+    findings += _shared(read, file)
+    unseen = {name: unseen_scenes(footage, samples) for name, samples in read.items()}
+    findings += [finding for name in read for finding in _unseen(name, unseen[name], footage)]
+    rest = [[sample for sample in read[name] if sample.scene not in unseen[name]] for name in read]
+    return findings + inspect_pictures(footage, rest, decode, two_frames)
 
 
 def known_splits(tables: Tables) -> tuple[str, ...]:
@@ -105,7 +100,7 @@ def _not_here(finding: Finding) -> Finding:
 def remarks(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Finding]:
     """What is odd about a split: empty samples, classes that are not there, objects that are dropped."""
     if not samples:
-        yield Finding("bad-splits", str(file), f"split {shown(name)}", "it is empty: its scenes have no key frame")
+        yield empty_split(file, name)
         return
     truths = [sample.truth for sample in samples]
     counted = count(samples)
@@ -116,8 +111,7 @@ def remarks(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Findin
     }
     if not counted.objects:
         what = f"no key frame of split {shown(name)} has an object within range and with a point"
-        advice = f"annotate objects in split {shown(name)}, or list scenes that have some in {SPLITS_FILE}"
-        yield Advised("no-training-boxes", str(file), f"split {shown(name)}", what, advice)
+        yield Finding("split-without-objects", str(file), f"split {shown(name)}", what)
     for code, (number, what) in counts.items():
         if number:
             yield Finding(code, str(file), f"split {shown(name)}", f"{number} {what}")
@@ -167,7 +161,7 @@ def inspect_pictures(
 
 def _of_earlier_frames(finding: Finding) -> Finding:
     """As a warning: it depends on the detector."""
-    return Advised("earlier-frame", finding.file, finding.record, finding.what, EARLIER)
+    return replace(finding, code="earlier-frame")
 
 
 def inspect_rows(footage: Footage, rows: Sequence[int], decode: bool) -> list[Finding]:

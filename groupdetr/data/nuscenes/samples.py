@@ -16,7 +16,7 @@ from groupdetr.data.nuscenes.footage import INTERVALS, Footage, Frame, filmed, l
 from groupdetr.data.nuscenes.geometry import poses
 from groupdetr.data.nuscenes.names import CAMERAS, LIDAR
 from groupdetr.data.nuscenes.objects import Objects3D, objects
-from groupdetr.data.nuscenes.tables import Row, Tables, numbers, record_of, refused
+from groupdetr.data.nuscenes.tables import Row, Tables, record_of, refused
 from groupdetr.data.records import Floats, Ints
 
 
@@ -74,9 +74,8 @@ def samples_of(tables: Tables, footage: Footage, scenes: set[str]) -> tuple[Samp
 
 def _annotations(tables: Tables, tokens: set[str]) -> Mapping[str, list[Row]]:
     """By sample."""
-    table, dealt = tables["sample_annotation"], defaultdict[str, list[Row]](list)
-    numbers(table, "bad-pose", [*table.values()], "translation")  # of neighbours, too, which tell velocities
-    for row in table.values():
+    dealt: dict[str, list[Row]] = defaultdict(list)
+    for row in tables["sample_annotation"].values():
         if row["sample_token"] in tokens:
             dealt[row["sample_token"]].append(row)
     return dealt

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ class Table(dict[str, Row]):
 
 
 def _twin(file: Path, row: Row, field: str) -> RefusedError:
-    return refused("bad-table", file, f"{field} {shown(row[field])}", f"another record has the same {field}")
+    return refused("duplicate-token", file, f"{field} {shown(row[field])}", f"another record has the same {field}")
 
 
 class Tables(Mapping[str, Table]):
@@ -107,6 +106,8 @@ class Tables(Mapping[str, Table]):
         names = Counter(row["name"] for row in self["scene"].values())
         if twins := [row for row in self["scene"].values() if names[row["name"]] > 1]:
             raise _twin(self.file("scene"), twins[0], "name")
+        annotations = self["sample_annotation"]
+        numbers(annotations, "bad-pose", [*annotations.values()], "translation")  # velocities look at any of them
 
     def file(self, name: str) -> Path:
         """Where a table lies."""
@@ -253,15 +254,8 @@ def _loaded(file: Path, code: str = "bad-table") -> Any:
         raise refused(code, file, "", f"it cannot be read ({error})") from None
 
 
-@dataclass(frozen=True)
-class Advised(Finding):
-    """A finding with a remedy of its own."""
-
-    advice: str = ""
-
-    @property
-    def remedy(self) -> str:
-        return self.advice
+def empty_split(file: Path, split: str) -> Finding:
+    return Finding("empty-split", str(file), f"split {shown(split)}", "it is empty: its scenes have no key frame")
 
 
 def refused(code: str, file: Path, record: str, what: str) -> RefusedError:

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupdetr.data.findings import RefusedError, shown
+from groupdetr.data.findings import RefusedError
 from groupdetr.data.nuscenes.check import check
 from groupdetr.data.nuscenes.counts import SceneReport
 from groupdetr.data.nuscenes.footage import Footage
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample, samples_of
-from groupdetr.data.nuscenes.tables import (
-    FIELDS,
-    SPLITS_FILE,
-    Advised,
-    Tables,
-    refused,
-    split_names,
-    whole_split,
-)
+from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Tables, empty_split, refused, split_names, whole_split
 from groupdetr.data.records import Category
 
 SEVERAL = 3  # tables in a folder make it one of a version, though some may be missing
@@ -60,8 +52,7 @@ def load(data: Path | str, split: str | None = None) -> NuScenes:
     footage = Footage.of(tables)
     samples = {name: samples_of(tables, footage, tables.scenes(name)) for name in dict.fromkeys(names.values())}
     if empty := [name for name in samples if not samples[name]]:
-        file = root / version / SPLITS_FILE
-        raise refused("bad-splits", file, f"split {shown(empty[0])}", "it is empty: its scenes have no key frame")
+        raise RefusedError(empty_split(root / version / SPLITS_FILE, empty[0]))
     return NuScenes(root, version, {ours: samples[name] for ours, name in names.items()})
 
 
@@ -101,8 +92,7 @@ def located(data: Path | str) -> tuple[Path, str]:
     versions = versions_in(folder)
     if len(versions) != 1:
         what = f"there are {len(versions)} versions here: {', '.join(versions)}" if versions else "no version is here"
-        remedy = f"pass the folder of one, such as {folder / 'v1.0-trainval'}, with its thirteen tables"
-        raise RefusedError(Advised("unknown-layout", str(folder), "", what, remedy))
+        raise refused("which-version", folder, "", what)
     return folder, versions[0]
 
 

@@ -119,7 +119,7 @@ def test_objects_that_will_not_be_learned_are_counted(edit):
 
 def test_a_split_without_objects_cannot_be_trained_on(edit):
     report = check(edit("sample_annotation", lambda rows: rows.clear()), VERSION)
-    assert codes(report.errors) == ["no-training-boxes"] * 2
+    assert codes(report.errors) == ["split-without-objects"] * 2
     assert codes(report.warnings).count("class-without-boxes") == 20
 
 
@@ -137,9 +137,11 @@ def test_a_split_without_objects_is_told_by_name_with_what_to_do_about_it(edit, 
 
     edit("sample_annotation", change)
     report = check_version(copy)
-    assert [(finding.code, finding.record) for finding in report.errors] == [("no-training-boxes", f"split '{name}'")]
+    assert [(finding.code, finding.record) for finding in report.errors] == [
+        ("split-without-objects", f"split '{name}'")
+    ]
     assert f"no key frame of split '{name}' has an object" in report.errors[0].message
-    assert f"annotate objects in split '{name}'" in report.errors[0].message
+    assert "annotate objects in it, or list scenes that have some" in report.errors[0].message
 
 
 @pytest.mark.parametrize("name", ["train", "val"])
@@ -147,7 +149,7 @@ def test_an_empty_split_is_told_by_name(copy, name):
     splits = {"train": ["scene-9001"], "val": ["scene-9002"]} | {name: []}
     (copy / VERSION / "splits.json").write_text(json.dumps(splits))
     report = check_version(copy)
-    assert [(finding.code, finding.record) for finding in report.errors] == [("bad-splits", f"split '{name}'")]
+    assert [(finding.code, finding.record) for finding in report.errors] == [("empty-split", f"split '{name}'")]
     assert "it is empty" in report.render()
 
 
@@ -213,7 +215,7 @@ def test_a_bad_list_of_splits_is_a_finding(copy):
 def test_several_versions_are_a_finding_with_the_way_out(copy):
     shutil.copytree(copy / VERSION, copy / "v1.0-other")
     report = check_version(copy)
-    assert codes(report.errors) == ["unknown-layout"]
+    assert codes(report.errors) == ["which-version"]
     assert "there are 2 versions here: v1.0-other" in report.render()
     assert "pass the folder of one" in report.render()
 
