@@ -26,10 +26,13 @@ from measure import Watch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from groupdetr.attention.cross_attention import ConditionalCrossAttention, PointAim
-from groupdetr.attention.dense_attention import DenseCrossAttention
-from groupdetr.attention.self_attention import SelfAttention
-from groupdetr.structures import Memory
+from groupdetr.modeling.attention.conditional_cross_attention import (
+    ConditionalCrossAttention,
+    PointAim,
+)
+from groupdetr.modeling.attention.dense_cross_attention import DenseCrossAttention
+from groupdetr.modeling.attention.self_attention import SelfAttention
+from groupdetr.structures.memory import Memory
 
 
 @dataclass
@@ -57,11 +60,19 @@ class Case:
         torch.manual_seed(0)
         self.options, c = options, options.channels
         self.self_attention = SelfAttention(c, options.heads, 0.0).to(options.device)
-        self.cross_attention = ConditionalCrossAttention(c, options.heads, 0.0, PointAim()).to(options.device)
-        self.dense_attention = DenseCrossAttention(c, options.heads, options.dropout).to(options.device)
+        self.cross_attention = ConditionalCrossAttention(c, options.heads, 0.0, PointAim()).to(
+            options.device
+        )
+        self.dense_attention = DenseCrossAttention(c, options.heads, options.dropout).to(
+            options.device
+        )
         shape = (options.batch, options.groups, options.queries, c)
-        self.content, self.position = (torch.randn(shape, device=options.device).requires_grad_() for _ in range(2))
-        tokens, place = torch.randn(2, options.batch, options.height * options.width, c, device=options.device)
+        self.content, self.position = (
+            torch.randn(shape, device=options.device).requires_grad_() for _ in range(2)
+        )
+        tokens, place = torch.randn(
+            2, options.batch, options.height * options.width, c, device=options.device
+        )
         padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=options.device)
         map_shape = (options.height, options.width)
         self.memory = Memory(tokens.requires_grad_(), place, padding, (map_shape,), padded=False)
@@ -70,7 +81,12 @@ class Case:
     @property
     def inputs(self) -> list[Tensor]:
         layers = (self.self_attention, self.cross_attention, self.dense_attention)
-        return [self.content, self.position, self.memory.tokens, *(p for layer in layers for p in layer.parameters())]
+        return [
+            self.content,
+            self.position,
+            self.memory.tokens,
+            *(p for layer in layers for p in layer.parameters()),
+        ]
 
     # self-attention
 
@@ -79,16 +95,24 @@ class Case:
 
     def by_mask(self) -> Tensor:
         """All queries attend to all, and a mask forbids what is not of one group."""
-        group = torch.arange(self.options.groups, device=self.content.device).repeat_interleave(self.options.queries)
+        group = torch.arange(self.options.groups, device=self.content.device).repeat_interleave(
+            self.options.queries
+        )
         content, position = (x.flatten(1, 2) for x in (self.content, self.position))
-        attention = filled(nn.MultiheadAttention(self.options.channels, self.options.heads, batch_first=True), self)
+        attention = filled(
+            nn.MultiheadAttention(self.options.channels, self.options.heads, batch_first=True), self
+        )
         placed, mask = content + position, group[:, None] != group
-        return attention(placed, placed, content, attn_mask=mask, need_weights=False)[0].view(self.content.shape)
+        return attention(placed, placed, content, attn_mask=mask, need_weights=False)[0].view(
+            self.content.shape
+        )
 
     def lwdetr(self) -> Tensor:
         assert self.options.lwdetr is not None
         theirs = peers.lwdetr(self.options.lwdetr, "models.attention").MultiheadAttention
-        attention = filled(theirs(self.options.channels, self.options.heads, batch_first=True), self)
+        attention = filled(
+            theirs(self.options.channels, self.options.heads, batch_first=True), self
+        )
         content, position = (x.flatten(1, 2) for x in (self.content, self.position))
         placed, size = content + position, self.options.queries
         parts = [torch.cat(x.split(size, dim=1), dim=0) for x in (placed, placed, content)]
@@ -106,7 +130,9 @@ class Case:
         place = layer.key_place(self.memory.position)
         queries = (layer.query_content(self.content), layer.query_place(self.position))
         query = torch.cat([split(x.flatten(1, 2), heads) for x in queries], dim=-1)
-        key = torch.cat([split(x, heads) for x in (layer.key_content(self.memory.tokens), place)], dim=-1)
+        key = torch.cat(
+            [split(x, heads) for x in (layer.key_content(self.memory.tokens), place)], dim=-1
+        )
         scores = (query * query.shape[-1] ** -0.5) @ key.mT
         seen = scores.softmax(-1) @ split(layer.value(self.memory.tokens), heads)
         return layer.output(seen.transpose(1, 2).flatten(2)).view(self.content.shape)
@@ -152,7 +178,9 @@ def timed(case: Case, name: str, attend: Callable[[], Tensor]) -> measure.Times:
 
 
 def table(case: Case, variants: dict[str, Callable[[], Tensor]]) -> dict[str, dict[str, Any]]:
-    runs = {name: lambda name=name, run=run: timed(case, name, run) for name, run in variants.items()}
+    runs = {
+        name: lambda name=name, run=run: timed(case, name, run) for name, run in variants.items()
+    }
     times = measure.interleaved(runs, case.options.rounds)
     first = next(iter(variants))
     return {
@@ -175,7 +203,10 @@ def main(options: Options) -> None:
         within = {"self-attention, LW-DETR": case.lwdetr, **within}
     kinds = {
         "self": within,
-        "conditional": {"cross-attention, spelled out": case.spelled_out, "cross-attention, ours": case.ours_across},
+        "conditional": {
+            "cross-attention, spelled out": case.spelled_out,
+            "cross-attention, ours": case.ours_across,
+        },
         "dense": {"dense, spelled out": case.spelled_out_dense, "dense, ours": case.ours_dense},
     }
     rows = {name: row for kind in options.kinds for name, row in table(case, kinds[kind]).items()}

@@ -23,8 +23,11 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.groups import match_groups
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Assignment, Objects, Predictions, Queries, Target
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.queries import Queries
+from groupdetr.structures.targets import Objects, Target
 
 Compare = Callable[[list[Predictions], list[Target]], Tensor]  # to the summed loss
 Match = Callable[[list[Predictions], list[Target]], Any]
@@ -36,7 +39,7 @@ class Contender:
     match: Match
 
 
-# ours -------------------------------------------------------------------------------------------------------------
+# ours
 
 
 def criterion() -> SetCriterion:
@@ -75,30 +78,48 @@ def usual(layers: list[Predictions], targets: list[Target]) -> Tensor:
 
 def usual_layer(layer: Predictions, targets: list[Target]) -> Tensor:
     logits, boxes = layer.logits.flatten(1, 2), layer.boxes.flatten(1, 2)
-    image, query, label, wanted = usual_match(logits.detach(), boxes.detach(), targets, layer.logits.shape[1])
+    image, query, label, wanted = usual_match(
+        logits.detach(), boxes.detach(), targets, layer.logits.shape[1]
+    )
     present = torch.zeros_like(logits)
     present[image, query, label] = 1
-    score, penalty = logits.sigmoid(), F.binary_cross_entropy_with_logits(logits, present, reduction="none")
+    score, penalty = (
+        logits.sigmoid(),
+        F.binary_cross_entropy_with_logits(logits, present, reduction="none"),
+    )
     right = score * present + (1 - score) * (1 - present)
     focal = ((0.25 * present + 0.75 * (1 - present)) * (1 - right) ** 2 * penalty).sum()
     said = boxes[image, query]
-    overlap = generalized_box_iou(box_convert(said, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
+    overlap = generalized_box_iou(
+        box_convert(said, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy")
+    )
     return 2 * focal + 5 * (said - wanted).abs().sum() + 2 * (1 - torch.diag(overlap)).sum()
 
 
 def usual_matches(layers: list[Predictions], targets: list[Target]) -> list[tuple[Tensor, ...]]:
     groups = layers[0].logits.shape[1]
-    return [usual_match(x.logits.flatten(1, 2), x.boxes.flatten(1, 2), targets, groups) for x in layers]
+    return [
+        usual_match(x.logits.flatten(1, 2), x.boxes.flatten(1, 2), targets, groups) for x in layers
+    ]
 
 
-def usual_match(logits: Tensor, boxes: Tensor, targets: list[Target], groups: int) -> tuple[Tensor, ...]:
+def usual_match(
+    logits: Tensor, boxes: Tensor, targets: list[Target], groups: int
+) -> tuple[Tensor, ...]:
     """Image, query, label and box of every match."""
     labels, wanted = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
     score = logits.flatten(0, 1).sigmoid()
-    absent, present = 0.75 * score**2 * -(1 - score + 1e-8).log(), 0.25 * (1 - score) ** 2 * -(score + 1e-8).log()
+    absent, present = (
+        0.75 * score**2 * -(1 - score + 1e-8).log(),
+        0.25 * (1 - score) ** 2 * -(score + 1e-8).log(),
+    )
     said = boxes.flatten(0, 1)
     corners = (box_convert(x, "cxcywh", "xyxy") for x in (said, wanted))
-    cost = 2 * (present - absent)[:, labels] + 5 * torch.cdist(said, wanted, p=1) - 2 * generalized_box_iou(*corners)
+    cost = (
+        2 * (present - absent)[:, labels]
+        + 5 * torch.cdist(said, wanted, p=1)
+        - 2 * generalized_box_iou(*corners)
+    )
     cost = cost.view(len(targets), boxes.shape[1], -1).cpu()
     size, found = boxes.shape[1] // groups, []
     for group, part in enumerate(cost.split(size, dim=1)):
@@ -109,31 +130,43 @@ def usual_match(logits: Tensor, boxes: Tensor, targets: list[Target], groups: in
     return tuple(map(torch.cat, zip(*found)))
 
 
-# the criteria of others, which have the same interface ------------------------------------------------------------
+# the criteria of others, which have the same interface
 
 WEIGHTS = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
 
 
-def said(layers: list[Predictions], targets: list[Target]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-    outputs = [{"pred_logits": x.logits.flatten(1, 2), "pred_boxes": x.boxes.flatten(1, 2)} for x in layers]
+def said(
+    layers: list[Predictions], targets: list[Target]
+) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    outputs = [
+        {"pred_logits": x.logits.flatten(1, 2), "pred_boxes": x.boxes.flatten(1, 2)} for x in layers
+    ]
     return outputs, [vars(target) for target in targets]
 
 
 def summed(criterion: torch.nn.Module, layers: list[Predictions], targets: list[Target]) -> Tensor:
     outputs, wanted = said(layers, targets)
     losses = criterion({**outputs[-1], "aux_outputs": outputs[:-1]}, wanted)
-    return torch.stack([WEIGHTS.get(name.rstrip("_0123456789"), 0.0) * loss for name, loss in losses.items()]).sum()
+    return torch.stack(
+        [WEIGHTS.get(name.rstrip("_0123456789"), 0.0) * loss for name, loss in losses.items()]
+    ).sum()
 
 
-def theirs(criteria: ModuleType, matchers: ModuleType, classes: int, groups: int) -> tuple[Any, Any]:
+def theirs(
+    criteria: ModuleType, matchers: ModuleType, classes: int, groups: int
+) -> tuple[Any, Any]:
     """A criterion and its matcher, both with the weights of ours."""
     matcher = matchers.HungarianMatcher(2.0, 5.0, 2.0)
     losses = ["labels", "boxes"]
-    return criteria.SetCriterion(classes, matcher, WEIGHTS, 0.25, losses, group_detr=groups).train(), matcher
+    return criteria.SetCriterion(
+        classes, matcher, WEIGHTS, 0.25, losses, group_detr=groups
+    ).train(), matcher
 
 
 def lwdetr(checkout: Path, classes: int, groups: int) -> Contender:
-    criteria, matchers = (peers.lwdetr(checkout, f"models.{name}") for name in ("lwdetr", "matcher"))
+    criteria, matchers = (
+        peers.lwdetr(checkout, f"models.{name}") for name in ("lwdetr", "matcher")
+    )
     criterion, matcher = theirs(criteria, matchers, classes, groups)
 
     def match(layers: list[Predictions], targets: list[Target]) -> list[Any]:
@@ -145,7 +178,9 @@ def lwdetr(checkout: Path, classes: int, groups: int) -> Contender:
 
 def rfdetr(packages: Path, classes: int, groups: int) -> Contender:
     """As it runs on a CPU."""
-    criteria, matchers = (peers.rfdetr(packages, f"rfdetr.models.{name}") for name in ("criterion", "matcher"))
+    criteria, matchers = (
+        peers.rfdetr(packages, f"rfdetr.models.{name}") for name in ("criterion", "matcher")
+    )
     criterion, matcher = theirs(criteria, matchers, classes, groups)
 
     def match(layers: list[Predictions], targets: list[Target]) -> list[Any]:

@@ -22,10 +22,14 @@ import torch
 import tyro
 from criteria import Compare, Contender
 
-from groupdetr.structures import Predictions, Target
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Target
 
 CROWDS = ((7, 7), (60, 20), (100, 100))
-OTHERS = (3, 2)  # first of all: what is compiled has seen other numbers of objects by then, and is for any
+OTHERS = (
+    3,
+    2,
+)  # first of all: what is compiled has seen other numbers of objects by then, and is for any
 PEERS = ("usual", "LW-DETR", "rfdetr")  # whom others are compared with
 
 
@@ -51,7 +55,10 @@ class Case:
         torch.manual_seed(options.seed)
         self.name = f"{counts[0]} + {counts[1]} objects"
         self.targets = [
-            Target(torch.randint(0, options.classes, (n,)), torch.rand(n, 4) * 0.3 + torch.tensor([0.35, 0.35, 0, 0]))
+            Target(
+                torch.randint(0, options.classes, (n,)),
+                torch.rand(n, 4) * 0.3 + torch.tensor([0.35, 0.35, 0, 0]),
+            )
             for n in counts
         ]
         self.layers = [self.layer(options) for _ in range(options.layers)]
@@ -62,9 +69,13 @@ class Case:
         logits, boxes = torch.randn(*axes, options.classes) - 4, torch.rand(*axes, 4) * 0.5 + 0.05
         for image, target in enumerate(self.targets):
             for group in range(options.groups):
-                owner = torch.arange(len(target)).repeat_interleave(torch.randint(1, 7, (len(target),)))
+                owner = torch.arange(len(target)).repeat_interleave(
+                    torch.randint(1, 7, (len(target),))
+                )
                 query = torch.randint(0, options.queries, owner.shape)
-                boxes[image, group, query] = (target.boxes[owner] + 0.02 * torch.randn(len(owner), 4)).clamp(0.01, 0.99)
+                boxes[image, group, query] = (
+                    target.boxes[owner] + 0.02 * torch.randn(len(owner), 4)
+                ).clamp(0.01, 0.99)
                 logits[image, group, query, target.labels[owner]] += 4
         return Predictions(logits.requires_grad_(), boxes.requires_grad_())
 
@@ -85,7 +96,10 @@ class Case:
 
 
 def contenders(options: Options) -> dict[str, Contender]:
-    found, sizes = {"usual": Contender(criteria.usual, criteria.usual_matches)}, (options.classes, options.groups)
+    found, sizes = (
+        {"usual": Contender(criteria.usual, criteria.usual_matches)},
+        (options.classes, options.groups),
+    )
     if options.lwdetr:
         found["LW-DETR"] = criteria.lwdetr(options.lwdetr, *sizes)
     if options.rfdetr:
@@ -96,8 +110,13 @@ def contenders(options: Options) -> dict[str, Contender]:
     return found
 
 
-def compared(case: Case, all_of_them: dict[str, Contender], rounds: int) -> dict[str, dict[str, float]]:
-    runs = {name: measure.clocked(partial(case.learn, them.compare)) for name, them in all_of_them.items()}
+def compared(
+    case: Case, all_of_them: dict[str, Contender], rounds: int
+) -> dict[str, dict[str, float]]:
+    runs = {
+        name: measure.clocked(partial(case.learn, them.compare))
+        for name, them in all_of_them.items()
+    }
     times, usual = measure.interleaved(runs, rounds), case.loss(criteria.usual)
     return {
         name: timed(times, name)
@@ -106,20 +125,26 @@ def compared(case: Case, all_of_them: dict[str, Contender], rounds: int) -> dict
     }
 
 
-def matched(case: Case, all_of_them: dict[str, Contender], rounds: int) -> dict[str, dict[str, float]]:
+def matched(
+    case: Case, all_of_them: dict[str, Contender], rounds: int
+) -> dict[str, dict[str, float]]:
     runs = {name: measure.clocked(partial(case.match, them)) for name, them in all_of_them.items()}
     times = measure.interleaved(runs, rounds)
     return {f"matcher, {name}": timed(times, name) for name in all_of_them}
 
 
 def timed(times: measure.Rounds, name: str) -> dict[str, float]:
-    over = {f"over {peer}": times.speed_up(name, over=peer) for peer in PEERS if peer in times.taken[0]}
+    over = {
+        f"over {peer}": times.speed_up(name, over=peer) for peer in PEERS if peer in times.taken[0]
+    }
     return {"ms": times.ms(name), **over}
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    torch.zeros(64).atanh()  # without it log1p is ten times slower on some CPUs; any network's forward has the effect
+    torch.zeros(
+        64
+    ).atanh()  # without it log1p is ten times slower on some CPUs; any network's forward has the effect
     rows: dict[str, dict[str, float]] = {}
     small = replace(options, queries=8, classes=2, rounds=5 * options.rounds)
     all_of_them = contenders(small)
@@ -129,7 +154,9 @@ def main(options: Options) -> None:
     all_of_them = contenders(options)
     for counts in (OTHERS, *CROWDS):
         case = Case(counts, options)
-        found = compared(case, all_of_them, options.rounds) | matched(case, all_of_them, options.rounds)
+        found = compared(case, all_of_them, options.rounds) | matched(
+            case, all_of_them, options.rounds
+        )
         rows |= {f"{case.name}, {name}": about for name, about in found.items()}
     measure.show(options, rows, options.out)
 

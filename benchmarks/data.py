@@ -35,7 +35,16 @@ from torch.utils.data import Dataset
 from usual_loading import OnTensors, Usual, usual_loader
 
 from groupdetr.data import batch, images, transforms
-from groupdetr.data.batch import DEVIATION, MEAN, Draw, Pictures, Stream, channels_first, collate, training_loader
+from groupdetr.data.batch import (
+    DEVIATION,
+    MEAN,
+    Draw,
+    Pictures,
+    Stream,
+    channels_first,
+    collate,
+    training_loader,
+)
 from groupdetr.data.formats import load
 from groupdetr.data.images import load_pixels
 from groupdetr.data.records import Record
@@ -56,7 +65,7 @@ class Options:
     out: Path | None = None  # JSON
 
 
-# decoders --------------------------------------------------------------------------------------------------------
+# decoders
 
 
 def pillow(record: Record) -> np.ndarray:
@@ -86,7 +95,9 @@ def simplejpeg(record: Record) -> np.ndarray:
 def opencv(record: Record) -> np.ndarray:
     import cv2  # type: ignore[import-not-found]
 
-    return cv2.imdecode(np.fromfile(record.path, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.imdecode(
+        np.fromfile(record.path, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    )
 
 
 def ours(record: Record) -> np.ndarray:
@@ -108,13 +119,16 @@ def decoders(sample: Record) -> dict[str, Decoder]:
     for decoder in (pillow, torchvision, torchcodec, simplejpeg, opencv, ours, ours_by_pillow):
         try:
             decoder(sample)
-        except (ImportError, RuntimeError):  # torchcodec raises the latter if it was built for another torch
+        except (
+            ImportError,
+            RuntimeError,
+        ):  # torchcodec raises the latter if it was built for another torch
             continue
         found[decoder.__name__.replace("_", " ")] = decoder
     return found
 
 
-# samples ---------------------------------------------------------------------------------------------------------
+# samples
 
 
 class Decoded(Pictures):
@@ -128,9 +142,15 @@ class Decoded(Pictures):
         return channels_first(self.decoder(self.records[index]))
 
 
-def samplers(records: Sequence[Record], known: dict[str, Decoder], options: Options) -> dict[str, Dataset[Any]]:
+def samplers(
+    records: Sequence[Record], known: dict[str, Decoder], options: Options
+) -> dict[str, Dataset[Any]]:
     recipe = (records, transforms.training(options.imgsz), options.seed)
-    others = {f"ours by {name}": known[name] for name in ("torchvision", "torchcodec", "opencv") if name in known}
+    others = {
+        f"ours by {name}": known[name]
+        for name in ("torchvision", "torchcodec", "opencv")
+        if name in known
+    }
     others = {"ours by pillow": ours_by_pillow, **others}
     return {
         "usual": Usual(records, options.imgsz, options.seed),
@@ -147,7 +167,7 @@ def difference(usual: Tensor, ours: Tensor) -> float:
     return float(((usual * deviation + mean) * 255 - ours).abs().max().round())
 
 
-# parts of ours ---------------------------------------------------------------------------------------------------
+# parts of ours
 
 
 def parts(pictures: Pictures, draws: Sequence[Draw], size: int) -> measure.Times:
@@ -160,17 +180,22 @@ def parts(pictures: Pictures, draws: Sequence[Draw], size: int) -> measure.Times
         spent[name] += measure.clock() - start
         return done
 
-    inner = Pictures(pictures.records, partial(clocked, "augment", pictures.transform), pictures.seed)
+    inner = Pictures(
+        pictures.records, partial(clocked, "augment", pictures.transform), pictures.seed
+    )
     original, batch.load_pixels = batch.load_pixels, partial(clocked, "decode", load_pixels)
     for at in range(0, len(draws), size):
         samples = [clocked("the rest", inner.__getitem__, draw) for draw in draws[at : at + size]]
         clocked("collate", collate, samples)
     batch.load_pixels = original
     spent["the rest"] -= spent["decode"] + spent["augment"]
-    return {name: seconds / len(draws) for name, seconds in {**spent, "all": sum(spent.values())}.items()}
+    return {
+        name: seconds / len(draws)
+        for name, seconds in {**spent, "all": sum(spent.values())}.items()
+    }
 
 
-# loaders ---------------------------------------------------------------------------------------------------------
+# loaders
 
 
 def spent(who: int) -> float:
@@ -193,15 +218,24 @@ def loaders(usual: Usual, ours: Pictures, options: Options) -> dict[str, dict[st
     """All pictures four times over, so that the start of the workers counts little."""
     steps = 4 * len(usual) // options.batch
 
-    def loading(make: Callable[..., Iterable[Any]], pictures: Dataset[Any]) -> Callable[[], measure.Times]:
+    def loading(
+        make: Callable[..., Iterable[Any]], pictures: Dataset[Any]
+    ) -> Callable[[], measure.Times]:
         seeds = count()
-        return lambda: run(make(pictures, Stream(len(usual), options.batch, next(seeds), 0, steps), options.workers))
+        return lambda: run(
+            make(
+                pictures, Stream(len(usual), options.batch, next(seeds), 0, steps), options.workers
+            )
+        )
 
     runs = {"usual": loading(usual_loader, usual), "ours": loading(training_loader, ours)}
     times, number = measure.interleaved(runs, options.rounds), steps * options.batch
     return {
         name: {
-            **{f"{part}, ms": times.ms(name, part) / number for part in ("all", "workers", "main", "clock")},
+            **{
+                f"{part}, ms": times.ms(name, part) / number
+                for part in ("all", "workers", "main", "clock")
+            },
             "speed-up": times.speed_up(name, over="usual"),
             "speed-up by the clock": times.speed_up(name, "usual", "clock"),
             "pictures a second": 1000 * number / times.ms(name, "clock"),
@@ -213,7 +247,9 @@ def loaders(usual: Usual, ours: Pictures, options: Options) -> dict[str, dict[st
 # -----------------------------------------------------------------------------------------------------------------
 
 
-def compared(works: Mapping[str, Callable[[Draw], Any]], pictures: int, rounds: int) -> dict[str, dict[str, float]]:
+def compared(
+    works: Mapping[str, Callable[[Draw], Any]], pictures: int, rounds: int
+) -> dict[str, dict[str, float]]:
     """Milliseconds a picture, and the speed-up over the first. A round is an epoch, the same for all."""
 
     def passing(work: Callable[[Draw], Any]) -> Callable[[], measure.Times]:
@@ -223,7 +259,8 @@ def compared(works: Mapping[str, Callable[[Draw], Any]], pictures: int, rounds: 
     first = next(iter(works))
     times = measure.interleaved({name: passing(work) for name, work in works.items()}, rounds)
     return {
-        name: {"all, ms": times.ms(name) / pictures, "speed-up": times.speed_up(name, over=first)} for name in works
+        name: {"all, ms": times.ms(name) / pictures, "speed-up": times.speed_up(name, over=first)}
+        for name in works
     }
 
 
@@ -250,16 +287,27 @@ def main(options: Options) -> None:
 
     decoding = {name: partial(decoded, decoder, records) for name, decoder in known.items()}
     decode = compared(decoding, len(records), options.rounds)
-    sample = compared({name: pictures.__getitem__ for name, pictures in sets.items()}, len(records), options.rounds)
+    sample = compared(
+        {name: pictures.__getitem__ for name, pictures in sets.items()},
+        len(records),
+        options.rounds,
+    )
     draws = every(0, len(records))
     for name in sets.keys() - {"usual"}:
-        sample[name]["difference"] = max(difference(sets["usual"][d][0], sets[name][d][0]) for d in draws)
-    ours = measure.interleaved({"ours": partial(parts, sets["ours"], draws, options.batch)}, options.rounds)
+        sample[name]["difference"] = max(
+            difference(sets["usual"][d][0], sets[name][d][0]) for d in draws
+        )
+    ours = measure.interleaved(
+        {"ours": partial(parts, sets["ours"], draws, options.batch)}, options.rounds
+    )
     rows = {
         **{f"decode, {name}": about for name, about in decode.items()},
         **{f"decode and augment, {name}": about for name, about in sample.items()},
         **{f"of ours, {part}": {"all, ms": ours.ms("ours", part)} for part in ours.parts("ours")},
-        **{f"loader, {name}": about for name, about in loaders(sets["usual"], sets["ours"], options).items()},
+        **{
+            f"loader, {name}": about
+            for name, about in loaders(sets["usual"], sets["ours"], options).items()
+        },
     }
     print(f"versions besides: {versions()}")
     measure.show(options, rows, options.out)

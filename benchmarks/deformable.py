@@ -22,7 +22,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.attention.deformable import Attend, Shapes, in_pytorch, in_triton
+from groupdetr.modeling.attention.deformable_attention import Attend, Shapes, in_pytorch, in_triton
 
 
 @dataclass
@@ -57,7 +57,9 @@ def by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Te
     samples, dtype = [], value.dtype
     for level, tokens in enumerate(value.to(grid.dtype).split([h * w for h, w in shapes], dim=1)):
         maps = tokens.flatten(2).transpose(1, 2).reshape(images * heads, channels, *shapes[level])
-        samples.append(F.grid_sample(maps, grid[:, :, level], align_corners=False))  # [B*heads,C,Q,P]
+        samples.append(
+            F.grid_sample(maps, grid[:, :, level], align_corners=False)
+        )  # [B*heads,C,Q,P]
     shares = weights.transpose(1, 2).flatten(0, 1).flatten(2).unsqueeze(1)
     seen = (torch.stack(samples, dim=-2).flatten(-2) * shares).sum(-1)
     return seen.reshape(images, heads * channels, queries).transpose(1, 2).contiguous().to(dtype)
@@ -81,8 +83,14 @@ def by_deformops() -> Attend | None:
 def variants(device: str, program: int) -> dict[str, Attend]:
     found: dict[str, Attend | None] = {"grid_sample": by_grid_sample, "PyTorch": in_pytorch}
     if device != "cpu":
-        found |= {"compiled": torch.compile(in_pytorch), "Triton": in_triton, "deformops": by_deformops()}
-        deformable_triton = importlib.import_module("groupdetr.attention.deformable_triton")
+        found |= {
+            "compiled": torch.compile(in_pytorch),
+            "Triton": in_triton,
+            "deformops": by_deformops(),
+        }
+        deformable_triton = importlib.import_module(
+            "groupdetr.modeling.attention.deformable_triton"
+        )
         deformable_triton.THREADS = program  # type: ignore[attr-defined]
     return {name: attend for name, attend in found.items() if attend}
 
@@ -95,7 +103,9 @@ class Case:
         self.place, self.dtype, self.options, self.shapes = place, dtype, options, options.shapes
         tokens = sum(h * w for h, w in self.shapes)
         if place == "encoder":  # every token looks a few pixels of each level around itself
-            centres = torch.cat([self.grid(h, w) for h, w in self.shapes]).expand(options.images, -1, -1)
+            centres = torch.cat([self.grid(h, w) for h, w in self.shapes]).expand(
+                options.images, -1, -1
+            )
             reach = 2.0 / torch.tensor([shape[::-1] for shape in self.shapes]).unsqueeze(1)
         else:  # every query looks about a box, a fifth of the image wide
             centres = torch.rand(options.images, options.groups * 900, 2)
@@ -103,9 +113,16 @@ class Case:
         self.queries = centres.shape[1]
         per_head = (options.images, self.queries, HEADS, len(self.shapes), POINTS)
         locations = centres[:, :, None, None, None] + torch.randn(*per_head, 2) * reach
-        weights = torch.randn(*per_head[:3], len(self.shapes) * POINTS).softmax(-1).reshape(per_head)
+        weights = (
+            torch.randn(*per_head[:3], len(self.shapes) * POINTS).softmax(-1).reshape(per_head)
+        )
         value = torch.randn(options.images, tokens, HEADS, CHANNELS)
-        made = value.to(dtype), locations, weights, torch.randn(options.images, self.queries, HEADS * CHANNELS)
+        made = (
+            value.to(dtype),
+            locations,
+            weights,
+            torch.randn(options.images, self.queries, HEADS * CHANNELS),
+        )
         *inputs, grad = (x.to(options.device) for x in made)
         self.inputs, self.grad = [x.requires_grad_() for x in inputs], grad.to(dtype)
 

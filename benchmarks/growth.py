@@ -54,7 +54,9 @@ class Curve:
     seconds: Figures = field(default_factory=dict)
     memory: Figures = field(default_factory=dict)
 
-    def measured(self, runs: dict[str, Callable[[], measure.Times]], kept: dict[str, float], rounds: int) -> None:
+    def measured(
+        self, runs: dict[str, Callable[[], measure.Times]], kept: dict[str, float], rounds: int
+    ) -> None:
         """At one more value."""
         times = measure.interleaved(runs, rounds)
         for name in runs:
@@ -65,7 +67,12 @@ class Curve:
     def charts(self) -> list[Chart]:
         units = {"seconds": self.seconds, "MiB kept": self.memory}
         return [
-            Chart(f"{unit[0].upper()}{unit[1:]} by {self.label}", self.label, unit, self.series(figures))
+            Chart(
+                f"{unit[0].upper()}{unit[1:]} by {self.label}",
+                self.label,
+                unit,
+                self.series(figures),
+            )
             for unit, figures in units.items()
         ]
 
@@ -76,7 +83,9 @@ class Curve:
 def by_groups(options: Options, curve: Curve) -> None:
     for groups in options.groups:
         steps: dict[str, Any] = {"ours": step.Step(settings(options), groups)}
-        steps["in chunks of 1"] = step.ChunkedStep(settings(options), groups, 1) if groups > 1 else steps["ours"]
+        steps["in chunks of 1"] = (
+            step.ChunkedStep(settings(options), groups, 1) if groups > 1 else steps["ours"]
+        )
         if options.official:
             theirs = official.Options(options.official, side=options.side)
             steps["authors'"] = official.variant("theirs", theirs, groups)
@@ -92,7 +101,9 @@ def by(curve: Curve, options: Options, change: Callable[[int], step.Options]) ->
 
 
 def add(curve: Curve, steps: dict[str, Any], rounds: int) -> None:
-    kept = {name: measure.kept_for_backward(run, run.model.parameters()) for name, run in steps.items()}
+    kept = {
+        name: measure.kept_for_backward(run, run.model.parameters()) for name, run in steps.items()
+    }
     curve.measured(steps, kept, rounds)
 
 
@@ -100,7 +111,10 @@ def by_objects(curve: Curve, options: Options) -> None:
     compares = {"usual form": criteria.usual, "ours": criteria.ours(compiled=False).compare}
     for count in curve.values:
         case = criterion.Case((count, count), criterion.Options(groups=options.most))
-        runs = {name: measure.clocked(partial(case.learn, compare)) for name, compare in compares.items()}
+        runs = {
+            name: measure.clocked(partial(case.learn, compare))
+            for name, compare in compares.items()
+        }
         kept = {name: case.kept(compare) for name, compare in compares.items()}
         curve.measured(runs, kept, options.rounds)
 
@@ -114,13 +128,25 @@ def main(options: Options) -> None:
     torch.zeros(64).atanh()  # as benchmarks/criterion.py
     plain = settings(options)
     groups, objects = Curve("groups", options.groups), Curve("objects of an image", options.objects)
-    queries, sides = Curve("queries of a group", options.queries), Curve("side, pixels", options.sides)
+    queries, sides = (
+        Curve("queries of a group", options.queries),
+        Curve("side, pixels", options.sides),
+    )
     by_objects(objects, options)
     by_groups(options, groups)
     by(queries, options, lambda value: replace(plain, queries=value))
     by(sides, options, lambda value: replace(plain, side=value))
-    curves = {"Groups": groups, "Queries": queries, "Pictures": sides, "Objects, in the criterion": objects}
-    rows = {f"{name} {v}": row(curve, i) for name, curve in curves.items() for i, v in enumerate(curve.values)}
+    curves = {
+        "Groups": groups,
+        "Queries": queries,
+        "Pictures": sides,
+        "Objects, in the criterion": objects,
+    }
+    rows = {
+        f"{name} {v}": row(curve, i)
+        for name, curve in curves.items()
+        for i, v in enumerate(curve.values)
+    }
     measure.show(options, rows, options.out)
     if options.page:
         options.page.write_text(drawn(options, curves))
@@ -128,7 +154,11 @@ def main(options: Options) -> None:
 
 def row(curve: Curve, place: int) -> dict[str, float]:
     units = {"s": curve.seconds, "MiB": curve.memory}
-    return {f"{name}, {unit}": y[place] for unit, figures in units.items() for name, y in figures.items()}
+    return {
+        f"{name}, {unit}": y[place]
+        for unit, figures in units.items()
+        for name, y in figures.items()
+    }
 
 
 def drawn(options: Options, curves: dict[str, Curve]) -> str:

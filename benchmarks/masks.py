@@ -23,7 +23,9 @@ from torch.nn import functional as F
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.masks import AtPoints, MatchedMasks, of_all
-from groupdetr.structures import Assignment, Objects, Predictions
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects
 
 
 @dataclass
@@ -50,7 +52,9 @@ class WholeMasks(AtPoints):
         scores = predictions.logits.softmax(-1).gather(-1, label).mT
         measured = scores.new_zeros(2, *scores.shape)
         with torch.enable_grad():
-            object.__setattr__(self, "maps", [predictions[stage].masks.full() for stage in range(stages)])
+            object.__setattr__(
+                self, "maps", [predictions[stage].masks.full() for stage in range(stages)]
+            )
         for stage, maps in enumerate(self.maps):
             for image, whole in enumerate(maps):
                 points = torch.rand(1, self.num_points, 2)
@@ -58,11 +62,17 @@ class WholeMasks(AtPoints):
                 masks = objects.masks[image]
                 assert masks is not None
                 found = torch.stack(of_all(said, masks.at(points[0] * self.sides(predictions))))
-                measured[:, stage, image, :, : len(masks)] = found.view(2, -1, groups, queries).transpose(1, 2)
+                measured[:, stage, image, :, : len(masks)] = found.view(
+                    2, -1, groups, queries
+                ).transpose(1, 2)
         return scores, *measured
 
     def matched(
-        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+        self,
+        predictions: Predictions,
+        objects: Objects,
+        assignment: Assignment,
+        mean_objects: Tensor,
     ) -> MatchedMasks:
         _, image, group, query, target = assignment.columns
         sums = []
@@ -72,11 +82,15 @@ class WholeMasks(AtPoints):
                 points = torch.rand(len(own), self.candidates, 2)
                 chosen = at(own, points).abs().topk(self.uncertain, dim=1, largest=False).indices
                 points = points.gather(1, chosen[..., None].expand(-1, -1, 2))
-                points = torch.cat([points, torch.rand(len(own), self.num_points - self.uncertain, 2)], 1)
+                points = torch.cat(
+                    [points, torch.rand(len(own), self.num_points - self.uncertain, 2)], 1
+                )
                 wanted = torch.cat(
                     [
                         objects.masks[i][[t]].at(place * self.sides(predictions))
-                        for i, t, place in zip(image[stage].tolist(), target[stage].tolist(), points)
+                        for i, t, place in zip(
+                            image[stage].tolist(), target[stage].tolist(), points
+                        )
                     ]
                 )
             said = at(own, points)
@@ -110,7 +124,10 @@ class UsualStep(step.Step):
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    common = {name: getattr(options, name) for name in ("model", "side", "batch", "objects", "rounds", "threads")}
+    common = {
+        name: getattr(options, name)
+        for name in ("model", "side", "batch", "objects", "rounds", "threads")
+    }
     settings, most = step.Options(**common), options.groups
     kinds: dict[str, Callable[[], step.Step]] = {
         "K = 1": partial(step.Step, settings, 1),

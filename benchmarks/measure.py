@@ -20,13 +20,34 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from groupdetr.engine.machine import environment
+from groupdetr.engine.accelerator import environment
 
 Times = dict[str, float]  # seconds, by part
 ATTENTION = "_scaled_dot_product"  # kernels whose names begin so
 VIEWS = {
-    *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "lift_fresh", "permute"),
-    *("select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze"),
+    *(
+        "_reshape_alias",
+        "_unsafe_view",
+        "alias",
+        "as_strided",
+        "detach",
+        "diagonal",
+        "expand",
+        "lift_fresh",
+        "permute",
+    ),
+    *(
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unfold",
+        "unsqueeze",
+    ),
     "view",
 }
 

@@ -24,7 +24,7 @@ from measure import Watch
 from torch import Tensor, nn
 
 import groupdetr
-from groupdetr.chunked import AtOnce, ByChunks
+from groupdetr.modeling.group_chunks import AtOnce, ByChunks
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.parity.official import FAMILIES, Family, Theirs, build, described
@@ -56,7 +56,9 @@ class Case:
         with tempfile.NamedTemporaryFile(suffix=".pth") as file:
             torch.save({"model": model.state_dict()}, file.name)
             groupdetr.load_weights(self.ours, file.name)
-        self.images = groupdetr.Images.from_list([*torch.randn(options.batch, 3, options.side, options.side)])
+        self.images = groupdetr.Images.from_list(
+            [*torch.randn(options.batch, 3, options.side, options.side)]
+        )
         sizes = (options.batch, options.objects)
         labels, boxes = torch.randint(0, 80, sizes), torch.rand(*sizes, 4) * 0.4 + 0.1
         self.targets = [groupdetr.Target(*target) for target in zip(labels, boxes)]

@@ -24,8 +24,8 @@ from criterion import Options as Drawn
 from scipy.optimize import linear_sum_assignment
 
 from groupdetr.ops import assignment
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Objects
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.targets import Objects
 
 SQUARE = (300, 300)  # as many objects as queries
 Solve = Callable[[np.ndarray], Any]
@@ -53,7 +53,10 @@ def usual(problems: np.ndarray) -> None:
 
 
 def solvers() -> dict[str, Solve]:
-    ours = {"scipy": assignment.by_scipy, **({"lapx": assignment.by_lapx} if assignment.lapjvr_batch else {})}
+    ours = {
+        "scipy": assignment.by_scipy,
+        **({"lapx": assignment.by_lapx} if assignment.lapjvr_batch else {}),
+    }
     return {"usual": usual, **{name: partial(in_double, solve) for name, solve in ours.items()}}
 
 
@@ -72,12 +75,21 @@ def main(options: Options) -> None:
     for counts in (*CROWDS, SQUARE):
         case = Case(counts, Drawn(seed=options.seed))
         rivals = costs(case)
-        shuffled = [np.random.default_rng(options.seed).normal(size=x.shape).astype(np.float32) for x in rivals]
+        shuffled = [
+            np.random.default_rng(options.seed).normal(size=x.shape).astype(np.float32)
+            for x in rivals
+        ]
         for kind, images in (("close rivals", rivals), ("no favourites", shuffled)):
-            runs = {name: measure.clocked(partial(solved, solve, images)) for name, solve in solvers().items()}
+            runs = {
+                name: measure.clocked(partial(solved, solve, images))
+                for name, solve in solvers().items()
+            }
             times = measure.interleaved(runs, options.rounds)
             rows |= {
-                f"{case.name}, {kind}, {name}": {"ms": times.ms(name), "speed-up": times.speed_up(name, over="usual")}
+                f"{case.name}, {kind}, {name}": {
+                    "ms": times.ms(name),
+                    "speed-up": times.speed_up(name, over="usual"),
+                }
                 for name in runs
             }
     measure.show(options, rows, options.out)

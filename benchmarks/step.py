@@ -24,12 +24,12 @@ import tyro
 from measure import Watch
 
 import groupdetr
-from groupdetr.cameras import CameraImages
-from groupdetr.chunked import ByChunks
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
 from groupdetr.experiments import experiment
-from groupdetr.masks import Bitmaps
-from groupdetr.outputs import Outputs
+from groupdetr.modeling.group_chunks import ByChunks
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.masks import Bitmaps
+from groupdetr.structures.outputs import Outputs
 
 
 @dataclass
@@ -97,11 +97,17 @@ class Step:
 
     def autocast(self) -> AbstractContextManager[object]:
         device = torch.device(self.options.device).type
-        return torch.autocast(device, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
+        return (
+            torch.autocast(device, torch.bfloat16)
+            if self.options.precision == "bf16"
+            else nullcontext()
+        )
 
 
 def pictures(options: Options) -> groupdetr.Images:
-    return groupdetr.Images.from_list([*torch.randn(options.batch, 3, *options.size, device=options.device)])
+    return groupdetr.Images.from_list(
+        [*torch.randn(options.batch, 3, *options.size, device=options.device)]
+    )
 
 
 def scenes(options: Options) -> CameraImages:
@@ -109,7 +115,9 @@ def scenes(options: Options) -> CameraImages:
     views = len(CAMERAS) * (2 if experiment(options.model).task.two_frames else 1)
     pixels = torch.randn(options.batch, views, 3, *options.size, device=options.device)
     projections = torch.eye(4) + 0.1 * torch.randn(options.batch, views, 4, 4)
-    return CameraImages.seen_through(pixels, projections.to(options.device), pixels.new_ones(options.batch))
+    return CameraImages.seen_through(
+        pixels, projections.to(options.device), pixels.new_ones(options.batch)
+    )
 
 
 def flat(options: Options) -> groupdetr.Target:
@@ -123,13 +131,17 @@ def upright(options: Options) -> groupdetr.Target:
     """Objects of nuScenes' classes with boxes in space."""
     boxes = torch.rand(options.objects, 9, device=options.device) + 1
     boxes[:, :2] = 80 * boxes[:, :2] - 120
-    return groupdetr.Target(torch.randint(0, len(CLASSES), (options.objects,), device=options.device), boxes)
+    return groupdetr.Target(
+        torch.randint(0, len(CLASSES), (options.objects,), device=options.device), boxes
+    )
 
 
 def ellipses(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """What fits into boxes [T,4]: [T,height,width] bool."""
     x, y = ((torch.arange(n, device=boxes.device) + 0.5) / n for n in (width, height))
-    columns, rows = ((place - boxes[:, i, None]) / boxes[:, i + 2, None] * 2 for i, place in enumerate((x, y)))
+    columns, rows = (
+        (place - boxes[:, i, None]) / boxes[:, i + 2, None] * 2 for i, place in enumerate((x, y))
+    )
     return rows.square()[:, :, None] + columns.square()[:, None] <= 1
 
 
@@ -148,14 +160,19 @@ class ChunkedStep(Step):
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    kinds: dict[str, Callable[[], Step]] = {f"K = {k}": partial(Step, options, k) for k in options.groups}
+    kinds: dict[str, Callable[[], Step]] = {
+        f"K = {k}": partial(Step, options, k) for k in options.groups
+    }
     if options.group_chunk is not None:
         most, chunk = options.groups[-1], options.group_chunk
         kinds[f"K = {most} in chunks of {chunk}"] = partial(ChunkedStep, options, most, chunk)
     steps = {name: make() for name, make in kinds.items()}
     rounds = measure.interleaved(steps, options.rounds)
     first = next(iter(steps))
-    rows = {name: row(rounds, name, first) | counted(step) | peak(kinds[name], step) for name, step in steps.items()}
+    rows = {
+        name: row(rounds, name, first) | counted(step) | peak(kinds[name], step)
+        for name, step in steps.items()
+    }
     measure.show(options, rows, options.out)
 
 

@@ -20,18 +20,23 @@ from groupdetr.data.images import load_pixels
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import CropBetween, ResizeShortest
 from groupdetr.ops.boxes import xyxy_to_cxcywh
-from groupdetr.structures import Images, Target
+from groupdetr.structures.images import Images
+from groupdetr.structures.targets import Target
 
 
 class AsDrawn(v2.Transform):
     """One of torchvision's kernels, by its machinery, with ``names`` of its parameters as we draw them."""
 
-    def __init__(self, kernel: Callable[..., Any], draw: Callable[..., Sequence[int]], *names: str) -> None:
+    def __init__(
+        self, kernel: Callable[..., Any], draw: Callable[..., Sequence[int]], *names: str
+    ) -> None:
         super().__init__()
         self.kernel, self.draw, self.names = kernel, draw, names
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return dict(zip(self.names, self.draw(*v2.query_size(flat_inputs), torch.default_generator)))
+        return dict(
+            zip(self.names, self.draw(*v2.query_size(flat_inputs), torch.default_generator))
+        )
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self._call_kernel(self.kernel, inpt, **params)
@@ -59,18 +64,26 @@ class Usual(Dataset[tuple[Tensor, Target, int]]):
 
     def __init__(self, records: Sequence[Record], imgsz: int, seed: int) -> None:
         self.records, self.seed, self.augment = records, seed, recipe(imgsz)
-        floats = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
+        floats = [
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, DEVIATION),
+        ]
         self.finish: Callable[[Any], Any] = v2.Compose(floats)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Target, int]:
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]))
+        torch.manual_seed(
+            int(np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0])
+        )
         record = self.records[draw.index]
         corners, labels = record.training()
         size = (record.height, record.width)
-        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(corners).float(), format="XYXY", canvas_size=size)
+        boxes = tv_tensors.BoundingBoxes(
+            torch.from_numpy(corners).float(), format="XYXY", canvas_size=size
+        )
         picture, boxes, known = self.augment(self.picture(record), boxes, torch.from_numpy(labels))
         picture = self.finish(picture)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
@@ -92,14 +105,19 @@ class OnTensors(Usual):
         self.finish = lambda picture: picture
 
     def picture(self, record: Record) -> Any:
-        return tv_tensors.Image(channels_first(load_pixels(record.path, (record.width, record.height))))
+        return tv_tensors.Image(
+            channels_first(load_pixels(record.path, (record.width, record.height)))
+        )
 
 
 def usual_collate(samples: Sequence[tuple[Tensor, Target, int]]) -> tuple[Images, list[Target]]:
     """One padded block of floats and its mask."""
     pictures, targets, _ = zip(*samples)
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (1, 2))
-    pixels, padding = torch.zeros(len(pictures), 3, height, width), torch.ones(len(pictures), height, width).bool()
+    pixels, padding = (
+        torch.zeros(len(pictures), 3, height, width),
+        torch.ones(len(pictures), height, width).bool(),
+    )
     for place, outside, picture in zip(pixels, padding, pictures):
         place[:, : picture.shape[1], : picture.shape[2]].copy_(picture)
         outside[: picture.shape[1], : picture.shape[2]] = False
@@ -108,5 +126,9 @@ def usual_collate(samples: Sequence[tuple[Tensor, Target, int]]) -> tuple[Images
 
 def usual_loader(pictures: Usual, stream: Stream, workers: int) -> DataLoader[Any]:
     return DataLoader(
-        pictures, batch_sampler=stream, collate_fn=usual_collate, num_workers=workers, worker_init_fn=one_thread
+        pictures,
+        batch_sampler=stream,
+        collate_fn=usual_collate,
+        num_workers=workers,
+        worker_init_fn=one_thread,
     )

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groupdetr.create import create_criterion, create_model
-    from groupdetr.detections import Detections
-    from groupdetr.outputs import Outputs
-    from groupdetr.predictor import Detector, Result
-    from groupdetr.structures import Images, Target
+    from groupdetr.structures.detections import Detections
+    from groupdetr.structures.images import Images
+    from groupdetr.structures.outputs import Outputs
+    from groupdetr.structures.targets import Target
+    from groupdetr.tasks.detection2d.prediction import Detector, Result
     from groupdetr.tasks.detection3d.prediction import SceneDetector, SceneResult
-    from groupdetr.weights import load_weights
+    from groupdetr.weights.loading import load_weights
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,15 +36,15 @@ __all__ = [
 _HOMES = {
     "create_criterion": "create",
     "create_model": "create",
-    "Detector": "predictor",
-    "Result": "predictor",
+    "Detector": "tasks.detection2d.prediction",
+    "Result": "tasks.detection2d.prediction",
     "SceneDetector": "tasks.detection3d.prediction",
     "SceneResult": "tasks.detection3d.prediction",
-    "Detections": "detections",
-    "Images": "structures",
-    "Outputs": "outputs",
-    "Target": "structures",
-    "load_weights": "weights",
+    "Detections": "structures.detections",
+    "Images": "structures.images",
+    "Outputs": "structures.outputs",
+    "Target": "structures.targets",
+    "load_weights": "weights.loading",
 }
 
 

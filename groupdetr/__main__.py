@@ -2,6 +2,6 @@
 
 import sys
 
-from groupdetr.cli import main
+from groupdetr.cli.main import main
 
 sys.exit(main())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.detector import DetectionTransformer
 from groupdetr.experiments import experiment
+from groupdetr.modeling.detr import DetectionTransformer
 
 
 def create_model(name: str, **options: Any) -> DetectionTransformer:

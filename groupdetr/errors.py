@@ -30,7 +30,9 @@ class DataError(GroupDETRError):
 def unread(failed: Sequence[DataError], total: int, things: str) -> DataError:
     """What is said of those of ``total`` ``things`` that could not be read, where work went on without them."""
     what = f"{len(failed)} of {total} {things} could not be read; the others are done"
-    return DataError(what, "\n         ".join(error.where for error in failed[:10]), failed[0].remedy)
+    return DataError(
+        what, "\n         ".join(error.where for error in failed[:10]), failed[0].remedy
+    )
 
 
 class DivergedError(GroupDETRError):

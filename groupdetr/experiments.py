@@ -32,9 +32,9 @@ from groupdetr.detectors.tiny import (
 from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
 from groupdetr.settings import Settings
-from groupdetr.tasks.detection import DetectionTask
+from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
+from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection3d.task import Detection3DTask, TwoFrameTask
-from groupdetr.tasks.instances import InstanceTask
 
 K = 11  # the paper's number of groups (Sec. 4.1)
 
@@ -46,7 +46,9 @@ class Experiment:
     recipe: Recipe
     settings: Settings
     about: str = ""
-    reported: float | None = None  # the paper's AP of COCO, or NDS, in percent, where it is a row of a table
+    reported: float | None = (
+        None  # the paper's AP of COCO, or NDS, in percent, where it is a row of a table
+    )
     groups: int | None = None  # K that `groupdetr train` takes unless told; None: the recipe's
     task: Any = DetectionTask  # one of the classes in tasks/
 
@@ -58,31 +60,60 @@ of_masks = partial(Experiment, task=InstanceTask)
 EPOCHS_12 = Settings(epochs=12, lr_drop=(11 / 12,))  # official scripts: StepLR at epoch 11
 EPOCHS_36 = Settings(epochs=36, lr_drop=(30 / 36,))
 EPOCHS_50 = Settings(epochs=50, lr_drop=(40 / 50,))
-VIT_H = replace(EPOCHS_12, backbone_lr=1e-4, layer_decay=0.7, imgsz=1184, recompute=True)  # PaddleDetection's
+VIT_H = replace(
+    EPOCHS_12, backbone_lr=1e-4, layer_decay=0.7, imgsz=1184, recompute=True
+)  # PaddleDetection's
 MASKS_50 = Settings(  # Mask2Former's configuration, whose 368,750 iterations are 50 epochs
-    epochs=50, lr_drop=(327778 / 368750, 355092 / 368750), weight_decay=0.05, clip=0.01, augment="lsj"
-)  # fmt: skip
-MASKS_12 = replace(MASKS_50, epochs=12)  # scaled from it: no configuration of 12 epochs is published
+    epochs=50,
+    lr_drop=(327778 / 368750, 355092 / 368750),
+    weight_decay=0.05,
+    clip=0.01,
+    augment="lsj",
+)
+MASKS_12 = replace(
+    MASKS_50, epochs=12
+)  # scaled from it: no configuration of 12 epochs is published
 SCENES = Settings(  # PETR's configuration, whose rate falls once an epoch
-    epochs=24, batch=8, imgsz=320, lr=2e-4, backbone_lr=2e-5, weight_decay=0.01, clip=35.0, schedule="cosine",
-    warmup=500, augment="petr",
-)  # fmt: skip
+    epochs=24,
+    batch=8,
+    imgsz=320,
+    lr=2e-4,
+    backbone_lr=2e-5,
+    weight_decay=0.01,
+    clip=35.0,
+    schedule="cosine",
+    warmup=500,
+    augment="petr",
+)
 TINY_K = 6
 TINY = Settings(  # about ten minutes on two cores with three hundred pictures
-    epochs=80, batch=8, imgsz=128, lr=1e-3, backbone_lr=1e-3, schedule="cosine", warmup=100, augment="flip"
-)  # fmt: skip
+    epochs=80,
+    batch=8,
+    imgsz=128,
+    lr=1e-3,
+    backbone_lr=1e-3,
+    schedule="cosine",
+    warmup=100,
+    augment="flip",
+)
 
 # a quarter of an hour on one core with the demo's scenes; in ten epochs 21.4 NDS, and 7.6 with PETR's augmentation
 TINY_SCENES = replace(TINY, imgsz=64, epochs=16, clip=35.0, augment="none")
 
 # what the demo trains on, and how
 DEMO_DATA = SyntheticConfig(
-    image_size=192, num_classes=4, max_objects=5, texture=0.3, occlusion=0.2, sizes=(0.1, 0.4, 0.5), seed=1
-)  # fmt: skip
+    image_size=192,
+    num_classes=4,
+    max_objects=5,
+    texture=0.3,
+    occlusion=0.2,
+    sizes=(0.1, 0.4, 0.5),
+    seed=1,
+)
 DEMO_COUNTS = {"train": 2000, "val": 300}
 DEMO_SCENES_DATA = nuscenes.SyntheticConfig(
     train_scenes=120, val_scenes=20, samples=8, width=320, height=180, sweeps=False, seed=1
-)  # fmt: skip
+)
 DEMO_SCENES = replace(TINY_SCENES, epochs=10, eval_every=1)
 DEMO = replace(TINY, epochs=8, imgsz=64, augment="flip", eval_every=1)
 
@@ -159,7 +190,10 @@ def _presets() -> Iterator[tuple[str, Experiment]]:
     }
     for family, (r50, dc5, tiny) in families.items():
         yield f"{family}-r50", Experiment(r50, EPOCHS_50, "ResNet-50, stride 32", groups=K)
-        yield f"{family}-r50-dc5", Experiment(dc5, EPOCHS_50, "ResNet-50 with dilated stage 4, stride 16", groups=K)
+        yield (
+            f"{family}-r50-dc5",
+            Experiment(dc5, EPOCHS_50, "ResNet-50 with dilated stage 4, stride 16", groups=K),
+        )
         yield f"{family}-tiny", Experiment(tiny, TINY, ON_A_CPU, groups=TINY_K)
     yield from _deformable()
     yield from _scenes()
@@ -169,25 +203,46 @@ def _deformable() -> Iterator[tuple[str, Experiment]]:
     name, about = "dab-deformable-detr", "ResNet-50, four levels"
     yield f"{name}-r50", Experiment(DAB_DEFORMABLE, EPOCHS_50, about, groups=K)
     two_stage = TwoStageDABDeformableDETR()
-    yield f"{name}-r50-two-stage", Experiment(two_stage, EPOCHS_50, f"{about}, queries from the encoder", groups=K)
+    yield (
+        f"{name}-r50-two-stage",
+        Experiment(two_stage, EPOCHS_50, f"{about}, queries from the encoder", groups=K),
+    )
     yield f"{name}-tiny", Experiment(TinyDABDeformableDETR(), TINY, ON_A_CPU, groups=TINY_K)
     yield "dino-4scale-r50", Experiment(DINO_R50, EPOCHS_12, about, groups=K)
     swin = replace(EPOCHS_12, recompute=True)
     yield "dino-4scale-swin-l", Experiment(SwinDINO(), swin, "Swin-L, four levels", groups=K)
-    yield "dino-4scale-vit-h", Experiment(ViTDINO(), VIT_H, "ViT-Huge with a simple pyramid", groups=K)
+    yield (
+        "dino-4scale-vit-h",
+        Experiment(ViTDINO(), VIT_H, "ViT-Huge with a simple pyramid", groups=K),
+    )
     yield "dino-tiny", Experiment(TinyDINO(), TINY, ON_A_CPU, groups=TINY_K)
-    yield "mask2former-r50", of_masks(Mask2Former(), MASKS_50, "ResNet-50, masks of instances", groups=K)
+    yield (
+        "mask2former-r50",
+        of_masks(Mask2Former(), MASKS_50, "ResNet-50, masks of instances", groups=K),
+    )
     yield "mask2former-tiny", of_masks(TinyMask2Former(), TINY, f"masks; {ON_A_CPU}", groups=TINY_K)
-    yield "dino-vit-tiny", Experiment(TinyViTDINO(), TINY, "a plain ViT; the path of ViT-Huge, tried", groups=TINY_K)
+    yield (
+        "dino-vit-tiny",
+        Experiment(TinyViTDINO(), TINY, "a plain ViT; the path of ViT-Huge, tried", groups=TINY_K),
+    )
 
 
 def _scenes() -> Iterator[tuple[str, Experiment]]:
     v99 = "VoVNetV2-99, six cameras"
     yield "petr-v99", Experiment(PETR(), SCENES, v99, groups=K, task=Detection3DTask)
-    yield "petrv2-v99", Experiment(PETRv2(), SCENES, f"{v99}, two frames", groups=K, task=TwoFrameTask)
+    yield (
+        "petrv2-v99",
+        Experiment(PETRv2(), SCENES, f"{v99}, two frames", groups=K, task=TwoFrameTask),
+    )
     about = f"boxes in space; {ON_A_CPU}"
-    yield "petr-tiny", Experiment(TinyPETR(), TINY_SCENES, about, groups=TINY_K, task=Detection3DTask)
-    yield "petrv2-tiny", Experiment(TinyPETRv2(), TINY_SCENES, about, groups=TINY_K, task=TwoFrameTask)
+    yield (
+        "petr-tiny",
+        Experiment(TinyPETR(), TINY_SCENES, about, groups=TINY_K, task=Detection3DTask),
+    )
+    yield (
+        "petrv2-tiny",
+        Experiment(TinyPETRv2(), TINY_SCENES, about, groups=TINY_K, task=TwoFrameTask),
+    )
 
 
 def _table2() -> Iterator[tuple[str, Experiment]]:
@@ -218,7 +273,10 @@ def _table3() -> Iterator[tuple[str, Experiment]]:
             settings = replace(schedules[epochs], recompute=isinstance(recipe, SwinDINO))
             name = f"table3/{detector}-{epochs}e"
             yield name, Experiment(recipe, settings, "Table 3, K = 1", baseline)
-            yield f"{name}-group", Experiment(replace(recipe, num_groups=K), settings, f"Table 3, K = {K}", group)
+            yield (
+                f"{name}-group",
+                Experiment(replace(recipe, num_groups=K), settings, f"Table 3, K = {K}", group),
+            )
 
 
 def _masks() -> Iterator[tuple[str, Experiment]]:
@@ -226,7 +284,10 @@ def _masks() -> Iterator[tuple[str, Experiment]]:
     for settings, *reported in ((MASKS_12, 38.5, 39.7), (MASKS_50, 43.7, 44.0)):
         name = f"masks/mask2former-r50-{settings.epochs:g}e"
         yield name, of_masks(Mask2Former(), settings, "Mask2Former, K = 1", reported[0])
-        yield f"{name}-group", of_masks(Mask2Former(num_groups=K), settings, f"Mask2Former, K = {K}", reported[1])
+        yield (
+            f"{name}-group",
+            of_masks(Mask2Former(num_groups=K), settings, f"Mask2Former, K = {K}", reported[1]),
+        )
 
 
 def _space() -> Iterator[tuple[str, Experiment]]:
@@ -257,8 +318,14 @@ def _table7() -> Iterator[tuple[str, Experiment]]:
     )
     for row, full, tiny, about, reported in rows:
         groups, few = (1, 1) if row == "a" else (K, TINY_K)
-        yield f"table7/{row}", Experiment(replace(full, num_groups=groups), EPOCHS_12, f"Table 7 {about}", reported)
-        yield f"table7/{row}-tiny", Experiment(replace(tiny, num_groups=few), TINY, f"Table 7 {about}, on a CPU")
+        yield (
+            f"table7/{row}",
+            Experiment(replace(full, num_groups=groups), EPOCHS_12, f"Table 7 {about}", reported),
+        )
+        yield (
+            f"table7/{row}-tiny",
+            Experiment(replace(tiny, num_groups=few), TINY, f"Table 7 {about}, on a CPU"),
+        )
 
 
 def _fig8() -> Iterator[tuple[str, Experiment]]:
@@ -272,14 +339,23 @@ def _fig8() -> Iterator[tuple[str, Experiment]]:
     )
     for row, full, tiny, grouped, reported in rows:
         groups, few = (K, TINY_K) if grouped else (1, 1)
-        yield f"fig8/{row}", Experiment(replace(full, num_groups=groups), EPOCHS_12, f"Fig. 8, {row}", reported)
-        yield f"fig8/{row}-tiny", Experiment(replace(tiny, num_groups=few), TINY, f"Fig. 8, {row}, on a CPU")
+        yield (
+            f"fig8/{row}",
+            Experiment(replace(full, num_groups=groups), EPOCHS_12, f"Fig. 8, {row}", reported),
+        )
+        yield (
+            f"fig8/{row}-tiny",
+            Experiment(replace(tiny, num_groups=few), TINY, f"Fig. 8, {row}, on a CPU"),
+        )
 
 
 def _fig9() -> Iterator[tuple[str, Experiment]]:
     """More groups, until it saturates. The figure's ticks are not in the text: these are ours."""
     for groups in (1, 3, 5, 7, 9, 11, 13, 15):
-        yield f"fig9/k{groups}", Experiment(replace(R50, num_groups=groups), EPOCHS_12, f"Fig. 9, K = {groups}")
+        yield (
+            f"fig9/k{groups}",
+            Experiment(replace(R50, num_groups=groups), EPOCHS_12, f"Fig. 9, K = {groups}"),
+        )
 
 
 def _all() -> Iterator[tuple[str, Experiment]]:
@@ -296,7 +372,8 @@ def experiment(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         near = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.5) or list(EXPERIMENTS)[:3]
         raise UsageError(
-            f"there is no model {name!r}", remedy=f"did you mean {', '.join(near)}? `groupdetr presets` lists all"
+            f"there is no model {name!r}",
+            remedy=f"did you mean {', '.join(near)}? `groupdetr presets` lists all",
         )
     return EXPERIMENTS[name]
 
@@ -304,5 +381,7 @@ def experiment(name: str) -> Experiment:
 def recipe_from(described: dict[str, Any]) -> Recipe:
     """The recipe that ``dataclasses.asdict`` made a dict of."""
     known = {field.name for field in fields(experiment(described["preset"]).recipe)}
-    options = {name: value for name, value in described.items() if name in known and name != "preset"}
+    options = {
+        name: value for name, value in described.items() if name in known and name != "preset"
+    }
     return experiment(described["preset"]).recipe.with_options(**options)

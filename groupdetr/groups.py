@@ -35,15 +35,19 @@ import numpy as np
 from torch import Tensor
 
 from groupdetr.ops.assignment import assign
-from groupdetr.structures import Assignment
+from groupdetr.structures.assignment import Assignment
 
-Attention = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (content [...,N,C], position, blocked [N,N]) -> content
+Attention = Callable[
+    [Tensor, Tensor, Tensor | None], Tensor
+]  # (content [...,N,C], position, blocked [N,N]) -> content
 Compete = Callable[[Attention, Tensor, Tensor, Tensor | None], Tensor]
 Match = Callable[[np.ndarray, Sequence[int]], Assignment]
 Denoise = Callable[[int], int]
 
 
-def separately(attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+def separately(
+    attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None
+) -> Tensor:
     """Self-attention within each group (Eq. 5): leading axes are batch, so no query sees another group. [B,K,N,C]
 
     ``blocked`` [N,N] bool, the same in every group: True where a query (row) does not see another (column).
@@ -51,7 +55,9 @@ def separately(attention: Attention, content: Tensor, position: Tensor, blocked:
     return attention(content, position, blocked)
 
 
-def jointly(attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+def jointly(
+    attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None
+) -> Tensor:
     """Self-attention over all K*N queries at once (Table 7 b and c). [B,K,N,C]
 
     What is ``blocked`` within a group is blocked there; of other groups a query sees what its last query sees of its
@@ -62,7 +68,9 @@ def jointly(attention: Attention, content: Tensor, position: Tensor, blocked: Te
         others = blocked[-1].expand(num_groups, num_queries, num_groups, num_queries).clone()
         others.diagonal(dim1=0, dim2=2).copy_(blocked.unsqueeze(-1).expand(-1, -1, num_groups))
         blocked = others.reshape(num_groups * num_queries, -1)
-    joined = attention(content.flatten(1, 2).unsqueeze(1), position.flatten(1, 2).unsqueeze(1), blocked)
+    joined = attention(
+        content.flatten(1, 2).unsqueeze(1), position.flatten(1, 2).unsqueeze(1), blocked
+    )
     return joined.reshape(content.shape)
 
 
@@ -113,7 +121,11 @@ def match_naively(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
     stages, _, num_groups, _, num_queries = costs.shape
     images = []
     for image, count in enumerate(counts):
-        everyone = costs[:, image, :, :count].swapaxes(1, 2).reshape(stages, count, num_groups * num_queries)
+        everyone = (
+            costs[:, image, :, :count]
+            .swapaxes(1, 2)
+            .reshape(stages, count, num_groups * num_queries)
+        )
         row, column = assign(np.tile(everyone, (1, num_groups, 1)))
         group, query = np.unravel_index(column, (num_groups, num_queries))
         images.append((np.full(group.shape, image), group, query, row % max(count, 1)))
@@ -122,7 +134,9 @@ def match_naively(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
 
 def _assignment(images: Sequence[tuple[np.ndarray, ...]], stages: int) -> Assignment:
     """Each image's (image, group, query, target), [L,...] each, as one Assignment [L,M]."""
-    columns = (np.concatenate([x.reshape(stages, -1) for x in column], axis=1) for column in zip(*images))
+    columns = (
+        np.concatenate([x.reshape(stages, -1) for x in column], axis=1) for column in zip(*images)
+    )
     return Assignment.of(*columns)
 
 

@@ -78,12 +78,31 @@ class Settings:
         if not isinstance(self.lr_drop, tuple):  # of a file: a list, or of an older one a number
             drops = [self.lr_drop] if isinstance(self.lr_drop, float | int) else self.lr_drop
             object.__setattr__(self, "lr_drop", tuple(drops))
-        expect_positive(self, "epochs", "steps", "minutes", "batch", "accumulate", "imgsz", "eval_every", "save_every")
+        expect_positive(
+            self,
+            "epochs",
+            "steps",
+            "minutes",
+            "batch",
+            "accumulate",
+            "imgsz",
+            "eval_every",
+            "save_every",
+        )
         expect_positive(self, "clip", "early_stop", "threads", "group_chunk")
-        for name in ("lr", "backbone_lr", "weight_decay", "warmup", "workers", "instability_images"):
+        for name in (
+            "lr",
+            "backbone_lr",
+            "weight_decay",
+            "warmup",
+            "workers",
+            "instability_images",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
-                raise UsageError(f"{name.replace('_', '-')} must be a number from 0 up, not {value}")
+                raise UsageError(
+                    f"{name.replace('_', '-')} must be a number from 0 up, not {value}"
+                )
         if self.batch % self.accumulate:
             raise UsageError(
                 f"a batch of {self.batch} images cannot be cut into {self.accumulate} equal pieces",
@@ -92,7 +111,9 @@ class Settings:
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"ema must lie between 0 and 1, not {self.ema}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise UsageError(f"layer-decay must be greater than 0 and at most 1, not {self.layer_decay}")
+            raise UsageError(
+                f"layer-decay must be greater than 0 and at most 1, not {self.layer_decay}"
+            )
 
     def as_flags(self) -> list[str]:
         """The options of `groupdetr train` that give these settings."""

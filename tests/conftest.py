@@ -29,7 +29,11 @@ def _one_thread() -> None:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set: 24 training and 6 validation pictures of 48 pixels, 3 classes."""
     folder = tmp_path_factory.mktemp("shapes")
-    write(SyntheticConfig(image_size=48, num_classes=3, max_objects=3), folder, {"train": 24, "val": 6})
+    write(
+        SyntheticConfig(image_size=48, num_classes=3, max_objects=3),
+        folder,
+        {"train": 24, "val": 6},
+    )
     return folder
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupdetr.data.shapes import Drawn
-from groupdetr.masks import Bitmaps
+from groupdetr.data.segmentations import Drawn
+from groupdetr.structures.masks import Bitmaps
 
 
 def dense(mask: Drawn, size: tuple[int, int]) -> np.ndarray:

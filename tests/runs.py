@@ -12,13 +12,30 @@ from typing import Any
 
 import torch
 
-from groupdetr.cli import main
+from groupdetr.cli.main import main
 from groupdetr.experiments import EXPERIMENTS, experiment
 
-TINY = [name for name in EXPERIMENTS if name.endswith("-tiny") and "/" not in name]  # presets that train on a CPU
-OF_PICTURES = [name for name in TINY if experiment(name).task.sees == "pictures"]  # and not of scenes
+TINY = [
+    name for name in EXPERIMENTS if name.endswith("-tiny") and "/" not in name
+]  # presets that train on a CPU
+OF_PICTURES = [
+    name for name in TINY if experiment(name).task.sees == "pictures"
+]  # and not of scenes
 SMALL = ("--set", "channels=32", "num_heads=2", "hidden=32", "decoder_layers=2", "num_queries=8")
-QUICK = ("--groups", "2", "--imgsz", "48", "--batch", "4", "--workers", "0", "--threads", "1", "--device", "cpu")
+QUICK = (
+    "--groups",
+    "2",
+    "--imgsz",
+    "48",
+    "--batch",
+    "4",
+    "--workers",
+    "0",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+)
 
 
 def arguments(data: Path, out: Path, *more: str, model: str = "conditional-detr-tiny") -> list[str]:
@@ -41,12 +58,24 @@ def environment() -> dict[str, str]:
 
 
 def torchrun(
-    processes: int, port: int, arguments: Sequence[str], program: Sequence[str] = ("-m", "groupdetr")
+    processes: int,
+    port: int,
+    arguments: Sequence[str],
+    program: Sequence[str] = ("-m", "groupdetr"),
 ) -> subprocess.CompletedProcess[str]:
     """Several processes over gloo, as a user would start them."""
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(processes),
+        "--master-port",
+        str(port),
+    ]
     whole = [sys.executable, *launch, *program, *arguments]
-    return subprocess.run(whole, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        whole, env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 def log(run: Path) -> list[dict[str, Any]]:
@@ -66,7 +95,11 @@ def norms(run: Path) -> dict[int, float]:
 def evaluations(run: Path) -> list[dict[str, Any]]:
     """What is logged of every evaluation, times and memory aside."""
     aside = ("seconds", "peak_memory_mb")
-    return [{k: v for k, v in record.items() if k not in aside} for record in log(run) if "instability" in record]
+    return [
+        {k: v for k, v in record.items() if k not in aside}
+        for record in log(run)
+        if "instability" in record
+    ]
 
 
 def checkpoint(run: Path) -> dict[str, Any]:

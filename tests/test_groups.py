@@ -21,7 +21,7 @@ from groupdetr.groups import (
     mean_over_groups,
     separately,
 )
-from groupdetr.structures import Assignment
+from groupdetr.structures.assignment import Assignment
 
 problems = st.tuples(
     st.integers(1, 3),
@@ -29,12 +29,14 @@ problems = st.tuples(
     st.integers(1, 6),
     st.lists(st.integers(0, 7), min_size=1, max_size=3),
     st.integers(0, 10**6),
-)  # fmt: skip  L, K, N, objects of each image, seed
+)  L, K, N, objects of each image, seed
 
 
 def draw(stages: int, groups: int, queries: int, counts: list[int], seed: int) -> np.ndarray:
     """Costs [L,B,K,T,N]; slots beyond an image's objects are the cheapest of all, and must not be looked at."""
-    costs = np.random.default_rng(seed).normal(size=(stages, len(counts), groups, max(counts), queries))
+    costs = np.random.default_rng(seed).normal(
+        size=(stages, len(counts), groups, max(counts), queries)
+    )
     for image, count in enumerate(counts):
         costs[:, image, :, count:] = -1e6
     return costs.astype(np.float32)
@@ -67,7 +69,9 @@ def test_the_pairs_of_a_group_are_the_cheapest_of_all() -> None:
     found = match_groups(costs, [3])
     for group in (0, 1):
         cost = costs[0, 0, group]
-        best = min(sum(cost[t, q] for t, q in enumerate(pick)) for pick in permutations(range(4), 3))
+        best = min(
+            sum(cost[t, q] for t, q in enumerate(pick)) for pick in permutations(range(4), 3)
+        )
         query, target = pairs(found, 0, 0, group)
         assert cost[target, query].sum() == pytest.approx(best)
 
@@ -81,11 +85,17 @@ def test_naive_matching_gives_every_object_k_queries_of_any_group(problem: tuple
     found = match_naively(costs, counts)
     for stage, image in np.ndindex(stages, len(counts)):
         here = found.image[stage] == image
-        target, group, query = (x[stage][here].numpy() for x in (found.target, found.group, found.query))
+        target, group, query = (
+            x[stage][here].numpy() for x in (found.target, found.group, found.query)
+        )
         if counts[image] <= queries:
             assert np.bincount(target, minlength=counts[image]).tolist() == [groups] * counts[image]
         assert len({*zip(group, query)}) == len(query) == groups * min(counts[image], queries)
-        everyone = costs[stage, image, :, : counts[image]].swapaxes(0, 1).reshape(counts[image], groups * queries)
+        everyone = (
+            costs[stage, image, :, : counts[image]]
+            .swapaxes(0, 1)
+            .reshape(counts[image], groups * queries)
+        )
         copies = np.tile(everyone, (groups, 1))
         best = copies[linear_sum_assignment(copies)].sum()
         assert costs[stage, image, group, target, query].sum() == pytest.approx(best, abs=1e-3)

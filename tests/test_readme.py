@@ -44,7 +44,11 @@ def test_the_readme_does_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     for command in typed():
         for long, short in SHORTER.items():
-            command = command.replace(long, short) if re.search(rf"{re.escape(long)}\b", command) else command
+            command = (
+                command.replace(long, short)
+                if re.search(rf"{re.escape(long)}\b", command)
+                else command
+            )
         run(["-m", *shlex.split(command)], tmp_path, command)
     for block in blocks("python"):
         run(["-c", block], tmp_path, block)
@@ -54,7 +58,12 @@ def test_the_readme_does_what_it_says(tmp_path: Path) -> None:
 
 def run(arguments: list[str], folder: Path, what: str) -> None:
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{what}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 

@@ -13,19 +13,53 @@ import pytest
 import groupdetr
 
 ROOT = Path(groupdetr.__file__).parent
-SOURCES = {".".join(("groupdetr", *path.relative_to(ROOT).with_suffix("").parts)): path for path in ROOT.rglob("*.py")}
-TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in SOURCES.items()}
+SOURCES = {
+    ".".join(("groupdetr", *path.relative_to(ROOT).with_suffix("").parts)): path
+    for path in ROOT.rglob("*.py")
+}
+TREES = {
+    name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in SOURCES.items()
+}
 
 BELOW_DETECTORS = {
-    "ops", "movable", "masks", "structures", "cameras", "outputs", "groups", "linear", "mlp", "places", "attention",
-    "encoders", "queries", "heads", "decoder", "criterion", "backbones", "detector", "chunked",
-}  # fmt: skip
+    "ops",
+    "movable",
+    "masks",
+    "structures",
+    "cameras",
+    "outputs",
+    "groups",
+    "linear",
+    "mlp",
+    "places",
+    "attention",
+    "encoders",
+    "queries",
+    "heads",
+    "decoder",
+    "criterion",
+    "backbones",
+    "detector",
+    "chunked",
+}
 MODEL_WING = BELOW_DETECTORS | {"detectors"}
-READING = {f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")}  # how backbones open their files
+READING = {
+    f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")
+}  # how backbones open their files
 KNOW_NUM_GROUPS = {
-    "groups", "queries", "detectors", "experiments", "weights",
-    "cli", "commands", "training", "fitting", "validation", "reporting", "tasks",  # the command line
-}  # fmt: skip
+    "groups",
+    "queries",
+    "detectors",
+    "experiments",
+    "weights",
+    "cli",
+    "commands",
+    "training",
+    "fitting",
+    "validation",
+    "reporting",
+    "tasks",  # the command line
+}
 
 
 def floor(module: str) -> str:
@@ -48,7 +82,10 @@ def _module(package: str, name: str) -> str:
     return f"{package}.{name}" if f"{package}.{name}" in TREES else package
 
 
-IMPORTS = {name: {m for m in imported(tree) if m.split(".")[0] == "groupdetr"} for name, tree in TREES.items()}
+IMPORTS = {
+    name: {m for m in imported(tree) if m.split(".")[0] == "groupdetr"}
+    for name, tree in TREES.items()
+}
 
 
 def offenders(floors: set[str], forbidden: set[str]) -> list[str]:
@@ -73,7 +110,9 @@ def test_nothing_below_detectors_imports_them() -> None:
 
 
 def test_the_engine_imports_no_detector() -> None:
-    assert not offenders({"engine"}, MODEL_WING - {"structures", "outputs", "criterion", "ops", "groups"})
+    assert not offenders(
+        {"engine"}, MODEL_WING - {"structures", "outputs", "criterion", "ops", "groups"}
+    )
 
 
 def at_import_time(tree: ast.Module) -> Iterator[str]:
@@ -118,7 +157,7 @@ def test_the_model_asks_only_once_if_it_is_training_for_the_sake_of_groups() -> 
     assert len([ask for ask in asks if not any(other in ask for other in others)]) == 1, asks
 
 
-# rooms ---------------------------------------------------------------------------------------------------------
+# rooms
 
 FUNCTIONS = [
     (f"{name}.{node.name}", node)
@@ -142,7 +181,9 @@ def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_functions_are_short_and_take_few_parameters() -> None:
     assert median(lines(node) for _, node in FUNCTIONS) <= 8
     assert not [f"{name}: {lines(node)} lines" for name, node in FUNCTIONS if lines(node) > 50]
-    assert not [f"{name}: {parameters(node)} parameters" for name, node in FUNCTIONS if parameters(node) > 6]
+    assert not [
+        f"{name}: {parameters(node)} parameters" for name, node in FUNCTIONS if parameters(node) > 6
+    ]
 
 
 def test_no_file_is_long() -> None:

@@ -8,11 +8,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from groupdetr.detector import DetectionTransformer
-from groupdetr.engine.evaluate import running
-from groupdetr.structures import Images, Predictions, Queries
+from groupdetr.engine.inference import running
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.queries import Queries
 
-TOLERANCE = 1e-4  # rounding of float32: kernels may sum in another order for another number of queries
+TOLERANCE = (
+    1e-4  # rounding of float32: kernels may sum in another order for another number of queries
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
         alone = [_alone(model, images, group) for group in range(groups)]
         primary = model.recipe.inference_group or 0
         inference = _change(alone[primary], together[:, primary : primary + 1])
-        apart = max(_change(alone[group], together[:, group : group + 1]) for group in range(groups))
+        apart = max(
+            _change(alone[group], together[:, group : group + 1]) for group in range(groups)
+        )
     return Isolation(leak, apart, inference)
 
 

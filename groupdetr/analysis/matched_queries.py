@@ -10,11 +10,12 @@ from torch import Tensor
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.batch import Pictures, collate
-from groupdetr.detector import DetectionTransformer
-from groupdetr.engine.evaluate import evaluating, running
+from groupdetr.engine.inference import evaluating, running
+from groupdetr.engine.task import Pieces
+from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes import cxcywh_to_xyxy
-from groupdetr.structures import Objects, Predictions
-from groupdetr.tasks.task import Pieces
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects
 
 
 @dataclass
@@ -23,7 +24,9 @@ class MatchedQueries:
 
     boxes: np.ndarray  # [T,4] of the objects: x0, y0, x1, y1
     said: np.ndarray  # [T,K,4] the box, or that around the mask, of the matched query of each group; nan without one
-    points: np.ndarray  # [T,K,2] where that query looks, x, y; the middle of what it predicts if it looks everywhere
+    points: (
+        np.ndarray
+    )  # [T,K,2] where that query looks, x, y; the middle of what it predicts if it looks everywhere
 
 
 @dataclass
@@ -50,10 +53,14 @@ def matched(model: DetectionTransformer, criterion: SetCriterion, batch: Pieces)
     with evaluating(model), running(model, None):
         outputs = model(batch.images(device))
         stages = outputs.stages()[0]
-        assignment = criterion.assign(stages, Objects.from_targets([target.to(device) for target in batch.targets]))
+        assignment = criterion.assign(
+            stages, Objects.from_targets([target.to(device) for target in batch.targets])
+        )
     predictions = stages.predictions
     reference = outputs.queries.reference.expand(len(stages.names), -1, -1, -1, -1)
-    said = predictions.of(*(assignment.gather(x)[-1:] for x in (predictions.logits, predictions.place)))
+    said = predictions.of(
+        *(assignment.gather(x)[-1:] for x in (predictions.logits, predictions.place))
+    )
     groups = predictions.logits.shape[2]
     last = (assignment.target[-1], assignment.group[-1])
     return Matched(*last, said, assignment.gather(reference)[-1:], groups)
@@ -67,7 +74,9 @@ def matched_queries(
     found, objects = matched(model, criterion, batch), batch.targets[0].boxes
     size = found.reference.new_tensor([record.width, record.height])
     where = found.said.bounds()
-    where = where.masked_fill((where[..., 2:] == 0).any(-1, keepdim=True), torch.nan)  # an empty mask is nowhere
+    where = where.masked_fill(
+        (where[..., 2:] == 0).any(-1, keepdim=True), torch.nan
+    )  # an empty mask is nowhere
     points = torch.cat([found.reference, where], -1)[..., :2] * size
     return MatchedQueries(
         boxes=(cxcywh_to_xyxy(objects) * size.cpu().repeat(2)).numpy(),

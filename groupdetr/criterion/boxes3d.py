@@ -8,7 +8,9 @@ from torch import Tensor
 
 from groupdetr.criterion.pairs import AllPairs, Boxes, MatchedPairs
 from groupdetr.ops.boxes3d import VELOCITY, box_to_code
-from groupdetr.structures import Assignment, Objects, Predictions
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects
 
 
 class Codes(Boxes):
@@ -18,7 +20,11 @@ class Codes(Boxes):
         return super().lay_out(predictions, coded(objects))
 
     def matched(
-        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+        self,
+        predictions: Predictions,
+        objects: Objects,
+        assignment: Assignment,
+        mean_objects: Tensor,
     ) -> MatchedPairs:
         return super().matched(predictions, coded(objects), assignment, mean_objects)
 

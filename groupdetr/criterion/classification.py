@@ -45,7 +45,9 @@ class FocalLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, present: tuple[Tensor, ...], alpha: float, gamma: float) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, present: tuple[Tensor, ...], alpha: float, gamma: float
+    ) -> Tensor:
         x = logits.float()
         absent, mirrored = Absent(x, 1 - alpha, gamma), Absent(-x[present], alpha, gamma)
         absent.loss[present] = mirrored.loss
@@ -97,6 +99,8 @@ class Softmax:
         logits = pairs.logits.float().log_softmax(-1)
         summed = -self.nothing * logits[..., -1].sum((1, 2, 3))
         *where, _ = pairs.classes
-        summed = summed + (self.nothing * logits[..., -1][tuple(where)] - logits[pairs.classes]).sum(1)
+        summed = summed + (
+            self.nothing * logits[..., -1][tuple(where)] - logits[pairs.classes]
+        ).sum(1)
         queries = logits.shape[1] * logits.shape[3]  # of all images
         return summed / (self.nothing * queries + (1 - self.nothing) * pairs.told) * pairs.objects

@@ -13,8 +13,11 @@ from groupdetr.criterion.pairs import Boxes, Pairing
 from groupdetr.criterion.term import Term
 from groupdetr.errors import DivergedError
 from groupdetr.groups import Match, mean_over_groups
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Assignment, Objects, Predictions, Stages, Target
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.aux_outputs import Stages
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects, Target
 
 
 class SetCriterion(nn.Module):
@@ -30,12 +33,16 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """``mean_objects``: objects of a batch, averaged over the batches that share an optimizer step; by default
         over the ranks of this one."""
-        objects = Objects.from_targets(targets, at_least=2)  # for none and for one torch.compile makes other graphs
+        objects = Objects.from_targets(
+            targets, at_least=2
+        )  # for none and for one torch.compile makes other graphs
         if mean_objects is None:
             mean_objects = mean_over_ranks(objects.boxes.new_full((), sum(objects.counts)))
         losses: dict[str, Tensor] = {}
         for stages in outputs.stages():
-            values = self.loss(stages.predictions, objects, self.assign(stages, objects), mean_objects)
+            values = self.loss(
+                stages.predictions, objects, self.assign(stages, objects), mean_objects
+            )
             groups = stages.copies * (stages.among or stages.predictions.logits.shape[2])
             names = [f"{name}/{term.name}" for term in self.terms for name in stages.names]
             losses |= zip(names, (values / mean_over_groups(groups, mean_objects)).unbind())
@@ -61,11 +68,17 @@ class SetCriterion(nn.Module):
     @torch.no_grad()
     def costs(self, stages: Stages, objects: Objects) -> np.ndarray:
         """[L,B,K,T,N], finite."""
-        costs: np.ndarray = self.cost(*self.pairing.lay_out(stages.predictions, objects)).cpu().numpy()
+        costs: np.ndarray = (
+            self.cost(*self.pairing.lay_out(stages.predictions, objects)).cpu().numpy()
+        )
         if not np.isfinite(costs).all():
-            broken = [name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()]
+            broken = [
+                name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()
+            ]
             raise DivergedError(
-                "a matching cost is not finite", f"stage {', '.join(broken)}", "lower the learning rate"
+                "a matching cost is not finite",
+                f"stage {', '.join(broken)}",
+                "lower the learning rate",
             )
         return costs
 
@@ -98,7 +111,11 @@ class Loss(nn.Module):
         self.terms, self.pairing = terms, pairing
 
     def forward(
-        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+        self,
+        predictions: Predictions,
+        objects: Objects,
+        assignment: Assignment,
+        mean_objects: Tensor,
     ) -> Tensor:
         pairs = self.pairing.matched(predictions, objects, assignment, mean_objects)
         return torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from groupdetr.structures import Assignment, Objects, Predictions
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects
 
 ROWS = 1 << 22  # numbers of masks at points that are computed at once
 
@@ -126,7 +128,9 @@ class AtPoints:
             points, wanted = points[:, : self.num_points], wanted[:, : self.num_points]
             for stage, embedding in enumerate(predictions.masks.embedding[:, image].float()):
                 found = torch.stack(of_all(embedding.flatten(0, 1) @ points, wanted))
-                measured[:, stage, image, :, : len(wanted)] = found.view(2, -1, groups, queries).transpose(1, 2)
+                measured[:, stage, image, :, : len(wanted)] = found.view(
+                    2, -1, groups, queries
+                ).transpose(1, 2)
         return scores, *measured
 
     def all(self, *laid_out: Tensor) -> AllMasks:
@@ -134,12 +138,20 @@ class AtPoints:
 
     @in_single_precision
     def matched(
-        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+        self,
+        predictions: Predictions,
+        objects: Objects,
+        assignment: Assignment,
+        mean_objects: Tensor,
     ) -> MatchedMasks:
         stage, image, group, query, target = assignment.columns
         groups, queries = predictions.logits.shape[2:4]
         told = [min(count, queries) for count in objects.counts]
-        masks = assignment.gather(predictions.masks.embedding).float().split([groups * count for count in told], 1)
+        masks = (
+            assignment.gather(predictions.masks.embedding)
+            .float()
+            .split([groups * count for count in told], 1)
+        )
         wants = target.split([groups * count for count in told], 1)
         sums = [
             self.learned(mask, points, wanted, want)
@@ -148,11 +160,15 @@ class AtPoints:
         entropy, dice = torch.stack(sums).sum(0)
         classes = (stage, image, group, query, objects.labels[image, target])
         told_of = mean_objects - (sum(objects.counts) - sum(told))
-        return MatchedMasks(predictions.logits, classes, entropy, dice, mean_objects.clamp(min=1), told_of)
+        return MatchedMasks(
+            predictions.logits, classes, entropy, dice, mean_objects.clamp(min=1), told_of
+        )
 
     def images(self, predictions: Predictions, objects: Objects) -> Iterator[tuple[Tensor, Tensor]]:
         """Of every image the pixels at its points [C,P], and whether its objects are there [T,P]."""
-        always_the_same = torch.Generator(predictions.logits.device).manual_seed(0)  # in evaluations, to be compared
+        always_the_same = torch.Generator(predictions.logits.device).manual_seed(
+            0
+        )  # in evaluations, to be compared
         canvas = predictions.masks.canvas.with_points(self.drawn, always_the_same)
         assert canvas.points is not None
         assert canvas.sampled is not None
@@ -173,13 +189,17 @@ class AtPoints:
         ]
         return torch.cat(parts, dim=1).view(2, *target.shape).sum(2)
 
-    def of_matched(self, embedding: Tensor, target: Tensor, pixels: Tensor, wanted: Tensor) -> Tensor:
+    def of_matched(
+        self, embedding: Tensor, target: Tensor, pixels: Tensor, wanted: Tensor
+    ) -> Tensor:
         """Of masks [M,C]: [2,M]."""
         logits = embedding @ pixels
         with torch.no_grad():
             certain = logits[:, : self.candidates].abs()
             chosen = certain.topk(self.uncertain, dim=1, largest=False, sorted=False).indices
-            fresh = torch.arange(self.candidates, self.drawn, device=chosen.device).expand(len(chosen), -1)
+            fresh = torch.arange(self.candidates, self.drawn, device=chosen.device).expand(
+                len(chosen), -1
+            )
             place = torch.cat([chosen, fresh], dim=1)
             labels = wanted[target.unsqueeze(1), place]
         said = logits.gather(1, place)

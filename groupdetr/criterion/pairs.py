@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from groupdetr.structures import Assignment, Objects, Predictions
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects
 
 
 @dataclass
@@ -20,7 +22,9 @@ class Pairs:
 
     said: Tensor
     wanted: Tensor
-    distances: Tensor = field(init=False)  # of centres and of sizes, [4,...], in shares of the image
+    distances: Tensor = field(
+        init=False
+    )  # of centres and of sizes, [4,...], in shares of the image
 
     def __post_init__(self) -> None:
         self.distances = (self.said - self.wanted).abs()
@@ -54,7 +58,13 @@ class Pairing(Protocol):
         """What the terms' costs look at."""
         ...
 
-    def matched(self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor) -> Any:
+    def matched(
+        self,
+        predictions: Predictions,
+        objects: Objects,
+        assignment: Assignment,
+        mean_objects: Tensor,
+    ) -> Any:
         """What the terms' losses look at. ``mean_objects`` as the criterion has it."""
         ...
 
@@ -71,7 +81,11 @@ class Boxes:
         return AllPairs(*laid_out)
 
     def matched(
-        self, predictions: Predictions, objects: Objects, assignment: Assignment, mean_objects: Tensor
+        self,
+        predictions: Predictions,
+        objects: Objects,
+        assignment: Assignment,
+        mean_objects: Tensor,
     ) -> MatchedPairs:
         del mean_objects
         return matched(predictions, objects, assignment)

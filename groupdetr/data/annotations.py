@@ -11,7 +11,7 @@ import numpy as np
 from groupdetr.data import box_rules, mask_rules
 from groupdetr.data.findings import Findings, shown
 from groupdetr.data.records import Bools, Floats, Ints
-from groupdetr.data.shapes import Shape
+from groupdetr.data.segmentations import Shape
 from groupdetr.data.values import Id, four_numbers, identity, note_types, number
 
 # In place of an index: what the file does not list, or lists in a way that cannot be used (and was reported as such).
@@ -35,12 +35,22 @@ class Table:
             return column[which] if isinstance(which, slice) else [column[i] for i in which]
 
         ids, shapes = of(self.ids), None if self.shapes is None else tuple(of(self.shapes))
-        label, boxes, areas, crowd = self.label[which], self.boxes[which], self.areas[which], self.crowd[which]
+        label, boxes, areas, crowd = (
+            self.label[which],
+            self.boxes[which],
+            self.areas[which],
+            self.crowd[which],
+        )
         return Table(ids, self.image[which], label, boxes, areas, crowd, shapes)
 
 
 def read_annotations(
-    items: list[Any], sizes: Floats, images: dict[Id, int], labels: dict[Id, int], found: Findings, masks: bool
+    items: list[Any],
+    sizes: Floats,
+    images: dict[Id, int],
+    labels: dict[Id, int],
+    found: Findings,
+    masks: bool,
 ) -> Table:
     """The usable ones among ``items``; ``sizes`` [I,2] of the images, and id -> index of images and of categories."""
     dicts = _objects(items, found)
@@ -59,13 +69,19 @@ def read_annotations(
 def _objects(items: list[Any], found: Findings) -> list[dict[str, Any]]:
     for position, item in enumerate(items):
         if not isinstance(item, dict):
-            found.add("bad-annotation", f"annotation number {position + 1}", f"it is {shown(item)}, not an object")
+            found.add(
+                "bad-annotation",
+                f"annotation number {position + 1}",
+                f"it is {shown(item)}, not an object",
+            )
     return [item for item in items if isinstance(item, dict)]
 
 
 def _called(item: dict[str, Any]) -> str:
     return (
-        f"annotation {shown(item['id'])}" if "id" in item else f"an annotation of image {shown(item.get('image_id'))}"
+        f"annotation {shown(item['id'])}"
+        if "id" in item
+        else f"an annotation of image {shown(item.get('image_id'))}"
     )
 
 
@@ -81,17 +97,29 @@ def _check_ids(items: list[dict[str, Any]], found: Findings) -> None:
             found.add("annotation-id-zero", "annotation 0", "its id is 0")
     for key, count in Counter(ids).items():
         if key is not None and count > 1:
-            found.add("duplicate-annotation-id", f"annotation {shown(key)}", f"{count} annotations have this id")
+            found.add(
+                "duplicate-annotation-id",
+                f"annotation {shown(key)}",
+                f"{count} annotations have this id",
+            )
 
 
-def _lookup(items: list[dict[str, Any]], key: str, index: dict[Id, int], code: str, found: Findings) -> Ints:
+def _lookup(
+    items: list[dict[str, Any]], key: str, index: dict[Id, int], code: str, found: Findings
+) -> Ints:
     """The index of what each annotation refers to by ``key``, negative where it cannot be used, [A]."""
     if not index:  # that the list is empty was reported; every annotation would only repeat it
         return np.full(len(items), REFUSED)
     ids = [identity(item.get(key)) for item in items]
-    column = np.array([UNKNOWN if i is None else index.get(i, UNKNOWN) for i in ids], dtype=np.int64)
+    column = np.array(
+        [UNKNOWN if i is None else index.get(i, UNKNOWN) for i in ids], dtype=np.int64
+    )
     for row in np.flatnonzero(column == UNKNOWN):
-        found.add(code, _called(items[row]), f"its {key} is {shown(items[row].get(key))}{_twin(ids[row], index)}")
+        found.add(
+            code,
+            _called(items[row]),
+            f"its {key} is {shown(items[row].get(key))}{_twin(ids[row], index)}",
+        )
     return column
 
 
@@ -107,7 +135,9 @@ def _boxes(items: list[dict[str, Any]], found: Findings) -> tuple[Floats, Bools]
     """Boxes [A,4], zero where malformed, and which of them are usable [A]."""
     values = [four_numbers(item.get("bbox")) for item in items]
     boxes = np.array([value or [0.0] * 4 for value in values], dtype=np.float64).reshape(-1, 4)
-    faults = {"box-malformed": np.array([value is None for value in values], dtype=bool)} | box_rules.unusable(boxes)
+    faults = {
+        "box-malformed": np.array([value is None for value in values], dtype=bool)
+    } | box_rules.unusable(boxes)
     for code, rows in faults.items():
         for row in np.flatnonzero(rows):
             found.add(code, _called(items[row]), f"its bbox is {shown(items[row].get('bbox'))}")
@@ -117,7 +147,9 @@ def _boxes(items: list[dict[str, Any]], found: Findings) -> tuple[Floats, Bools]
 def _areas(items: list[dict[str, Any]], boxes: Floats, found: Findings) -> Floats:
     """Areas [A]: as recorded, or of the box where there is none or nonsense."""
     values = [item.get("area") for item in items]
-    areas = np.array([np.nan if (a := number(value)) is None else a for value in values], dtype=np.float64)
+    areas = np.array(
+        [np.nan if (a := number(value)) is None else a for value in values], dtype=np.float64
+    )
     usable = np.isfinite(areas) & (areas >= 0)
     for row in np.flatnonzero(~usable):
         if values[row] is not None:
@@ -134,30 +166,50 @@ def _crowd(items: list[dict[str, Any]], found: Findings) -> Bools:
     return np.array([bool(value) and value != "0" for value in values], dtype=bool)
 
 
-def _check_places(items: list[dict[str, Any]], table: Table, sizes: Floats, found: Findings) -> None:
+def _check_places(
+    items: list[dict[str, Any]], table: Table, sizes: Floats, found: Findings
+) -> None:
     """Where the boxes lie in their images of ``sizes`` [A,2], and whether they mean what we think."""
     real = ~table.crowd
     if code := box_rules.convention(table.boxes[real], sizes[real]):
-        found.add(code, "", f"the boxes of this file {_WORDS[code]}, such as {table.boxes[real][0].tolist()}")
+        found.add(
+            code,
+            "",
+            f"the boxes of this file {_WORDS[code]}, such as {table.boxes[real][0].tolist()}",
+        )
     owners = np.stack([table.image, table.label], axis=1)
-    faults = box_rules.misplaced(table.boxes, sizes) | {"duplicate-box": box_rules.repeated(table.boxes, owners)}
+    faults = box_rules.misplaced(table.boxes, sizes) | {
+        "duplicate-box": box_rules.repeated(table.boxes, owners)
+    }
     for code, rows in faults.items():
         for row in np.flatnonzero(rows):
             image = "image of {:.0f} x {:.0f} pixels".format(*sizes[row])
-            found.add(code, _called(items[row]), f"its bbox {shown(items[row]['bbox'])} {_WORDS[code]} ({image})")
+            found.add(
+                code,
+                _called(items[row]),
+                f"its bbox {shown(items[row]['bbox'])} {_WORDS[code]} ({image})",
+            )
 
 
-def _with_shapes(items: list[dict[str, Any]], table: Table, sizes: Floats, found: Findings) -> Table:
+def _with_shapes(
+    items: list[dict[str, Any]], table: Table, sizes: Floats, found: Findings
+) -> Table:
     """The annotations whose shape can be used, in images of ``sizes`` [A,2]."""
     shapes = [_shape(*row, found) for row in zip(items, table.crowd, table.boxes, sizes)]
     kept = np.flatnonzero([shape is not None for shape in shapes])
     usable = tuple(shape for shape in shapes if shape is not None)
     if mask_rules.normalised(usable, sizes[kept]):
-        found.add("masks-look-normalised", "", "the polygons of this file look like fractions of the picture")
+        found.add(
+            "masks-look-normalised",
+            "",
+            "the polygons of this file look like fractions of the picture",
+        )
     return replace(table.rows(kept), shapes=usable)
 
 
-def _shape(item: dict[str, Any], crowd: bool, box: Floats, size: Floats, found: Findings) -> Shape | None:
+def _shape(
+    item: dict[str, Any], crowd: bool, box: Floats, size: Floats, found: Findings
+) -> Shape | None:
     """An object needs one; of a crowd it is the box where there is nothing better."""
     value = item.get("segmentation")
     if crowd and not value:

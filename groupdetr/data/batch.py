@@ -22,14 +22,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from groupdetr.data.coco import Record
 from groupdetr.data.images import load_pixels
 from groupdetr.data.records import Ints
-from groupdetr.data.shapes import Shape
+from groupdetr.data.segmentations import Shape
 from groupdetr.data.transforms import Transform, View
 from groupdetr.errors import GroupDETRError
-from groupdetr.masks import Bitmaps
 from groupdetr.ops.boxes import xyxy_to_cxcywh
-from groupdetr.structures import Images, Target
+from groupdetr.structures.images import Images
+from groupdetr.structures.masks import Bitmaps
+from groupdetr.structures.targets import Target
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, in which all backbones were trained
+MEAN, DEVIATION = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # ImageNet's, in which all backbones were trained
 
 
 @dataclass
@@ -58,7 +62,11 @@ class Batch:
 
     def __getstate__(self) -> dict[str, Any]:
         """From a worker pixels travel as shared memory. That is a file for each tensor: too dear for small ones."""
-        return {**vars(self), "sizes": self.sizes.numpy(), "targets": [*map(_to_arrays, self.targets)]}
+        return {
+            **vars(self),
+            "sizes": self.sizes.numpy(),
+            "targets": [*map(_to_arrays, self.targets)],
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         targets = [_from_arrays(*arrays) for arrays in state["targets"]]
@@ -66,7 +74,9 @@ class Batch:
 
 
 def _to_arrays(target: Target) -> tuple[NDArray[Any], ...]:
-    masks = () if target.masks is None else (target.masks.pixels.numpy(), target.masks.windows.numpy())
+    masks = (
+        () if target.masks is None else (target.masks.pixels.numpy(), target.masks.windows.numpy())
+    )
     return target.labels.numpy(), target.boxes.numpy(), *masks
 
 
@@ -77,15 +87,23 @@ def _from_arrays(*arrays: NDArray[Any]) -> Target:
 
 def outside(sizes: Tensor, shape: Sequence[int]) -> Tensor:
     """Where pictures of ``sizes`` [B,2] leave an area of ``shape`` (H, W) empty: [B,H,W] bool."""
-    below, beside = (torch.arange(n, device=sizes.device) >= sizes[:, i, None] for i, n in enumerate(shape))
+    below, beside = (
+        torch.arange(n, device=sizes.device) >= sizes[:, i, None] for i, n in enumerate(shape)
+    )
     return below[:, :, None] | beside[:, None, :]
 
 
 def normalised(pixels: Tensor, padding: Tensor, padded: bool = True) -> Images:
     """Bytes [B,3,H,W] to `Images`."""
-    mean, deviation = (pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION))
+    mean, deviation = (
+        pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION)
+    )
     floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    return Images(floats.div_(255).sub_(mean).div_(deviation).masked_fill_(padding[:, None], 0.0), padding, padded)
+    return Images(
+        floats.div_(255).sub_(mean).div_(deviation).masked_fill_(padding[:, None], 0.0),
+        padding,
+        padded,
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,11 @@ def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
 def block(pictures: int, height: int, width: int) -> Tensor:
     """[B,3,H,W] uint8 to be written, channels last. In a worker it is shared with the training: no copy on the way."""
     count = pictures * height * width * 3
-    storage = torch.UntypedStorage._new_shared(count) if get_worker_info() else torch.UntypedStorage(count)
+    storage = (
+        torch.UntypedStorage._new_shared(count)
+        if get_worker_info()
+        else torch.UntypedStorage(count)
+    )
     flat = torch.empty(0, dtype=torch.uint8).set_(storage)
     return flat.view(pictures, height, width, 3).permute(0, 3, 1, 2)
 
@@ -150,7 +172,9 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
 
     collate = staticmethod(collate)
 
-    def __init__(self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0) -> None:
+    def __init__(
+        self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0
+    ) -> None:
         self.records, self.transform, self.seed = records, transform, seed
         self.cache_bytes, self.cache = cache_bytes, dict[int, Tensor]()
 
@@ -160,7 +184,9 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
     @property
     def kept(self) -> int:
         """Bytes of decoded pictures that each worker comes to keep, at most."""
-        return min(self.cache_bytes, sum(3 * record.width * record.height for record in self.records))
+        return min(
+            self.cache_bytes, sum(3 * record.width * record.height for record in self.records)
+        )
 
     def __getitem__(self, draw: Draw | int) -> tuple[Tensor, Target, int]:
         draw = Draw(0, draw) if isinstance(draw, int) else draw
@@ -173,7 +199,9 @@ class Pictures(Dataset[tuple[Tensor, Target, int]]):
         height, width = view.size
         side = np.array([width, height, width, height], dtype=np.float32)
         corners = view.boxes.clip(0, side)
-        kept = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(1))  # DETR's rule: what a crop left with an area
+        kept = np.flatnonzero(
+            (corners[:, 2:] > corners[:, :2]).all(1)
+        )  # DETR's rule: what a crop left with an area
         masks = None
         if (shapes := self.records[index].outlines()) is not None:
             kept, masks = drawn(shapes, kept, view)
@@ -196,7 +224,9 @@ def drawn(shapes: Sequence[Shape], rows: Ints, view: View) -> tuple[Ints, Bitmap
     """Those of the ``rows`` whose shape has a pixel in the view, and their masks."""
     every = {row: shapes[row].drawn(view.placement, view.size) for row in rows.tolist()}
     seen = {row: mask for row, mask in every.items() if mask.pixels.any()}
-    pixels = np.concatenate([*(mask.pixels.ravel() for mask in seen.values()), np.zeros(1, dtype=bool)])
+    pixels = np.concatenate(
+        [*(mask.pixels.ravel() for mask in seen.values()), np.zeros(1, dtype=bool)]
+    )
     windows = np.array([mask.window for mask in seen.values()], dtype=np.int64).reshape(-1, 4)
     masks = Bitmaps(torch.from_numpy(pixels.view(np.uint8)), torch.from_numpy(windows))
     return np.array([*seen], dtype=np.int64), masks
@@ -223,11 +253,18 @@ def ordered_loader(pictures: Any, indices: range, batch: int, workers: int) -> D
     return _loader(pictures, pieces, workers, persistent_workers=workers > 0)
 
 
-def _loader(pictures: Any, batches: Iterable[list[Any]], workers: int, **options: Any) -> DataLoader[Any]:
+def _loader(
+    pictures: Any, batches: Iterable[list[Any]], workers: int, **options: Any
+) -> DataLoader[Any]:
     return Loader(
-        Whole(pictures), batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=one_thread,
-        pin_memory=torch.cuda.is_available(), **options,
-    )  # fmt: skip
+        Whole(pictures),
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        worker_init_fn=one_thread,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
 
 
 class Loader(DataLoader[Any]):

@@ -24,7 +24,11 @@ def misplaced(boxes: Floats, sizes: Floats) -> dict[str, Bools]:
     corners = clamped(boxes, sizes)
     has_area, seen = _rows(boxes[:, 2:] > 0), _rows(corners[:, 2:] > corners[:, :2])
     within = _rows(_overshoot(boxes, sizes) <= _ROUNDING)
-    return {"box-no-area": ~has_area, "box-outside": has_area & ~seen, "box-clamped": seen & ~within}
+    return {
+        "box-no-area": ~has_area,
+        "box-outside": has_area & ~seen,
+        "box-clamped": seen & ~within,
+    }
 
 
 def repeated(boxes: Floats, owners: NDArray[Any]) -> Bools:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from groupdetr.data import mask_rules
-from groupdetr.data.counts import SplitCounts, count, remarks
 from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.formats import DataSet, survey
-from groupdetr.data.pictures import inspect_pictures
+from groupdetr.data.image_checks import inspect_pictures
+from groupdetr.data.statistics import SplitCounts, count, remarks
 from groupdetr.errors import DataError
 
 _CLASSES = 12  # lines of a class histogram
@@ -64,7 +64,9 @@ class Report:
 
     def render(self) -> str:
         """The report as plain text: findings by code, the first few of each, and the figures of the splits."""
-        lines = [f"{self.verdict}: {_plural(self.errors, 'error')}, {_plural(self.warnings, 'warning')}"]
+        lines = [
+            f"{self.verdict}: {_plural(self.errors, 'error')}, {_plural(self.warnings, 'warning')}"
+        ]
         for severity, findings in (("error", self.errors), ("warning", self.warnings)):
             lines += _grouped(severity, findings)
         for name, counts in self.splits.items():

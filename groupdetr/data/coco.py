@@ -26,7 +26,9 @@ from groupdetr.data.values import Id, identity, note_types, side
 __all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_holdout"]
 
 
-def read_split(annotation_file: Path | str, images_dir: Path | str, name: str, masks: bool = False) -> CocoSplit:
+def read_split(
+    annotation_file: Path | str, images_dir: Path | str, name: str, masks: bool = False
+) -> CocoSplit:
     """One split, without looking into the pictures; DataError for the first thing that would mislead training."""
     split, found = parse(Path(annotation_file), Path(images_dir), name, masks)
     raise_first_error(found)
@@ -43,7 +45,9 @@ def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSpl
     return replace(split, name="train", records=train), replace(split, name="val", records=val)
 
 
-def parse(annotation_file: Path, images_dir: Path, name: str, masks: bool = False) -> tuple[CocoSplit, Findings]:
+def parse(
+    annotation_file: Path, images_dir: Path, name: str, masks: bool = False
+) -> tuple[CocoSplit, Findings]:
     """The sound part of one split, and all that is wrong with its annotation file. Segmentations are read, and have to
     be there, if ``masks`` are asked for."""
     with _collector_paused():
@@ -62,7 +66,9 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(annotation_file: Path, images_dir: Path, name: str, masks: bool) -> tuple[CocoSplit, Findings]:
+def _parse(
+    annotation_file: Path, images_dir: Path, name: str, masks: bool
+) -> tuple[CocoSplit, Findings]:
     found = Findings(annotation_file)
     content = read_object(annotation_file, found)
     lists = {key: _list(content, key, found) for key in ("categories", "images", "annotations")}
@@ -98,7 +104,11 @@ def _categories(items: list[Any], found: Findings) -> tuple[tuple[Category, ...]
         if key is None:
             continue
         if key in labels:
-            found.add("duplicate-category-id", f"category {shown(key)}", "another category has the same id")
+            found.add(
+                "duplicate-category-id",
+                f"category {shown(key)}",
+                "another category has the same id",
+            )
         elif isinstance(name := item.get("name"), str) and name.strip():
             categories.append(Category(key, name))
         else:
@@ -106,14 +116,20 @@ def _categories(items: list[Any], found: Findings) -> tuple[tuple[Category, ...]
         labels[key] = REFUSED
     note_types([item.get("id") for item in items if isinstance(item, dict)], "category", found)
     categories.sort(key=lambda category: (isinstance(category.id, str), category.id))
-    return tuple(categories), labels | {category.id: label for label, category in enumerate(categories)}
+    return tuple(categories), labels | {
+        category.id: label for label, category in enumerate(categories)
+    }
 
 
 def _key(item: Any, kind: str, position: int, found: Findings) -> Id | None:
     """The id of an image or a category; None, and a finding, where there is none."""
     key = identity(item.get("id")) if isinstance(item, dict) else None
     if key is None:
-        what = f"its id is {shown(item.get('id'))}" if isinstance(item, dict) else f"it is {shown(item)}, not an object"
+        what = (
+            f"its id is {shown(item.get('id'))}"
+            if isinstance(item, dict)
+            else f"it is {shown(item)}, not an object"
+        )
         found.add(f"bad-{kind}", f"{kind} number {position + 1}", what)
     return key
 
@@ -126,7 +142,11 @@ def _check_names(categories: tuple[Category, ...], table: Table, found: Findings
         labels.setdefault(category.name, []).append(label)
     for name, same in labels.items():
         if len(same) > 1:
-            code = "ambiguous-category-name" if (counts[same] > 0).sum() > 1 else "duplicate-category-name"
+            code = (
+                "ambiguous-category-name"
+                if (counts[same] > 0).sum() > 1
+                else "duplicate-category-name"
+            )
             ids = ", ".join(shown(categories[label].id) for label in same)
             found.add(code, f"categories {ids}", f"they have the same name, {shown(name)}")
 
@@ -142,7 +162,9 @@ class _Image:
     size: tuple[int, int]  # width, height
 
 
-def _images(items: list[Any], folder: ImageFolder, found: Findings) -> tuple[list[_Image], dict[Id, int]]:
+def _images(
+    items: list[Any], folder: ImageFolder, found: Findings
+) -> tuple[list[_Image], dict[Id, int]]:
     """The images that can be used, and id -> index into them."""
     images: list[_Image] = []
     index: dict[Id, int] = {}
@@ -181,7 +203,11 @@ def _size(item: dict[str, Any], path: Path, record: str, found: Findings) -> tup
         found.append(replace(error.finding, record=record))
         return None
     if sides[0] is None or sides[1] is None:
-        found.add("bad-size", record, f"its width and height are {shown(recorded[0])} and {shown(recorded[1])}")
+        found.add(
+            "bad-size",
+            record,
+            f"its width and height are {shown(recorded[0])} and {shown(recorded[1])}",
+        )
         return None
     return sides[0], sides[1]
 
@@ -202,5 +228,7 @@ def _records(images: list[_Image], table: Table) -> tuple[Record, ...]:
     for image, start, end in zip(images, [0, *ends], ends):
         its = table.rows(slice(start, end))
         about = (image.image_id, image.path, image.file_name, *image.size)
-        records.append(Record(*about, its.boxes, its.label, its.areas, its.crowd, tuple(its.ids), its.shapes))
+        records.append(
+            Record(*about, its.boxes, its.label, its.areas, its.crowd, tuple(its.ids), its.shapes)
+        )
     return tuple(records)

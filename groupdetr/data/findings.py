@@ -149,7 +149,12 @@ class Finding:
         return f"{shown_path(self.file)}: {self.record}" if self.record else shown_path(self.file)
 
     def to_json(self) -> dict[str, str]:
-        return {"code": self.code, "file": self.file, "record": self.record, "message": self.message}
+        return {
+            "code": self.code,
+            "file": self.file,
+            "record": self.record,
+            "message": self.message,
+        }
 
 
 class RefusedError(DataError):
@@ -159,7 +164,9 @@ class RefusedError(DataError):
         super().__init__(finding.what, finding.where, finding.remedy)
         self.finding = finding
 
-    def __reduce__(self) -> tuple[type[RefusedError], tuple[Finding]]:  # loader workers send errors by pickle
+    def __reduce__(
+        self,
+    ) -> tuple[type[RefusedError], tuple[Finding]]:  # loader workers send errors by pickle
         return type(self), (self.finding,)
 
 

@@ -61,14 +61,20 @@ class DataSet:
     def card(self) -> dict[str, Any]:
         """What a run was trained on, for a file."""
         splits = {
-            name: {"annotations": str(split.annotation_file), "images_dir": str(split.images_dir), "images": len(split)}
+            name: {
+                "annotations": str(split.annotation_file),
+                "images_dir": str(split.images_dir),
+                "images": len(split),
+            }
             for name, split in self.splits.items()
         }
         names = [{"id": category.id, "name": category.name} for category in self.categories]
         return {"root": str(self.root), "categories": names, "splits": splits}
 
 
-def load(data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False) -> DataSet:
+def load(
+    data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False
+) -> DataSet:
     """Read a data set; DataError for the first thing that would mislead training. Pictures are not looked into, and
     segmentations only if ``masks`` are asked for.
 
@@ -105,10 +111,18 @@ def _conflicts(split: CocoSplit, categories: tuple[Category, ...]) -> Findings:
     for category in split.categories:
         record = f"category {shown(category.id)}"
         if category.id not in names:
-            found.add("category-conflict", record, f"{shown(category.name)} is not a category of the train split")
+            found.add(
+                "category-conflict",
+                record,
+                f"{shown(category.name)} is not a category of the train split",
+            )
         elif names[category.id] != category.name:
             other = shown(names[category.id])
-            found.add("category-conflict", record, f"it is {shown(category.name)} here and {other} in the train split")
+            found.add(
+                "category-conflict",
+                record,
+                f"it is {shown(category.name)} here and {other} in the train split",
+            )
     return found
 
 
@@ -117,7 +131,10 @@ def find(data: Path | str, images: Path | str | None = None) -> DataFiles:
     root = Path(data)
     if os.path.isdir(root):
         if images is not None:
-            raise UsageError(f"{root} is a folder", remedy="give an annotation file with --images, or the folder alone")
+            raise UsageError(
+                f"{root} is a folder",
+                remedy="give an annotation file with --images, or the folder alone",
+            )
         try:
             return _find_in_folder(root)
         except OSError as error:  # a folder that may not be read
@@ -125,7 +142,9 @@ def find(data: Path | str, images: Path | str | None = None) -> DataFiles:
     if not os.path.exists(root):
         raise _unknown(root, "there is no such file or folder")
     if images is None:
-        raise UsageError(f"{root} is an annotation file", remedy="add --images DIR, the folder of its pictures")
+        raise UsageError(
+            f"{root} is an annotation file", remedy="add --images DIR, the folder of its pictures"
+        )
     if not os.path.isdir(images):
         raise _unknown(Path(images), "there is no such folder of images")
     return {"train": SplitFiles(root, Path(images))}
@@ -148,9 +167,13 @@ def _match(layout: Layout, root: Path) -> DataFiles:
             spelling, name, year = spelled
             files = years.setdefault(year, {})
             if name in files:
-                raise _unknown(root, f"its {name} split could be {files[name].annotations.name} or {file.name}")
+                raise _unknown(
+                    root, f"its {name} split could be {files[name].annotations.name} or {file.name}"
+                )
             files[name] = SplitFiles(file, root / layout.images.format(spelling))
-    usable = sorted(year for year, files in years.items() if "train" in files and files["train"].images.is_dir())
+    usable = sorted(
+        year for year, files in years.items() if "train" in files and files["train"].images.is_dir()
+    )
     return _with_images(years[usable[-1]], root) if usable else {}
 
 
@@ -158,9 +181,14 @@ def _with_images(files: DataFiles, root: Path) -> DataFiles:
     """The splits whose pictures are there. A val split without them must not be replaced by a part of train."""
     if "val" in files and not files["val"].images.is_dir():
         raise _unknown(
-            root, f"{files['val'].annotations.name} is there, but not its folder {files['val'].images.name}/"
+            root,
+            f"{files['val'].annotations.name} is there, but not its folder {files['val'].images.name}/",
         )
-    return {name: files[name] for name in ("train", "val", "test") if name in files and files[name].images.is_dir()}
+    return {
+        name: files[name]
+        for name in ("train", "val", "test")
+        if name in files and files[name].images.is_dir()
+    }
 
 
 def _spelled(layout: Layout, annotations: str) -> tuple[str, str, str] | None:
@@ -184,7 +212,11 @@ def _picture_folder(folder: Path, depth: int = 3) -> Path | None:
         return folder
     if depth == 0:
         return None
-    below = [_picture_folder(Path(entry), depth - 1) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    below = [
+        _picture_folder(Path(entry), depth - 1)
+        for entry in entries
+        if entry.is_dir(follow_symlinks=False)
+    ]
     holding = [sub for sub in below if sub]
     return holding[0] if len(holding) == 1 else folder if holding else None
 
@@ -196,17 +228,23 @@ def _unknown(place: Path, what: str) -> RefusedError:
 def _describe(root: Path) -> str:
     if kind := _foreign(root):
         return f"it looks like {kind}, which is not read yet; convert it to COCO JSON"
-    wanted = "; ".join(f"{layout.annotations} + {layout.images}/".replace("{}", "train") for layout in LAYOUTS)
-    entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(root))
-    there = ", ".join(map(shown, entries[:8])) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
-    return (
-        f"it has no known layout. Looked for: {wanted}; one .json + one folder of images. Found: {there or 'nothing'}"
+    wanted = "; ".join(
+        f"{layout.annotations} + {layout.images}/".replace("{}", "train") for layout in LAYOUTS
     )
+    entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(root))
+    there = ", ".join(map(shown, entries[:8])) + (
+        f" and {len(entries) - 8} more" if len(entries) > 8 else ""
+    )
+    return f"it has no known layout. Looked for: {wanted}; one .json + one folder of images. Found: {there or 'nothing'}"
 
 
 def _foreign(root: Path) -> str:
     """The name of a layout that others read and we do not, or nothing."""
-    if any(root.glob("JPEGImages")) or any(root.glob("Annotations/*.xml")) or any(root.glob("*/Annotations")):
+    if (
+        any(root.glob("JPEGImages"))
+        or any(root.glob("Annotations/*.xml"))
+        or any(root.glob("*/Annotations"))
+    ):
         return "a Pascal VOC data set"
     labels = any(root.glob("labels/**/*.txt")) or any(root.glob("*/labels/*.txt"))
     if labels or any(root.glob("data.y*ml")):

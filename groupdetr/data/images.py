@@ -24,7 +24,20 @@ except ImportError:
     decode_jpeg = None
 
 # Pictures only: Pillow would hand an EPS file of any name to Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
+_FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "BMP",
+    "DIB",
+    "GIF",
+    "WEBP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "TGA",
+)
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -42,7 +55,9 @@ def load_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The pixels of what `load_image` gives, [H,W,3]."""
     with opened(path) as image:
         if decode_jpeg and (image.format, image.mode, image.size) == ("JPEG", "RGB", size):
-            with suppress(ValueError):  # there is something odd about it: Pillow knows what to make of that, or to say
+            with suppress(
+                ValueError
+            ):  # there is something odd about it: Pillow knows what to make of that, or to say
                 return decode_jpeg(path.read_bytes(), strict=True)
         return np.array(_seen(image, size, path))
 
@@ -78,12 +93,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise _refused("not-an-image", path, "it is not a picture of a known format") from None
     except Image.DecompressionBombError:
         raise _refused(
-            "image-too-large", path, f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
+            "image-too-large",
+            path,
+            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels",
         ) from None
     except Exception as error:  # plugins raise whatever they like on broken bytes
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
         code, what = (
-            ("truncated-image", "the file ends too early") if cut else ("unreadable-image", "it cannot be decoded")
+            ("truncated-image", "the file ends too early")
+            if cut
+            else ("unreadable-image", "it cannot be decoded")
         )
         raise _refused(code, path, f"{what} ({error or type(error).__name__})") from error
 
@@ -93,10 +112,16 @@ def _require_regular_file(path: Path) -> None:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        why = "" if isinstance(error, FileNotFoundError) else f" ({getattr(error, 'strerror', error)})"
+        why = (
+            ""
+            if isinstance(error, FileNotFoundError)
+            else f" ({getattr(error, 'strerror', error)})"
+        )
         raise _refused("missing-file", path, f"there is no such picture{why}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise _refused("not-a-file", path, "it is a folder" if path.is_dir() else "it is not an ordinary file")
+        raise _refused(
+            "not-a-file", path, "it is a folder" if path.is_dir() else "it is not an ordinary file"
+        )
     if status.st_size == 0:
         raise _refused("empty-file", path, "it is empty (0 bytes)")
 
@@ -108,14 +133,18 @@ def _refused(code: str, path: Path, what: str) -> RefusedError:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
+    return tuple(
+        name for name in _FORMATS if name in Image.OPEN
+    )  # AVIF depends on how Pillow was built
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (as stored) to 8; from 5 on the picture lies on its side."""
     if image.format == "TIFF":  # Pillow turns these by itself
         return 1
-    if image.format == "PNG":  # EXIF may follow the pixels, which must not be taken for broken EXIF if they are broken
+    if (
+        image.format == "PNG"
+    ):  # EXIF may follow the pixels, which must not be taken for broken EXIF if they are broken
         image.load()
     try:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -136,7 +165,11 @@ def _must_turn(image: Image.Image, size: tuple[int, int] | None, path: Path) -> 
         return False
     if size != _turned_size(image):
         (w, h), (width, height) = size, image.size
-        raise _refused("size-mismatch", path, f"the picture is {width} x {height} pixels, recorded are {w} x {h}")
+        raise _refused(
+            "size-mismatch",
+            path,
+            f"the picture is {width} x {height} pixels, recorded are {w} x {h}",
+        )
     return True
 
 

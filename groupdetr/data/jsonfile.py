@@ -23,7 +23,9 @@ def read_object(path: Path, found: Findings) -> dict[str, Any] | None:
     except RecursionError:
         found.add("json-too-deep", "", "its lists and objects are nested too deeply")
         return None
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
+    except (
+        ValueError
+    ) as error:  # JSONDecodeError, UnicodeDecodeError, and numbers of thousands of digits
         found.add("not-json", "", f"it is not JSON ({error})")
         return None
     if not isinstance(content, dict):
@@ -34,7 +36,11 @@ def read_object(path: Path, found: Findings) -> dict[str, Any] | None:
 
 def _read_bytes(path: Path, found: Findings) -> bytes | None:
     if not os.path.isfile(path):  # a FIFO would block for ever
-        found.add("missing-annotations", "", "it is not a file" if os.path.exists(path) else "there is no such file")
+        found.add(
+            "missing-annotations",
+            "",
+            "it is not a file" if os.path.exists(path) else "there is no such file",
+        )
         return None
     try:
         raw = path.read_bytes()
@@ -56,8 +62,12 @@ def _unique_keys(found: Findings) -> Any:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(pairs)
         if len(built) != len(pairs):
-            twice = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-            found.add("duplicate-key", _record(built), f"it has {', '.join(map(shown, twice[:5]))} twice")
+            twice = sorted(
+                key for key, times in Counter(key for key, _ in pairs).items() if times > 1
+            )
+            found.add(
+                "duplicate-key", _record(built), f"it has {', '.join(map(shown, twice[:5]))} twice"
+            )
         return built
 
     return build
@@ -68,5 +78,11 @@ def _record(value: dict[str, Any]) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    names = {
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), "null")

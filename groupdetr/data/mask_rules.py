@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from groupdetr.data.findings import Finding, Findings, shown
 from groupdetr.data.records import CocoSplit, Floats, Record
-from groupdetr.data.shapes import Polygons, Runs, Shape, run_lengths
+from groupdetr.data.segmentations import Polygons, Runs, Shape, run_lengths
 from groupdetr.data.values import numbers
 
 _LONGEST = 2**31 - 1  # run, in pixels; no picture has as many
-_ASIDE = 2.0, 0.1  # pixels, and part of the box's side: by more than both together a mask and its box disagree
+_ASIDE = (
+    2.0,
+    0.1,
+)  # pixels, and part of the box's side: by more than both together a mask and its box disagree
 
 
 def shape_of(value: Any, size: tuple[int, int], record: str, found: Findings) -> Shape | None:
@@ -25,17 +28,29 @@ def shape_of(value: Any, size: tuple[int, int], record: str, found: Findings) ->
         return None
     if isinstance(value, dict):
         return _runs(value, size, record, found)
-    parts = [numbers(part) if type(part) is list else None for part in value] if type(value) is list else [None]
+    parts = (
+        [numbers(part) if type(part) is list else None for part in value]
+        if type(value) is list
+        else [None]
+    )
     sound = [part for part in parts if part is not None and len(part) % 2 == 0]
     solid = tuple(np.array(part).reshape(-1, 2) for part in sound if len(part) >= 6)
     if len(sound) < len(parts) or not solid:
         found.add("mask-malformed", record, f"its segmentation is {shown(value)}")
         return None
     if not all(_within_reach(part, size) for part in solid):
-        found.add("mask-out-of-reach", record, f"its segmentation {shown(value)} leads far out of the image")
+        found.add(
+            "mask-out-of-reach",
+            record,
+            f"its segmentation {shown(value)} leads far out of the image",
+        )
         return None
     if len(solid) < len(sound):
-        found.add("mask-short-part", record, f"a part of its segmentation {shown(value)} has no three points")
+        found.add(
+            "mask-short-part",
+            record,
+            f"a part of its segmentation {shown(value)} has no three points",
+        )
     return Polygons(solid)
 
 
@@ -44,7 +59,9 @@ def _within_reach(points: NDArray[np.float64], size: tuple[int, int]) -> bool:
     return bool(((points >= -np.array(size)) & (points <= 2 * np.array(size))).all())
 
 
-def _runs(value: dict[str, Any], size: tuple[int, int], record: str, found: Findings) -> Runs | None:
+def _runs(
+    value: dict[str, Any], size: tuple[int, int], record: str, found: Findings
+) -> Runs | None:
     width, height = size
     counts = value.get("counts")
     lengths = _lengths(counts)
@@ -54,7 +71,11 @@ def _runs(value: dict[str, Any], size: tuple[int, int], record: str, found: Find
         what = f"its segmentation has size {shown(value.get('size'))}, the image has [{height}, {width}]"
         found.add("mask-size", record, what)
     elif sum(lengths) != height * width:
-        found.add("mask-counts", record, f"its counts add up to {shown(sum(lengths))}, not to {height} x {width}")
+        found.add(
+            "mask-counts",
+            record,
+            f"its counts add up to {shown(sum(lengths))}, not to {height} x {width}",
+        )
     elif isinstance(counts, str):
         return Runs(counts.encode(), (height, width))
     else:
@@ -68,26 +89,40 @@ def _lengths(counts: Any) -> list[int] | None:
     if isinstance(counts, str):
         read = run_lengths(counts.encode()) if counts.isascii() else None
         counts = None if read is None else read.tolist()
-    whole = type(counts) is list and all(type(length) is int and 0 <= length <= _LONGEST for length in counts)
+    whole = type(counts) is list and all(
+        type(length) is int and 0 <= length <= _LONGEST for length in counts
+    )
     return counts if whole else None
 
 
 def as_polygon(box: Sequence[float]) -> Polygons:
     """A box x, y, width, height."""
     x, y, width, height = box
-    return Polygons((np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], dtype=np.float64),))
+    return Polygons(
+        (
+            np.array(
+                [(x, y), (x + width, y), (x + width, y + height), (x, y + height)], dtype=np.float64
+            ),
+        )
+    )
 
 
 def normalised(shapes: Sequence[Shape], sizes: Floats) -> bool:
     """Are all polygons among the shapes, in images of ``sizes`` [A,2], fractions of the picture?"""
     polygons = [shape for shape in shapes if isinstance(shape, Polygons)]
-    return bool(polygons) and all(part.max() <= 1 for shape in polygons for part in shape.parts) and sizes.min() > 1
+    return (
+        bool(polygons)
+        and all(part.max() <= 1 for shape in polygons for part in shape.parts)
+        and sizes.min() > 1
+    )
 
 
 def remarks(split: CocoSplit) -> Iterator[Finding]:
     """Masks, of objects to learn, that are empty or elsewhere than their boxes; all of them are drawn for that."""
     for record in split.records:
-        yield from (Finding(code, str(split.annotation_file), *about) for code, *about in _odd(record))
+        yield from (
+            Finding(code, str(split.annotation_file), *about) for code, *about in _odd(record)
+        )
 
 
 def _odd(record: Record) -> Iterator[tuple[str, str, str]]:
@@ -102,4 +137,8 @@ def _odd(record: Record) -> Iterator[tuple[str, str, str]]:
             yield "mask-empty", name, "its mask has no pixel"
         elif (aside > allowed).any():
             where = [x, y, width, height]
-            yield "mask-beside-box", name, f"its mask lies in {where}, its bbox is {record.boxes[row].tolist()}"
+            yield (
+                "mask-beside-box",
+                name,
+                f"its mask lies in {where}, its bbox is {record.boxes[row].tolist()}",
+            )

@@ -26,10 +26,18 @@ class ImageFolder:
         name = PurePosixPath(file_name.replace("\\", "/"))
         path = self.folder / self._without_folder(name)
         if _leaves(name):
-            found.add("path-outside", record, f"file_name {shown(file_name)} leads out of the image folder")
+            found.add(
+                "path-outside",
+                record,
+                f"file_name {shown(file_name)} leads out of the image folder",
+            )
             return None
-        if not self._holds(path):  # as where large files are kept in a store: somebody put the link there on purpose
-            found.add("linked-outside", record, f"{shown(file_name)} is a link out of the image folder")
+        if not self._holds(
+            path
+        ):  # as where large files are kept in a store: somebody put the link there on purpose
+            found.add(
+                "linked-outside", record, f"{shown(file_name)} is a link out of the image folder"
+            )
         if "\\" in file_name:
             found.add("backslash", record, f"file_name {shown(file_name)} has backslashes")
         return path

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groupdetr.data.shapes import Shape
+from groupdetr.data.segmentations import Shape
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -52,7 +52,9 @@ class Record:
     @property
     def learned(self) -> Bools:
         """[T] the objects to learn, DETR's rule: no crowds, and none whose box has no area within the image."""
-        return np.asarray(~self.crowd & (self.corners[:, 2:] > self.corners[:, :2]).all(1), dtype=bool)
+        return np.asarray(
+            ~self.crowd & (self.corners[:, 2:] > self.corners[:, :2]).all(1), dtype=bool
+        )
 
     def outlines(self) -> tuple[Shape, ...] | None:
         """The shapes of the objects to learn [T'], where masks were asked for."""
@@ -85,10 +87,14 @@ class CocoSplit:
 
     def with_objects(self) -> CocoSplit:
         """Only the images with an object to learn: for detectors that are not trained on background alone."""
-        return replace(self, records=tuple(record for record in self.records if record.learned.any()))
+        return replace(
+            self, records=tuple(record for record in self.records if record.learned.any())
+        )
 
 
 def clamped(boxes: Floats, sizes: NDArray[np.generic]) -> Floats:
     """Boxes [T,4] x, y, width, height as corners x0, y0, x1, y1 within images of sizes [T or 1, 2] width, height."""
     start = boxes[:, :2]
-    return np.concatenate([np.clip(start, 0, sizes), np.clip(start + boxes[:, 2:], 0, sizes)], axis=1)
+    return np.concatenate(
+        [np.clip(start, 0, sizes), np.clip(start + boxes[:, 2:], 0, sizes)], axis=1
+    )

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from groupdetr.data.synthetic_looks import picture
+from groupdetr.data.synthetic_rendering import picture
 from groupdetr.data.synthetic_shapes import SHAPES, Piece, coverage
 from groupdetr.errors import DataError
 
@@ -30,8 +30,14 @@ Progress = Callable[[str, int, int], None]  # split, pictures done, pictures in 
 
 REVISION = 1  # raise it when a config draws something else than before: an old folder is not taken for a new one
 TRIES = 24  # places tried for an object before it is left out
-DIAMETERS = ((0.13, 0.2), (0.2, 0.32), (0.32, 0.48))  # small, medium, large: diameter over image side
-LEAST_VISIBLE = 0.1  # of an object, even at occlusion 1: a box around nearly nothing is a wrong label
+DIAMETERS = (
+    (0.13, 0.2),
+    (0.2, 0.32),
+    (0.32, 0.48),
+)  # small, medium, large: diameter over image side
+LEAST_VISIBLE = (
+    0.1  # of an object, even at occlusion 1: a box around nearly nothing is a wrong label
+)
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,25 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         few, many = self.min_objects, self.max_objects
-        _demand(self.image_size >= 32, f"image_size must be at least 32 pixels, not {self.image_size}")
-        _demand(1 <= self.num_classes <= len(SHAPES), f"num_classes must be 1 to {len(SHAPES)}, not {self.num_classes}")
-        _demand(0 <= few <= many, f"0 <= min_objects <= max_objects must hold, not {few} and {many}")
+        _demand(
+            self.image_size >= 32, f"image_size must be at least 32 pixels, not {self.image_size}"
+        )
+        _demand(
+            1 <= self.num_classes <= len(SHAPES),
+            f"num_classes must be 1 to {len(SHAPES)}, not {self.num_classes}",
+        )
+        _demand(
+            0 <= few <= many, f"0 <= min_objects <= max_objects must hold, not {few} and {many}"
+        )
         _demand(0 <= self.texture <= 1, f"texture must be between 0 and 1, not {self.texture}")
-        _demand(0 <= self.occlusion <= 1, f"occlusion must be between 0 and 1, not {self.occlusion}")
+        _demand(
+            0 <= self.occlusion <= 1, f"occlusion must be between 0 and 1, not {self.occlusion}"
+        )
         usable = len(self.sizes) == 3 and min(self.sizes) >= 0 and 0 < sum(self.sizes) < math.inf
-        _demand(usable, f"sizes must be three weights (small, medium, large), not negative or all 0, not {self.sizes}")
+        _demand(
+            usable,
+            f"sizes must be three weights (small, medium, large), not negative or all 0, not {self.sizes}",
+        )
         _demand(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
         # Plain floats, so that configs that are equal draw equal pictures and are equal in JSON.
         object.__setattr__(self, "texture", float(self.texture))
@@ -89,7 +107,12 @@ def draw(config: SyntheticConfig, split: str, index: int) -> Drawing:
     pieces, owner = _arrange(config, layout)
     masks: Array = owner == np.arange(1, len(pieces) + 1)[:, None, None]
     labels = np.array([piece.label for piece in pieces], dtype=np.int64)
-    return Drawing(picture(config.image_size, pieces, config.texture, looks), _tight_boxes(masks), labels, masks)
+    return Drawing(
+        picture(config.image_size, pieces, config.texture, looks),
+        _tight_boxes(masks),
+        labels,
+        masks,
+    )
 
 
 def _demand(holds: bool, message: str) -> None:
@@ -112,7 +135,9 @@ def _arrange(config: SyntheticConfig, rng: np.random.Generator) -> tuple[list[Pi
     return pieces, owner
 
 
-def _place(config: SyntheticConfig, pieces: list[Piece], owner: Array, rng: np.random.Generator) -> Piece | None:
+def _place(
+    config: SyntheticConfig, pieces: list[Piece], owner: Array, rng: np.random.Generator
+) -> Piece | None:
     """A new front piece that leaves enough of the others visible; each try is a little smaller than the last."""
     label = int(rng.integers(config.num_classes))
     weights = np.array(config.sizes) / sum(config.sizes)
@@ -134,7 +159,11 @@ def _areas(owner: Array, count: int) -> Array:
 
 
 def _propose(
-    config: SyntheticConfig, label: int, diameter: float, pieces: list[Piece], rng: np.random.Generator
+    config: SyntheticConfig,
+    label: int,
+    diameter: float,
+    pieces: list[Piece],
+    rng: np.random.Generator,
 ) -> Piece:
     """Somewhere, or, the more often the more occlusion is wanted, over the rim of an object that is already there."""
     covered = coverage(label, diameter, rng)
@@ -152,7 +181,10 @@ def _propose(
 def _tight_boxes(masks: Array) -> Array:
     """Masks [T,H,W], each with a pixel, to boxes [T,4]."""
     columns, rows = masks.max(1), masks.max(2)
-    right, bottom = columns.shape[1] - columns[:, ::-1].argmax(1), rows.shape[1] - rows[:, ::-1].argmax(1)
+    right, bottom = (
+        columns.shape[1] - columns[:, ::-1].argmax(1),
+        rows.shape[1] - rows[:, ::-1].argmax(1),
+    )
     return np.stack([columns.argmax(1), rows.argmax(1), right, bottom], axis=1).astype(np.float32)
 
 
@@ -160,7 +192,10 @@ def _tight_boxes(masks: Array) -> Array:
 
 
 def write(
-    config: SyntheticConfig, folder: Path | str, counts: Mapping[str, int], progress: Progress | None = None
+    config: SyntheticConfig,
+    folder: Path | str,
+    counts: Mapping[str, int],
+    progress: Progress | None = None,
 ) -> None:
     """Writes ``images/{split}/000001.jpg`` and ``annotations/instances_{split}.json``, ``counts[split]`` pictures each.
 
@@ -168,20 +203,38 @@ def write(
     The annotations come last, so a split that has them is whole.
     """
     folder = Path(folder)
-    missing = [split for split, count in counts.items() if not _is_written(config, folder, split, count)]
+    missing = [
+        split for split, count in counts.items() if not _is_written(config, folder, split, count)
+    ]
     for split in missing:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in range(counts[split]):
             drawing, name = draw(config, split, index), f"{index + 1:06d}.jpg"
             save(folder / "images" / split / name, jpeg(drawing.image))
-            images.append({"id": index + 1, "file_name": name, "width": config.image_size, "height": config.image_size})
+            images.append(
+                {
+                    "id": index + 1,
+                    "file_name": name,
+                    "width": config.image_size,
+                    "height": config.image_size,
+                }
+            )
             annotations += _annotations(drawing, index + 1, len(annotations) + 1)
             if progress is not None:
                 progress(split, index + 1, counts[split])
-        categories = [{"id": label + 1, "name": name} for label, name in enumerate(class_names(config))]
-        content = {"info": _info(config, split, counts[split]), "images": images, "annotations": annotations}
-        save(_annotation_file(folder, split), json.dumps(content | {"categories": categories}).encode())
+        categories = [
+            {"id": label + 1, "name": name} for label, name in enumerate(class_names(config))
+        ]
+        content = {
+            "info": _info(config, split, counts[split]),
+            "images": images,
+            "annotations": annotations,
+        }
+        save(
+            _annotation_file(folder, split),
+            json.dumps(content | {"categories": categories}).encode(),
+        )
 
 
 def run_lengths(mask: Array) -> list[int]:
@@ -194,11 +247,20 @@ def run_lengths(mask: Array) -> list[int]:
 
 def _annotations(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str, Any]]:
     records = []
-    for number, (box, label, mask) in enumerate(zip(drawing.boxes.tolist(), drawing.labels.tolist(), drawing.masks)):
+    for number, (box, label, mask) in enumerate(
+        zip(drawing.boxes.tolist(), drawing.labels.tolist(), drawing.masks)
+    ):
         left, top, right, bottom = box
-        record = {"id": first_id + number, "image_id": image_id, "category_id": label + 1, "iscrowd": 0}
+        record = {
+            "id": first_id + number,
+            "image_id": image_id,
+            "category_id": label + 1,
+            "iscrowd": 0,
+        }
         record |= {"bbox": [left, top, right - left, bottom - top], "area": int(mask.sum())}
-        records.append(record | {"segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)}})
+        records.append(
+            record | {"segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)}}
+        )
     return records
 
 
@@ -209,7 +271,12 @@ def _annotation_file(folder: Path, split: str) -> Path:
 def _info(config: SyntheticConfig, split: str, count: int) -> dict[str, Any]:
     """Where a split comes from, as JSON gives it back."""
     recorded = asdict(config) | {"sizes": list(config.sizes)}
-    return {"description": "groupdetr synthetic", "revision": REVISION, "split": split, "count": count} | recorded
+    return {
+        "description": "groupdetr synthetic",
+        "revision": REVISION,
+        "split": split,
+        "count": count,
+    } | recorded
 
 
 def _is_written(config: SyntheticConfig, folder: Path, split: str, count: int) -> bool:
@@ -220,10 +287,16 @@ def _is_written(config: SyntheticConfig, folder: Path, split: str, count: int) -
         found = dict(json.loads(path.read_bytes())["info"])
     except (ValueError, KeyError, TypeError):
         found = {}
-    differing = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
+    differing = [
+        f"{key} {found.get(key)}, not {value}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
     if differing:
         remedy = "choose another folder, or delete this one to draw it again"
-        raise DataError(f"the folder holds another data set: {'; '.join(differing[:3])}", str(path), remedy)
+        raise DataError(
+            f"the folder holds another data set: {'; '.join(differing[:3])}", str(path), remedy
+        )
     return sum(1 for _ in (folder / "images" / split).glob("*.jpg")) >= count
 
 

@@ -53,19 +53,33 @@ def _drop() -> Array:
 
 
 def _crescent() -> Array:
-    tip, x = 0.8, 0.5  # the angle at which the unit circle meets the circle around (x, 0) that is cut from it
-    inner, radius = math.atan2(math.sin(tip), math.cos(tip) - x), math.hypot(math.sin(tip), math.cos(tip) - x)
-    return _centred(np.concatenate([_arc(tip, math.tau - tip), _arc(-inner, inner - math.tau, radius, x)]))
+    tip, x = (
+        0.8,
+        0.5,
+    )  # the angle at which the unit circle meets the circle around (x, 0) that is cut from it
+    inner, radius = (
+        math.atan2(math.sin(tip), math.cos(tip) - x),
+        math.hypot(math.sin(tip), math.cos(tip) - x),
+    )
+    return _centred(
+        np.concatenate([_arc(tip, math.tau - tip), _arc(-inner, inner - math.tau, radius, x)])
+    )
 
 
 def _cross() -> Array:
     quarter = np.array([(-1, -3), (1, -3), (1, -1)])
     turn = np.array([(0, 1), (-1, 0)])
-    return _centred(np.concatenate([quarter @ np.linalg.matrix_power(turn, times) for times in range(4)]))
+    return _centred(
+        np.concatenate([quarter @ np.linalg.matrix_power(turn, times) for times in range(4)])
+    )
 
 
 def _arrow() -> Array:
-    return _centred(np.array([(0, -3), (2.4, -0.3), (0.95, -0.3), (0.95, 3), (-0.95, 3), (-0.95, -0.3), (-2.4, -0.3)]))
+    return _centred(
+        np.array(
+            [(0, -3), (2.4, -0.3), (0.95, -0.3), (0.95, 3), (-0.95, 3), (-0.95, -0.3), (-2.4, -0.3)]
+        )
+    )
 
 
 def _centred(outline: Array) -> Array:
@@ -75,14 +89,18 @@ def _centred(outline: Array) -> Array:
 
 SHAPES: dict[str, tuple[Array, ...]] = {
     "circle": (_arc(0, math.tau),),
-    "square": (_rounded(_centred(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))),),  # stretched, it is a rectangle
+    "square": (
+        _rounded(_centred(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))),
+    ),  # stretched, it is a rectangle
     "triangle": (_rounded(_spokes(3, 1.0)),),
     "star": (_rounded(_spokes(10, 1.0, 0.45), 0.08),),
     "cross": (_rounded(_cross(), 0.08),),
     "ring": (_arc(0, math.tau), _arc(0, math.tau, 0.52)),
     "heart": (_heart(),),
     "crescent": (_crescent(),),
-    "diamond": (_rounded(_spokes(4, 1.0, 0.5), 0.1),),  # a slim rhombus: one as high as wide is a turned square
+    "diamond": (
+        _rounded(_spokes(4, 1.0, 0.5), 0.1),
+    ),  # a slim rhombus: one as high as wide is a turned square
     "arrow": (_rounded(_arrow(), 0.08),),
     "drop": (_drop(),),
     "pentagon": (_rounded(_spokes(5, 1.0)),),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
 
-from groupdetr.data.placement import Placement
+from groupdetr.data.image_transform import Placement
 
 SHORTEST = tuple(range(480, 801, 32))  # pixels of the shortest side; validation takes the last
 LONGEST = 1333
@@ -65,7 +65,9 @@ class View:
     def padded(self, height: int, width: int) -> View:
         """With grey below and to the right, up to this size. Not after a crop of the same side: masks are cut where the
         picture ends, so what the crop took of them would be drawn on the grey."""
-        picture = torch.full((height, width, len(self.picture)), GREY, dtype=torch.uint8).permute(2, 0, 1)
+        picture = torch.full((height, width, len(self.picture)), GREY, dtype=torch.uint8).permute(
+            2, 0, 1
+        )
         picture[:, : self.size[0], : self.size[1]] = self.picture
         return View(picture, self.boxes.copy(), self.placement)
 
@@ -121,7 +123,10 @@ class CropBetween:
 
     def place(self, height: int, width: int, generator: Generator) -> tuple[int, int, int, int]:
         """Top, left, height and width."""
-        sides = [drawn(min(self.least, side), min(self.most, side), generator) for side in (height, width)]
+        sides = [
+            drawn(min(self.least, side), min(self.most, side), generator)
+            for side in (height, width)
+        ]
         starts = [drawn(0, whole - side, generator) for whole, side in zip((height, width), sides)]
         return starts[0], starts[1], sides[0], sides[1]
 
@@ -133,7 +138,9 @@ class FlipAnd:
     then: Transform
 
     def __call__(self, view: View, generator: Generator) -> View:
-        return self.then(view.flipped() if torch.rand(1, generator=generator) < 0.5 else view, generator)
+        return self.then(
+            view.flipped() if torch.rand(1, generator=generator) < 0.5 else view, generator
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,9 @@ class CropOrNot:
     then: Transform
 
     def __call__(self, view: View, generator: Generator) -> View:
-        if torch.multinomial(torch.tensor([0.5, 0.5]), 1, generator=generator):  # the coin of v2.RandomChoice
+        if torch.multinomial(
+            torch.tensor([0.5, 0.5]), 1, generator=generator
+        ):  # the coin of v2.RandomChoice
             view = self.crop(self.resize(view, generator), generator)
         return self.then(view, generator)
 
@@ -191,7 +200,9 @@ def largest(height: int, width: int, imgsz: int, augment: str) -> list[tuple[int
     these."""
     if augment == "lsj":
         return [(scaled(SQUARE, imgsz), scaled(SQUARE, imgsz))]
-    least, most = (scaled(s, imgsz) for s in CROP)  # every picture was resized to have both sides as long as most
+    least, most = (
+        scaled(s, imgsz) for s in CROP
+    )  # every picture was resized to have both sides as long as most
     shapes = [(height, width), *([(least, most), (most, least)] if augment == "detr" else [])]
     return [resized(*shape, scaled(IMGSZ, imgsz), scaled(LONGEST, imgsz)) for shape in shapes]
 

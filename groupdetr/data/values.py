@@ -25,7 +25,10 @@ def identity(value: Any) -> Id | None:
 def note_types(ids: list[Any], of: str, found: Findings) -> None:
     """One finding for the whole file where ids are of a kind that other tools stumble over."""
     types = Counter(type(value) for value in ids if identity(value) is not None)
-    for kind, code, words in ((str, "text-id", "text"), (float, "float-id", "numbers with a decimal point")):
+    for kind, code, words in (
+        (str, "text-id", "text"),
+        (float, "float-id", "numbers with a decimal point"),
+    ):
         if types[kind]:
             found.add(code, "", f"{types[kind]} of the {of} ids are {words}")
 

@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from groupdetr.attention.cross_attention import (
+from groupdetr.criterion.boxes import L1, GIoU
+from groupdetr.criterion.classification import Focal
+from groupdetr.criterion.term import Term
+from groupdetr.detectors.recipe import Recipe, xavier
+from groupdetr.modeling.attention.conditional_cross_attention import (
     ConditionalCrossAttention,
     FirstConditionalCrossAttention,
     PointAim,
     ScaledAim,
 )
-from groupdetr.attention.self_attention import ConditionalSelfAttention, SelfAttention
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.resnet import resnet50
-from groupdetr.criterion.boxes import L1, GIoU
-from groupdetr.criterion.classification import Focal
-from groupdetr.criterion.term import Term
-from groupdetr.decoder import Decoder, DecoderLayer, keep
-from groupdetr.detectors.recipe import Recipe, xavier
-from groupdetr.encoders.transformer import EncoderLayer, TransformerEncoder
-from groupdetr.heads import BoxHead
-from groupdetr.mlp import MLP, FeedForward
-from groupdetr.places import Given
-from groupdetr.queries.learned import LearnedPoints
+from groupdetr.modeling.attention.self_attention import ConditionalSelfAttention, SelfAttention
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.resnet import resnet50
+from groupdetr.modeling.decoder import Decoder, DecoderLayer, keep
+from groupdetr.modeling.encoders.transformer_encoder import EncoderLayer, TransformerEncoder
+from groupdetr.modeling.heads import BoxHead
+from groupdetr.modeling.mlp import MLP, FeedForward
+from groupdetr.modeling.position_embedding import Given
+from groupdetr.modeling.queries.learned_queries import LearnedPoints
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class ConditionalDETR(Recipe):
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
         xavier(layer.feed_forward for layer in layers)
         xavier([place := self.token_place()])
-        return TransformerEncoder(in_channels[-1], layers, place, self.temperature, self.offset, self.recompute)
+        return TransformerEncoder(
+            in_channels[-1], layers, place, self.temperature, self.offset, self.recompute
+        )
 
     def encoder_layer(self) -> EncoderLayer:
         attention = SelfAttention(self.channels, self.num_heads, self.dropout)
@@ -61,18 +63,28 @@ class ConditionalDETR(Recipe):
         return FeedForward(self.channels, self.hidden, self.dropout)
 
     def queries(self) -> nn.Module:
-        queries = LearnedPoints(self.num_groups, self.num_queries, self.channels, self.inference_group)
+        queries = LearnedPoints(
+            self.num_groups, self.num_queries, self.channels, self.inference_group
+        )
         xavier([queries.point])
         return queries
 
     def decoder(self) -> Decoder:
-        kinds = [FirstConditionalCrossAttention, *[ConditionalCrossAttention] * (self.decoder_layers - 1)]
-        looks = [kind(self.channels, self.num_heads, self.dropout, aim) for kind, aim in zip(kinds, self.aims())]
+        kinds = [
+            FirstConditionalCrossAttention,
+            *[ConditionalCrossAttention] * (self.decoder_layers - 1),
+        ]
+        looks = [
+            kind(self.channels, self.num_heads, self.dropout, aim)
+            for kind, aim in zip(kinds, self.aims())
+        ]
         layers = [self.decoder_layer(look) for look in looks]
         xavier([*layers, place := self.query_place()])
         head = BoxHead(self.channels, self.num_classes, self.eps)
         places, heads = [place] * len(layers), [head] * len(layers)
-        return Decoder(layers, places, heads, nn.LayerNorm(self.channels), self.update, self.recompute)
+        return Decoder(
+            layers, places, heads, nn.LayerNorm(self.channels), self.update, self.recompute
+        )
 
     def aims(self) -> Sequence[nn.Module]:
         """Where the queries of each layer look."""
@@ -89,7 +101,12 @@ class ConditionalDETR(Recipe):
     def decoder_layer(self, cross_attention: nn.Module) -> DecoderLayer:
         self_attention = ConditionalSelfAttention(self.channels, self.num_heads, self.dropout)
         return DecoderLayer(
-            self.compete, self_attention, cross_attention, self.feed_forward(), self.channels, self.dropout
+            self.compete,
+            self_attention,
+            cross_attention,
+            self.feed_forward(),
+            self.channels,
+            self.dropout,
         )
 
     def terms(self) -> list[Term]:

@@ -7,22 +7,25 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from groupdetr.attention.deformable import DeformableAttention, DeformableCrossAttention
-from groupdetr.attention.self_attention import SelfAttention
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.resnet import resnet50
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import Decoder, DecoderLayer, refine
 from groupdetr.detectors.recipe import Recipe, xavier, xavier_by_group
-from groupdetr.encoders.deformable import DeformableEncoder, DeformableEncoderLayer
-from groupdetr.encoders.projection import Pyramid
-from groupdetr.heads import BoxHead
-from groupdetr.mlp import MLP, FeedForward
-from groupdetr.places import OfPaddedBox, Scaled
-from groupdetr.queries.learned import LearnedAnchorsAndContents
-from groupdetr.queries.proposals import Proposals
+from groupdetr.modeling.attention.deformable_attention import (
+    DeformableAttention,
+    DeformableCrossAttention,
+)
+from groupdetr.modeling.attention.self_attention import SelfAttention
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.resnet import resnet50
+from groupdetr.modeling.decoder import Decoder, DecoderLayer, refine
+from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
+from groupdetr.modeling.encoders.feature_projection import Pyramid
+from groupdetr.modeling.heads import BoxHead
+from groupdetr.modeling.mlp import MLP, FeedForward
+from groupdetr.modeling.position_embedding import OfPaddedBox, Scaled
+from groupdetr.modeling.queries.learned_queries import LearnedAnchorsAndContents
+from groupdetr.modeling.queries.proposals import Proposals
 
 NARROW = -2.0  # what the first head says of width and height before training, less than the anchor
 
@@ -50,21 +53,30 @@ class DABDeformableDETR(Recipe):
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
         start(layers)
         return DeformableEncoder(
-            self.pyramid(in_channels), layers, self.num_levels, self.temperature, self.offset, self.recompute
+            self.pyramid(in_channels),
+            layers,
+            self.num_levels,
+            self.temperature,
+            self.offset,
+            self.recompute,
         )
 
     def pyramid(self, in_channels: list[int]) -> nn.Module:
         return Pyramid(in_channels, self.channels, self.num_levels)
 
     def encoder_layer(self) -> DeformableEncoderLayer:
-        attention = DeformableAttention(self.channels, self.num_heads, self.num_levels, self.num_points)
+        attention = DeformableAttention(
+            self.channels, self.num_heads, self.num_levels, self.num_points
+        )
         return DeformableEncoderLayer(attention, self.feed_forward(), self.channels, self.dropout)
 
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.hidden, self.dropout)
 
     def queries(self) -> nn.Module:
-        return LearnedAnchorsAndContents(self.num_groups, self.num_queries, self.channels, self.inference_group)
+        return LearnedAnchorsAndContents(
+            self.num_groups, self.num_queries, self.channels, self.inference_group
+        )
 
     def decoder(self) -> Decoder:
         layers = [self.decoder_layer() for _ in range(self.decoder_layers)]
@@ -74,8 +86,12 @@ class DABDeformableDETR(Recipe):
 
     def decoder_layer(self) -> DecoderLayer:
         self_attention = SelfAttention(self.channels, self.num_heads, self.dropout)
-        looks = DeformableCrossAttention(self.channels, self.num_heads, self.num_levels, self.num_points)
-        return DecoderLayer(self.compete, self_attention, looks, self.feed_forward(), self.channels, self.dropout)
+        looks = DeformableCrossAttention(
+            self.channels, self.num_heads, self.num_levels, self.num_points
+        )
+        return DecoderLayer(
+            self.compete, self_attention, looks, self.feed_forward(), self.channels, self.dropout
+        )
 
     def query_places(self) -> list[nn.Module]:
         """Where queries are, scaled from the second layer on, by one network."""
@@ -88,7 +104,9 @@ class DABDeformableDETR(Recipe):
 
     def heads(self) -> Sequence[BoxHead]:
         """One for each layer; the first starts with small boxes."""
-        heads = [BoxHead(self.channels, self.num_classes, self.eps) for _ in range(self.decoder_layers)]
+        heads = [
+            BoxHead(self.channels, self.num_classes, self.eps) for _ in range(self.decoder_layers)
+        ]
         last: nn.Linear = heads[0].regress.layers[-1]  # type: ignore[assignment]
         nn.init.constant_(last.bias[2:], NARROW)
         return heads
@@ -105,13 +123,17 @@ class TwoStageDABDeformableDETR(DABDeformableDETR):
     """With queries from the encoder, as detrex has it; the official second stage was never run."""
 
     def queries(self) -> nn.Module:
-        proposals = Proposals(self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group)
+        proposals = Proposals(
+            self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
+        )
         xavier_by_group(proposals.heads.project.weight)
         return proposals
 
     def heads(self) -> Sequence[BoxHead]:
         """Proposals have a size already, so no head starts with small boxes."""
-        return [BoxHead(self.channels, self.num_classes, self.eps) for _ in range(self.decoder_layers)]
+        return [
+            BoxHead(self.channels, self.num_classes, self.eps) for _ in range(self.decoder_layers)
+        ]
 
 
 def start(modules: Sequence[nn.Module]) -> None:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from groupdetr.attention.cross_attention import ModulatedAim
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import look_forward_twice
 from groupdetr.detectors.conditional_detr import ConditionalDETR
-from groupdetr.mlp import MLP, FeedForward
-from groupdetr.places import Given, OfBox, Scaled
-from groupdetr.queries.learned import LearnedAnchors
+from groupdetr.modeling.attention.conditional_cross_attention import ModulatedAim
+from groupdetr.modeling.decoder import look_forward_twice
+from groupdetr.modeling.mlp import MLP, FeedForward
+from groupdetr.modeling.position_embedding import Given, OfBox, Scaled
+from groupdetr.modeling.queries.learned_queries import LearnedAnchors
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,13 @@ class DABDETR(ConditionalDETR):
 
     num_detections: int = 300
     dropout: float = 0.0
-    temperature: float = 20.0  # 10 for the published R50-DC5 checkpoint; queries have 10000 nevertheless
+    temperature: float = (
+        20.0  # 10 for the published R50-DC5 checkpoint; queries have 10000 nevertheless
+    )
     eps: float = 1e-3
-    num_patterns: int = 0  # each of the num_queries anchors asks once, or with every pattern; 3 in published models
+    num_patterns: int = (
+        0  # each of the num_queries anchors asks once, or with every pattern; 3 in published models
+    )
 
     update = staticmethod(look_forward_twice)
 
@@ -37,8 +41,12 @@ class DABDETR(ConditionalDETR):
 
     def queries(self) -> nn.Module:
         return LearnedAnchors(
-            self.num_groups, self.num_queries, self.num_patterns, self.channels, self.inference_group
-        )  # fmt: skip
+            self.num_groups,
+            self.num_queries,
+            self.num_patterns,
+            self.channels,
+            self.inference_group,
+        )
 
     def aims(self) -> list[nn.Module]:
         size = MLP(self.channels, self.channels, 2, num_layers=2)

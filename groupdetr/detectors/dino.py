@@ -7,17 +7,22 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.swin import swin_large
-from groupdetr.backbones.vit import vit_huge
-from groupdetr.decoder import look_forward_twice
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.recipe import xavier_by_group
-from groupdetr.encoders.projection import AsTheyAre
 from groupdetr.groups import denoise_in_all
-from groupdetr.heads import BoxHead
-from groupdetr.queries.denoising import ContrastiveNoise, DenoisingQueries, LabelEmbedding, copies_that_fit
-from groupdetr.queries.proposals import MixedProposals
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.swin import swin_large
+from groupdetr.modeling.backbones.vit import vit_huge
+from groupdetr.modeling.decoder import look_forward_twice
+from groupdetr.modeling.encoders.feature_projection import AsTheyAre
+from groupdetr.modeling.heads import BoxHead
+from groupdetr.modeling.queries.denoising import (
+    ContrastiveNoise,
+    DenoisingQueries,
+    LabelEmbedding,
+    copies_that_fit,
+)
+from groupdetr.modeling.queries.proposals import MixedProposals
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class DINO(DABDeformableDETR):
     temperature: float = 20.0
     offset: float = 0.0
     shared_heads: bool = True  # by all decoder layers; detrex gives every layer its own
-    num_denoising: int = 100  # of a group, of those to be found again: as many copies of all objects as go into them
+    num_denoising: int = (
+        100  # of a group, of those to be found again: as many copies of all objects as go into them
+    )
     denoising_groups: int | None = None  # copies, whatever their number of queries
     label_noise_ratio: float = 0.5  # half of it is the probability that a label changes
     box_noise_scale: float = 1.0

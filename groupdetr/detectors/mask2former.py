@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from groupdetr.attention.deformable import DeformableAttention
-from groupdetr.attention.masked_attention import MaskedCrossAttention
-from groupdetr.attention.self_attention import SelfAttention
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.resnet import resnet50
 from groupdetr.criterion.classification import Softmax
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.masks import AtPoints, Dice, PointEntropy
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import LookFirstLayer, SpeakingDecoder, attend_mask
 from groupdetr.detectors.recipe import Recipe, xavier
-from groupdetr.encoders.deformable import DeformableEncoder, DeformableEncoderLayer
-from groupdetr.encoders.pixel_decoder import PixelDecoder
-from groupdetr.encoders.projection import Pyramid
-from groupdetr.heads import MaskHead
-from groupdetr.mlp import FeedForward
-from groupdetr.places import Given
-from groupdetr.queries.learned import LearnedContents
+from groupdetr.modeling.attention.deformable_attention import DeformableAttention
+from groupdetr.modeling.attention.masked_cross_attention import MaskedCrossAttention
+from groupdetr.modeling.attention.self_attention import SelfAttention
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.resnet import resnet50
+from groupdetr.modeling.decoder import LookFirstLayer, SpeakingDecoder, attend_mask
+from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
+from groupdetr.modeling.encoders.feature_projection import Pyramid
+from groupdetr.modeling.encoders.pixel_decoder import PixelDecoder
+from groupdetr.modeling.heads import MaskHead
+from groupdetr.modeling.mlp import FeedForward
+from groupdetr.modeling.position_embedding import Given
+from groupdetr.modeling.queries.learned_queries import LearnedContents
 
 STRIDE = 32  # of the coarsest level: images are padded to a multiple of it
 
@@ -57,12 +57,18 @@ class Mask2Former(Recipe):
         finest, *coarser = in_channels
         pyramid = Pyramid(coarser[::-1], self.channels, self.num_levels)
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
-        encoder = DeformableEncoder(pyramid, layers, self.num_levels, self.temperature, self.offset, self.recompute)
+        encoder = DeformableEncoder(
+            pyramid, layers, self.num_levels, self.temperature, self.offset, self.recompute
+        )
         return PixelDecoder(encoder, finest, self.pairing.drawn)
 
     def encoder_layer(self) -> DeformableEncoderLayer:
-        attention = DeformableAttention(self.channels, self.num_heads, self.num_levels, self.num_points)
-        return DeformableEncoderLayer(attention, self.feed_forward(self.encoder_hidden), self.channels, self.dropout)
+        attention = DeformableAttention(
+            self.channels, self.num_heads, self.num_levels, self.num_points
+        )
+        return DeformableEncoderLayer(
+            attention, self.feed_forward(self.encoder_hidden), self.channels, self.dropout
+        )
 
     def feed_forward(self, hidden: int) -> FeedForward:
         network = FeedForward(self.channels, hidden, self.dropout)
@@ -70,20 +76,26 @@ class Mask2Former(Recipe):
         return network
 
     def queries(self) -> nn.Module:
-        return LearnedContents(self.num_groups, self.num_queries, self.channels, self.inference_group)
+        return LearnedContents(
+            self.num_groups, self.num_queries, self.channels, self.inference_group
+        )
 
     def decoder(self) -> SpeakingDecoder:
         """Layers look at one level each, from coarse to fine and again."""
         layers = [self.decoder_layer(i % self.num_levels) for i in range(self.decoder_layers)]
         heads = [MaskHead(self.channels, self.num_classes)] * self.decoder_layers
         places = [Given()] * self.decoder_layers
-        return SpeakingDecoder(layers, places, heads, nn.LayerNorm(self.channels), attend_mask, self.recompute)
+        return SpeakingDecoder(
+            layers, places, heads, nn.LayerNorm(self.channels), attend_mask, self.recompute
+        )
 
     def decoder_layer(self, level: int) -> LookFirstLayer:
         self_attention = SelfAttention(self.channels, self.num_heads, self.dropout)
         looks = MaskedCrossAttention(self.channels, self.num_heads, self.dropout, level)
         feed_forward = self.feed_forward(self.hidden)
-        return LookFirstLayer(self.compete, self_attention, looks, feed_forward, self.channels, self.dropout)
+        return LookFirstLayer(
+            self.compete, self_attention, looks, feed_forward, self.channels, self.dropout
+        )
 
     def terms(self) -> list[Term]:
         return [Softmax(2.0, 2.0), PointEntropy(5.0, 5.0), Dice(5.0, 5.0)]

@@ -10,25 +10,25 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from groupdetr.attention.dense_attention import DenseCrossAttention
-from groupdetr.attention.self_attention import SelfAttention
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.grid_mask import GridMask
-from groupdetr.backbones.vovnet import vovnet99
-from groupdetr.cameras import CameraImages
 from groupdetr.criterion.boxes3d import CodeL1, Codes
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import Decoder, DecoderLayer, keep
 from groupdetr.detectors.recipe import Recipe, xavier
-from groupdetr.encoders.camera import CameraEncoder
-from groupdetr.encoders.projection import TopDown
-from groupdetr.heads import MovingHead, SpaceHead, SplitRegression
-from groupdetr.mlp import MLP, FeedForward
+from groupdetr.modeling.attention.dense_cross_attention import DenseCrossAttention
+from groupdetr.modeling.attention.self_attention import SelfAttention
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.grid_mask import GridMask
+from groupdetr.modeling.backbones.vovnet import vovnet99
+from groupdetr.modeling.decoder import Decoder, DecoderLayer, keep
+from groupdetr.modeling.encoders.camera_encoder import CameraEncoder
+from groupdetr.modeling.encoders.feature_projection import TopDown
+from groupdetr.modeling.heads import MovingHead, SpaceHead, SplitRegression
+from groupdetr.modeling.mlp import MLP, FeedForward
+from groupdetr.modeling.position_embedding import Gated, Given
+from groupdetr.modeling.queries.learned_queries import LearnedSpacePoints
 from groupdetr.ops.boxes3d import CODE
-from groupdetr.places import Gated, Given
-from groupdetr.queries.learned import LearnedSpacePoints
+from groupdetr.structures.camera_images import CameraImages
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class PETR(Recipe):
     num_queries: int = 900
     num_detections: int = 300
     hidden: int = 2048  # of the feed-forward networks
-    grid_mask: float = 0.7  # the probability that squares of a batch's images are hidden in training
+    grid_mask: float = (
+        0.7  # the probability that squares of a batch's images are hidden in training
+    )
     eps: float = 1e-5  # of the inverse sigmoid
 
     backbone_weights: ClassVar[bool] = False  # none that could be fetched
@@ -50,13 +52,17 @@ class PETR(Recipe):
         return vovnet99(self.pretrained_backbone, self.recompute, GridMask(self.grid_mask))
 
     def encoder(self, in_channels: list[int]) -> CameraEncoder:
-        return CameraEncoder(TopDown(in_channels, self.channels), self.channels, self.token_place(), self.stride)
+        return CameraEncoder(
+            TopDown(in_channels, self.channels), self.channels, self.token_place(), self.stride
+        )
 
     def token_place(self) -> nn.Module:
         return Given()
 
     def queries(self) -> LearnedSpacePoints:
-        return LearnedSpacePoints(self.num_groups, self.num_queries, self.channels, self.inference_group)
+        return LearnedSpacePoints(
+            self.num_groups, self.num_queries, self.channels, self.inference_group
+        )
 
     def decoder(self) -> Decoder:
         layers = [self.decoder_layer() for _ in range(self.decoder_layers)]
@@ -70,7 +76,9 @@ class PETR(Recipe):
         xavier([feed_forward])
         for linear in (feed_forward.expand, feed_forward.contract):
             nn.init.zeros_(linear.bias)
-        return DecoderLayer(self.compete, self_attention, looks, feed_forward, self.channels, self.dropout)
+        return DecoderLayer(
+            self.compete, self_attention, looks, feed_forward, self.channels, self.dropout
+        )
 
     def heads(self) -> Sequence[SpaceHead]:
         """One that all layers share."""

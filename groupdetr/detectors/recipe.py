@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.cameras import CameraImages
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
-from groupdetr.detector import DetectionTransformer
 from groupdetr.groups import match_groups, separately
-from groupdetr.structures import Images
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.images import Images
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,41 @@ class Recipe:
     decoder_layers: int = 6
     dropout: float = 0.1
     pretrained_backbone: bool | str = False  # True: from the hub; a path: a local file
-    recompute: bool = False  # gradient checkpointing in encoder, decoder and backbones that are transformers
+    recompute: bool = (
+        False  # gradient checkpointing in encoder, decoder and backbones that are transformers
+    )
 
     backbone_weights: ClassVar[bool] = True  # are there pretrained weights for the backbone?
-    loads_backbone: ClassVar[bool] = True  # can the backbone start from weights, fetched or of a file?
+    loads_backbone: ClassVar[bool] = (
+        True  # can the backbone start from weights, fetched or of a file?
+    )
     compete = staticmethod(separately)
     match = staticmethod(match_groups)
 
     def __post_init__(self) -> None:
-        sizes = ("num_classes", "num_groups", "num_queries", "num_detections", "channels", "num_heads")
+        sizes = (
+            "num_classes",
+            "num_groups",
+            "num_queries",
+            "num_detections",
+            "channels",
+            "num_heads",
+        )
         for name in (*sizes, "decoder_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.pretrained_backbone and not self.loads_backbone:
-            raise ValueError("this model's backbone always starts from random weights: leave out pretrained_backbone")
+            raise ValueError(
+                "this model's backbone always starts from random weights: leave out pretrained_backbone"
+            )
         if self.inference_group is not None and not 0 <= self.inference_group < self.num_groups:
-            raise ValueError(f"inference_group {self.inference_group} is not one of the {self.num_groups} groups")
+            raise ValueError(
+                f"inference_group {self.inference_group} is not one of the {self.num_groups} groups"
+            )
         if self.channels % (2 * self.num_heads):
-            raise ValueError(f"channels ({self.channels}) must be a multiple of twice num_heads ({self.num_heads})")
+            raise ValueError(
+                f"channels ({self.channels}) must be a multiple of twice num_heads ({self.num_heads})"
+            )
 
     def with_options(self, **options: Any) -> Self:
         """A copy with other values; an unknown field is a TypeError that names the nearest one."""
@@ -61,7 +78,9 @@ class Recipe:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-                raise TypeError(f"{self.preset or type(self).__name__} has no option {name!r}; {hint}")
+                raise TypeError(
+                    f"{self.preset or type(self).__name__} has no option {name!r}; {hint}"
+                )
         return dataclasses.replace(self, **options)
 
     def in_chunks(self, groups_at_once: int | None) -> bool:
@@ -96,7 +115,9 @@ class Recipe:
     def noise(self, side: int) -> Images | CameraImages:
         """A batch of two that the network can see, to try it: pictures of two sizes, padded."""
         generator = torch.Generator().manual_seed(0)
-        return Images.from_list([torch.randn(3, height, side, generator=generator) for height in (side, side // 2)])
+        return Images.from_list(
+            [torch.randn(3, height, side, generator=generator) for height in (side, side // 2)]
+        )
 
     def build(self) -> DetectionTransformer:
         """The network with random weights; queries are drawn last, so that all else starts alike whatever K is."""

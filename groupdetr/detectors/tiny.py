@@ -7,14 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from groupdetr.attention.cross_attention import ConditionalCrossAttention
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.grid_mask import GridMask
-from groupdetr.backbones.resnet import small_resnet
-from groupdetr.backbones.vit import Sizes, vit_huge
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.decoder import Decoder
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
@@ -22,10 +16,16 @@ from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.mask2former import STRIDE, Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
-from groupdetr.encoders.camera import CameraEncoder
-from groupdetr.encoders.transformer import TransformerEncoder
-from groupdetr.places import Scaled
-from groupdetr.queries.learned import LearnedAnchors, LearnedSpacePoints
+from groupdetr.modeling.attention.conditional_cross_attention import ConditionalCrossAttention
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.grid_mask import GridMask
+from groupdetr.modeling.backbones.resnet import small_resnet
+from groupdetr.modeling.backbones.vit import Sizes, vit_huge
+from groupdetr.modeling.decoder import Decoder
+from groupdetr.modeling.encoders.camera_encoder import CameraEncoder
+from groupdetr.modeling.encoders.transformer_encoder import TransformerEncoder
+from groupdetr.modeling.position_embedding import Scaled
+from groupdetr.modeling.queries.learned_queries import LearnedAnchors, LearnedSpacePoints
 
 GAIN = 3.0  # how sharply queries look at first
 SIZE = 0.27  # of anchors at first
@@ -57,7 +57,9 @@ class Tiny:
 class TinyDense(Tiny):
     """Of the dense family, with a start that spares the first thousand steps."""
 
-    temperature: float = 10000.0  # that of queries, and pixel centres, so that places in image and queries agree
+    temperature: float = (
+        10000.0  # that of queries, and pixel centres, so that places in image and queries agree
+    )
     offset: float = -0.5
 
     loads_backbone: ClassVar[bool] = False
@@ -143,7 +145,9 @@ class TinyViTDINO(TinyDeformable, ViTDINO):
     loads_backbone: ClassVar[bool] = True
 
     def backbone(self) -> Backbone:
-        return vit_huge(self.pretrained_backbone, self.recompute, replace(SMALL_VIT, channels=self.channels))
+        return vit_huge(
+            self.pretrained_backbone, self.recompute, replace(SMALL_VIT, channels=self.channels)
+        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,9 @@ class TinyMask2Former(Mask2Former):
     loads_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
-        return small_resnet(widths=(32, 64, 96, 96), depths=(1, 2, 1, 1), levels=(1, 2, 3, 4), multiple=STRIDE)
+        return small_resnet(
+            widths=(32, 64, 96, 96), depths=(1, 2, 1, 1), levels=(1, 2, 3, 4), multiple=STRIDE
+        )
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,9 @@ class TinyPETR(PETR):
     loads_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
-        return small_resnet((32, 64, 96), (1, 2, 1), levels=(2, 3), multiple=16, augment=GridMask(self.grid_mask))
+        return small_resnet(
+            (32, 64, 96), (1, 2, 1), levels=(2, 3), multiple=16, augment=GridMask(self.grid_mask)
+        )
 
     def encoder(self, in_channels: list[int]) -> CameraEncoder:
         encoder = super().encoder(in_channels)

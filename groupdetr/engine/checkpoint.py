@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from groupdetr.engine.run import write_atomically
+from groupdetr.engine.run_folder import write_atomically
 from groupdetr.errors import UsageError
 
 
@@ -34,7 +34,9 @@ class State:
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None
     progress: Progress
-    matched: Tensor | None = None  # [I,K,N] the object of every query at the last evaluation, -1 for none
+    matched: Tensor | None = (
+        None  # [I,K,N] the object of every query at the last evaluation, -1 for none
+    )
 
     @property
     def evaluated(self) -> nn.Module:
@@ -60,7 +62,14 @@ class State:
                 self.ema.load_state_dict(content["ema"])
             self.progress = Progress(**content["progress"])
             self.matched = content.get("matched")  # older checkpoints have none
-        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        except (
+            RuntimeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            EOFError,
+            pickle.UnpicklingError,
+        ) as error:
             raise UsageError(
                 f"the checkpoint does not fit this run: {str(error).splitlines()[0]}",
                 str(path),

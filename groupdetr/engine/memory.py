@@ -24,7 +24,12 @@ from groupdetr.errors import UsageError
 HEADROOM = {"cuda": (0.1, 0), "cpu": (0.25, 1 << 29)}
 
 # of control groups: where their folders are, and the files that say what is allowed, used, and kept of files
-VERSION_1 = ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_1 = (
+    "sys/fs/cgroup/memory",
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+)
 VERSION_2 = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
 
 
@@ -32,7 +37,9 @@ def usable(device: torch.device, apart: int = 0) -> int:
     """Bytes that the tensors of this process may take: most of what is free on the GPU; or of its share of what is free
     in the machine or its container, where it needs bytes ``apart``."""
     if device.type not in HEADROOM:
-        raise UsageError(f"memory cannot be measured on {device.type}", remedy="give numbers instead of auto")
+        raise UsageError(
+            f"memory cannot be measured on {device.type}", remedy="give numbers instead of auto"
+        )
     share, rest = HEADROOM[device.type]
     gc.collect()
     if device.type == "cuda":
@@ -55,7 +62,9 @@ def allowed(root: Path) -> Iterator[int]:
         top, *names = VERSION_1 if controllers else VERSION_2
         own = root / top / path.lstrip("/")
         for folder in (own, *own.parents):
-            with suppress(OSError, ValueError, KeyError):  # there is no limit: no such file, or "max" in it
+            with suppress(
+                OSError, ValueError, KeyError
+            ):  # there is no limit: no such file, or "max" in it
                 yield left(folder, *names)
             if folder == root / top:
                 break
@@ -65,7 +74,9 @@ def left(folder: Path, limit: str, used: str, file_pages: str) -> int:
     """Of a control group's memory; what it holds of files goes when it must."""
     rows = (row.split() for row in (folder / "memory.stat").read_text().splitlines())
     reclaimable = int(dict(rows)[file_pages])
-    return max(0, int((folder / limit).read_text()) - int((folder / used).read_text()) + reclaimable)
+    return max(
+        0, int((folder / limit).read_text()) - int((folder / used).read_text()) + reclaimable
+    )
 
 
 class Meter(Protocol):
@@ -83,14 +94,20 @@ class CudaMeter:
     """Asks the allocator."""
 
     def __init__(self, device: torch.device, ceiling: int) -> None:
-        self.device, self.ceiling, self.before = device, ceiling, torch.cuda.memory_allocated(device)
+        self.device, self.ceiling, self.before = (
+            device,
+            ceiling,
+            torch.cuda.memory_allocated(device),
+        )
 
     def __call__(self, run: Callable[[], object]) -> int:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         run()
-        return expect_below(self.ceiling, torch.cuda.max_memory_allocated(self.device) - self.before)
+        return expect_below(
+            self.ceiling, torch.cuda.max_memory_allocated(self.device) - self.before
+        )
 
 
 class HostMeter(TorchDispatchMode):
@@ -138,7 +155,9 @@ def expect_below(ceiling: int, peak: int) -> int:
 
 def ran_out(error: BaseException) -> bool:
     """Is this how PyTorch and NumPy say that there is no memory left, on any device?"""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(
+        error
+    )
 
 
 def readable(size: float) -> str:

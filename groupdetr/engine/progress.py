@@ -24,7 +24,9 @@ class Reporter(Protocol):
 
     def evaluating(self, done: int, total: int) -> None: ...
 
-    def evaluated(self, epoch: float, seconds: float, stats: Mapping[str, float], better: bool) -> None: ...
+    def evaluated(
+        self, epoch: float, seconds: float, stats: Mapping[str, float], better: bool
+    ) -> None: ...
 
 
 class Silent:
@@ -49,8 +51,14 @@ class ConsoleReporter:
         self.console = console or Console(highlight=False)
         self.label, self.header = label, False
         self.started, self.first, self.spoke = 0.0, (0, 0.0), 0.0
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")
-        self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=self.console, transient=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+        )
+        self.bar = Progress(
+            *columns, TextColumn("{task.fields[text]}"), console=self.console, transient=True
+        )
         self.task = self.bar.add_task(label, total=1.0, text="")
 
     def __enter__(self) -> ConsoleReporter:
@@ -83,15 +91,21 @@ class ConsoleReporter:
             self.console.print(f"{self.label}  {text}", soft_wrap=True)
             self.spoke = now
 
-    def evaluated(self, epoch: float, seconds: float, stats: Mapping[str, float], better: bool) -> None:
+    def evaluated(
+        self, epoch: float, seconds: float, stats: Mapping[str, float], better: bool
+    ) -> None:
         names = list(stats)
         if not self.header:
             titles = "".join(f"{name:>10}" for name in names)
-            self.console.print(f"{'':>{len(self.label)}} {'epoch':>8}{'time':>9}{titles}", soft_wrap=True)
+            self.console.print(
+                f"{'':>{len(self.label)}} {'epoch':>8}{'time':>9}{titles}", soft_wrap=True
+            )
             self.header = True
         figures = "".join(f"{percent(stats[name]):>10}" for name in names)
         mark = "  best" if better else ""
-        self.console.print(f"{self.label} {epoch:8.1f}{duration(seconds):>9}{figures}{mark}", soft_wrap=True)
+        self.console.print(
+            f"{self.label} {epoch:8.1f}{duration(seconds):>9}{figures}{mark}", soft_wrap=True
+        )
 
 
 def percent(share: float) -> str:
@@ -105,4 +119,6 @@ def duration(seconds: float) -> str:
         return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    return (
+        f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    )

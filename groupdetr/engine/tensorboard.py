@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from groupdetr.engine.run import is_evaluation
+from groupdetr.engine.run_folder import is_evaluation
 
 
 def mirror(folder: Path, purge_step: int) -> Callable[[Mapping[str, Any]], None] | None:

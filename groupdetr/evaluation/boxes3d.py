@@ -40,7 +40,9 @@ _RULES = {  # of the challenge: reach, attributes
     "pedestrian": (40, "pedestrian.moving", "pedestrian.standing"),
     "traffic_cone": (30, "", ""),
 }
-CLASSES = tuple(ObjectClass(name, *_RULES[name]) for name in names.CLASSES)  # in the order of labels
+CLASSES = tuple(
+    ObjectClass(name, *_RULES[name]) for name in names.CLASSES
+)  # in the order of labels
 REACH = np.array([kind.reach for kind in CLASSES], dtype=np.float64)
 
 
@@ -63,7 +65,9 @@ class Boxes3D:
     def __getitem__(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes3D:
         """Some of them: indices, or a bool for each."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen: dict[str, Any] = {name: column[which] for name, column in columns.items() if column is not None}
+        chosen: dict[str, Any] = {
+            name: column[which] for name, column in columns.items() if column is not None
+        }
         return Boxes3D(**chosen)
 
     def yaws(self) -> Floats:
@@ -75,7 +79,9 @@ class Boxes3D:
         """[P] which of the points [P,3] lie in one of the boxes, its faces included."""
         if not len(self):
             return np.zeros(len(points), dtype=bool)
-        axes = Rotation.from_quat(self.rotations, scalar_first=True).as_matrix()  # columns: the axes of each box
+        axes = Rotation.from_quat(
+            self.rotations, scalar_first=True
+        ).as_matrix()  # columns: the axes of each box
         local = np.einsum("pdi,dij->pdj", points[:, None] - self.centres, axes)
         inside = np.abs(local) <= self.sizes[:, [1, 0, 2]] / 2
         return np.asarray(inside.all(axis=-1).any(axis=-1))
@@ -90,7 +96,9 @@ class Pose:
 
     @property
     def lidar_to_global(self) -> Floats:
-        return np.asarray(self.ego_to_global, dtype=np.float64) @ np.asarray(self.lidar_to_ego, dtype=np.float64)
+        return np.asarray(self.ego_to_global, dtype=np.float64) @ np.asarray(
+            self.lidar_to_ego, dtype=np.float64
+        )
 
     @property
     def ego(self) -> Floats:
@@ -119,7 +127,9 @@ def found_boxes(boxes: ArrayLike, labels: ArrayLike, scores: ArrayLike, pose: Po
     return found[np.linalg.norm(places[:, :2], axis=1) <= REACH[found.labels]]
 
 
-def true_boxes(boxes: ArrayLike, labels: ArrayLike, attributes: ArrayLike, points: ArrayLike, pose: Pose) -> Boxes3D:
+def true_boxes(
+    boxes: ArrayLike, labels: ArrayLike, attributes: ArrayLike, points: ArrayLike, pose: Pose
+) -> Boxes3D:
     """What is there; ``boxes`` [T,9] as in :func:`found_boxes`, and nan for velocities that nobody knows.
 
     Annotated boxes stand upright and move level in the world, which the lidar does not: their yaws and velocities are
@@ -143,7 +153,9 @@ def guessed_attributes(boxes: Boxes3D) -> NDArray[np.str_]:
     """[D] the most likely attribute of a box of such a class and speed; what has no known speed stands."""
     moves = np.linalg.norm(boxes.velocities, axis=1) > _MOVING
     kinds = [CLASSES[label] for label in boxes.labels]
-    return np.array([kind.moving if fast else kind.still for kind, fast in zip(kinds, moves)], dtype=np.str_)
+    return np.array(
+        [kind.moving if fast else kind.still for kind, fast in zip(kinds, moves)], dtype=np.str_
+    )
 
 
 def _rows(boxes: ArrayLike) -> Floats:

@@ -18,16 +18,24 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from groupdetr.data.records import CocoSplit, Record
-from groupdetr.detections import Detections, Runs, from_text
 from groupdetr.errors import DataError
 from groupdetr.evaluation.figures import with_nan, without_nan
+from groupdetr.structures.detections import Detections, Runs, from_text
 
 FIGURES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
-BOX_FIGURES = ("box_AP", "box_AP50", "box_AP75")  # of the same detections, where AP is of their masks
-_AT_50, _ALL_SIZES, _MOST_DETECTIONS = 0, 0, -1  # indices into the evaluator's IoU, area and maxDets axes
+BOX_FIGURES = (
+    "box_AP",
+    "box_AP50",
+    "box_AP75",
+)  # of the same detections, where AP is of their masks
+_AT_50, _ALL_SIZES, _MOST_DETECTIONS = (
+    0,
+    0,
+    -1,
+)  # indices into the evaluator's IoU, area and maxDets axes
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,19 @@ class Evaluation:
 
     def beside(self, boxes: Evaluation) -> Evaluation:
         """With some figures of the same detections' boxes."""
-        return replace(self, stats=self.stats | {name: boxes.stats[name.removeprefix("box_")] for name in BOX_FIGURES})
+        return replace(
+            self,
+            stats=self.stats
+            | {name: boxes.stats[name.removeprefix("box_")] for name in BOX_FIGURES},
+        )
 
     def by_kind(self) -> dict[str, dict[str, float]]:
         """The figures of each kind: the twelve of this one, and those of boxes that stand beside them."""
-        others = {name.removeprefix("box_"): self.stats[name] for name in BOX_FIGURES if name in self.stats}
+        others = {
+            name.removeprefix("box_"): self.stats[name]
+            for name in BOX_FIGURES
+            if name in self.stats
+        }
         own = {name: self.stats[name] for name in FIGURES}
         return {self.kind: own, "box": others} if others else {self.kind: own}
 
@@ -69,7 +85,9 @@ class Evaluation:
         """The reverse; other keys do no harm."""
         rows = [ClassAP(**with_nan(row)) for row in content["per_class"]]
         stats = {name: content[name] for name in (*FIGURES, *BOX_FIGURES) if name in content}
-        return cls(with_nan(stats), rows, content.get("kind", cls.kind))  # older files do not say that it is of boxes
+        return cls(
+            with_nan(stats), rows, content.get("kind", cls.kind)
+        )  # older files do not say that it is of boxes
 
 
 def evaluate(split: CocoSplit, detections: Sequence[Detections], kind: str = "box") -> Evaluation:
@@ -86,7 +104,9 @@ def evaluate(split: CocoSplit, detections: Sequence[Detections], kind: str = "bo
         return Evaluation(dict.fromkeys(FIGURES, math.nan), _class_rows(split, {}), kind)
     evaluator = _evaluated(split, detections, present, kind)
     stats = {name: _or_nan(value) for name, value in zip(FIGURES, evaluator.stats)}
-    precision = evaluator.eval["precision"][:, :, :, _ALL_SIZES, _MOST_DETECTIONS]  # [IoU, recall, class]
+    precision = evaluator.eval["precision"][
+        :, :, :, _ALL_SIZES, _MOST_DETECTIONS
+    ]  # [IoU, recall, class]
     rows = _class_rows(split, {label: precision[..., k] for k, label in enumerate(present)})
     return Evaluation(stats, rows, kind)
 
@@ -99,7 +119,12 @@ def to_coco_results(split: CocoSplit, detections: Sequence[Detections]) -> list[
         {"image_id": record.image_id, "category_id": ids[label], "bbox": box, "score": score} | mask
         for record, found in zip(split.records, detections, strict=True)
         for label, box, score, mask in zip(
-            *(found.labels.tolist(), found.xywh().tolist(), found.scores.tolist(), found.segmentations())
+            *(
+                found.labels.tolist(),
+                found.xywh().tolist(),
+                found.scores.tolist(),
+                found.segmentations(),
+            )
         )
     ]
 
@@ -149,8 +174,12 @@ def _image_numbers(split: CocoSplit) -> list[int]:
     return [rank[record] for record in range(len(ids))]
 
 
-def _ground_truth(split: CocoSplit, numbers: Sequence[int], annotations: _Annotations) -> dict[str, list[_Row]]:
-    objects = [row for image, record in zip(numbers, split.records) for row in annotations(image, record)]
+def _ground_truth(
+    split: CocoSplit, numbers: Sequence[int], annotations: _Annotations
+) -> dict[str, list[_Row]]:
+    objects = [
+        row for image, record in zip(numbers, split.records) for row in annotations(image, record)
+    ]
     sizes = [{"width": record.width, "height": record.height} for record in split.records]
     return {
         "images": [{"id": image, **size} for image, size in zip(numbers, sizes)],
@@ -160,9 +189,20 @@ def _ground_truth(split: CocoSplit, numbers: Sequence[int], annotations: _Annota
 
 
 def _boxes(image: int, record: Record) -> list[_Row]:
-    columns = (record.boxes.tolist(), record.labels.tolist(), record.areas.tolist(), record.crowd.tolist())
+    columns = (
+        record.boxes.tolist(),
+        record.labels.tolist(),
+        record.areas.tolist(),
+        record.crowd.tolist(),
+    )
     return [
-        {"image_id": image, "category_id": label + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        {
+            "image_id": image,
+            "category_id": label + 1,
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(crowd),
+        }
         for box, label, area, crowd in zip(*columns)
     ]
 
@@ -171,13 +211,22 @@ def _masks(image: int, record: Record) -> list[_Row]:
     if record.shapes is None:
         raise ValueError(f"the masks of {record.file_name} were not read: load(..., masks=True)")
     runs = [shape.runs(record.height, record.width) for shape in record.shapes]
-    return [{**row, "segmentation": mask} for row, mask in zip(_boxes(image, record), runs, strict=True)]
+    return [
+        {**row, "segmentation": mask} for row, mask in zip(_boxes(image, record), runs, strict=True)
+    ]
 
 
 def _box_results(detections: Sequence[Detections], numbers: Sequence[int]) -> np.ndarray:
     """All detections as the evaluator takes arrays, [D,7] float64: image, x, y, width, height, score, category."""
     rows = [
-        np.column_stack([np.full(len(found), image), found.xywh(), _array(found.scores), _array(found.labels) + 1])
+        np.column_stack(
+            [
+                np.full(len(found), image),
+                found.xywh(),
+                _array(found.scores),
+                _array(found.labels) + 1,
+            ]
+        )
         for image, found in zip(numbers, detections)
     ]
     return np.concatenate(rows)
@@ -188,13 +237,17 @@ def _mask_results(detections: Sequence[Detections], numbers: Sequence[int]) -> l
     return [
         {"image_id": image, "category_id": label + 1, "segmentation": mask, "score": score}
         for image, found in zip(numbers, detections)
-        for label, mask, score in zip(found.labels.tolist(), found.masks or (), found.scores.tolist(), strict=True)
+        for label, mask, score in zip(
+            found.labels.tolist(), found.masks or (), found.scores.tolist(), strict=True
+        )
     ]
 
 
 _Row = dict[str, Any]
 _Annotations = Callable[[int, Record], list[_Row]]
-_KINDS: dict[str, tuple[str, _Annotations, Callable[..., Any]]] = {  # whose IoU counts: the evaluator's name for it
+_KINDS: dict[
+    str, tuple[str, _Annotations, Callable[..., Any]]
+] = {  # whose IoU counts: the evaluator's name for it
     "box": ("bbox", _boxes, _box_results),
     "mask": ("segm", _masks, _mask_results),
 }
@@ -209,7 +262,9 @@ def _class_rows(split: CocoSplit, precision: Mapping[int, np.ndarray]) -> list[C
     rows = []
     for label, category in enumerate(split.categories):
         p = precision.get(label, undefined)
-        rows.append(ClassAP(category.name, _mean(p), _mean(p[_AT_50]), objects[label], images[label]))
+        rows.append(
+            ClassAP(category.name, _mean(p), _mean(p[_AT_50]), objects[label], images[label])
+        )
     return rows
 
 
@@ -240,7 +295,10 @@ class _Result(NamedTuple):
 def _read(result: Mapping[str, Any], number: int, masks: bool) -> _Result:
     try:
         x, y, width, height = (float(value) for value in result["bbox"])
-        box, mask = [x, y, x + width, y + height], from_text(result["segmentation"]) if masks else None
+        box, mask = (
+            [x, y, x + width, y + height],
+            from_text(result["segmentation"]) if masks else None,
+        )
         return _Result(result["image_id"], result["category_id"], box, float(result["score"]), mask)
     except (KeyError, TypeError, ValueError) as error:
         message = "a result needs image_id, category_id, bbox [x,y,width,height] and score"

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from groupdetr.structures import Assignment
+from groupdetr.structures.assignment import Assignment
 
 
 def objects_of_queries(assignment: Assignment, shape: tuple[int, ...]) -> np.ndarray:
     """V of the last stage, [B,K,N] int16 of that ``shape``."""
     image, group, query, target = (
-        x[-1].cpu().numpy() for x in (assignment.image, assignment.group, assignment.query, assignment.target)
+        x[-1].cpu().numpy()
+        for x in (assignment.image, assignment.group, assignment.query, assignment.target)
     )
     objects = np.full(shape, -1, np.int16)
     objects[image, group, query] = target
@@ -30,7 +31,9 @@ def objects_of_queries(assignment: Assignment, shape: tuple[int, ...]) -> np.nda
 def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """V of several pictures [K,N_i] as [I,K,N]: those of a two-stage detector that are small have fewer queries."""
     most = max(v.shape[1] for v in pictures)
-    return np.stack([np.pad(v, ((0, 0), (0, most - v.shape[1])), constant_values=-1) for v in pictures])
+    return np.stack(
+        [np.pad(v, ((0, 0), (0, most - v.shape[1])), constant_values=-1) for v in pictures]
+    )
 
 
 def instability(now: np.ndarray, before: np.ndarray | None) -> np.ndarray:
@@ -42,4 +45,6 @@ def instability(now: np.ndarray, before: np.ndarray | None) -> np.ndarray:
 
 def comparable(now: np.ndarray, before: np.ndarray) -> bool:
     """As many pictures, groups and queries, and as many matches in every picture."""
-    return now.shape == before.shape and np.array_equal(*((v >= 0).sum(axis=(1, 2)) for v in (now, before)))
+    return now.shape == before.shape and np.array_equal(
+        *((v >= 0).sum(axis=(1, 2)) for v in (now, before))
+    )

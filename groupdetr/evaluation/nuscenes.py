@@ -18,7 +18,13 @@ from groupdetr.evaluation.boxes3d import CLASSES, REACH, Boxes3D, Floats, Pose, 
 from groupdetr.evaluation.figures import with_nan, without_nan
 
 FIGURES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
-ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")  # of translation, scale, orientation, velocity, attribute
+ERRORS = (
+    "ATE",
+    "ASE",
+    "AOE",
+    "AVE",
+    "AAE",
+)  # of translation, scale, orientation, velocity, attribute
 DISTANCES = (0.5, 1.0, 2.0, 4.0)  # metres: who is nearer has hit
 _OF_ERRORS = 2.0  # metres: the errors are of hits at this distance
 _RECALLS = np.linspace(0, 1, 101)
@@ -35,11 +41,19 @@ class Scene:
 
     ego: Floats  # [3] the vehicle, when the lidar looked
     truth: Boxes3D
-    racks: Boxes3D | None = None  # bicycle racks: the cycles in them do not count, neither true nor found
+    racks: Boxes3D | None = (
+        None  # bicycle racks: the cycles in them do not count, neither true nor found
+    )
 
     @classmethod
     def seen_from(
-        cls, pose: Pose, boxes: ArrayLike, labels: ArrayLike, attributes: ArrayLike, points: ArrayLike, racks: ArrayLike
+        cls,
+        pose: Pose,
+        boxes: ArrayLike,
+        labels: ArrayLike,
+        attributes: ArrayLike,
+        points: ArrayLike,
+        racks: ArrayLike,
     ) -> Scene:
         """From what stands around the lidar: ``boxes`` [T,9] and ``racks`` [R,7] in its frame."""
         standing = np.pad(np.asarray(racks, dtype=np.float64).reshape(-1, 7), ((0, 0), (0, 2)))
@@ -86,7 +100,9 @@ class Evaluation:
     def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
         """The reverse; other keys do no harm."""
         rows = [with_nan(row) for row in content["per_class"]]
-        classes = [ClassScore(**row | {"AP_by_distance": tuple(row["AP_by_distance"])}) for row in rows]
+        classes = [
+            ClassScore(**row | {"AP_by_distance": tuple(row["AP_by_distance"])}) for row in rows
+        ]
         return cls(with_nan({name: content[name] for name in FIGURES}), classes)
 
 
@@ -98,14 +114,19 @@ def evaluate(scenes: Sequence[Scene], found: Sequence[Boxes3D]) -> Evaluation:
     """
     if len(found) != len(scenes):
         raise ValueError(f"the boxes of {len(found)} scenes for {len(scenes)} scenes")
-    pairs = [(_counted(scene.truth, scene), _counted(boxes, scene)) for scene, boxes in zip(scenes, found)]
+    pairs = [
+        (_counted(scene.truth, scene), _counted(boxes, scene))
+        for scene, boxes in zip(scenes, found)
+    ]
     rows = [_class_score(label, pairs) for label in range(len(CLASSES))]
     return Evaluation(_summary(rows), rows)
 
 
 def _summary(rows: Sequence[ClassScore]) -> dict[str, float]:
     mean_ap = float(np.mean([row.AP for row in rows]))
-    errors = {f"m{name}": float(np.nanmean([getattr(row, name) for row in rows])) for name in ERRORS}
+    errors = {
+        f"m{name}": float(np.nanmean([getattr(row, name) for row in rows])) for name in ERRORS
+    }
     score = (5 * mean_ap + sum(max(0.0, 1 - error) for error in errors.values())) / 10
     return {"NDS": score, "mAP": mean_ap, **errors}
 
@@ -205,7 +226,9 @@ def _errors(truth: Boxes3D, found: Boxes3D) -> Floats:
 def _average_precision(ranking: _Ranking, objects: int) -> float:
     if not ranking.hit.any():
         return 0.0
-    precision = ranking.at_recalls(ranking.hit.cumsum() / np.arange(1, len(ranking.hit) + 1), objects)
+    precision = ranking.at_recalls(
+        ranking.hit.cumsum() / np.arange(1, len(ranking.hit) + 1), objects
+    )
     return float(np.maximum(precision[_FIRST:] - _LEAST, 0).mean() / (1 - _LEAST))
 
 
@@ -217,8 +240,13 @@ def _mean_errors(ranking: _Ranking, objects: int) -> list[float]:
     last = np.flatnonzero(confidence).max(initial=0)  # a score of zero counts as not reached
     if last < _FIRST:
         return [1.0] * len(ERRORS)
-    reached, scores = confidence[last : _FIRST - 1 : -1], ranking.scores[ranking.hit][::-1]  # rising, for np.interp
-    return [float(np.interp(reached, scores, _running_mean(e)[::-1]).mean()) for e in ranking.errors.T]
+    reached, scores = (
+        confidence[last : _FIRST - 1 : -1],
+        ranking.scores[ranking.hit][::-1],
+    )  # rising, for np.interp
+    return [
+        float(np.interp(reached, scores, _running_mean(e)[::-1]).mean()) for e in ranking.errors.T
+    ]
 
 
 def _running_mean(errors: Floats) -> Floats:

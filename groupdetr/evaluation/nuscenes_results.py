@@ -21,12 +21,19 @@ INPUTS = {  # of a camera detector whose backbone saw other data, such as PETR's
     "use_map": False,
     "use_external": True,
 }
-_NUMBERS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}  # keys of a row, and how many they are
+_NUMBERS = {
+    "translation": 3,
+    "size": 3,
+    "rotation": 4,
+    "velocity": 2,
+}  # keys of a row, and how many they are
 _LABELS = {kind.name: label for label, kind in enumerate(CLASSES)}
 _REMEDY = "write the file with groupdetr, or as the detection challenge of nuScenes describes it"
 
 
-def to_results(tokens: Sequence[str], found: Sequence[Boxes3D], inputs: Mapping[str, bool] = INPUTS) -> dict[str, Any]:
+def to_results(
+    tokens: Sequence[str], found: Sequence[Boxes3D], inputs: Mapping[str, bool] = INPUTS
+) -> dict[str, Any]:
     """The content of a result file: a list for every sample of ``tokens``, with its MOST best boxes."""
     rows = {token: _rows(token, boxes) for token, boxes in zip(tokens, found, strict=True)}
     return {"meta": dict(inputs), "results": rows}
@@ -35,7 +42,11 @@ def to_results(tokens: Sequence[str], found: Sequence[Boxes3D], inputs: Mapping[
 def write_results(path: Path, tokens: Sequence[str], found: Sequence[Boxes3D]) -> None:
     """The result file of a camera detector. DataError where nothing was found at all: the devkit takes no such file."""
     if not any(len(boxes) for boxes in found):
-        raise DataError(f"nothing was found in any of {len(found)} samples", str(path), "train the detector first")
+        raise DataError(
+            f"nothing was found in any of {len(found)} samples",
+            str(path),
+            "train the detector first",
+        )
     path.write_text(json.dumps(to_results(tokens, found)), encoding="utf-8")
 
 
@@ -46,7 +57,11 @@ def read_results(path: Path, tokens: Sequence[str]) -> list[Boxes3D]:
     """
     results = _content(path).get("results")
     if not isinstance(results, dict):
-        raise DataError("it has no 'results': an object with a list of boxes for each sample", str(path), _REMEDY)
+        raise DataError(
+            "it has no 'results': an object with a list of boxes for each sample",
+            str(path),
+            _REMEDY,
+        )
     _check_samples(path, results, tokens)
     return [_boxes(results[token], f"{path}: sample {token}") for token in tokens]
 
@@ -56,7 +71,14 @@ def _rows(token: str, boxes: Boxes3D) -> list[dict[str, Any]]:
         raise ValueError("boxes that were found need scores")
     if len(boxes) > MOST:
         boxes = boxes[np.sort(np.argsort(-boxes.scores, kind="stable")[:MOST])]
-    columns = (boxes.centres, boxes.sizes, boxes.rotations, boxes.velocities, boxes.scores, boxes.attributes)
+    columns = (
+        boxes.centres,
+        boxes.sizes,
+        boxes.rotations,
+        boxes.velocities,
+        boxes.scores,
+        boxes.attributes,
+    )
     return [
         {
             "sample_token": token,
@@ -78,30 +100,47 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"it cannot be read ({error.strerror})", str(path), "check the path") from error
+        raise DataError(
+            f"it cannot be read ({error.strerror})", str(path), "check the path"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"it is not JSON ({error})", str(path), _REMEDY) from error
     if not isinstance(content, dict) or not isinstance(content.get("meta"), dict):
-        raise DataError("it has no 'meta': an object that says which sensors were used", str(path), _REMEDY)
+        raise DataError(
+            "it has no 'meta': an object that says which sensors were used", str(path), _REMEDY
+        )
     return content
 
 
 def _check_samples(path: Path, results: Mapping[str, Any], tokens: Sequence[str]) -> None:
     known = set(tokens)
-    missing, unknown = [t for t in tokens if t not in results], [t for t in results if t not in known]
+    missing, unknown = (
+        [t for t in tokens if t not in results],
+        [t for t in results if t not in known],
+    )
     if missing:
         remedy = "give every sample of the split a list, if only an empty one"
-        raise DataError(f"{len(missing)} of {len(tokens)} samples are missing, such as {missing[0]}", str(path), remedy)
+        raise DataError(
+            f"{len(missing)} of {len(tokens)} samples are missing, such as {missing[0]}",
+            str(path),
+            remedy,
+        )
     if unknown:
         remedy = "compare with the split that the file was made for"
-        raise DataError(f"{len(unknown)} samples are not of this split, such as {unknown[0]!r:.80}", str(path), remedy)
+        raise DataError(
+            f"{len(unknown)} samples are not of this split, such as {unknown[0]!r:.80}",
+            str(path),
+            remedy,
+        )
 
 
 def _boxes(rows: Any, where: str) -> Boxes3D:
     if not isinstance(rows, list):
         raise DataError("it is not a list of boxes", where, _REMEDY)
     if len(rows) > MOST:
-        raise DataError(f"it has {len(rows)} boxes", where, f"keep the {MOST} with the highest scores")
+        raise DataError(
+            f"it has {len(rows)} boxes", where, f"keep the {MOST} with the highest scores"
+        )
     read = [_read(row, f"{where}, box {number}") for number, row in enumerate(rows)]
     values = np.array([row for row, _, _ in read], dtype=np.float64).reshape(-1, 13)
     centres, sizes, rotations, velocities, scores = np.split(values, [3, 6, 10, 12], axis=1)
@@ -123,7 +162,9 @@ def _read(row: Any, where: str) -> tuple[list[float], int, str]:
         score, attribute = float(row["detection_score"]), row["attribute_name"]
         label = _LABELS[row["detection_name"]]
     except (KeyError, TypeError, ValueError) as error:
-        what = f"a box needs {', '.join(_NUMBERS)}, detection_name, detection_score and attribute_name"
+        what = (
+            f"a box needs {', '.join(_NUMBERS)}, detection_name, detection_score and attribute_name"
+        )
         raise DataError(f"{what}: {error!r:.80}", where, _REMEDY) from error
     if problem := _problem(parts, score, attribute):
         raise DataError(problem, where, _REMEDY)
@@ -143,4 +184,8 @@ def _problem(parts: Mapping[str, Sequence[float]], score: float, attribute: Any)
         return "a rotation of zeros turns nothing"
     if not 0 <= score < np.inf:
         return f"detection_score must be a number from 0: {score}"
-    return "" if attribute == "" or attribute in ATTRIBUTES else f"nuScenes has no attribute {attribute!r:.80}"
+    return (
+        ""
+        if attribute == "" or attribute in ATTRIBUTES
+        else f"nuScenes has no attribute {attribute!r:.80}"
+    )

@@ -41,5 +41,7 @@ def by_scipy(costs: np.ndarray) -> np.ndarray:
 
 def by_lapx(costs: np.ndarray) -> np.ndarray:
     """All in one call: [P,T,N] -> [P,M,2]. By this thread alone: lapx's own would not survive a fork."""
-    pairs = lapjvr_batch(costs, True, return_cost=False, n_threads=1, precision="float64", output="pairs")
+    pairs = lapjvr_batch(
+        costs, True, return_cost=False, n_threads=1, precision="float64", output="pairs"
+    )
     return np.array(pairs, dtype=np.int64).reshape(len(costs), min(costs.shape[1:]), 2)

@@ -15,7 +15,13 @@ from torch import Tensor
 CODE = 10  # numbers of a code
 CENTRE = (0, 1, 4)  # where x, y and z stand in it
 VELOCITY = 8  # and where the velocity begins
-LENGTH_FIRST = [0, 1, 3, 2, *range(4, CODE)]  # of our code that of mmdet3d 1.x, and the other way round
+LENGTH_FIRST = [
+    0,
+    1,
+    3,
+    2,
+    *range(4, CODE),
+]  # of our code that of mmdet3d 1.x, and the other way round
 
 
 def box_to_code(boxes: Tensor) -> Tensor:

@@ -27,7 +27,9 @@ def sine_embedding(places: Tensor, channels: int, temperature: float = 10000.0) 
     return waves[..., order, :].flatten(-2)
 
 
-def image_embedding(padding: Tensor, channels: int, temperature: float = 10000.0, offset: float = 0.0) -> Tensor:
+def image_embedding(
+    padding: Tensor, channels: int, temperature: float = 10000.0, offset: float = 0.0
+) -> Tensor:
     """Padding [B,H,W] to the position embedding [B,H,W,channels] of every pixel, order y, x (DETR, appendix A.4).
 
     Coordinates count the valid pixels from 1, add ``offset`` and are normalised by the last one, so padding neither
@@ -51,5 +53,7 @@ def views_embedding(shape: Sequence[int], channels: int, device: torch.device) -
     for axis, size in enumerate(shape):
         count = torch.arange(1, size + 1, device=device).float()
         waves = _waves(count / (size + 1e-6) * (2 * math.pi), channels, 10000.0).mT.flatten(-2)
-        axes.append(waves.view(*(size if i == axis else 1 for i in range(3)), channels).expand(*shape, -1))
+        axes.append(
+            waves.view(*(size if i == axis else 1 for i in range(3)), channels).expand(*shape, -1)
+        )
     return torch.cat(axes, dim=-1)

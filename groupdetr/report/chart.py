@@ -28,7 +28,10 @@ class Series:
     def thinned(self) -> Series:
         """No more points than a screen can show, the last one kept."""
         step = math.ceil(len(self.x) / _MOST_POINTS) or 1
-        return Series(self.name, *(tuple(v)[::-1][::step][::-1] for v in (self.x, self.y, self.low, self.high)))
+        return Series(
+            self.name,
+            *(tuple(v)[::-1][::step][::-1] for v in (self.x, self.y, self.low, self.high)),
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,13 @@ class Axis:
         """From tick to tick."""
         low, high = _extent(values)
         step = nice_step(low, high, 5)
-        return cls(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step, start, end)
+        return cls(
+            math.floor(low / step + 1e-9) * step,
+            math.ceil(high / step - 1e-9) * step,
+            step,
+            start,
+            end,
+        )
 
     @classmethod
     def tight(cls, values: Sequence[float], start: float, end: float) -> Axis:
@@ -101,7 +110,10 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
-        first, last = math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
+        first, last = (
+            math.ceil(self.low / self.step - 1e-9),
+            math.floor(self.high / self.step + 1e-9),
+        )
         return [i * self.step for i in range(first, last + 1)]
 
     def words(self, tick: float) -> str:
@@ -164,7 +176,9 @@ def _axes(frame: _Frame, chart: Chart) -> Iterator[Html]:
         yield label(left - 8, y + 4, frame.y.words(tick), "end")
     for tick in frame.x.ticks:
         x = frame.x(tick)
-        yield Html(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
+        yield Html(
+            f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+        )
         yield label(x, bottom + 18, frame.x.words(tick), "middle")
     yield Html(f'<line class="axis" x1="{left}" x2="{right:.1f}" y1="{bottom}" y2="{bottom}"/>')
     yield label((left + right) / 2, _HEIGHT - 6, chart.x_label, "middle")
@@ -176,9 +190,16 @@ def _series(frame: _Frame, index: int, series: Series) -> Html:
     edges = list(zip(series.x, series.low, series.high))
     band = [p for p in edges if all(map(math.isfinite, p))]
     outline = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
-    parts = [f'<polygon class="band" style="fill:{colour}" points="{frame.pixels(outline)}"/>'] if len(band) > 1 else []
+    parts = (
+        [f'<polygon class="band" style="fill:{colour}" points="{frame.pixels(outline)}"/>']
+        if len(band) > 1
+        else []
+    )
     runs = list(_runs(series.x, series.y))
-    parts += [f'<polyline class="line" style="stroke:{colour}" points="{frame.pixels(run)}"/>' for run in runs]
+    parts += [
+        f'<polyline class="line" style="stroke:{colour}" points="{frame.pixels(run)}"/>'
+        for run in runs
+    ]
     if len(series.x) <= _MOST_MARKERS:
         parts += [_marker(frame, point, series.name, colour) for run in runs for point in run]
     return join(map(Html, parts))
@@ -199,7 +220,9 @@ def dot(point: _Point, words: str, colour: str) -> str:
 def _names(frame: _Frame, lines: dict[int, Series], height: float = 15) -> Iterator[Html]:
     """Each line's name beside its end, moved apart where ends meet."""
     last = {i: list(_runs(s.x, s.y))[-1][-1] for i, s in lines.items()}
-    below = frame.y.start - height * (len(lines) - 1)  # the lowest place that leaves room for all others beneath
+    below = frame.y.start - height * (
+        len(lines) - 1
+    )  # the lowest place that leaves room for all others beneath
     y = _TOP - height
     for i in sorted(last, key=lambda i: frame.y(last[i][1])):
         y = max(y + height, min(frame.y(last[i][1]), below))
@@ -214,7 +237,9 @@ def _room(lines: Iterable[Series]) -> float:
 
 
 def label(x: float, y: float, words: str, anchor: str, attributes: str = "") -> Html:
-    return Html(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {attributes}>{text(words)}</text>')
+    return Html(
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {attributes}>{text(words)}</text>'
+    )
 
 
 def hue(index: int) -> str:
@@ -223,4 +248,6 @@ def hue(index: int) -> str:
 
 
 def numbered(inside: Html, caption: str) -> Html:
-    return Html(f'<figure class="numbered">{inside}<figcaption>{text(caption)}</figcaption></figure>')
+    return Html(
+        f'<figure class="numbered">{inside}<figcaption>{text(caption)}</figcaption></figure>'
+    )

@@ -23,7 +23,9 @@ class RunSummary:
     seconds: float  # wall time of training, evaluation not counted
     peak_memory_mb: float
     metrics: Mapping[str, float]  # the figures of an evaluation, at the end, the deciding one first
-    curve: Sequence[Mapping[str, float]]  # rows of epoch, step, seconds, loss, and figures; more keys do not hurt
+    curve: Sequence[
+        Mapping[str, float]
+    ]  # rows of epoch, step, seconds, loss, and figures; more keys do not hurt
     label: str = ""  # what tells it from the others, if K does not
 
     @property
@@ -104,9 +106,14 @@ def _difference(base: Arm, other: Arm, lower: Sequence[float], upper: Sequence[f
 
 def by_seed(all_arms: Sequence[Arm], score: str = "AP") -> dict[int, dict[str, float]]:
     """For each seed of the first arm, what every arm reached, by its name."""
-    of_arms = {arm.name: {run.seed: 100 * run.metrics[score] for run in arm.runs} for arm in all_arms}
+    of_arms = {
+        arm.name: {run.seed: 100 * run.metrics[score] for run in arm.runs} for arm in all_arms
+    }
     seeds = [run.seed for run in all_arms[0].runs]
-    return {seed: {name: reached.get(seed, math.nan) for name, reached in of_arms.items()} for seed in seeds}
+    return {
+        seed: {name: reached.get(seed, math.nan) for name, reached in of_arms.items()}
+        for seed in seeds
+    }
 
 
 def curves(all_arms: Sequence[Arm], x: Reading, y: Reading) -> list[Series]:

@@ -25,7 +25,18 @@ from groupdetr.report.comparison import (
     value,
 )
 from groupdetr.report.explanation import what_groups_are
-from groupdetr.report.page import Cell, Column, Html, Tile, facts, page, prose, section, table, tiles
+from groupdetr.report.page import (
+    Cell,
+    Column,
+    Html,
+    Tile,
+    facts,
+    page,
+    prose,
+    section,
+    table,
+    tiles,
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,13 @@ class DemoResults:
 
     runs: Sequence[RunSummary]
     subject: Subject
-    longer: Sequence[RunSummary] = ()  # the baseline again, for as many epochs as take the time of the best
+    longer: Sequence[
+        RunSummary
+    ] = ()  # the baseline again, for as many epochs as take the time of the best
     shown: Sequence[Html] = ()  # sections with what was found
-    about: Mapping[str, object] = field(default_factory=dict)  # seed, data, versions, threads, command
+    about: Mapping[str, object] = field(
+        default_factory=dict
+    )  # seed, data, versions, threads, command
 
     @property
     def score(self) -> str:
@@ -58,7 +73,9 @@ def write_demo_report(path: Path | str, demo: DemoResults) -> None:
     """One self-contained HTML file. The smallest K is the baseline; the best of the others is set against it."""
     base, *others = arms(sorted(demo.runs, key=lambda run: run.groups))
     if not others:
-        raise ValueError("the report compares numbers of groups: it needs runs with two of them at least")
+        raise ValueError(
+            "the report compares numbers of groups: it needs runs with two of them at least"
+        )
     best = max(others, key=lambda arm: arm.metric(demo.score).mean)
     longer = arms(demo.longer)
     shown = [base, *longer, *others]
@@ -70,7 +87,9 @@ def write_demo_report(path: Path | str, demo: DemoResults) -> None:
         *demo.shown,
         section("How this page was made", facts({**protocol(demo.runs), **demo.about})),
     ]
-    document = page("groupdetr demo", _title(base, best, demo.score), _lead(base, best, demo.subject), body)
+    document = page(
+        "groupdetr demo", _title(base, best, demo.score), _lead(base, best, demo.subject), body
+    )
     Path(path).write_text(document, encoding="utf-8")
 
 
@@ -95,8 +114,17 @@ def _headline(base: Arm, best: Arm, longer: Sequence[Arm], score: str) -> Html:
         [
             _points(f"Trained with {_groups(base)}", base, score),
             _points(f"Trained with {_groups(best)}", best, score),
-            Tile("Gain at equal epochs", signed(equal_epochs.mean), score, over_seeds(equal_epochs), strong=True),
-            *(Tile("Gain at equal wall time", signed(g.mean), score, over_seeds(g)) for g in equal_time),
+            Tile(
+                "Gain at equal epochs",
+                signed(equal_epochs.mean),
+                score,
+                over_seeds(equal_epochs),
+                strong=True,
+            ),
+            *(
+                Tile("Gain at equal wall time", signed(g.mean), score, over_seeds(g))
+                for g in equal_time
+            ),
             price("Training time", base.seconds, best.seconds, duration),
             price("Peak memory", base.memory, best.memory, lambda mb: f"{mb:,.0f} MB"),
         ]
@@ -123,11 +151,19 @@ def _learning(all_arms: Sequence[Arm], best: Arm, longer: Sequence[Arm], subject
             curves(all_arms, lambda row: row["seconds"] / size, percent(score)),
         ),
         Chart(f"{second} by epoch", "epoch", second, curves(all_arms, epoch, percent(second))),
-        Chart("Training loss", "epoch", "loss", curves(all_arms, epoch, value("loss")), "A mean over groups."),
+        Chart(
+            "Training loss",
+            "epoch",
+            "loss",
+            curves(all_arms, epoch, value("loss")),
+            "A mean over groups.",
+        ),
         instability(all_arms),
     ]
     return section(
-        "Learning", prose(_equal_time(best, longer, subject)), charts([chart for chart in drawn if not chart.empty])
+        "Learning",
+        prose(_equal_time(best, longer, subject)),
+        charts([chart for chart in drawn if not chart.empty]),
     )
 
 
@@ -149,8 +185,13 @@ def _equal_time(best: Arm, longer: Sequence[Arm], subject: Subject) -> str:
 
 
 def _precision(all_arms: Sequence[Arm], base: Arm, best: Arm, subject: Subject) -> Html:
-    points, errors = ([n for n in names if n in base.runs[0].metrics] for names in (subject.figures, subject.errors))
-    figures = [Column(name.replace("_", " "), 1, "max") for name in points] + [Column(n, 2, "min") for n in errors]
+    points, errors = (
+        [n for n in names if n in base.runs[0].metrics]
+        for names in (subject.figures, subject.errors)
+    )
+    figures = [Column(name.replace("_", " "), 1, "max") for name in points] + [
+        Column(n, 2, "min") for n in errors
+    ]
     head = [Column("groups"), *figures, Column("seconds", 0), Column("peak MB", 0)]
     shown = [table(head, [_row(arm, points, errors) for arm in all_arms], subject.caption)]
     if len(base.runs) > 1:
@@ -159,7 +200,10 @@ def _precision(all_arms: Sequence[Arm], base: Arm, best: Arm, subject: Subject) 
 
 
 def _row(arm: Arm, points: Sequence[str], errors: Sequence[str]) -> list[Cell]:
-    shares, others = [arm.metric(name).mean for name in points], [arm.metric(name).mean / 100 for name in errors]
+    shares, others = (
+        [arm.metric(name).mean for name in points],
+        [arm.metric(name).mean / 100 for name in errors],
+    )
     return [arm.name, *shares, *others, arm.seconds, arm.memory]
 
 
@@ -169,4 +213,6 @@ def _by_seed(all_arms: Sequence[Arm], base: Arm, best: Arm, score: str) -> Html:
     rows: list[list[Cell]] = []
     for seed, reached in by_seed(all_arms, score).items():
         rows.append([str(seed), *reached.values(), signed(reached[best.name] - reached[base.name])])
-    return table(head, rows, f"{score} of every seed, and the gain of {best.name} over {base.name}.")
+    return table(
+        head, rows, f"{score} of every seed, and the gain of {best.name} over {base.name}."
+    )

@@ -11,7 +11,9 @@ from groupdetr.report.chart import Axis, dot, hue, label, numbered
 from groupdetr.report.page import Html, join, text
 
 _WIDTH, _ROW, _TOP, _BOTTOM, _RIGHT = 440, 36, 6, 44, 52
-_STYLE = "max-width:660px"  # it stands alone: wider, its words would be larger than those of the page
+_STYLE = (
+    "max-width:660px"  # it stands alone: wider, its words would be larger than those of the page
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def _axis(x: Axis, name: str, bottom: float) -> Iterator[Html]:
         at = x(tick)
         yield Html(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>')
         yield label(at, bottom + 18, x.words(tick), "middle")
-    yield Html(f'<line class="axis" x1="{x.start:.1f}" x2="{x.end:.1f}" y1="{bottom}" y2="{bottom}"/>')
+    yield Html(
+        f'<line class="axis" x1="{x.start:.1f}" x2="{x.end:.1f}" y1="{bottom}" y2="{bottom}"/>'
+    )
     yield label((x.start + x.end) / 2, bottom + 38, name, "middle")
 
 
@@ -58,7 +62,8 @@ def _row(x: Axis, index: int, row: Row) -> Html:
     y, colour = _TOP + _ROW * (index + 0.5), hue(index)
     bold = f'class="name" style="fill:{colour}"'
     name, figure = (
-        label(at, y + 4, words, "end", bold) for at, words in ((x.start - 12, row.name), (_WIDTH - 6, row.mean))
+        label(at, y + 4, words, "end", bold)
+        for at, words in ((x.start - 12, row.name), (_WIDTH - 6, row.mean))
     )
     if not row.finite:
         return join([name, figure])

@@ -44,8 +44,15 @@ _PICTURE = 'x="1" y="50" width="100" height="156" rx="8"'
 
 def what_groups_are() -> Html:
     drawings = join([_figure(_training(), _TRAINING), _figure(_inference(), _INFERENCE)])
-    second = paragraph(link("Group DETR", PAPER), text(" (Chen et al., arXiv 2207.13085) " + _GROUPS))
-    return section("What groups are", paragraph(text(_RULE)), second, Html(f'<div class="charts">{drawings}</div>'))
+    second = paragraph(
+        link("Group DETR", PAPER), text(" (Chen et al., arXiv 2207.13085) " + _GROUPS)
+    )
+    return section(
+        "What groups are",
+        paragraph(text(_RULE)),
+        second,
+        Html(f'<div class="charts">{drawings}</div>'),
+    )
 
 
 def _training() -> Iterator[Html]:
@@ -83,13 +90,23 @@ def _group(row: int, y: int, dropped: bool) -> Html:
     colour = "var(--muted)" if dropped else f"var(--s{row})"
     dashes = ";stroke-dasharray:4 5" if dropped else ""
     pill = f'<rect x="140" y="{y - 24}" width="278" height="48" rx="24" fill="none" style="stroke:{colour}{dashes}"/>'
-    queries = [_query(167 + 56 * i, y, colour, "" if dropped else _MATCHES[row].get(i, "")) for i in range(_QUERIES)]
-    name = _text(154, y - 31, f"group {row + 1}" + ", dropped" * dropped, f'class="name" style="fill:{colour}"')
+    queries = [
+        _query(167 + 56 * i, y, colour, "" if dropped else _MATCHES[row].get(i, ""))
+        for i in range(_QUERIES)
+    ]
+    name = _text(
+        154,
+        y - 31,
+        f"group {row + 1}" + ", dropped" * dropped,
+        f'class="name" style="fill:{colour}"',
+    )
     return Html(f'<g opacity="{0.5 if dropped else 1}">{pill}{name}{"".join(queries)}</g>')
 
 
 def _query(x: int, y: int, colour: str, shape: str) -> Html:
-    ring = f'<circle cx="{x}" cy="{y}" r="16" fill="none" style="stroke:{colour};stroke-width:1.5"/>'
+    ring = (
+        f'<circle cx="{x}" cy="{y}" r="16" fill="none" style="stroke:{colour};stroke-width:1.5"/>'
+    )
     return Html(ring + (_shape(shape, x, y, f"fill:{colour}") if shape else ""))
 
 

@@ -27,7 +27,18 @@ from groupdetr.report.comparison import (
     value,
 )
 from groupdetr.report.dots import Row, dot_chart
-from groupdetr.report.page import Cell, Column, Html, Tile, facts, page, prose, section, table, tiles
+from groupdetr.report.page import (
+    Cell,
+    Column,
+    Html,
+    Tile,
+    facts,
+    page,
+    prose,
+    section,
+    table,
+    tiles,
+)
 
 
 @dataclass(frozen=True)
@@ -66,14 +77,18 @@ class _Figure:
     def synergy(self) -> Spread:
         """By how much both bring more than the two gains add up to, seed by seed."""
         rows = (list(ap.values()) for ap in by_seed(self.arms).values())
-        return Spread.of([both - denoising - groups + none for none, denoising, groups, both in rows])
+        return Spread.of(
+            [both - denoising - groups + none for none, denoising, groups, both in rows]
+        )
 
 
 def write_fig8_report(path: Path | str, results: Fig8Results) -> None:
     """One self-contained HTML file."""
     found = arms(results.runs)
     if len(found) != 4:
-        raise ValueError(f"Fig. 8 compares four trainings, here are {len(found)}: {[arm.name for arm in found]}")
+        raise ValueError(
+            f"Fig. 8 compares four trainings, here are {len(found)}: {[arm.name for arm in found]}"
+        )
     figure = _Figure(*found)
     paper = [results.reported[arm.name] for arm in figure.arms]
     body = [
@@ -121,11 +136,16 @@ def _aps(figure: _Figure) -> str:
 def _headline(figure: _Figure, paper: Sequence[float]) -> Html:
     none, both = figure.none, figure.both
     names = ("Denoising alone", "Groups alone", "Both")
-    gains = [_gain(name, spread, ap - paper[0]) for name, spread, ap in zip(names, figure.over_none, paper[1:])]
+    gains = [
+        _gain(name, spread, ap - paper[0])
+        for name, spread, ap in zip(names, figure.over_none, paper[1:])
+    ]
     return tiles(
         [
             *gains,
-            replace(_gain("Groups on top of denoising", figure.on_top, paper[3] - paper[1]), strong=True),
+            replace(
+                _gain("Groups on top of denoising", figure.on_top, paper[3] - paper[1]), strong=True
+            ),
             price("Training time of both", none.seconds, both.seconds, duration),
             price("Peak memory of both", none.memory, both.memory, lambda mb: f"{mb:,.0f} MB"),
         ]
@@ -189,7 +209,13 @@ def _told(difference: Spread, more: str, less: str, unclear: str) -> str:
 
 def _table(figure: _Figure, paper: Sequence[float]) -> Html:
     head = [
-        *(Column("training"), Column("K", 0), Column("AP", 1, "max"), Column("±", 1), Column("AP50", 1, "max")),
+        *(
+            Column("training"),
+            Column("K", 0),
+            Column("AP", 1, "max"),
+            Column("±", 1),
+            Column("AP50", 1, "max"),
+        ),
         *(
             Column("gain", 1),
             Column("seconds", 0),
@@ -215,7 +241,9 @@ def _figures(none: Arm, arm: Arm, paper: tuple[float, float]) -> list[Cell]:
 
 def _by_seed(figure: _Figure) -> Html:
     head = [Column("seed"), *(Column(arm.name, 1) for arm in figure.arms)]
-    rows: list[list[Cell]] = [[str(seed), *ap.values()] for seed, ap in by_seed(figure.arms).items()]
+    rows: list[list[Cell]] = [
+        [str(seed), *ap.values()] for seed, ap in by_seed(figure.arms).items()
+    ]
     return table(head, rows, "AP of every seed.")
 
 

@@ -96,7 +96,9 @@ def _tile(tile: Tile) -> Html:
     unit = f'<span class="unit">{text(tile.unit)}</span>' if tile.unit else ""
     note = f'<dd class="note">{text(tile.note)}</dd>' if tile.note else ""
     value = f'<dd class="value">{text(tile.value)}{unit}</dd>'
-    return Html(f'<div class="tile{" strong" * tile.strong}"><dt>{text(tile.label)}</dt>{value}{note}</div>')
+    return Html(
+        f'<div class="tile{" strong" * tile.strong}"><dt>{text(tile.label)}</dt>{value}{note}</div>'
+    )
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ class Column:
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: str = "") -> Html:
     """Numbers to the right, missing ones as a dash, the best of a column marked if there is a choice."""
     title = f"<caption>{text(caption)}</caption>" if caption else ""
-    head = "".join(f'<th scope="col"{_aligned(column)}>{text(column.name)}</th>' for column in columns)
+    head = "".join(
+        f'<th scope="col"{_aligned(column)}>{text(column.name)}</th>' for column in columns
+    )
     cells = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
     best = [_best(column, of_column) for column, of_column in zip(columns, cells, strict=True)]
     body = join(_row(columns, row, best) for row in rows)
@@ -121,7 +125,9 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: st
 
 def facts(rows: Mapping[str, object]) -> Html:
     """Names and what they stand for."""
-    body = join(Html(f'<tr><th scope="row">{text(k)}</th><td>{text(v)}</td></tr>') for k, v in rows.items())
+    body = join(
+        Html(f'<tr><th scope="row">{text(k)}</th><td>{text(v)}</td></tr>') for k, v in rows.items()
+    )
     return Html(f'<table class="facts"><tbody>\n{body}\n</tbody></table>')
 
 
@@ -135,7 +141,9 @@ def number(value: Cell, digits: int = 0) -> Html:
 def _row(columns: Sequence[Column], row: Sequence[Cell], best: Sequence[float | None]) -> Html:
     cells = [f'<th scope="row"{_aligned(columns[0])}>{_shown(columns[0], row[0])}</th>']
     for column, cell, top in list(zip(columns, row, best, strict=True))[1:]:
-        cells.append(f"<td{_aligned(column, top is not None and cell == top)}>{_shown(column, cell)}</td>")
+        cells.append(
+            f"<td{_aligned(column, top is not None and cell == top)}>{_shown(column, cell)}</td>"
+        )
     return Html(f"<tr>{''.join(cells)}</tr>")
 
 
@@ -186,7 +194,10 @@ def wide(pictures: Sequence[Picture]) -> Html:
 
 def swatches(names: Sequence[tuple[str, str]]) -> Html:
     """A legend: (CSS colour, name)."""
-    items = (f'<li><i style="background:{html.escape(colour)}"></i>{text(name)}</li>' for colour, name in names)
+    items = (
+        f'<li><i style="background:{html.escape(colour)}"></i>{text(name)}</li>'
+        for colour, name in names
+    )
     return Html(f'<ul class="legend">{"".join(items)}</ul>')
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from groupdetr.detections import Detections
-from groupdetr.report.drawing import draw_found, draw_groups, palette, scale_for
 from groupdetr.report.page import Html, Picture, gallery, join, strips, swatches
+from groupdetr.structures.detections import Detections
+from groupdetr.visualize.images import draw_found, draw_groups, palette, scale_for
 
 FOUND_IOU = 0.5  # an object counts as found by a detection of its class that overlaps it this much
 
@@ -50,7 +50,9 @@ def group_gallery(panels: Sequence[GroupPanel]) -> Html:
 
 
 def group_legend(groups: int) -> Html:
-    return swatches([("rgb({},{},{})".format(*palette(k)), f"group {k + 1}") for k in range(groups)])
+    return swatches(
+        [("rgb({},{},{})".format(*palette(k)), f"group {k + 1}") for k in range(groups)]
+    )
 
 
 def found(truth: Detections, detections: Detections) -> int:
@@ -73,7 +75,10 @@ def _row(panel: DetectionPanel, class_names: Sequence[str]) -> list[Picture]:
     pictures = [Picture(draw_found(panel.image, panel.truth, names, scale), "Truth", caption)]
     for name, detections in panel.found.items():
         best = detections[:count]
-        captions = [f"{class_names[int(label)]} {score:.2f}" for label, score in zip(best.labels, best.scores)]
+        captions = [
+            f"{class_names[int(label)]} {score:.2f}"
+            for label, score in zip(best.labels, best.scores)
+        ]
         caption = f"{found(panel.truth, best)} of {count} found" if count else ""
         pictures.append(Picture(draw_found(panel.image, best, captions, scale), name, caption))
     return pictures
@@ -81,5 +86,7 @@ def _row(panel: DetectionPanel, class_names: Sequence[str]) -> list[Picture]:
 
 def _group_picture(panel: GroupPanel) -> Picture:
     scale = scale_for(panel.image, side=760)
-    drawn = draw_groups(panel.image, panel.object_boxes, panel.group_boxes, panel.group_points, scale)
+    drawn = draw_groups(
+        panel.image, panel.object_boxes, panel.group_boxes, panel.group_points, scale
+    )
     return Picture(drawn, caption=panel.caption)

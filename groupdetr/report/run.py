@@ -10,7 +10,19 @@ from pathlib import Path
 from groupdetr.evaluation.coco import FIGURES, Evaluation
 from groupdetr.report.chart import Chart, Series, charts
 from groupdetr.report.comparison import RunSummary
-from groupdetr.report.page import Cell, Column, Html, Tile, facts, number, page, prose, section, table, tiles
+from groupdetr.report.page import (
+    Cell,
+    Column,
+    Html,
+    Tile,
+    facts,
+    number,
+    page,
+    prose,
+    section,
+    table,
+    tiles,
+)
 from groupdetr.report.panels import DetectionPanel, detection_strips
 
 _TILES = {"AP": "AP", "AP50": "AP at IoU 0.5", "AR100": "Average recall"}
@@ -28,13 +40,22 @@ class RunReport:
     class_names: Sequence[str]
     panels: Sequence[DetectionPanel] = ()
     data: Mapping[str, object] = field(default_factory=dict)  # the data card
-    about: Mapping[str, object] = field(default_factory=dict)  # configuration, versions, machine, command
+    about: Mapping[str, object] = field(
+        default_factory=dict
+    )  # configuration, versions, machine, command
 
 
 def write_run_report(path: Path | str, run: RunReport) -> None:
     """One self-contained HTML file."""
-    body = [_headline(run), learning(run.summary, ("AP", "AP50"), "pictures"), _precision(run.evaluation), *_rest(run)]
-    Path(path).write_text(page("groupdetr run", run.name, lead(run.detector, run.summary), body), encoding="utf-8")
+    body = [
+        _headline(run),
+        learning(run.summary, ("AP", "AP50"), "pictures"),
+        _precision(run.evaluation),
+        *_rest(run),
+    ]
+    Path(path).write_text(
+        page("groupdetr run", run.name, lead(run.detector, run.summary), body), encoding="utf-8"
+    )
 
 
 def lead(detector: str, summary: RunSummary) -> str:
@@ -47,7 +68,10 @@ def lead(detector: str, summary: RunSummary) -> str:
 
 def _headline(run: RunReport) -> Html:
     stats = run.evaluation.stats
-    shown = [Tile(label, number(100 * stats[name], 1), strong=name == "AP") for name, label in _TILES.items()]
+    shown = [
+        Tile(label, number(100 * stats[name], 1), strong=name == "AP")
+        for name, label in _TILES.items()
+    ]
     return tiles([*shown, *cost(run.summary)])
 
 
@@ -68,7 +92,12 @@ def learning(summary: RunSummary, figures: Sequence[str], seen: str) -> Html:
         Chart(title, "epoch", figures[0], [_line(curve, key, key, 100) for key in figures]),
         Chart("Training loss", "epoch", "loss", [_line(curve, "loss", "loss")]),
         _stability(summary),
-        Chart("Learning rate", "epoch", "rate", [_line(curve, key, key.removeprefix("lr_")) for key in rates]),
+        Chart(
+            "Learning rate",
+            "epoch",
+            "rate",
+            [_line(curve, key, key.removeprefix("lr_")) for key in rates],
+        ),
     ]
     return section("Learning", charts([chart for chart in drawn if not chart.empty]))
 
@@ -88,7 +117,10 @@ def _line(curve: Sequence[Mapping[str, float]], key: str, name: str, factor: flo
 
 
 def _precision(evaluation: Evaluation) -> Html:
-    figures = [_figures("precision", FIGURES[:6], evaluation), _figures("recall", FIGURES[6:], evaluation)]
+    figures = [
+        _figures("precision", FIGURES[:6], evaluation),
+        _figures("recall", FIGURES[6:], evaluation),
+    ]
     return section("Average precision", *figures, _classes(evaluation))
 
 
@@ -104,14 +136,30 @@ def _figures(title: str, names: Sequence[str], evaluation: Evaluation) -> Html:
 
 
 def _classes(evaluation: Evaluation) -> Html:
-    head = [Column("class"), Column("AP", 1), Column("AP50", 1), Column("objects", 0), Column("images", 0)]
-    by_ap = sorted(evaluation.per_class, key=lambda row: -1 if math.isnan(row.AP) else row.AP, reverse=True)
-    rows: list[list[Cell]] = [[c.name, 100 * c.AP, 100 * c.AP50, c.objects, c.images] for c in by_ap]
-    return table(head, rows, "Every class, the best first; a dash where no validation picture shows it.")
+    head = [
+        Column("class"),
+        Column("AP", 1),
+        Column("AP50", 1),
+        Column("objects", 0),
+        Column("images", 0),
+    ]
+    by_ap = sorted(
+        evaluation.per_class, key=lambda row: -1 if math.isnan(row.AP) else row.AP, reverse=True
+    )
+    rows: list[list[Cell]] = [
+        [c.name, 100 * c.AP, 100 * c.AP50, c.objects, c.images] for c in by_ap
+    ]
+    return table(
+        head, rows, "Every class, the best first; a dash where no validation picture shows it."
+    )
 
 
 def _rest(run: RunReport) -> list[Html]:
     words = "Validation pictures, with as many detections as there are objects, the surest first."
     pictures = section("What it finds", prose(words), detection_strips(run.panels, run.class_names))
-    cards = [section(title, facts(rows)) for title, rows in (("Data", run.data), ("Run", run.about)) if rows]
+    cards = [
+        section(title, facts(rows))
+        for title, rows in (("Data", run.data), ("Run", run.about))
+        if rows
+    ]
     return [pictures, *cards] if run.panels else cards

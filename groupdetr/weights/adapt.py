@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.errors import WeightsError
-from groupdetr.heads import PRIOR
+from groupdetr.modeling.heads import PRIOR
 
 TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors|points)")  # [K,N,...]
 PROPOSING = re.compile(r"queries\.(matching\.)?heads\..*")  # [K,...]
-PROPOSED_ROWS = re.compile(r"queries\.(matching\.)?heads\.classify\.(weight|bias)")  # [K,classes,...]
+PROPOSED_ROWS = re.compile(
+    r"queries\.(matching\.)?heads\.classify\.(weight|bias)"
+)  # [K,classes,...]
 CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")  # [classes,...]
 NOTHING = "decoder.heads.0.nothing.weight"  # [1,C], the row for no object of a head whose classes are a softmax
 LABEL_ROWS = "queries.labels.weight"  # [classes + 1,...], the last for no object
@@ -24,7 +26,11 @@ NAMELESS = ("", "n/a")
 def unfold_groups(state: dict[str, Tensor], num_groups: int) -> dict[str, Tensor]:
     """Tables of K*N rows, group after group, as [K,N,...]; and of a head without groups the only one."""
     proposing = {name: state[name].unsqueeze(0) for name in state if PROPOSING.fullmatch(name)}
-    return state | proposing | {name: state[name].unflatten(0, (num_groups, -1)) for name in tables(state)}
+    return (
+        state
+        | proposing
+        | {name: state[name].unflatten(0, (num_groups, -1)) for name in tables(state)}
+    )
 
 
 def tables(state: Mapping[str, Tensor]) -> list[str]:
@@ -72,22 +78,33 @@ def _differences(theirs: Sequence[int], ours: Sequence[int]) -> list[str]:
         if has > wants:
             lines.append(f"{what}: {has} in the file, {wants} in the model: took the first {wants}")
         if has < wants:
-            lines.append(f"{what}: {has} in the file, {wants} in the model: took {has}, drew the other {wants - has}")
+            lines.append(
+                f"{what}: {has} in the file, {wants} in the model: took {has}, drew the other {wants - has}"
+            )
     return lines
 
 
-def check_classes(sizes: tuple[int, int], theirs: Sequence[str], ours: Sequence[str], where: str) -> None:
+def check_classes(
+    sizes: tuple[int, int], theirs: Sequence[str], ours: Sequence[str], where: str
+) -> None:
     """Class rows mean something: to load another number of them, or under other names, must be asked for."""
     remedy = "to keep the rows of the classes both have and start the others anew: new_head=True (--new-head)"
     if sizes[0] != sizes[1]:
-        raise WeightsError(f"{sizes[0]} classes in the file, {sizes[1]} in the model", where, remedy)
+        raise WeightsError(
+            f"{sizes[0]} classes in the file, {sizes[1]} in the model", where, remedy
+        )
     for row, (a, b) in enumerate(zip(map(_key, theirs), map(_key, ours))):
         if a != b and a not in NAMELESS and b not in NAMELESS:
-            raise WeightsError(f"class {row} is {theirs[row]!r} in the file, {ours[row]!r} here", where, remedy)
+            raise WeightsError(
+                f"class {row} is {theirs[row]!r} in the file, {ours[row]!r} here", where, remedy
+            )
 
 
 def renew_head(
-    state: dict[str, Tensor], model: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
+    state: dict[str, Tensor],
+    model: Mapping[str, Tensor],
+    theirs: Sequence[str],
+    ours: Sequence[str],
 ) -> list[str]:
     """A class head for the model: rows of theirs for classes that both know by name, the others fresh. A row for no
     object is no class, and stays."""
@@ -98,13 +115,18 @@ def renew_head(
         state[name] = renewed_rows(state[name], fresh_rows(model[name], bound), taken)
     for name in [name for name in state if PROPOSED_ROWS.fullmatch(name)]:
         state[name] = torch.stack(
-            [renewed_rows(rows, fresh_rows(like), taken) for rows, like in zip(state[name], model[name])]
+            [
+                renewed_rows(rows, fresh_rows(like), taken)
+                for rows, like in zip(state[name], model[name])
+            ]
         )
     if LABEL_ROWS in state:
         rows = torch.randn_like(model[LABEL_ROWS])
         rows[[*taken, -1]] = state[LABEL_ROWS][[*taken.values(), -1]]
         state[LABEL_ROWS] = rows
-    return [f"classes: {len(taken)} rows taken by name, {len(state[names[0]]) - len(taken)} started anew"]
+    return [
+        f"classes: {len(taken)} rows taken by name, {len(state[names[0]]) - len(taken)} started anew"
+    ]
 
 
 def renewed_rows(theirs: Tensor, fresh: Tensor, taken: Mapping[int, int]) -> Tensor:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from groupdetr.checkpoints.layout import Category, Facts, Layout, Names
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.weights.coco_names import COCO_91
-from groupdetr.weights.layout import Category, Facts, Layout, Names
-from groupdetr.weights.reading import Checkpoint
 
 DECODER: Names = {
     "sa_qcontent_proj.*": "self_attention.query_content.*",
@@ -41,7 +41,10 @@ SHARED: Names = {
     "transformer.encoder.layers.#.linear1.*": "encoder.layers.#.feed_forward.expand.*",
     "transformer.encoder.layers.#.linear2.*": "encoder.layers.#.feed_forward.contract.*",
     "transformer.encoder.layers.#.norm#.*": "encoder.layers.#.norm#.*",
-    **{f"transformer.decoder.layers.#.{theirs}": f"decoder.layers.#.{ours}" for theirs, ours in DECODER.items()},
+    **{
+        f"transformer.decoder.layers.#.{theirs}": f"decoder.layers.#.{ours}"
+        for theirs, ours in DECODER.items()
+    },
     "transformer.decoder.layers.#.cross_attn.out_proj.*": "decoder.layers.#.cross_attention.output.*",
     "transformer.decoder.layers.#.linear1.*": "decoder.layers.#.feed_forward.expand.*",
     "transformer.decoder.layers.#.linear2.*": "decoder.layers.#.feed_forward.contract.*",

@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from groupdetr.checkpoints.layout import Facts, Layout, Names
 from groupdetr.errors import WeightsError
 from groupdetr.weights.conditional_detr import SHARED, categories, r50_or_dc5
 from groupdetr.weights.conditional_detr import options as conditional_options
-from groupdetr.weights.layout import Facts, Layout, Names
 
 NAMES: Names = {
     "transformer.decoder.bbox_embed.*": (),  # bbox_embed under a second name
@@ -42,7 +42,9 @@ def options(args: Facts) -> dict[str, Any]:
 def temperature(facts: Facts, height: str, width: str) -> dict[str, Any]:
     """That of the image's position embedding, if the file says it."""
     if facts.get(height) != facts.get(width):
-        raise WeightsError(f"the temperatures of height ({facts.get(height)}) and width ({facts.get(width)}) differ")
+        raise WeightsError(
+            f"the temperatures of height ({facts.get(height)}) and width ({facts.get(width)}) differ"
+        )
     return {"temperature": float(facts[height])} if height in facts else {}
 
 
@@ -52,12 +54,20 @@ def denoising_options(args: Facts) -> dict[str, Any]:
         "label_noise_scale": "label_noise_ratio",
         "box_noise_scale": "box_noise_scale",
     }
-    return {**options(args), **{ours: args[theirs] for theirs, ours in names.items() if theirs in args}}
+    return {
+        **options(args),
+        **{ours: args[theirs] for theirs, ours in names.items() if theirs in args},
+    }
 
 
 SIGNATURE = ("class_embed.weight", "refpoint_embed.weight", "transformer.decoder.ref_anchor_head.*")
 OFFICIAL_DAB = Layout(
-    "the authors' DAB-DETR", partial(r50_or_dc5, "dab-detr", "dilation"), SIGNATURE, NAMES, options, categories
+    "the authors' DAB-DETR",
+    partial(r50_or_dc5, "dab-detr", "dilation"),
+    SIGNATURE,
+    NAMES,
+    options,
+    categories,
 )
 OFFICIAL_DN = Layout(
     "the authors' DN-DETR",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from groupdetr.checkpoints.layout import Facts, Layout, Names
+from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.modeling.backbones.swin_names import DETECTOR
 from groupdetr.weights.conditional_detr import categories
 from groupdetr.weights.dab_detr import temperature
-from groupdetr.weights.layout import Facts, Layout, Names
-from groupdetr.weights.reading import Checkpoint
-from groupdetr.weights.swin import DETECTOR
 
 ATTENTION: Names = {
     "sampling_offsets.*": "offsets.*",

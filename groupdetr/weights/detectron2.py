@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from groupdetr.weights.layout import Names, within
+from groupdetr.checkpoints.layout import Names, within
 
 
 def _resnet() -> Iterator[tuple[str, str]]:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.layout import Category, Facts, Layout, Names, within
 from groupdetr.weights.adapt import LABEL_ROWS
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.deformable import ATTENTION
 from groupdetr.weights.detectron2 import RESNET
-from groupdetr.weights.layout import Category, Facts, Layout, Names, within
 
 LAYERS = 6  # of the decoder
 LEVELS = 3  # from the backbone; one is made of the last
@@ -37,7 +37,11 @@ ENCODER: Names = {
 }  # of one layer
 
 DECODER: Names = {
-    "attentions.0.attn.in_proj_*": ("self_attention.query.*", "self_attention.key.*", "self_attention.value.*"),
+    "attentions.0.attn.in_proj_*": (
+        "self_attention.query.*",
+        "self_attention.key.*",
+        "self_attention.value.*",
+    ),
     "attentions.0.attn.out_proj.*": "self_attention.output.*",
     **within(ATTENTION, "attentions.1.", "cross_attention."),
     "ffns.0.layers.0.0.*": "feed_forward.expand.*",
@@ -95,7 +99,12 @@ def complete(state: dict[str, Tensor]) -> dict[str, Tensor]:
 DETREX_DINO = Layout(
     "detrex's DINO",
     lambda _: "dino-4scale-r50",
-    ("transformer.level_embeds", "transformer.enc_output.weight", "neck.convs.#.conv.weight", "label_enc.weight"),
+    (
+        "transformer.level_embeds",
+        "transformer.enc_output.weight",
+        "neck.convs.#.conv.weight",
+        "label_enc.weight",
+    ),
     NAMES,
     options,
     categories,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from groupdetr.checkpoints.layout import Category, Facts, Layout, Names, within
 from groupdetr.weights.conditional_detr import DECODER, r50_or_dc5
-from groupdetr.weights.layout import Category, Facts, Layout, Names, within
 
 
 def _resnet() -> Iterator[tuple[str, str]]:
@@ -75,7 +75,10 @@ SHARED: Names = {
     **within(RESNET, "model.backbone.conv_encoder.model.", "backbone.network."),
     **within(RESNET, "model.backbone.model.", "backbone.network."),
     "model.input_projection.*": "encoder.projection.*",
-    **{f"model.encoder.layers.#.{theirs}": f"encoder.layers.#.{ours}" for theirs, ours in ENCODER.items()},
+    **{
+        f"model.encoder.layers.#.{theirs}": f"encoder.layers.#.{ours}"
+        for theirs, ours in ENCODER.items()
+    },
     "model.decoder.layernorm.*": "decoder.norm.*",
     "bbox_predictor.*": "decoder.heads.0.regress.*",
 }  # with those of DAB-DETR
@@ -108,7 +111,11 @@ def categories(config: Facts) -> list[Category]:
 HUGGING_FACE = Layout(
     "Hugging Face's Conditional DETR",
     partial(r50_or_dc5, "conditional-detr", "dilation"),
-    ("class_labels_classifier.weight", "bbox_predictor.layers.0.weight", "model.decoder.ref_point_head.*"),
+    (
+        "class_labels_classifier.weight",
+        "bbox_predictor.layers.0.weight",
+        "model.decoder.ref_point_head.*",
+    ),
     NAMES,
     options,
     categories,

@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from groupdetr.checkpoints.layout import Facts, Layout, Names
 from groupdetr.weights.conditional_detr import r50_or_dc5
 from groupdetr.weights.dab_detr import temperature
 from groupdetr.weights.huggingface import SHARED, categories
 from groupdetr.weights.huggingface import options as conditional_options
-from groupdetr.weights.layout import Facts, Layout, Names
 
 LAYER: Names = {
     "self_attn.self_attn_query_content_proj.*": "self_attention.query_content.*",
@@ -41,7 +41,10 @@ NAMES: Names = {
     "model.decoder.bbox_embed.*": (),  # bbox_predictor under a second name
     **SHARED,
     "model.encoder.query_scale.*": "encoder.place.scale.*",
-    **{f"model.decoder.layers.#.{theirs}": f"decoder.layers.#.{ours}" for theirs, ours in LAYER.items()},
+    **{
+        f"model.decoder.layers.#.{theirs}": f"decoder.layers.#.{ours}"
+        for theirs, ours in LAYER.items()
+    },
     "model.decoder.ref_point_head.*": "decoder.places.0.mlp.*",
     "model.decoder.ref_anchor_head.*": "decoder.layers.0.cross_attention.aim.size.*",
     "model.decoder.query_scale.*": "decoder.layers.1.cross_attention.aim.point.scale.*",  # shared from layer 1 on

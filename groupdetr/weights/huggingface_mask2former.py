@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from groupdetr.checkpoints.layout import Facts, Layout, Names, within
 from groupdetr.errors import WeightsError
 from groupdetr.weights.deformable import ATTENTION
 from groupdetr.weights.huggingface import RESNET, categories
-from groupdetr.weights.layout import Facts, Layout, Names, within
 from groupdetr.weights.mask2former import CLASSIFY, INPUTS, nothing_apart
 
 ENCODER: Names = {
@@ -68,7 +68,9 @@ def options(config: Facts) -> dict[str, Any]:
     """From config.json; WeightsError if it asks for another transformer than ours."""
     for name, ours in HERE.items():
         if config.get(name, ours) != ours:
-            raise WeightsError(f"{name} is {config[name]!r} in the configuration, and here always {ours!r}")
+            raise WeightsError(
+                f"{name} is {config[name]!r} in the configuration, and here always {ours!r}"
+            )
     names = {"num_attention_heads": "num_heads", "dropout": "dropout"}
     return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
 

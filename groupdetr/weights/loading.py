@@ -11,9 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.layout import Category, Facts, Layout, refuse
+from groupdetr.checkpoints.native import unique_state
+from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.weights.adapt import CLASS_ROWS, check_classes, fit_groups, renew_head, tables, unfold_groups
+from groupdetr.modeling.backbones.pretrained_layouts import BACKBONES, backbone_alone
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.weights.adapt import (
+    CLASS_ROWS,
+    check_classes,
+    fit_groups,
+    renew_head,
+    tables,
+    unfold_groups,
+)
 from groupdetr.weights.conditional_detr import OFFICIAL
 from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
@@ -21,12 +32,8 @@ from groupdetr.weights.detrex import DETREX_DINO
 from groupdetr.weights.huggingface import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
-from groupdetr.weights.imagenet import BACKBONES, backbone_alone
-from groupdetr.weights.layout import Category, Facts, Layout, refuse
 from groupdetr.weights.mask2former import OFFICIAL_MASK2FORMER
-from groupdetr.weights.native import unique_state
 from groupdetr.weights.petr import MMDET3D_PETR, OFFICIAL_PETR
-from groupdetr.weights.reading import Checkpoint, open_checkpoint
 
 
 def _recipe(metadata: Facts) -> dict[str, Any]:
@@ -39,15 +46,32 @@ def _categories(metadata: Facts) -> list[Category]:
 
 def _preset(file: Checkpoint) -> str:
     if "preset" not in _recipe(file.facts):
-        raise WeightsError("the file does not say which model it is", file.where, "name it: --model NAME (preset=...)")
+        raise WeightsError(
+            "the file does not say which model it is",
+            file.where,
+            "name it: --model NAME (preset=...)",
+        )
     return str(_recipe(file.facts)["preset"])
 
 
-NATIVE = Layout("groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories)
+NATIVE = Layout(
+    "groupdetr", _preset, ("backbone.network.*", "decoder.*"), {"*": "*"}, _recipe, _categories
+)
 LAYOUTS = (
-    NATIVE, OFFICIAL, OFFICIAL_DN, OFFICIAL_DAB, OFFICIAL_DINO, OFFICIAL_DAB_DEFORMABLE, DETREX_DINO, HUGGING_FACE,
-    HUGGING_FACE_DAB, OFFICIAL_MASK2FORMER, HUGGING_FACE_MASK2FORMER, OFFICIAL_PETR, MMDET3D_PETR,
-)  # fmt: skip  # the first that fits: DN-DETR is a DAB-DETR, too
+    NATIVE,
+    OFFICIAL,
+    OFFICIAL_DN,
+    OFFICIAL_DAB,
+    OFFICIAL_DINO,
+    OFFICIAL_DAB_DEFORMABLE,
+    DETREX_DINO,
+    HUGGING_FACE,
+    HUGGING_FACE_DAB,
+    OFFICIAL_MASK2FORMER,
+    HUGGING_FACE_MASK2FORMER,
+    OFFICIAL_PETR,
+    MMDET3D_PETR,
+)  # the first that fits: DN-DETR is a DAB-DETR, too
 
 
 @dataclass
@@ -63,9 +87,14 @@ class LoadReport:
 
 
 def load_weights(
-    model: DetectionTransformer, source: str | Path, *, new_head: bool = False,
-    class_names: Sequence[str] | None = None, file_groups: int | None = None, layout: str | None = None,
-) -> LoadReport:  # fmt: skip
+    model: DetectionTransformer,
+    source: str | Path,
+    *,
+    new_head: bool = False,
+    class_names: Sequence[str] | None = None,
+    file_groups: int | None = None,
+    layout: str | None = None,
+) -> LoadReport:
     """Weights of an official layout, of Hugging Face or of ours into ``model``, whose K and N may be others.
 
     ``new_head`` lets the classes differ; rows of those that file and ``class_names`` (the model's) both name are kept.
@@ -78,7 +107,11 @@ def load_weights(
     report.say([f"{file.where}: read as {kind.title}, {len(file.state)} tensors of ours"])
     refuse(file.state.keys() - ours.keys(), "the model has no", file.where)
     refuse(unique_state(model).keys() - file.state.keys(), "the file has no", file.where)
-    refuse(_apart(model, file.state), "the model's layers share these, which differ in the file:", file.where)
+    refuse(
+        _apart(model, file.state),
+        "the model's layers share these, which differ in the file:",
+        file.where,
+    )
     state = unfold(file, file_groups, model.recipe.num_queries)
     named = [name for _, name in categories(kind, file)]
     if new_head:
@@ -87,7 +120,9 @@ def load_weights(
         check_classes((num_classes(state), num_classes(ours)), named, class_names or (), file.where)
     report.say(fit_groups(state, ours))  # of heads that have the model's classes
     refuse(_misshapen(state, ours), "of another shape than the model's:", file.where)
-    refuse((name for name in state if not state[name].isfinite().all()), "not all finite:", file.where)
+    refuse(
+        (name for name in state if not state[name].isfinite().all()), "not all finite:", file.where
+    )
     model.load_state_dict(state, strict=False)
     report.say(settle(model, told))
     return report
@@ -108,7 +143,9 @@ def settle(model: DetectionTransformer, told: Mapping[str, Any]) -> list[str]:
             model.recipe = replace(model.recipe, **{name: theirs})
             lines.append(f"{name}: {theirs:g} in the file, {ours:g} in the model: took the file's")
         else:
-            lines.append(f"{name}: {theirs} in the file, {ours} in the model, which will answer otherwise")
+            lines.append(
+                f"{name}: {theirs} in the file, {ours} in the model, which will answer otherwise"
+            )
     return lines
 
 
@@ -149,7 +186,11 @@ def num_classes(state: Mapping[str, Tensor]) -> int:
 def unfold(file: Checkpoint, told: int | None, queries: int) -> dict[str, Tensor]:
     """The tensors, flat query tables [K*N,C] as [K,N,C]. ``queries``: the model's N, to go by if the file is silent."""
     flat = [file.state[name] for name in tables(file.state) if file.state[name].ndim == 2]
-    return unfold_groups(file.state, count_groups(file, len(flat[0]), told, queries)) if flat else file.state
+    return (
+        unfold_groups(file.state, count_groups(file, len(flat[0]), told, queries))
+        if flat
+        else file.state
+    )
 
 
 def count_groups(file: Checkpoint, rows: int, told: int | None, queries: int) -> int:
@@ -168,8 +209,16 @@ def count_groups(file: Checkpoint, rows: int, told: int | None, queries: int) ->
 def _apart(model: DetectionTransformer, state: Mapping[str, Tensor]) -> list[str]:
     """Second names of parameters that the model shares, where the state has something else than under the first."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
-    every = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False) if name in state}
-    return [name for name in every if name != every[name] and not torch.equal(state[name], state[every[name]])]
+    every = {
+        name: first[id(p)]
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if name in state
+    }
+    return [
+        name
+        for name in every
+        if name != every[name] and not torch.equal(state[name], state[every[name]])
+    ]
 
 
 def _misshapen(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:

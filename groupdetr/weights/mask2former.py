@@ -10,12 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
+from groupdetr.checkpoints.layout import Facts, Layout, Names, within
 from groupdetr.weights.deformable import ATTENTION
 from groupdetr.weights.detectron2 import RESNET
 from groupdetr.weights.detrex import categories
-from groupdetr.weights.layout import Facts, Layout, Names, within
 
-INPUTS: Names = {"in_proj_*": ("query.*", "key.*", "value.*"), "out_proj.*": "output.*"}  # of torch's attention
+INPUTS: Names = {
+    "in_proj_*": ("query.*", "key.*", "value.*"),
+    "out_proj.*": "output.*",
+}  # of torch's attention
 CLASSIFY = "decoder.heads.0.classify."
 
 ENCODER: Names = {
@@ -42,9 +45,15 @@ PREDICTOR: Names = {
     "query_embed.weight": "queries.position",
     "level_embed.weight": "encoder.level",
     # a norm belongs to what it follows, and ours are numbered as where queries compete first
-    **within(INPUTS, "transformer_cross_attention_layers.#.multihead_attn.", "decoder.layers.#.cross_attention."),
+    **within(
+        INPUTS,
+        "transformer_cross_attention_layers.#.multihead_attn.",
+        "decoder.layers.#.cross_attention.",
+    ),
     "transformer_cross_attention_layers.#.norm.*": "decoder.layers.#.norm2.*",
-    **within(INPUTS, "transformer_self_attention_layers.#.self_attn.", "decoder.layers.#.self_attention."),
+    **within(
+        INPUTS, "transformer_self_attention_layers.#.self_attn.", "decoder.layers.#.self_attention."
+    ),
     "transformer_self_attention_layers.#.norm.*": "decoder.layers.#.norm1.*",
     "transformer_ffn_layers.#.linear1.*": "decoder.layers.#.feed_forward.expand.*",
     "transformer_ffn_layers.#.linear2.*": "decoder.layers.#.feed_forward.contract.*",
@@ -55,7 +64,9 @@ PREDICTOR: Names = {
 }
 
 NAMES: Names = {
-    **dict.fromkeys(("criterion.empty_weight", "pixel_mean", "pixel_std", "*.num_batches_tracked"), ()),
+    **dict.fromkeys(
+        ("criterion.empty_weight", "pixel_mean", "pixel_std", "*.num_batches_tracked"), ()
+    ),
     **RESNET,
     **within(PREDICTOR, "sem_seg_head.predictor.", ""),
     **within(PIXELS, "sem_seg_head.pixel_decoder.", ""),
@@ -73,7 +84,11 @@ def nothing_apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The last row of their class head, no object, is a layer of its own here."""
     rows = {name.removeprefix(CLASSIFY): state[name] for name in state if name.startswith(CLASSIFY)}
     classes = {f"{CLASSIFY}{part}": value[:-1] for part, value in rows.items()}
-    return state | classes | {f"decoder.heads.0.nothing.{part}": value[-1:] for part, value in rows.items()}
+    return (
+        state
+        | classes
+        | {f"decoder.heads.0.nothing.{part}": value[-1:] for part, value in rows.items()}
+    )
 
 
 OFFICIAL_MASK2FORMER = Layout(

@@ -12,15 +12,23 @@ from typing import Any
 
 from torch import Tensor
 
+from groupdetr.checkpoints.layout import Category, Facts, Layout, Names, within
+from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.modeling.backbones.vovnet_names import VOVNET
 from groupdetr.ops.boxes3d import LENGTH_FIRST
-from groupdetr.weights.layout import Category, Facts, Layout, Names, within
-from groupdetr.weights.reading import Checkpoint
-from groupdetr.weights.vovnet import VOVNET
 
 NUSCENES = (
-    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
     "traffic_cone",
-)  # fmt: skip
+)
 LINEAR = ("encoder.points.", "encoder.views.", "encoder.place.")
 
 
@@ -47,7 +55,9 @@ LAYER: Names = {
 REGRESS: Names = {
     **{f"{theirs}.*": f"layers.{ours}.*" for ours, theirs in enumerate((0, 2, 4))},
     **{f"reg_branch.{theirs}.*": f"shared.layers.{ours}.*" for ours, theirs in enumerate((0, 3))},
-    **{f"task_heads.#.{theirs}.*": f"parts.#.layers.{ours}.*" for ours, theirs in enumerate((0, 2))},
+    **{
+        f"task_heads.#.{theirs}.*": f"parts.#.layers.{ours}.*" for ours, theirs in enumerate((0, 2))
+    },
 }  # PETR's, and PETRv2's
 
 HEAD: Names = {
@@ -93,12 +103,19 @@ def categories(facts: Facts) -> list[Category]:
 
 def as_linear(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their 1x1 convolutions of positions, as layers that are linear."""
-    return {name: x.flatten(1) if name.startswith(LINEAR) and x.ndim == 4 else x for name, x in state.items()}
+    return {
+        name: x.flatten(1) if name.startswith(LINEAR) and x.ndim == 4 else x
+        for name, x in state.items()
+    }
 
 
 def width_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """With the rows of the code in the authors' order."""
-    last = [name for name in state if re.fullmatch(r"decoder\.heads\.\d+\.regress\.layers\.2\.(weight|bias)", name)]
+    last = [
+        name
+        for name in state
+        if re.fullmatch(r"decoder\.heads\.\d+\.regress\.layers\.2\.(weight|bias)", name)
+    ]
     return as_linear(state) | {name: state[name][LENGTH_FIRST] for name in last}
 
 

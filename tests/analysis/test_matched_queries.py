@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from groupdetr.analysis.matched_queries import MatchedQueries, matched_queries
 from groupdetr.data.formats import load
-from groupdetr.masks import Canvas, Masks
-from groupdetr.outputs import Outputs
 from groupdetr.settings import Settings
-from groupdetr.structures import Assignment, Images, Predictions, Queries
-from groupdetr.tasks.instances import InstanceTask
-from tests.tasks.segmenter import draw, rectangles
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.images import Images
+from groupdetr.structures.masks import Canvas, Masks
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.queries import Queries
+from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
+from tests.tasks.detection2d.segmenter import draw, rectangles
 
 K, N = 3, 4
 
@@ -30,7 +33,9 @@ class Says(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         said = Predictions(torch.zeros(1, K, N, 3), **place)
-        self.outputs = Outputs([said, said], Queries(torch.zeros(1, K, N, 8), nn.Parameter(reference)))
+        self.outputs = Outputs(
+            [said, said], Queries(torch.zeros(1, K, N, 8), nn.Parameter(reference))
+        )
         self.queries = SimpleNamespace(inference_group=0)
 
     def forward(self, images: Images) -> Outputs:
@@ -61,7 +66,9 @@ def test_boxes_and_the_points_where_their_queries_look(tmp_path: Path) -> None:
     assert np.isnan(found.said[0, 1]).all()
     assert np.isnan(found.said[1]).all()
     size = torch.tensor([64, 48])
-    np.testing.assert_allclose(found.points[0, [0, 2]], (reference[0, [0, 2], [1, 2]] * size).numpy())
+    np.testing.assert_allclose(
+        found.points[0, [0, 2]], (reference[0, [0, 2], [1, 2]] * size).numpy()
+    )
 
 
 def test_masks_have_the_boxes_around_them_and_their_middle(tmp_path: Path) -> None:
@@ -86,7 +93,9 @@ def test_the_boxes_around_masks(axes: tuple[int, ...]) -> None:
     """Whatever axes there are, one by one."""
     draw = torch.Generator().manual_seed(1)
     sizes = [(24, 36), (17, 30)]
-    pixels = torch.nn.functional.interpolate(torch.randn(2, 5, 2, 3, generator=draw), (6, 9), mode="bicubic")
+    pixels = torch.nn.functional.interpolate(
+        torch.randn(2, 5, 2, 3, generator=draw), (6, 9), mode="bicubic"
+    )
     masks = Masks(torch.randn(2, *axes, 4, 5, generator=draw), Canvas(pixels, torch.tensor(sizes)))
     masks.embedding[..., 0, :] = 0
     said = masks.boxes()
@@ -97,7 +106,15 @@ def test_the_boxes_around_masks(axes: tuple[int, ...]) -> None:
         for mask, (cx, cy, w, h) in zip(inside, said[image].flatten(0, -2).tolist()):
             if mask.any():
                 rows, columns = mask.nonzero().unbind(1)
-                x1, y1 = min(width, 4 * int(columns.max()) + 4), min(height, 4 * int(rows.max()) + 4)
+                x1, y1 = (
+                    min(width, 4 * int(columns.max()) + 4),
+                    min(height, 4 * int(rows.max()) + 4),
+                )
                 expected = [4 * int(columns.min()), 4 * int(rows.min()), x1, y1]
-                corners = [width * (cx - w / 2), height * (cy - h / 2), width * (cx + w / 2), height * (cy + h / 2)]
+                corners = [
+                    width * (cx - w / 2),
+                    height * (cy - h / 2),
+                    width * (cx + w / 2),
+                    height * (cy + h / 2),
+                ]
                 assert corners == pytest.approx(expected, abs=1e-4)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.modeling.detr import DetectionTransformer
 
 from .detectors import FAST, SLOW, build
 

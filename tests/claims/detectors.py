@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from groupdetr.cameras import CameraImages
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
@@ -29,10 +27,23 @@ from groupdetr.detectors.tiny import (
     TinyPETRv2,
     TinyTwoStageDABDeformableDETR,
 )
-from groupdetr.structures import Images, Target
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.images import Images
+from groupdetr.structures.targets import Target
 
-SMALL = {"num_classes": 7, "num_groups": 3, "num_queries": 6, "channels": 32, "num_heads": 2, "hidden": 48}
-WIDER = {**SMALL, "channels": 64}  # a group of the norms needs more than one number, also of a single pixel
+SMALL = {
+    "num_classes": 7,
+    "num_groups": 3,
+    "num_queries": 6,
+    "channels": 32,
+    "num_heads": 2,
+    "hidden": 48,
+}
+WIDER = {
+    **SMALL,
+    "channels": 64,
+}  # a group of the norms needs more than one number, also of a single pixel
 LARGE = {"num_groups": 3, "num_queries": 20, "dropout": 0.0}
 
 FLAT: dict[str, Recipe] = {
@@ -91,7 +102,10 @@ def with_groups(recipe: Recipe, num_groups: int) -> Recipe:
 def alone(model: DetectionTransformer, group: int) -> DetectionTransformer:
     """The plain detector that shares all weights and has this one group."""
     single, axes = with_groups(model.recipe, 1).build(), grouped(model.recipe)
-    state = {name: value[group : group + 1] if name in axes else value for name, value in model.state_dict().items()}
+    state = {
+        name: value[group : group + 1] if name in axes else value
+        for name, value in model.state_dict().items()
+    }
     single.load_state_dict(state)
     return single
 
@@ -100,7 +114,9 @@ def images(*sizes: tuple[int, int], seed: int = 1) -> Images:
     """Pictures of (height, width) in strides, with structures large enough to be seen."""
     generator = torch.Generator().manual_seed(seed)
     coarse = [torch.randn(1, 3, 2 * h, 2 * w, generator=generator) for h, w in sizes]
-    return Images.from_list([torch.nn.functional.interpolate(x, scale_factor=STRIDE // 2)[0] for x in coarse])
+    return Images.from_list(
+        [torch.nn.functional.interpolate(x, scale_factor=STRIDE // 2)[0] for x in coarse]
+    )
 
 
 def target(count: int, seed: int = 2) -> Target:
@@ -134,14 +150,20 @@ def camera(angle: float, width: int) -> Tensor:
     """What projects points on an image, [4,4]; it looks level, where ``angle`` says."""
     sine, cosine = math.sin(angle), math.cos(angle)
     turn, lens = torch.eye(4), torch.eye(4)
-    turn[:3] = torch.tensor([[sine, -cosine, 0.0, 0.0], [0.0, 0.0, -1.0, 1.5], [cosine, sine, 0.0, 0.2]])
+    turn[:3] = torch.tensor(
+        [[sine, -cosine, 0.0, 0.0], [0.0, 0.0, -1.0, 1.5], [cosine, sine, 0.0, 0.2]]
+    )
     lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2] = 0.8 * width, 0.8 * width, width / 2, width / 3
     return lens @ turn
 
 
 def told(recipe: Recipe, targets: Sequence[Target]) -> list[Target]:
     """Objects as the detector learns them: one of scenes as boxes on the ground."""
-    return [Target(t.labels, stood_up(t.boxes)) for t in targets] if isinstance(recipe, PETR) else [*targets]
+    return (
+        [Target(t.labels, stood_up(t.boxes)) for t in targets]
+        if isinstance(recipe, PETR)
+        else [*targets]
+    )
 
 
 def stood_up(boxes: Tensor) -> Tensor:
@@ -149,4 +171,6 @@ def stood_up(boxes: Tensor) -> Tensor:
     difference to the sum of distances in x and y which finds which, and rounding would decide."""
     x, y, width, length = boxes.unbind(1)
     place = (240 * x - 120, 240 * y - 120, -1 - x)
-    return torch.stack([*place, 1 + 3 * width, 2 + 5 * length, 1 + y, 6 * x - 3, width - y, length], dim=1)
+    return torch.stack(
+        [*place, 1 + 3 * width, 2 + 5 * length, 1 + y, 6 * x - 3, width - y, length], dim=1
+    )

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.outputs import Outputs
-from groupdetr.places import OfBox
-from groupdetr.queries.proposals import Proposals
-from groupdetr.structures import Images, Objects
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.position_embedding import OfBox
+from groupdetr.modeling.queries.proposals import Proposals
+from groupdetr.structures.images import Images
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.targets import Objects
 
 from .detectors import build, images, shown, target, told, with_groups
 
@@ -32,7 +33,9 @@ def see(model: DetectionTransformer, pictures: Images | None = None) -> Outputs:
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
-@pytest.mark.parametrize("counts", [(3, 0), (0, 0)], ids=["one image without objects", "no objects"])
+@pytest.mark.parametrize(
+    "counts", [(3, 0), (0, 0)], ids=["one image without objects", "no objects"]
+)
 def test_without_objects_losses_are_finite_and_every_parameter_learns(
     recipe: Recipe, num_groups: int, counts: tuple[int, int]
 ) -> None:
@@ -53,7 +56,9 @@ def test_without_objects_the_loss_does_not_grow_with_the_number_of_groups(recipe
     together = criterion(outputs, empty)
     each = [criterion(only(outputs, k), empty) for k in range(recipe.num_groups)]
     for name, loss in together.items():
-        assert loss.item() == pytest.approx(sum(losses[name].item() for losses in each) / len(each), rel=1e-5)
+        assert loss.item() == pytest.approx(
+            sum(losses[name].item() for losses in each) / len(each), rel=1e-5
+        )
 
 
 def only(outputs: Outputs, group: int) -> Outputs:
@@ -67,7 +72,9 @@ def test_a_batch_without_objects_is_assigned_nothing(recipe: Recipe) -> None:
     """Nor needs it a slot for one: evaluations lay objects out as they are."""
     with torch.no_grad():
         stages = see(build(recipe).eval()).stages()[0]
-    pairs = recipe.criterion().assign(stages, Objects.from_targets(told(recipe, [target(0), target(0)])))
+    pairs = recipe.criterion().assign(
+        stages, Objects.from_targets(told(recipe, [target(0), target(0)]))
+    )
     assert pairs.query.shape[1] == 0
 
 
@@ -116,7 +123,9 @@ def in_unpadded_images(recipe: Recipe) -> Recipe:
     return type("Unpadded", (type(recipe),), changed)(**vars(recipe))
 
 
-def choose_inside(choose: Callable[[Tensor, Tensor], Tensor], scores: Tensor, anchors: Tensor) -> Tensor:
+def choose_inside(
+    choose: Callable[[Tensor, Tensor], Tensor], scores: Tensor, anchors: Tensor
+) -> Tensor:
     """Tokens without a box come last."""
     return choose(scores.masked_fill(anchors[:, None, :, 0].isinf(), -torch.inf), anchors)
 

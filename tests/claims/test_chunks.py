@@ -16,13 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from groupdetr.cameras import CameraImages
-from groupdetr.chunked import AtOnce, ByChunks
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError
 from groupdetr.groups import denoise_in_primary, jointly, match_naively
-from groupdetr.structures import Images, Target
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.group_chunks import AtOnce, ByChunks
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.images import Images
+from groupdetr.structures.targets import Target
 
 from .detectors import build, images, shown, target, told, with_groups
 from .test_denoising import CASES as DENOISE
@@ -30,10 +31,14 @@ from .test_denoising import CASES as DENOISE
 IMAGES = images((2, 3), (3, 1))
 TARGETS = [target(4), target(2, seed=3)]
 SIZES = [1, 2]  # of chunks, of K = 3: the last may be smaller
-Step = tuple[dict[str, Tensor], dict[str, Tensor]]  # the named losses, and the gradient of every parameter
+Step = tuple[
+    dict[str, Tensor], dict[str, Tensor]
+]  # the named losses, and the gradient of every parameter
 
 
-def step(learner: nn.Module, pictures: Images = IMAGES, targets: Sequence[Target] = TARGETS) -> Step:
+def step(
+    learner: nn.Module, pictures: Images = IMAGES, targets: Sequence[Target] = TARGETS
+) -> Step:
     learner.zero_grad()
     torch.manual_seed(0)  # of noise
     loss, parts = learner(like(learner, pictures), taught(learner, targets))
@@ -60,7 +65,9 @@ def single(recipe: Recipe) -> DetectionTransformer:
     return build(recipe).train()
 
 
-def both(recipe: Recipe, size: int, model: DetectionTransformer | None = None) -> tuple[AtOnce, ByChunks]:
+def both(
+    recipe: Recipe, size: int, model: DetectionTransformer | None = None
+) -> tuple[AtOnce, ByChunks]:
     """Of one model, by default in double precision: in single, some gradients are differences of large numbers."""
     model = model or single(recipe).double()
     return AtOnce(model, recipe.criterion()), ByChunks(model, recipe.criterion(), size)
@@ -68,7 +75,9 @@ def both(recipe: Recipe, size: int, model: DetectionTransformer | None = None) -
 
 def changed(recipe: Recipe, **choices: Any) -> Recipe:
     """Other functions of `groups.py`."""
-    kind = type("Changed", (type(recipe),), {name: staticmethod(choice) for name, choice in choices.items()})
+    kind = type(
+        "Changed", (type(recipe),), {name: staticmethod(choice) for name, choice in choices.items()}
+    )
     return kind(**{f.name: getattr(recipe, f.name) for f in fields(recipe)})  # type: ignore[arg-type, no-any-return]
 
 
@@ -83,7 +92,10 @@ def assert_same(expected: Step, found: Step) -> None:
     for name, loss in losses.items():
         assert our_losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
     assert our_gradient.keys() == gradient.keys()
-    for name, grad in gradient.items():  # biases of keys change nothing: their gradient is zero but for rounding
+    for (
+        name,
+        grad,
+    ) in gradient.items():  # biases of keys change nothing: their gradient is zero but for rounding
         assert (our_gradient[name] - grad).norm() <= 1e-6 * grad.norm() + 1e-12, name
 
 
@@ -105,7 +117,7 @@ def work(learner: nn.Module) -> int:
     return work.flops
 
 
-# the same result ------------------------------------------------------------------------------------------------------
+# the same result
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,10 +127,14 @@ def test_losses_and_gradients_are_those_of_all_groups_at_once(recipe: Recipe, si
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_in_single_precision_nothing_is_lost_beyond_what_the_plain_step_loses(recipe: Recipe, size: int) -> None:
+def test_in_single_precision_nothing_is_lost_beyond_what_the_plain_step_loses(
+    recipe: Recipe, size: int
+) -> None:
     """To 1e-6 of the gradient, but where rounding already moves that of the plain step by more: full-size DN-DETR, in
     which tiny boxes divide, by 6e-5."""
-    exact, plain, found = (step(learner) for learner in (both(recipe, size)[0], *both(recipe, size, single(recipe))))
+    exact, plain, found = (
+        step(learner) for learner in (both(recipe, size)[0], *both(recipe, size, single(recipe)))
+    )
     for name, loss in plain[0].items():
         assert found[0][name].item() == pytest.approx(loss.item(), rel=1e-6), name
     scale, rounding = whole(exact[1]).norm(), (whole(plain[1]) - whole(exact[1])).norm()
@@ -133,12 +149,16 @@ def test_nothing_is_computed_twice(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("counts", [(3, 0), (0, 0)], ids=["one image without objects", "no objects"])
+@pytest.mark.parametrize(
+    "counts", [(3, 0), (0, 0)], ids=["one image without objects", "no objects"]
+)
 def test_the_same_without_objects(recipe: Recipe, size: int, counts: tuple[int, int]) -> None:
     together, chunked = both(recipe, size)
     targets = [target(count) for count in counts]
     assert_same(step(together, targets=targets), step(chunked, targets=targets))
-    assert not [name for name, p in chunked.named_parameters() if p.requires_grad and p.grad is None]
+    assert not [
+        name for name, p in chunked.named_parameters() if p.requires_grad and p.grad is None
+    ]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -162,7 +182,9 @@ def test_the_same_in_pieces(recipe: Recipe) -> None:
         for row in range(2):
             torch.manual_seed(row)
             piece = Images(IMAGES.pixels[row : row + 1], IMAGES.padding[row : row + 1])
-            loss, parts = learner(like(learner, piece), taught(learner, TARGETS[row : row + 1]), torch.tensor(3.0))
+            loss, parts = learner(
+                like(learner, piece), taught(learner, TARGETS[row : row + 1]), torch.tensor(3.0)
+            )
             (loss / 2).backward()
         found.append((parts, gradients(learner)))
     assert_same(*found)
@@ -206,7 +228,7 @@ def test_groups_that_are_not_independent_are_refused(recipe: Recipe) -> None:
             both(changed(recipe, **choice), 1)
 
 
-# the price ------------------------------------------------------------------------------------------------------------
+# the price
 
 
 def test_every_layer_runs_once_for_each_chunk_and_backward_is_one(recipe: Recipe) -> None:
@@ -216,7 +238,9 @@ def test_every_layer_runs_once_for_each_chunk_and_backward_is_one(recipe: Recipe
         layer.register_forward_hook(lambda layer, *_: runs.update([layer]))
     loss, parts = chunked(like(chunked), taught(chunked))
     assert not any(part.requires_grad for part in parts.values())
-    assert all(p.grad is None for p in chunked.parameters()), "gradients reach parameters through backward alone"
+    assert all(p.grad is None for p in chunked.parameters()), (
+        "gradients reach parameters through backward alone"
+    )
     layers = chunked.model.decoder.layers
     loss.backward()
     assert [runs[layer] for layer in layers] == [math.ceil(recipe.num_groups / 2)] * len(layers)

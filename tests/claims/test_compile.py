@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from groupdetr.chunked import learner
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.structures import Images, Target
+from groupdetr.modeling.group_chunks import learner
+from groupdetr.structures.images import Images
+from groupdetr.structures.targets import Target
 
 from .conftest import FAST
 from .detectors import build, images, shown, target, told
@@ -24,7 +25,9 @@ SIZES += [((5, 2), (2, 4)), ((4, 4), (3, 5)), ((4, 1), (4, 1)), ((2, 5), (4, 3))
 BATCHES = [images(*pair) for pair in SIZES]
 COUNTS = [(4, 2), (1, 7), (0, 0), (2, 5), (0, 0), (5, 0), (3, 3), (6, 1), (2, 2), (8, 4)]
 CASES = [
-    pytest.param(recipe, chunk, id=f"{name}, {chunk} at once", marks=pytest.mark.fair_sample if not i else ())
+    pytest.param(
+        recipe, chunk, id=f"{name}, {chunk} at once", marks=pytest.mark.fair_sample if not i else ()
+    )
     for i, (chunk, (name, recipe)) in enumerate(product((3, 2), FAST.items()))
 ]
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 from torchvision.ops import generalized_box_iou_loss
 
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.groups import denoise_in_primary, jointly
+from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes import cxcywh_to_xyxy
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Objects, Predictions, Queries
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.queries import Queries
+from groupdetr.structures.targets import Objects
 
 from .detectors import FAST, SLOW, alone, build, grouped, images, target, with_groups
 from .test_groups import difference, total
@@ -74,7 +76,10 @@ def test_matching_queries_never_see_an_answer_in_any_group(model: DetectionTrans
         before = seeded(model)
         for group in range(model.recipe.num_groups):
             after = changed(
-                model, lambda queries, k=group: moved(queries, slice(None), k, slice(queries.num_denoising))
+                model,
+                lambda queries, k=group: moved(
+                    queries, slice(None), k, slice(queries.num_denoising)
+                ),
             )  # type: ignore[misc]
             for a, b in zip(matching(before), matching(after)):
                 assert torch.equal(a.logits, b.logits)
@@ -84,7 +89,9 @@ def test_matching_queries_never_see_an_answer_in_any_group(model: DetectionTrans
                 assert torch.equal(a.logits[:, k], b.logits[:, k]) == (k != group)
 
 
-def test_no_gradient_flows_from_matching_queries_to_denoising_ones(model: DetectionTransformer) -> None:
+def test_no_gradient_flows_from_matching_queries_to_denoising_ones(
+    model: DetectionTransformer,
+) -> None:
     kept: list[Queries] = []
 
     def keep(queries: Queries) -> None:
@@ -99,12 +106,16 @@ def test_no_gradient_flows_from_matching_queries_to_denoising_ones(model: Detect
     assert grad[:, :, outputs.queries.num_denoising :].abs().max() > 0
 
 
-def test_copies_do_not_see_each_other_but_see_the_matching_queries(model: DetectionTransformer) -> None:
+def test_copies_do_not_see_each_other_but_see_the_matching_queries(
+    model: DetectionTransformer,
+) -> None:
     with torch.no_grad():
         before = seeded(model)
         assert before.queries.denoising is not None
         size = before.queries.num_denoising // before.queries.denoising.copies
-        first = changed(model, lambda queries: moved(queries, slice(None), slice(None), slice(size)))
+        first = changed(
+            model, lambda queries: moved(queries, slice(None), slice(None), slice(size))
+        )
         last = changed(model, lambda queries: moved(queries, slice(None), slice(None), -1))
     a, b, c = (denoising(outputs)[-1].logits for outputs in (before, first, last))
     assert before.queries.denoising.copies > 1
@@ -141,7 +152,7 @@ def test_every_group_has_its_own_noise(model: DetectionTransformer) -> None:
     assert distances.min() > 1e-3
 
 
-# K groups are K detectors ---------------------------------------------------------------------------------------------
+# K groups are K detectors
 
 
 class Instead:
@@ -175,7 +186,10 @@ class Recorded(Instead):
 def singles(model: DetectionTransformer) -> tuple[Outputs, list[DetectionTransformer]]:
     """One pass of all groups, and every group as a detector of its own with the same noise."""
     model.queries.noise = recorded = Recorded(model.queries.noise)
-    together, each = seeded(model), [alone(model, k).train() for k in range(model.recipe.num_groups)]
+    together, each = (
+        seeded(model),
+        [alone(model, k).train() for k in range(model.recipe.num_groups)],
+    )
     for k, single in enumerate(each):
         single.queries.noise = recorded.of(k)
     return together, each
@@ -196,7 +210,9 @@ def test_losses_and_gradients_are_the_mean_of_theirs(model: DetectionTransformer
     assert all(found.keys() == losses.keys() for found in theirs)
     assert any("denoising" in name for name in losses)
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(sum(found[name].item() for found in theirs) / len(each), rel=1e-5)
+        assert loss.item() == pytest.approx(
+            sum(found[name].item() for found in theirs) / len(each), rel=1e-5
+        )
     total(losses).backward()
     for found in theirs:
         (total(found) / len(each)).backward()
@@ -205,13 +221,17 @@ def test_losses_and_gradients_are_the_mean_of_theirs(model: DetectionTransformer
         if parameter.requires_grad:
             parts = [p[name].grad for p in parameters]
             expected = torch.cat(parts) if name in axes else torch.stack(parts).sum(0)
-            assert difference(parameter.grad, expected) < 1e-4 * max(1.0, expected.abs().max().item())
+            assert difference(parameter.grad, expected) < 1e-4 * max(
+                1.0, expected.abs().max().item()
+            )
 
 
-# the loss -------------------------------------------------------------------------------------------------------------
+# the loss
 
 
-def test_the_denoising_loss_is_that_of_every_slot_and_its_own_object(model: DetectionTransformer) -> None:
+def test_the_denoising_loss_is_that_of_every_slot_and_its_own_object(
+    model: DetectionTransformer,
+) -> None:
     """Written out, slot by slot: the first of an object's slots is to find it again, others of it are to be refused,
     and so are empty ones, or they are told nothing (DN-DETR). Over K * copies * objects."""
     with torch.no_grad():
@@ -219,7 +239,10 @@ def test_the_denoising_loss_is_that_of_every_slot_and_its_own_object(model: Dete
         losses = model.recipe.criterion()(outputs, TARGETS)
     said, known, noise = denoising(outputs)[-1], outputs.queries.denoising, model.queries.noise
     assert known is not None
-    size, weights = known.num_queries // known.copies, {t.name: t.loss_weight for t in model.recipe.terms()}
+    size, weights = (
+        known.num_queries // known.copies,
+        {t.name: t.loss_weight for t in model.recipe.terms()},
+    )
     most = size // noise.shown
     sums = dict.fromkeys(("focal", "l1", "giou"), 0.0)
     for image, k, slot in itertools.product(
@@ -231,16 +254,23 @@ def test_the_denoising_loss_is_that_of_every_slot_and_its_own_object(model: Dete
         if shown == 0 and t < len(objects):
             wanted[objects.labels[t]] = 1.0
             sums["l1"] += float((box - objects.boxes[t]).abs().sum())
-            sums["giou"] += float(generalized_box_iou_loss(*map(cxcywh_to_xyxy, (box, objects.boxes[t]))))
+            sums["giou"] += float(
+                generalized_box_iou_loss(*map(cxcywh_to_xyxy, (box, objects.boxes[t])))
+            )
         elif noise.shown == 1:
             continue
         p = logits.sigmoid()
         right = wanted * p + (1 - wanted) * (1 - p)
         alpha = 0.25 * wanted + 0.75 * (1 - wanted)
         sums["focal"] += float((alpha * (1 - right) ** 2 * -right.log()).sum())
-    last, count = len(outputs.layers) - 1, model.recipe.num_groups * known.copies * sum(map(len, TARGETS))
+    last, count = (
+        len(outputs.layers) - 1,
+        model.recipe.num_groups * known.copies * sum(map(len, TARGETS)),
+    )
     for name, value in sums.items():
-        assert losses[f"layer{last}-denoising/{name}"].item() == pytest.approx(weights[name] * value / count, rel=1e-4)
+        assert losses[f"layer{last}-denoising/{name}"].item() == pytest.approx(
+            weights[name] * value / count, rel=1e-4
+        )
 
 
 def test_who_is_told_nothing_learns_nothing(model: DetectionTransformer) -> None:
@@ -272,7 +302,9 @@ def test_without_any_object_the_denoising_loss_is_zero_and_every_parameter_learn
 
 
 def test_denoising_in_the_primary_group_alone_is_the_first_of_k(recipe: Recipe) -> None:
-    primary = type("Primary", (type(recipe),), {"denoise": staticmethod(denoise_in_primary)})(**vars(recipe))
+    primary = type("Primary", (type(recipe),), {"denoise": staticmethod(denoise_in_primary)})(
+        **vars(recipe)
+    )
     model = build(primary).train()
     together, each = singles(model)
     criterion = primary.criterion()
@@ -280,13 +312,13 @@ def test_denoising_in_the_primary_group_alone_is_the_first_of_k(recipe: Recipe) 
     for name, loss in losses.items():
         if "denoising" in name:
             assert loss.item() == pytest.approx(first[name].item(), rel=1e-5)
-    grad = torch.autograd.grad(total({n: v for n, v in losses.items() if "denoising" in n}), together.layers[0].boxes)[
-        0
-    ]
+    grad = torch.autograd.grad(
+        total({n: v for n, v in losses.items() if "denoising" in n}), together.layers[0].boxes
+    )[0]
     assert grad[:, 1:].abs().max() == 0
 
 
-# details --------------------------------------------------------------------------------------------------------------
+# details
 
 
 def test_with_joint_attention_no_group_sees_the_answers_of_another(recipe: Recipe) -> None:
@@ -328,20 +360,30 @@ def test_autocast_keeps_denoising_losses_finite(model: DetectionTransformer) -> 
 def test_more_objects_than_denoising_queries_are_noised_once(model: DetectionTransformer) -> None:
     crowd = [target(model.recipe.num_denoising + 3), target(1), target(0)]
     outputs = model(IMAGES, crowd)
-    assert outputs.queries.num_denoising == model.queries.noise.shown * (model.recipe.num_denoising + 3)
+    assert outputs.queries.num_denoising == model.queries.noise.shown * (
+        model.recipe.num_denoising + 3
+    )
     assert all(loss.isfinite() for loss in model.recipe.criterion()(outputs, crowd).values())
 
 
 def test_denoising_queries_start_at_their_noised_objects(model: DetectionTransformer) -> None:
     """Without noise: at the objects themselves, with their labels' embedding."""
-    model.queries.noise = noise = Instead(model.queries.noise, lambda labels, boxes: (labels, boxes))
+    model.queries.noise = noise = Instead(
+        model.queries.noise, lambda labels, boxes: (labels, boxes)
+    )
     queries = seeded(model).queries
     objects, known = Objects.from_targets(TARGETS), queries.denoising
     assert known is not None
     front = (queries.reference, queries.content)
-    boxes, content = (x[:, :, : known.num_queries].unflatten(2, (known.copies, noise.shown, -1)) for x in front)
+    boxes, content = (
+        x[:, :, : known.num_queries].unflatten(2, (known.copies, noise.shown, -1)) for x in front
+    )
     for image, count in enumerate(objects.counts):
         for t in range(count):
-            assert torch.allclose(boxes[image, ..., t, :], objects.boxes[image, t].clamp(1e-3, 1 - 1e-3), atol=1e-5)
+            assert torch.allclose(
+                boxes[image, ..., t, :], objects.boxes[image, t].clamp(1e-3, 1 - 1e-3), atol=1e-5
+            )
             label = model.queries.labels(objects.labels[image, t])
-            assert torch.equal(content[image, ..., t, :], label.expand_as(content[image, ..., t, :]))
+            assert torch.equal(
+                content[image, ..., t, :], label.expand_as(content[image, ..., t, :])
+            )

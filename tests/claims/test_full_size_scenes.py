@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.cameras import CameraImages
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.petr import PETR, PETRv2
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Memory, Target
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.memory import Memory
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.targets import Target
 from tests.parity import petr
 
 from .detectors import alone
@@ -30,7 +31,9 @@ def scene(moments: int) -> CameraImages:
     """One, of noise, through the cameras of a car, whose pictures are five times as large as the published code's."""
     larger = torch.diag(torch.tensor([5.0, 5.0, 1.0, 1.0])).double()
     pixels = torch.randn(1, 6 * moments, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    return CameraImages.seen_through(pixels, larger @ petr.cameras(moments)[:1], torch.tensor([0.5]))
+    return CameraImages.seen_through(
+        pixels, larger @ petr.cameras(moments)[:1], torch.tensor([0.5])
+    )
 
 
 def losses(model: DetectionTransformer, memory: Memory, targets: list[Target]) -> dict[str, Tensor]:
@@ -45,7 +48,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> Masks:
     seen: Masks = []
     plain = F.scaled_dot_product_attention
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
         seen.append((key.shape[-2], attn_mask))
         return plain(query, key, value, attn_mask=attn_mask, **options)
 
@@ -69,4 +74,6 @@ def test_groups_are_single_detectors_and_nothing_is_hidden_from_them(
     each = [losses(alone(model, k).train(), memory, targets) for k in range(3)]
     assert len({round(single["layer5/l1"].item(), 3) for single in each}) == 3
     for name, loss in together.items():
-        assert loss.item() == pytest.approx(sum(single[name].item() for single in each) / 3, rel=1e-5), name
+        assert loss.item() == pytest.approx(
+            sum(single[name].item() for single in each) / 3, rel=1e-5
+        ), name

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.groups import jointly
-from groupdetr.outputs import Outputs
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.outputs import Outputs
 
 from .detectors import alone, build, grouped, images, shown, target, told
 
@@ -34,13 +34,17 @@ def difference(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-def test_k_groups_in_one_pass_are_k_detectors_that_share_their_weights(model: DetectionTransformer) -> None:
+def test_k_groups_in_one_pass_are_k_detectors_that_share_their_weights(
+    model: DetectionTransformer,
+) -> None:
     together = see(model)
     for k in range(model.recipe.num_groups):
         single = see(alone(model, k).train())
         for ours, theirs in zip(together.layers, single.layers, strict=True):
             assert difference(ours.logits[:, k], theirs.logits[:, 0]) < 1e-5
-            assert difference(ours.place[:, k], theirs.place[:, 0]) < 1e-5 * max(1.0, theirs.place.abs().max().item())
+            assert difference(ours.place[:, k], theirs.place[:, 0]) < 1e-5 * max(
+                1.0, theirs.place.abs().max().item()
+            )
     last = together.layers[-1]
     assert difference(last.logits[:, 0], last.logits[:, 1]) > 1e-3  # the groups do differ
 
@@ -50,7 +54,9 @@ def test_the_loss_is_the_mean_of_their_losses(model: DetectionTransformer) -> No
     each = [losses(alone(model, k).train()) for k in range(model.recipe.num_groups)]
     assert all(of_one.keys() == together.keys() for of_one in each)
     for name, loss in together.items():
-        assert loss.item() == pytest.approx(sum(of_one[name].item() for of_one in each) / len(each), rel=1e-5)
+        assert loss.item() == pytest.approx(
+            sum(of_one[name].item() for of_one in each) / len(each), rel=1e-5
+        )
 
 
 def test_the_gradient_is_the_mean_of_their_gradients(model: DetectionTransformer) -> None:
@@ -66,7 +72,9 @@ def test_the_gradient_is_the_mean_of_their_gradients(model: DetectionTransformer
         if parameter.requires_grad:
             parts = [p[name].grad for p in theirs]
             expected = torch.cat(parts) if name in axes else torch.stack(parts).sum(0)
-            assert difference(parameter.grad, expected) < 1e-4 * max(1.0, expected.abs().max().item())
+            assert difference(parameter.grad, expected) < 1e-4 * max(
+                1.0, expected.abs().max().item()
+            )
 
 
 def test_inference_is_group_0_exactly(model: DetectionTransformer) -> None:

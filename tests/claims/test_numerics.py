@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from groupdetr.attention.multihead import attend
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.petr import PETR
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import DivergedError
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Images
+from groupdetr.modeling.attention.multihead import attend
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
+from groupdetr.structures.outputs import Outputs
 
 from .detectors import build, images, shown, target, told
 
@@ -36,7 +36,9 @@ def test_recomputing_activations_gives_the_same_gradients(recipe: Recipe) -> Non
         assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-6), name
 
 
-def test_losses_are_computed_in_single_precision_under_autocast(model: DetectionTransformer) -> None:
+def test_losses_are_computed_in_single_precision_under_autocast(
+    model: DetectionTransformer,
+) -> None:
     criterion, targets = model.recipe.criterion(), told(model.recipe, TARGETS)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(shown(model.recipe, IMAGES))
@@ -52,7 +54,9 @@ def test_losses_are_computed_in_single_precision_under_autocast(model: Detection
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_cost_that_is_not_finite_never_reaches_the_solver(model: DetectionTransformer, value: float) -> None:
+def test_a_cost_that_is_not_finite_never_reaches_the_solver(
+    model: DetectionTransformer, value: float
+) -> None:
     outputs = model(shown(model.recipe, IMAGES))
     outputs.layers[1].place.data[1, 2, 3] = value
     with pytest.raises(DivergedError, match="layer1"):
@@ -71,7 +75,9 @@ def test_all_attention_is_fused(recipe: Recipe, pictures: Images, device: str) -
     torch.stack([*model.recipe.criterion()(outputs, targets).values()]).sum().backward()
 
 
-def test_images_of_one_size_are_attended_to_without_a_mask_and_give_the_same(recipe: Recipe) -> None:
+def test_images_of_one_size_are_attended_to_without_a_mask_and_give_the_same(
+    recipe: Recipe,
+) -> None:
     if isinstance(recipe, PETR):
         pytest.skip("images of cameras are of one size, always")
     model = build(recipe).eval()

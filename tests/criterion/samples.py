@@ -10,9 +10,11 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.groups import match_groups
-from groupdetr.outputs import Outputs
-from groupdetr.queries.denoising import known_pairs
-from groupdetr.structures import Denoising, Predictions, Queries, Target
+from groupdetr.modeling.queries.denoising import known_pairs
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.queries import Denoising, Queries
+from groupdetr.structures.targets import Target
 
 
 def criterion() -> SetCriterion:
@@ -25,7 +27,9 @@ def said(groups: int, queries: int) -> Predictions:
     return Predictions(torch.randn(*axes, 91).requires_grad_(), boxes.requires_grad_())
 
 
-def outputs(groups: int, layers: int = 6, queries: int = 100, counts: Sequence[int] | None = None) -> Outputs:
+def outputs(
+    groups: int, layers: int = 6, queries: int = 100, counts: Sequence[int] | None = None
+) -> Outputs:
     """Of a plain detector; with ``counts`` also proposals, and two denoising copies of as many objects."""
     torch.manual_seed(0)
     proposals = denoising = None

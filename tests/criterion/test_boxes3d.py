@@ -9,13 +9,17 @@ from torch import Tensor
 from groupdetr.criterion.boxes3d import CodeL1, Codes
 from groupdetr.criterion.classification import Focal
 from groupdetr.ops.boxes3d import box_to_code
-from groupdetr.structures import Assignment, Objects, Predictions, Target
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects, Target
 
 COUNTS = (2, 3)
 
 
 def boxes(count: int) -> Tensor:
-    return torch.cat([torch.randn(count, 3) * 9, torch.rand(count, 3) + 0.5, torch.randn(count, 3)], dim=1)
+    return torch.cat(
+        [torch.randn(count, 3) * 9, torch.rand(count, 3) + 0.5, torch.randn(count, 3)], dim=1
+    )
 
 
 @pytest.fixture
@@ -30,13 +34,17 @@ def predictions() -> Predictions:
     return Predictions(torch.randn(2, 2, 3, 5, 4), torch.randn(2, 2, 3, 5, 10))
 
 
-def test_costs_are_the_distances_of_the_first_eight_numbers(objects: Objects, predictions: Predictions) -> None:
+def test_costs_are_the_distances_of_the_first_eight_numbers(
+    objects: Objects, predictions: Predictions
+) -> None:
     pairing = Codes()
     cost = CodeL1(1.0, 1.0, velocity=0.2).cost(pairing.all(*pairing.lay_out(predictions, objects)))
     assert cost.shape == (2, 2, 3, 3, 5)
     for image, count in enumerate(COUNTS):
         wanted = box_to_code(objects.boxes[image, :count])[:, :8]
-        expected = torch.cdist(wanted.expand(2, 3, -1, -1), predictions.boxes[:, image, ..., :8], p=1)
+        expected = torch.cdist(
+            wanted.expand(2, 3, -1, -1), predictions.boxes[:, image, ..., :8], p=1
+        )
         assert torch.allclose(cost[:, image, :, :count], expected, atol=1e-4)
 
 
@@ -53,7 +61,9 @@ def test_losses_are_the_weighted_distances_of_all_ten(
     assert torch.allclose(CodeL1(1.0, 1.0, velocity).loss(pairs), expected, rtol=1e-5)
 
 
-def test_the_cost_of_a_class_is_finite_whatever_the_logit(objects: Objects, predictions: Predictions) -> None:
+def test_the_cost_of_a_class_is_finite_whatever_the_logit(
+    objects: Objects, predictions: Predictions
+) -> None:
     predictions.logits[:] = torch.tensor([-200.0, 200.0, -90.0, 90.0])
     pairing = Codes()
     cost = Focal(1.0, 1.0, eps=1e-12).cost(pairing.all(*pairing.lay_out(predictions, objects)))

@@ -10,13 +10,15 @@ import torch
 from torch._dynamo.utils import counters
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.outputs import Outputs
+from groupdetr.structures.outputs import Outputs
 
 from .samples import criterion, outputs, targets
 
 FIRST = [(7, 7), (3, 5), (0, 0), (1, 0), (60, 20)]  # some number, any number, none, few, a crowd
 LATER = [(0, 2), (2, 2), (11, 11), (0, 0), (1, 1), (30, 1), (6, 12)]
-KNOWN = pytest.mark.parametrize(("known", "most"), [(False, 5), (True, 10)], ids=["plain", "proposals and denoising"])
+KNOWN = pytest.mark.parametrize(
+    ("known", "most"), [(False, 5), (True, 10)], ids=["plain", "proposals and denoising"]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,11 @@ from groupdetr.criterion.classification import Softmax
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.masks import AtPoints, Dice, PointEntropy
 from groupdetr.groups import match_groups
-from groupdetr.masks import Bitmaps, Canvas, Masks
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Objects, Predictions, Queries, Target
+from groupdetr.structures.masks import Bitmaps, Canvas, Masks
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.queries import Queries
+from groupdetr.structures.targets import Objects, Target
 
 CLASSES, CHANNELS, POINTS = 5, 8, 64
 GROUPS, QUERIES = 3, 7
@@ -26,7 +28,9 @@ TERMS = [Softmax(2.0, 2.0), PointEntropy(5.0, 5.0), Dice(5.0, 5.0)]
 
 def canvas(images: int = 2) -> Canvas:
     pixels = torch.randn(images, CHANNELS, HEIGHT // 4, WIDTH // 4).requires_grad_()
-    return Canvas(pixels, torch.tensor([[HEIGHT, WIDTH]] * images)).with_points(AtPoints(POINTS).drawn)
+    return Canvas(pixels, torch.tensor([[HEIGHT, WIDTH]] * images)).with_points(
+        AtPoints(POINTS).drawn
+    )
 
 
 def outputs(stages: int = 2, images: int = 2, groups: int = GROUPS) -> Outputs:
@@ -59,7 +63,7 @@ def criterion(points: int = POINTS) -> SetCriterion:
     return SetCriterion(TERMS, match_groups, AtPoints(points))
 
 
-# independent code: whole masks, sampled by torch ---------------------------------------------------------------------
+# independent code: whole masks, sampled by torch
 
 
 def sampled(masks: Tensor, points: Tensor) -> Tensor:
@@ -88,7 +92,9 @@ def cost_of(said: Predictions, target: Target, image: int, group: int) -> Tensor
     points = said.masks.canvas.points[image, :POINTS]  # type: ignore[index]
     logits = sampled(said.masks.full()[image, group], points)[:, None]
     wanted = sampled(dense(target), points)[None].expand(QUERIES, -1, -1)
-    entropy = F.binary_cross_entropy_with_logits(logits.expand_as(wanted), wanted, reduction="none").mean(-1)
+    entropy = F.binary_cross_entropy_with_logits(
+        logits.expand_as(wanted), wanted, reduction="none"
+    ).mean(-1)
     score = said.logits[image, group].softmax(-1)[:, target.labels]
     return -2 * score + 5 * entropy + 5 * dice(logits.sigmoid(), wanted)
 
@@ -107,7 +113,9 @@ def losses_of(said: Predictions, wanted: list[Target], n: float) -> dict[str, Te
                 order = logits[: 3 * POINTS].detach().abs().argsort()[: 3 * POINTS // 4]
                 where = torch.cat([order, torch.arange(3 * POINTS, len(points))])
                 truth = sampled(dense(target)[t][None], points[where])[0]
-                sums["mask"] = sums["mask"] + F.binary_cross_entropy_with_logits(logits[where], truth)
+                sums["mask"] = sums["mask"] + F.binary_cross_entropy_with_logits(
+                    logits[where], truth
+                )
                 sums["dice"] = sums["dice"] + dice(logits[where].sigmoid(), truth)
         weights = torch.tensor([1.0] * CLASSES + [0.1])
         entropy = F.cross_entropy(said.logits[:, group].flatten(0, 1), classes.flatten(), weights)
@@ -116,7 +124,7 @@ def losses_of(said: Predictions, wanted: list[Target], n: float) -> dict[str, Te
     return {name: share[name] * value for name, value in sums.items()}
 
 
-# claims -------------------------------------------------------------------------------------------------------------
+# claims
 
 
 def test_costs_are_those_of_whole_masks() -> None:
@@ -142,8 +150,12 @@ def test_losses_and_gradients_are_those_of_whole_masks(counts: tuple[int, int]) 
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    leaves = [x for layer in said.layers for x in (layer.logits, layer.place)] + [said.layers[0].masks.canvas.pixels]
-    ours, theirs = (torch.autograd.grad(sum(d.values()), leaves, retain_graph=True) for d in (found, expected))
+    leaves = [x for layer in said.layers for x in (layer.logits, layer.place)] + [
+        said.layers[0].masks.canvas.pixels
+    ]
+    ours, theirs = (
+        torch.autograd.grad(sum(d.values()), leaves, retain_graph=True) for d in (found, expected)
+    )
     for a, b in zip(ours, theirs):
         assert torch.allclose(a, b, atol=1e-4 * b.abs().max().item())
 
@@ -152,8 +164,13 @@ def test_a_mean_stays_a_mean_and_a_sum_is_divided_by_the_groups() -> None:
     """Equal groups lose what one of them loses: nothing is divided by K that is a mean already."""
     said = outputs(groups=1)
     many = Outputs(
-        [layer.of(layer.logits.expand(-1, 4, -1, -1), layer.place.expand(-1, 4, -1, -1)) for layer in said.layers],
-        Queries(said.queries.content.expand(-1, 4, -1, -1), said.queries.reference.expand(-1, 4, -1, -1)),
+        [
+            layer.of(layer.logits.expand(-1, 4, -1, -1), layer.place.expand(-1, 4, -1, -1))
+            for layer in said.layers
+        ],
+        Queries(
+            said.queries.content.expand(-1, 4, -1, -1), said.queries.reference.expand(-1, 4, -1, -1)
+        ),
     )
     wanted = targets((3, 2))
     one, four = (criterion()(each, wanted) for each in (said, many))
@@ -169,14 +186,19 @@ def test_the_pieces_of_a_batch_lose_what_the_batch_does() -> None:
     mean = torch.tensor(5 / 2)
     parts = [criterion()(piece(said, row), wanted[row : row + 1], mean) for row in range(2)]
     for name, loss in together.items():
-        assert sum(part[name].item() for part in parts) / 2 == pytest.approx(loss.item(), rel=1e-5), name
+        assert sum(part[name].item() for part in parts) / 2 == pytest.approx(
+            loss.item(), rel=1e-5
+        ), name
 
 
 def piece(said: Outputs, row: int) -> Outputs:
     here = slice(row, row + 1)
     whole = said.layers[0].masks.canvas
     part = Canvas(whole.pixels[here], whole.sizes[here], whole.points[here], whole.sampled[here])  # type: ignore[index]
-    layers = [Predictions(layer.logits[here], masks=Masks(layer.masks.embedding[here], part)) for layer in said.layers]
+    layers = [
+        Predictions(layer.logits[here], masks=Masks(layer.masks.embedding[here], part))
+        for layer in said.layers
+    ]
     return Outputs(layers, Queries(said.queries.content[here], said.queries.reference))
 
 

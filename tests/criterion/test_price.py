@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from groupdetr.outputs import Outputs
+from groupdetr.structures.outputs import Outputs
 
 from .samples import criterion, outputs, targets
 
@@ -44,14 +44,20 @@ def operations(outputs: Outputs, *counts: int) -> int:
 
 
 def test_a_plain_detector_needs_two_hundred_operations_whatever_k_and_the_objects() -> None:
-    counts = {operations(outputs(groups), *objects) for groups in (1, 11) for objects in ((7, 7), (60, 0), (1, 130))}
+    counts = {
+        operations(outputs(groups), *objects)
+        for groups in (1, 11)
+        for objects in ((7, 7), (60, 0), (1, 130))
+    }
     assert len(counts) == 1, counts
     assert counts.pop() <= 200
 
 
 @pytest.mark.parametrize("layers", [3, 7])
 def test_a_layer_adds_two_views_of_a_gradient(layers: int) -> None:
-    assert operations(outputs(2, layers), 3, 3) == operations(outputs(2, 6), 3, 3) + 2 * (layers - 6)
+    assert operations(outputs(2, layers), 3, 3) == operations(outputs(2, 6), 3, 3) + 2 * (
+        layers - 6
+    )
 
 
 def test_proposals_and_denoising_are_compared_in_the_same_way_and_as_fast_for_any_k() -> None:
@@ -62,7 +68,17 @@ def test_proposals_and_denoising_are_compared_in_the_same_way_and_as_fast_for_an
 class Calls(TorchFunctionMode):
     """Counts what may wait for the device, or copy from or to it: methods of tensors, and tensors made of numbers."""
 
-    WAIT = ("item", "tolist", "cpu", "nonzero", "__bool__", "__float__", "__int__", "tensor", "new_tensor")
+    WAIT = (
+        "item",
+        "tolist",
+        "cpu",
+        "nonzero",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "tensor",
+        "new_tensor",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +93,9 @@ class Calls(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("counts", [None, (3, 5)], ids=["plain", "proposals and denoising"])
-def test_costs_are_copied_to_the_host_once_and_pairs_back_once(counts: Sequence[int] | None) -> None:
+def test_costs_are_copied_to_the_host_once_and_pairs_back_once(
+    counts: Sequence[int] | None,
+) -> None:
     outs, wanted, mean = outputs(2, counts=counts), targets(3, 5), torch.tensor(8.0)
     with Calls() as calls:
         CRITERION(outs, wanted, mean)

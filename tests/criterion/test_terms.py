@@ -15,7 +15,9 @@ from groupdetr.criterion.classification import Focal, FocalLoss
 from groupdetr.criterion.pairs import AllPairs, MatchedPairs, everyone, matched
 from groupdetr.criterion.term import Term
 from groupdetr.groups import match_groups
-from groupdetr.structures import Assignment, Objects, Predictions, Target
+from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.targets import Objects, Target
 
 STAGES, GROUPS, QUERIES, CLASSES = 2, 3, 5, 4
 COUNTS = (3, 0, 6)
@@ -23,7 +25,9 @@ TERMS: list[Term] = [Focal(1.0, 1.0), L1(1.0, 1.0), GIoU(1.0, 1.0)]
 
 
 def boxes(*shape: int) -> Tensor:
-    return torch.cat([torch.rand(*shape, 2) * 0.5 + 0.25, torch.rand(*shape, 2) * 0.4 + 0.05], dim=-1)
+    return torch.cat(
+        [torch.rand(*shape, 2) * 0.5 + 0.25, torch.rand(*shape, 2) * 0.4 + 0.05], dim=-1
+    )
 
 
 @pytest.fixture
@@ -36,7 +40,9 @@ def objects() -> Objects:
 def predictions() -> Predictions:
     torch.manual_seed(1)
     axes = (STAGES, len(COUNTS), GROUPS, QUERIES)
-    return Predictions((2 * torch.randn(*axes, CLASSES)).requires_grad_(), boxes(*axes).requires_grad_())
+    return Predictions(
+        (2 * torch.randn(*axes, CLASSES)).requires_grad_(), boxes(*axes).requires_grad_()
+    )
 
 
 @pytest.fixture
@@ -53,7 +59,9 @@ def assignment(all_pairs: AllPairs, objects: Objects) -> Assignment:
 
 
 @pytest.fixture
-def matched_pairs(predictions: Predictions, objects: Objects, assignment: Assignment) -> MatchedPairs:
+def matched_pairs(
+    predictions: Predictions, objects: Objects, assignment: Assignment
+) -> MatchedPairs:
     return matched(predictions, objects, assignment)
 
 
@@ -73,7 +81,9 @@ def test_the_focal_cost_is_that_of_deformable_detr(
         assert cost[stage, image, group, obj, query].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_box_costs_are_torchvisions(all_pairs: AllPairs, predictions: Predictions, objects: Objects) -> None:
+def test_box_costs_are_torchvisions(
+    all_pairs: AllPairs, predictions: Predictions, objects: Objects
+) -> None:
     l1, giou = L1(5.0, 5.0).cost(all_pairs), GIoU(2.0, 2.0).cost(all_pairs)
     for stage, image, group in ((0, 0, 0), (1, 2, 2)):
         said, wanted = predictions.boxes[stage, image, group], objects.boxes[image]
@@ -93,10 +103,16 @@ def test_the_focal_loss_and_its_gradient_are_torchvisions(
             *(getattr(assignment, n)[stage] for n in ("image", "group", "query", "target"))
         ):
             wanted[stage, image, group, query, objects.labels[image, obj]] = 1
-    expected = torchvision.ops.sigmoid_focal_loss(predictions.logits, wanted, alpha=0.25, gamma=2).flatten(1).sum(1)
+    expected = (
+        torchvision.ops.sigmoid_focal_loss(predictions.logits, wanted, alpha=0.25, gamma=2)
+        .flatten(1)
+        .sum(1)
+    )
     assert torch.allclose(found, expected, rtol=1e-5)
     weights = torch.tensor([1.0, -2.5])  # a stage's gradient is its own
-    ours, theirs = (torch.autograd.grad((x * weights).sum(), predictions.logits)[0] for x in (found, expected))
+    ours, theirs = (
+        torch.autograd.grad((x * weights).sum(), predictions.logits)[0] for x in (found, expected)
+    )
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
@@ -122,7 +138,9 @@ def test_the_focal_gradient_equals_finite_differences(gamma: float) -> None:
     step = 1e-2
     for i in range(x.shape[1]):
         nudge = F.one_hot(torch.tensor([i]), x.shape[1]) * step
-        low, high = (FocalLoss.apply(x + sign * nudge, tuple(PLACES), 0.25, gamma).item() for sign in (-1, 1))
+        low, high = (
+            FocalLoss.apply(x + sign * nudge, tuple(PLACES), 0.25, gamma).item() for sign in (-1, 1)
+        )
         assert slope[0, i].item() == pytest.approx((high - low) / (2 * step), abs=1e-3)
 
 
@@ -136,7 +154,10 @@ def test_silent_queries_lose_nothing_and_learn_nothing() -> None:
 def test_box_losses_and_their_gradients_are_torchs(
     matched_pairs: MatchedPairs, predictions: Predictions, objects: Objects, assignment: Assignment
 ) -> None:
-    said, wanted = assignment.gather(predictions.boxes), objects.boxes[assignment.image, assignment.target]
+    said, wanted = (
+        assignment.gather(predictions.boxes),
+        objects.boxes[assignment.image, assignment.target],
+    )
     corners = [torchvision.ops.box_convert(x, "cxcywh", "xyxy") for x in (said, wanted)]
     losses = {
         L1(1.0, 1.0): F.l1_loss(said, wanted, reduction="none").sum((1, 2)),
@@ -145,5 +166,8 @@ def test_box_losses_and_their_gradients_are_torchs(
     for term, expected in losses.items():
         found = term.loss(matched_pairs)
         assert torch.allclose(found, expected, rtol=1e-4)
-        slopes = [torch.autograd.grad(x.sum(), predictions.boxes, retain_graph=True)[0] for x in (found, expected)]
+        slopes = [
+            torch.autograd.grad(x.sum(), predictions.boxes, retain_graph=True)[0]
+            for x in (found, expected)
+        ]
         assert torch.allclose(*slopes, rtol=1e-3, atol=1e-4)

@@ -82,5 +82,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def real_data() -> Path:
     folder = os.environ.get("GROUPDETR_TEST_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("set GROUPDETR_TEST_DATA to the folder of the real data sets (bccd, tiny_coco, raccoon, coco_eval)")
+        pytest.skip(
+            "set GROUPDETR_TEST_DATA to the folder of the real data sets (bccd, tiny_coco, raccoon, coco_eval)"
+        )
     return Path(folder)

@@ -35,8 +35,9 @@ from groupdetr.data.findings import RefusedError
 from groupdetr.data.formats import load
 from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.data.transforms import View
-from groupdetr.masks import Bitmaps
-from groupdetr.structures import Images, Target
+from groupdetr.structures.images import Images
+from groupdetr.structures.masks import Bitmaps
+from groupdetr.structures.targets import Target
 
 SIZES = st.integers(1, 40)
 
@@ -47,24 +48,35 @@ def batches(stream: Stream, rank: int = 0, ranks: int = 1, accumulate: int = 1) 
 
 
 @given(images=SIZES, batch=SIZES, steps=st.integers(1, 20), seed=st.integers(0, 9))
-def test_every_epoch_shows_every_picture_once(images: int, batch: int, steps: int, seed: int) -> None:
+def test_every_epoch_shows_every_picture_once(
+    images: int, batch: int, steps: int, seed: int
+) -> None:
     draws = [draw for piece in batches(Stream(images, batch, seed, 0, steps)) for draw in piece]
     assert len(draws) == steps * batch
     for epoch in range(len(draws) // images):
-        assert sorted(d.index for d in draws[epoch * images : (epoch + 1) * images]) == list(range(images))
+        assert sorted(d.index for d in draws[epoch * images : (epoch + 1) * images]) == list(
+            range(images)
+        )
         assert {d.epoch for d in draws[epoch * images : (epoch + 1) * images]} == {epoch}
 
 
 @given(images=SIZES, batch=SIZES, start=st.integers(0, 10))
 def test_a_stream_continued_is_the_stream(images: int, batch: int, start: int) -> None:
-    assert batches(Stream(images, batch, 3, start, 20)) == batches(Stream(images, batch, 3, 0, 20))[start:]
+    assert (
+        batches(Stream(images, batch, 3, start, 20))
+        == batches(Stream(images, batch, 3, 0, 20))[start:]
+    )
 
 
 @given(images=SIZES, share=st.integers(1, 4), ranks=st.integers(1, 4), accumulate=st.integers(1, 3))
-def test_processes_and_pieces_together_see_what_one_would(images: int, share: int, ranks: int, accumulate: int) -> None:
+def test_processes_and_pieces_together_see_what_one_would(
+    images: int, share: int, ranks: int, accumulate: int
+) -> None:
     batch = share * ranks * accumulate
     whole = batches(Stream(images, batch, 5, 0, 4))
-    parts = [batches(Stream(images, batch, 5, 0, 4), rank, ranks, accumulate) for rank in range(ranks)]
+    parts = [
+        batches(Stream(images, batch, 5, 0, 4), rank, ranks, accumulate) for rank in range(ranks)
+    ]
     for step, expected in enumerate(whole):
         pieces = [part[step * accumulate + i] for part in parts for i in range(accumulate)]
         assert {len(piece) for piece in pieces} == {share}
@@ -72,10 +84,15 @@ def test_processes_and_pieces_together_see_what_one_would(images: int, share: in
         assert together == sorted((draw.epoch, draw.index) for draw in expected)
 
 
-@pytest.mark.parametrize("augment", [transforms.training, transforms.jittering, transforms.flipping])
+@pytest.mark.parametrize(
+    "augment", [transforms.training, transforms.jittering, transforms.flipping]
+)
 def test_augmentation_depends_on_seed_epoch_and_picture_alone(shapes: Path, augment) -> None:  # type: ignore[no-untyped-def]
     records = load(shapes).splits["train"].records
-    first, second = Pictures(records, augment(48), seed=1), Pictures(records, augment(48), seed=1, cache_bytes=1 << 20)
+    first, second = (
+        Pictures(records, augment(48), seed=1),
+        Pictures(records, augment(48), seed=1, cache_bytes=1 << 20),
+    )
     torch.manual_seed(1)
     expected = [first[Draw(epoch, 3)] for epoch in range(12)]
     torch.manual_seed(2)
@@ -99,7 +116,9 @@ def test_a_picture_is_drawn_from_a_generator_seeded_by_seed_epoch_and_picture(sh
     pictures = Pictures(load(shapes).splits["train"].records, transform, seed=7)
     for epoch in (0, 5):
         assert pictures[Draw(epoch, 2)]
-    assert seeds == [int(np.random.SeedSequence((7, epoch, 2)).generate_state(1)[0]) for epoch in (0, 5)]
+    assert seeds == [
+        int(np.random.SeedSequence((7, epoch, 2)).generate_state(1)[0]) for epoch in (0, 5)
+    ]
 
 
 def test_loading_pictures_seeds_no_gpu(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,20 +138,28 @@ def test_what_a_crop_left_without_area_is_no_object(tmp_path: Path) -> None:
     from groupdetr.data.records import Record
 
     Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
-    boxes = np.array([[50.0, 10, 20, 20], [0, 0, 20, 20], [30, 20, 20, 20]])  # outside, inside, half inside
+    boxes = np.array(
+        [[50.0, 10, 20, 20], [0, 0, 20, 20], [30, 20, 20, 20]]
+    )  # outside, inside, half inside
     ones = np.ones(3)
-    record = Record(1, tmp_path / "a.png", "a.png", 90, 60, boxes, np.arange(3), ones, ones > 1, (1, 2, 3))
+    record = Record(
+        1, tmp_path / "a.png", "a.png", 90, 60, boxes, np.arange(3), ones, ones > 1, (1, 2, 3)
+    )
     pictures = Pictures([record], lambda view, _: view.cropped(0, 0, 60, 40))
     _, target, _ = pictures[0]
     assert target.labels.tolist() == [1, 2]
-    expected = torch.tensor([[10 / 40, 10 / 60, 20 / 40, 20 / 60], [35 / 40, 30 / 60, 10 / 40, 20 / 60]])
+    expected = torch.tensor(
+        [[10 / 40, 10 / 60, 20 / 40, 20 / 60], [35 / 40, 30 / 60, 10 / 40, 20 / 60]]
+    )
     torch.testing.assert_close(target.boxes, expected)
 
 
 @pytest.mark.parametrize("kept", [0, 1 << 20])
 def test_decoded_pictures_are_channels_last_in_memory(shapes: Path, kept: int) -> None:
     """As the fast resize wants them."""
-    pictures = Pictures(load(shapes).splits["train"].records, transforms.validation(48), cache_bytes=kept)
+    pictures = Pictures(
+        load(shapes).splits["train"].records, transforms.validation(48), cache_bytes=kept
+    )
     first, second = pictures.decoded(3), pictures.decoded(3)
     assert first.permute(1, 2, 0).is_contiguous()
     assert torch.equal(first, second)
@@ -142,7 +169,9 @@ def test_decoded_pictures_are_channels_last_in_memory(shapes: Path, kept: int) -
 @pytest.mark.parametrize(("allowed", "expected"), [(0, 0), (10_000, 6912), (1 << 20, 24 * 6912)])
 def test_no_more_of_them_is_kept_than_is_told(shapes: Path, allowed: int, expected: int) -> None:
     """6912 bytes are a picture's."""
-    pictures = Pictures(load(shapes).splits["train"].records, transforms.validation(48), cache_bytes=allowed)
+    pictures = Pictures(
+        load(shapes).splits["train"].records, transforms.validation(48), cache_bytes=allowed
+    )
     told = pictures.kept
     for index in range(len(pictures)):
         pictures.decoded(index)
@@ -160,11 +189,16 @@ def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path, au
     pixels[20:44, 30:66] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     boxes, ones = np.array([[30.0, 20, 36, 24]]), np.ones(1)
-    record = Record(1, tmp_path / "a.png", "a.png", 90, 60, boxes, np.zeros(1, np.int64), ones, ones > 1, (1,))
+    record = Record(
+        1, tmp_path / "a.png", "a.png", 90, 60, boxes, np.zeros(1, np.int64), ones, ones > 1, (1,)
+    )
     pictures = Pictures([record], augment(320))
     for epoch in range(40):
         picture, target, _ = pictures[Draw(epoch, 0)]
-        rows, columns = (picture[0] > 128).any(1).nonzero(), (picture[0] > 128).any(0).nonzero()  # 128 is padded
+        rows, columns = (
+            (picture[0] > 128).any(1).nonzero(),
+            (picture[0] > 128).any(0).nonzero(),
+        )  # 128 is padded
         if not len(target):
             assert len(rows) < 3 or len(columns) < 3
             continue
@@ -177,7 +211,10 @@ def test_boxes_stay_on_their_objects_under_every_augmentation(tmp_path: Path, au
 
 
 def test_pictures_are_normalised_first_and_padded_with_zero_after() -> None:
-    small, large = torch.full((3, 4, 6), 200, dtype=torch.uint8), torch.full((3, 8, 5), 10, dtype=torch.uint8)
+    small, large = (
+        torch.full((3, 4, 6), 200, dtype=torch.uint8),
+        torch.full((3, 8, 5), 10, dtype=torch.uint8),
+    )
     images = Images.from_list([small, large])
     done = normalised(images.pixels, images.padding)
     assert done.pixels.shape == (2, 3, 8, 6)
@@ -204,14 +241,18 @@ def samples(
     for i, (height, width) in enumerate(shapes):
         pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8).permute(2, 0, 1)
         target = Target(
-            torch.arange(i), torch.rand(i, 4), Bitmaps.of(torch.rand(i, height, width) < 0.3) if masks else None
+            torch.arange(i),
+            torch.rand(i, 4),
+            Bitmaps.of(torch.rand(i, height, width) < 0.3) if masks else None,
         )
         made.append((pixels if last else pixels.contiguous(), target, 10 + i))
     return made
 
 
 @given(shapes=SHAPES, last=st.booleans())
-def test_a_batch_is_its_pictures_padded_and_becomes_images_of_them(shapes: list[tuple[int, int]], last: bool) -> None:
+def test_a_batch_is_its_pictures_padded_and_becomes_images_of_them(
+    shapes: list[tuple[int, int]], last: bool
+) -> None:
     pictures = samples(shapes, last)
     expected = Images.from_list([pixels for pixels, _, _ in pictures])
     batch = collate(pictures)
@@ -261,7 +302,9 @@ def test_only_pixels_travel_as_a_file(masks: bool) -> None:
     assert written.getvalue().count(b"rebuild_tensor") == 1
 
 
-def test_a_worker_writes_the_batch_where_the_training_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_writes_the_batch_where_the_training_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert not block(2, 5, 7).is_shared()
     monkeypatch.setattr(batches_module, "get_worker_info", lambda: "a worker")
     pixels = collate(samples([(4, 6), (8, 5)])).pixels
@@ -276,7 +319,11 @@ def test_a_pinned_batch_is_the_same_and_pinned_all_over(masks: bool) -> None:
     pinned = batch.pin_memory()
     assert_same(pinned, batch)
     assert pinned.pixels.stride() == batch.pixels.stride()
-    tensors = [pinned.pixels, pinned.sizes, *(x for t in pinned.targets for x in (t.labels, t.boxes) if x.numel())]
+    tensors = [
+        pinned.pixels,
+        pinned.sizes,
+        *(x for t in pinned.targets for x in (t.labels, t.boxes) if x.numel()),
+    ]
     tensors += [t.masks.pixels for t in pinned.targets if t.masks is not None]
     assert all(x.is_pinned() for x in tensors)
 
@@ -325,7 +372,9 @@ def test_the_next_evaluation_finds_the_workers_of_the_last(shapes: Path) -> None
     pictures = Signed(load(shapes).splits["val"].records, transforms.validation(48))
 
     def processes() -> list[int]:
-        return [index for batch in ordered_loader(pictures, range(6), 1, 2) for index in batch.indices]
+        return [
+            index for batch in ordered_loader(pictures, range(6), 1, 2) for index in batch.indices
+        ]
 
     first = processes()
     assert len(set(first)) == 2
@@ -334,11 +383,16 @@ def test_the_next_evaluation_finds_the_workers_of_the_last(shapes: Path) -> None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_evaluation_that_was_broken_off_leaves_nothing_to_the_next(shapes: Path, workers: int) -> None:
+def test_an_evaluation_that_was_broken_off_leaves_nothing_to_the_next(
+    shapes: Path, workers: int
+) -> None:
     pictures = Pictures(load(shapes).splits["val"].records, transforms.validation(48))
 
     def loaded(most: int) -> list[list[int]]:
-        return [batch.indices for batch in islice(ordered_loader(pictures, range(1, 6), 2, workers), most)]
+        return [
+            batch.indices
+            for batch in islice(ordered_loader(pictures, range(1, 6), 2, workers), most)
+        ]
 
     assert loaded(1) == [[1, 2]]
     assert loaded(9) == [[1, 2], [3, 4], [5]]

@@ -58,38 +58,102 @@ def extra(sample, kind, **record):
 # claim: (how the sample is spoiled, the code, part of the record that must be named)
 SPOILED = {
     # boxes
-    "negative width": (lambda s: annotation(s, bbox=[10, 5, -20, 30]), "box-negative", "annotation 1"),
+    "negative width": (
+        lambda s: annotation(s, bbox=[10, 5, -20, 30]),
+        "box-negative",
+        "annotation 1",
+    ),
     "no area": (lambda s: annotation(s, bbox=[10, 5, 0, 30]), "box-no-area", "annotation 1"),
-    "NaN": (lambda s: annotation(s, bbox=[10, 5, float("nan"), 30]), "box-not-finite", "annotation 1"),
-    "infinity": (lambda s: annotation(s, bbox=[10, float("-inf"), 5, 30]), "box-not-finite", "annotation 1"),
-    "a number of 300 digits": (lambda s: annotation(s, bbox=[10, 5, 10**300, 30]), "box-not-finite", "annotation 1"),
-    "a number of 400 digits": (lambda s: annotation(s, bbox=[10, 5, 10**400, 30]), "box-not-finite", "annotation 1"),
-    "text in a box": (lambda s: annotation(s, bbox=["10", 5, 20, 30]), "box-malformed", "annotation 1"),
-    "true in a box": (lambda s: annotation(s, bbox=[True, 5, 20, 30]), "box-malformed", "annotation 1"),
-    "null in a box": (lambda s: annotation(s, bbox=[None, 5, 20, 30]), "box-malformed", "annotation 1"),
+    "NaN": (
+        lambda s: annotation(s, bbox=[10, 5, float("nan"), 30]),
+        "box-not-finite",
+        "annotation 1",
+    ),
+    "infinity": (
+        lambda s: annotation(s, bbox=[10, float("-inf"), 5, 30]),
+        "box-not-finite",
+        "annotation 1",
+    ),
+    "a number of 300 digits": (
+        lambda s: annotation(s, bbox=[10, 5, 10**300, 30]),
+        "box-not-finite",
+        "annotation 1",
+    ),
+    "a number of 400 digits": (
+        lambda s: annotation(s, bbox=[10, 5, 10**400, 30]),
+        "box-not-finite",
+        "annotation 1",
+    ),
+    "text in a box": (
+        lambda s: annotation(s, bbox=["10", 5, 20, 30]),
+        "box-malformed",
+        "annotation 1",
+    ),
+    "true in a box": (
+        lambda s: annotation(s, bbox=[True, 5, 20, 30]),
+        "box-malformed",
+        "annotation 1",
+    ),
+    "null in a box": (
+        lambda s: annotation(s, bbox=[None, 5, 20, 30]),
+        "box-malformed",
+        "annotation 1",
+    ),
     "three numbers": (lambda s: annotation(s, bbox=[5, 20, 30]), "box-malformed", "annotation 1"),
-    "five numbers": (lambda s: annotation(s, bbox=[5, 20, 30, 5, 5]), "box-malformed", "annotation 1"),
+    "five numbers": (
+        lambda s: annotation(s, bbox=[5, 20, 30, 5, 5]),
+        "box-malformed",
+        "annotation 1",
+    ),
     "an object as a box": (lambda s: annotation(s, bbox={"x": 1}), "box-malformed", "annotation 1"),
     "no box": (lambda s: drop(s, "annotations", "bbox"), "box-malformed", "annotation 1"),
     "box outside": (lambda s: annotation(s, bbox=[70, 5, 20, 30]), "box-outside", "annotation 1"),
-    "box partly outside": (lambda s: annotation(s, bbox=[50, 5, 20, 30]), "box-clamped", "annotation 1"),
-    "two corners": (lambda s: all_boxes(s, lambda x, y, w, h: [x + 30, y, x + 30 + w, y + h]), "boxes-look-xyxy", ""),
+    "box partly outside": (
+        lambda s: annotation(s, bbox=[50, 5, 20, 30]),
+        "box-clamped",
+        "annotation 1",
+    ),
+    "two corners": (
+        lambda s: all_boxes(s, lambda x, y, w, h: [x + 30, y, x + 30 + w, y + h]),
+        "boxes-look-xyxy",
+        "",
+    ),
     "fractions": (
         lambda s: all_boxes(s, lambda x, y, w, h: [x / 64, y / 48, w / 64, h / 48]),
         "boxes-look-normalised",
         "",
     ),
-    "the same box twice": (lambda s: extra(s, "annotations", id=99), "duplicate-box", "annotation 99"),
+    "the same box twice": (
+        lambda s: extra(s, "annotations", id=99),
+        "duplicate-box",
+        "annotation 99",
+    ),
     # references and ids
-    "unknown category": (lambda s: annotation(s, category_id=7), "unknown-category", "annotation 1"),
-    "category null": (lambda s: annotation(s, category_id=None), "unknown-category", "annotation 1"),
+    "unknown category": (
+        lambda s: annotation(s, category_id=7),
+        "unknown-category",
+        "annotation 1",
+    ),
+    "category null": (
+        lambda s: annotation(s, category_id=None),
+        "unknown-category",
+        "annotation 1",
+    ),
     "category true, which is 1 in Python": (
         lambda s: annotation(s, category_id=True),
         "unknown-category",
         "annotation 1",
     ),
-    "category as text": (lambda s: annotation(s, category_id="1"), "unknown-category", "annotation 1"),
-    "category as a list": (lambda s: annotation(s, category_id=[1]), "unknown-category", "annotation 1"),
+    "category as text": (
+        lambda s: annotation(s, category_id="1"),
+        "unknown-category",
+        "annotation 1",
+    ),
+    "category as a list": (
+        lambda s: annotation(s, category_id=[1]),
+        "unknown-category",
+        "annotation 1",
+    ),
     "unknown image": (lambda s: annotation(s, image_id=77), "unknown-image", "annotation 1"),
     "no image id": (lambda s: drop(s, "annotations", "image_id"), "unknown-image", "annotation 1"),
     "duplicate image id": (lambda s: image(s, id=1), "duplicate-image-id", "image 1"),
@@ -99,19 +163,43 @@ SPOILED = {
     "image id of 100 bits": (lambda s: image(s, id=2**100), "bad-image", "image number 1"),
     "image id 0.0": (lambda s: image(s, id=0.0), "float-id", ""),
     "annotation id 0": (lambda s: annotation(s, id=0), "annotation-id-zero", "annotation 0"),
-    "duplicate annotation id": (lambda s: annotation(s, id=2), "duplicate-annotation-id", "annotation 2"),
+    "duplicate annotation id": (
+        lambda s: annotation(s, id=2),
+        "duplicate-annotation-id",
+        "annotation 2",
+    ),
     "annotation id null": (lambda s: annotation(s, id=None), "annotation-id", "annotation None"),
-    "no annotation id": (lambda s: drop(s, "annotations", "id"), "annotation-id", "annotation of image 0"),
+    "no annotation id": (
+        lambda s: drop(s, "annotations", "id"),
+        "annotation-id",
+        "annotation of image 0",
+    ),
     "annotation id as text": (lambda s: annotation(s, id="a1"), "text-id", ""),
     "annotation that is no object": (
         lambda s: s.train["annotations"].append(5),
         "bad-annotation",
         "annotation number 5",
     ),
-    "image that is no object": (lambda s: s.train["images"].append([]), "bad-image", "image number 4"),
-    "category that is no object": (lambda s: s.train["categories"].append("cow"), "bad-category", "category number 3"),
-    "category without a name": (lambda s: drop(s, "categories", "name"), "bad-category", "category 1"),
-    "category without an id": (lambda s: drop(s, "categories", "id"), "bad-category", "category number 1"),
+    "image that is no object": (
+        lambda s: s.train["images"].append([]),
+        "bad-image",
+        "image number 4",
+    ),
+    "category that is no object": (
+        lambda s: s.train["categories"].append("cow"),
+        "bad-category",
+        "category number 3",
+    ),
+    "category without a name": (
+        lambda s: drop(s, "categories", "name"),
+        "bad-category",
+        "category 1",
+    ),
+    "category without an id": (
+        lambda s: drop(s, "categories", "id"),
+        "bad-category",
+        "category number 1",
+    ),
     "duplicate category id": (lambda s: category(s, id=2), "duplicate-category-id", "category 2"),
     "two used categories of one name": (
         lambda s: category(s, name="dog"),
@@ -123,8 +211,16 @@ SPOILED = {
         "duplicate-category-name",
         "categories 0, 1",
     ),
-    "categories that differ between splits": (lambda s: category(s, name="cow"), "category-conflict", "category 1"),
-    "class without a box": (lambda s: extra(s, "categories", id=9, name="cow"), "class-without-boxes", "category 9"),
+    "categories that differ between splits": (
+        lambda s: category(s, name="cow"),
+        "category-conflict",
+        "category 1",
+    ),
+    "class without a box": (
+        lambda s: extra(s, "categories", id=9, name="cow"),
+        "class-without-boxes",
+        "category 9",
+    ),
     # other fields
     "crowd": (lambda s: annotation(s, iscrowd=1), "crowds", ""),
     "iscrowd 2": (lambda s: annotation(s, iscrowd=2), "bad-iscrowd", "annotation 1"),
@@ -148,21 +244,45 @@ SPOILED = {
     "absolute path": (lambda s: image(s, file_name="/etc/passwd"), "path-outside", "image 0"),
     "drive letter": (lambda s: image(s, file_name="C:\\x.jpg"), "path-outside", "image 0"),
     "NUL": (lambda s: image(s, file_name="a\0.jpg"), "bad-file-name", "image 0"),
-    "half a surrogate pair": (lambda s: image(s, file_name="\ud800.jpg"), "bad-file-name", "image 0"),
-    "a name of 5000 characters": (lambda s: image(s, file_name="a" * 5000), "bad-file-name", "image 0"),
-    "a path of 5000 characters": (lambda s: image(s, file_name="a/" * 2500 + "b"), "bad-file-name", "image 0"),
+    "half a surrogate pair": (
+        lambda s: image(s, file_name="\ud800.jpg"),
+        "bad-file-name",
+        "image 0",
+    ),
+    "a name of 5000 characters": (
+        lambda s: image(s, file_name="a" * 5000),
+        "bad-file-name",
+        "image 0",
+    ),
+    "a path of 5000 characters": (
+        lambda s: image(s, file_name="a/" * 2500 + "b"),
+        "bad-file-name",
+        "image 0",
+    ),
     "empty name": (lambda s: image(s, file_name=""), "bad-file-name", "image 0"),
     "name of the folder": (lambda s: image(s, file_name="."), "bad-file-name", "image 0"),
     "no name": (lambda s: drop(s, "images", "file_name"), "bad-image", "image 0"),
     "name as a number": (lambda s: image(s, file_name=7), "bad-image", "image 0"),
-    "the same file twice": (lambda s: image(s, file_name="./1.jpg"), "duplicate-file-name", "image 1"),
+    "the same file twice": (
+        lambda s: image(s, file_name="./1.jpg"),
+        "duplicate-file-name",
+        "image 1",
+    ),
     "backslashes": (lambda s: image(s, file_name=".\\0.jpg"), "backslash", "image 0"),
     # picture files
     "missing": (lambda s: s.picture().unlink(), "missing-file", "image 0"),
-    "other case": (lambda s: s.picture().rename(s.root / "images" / "0.JPG"), "file-case", "image 0"),
+    "other case": (
+        lambda s: s.picture().rename(s.root / "images" / "0.JPG"),
+        "file-case",
+        "image 0",
+    ),
     "empty file": (lambda s: s.picture().write_bytes(b""), "empty-file", "image 0"),
     "not a picture": (lambda s: s.picture().write_text("<html>"), "not-an-image", "image 0"),
-    "truncated": (lambda s: s.picture().write_bytes(s.picture().read_bytes()[:-200]), "truncated-image", "image 0"),
+    "truncated": (
+        lambda s: s.picture().write_bytes(s.picture().read_bytes()[:-200]),
+        "truncated-image",
+        "image 0",
+    ),
     "folder": (lambda s: (s.picture().unlink(), s.picture().mkdir()), "not-a-file", "image 0"),
     "fifo": (lambda s: (s.picture().unlink(), os.mkfifo(s.picture())), "not-a-file", "image 0"),
     "other size": (lambda s: s.draw("0.jpg", 5, (32, 32)), "size-mismatch", "image 0"),
@@ -171,8 +291,16 @@ SPOILED = {
         "linked-outside",
         "image 0",
     ),
-    "copy within a split": (lambda s: shutil.copy(s.picture(0), s.picture(1)), "duplicate-images", "image 1"),
-    "copy in another split": (lambda s: shutil.copy(s.picture(0), s.picture(3)), "shared-images", "image 3"),
+    "copy within a split": (
+        lambda s: shutil.copy(s.picture(0), s.picture(1)),
+        "duplicate-images",
+        "image 1",
+    ),
+    "copy in another split": (
+        lambda s: shutil.copy(s.picture(0), s.picture(3)),
+        "shared-images",
+        "image 3",
+    ),
 }
 
 
@@ -197,7 +325,9 @@ def test_a_fault_is_named_with_its_record_and_drags_no_others_behind_it(fault, s
     spoil(sample)
     report = sample.check()
     findings = report.errors if code in ERRORS else report.warnings
-    assert any(record in finding.record for finding in findings if finding.code == code), report.render()
+    assert any(record in finding.record for finding in findings if finding.code == code), (
+        report.render()
+    )
     others = set(codes(report.errors + report.warnings)) - {code}
     assert others <= CONSEQUENCES.get(code, set()), report.render()
 
@@ -225,7 +355,10 @@ FILES = {
     "a key twice": (raw(b'{"images": [], "images": []}'), "duplicate-key"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "missing-annotations"),
     "a fifo": (lambda path: (path.unlink(), os.mkfifo(path)), "missing-annotations"),
-    "a broken link": (lambda path: (path.unlink(), path.symlink_to("nowhere")), "missing-annotations"),
+    "a broken link": (
+        lambda path: (path.unlink(), path.symlink_to("nowhere")),
+        "missing-annotations",
+    ),
 }
 
 
@@ -260,14 +393,17 @@ def test_check_goes_on_after_errors(sample):
     sample.picture(0).unlink()
     sample.draw("1.jpg", 5, (32, 32))
     report = sample.check()
-    assert {SPOILED[fault][1] for fault in faults} - {"duplicate-category-id"} <= set(codes(report.errors))
+    assert {SPOILED[fault][1] for fault in faults} - {"duplicate-category-id"} <= set(
+        codes(report.errors)
+    )
     with pytest.raises(DataError, match="more: groupdetr check"):
         report.raise_for_errors()
 
 
 def test_all_findings_stand_in_json_and_the_first_few_on_the_console(sample):
     sample.train["annotations"] = [
-        {"id": n + 1, "image_id": n % 3, "category_id": 1, "bbox": [5, 5, -1 - n, 5]} for n in range(40)
+        {"id": n + 1, "image_id": n % 3, "category_id": 1, "bbox": [5, 5, -1 - n, 5]}
+        for n in range(40)
     ]
     report = sample.check()
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -286,7 +422,10 @@ def test_counts_are_those_of_training(sample):
     report = sample.check()
     assert (report.images, report.boxes) == (3, 2)
     train = report.to_json()["splits"]["train"]
-    assert train["classes"] == [{"id": 1, "name": "cat", "boxes": 1}, {"id": 2, "name": "dog", "boxes": 1}]
+    assert train["classes"] == [
+        {"id": 1, "name": "cat", "boxes": 1},
+        {"id": 2, "name": "dog", "boxes": 1},
+    ]
     assert train["objects_per_image"]["max"] == 1
     assert train["sizes"] == {"small": 2, "medium": 0, "large": 0}
     assert train["empty_images"] == 1
@@ -347,9 +486,16 @@ def test_a_link_to_a_folder_does_not_trap_the_search(sample):
 ANYTHING = st.recursive(
     st.none()
     | st.booleans()
-    | st.sampled_from([0, 1, -1, 2**63, 10**30, 0.5, 1.0, 1e308, -1e308, float("nan"), float("inf"), 64, 48])
-    | st.sampled_from(["", "1", "0.jpg", "../x", "\0", "\ud800", "/", "images", "\\", "C:", "NaN", "é"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["id", "x"]), inner, max_size=2),
+    | st.sampled_from(
+        [0, 1, -1, 2**63, 10**30, 0.5, 1.0, 1e308, -1e308, float("nan"), float("inf"), 64, 48]
+    )
+    | st.sampled_from(
+        ["", "1", "0.jpg", "../x", "\0", "\ud800", "/", "images", "\\", "C:", "NaN", "é"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["id", "x"]), inner, max_size=2)
+    ),
     max_leaves=5,
 )
 
@@ -357,7 +503,13 @@ ANYTHING = st.recursive(
 def places(value, path=()):
     """Every path into a JSON value."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield from places(inner, (*path, key))
 
@@ -410,7 +562,9 @@ def test_no_content_makes_check_raise_or_passes_and_misleads(data, fuzzed):
 
 
 @settings(max_examples=80, **FUZZ)
-@given(edits=st.lists(st.tuples(st.floats(0, 0.9999), st.binary(max_size=3)), min_size=1, max_size=3))
+@given(
+    edits=st.lists(st.tuples(st.floats(0, 0.9999), st.binary(max_size=3)), min_size=1, max_size=3)
+)
 def test_no_bytes_make_check_raise_or_pass_and_mislead(edits, fuzzed):
     root = fuzzed.save()
     text = bytearray((root / "train.json").read_bytes())

@@ -36,7 +36,9 @@ def test_annotations_reach_their_images_in_any_order(sample):
     assert ids == {2: (4,), 1: (3,), 0: (2, 1)}
 
 
-@pytest.mark.parametrize("ids", [(0, 1), (7, 900100293802), (-3, 2**63 - 1), ("a", "b"), ("2", "10"), (5, "x")])
+@pytest.mark.parametrize(
+    "ids", [(0, 1), (7, 900100293802), (-3, 2**63 - 1), ("a", "b"), ("2", "10"), (5, "x")]
+)
 def test_ids_of_any_kind_become_contiguous_labels(ids, sample):
     for content in (sample.train, sample.val):
         for category in content["categories"]:
@@ -84,7 +86,14 @@ def test_the_area_of_a_mask_is_kept(sample):
 
 
 def test_training_drops_crowds_and_boxes_without_area_and_clamps_the_rest(sample):
-    boxes = [[-5, -5, 20, 20], [50, 40, 100, 100], [10, 10, 0, 5], [70, 10, 5, 5], [1, 1, 5, 5], [2, 2, 5, 5]]
+    boxes = [
+        [-5, -5, 20, 20],
+        [50, 40, 100, 100],
+        [10, 10, 0, 5],
+        [70, 10, 5, 5],
+        [1, 1, 5, 5],
+        [2, 2, 5, 5],
+    ]
     sample.train["annotations"] = [
         {"id": i, "image_id": 0, "category_id": 1 + i % 2, "bbox": box, "iscrowd": int(i == 4)}
         for i, box in enumerate(boxes, start=0)
@@ -100,12 +109,25 @@ def test_a_byte_order_mark_and_utf_16_are_read(sample):
     root = sample.save()
     sample.train["categories"][0]["name"] = "Katze für Ärzte"
     for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
-        (root / "train.json").write_bytes(json.dumps(sample.train, ensure_ascii=False).encode(encoding))
-        assert read_split(root / "train.json", root / "images", "train").categories[0].name == "Katze für Ärzte"
+        (root / "train.json").write_bytes(
+            json.dumps(sample.train, ensure_ascii=False).encode(encoding)
+        )
+        assert (
+            read_split(root / "train.json", root / "images", "train").categories[0].name
+            == "Katze für Ärzte"
+        )
 
 
 @pytest.mark.parametrize(
-    "name", ["sub/a.jpg", "./sub/a.jpg", "sub//a.jpg", "sub\\a.jpg", "images/sub/a.jpg", "sample/images/sub/a.jpg"]
+    "name",
+    [
+        "sub/a.jpg",
+        "./sub/a.jpg",
+        "sub//a.jpg",
+        "sub\\a.jpg",
+        "images/sub/a.jpg",
+        "sample/images/sub/a.jpg",
+    ],
 )
 def test_a_file_name_is_found_however_it_is_written(name, sample):
     path = sample.draw("sub/a.jpg", seed=9)
@@ -122,8 +144,12 @@ def test_a_file_name_cannot_leave_the_image_folder(name, sample):
         read(sample)
 
 
-@pytest.mark.parametrize(("name", "warned"), [("in.jpg", 0), ("out.jpg", 1), ("linked/elsewhere.jpg", 1)])
-def test_links_are_followed_and_those_out_of_the_image_folder_are_told(sample, tmp_path, name, warned):
+@pytest.mark.parametrize(
+    ("name", "warned"), [("in.jpg", 0), ("out.jpg", 1), ("linked/elsewhere.jpg", 1)]
+)
+def test_links_are_followed_and_those_out_of_the_image_folder_are_told(
+    sample, tmp_path, name, warned
+):
     images = sample.root / "images"
     (images / "in.jpg").symlink_to(sample.picture(1))
     (images / "out.jpg").symlink_to(tmp_path / "elsewhere.jpg")
@@ -158,19 +184,25 @@ def test_pictures_need_not_be_there_to_read_annotations(sample):
 
 def test_held_out_images_are_the_same_for_the_same_seed_and_all_images_are_kept(sample):
     split = read(sample)
-    many = type(split)("train", split.annotation_file, split.images_dir, split.categories, split.records * 10)
+    many = type(split)(
+        "train", split.annotation_file, split.images_dir, split.categories, split.records * 10
+    )
     train, val = split_holdout(many, 0.2, seed=1)
     assert (train.name, len(train), val.name, len(val)) == ("train", 24, "val", 6)
     again = split_holdout(many, 0.2, seed=1)[1]
     assert all(a is b for a, b in zip(val.records, again.records))
-    others = {tuple(r.image_id for r in split_holdout(many, 0.2, seed)[1].records) for seed in range(5)}
+    others = {
+        tuple(r.image_id for r in split_holdout(many, 0.2, seed)[1].records) for seed in range(5)
+    }
     assert len(others) > 1
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
 def test_the_smallest_splits_can_be_held_out_from(images, sample):
     split = read(sample)
-    few = type(split)("train", split.annotation_file, split.images_dir, split.categories, split.records[:images])
+    few = type(split)(
+        "train", split.annotation_file, split.images_dir, split.categories, split.records[:images]
+    )
     train, val = split_holdout(few, 0.2, seed=0)
     assert (len(train), len(val)) == {0: (0, 0), 1: (1, 0), 2: (1, 1)}[images]
 
@@ -178,7 +210,14 @@ def test_the_smallest_splits_can_be_held_out_from(images, sample):
 def test_many_annotations_are_all_dealt_out(tmp_path):
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(5000)]
     annotations = [
-        {"id": i, "image_id": i % 5000, "category_id": 1, "bbox": [i / 80, 5, 20.5, 30], "area": 615, "iscrowd": 0}
+        {
+            "id": i,
+            "image_id": i % 5000,
+            "category_id": 1,
+            "bbox": [i / 80, 5, 20.5, 30],
+            "area": 615,
+            "iscrowd": 0,
+        }
         for i in range(1, 40001)
     ]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
@@ -198,7 +237,9 @@ def test_many_annotations_are_all_dealt_out(tmp_path):
 )
 def test_real_data_sets_are_read_completely(name, train, val, classes, real_data):
     for split_name, (images, boxes) in (("train", train), ("val", val)):
-        split = read_split(real_data / name / f"{split_name}.json", real_data / name / "images", split_name)
+        split = read_split(
+            real_data / name / f"{split_name}.json", real_data / name / "images", split_name
+        )
         assert len(split) == images
         assert sum(len(record.boxes) for record in split.records) == boxes
         assert len(split.categories) == classes

@@ -20,7 +20,12 @@ def build(root, paths):
 
 
 LAYOUTS = {
-    "COCO": ("annotations/instances_train2017.json", "train2017/", "annotations/instances_val2017.json", "val2017/"),
+    "COCO": (
+        "annotations/instances_train2017.json",
+        "train2017/",
+        "annotations/instances_val2017.json",
+        "val2017/",
+    ),
     "COCO, images apart": (
         "annotations/instances_train.json",
         "images/train/",
@@ -33,7 +38,12 @@ LAYOUTS = {
         "annotations/instances_val.json",
         "images/",
     ),
-    "Roboflow": ("train/_annotations.coco.json", "train/", "valid/_annotations.coco.json", "valid/"),
+    "Roboflow": (
+        "train/_annotations.coco.json",
+        "train/",
+        "valid/_annotations.coco.json",
+        "valid/",
+    ),
     "one folder": ("train.json", "images/", "val.json", "images/"),
     "files beside folders": ("train.json", "train/", "validation.json", "validation/"),
 }
@@ -55,7 +65,11 @@ def test_val_may_be_spelled_in_three_ways_and_test_is_optional(spelled, tmp_path
 
 
 def test_other_annotations_of_coco_do_not_disturb(tmp_path):
-    extra = ["annotations/captions_train2017.json", "annotations/person_keypoints_val2017.json", "test2017/"]
+    extra = [
+        "annotations/captions_train2017.json",
+        "annotations/person_keypoints_val2017.json",
+        "test2017/",
+    ]
     assert set(find(build(tmp_path, [*LAYOUTS["COCO"], *extra]))) == {"train", "val"}
 
 
@@ -86,14 +100,18 @@ def test_two_files_for_one_split_are_refused(tmp_path):
         ("x.json", "images/a.jpg figures/b.png", "images"),
     ],
 )
-def test_one_annotation_file_and_one_folder_of_pictures_suffice(annotations, picture, images, tmp_path):
+def test_one_annotation_file_and_one_folder_of_pictures_suffice(
+    annotations, picture, images, tmp_path
+):
     files = find(build(tmp_path, [annotations, *picture.split()]))
     assert files == {"train": (tmp_path / annotations, tmp_path / images)}
 
 
 def test_an_annotation_file_needs_its_images(sample):
     root = sample.save()
-    assert find(root / "train.json", root / "images") == {"train": (root / "train.json", root / "images")}
+    assert find(root / "train.json", root / "images") == {
+        "train": (root / "train.json", root / "images")
+    }
     with pytest.raises(UsageError, match="--images"):
         find(root / "train.json")
     with pytest.raises(UsageError):
@@ -137,7 +155,9 @@ def test_a_data_set_is_loaded_with_the_categories_of_train(sample):
     assert data.splits["val"].records[0].labels.tolist() == [1]
 
 
-@pytest.mark.parametrize("change", [{"id": 2, "name": "cow"}, {"id": 3, "name": "dog"}, {"id": 3, "name": "cow"}])
+@pytest.mark.parametrize(
+    "change", [{"id": 2, "name": "cow"}, {"id": 3, "name": "dog"}, {"id": 3, "name": "cow"}]
+)
 def test_categories_that_contradict_train_are_refused(change, sample):
     sample.val["categories"][1] = change
     with pytest.raises(DataError, match=r"val\.json"):
@@ -154,7 +174,10 @@ def test_where_there_is_no_val_split_one_is_held_out_of_train(sample):
     assert len(names) == 10
     held = [record.file_name for record in splits["val"].records]
     assert held == [record.file_name for record in load(sample.root).splits["val"].records]
-    assert load(sample.root / "train.json", sample.root / "images").splits["val"].records[0].file_name == held[0]
+    assert (
+        load(sample.root / "train.json", sample.root / "images").splits["val"].records[0].file_name
+        == held[0]
+    )
 
 
 def test_layouts_with_the_same_content_give_the_same_data_set(sample, tmp_path):
@@ -179,4 +202,6 @@ def test_real_data_sets_are_recognised(real_data):
     with pytest.raises(DataError, match=r"expected\.json"):
         find(real_data / "coco_eval")
     content = json.loads((real_data / "coco_eval" / "gt.json").read_text())
-    assert len(load(real_data / "coco_eval" / "gt.json", real_data).categories) == len(content["categories"])
+    assert len(load(real_data / "coco_eval" / "gt.json", real_data).categories) == len(
+        content["categories"]
+    )

@@ -30,7 +30,9 @@ def code(path, size=(64, 48)):
     return caught.value.finding.code
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"]
+)
 def test_every_mode_becomes_rgb(mode, tmp_path):
     ramp = Image.fromarray(RAMP)
     image = Image.fromarray(RAMP.astype(np.uint16) * 257) if mode == "I;16" else ramp.convert(mode)
@@ -62,7 +64,9 @@ def test_what_is_transparent_shows_white_and_not_what_hides_below(tmp_path):
 
 def test_a_picture_transparent_all_over_is_taken_as_opaque(tmp_path):
     pixels = np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)])
-    assert np.array_equal(np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))[..., 0], RAMP)
+    assert np.array_equal(
+        np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))[..., 0], RAMP
+    )
 
 
 def test_a_transparent_palette_is_read(tmp_path):
@@ -105,7 +109,12 @@ def test_a_turn_that_the_size_does_not_tell_is_left_and_reported(tmp_path):
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 def test_a_tiff_is_turned_once_and_not_scrambled(compression, tmp_path):
-    path = save(Image.fromarray(RAMP), tmp_path / "x.tif", tiffinfo={ORIENTATION: 6}, compression=compression)
+    path = save(
+        Image.fromarray(RAMP),
+        tmp_path / "x.tif",
+        tiffinfo={ORIENTATION: 6},
+        compression=compression,
+    )
     assert image_size(path) == (48, 64)
     assert np.array_equal(np.asarray(load_image(path))[..., 0], np.rot90(RAMP, -1))
     assert np.array_equal(np.asarray(load_image(path, (48, 64)))[..., 0], np.rot90(RAMP, -1))
@@ -187,8 +196,14 @@ def test_a_jpeg_with_stray_bytes_is_shown_as_pillow_shows_it(tmp_path):
 
 def test_who_decodes_ordinary_jpegs_is_simplejpeg_where_it_is_installed(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(images, "decode_jpeg", lambda raw, strict: asked.append((raw[:2], strict)) or COLOURS)
-    for mode, extension, size in (("RGB", "jpg", (63, 47)), ("L", "jpg", (63, 47)), ("RGB", "png", (63, 47))):
+    monkeypatch.setattr(
+        images, "decode_jpeg", lambda raw, strict: asked.append((raw[:2], strict)) or COLOURS
+    )
+    for mode, extension, size in (
+        ("RGB", "jpg", (63, 47)),
+        ("L", "jpg", (63, 47)),
+        ("RGB", "png", (63, 47)),
+    ):
         load_pixels(save(Image.fromarray(COLOURS).convert(mode), tmp_path / f"x.{extension}"), size)
     assert asked == [(b"\xff\xd8", True)]
 
@@ -248,7 +263,9 @@ def test_a_fifo_does_not_hang(tmp_path):
 
 
 def test_postscript_never_reaches_an_interpreter(tmp_path):
-    (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n")
+    (tmp_path / "x.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\nshowpage\n"
+    )
     assert code(tmp_path / "x.jpg") == "not-an-image"
 
 
@@ -269,7 +286,11 @@ def test_an_error_survives_the_way_back_from_a_worker_process(tmp_path):
 def test_files_are_closed(tmp_path):
     path = save(Image.fromarray(RAMP), tmp_path / "x.png")
     (tmp_path / "bad.png").write_bytes(path.read_bytes()[:60])
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else pytest.skip("no /proc here")
+    before = (
+        len(os.listdir("/proc/self/fd"))
+        if Path("/proc/self/fd").exists()
+        else pytest.skip("no /proc here")
+    )
     kept = [load_image(path) for _ in range(5)]
     for _ in range(5):
         code(tmp_path / "bad.png")
@@ -281,13 +302,20 @@ def test_files_are_closed(tmp_path):
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8))
-    files = [save(image, folder / f"x.{extension}") for extension in ("jpg", "png", "gif", "tif", "bmp")]
+    files = [
+        save(image, folder / f"x.{extension}") for extension in ("jpg", "png", "gif", "tif", "bmp")
+    ]
     return [(path, path.read_bytes()) for path in files]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about broken TIFF tags
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-@given(which=st.integers(0, 4), edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6))
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+@given(
+    which=st.integers(0, 4),
+    edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
+)
 def test_what_examination_passes_loads_and_nothing_else_is_raised(which, edits, originals):
     path, raw = originals[which]
     raw = bytearray(raw)

@@ -15,9 +15,9 @@ from groupdetr.data.check import check
 from groupdetr.data.coco import read_split
 from groupdetr.data.findings import ERRORS
 from groupdetr.data.formats import load
+from groupdetr.data.image_transform import Placement
 from groupdetr.data.mask_rules import as_polygon, normalised
-from groupdetr.data.placement import Placement
-from groupdetr.data.shapes import Polygons, Runs
+from groupdetr.data.segmentations import Polygons, Runs
 from groupdetr.errors import DataError
 from tests.data.conftest import Sample
 from tests.data.test_check import FUZZ, codes, mutate, places
@@ -58,7 +58,12 @@ def test_masks_of_all_forms_are_sound_and_the_same(masked):
     report = masked.check(masks=True)
     assert report.verdict == "ok", report.render()
     records = load(masked.root, masks=True).splits["train"].records
-    assert [type(shape) for record in records for shape in record.shapes] == [Polygons, Runs, Runs, Polygons]
+    assert [type(shape) for record in records for shape in record.shapes] == [
+        Polygons,
+        Runs,
+        Runs,
+        Polygons,
+    ]
     for record in records:
         for box, shape in zip(record.boxes, record.shapes):
             window, pixels = shape.drawn(Placement(), (48, 64))
@@ -89,7 +94,11 @@ SOUND = lengths(BOX)["counts"]
 
 # claim: (how the sample is spoiled, the code, part of the record that must be named)
 SPOILED = {
-    "none": (lambda s: s.train["annotations"][0].pop("segmentation"), "mask-missing", "annotation 1"),
+    "none": (
+        lambda s: s.train["annotations"][0].pop("segmentation"),
+        "mask-missing",
+        "annotation 1",
+    ),
     "null": (segmentation(None), "mask-missing", "annotation 1"),
     "an empty list": (segmentation([]), "mask-missing", "annotation 1"),
     "text": (segmentation("polygon"), "mask-malformed", "annotation 1"),
@@ -97,52 +106,164 @@ SPOILED = {
     "a list without parts": (segmentation(polygon(*BOX)), "mask-malformed", "annotation 1"),
     "an empty part": (segmentation([[]]), "mask-malformed", "annotation 1"),
     "points in pairs": (segmentation([[[1, 2], [3, 4], [5, 9]]]), "mask-malformed", "annotation 1"),
-    "an odd number of coordinates": (segmentation([polygon(*BOX)[:7]]), "mask-malformed", "annotation 1"),
-    "one odd part": (segmentation([polygon(*BOX), polygon(*BOX)[:7]]), "mask-malformed", "annotation 1"),
+    "an odd number of coordinates": (
+        segmentation([polygon(*BOX)[:7]]),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "one odd part": (
+        segmentation([polygon(*BOX), polygon(*BOX)[:7]]),
+        "mask-malformed",
+        "annotation 1",
+    ),
     "two points": (segmentation([[10, 5, 30, 35]]), "mask-malformed", "annotation 1"),
-    "text in a polygon": (segmentation([["10", *polygon(*BOX)[1:]]]), "mask-malformed", "annotation 1"),
-    "true in a polygon": (segmentation([[True, *polygon(*BOX)[1:]]]), "mask-malformed", "annotation 1"),
-    "NaN": (segmentation([[float("nan"), *polygon(*BOX)[1:]]]), "mask-out-of-reach", "annotation 1"),
-    "infinity": (segmentation([[float("inf"), *polygon(*BOX)[1:]]]), "mask-out-of-reach", "annotation 1"),
-    "a number of 400 digits": (segmentation([[10**400, *polygon(*BOX)[1:]]]), "mask-out-of-reach", "annotation 1"),
-    "a corner two pictures away": (segmentation([[10, 5, 129, 5, 20, 30]]), "mask-out-of-reach", "annotation 1"),
-    "a part of two points": (segmentation([polygon(*BOX), [11, 6, 12, 7]]), "mask-short-part", "annotation 1"),
+    "text in a polygon": (
+        segmentation([["10", *polygon(*BOX)[1:]]]),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "true in a polygon": (
+        segmentation([[True, *polygon(*BOX)[1:]]]),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "NaN": (
+        segmentation([[float("nan"), *polygon(*BOX)[1:]]]),
+        "mask-out-of-reach",
+        "annotation 1",
+    ),
+    "infinity": (
+        segmentation([[float("inf"), *polygon(*BOX)[1:]]]),
+        "mask-out-of-reach",
+        "annotation 1",
+    ),
+    "a number of 400 digits": (
+        segmentation([[10**400, *polygon(*BOX)[1:]]]),
+        "mask-out-of-reach",
+        "annotation 1",
+    ),
+    "a corner two pictures away": (
+        segmentation([[10, 5, 129, 5, 20, 30]]),
+        "mask-out-of-reach",
+        "annotation 1",
+    ),
+    "a part of two points": (
+        segmentation([polygon(*BOX), [11, 6, 12, 7]]),
+        "mask-short-part",
+        "annotation 1",
+    ),
     "fractions": (
-        lambda s: [a.update(segmentation=[[0.1, 0.1, 0.4, 0.1, 0.4, 0.6]]) for a in s.train["annotations"]],
+        lambda s: [
+            a.update(segmentation=[[0.1, 0.1, 0.4, 0.1, 0.4, 0.6]]) for a in s.train["annotations"]
+        ],
         "masks-look-normalised",
         "",
     ),
     "fractions beside runs": (
-        lambda s: [a.update(segmentation=[[0.1, 0.1, 0.4, 0.1, 0.4, 0.6]]) for a in s.train["annotations"][::3]],
+        lambda s: [
+            a.update(segmentation=[[0.1, 0.1, 0.4, 0.1, 0.4, 0.6]])
+            for a in s.train["annotations"][::3]
+        ],
         "masks-look-normalised",
         "",
     ),
-    "an object without counts": (segmentation({"size": [48, 64]}), "mask-malformed", "annotation 1"),
-    "width and height exchanged": (segmentation({"size": [64, 48], "counts": SOUND}), "mask-size", "annotation 1"),
+    "an object without counts": (
+        segmentation({"size": [48, 64]}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "width and height exchanged": (
+        segmentation({"size": [64, 48], "counts": SOUND}),
+        "mask-size",
+        "annotation 1",
+    ),
     "no size": (segmentation({"counts": SOUND}), "mask-size", "annotation 1"),
-    "a run too long": (segmentation({"size": [48, 64], "counts": [*SOUND[:-1], 9000]}), "mask-counts", "annotation 1"),
-    "a run missing": (segmentation({"size": [48, 64], "counts": SOUND[:-1]}), "mask-counts", "annotation 1"),
+    "a run too long": (
+        segmentation({"size": [48, 64], "counts": [*SOUND[:-1], 9000]}),
+        "mask-counts",
+        "annotation 1",
+    ),
+    "a run missing": (
+        segmentation({"size": [48, 64], "counts": SOUND[:-1]}),
+        "mask-counts",
+        "annotation 1",
+    ),
     "no runs": (segmentation({"size": [48, 64], "counts": []}), "mask-counts", "annotation 1"),
-    "no compressed runs": (segmentation({"size": [48, 64], "counts": ""}), "mask-counts", "annotation 1"),
-    "a negative run": (segmentation({"size": [48, 64], "counts": [-1, 3073]}), "mask-malformed", "annotation 1"),
-    "a run of 400 digits": (segmentation({"size": [48, 64], "counts": [10**400]}), "mask-malformed", "annotation 1"),
-    "half a run": (segmentation({"size": [48, 64], "counts": [0.5, 3071.5]}), "mask-malformed", "annotation 1"),
-    "a run of text": (segmentation({"size": [48, 64], "counts": ["3072"]}), "mask-malformed", "annotation 1"),
-    "text that is no run": (segmentation({"size": [48, 64], "counts": "é"}), "mask-malformed", "annotation 1"),
-    "text that breaks off": (segmentation({"size": [48, 64], "counts": "ZZZ"}), "mask-malformed", "annotation 1"),
-    "a compressed run of 60 bits": (segmentation({"size": [48, 64], "counts": "o" * 9 + "1"}), "mask-malformed", ""),
-    "a negative compressed run": (segmentation({"size": [48, 64], "counts": "O"}), "mask-malformed", "annotation 1"),
-    "a polygon without area": (segmentation([[10, 5, 30, 35, 10, 5]]), "mask-empty", "annotation 1"),
-    "runs of nothing": (segmentation({"size": [48, 64], "counts": [3072]}), "mask-empty", "annotation 1"),
-    "a polygon elsewhere": (segmentation([polygon(40, 5, 20, 30)]), "mask-beside-box", "annotation 1"),
-    "a much smaller mask": (segmentation(lengths([10, 5, 20, 12])), "mask-beside-box", "annotation 1"),
+    "no compressed runs": (
+        segmentation({"size": [48, 64], "counts": ""}),
+        "mask-counts",
+        "annotation 1",
+    ),
+    "a negative run": (
+        segmentation({"size": [48, 64], "counts": [-1, 3073]}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "a run of 400 digits": (
+        segmentation({"size": [48, 64], "counts": [10**400]}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "half a run": (
+        segmentation({"size": [48, 64], "counts": [0.5, 3071.5]}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "a run of text": (
+        segmentation({"size": [48, 64], "counts": ["3072"]}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "text that is no run": (
+        segmentation({"size": [48, 64], "counts": "é"}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "text that breaks off": (
+        segmentation({"size": [48, 64], "counts": "ZZZ"}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "a compressed run of 60 bits": (
+        segmentation({"size": [48, 64], "counts": "o" * 9 + "1"}),
+        "mask-malformed",
+        "",
+    ),
+    "a negative compressed run": (
+        segmentation({"size": [48, 64], "counts": "O"}),
+        "mask-malformed",
+        "annotation 1",
+    ),
+    "a polygon without area": (
+        segmentation([[10, 5, 30, 35, 10, 5]]),
+        "mask-empty",
+        "annotation 1",
+    ),
+    "runs of nothing": (
+        segmentation({"size": [48, 64], "counts": [3072]}),
+        "mask-empty",
+        "annotation 1",
+    ),
+    "a polygon elsewhere": (
+        segmentation([polygon(40, 5, 20, 30)]),
+        "mask-beside-box",
+        "annotation 1",
+    ),
+    "a much smaller mask": (
+        segmentation(lengths([10, 5, 20, 12])),
+        "mask-beside-box",
+        "annotation 1",
+    ),
     "a crowd without": (
         lambda s: s.train["annotations"][0].update(segmentation=[], iscrowd=1),
         "crowd-without-mask",
         "annotation 1",
     ),
 }
-ALSO = {"crowd-without-mask": {"crowds"}, "masks-look-normalised": {"mask-beside-box", "mask-empty"}}
+ALSO = {
+    "crowd-without-mask": {"crowds"},
+    "masks-look-normalised": {"mask-beside-box", "mask-empty"},
+}
 
 
 @pytest.mark.parametrize("fault", SPOILED)
@@ -151,7 +272,9 @@ def test_a_fault_is_named_with_its_record_and_drags_no_others_behind_it(fault, m
     spoil(masked)
     report = masked.check(masks=True)
     findings = report.errors if code in ERRORS else report.warnings
-    assert any(record in finding.record for finding in findings if finding.code == code), report.render()
+    assert any(record in finding.record for finding in findings if finding.code == code), (
+        report.render()
+    )
     others = set(codes(report.errors + report.warnings)) - {code}
     assert others <= ALSO.get(code, set()), report.render()
     if code in ERRORS:

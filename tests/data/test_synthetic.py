@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from groupdetr.data.synthetic import LEAST_VISIBLE, Drawing, SyntheticConfig, class_names, draw, run_lengths, write
+from groupdetr.data.synthetic import (
+    LEAST_VISIBLE,
+    Drawing,
+    SyntheticConfig,
+    class_names,
+    draw,
+    run_lengths,
+    write,
+)
 from groupdetr.data.synthetic_shapes import SHAPES, coverage
 from groupdetr.errors import DataError
 
@@ -38,7 +46,10 @@ def configs(**fixed):
 
 
 def same(a: Drawing, b: Drawing) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("image", "boxes", "labels", "masks"))
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for name in ("image", "boxes", "labels", "masks")
+    )
 
 
 def drawings(config, count=24):
@@ -80,7 +91,9 @@ def test_a_picture_is_the_same_in_another_process():
         from groupdetr.data.synthetic import SyntheticConfig, draw
         print(zlib.crc32(draw(SyntheticConfig(), "train", 3).image))
     """
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert int(there) == zlib.crc32(draw(SyntheticConfig(), "train", 3).image)
 
 
@@ -102,7 +115,9 @@ def test_every_config_draws_valid_objects(config, index):
     assert drawing.labels.dtype == np.int64
     assert ((drawing.labels >= 0) & (drawing.labels < config.num_classes)).all()
     assert drawing.boxes.tolist() == [tight(mask) for mask in drawing.masks]
-    assert drawing.masks.sum(0).max(initial=0) <= 1, "masks are of what is visible, so no pixel has two owners"
+    assert drawing.masks.sum(0).max(initial=0) <= 1, (
+        "masks are of what is visible, so no pixel has two owners"
+    )
 
 
 def test_a_picture_without_objects_has_empty_arrays():
@@ -143,7 +158,10 @@ def test_a_class_is_its_shape_not_its_colour():
 
 def test_no_shape_turned_and_stretched_is_another_shape():
     rng = np.random.default_rng(0)
-    areas = [np.mean([(coverage(label, 40, rng) >= 128).sum() for _ in range(8)]) for label in range(len(SHAPES))]
+    areas = [
+        np.mean([(coverage(label, 40, rng) >= 128).sum() for _ in range(8)])
+        for label in range(len(SHAPES))
+    ]
     masks = np.zeros((len(SHAPES), 60, 100, 100))
     for label, area in enumerate(areas):
         for sample in masks[label]:
@@ -161,7 +179,9 @@ def moments(mask):
     """Of a mask [H,W], numbers that turning it does not change: how its pixels spread around its middle."""
     points = np.argwhere(mask) - np.argwhere(mask).mean(0)
     radius = np.linalg.norm(points, axis=1) / np.sqrt(mask.sum())
-    return np.array([(radius**power).mean() ** (1 / power) for power in (1, 2, 4, 8)] + [radius.max()])
+    return np.array(
+        [(radius**power).mean() ** (1 / power) for power in (1, 2, 4, 8)] + [radius.max()]
+    )
 
 
 def nearest_neighbour_accuracy(features, labels):
@@ -178,8 +198,17 @@ def test_texture_makes_pictures_busier_and_moves_no_box():
     busy = []
     for texture in (0.0, 0.5, 1.0):
         pictures = drawings(SyntheticConfig(texture=texture))
-        busy.append(np.mean([np.abs(np.diff(drawing.image.astype(float), axis=1)).mean() for drawing in pictures]))
-        assert all(np.array_equal(a.masks, b.masks) for a, b in zip(pictures, drawings(SyntheticConfig())))
+        busy.append(
+            np.mean(
+                [
+                    np.abs(np.diff(drawing.image.astype(float), axis=1)).mean()
+                    for drawing in pictures
+                ]
+            )
+        )
+        assert all(
+            np.array_equal(a.masks, b.masks) for a, b in zip(pictures, drawings(SyntheticConfig()))
+        )
     assert busy[0] < 0.7 * busy[1] < 0.7 * busy[2]
 
 
@@ -192,7 +221,9 @@ def hidden_shares(occlusion, monkeypatch):
 
     def spy(config, rng):
         pieces, owner = arrange(config, rng)
-        shares.extend(1 - (owner == i + 1).sum() / piece.mask.sum() for i, piece in enumerate(pieces))
+        shares.extend(
+            1 - (owner == i + 1).sum() / piece.mask.sum() for i, piece in enumerate(pieces)
+        )
         return pieces, owner
 
     with monkeypatch.context() as patch:
@@ -211,7 +242,9 @@ def test_nothing_is_hidden_beyond_the_occlusion_and_more_occlusion_hides_more(mo
 
 def test_sizes_make_objects_smaller_or_larger():
     small, medium, large = (
-        np.concatenate([drawing.boxes for drawing in drawings(replace(EASY, max_objects=1, sizes=sizes))])
+        np.concatenate(
+            [drawing.boxes for drawing in drawings(replace(EASY, max_objects=1, sizes=sizes))]
+        )
         for sizes in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     )
     widths = [np.median(boxes[:, 2] - boxes[:, 0]) for boxes in (small, medium, large)]
@@ -258,7 +291,9 @@ def test_an_independent_reader_finds_the_drawn_pictures_boxes_and_masks(folder, 
         coco = COCO(folder / "annotations" / f"instances_{split}.json")
     assert coco.getImgIds() == list(range(1, COUNTS[split] + 1))
     assert coco.getAnnIds() == list(range(1, len(coco.anns) + 1))
-    assert [category["name"] for category in coco.loadCats(range(1, 7))] == list(class_names(SyntheticConfig()))
+    assert [category["name"] for category in coco.loadCats(range(1, 7))] == list(
+        class_names(SyntheticConfig())
+    )
     for index, image in enumerate(coco.loadImgs(coco.getImgIds())):
         drawing = draw(SyntheticConfig(), split, index)
         pixels = np.asarray(Image.open(folder / "images" / split / image["file_name"]), dtype=float)
@@ -326,7 +361,10 @@ def test_what_an_interruption_left_is_completed(tmp_path):
     (tmp_path / "images" / "train" / "000002.jpg").unlink()
     write(EASY, tmp_path, COUNTS)
     assert len(list((tmp_path / "images" / "train").iterdir())) == 5
-    assert json.loads((tmp_path / "annotations" / "instances_train.json").read_text())["info"]["count"] == 5
+    assert (
+        json.loads((tmp_path / "annotations" / "instances_train.json").read_text())["info"]["count"]
+        == 5
+    )
 
 
 def test_a_split_may_be_empty(tmp_path):
@@ -337,4 +375,7 @@ def test_a_split_may_be_empty(tmp_path):
 
 def test_drawing_needs_no_torch():
     code = "import sys, groupdetr.data.synthetic; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "False"
+    )

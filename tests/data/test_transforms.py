@@ -38,7 +38,9 @@ def seeded(seed: int = 0) -> Generator:
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
     """[3,H,W], channels last in memory as decoders leave it."""
-    return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=seeded(seed)).permute(2, 0, 1)
+    return torch.randint(
+        0, 256, (height, width, 3), dtype=torch.uint8, generator=seeded(seed)
+    ).permute(2, 0, 1)
 
 
 def seen(transform: Transform, picture: Tensor, seed: int = 0) -> Tensor:
@@ -52,14 +54,20 @@ def rule(width: int, height: int, size: int, longest: int) -> tuple[int, int]:
     if high / low * size > longest:
         size = round(longest * low / high)
     size = max(1, size)
-    return (size, max(1, int(size * high / low))) if width <= height else (max(1, int(size * high / low)), size)
+    return (
+        (size, max(1, int(size * high / low)))
+        if width <= height
+        else (max(1, int(size * high / low)), size)
+    )
 
 
 @given(width=SIDES, height=SIDES)
 def test_validation_size_is_shortest_800_longest_1333(width: int, height: int) -> None:
     found = ResizeShortest([800], 1333).size(height, width, seeded())
     expected = rule(width, height, 800, 1333)
-    assert found == (expected[1], expected[0]) or (width == height and sorted(found) == sorted(expected))
+    assert found == (expected[1], expected[0]) or (
+        width == height and sorted(found) == sorted(expected)
+    )
 
 
 def test_a_picture_of_640_by_480_becomes_1066_by_800() -> None:
@@ -75,7 +83,9 @@ def test_imgsz_scales_the_whole_menu() -> None:
 
 
 @given(width=st.integers(1, 900), height=st.integers(1, 900), seed=st.integers(0, 99))
-def test_a_crop_lies_within_the_picture_and_between_its_limits(width: int, height: int, seed: int) -> None:
+def test_a_crop_lies_within_the_picture_and_between_its_limits(
+    width: int, height: int, seed: int
+) -> None:
     top, left, rows, columns = CropBetween(384, 600).place(height, width, seeded(seed))
     for side, start, length in ((height, top, rows), (width, left, columns)):
         assert min(384, side) <= length <= min(600, side)
@@ -112,7 +122,12 @@ def test_what_a_view_is_made_of_stays_as_it_was() -> None:
     picture, boxes = noise(60, 90), np.array([[10, 20, 70, 50]], np.float32)
     before = picture.clone(), boxes.copy()
     view = View(picture, boxes)
-    for other in (view.flipped(), view.resized(30, 50), view.cropped(5, 5, 20, 20), view.padded(70, 90)):
+    for other in (
+        view.flipped(),
+        view.resized(30, 50),
+        view.cropped(5, 5, 20, 20),
+        view.padded(70, 90),
+    ):
         other.picture.zero_()
         other.boxes[:] = 0
     assert torch.equal(picture, before[0])
@@ -125,18 +140,29 @@ def test_a_point_goes_where_the_picture_goes() -> None:
     view = View(noise(60, 90), np.tile(points, 2).astype(np.float32))
     generator = np.random.default_rng(0)
     for _ in range(20):
-        view = view.flipped().resized(*(int(x) for x in generator.integers(20, 99, 2))).padded(100, 100).flipped()
-        np.testing.assert_allclose(view.boxes, np.tile(view.placement.of(points), 2), rtol=1e-4, atol=1e-3)
+        view = (
+            view.flipped()
+            .resized(*(int(x) for x in generator.integers(20, 99, 2)))
+            .padded(100, 100)
+            .flipped()
+        )
+        np.testing.assert_allclose(
+            view.boxes, np.tile(view.placement.of(points), 2), rtol=1e-4, atol=1e-3
+        )
         moved = view.cropped(10, 20, 70, 60)
-        np.testing.assert_allclose(moved.boxes[:, :2], (view.boxes[:, :2] - (20, 10)).clip(0, (60, 70)), atol=1e-3)
+        np.testing.assert_allclose(
+            moved.boxes[:, :2], (view.boxes[:, :2] - (20, 10)).clip(0, (60, 70)), atol=1e-3
+        )
         shifted = view.placement.of(points) - (20, 10)
         np.testing.assert_allclose(moved.placement.of(points), shifted, rtol=0, atol=1e-9)
 
 
-# large scale jitter, against Pillow ------------------------------------------------------------------------------
+# large scale jitter, against Pillow
 
 
-def jittered(picture: Image.Image, side: int, scale: float, place: float, how: Image.Resampling) -> np.ndarray:
+def jittered(
+    picture: Image.Image, side: int, scale: float, place: float, how: Image.Resampling
+) -> np.ndarray:
     """In the words of specification: [side,side,.], grey where there is no picture."""
     fitting = min(side * scale / picture.height, side * scale / picture.width)
     size = [max(1, round(length * fitting)) for length in (picture.width, picture.height)]
@@ -154,7 +180,9 @@ def test_jitter_makes_the_square_that_pillow_would_and_puts_boxes_where_they_bel
     """First the scale is drawn, then one place for both axes."""
     picture = noise(height, width, seed)
     scale, place = torch.rand(2, generator=seeded(seed), dtype=torch.float64).tolist()
-    box = np.array([[0, 0, width, height], [width / 4, height / 4, width / 2, height / 2]], dtype=np.float32)
+    box = np.array(
+        [[0, 0, width, height], [width / 4, height / 4, width / 2, height / 2]], dtype=np.float32
+    )
     view = Jitter(48, 0.1, 2.0)(View(picture, box), seeded(seed))
     pillow = Image.fromarray(picture.permute(1, 2, 0).numpy())
     expected = jittered(pillow, 48, 0.1 + 1.9 * scale, place, Image.Resampling.BILINEAR)
@@ -175,7 +203,7 @@ def test_jitter_of_800_is_to_squares_of_1024_from_a_tenth_to_twice_what_fits() -
     assert jittering(200).then.side == 256  # type: ignore[attr-defined]
 
 
-# against DETR's recipe on Pillow's pictures ----------------------------------------------------------------------
+# against DETR's recipe on Pillow's pictures
 
 BOXES = st.lists(st.tuples(*[st.floats(0, 60, width=32)] * 4), max_size=4)
 
@@ -203,9 +231,13 @@ def on_pillow(picture: Image.Image, boxes: Tensor, imgsz: int) -> tuple[Image.Im
     if torch.multinomial(torch.tensor([0.5, 0.5]), 1):
         resized([400, 500, 600], 1 << 40)
         least, most = scaled(384, imgsz), scaled(600, imgsz)
-        height, width = (drawn(min(least, side), min(most, side)) for side in (picture.height, picture.width))
+        height, width = (
+            drawn(min(least, side), min(most, side)) for side in (picture.height, picture.width)
+        )
         top, left = drawn(0, picture.height - height), drawn(0, picture.width - width)
-        boxes, _ = F.crop_bounding_boxes(boxes, tv_tensors.BoundingBoxFormat.XYXY, top, left, height, width)
+        boxes, _ = F.crop_bounding_boxes(
+            boxes, tv_tensors.BoundingBoxFormat.XYXY, top, left, height, width
+        )
         picture = picture.crop((left, top, left + width, top + height))
     resized(range(480, 801, 32), scaled(1333, imgsz))
     return picture, boxes
@@ -218,20 +250,30 @@ def assert_as_on_pillow(picture: Image.Image, boxes: np.ndarray, imgsz: int, see
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     view = training(imgsz)(View(pixels, boxes), seeded(seed))
     assert np.array_equal(view.boxes, expected_boxes.numpy())
-    levels = np.abs(view.picture.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int))
+    levels = np.abs(
+        view.picture.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int)
+    )
     assert levels.max() <= 2
     assert levels.mean() < 0.2
 
 
 @given(boxes=BOXES, seed=st.integers(0, 1000))
-def test_draws_pixels_and_boxes_are_those_of_the_recipe_on_pillow(boxes: list[tuple[float, ...]], seed: int) -> None:
+def test_draws_pixels_and_boxes_are_those_of_the_recipe_on_pillow(
+    boxes: list[tuple[float, ...]], seed: int
+) -> None:
     pixels = noise(80, 110, seed).permute(1, 2, 0).numpy()
-    corners = np.array([(x, y, x + w / 2, y + h / 2) for x, y, w, h in boxes], np.float32).reshape(-1, 4)
+    corners = np.array([(x, y, x + w / 2, y + h / 2) for x, y, w, h in boxes], np.float32).reshape(
+        -1, 4
+    )
     assert_as_on_pillow(Image.fromarray(pixels), corners, 96, seed)
 
 
-def test_draws_pixels_and_boxes_of_real_pictures_are_those_of_the_recipe_on_pillow(real_data: Path) -> None:
+def test_draws_pixels_and_boxes_of_real_pictures_are_those_of_the_recipe_on_pillow(
+    real_data: Path,
+) -> None:
     for name in ("tiny_coco", "bccd"):
         for seed, record in enumerate(load(real_data / name).splits["train"].records[:10]):
             with Image.open(record.path) as image:
-                assert_as_on_pillow(image.convert("RGB"), record.training()[0].astype(np.float32), 800, seed)
+                assert_as_on_pillow(
+                    image.convert("RGB"), record.training()[0].astype(np.float32), 800, seed
+                )

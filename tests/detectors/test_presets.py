@@ -10,10 +10,12 @@ import torch
 import groupdetr
 from groupdetr.errors import UsageError
 from groupdetr.experiments import EXPERIMENTS, FIG8
-from groupdetr.queries.proposals import MixedProposals
+from groupdetr.modeling.queries.proposals import MixedProposals
 
 COUNTS = {  # K = 1, those that learn, K = 11; of the official code, R50 and DC5 alike
-    **dict.fromkeys(("conditional-detr-r50", "conditional-detr-r50-dc5"), (43_418_401, 43_196_001, 44_186_401)),
+    **dict.fromkeys(
+        ("conditional-detr-r50", "conditional-detr-r50-dc5"), (43_418_401, 43_196_001, 44_186_401)
+    ),
     **dict.fromkeys(("dab-detr-r50", "dab-detr-r50-dc5"), (43_671_517, 43_449_117, 43_683_517)),
     **dict.fromkeys(("dn-detr-r50", "dn-detr-r50-dc5"), (43_694_977, 43_472_577, 43_706_977)),
     "dab-deformable-detr-r50": (47_405_994, 47_183_594, 48_185_994),
@@ -37,18 +39,30 @@ def test_parameter_counts_are_those_of_the_official_code(preset: str) -> None:
 def test_the_trainings_of_figure_8_are_presets_and_experiments() -> None:
     for variant in FIG8:
         assert variant.preset in EXPERIMENTS
-    reported = {name.split("/")[1]: EXPERIMENTS[name].reported for name in EXPERIMENTS if name.startswith("fig8/")}
-    assert [reported[name] for name in ("none", "dn", "group", "dn-group")] == [v.reported for v in FIG8]
+    reported = {
+        name.split("/")[1]: EXPERIMENTS[name].reported
+        for name in EXPERIMENTS
+        if name.startswith("fig8/")
+    }
+    assert [reported[name] for name in ("none", "dn", "group", "dn-group")] == [
+        v.reported for v in FIG8
+    ]
 
 
 def test_the_dc5_preset_of_dab_detr_has_the_temperature_of_its_checkpoint() -> None:
     """The other published dense checkpoints have 20."""
     temperatures = {
-        name: getattr(EXPERIMENTS[name].recipe, "temperature", None) for name in EXPERIMENTS if "/" not in name
+        name: getattr(EXPERIMENTS[name].recipe, "temperature", None)
+        for name in EXPERIMENTS
+        if "/" not in name
     }
     assert temperatures["dab-detr-r50-dc5"] == 10.0
-    assert {temperatures[name] for name in ("dab-detr-r50", "dn-detr-r50", "dn-detr-r50-dc5")} == {20.0}
-    assert {temperatures[name] for name in ("conditional-detr-r50", "dab-deformable-detr-r50")} == {10000.0}
+    assert {temperatures[name] for name in ("dab-detr-r50", "dn-detr-r50", "dn-detr-r50-dc5")} == {
+        20.0
+    }
+    assert {temperatures[name] for name in ("conditional-detr-r50", "dab-deformable-detr-r50")} == {
+        10000.0
+    }
 
 
 def test_proposal_heads_and_contents_of_every_group_start_by_xaviers_rule() -> None:

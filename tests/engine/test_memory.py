@@ -46,7 +46,11 @@ V2 = ("memory.max", "memory.current", "inactive_file")
         ("0::/user/job", "sys/fs/cgroup/user/job", V2),
         ("0::/", "sys/fs/cgroup", V2),
         ("4:cpu,memory:/docker/3", "sys/fs/cgroup/memory/docker/3", V1),
-        ("4:memory:/docker/3", "sys/fs/cgroup/memory", V1),  # as seen from inside, where the path is another
+        (
+            "4:memory:/docker/3",
+            "sys/fs/cgroup/memory",
+            V1,
+        ),  # as seen from inside, where the path is another
         ("0::/user/job", "sys/fs/cgroup/user", V2),  # the limit of a parent
     ],
 )
@@ -70,7 +74,9 @@ def test_without_a_limit_and_without_control_groups_nothing_is_withheld(tmp_path
 def test_processes_share_what_the_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 8 * 1024 * MIB
     monkeypatch.setattr(memory, "allowed", lambda _: iter([free]))
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: type("", (), {"available": 2 * free}))
+    monkeypatch.setattr(
+        memory.psutil, "virtual_memory", lambda: type("", (), {"available": 2 * free})
+    )
     alone = usable(torch.device("cpu"), apart=512 * MIB)
     assert alone == 0.75 * 7 * 1024 * MIB
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -186,7 +192,9 @@ def wrong() -> None:
 
 
 @pytest.mark.parametrize(("run", "expected"), [(too_much, True), (wrong, False)])
-def test_an_allocator_that_gives_up_is_told_from_other_errors(run: Callable[[], None], expected: bool) -> None:
+def test_an_allocator_that_gives_up_is_told_from_other_errors(
+    run: Callable[[], None], expected: bool
+) -> None:
     with pytest.raises(RuntimeError) as raised:
         run()
     assert ran_out(raised.value) is expected
@@ -229,10 +237,19 @@ else:
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 def test_the_peak_of_tensors_is_that_of_the_process_where_freed_memory_is_given_back() -> None:
     """To a twentieth. What an allocator keeps besides is what HEADROOM is for."""
-    given_back = {**environment(), "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    given_back = {
+        **environment(),
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
     counted, held = (
         int(
-            subprocess.run([sys.executable, "-c", PROGRAM, how], env=given_back, capture_output=True, check=True).stdout
+            subprocess.run(
+                [sys.executable, "-c", PROGRAM, how],
+                env=given_back,
+                capture_output=True,
+                check=True,
+            ).stdout
         )
         for how in ("metered", "plain")
     )
@@ -268,6 +285,8 @@ def test_freed_memory_is_given_back_between_results_that_are_kept() -> None:
     sizes = {"MALLOC_MMAP_THRESHOLD_": str(32 * MIB), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
     surely = {**environment(), **sizes, "MALLOC_ARENA_MAX": "1"}
     programs = [[sys.executable, "-c", GROWING.format(call)] for call in ("give_back()", "pass")]
-    found = [int(subprocess.run(p, env=surely, capture_output=True, check=True).stdout) for p in programs]
+    found = [
+        int(subprocess.run(p, env=surely, capture_output=True, check=True).stdout) for p in programs
+    ]
     assert found[0] < 50
     assert found[1] > 200

@@ -9,7 +9,9 @@ import pytest
 from tests.runs import arguments, evaluations, losses, norms, torchrun, train
 
 
-def test_two_processes_give_the_curves_of_one_with_the_whole_batch(shapes: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_curves_of_one_with_the_whole_batch(
+    shapes: Path, tmp_path: Path
+) -> None:
     options = ("--steps", "6", "--eval-every", "0.5")
     one = train(shapes, tmp_path / "one", *options)
     two = tmp_path / "two"

@@ -11,16 +11,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from groupdetr.cli import main
-from groupdetr.engine.run import RunFolder, write_atomically
-from tests.runs import arguments, checkpoint, command, environment, evaluations, log, losses, same, train
+from groupdetr.cli.main import main
+from groupdetr.engine.run_folder import RunFolder, write_atomically
+from tests.runs import (
+    arguments,
+    checkpoint,
+    command,
+    environment,
+    evaluations,
+    log,
+    losses,
+    same,
+    train,
+)
 
 OPTIONS = ("--steps", "12", "--warmup", "3", "--ema", "0.9")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(shapes, tmp_path_factory.mktemp("runs") / "whole", *OPTIONS, "--set", "dropout=0.1", "num_queries=8")
+    return train(
+        shapes,
+        tmp_path_factory.mktemp("runs") / "whole",
+        *OPTIONS,
+        "--set",
+        "dropout=0.1",
+        "num_queries=8",
+    )
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -40,7 +57,8 @@ def test_2n_steps_equal_n_steps_resume_and_n_steps_bit_for_bit(
 def test_so_do_runs_with_groups_in_chunks(shapes: Path, tmp_path: Path) -> None:
     options = ("--model", "dn-detr-tiny", "--steps", "4", "--group-chunk", "1")
     whole, run = (
-        train(shapes, tmp_path / name, *options, *more) for name, more in (("a", ()), ("b", ("--stop-after", "2")))
+        train(shapes, tmp_path / name, *options, *more)
+        for name, more in (("a", ()), ("b", ("--stop-after", "2")))
     )
     assert main(["train", "--resume", str(run)]) == 0
     assert same(checkpoint(run), checkpoint(whole))
@@ -76,7 +94,11 @@ def test_twenty_kills_at_random_moments_change_nothing(shapes: Path, tmp_path: P
     whole, run = train(shapes, tmp_path / "whole", *options), tmp_path / "run"
     chance, kills = random.Random(0), 0
     while kills < 20:
-        again = ["train", "--resume", str(run)] if (run / "config.yaml").exists() else arguments(shapes, run, *options)
+        again = (
+            ["train", "--resume", str(run)]
+            if (run / "config.yaml").exists()
+            else arguments(shapes, run, *options)
+        )
         process = subprocess.Popen(command(*again), env=environment(), stdout=subprocess.DEVNULL)
         time.sleep(chance.uniform(1, 9))
         if process.poll() is not None:
@@ -142,7 +164,9 @@ def test_options_given_when_resuming_override_the_runs(shapes: Path, tmp_path: P
     assert checkpoint(run)["progress"]["step"] == 4
 
 
-def test_a_run_is_not_written_over(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_not_written_over(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = train(shapes, tmp_path / "run", "--steps", "1")
     assert main(arguments(shapes, run, "--steps", "1")) == 2
     assert "--resume" in capsys.readouterr().err

@@ -18,10 +18,16 @@ from hypothesis import strategies as st
 
 from groupdetr.data.coco import Category, CocoSplit, Record, read_split
 from groupdetr.data.formats import load
-from groupdetr.data.shapes import Runs
-from groupdetr.detections import Detections, bounds, decoded, encoded
+from groupdetr.data.segmentations import Runs
 from groupdetr.errors import DataError
-from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate, from_coco_results, to_coco_results
+from groupdetr.evaluation.coco import (
+    FIGURES,
+    Evaluation,
+    evaluate,
+    from_coco_results,
+    to_coco_results,
+)
+from groupdetr.structures.detections import Detections, bounds, decoded, encoded
 
 SIDE = 128  # of pictures with masks, in pixels
 
@@ -126,7 +132,9 @@ def with_masks(split: CocoSplit, document: dict) -> CocoSplit:
     """With the masks of the document's annotations."""
     records = []
     for record in split.records:
-        its = [a["segmentation"] for a in document["annotations"] if a["image_id"] == record.image_id]
+        its = [
+            a["segmentation"] for a in document["annotations"] if a["image_id"] == record.image_id
+        ]
         shapes = tuple(Runs(mask["counts"].encode(), (SIDE, SIDE)) for mask in its)
         records.append(dataclasses.replace(record, width=SIDE, height=SIDE, shapes=shapes))
     return dataclasses.replace(split, records=tuple(records))
@@ -150,7 +158,9 @@ def random_masks(seed: int, images: int, classes: int, crowd: float) -> tuple[di
     return document, results
 
 
-def assert_equal_figures(evaluation: Evaluation, expected: list[float], tolerance: float = 1e-9) -> None:
+def assert_equal_figures(
+    evaluation: Evaluation, expected: list[float], tolerance: float = 1e-9
+) -> None:
     for name, figure in zip(FIGURES, expected):
         assert_equal_figure(evaluation.stats[name], figure, name, tolerance)
 
@@ -168,7 +178,9 @@ def test_the_published_example() -> None:
     if not root:
         pytest.skip("set GROUPDETR_TEST_DATA to the folder that holds coco_eval/")
     folder = Path(root) / "coco_eval"
-    results, expected = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "expected"))
+    results, expected = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("results", "expected")
+    )
     split = read_split(folder / "gt.json", folder, "val")
     evaluation = evaluate(split, from_coco_results(split, results))
     assert_equal_figures(evaluation, list(expected["stats"].values()), tolerance=1e-6)
@@ -179,24 +191,33 @@ def test_the_published_example() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0]))
+@given(
+    st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0])
+)
 def test_equal_to_pycocotools(seed: int, images: int, classes: int, crowd: float) -> None:
     document = random_document(seed, images, classes, crowd)
     results = random_results(seed, document)
     if not results:  # pycocotools cannot load an empty list
         return
     split = split_of(document)
-    assert_equal_figures(evaluate(split, from_coco_results(split, results)), by_pycocotools(document, results))
+    assert_equal_figures(
+        evaluate(split, from_coco_results(split, results)), by_pycocotools(document, results)
+    )
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0]))
+@given(
+    st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 4), st.sampled_from([0.0, 0.3, 1.0])
+)
 def test_masks_equal_to_pycocotools(seed: int, images: int, classes: int, crowd: float) -> None:
     document, results = random_masks(seed, images, classes, crowd)
     if not results:
         return
     split = with_masks(split_of(document), document)
-    alone = [{name: value for name, value in result.items() if name not in ("bbox", "area")} for result in results]
+    alone = [
+        {name: value for name, value in result.items() if name not in ("bbox", "area")}
+        for result in results
+    ]
     expected = by_pycocotools(document, alone, "segm")
     assert_equal_figures(evaluate(split, from_coco_results(split, results), "mask"), expected)
 
@@ -211,7 +232,9 @@ def test_recorded_polygons_and_crowds_equal_to_pycocotools(real_data: Path) -> N
         masks = [decoded(shape.runs(record.height, record.width)) for shape in record.shapes or ()]
         moved = np.array([np.roll(mask, i % 4, i % 2) for i, mask in enumerate(masks)], dtype=bool)
         runs = encoded(moved.reshape(-1, record.height, record.width))
-        labels = torch.from_numpy(np.where(np.arange(len(masks)) % 3 == 2, number % 80, record.labels))
+        labels = torch.from_numpy(
+            np.where(np.arange(len(masks)) % 3 == 2, number % 80, record.labels)
+        )
         scores = 1 - torch.arange(len(masks)) / 64
         found.append(Detections(scores, labels, bounds(runs), runs))
     for result in to_coco_results(split, found):
@@ -257,7 +280,13 @@ def test_masks_survive_the_file() -> None:
 
 @pytest.mark.parametrize(
     "mask",
-    [None, [[0, 0, 4, 0, 4, 4]], {"size": [9, 9], "counts": [81]}, {"counts": "`2"}, {"size": [9], "counts": "`2"}],
+    [
+        None,
+        [[0, 0, 4, 0, 4, 4]],
+        {"size": [9, 9], "counts": [81]},
+        {"counts": "`2"},
+        {"size": [9], "counts": "`2"},
+    ],
 )
 def test_results_of_which_some_have_no_run_lengths_are_refused(mask: object) -> None:
     split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
@@ -272,13 +301,17 @@ def test_figures_survive_the_file() -> None:
     document = random_document(9, images=4, classes=2, crowd=0.0)
     split = split_of(document)
     boxes = evaluate(split, perfect(split))
-    masks = dataclasses.replace(boxes, kind="mask", stats=boxes.stats | {"AP": 0.5, "AP_small": math.nan})
+    masks = dataclasses.replace(
+        boxes, kind="mask", stats=boxes.stats | {"AP": 0.5, "AP_small": math.nan}
+    )
     written = masks.beside(boxes)
     read = Evaluation.from_json(json.loads(json.dumps(written.to_json(), allow_nan=False)))
     assert (read.kind, read.per_class) == ("mask", written.per_class)
     assert read.by_kind()["box"] == {"AP": 1, "AP50": 1, "AP75": 1}
     assert math.isnan(read.stats.pop("AP_small"))
-    assert read.stats == {name: value for name, value in written.stats.items() if name != "AP_small"}
+    assert read.stats == {
+        name: value for name, value in written.stats.items() if name != "AP_small"
+    }
 
 
 def test_ids_of_any_kind_change_nothing() -> None:
@@ -287,7 +320,10 @@ def test_ids_of_any_kind_change_nothing() -> None:
     split = split_of(document)
     plain = evaluate(split, from_coco_results(split, results))
 
-    images, categories = ["a/1.jpg", 0, -7, 2**60, "0", 3, "x", "ä"], [90, 0, "seven"]  # no order among these
+    images, categories = (
+        ["a/1.jpg", 0, -7, 2**60, "0", 3, "x", "ä"],
+        [90, 0, "seven"],
+    )  # no order among these
     for row in [*document["annotations"], *results]:
         row["image_id"] = images[row["image_id"]]
         row["category_id"] = categories[row["category_id"]]
@@ -305,7 +341,9 @@ def test_the_order_of_the_file_changes_nothing() -> None:
     results = random_results(4, document)
     document["images"].reverse()
     split = split_of(document)
-    assert_equal_figures(evaluate(split, from_coco_results(split, results)), by_pycocotools(document, results))
+    assert_equal_figures(
+        evaluate(split, from_coco_results(split, results)), by_pycocotools(document, results)
+    )
 
 
 def test_annotation_id_zero_changes_nothing() -> None:
@@ -321,7 +359,9 @@ def test_perfect_predictions() -> None:
     evaluation = evaluate(split, perfect(split))
     assert evaluation.stats["AP"] == evaluation.stats["AR100"] == 1
     assert [row.AP for row in evaluation.per_class] == [1, 1, 1, 1]
-    assert sum(row.objects for row in evaluation.per_class) == sum(len(r.labels) for r in split.records)
+    assert sum(row.objects for row in evaluation.per_class) == sum(
+        len(r.labels) for r in split.records
+    )
 
 
 def test_a_class_without_objects_is_undefined_and_enters_no_mean() -> None:

@@ -34,10 +34,15 @@ def test_it_is_the_definition(match, drawn: tuple[np.ndarray, np.ndarray, list[i
     _, pictures, groups, _, queries = costs[0].shape
     before, now = (match(cost, counts) for cost in costs)
     objects = [
-        {(int(i), int(k), int(n)): int(t) for i, k, n, t in zip(a.image[0], a.group[0], a.query[0], a.target[0])}
+        {
+            (int(i), int(k), int(n)): int(t)
+            for i, k, n, t in zip(a.image[0], a.group[0], a.query[0], a.target[0])
+        }
         for a in (before, now)
     ]
-    scores = instability(*(objects_of_queries(a, (pictures, groups, queries)) for a in (now, before)))
+    scores = instability(
+        *(objects_of_queries(a, (pictures, groups, queries)) for a in (now, before))
+    )
     for k in range(groups):
         places = [(i, k, n) for i in range(pictures) for n in range(queries)]
         changes = sum(objects[0].get(place, -1) != objects[1].get(place, -1) for place in places)
@@ -67,7 +72,12 @@ def test_it_is_a_mean_over_pictures_in_each_group() -> None:
 
 @pytest.mark.parametrize(
     "before",
-    [None, matched([0, -1]), matched([0, -1, -1], [-1, -1, -1]), matched([0, -1], [-1, -1], groups=2)],
+    [
+        None,
+        matched([0, -1]),
+        matched([0, -1, -1], [-1, -1, -1]),
+        matched([0, -1], [-1, -1], groups=2),
+    ],
     ids=["the first evaluation", "other pictures", "other queries", "other groups"],
 )
 def test_without_an_evaluation_to_compare_with_it_is_undefined(before: np.ndarray | None) -> None:

@@ -85,9 +85,21 @@ def test_unknown_truth_is_in_no_mean() -> None:
     truth = one_of_each()
     truth.velocities[0], truth.attributes[0] = np.nan, ""
     result = scored(answer(one_of_each()), truth)
-    assert (row(result, "car").AVE, row(result, "car").AAE) == (1, 1), "nothing is known of the only car"
-    twice = boxes([[0, 0, 0], [10, 0, 0]], velocities=[[np.nan, np.nan], [0, 0]], attributes=["", "vehicle.parked"])
-    found = answer(replace(twice, velocities=np.full((2, 2), [3.0, 4.0]), attributes=np.array(["vehicle.parked"] * 2)))
+    assert (row(result, "car").AVE, row(result, "car").AAE) == (1, 1), (
+        "nothing is known of the only car"
+    )
+    twice = boxes(
+        [[0, 0, 0], [10, 0, 0]],
+        velocities=[[np.nan, np.nan], [0, 0]],
+        attributes=["", "vehicle.parked"],
+    )
+    found = answer(
+        replace(
+            twice,
+            velocities=np.full((2, 2), [3.0, 4.0]),
+            attributes=np.array(["vehicle.parked"] * 2),
+        )
+    )
     car = row(scored(replace(found, scores=np.array([0.1, 0.9])), twice), "car")
     assert (car.AVE, car.AAE) == (5, 0)
 
@@ -103,7 +115,9 @@ def test_distances_decide_what_is_hit() -> None:
 
 def test_orientation_has_a_period_of_a_turn_but_of_barriers_half_a_turn() -> None:
     truth = one_of_each(rotations=quaternions(np.full(10, 3.0), np.zeros((10, 2))))
-    turned = replace(truth, rotations=quaternions(np.full(10, 3.0 + 0.9 * np.pi), np.full((10, 2), 0.01)))
+    turned = replace(
+        truth, rotations=quaternions(np.full(10, 3.0 + 0.9 * np.pi), np.full((10, 2), 0.01))
+    )
     result = scored(answer(turned), truth)
     assert close(row(result, "car").AOE, 0.9 * np.pi, 1e-3)
     assert close(row(result, "barrier").AOE, 0.1 * np.pi, 1e-3)
@@ -150,7 +164,9 @@ def test_what_is_out_of_reach_does_not_count(kind: object) -> None:
 def test_reach_is_measured_from_the_vehicle() -> None:
     there = boxes([[600, 1600, 0]])
     for ego, objects in (([555, 1600, 0], 1), ([0, 0, 0], 0)):
-        assert row(evaluate([Scene(np.array(ego), there)], [answer(there)]), "car").objects == objects
+        assert (
+            row(evaluate([Scene(np.array(ego), there)], [answer(there)]), "car").objects == objects
+        )
 
 
 def test_a_tenth_of_the_objects_is_as_good_as_none() -> None:
@@ -167,7 +183,11 @@ def test_objects_that_nothing_was_measured_of_do_not_count() -> None:
 
 def test_cycles_in_a_rack_do_not_count_but_cars_do() -> None:
     """The rack, 2 m wide and 6 m long, looks along y."""
-    rack = boxes([[0, 0, 0]], sizes=[[2.0, 6.0, 2.0]], rotations=quaternions(np.array([np.pi / 2]), np.zeros((1, 2))))
+    rack = boxes(
+        [[0, 0, 0]],
+        sizes=[[2.0, 6.0, 2.0]],
+        rotations=quaternions(np.array([np.pi / 2]), np.zeros((1, 2))),
+    )
     places = [[0, 2.9, 0], [0, -2.5, 0], [0.9, 0, 0.9], [2.9, 0, 0], [0, 0, 1.1]]
     for name, objects in (("bicycle", 2), ("motorcycle", 2), ("car", 5)):
         there = boxes(places, NAMES.index(name))

@@ -45,7 +45,13 @@ from nuscenes.utils.splits import create_splits_scenes
 
 print(json.dumps(create_splits_scenes()))
 """
-ERRORS = {"ATE": "trans_err", "ASE": "scale_err", "AOE": "orient_err", "AVE": "vel_err", "AAE": "attr_err"}
+ERRORS = {
+    "ATE": "trans_err",
+    "ASE": "scale_err",
+    "AOE": "orient_err",
+    "AVE": "vel_err",
+    "AAE": "attr_err",
+}
 CATEGORIES = {
     "barrier": "movable_object.barrier",
     "bicycle": "vehicle.bicycle",
@@ -68,7 +74,13 @@ def write_tables(root: Path, world: World) -> None:
     names = [{"token": name, "name": name} for name in CATEGORIES.values()]
     annotations = [row for i in range(len(world.scenes)) for row in annotations_of(world, i)]
     moments = [
-        {"token": token, "timestamp": round(i * SECONDS * 1e6), "scene_token": "scene", "prev": "", "next": ""}
+        {
+            "token": token,
+            "timestamp": round(i * SECONDS * 1e6),
+            "scene_token": "scene",
+            "prev": "",
+            "next": "",
+        }
         for i, token in enumerate(world.tokens)
     ]
     tables = {
@@ -77,12 +89,15 @@ def write_tables(root: Path, world: World) -> None:
         "visibility": [],
         "instance": [
             {"token": token, "category_token": category}
-            for token, category in {row["instance_token"]: row.pop("category") for row in annotations}.items()
+            for token, category in {
+                row["instance_token"]: row.pop("category") for row in annotations
+            }.items()
         ],
         "sensor": [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}],
         "calibrated_sensor": [{"token": "lidar", "sensor_token": "lidar"}],
         "ego_pose": [
-            {"token": token, "translation": scene.ego.tolist()} for token, scene in zip(world.tokens, world.scenes)
+            {"token": token, "translation": scene.ego.tolist()}
+            for token, scene in zip(world.tokens, world.scenes)
         ],
         "log": [{"token": "log"}],
         "scene": [{"token": "scene", "name": "scene-1"}],
@@ -120,10 +135,22 @@ def annotations_of(world: World, i: int) -> list[dict]:
             for (key, others), step in zip(neighbours.items(), (-1, 1))
         }
         attribute = scene.truth.attributes[k]
-        row = annotation(f"object{instance}", world.tokens[i], scene.truth, k, CLASSES[scene.truth.labels[k]].name)
-        row |= {"token": f"object{instance}@{i}", "attribute_tokens": [str(attribute)] if attribute else []} | links
+        row = annotation(
+            f"object{instance}",
+            world.tokens[i],
+            scene.truth,
+            k,
+            CLASSES[scene.truth.labels[k]].name,
+        )
+        row |= {
+            "token": f"object{instance}@{i}",
+            "attribute_tokens": [str(attribute)] if attribute else [],
+        } | links
         rows.append(row | {"num_lidar_pts": int(scene.truth.points[k])})
-    return rows + [annotation(f"rack{i}-{k}", world.tokens[i], scene.racks, k, "rack") for k in range(len(scene.racks))]
+    return rows + [
+        annotation(f"rack{i}-{k}", world.tokens[i], scene.racks, k, "rack")
+        for k in range(len(scene.racks))
+    ]
 
 
 def annotation(instance: str, token: str, boxes: Boxes3D, k: int, name: str) -> dict:
@@ -167,17 +194,27 @@ def random_case(seed: int) -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     **{f"random-{seed}": lambda seed=seed: random_case(seed) for seed in range(6)},
     "truth": lambda: of_truth(lambda truth: truth),
-    "truth-without-attributes": lambda: of_truth(lambda truth: replace(truth, attributes=np.full(len(truth), ""))),
+    "truth-without-attributes": lambda: of_truth(
+        lambda truth: replace(truth, attributes=np.full(len(truth), ""))
+    ),
     "truth-without-points": lambda: of_truth(lambda truth: replace(truth, points=truth.points * 0)),
     "scores-tie": lambda: changed(lambda found: replace(found, scores=np.ones(len(found)))),
     "scores-zero": lambda: changed(lambda found: replace(found, scores=np.zeros(len(found)))),
-    "no-velocities": lambda: changed(lambda found: replace(found, velocities=found.velocities * np.nan)),
-    "no-attributes": lambda: changed(lambda found: replace(found, attributes=np.full(len(found), ""))),
+    "no-velocities": lambda: changed(
+        lambda found: replace(found, velocities=found.velocities * np.nan)
+    ),
+    "no-attributes": lambda: changed(
+        lambda found: replace(found, attributes=np.full(len(found), ""))
+    ),
     "beside": lambda: changed(lambda found: replace(found, centres=found.centres + 3)),
-    "mistaken": lambda: changed(lambda found: replace(found, labels=(found.labels + 1) % len(CLASSES))),
+    "mistaken": lambda: changed(
+        lambda found: replace(found, labels=(found.labels + 1) % len(CLASSES))
+    ),
     "out-of-reach": lambda: changed(lambda found: replace(found, centres=found.centres + 300)),
     "one-box": lambda: changed(lambda found: found[found.scores > 0.9][:1]),
-    "classes-missing": lambda: (lambda world: (world, guesses(5, world)))(random_world(5, classes=(0, 3, 5, 8))),
+    "classes-missing": lambda: (lambda world: (world, guesses(5, world)))(
+        random_world(5, classes=(0, 3, 5, 8))
+    ),
 }
 
 
@@ -191,7 +228,9 @@ def devkit() -> Callable[..., str]:
 
     def run(program: str, *arguments: Path) -> str:
         command = [python, "-c", program, *map(str, arguments)]
-        return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(
+            command, check=True, env=environment, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     return run
 
@@ -211,7 +250,9 @@ def theirs(devkit: Callable[..., str], tmp_path_factory: pytest.TempPathFactory)
 def test_splits_are_the_devkits(devkit: Callable[..., str]) -> None:
     theirs = json.loads(devkit(SPLITS))
     ours = {name: sorted(scenes) for name, scenes in official("v1.0-trainval").items()}
-    assert ours == {name: sorted(theirs[name]) for name in ("train", "val", "mini_train", "mini_val")}
+    assert ours == {
+        name: sorted(theirs[name]) for name in ("train", "val", "mini_train", "mini_val")
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -227,5 +268,7 @@ def test_every_figure_is_the_devkits(theirs: dict[str, Path], name: str) -> None
         pairs += [(getattr(row, error), errors[key]) for error, key in ERRORS.items()]
     worst = max(abs(a - b) for a, b in pairs if not math.isnan(b))
     assert [math.isnan(a) for a, _ in pairs] == [math.isnan(b) for _, b in pairs]
-    print(f"{name}: NDS {ours.stats['NDS']:.4f} mAP {ours.stats['mAP']:.4f}, largest difference {worst:.1e}")
+    print(
+        f"{name}: NDS {ours.stats['NDS']:.4f} mAP {ours.stats['mAP']:.4f}, largest difference {worst:.1e}"
+    )
     assert worst < 1e-9

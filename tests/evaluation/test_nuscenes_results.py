@@ -44,7 +44,11 @@ def test_a_box_ahead_of_the_lidar_is_ahead_of_the_vehicle() -> None:
 def test_corners_stay_where_they_are_in_the_world() -> None:
     """What a box looks like in the global frame, by its quaternion, are its corners in the lidar frame, moved."""
     row = np.array([3.0, -12, 0.5, 2, 4.5, 1.6, 2.1, 1.5, -0.5])
-    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * row[[4, 3, 5]] / 2
+    corners = (
+        np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+        * row[[4, 3, 5]]
+        / 2
+    )
     local = corners @ Rotation.from_euler("z", row[6]).as_matrix().T + row[:3]
     expected = local @ POSE.lidar_to_global[:3, :3].T + POSE.lidar_to_global[:3, 3]
     box = found_boxes([row], [0], [1.0], POSE)
@@ -57,7 +61,8 @@ def test_found_boxes_beyond_the_reach_of_their_class_drop_out() -> None:
     pose = Pose(matrix(-np.pi / 2, [1, 0, 2]), matrix(1.0, [100, 200, 0]))
     rows = [[0, y, 0, 1, 1, 1, 0, 0, 0] for y in (28.9, 29.1, 39.1, 49.1)]
     kept = {
-        name: len(found_boxes(rows, [NAMES.index(name)] * 4, [1.0] * 4, pose)) for name in ("barrier", "bicycle", "bus")
+        name: len(found_boxes(rows, [NAMES.index(name)] * 4, [1.0] * 4, pose))
+        for name in ("barrier", "bicycle", "bus")
     }
     assert kept == {"barrier": 1, "bicycle": 2, "bus": 3}
     assert len(true_boxes(rows, [5] * 4, [""] * 4, [1] * 4, pose)) == 4
@@ -65,10 +70,20 @@ def test_found_boxes_beyond_the_reach_of_their_class_drop_out() -> None:
 
 def test_speed_suggests_the_attribute() -> None:
     rows = [[0, 5, 0, 1, 1, 1, 0, speed, 0] for speed in (0.19, 0.21, np.nan)]
-    guessed = {name: found_boxes(rows, [NAMES.index(name)] * 3, [1.0] * 3, LEVEL).attributes.tolist() for name in NAMES}
-    parked, ridden = ["vehicle.parked", "vehicle.moving"], ["cycle.without_rider", "cycle.with_rider"]
+    guessed = {
+        name: found_boxes(rows, [NAMES.index(name)] * 3, [1.0] * 3, LEVEL).attributes.tolist()
+        for name in NAMES
+    }
+    parked, ridden = (
+        ["vehicle.parked", "vehicle.moving"],
+        ["cycle.without_rider", "cycle.with_rider"],
+    )
     expected = dict.fromkeys(["car", "truck", "construction_vehicle", "trailer"], parked)
-    expected |= {"bus": ["vehicle.stopped", "vehicle.moving"], "motorcycle": ridden, "bicycle": ridden}
+    expected |= {
+        "bus": ["vehicle.stopped", "vehicle.moving"],
+        "motorcycle": ridden,
+        "bicycle": ridden,
+    }
     expected |= {"pedestrian": ["pedestrian.standing", "pedestrian.moving"], "barrier": ["", ""]}
     expected |= {"traffic_cone": ["", ""]}
     assert guessed == {name: [*pair, pair[0]] for name, pair in expected.items()}
@@ -77,17 +92,25 @@ def test_speed_suggests_the_attribute() -> None:
 def test_annotations_come_back_from_the_lidar_frame() -> None:
     """Although the lidar is not level: to the centre, the yaw and the velocity, unknown ones included."""
     rng = np.random.default_rng(0)
-    yaws, velocities, centres = rng.uniform(-3, 3, 9), rng.normal(0, 9, (9, 2)), rng.uniform(500, 1700, (9, 3))
+    yaws, velocities, centres = (
+        rng.uniform(-3, 3, 9),
+        rng.normal(0, 9, (9, 2)),
+        rng.uniform(500, 1700, (9, 3)),
+    )
     velocities[3] = np.nan
     inside = np.linalg.inv(POSE.lidar_to_global)
     axes = inside[:3, :3] @ Rotation.from_euler("z", yaws[:, None]).as_matrix()
-    rows = np.column_stack([
-        centres @ inside[:3, :3].T + inside[:3, 3],
-        rng.uniform(1, 5, (9, 3)),
-        np.arctan2(axes[:, 1, 0], axes[:, 0, 0]),
-        (np.column_stack([velocities, np.zeros(9)]) @ inside[:3, :3].T)[:, :2],
-    ])  # fmt: skip
-    scene = Scene.seen_from(POSE, rows, np.arange(9), ["vehicle.parked"] * 9, np.arange(9), rows[:4, :7])
+    rows = np.column_stack(
+        [
+            centres @ inside[:3, :3].T + inside[:3, 3],
+            rng.uniform(1, 5, (9, 3)),
+            np.arctan2(axes[:, 1, 0], axes[:, 0, 0]),
+            (np.column_stack([velocities, np.zeros(9)]) @ inside[:3, :3].T)[:, :2],
+        ]
+    )
+    scene = Scene.seen_from(
+        POSE, rows, np.arange(9), ["vehicle.parked"] * 9, np.arange(9), rows[:4, :7]
+    )
     np.testing.assert_allclose(scene.truth.centres, centres, atol=1e-9)
     np.testing.assert_allclose(scene.truth.yaws(), yaws, atol=1e-9)
     np.testing.assert_allclose(scene.truth.velocities, velocities, atol=1e-9)
@@ -107,16 +130,28 @@ def test_a_file_says_what_was_found(tmp_path: Path) -> None:
     found = guesses(0, world)
     found[2] = found[2][found[2].scores > 1]
     write_results(tmp_path / "results.json", world.tokens, found)
-    for ours, again in zip(found, read_results(tmp_path / "results.json", world.tokens), strict=True):
+    for ours, again in zip(
+        found, read_results(tmp_path / "results.json", world.tokens), strict=True
+    ):
         for field in fields(ours):
             np.testing.assert_array_equal(getattr(ours, field.name), getattr(again, field.name))
 
 
 def test_a_file_holds_what_the_devkit_asks_for() -> None:
-    found = boxes([[1, 2, 3]], 8, scores=[0.25], velocities=[[0.5, 0.0]], attributes=["pedestrian.moving"])
-    content = json.loads(json.dumps(to_results(["a", "b"], [found, found[found.scores > 1]]), allow_nan=False))
+    found = boxes(
+        [[1, 2, 3]], 8, scores=[0.25], velocities=[[0.5, 0.0]], attributes=["pedestrian.moving"]
+    )
+    content = json.loads(
+        json.dumps(to_results(["a", "b"], [found, found[found.scores > 1]]), allow_nan=False)
+    )
     assert content == {
-        "meta": {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": False, "use_external": True},
+        "meta": {
+            "use_camera": True,
+            "use_lidar": False,
+            "use_radar": False,
+            "use_map": False,
+            "use_external": True,
+        },
         "results": {
             "a": [
                 {
@@ -164,9 +199,15 @@ def put(key: str, value: object) -> Callable[[dict], None]:
         (no_meta, "no 'meta'"),
         (lambda content: content.update(results=[]), "no 'results'"),
         (lambda content: content["results"].pop("b"), "1 of 2 samples are missing, such as b"),
-        (lambda content: content["results"].update(c=[]), "1 samples are not of this split, such as 'c'"),
+        (
+            lambda content: content["results"].update(c=[]),
+            "1 samples are not of this split, such as 'c'",
+        ),
         (lambda content: content["results"].update(b={}), r"not a list of boxes\n.*sample b"),
-        (lambda content: content["results"].update(b=content["results"]["a"] * 501), r"501 boxes\n.*sample b"),
+        (
+            lambda content: content["results"].update(b=content["results"]["a"] * 501),
+            r"501 boxes\n.*sample b",
+        ),
         (put("translation", [1, 2]), r"translation needs 3 numbers, not 2\n.*sample a, box 0"),
         (put("translation", [1, 2, float("nan")]), "translation is not finite"),
         (put("velocity", [float("inf"), 0]), "velocity is not finite"),

@@ -29,7 +29,9 @@ def quaternions(yaws: np.ndarray, tilt: np.ndarray) -> np.ndarray:
     return Rotation.from_euler("zyx", np.column_stack([yaws, tilt])).as_quat(scalar_first=True)
 
 
-def boxes(centres: Sequence[Sequence[float]], label: int | Sequence[int] = 0, **columns: object) -> Boxes3D:
+def boxes(
+    centres: Sequence[Sequence[float]], label: int | Sequence[int] = 0, **columns: object
+) -> Boxes3D:
     """Boxes of 2 x 4 x 1.5 m that stand still and look along x, unless ``columns`` say otherwise."""
     count = len(centres)
     plain = Boxes3D(
@@ -43,13 +45,17 @@ def boxes(centres: Sequence[Sequence[float]], label: int | Sequence[int] = 0, **
     return replace(plain, **{name: np.array(column) for name, column in columns.items()})
 
 
-def random_world(seed: int, samples: int = 6, objects: int = 90, classes: Sequence[int] = range(10)) -> World:
+def random_world(
+    seed: int, samples: int = 6, objects: int = 90, classes: Sequence[int] = range(10)
+) -> World:
     """Objects come, move and go; some are out of reach, without points or attribute, or cycles in a rack."""
     rng = np.random.default_rng(seed)
     egos = np.array([[600 + 2.0 * i, 1600 + 0.5 * i, 0.3] for i in range(samples)])
     labels = rng.choice(classes, objects)
     start, velocity = rng.uniform(-45, 45, (objects, 2)), rng.normal(0, 4, (objects, 2))
-    places = egos[0, :2] + start + velocity * SECONDS * np.arange(samples)[:, None, None]  # [samples,objects,2]
+    places = (
+        egos[0, :2] + start + velocity * SECONDS * np.arange(samples)[:, None, None]
+    )  # [samples,objects,2]
     places += rng.normal(0, 0.1, places.shape)
     born = rng.integers(0, samples, objects)
     alive = (np.arange(samples)[:, None] >= born) & (
@@ -80,16 +86,24 @@ def speeds(places: np.ndarray, alive: np.ndarray, i: int) -> np.ndarray:
     after = np.where(alive[min(i + 1, len(alive) - 1)], min(i + 1, len(alive) - 1), i)
     objects = np.arange(places.shape[1])
     with np.errstate(invalid="ignore"):
-        return (places[after, objects] - places[before, objects]) / ((after - before) * SECONDS)[:, None]
+        return (places[after, objects] - places[before, objects]) / ((after - before) * SECONDS)[
+            :, None
+        ]
 
 
 def racks(rng: np.random.Generator, truth: Boxes3D) -> Boxes3D:
     """Two racks, each about a cycle."""
-    cycles = np.flatnonzero(np.isin([CLASSES[label].name for label in truth.labels], ["bicycle", "motorcycle"]))
+    cycles = np.flatnonzero(
+        np.isin([CLASSES[label].name for label in truth.labels], ["bicycle", "motorcycle"])
+    )
     around = truth.centres[rng.permutation(cycles)[:2]]
-    turned = quaternions(rng.uniform(-np.pi, np.pi, len(around)), rng.normal(0, 0.03, (len(around), 2)))
+    turned = quaternions(
+        rng.uniform(-np.pi, np.pi, len(around)), rng.normal(0, 0.03, (len(around), 2))
+    )
     return boxes(
-        around + rng.normal(0, 0.5, around.shape), sizes=np.tile([3, 8, 2], (len(around), 1)), rotations=turned
+        around + rng.normal(0, 0.5, around.shape),
+        sizes=np.tile([3, 8, 2], (len(around), 1)),
+        rotations=turned,
     )
 
 
@@ -113,7 +127,9 @@ def _guess(rng: np.random.Generator, truth: Boxes3D, noise: float) -> Boxes3D:
         rotations=quaternions(yaws, rng.normal(0, 0.03, (count, 2))),
         velocities=velocities,
         labels=np.where(mistaken, rng.integers(0, 10, count), copies.labels),
-        attributes=np.where(rng.random(count) < 0.5, copies.attributes, rng.choice([*ATTRIBUTES, ""], count)),
+        attributes=np.where(
+            rng.random(count) < 0.5, copies.attributes, rng.choice([*ATTRIBUTES, ""], count)
+        ),
         scores=rng.integers(0, 21, count) / 20,
         points=None,
     )

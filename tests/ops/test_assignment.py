@@ -13,14 +13,18 @@ from groupdetr.ops.assignment import assign, by_lapx, by_scipy
 
 Solver = Callable[[np.ndarray], np.ndarray]
 
-with_lapx = pytest.mark.skipif(not assignment.lapjvr_batch, reason="lapx >= 0.11 is not installed: pip install lapx")
+with_lapx = pytest.mark.skipif(
+    not assignment.lapjvr_batch, reason="lapx >= 0.11 is not installed: pip install lapx"
+)
 SOLVERS = [by_scipy, pytest.param(by_lapx, marks=with_lapx)]
 
 
 @pytest.mark.parametrize("solve", SOLVERS)
 @settings(deadline=None)
 @given(st.integers(0, 3), st.integers(0, 5), st.integers(1, 5), st.integers(0, 10**6))
-def test_the_pairs_are_the_cheapest_of_all(solve: Solver, problems: int, rows: int, columns: int, seed: int) -> None:
+def test_the_pairs_are_the_cheapest_of_all(
+    solve: Solver, problems: int, rows: int, columns: int, seed: int
+) -> None:
     costs = np.random.default_rng(seed).normal(size=(problems, rows, columns)).astype(np.float32)
     pairs = solve(costs)
     assert pairs.shape == (problems, min(rows, columns), 2)
@@ -69,11 +73,15 @@ KINDS = [normal, tied, duplicate_rows, all_magnitudes, nearly_infinite, far_from
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None)
 @given(st.integers(0, 3), st.integers(0, 40), st.integers(1, 40), st.integers(0, 10**6))
-def test_lapx_finds_what_scipy_finds(kind: Callable, problems: int, rows: int, columns: int, seed: int) -> None:
+def test_lapx_finds_what_scipy_finds(
+    kind: Callable, problems: int, rows: int, columns: int, seed: int
+) -> None:
     """Pairs of the same cost, to what double precision tells apart: of the cheapest there may be several."""
     costs = kind(np.random.default_rng(seed), (problems, rows, columns)).astype(np.float32)
     least = 1e-15 * float(np.abs(costs).max(initial=0))
-    assert totals(costs, by_lapx(costs)) == pytest.approx(totals(costs, by_scipy(costs)), rel=1e-12, abs=least)
+    assert totals(costs, by_lapx(costs)) == pytest.approx(
+        totals(costs, by_scipy(costs)), rel=1e-12, abs=least
+    )
 
 
 @with_lapx
@@ -84,11 +92,18 @@ def test_lapx_finds_what_scipy_finds_in_crowds(rows: int) -> None:
 
 
 def totals(costs: np.ndarray, pairs: np.ndarray) -> list[float]:
-    return [float(cost[r, c].sum()) for cost, (r, c) in zip(costs.astype(np.float64), pairs.swapaxes(1, 2))]
+    return [
+        float(cost[r, c].sum())
+        for cost, (r, c) in zip(costs.astype(np.float64), pairs.swapaxes(1, 2))
+    ]
 
 
-@pytest.mark.parametrize("installed", [False, pytest.param(True, marks=with_lapx)], ids=["scipy", "lapx"])
-def test_problems_may_stand_on_any_axes_of_a_larger_array(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "installed", [False, pytest.param(True, marks=with_lapx)], ids=["scipy", "lapx"]
+)
+def test_problems_may_stand_on_any_axes_of_a_larger_array(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not installed:
         monkeypatch.setattr(assignment, "lapjvr_batch", None)
     costs = np.random.default_rng(0).normal(size=(2, 5, 6, 7)).astype(np.float32)[:, ::2, :4]
@@ -100,9 +115,13 @@ def test_problems_may_stand_on_any_axes_of_a_larger_array(installed: bool, monke
         assert np.array_equal(columns[i, j], alone[1])
 
 
-def test_lapx_solves_where_it_is_installed_and_scipy_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lapx_solves_where_it_is_installed_and_scipy_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
-    monkeypatch.setattr(assignment, "by_lapx", lambda costs: asked.append("lapx") or by_scipy(costs))
+    monkeypatch.setattr(
+        assignment, "by_lapx", lambda costs: asked.append("lapx") or by_scipy(costs)
+    )
     costs = np.zeros((2, 3, 4), np.float32)
     for installed in (object(), None):
         monkeypatch.setattr(assignment, "lapjvr_batch", installed)

@@ -31,8 +31,12 @@ def test_the_giou_distance_is_torchvisions(seed: int, a: int, b: int) -> None:
 @given(st.integers(0, 10**6))
 def test_its_gradient_is_torchvisions(seed: int) -> None:
     said, wanted = boxes(seed, 9).requires_grad_(), boxes(seed + 1, 9)
-    expected = torchvision.ops.generalized_box_iou_loss(cxcywh_to_xyxy(said), cxcywh_to_xyxy(wanted), eps=0.0)
-    ours, theirs = (torch.autograd.grad(x.sum(), said)[0] for x in (distance(said, wanted), expected))
+    expected = torchvision.ops.generalized_box_iou_loss(
+        cxcywh_to_xyxy(said), cxcywh_to_xyxy(wanted), eps=0.0
+    )
+    ours, theirs = (
+        torch.autograd.grad(x.sum(), said)[0] for x in (distance(said, wanted), expected)
+    )
     assert torch.allclose(ours, theirs, atol=1e-9)
 
 

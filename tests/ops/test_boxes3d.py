@@ -13,7 +13,11 @@ from groupdetr.ops.boxes3d import CENTRE, LENGTH_FIRST, VELOCITY, box_to_code, c
 
 def boxes(count: int = 200) -> Tensor:
     torch.manual_seed(0)
-    place, size, motion = torch.randn(count, 3) * 20, torch.rand(count, 3) * 5 + 0.1, torch.randn(count, 2)
+    place, size, motion = (
+        torch.randn(count, 3) * 20,
+        torch.rand(count, 3) * 5 + 0.1,
+        torch.randn(count, 2),
+    )
     return torch.cat([place, size, (torch.rand(count, 1) * 2 - 1) * 3.1, motion], dim=1)
 
 
@@ -25,7 +29,18 @@ def test_the_code_is_mmdet3ds_of_before_1_0() -> None:
     """Its angle is -yaw - pi/2, and the width comes first."""
     x, y, z, width, length, height, yaw, vx, vy = boxes(1)[0].tolist()
     angle = -yaw - math.pi / 2
-    expected = [x, y, math.log(width), math.log(length), z, math.log(height), math.sin(angle), math.cos(angle), vx, vy]
+    expected = [
+        x,
+        y,
+        math.log(width),
+        math.log(length),
+        z,
+        math.log(height),
+        math.sin(angle),
+        math.cos(angle),
+        vx,
+        vy,
+    ]
     code = box_to_code(boxes(1))[0]
     assert code.tolist() == pytest.approx(expected, abs=1e-5)
     assert code[[*CENTRE]].tolist() == pytest.approx([x, y, z])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from groupdetr.masks import Canvas, Masks
 from groupdetr.ops.masks import sample
+from groupdetr.structures.masks import Canvas, Masks
 
 
 def masks() -> Masks:
     torch.manual_seed(0)
-    return Masks(torch.randn(2, 3, 5, 8), Canvas(torch.randn(2, 8, 12, 16), torch.tensor([[48, 64], [40, 50]])))
+    return Masks(
+        torch.randn(2, 3, 5, 8),
+        Canvas(torch.randn(2, 8, 12, 16), torch.tensor([[48, 64], [40, 50]])),
+    )
 
 
 def test_the_whole_mask_is_the_dot_product_with_every_pixel() -> None:
@@ -23,7 +26,9 @@ def test_the_whole_mask_is_the_dot_product_with_every_pixel() -> None:
 def test_resizing_the_pixels_is_resizing_the_mask() -> None:
     said = masks()
     for shape in ((6, 8), (24, 30), (5, 7)):
-        expected = F.interpolate(said.full().flatten(1, 2), shape, mode="bilinear", align_corners=False)
+        expected = F.interpolate(
+            said.full().flatten(1, 2), shape, mode="bilinear", align_corners=False
+        )
         assert torch.allclose(said.resized(shape).flatten(1, 2), expected, atol=1e-5)
 
 

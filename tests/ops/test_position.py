@@ -50,6 +50,10 @@ def test_padding_neither_stretches_nor_shifts() -> None:
 
 def test_the_offset_moves_pixels_to_their_centres() -> None:
     """Deformable DETR's -0.5."""
-    found = image_embedding(torch.zeros(1, 1, 2, dtype=torch.bool), channels=8, offset=-0.5)[0, 0, 0]
-    expected = [wave(c / (n + 1e-6), i, 4, 10000.0) for c, n in ((0.5, 1), (0.5, 2)) for i in range(4)]
+    found = image_embedding(torch.zeros(1, 1, 2, dtype=torch.bool), channels=8, offset=-0.5)[
+        0, 0, 0
+    ]
+    expected = [
+        wave(c / (n + 1e-6), i, 4, 10000.0) for c, n in ((0.5, 1), (0.5, 2)) for i in range(4)
+    ]
     assert torch.allclose(found, torch.tensor(expected), atol=1e-6)

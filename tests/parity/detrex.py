@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-from groupdetr.structures import Images
+from groupdetr.structures.images import Images
 
 VARIABLE = "GROUPDETR_DETREX_REPO"  # of the environment, that names a checkout
 QUERIES = 100
@@ -37,7 +37,7 @@ UNUSED = (
     "fairscale",
     "fairscale.nn",
     "fairscale.nn.checkpoint",
-)  # fmt: skip  what they import and do not need here
+)  # what they import and do not need here
 PACKAGES = (
     "detrex",
     "detrex.modeling",
@@ -45,7 +45,7 @@ PACKAGES = (
     "projects",
     "projects.dino",
     "projects.dino.modeling",
-)  # fmt: skip  whose __init__ would import all of detrex
+)  # whose __init__ would import all of detrex
 
 
 def repository() -> Path | None:
@@ -62,7 +62,9 @@ def checkout(path: Path) -> Iterator[None]:
     sys.modules.update({name: mock.MagicMock() for name in UNUSED})
     sys.modules["detrex"]._C = None  # type: ignore[attr-defined]  # compiled: without it their layer would not exist
     try:
-        sys.modules["detrex.utils"].inverse_sigmoid = importlib.import_module("detrex.utils.misc").inverse_sigmoid  # type: ignore[attr-defined]
+        sys.modules["detrex.utils"].inverse_sigmoid = importlib.import_module(
+            "detrex.utils.misc"
+        ).inverse_sigmoid  # type: ignore[attr-defined]
         yield
     finally:
         for name in set(sys.modules) - before.keys():
@@ -84,7 +86,11 @@ class Conv(nn.Conv2d):
 class Block(nn.Module):
     def __init__(self, a: int, b: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = Conv(a, b // 4, 1), Conv(b // 4, b // 4, 3, stride), Conv(b // 4, b, 1)
+        self.conv1, self.conv2, self.conv3 = (
+            Conv(a, b // 4, 1),
+            Conv(b // 4, b // 4, 3, stride),
+            Conv(b // 4, b, 1),
+        )
         self.shortcut = Conv(a, b, 1, stride) if a != b else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +105,9 @@ class ResNet50(nn.Module):
         widths = (64, 256, 512, 1024, 2048)
         for stage, depth in enumerate((3, 4, 6, 3)):
             a, b = widths[stage], widths[stage + 1]
-            blocks = [Block(a if i == 0 else b, b, 2 if stage and i == 0 else 1) for i in range(depth)]
+            blocks = [
+                Block(a if i == 0 else b, b, 2 if stage and i == 0 else 1) for i in range(depth)
+            ]
             self.add_module(f"res{stage + 2}", nn.Sequential(*blocks))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -130,18 +138,30 @@ def build(path: Path) -> nn.Module:
         )
         parts = importlib.import_module("projects.dino.modeling.dino_transformer")
     widths = {f"res{stage}": layers.ShapeSpec(channels=256 << stage - 2) for stage in (3, 4, 5)}
-    sizes = {"feedforward_dim": 2048, "attn_dropout": 0.0, "ffn_dropout": 0.0, "use_checkpoint": False}
+    sizes = {
+        "feedforward_dim": 2048,
+        "attn_dropout": 0.0,
+        "ffn_dropout": 0.0,
+        "use_checkpoint": False,
+    }
     transformer = parts.DINOTransformer(
         parts.DINOTransformerEncoder(**sizes), parts.DINOTransformerDecoder(**sizes), 4, QUERIES
     )
     return dino.DINO(
         backbone=ResNet50(),
-        position_embedding=layers.PositionEmbeddingSine(128, temperature=10000, normalize=True, offset=-0.5),
+        position_embedding=layers.PositionEmbeddingSine(
+            128, temperature=10000, normalize=True, offset=-0.5
+        ),
         neck=neck.ChannelMapper(
             widths, [*widths], 256, kernel_size=1, norm_layer=nn.GroupNorm(32, 256), num_outs=4
         ),
-        transformer=transformer, embed_dim=256, num_classes=80, num_queries=QUERIES, criterion=Kept(), device="cpu",
-    )  # fmt: skip
+        transformer=transformer,
+        embed_dim=256,
+        num_classes=80,
+        num_queries=QUERIES,
+        criterion=Kept(),
+        device="cpu",
+    )
 
 
 def said(model: nn.Module, images: Images) -> dict[str, Any]:

@@ -18,17 +18,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from groupdetr.checkpoints.layout import Layout
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO, SwinDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.structures import Images, Target
+from groupdetr.structures.images import Images
+from groupdetr.structures.targets import Target
 from groupdetr.weights.conditional_detr import OFFICIAL
 from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
-from groupdetr.weights.layout import Layout
 
 SHARP = 3.0  # how much more than at the start queries tell keys apart
 QUERIES = 100
@@ -47,7 +48,7 @@ UNUSED = (
     "yapf",
     "yapf.yapflib",
     "yapf.yapflib.yapf_api",
-)  # fmt: skip  what they import and do not need here
+)  # what they import and do not need here
 
 
 @dataclass(frozen=True)
@@ -73,45 +74,75 @@ class Family:
 
     @property
     def has_groups(self) -> bool:
-        return bool(self.repository) and "group_detr" in Path(self.repository, "main.py").read_text()
+        return (
+            bool(self.repository) and "group_detr" in Path(self.repository, "main.py").read_text()
+        )
 
 
 ANYWHERE = ("--coco_path", "nowhere")
 DAB = DABDETR(num_queries=QUERIES)
 FAMILIES = {
     "conditional-detr": Family(
-        "GROUPDETR_CONDITIONAL_DETR_REPO", ConditionalDETR(num_queries=QUERIES, dropout=0.0), OFFICIAL, 564,
+        "GROUPDETR_CONDITIONAL_DETR_REPO",
+        ConditionalDETR(num_queries=QUERIES, dropout=0.0),
+        OFFICIAL,
+        564,
         table="queries.embedding",
         builder="models.build_model",
     ),
-    "dab-detr": Family("GROUPDETR_DAB_DETR_REPO", DAB, OFFICIAL_DAB, 590, ("-m", "dab_detr", *ANYWHERE)),
+    "dab-detr": Family(
+        "GROUPDETR_DAB_DETR_REPO", DAB, OFFICIAL_DAB, 590, ("-m", "dab_detr", *ANYWHERE)
+    ),
     "dab-detr-3-patterns": Family(
-        "GROUPDETR_DAB_DETR_REPO", DABDETR(num_queries=QUERIES // 2, num_patterns=3), OFFICIAL_DAB, 591,
+        "GROUPDETR_DAB_DETR_REPO",
+        DABDETR(num_queries=QUERIES // 2, num_patterns=3),
+        OFFICIAL_DAB,
+        591,
         ("-m", "dab_detr", *ANYWHERE, "--num_patterns", "3"),
     ),
     "dn-detr": Family(
-        "GROUPDETR_DN_DETR_REPO", DNDETR(num_queries=QUERIES), OFFICIAL_DN, 591,
-        ("-m", "dn_dab_detr", *ANYWHERE, "--use_dn"), table="queries.matching.anchors",
+        "GROUPDETR_DN_DETR_REPO",
+        DNDETR(num_queries=QUERIES),
+        OFFICIAL_DN,
+        591,
+        ("-m", "dn_dab_detr", *ANYWHERE, "--use_dn"),
+        table="queries.matching.anchors",
     ),
     "dn-detr-5-copies": Family(
-        "GROUPDETR_DN_DETR_REPO", DNDETR(num_queries=QUERIES, denoising_groups=5, num_patterns=2), OFFICIAL_DN, 592,
-        ("-m", "dn_dab_detr", *ANYWHERE, "--use_dn", "--num_patterns", "2"), table="queries.matching.anchors",
+        "GROUPDETR_DN_DETR_REPO",
+        DNDETR(num_queries=QUERIES, denoising_groups=5, num_patterns=2),
+        OFFICIAL_DN,
+        592,
+        ("-m", "dn_dab_detr", *ANYWHERE, "--use_dn", "--num_patterns", "2"),
+        table="queries.matching.anchors",
     ),
     "dab-deformable-detr": Family(
-        "GROUPDETR_DAB_DETR_REPO", DABDeformableDETR(num_queries=QUERIES), OFFICIAL_DAB_DEFORMABLE, 604,
+        "GROUPDETR_DAB_DETR_REPO",
+        DABDeformableDETR(num_queries=QUERIES),
+        OFFICIAL_DAB_DEFORMABLE,
+        604,
         ("-m", "dab_deformable_detr", *ANYWHERE, "--transformer_activation", "relu"),
         builder="models.build_dab_deformable_detr",
     ),
     "dino": Family(
-        "GROUPDETR_DINO_REPO", DINO(num_queries=QUERIES), OFFICIAL_DINO, 626, ("-c", "config/DINO/DINO_4scale.py"),
-        table="queries.matching.embedding", builder="models.dino.dino.build_dino",
+        "GROUPDETR_DINO_REPO",
+        DINO(num_queries=QUERIES),
+        OFFICIAL_DINO,
+        626,
+        ("-c", "config/DINO/DINO_4scale.py"),
+        table="queries.matching.embedding",
+        builder="models.dino.dino.build_dino",
     ),
     "dino-swin-l": Family(
-        "GROUPDETR_DINO_REPO", SwinDINO(num_queries=QUERIES), OFFICIAL_DINO, 716,
+        "GROUPDETR_DINO_REPO",
+        SwinDINO(num_queries=QUERIES),
+        OFFICIAL_DINO,
+        716,
         ("-c", "config/DINO/DINO_4scale_swin.py"),
-        table="queries.matching.embedding", builder="models.dino.dino.build_dino",
+        table="queries.matching.embedding",
+        builder="models.dino.dino.build_dino",
     ),
-}  # fmt: skip
+}
 
 
 def without_download(*, pretrained: bool, **options: Any) -> nn.Module:
@@ -153,7 +184,15 @@ def build(family: Family, num_groups: int, dilated: bool) -> tuple[nn.Module, nn
 
 
 def parsed(family: Family, num_groups: int, dilated: bool) -> Namespace:
-    command = ["--device", "cpu", "--dropout", "0", "--num_queries", str(family.recipe.num_queries), *family.command]
+    command = [
+        "--device",
+        "cpu",
+        "--dropout",
+        "0",
+        "--num_queries",
+        str(family.recipe.num_queries),
+        *family.command,
+    ]
     command += ["--dilation"] if dilated else []
     command += ["--group_detr", str(num_groups)] if family.has_groups else []
     return importlib.import_module("main").get_args_parser().parse_args(command)
@@ -164,7 +203,12 @@ def configured(family: Family) -> Namespace:
     settings: dict[str, Any] = {}
     exec(Path(family.repository, family.command[1]).read_text(), {}, settings)
     settings.pop("_base_")
-    added = {"device": "cpu", "dataset_file": "coco", "dn_box_noise_scale": 1.0, "num_queries": QUERIES}
+    added = {
+        "device": "cpu",
+        "dataset_file": "coco",
+        "dn_box_noise_scale": 1.0,
+        "num_queries": QUERIES,
+    }
     added["use_checkpoint"] = False
     return Namespace(**{**settings, **added})
 
@@ -194,7 +238,9 @@ def roughen(model: nn.Module) -> None:
         elif "backbone" not in name:
             value.add_(torch.randn_like(value), alpha=0.02)
         if name.endswith("in_proj_weight"):
-            value.mul_(torch.tensor([SHARP, SHARP, 1 / SHARP]).repeat_interleave(len(value) // 3)[:, None])
+            value.mul_(
+                torch.tensor([SHARP, SHARP, 1 / SHARP]).repeat_interleave(len(value) // 3)[:, None]
+            )
         elif re.search(r"[sc]a_q.*weight|ca_v.*weight", name):
             value.mul_(SHARP)
         elif "sa_v_proj.weight" in name:
@@ -211,7 +257,9 @@ class Noise:
     def __call__(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         labels, boxes = labels.clone(), boxes.clone()  # [B,1,g,E,T], [B,1,g,E,T,4]
         times = labels.shape[2:4]
-        for image, (theirs, theirs_boxes) in enumerate(zip(*map(self.of_images, (self.labels, self.boxes)))):
+        for image, (theirs, theirs_boxes) in enumerate(
+            zip(*map(self.of_images, (self.labels, self.boxes)))
+        ):
             count = self.counts[image]
             labels[image, 0, ..., :count] = theirs.view(*times, count)
             boxes[image, 0, ..., :count, :] = theirs_boxes.view(*times, count, 4)
@@ -223,14 +271,18 @@ class Noise:
     def of_images(self, x: Tensor) -> Sequence[Tensor]:
         copies = len(x) // max(1, sum(self.counts))
         return (
-            x.unflatten(0, (copies, sum(self.counts))).split(self.counts, dim=1) if copies else [x] * len(self.counts)
+            x.unflatten(0, (copies, sum(self.counts))).split(self.counts, dim=1)
+            if copies
+            else [x] * len(self.counts)
         )
 
 
 class Theirs:
     """Their model and criterion, called alike whichever repository they are from."""
 
-    def __init__(self, family: Family, model: nn.Module, criterion: nn.Module, args: Namespace) -> None:
+    def __init__(
+        self, family: Family, model: nn.Module, criterion: nn.Module, args: Namespace
+    ) -> None:
         self.family, self.model, self.criterion, self.args = family, model, criterion, args
         self.noise = Noise()
 
@@ -238,7 +290,9 @@ class Theirs:
     def denoises(self) -> bool:
         return hasattr(self.family.recipe, "num_denoising")
 
-    def __call__(self, images: Images, targets: Sequence[dict[str, Tensor]]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    def __call__(
+        self, images: Images, targets: Sequence[dict[str, Tensor]]
+    ) -> tuple[dict[str, Any], tuple[Any, ...]]:
         """Outputs, and what their criterion wants besides."""
         nested = type(self.model).forward.__globals__["NestedTensor"](images.pixels, images.padding)
         with as_default(images.pixels.dtype):
@@ -255,7 +309,13 @@ class Theirs:
             return self.args.num_patterns
         most = max(1, *(len(target["labels"]) for target in targets))
         copies = self.family.recipe.denoising_groups or max(1, 100 // most)  # type: ignore[attr-defined]
-        return list(targets), copies, self.args.label_noise_scale, self.args.box_noise_scale, self.args.num_patterns
+        return (
+            list(targets),
+            copies,
+            self.args.label_noise_scale,
+            self.args.box_noise_scale,
+            self.args.num_patterns,
+        )
 
     @contextmanager
     def recording(self, targets: Sequence[dict[str, Tensor]]) -> Iterator[None]:
@@ -267,13 +327,18 @@ class Theirs:
 
         def labels(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             del module
-            self.noise.labels = inputs[0] if inputs[0].ndim else self.noise.labels  # the first call asks for "none"
+            self.noise.labels = (
+                inputs[0] if inputs[0].ndim else self.noise.labels
+            )  # the first call asks for "none"
 
         def boxes(x: Tensor) -> Tensor:
             self.noise.boxes = x
             return inverse_sigmoid(x)
 
-        with self.model.label_enc.register_forward_pre_hook(labels), mock.patch.dict(scope, inverse_sigmoid=boxes):  # type: ignore[operator, union-attr]
+        with (
+            self.model.label_enc.register_forward_pre_hook(labels),
+            mock.patch.dict(scope, inverse_sigmoid=boxes),
+        ):  # type: ignore[operator, union-attr]
             yield
 
     def losses(
@@ -291,7 +356,9 @@ class Theirs:
                 weight = self.criterion.weight_dict[
                     name if name in self.criterion.weight_dict else name[: parts.start(4) - 1]
                 ]
-                ours[f"{stage}/{ {'ce': 'focal', 'bbox': 'l1', 'giou': 'giou'}[parts[2]] }"] = weight * found[name]
+                ours[f"{stage}/{ {'ce': 'focal', 'bbox': 'l1', 'giou': 'giou'}[parts[2]] }"] = (
+                    weight * found[name]
+                )
         return ours
 
 
@@ -312,9 +379,16 @@ def on_cpu() -> Iterator[None]:
     to = torch.Tensor.to
 
     def stay(self: Tensor, *args: Any, **options: Any) -> Tensor:
-        return to(self, *(arg for arg in args if arg != "cuda"), **options) if args != ("cuda",) else self
+        return (
+            to(self, *(arg for arg in args if arg != "cuda"), **options)
+            if args != ("cuda",)
+            else self
+        )
 
-    with mock.patch.object(torch.Tensor, "cuda", lambda self: self), mock.patch.object(torch.Tensor, "to", stay):
+    with (
+        mock.patch.object(torch.Tensor, "cuda", lambda self: self),
+        mock.patch.object(torch.Tensor, "to", stay),
+    ):
         yield
 
 

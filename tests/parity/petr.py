@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupdetr.cameras import CameraImages
-from groupdetr.structures import Target
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.targets import Target
 
 IMAGE, MAP = (64, 160), (4, 10)  # pixels, and tokens of a view
 AZIMUTHS = (90.0, 34.0, 146.0, -90.0, -160.0, -20.0)  # degrees: where the cameras look
 FOCAL = (126.0, 126.0, 126.0, 80.0, 126.0, 126.0)  # pixels
 ELAPSED = (0.5, 0.75)  # seconds, of the two scenes
-MOVED = 0.2, -4.0  # earlier cameras are so many metres to the right, and so many metres per second ahead
+MOVED = (
+    0.2,
+    -4.0,
+)  # earlier cameras are so many metres to the right, and so many metres per second ahead
 
 # x,y,z of the centre, width, length, height, angle of the code (not yaw), velocity
 OBJECTS = (
@@ -44,9 +47,13 @@ def weight(name: str, shape: Iterable[int], rule: str) -> Tensor:
         values = 0.5 + 0.45 * sines(count, seed) if rule == "sines" else uniform(count, seed)
     elif len(shape) > 1:
         wide = math.sqrt(count / shape[0])
-        values = sines(count, seed) * 1.5 / wide if rule == "sines" else 1.4 * noise(count, seed) / wide
+        values = (
+            sines(count, seed) * 1.5 / wide if rule == "sines" else 1.4 * noise(count, seed) / wide
+        )
     else:
-        values = 0.1 * (sines if rule == "sines" else noise)(count, seed) + (is_norm(name) and name.endswith("weight"))
+        values = 0.1 * (sines if rule == "sines" else noise)(count, seed) + (
+            is_norm(name) and name.endswith("weight")
+        )
     return values.float().reshape(shape)
 
 
@@ -72,7 +79,9 @@ def is_norm(name: str) -> bool:
 def cameras(moments: int) -> Tensor:
     """What projects points of the lidar's frame on the six images of every moment, [2,V,4,4] float64."""
     ages = [[moment * seconds for moment in range(moments)] for seconds in ELAPSED]
-    return torch.stack([torch.stack([projection(i, age) for age in scene for i in range(6)]) for scene in ages])
+    return torch.stack(
+        [torch.stack([projection(i, age) for age in scene for i in range(6)]) for scene in ages]
+    )
 
 
 def projection(i: int, age: float) -> Tensor:

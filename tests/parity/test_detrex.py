@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.native import read
 from groupdetr.experiments import recipe_from
-from groupdetr.structures import Images
-from groupdetr.weights import import_weights, load_weights, read
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
+from groupdetr.weights.importing import import_weights
+from groupdetr.weights.loading import load_weights
 
 from . import detrex
 from .official import roughen
@@ -38,7 +40,12 @@ def ours(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Detecti
     """By way of an imported file, which knows all that it takes."""
     folder = tmp_path_factory.mktemp("detrex")
     torch.save({"model": theirs.state_dict(), "iteration": 89999}, folder / "model_final.pth")
-    import_weights(folder / "model_final.pth", folder / "ours.safetensors", num_queries=detrex.QUERIES, file_groups=1)
+    import_weights(
+        folder / "model_final.pth",
+        folder / "ours.safetensors",
+        num_queries=detrex.QUERIES,
+        file_groups=1,
+    )
     model = recipe_from(read(folder / "ours.safetensors")[1]["recipe"]).build()
     assert len(load_weights(model, folder / "ours.safetensors").lines) == 1
     return model.eval()
@@ -50,10 +57,14 @@ def images() -> Images:
     return Images.from_list([scene(96, 128), scene(128, 80), scene(64, 64)])
 
 
-def test_all_tensors_of_their_checkpoint_are_used(theirs: nn.Module, ours: DetectionTransformer) -> None:
+def test_all_tensors_of_their_checkpoint_are_used(
+    theirs: nn.Module, ours: DetectionTransformer
+) -> None:
     assert len(theirs.state_dict()) == 634
     parameters = {id(p): p.numel() for p in theirs.parameters()}
-    assert sum(p.numel() for p in ours.parameters()) == sum(parameters.values()) + 256  # the last row of labels
+    assert (
+        sum(p.numel() for p in ours.parameters()) == sum(parameters.values()) + 256
+    )  # the last row of labels
 
 
 def test_outputs_are_theirs(theirs: nn.Module, ours: DetectionTransformer, images: Images) -> None:

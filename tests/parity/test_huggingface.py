@@ -18,25 +18,42 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from groupdetr.checkpoints.native import read
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.experiments import recipe_from
-from groupdetr.structures import Images, Target
-from groupdetr.weights import import_weights, load_weights, read
+from groupdetr.structures.images import Images
+from groupdetr.structures.targets import Target
+from groupdetr.weights.importing import import_weights
+from groupdetr.weights.loading import load_weights
 
 transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4
 CLASSES = {0: "N/A", 1: "person", 2: "bicycle", 3: "car"}
 SMALL = {
-    "num_classes": 4, "num_queries": 20, "channels": 64, "num_heads": 4, "hidden": 96, "encoder_layers": 2,
-    "decoder_layers": 3, "dropout": 0.0,
-}  # fmt: skip
+    "num_classes": 4,
+    "num_queries": 20,
+    "channels": 64,
+    "num_heads": 4,
+    "hidden": 96,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "dropout": 0.0,
+}
 SIZES = {
-    "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
-    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_queries": 20,
-    "dropout": 0.0, "auxiliary_loss": True, "id2label": CLASSES, "label2id": {v: k for k, v in CLASSES.items()},
-}  # fmt: skip
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_ffn_dim": 96,
+    "decoder_ffn_dim": 96,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "num_queries": 20,
+    "dropout": 0.0,
+    "auxiliary_loss": True,
+    "id2label": CLASSES,
+    "label2id": {v: k for k, v in CLASSES.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -51,16 +68,24 @@ class Family:
 
 FAMILIES = {
     "conditional-detr": Family(
-        "ConditionalDetrConfig", "ConditionalDetrForObjectDetection", {"d_model": 64}, ConditionalDETR(**SMALL)  # type: ignore[arg-type]
+        "ConditionalDetrConfig",
+        "ConditionalDetrForObjectDetection",
+        {"d_model": 64},
+        ConditionalDETR(**SMALL),  # type: ignore[arg-type]
     ),
     "dab-detr": Family(
-        "DabDetrConfig", "DabDetrForObjectDetection", {"hidden_size": 64}, DABDETR(**SMALL, eps=1e-5)  # type: ignore[arg-type]
+        "DabDetrConfig",
+        "DabDetrForObjectDetection",
+        {"hidden_size": 64},
+        DABDETR(**SMALL, eps=1e-5),  # type: ignore[arg-type]
     ),
     "dab-detr-2-patterns": Family(
-        "DabDetrConfig", "DabDetrForObjectDetection", {"hidden_size": 64, "num_patterns": 2, "temperature_height": 10,
-        "temperature_width": 10}, DABDETR(**SMALL, eps=1e-5, num_patterns=2, temperature=10.0),  # type: ignore[arg-type]
+        "DabDetrConfig",
+        "DabDetrForObjectDetection",
+        {"hidden_size": 64, "num_patterns": 2, "temperature_height": 10, "temperature_width": 10},
+        DABDETR(**SMALL, eps=1e-5, num_patterns=2, temperature=10.0),  # type: ignore[arg-type]
     ),
-}  # fmt: skip
+}
 CASES = [
     *(("conditional-detr", backbone) for backbone in ("timm", "timm dilated", "transformers")),
     *(("dab-detr", backbone) for backbone in ("timm", "timm dilated", "transformers")),
@@ -74,9 +99,13 @@ def build(family: Family, backbone: str) -> nn.Module:
     make = getattr(transformers, family.config)
     if backbone == "transformers":
         config = make(
-            **SIZES, **family.width, use_timm_backbone=False, backbone=None, use_pretrained_backbone=False,
+            **SIZES,
+            **family.width,
+            use_timm_backbone=False,
+            backbone=None,
+            use_pretrained_backbone=False,
             backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
-        )  # fmt: skip
+        )
     else:
         config = make(**SIZES, **family.width, dilation=backbone == "timm dilated")
         config.backbone_config.use_pretrained_backbone = False
@@ -106,7 +135,9 @@ def gain(name: str) -> float:
         return 0.5
     attends = re.search(r"attn\.(?:(?:self|cross)_attn[._])?([qkvo])[a-z_]*proj", name)
     looks = "encoder_attn" in name or "cross_attn" in name
-    return {"q": 5.0, "k": 5.0, "v": 3.0 if looks else 0.5, "o": 1.0}[attends[1]] if attends else 1.5
+    return (
+        {"q": 5.0, "k": 5.0, "v": 3.0 if looks else 0.5, "o": 1.0}[attends[1]] if attends else 1.5
+    )
 
 
 @pytest.fixture(scope="module", params=CASES, ids=" ".join)
@@ -144,11 +175,16 @@ def images() -> Images:
     """Two sizes: each image is padded, on another side."""
     torch.manual_seed(1)
     coarse = [torch.randn(1, 3, 6, 4), torch.randn(1, 3, 3, 8)]
-    return Images.from_list([nn.functional.interpolate(x, scale_factor=24, mode="bicubic")[0] for x in coarse])
+    return Images.from_list(
+        [nn.functional.interpolate(x, scale_factor=24, mode="bicubic")[0] for x in coarse]
+    )
 
 
 TARGETS = [
-    Target(torch.tensor([1, 3, 3]), torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.5, 0.5, 0.9], [0.7, 0.2, 0.1, 0.1]])),
+    Target(
+        torch.tensor([1, 3, 3]),
+        torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.5, 0.5, 0.9], [0.7, 0.2, 0.1, 0.1]]),
+    ),
     Target(torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.3, 0.6]])),
 ]
 
@@ -178,7 +214,9 @@ def doubled(*models: nn.Module) -> Iterator[None]:
             model.float()
 
 
-def test_losses_of_every_layer_are_theirs(theirs: nn.Module, ours: nn.Module, family: Family, images: Images) -> None:
+def test_losses_of_every_layer_are_theirs(
+    theirs: nn.Module, ours: nn.Module, family: Family, images: Images
+) -> None:
     labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in TARGETS]
     with torch.no_grad():
         found = family.recipe.criterion()(ours.train()(images), TARGETS)
@@ -193,7 +231,10 @@ def test_losses_of_every_layer_are_theirs(theirs: nn.Module, ours: nn.Module, fa
 def test_names_of_modules_in_memory_are_read_as_those_of_files(
     theirs: nn.Module, ours: nn.Module, images: Images, tmp_path: Path
 ) -> None:
-    save_file({name: value.clone() for name, value in theirs.state_dict().items()}, tmp_path / "memory.safetensors")
+    save_file(
+        {name: value.clone() for name, value in theirs.state_dict().items()},
+        tmp_path / "memory.safetensors",
+    )
     again = ours.recipe.build()  # type: ignore[union-attr, operator]
     load_weights(again, tmp_path / "memory.safetensors")
     with torch.no_grad():
@@ -207,6 +248,8 @@ def test_an_import_reads_recipe_and_classes_off_the_folder(
     metadata = read(tmp_path / "out.safetensors")[1]
     dilated = theirs.config.dilation  # type: ignore[union-attr]
     recipe = recipe_from(metadata["recipe"])
-    preset = ("dab-detr-r50" if isinstance(recipe, DABDETR) else "conditional-detr-r50") + "-dc5" * dilated
+    preset = (
+        "dab-detr-r50" if isinstance(recipe, DABDETR) else "conditional-detr-r50"
+    ) + "-dc5" * dilated
     assert recipe == family.recipe.with_options(dilated=dilated, preset=preset)
     assert metadata["categories"] == [[row, name] for row, name in CLASSES.items()]

@@ -13,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.native import read
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.experiments import recipe_from
-from groupdetr.structures import Images
-from groupdetr.weights import import_weights, load_weights, read
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
+from groupdetr.weights.importing import import_weights
+from groupdetr.weights.loading import load_weights
 
 from .test_huggingface import CLASSES, doubled
 
@@ -25,14 +27,29 @@ transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-5
 RECIPE = Mask2Former(
-    num_classes=4, num_queries=20, channels=64, num_heads=4, encoder_layers=2, decoder_layers=4, encoder_hidden=80,
+    num_classes=4,
+    num_queries=20,
+    channels=64,
+    num_heads=4,
+    encoder_layers=2,
+    decoder_layers=4,
+    encoder_hidden=80,
     hidden=96,
-)  # fmt: skip
+)
 SIZES = {
-    "num_queries": 20, "hidden_dim": 64, "feature_size": 64, "mask_feature_size": 64, "num_attention_heads": 4,
-    "encoder_layers": 2, "decoder_layers": 5, "encoder_feedforward_dim": 80, "dim_feedforward": 96,
-    "output_auxiliary_logits": True, "id2label": CLASSES, "label2id": {v: k for k, v in CLASSES.items()},
-}  # fmt: skip
+    "num_queries": 20,
+    "hidden_dim": 64,
+    "feature_size": 64,
+    "mask_feature_size": 64,
+    "num_attention_heads": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 5,
+    "encoder_feedforward_dim": 80,
+    "dim_feedforward": 96,
+    "output_auxiliary_logits": True,
+    "id2label": CLASSES,
+    "label2id": {v: k for k, v in CLASSES.items()},
+}
 BACKBONES = {
     "transformers": ("ResNetConfig", {"out_features": ["stage1", "stage2", "stage3", "stage4"]}),
     "timm": (
@@ -47,7 +64,9 @@ def theirs(request: pytest.FixtureRequest) -> nn.Module:
     """Random weights, no download; their decoder counts its layers with the prediction before the first."""
     torch.manual_seed(0)
     make, options = BACKBONES[request.param]
-    config = transformers.Mask2FormerConfig(backbone_config=getattr(transformers, make)(**options), **SIZES)
+    config = transformers.Mask2FormerConfig(
+        backbone_config=getattr(transformers, make)(**options), **SIZES
+    )
     model = transformers.Mask2FormerForUniversalSegmentation(config)
     roughen(model)
     return model.eval()
@@ -85,7 +104,9 @@ def ours(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DetectionTra
 
 def picture(height: int, width: int) -> Tensor:
     """Smooth, so that masks have an inside and an outside."""
-    return nn.functional.interpolate(torch.randn(1, 3, height // 16, width // 16), (height, width), mode="bicubic")[0]
+    return nn.functional.interpolate(
+        torch.randn(1, 3, height // 16, width // 16), (height, width), mode="bicubic"
+    )[0]
 
 
 BATCHES = {  # heights and widths
@@ -116,9 +137,13 @@ def test_classes_and_masks_of_all_predictions_are_theirs(
     meant = [*said.auxiliary_logits, said]
     assert len(found) == len(meant) == RECIPE.decoder_layers + 1
     seen = torch.stack([other["masks_queries_logits"] > 0 for other in meant])
-    assert 0.1 < seen.double().mean() < 0.9  # masks have an inside and an outside, or they would not matter
+    assert (
+        0.1 < seen.double().mean() < 0.9
+    )  # masks have an inside and an outside, or they would not matter
     for layer, other in zip(found, meant):
-        assert other["class_queries_logits"].std(1).mean() > 0.02  # queries differ, or this would show little
+        assert (
+            other["class_queries_logits"].std(1).mean() > 0.02
+        )  # queries differ, or this would show little
         assert error(layer.logits[:, 0], other["class_queries_logits"]) < TOLERANCE
         assert error(layer.masks.full()[:, 0], other["masks_queries_logits"]) < TOLERANCE
 
@@ -128,7 +153,9 @@ def error(found: Tensor, meant: Tensor) -> float:
     return ((found - meant).abs().max() / meant.abs().max()).item()
 
 
-def test_names_in_memory_are_those_of_files(theirs: nn.Module, ours: DetectionTransformer, tmp_path: Path) -> None:
+def test_names_in_memory_are_those_of_files(
+    theirs: nn.Module, ours: DetectionTransformer, tmp_path: Path
+) -> None:
     torch.save(theirs.state_dict(), tmp_path / "memory.pth")
     load_weights(again := ours.recipe.build(), tmp_path / "memory.pth")
     state = again.state_dict()

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from groupdetr.detections import decoded
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.mask2former import Mask2Former
-from groupdetr.outputs import Outputs
-from groupdetr.structures import PixelMemory, Predictions
-from groupdetr.tasks.instances import masks_of
-from groupdetr.weights import load_weights
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.detections import decoded
+from groupdetr.structures.memory import PixelMemory
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.tasks.detection2d.instance_segmentation import masks_of
+from groupdetr.weights.loading import load_weights
 from tests.weights.mask2former import mask2former_state, write_pickle
 
 TOLERANCE = 1e-4  # of the largest number; their logits sum to hundreds
@@ -27,15 +28,69 @@ IMAGE = (96, 128)  # two images of these pixels
 STEPS = {4: 0.011, 8: 0.012, 16: 0.013, 32: 0.014}  # of the sines that are feature maps, by stride
 
 LOGITS = {  # of the last layer: image and query, the first 8 of 81 classes
-    (0, 0): [-2.3157773, -2.1609962, -1.5414561, -0.5927042, 0.4787672, 1.4405508, 2.0849116, 2.2738779],
-    (1, 99): [-2.4064193, -2.2555850, -1.6192907, -0.6367458, 0.4781568, 1.4835062, 2.1620302, 2.3682802],
+    (0, 0): [
+        -2.3157773,
+        -2.1609962,
+        -1.5414561,
+        -0.5927042,
+        0.4787672,
+        1.4405508,
+        2.0849116,
+        2.2738779,
+    ],
+    (1, 99): [
+        -2.4064193,
+        -2.2555850,
+        -1.6192907,
+        -0.6367458,
+        0.4781568,
+        1.4835062,
+        2.1620302,
+        2.3682802,
+    ],
 }
-MASK = [33.6831627, 30.2651596, 31.1975899, 31.5981827, 30.8039932, 29.3686142, 28.3845882, 27.7745056]
-FIRST_LOGITS = [-6.6031904, -12.6151648, -15.8741837, -15.6668568, -12.0373983, -5.7780962, 1.7437885, 8.8849440]
-FIRST_MASK = [133.2117310, 158.9189911, 160.9248505, 158.5979309, 149.9676056, 142.0637054, 141.5667267, 144.3092346]
+MASK = [
+    33.6831627,
+    30.2651596,
+    31.1975899,
+    31.5981827,
+    30.8039932,
+    29.3686142,
+    28.3845882,
+    27.7745056,
+]
+FIRST_LOGITS = [
+    -6.6031904,
+    -12.6151648,
+    -15.8741837,
+    -15.6668568,
+    -12.0373983,
+    -5.7780962,
+    1.7437885,
+    8.8849440,
+]
+FIRST_MASK = [
+    133.2117310,
+    158.9189911,
+    160.9248505,
+    158.5979309,
+    149.9676056,
+    142.0637054,
+    141.5667267,
+    144.3092346,
+]
 SCORES = [0.0476665, 0.0476651, 0.0476414, 0.0476286, 0.0476254]
 AREAS = [24727, 24731, 24738, 24737, 24740]
-PIXELS = [-0.2556983, -0.2132390, -0.2215441, -0.2322499, -0.2339959, -0.2254622, -0.2170838, -0.2062646]
+PIXELS = [
+    -0.2556983,
+    -0.2132390,
+    -0.2215441,
+    -0.2322499,
+    -0.2339959,
+    -0.2254622,
+    -0.2170838,
+    -0.2062646,
+]
 
 
 def waves(name: str, like: Tensor) -> Tensor:
@@ -62,7 +117,11 @@ def memory(model: DetectionTransformer) -> PixelMemory:
     maps = []
     for (stride, step), channels in zip(STEPS.items(), (256, 512, 1024, 2048)):
         shape = (2, channels, IMAGE[0] // stride, IMAGE[1] // stride)
-        maps.append(torch.sin(step * torch.arange(math.prod(shape), dtype=torch.float64)).float().reshape(shape))
+        maps.append(
+            torch.sin(step * torch.arange(math.prod(shape), dtype=torch.float64))
+            .float()
+            .reshape(shape)
+        )
     with torch.no_grad():
         return model.encoder(maps, torch.zeros(2, *IMAGE, dtype=torch.bool), padded=False)
 

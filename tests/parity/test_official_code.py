@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.outputs import Outputs
-from groupdetr.structures import Images, Target
-from groupdetr.weights import load_weights
-from groupdetr.weights.reading import Checkpoint
+from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.structures.images import Images
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.targets import Target
+from groupdetr.weights.loading import load_weights
 
 from . import official
 from .official import FAMILIES, Family, described
@@ -40,7 +41,9 @@ class Pair:
         self.theirs = official.Theirs(family, model, criterion, args)
         path = folder / "checkpoint.pth"
         torch.save({"model": model.state_dict(), "optimizer": {}, "epoch": 49, "args": args}, path)
-        recipe = replace(family.recipe, num_groups=num_groups, **({"dilated": True} if dilated else {}))
+        recipe = replace(
+            family.recipe, num_groups=num_groups, **({"dilated": True} if dilated else {})
+        )
         self.ours, self.our_criterion = recipe.build(), recipe.criterion()
         self.report = load_weights(self.ours, path)
         for module in (*self.ours.modules(), *model.modules()):
@@ -65,16 +68,25 @@ class Pair:
         theirs, more = self.theirs(self.images, described(targets, self.images.pixels.dtype))
         return self.ours(self.images, targets), theirs, more
 
-    def compare(self, targets: list[Target]) -> tuple[Outputs, dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    def compare(
+        self, targets: list[Target]
+    ) -> tuple[Outputs, dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Outputs and losses of both: ours, theirs."""
         ours, theirs, more = self.outputs(targets)
-        their_losses = self.theirs.losses(theirs, described(targets, self.images.pixels.dtype), more)
+        their_losses = self.theirs.losses(
+            theirs, described(targets, self.images.pixels.dtype), more
+        )
         return ours, theirs, self.our_criterion(ours, targets), their_losses
 
 
 def scene(height: int, width: int) -> Tensor:
     """A picture with large structures, so that places differ."""
-    return F.interpolate(torch.randn(1, 3, height // 16, width // 16), size=(height, width), mode="bicubic")[0] * 2
+    return (
+        F.interpolate(
+            torch.randn(1, 3, height // 16, width // 16), size=(height, width), mode="bicubic"
+        )[0]
+        * 2
+    )
 
 
 def objects(count: int) -> Target:
@@ -82,7 +94,12 @@ def objects(count: int) -> Target:
     return Target(torch.randint(1, 91, (count,)), torch.cat([centre, size], dim=1))
 
 
-CASES = [(name, k, dilated) for name, family in FAMILIES.items() for dilated in family.backbones for k in GROUPS]
+CASES = [
+    (name, k, dilated)
+    for name, family in FAMILIES.items()
+    for dilated in family.backbones
+    for k in GROUPS
+]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
@@ -101,7 +118,9 @@ def differences(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tens
     assert ours.keys() == theirs.keys()
     worst = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
     largest = max(value.abs().max().item() for value in theirs.values())
-    print(f"{what}: {len(ours)} tensors, largest value {largest:.3g}, largest difference {worst:.3g}")
+    print(
+        f"{what}: {len(ours)} tensors, largest value {largest:.3g}, largest difference {worst:.3g}"
+    )
     return worst
 
 
@@ -158,7 +177,9 @@ def test_inference_is_theirs(pair: Pair) -> None:
     assert differences("inference", told, meant) < TOLERANCE
 
 
-def test_a_batch_without_objects_differs_from_theirs_by_exactly_the_number_of_groups(pair: Pair) -> None:
+def test_a_batch_without_objects_differs_from_theirs_by_exactly_the_number_of_groups(
+    pair: Pair,
+) -> None:
     """Their normaliser is max(1, K * objects), ours K * max(1, objects), which is the mean over groups (Eq. 7)."""
     pair.train()
     _, _, ours, theirs = pair.compare([objects(0)] * 3)
@@ -167,4 +188,6 @@ def test_a_batch_without_objects_differs_from_theirs_by_exactly_the_number_of_gr
     worst = max(abs(theirs[name] / num_groups - ours[name]).item() for name in ours)
     print(f"without objects, theirs / {num_groups}: largest difference {worst:.3g}")
     assert worst < TOLERANCE
-    assert all(theirs[name] > 0 for name in theirs if name.endswith("focal") and "denoising" not in name)
+    assert all(
+        theirs[name] > 0 for name in theirs if name.endswith("focal") and "denoising" not in name
+    )

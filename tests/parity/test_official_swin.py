@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.swin import Block, swin_large
-from groupdetr.weights.layout import rename
-from groupdetr.weights.swin import DETECTOR
+from groupdetr.checkpoints.layout import rename
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.swin import Block, swin_large
+from groupdetr.modeling.backbones.swin_names import DETECTOR
 
 from .official import checkout
 
@@ -36,7 +36,9 @@ def theirs() -> nn.Module:
     torch.manual_seed(0)
     with checkout(REPOSITORY):
         swin = importlib.import_module("models.dino.swin_transformer")
-        network = swin.build_swin_transformer("swin_L_384_22k", 384, out_indices=(1, 2, 3), dilation=False)
+        network = swin.build_swin_transformer(
+            "swin_L_384_22k", 384, out_indices=(1, 2, 3), dilation=False
+        )
     roughen(network)
     network.eval()  # does not return it
     return network
@@ -47,7 +49,9 @@ def roughen(network: nn.Module) -> None:
     """Norms that are not the identity, and position biases and attention that matter."""
     for name, value in network.named_parameters():
         if value.ndim == 1:
-            value.normal_(0.8, 0.2) if "norm" in name and name.endswith("weight") else value.normal_(0, 0.1)
+            value.normal_(0.8, 0.2) if "norm" in name and name.endswith(
+                "weight"
+            ) else value.normal_(0, 0.1)
         elif name.endswith("relative_position_bias_table"):
             value.normal_(0, 1)
         elif name.endswith("qkv.weight"):
@@ -74,7 +78,11 @@ def converted(theirs: nn.Module) -> dict[str, Tensor]:
 def test_the_table_has_all_355_entries(theirs: nn.Module) -> None:
     entries = theirs.state_dict()
     assert len(entries) == 355
-    assert len(converted(theirs)) == 355 - sum("relative_position_index" in name for name in entries) == 331
+    assert (
+        len(converted(theirs))
+        == 355 - sum("relative_position_index" in name for name in entries)
+        == 331
+    )
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)

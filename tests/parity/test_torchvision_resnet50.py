@@ -7,14 +7,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from groupdetr.backbones.resnet import resnet50
+from groupdetr.modeling.backbones.resnet import resnet50
 
 
 def theirs(dilated: bool) -> nn.Module:
     """With norms that are not the identity; small gains keep the features of order one."""
     torch.manual_seed(0)
     network = torchvision.models.resnet50(
-        replace_stride_with_dilation=[False, False, dilated], norm_layer=torchvision.ops.FrozenBatchNorm2d
+        replace_stride_with_dilation=[False, False, dilated],
+        norm_layer=torchvision.ops.FrozenBatchNorm2d,
     )
     for name, value in network.named_buffers():
         value.uniform_(0.5, 1.0) if name.endswith(("weight", "var")) else value.normal_(0, 0.1)
@@ -32,7 +33,9 @@ def features(network: nn.Module, pixels: Tensor) -> Tensor:
 @pytest.mark.parametrize("dilated", [False, True])
 def test_features_are_torchvisions_in_training_too(dilated: bool) -> None:
     network, ours = theirs(dilated), resnet50(pretrained=False, dilated=dilated)
-    state = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
+    state = {
+        name: value for name, value in network.state_dict().items() if not name.startswith("fc.")
+    }
     ours.network.load_state_dict(state)
     pixels = torch.randn(2, 3, 64, 96)
     ours.train()  # batch norms stay as they are
@@ -48,4 +51,6 @@ def test_stem_stage_1_and_all_norms_are_frozen() -> None:
     learning = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in backbone.parameters() if not p.requires_grad)
     assert (learning, frozen) == (23_232_512, 222_400)
-    assert all("bn" not in name and "downsample.1" not in name for name, _ in backbone.named_parameters())
+    assert all(
+        "bn" not in name and "downsample.1" not in name for name, _ in backbone.named_parameters()
+    )

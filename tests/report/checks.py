@@ -27,7 +27,9 @@ class _Parser(HTMLParser):
         self.tags.append(tag)
         assert not any(name.startswith("on") for name, _ in attrs), f"a script hides in {attrs}"
         self.addresses += [
-            (tag, value or "") for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+            (tag, value or "")
+            for name, value in attrs
+            if name in ("src", "href", "xlink:href", "action")
         ]
 
     def handle_endtag(self, tag: str) -> None:
@@ -50,7 +52,9 @@ def parsed(html: str) -> _Parser:
 def assert_self_contained(html: str) -> None:
     parser = parsed(html)
     for tag, address in parser.addresses:
-        assert address.startswith("data:") or (tag == "a" and address in ALLOWED_LINKS), f"{tag} loads {address[:80]}"
+        assert address.startswith("data:") or (tag == "a" and address in ALLOWED_LINKS), (
+            f"{tag} loads {address[:80]}"
+        )
     assert not {"script", "iframe", "object", "embed", "base", "form"} & set(parser.tags)
     style = "".join(re.findall(r"<style>.*?</style>", html, re.DOTALL))
     assert "@import" not in style

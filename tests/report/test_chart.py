@@ -66,7 +66,9 @@ def test_many_names_move_to_a_legend_and_long_curves_are_thinned() -> None:
 
 def test_names_of_lines_that_meet_stay_readable() -> None:
     html = drawn(*(Series(f"K = {k}", [1, 2], [0.0, 1.0]) for k in range(5)))
-    heights = sorted(float(part.split('"')[0]) for part in html.split(' y="')[1:] if 'class="name"' in part)
+    heights = sorted(
+        float(part.split('"')[0]) for part in html.split(' y="')[1:] if 'class="name"' in part
+    )
     assert len(heights) == 5
     assert np.diff(heights).min() >= 14.9
 

@@ -18,13 +18,21 @@ from .checks import assert_self_contained, numbers_in_svg
 
 SEEDS = (0, 1, 2)
 REPORTED = {variant.label: variant.reported for variant in FIG8}
-OVERLAPPING = (20.0, 23.0, 25.0, 26.0)  # none, denoising, groups, both: as in the paper, in this order
+OVERLAPPING = (
+    20.0,
+    23.0,
+    25.0,
+    26.0,
+)  # none, denoising, groups, both: as in the paper, in this order
 
 
 def summary(index: int, ap: float, seed: int = 0, **rows: float) -> RunSummary:
     """Seed 1 of denoising lies two points above seed 0, of the others one, and seed 2 as much below."""
     variant, reached = FIG8[index], (ap + (0, 1, -1)[seed] * (1 + (index == 1))) / 100
-    curve = [{"epoch": e, "seconds": e, "AP": reached * e / 4, "loss": 9 - e, **rows} for e in range(1, 5)]
+    curve = [
+        {"epoch": e, "seconds": e, "AP": reached * e / 4, "loss": 9 - e, **rows}
+        for e in range(1, 5)
+    ]
     groups = 6 if variant.grouped else 1
     figures = dict.fromkeys(FIGURES, reached)
     return RunSummary(groups, seed, 4, 10.0 * groups, 500, figures, curve, variant.label)
@@ -49,7 +57,9 @@ def test_a_result_like_the_papers_is_said_to_be_one(tmp_path: Path) -> None:
     assert "Groups help without denoising and with it: +5.0 and +3.0 AP" in html
     assert "on average over 3 seeds" in html
     assert "denoising brings +3.4 AP, groups bring +3.9 and both +5.4" in html, "the paper"
-    assert "denoising brings +3.0 ± 1.0 AP, groups bring +5.0 ± 0.0 and both +6.0 ± 0.0" in html, "the seeds"
+    assert "denoising brings +3.0 ± 1.0 AP, groups bring +5.0 ± 0.0 and both +6.0 ± 0.0" in html, (
+        "the seeds"
+    )
     assert html.count("As in the paper") == 3, "the order, groups on top, and less than the sum"
     assert "demo &lt;&amp;&gt;" in html
 
@@ -72,9 +82,15 @@ def test_a_gain_within_the_deviation_of_the_seeds_is_not_called_one(tmp_path: Pa
 
 def test_the_plot_shows_every_seed_and_the_table_every_training(tmp_path: Path) -> None:
     html = page(tmp_path, OVERLAPPING)
-    plot, table = html.split("<svg")[1].split("</svg>")[0], html.split("<table>")[1].split("</table>")[0]
+    plot, table = (
+        html.split("<svg")[1].split("</svg>")[0],
+        html.split("<table>")[1].split("</table>")[0],
+    )
     assert plot.count('class="dot"') == 4 * len(SEEDS)
-    assert 'aria-label="AP after the last epoch: none 20.0, denoising 23.0, groups 25.0, both 26.0"' in plot
+    assert (
+        'aria-label="AP after the last epoch: none 20.0, denoising 23.0, groups 25.0, both 26.0"'
+        in plot
+    )
     assert table.count("<tr>") == 1 + 4
     assert all(f">{reported}<" in table for reported in REPORTED.values())
 

@@ -65,7 +65,13 @@ def test_hostile_words_are_words() -> None:
 @pytest.mark.parametrize(
     ("value", "digits", "shown"),
     [
-        *((1234.56, 1, "1,234.6"), (-0.25, 1, "−0.2"), (7, 0, "7"), (math.nan, 1, "–"), (math.inf, 0, "–")),
+        *(
+            (1234.56, 1, "1,234.6"),
+            (-0.25, 1, "−0.2"),
+            (7, 0, "7"),
+            (math.nan, 1, "–"),
+            (math.inf, 0, "–"),
+        ),
         *((None, 0, "–"), ("K = 8", 0, "K = 8"), ("a < b", 0, "a &lt; b")),
     ],
 )

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from groupdetr.detections import Detections, encoded
 from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, ClassAP, Evaluation
-from groupdetr.pictures import queries_of_every_group, subject, what_they_find
 from groupdetr.report.comparison import RunSummary, arms, gain
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.panels import DetectionPanel, GroupPanel, found
 from groupdetr.report.run import RunReport, write_run_report
+from groupdetr.structures.detections import Detections, encoded
+from groupdetr.tasks.detection2d.pictures import queries_of_every_group, subject, what_they_find
 
 from .checks import assert_self_contained
 
@@ -29,15 +29,29 @@ def summary(groups: int, seed: int = 0, epochs: int = 4) -> RunSummary:
     """K groups take 1 + K/10 seconds an epoch and reach (10 + K) / 100."""
     ap, pace = (10 + groups + seed) / 100, 1 + groups / 10
     rows = [
-        {"epoch": e, "step": 10 * e, "seconds": pace * e, "AP": ap * e / epochs, "AP50": ap, "loss": 1 / e, "lr": 1e-4}
+        {
+            "epoch": e,
+            "step": 10 * e,
+            "seconds": pace * e,
+            "AP": ap * e / epochs,
+            "AP50": ap,
+            "loss": 1 / e,
+            "lr": 1e-4,
+        }
         | dict.fromkeys(("instability", "instability_groups"), 4 / e if e > 1 else math.nan)
         for e in range(1, epochs + 1)
     ]
-    return RunSummary(groups, seed, epochs, pace * epochs, 100 + groups, dict.fromkeys(FIGURES, ap), rows)
+    return RunSummary(
+        groups, seed, epochs, pace * epochs, 100 + groups, dict.fromkeys(FIGURES, ap), rows
+    )
 
 
 def detections(*boxes: list[float], labels: list[int]) -> Detections:
-    return Detections(torch.linspace(0.9, 0.1, len(boxes)), torch.tensor(labels), torch.tensor(boxes).reshape(-1, 4))
+    return Detections(
+        torch.linspace(0.9, 0.1, len(boxes)),
+        torch.tensor(labels),
+        torch.tensor(boxes).reshape(-1, 4),
+    )
 
 
 def panel(names: tuple[str, ...] = ("K = 1", "K = 8")) -> DetectionPanel:
@@ -47,7 +61,13 @@ def panel(names: tuple[str, ...] = ("K = 1", "K = 8")) -> DetectionPanel:
 
 def group_panel() -> GroupPanel:
     box = np.array([[2.0, 2, 20, 20]])
-    return GroupPanel(Image.new("L", (96, 64)), box, np.repeat(box[None], 8, axis=1), np.full((1, 8, 2), 9.0), NAMES[1])
+    return GroupPanel(
+        Image.new("L", (96, 64)),
+        box,
+        np.repeat(box[None], 8, axis=1),
+        np.full((1, 8, 2), 9.0),
+        NAMES[1],
+    )
 
 
 def demo_page(folder: Path, *runs: RunSummary, kind: str = "box", **parts: Any) -> str:
@@ -60,7 +80,10 @@ def demo_page(folder: Path, *runs: RunSummary, kind: str = "box", **parts: Any) 
 def test_the_demo_page(tmp_path: Path) -> None:
     html = demo_page(
         *(tmp_path, summary(8), summary(1)),
-        shown=[what_they_find([panel(), panel()], NAMES, "box"), queries_of_every_group([group_panel()], "box")],
+        shown=[
+            what_they_find([panel(), panel()], NAMES, "box"),
+            queries_of_every_group([group_panel()], "box"),
+        ],
         about={"Command": "groupdetr demo <&>"},
     )
     assert "8 groups of queries instead of 1: +7.0 AP" in html
@@ -107,7 +130,9 @@ def test_gains_are_taken_seed_by_seed() -> None:
 
 
 def test_equal_wall_time_compares_with_a_baseline_that_trained_longer(tmp_path: Path) -> None:
-    longer = replace(summary(1, epochs=7), label="K = 1, longer", metrics=dict.fromkeys(FIGURES, 0.15))
+    longer = replace(
+        summary(1, epochs=7), label="K = 1, longer", metrics=dict.fromkeys(FIGURES, 0.15)
+    )
     html = demo_page(tmp_path, summary(8), summary(1), longer=[longer])
     assert "+3.0" in html, "18 points against 15"
     assert "K = 1, longer" in html
@@ -136,8 +161,13 @@ def test_an_object_with_a_mask_is_found_by_its_mask() -> None:
 
 def test_the_pages_say_of_what_ap_is(tmp_path: Path) -> None:
     """Of masks, with the boxes' own figures beside it."""
-    runs = [replace(summary(k), metrics=dict.fromkeys((*FIGURES, *BOX_FIGURES), k / 10)) for k in (1, 8)]
-    shown = [what_they_find([panel()], NAMES, "mask"), queries_of_every_group([group_panel()], "mask")]
+    runs = [
+        replace(summary(k), metrics=dict.fromkeys((*FIGURES, *BOX_FIGURES), k / 10)) for k in (1, 8)
+    ]
+    shown = [
+        what_they_find([panel()], NAMES, "mask"),
+        queries_of_every_group([group_panel()], "mask"),
+    ]
     masked = demo_page(tmp_path, *runs, shown=shown, kind="mask")
     assert "the box around the mask" in masked
     assert "COCO mask AP" in masked
@@ -146,7 +176,9 @@ def test_the_pages_say_of_what_ap_is(tmp_path: Path) -> None:
     boxes = demo_page(tmp_path, summary(1), summary(8))
     assert "COCO box AP" in boxes
     assert ">box AP75</th>" not in boxes
-    evaluation = Evaluation(dict.fromkeys(FIGURES, 0.25) | dict.fromkeys(BOX_FIGURES, 0.321), [], "mask")
+    evaluation = Evaluation(
+        dict.fromkeys(FIGURES, 0.25) | dict.fromkeys(BOX_FIGURES, 0.321), [], "mask"
+    )
     write_run_report(tmp_path / "run.html", RunReport("r", "d", summary(8), evaluation, NAMES))
     html = (tmp_path / "run.html").read_text(encoding="utf-8")
     assert html.index("mask IoU") < html.index("box IoU")
@@ -160,7 +192,14 @@ def test_the_page_of_a_run(tmp_path: Path, panels: tuple[DetectionPanel, ...]) -
     rows = [ClassAP(NAMES[1], math.nan, math.nan, 0, 0), ClassAP("circle", 0.5, 0.75, 3, 2)]
     evaluation = Evaluation(dict.fromkeys(FIGURES, 0.25) | {"AP_large": math.nan}, rows)
     report = RunReport(
-        "<run>", "conditional-detr-tiny", summary(8), evaluation, NAMES, panels, {"images": 3}, {"a": "b"}
+        "<run>",
+        "conditional-detr-tiny",
+        summary(8),
+        evaluation,
+        NAMES,
+        panels,
+        {"images": 3},
+        {"a": "b"},
     )
     write_run_report(tmp_path / "report.html", report)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -7,13 +7,16 @@ import re
 import torch
 from torch import Tensor
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.modeling.detr import DetectionTransformer
 
 from .conftest import ends, linears
 
 ATTENTION = {
-    "sampling_offsets": "offsets", "attention_weights": "weights", "value_proj": "value", "output_proj": "output"
-}  # fmt: skip
+    "sampling_offsets": "offsets",
+    "attention_weights": "weights",
+    "value_proj": "value",
+    "output_proj": "output",
+}
 
 
 def dab_deformable_state(model: DetectionTransformer) -> dict[str, Tensor]:
@@ -52,11 +55,15 @@ def detrex_state(model: DetectionTransformer) -> dict[str, Tensor]:
     theirs |= {"transformer.level_embeds": state["encoder.level"]}
     for i in range(model.recipe.encoder_layers):
         ours, their = f"encoder.layers.{i}", f"transformer.encoder.layers.{i}"
-        theirs |= looks(state, f"{their}.attentions.0", f"{ours}.attention") | detrex_ends(state, their, ours, 2)
+        theirs |= looks(state, f"{their}.attentions.0", f"{ours}.attention") | detrex_ends(
+            state, their, ours, 2
+        )
     for i in range(model.recipe.decoder_layers):
         ours, their = f"decoder.layers.{i}", f"transformer.decoder.layers.{i}"
         theirs |= competes(state, f"{their}.attentions.0.attn", f"{ours}.self_attention")
-        theirs |= looks(state, f"{their}.attentions.1", f"{ours}.cross_attention") | detrex_ends(state, their, ours, 3)
+        theirs |= looks(state, f"{their}.attentions.1", f"{ours}.cross_attention") | detrex_ends(
+            state, their, ours, 3
+        )
         for place in ("", "transformer.decoder."):
             theirs |= linears(state, f"{place}class_embed.{i}", f"decoder.heads.{i}.classify")
             theirs |= mlp(state, f"{place}bbox_embed.{i}", f"decoder.heads.{i}.regress", 3)
@@ -75,16 +82,24 @@ def authors_state(model: DetectionTransformer) -> dict[str, Tensor]:
         theirs[name.replace("backbone.network.", "backbone.0.body.")] = state[name]
     for level in range(model.recipe.num_levels):
         for part in (0, 1):
-            theirs |= linears(state, f"input_proj.{level}.{part}", f"encoder.project.levels.{level}.{part}")
+            theirs |= linears(
+                state, f"input_proj.{level}.{part}", f"encoder.project.levels.{level}.{part}"
+            )
     theirs |= {"transformer.level_embed": state["encoder.level"]}
     for i in range(model.recipe.encoder_layers):
         ours, their = f"encoder.layers.{i}", f"transformer.encoder.layers.{i}"
-        theirs |= looks(state, f"{their}.self_attn", f"{ours}.attention") | ends(state, ours, their, norms=2)
+        theirs |= looks(state, f"{their}.self_attn", f"{ours}.attention") | ends(
+            state, ours, their, norms=2
+        )
     for i in range(model.recipe.decoder_layers):
         ours, their = f"decoder.layers.{i}", f"transformer.decoder.layers.{i}"
         theirs |= competes(state, f"{their}.self_attn", f"{ours}.self_attention")
-        theirs |= looks(state, f"{their}.cross_attn", f"{ours}.cross_attention") | ends(state, ours, their, norms=3)
-        theirs |= linears(state, f"{their}.norm1", f"{ours}.norm2") | linears(state, f"{their}.norm2", f"{ours}.norm1")
+        theirs |= looks(state, f"{their}.cross_attn", f"{ours}.cross_attention") | ends(
+            state, ours, their, norms=3
+        )
+        theirs |= linears(state, f"{their}.norm1", f"{ours}.norm2") | linears(
+            state, f"{their}.norm2", f"{ours}.norm1"
+        )
     return theirs | mlp(state, "transformer.decoder.ref_point_head", "decoder.places.0.mlp", 2)
 
 
@@ -110,7 +125,9 @@ def looks(state: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]
 
 def competes(state: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
     """Self-attention, whose three inputs are one tensor."""
-    found = linears(state, f"{theirs}.in_proj", *(f"{ours}.{part}" for part in ("query", "key", "value")))
+    found = linears(
+        state, f"{theirs}.in_proj", *(f"{ours}.{part}" for part in ("query", "key", "value"))
+    )
     found = {name.replace("in_proj.", "in_proj_"): value for name, value in found.items()}
     return found | linears(state, f"{theirs}.out_proj", f"{ours}.output")
 
@@ -127,8 +144,15 @@ def proposals(state: dict[str, Tensor], classify: str, regress: str) -> dict[str
     """What reads proposals off tokens, of group 0, and the contents that all queries start with."""
     heads = "queries.matching.heads"
     one = {name: value[0] for name, value in state.items() if name.startswith(heads)}
-    found = linears(one, "transformer.enc_output", f"{heads}.project") | linears(one, classify, f"{heads}.classify")
+    found = linears(one, "transformer.enc_output", f"{heads}.project") | linears(
+        one, classify, f"{heads}.classify"
+    )
     for i in (0, 1, 2):
         found |= linears(one, f"{regress}.layers.{i}", f"{heads}.regress.{i}")
-    found |= {f"transformer.enc_output_norm.{part}": one[f"{heads}.norm_{part}"] for part in ("weight", "bias")}
-    return found | {"transformer.tgt_embed.weight": torch.cat([*state["queries.matching.embedding"]])}
+    found |= {
+        f"transformer.enc_output_norm.{part}": one[f"{heads}.norm_{part}"]
+        for part in ("weight", "bias")
+    }
+    return found | {
+        "transformer.tgt_embed.weight": torch.cat([*state["queries.matching.embedding"]])
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.modeling.detr import DetectionTransformer
 
 from .conftest import ends, linears
 from .deformable import competes, detectron2, looks, mlp
@@ -17,8 +17,13 @@ from .deformable import competes, detectron2, looks, mlp
 def mask2former_state(model: DetectionTransformer) -> dict[str, Tensor]:
     """What they would have saved, name by name; K groups of queries are as many rows."""
     state = dict(model.state_dict())
-    theirs = {detectron2(name): state[name] for name in state if name.startswith("backbone.network.")}
-    pixels, predictor = pixel_decoder(state, model.recipe.encoder_layers), transformer(state, model.recipe)
+    theirs = {
+        detectron2(name): state[name] for name in state if name.startswith("backbone.network.")
+    }
+    pixels, predictor = (
+        pixel_decoder(state, model.recipe.encoder_layers),
+        transformer(state, model.recipe),
+    )
     theirs |= {f"sem_seg_head.pixel_decoder.{name}": value for name, value in pixels.items()}
     theirs |= {f"sem_seg_head.predictor.{name}": value for name, value in predictor.items()}
     weights = state["decoder.norm.weight"].new_ones(model.recipe.num_classes + 1)
@@ -31,10 +36,14 @@ def pixel_decoder(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
         theirs[f"{name}.weight"] = state[f"encoder.{ours}.0.weight"]
         theirs |= linears(state, f"{name}.norm", f"encoder.{ours}.1")
     for level, part in ((level, part) for level in range(3) for part in range(2)):
-        theirs |= linears(state, f"input_proj.{level}.{part}", f"encoder.encoder.project.levels.{level}.{part}")
+        theirs |= linears(
+            state, f"input_proj.{level}.{part}", f"encoder.encoder.project.levels.{level}.{part}"
+        )
     for i in range(layers):
         name, ours = f"transformer.encoder.layers.{i}", f"encoder.encoder.layers.{i}"
-        theirs |= looks(state, f"{name}.self_attn", f"{ours}.attention") | ends(state, ours, name, norms=2)
+        theirs |= looks(state, f"{name}.self_attn", f"{ours}.attention") | ends(
+            state, ours, name, norms=2
+        )
     return theirs | {"transformer.level_embed": state["encoder.encoder.level"]}
 
 
@@ -57,7 +66,9 @@ def transformer(state: dict[str, Tensor], recipe: object) -> dict[str, Tensor]:
         theirs |= linears(state, f"{name}.linear2", f"{ours}.feed_forward.contract")
         theirs |= linears(state, f"{name}.norm", f"{ours}.norm3")
     head = "decoder.heads.0"
-    theirs |= linears(state, "decoder_norm", "decoder.norm") | mlp(state, "mask_embed", f"{head}.embed", 3)
+    theirs |= linears(state, "decoder_norm", "decoder.norm") | mlp(
+        state, "mask_embed", f"{head}.embed", 3
+    )
     return theirs | linears(state, "class_embed", f"{head}.classify", f"{head}.nothing")
 
 

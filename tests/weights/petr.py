@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.modeling.detr import DetectionTransformer
 
 from .conftest import linears
 from .deformable import competes
@@ -13,9 +13,14 @@ from .deformable import competes
 def petr_state(model: DetectionTransformer) -> dict[str, Tensor]:
     """What they would have saved, name by name; K groups of queries are as many rows."""
     state = dict(model.state_dict())
-    theirs = {f"img_backbone.{name}": value for name, value in vovnet_state(state, "backbone.network").items()}
+    theirs = {
+        f"img_backbone.{name}": value
+        for name, value in vovnet_state(state, "backbone.network").items()
+    }
     for level in range(2):
-        theirs |= linears(state, f"img_neck.lateral_convs.{level}.conv", f"encoder.neck.lateral.{level}")
+        theirs |= linears(
+            state, f"img_neck.lateral_convs.{level}.conv", f"encoder.neck.lateral.{level}"
+        )
     theirs |= linears(state, "img_neck.fpn_convs.0.conv", "encoder.neck.smooth")
     head = {"code_weights": state["queries.points"].new_ones(10)} | encoder(state) | decoder(state)
     return theirs | {f"pts_bbox_head.{name}": value for name, value in head.items()}
@@ -25,7 +30,11 @@ def vovnet_state(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     theirs = {}
     for i in range(3):
         theirs |= normed(state, f"stem.stem_{i + 1}", f"{prefix}.stem.{i}")
-    names = {name.removeprefix(f"{prefix}.stages.") for name in state if name.startswith(f"{prefix}.stages.")}
+    names = {
+        name.removeprefix(f"{prefix}.stages.")
+        for name in state
+        if name.startswith(f"{prefix}.stages.")
+    }
     for stage, block in sorted({tuple(map(int, name.split(".")[:2])) for name in names}):
         ours = f"{prefix}.stages.{stage}.{block}"
         name = f"stage{stage + 2}.OSA{stage + 2}_{block + 1}"
@@ -48,10 +57,15 @@ def normed(state: dict[str, Tensor], name: str, ours: str) -> dict[str, Tensor]:
 def encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     theirs = linears(state, "input_proj", "encoder.projection")
     pairs = {"position_encoder.{}": "points", "adapt_pos3d.{}": "views"}
-    layers = [(name.format(2 * i), f"encoder.{ours}.layers.{i}") for name, ours in pairs.items() for i in (0, 1)]
+    layers = [
+        (name.format(2 * i), f"encoder.{ours}.layers.{i}")
+        for name, ours in pairs.items()
+        for i in (0, 1)
+    ]
     if "encoder.place.gate.layers.0.weight" in state:
         layers += [
-            (f"fpe.conv_{name}", f"encoder.place.gate.layers.{i}") for i, name in enumerate(("reduce", "expand"))
+            (f"fpe.conv_{name}", f"encoder.place.gate.layers.{i}")
+            for i, name in enumerate(("reduce", "expand"))
         ]
     for name, ours in layers:
         convs = linears(state, name, ours)
@@ -84,10 +98,16 @@ def head(state: dict[str, Tensor], i: int) -> dict[str, Tensor]:
         theirs |= linears(state, f"cls_branches.{i}.{layer}", f"{ours}.think.{layer}")
     if f"{ours}.regress.shared.layers.0.weight" not in state:
         for layer in range(3):
-            theirs |= linears(state, f"reg_branches.{i}.{2 * layer}", f"{ours}.regress.layers.{layer}")
+            theirs |= linears(
+                state, f"reg_branches.{i}.{2 * layer}", f"{ours}.regress.layers.{layer}"
+            )
         return theirs
     for layer in range(2):
-        theirs |= linears(state, f"reg_branches.{i}.reg_branch.{3 * layer}", f"{ours}.regress.shared.layers.{layer}")
+        theirs |= linears(
+            state,
+            f"reg_branches.{i}.reg_branch.{3 * layer}",
+            f"{ours}.regress.shared.layers.{layer}",
+        )
         for part in range(5):
             name = f"reg_branches.{i}.task_heads.{part}.{2 * layer}"
             theirs |= linears(state, name, f"{ours}.regress.parts.{part}.layers.{layer}")

@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.native import read, save, unique_state
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.tiny import TinyDABDETR, TinyDNDETR
 from groupdetr.errors import WeightsError
 from groupdetr.experiments import recipe_from
-from groupdetr.structures import Images
-from groupdetr.weights import import_weights, load_weights, read, save
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
-from groupdetr.weights.native import unique_state
-from groupdetr.weights.reading import Checkpoint
+from groupdetr.weights.importing import import_weights
+from groupdetr.weights.loading import load_weights
 
 from .conftest import SIZES, dab_state
 
@@ -39,7 +40,8 @@ DN_ARGS = {**ARGS, "use_dn": True, "scalar": 5, "label_noise_scale": 0.1, "box_n
 
 
 @pytest.fixture(
-    params=[DAB, replace(DAB, num_patterns=2), DN, replace(DN, num_patterns=2)], ids=["dab", "dab-2", "dn", "dn-2"]
+    params=[DAB, replace(DAB, num_patterns=2), DN, replace(DN, num_patterns=2)],
+    ids=["dab", "dab-2", "dn", "dn-2"],
 )
 def model(request: pytest.FixtureRequest) -> DetectionTransformer:
     torch.manual_seed(0)
@@ -47,14 +49,18 @@ def model(request: pytest.FixtureRequest) -> DetectionTransformer:
 
 
 def write(path: Path, state: dict[str, Tensor], **others: object) -> Path:
-    args = Namespace(**{**(DN_ARGS if "label_enc.weight" in state else ARGS), "num_queries": 4, **others})
+    args = Namespace(
+        **{**(DN_ARGS if "label_enc.weight" in state else ARGS), "num_queries": 4, **others}
+    )
     torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 49, "args": args}, path)
     return path
 
 
 def same(a: DetectionTransformer, b: DetectionTransformer) -> bool:
     ours, theirs = unique_state(a), unique_state(b)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 def test_their_checkpoint_fills_the_model(model: DetectionTransformer, tmp_path: Path) -> None:
@@ -69,7 +75,9 @@ def test_their_checkpoint_fills_the_model(model: DetectionTransformer, tmp_path:
     assert len(report.lines) == 1
 
 
-@pytest.mark.parametrize(("recipe", "layout", "count"), [(DABDETR(), OFFICIAL_DAB, 590), (DNDETR(), OFFICIAL_DN, 591)])
+@pytest.mark.parametrize(
+    ("recipe", "layout", "count"), [(DABDETR(), OFFICIAL_DAB, 590), (DNDETR(), OFFICIAL_DN, 591)]
+)
 def test_their_tensors_are_all_of_ours(recipe: DABDETR, layout: object, count: int) -> None:
     small = replace(recipe, num_queries=3, channels=16, num_heads=2, hidden=16)
     model = small.build()
@@ -79,7 +87,9 @@ def test_their_tensors_are_all_of_ours(recipe: DABDETR, layout: object, count: i
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
-def test_groups_are_fitted_and_group_0_answers_alike(groups: int, model: DetectionTransformer, tmp_path: Path) -> None:
+def test_groups_are_fitted_and_group_0_answers_alike(
+    groups: int, model: DetectionTransformer, tmp_path: Path
+) -> None:
     other = replace(model.recipe, num_groups=groups).build()
     load_weights(other, write(tmp_path / "checkpoint.pth", dab_state(model)))
     images = Images.from_list([torch.randn(3, 64, 48)])
@@ -101,7 +111,8 @@ def test_the_temperature_is_the_files(tmp_path: Path) -> None:
 def test_what_the_model_does_otherwise_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "checkpoint.pth", dab_state(DAB.build()), nheads=4)
     assert (
-        "num_heads: 4 in the file, 2 in the model, which will answer otherwise" in load_weights(DAB.build(), path).lines
+        "num_heads: 4 in the file, 2 in the model, which will answer otherwise"
+        in load_weights(DAB.build(), path).lines
     )
 
 
@@ -125,14 +136,32 @@ def test_labels_follow_the_classes_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dilation", [False, True])
-@pytest.mark.parametrize("recipe", [DABDETR(), DABDETR(num_patterns=3), DNDETR()], ids=["dab", "dab-3", "dn"])
-def test_an_import_reads_the_recipe_off_the_file(recipe: DABDETR, dilation: bool, tmp_path: Path) -> None:
-    small = replace(recipe, num_queries=3, channels=16, num_heads=2, hidden=16, encoder_layers=1, decoder_layers=2)
-    path = write(tmp_path / "checkpoint.pth", dab_state(small.build()), dilation=dilation, num_queries=3)
+@pytest.mark.parametrize(
+    "recipe", [DABDETR(), DABDETR(num_patterns=3), DNDETR()], ids=["dab", "dab-3", "dn"]
+)
+def test_an_import_reads_the_recipe_off_the_file(
+    recipe: DABDETR, dilation: bool, tmp_path: Path
+) -> None:
+    small = replace(
+        recipe,
+        num_queries=3,
+        channels=16,
+        num_heads=2,
+        hidden=16,
+        encoder_layers=1,
+        decoder_layers=2,
+    )
+    path = write(
+        tmp_path / "checkpoint.pth", dab_state(small.build()), dilation=dilation, num_queries=3
+    )
     import_weights(path, tmp_path / "out.safetensors")
     found = recipe_from(read(tmp_path / "out.safetensors")[1]["recipe"])
     family = "dn-detr" if isinstance(recipe, DNDETR) else "dab-detr"
-    noise = {"denoising_groups": 5, "label_noise_ratio": 0.1, "box_noise_scale": 0.3} if family == "dn-detr" else {}
+    noise = (
+        {"denoising_groups": 5, "label_noise_ratio": 0.1, "box_noise_scale": 0.3}
+        if family == "dn-detr"
+        else {}
+    )
     preset = f"{family}-r50" + "-dc5" * dilation
     assert found == small.with_options(preset=preset, dilated=dilation, temperature=20.0, **noise)
 

@@ -13,31 +13,40 @@ import torch
 from torch import Tensor
 
 from groupdetr import Detector
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.layout import Layout
+from groupdetr.checkpoints.native import read, save, unique_state
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.tiny import TinyDABDeformableDETR, TinyDINO, TinyTwoStageDABDeformableDETR
 from groupdetr.errors import WeightsError
 from groupdetr.experiments import recipe_from
-from groupdetr.structures import Images
-from groupdetr.weights import import_weights, load_weights, read, save
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
 from groupdetr.weights.detrex import DETREX_DINO
-from groupdetr.weights.layout import Layout
-from groupdetr.weights.native import unique_state
-from groupdetr.weights.reading import Checkpoint
+from groupdetr.weights.importing import import_weights
+from groupdetr.weights.loading import load_weights
 
 from .deformable import dab_deformable_state, detrex_state, dino_state
 
 SMALL = {
-    "num_classes": 5, "num_queries": 4, "channels": 32, "num_heads": 2, "hidden": 24, "encoder_layers": 1,
+    "num_classes": 5,
+    "num_queries": 4,
+    "channels": 32,
+    "num_heads": 2,
+    "hidden": 24,
+    "encoder_layers": 1,
     "decoder_layers": 2,
-}  # fmt: skip
+}
 DAB, DINO_TINY = TinyDABDeformableDETR(**SMALL), TinyDINO(**SMALL)  # type: ignore[arg-type]
 DETREX = DINO(
-    **{**SMALL, "num_classes": 80, "decoder_layers": 6}, shared_heads=False, temperature=10000.0, offset=-0.5,  # type: ignore[arg-type]
-)  # fmt: skip
+    **{**SMALL, "num_classes": 80, "decoder_layers": 6},
+    shared_heads=False,
+    temperature=10000.0,
+    offset=-0.5,  # type: ignore[arg-type]
+)
 ARGS = {"nheads": 2, "dropout": 0.0, "dataset_file": "coco", "num_queries": 4}
 GROUPED = re.compile(r"queries\.(matching\.)?(embedding|anchors|heads\..*)")
 
@@ -58,11 +67,25 @@ class Family:
 
 
 FAMILIES = {
-    "dab": Family(DAB, dab_deformable_state, OFFICIAL_DAB_DEFORMABLE, ARGS, 604, DABDeformableDETR()),
-    "dino": Family(
-        DINO_TINY, dino_state, OFFICIAL_DINO, {**ARGS, "pe_temperatureH": 20, "pe_temperatureW": 20}, 626, DINO()
+    "dab": Family(
+        DAB, dab_deformable_state, OFFICIAL_DAB_DEFORMABLE, ARGS, 604, DABDeformableDETR()
     ),
-    "detrex": Family(DETREX, detrex_state, DETREX_DINO, {}, 634, replace(DINO(), num_classes=80, shared_heads=False)),
+    "dino": Family(
+        DINO_TINY,
+        dino_state,
+        OFFICIAL_DINO,
+        {**ARGS, "pe_temperatureH": 20, "pe_temperatureW": 20},
+        626,
+        DINO(),
+    ),
+    "detrex": Family(
+        DETREX,
+        detrex_state,
+        DETREX_DINO,
+        {},
+        634,
+        replace(DINO(), num_classes=80, shared_heads=False),
+    ),
 }
 PROPOSING = ["dino", "detrex"]
 
@@ -85,7 +108,9 @@ def saved(path: Path, state: dict[str, Tensor], **args: object) -> Path:
 
 def same(a: DetectionTransformer, b: DetectionTransformer) -> bool:
     ours, theirs = unique_state(a), unique_state(b)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 def answer(model: DetectionTransformer) -> Tensor:
@@ -101,11 +126,13 @@ every = pytest.mark.parametrize("family", FAMILIES, indirect=True)
 proposing = pytest.mark.parametrize("family", PROPOSING, indirect=True)
 
 
-# names ----------------------------------------------------------------------------------------------------------
+# names
 
 
 @every
-def test_their_checkpoint_fills_the_model(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+def test_their_checkpoint_fills_the_model(
+    family: Family, model: DetectionTransformer, tmp_path: Path
+) -> None:
     if family.layout is DETREX_DINO:  # theirs does not have it, and nobody reads it
         model.queries.labels.weight.data[-1] = 0.0  # type: ignore[union-attr, operator]
     torch.manual_seed(1)
@@ -122,11 +149,16 @@ def test_their_tensors_are_all_of_ours(family: Family) -> None:
     model = replace(family.full, num_queries=3, channels=32, num_heads=2, hidden=16).build()
     theirs = family.state(model)
     assert len(theirs) == family.tensors
-    assert family.layout.convert(Checkpoint(theirs, {}, "test")).state.keys() == unique_state(model).keys()
+    assert (
+        family.layout.convert(Checkpoint(theirs, {}, "test")).state.keys()
+        == unique_state(model).keys()
+    )
 
 
 @every
-def test_second_names_that_differ_are_refused(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+def test_second_names_that_differ_are_refused(
+    family: Family, model: DetectionTransformer, tmp_path: Path
+) -> None:
     state = family.state(model)
     name = "transformer.decoder.bbox_embed.1.layers.0.weight"
     path = saved(tmp_path / "checkpoint.pth", state | {name: state[name] + 1}, **family.args)
@@ -137,17 +169,22 @@ def test_second_names_that_differ_are_refused(family: Family, model: DetectionTr
 def test_heads_of_layers_that_differ_are_no_shared_head(tmp_path: Path) -> None:
     """Neither in the authors' file nor, loaded into a model whose layers share one, in a file of ours."""
     state = dino_state(DINO_TINY.build())
-    path = saved(tmp_path / "x.pth", state | {"class_embed.1.bias": state["class_embed.1.bias"] + 1}, **ARGS)
+    path = saved(
+        tmp_path / "x.pth", state | {"class_embed.1.bias": state["class_embed.1.bias"] + 1}, **ARGS
+    )
     with pytest.raises(WeightsError, match=r"several of these, which differ: class_embed\.1\.bias"):
         load_weights(DINO_TINY.build(), path)
     apart = replace(DINO_TINY, shared_heads=False)
     save(apart.build(), tmp_path / "apart.safetensors", {})
-    with pytest.raises(WeightsError, match=r"layers share these, which differ in the file: decoder\.heads\.1\.class"):
+    with pytest.raises(
+        WeightsError,
+        match=r"layers share these, which differ in the file: decoder\.heads\.1\.class",
+    ):
         load_weights(DINO_TINY.build(), tmp_path / "apart.safetensors")
     load_weights(apart.build(), tmp_path / "apart.safetensors")
 
 
-# groups and queries ---------------------------------------------------------------------------------------------
+# groups and queries
 
 
 @every
@@ -158,7 +195,9 @@ def test_a_baseline_is_group_0_and_others_keep_their_draws(
     """Tables as well as what proposes; and group 0 answers as the baseline does."""
     torch.manual_seed(2)
     more = replace(family.recipe, num_groups=groups).build()
-    fresh = {name: value.clone() for name, value in more.state_dict().items() if GROUPED.fullmatch(name)}
+    fresh = {
+        name: value.clone() for name, value in more.state_dict().items() if GROUPED.fullmatch(name)
+    }
     load_weights(more, family.write(tmp_path / "checkpoint.pth", model))
     ours, theirs = more.state_dict(), model.state_dict()
     assert len(fresh) == (2 if family.layout is OFFICIAL_DAB_DEFORMABLE else 13)
@@ -169,8 +208,10 @@ def test_a_baseline_is_group_0_and_others_keep_their_draws(
 
 
 @pytest.mark.parametrize(
-    "recipe", [DAB, DINO_TINY, TinyTwoStageDABDeformableDETR(**SMALL)], ids=["dab", "dino", "two-stage"]  # type: ignore[arg-type]
-)  # fmt: skip
+    "recipe",
+    [DAB, DINO_TINY, TinyTwoStageDABDeformableDETR(**SMALL)],
+    ids=["dab", "dino", "two-stage"],  # type: ignore[arg-type]
+)
 def test_eleven_groups_become_one(recipe: DABDeformableDETR, tmp_path: Path) -> None:
     torch.manual_seed(0)
     eleven, one = replace(recipe, num_groups=11).build(), recipe.build()
@@ -189,17 +230,21 @@ def test_rows_of_the_authors_are_groups_end_to_end(tmp_path: Path) -> None:
 
 @every
 @pytest.mark.parametrize("queries", [2, 7])
-def test_queries_are_fitted(queries: int, family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+def test_queries_are_fitted(
+    queries: int, family: Family, model: DetectionTransformer, tmp_path: Path
+) -> None:
     other = replace(family.recipe, num_queries=queries, num_groups=2).build()
     path = family.write(tmp_path / "checkpoint.pth", model)
     report = load_weights(other, path, file_groups=1)
     assert any(line.startswith("queries of a group: 4 in the file") for line in report.lines)
-    for name in [name for name in other.state_dict() if re.fullmatch(r"queries\..*(embedding|anchors)", name)]:
+    for name in [
+        name for name in other.state_dict() if re.fullmatch(r"queries\..*(embedding|anchors)", name)
+    ]:
         n = min(queries, 4)
         assert torch.equal(other.state_dict()[name][0, :n], model.state_dict()[name][0, :n])
 
 
-# classes --------------------------------------------------------------------------------------------------------
+# classes
 
 
 @every
@@ -230,7 +275,7 @@ def test_classes_are_found_by_name_in_all_that_knows_them(family: Family, tmp_pa
         assert not any(torch.equal(labels[1], row) for row in file)
 
 
-# what no tensor shows -------------------------------------------------------------------------------------------
+# what no tensor shows
 
 
 def test_the_position_embedding_is_the_files(tmp_path: Path) -> None:
@@ -246,24 +291,50 @@ def test_the_position_embedding_is_the_files(tmp_path: Path) -> None:
     assert torch.equal(answer(ours), answer(theirs))
 
 
-# imports --------------------------------------------------------------------------------------------------------
+# imports
 
 
 NOISE = {"dn_number": 50, "dn_label_noise_ratio": 0.25, "dn_box_noise_scale": 0.4}
 TOLD = {"num_denoising": 50, "label_noise_ratio": 0.25, "box_noise_scale": 0.4}
-ODD = {"num_queries": 3, "channels": 32, "num_heads": 2, "hidden": 16, "encoder_layers": 1, "num_levels": 5}
+ODD = {
+    "num_queries": 3,
+    "channels": 32,
+    "num_heads": 2,
+    "hidden": 16,
+    "encoder_layers": 1,
+    "num_levels": 5,
+}
 
 
 @pytest.mark.parametrize(
     ("name", "recipe", "args", "told"),
     [
-        ("dab", DABDeformableDETR(**ODD, decoder_layers=2, num_points=3), {}, {"preset": "dab-deformable-detr-r50"}),
-        ("dab", DABDeformableDETR(**ODD, decoder_layers=3, num_groups=2), {}, {"preset": "dab-deformable-detr-r50"}),
-        ("dino", DINO(**ODD, decoder_layers=2, num_points=2), NOISE, {"preset": "dino-4scale-r50", **TOLD}),
+        (
+            "dab",
+            DABDeformableDETR(**ODD, decoder_layers=2, num_points=3),
+            {},
+            {"preset": "dab-deformable-detr-r50"},
+        ),
+        (
+            "dab",
+            DABDeformableDETR(**ODD, decoder_layers=3, num_groups=2),
+            {},
+            {"preset": "dab-deformable-detr-r50"},
+        ),
+        (
+            "dino",
+            DINO(**ODD, decoder_layers=2, num_points=2),
+            NOISE,
+            {"preset": "dino-4scale-r50", **TOLD},
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_import_reads_the_recipe_off_the_file(
-    name: str, recipe: DABDeformableDETR, args: dict[str, object], told: dict[str, object], tmp_path: Path
+    name: str,
+    recipe: DABDeformableDETR,
+    args: dict[str, object],
+    told: dict[str, object],
+    tmp_path: Path,
 ) -> None:
     path = FAMILIES[name].write(tmp_path / "checkpoint.pth", recipe.build(), num_queries=3, **args)
     import_weights(path, tmp_path / "out.safetensors")
@@ -275,10 +346,15 @@ def test_an_import_reads_the_recipe_off_the_file(
 def test_an_import_of_two_stages_is_complete(tmp_path: Path) -> None:
     preset = "dab-deformable-detr-r50-two-stage"
     recipe = TwoStageDABDeformableDETR(**ODD, decoder_layers=2, num_groups=3, preset=preset)  # type: ignore[arg-type]
-    metadata = {"recipe": asdict(recipe), "categories": [[i, name] for i, name in enumerate(COCO_91)]}
+    metadata = {
+        "recipe": asdict(recipe),
+        "categories": [[i, name] for i, name in enumerate(COCO_91)],
+    }
     save(recipe.build(), tmp_path / "best.safetensors", metadata)
     import_weights(tmp_path / "best.safetensors", tmp_path / "one.safetensors", num_groups=1)
-    assert recipe_from(read(tmp_path / "one.safetensors")[1]["recipe"]) == replace(recipe, num_groups=1)
+    assert recipe_from(read(tmp_path / "one.safetensors")[1]["recipe"]) == replace(
+        recipe, num_groups=1
+    )
 
 
 def test_an_import_from_detrex_answers_with_cocos_ids(tmp_path: Path) -> None:
@@ -302,7 +378,7 @@ def test_an_import_from_detrex_answers_with_cocos_ids(tmp_path: Path) -> None:
     assert len(result.ids)
 
 
-# wrong files ----------------------------------------------------------------------------------------------------
+# wrong files
 
 
 def test_weights_of_another_detector_are_told(tmp_path: Path) -> None:
@@ -310,25 +386,39 @@ def test_weights_of_another_detector_are_told(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"the model has no .*queries\.labels\.weight"):
         load_weights(DAB.build(), path)
     path = FAMILIES["dab"].write(tmp_path / "dab.pth", DAB.build())
-    with pytest.raises(WeightsError, match=r"the model has no decoder\.heads\.1|decoder\.places\.1\.scale"):
+    with pytest.raises(
+        WeightsError, match=r"the model has no decoder\.heads\.1|decoder\.places\.1\.scale"
+    ):
         load_weights(DINO_TINY.build(), path)
 
 
 def test_heads_for_every_layer_do_not_go_into_one(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", detrex_state(DETREX.build()))
-    with pytest.raises(WeightsError, match=r"layers share these, which differ in the file: decoder\.heads\.1"):
+    with pytest.raises(
+        WeightsError, match=r"layers share these, which differ in the file: decoder\.heads\.1"
+    ):
         load_weights(replace(DETREX, shared_heads=True).build(), path)
 
 
 @every
-def test_missing_and_unknown_tensors_are_named(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+def test_missing_and_unknown_tensors_are_named(
+    family: Family, model: DetectionTransformer, tmp_path: Path
+) -> None:
     state = family.state(model)
     name = "transformer.decoder.ref_point_head.layers.0.weight"
-    path = saved(tmp_path / "x.pth", {key: state[key] for key in state if key != name}, **family.args)
-    with pytest.raises(WeightsError, match=r"the file has no decoder\.places\.0\.mlp\.layers\.0\.weight"):
+    path = saved(
+        tmp_path / "x.pth", {key: state[key] for key in state if key != name}, **family.args
+    )
+    with pytest.raises(
+        WeightsError, match=r"the file has no decoder\.places\.0\.mlp\.layers\.0\.weight"
+    ):
         load_weights(model, path)
-    path = saved(tmp_path / "y.pth", state | {"transformer.pos_trans.weight": torch.zeros(1)}, **family.args)
-    with pytest.raises(WeightsError, match=rf"{family.layout.title} has no transformer\.pos_trans\.weight"):
+    path = saved(
+        tmp_path / "y.pth", state | {"transformer.pos_trans.weight": torch.zeros(1)}, **family.args
+    )
+    with pytest.raises(
+        WeightsError, match=rf"{family.layout.title} has no transformer\.pos_trans\.weight"
+    ):
         load_weights(model, path)
 
 

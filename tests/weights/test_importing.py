@@ -7,19 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.native import read
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.experiments import experiment, recipe_from
-from groupdetr.structures import Images
-from groupdetr.weights import import_weights, load_weights, read
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
+from groupdetr.weights.importing import import_weights
+from groupdetr.weights.loading import load_weights
 
 from .conftest import official_args, official_state
 
 TINY = "conditional-detr-tiny"
 
 
-def test_an_import_is_a_complete_file_of_ours(model: DetectionTransformer, official_file: Path, tmp_path: Path) -> None:
+def test_an_import_is_a_complete_file_of_ours(
+    model: DetectionTransformer, official_file: Path, tmp_path: Path
+) -> None:
     report = import_weights(official_file, tmp_path / "out.safetensors", TINY)
     metadata = read(tmp_path / "out.safetensors")[1]
     again = recipe_from(metadata["recipe"]).build()
@@ -48,9 +52,15 @@ def test_an_import_of_ours_keeps_what_it_knows(official_file: Path, tmp_path: Pa
     assert two == one | {"recipe": one["recipe"] | {"num_queries": 2}}
 
 
-@pytest.mark.parametrize(("dilation", "preset"), [(False, "conditional-detr-r50"), (True, "conditional-detr-r50-dc5")])
-def test_the_settings_beside_the_weights_tell_r50_from_dc5(dilation: bool, preset: str, tmp_path: Path) -> None:
-    recipe = ConditionalDETR(num_queries=3, channels=16, num_heads=2, hidden=16, encoder_layers=1, decoder_layers=2)
+@pytest.mark.parametrize(
+    ("dilation", "preset"), [(False, "conditional-detr-r50"), (True, "conditional-detr-r50-dc5")]
+)
+def test_the_settings_beside_the_weights_tell_r50_from_dc5(
+    dilation: bool, preset: str, tmp_path: Path
+) -> None:
+    recipe = ConditionalDETR(
+        num_queries=3, channels=16, num_heads=2, hidden=16, encoder_layers=1, decoder_layers=2
+    )
     model = recipe.build()
     content = {"model": official_state(model), "args": official_args(model, dilation=dilation)}
     torch.save(content, tmp_path / "checkpoint.pth")
@@ -63,7 +73,9 @@ def test_the_settings_beside_the_weights_tell_r50_from_dc5(dilation: bool, prese
 
 def test_a_file_that_says_neither_must_be_told(model: DetectionTransformer, tmp_path: Path) -> None:
     torch.save({"model": official_state(model), "args": Namespace()}, tmp_path / "bare.pth")
-    with pytest.raises(WeightsError, match="does not say if it is conditional-detr-r50 or conditional-detr-r50-dc5"):
+    with pytest.raises(
+        WeightsError, match="does not say if it is conditional-detr-r50 or conditional-detr-r50-dc5"
+    ):
         import_weights(tmp_path / "bare.pth", tmp_path / "out.safetensors")
     with pytest.raises(UsageError, match="no model 'conditional-detr-r5'"):
         import_weights(tmp_path / "bare.pth", tmp_path / "out.safetensors", "conditional-detr-r5")

@@ -9,16 +9,16 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.layout import rename
+from groupdetr.checkpoints.native import save, unique_state
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.errors import WeightsError
-from groupdetr.structures import Images
-from groupdetr.weights import load_weights, save
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.conditional_detr import NAMES, OFFICIAL
-from groupdetr.weights.layout import rename
-from groupdetr.weights.native import unique_state
-from groupdetr.weights.reading import Checkpoint
+from groupdetr.weights.loading import load_weights
 
 from .conftest import SMALL, official_args, official_state
 
@@ -33,13 +33,17 @@ def another(**options: object) -> DetectionTransformer:
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     ours, theirs = unique_state(a), unique_state(b)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
-# layouts ------------------------------------------------------------------------------------------------------------
+# layouts
 
 
-def test_the_authors_checkpoint_fills_the_model(model: DetectionTransformer, official_file: Path) -> None:
+def test_the_authors_checkpoint_fills_the_model(
+    model: DetectionTransformer, official_file: Path
+) -> None:
     loaded = another()
     assert not same(loaded, model)
     load_weights(loaded, official_file)
@@ -51,7 +55,9 @@ def test_the_authors_564_tensors_are_all_of_ours() -> None:
     model = ConditionalDETR(num_queries=10).build()
     body = torchvision.models.resnet50(norm_layer=torchvision.ops.FrozenBatchNorm2d).state_dict()
     theirs = official_state(model)
-    assert {name for name in theirs if "body" in name} == {f"backbone.0.body.{n}" for n in body if n[:3] != "fc."}
+    assert {name for name in theirs if "body" in name} == {
+        f"backbone.0.body.{n}" for n in body if n[:3] != "fc."
+    }
     assert len(theirs) == 564
     converted = OFFICIAL.convert(Checkpoint(theirs, {}, "test")).state
     assert converted.keys() == unique_state(model).keys()
@@ -84,7 +90,7 @@ def test_every_line_is_also_logged(official_file: Path, caplog: pytest.LogCaptur
     assert report.lines[1] == "groups: 3 in the file, 1 in the model: took the first 1"
 
 
-# names ----------------------------------------------------------------------------------------------------------------
+# names
 
 
 def resave(path: Path, state: dict[str, Tensor], **others: object) -> Path:
@@ -102,20 +108,30 @@ def test_missing_names_are_told(model: DetectionTransformer, tmp_path: Path) -> 
     assert all(torch.equal(before[name], value) for name, value in loaded.state_dict().items())
 
 
-def test_unknown_names_are_told_ten_and_how_many(model: DetectionTransformer, tmp_path: Path) -> None:
-    state = official_state(model) | {f"mask_head.lay{i:02}.weight": torch.ones(1) for i in range(12)}
-    with pytest.raises(WeightsError, match=r"mask_head\.lay00\.weight, .*lay09\.weight, \.\.\. \(12 in all\)"):
+def test_unknown_names_are_told_ten_and_how_many(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    state = official_state(model) | {
+        f"mask_head.lay{i:02}.weight": torch.ones(1) for i in range(12)
+    }
+    with pytest.raises(
+        WeightsError, match=r"mask_head\.lay00\.weight, .*lay09\.weight, \.\.\. \(12 in all\)"
+    ):
         load_weights(another(), resave(tmp_path / "x.pth", state, args=official_args(model)))
 
 
 def test_another_backbone_is_told(model: DetectionTransformer, tmp_path: Path) -> None:
     state = official_state(model) | {"backbone.0.body.layer3.22.conv1.weight": torch.ones(1)}
-    with pytest.raises(WeightsError, match=r"the model has no backbone\.network\.layer3\.22\.conv1\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"the model has no backbone\.network\.layer3\.22\.conv1\.weight"
+    ):
         load_weights(another(), resave(tmp_path / "x.pth", state, args=official_args(model)))
 
 
 def test_an_unknown_layout_is_told(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no layout that is known here .*: module\.neck\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"no layout that is known here .*: module\.neck\.weight"
+    ):
         load_weights(another(), resave(tmp_path / "x.pth", {"module.neck.weight": torch.ones(1)}))
 
 
@@ -125,7 +141,9 @@ def test_an_empty_checkpoint_is_told(tmp_path: Path) -> None:
 
 
 def test_another_width_is_told(official_file: Path) -> None:
-    with pytest.raises(WeightsError, match=r"of another shape than the model's: .*\(24, 16\) for \(32, 16\)"):
+    with pytest.raises(
+        WeightsError, match=r"of another shape than the model's: .*\(24, 16\) for \(32, 16\)"
+    ):
         load_weights(another(hidden=32), official_file)
     with pytest.raises(WeightsError, match="of another shape than the model's"):
         load_weights(another(channels=32), official_file)
@@ -138,10 +156,12 @@ def test_weights_that_are_not_finite_are_told(model: DetectionTransformer, tmp_p
         load_weights(another(), resave(tmp_path / "x.pth", state, args=official_args(model)))
 
 
-# groups and queries ---------------------------------------------------------------------------------------------------
+# groups and queries
 
 
-@pytest.mark.parametrize(("groups", "queries"), [(1, 4), (2, 4), (3, 2), (5, 4), (3, 7), (2, 7), (5, 2)])
+@pytest.mark.parametrize(
+    ("groups", "queries"), [(1, 4), (2, 4), (3, 2), (5, 4), (3, 7), (2, 7), (5, 2)]
+)
 def test_groups_and_queries_are_fitted_each_on_its_axis(
     groups: int, queries: int, model: DetectionTransformer, official_file: Path
 ) -> None:
@@ -163,7 +183,9 @@ def test_new_groups_are_no_copies(official_file: Path) -> None:
     assert distances.min() > 1
 
 
-def test_group_0_answers_alike_whatever_the_number_of_groups(model: DetectionTransformer, official_file: Path) -> None:
+def test_group_0_answers_alike_whatever_the_number_of_groups(
+    model: DetectionTransformer, official_file: Path
+) -> None:
     images = Images.from_list([torch.randn(3, 64, 48)])
     load_weights(one := another(num_groups=1), official_file)
     load_weights(eight := another(num_groups=8), official_file)
@@ -181,13 +203,17 @@ def test_a_baseline_checkpoint_is_group_0(model: DetectionTransformer, tmp_path:
     assert torch.equal(fresh.queries.embedding[0], state["query_embed.weight"])
 
 
-def test_without_settings_the_models_own_queries_count_the_groups(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_without_settings_the_models_own_queries_count_the_groups(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
     path = resave(tmp_path / "x.pth", official_state(model))
     load_weights(fresh := another(num_groups=1), path)
     assert torch.equal(fresh.queries.embedding[0], model.queries.embedding[0])
 
 
-def test_rows_that_are_no_whole_groups_must_be_explained(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_rows_that_are_no_whole_groups_must_be_explained(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
     path = resave(tmp_path / "x.pth", official_state(model))
     fresh = another(num_queries=5)
     with pytest.raises(WeightsError, match="12 query rows are no whole number of groups of 5"):
@@ -196,7 +222,7 @@ def test_rows_that_are_no_whole_groups_must_be_explained(model: DetectionTransfo
     assert torch.equal(fresh.queries.embedding[:3, :4], model.queries.embedding)
 
 
-# classes --------------------------------------------------------------------------------------------------------------
+# classes
 
 
 @pytest.fixture
@@ -207,8 +233,12 @@ def coco_file(tmp_path: Path) -> tuple[Path, DetectionTransformer]:
     return resave(tmp_path / "coco.pth", official_state(model), args=official_args(model)), model
 
 
-def test_another_number_of_classes_must_be_asked_for(coco_file: tuple[Path, DetectionTransformer]) -> None:
-    with pytest.raises(WeightsError, match=r"91 classes in the file, 3 in the model\n.*\n.*new_head=True"):
+def test_another_number_of_classes_must_be_asked_for(
+    coco_file: tuple[Path, DetectionTransformer],
+) -> None:
+    with pytest.raises(
+        WeightsError, match=r"91 classes in the file, 3 in the model\n.*\n.*new_head=True"
+    ):
         load_weights(another(num_classes=3), coco_file[0])
 
 
@@ -232,17 +262,27 @@ def test_without_names_a_new_head_starts_at_the_prior(official_file: Path) -> No
     assert torch.allclose(model.decoder.heads[0].classify.bias, torch.tensor(PRIOR))
 
 
-def test_the_same_classes_in_another_order_are_found(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_the_same_classes_in_another_order_are_found(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
     categories = [[i, name] for i, name in enumerate("abcde")]
     save(model, tmp_path / "best.safetensors", {"categories": categories})
     with pytest.raises(WeightsError, match="class 0 is 'a' in the file, 'e' here"):
         load_weights(another(), tmp_path / "best.safetensors", class_names=list("edcba"))
-    load_weights(loaded := another(), tmp_path / "best.safetensors", new_head=True, class_names=list("edcba"))
-    assert torch.equal(loaded.decoder.heads[0].classify.weight, model.decoder.heads[0].classify.weight.flip(0))
+    load_weights(
+        loaded := another(), tmp_path / "best.safetensors", new_head=True, class_names=list("edcba")
+    )
+    assert torch.equal(
+        loaded.decoder.heads[0].classify.weight, model.decoder.heads[0].classify.weight.flip(0)
+    )
 
 
-def test_the_same_classes_stay_row_for_row_even_nameless(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_the_same_classes_stay_row_for_row_even_nameless(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
     names = ["N/A", "cat", "N/A", "dog", "N/A"]
     save(model, tmp_path / "best.safetensors", {"categories": [*enumerate(names)]})
-    load_weights(loaded := another(), tmp_path / "best.safetensors", new_head=True, class_names=names)
+    load_weights(
+        loaded := another(), tmp_path / "best.safetensors", new_head=True, class_names=names
+    )
     assert same(loaded, model)

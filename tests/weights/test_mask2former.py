@@ -11,23 +11,34 @@ from typing import Any
 import pytest
 import torch
 
-from groupdetr.detector import DetectionTransformer
+from groupdetr.checkpoints.native import read, save, unique_state
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.errors import WeightsError
 from groupdetr.experiments import recipe_from
-from groupdetr.structures import Images, Predictions
-from groupdetr.weights import import_weights, load_weights, read, save
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import Images
+from groupdetr.structures.predictions import Predictions
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.huggingface_mask2former import options
-from groupdetr.weights.native import unique_state
+from groupdetr.weights.importing import import_weights
+from groupdetr.weights.loading import load_weights
 
 from .mask2former import mask2former_state, write_pickle
 from .test_loading import same
 
 SMALL = Mask2Former(
-    num_classes=5, num_groups=3, num_queries=4, channels=32, num_heads=2, encoder_layers=2, decoder_layers=3,
-    encoder_hidden=40, hidden=24, num_points=3, num_samples=16,
-)  # fmt: skip
+    num_classes=5,
+    num_groups=3,
+    num_queries=4,
+    channels=32,
+    num_heads=2,
+    encoder_layers=2,
+    decoder_layers=3,
+    encoder_hidden=40,
+    hidden=24,
+    num_points=3,
+    num_samples=16,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +56,9 @@ def images() -> Images:
 @pytest.fixture(scope="module")
 def file(model: DetectionTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With 3 groups of 4 queries, of which it says nothing."""
-    return write_pickle(tmp_path_factory.mktemp("official") / "model_final.pkl", mask2former_state(model))
+    return write_pickle(
+        tmp_path_factory.mktemp("official") / "model_final.pkl", mask2former_state(model)
+    )
 
 
 def another(**options: Any) -> DetectionTransformer:
@@ -58,7 +71,7 @@ def answer(model: DetectionTransformer, images: Images) -> Predictions:
     return model(images).answer
 
 
-# names ----------------------------------------------------------------------------------------------------------------
+# names
 
 
 def published() -> Iterator[str]:
@@ -69,26 +82,39 @@ def published() -> Iterator[str]:
         convs += [f"res{stage}.{block}.conv{i}" for block in range(blocks) for i in (1, 2, 3)]
         convs += [f"res{stage}.0.shortcut"]
     for conv in convs:
-        yield from (f"backbone.{conv}.{part}" for part in ("weight", *(f"norm.{part}" for part in norm)))
+        yield from (
+            f"backbone.{conv}.{part}" for part in ("weight", *(f"norm.{part}" for part in norm))
+        )
     yield "criterion.empty_weight"
     pixels = ["mask_features", "adapter_1.norm", "layer_1.norm"]
     pixels += [f"input_proj.{level}.{part}" for level in range(3) for part in (0, 1)]
     attention = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
     for i in range(6):
-        layer = (*(f"self_attn.{part}" for part in attention), "norm1", "linear1", "linear2", "norm2")
+        layer = (
+            *(f"self_attn.{part}" for part in attention),
+            "norm1",
+            "linear1",
+            "linear2",
+            "norm2",
+        )
         pixels += [f"transformer.encoder.layers.{i}.{part}" for part in layer]
     yield from (f"sem_seg_head.pixel_decoder.{name}.{part}" for name in pixels for part in both)
     yield from (f"sem_seg_head.pixel_decoder.{name}.weight" for name in ("adapter_1", "layer_1"))
     yield "sem_seg_head.pixel_decoder.transformer.level_embed"
     predictor = ["class_embed", "decoder_norm", *(f"mask_embed.layers.{i}" for i in range(3))]
     for i in range(9):
-        predictor += [f"transformer_ffn_layers.{i}.{part}" for part in ("linear1", "linear2", "norm")]
+        predictor += [
+            f"transformer_ffn_layers.{i}.{part}" for part in ("linear1", "linear2", "norm")
+        ]
         for kind, inner in (("self", "self_attn"), ("cross", "multihead_attn")):
             name = f"transformer_{kind}_attention_layers.{i}"
             predictor += [f"{name}.{inner}.out_proj", f"{name}.norm"]
             yield from (f"sem_seg_head.predictor.{name}.{inner}.in_proj_{part}" for part in both)
     yield from (f"sem_seg_head.predictor.{name}.{part}" for name in predictor for part in both)
-    yield from (f"sem_seg_head.predictor.{name}.weight" for name in ("query_feat", "query_embed", "level_embed"))
+    yield from (
+        f"sem_seg_head.predictor.{name}.weight"
+        for name in ("query_feat", "query_embed", "level_embed")
+    )
 
 
 def test_the_558_published_tensors_are_all_of_ours(tmp_path: Path) -> None:
@@ -101,20 +127,28 @@ def test_the_558_published_tensors_are_all_of_ours(tmp_path: Path) -> None:
     assert same(loaded, full)
 
 
-def test_a_pickle_of_arrays_fills_the_model(model: DetectionTransformer, file: Path, images: Images) -> None:
+def test_a_pickle_of_arrays_fills_the_model(
+    model: DetectionTransformer, file: Path, images: Images
+) -> None:
     loaded = another()
     assert not same(loaded, model)
     report = load_weights(loaded, file, file_groups=3)
     assert same(loaded, model)
-    assert report.lines == [f"{file}: read as the authors' Mask2Former, {len(unique_state(model))} tensors of ours"]
+    assert report.lines == [
+        f"{file}: read as the authors' Mask2Former, {len(unique_state(model))} tensors of ours"
+    ]
     found, meant = answer(loaded, images), answer(model, images)
     assert torch.equal(found.logits, meant.logits)
     assert torch.equal(found.masks.full(), meant.masks.full())
 
 
-def test_a_training_state_of_tensors_fills_the_model(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_a_training_state_of_tensors_fills_the_model(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
     path = tmp_path / "model_0000099.pth"
-    torch.save({"model": mask2former_state(model), "optimizer": {"state": {}}, "iteration": 99}, path)
+    torch.save(
+        {"model": mask2former_state(model), "optimizer": {"state": {}}, "iteration": 99}, path
+    )
     load_weights(loaded := another(), path)
     assert same(loaded, model)
 
@@ -131,9 +165,14 @@ def test_older_files_are_read(model: DetectionTransformer, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("predictor.class_embed.bias", "decoder.heads.0.classify.bias"), ("predictor.decoder_norm.bias", "decoder.norm")],
+    [
+        ("predictor.class_embed.bias", "decoder.heads.0.classify.bias"),
+        ("predictor.decoder_norm.bias", "decoder.norm"),
+    ],
 )
-def test_missing_names_are_told(name: str, told: str, model: DetectionTransformer, tmp_path: Path) -> None:
+def test_missing_names_are_told(
+    name: str, told: str, model: DetectionTransformer, tmp_path: Path
+) -> None:
     state = mask2former_state(model)
     del state[f"sem_seg_head.{name}"]
     with pytest.raises(WeightsError, match=f"the file has no {re.escape(told)}"):
@@ -142,11 +181,13 @@ def test_missing_names_are_told(name: str, told: str, model: DetectionTransforme
 
 def test_another_backbone_is_told(model: DetectionTransformer, tmp_path: Path) -> None:
     state = mask2former_state(model) | {"backbone.patch_embed.proj.weight": torch.ones(1)}
-    with pytest.raises(WeightsError, match=r"Mask2Former has no backbone\.patch_embed\.proj\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"Mask2Former has no backbone\.patch_embed\.proj\.weight"
+    ):
         load_weights(another(), write_pickle(tmp_path / "x.pkl", state))
 
 
-# groups ---------------------------------------------------------------------------------------------------------------
+# groups
 
 
 def test_an_import_with_one_group_keeps_group_0(
@@ -176,7 +217,10 @@ def test_more_groups_than_the_file_has_are_drawn(model: DetectionTransformer, fi
 
 def test_rows_that_are_no_whole_groups_must_be_told(file: Path, tmp_path: Path) -> None:
     """Published files have 100 rows, and do not say so."""
-    with pytest.raises(WeightsError, match=r"12 query rows are no whole number of groups of 100\n.*\n.*file_groups=1"):
+    with pytest.raises(
+        WeightsError,
+        match=r"12 query rows are no whole number of groups of 100\n.*\n.*file_groups=1",
+    ):
         import_weights(file, tmp_path / "out.safetensors")
 
 
@@ -189,7 +233,9 @@ def test_an_import_reads_its_recipe_off_the_tensors(file: Path, tmp_path: Path) 
     assert metadata["imgsz"] == 800
 
 
-def test_a_temperature_of_the_file_is_taken_where_positions_are_made(tmp_path: Path, images: Images) -> None:
+def test_a_temperature_of_the_file_is_taken_where_positions_are_made(
+    tmp_path: Path, images: Images
+) -> None:
     warm = another(temperature=20.0)
     save(warm, tmp_path / "warm.safetensors", {"recipe": asdict(warm.recipe)})
     report = load_weights(loaded := another(), tmp_path / "warm.safetensors")
@@ -197,7 +243,7 @@ def test_a_temperature_of_the_file_is_taken_where_positions_are_made(tmp_path: P
     assert torch.equal(answer(loaded, images).logits, answer(warm, images).logits)
 
 
-# classes --------------------------------------------------------------------------------------------------------------
+# classes
 
 
 @pytest.fixture(scope="module")
@@ -207,11 +253,17 @@ def coco() -> DetectionTransformer:
 
 @pytest.fixture(scope="module")
 def coco_file(coco: DetectionTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pickle(tmp_path_factory.mktemp("coco") / "model_final.pkl", mask2former_state(coco))
+    return write_pickle(
+        tmp_path_factory.mktemp("coco") / "model_final.pkl", mask2former_state(coco)
+    )
 
 
-def test_the_last_row_is_no_object(coco_file: Path, coco: DetectionTransformer, tmp_path: Path) -> None:
-    import_weights(coco_file, tmp_path / "out.safetensors", num_queries=4, file_groups=1, num_heads=2)
+def test_the_last_row_is_no_object(
+    coco_file: Path, coco: DetectionTransformer, tmp_path: Path
+) -> None:
+    import_weights(
+        coco_file, tmp_path / "out.safetensors", num_queries=4, file_groups=1, num_heads=2
+    )
     state, metadata = read(tmp_path / "out.safetensors")
     ids = [id for id, name in enumerate(COCO_91) if name != "N/A"]
     assert metadata["categories"] == [[id, COCO_91[id]] for id in ids]
@@ -221,13 +273,19 @@ def test_the_last_row_is_no_object(coco_file: Path, coco: DetectionTransformer, 
 
 
 def test_another_number_of_classes_must_be_asked_for(coco_file: Path) -> None:
-    with pytest.raises(WeightsError, match=r"80 classes in the file, 3 in the model\n.*\n.*new_head=True"):
+    with pytest.raises(
+        WeightsError, match=r"80 classes in the file, 3 in the model\n.*\n.*new_head=True"
+    ):
         load_weights(another(num_classes=3, num_groups=1), coco_file)
 
 
-def test_80_classes_become_3_by_name_and_no_object_stays(coco: DetectionTransformer, coco_file: Path) -> None:
+def test_80_classes_become_3_by_name_and_no_object_stays(
+    coco: DetectionTransformer, coco_file: Path
+) -> None:
     model = another(num_classes=3, num_groups=1)
-    report = load_weights(model, coco_file, new_head=True, class_names=["Zebra", "drone", "person "])
+    report = load_weights(
+        model, coco_file, new_head=True, class_names=["Zebra", "drone", "person "]
+    )
     assert report.lines[1:] == ["classes: 2 rows taken by name, 1 started anew"]
     head, theirs = model.decoder.heads[0], coco.decoder.heads[0]
     for row, old in ((0, 22), (2, 0)):
@@ -240,14 +298,16 @@ def test_80_classes_become_3_by_name_and_no_object_stays(coco: DetectionTransfor
 def test_new_rows_of_a_softmax_start_without_a_prior(coco_file: Path) -> None:
     """As torch starts a linear layer: weights and bias uniform within the same bound."""
     names = [f"thing {i}" for i in range(200)]
-    load_weights(model := another(num_classes=200, num_groups=1), coco_file, new_head=True, class_names=names)
+    load_weights(
+        model := another(num_classes=200, num_groups=1), coco_file, new_head=True, class_names=names
+    )
     bound = 32**-0.5
     for rows in model.decoder.heads[0].classify.parameters():
         assert 0.9 * bound < rows.abs().max() <= bound
         assert rows.mean().abs() < 0.2 * bound
 
 
-# Hugging Face's settings ------------------------------------------------------------------------------------------
+# Hugging Face's settings
 
 
 @pytest.mark.parametrize("other", [{"pre_norm": True}, {"activation_function": "gelu"}])

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groupdetr.backbones.backbone import Backbone
-from groupdetr.backbones.vovnet import Widths, vovnet99
-from groupdetr.detector import DetectionTransformer
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.errors import WeightsError
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.vovnet import Widths, vovnet99
+from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
-from groupdetr.weights import load_weights
-from groupdetr.weights.loading import categories, translate
+from groupdetr.weights.loading import categories, load_weights, translate
 from tests.parity import petr
 
 from .petr import petr_state
@@ -26,8 +25,13 @@ from .test_loading import same
 
 NARROW = Widths(stem=4, inside=(6, 6, 6, 6), outside=(8, 8, 8, 8), blocks=(1, 1, 2, 1))
 SMALL: dict[str, Any] = {
-    "num_groups": 3, "num_queries": 4, "channels": 16, "num_heads": 2, "decoder_layers": 2, "hidden": 24,
-}  # fmt: skip
+    "num_groups": 3,
+    "num_queries": 4,
+    "channels": 16,
+    "num_heads": 2,
+    "decoder_layers": 2,
+    "hidden": 24,
+}
 MMCV, MMENGINE = {"mmcv_version": "1.4.0", "epoch": 24}, {"mmengine_version": "0.7.1", "epoch": 24}
 
 
@@ -67,26 +71,41 @@ def published(version: int) -> Iterator[str]:
             yield from (f"img_backbone.stage{stage}.{name}.ese.fc.{part}" for part in both)
     norm = (*both, "running_mean", "running_var", "num_batches_tracked")
     for conv in convs:
-        yield from (f"img_backbone.{conv}/{part}" for part in ("conv.weight", *(f"norm.{part}" for part in norm)))
+        yield from (
+            f"img_backbone.{conv}/{part}"
+            for part in ("conv.weight", *(f"norm.{part}" for part in norm))
+        )
     necks = ("lateral_convs.0", "lateral_convs.1", "fpn_convs.0")
     yield from (f"img_neck.{conv}.conv.{part}" for conv in necks for part in both)
     yield from (f"pts_bbox_head.{name}" for name in ("code_weights", "reference_points.weight"))
     head = ["input_proj", "transformer.decoder.post_norm"]
-    head += [f"{name}.{i}" for name in ("position_encoder", "adapt_pos3d", "query_embedding") for i in (0, 2)]
+    head += [
+        f"{name}.{i}"
+        for name in ("position_encoder", "adapt_pos3d", "query_embedding")
+        for i in (0, 2)
+    ]
     head += ["fpe.conv_reduce", "fpe.conv_expand"] if version == 2 else []
     for i in range(6):
         layer = f"transformer.decoder.layers.{i}"
-        head += [f"{layer}.norms.{norm}" for norm in range(3)] + [f"{layer}.ffns.0.layers.{j}" for j in ("0.0", "1")]
+        head += [f"{layer}.norms.{norm}" for norm in range(3)] + [
+            f"{layer}.ffns.0.layers.{j}" for j in ("0.0", "1")
+        ]
         head += [f"{layer}.attentions.{j}.attn.out_proj" for j in (0, 1)]
         inputs = (f"{layer}.attentions.{j}.attn.in_proj_{part}" for j in (0, 1) for part in both)
         yield from (f"pts_bbox_head.{name}" for name in inputs)
         head += [f"cls_branches.{i}.{j}" for j in (0, 1, 3, 4, 6)]
-        split = ["reg_branch.0", "reg_branch.3", *(f"task_heads.{part}.{j}" for part in range(5) for j in (0, 2))]
+        split = [
+            "reg_branch.0",
+            "reg_branch.3",
+            *(f"task_heads.{part}.{j}" for part in range(5) for j in (0, 2)),
+        ]
         head += [f"reg_branches.{i}.{j}" for j in (split if version == 2 else (0, 2, 4))]
     yield from (f"pts_bbox_head.{name}.{part}" for name in head for part in both)
 
 
-@pytest.mark.parametrize(("kind", "version", "count"), [(PETR, 1, 854), (PETRv2, 2, 966)], ids=["petr", "petrv2"])
+@pytest.mark.parametrize(
+    ("kind", "version", "count"), [(PETR, 1, 854), (PETRv2, 2, 966)], ids=["petr", "petrv2"]
+)
 def test_the_published_tensors_are_all_of_ours(kind: type[PETR], version: int, count: int) -> None:
     """That they fill the model is proved by its answers (`tests.parity.test_petr_golden`)."""
     with torch.device("meta"):
@@ -134,7 +153,9 @@ def test_mmdet3ds_file_says_length_and_width_the_other_way_round(tmp_path: Path)
 def test_a_file_that_does_not_say_by_whom_it_is_is_not_guessed_at(tmp_path: Path) -> None:
     model, loaded = built(SmallPETR), built(SmallPETR, seed=1)
     path = written(tmp_path / "bare.pth", petr_state(model))
-    with pytest.raises(WeightsError, match="the authors' PETR or mmdet3d's PETR, and it does not say which"):
+    with pytest.raises(
+        WeightsError, match="the authors' PETR or mmdet3d's PETR, and it does not say which"
+    ):
         load_weights(loaded, path, file_groups=3)
     load_weights(loaded, path, file_groups=3, layout="the authors' PETR")
     assert same(loaded, model)
@@ -148,7 +169,9 @@ def test_a_file_that_only_one_of_them_writes_need_not_say_so(tmp_path: Path) -> 
     load_weights(loaded, written(tmp_path / "bare.pth", petr_state(model)), file_groups=3)
     assert same(loaded, model)
     with pytest.raises(WeightsError, match="it does not say which"):
-        load_weights(loaded, written(tmp_path / "other.pth", petr_state(model), MMENGINE), file_groups=3)
+        load_weights(
+            loaded, written(tmp_path / "other.pth", petr_state(model), MMENGINE), file_groups=3
+        )
 
 
 def test_heads_of_petr_must_be_alike(tmp_path: Path) -> None:

@@ -16,10 +16,17 @@ import numpy as np
 
 from groupdetr.data.findings import Finding, RefusedError, shown
 from groupdetr.data.images import examine
-from groupdetr.data.nuscenes.counts import SceneReport, count
-from groupdetr.data.nuscenes.footage import Footage
+from groupdetr.data.nuscenes.camera_frames import Footage
 from groupdetr.data.nuscenes.samples import Sample, samples_of
-from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Tables, empty_split, split_names, whole_split
+from groupdetr.data.nuscenes.statistics import SceneReport, count
+from groupdetr.data.nuscenes.tables import (
+    FIELDS,
+    SPLITS_FILE,
+    Tables,
+    empty_split,
+    split_names,
+    whole_split,
+)
 
 Splits = dict[str, tuple[Sample, ...]]
 
@@ -47,18 +54,29 @@ def check(
             findings += _examined(read, footage, root / version / SPLITS_FILE, decode, two_frames)
         except RefusedError as error:
             findings = [error.finding]
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a text for a number, a list for a name
+        except (
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # a text for a number, a list for a name
             what = f"a record holds another kind of value than it should ({error})"
             findings = [Finding("bad-table", str(root / version), "", what)]
     errors = [finding for finding in findings if finding.is_error]
     warnings = [finding for finding in findings if not finding.is_error]
-    return SceneReport(root, errors, warnings, counts={name: count(samples) for name, samples in read.items()})
+    return SceneReport(
+        root, errors, warnings, counts={name: count(samples) for name, samples in read.items()}
+    )
 
 
 def missing_tables(folder: Path) -> list[Finding]:
     """One finding for each table that is not there."""
     files = [folder / f"{name}.json" for name in FIELDS]
-    return [Finding("missing-table", str(file), "", "there is no such table") for file in files if not file.is_file()]
+    return [
+        Finding("missing-table", str(file), "", "there is no such table")
+        for file in files
+        if not file.is_file()
+    ]
 
 
 def _read(tables: Tables, footage: Footage, splits: Sequence[str]) -> tuple[Splits, list[Finding]]:
@@ -75,10 +93,14 @@ def _read(tables: Tables, footage: Footage, splits: Sequence[str]) -> tuple[Spli
     return read, [*dict.fromkeys(findings)]  # what is wrong with a table is so in every split
 
 
-def _examined(read: Splits, footage: Footage, file: Path, decode: bool, two_frames: bool | None) -> list[Finding]:
+def _examined(
+    read: Splits, footage: Footage, file: Path, decode: bool, two_frames: bool | None
+) -> list[Finding]:
     """What is wrong with splits that can be read, and with their pictures."""
     whole = whole_split(file.parent.name)  # without annotations
-    findings = [finding for name in read if name not in whole for finding in remarks(name, read[name], file)]
+    findings = [
+        finding for name in read if name not in whole for finding in remarks(name, read[name], file)
+    ]
     findings += _shared(read, file)
     unseen = {name: unseen_scenes(footage, samples) for name, samples in read.items()}
     findings += [finding for name in read for finding in _unseen(name, unseen[name], footage)]
@@ -105,9 +127,18 @@ def remarks(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Findin
     truths = [sample.truth for sample in samples]
     counted = count(samples)
     counts = {
-        "sample-without-objects": (counted.empty_samples, f"of {len(samples)} samples have nothing to learn"),
-        "objects-out-of-range": (sum(int((~truth.in_range).sum()) for truth in truths), "objects are too far away"),
-        "objects-without-points": (sum(int((truth.points <= 0).sum()) for truth in truths), "objects have no point"),
+        "sample-without-objects": (
+            counted.empty_samples,
+            f"of {len(samples)} samples have nothing to learn",
+        ),
+        "objects-out-of-range": (
+            sum(int((~truth.in_range).sum()) for truth in truths),
+            "objects are too far away",
+        ),
+        "objects-without-points": (
+            sum(int((truth.points <= 0).sum()) for truth in truths),
+            "objects have no point",
+        ),
     }
     if not counted.objects:
         what = f"no key frame of split {shown(name)} has an object within range and with a point"
@@ -134,7 +165,9 @@ def unseen_scenes(footage: Footage, samples: Iterable[Sample]) -> list[str]:
     views: dict[str, list[int]] = defaultdict(list)
     for sample in samples:
         views[sample.scene] += sample.views.tolist()
-    files = {scene: (footage.root / footage.names[row] for row in rows) for scene, rows in views.items()}
+    files = {
+        scene: (footage.root / footage.names[row] for row in rows) for scene, rows in views.items()
+    }
     return [scene for scene, paths in files.items() if not any(path.exists() for path in paths)]
 
 
@@ -146,7 +179,10 @@ def _unseen(name: str, scenes: Sequence[str], footage: Footage) -> Iterator[Find
 
 
 def inspect_pictures(
-    footage: Footage, splits: Iterable[Sequence[Sample]], decode: bool = True, two_frames: bool | None = None
+    footage: Footage,
+    splits: Iterable[Sequence[Sample]],
+    decode: bool = True,
+    two_frames: bool | None = None,
 ) -> list[Finding]:
     """What is wrong with the pictures that samples look at. ``two_frames`` as in `check`."""
     samples = [sample for split in splits for sample in split]

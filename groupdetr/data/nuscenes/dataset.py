@@ -10,20 +10,22 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from groupdetr.cameras import CameraImages
 from groupdetr.data.batch import Draw
 from groupdetr.data.images import load_pixels
-from groupdetr.data.nuscenes.footage import Frame
+from groupdetr.data.nuscenes.camera_frames import Frame
 from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.transforms import IMGSZ, Augment, Augmentation, unchanged
 from groupdetr.data.records import Floats
 from groupdetr.errors import DataError
-from groupdetr.structures import Target
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.targets import Target
 
 EARLIEST, LATEST = 3, 27  # pictures ago, between which an earlier frame is drawn in training
 TESTED = (EARLIEST + LATEST) // 2 - 1  # and the one that is taken in a test: 1.25 s ago
-REPEATED_AGE = 15 * 0.083  # seconds that the frame of now is made older by, where there is none before
+REPEATED_AGE = (
+    15 * 0.083
+)  # seconds that the frame of now is made older by, where there is none before
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class MultiView:
         return float((before - now).mean()) if len(before) else 0.0
 
 
-MEAN, DEVIATION = (103.530, 116.280, 123.675), (57.375, 57.120, 58.395)  # of bytes, blue first, as published
+MEAN, DEVIATION = (
+    (103.530, 116.280, 123.675),
+    (57.375, 57.120, 58.395),
+)  # of bytes, blue first, as published
 
 
 @dataclass
@@ -59,14 +64,21 @@ class Scenes:
     def images(self, device: torch.device) -> CameraImages:
         """On the device and normalised, blue first."""
         pixels, matrices, elapsed = (
-            x.to(device, non_blocking=True) for x in (self.pixels, self.lidar_to_image, self.elapsed)
+            x.to(device, non_blocking=True)
+            for x in (self.pixels, self.lidar_to_image, self.elapsed)
         )
-        mean, deviation = (pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION))
-        return CameraImages.seen_through((pixels.flip(2).float() - mean) / deviation, matrices, elapsed)
+        mean, deviation = (
+            pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION)
+        )
+        return CameraImages.seen_through(
+            (pixels.flip(2).float() - mean) / deviation, matrices, elapsed
+        )
 
     def pin_memory(self) -> Scenes:
         """All of it, so that no copy to a GPU is waited for."""
-        pixels, matrices, elapsed = (x.pin_memory() for x in (self.pixels, self.lidar_to_image, self.elapsed))
+        pixels, matrices, elapsed = (
+            x.pin_memory() for x in (self.pixels, self.lidar_to_image, self.elapsed)
+        )
         targets = [target.mapped(Tensor.pin_memory) for target in self.targets]
         return Scenes(pixels, matrices, elapsed, targets, self.indices)
 
@@ -99,9 +111,13 @@ class Views(Dataset[MultiView]):
         without objects is replaced by another one; a `DataError` if none has any."""
         self.samples, self.size, self.two_frames, self.seed = samples, size, two_frames, seed
         self.augment = augment
-        self.learnable = np.flatnonzero([sample.truth.learned.any() for sample in samples]) if augment else None
+        self.learnable = (
+            np.flatnonzero([sample.truth.learned.any() for sample in samples]) if augment else None
+        )
         if self.learnable is not None and not len(self.learnable):
-            raise DataError("no sample has an object to learn", remedy="annotate objects in the train split")
+            raise DataError(
+                "no sample has an object to learn", remedy="annotate objects in the train split"
+            )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -131,17 +147,23 @@ class Views(Dataset[MultiView]):
         if not len(sample.earlier):
             return now.followed_by(now), np.concatenate([ages, ages + REPEATED_AGE])
         number = len(sample.earlier)
-        before = sample.frame_before(drawn_earlier(number, generator) if self.augment else min(TESTED, number - 1))
+        before = sample.frame_before(
+            drawn_earlier(number, generator) if self.augment else min(TESTED, number - 1)
+        )
         return now.followed_by(before), np.concatenate([ages, before.ages(sample.time)])
 
 
 def drawn_earlier(number: int, generator: Generator) -> int:
     """Which of ``number`` earlier frames is taken in training: one of 3 to 26, or the earliest of a few."""
     last = min(LATEST, number)
-    return int(torch.randint(EARLIEST, last, (), generator=generator)) if last > EARLIEST else last - 1
+    return (
+        int(torch.randint(EARLIEST, last, (), generator=generator)) if last > EARLIEST else last - 1
+    )
 
 
-def placed(frame: Frame, augmentation: Augmentation, size: tuple[int, int]) -> tuple[Tensor, Floats]:
+def placed(
+    frame: Frame, augmentation: Augmentation, size: tuple[int, int]
+) -> tuple[Tensor, Floats]:
     """Pictures [V,3,H,W] uint8 and lidar_to_image [V,4,4], augmented."""
     crops = [augmentation.crop((height, width), size) for width, height in frame.sizes.tolist()]
     matrices = np.stack([crop.matrix() for crop in crops]) @ frame.lidar_to_image
@@ -154,4 +176,6 @@ def placed(frame: Frame, augmentation: Augmentation, size: tuple[int, int]) -> t
 def target_of(sample: Sample, augmentation: Augmentation) -> Target:
     """What is learned of a sample. Range is judged before the world is turned, as published."""
     boxes, labels = sample.objects()
-    return Target(torch.from_numpy(labels), torch.from_numpy(augmentation.boxes(boxes).astype(np.float32)))
+    return Target(
+        torch.from_numpy(labels), torch.from_numpy(augmentation.boxes(boxes).astype(np.float32))
+    )

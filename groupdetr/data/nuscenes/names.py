@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
+CAMERAS = (
+    "CAM_FRONT",
+    "CAM_FRONT_RIGHT",
+    "CAM_FRONT_LEFT",
+    "CAM_BACK",
+    "CAM_BACK_LEFT",
+    "CAM_BACK_RIGHT",
+)
 LIDAR = "LIDAR_TOP"
 
 CLASSES = (
-    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
     "traffic_cone",
-)  # fmt: skip
+)
 
 CATEGORIES = {  # category: class; all others are not detected
     "movable_object.barrier": "barrier",
@@ -29,6 +44,12 @@ CATEGORIES = {  # category: class; all others are not detected
 BICYCLE_RACK = "static_object.bicycle_rack"  # cycles in one are not evaluated
 
 ATTRIBUTES = (
-    "vehicle.moving", "vehicle.parked", "vehicle.stopped", "cycle.with_rider", "cycle.without_rider",
-    "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
-)  # fmt: skip
+    "vehicle.moving",
+    "vehicle.parked",
+    "vehicle.stopped",
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "pedestrian.moving",
+    "pedestrian.standing",
+    "pedestrian.sitting_lying_down",
+)

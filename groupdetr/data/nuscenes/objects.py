@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groupdetr.data.nuscenes.footage import located
+from groupdetr.data.nuscenes.camera_frames import located
 from groupdetr.data.nuscenes.geometry import inverse, poses, yaw
 from groupdetr.data.nuscenes.names import BICYCLE_RACK, CATEGORIES, CLASSES
 from groupdetr.data.nuscenes.tables import Row, Tables, numbers, record_of, refused
@@ -49,8 +49,12 @@ def objects(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -> Obj
     kept = [rows[place] for place in chosen]
     return Objects3D(
         boxes=boxes[chosen],
-        labels=np.array([CLASSES.index(CATEGORIES[names[place]]) for place in chosen], dtype=np.int64),
-        points=np.array([row["num_lidar_pts"] + row["num_radar_pts"] for row in kept], dtype=np.int64),
+        labels=np.array(
+            [CLASSES.index(CATEGORIES[names[place]]) for place in chosen], dtype=np.int64
+        ),
+        points=np.array(
+            [row["num_lidar_pts"] + row["num_radar_pts"] for row in kept], dtype=np.int64
+        ),
         attributes=tuple(_attribute(tables, row) for row in kept),
         racks=boxes[racks, :7],
     )
@@ -63,7 +67,9 @@ def velocity(tables: Tables, row: Row) -> list[float]:
     longest = LONGEST_GAP * (2 if row["prev"] and row["next"] else 1)
     if not 0 < seconds <= longest:
         return [math.nan] * 3
-    return [(there - here) / seconds for here, there in zip(first["translation"], last["translation"])]
+    return [
+        (there - here) / seconds for here, there in zip(first["translation"], last["translation"])
+    ]
 
 
 def _neighbour(tables: Tables, row: Row, way: str) -> Row:
@@ -82,7 +88,10 @@ def _category(tables: Tables, row: Row) -> str:
 
 def _attribute(tables: Tables, row: Row) -> str:
     """An object has one at most."""
-    found = (tables.find("attribute", token, "sample_annotation", row) for token in row["attribute_tokens"])
+    found = (
+        tables.find("attribute", token, "sample_annotation", row)
+        for token in row["attribute_tokens"]
+    )
     return next((str(attribute["name"]) for attribute in found), "")
 
 
@@ -93,7 +102,12 @@ def _boxes(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -> Floa
     sizes = numbers(table, "bad-object", rows, "size")
     flat = (sizes <= 0).any(1)
     if flat.any():
-        raise refused("bad-object", table.file, record_of(rows[int(flat.argmax())]), "its size is not positive")
+        raise refused(
+            "bad-object",
+            table.file,
+            record_of(rows[int(flat.argmax())]),
+            "its size is not positive",
+        )
     moving = np.array([velocity(tables, row) for row in rows], dtype=np.float64).reshape(-1, 3)
     moving[:, 2] = 0
     turned = moving @ lidar_to_global[:3, :3]

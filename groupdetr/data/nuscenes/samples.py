@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groupdetr.data.nuscenes.footage import INTERVALS, Footage, Frame, filmed, located
+from groupdetr.data.nuscenes.camera_frames import INTERVALS, Footage, Frame, filmed, located
 from groupdetr.data.nuscenes.geometry import poses
 from groupdetr.data.nuscenes.names import CAMERAS, LIDAR
 from groupdetr.data.nuscenes.objects import Objects3D, objects
@@ -64,10 +64,16 @@ def samples_of(tables: Tables, footage: Footage, scenes: set[str]) -> tuple[Samp
     chosen = [row for row in tables["sample"].values() if row["scene_token"] in scenes]
     chosen.sort(key=lambda row: (row["timestamp"], row["token"]))
     tokens = {row["token"] for row in chosen}
-    annotations, sensors, rows = _annotations(tables, tokens), _sensors(tables, tokens), filmed(tables)
+    annotations, sensors, rows = (
+        _annotations(tables, tokens),
+        _sensors(tables, tokens),
+        filmed(tables),
+    )
     views = {token: _views(tables, token, sensors[token], rows) for token in tokens}
     return tuple(
-        _sample(tables, row, annotations[row["token"]], sensors[row["token"]][LIDAR], (footage, views))
+        _sample(
+            tables, row, annotations[row["token"]], sensors[row["token"]][LIDAR], (footage, views)
+        )
         for row in chosen
     )
 
@@ -93,12 +99,21 @@ def _sensors(tables: Tables, tokens: set[str]) -> Mapping[str, dict[str, Row]]:
 def _views(tables: Tables, token: str, sensors: Mapping[str, Row], rows: Mapping[str, int]) -> Ints:
     """[6] rows of the footage."""
     if missing := [channel for channel in (LIDAR, *CAMERAS) if channel not in sensors]:
-        raise refused("missing-view", tables.file("sample_data"), f"sample {token}", f"it lacks {', '.join(missing)}")
+        raise refused(
+            "missing-view",
+            tables.file("sample_data"),
+            f"sample {token}",
+            f"it lacks {', '.join(missing)}",
+        )
     return np.array([rows[sensors[camera]["token"]] for camera in CAMERAS], dtype=np.int64)
 
 
 def _sample(
-    tables: Tables, row: Row, annotations: list[Row], lidar: Row, seen: tuple[Footage, Mapping[str, Ints]]
+    tables: Tables,
+    row: Row,
+    annotations: list[Row],
+    lidar: Row,
+    seen: tuple[Footage, Mapping[str, Ints]],
 ) -> Sample:
     footage, views = seen
     ego_to_global = _pose(tables, "ego_pose", lidar)
@@ -118,7 +133,9 @@ def _sample(
 
 def _pose(tables: Tables, name: str, data: Row) -> Floats:
     """[4,4] that a record of sample_data refers to."""
-    translations, rotations = located(tables[name], [tables.find(name, data[f"{name}_token"], "sample_data", data)])
+    translations, rotations = located(
+        tables[name], [tables.find(name, data[f"{name}_token"], "sample_data", data)]
+    )
     return np.asarray(poses(translations, rotations)[0])
 
 
@@ -130,6 +147,11 @@ def _back(tables: Tables, row: Row) -> Iterator[str]:
             return
         before = tables.find("sample", row["prev"], "sample", row)
         if before["scene_token"] != row["scene_token"]:
-            raise refused("dangling-token", tables.file("sample"), record_of(row), "the one before is of another scene")
+            raise refused(
+                "dangling-token",
+                tables.file("sample"),
+                record_of(row),
+                "the one before is of another scene",
+            )
         row = before
         yield row["token"]

@@ -43,7 +43,14 @@ class SyntheticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"train_scenes": 1, "val_scenes": 1, "samples": 2, "width": 32, "height": 32, "seed": 0}
+        least = {
+            "train_scenes": 1,
+            "val_scenes": 1,
+            "samples": 2,
+            "width": 32,
+            "height": 32,
+            "seed": 0,
+        }
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
@@ -80,7 +87,9 @@ def scenes(config: SyntheticConfig) -> Iterator[Scene]:
     for index, name in enumerate(names):
         place = world(np.random.default_rng((config.seed, index)))
         start = START + round(index * (BETWEEN_SCENES + KEY * config.samples) * 1e6)
-        yield Scene(name, place, start, config.samples, (config.width, config.height), config.sweeps)
+        yield Scene(
+            name, place, start, config.samples, (config.width, config.height), config.sweeps
+        )
 
 
 def _is_written(config: SyntheticConfig, folder: Path) -> bool:

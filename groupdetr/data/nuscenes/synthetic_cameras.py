@@ -26,7 +26,14 @@ COLOURS = {  # class: red, green, blue of the lightest face
     "traffic_cone": (250, 140, 30),
 }
 SKY, GROUND = (165, 180, 190), (84, 84, 88)
-SHADES = (1.0, 0.8, 0.88, 0.88, 0.94, 0.7)  # front, rear, sides, top and bottom: so that a front can be told
+SHADES = (
+    1.0,
+    0.8,
+    0.88,
+    0.88,
+    0.94,
+    0.7,
+)  # front, rear, sides, top and bottom: so that a front can be told
 NEAR = 0.1  # metres in front of a camera, from where on things are drawn
 PICTURE = (1600, 900)  # width and height that focal lengths are told for
 
@@ -57,7 +64,9 @@ class Mount:
     def intrinsic(self, width: int, height: int) -> Floats:
         """[3,3]"""
         wide, high = width / PICTURE[0], height / PICTURE[1]
-        return np.array([[self.focal * wide, 0, 816 * wide], [0, self.focal * high, 491 * high], [0, 0, 1]])
+        return np.array(
+            [[self.focal * wide, 0, 816 * wide], [0, self.focal * high, 491 * high], [0, 0, 1]]
+        )
 
 
 MOUNTS = {
@@ -83,7 +92,9 @@ class Solid:
     size: tuple[float, float, float]  # width, length, height
 
 
-def picture(solids: Iterable[Solid], intrinsic: Floats, width: int, height: int) -> NDArray[np.uint8]:
+def picture(
+    solids: Iterable[Solid], intrinsic: Floats, width: int, height: int
+) -> NDArray[np.uint8]:
     """What a level camera sees: [H,W,3]."""
     image = Image.new("RGB", (width, height), SKY)
     pen = ImageDraw.Draw(image)
@@ -96,14 +107,20 @@ def picture(solids: Iterable[Solid], intrinsic: Floats, width: int, height: int)
 def _draw(pen: ImageDraw.ImageDraw, solid: Solid, intrinsic: Floats) -> None:
     """The faces that look at the camera."""
     width, length, height = solid.size
-    corners = _CORNERS * (length, width, height) @ solid.to_camera[:3, :3].T + solid.to_camera[:3, 3]
+    corners = (
+        _CORNERS * (length, width, height) @ solid.to_camera[:3, :3].T + solid.to_camera[:3, 3]
+    )
     if corners[:, 2].max() <= NEAR:
         return
     for face, shade in zip(_FACES, SHADES):
         polygon = corners[list(face)]
         outwards = polygon.mean(0) - solid.to_camera[:3, 3]
         if outwards @ polygon[0] < 0:
-            _fill(pen, _clipped(polygon) @ intrinsic.T, tuple(round(shade * c) for c in COLOURS[solid.name]))
+            _fill(
+                pen,
+                _clipped(polygon) @ intrinsic.T,
+                tuple(round(shade * c) for c in COLOURS[solid.name]),
+            )
 
 
 def _fill(pen: ImageDraw.ImageDraw, polygon: Floats, colour: tuple[int, ...]) -> None:

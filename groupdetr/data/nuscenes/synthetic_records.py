@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from groupdetr.data.nuscenes.geometry import inverse, yaw
 from groupdetr.data.nuscenes.names import ATTRIBUTES, CAMERAS, CATEGORIES, LIDAR
-from groupdetr.data.nuscenes.synthetic_cameras import LIDAR_PLACE, LIDAR_ROTATION, MOUNTS, Mount, Solid, picture
+from groupdetr.data.nuscenes.synthetic_cameras import (
+    LIDAR_PLACE,
+    LIDAR_ROTATION,
+    MOUNTS,
+    Mount,
+    Solid,
+    picture,
+)
 from groupdetr.data.nuscenes.synthetic_world import Thing, World
 from groupdetr.data.nuscenes.tables import FIELDS, Row
 from groupdetr.data.records import Floats
@@ -34,10 +41,16 @@ class Records:
             for name in names:
                 self.add(table, name, name=name, description="")
         self.rows["visibility"] = [
-            {"token": str(number), "level": level, "description": ""} for number, level in enumerate(_LEVELS, 1)
+            {"token": str(number), "level": level, "description": ""}
+            for number, level in enumerate(_LEVELS, 1)
         ]
         for channel in (LIDAR, *CAMERAS):
-            self.add("sensor", channel, channel=channel, modality="lidar" if channel == LIDAR else "camera")
+            self.add(
+                "sensor",
+                channel,
+                channel=channel,
+                modality="lidar" if channel == LIDAR else "camera",
+            )
         filename = f"maps/{self.token('map', 'square')}.png"
         self.add("map", "square", log_tokens=[], filename=filename, category="semantic_prior")
 
@@ -71,14 +84,27 @@ class Scene:
     def recorded(self, records: Records) -> Iterator[Picture]:
         """Into all tables; gives the pictures as they are drawn."""
         samples = records.tokens("sample", self.name, numbers=range(self.samples))
-        log = records.add("log", self.name, logfile=self.name, vehicle="", date_captured="", location="square")
+        log = records.add(
+            "log", self.name, logfile=self.name, vehicle="", date_captured="", location="square"
+        )
         records.rows["map"][0]["log_tokens"].append(log)
         scene = records.add(
-            "scene", self.name, name=self.name, description="a town square", log_token=log, nbr_samples=self.samples,
-            first_sample_token=samples[0], last_sample_token=samples[-1],
-        )  # fmt: skip
+            "scene",
+            self.name,
+            name=self.name,
+            description="a town square",
+            log_token=log,
+            nbr_samples=self.samples,
+            first_sample_token=samples[0],
+            last_sample_token=samples[-1],
+        )
         for number, (token, links) in enumerate(_chain(samples)):
-            row = {"token": token, "timestamp": self._stamp(number * KEY), "scene_token": scene, **links}
+            row = {
+                "token": token,
+                "timestamp": self._stamp(number * KEY),
+                "scene_token": scene,
+                **links,
+            }
             records.rows["sample"].append(row)
         for number, thing in enumerate(self.place.things):
             self._instance(records, thing, number, samples)
@@ -94,15 +120,32 @@ class Scene:
         tokens = records.tokens("sample_annotation", self.name, which, numbers=range(self.samples))
         category = next(category for category, kind in CATEGORIES.items() if kind == thing.name)
         instance = records.add(
-            "instance", self.name, which, category_token=records.token("category", category),
-            nbr_annotations=len(tokens), first_annotation_token=tokens[0], last_annotation_token=tokens[-1],
-        )  # fmt: skip
-        about = {"instance_token": instance, "size": list(thing.size), "visibility_token": str(len(_LEVELS))}
-        about["attribute_tokens"] = [records.token("attribute", thing.attribute)] if thing.attribute else []
+            "instance",
+            self.name,
+            which,
+            category_token=records.token("category", category),
+            nbr_annotations=len(tokens),
+            first_annotation_token=tokens[0],
+            last_annotation_token=tokens[-1],
+        )
+        about = {
+            "instance_token": instance,
+            "size": list(thing.size),
+            "visibility_token": str(len(_LEVELS)),
+        }
+        about["attribute_tokens"] = (
+            [records.token("attribute", thing.attribute)] if thing.attribute else []
+        )
         for number, (token, links) in enumerate(_chain(tokens)):
-            seen = {"sample_token": samples[number], "num_lidar_pts": self._points(thing, number), "num_radar_pts": 0}
+            seen = {
+                "sample_token": samples[number],
+                "num_lidar_pts": self._points(thing, number),
+                "num_radar_pts": 0,
+            }
             place = _located(self.place.pose(thing, number * KEY))
-            records.rows["sample_annotation"].append({"token": token} | about | seen | place | links)
+            records.rows["sample_annotation"].append(
+                {"token": token} | about | seen | place | links
+            )
 
     def _points(self, thing: Thing, number: int) -> int:
         """Of the lidar on a thing in a key frame: fewer, the farther it is, but some."""
@@ -112,26 +155,44 @@ class Scene:
 
     def _lidar(self, records: Records, samples: list[str]) -> None:
         calibration = records.add(
-            "calibrated_sensor", self.name, LIDAR, sensor_token=records.token("sensor", LIDAR),
-            translation=list(LIDAR_PLACE), rotation=list(LIDAR_ROTATION), camera_intrinsic=[],
-        )  # fmt: skip
+            "calibrated_sensor",
+            self.name,
+            LIDAR,
+            sensor_token=records.token("sensor", LIDAR),
+            translation=list(LIDAR_PLACE),
+            rotation=list(LIDAR_ROTATION),
+            camera_intrinsic=[],
+        )
         tokens = records.tokens("sample_data", self.name, LIDAR, numbers=range(self.samples))
         for number, (token, links) in enumerate(_chain(tokens)):
-            data = _data(LIDAR, token, samples[number], True) | {"calibrated_sensor_token": calibration}
+            data = _data(LIDAR, token, samples[number], True) | {
+                "calibrated_sensor_token": calibration
+            }
             self._sensed(records, data | {"width": 0, "height": 0} | links, number * KEY)
 
-    def _camera(self, records: Records, camera: str, mount: Mount, samples: list[str]) -> Iterator[Picture]:
+    def _camera(
+        self, records: Records, camera: str, mount: Mount, samples: list[str]
+    ) -> Iterator[Picture]:
         intrinsic = mount.intrinsic(*self.size)
         calibration = records.add(
-            "calibrated_sensor", self.name, camera, sensor_token=records.token("sensor", camera),
-            translation=list(mount.place), rotation=list(mount.rotation), camera_intrinsic=intrinsic.tolist(),
-        )  # fmt: skip
+            "calibrated_sensor",
+            self.name,
+            camera,
+            sensor_token=records.token("sensor", camera),
+            translation=list(mount.place),
+            rotation=list(mount.rotation),
+            camera_intrinsic=intrinsic.tolist(),
+        )
         frames = range(0, (self.samples - 1) * FRAMES + 1, 1 if self.sweeps else FRAMES)
         tokens = records.tokens("sample_data", self.name, camera, numbers=frames)
         for frame, (token, links) in zip(frames, _chain(tokens)):
             time = frame * KEY / FRAMES - mount.delay
-            following = samples[-(-frame // FRAMES)]  # pictures in between belong to the key frame after them
-            data = _data(camera, token, following, frame % FRAMES == 0) | {"calibrated_sensor_token": calibration}
+            following = samples[
+                -(-frame // FRAMES)
+            ]  # pictures in between belong to the key frame after them
+            data = _data(camera, token, following, frame % FRAMES == 0) | {
+                "calibrated_sensor_token": calibration
+            }
             self._sensed(records, data | dict(zip(("width", "height"), self.size)) | links, time)
             yield data["filename"], self._picture(mount, intrinsic, time)
 
@@ -143,7 +204,10 @@ class Scene:
 
     def _picture(self, mount: Mount, intrinsic: Floats, time: float) -> NDArray[np.uint8]:
         seen = inverse(self.place.vehicle(time) @ mount.camera_to_ego())
-        solids = [Solid(thing.name, seen @ self.place.pose(thing, time), thing.size) for thing in self.place.things]
+        solids = [
+            Solid(thing.name, seen @ self.place.pose(thing, time), thing.size)
+            for thing in self.place.things
+        ]
         return picture(solids, intrinsic, *self.size)
 
 
@@ -164,4 +228,7 @@ def _chain(tokens: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
 def _located(pose: Floats) -> Row:
     """Where something upright is."""
     half = float(yaw(pose)) / 2
-    return {"translation": pose[:3, 3].tolist(), "rotation": [float(np.cos(half)), 0.0, 0.0, float(np.sin(half))]}
+    return {
+        "translation": pose[:3, 3].tolist(),
+        "rotation": [float(np.cos(half)), 0.0, 0.0, float(np.sin(half))],
+    }

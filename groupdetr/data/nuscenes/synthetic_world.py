@@ -16,7 +16,10 @@ from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.records import Floats
 
 DRIVING = 9.0  # radius of the circle that the car with the cameras drives on
-RINGS = {"near": (13.5, 16.5), "far": (18.5, 24.0)}  # what stands, and what moves: cones are seen 30 m far
+RINGS = {
+    "near": (13.5, 16.5),
+    "far": (18.5, 24.0),
+}  # what stands, and what moves: cones are seen 30 m far
 STANDING = ("barrier", "traffic_cone")
 
 SIZES = {  # width, length, height
@@ -73,7 +76,13 @@ class Thing:
             return "pedestrian.moving" if self.moves else "pedestrian.standing"
         if self.name in STANDING:
             return ""
-        return "vehicle.moving" if self.moves else "vehicle.stopped" if self.name == "bus" else "vehicle.parked"
+        return (
+            "vehicle.moving"
+            if self.moves
+            else "vehicle.stopped"
+            if self.name == "bus"
+            else "vehicle.parked"
+        )
 
     def pose(self, time: float) -> Floats:
         """[4,4] of its centre in the square, x along its length."""
@@ -118,4 +127,6 @@ def _thing(name: str, angle: float, ring: str, moving: bool, rng: np.random.Gene
     width, length, height = (float(side * rng.uniform(0.9, 1.1)) for side in SIZES[name])
     speed = rng.uniform(*SPEEDS.get(name, _SPEED)) if moving else 0.0
     heading = 0.0 if moving else rng.uniform(-math.pi, math.pi)
-    return Thing(name, (width, length, height), Orbit(rng.uniform(*RINGS[ring]), angle, speed), heading)
+    return Thing(
+        name, (width, length, height), Orbit(rng.uniform(*RINGS[ring]), angle, speed), heading
+    )

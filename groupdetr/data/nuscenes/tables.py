@@ -33,15 +33,32 @@ FIELDS = {  # table: what is read of its records; in an order that lets later ta
     "scene": ("token", "name"),
     "sample": ("token", "timestamp", "scene_token", "prev"),
     "sample_data": (
-        "token", "sample_token", "ego_pose_token", "calibrated_sensor_token", "is_key_frame", "filename", "timestamp",
-        "prev", "width", "height",
+        "token",
+        "sample_token",
+        "ego_pose_token",
+        "calibrated_sensor_token",
+        "is_key_frame",
+        "filename",
+        "timestamp",
+        "prev",
+        "width",
+        "height",
     ),
     "ego_pose": ("token", "translation", "rotation"),
     "sample_annotation": (
-        "token", "sample_token", "instance_token", "attribute_tokens", "translation", "size", "rotation",
-        "num_lidar_pts", "num_radar_pts", "prev", "next",
+        "token",
+        "sample_token",
+        "instance_token",
+        "attribute_tokens",
+        "translation",
+        "size",
+        "rotation",
+        "num_lidar_pts",
+        "num_radar_pts",
+        "prev",
+        "next",
     ),
-}  # fmt: skip
+}
 SPLITS_FILE = "splits.json"
 
 
@@ -69,12 +86,20 @@ Kind = tuple[Callable[[Any], bool], str]
 
 _TEXT: Kind = (_is_text, "text")
 KINDS: dict[str, Kind] = {  # what a field holds; all others are texts, but for SHAPES
-    **dict.fromkeys(("timestamp", "width", "height", "num_lidar_pts", "num_radar_pts"), (_is_whole, "a whole number")),
+    **dict.fromkeys(
+        ("timestamp", "width", "height", "num_lidar_pts", "num_radar_pts"),
+        (_is_whole, "a whole number"),
+    ),
     **dict.fromkeys(("prev", "next"), (_is_link, "a token or empty")),
     "attribute_tokens": (_is_texts, "a list of tokens"),
     "is_key_frame": (_is_bool, "true or false"),
 }
-SHAPES = {"translation": (3,), "rotation": (4,), "size": (3,), "camera_intrinsic": (3, 3)}  # of numbers, see `numbers`
+SHAPES = {
+    "translation": (3,),
+    "rotation": (4,),
+    "size": (3,),
+    "camera_intrinsic": (3, 3),
+}  # of numbers, see `numbers`
 
 
 class Table(dict[str, Row]):
@@ -89,7 +114,12 @@ class Table(dict[str, Row]):
 
 
 def _twin(file: Path, row: Row, field: str) -> RefusedError:
-    return refused("duplicate-token", file, f"{field} {shown(row[field])}", f"another record has the same {field}")
+    return refused(
+        "duplicate-token",
+        file,
+        f"{field} {shown(row[field])}",
+        f"another record has the same {field}",
+    )
 
 
 class Tables(Mapping[str, Table]):
@@ -107,7 +137,9 @@ class Tables(Mapping[str, Table]):
         if twins := [row for row in self["scene"].values() if names[row["name"]] > 1]:
             raise _twin(self.file("scene"), twins[0], "name")
         annotations = self["sample_annotation"]
-        numbers(annotations, "bad-pose", [*annotations.values()], "translation")  # velocities look at any of them
+        numbers(
+            annotations, "bad-pose", [*annotations.values()], "translation"
+        )  # velocities look at any of them
 
     def file(self, name: str) -> Path:
         """Where a table lies."""
@@ -132,7 +164,9 @@ class Tables(Mapping[str, Table]):
 
     def channel(self, data: Row) -> str:
         """The sensor that a record of sample_data comes from."""
-        calibration = self.find("calibrated_sensor", data["calibrated_sensor_token"], "sample_data", data)
+        calibration = self.find(
+            "calibrated_sensor", data["calibrated_sensor_token"], "sample_data", data
+        )
         sensor = self.find("sensor", calibration["sensor_token"], "calibrated_sensor", calibration)
         return str(sensor["channel"])
 
@@ -166,7 +200,10 @@ class Tables(Mapping[str, Table]):
         """The names of the splits all of whose scenes are there."""
         names = {row["name"] for row in self["scene"].values()}
         lists = scene_names(self.root / self.version)
-        return (*whole_split(self.version), *(split for split, scenes in lists.items() if names.issuperset(scenes)))
+        return (
+            *whole_split(self.version),
+            *(split for split, scenes in lists.items() if names.issuperset(scenes)),
+        )
 
 
 def whole_split(version: str) -> tuple[str, ...]:
@@ -215,7 +252,9 @@ def _require_kind(file: Path, rows: Sequence[Row], field: str) -> None:
     for number, row in enumerate(rows):
         if not fits(row[field]):
             record = f"record {number}" if field == "token" else record_of(row)
-            raise refused("bad-table", file, record, f"its {field} is {shown(row[field])}, not {kind}")
+            raise refused(
+                "bad-table", file, record, f"its {field} is {shown(row[field])}, not {kind}"
+            )
 
 
 def numbers(table: Table, code: str, rows: Sequence[Row], field: str) -> Floats:
@@ -236,7 +275,9 @@ def _floats(values: Sequence[Any], field: str) -> Floats | None:
         array = np.array(values)
     except (ValueError, OverflowError):  # of several lengths
         return None
-    fits = array.dtype.kind in "iuf" and array.shape[1:] == SHAPES[field] and np.isfinite(array).all()
+    fits = (
+        array.dtype.kind in "iuf" and array.shape[1:] == SHAPES[field] and np.isfinite(array).all()
+    )
     return array.astype(np.float64) if fits else None
 
 
@@ -255,7 +296,12 @@ def _loaded(file: Path, code: str = "bad-table") -> Any:
 
 
 def empty_split(file: Path, split: str) -> Finding:
-    return Finding("empty-split", str(file), f"split {shown(split)}", "it is empty: its scenes have no key frame")
+    return Finding(
+        "empty-split",
+        str(file),
+        f"split {shown(split)}",
+        "it is empty: its scenes have no key frame",
+    )
 
 
 def refused(code: str, file: Path, record: str, what: str) -> RefusedError:

@@ -20,7 +20,10 @@ from groupdetr.data.nuscenes.geometry import about_z, embedded
 from groupdetr.data.records import Floats
 
 IMGSZ = (320, 800)  # height and width that pictures of 900 x 1600 become
-ZOOM = (0.94, 1.25)  # times the scale at which a picture fills IMGSZ: 0.47 to 0.625 of 1600 x 900 for 800 x 320
+ZOOM = (
+    0.94,
+    1.25,
+)  # times the scale at which a picture fills IMGSZ: 0.47 to 0.625 of 1600 x 900 for 800 x 320
 TURN = 0.3925  # radians at most, either way
 SCALE = (0.95, 1.05)  # of the world
 
@@ -99,7 +102,9 @@ Augment = Callable[[Generator], Augmentation]
 def published(generator: Generator) -> Augmentation:
     """As PETR and PETRv2 are trained at 800 x 320."""
     zoom, left, turn, scale, coin = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    return Augmentation(between(*ZOOM, zoom), left, coin < 0.5, between(-TURN, TURN, turn), between(*SCALE, scale))
+    return Augmentation(
+        between(*ZOOM, zoom), left, coin < 0.5, between(-TURN, TURN, turn), between(*SCALE, scale)
+    )
 
 
 def unchanged(generator: Generator) -> Augmentation:

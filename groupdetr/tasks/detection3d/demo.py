@@ -9,15 +9,15 @@ from groupdetr.analysis.matched_queries import matched
 from groupdetr.data.nuscenes.dataset import Views, collate
 from groupdetr.data.nuscenes.synthetic import write
 from groupdetr.evaluation.nuscenes import ERRORS, FIGURES
-from groupdetr.exhibit import Exhibit
 from groupdetr.experiments import DEMO_SCENES, DEMO_SCENES_DATA
-from groupdetr.heads import HIGH, LOW
+from groupdetr.modeling.heads import HIGH, LOW
 from groupdetr.ops.boxes3d import code_to_box
 from groupdetr.report.demo import Subject
 from groupdetr.report.page import Html, Picture, gallery, prose, section, wide
 from groupdetr.report.panels import group_legend
-from groupdetr.report.scenes import draw_groups_from_above
+from groupdetr.tasks.demo_spec import Exhibit
 from groupdetr.tasks.detection3d.prediction import SceneDetector, spread
+from groupdetr.visualize.scenes import draw_groups_from_above
 
 SCENES, GROUP_SCENES = 2, 3  # on the page
 WIDTH = 480  # pixels of a camera's picture there
@@ -34,7 +34,9 @@ def subject(kind: str) -> Subject:
         "The detection score of nuScenes and mAP on the validation samples, in points, and the mean errors of boxes "
         "that are within two metres of an object, after the last epoch."
     )
-    return Subject("drawn scenes of six cameras", FIGURES[:2], caption, [f"m{name}" for name in ERRORS])
+    return Subject(
+        "drawn scenes of six cameras", FIGURES[:2], caption, [f"m{name}" for name in ERRORS]
+    )
 
 
 def sections(data: Path, runs: Mapping[str, Path]) -> list[Html]:
@@ -49,10 +51,16 @@ def what_they_find(data: Path, detectors: Mapping[str, SceneDetector]) -> Html:
         "Samples that no run was trained on. Of each detector as many boxes are drawn as there are objects (white), "
         "the surest first: a common score threshold would favour whichever is the more confident."
     )
-    results = {name: each.predict(data, score=0.0, limit=SCENES) for name, each in detectors.items()}
+    results = {
+        name: each.predict(data, score=0.0, limit=SCENES) for name, each in detectors.items()
+    }
     rows = [(name, found) for same in zip(*results.values()) for name, found in zip(results, same)]
     pictures = [
-        Picture(found.best(len(found.truth)).draw(WIDTH), name, f"{len(found.truth)} objects, {found.sample.scene}")
+        Picture(
+            found.best(len(found.truth)).draw(WIDTH),
+            name,
+            f"{len(found.truth)} objects, {found.sample.scene}",
+        )
         for name, found in rows
     ]
     return section("What they find", prose(words), wide(pictures))
@@ -65,22 +73,39 @@ def queries_of_every_group(detector: SceneDetector, samples: Views) -> Html:
         "query."
     )
     legend = group_legend(detector.recipe.num_groups)
-    return section("One object, a query of every group", prose(words), legend, gallery([*of_groups(detector, samples)]))
+    return section(
+        "One object, a query of every group",
+        prose(words),
+        legend,
+        gallery([*of_groups(detector, samples)]),
+    )
 
 
 def of_groups(detector: SceneDetector, samples: Views) -> Iterator[Picture]:
     for index in spread(len(samples), GROUP_SCENES):
         batch = collate([samples[index]])
-        found, objects = matched(detector.model, detector.recipe.criterion(), batch), batch.targets[0].boxes
+        found, objects = (
+            matched(detector.model, detector.recipe.criterion(), batch),
+            batch.targets[0].boxes,
+        )
         low = found.reference.new_tensor(LOW)
         points = found.reference * (found.reference.new_tensor(HIGH) - low) + low
-        said, places = (found.by_object(x, len(objects)) for x in (code_to_box(found.said.boxes), points))
+        said, places = (
+            found.by_object(x, len(objects)) for x in (code_to_box(found.said.boxes), points)
+        )
         some = spread(len(objects), SOME)
-        yield Picture(draw_groups_from_above(objects[some], said[some], places[some]), samples.samples[index].scene)
+        yield Picture(
+            draw_groups_from_above(objects[some], said[some], places[some]),
+            samples.samples[index].scene,
+        )
 
 
 EXHIBIT = Exhibit(
-    draw, DEMO_SCENES_DATA.train_scenes * DEMO_SCENES_DATA.samples, DEMO_SCENES_DATA,
+    draw,
+    DEMO_SCENES_DATA.train_scenes * DEMO_SCENES_DATA.samples,
+    DEMO_SCENES_DATA,
     f"{DEMO_SCENES_DATA.train_scenes} training and {DEMO_SCENES_DATA.val_scenes} validation scenes of six cameras",
-    DEMO_SCENES, subject, sections,
-)  # fmt: skip
+    DEMO_SCENES,
+    subject,
+    sections,
+)

@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from groupdetr.commands.predict_ import Options
+from groupdetr.cli.options.predict import Options
 from groupdetr.data.images import load_image
 from groupdetr.data.nuscenes.dataset import Views
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import load
-from groupdetr.engine.run import own_data, write_json
+from groupdetr.engine.run_folder import own_data, write_json
 from groupdetr.errors import DataError, UsageError, unread
 from groupdetr.evaluation.nuscenes_results import to_results
-from groupdetr.predictor import Trained
-from groupdetr.report.scenes import Solids, draw_scene
+from groupdetr.tasks.detection2d.prediction import Trained
 from groupdetr.tasks.detection3d.task import Found, in_the_world, learned
+from groupdetr.visualize.scenes import Solids, draw_scene
 
 SCORE = 0.3  # the least that is reported unless told
 
@@ -71,7 +71,9 @@ class SceneResult:
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
         pictures = [load_image(path) for path in frame.paths]
         seen = Solids(self.boxes, self.labels, captions)
-        return draw_scene(pictures, frame.lidar_to_image, seen, Solids(truth.boxes.numpy()), CLASSES, width)
+        return draw_scene(
+            pictures, frame.lidar_to_image, seen, Solids(truth.boxes.numpy()), CLASSES, width
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the annotated pictures as one."""
@@ -116,7 +118,10 @@ def spread(count: int, limit: int | None) -> list[int]:
 def predict(options: Options) -> None:
     """Write a picture for each sample, and predictions.json, which the devkit of nuScenes reads."""
     if options.limit is not None and options.limit < 1:
-        raise UsageError(f"--limit {options.limit} leaves nothing to look at", remedy="--limit 1 or more, or none")
+        raise UsageError(
+            f"--limit {options.limit} leaves nothing to look at",
+            remedy="--limit 1 or more, or none",
+        )
     detector = SceneDetector(options.run_, options.device, options.imgsz)
     samples = detector.samples(folder_of(options), options.split)
     indices = spread(len(samples), options.limit)
@@ -124,7 +129,9 @@ def predict(options: Options) -> None:
     done, failed = [], []
     for index in track(indices, "predict", transient=True, disable=options.json):
         try:
-            result = detector.look(samples, index, SCORE if options.score is None else options.score)
+            result = detector.look(
+                samples, index, SCORE if options.score is None else options.score
+            )
         except DataError as error:
             failed.append(error)
             continue
@@ -144,7 +151,9 @@ def folder_of(options: Options) -> Path:
     """The data that is given, or that of the run."""
     missing = [name for name in options.pictures if not Path(name).exists()]
     if missing:
-        raise UsageError("there is no such folder", missing[0], "pass the folder of one nuScenes version")
+        raise UsageError(
+            "there is no such folder", missing[0], "pass the folder of one nuScenes version"
+        )
     if len(options.pictures) > 1 or any(not Path(name).is_dir() for name in options.pictures):
         what = "this detector sees scenes of six cameras, not single pictures"
         raise UsageError(what, options.pictures[0], "pass the folder of one nuScenes version")
@@ -160,5 +169,8 @@ def written(results: Sequence[SceneResult]) -> dict[str, Any]:
 
 
 def tell(result: SceneResult) -> None:
-    counts = ", ".join(f"{result.names.count(name)} {name}" for name in dict.fromkeys(result.names)) or "nothing"
+    counts = (
+        ", ".join(f"{result.names.count(name)} {name}" for name in dict.fromkeys(result.names))
+        or "nothing"
+    )
     print(f"{result.sample.scene} {result.sample.token}: {counts}")

@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from groupdetr.engine.run import RunFolder
+from groupdetr.engine.run_folder import RunFolder
 from groupdetr.evaluation.nuscenes import ERRORS, FIGURES, Evaluation
 from groupdetr.report.comparison import RunSummary
-from groupdetr.report.page import Cell, Column, Html, Picture, Tile, facts, page, prose, section, table, tiles, wide
+from groupdetr.report.page import (
+    Cell,
+    Column,
+    Html,
+    Picture,
+    Tile,
+    facts,
+    page,
+    prose,
+    section,
+    table,
+    tiles,
+    wide,
+)
 from groupdetr.report.run import cost, lead, learning
-from groupdetr.reporting import about, summary
+from groupdetr.report.run_summary import about, summary
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 
 PANELS = 4  # scenes on the page
@@ -22,7 +35,10 @@ def report(run: RunFolder) -> Path:
     config, card = run.read_config(), json.loads(run.data.read_text())
     detector = SceneDetector(run.path, "cpu")
     evaluation = Evaluation.from_json(json.loads((run.val / "metrics.json").read_text()))
-    splits = {name: f"{split['images']} samples of {split['version']}" for name, split in card["splits"].items()}
+    splits = {
+        name: f"{split['images']} samples of {split['version']}"
+        for name, split in card["splits"].items()
+    }
     trained = summary(run)
     body = [
         headline(evaluation, trained),
@@ -32,18 +48,27 @@ def report(run: RunFolder) -> Path:
         section("Data", facts({"data": card["root"], **splits})),
         section("Run", facts(about(config, detector.recipe))),
     ]
-    run.report.write_text(page("groupdetr run", run.path.name, lead(config["model"], trained), body), encoding="utf-8")
+    run.report.write_text(
+        page("groupdetr run", run.path.name, lead(config["model"], trained), body), encoding="utf-8"
+    )
     return run.report
 
 
 def headline(evaluation: Evaluation, trained: RunSummary) -> Html:
     score, precision = (f"{100 * evaluation.stats[name]:.1f}" for name in FIGURES[:2])
-    error = Tile("Error of places", f"{evaluation.stats['mATE']:.2f}", "m", "of hits within two metres")
+    error = Tile(
+        "Error of places", f"{evaluation.stats['mATE']:.2f}", "m", "of hits within two metres"
+    )
     return tiles([Tile("NDS", score, strong=True), Tile("mAP", precision), error, *cost(trained)])
 
 
 def classes(evaluation: Evaluation) -> Html:
-    head = [Column("class"), Column("AP", 1), *(Column(name, 2) for name in ERRORS), Column("objects", 0)]
+    head = [
+        Column("class"),
+        Column("AP", 1),
+        *(Column(name, 2) for name in ERRORS),
+        Column("objects", 0),
+    ]
     objects = sum(row.objects for row in evaluation.per_class)
     mean: list[Cell] = [
         "mean",
@@ -52,7 +77,8 @@ def classes(evaluation: Evaluation) -> Html:
         objects,
     ]
     rows: list[list[Cell]] = [
-        [row.name, 100 * row.AP, *(getattr(row, name) for name in ERRORS), row.objects] for row in evaluation.per_class
+        [row.name, 100 * row.AP, *(getattr(row, name) for name in ERRORS), row.objects]
+        for row in evaluation.per_class
     ]
     words = (
         "AP in points; errors of hits within two metres, in place (m), scale, orientation (rad), velocity (m/s) and "

@@ -17,14 +17,14 @@ from groupdetr.data.nuscenes.dataset import Views
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.transforms import IMGSZ, Augment, published, unchanged
 from groupdetr.data.nuscenes.version import NuScenes, check_version, load
-from groupdetr.data.nuscenes.worst import Worst, worst_of
+from groupdetr.data.nuscenes.worst_case import Worst, worst_of
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.boxes3d import Boxes3D, Pose, found_boxes
 from groupdetr.evaluation.nuscenes import Evaluation, Scene, evaluate
 from groupdetr.ops.boxes3d import code_to_box
 from groupdetr.settings import Settings
-from groupdetr.structures import Predictions
-from groupdetr.tasks.detection import best_pairs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.tasks.detection2d.task import best_pairs
 
 AUGMENTATIONS: dict[str, Augment] = {"petr": published, "none": unchanged}
 LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)  # metres: centres beyond are dropped
@@ -54,7 +54,9 @@ class Found:
 def boxes_in_space(answer: Predictions, most: int) -> list[Found]:
     """The ``most`` best (query, class) pairs of each scene. As in PETR: no threshold, no non-maximum suppression."""
     scores, query, label = best_pairs(answer.logits.float().sigmoid(), most)
-    codes = answer.boxes.float().gather(1, query.unsqueeze(-1).expand(-1, -1, answer.boxes.shape[-1]))
+    codes = answer.boxes.float().gather(
+        1, query.unsqueeze(-1).expand(-1, -1, answer.boxes.shape[-1])
+    )
     boxes = code_to_box(codes)
     low, high = boxes.new_tensor(LOW), boxes.new_tensor(HIGH)
     within = ((boxes[..., :3] >= low) & (boxes[..., :3] <= high)).all(-1)
@@ -67,7 +69,10 @@ class Detection3DTask:
 
     kind: ClassVar[str] = "space"
     sees: ClassVar[str] = "scenes"
-    figures: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # that are shown while training, the deciding one first
+    figures: ClassVar[tuple[str, ...]] = (
+        "NDS",
+        "mAP",
+    )  # that are shown while training, the deciding one first
     two_frames: ClassVar[bool] = False  # is an earlier frame looked at, too?
     kept: ClassVar[int] = 0  # bytes: pictures are decoded anew whenever they are drawn
     found = staticmethod(boxes_in_space)
@@ -109,7 +114,9 @@ class Detection3DTask:
 
     def evaluate(self, found: Sequence[Found]) -> Evaluation:
         scenes = [scene_of(sample) for sample in self.val.samples]
-        return evaluate(scenes, [in_the_world(each, sample) for each, sample in zip(found, self.val.samples)])
+        return evaluate(
+            scenes, [in_the_world(each, sample) for each, sample in zip(found, self.val.samples)]
+        )
 
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"sample {self.train.samples[index].token}" for index in indices]
@@ -117,7 +124,9 @@ class Detection3DTask:
 
 def augmentation(name: str) -> Augment:
     if name not in AUGMENTATIONS:
-        raise UsageError(f"--augment {name} is for pictures", remedy=f"for scenes: {' or '.join(AUGMENTATIONS)}")
+        raise UsageError(
+            f"--augment {name} is for pictures", remedy=f"for scenes: {' or '.join(AUGMENTATIONS)}"
+        )
     return AUGMENTATIONS[name]
 
 
@@ -137,11 +146,15 @@ def learned(sample: Sample) -> Found:
 def scene_of(sample: Sample) -> Scene:
     """What is there."""
     truth = sample.truth
-    return Scene.seen_from(pose_of(sample), truth.boxes, truth.labels, truth.attributes, truth.points, truth.racks)
+    return Scene.seen_from(
+        pose_of(sample), truth.boxes, truth.labels, truth.attributes, truth.points, truth.racks
+    )
 
 
 def in_the_world(found: Found, sample: Sample) -> Boxes3D:
-    return found_boxes(found.boxes.numpy(), found.labels.numpy(), found.scores.numpy(), pose_of(sample))
+    return found_boxes(
+        found.boxes.numpy(), found.labels.numpy(), found.scores.numpy(), pose_of(sample)
+    )
 
 
 def pose_of(sample: Sample) -> Pose:

@@ -10,18 +10,18 @@ from typing import Any
 
 from rich.console import Console
 
-from groupdetr.commands.val_ import Options
+from groupdetr.cli.options.val import Options
 from groupdetr.data.nuscenes.version import NuScenes, load
-from groupdetr.engine.evaluate import find, running
-from groupdetr.engine.machine import accelerator, loader_workers
-from groupdetr.engine.run import own_data, write_json, write_text
+from groupdetr.engine.accelerator import accelerator, loader_workers
+from groupdetr.engine.inference import find, running
+from groupdetr.engine.run_folder import own_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS, Evaluation
 from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.settings import Settings
+from groupdetr.tasks.detection2d.validation import as_csv, as_table
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 from groupdetr.tasks.detection3d.task import Detection3DTask, Found, in_the_world
-from groupdetr.validation import as_csv, as_table
 
 
 def validate(options: Options) -> dict[str, Any]:
@@ -62,13 +62,19 @@ def chosen_split(options: Options) -> NuScenes:
     data = load(root, options.split)
     if not any(sample.truth.learned.any() for sample in data.splits["val"]):
         remedy = f"look at what is found: groupdetr predict {options.run_} {root} --split {options.split}"
-        raise UsageError(f"split {options.split!r} has no object that can be found", str(root), remedy)
+        raise UsageError(
+            f"split {options.split!r} has no object that can be found", str(root), remedy
+        )
     return data
 
 
 def show(evaluation: Evaluation, groups: list[Evaluation], folder: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    tables = [figures(evaluation)], class_rows(evaluation), *([group_rows(groups)] if groups else [])
+    tables = (
+        [figures(evaluation)],
+        class_rows(evaluation),
+        *([group_rows(groups)] if groups else []),
+    )
     console.print(*map(as_table, tables), f"written to {folder}", sep="\n")
 
 
@@ -84,7 +90,11 @@ def number(value: float) -> str:
 def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:
     """One row for each class, with the errors of its hits."""
     return [
-        {"class": row.name, "AP": number(row.AP), **{name: number(getattr(row, name)) for name in ERRORS}}
+        {
+            "class": row.name,
+            "AP": number(row.AP),
+            **{name: number(getattr(row, name)) for name in ERRORS},
+        }
         | {"objects": str(row.objects)}
         for row in evaluation.per_class
     ]

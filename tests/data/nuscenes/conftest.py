@@ -76,7 +76,10 @@ def corners_of(box):
     """[8,3] of a box [9]."""
     x, y, z, width, length, height, yaw = box[:7]
     signs = np.array([(a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) / 2
-    along, across = np.array([np.cos(yaw), np.sin(yaw), 0]), np.array([-np.sin(yaw), np.cos(yaw), 0])
+    along, across = (
+        np.array([np.cos(yaw), np.sin(yaw), 0]),
+        np.array([-np.sin(yaw), np.cos(yaw), 0]),
+    )
     offsets = signs * (length, width, height) @ np.stack([along, across, (0, 0, 1)])
     return np.array([x, y, z]) + offsets
 
@@ -84,12 +87,16 @@ def corners_of(box):
 def in_sight(eye, boxes, which, margin=1.15):
     """Whether nothing stands between a point [3] and the centre of a box, all boxes being a little larger."""
     target = boxes[which, :3]
-    return not any(_hit(eye, target, box, margin) for place, box in enumerate(boxes) if place != which)
+    return not any(
+        _hit(eye, target, box, margin) for place, box in enumerate(boxes) if place != which
+    )
 
 
 def _hit(eye, target, box, margin):
     """Whether the segment meets the box, by the slabs of the box's own axes."""
-    turn = np.array([[np.cos(box[6]), np.sin(box[6]), 0], [-np.sin(box[6]), np.cos(box[6]), 0], [0, 0, 1]])
+    turn = np.array(
+        [[np.cos(box[6]), np.sin(box[6]), 0], [-np.sin(box[6]), np.cos(box[6]), 0], [0, 0, 1]]
+    )
     start, way = turn @ (eye - box[:3]), turn @ (target - eye)
     half = margin * box[[4, 3, 5]] / 2
     ends = np.stack([(-half - start) / way, (half - start) / way])

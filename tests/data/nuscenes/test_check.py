@@ -46,7 +46,11 @@ def test_lists_may_tell_of_scenes_that_are_not_here_but_not_of_a_split_that_is_a
 def test_a_picture_that_is_missing_broken_or_of_another_size_is_told(edit):
     copy = edit("sample_data", spoil)
     (copy / "broken.jpg").write_bytes(b"\xff\xd8\xff" + bytes(50))
-    assert sorted(codes(check(copy, VERSION).errors)) == ["missing-file", "not-an-image", "size-mismatch"]
+    assert sorted(codes(check(copy, VERSION).errors)) == [
+        "missing-file",
+        "not-an-image",
+        "size-mismatch",
+    ]
 
 
 def spoil(rows):
@@ -95,13 +99,22 @@ def test_calibrations_poses_and_tokens_are_looked_at(edit, table, change, code):
     assert codes(check(edit(table, lambda rows: rows[-1].update(change)), VERSION).errors) == [code]
 
 
-@pytest.mark.parametrize("value", ["soon", None, [], {}, 10**400], ids=("text", "null", "list", "object", "huge"))
+@pytest.mark.parametrize(
+    "value", ["soon", None, [], {}, 10**400], ids=("text", "null", "list", "object", "huge")
+)
 @pytest.mark.parametrize(
     ("table", "field"),
-    [("sample", "timestamp"), ("sample_annotation", "num_lidar_pts"), ("sample_data", "width"), ("scene", "name")],
+    [
+        ("sample", "timestamp"),
+        ("sample_annotation", "num_lidar_pts"),
+        ("sample_data", "width"),
+        ("scene", "name"),
+    ],
 )
 def test_values_of_another_kind_never_raise(edit, table, field, value):
-    report = check(edit(table, lambda rows: rows[-1].update({field: value})), VERSION, ("train", "val"))
+    report = check(
+        edit(table, lambda rows: rows[-1].update({field: value})), VERSION, ("train", "val")
+    )
     assert report.verdict == "refuse"
 
 
@@ -149,7 +162,9 @@ def test_an_empty_split_is_told_by_name(copy, name):
     splits = {"train": ["scene-9001"], "val": ["scene-9002"]} | {name: []}
     (copy / VERSION / "splits.json").write_text(json.dumps(splits))
     report = check_version(copy)
-    assert [(finding.code, finding.record) for finding in report.errors] == [("empty-split", f"split '{name}'")]
+    assert [(finding.code, finding.record) for finding in report.errors] == [
+        ("empty-split", f"split '{name}'")
+    ]
     assert "it is empty" in report.render()
 
 
@@ -189,7 +204,9 @@ def test_a_version_of_test_scenes_is_sound_without_annotations_train_and_val(cop
     shutil.move(copy / VERSION, copy / "v1.0-test")
     report = check_version(copy / "v1.0-test")
     assert report.verdict == "ok", report.render()
-    assert {*codes(check_version(copy, two_frames=False).errors)} == {"unknown-split"}, "it cannot be trained on"
+    assert {*codes(check_version(copy, two_frames=False).errors)} == {"unknown-split"}, (
+        "it cannot be trained on"
+    )
     (copy / "samples").unlink()
     assert codes(check_version(copy / "v1.0-test").errors) == ["scenes-without-pictures"]
 
@@ -221,7 +238,9 @@ def test_several_versions_are_a_finding_with_the_way_out(copy):
 
 
 def test_what_is_wrong_with_a_table_is_told_once_for_all_splits(edit):
-    report = check_version(edit("sample_annotation", lambda rows: rows[0].update(translation=[0, 0])))
+    report = check_version(
+        edit("sample_annotation", lambda rows: rows[0].update(translation=[0, 0]))
+    )
     assert codes(report.errors) == ["bad-pose"]
 
 
@@ -229,12 +248,22 @@ def test_the_report_counts_what_is_learned_in_each_split(root):
     report = check_version(root)
     for name, samples in load(root).splits.items():
         counts, objects = report.counts[name], sum(len(sample.objects()[1]) for sample in samples)
-        assert (counts.samples, counts.objects, sum(counts.classes.values())) == (len(samples), objects, objects)
-        assert f"{name}: {len(samples)} samples (0 without objects), {objects} objects: car " in report.render()
+        assert (counts.samples, counts.objects, sum(counts.classes.values())) == (
+            len(samples),
+            objects,
+            objects,
+        )
+        assert (
+            f"{name}: {len(samples)} samples (0 without objects), {objects} objects: car "
+            in report.render()
+        )
         assert report.to_json()["splits"][name]["objects"] == objects
     train = report.counts["train"]
     assert (report.images, report.boxes) == (train.samples, train.objects)
 
 
 def test_a_report_of_a_version_that_cannot_be_read_has_no_figures(edit):
-    assert check_version(edit("sample", lambda rows: rows[0].update(token=1))).to_json()["splits"] == {}
+    assert (
+        check_version(edit("sample", lambda rows: rows[0].update(token=1))).to_json()["splits"]
+        == {}
+    )

@@ -11,7 +11,7 @@ from groupdetr.data.batch import Draw
 from groupdetr.data.nuscenes.dataset import Views, drawn_earlier
 from groupdetr.data.nuscenes.transforms import published, unchanged
 from groupdetr.errors import DataError
-from groupdetr.structures import Target
+from groupdetr.structures.targets import Target
 
 SIZE = (64, 160)
 
@@ -44,7 +44,10 @@ def test_a_test_leaves_boxes_as_they_are(samples):
 
 def same(a, b):
     fields = ("pixels", "lidar_to_image", "ages")
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields) and a.index == b.index
+    return (
+        all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields)
+        and a.index == b.index
+    )
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_index_alone(samples):
@@ -54,11 +57,16 @@ def test_what_is_drawn_depends_on_seed_epoch_and_index_alone(samples):
     assert same(first, views[Draw(4, 2)])
     assert same(first, pickle.loads(pickle.dumps(views))[Draw(4, 2)])
     assert not same(first, views[Draw(5, 2)])
-    assert not same(first, Views(samples, SIZE, augment=published, two_frames=True, seed=4)[Draw(4, 2)])
+    assert not same(
+        first, Views(samples, SIZE, augment=published, two_frames=True, seed=4)[Draw(4, 2)]
+    )
 
 
 def test_evaluation_draws_nothing(samples):
-    assert same(Views(samples, SIZE, two_frames=True, seed=0)[2], Views(samples, SIZE, two_frames=True, seed=1)[2])
+    assert same(
+        Views(samples, SIZE, two_frames=True, seed=0)[2],
+        Views(samples, SIZE, two_frames=True, seed=1)[2],
+    )
 
 
 def test_one_draw_holds_for_all_views(samples):
@@ -74,14 +82,26 @@ def test_a_test_looks_back_a_second_and_a_quarter(long_samples):
     assert Views(long_samples, (16, 32))[7].elapsed == 0
     item = Views(long_samples, (16, 32), two_frames=True)[7]
     assert item.elapsed == pytest.approx(1.25, abs=1e-5)
-    assert torch.allclose(item.ages[6:] - item.ages[:6], torch.tensor(1.25, dtype=torch.float64), atol=1e-5)
+    assert torch.allclose(
+        item.ages[6:] - item.ages[:6], torch.tensor(1.25, dtype=torch.float64), atol=1e-5
+    )
     few = Views(long_samples, (16, 32), two_frames=True)[1]
-    assert torch.allclose(few.ages[6:] - few.ages[:6], torch.tensor(0.5, dtype=torch.float64), atol=1e-5)
+    assert torch.allclose(
+        few.ages[6:] - few.ages[:6], torch.tensor(0.5, dtype=torch.float64), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("number", "drawn"),
-    [(1, {0}), (2, {1}), (3, {2}), (4, {3}), (6, {3, 4, 5}), (27, {*range(3, 27)}), (30, {*range(3, 27)})],
+    [
+        (1, {0}),
+        (2, {1}),
+        (3, {2}),
+        (4, {3}),
+        (6, {3, 4, 5}),
+        (27, {*range(3, 27)}),
+        (30, {*range(3, 27)}),
+    ],
 )
 def test_training_draws_the_earlier_frame_as_published(number, drawn):
     generator = torch.Generator().manual_seed(0)
@@ -105,7 +125,9 @@ def test_training_on_nothing_is_refused(samples):
 
 def test_a_picture_that_is_not_there_is_told(samples):
     sample = samples[0]
-    lost = replace(sample, footage=replace(sample.footage, names=("gone.jpg",) * len(sample.footage.names)))
+    lost = replace(
+        sample, footage=replace(sample.footage, names=("gone.jpg",) * len(sample.footage.names))
+    )
     with pytest.raises(DataError, match=r"(?s)there is no such picture.*gone.jpg"):
         Views([lost], SIZE)[0]
 

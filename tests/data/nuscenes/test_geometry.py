@@ -24,7 +24,9 @@ def seen_centres(boxes, labels, lidar_to_image, pictures):
         height, width = picture.shape[:2]
         for which, (u, v, depth) in enumerate(projected(matrix, boxes[:, :3])):
             if depth > 1 and 0 <= u < width and 0 <= v < height and in_sight(eye, boxes, which):
-                pairs.append((CLASSES[labels[which]], painted(picture[int(v), int(u)].astype(float))))
+                pairs.append(
+                    (CLASSES[labels[which]], painted(picture[int(v), int(u)].astype(float)))
+                )
     return pairs
 
 
@@ -40,7 +42,9 @@ def test_the_centres_of_boxes_in_sight_have_the_colour_of_their_class(samples):
     pairs = []
     for sample in samples:
         frame = sample.frame()
-        pairs += seen_centres(sample.truth.boxes, sample.truth.labels, frame.lidar_to_image, loaded(frame))
+        pairs += seen_centres(
+            sample.truth.boxes, sample.truth.labels, frame.lidar_to_image, loaded(frame)
+        )
     assert len(pairs) > 40
     assert {wanted for wanted, _ in pairs} == {*CLASSES}
     assert agreement(pairs) > 0.97
@@ -53,7 +57,9 @@ def test_they_have_it_after_augmentation_too(samples):
         flips.add(augmentation.flip)
         pixels, matrices = placed(sample.frame(), augmentation, (160, 400))
         boxes = augmentation.boxes(sample.truth.boxes)
-        pairs += seen_centres(boxes, sample.truth.labels, matrices, pixels.permute(0, 2, 3, 1).numpy())
+        pairs += seen_centres(
+            boxes, sample.truth.labels, matrices, pixels.permute(0, 2, 3, 1).numpy()
+        )
     assert flips == {True, False}
     assert len(pairs) > 30
     assert agreement(pairs) > 0.95
@@ -74,19 +80,29 @@ def test_earlier_frames_are_seen_from_the_lidar_of_now(samples):
 def test_the_chain_of_poses_is_that_of_the_tables(root, samples):
     """lidar, vehicle at the lidar's time, world, vehicle at the camera's time, camera, picture."""
     tables = {
-        name: {row["token"]: row for row in json.loads((root / VERSION / f"{name}.json").read_text())}
+        name: {
+            row["token"]: row for row in json.loads((root / VERSION / f"{name}.json").read_text())
+        }
         for name in ("sample_data", "ego_pose", "calibrated_sensor", "sensor")
     }
     sample, points = samples[1], np.random.default_rng(0).uniform(-40, 40, (20, 3))
     data = {
-        tables["sensor"][tables["calibrated_sensor"][row["calibrated_sensor_token"]]["sensor_token"]]["channel"]: row
+        tables["sensor"][
+            tables["calibrated_sensor"][row["calibrated_sensor_token"]]["sensor_token"]
+        ]["channel"]: row
         for row in tables["sample_data"].values()
         if row["sample_token"] == sample.token and row["is_key_frame"]
     }
 
     def steps(row):
-        records = tables["calibrated_sensor"][row["calibrated_sensor_token"]], tables["ego_pose"][row["ego_pose_token"]]
-        return [(Rotation.from_quat(r["rotation"], scalar_first=True), np.array(r["translation"])) for r in records]
+        records = (
+            tables["calibrated_sensor"][row["calibrated_sensor_token"]],
+            tables["ego_pose"][row["ego_pose_token"]],
+        )
+        return [
+            (Rotation.from_quat(r["rotation"], scalar_first=True), np.array(r["translation"]))
+            for r in records
+        ]
 
     world = points
     for rotation, translation in steps(data["LIDAR_TOP"]):
@@ -95,7 +111,9 @@ def test_the_chain_of_poses_is_that_of_the_tables(root, samples):
         seen = world
         for rotation, translation in reversed(steps(data[camera])):
             seen = rotation.inv().apply(seen - translation)
-        intrinsic = tables["calibrated_sensor"][data[camera]["calibrated_sensor_token"]]["camera_intrinsic"]
+        intrinsic = tables["calibrated_sensor"][data[camera]["calibrated_sensor_token"]][
+            "camera_intrinsic"
+        ]
         seen = seen @ np.array(intrinsic).T
         assert np.allclose(points @ matrix[:3, :3].T + matrix[:3, 3], seen, atol=1e-7)
 
@@ -124,7 +142,9 @@ def test_velocity_turns_and_scales_with_the_world():
 
 def test_quaternions_become_the_matrices_that_others_make_of_them():
     quaternions = np.random.default_rng(0).normal(size=(5, 4))
-    assert np.allclose(rotations(quaternions), Rotation.from_quat(quaternions, scalar_first=True).as_matrix())
+    assert np.allclose(
+        rotations(quaternions), Rotation.from_quat(quaternions, scalar_first=True).as_matrix()
+    )
 
 
 def test_the_inverse_of_a_pose_undoes_it():

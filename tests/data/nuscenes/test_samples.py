@@ -59,7 +59,9 @@ def test_the_last_frame_is_repeated_where_a_camera_has_none_left(long_samples, l
     sample = long_samples[-1]
     broken = sample.footage.previous.copy()
     broken[sample.earlier[last][2]] = -1  # one camera took no picture before this one
-    walked = replace(sample.footage, previous=broken).earlier([s.views for s in reversed(long_samples[-6:])])
+    walked = replace(sample.footage, previous=broken).earlier(
+        [s.views for s in reversed(long_samples[-6:])]
+    )
     assert (walked[: last + 1] == sample.earlier[: last + 1]).all()
     assert (walked[last:until] == sample.earlier[last]).all()
     assert (walked[until:] == sample.earlier[until:]).all()
@@ -74,7 +76,9 @@ def test_without_sweeps_earlier_frames_wait_at_key_frames(tmp_path):
 
 def test_a_camera_without_a_picture_before_leaves_the_key_frame_before(long_samples):
     now, before = (long_samples[i].views for i in (-1, -2))
-    footage = replace(long_samples[0].footage, previous=np.full(len(long_samples[0].footage.names), -1))
+    footage = replace(
+        long_samples[0].footage, previous=np.full(len(long_samples[0].footage.names), -1)
+    )
     assert (footage.earlier([now, before]) == before).all()
 
 
@@ -83,7 +87,11 @@ def test_a_camera_without_a_picture_before_leaves_the_key_frame_before(long_samp
 
 def annotations_of(samples, root):
     tables = Tables(root, VERSION)
-    rows = [row for row in tables["sample_annotation"].values() if row["sample_token"] == samples[1].token]
+    rows = [
+        row
+        for row in tables["sample_annotation"].values()
+        if row["sample_token"] == samples[1].token
+    ]
     return tables, rows
 
 
@@ -146,12 +154,18 @@ def test_boxes_in_the_lidar_frame_are_those_of_the_world(samples, root):
     centres = np.c_[sample.truth.boxes[:, :3], np.ones(16)] @ sample.lidar_to_global.T
     assert np.allclose(centres[:, :3], [row["translation"] for row in rows])
     assert np.allclose(sample.truth.boxes[:, 3:6], [row["size"] for row in rows])
-    heading = np.stack([np.cos(sample.truth.boxes[:, 6]), np.sin(sample.truth.boxes[:, 6]), np.zeros(16)], 1)
+    heading = np.stack(
+        [np.cos(sample.truth.boxes[:, 6]), np.sin(sample.truth.boxes[:, 6]), np.zeros(16)], 1
+    )
     turned = heading @ sample.lidar_to_global[:3, :3].T
     yaws = [2 * np.arctan2(row["rotation"][3], row["rotation"][0]) for row in rows]
-    assert np.allclose(turned[:, :2], np.stack([np.cos(yaws), np.sin(yaws)], 1), atol=2e-3)  # the lidar is not level
+    assert np.allclose(
+        turned[:, :2], np.stack([np.cos(yaws), np.sin(yaws)], 1), atol=2e-3
+    )  # the lidar is not level
     speeds = np.stack([velocity(tables, row) for row in rows])
-    assert np.allclose(np.linalg.norm(sample.truth.boxes[:, 7:], axis=1), np.linalg.norm(speeds, axis=1), atol=1e-2)
+    assert np.allclose(
+        np.linalg.norm(sample.truth.boxes[:, 7:], axis=1), np.linalg.norm(speeds, axis=1), atol=1e-2
+    )
 
 
 def test_objects_without_points_and_beyond_the_range_are_kept_but_not_learned(edit, samples):
@@ -173,7 +187,9 @@ def test_height_does_not_matter(edit):
         for row in rows:
             row["translation"][2] += 60
 
-    assert read_samples(Tables(edit("sample_annotation", lift), VERSION), "train")[0].truth.learned.all()
+    assert read_samples(Tables(edit("sample_annotation", lift), VERSION), "train")[
+        0
+    ].truth.learned.all()
 
 
 def test_other_categories_are_dropped_and_bicycle_racks_stand_apart(edit, samples):
@@ -192,7 +208,11 @@ def test_a_key_frame_without_a_camera_is_refused_by_name(edit, samples):
     token = samples[0].token
 
     def change(rows):
-        rows[:] = [row for row in rows if not (row["sample_token"] == token and "samples/CAM_BACK/" in row["filename"])]
+        rows[:] = [
+            row
+            for row in rows
+            if not (row["sample_token"] == token and "samples/CAM_BACK/" in row["filename"])
+        ]
 
     with pytest.raises(DataError, match=f"(?s)it lacks CAM_BACK.*sample {token}"):
         read_samples(Tables(edit("sample_data", change), VERSION), "train")
@@ -205,11 +225,18 @@ def test_a_key_frame_without_a_camera_is_refused_by_name(edit, samples):
         ("ego_pose", "translation", [1, 2], "its translation is .*, not 3 finite numbers"),
         ("ego_pose", "translation", [1, 2, float("nan")], "not 3 finite numbers"),
         ("calibrated_sensor", "camera_intrinsic", [], "not 3 x 3 finite numbers"),
-        ("calibrated_sensor", "camera_intrinsic", [[0, 0, 1], [0, 1, 1], [0, 0, 1]], "not that of a camera"),
+        (
+            "calibrated_sensor",
+            "camera_intrinsic",
+            [[0, 0, 1], [0, 1, 1], [0, 0, 1]],
+            "not that of a camera",
+        ),
         ("sample_annotation", "size", [0, 1, 1], "its size is not positive"),
     ],
 )
-def test_poses_calibrations_and_sizes_that_cannot_be_are_refused(edit, table, field, value, message):
+def test_poses_calibrations_and_sizes_that_cannot_be_are_refused(
+    edit, table, field, value, message
+):
     def change(rows):
         rows[-1 if table != "sample_annotation" else 0][field] = value
 

@@ -19,7 +19,11 @@ REACH |= {"traffic_cone": 30, "barrier": 30}
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def table(folder, name):
@@ -67,11 +71,15 @@ def test_what_was_interrupted_is_completed(tmp_path):
     assert content(tmp_path) == whole
 
 
-def test_every_key_frame_has_all_classes_within_reach_and_half_of_the_things_move(samples, long_samples):
+def test_every_key_frame_has_all_classes_within_reach_and_half_of_the_things_move(
+    samples, long_samples
+):
     for sample in [*samples, *long_samples]:
         truth = sample.truth
         assert {*truth.labels.tolist()} == {*range(len(CLASSES))}
-        away = np.linalg.norm(truth.boxes[:, :2] @ sample.lidar_to_ego[:2, :2].T + sample.lidar_to_ego[:2, 3], axis=1)
+        away = np.linalg.norm(
+            truth.boxes[:, :2] @ sample.lidar_to_ego[:2, :2].T + sample.lidar_to_ego[:2, 3], axis=1
+        )
         assert (away < [REACH[CLASSES[label]] for label in truth.labels]).all()
         assert (np.linalg.norm(truth.boxes[:, 7:], axis=1) > 0.2).mean() == 0.5
         assert truth.learned.all()
@@ -90,7 +98,9 @@ ATTRIBUTES = {  # class: moving, standing
 @pytest.mark.parametrize("name", CLASSES)
 def test_attributes_are_those_that_are_guessed_from_the_speed(name):
     things = [Thing(name, SIZES[name], Orbit(20, 0, speed)) for speed in (2, 0)]
-    assert tuple(thing.attribute for thing in things) == ATTRIBUTES.get(name, ("vehicle.moving", "vehicle.parked"))
+    assert tuple(thing.attribute for thing in things) == ATTRIBUTES.get(
+        name, ("vehicle.moving", "vehicle.parked")
+    )
 
 
 def test_the_tables_say_which_things_move(samples):
@@ -109,11 +119,18 @@ def test_what_moves_looks_where_it_goes(samples):
 
 
 @pytest.mark.parametrize(("towards", "shade"), [(1, 1.0), (-1, 0.8)])
-def test_the_face_that_looks_at_the_camera_is_drawn_and_a_front_is_lighter_than_a_rear(towards, shade):
+def test_the_face_that_looks_at_the_camera_is_drawn_and_a_front_is_lighter_than_a_rear(
+    towards, shade
+):
     to_camera = np.eye(4)
     to_camera[:3, :3] = np.array([(0, 0, -towards), (towards, 0, 0), (0, -1, 0)]).T
     to_camera[2, 3] = 10
-    image = picture([Solid("car", to_camera, (2, 4, 2))], np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]]), 64, 36)
+    image = picture(
+        [Solid("car", to_camera, (2, 4, 2))],
+        np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]]),
+        64,
+        36,
+    )
     assert image[18, 32].tolist() == [round(shade * channel) for channel in COLOURS["car"]]
 
 
@@ -121,11 +138,18 @@ def test_a_box_behind_the_camera_is_not_drawn():
     to_camera = np.eye(4)
     to_camera[2, 3] = -10
     intrinsic = np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]])
-    assert (picture([Solid("car", to_camera, (2, 4, 2))], intrinsic, 64, 36) == picture([], intrinsic, 64, 36)).all()
+    assert (
+        picture([Solid("car", to_camera, (2, 4, 2))], intrinsic, 64, 36)
+        == picture([], intrinsic, 64, 36)
+    ).all()
 
 
 def test_all_files_are_there_at_their_recorded_size(root):
-    assert {path.stem for path in (root / VERSION).glob("*.json")} == {*FIELDS, "splits", "synthetic"}
+    assert {path.stem for path in (root / VERSION).glob("*.json")} == {
+        *FIELDS,
+        "splits",
+        "synthetic",
+    }
     assert all((root / row["filename"]).is_file() for row in table(root, "map"))
     for data in table(root, "sample_data"):
         if data["fileformat"] == "jpg":
@@ -149,7 +173,10 @@ def test_tables_refer_to_records_that_are_there(root):
             for key, value in row.items():
                 other = key.removesuffix("s").removesuffix("_token")
                 if other in tokens and other != key:
-                    assert {*(value if isinstance(value, list) else [value])} <= tokens[other], (name, key)
+                    assert {*(value if isinstance(value, list) else [value])} <= tokens[other], (
+                        name,
+                        key,
+                    )
 
 
 def test_pictures_between_key_frames_belong_to_the_next_one(root):

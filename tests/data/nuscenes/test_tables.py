@@ -67,7 +67,9 @@ def test_a_token_that_leads_nowhere_is_told_by_who_refers_to_it(edit, table, of)
 
 def test_an_attribute_that_is_not_there_is_told_by_its_object(edit):
     copy = edit("sample_annotation", lambda rows: rows[0].update(attribute_tokens=["nowhere"]))
-    with pytest.raises(DataError, match=r"(?s)refers to attribute 'nowhere'.*sample_annotation.json: token"):
+    with pytest.raises(
+        DataError, match=r"(?s)refers to attribute 'nowhere'.*sample_annotation.json: token"
+    ):
         load(copy)
 
 
@@ -82,10 +84,13 @@ def test_a_key_frame_before_is_of_the_same_scene(edit):
 NUMBERS = {"timestamp", "width", "height", "num_lidar_pts", "num_radar_pts"}
 FLOATS = {"translation", "rotation", "size", "camera_intrinsic"}
 KINDS = {  # what does not fit into a field; text, for all others
-    **dict.fromkeys(NUMBERS, (None, 1.5, 10**400)), **dict.fromkeys(FLOATS - {"camera_intrinsic"}, (None, [], [1, 2])),
-    **dict.fromkeys(("prev", "next"), (1,)), "attribute_tokens": (None, "text", [1]), "is_key_frame": (None, 1),
+    **dict.fromkeys(NUMBERS, (None, 1.5, 10**400)),
+    **dict.fromkeys(FLOATS - {"camera_intrinsic"}, (None, [], [1, 2])),
+    **dict.fromkeys(("prev", "next"), (1,)),
+    "attribute_tokens": (None, "text", [1]),
+    "is_key_frame": (None, 1),
     "camera_intrinsic": (),
-}  # fmt: skip
+}
 WRONG = [(*place, value) for place in ALL for value in KINDS.get(place[1], (None, 1, ["a"]))]
 
 
@@ -110,13 +115,19 @@ def test_two_records_of_one_token_are_refused_by_table_and_token(edit, table):
 
 
 def test_two_scenes_of_one_name_are_refused(edit):
-    with pytest.raises(DataError, match=r"(?s)another record has the same name.*scene.json: name 'scene-9001'"):
+    with pytest.raises(
+        DataError, match=r"(?s)another record has the same name.*scene.json: name 'scene-9001'"
+    ):
         load(edit("scene", lambda rows: rows[1].update(name=rows[0]["name"])))
 
 
-@pytest.mark.parametrize("size", [[1, 2], [1, 2, math.inf], [1, math.nan, 1], [1, "2", 1], [[1, 1, 1]]])
+@pytest.mark.parametrize(
+    "size", [[1, 2], [1, 2, math.inf], [1, math.nan, 1], [1, "2", 1], [[1, 1, 1]]]
+)
 def test_a_size_is_three_finite_numbers(edit, size):
-    with pytest.raises(DataError, match=r"its size is .*, not 3 finite numbers\n.*sample_annotation.json: token '"):
+    with pytest.raises(
+        DataError, match=r"its size is .*, not 3 finite numbers\n.*sample_annotation.json: token '"
+    ):
         load(edit("sample_annotation", lambda rows: rows[0].update(size=size)))
 
 
@@ -168,7 +179,9 @@ def trainval(copy):
 
 
 def test_a_part_of_trainval_is_refused_in_words(trainval):
-    with pytest.raises(DataError, match=r"(?s)split 'train' has 698 scenes.*'scene-0002'.*here in splits.json"):
+    with pytest.raises(
+        DataError, match=r"(?s)split 'train' has 698 scenes.*'scene-0002'.*here in splits.json"
+    ):
         load(trainval)
 
 
@@ -178,17 +191,23 @@ def test_a_list_of_ones_own_goes_before_the_official_one(trainval):
     )
     splits = load(trainval).splits
     assert {name: {sample.scene for sample in samples} for name, samples in splits.items()} == {
-        "train": {"scene-0001", "scene-0061"}, "val": {"scene-0103"},
-    }  # fmt: skip
+        "train": {"scene-0001", "scene-0061"},
+        "val": {"scene-0103"},
+    }
 
 
 def test_the_whole_of_trainval_is_read_without_a_file(trainval):
     """Its tables have all scenes, of which most have no sample here."""
     file = trainval / "v1.0-trainval/scene.json"
     scenes = json.loads(file.read_text())
-    others = {name for names in TRAINVAL.values() for name in names} - {scene["name"] for scene in scenes}
+    others = {name for names in TRAINVAL.values() for name in names} - {
+        scene["name"] for scene in scenes
+    }
     file.write_text(json.dumps([*scenes, *({"token": name, "name": name} for name in others)]))
-    assert {name: len(samples) for name, samples in load(trainval).splits.items()} == {"train": 6, "val": 3}
+    assert {name: len(samples) for name, samples in load(trainval).splits.items()} == {
+        "train": 6,
+        "val": 3,
+    }
 
 
 def test_mini_is_read_without_a_file(copy):
@@ -199,8 +218,9 @@ def test_mini_is_read_without_a_file(copy):
     (copy / VERSION / "scene.json").write_text(json.dumps(scenes))
     shutil.move(copy / VERSION, copy / "v1.0-mini")
     assert {sample.scene for sample in read_samples(Tables(copy, "v1.0-mini"), "mini_val")} == {
-        "scene-0103", "scene-0916",
-    }  # fmt: skip
+        "scene-0103",
+        "scene-0916",
+    }
 
 
 def test_a_version_of_test_scenes_is_one_split_without_annotations(copy):
@@ -215,7 +235,9 @@ def test_a_version_of_test_scenes_is_one_split_without_annotations(copy):
 
 def test_without_a_list_of_scenes_it_is_said_how_to_write_one(copy):
     (copy / VERSION / "splits.json").unlink()
-    with pytest.raises(DataError, match=r"(?s)split 'train'.*are here: none.*: \{\"train\": \[\"scene-0001\""):
+    with pytest.raises(
+        DataError, match=r"(?s)split 'train'.*are here: none.*: \{\"train\": \[\"scene-0001\""
+    ):
         read_samples(Tables(copy, VERSION), "train")
 
 

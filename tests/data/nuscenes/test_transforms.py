@@ -91,7 +91,9 @@ def test_a_point_of_a_picture_goes_where_the_matrix_says(flip):
 def test_a_flip_mirrors_pixels_but_moves_no_box():
     boxes = np.random.default_rng(0).normal(size=(4, 9))
     assert (Augmentation(flip=True).boxes(boxes) == boxes).all()
-    plain, flipped = (Augmentation(left=0.3, zoom=1.1, flip=flip).crop(FULL, OUTPUT) for flip in (False, True))
+    plain, flipped = (
+        Augmentation(left=0.3, zoom=1.1, flip=flip).crop(FULL, OUTPUT) for flip in (False, True)
+    )
     picture = np.random.default_rng(0).integers(0, 256, (*FULL, 3), dtype=np.uint8)
     assert (flipped.of(picture)[:, ::-1] == plain.of(picture)).all()
 
@@ -101,5 +103,8 @@ def test_depth_along_a_ray_keeps_its_length(samples):
     augmentation, matrices = Augmentation(turn=0.2, scale=1.05), samples[0].frame().lidar_to_image
     boxes = samples[0].truth.boxes
     for before, after in zip(matrices, augmentation.views(matrices)):
-        depths = [m[2, :3] @ b[:, :3].T + m[2, 3] for m, b in ((before, boxes), (after, augmentation.boxes(boxes)))]
+        depths = [
+            m[2, :3] @ b[:, :3].T + m[2, 3]
+            for m, b in ((before, boxes), (after, augmentation.boxes(boxes)))
+        ]
         assert np.allclose(*depths)

@@ -1,0 +1,1 @@
+"""The command line: options of every verb, and `main`, which runs a verb."""

@@ -1,0 +1,1 @@
+"""One file for each verb: its options as a dataclass. None imports torch."""

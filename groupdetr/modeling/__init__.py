@@ -1,0 +1,1 @@
+"""The network: backbones, encoders, query sources, decoder, prediction heads."""

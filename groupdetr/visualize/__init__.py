@@ -1,0 +1,1 @@
+"""Boxes, masks and scenes drawn on images."""

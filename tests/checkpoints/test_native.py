@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from groupdetr.checkpoints import native
+from groupdetr.checkpoints.native import read, save, unique_state
+from groupdetr.errors import WeightsError
+from groupdetr.modeling.detr import DetectionTransformer
+
+
+def test_what_is_saved_is_read_bit_for_bit(model: DetectionTransformer, tmp_path: Path) -> None:
+    metadata = {
+        "recipe": {"num_groups": 3},
+        "categories": [[7, "Katze"], [90, "Hündin"]],
+        "imgsz": 96,
+    }
+    save(model, tmp_path / "best.safetensors", metadata)
+    state, described = read(tmp_path / "best.safetensors")
+    assert described == metadata
+    assert state.keys() == unique_state(model).keys()
+    assert all(torch.equal(state[name], value) for name, value in unique_state(model).items())
+
+
+def test_a_shared_module_is_saved_once(model: DetectionTransformer, tmp_path: Path) -> None:
+    save(model, tmp_path / "best.safetensors", {})
+    with safe_open(tmp_path / "best.safetensors", "pt") as file:
+        heads = {name.split(".")[2] for name in file.keys() if name.startswith("decoder.heads.")}  # noqa: SIM118
+    assert len(model.decoder.heads) > 1
+    assert heads == {"0"}
+
+
+def test_the_file_opens_without_this_library(model: DetectionTransformer, tmp_path: Path) -> None:
+    save(model, tmp_path / "best.safetensors", {})
+    with safe_open(tmp_path / "best.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert torch.equal(file.get_tensor("queries.embedding"), model.queries.embedding)
+
+
+def test_a_save_that_fails_leaves_the_former_file(
+    model: DetectionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.safetensors"
+    save(model, path, {"step": 1})
+
+    def half(tensors: object, file: Path, metadata: object) -> None:
+        del tensors, metadata
+        Path(file).write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(native, "save_file", half)
+    with pytest.raises(OSError, match="no space"):
+        save(model, path, {"step": 2})
+    assert read(path)[1] == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\0" * 100, b"\xff" * 9000])
+def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"broken\.safetensors"):
+        read(path)
+
+
+def test_a_cut_file_is_named(model: DetectionTransformer, tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    save(model, path, {})
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match=r"cut\.safetensors"):
+        read(path)
