@@ -1,20 +1,27 @@
-"""What attention of K groups costs, against the forms that repositories ship. Projections are included.
+"""What attention of K groups costs, against the forms of other repositories, projections included.
 
     python benchmarks/attention.py [--lwdetr ../LW-DETR] [--device cuda]
-    python benchmarks/attention.py --kinds dense --batch 1 --queries 900 --height 120 --width 50 [--dropout 0.1]
+    python benchmarks/attention.py --kinds dense --batch 1 --queries 900 --height 120 --width 50
 
-Self-attention within groups: against one attention over all K*N queries that a mask splits into groups, and against
-LW-DETR's, which cuts the groups into the batch and spells the attention matrix out. Conditional cross-attention:
-against the usual form, which concatenates content and place and spells the matrix out. Dense cross-attention, as PETR
-has it (above: its 6,000 tokens of six views): against weights, what dropout leaves of them, and sum, one after the
-other. Ratios are against the first of each kind; ``error`` is the largest difference from its result, of which dropout
-makes no sense; ``kept`` is what backward needs beyond the inputs.
+- Self-attention within groups, against one attention over all K*N queries with a mask that
+  separates the groups, and against LW-DETR's, which moves the groups into the batch and computes
+  the attention matrix.
+- Conditional cross-attention, against the usual form, which concatenates content and position and
+  computes the attention matrix.
+- Dense cross-attention, as PETR has it (the second command: its 6,000 tokens of six views), against
+  attention weights, their dropout (--dropout 0.1), and the weighted sum as separate operations.
+
+"Spelled out" in the table means that the attention matrix is computed by separate operations,
+instead of a fused kernel. Speed-ups are over the first variant of each kind. ``error`` is the
+largest difference from its result; with dropout it has no meaning. ``kept`` is what the backward
+pass needs besides the inputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,17 +29,20 @@ import measure
 import peers
 import torch
 import tyro
-from measure import Watch
+from measure import Stopwatch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.attention.conditional_cross_attention import (
     ConditionalCrossAttention,
-    PointAim,
+    ReferencePointEmbedding,
 )
 from groupdetr.modeling.attention.dense_cross_attention import DenseCrossAttention
+from groupdetr.modeling.attention.multihead import split_heads
 from groupdetr.modeling.attention.self_attention import SelfAttention
 from groupdetr.structures.memory import Memory
+
+Attend = Callable[[], Tensor]  # returns the attended content [B,K,N,C]
 
 
 @dataclass
@@ -41,7 +51,7 @@ class Options:
     lwdetr: Path | None = None
     groups: int = 11
     queries: int = 300
-    height: int = 25  # of the feature map that queries look at
+    height: int = 25  # of the feature map that queries attend to
     width: int = 42
     batch: int = 2
     channels: int = 256
@@ -53,163 +63,185 @@ class Options:
     out: Path | None = None  # JSON
 
 
-class Case:
-    """Queries, an image, and our two layers, whose weights all variants have."""
+class AttentionVariants:
+    """Our attention layers, and other forms of them with the same weights and inputs."""
 
     def __init__(self, options: Options) -> None:
         torch.manual_seed(0)
-        self.options, c = options, options.channels
-        self.self_attention = SelfAttention(c, options.heads, 0.0).to(options.device)
-        self.cross_attention = ConditionalCrossAttention(c, options.heads, 0.0, PointAim()).to(
-            options.device
+        self.options = options
+        device, channels = options.device, options.channels
+        self.self_attention = SelfAttention(channels, options.heads, 0.0).to(device)
+        self.cross_attention = ConditionalCrossAttention(
+            channels, options.heads, 0.0, ReferencePointEmbedding()
+        ).to(device)
+        self.dense_attention = DenseCrossAttention(channels, options.heads, options.dropout).to(
+            device
         )
-        self.dense_attention = DenseCrossAttention(c, options.heads, options.dropout).to(
-            options.device
+        shape = (options.batch, options.groups, options.queries, channels)
+        self.content = torch.randn(shape, device=device).requires_grad_()
+        self.position = torch.randn(shape, device=device).requires_grad_()
+        num_tokens = options.height * options.width
+        tokens, position = torch.randn(2, options.batch, num_tokens, channels, device=device)
+        self.memory = Memory.from_tokens(
+            tokens=tokens.requires_grad_(),
+            position=position,
+            padding=torch.zeros(tokens.shape[:2], dtype=torch.bool, device=device),
+            shapes=((options.height, options.width),),
+            padded=False,
         )
-        shape = (options.batch, options.groups, options.queries, c)
-        self.content, self.position = (
-            torch.randn(shape, device=options.device).requires_grad_() for _ in range(2)
-        )
-        tokens, place = torch.randn(
-            2, options.batch, options.height * options.width, c, device=options.device
-        )
-        padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=options.device)
-        map_shape = (options.height, options.width)
-        self.memory = Memory(tokens.requires_grad_(), place, padding, (map_shape,), padded=False)
-        self.results: dict[str, Tensor] = {}
+        self.results: dict[str, Tensor] = {}  # name of a variant -> its last result
 
     @property
     def inputs(self) -> list[Tensor]:
-        layers = (self.self_attention, self.cross_attention, self.dense_attention)
-        return [
-            self.content,
-            self.position,
-            self.memory.tokens,
-            *(p for layer in layers for p in layer.parameters()),
-        ]
+        """Inputs and weights. They do not count as saved for the backward pass."""
+        inputs = [self.content, self.position, self.memory.tokens]
+        for layer in (self.self_attention, self.cross_attention, self.dense_attention):
+            inputs += layer.parameters()
+        return inputs
 
-    # self-attention
+    # Self-attention
 
-    def ours(self) -> Tensor:
+    def self_ours(self) -> Tensor:
         return self.self_attention(self.content, self.position)
 
-    def by_mask(self) -> Tensor:
-        """All queries attend to all, and a mask forbids what is not of one group."""
-        group = torch.arange(self.options.groups, device=self.content.device).repeat_interleave(
-            self.options.queries
-        )
-        content, position = (x.flatten(1, 2) for x in (self.content, self.position))
-        attention = filled(
-            nn.MultiheadAttention(self.options.channels, self.options.heads, batch_first=True), self
-        )
-        placed, mask = content + position, group[:, None] != group
-        return attention(placed, placed, content, attn_mask=mask, need_weights=False)[0].view(
-            self.content.shape
-        )
+    def self_by_mask(self) -> Tensor:
+        """All queries in one attention; the mask blocks pairs of different groups."""
+        options = self.options
+        group = torch.arange(options.groups, device=self.content.device)
+        group_of_query = group.repeat_interleave(options.queries)  # [K*N]
+        blocked = group_of_query[:, None] != group_of_query
+        attention = nn.MultiheadAttention(options.channels, options.heads, batch_first=True)
+        attention = self.copy_weights_to(attention)
+        content = self.content.flatten(1, 2)
+        query = content + self.position.flatten(1, 2)
+        attended, _ = attention(query, query, content, attn_mask=blocked, need_weights=False)
+        return attended.view(self.content.shape)
 
-    def lwdetr(self) -> Tensor:
-        assert self.options.lwdetr is not None
-        theirs = peers.lwdetr(self.options.lwdetr, "models.attention").MultiheadAttention
-        attention = filled(
-            theirs(self.options.channels, self.options.heads, batch_first=True), self
-        )
-        content, position = (x.flatten(1, 2) for x in (self.content, self.position))
-        placed, size = content + position, self.options.queries
-        parts = [torch.cat(x.split(size, dim=1), dim=0) for x in (placed, placed, content)]
-        mixed = attention(*parts)[0]
-        return torch.cat(mixed.split(len(content), dim=0), dim=1).view(self.content.shape)
+    def self_lwdetr(self) -> Tensor:
+        """LW-DETR's: groups become images of the batch, [B,K*N,C] -> [K*B,N,C]."""
+        options = self.options
+        assert options.lwdetr is not None
+        attention_class = peers.lwdetr(options.lwdetr, "models.attention").MultiheadAttention
+        attention = attention_class(options.channels, options.heads, batch_first=True)
+        attention = self.copy_weights_to(attention)
+        content = self.content.flatten(1, 2)
+        query = content + self.position.flatten(1, 2)
+        inputs = []
+        for x in (query, query, content):
+            inputs.append(torch.cat(x.split(options.queries, dim=1), dim=0))
+        attended = attention(*inputs)[0]
+        by_group = attended.split(len(content), dim=0)
+        return torch.cat(by_group, dim=1).view(self.content.shape)
 
-    # cross-attention
+    def copy_weights_to(self, attention: Any) -> Any:
+        """Copy the weights of our self-attention into a module with stacked projections.
 
-    def ours_across(self) -> Tensor:
+        The parameters themselves are not shared, so the backward pass computes their gradients.
+        """
+        ours = self.self_attention
+        projections = (ours.query_proj, ours.key_proj, ours.value_proj)
+        attention.to(self.options.device).train()
+        with torch.no_grad():
+            attention.in_proj_weight.copy_(torch.cat([proj.weight for proj in projections]))
+            attention.in_proj_bias.copy_(torch.cat([proj.bias for proj in projections]))
+            attention.out_proj.load_state_dict(ours.output_proj.state_dict())
+        return attention
+
+    # Cross-attention
+
+    def conditional_ours(self) -> Tensor:
         return self.cross_attention(self.content, self.position, self.position, self.memory)
 
-    def spelled_out(self) -> Tensor:
-        """Scores of the concatenated halves, softmax, and the sum of values, as three operations."""
-        layer, heads = self.cross_attention, self.options.heads
-        place = layer.key_place(self.memory.position)
-        queries = (layer.query_content(self.content), layer.query_place(self.position))
-        query = torch.cat([split(x.flatten(1, 2), heads) for x in queries], dim=-1)
-        key = torch.cat(
-            [split(x, heads) for x in (layer.key_content(self.memory.tokens), place)], dim=-1
-        )
-        scores = (query * query.shape[-1] ** -0.5) @ key.mT
-        seen = scores.softmax(-1) @ split(layer.value(self.memory.tokens), heads)
-        return layer.output(seen.transpose(1, 2).flatten(2)).view(self.content.shape)
+    def conditional_spelled_out(self) -> Tensor:
+        """Scores of the concatenated halves, softmax, and the sum of values as three operations."""
+        layer = self.cross_attention
+        # Content and position are concatenated in every head: [B,heads,N,2*C/heads].
+        query_content = self.split(layer.query_content_proj(self.content).flatten(1, 2))
+        query_sine = self.split(layer.query_sine_proj(self.position).flatten(1, 2))
+        query = torch.cat([query_content, query_sine], dim=-1)
+        key_content = self.split(layer.key_content_proj(self.memory.tokens))
+        key_position = self.split(layer.key_pos_proj(self.memory.position))
+        key = torch.cat([key_content, key_position], dim=-1)
+        value = self.split(layer.value_proj(self.memory.tokens))
 
-    def ours_dense(self) -> Tensor:
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        attended = scores.softmax(-1) @ value
+        return layer.output_proj(self.merge_heads(attended)).view(self.content.shape)
+
+    def dense_ours(self) -> Tensor:
         return self.dense_attention(self.content, self.position, self.position, self.memory)
 
-    def spelled_out_dense(self) -> Tensor:
-        """Weights of all queries and tokens, what dropout leaves of them, and the sum of values."""
-        layer, heads = self.dense_attention, self.options.heads
-        query = split(layer.query((self.content + self.position).flatten(1, 2)), heads)
-        key = split(layer.key(self.memory.tokens + self.memory.position), heads)
+    def dense_spelled_out(self) -> Tensor:
+        """Attention weights of all queries and tokens, their dropout, and the sum of values."""
+        layer = self.dense_attention
+        query = self.split(layer.query_proj((self.content + self.position).flatten(1, 2)))
+        key = self.split(layer.key_proj(self.memory.tokens + self.memory.position))
+        value = self.split(layer.value_proj(self.memory.tokens))
+
         weights = ((query * query.shape[-1] ** -0.5) @ key.mT).softmax(-1)
-        weights = F.dropout(weights, self.options.dropout) if self.options.dropout else weights
-        seen = weights @ split(layer.value(self.memory.tokens), heads)
-        return layer.output(seen.transpose(1, 2).flatten(2)).view(self.content.shape)
+        if self.options.dropout:
+            weights = F.dropout(weights, self.options.dropout)
+        attended = weights @ value
+        return layer.output_proj(self.merge_heads(attended)).view(self.content.shape)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B,N,heads*C] -> [B,heads,N,C]."""
+        return split_heads(x, self.options.heads)
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """[B,heads,N,C] -> [B,N,heads*C]."""
+        return x.transpose(1, 2).flatten(2)
+
+    def run(self, name: str, attend: Attend) -> measure.Times:
+        """Run a variant forward and backward, and return the times of both."""
+        stopwatch = Stopwatch(self.options.device)
+        result = attend()
+        stopwatch.lap("forward")
+        result.backward(self.content.detach())
+        stopwatch.lap("backward")
+        self.results[name] = result.detach()
+        return stopwatch.times
 
 
-def split(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def filled(attention: Any, case: Case) -> Any:
-    """Theirs, with our weights: the same parameters, so gradients have somewhere to go."""
-    ours = case.self_attention
-    layers = (ours.query, ours.key, ours.value)
-    attention.to(case.options.device).train()
-    with torch.no_grad():
-        attention.in_proj_weight.copy_(torch.cat([layer.weight for layer in layers]))
-        attention.in_proj_bias.copy_(torch.cat([layer.bias for layer in layers]))
-        attention.out_proj.load_state_dict(ours.output.state_dict())
-    return attention
-
-
-def timed(case: Case, name: str, attend: Callable[[], Tensor]) -> measure.Times:
-    watch = Watch(case.options.device)
-    result = attend()
-    watch.lap("forward")
-    result.backward(case.content.detach())
-    watch.lap("backward")
-    case.results[name] = result.detach()
-    return watch.times
-
-
-def table(case: Case, variants: dict[str, Callable[[], Tensor]]) -> dict[str, dict[str, Any]]:
-    runs = {
-        name: lambda name=name, run=run: timed(case, name, run) for name, run in variants.items()
-    }
-    times = measure.interleaved(runs, case.options.rounds)
+def compare(layers: AttentionVariants, variants: dict[str, Attend]) -> dict[str, dict[str, Any]]:
+    """Return a row of the table for each variant. They are compared with the first one."""
+    runs = {name: partial(layers.run, name, attend) for name, attend in variants.items()}
+    timings = measure.time_interleaved(runs, layers.options.rounds)
     first = next(iter(variants))
-    return {
-        name: {
-            "forward and backward, ms": times.ms(name),
-            "speed-up": times.speed_up(name, over=first),
-            "forward": times.speed_up(name, first, "forward"),
-            "kept, MiB": measure.kept_for_backward(run, case.inputs),
-            "error": (case.results[name] - case.results[first]).abs().max().item(),
+    rows = {}
+    for name, attend in variants.items():
+        rows[name] = {
+            "forward and backward, ms": timings.ms(name),
+            "speed-up": timings.speed_up(name, over=first),
+            "forward": timings.speed_up(name, first, "forward"),
+            "kept, MiB": measure.saved_for_backward(attend, layers.inputs),
+            "error": (layers.results[name] - layers.results[first]).abs().max().item(),
         }
-        for name, run in variants.items()
-    }
+    return rows
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    case = Case(options)
-    within = {"self-attention, by a mask": case.by_mask, "self-attention, ours": case.ours}
+    layers = AttentionVariants(options)
+    self_variants: dict[str, Attend] = {}
     if options.lwdetr:
-        within = {"self-attention, LW-DETR": case.lwdetr, **within}
-    kinds = {
-        "self": within,
+        self_variants["self-attention, LW-DETR"] = layers.self_lwdetr
+    self_variants["self-attention, by a mask"] = layers.self_by_mask
+    self_variants["self-attention, ours"] = layers.self_ours
+    variants_by_kind: dict[str, dict[str, Attend]] = {
+        "self": self_variants,
         "conditional": {
-            "cross-attention, spelled out": case.spelled_out,
-            "cross-attention, ours": case.ours_across,
+            "cross-attention, spelled out": layers.conditional_spelled_out,
+            "cross-attention, ours": layers.conditional_ours,
         },
-        "dense": {"dense, spelled out": case.spelled_out_dense, "dense, ours": case.ours_dense},
+        "dense": {
+            "dense, spelled out": layers.dense_spelled_out,
+            "dense, ours": layers.dense_ours,
+        },
     }
-    rows = {name: row for kind in options.kinds for name, row in table(case, kinds[kind]).items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for kind in options.kinds:
+        rows |= compare(layers, variants_by_kind[kind])
     measure.show(options, rows, options.out)
 
 

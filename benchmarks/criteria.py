@@ -1,6 +1,7 @@
-"""Criteria that are compared: ours, LW-DETR's, rfdetr's, and the form that DETR repositories share.
+"""The criteria that `criterion.py` compares: ours, LW-DETR's, rfdetr's, and the usual form.
 
-All are contenders: from predictions and targets to the summed loss, and to the matches alone.
+The usual form is the one that DETR repositories share. Each criterion has two functions: one from
+predictions and targets to the summed loss, and one to the matches alone.
 """
 
 from __future__ import annotations
@@ -27,166 +28,200 @@ from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
-from groupdetr.structures.targets import Objects, Target
+from groupdetr.structures.targets import Target, TargetBatch
 
-Compare = Callable[[list[Predictions], list[Target]], Tensor]  # to the summed loss
-Match = Callable[[list[Predictions], list[Target]], Any]
+LossFunction = Callable[[list[Predictions], list[Target]], Tensor]  # returns the summed loss
+MatchFunction = Callable[[list[Predictions], list[Target]], Any]
 
 
 @dataclass
-class Contender:
-    compare: Compare
-    match: Match
+class Criterion:
+    """A criterion that is compared: predictions of L layers and targets -> loss, or matches."""
+
+    loss: LossFunction
+    match: MatchFunction
 
 
-# ours
+# Ours
 
 
-def criterion() -> SetCriterion:
+def our_set_criterion() -> SetCriterion:
     return SetCriterion([Focal(2.0, 2.0), L1(5.0, 5.0), GIoU(2.0, 2.0)], match_groups)
 
 
-def no_queries(layers: list[Predictions]) -> Queries:
-    nothing = layers[0].boxes.detach()
-    return Queries(nothing, nothing)
+def to_outputs(layers: list[Predictions]) -> Outputs:
+    """Return outputs of these layers. Nothing of the queries is used but their shape."""
+    boxes = layers[0].boxes.detach()
+    return Outputs(layers, Queries(boxes, boxes))
 
 
-def ours(compiled: bool) -> Contender:
-    compares = criterion()
+def ours(compiled: bool) -> Criterion:
+    set_criterion = our_set_criterion()
     if compiled:
-        compares.compile_parts()
+        set_criterion.compile_parts()
 
-    def compare(layers: list[Predictions], targets: list[Target]) -> Tensor:
-        losses = compares(Outputs(layers, no_queries(layers)), targets)
+    def loss(layers: list[Predictions], targets: list[Target]) -> Tensor:
+        losses = set_criterion(to_outputs(layers), targets)
         return torch.stack(list(losses.values())).sum()
 
     def match(layers: list[Predictions], targets: list[Target]) -> Assignment:
-        stages = Outputs(layers, no_queries(layers)).stages()[0]
-        return compares.assign(stages, Objects.from_targets(targets))
+        supervised = to_outputs(layers).supervised()[0]
+        return set_criterion.assign(supervised, TargetBatch.from_targets(targets))
 
-    return Contender(compare, match)
-
-
-# the usual form: a loop over layers, one over groups and images, one-hot targets, GIoU of all with all -------------
+    return Criterion(loss, match)
 
 
-def usual(layers: list[Predictions], targets: list[Target]) -> Tensor:
+# The usual form: a loop over layers, one over groups and images, one-hot targets, and the GIoU of
+# all predictions with all objects
+
+
+def usual_loss(layers: list[Predictions], targets: list[Target]) -> Tensor:
     groups = layers[0].logits.shape[1]
-    objects = max(1, sum(map(len, targets))) * groups
-    return torch.stack([usual_layer(layer, targets) for layer in layers]).sum() / objects
+    num_objects = max(1, sum(len(target) for target in targets)) * groups
+    return torch.stack([usual_layer_loss(layer, targets) for layer in layers]).sum() / num_objects
 
 
-def usual_layer(layer: Predictions, targets: list[Target]) -> Tensor:
-    logits, boxes = layer.logits.flatten(1, 2), layer.boxes.flatten(1, 2)
-    image, query, label, wanted = usual_match(
-        logits.detach(), boxes.detach(), targets, layer.logits.shape[1]
+def usual_layer_loss(layer: Predictions, targets: list[Target]) -> Tensor:
+    """Return the weighted sum of focal, L1 and GIoU loss of one layer."""
+    groups = layer.logits.shape[1]
+    logits = layer.logits.flatten(1, 2)
+    boxes = layer.boxes.flatten(1, 2)
+    image, query, label, target_boxes = usual_match_layer(
+        logits.detach(), boxes.detach(), targets, groups
     )
-    present = torch.zeros_like(logits)
-    present[image, query, label] = 1
-    score, penalty = (
-        logits.sigmoid(),
-        F.binary_cross_entropy_with_logits(logits, present, reduction="none"),
+
+    one_hot = torch.zeros_like(logits)
+    one_hot[image, query, label] = 1
+    scores = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
+    correct = scores * one_hot + (1 - scores) * (1 - one_hot)
+    alpha = 0.25 * one_hot + 0.75 * (1 - one_hot)
+    focal = (alpha * (1 - correct) ** 2 * cross_entropy).sum()
+
+    matched_boxes = boxes[image, query]
+    l1 = (matched_boxes - target_boxes).abs().sum()
+    giou = generalized_box_iou(
+        box_convert(matched_boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy")
     )
-    right = score * present + (1 - score) * (1 - present)
-    focal = ((0.25 * present + 0.75 * (1 - present)) * (1 - right) ** 2 * penalty).sum()
-    said = boxes[image, query]
-    overlap = generalized_box_iou(
-        box_convert(said, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy")
-    )
-    return 2 * focal + 5 * (said - wanted).abs().sum() + 2 * (1 - torch.diag(overlap)).sum()
+    return 2 * focal + 5 * l1 + 2 * (1 - torch.diag(giou)).sum()
 
 
-def usual_matches(layers: list[Predictions], targets: list[Target]) -> list[tuple[Tensor, ...]]:
+def usual_match(layers: list[Predictions], targets: list[Target]) -> list[tuple[Tensor, ...]]:
     groups = layers[0].logits.shape[1]
-    return [
-        usual_match(x.logits.flatten(1, 2), x.boxes.flatten(1, 2), targets, groups) for x in layers
-    ]
+    matches = []
+    for layer in layers:
+        logits = layer.logits.flatten(1, 2)
+        matches.append(usual_match_layer(logits, layer.boxes.flatten(1, 2), targets, groups))
+    return matches
 
 
-def usual_match(
+def usual_match_layer(
     logits: Tensor, boxes: Tensor, targets: list[Target], groups: int
 ) -> tuple[Tensor, ...]:
-    """Image, query, label and box of every match."""
-    labels, wanted = torch.cat([t.labels for t in targets]), torch.cat([t.boxes for t in targets])
-    score = logits.flatten(0, 1).sigmoid()
-    absent, present = (
-        0.75 * score**2 * -(1 - score + 1e-8).log(),
-        0.25 * (1 - score) ** 2 * -(score + 1e-8).log(),
+    """Return image, query, label and box of every match of one layer.
+
+    ``logits`` [B,K*N,classes] and ``boxes`` [B,K*N,4].
+    """
+    labels = torch.cat([target.labels for target in targets])
+    target_boxes = torch.cat([target.boxes for target in targets])
+    scores = logits.flatten(0, 1).sigmoid()
+    negative = 0.75 * scores**2 * -(1 - scores + 1e-8).log()
+    positive = 0.25 * (1 - scores) ** 2 * -(scores + 1e-8).log()
+    all_boxes = boxes.flatten(0, 1)
+    giou = generalized_box_iou(
+        box_convert(all_boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy")
     )
-    said = boxes.flatten(0, 1)
-    corners = (box_convert(x, "cxcywh", "xyxy") for x in (said, wanted))
-    cost = (
-        2 * (present - absent)[:, labels]
-        + 5 * torch.cdist(said, wanted, p=1)
-        - 2 * generalized_box_iou(*corners)
-    )
+    l1 = torch.cdist(all_boxes, target_boxes, p=1)
+    cost = 2 * (positive - negative)[:, labels] + 5 * l1 - 2 * giou
     cost = cost.view(len(targets), boxes.shape[1], -1).cpu()
-    size, found = boxes.shape[1] // groups, []
-    for group, part in enumerate(cost.split(size, dim=1)):
-        for image, own in enumerate(part.split([len(t) for t in targets], -1)):
-            query, target = map(torch.as_tensor, linear_sum_assignment(own[image]))
-            chosen = targets[image].labels[target], targets[image].boxes[target]
-            found.append((torch.full_like(query, image), query + group * size, *chosen))
-    return tuple(map(torch.cat, zip(*found)))
+
+    queries_per_group = boxes.shape[1] // groups
+    counts = [len(target) for target in targets]
+    images, queries, matched_labels, matched_boxes = [], [], [], []
+    for group, group_cost in enumerate(cost.split(queries_per_group, dim=1)):
+        for image, image_costs in enumerate(group_cost.split(counts, -1)):
+            rows, columns = linear_sum_assignment(image_costs[image])
+            query = torch.as_tensor(rows)
+            target = torch.as_tensor(columns)
+            images.append(torch.full_like(query, image))
+            queries.append(query + group * queries_per_group)
+            matched_labels.append(targets[image].labels[target])
+            matched_boxes.append(targets[image].boxes[target])
+    return (
+        torch.cat(images),
+        torch.cat(queries),
+        torch.cat(matched_labels),
+        torch.cat(matched_boxes),
+    )
 
 
-# the criteria of others, which have the same interface
+# The criteria of other projects, which have the same interface
 
 WEIGHTS = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
 
 
-def said(
-    layers: list[Predictions], targets: list[Target]
-) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-    outputs = [
-        {"pred_logits": x.logits.flatten(1, 2), "pred_boxes": x.boxes.flatten(1, 2)} for x in layers
-    ]
-    return outputs, [vars(target) for target in targets]
+def to_their_outputs(layers: list[Predictions]) -> list[dict[str, Tensor]]:
+    """Return the predictions of every layer as they take them, all groups in one axis."""
+    outputs = []
+    for layer in layers:
+        logits, boxes = layer.logits.flatten(1, 2), layer.boxes.flatten(1, 2)
+        outputs.append({"pred_logits": logits, "pred_boxes": boxes})
+    return outputs
 
 
-def summed(criterion: torch.nn.Module, layers: list[Predictions], targets: list[Target]) -> Tensor:
-    outputs, wanted = said(layers, targets)
-    losses = criterion({**outputs[-1], "aux_outputs": outputs[:-1]}, wanted)
-    return torch.stack(
-        [WEIGHTS.get(name.rstrip("_0123456789"), 0.0) * loss for name, loss in losses.items()]
-    ).sum()
+def to_their_targets(targets: list[Target]) -> list[dict[str, Tensor]]:
+    return [vars(target) for target in targets]
 
 
-def theirs(
-    criteria: ModuleType, matchers: ModuleType, classes: int, groups: int
+def their_loss(
+    criterion: torch.nn.Module, layers: list[Predictions], targets: list[Target]
+) -> Tensor:
+    """Return the weighted sum of the losses of their criterion."""
+    outputs = to_their_outputs(layers)
+    losses = criterion({**outputs[-1], "aux_outputs": outputs[:-1]}, to_their_targets(targets))
+    weighted = []
+    for name, loss in losses.items():
+        term = name.rstrip("_0123456789")  # the number of the layer
+        weighted.append(WEIGHTS.get(term, 0.0) * loss)
+    return torch.stack(weighted).sum()
+
+
+def build_theirs(
+    criterion_module: ModuleType, matcher_module: ModuleType, classes: int, groups: int
 ) -> tuple[Any, Any]:
-    """A criterion and its matcher, both with the weights of ours."""
-    matcher = matchers.HungarianMatcher(2.0, 5.0, 2.0)
-    losses = ["labels", "boxes"]
-    return criteria.SetCriterion(
-        classes, matcher, WEIGHTS, 0.25, losses, group_detr=groups
-    ).train(), matcher
-
-
-def lwdetr(checkout: Path, classes: int, groups: int) -> Contender:
-    criteria, matchers = (
-        peers.lwdetr(checkout, f"models.{name}") for name in ("lwdetr", "matcher")
+    """Return their criterion and their matcher, both with the weights of ours."""
+    matcher = matcher_module.HungarianMatcher(2.0, 5.0, 2.0)
+    criterion = criterion_module.SetCriterion(
+        classes, matcher, WEIGHTS, 0.25, ["labels", "boxes"], group_detr=groups
     )
-    criterion, matcher = theirs(criteria, matchers, classes, groups)
+    return criterion.train(), matcher
+
+
+def lwdetr(checkout: Path, classes: int, groups: int) -> Criterion:
+    criterion_module = peers.lwdetr(checkout, "models.lwdetr")
+    matcher_module = peers.lwdetr(checkout, "models.matcher")
+    criterion, matcher = build_theirs(criterion_module, matcher_module, classes, groups)
 
     def match(layers: list[Predictions], targets: list[Target]) -> list[Any]:
-        outputs, wanted = said(layers, targets)
-        return [matcher(output, wanted, group_detr=groups) for output in outputs]
-
-    return Contender(partial(summed, criterion), match)
-
-
-def rfdetr(packages: Path, classes: int, groups: int) -> Contender:
-    """As it runs on a CPU."""
-    criteria, matchers = (
-        peers.rfdetr(packages, f"rfdetr.models.{name}") for name in ("criterion", "matcher")
-    )
-    criterion, matcher = theirs(criteria, matchers, classes, groups)
-
-    def match(layers: list[Predictions], targets: list[Target]) -> list[Any]:
-        outputs, wanted = said(layers, targets)
-        matches: list[Any] = matcher._match_many(outputs, wanted, group_detr=groups)
-        assert matches, "they fall back to a matcher for each layer"
+        their_targets = to_their_targets(targets)
+        matches = []
+        for output in to_their_outputs(layers):
+            matches.append(matcher(output, their_targets, group_detr=groups))
         return matches
 
-    return Contender(partial(summed, criterion), match)
+    return Criterion(partial(their_loss, criterion), match)
+
+
+def rfdetr(packages: Path, classes: int, groups: int) -> Criterion:
+    """The criterion of rfdetr as it runs on a CPU."""
+    criterion_module = peers.rfdetr(packages, "rfdetr.models.criterion")
+    matcher_module = peers.rfdetr(packages, "rfdetr.models.matcher")
+    criterion, matcher = build_theirs(criterion_module, matcher_module, classes, groups)
+
+    def match(layers: list[Predictions], targets: list[Target]) -> list[Any]:
+        outputs, their_targets = to_their_outputs(layers), to_their_targets(targets)
+        matches: list[Any] = matcher._match_many(outputs, their_targets, group_detr=groups)
+        assert matches, "rfdetr would use its matcher for one layer at a time"
+        return matches
+
+    return Criterion(partial(their_loss, criterion), match)

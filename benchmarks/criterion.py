@@ -1,12 +1,14 @@
-"""What matching and comparing cost, against LW-DETR's criterion, rfdetr's and the form that DETR repositories share.
+"""What matching and losses cost, against LW-DETR's criterion, rfdetr's and the usual form.
 
     python benchmarks/criterion.py [--lwdetr CHECKOUT] [--rfdetr FOLDER] [--compiled] [--rounds 7]
 
-Predictions are drawn: six layers, two images, 11 groups of 300 queries, 91 classes; every object has one to six close
-rivals in a group, as in a detector that is being trained. A run goes from predictions to their gradients, or is the
-matcher alone. "host" is the same with 8 queries and 2 classes, where next to nothing is computed. ``--rfdetr`` is a
-folder of packages with rfdetr in it. ``--compiled`` adds ours compiled, for any number of objects, which needs a C++
-compiler. ``error`` is the difference of the summed loss from that of the usual form.
+The usual form is the one that DETR repositories share. Predictions are random: six layers, two
+images, 11 groups of 300 queries, 91 classes. In every group, one to six queries are close to each
+object, as in a detector that is being trained. A run goes from predictions to their gradients, or
+is the matcher alone. "host" is the same with 8 queries and 2 classes, where next to nothing is
+computed. ``--rfdetr`` is a folder of packages with rfdetr in it. ``--compiled`` adds our criterion
+compiled, for any number of objects, which needs a C++ compiler. ``error`` is the relative
+difference of the summed loss from that of the usual form.
 """
 
 from __future__ import annotations
@@ -20,17 +22,16 @@ import criteria
 import measure
 import torch
 import tyro
-from criteria import Compare, Contender
+from criteria import Criterion, LossFunction
 
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.targets import Target
 
-CROWDS = ((7, 7), (60, 20), (100, 100))
-OTHERS = (
-    3,
-    2,
-)  # first of all: what is compiled has seen other numbers of objects by then, and is for any
-PEERS = ("usual", "LW-DETR", "rfdetr")  # whom others are compared with
+OBJECT_COUNTS = ((7, 7), (60, 20), (100, 100))  # objects of the two images
+# This runs before the others, so that the compiled criterion was compiled for other numbers of
+# objects than those that are measured. It is then compiled for any number.
+WARM_UP_COUNTS = (3, 2)
+BASELINES = ("usual", "LW-DETR", "rfdetr")  # speed-ups are over these
 
 
 @dataclass
@@ -48,116 +49,135 @@ class Options:
     out: Path | None = None  # JSON
 
 
-class Case:
-    """Predictions for two images of so many objects."""
+class RandomPredictions:
+    """Random predictions of all layers for two images, and random targets with ``counts`` objects.
+
+    Several queries of every group are close to each object.
+    """
 
     def __init__(self, counts: Sequence[int], options: Options) -> None:
         torch.manual_seed(options.seed)
         self.name = f"{counts[0]} + {counts[1]} objects"
-        self.targets = [
-            Target(
-                torch.randint(0, options.classes, (n,)),
-                torch.rand(n, 4) * 0.3 + torch.tensor([0.35, 0.35, 0, 0]),
-            )
-            for n in counts
-        ]
-        self.layers = [self.layer(options) for _ in range(options.layers)]
-        self.leaves = [x for layer in self.layers for x in (layer.logits, layer.boxes)]
+        self.targets = []
+        for count in counts:
+            labels = torch.randint(0, options.classes, (count,))
+            boxes = torch.rand(count, 4) * 0.3 + torch.tensor([0.35, 0.35, 0, 0])
+            self.targets.append(Target(labels, boxes))
+        self.layers = [self.random_layer(options) for _ in range(options.layers)]
+        self.leaves = []  # the tensors whose gradients are computed
+        for layer in self.layers:
+            self.leaves += [layer.logits, layer.boxes]
 
-    def layer(self, options: Options) -> Predictions:
+    def random_layer(self, options: Options) -> Predictions:
         axes = (len(self.targets), options.groups, options.queries)
-        logits, boxes = torch.randn(*axes, options.classes) - 4, torch.rand(*axes, 4) * 0.5 + 0.05
+        logits = torch.randn(*axes, options.classes) - 4
+        boxes = torch.rand(*axes, 4) * 0.5 + 0.05
         for image, target in enumerate(self.targets):
+            objects = len(target)
             for group in range(options.groups):
-                owner = torch.arange(len(target)).repeat_interleave(
-                    torch.randint(1, 7, (len(target),))
-                )
-                query = torch.randint(0, options.queries, owner.shape)
-                boxes[image, group, query] = (
-                    target.boxes[owner] + 0.02 * torch.randn(len(owner), 4)
-                ).clamp(0.01, 0.99)
-                logits[image, group, query, target.labels[owner]] += 4
+                # One to six queries for each object, at random positions of the group.
+                queries_per_object = torch.randint(1, 7, (objects,))
+                index = torch.arange(objects).repeat_interleave(queries_per_object)
+                query = torch.randint(0, options.queries, index.shape)
+                close_boxes = target.boxes[index] + 0.02 * torch.randn(len(index), 4)
+                boxes[image, group, query] = close_boxes.clamp(0.01, 0.99)
+                logits[image, group, query, target.labels[index]] += 4
         return Predictions(logits.requires_grad_(), boxes.requires_grad_())
 
-    def loss(self, compare: Compare) -> float:
-        return compare(self.layers, self.targets).item()
+    def loss(self, loss_function: LossFunction) -> float:
+        return loss_function(self.layers, self.targets).item()
 
-    def learn(self, compare: Compare) -> None:
-        """As far as the gradients of the predictions."""
-        torch.autograd.grad(compare(self.layers, self.targets), self.leaves)
+    def backward(self, loss_function: LossFunction) -> None:
+        """Compute the loss and the gradients of the predictions."""
+        torch.autograd.grad(loss_function(self.layers, self.targets), self.leaves)
 
     @torch.no_grad()
-    def match(self, contender: Contender) -> None:
-        contender.match(self.layers, self.targets)
+    def match(self, criterion: Criterion) -> None:
+        criterion.match(self.layers, self.targets)
 
-    def kept(self, compare: Compare) -> float:
-        """MiB kept for backward, predictions not counted."""
-        return measure.kept_for_backward(partial(self.learn, compare), self.leaves)
+    def saved_mib(self, loss_function: LossFunction) -> float:
+        """Return what is saved for the backward pass, in MiB, without the predictions."""
+        return measure.saved_for_backward(partial(self.backward, loss_function), self.leaves)
 
 
-def contenders(options: Options) -> dict[str, Contender]:
-    found, sizes = (
-        {"usual": Contender(criteria.usual, criteria.usual_matches)},
-        (options.classes, options.groups),
-    )
+def build_criteria(options: Options) -> dict[str, Criterion]:
+    """Return the criteria to compare, by name."""
+    compared = {"usual": Criterion(criteria.usual_loss, criteria.usual_match)}
     if options.lwdetr:
-        found["LW-DETR"] = criteria.lwdetr(options.lwdetr, *sizes)
+        compared["LW-DETR"] = criteria.lwdetr(options.lwdetr, options.classes, options.groups)
     if options.rfdetr:
-        found["rfdetr"] = criteria.rfdetr(options.rfdetr, *sizes)
-    found["ours"] = criteria.ours(compiled=False)
+        compared["rfdetr"] = criteria.rfdetr(options.rfdetr, options.classes, options.groups)
+    compared["ours"] = criteria.ours(compiled=False)
     if options.compiled:
-        found["ours, compiled"] = criteria.ours(compiled=True)
-    return found
+        compared["ours, compiled"] = criteria.ours(compiled=True)
+    return compared
 
 
-def compared(
-    case: Case, all_of_them: dict[str, Contender], rounds: int
+def compare_losses(
+    predictions: RandomPredictions, compared: dict[str, Criterion], rounds: int
 ) -> dict[str, dict[str, float]]:
-    runs = {
-        name: measure.clocked(partial(case.learn, them.compare))
-        for name, them in all_of_them.items()
-    }
-    times, usual = measure.interleaved(runs, rounds), case.loss(criteria.usual)
-    return {
-        name: timed(times, name)
-        | {"kept, MiB": case.kept(them.compare), "error": abs(case.loss(them.compare) / usual - 1)}
-        for name, them in all_of_them.items()
-    }
+    """Return a row for each criterion: matching, losses and backward."""
+    runs = {}
+    for name, criterion in compared.items():
+        runs[name] = measure.timed(partial(predictions.backward, criterion.loss))
+    timings = measure.time_interleaved(runs, rounds)
+    usual_loss = predictions.loss(criteria.usual_loss)
+    rows = {}
+    for name, criterion in compared.items():
+        row = times_row(timings, name)
+        row["kept, MiB"] = predictions.saved_mib(criterion.loss)
+        row["error"] = abs(predictions.loss(criterion.loss) / usual_loss - 1)
+        rows[name] = row
+    return rows
 
 
-def matched(
-    case: Case, all_of_them: dict[str, Contender], rounds: int
+def compare_matchers(
+    predictions: RandomPredictions, compared: dict[str, Criterion], rounds: int
 ) -> dict[str, dict[str, float]]:
-    runs = {name: measure.clocked(partial(case.match, them)) for name, them in all_of_them.items()}
-    times = measure.interleaved(runs, rounds)
-    return {f"matcher, {name}": timed(times, name) for name in all_of_them}
+    """Return a row for each matcher alone."""
+    runs = {}
+    for name, criterion in compared.items():
+        runs[name] = measure.timed(partial(predictions.match, criterion))
+    timings = measure.time_interleaved(runs, rounds)
+    return {f"matcher, {name}": times_row(timings, name) for name in compared}
 
 
-def timed(times: measure.Rounds, name: str) -> dict[str, float]:
-    over = {
-        f"over {peer}": times.speed_up(name, over=peer) for peer in PEERS if peer in times.taken[0]
-    }
-    return {"ms": times.ms(name), **over}
+def times_row(timings: measure.Timings, name: str) -> dict[str, float]:
+    """Return the time of a criterion, and its speed-up over every baseline that was run."""
+    row = {"ms": timings.ms(name)}
+    for baseline in BASELINES:
+        if baseline in timings.rounds[0]:
+            row[f"over {baseline}"] = timings.speed_up(name, over=baseline)
+    return row
+
+
+def warm_up_log1p() -> None:
+    """Call atanh, without which log1p is ten times slower on some CPUs.
+
+    The forward pass of any network has the same effect.
+    """
+    torch.zeros(64).atanh()
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    torch.zeros(
-        64
-    ).atanh()  # without it log1p is ten times slower on some CPUs; any network's forward has the effect
+    warm_up_log1p()
     rows: dict[str, dict[str, float]] = {}
+
     small = replace(options, queries=8, classes=2, rounds=5 * options.rounds)
-    all_of_them = contenders(small)
-    for counts in (OTHERS, CROWDS[0]):
-        found = compared(Case(counts, small), all_of_them, small.rounds)
-        rows |= {f"host, {name}": about for name, about in found.items()}
-    all_of_them = contenders(options)
-    for counts in (OTHERS, *CROWDS):
-        case = Case(counts, options)
-        found = compared(case, all_of_them, options.rounds) | matched(
-            case, all_of_them, options.rounds
-        )
-        rows |= {f"{case.name}, {name}": about for name, about in found.items()}
+    compared = build_criteria(small)
+    for counts in (WARM_UP_COUNTS, OBJECT_COUNTS[0]):
+        predictions = RandomPredictions(counts, small)
+        for name, row in compare_losses(predictions, compared, small.rounds).items():
+            rows[f"host, {name}"] = row
+
+    compared = build_criteria(options)
+    for counts in (WARM_UP_COUNTS, *OBJECT_COUNTS):
+        predictions = RandomPredictions(counts, options)
+        rows_of_counts = compare_losses(predictions, compared, options.rounds)
+        rows_of_counts |= compare_matchers(predictions, compared, options.rounds)
+        for name, row in rows_of_counts.items():
+            rows[f"{predictions.name}, {name}"] = row
     measure.show(options, rows, options.out)
 
 

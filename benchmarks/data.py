@@ -1,20 +1,22 @@
-"""What loading costs, against the usual form: Pillow, torchvision.transforms.v2 on Pillow's pictures, floats, padding.
+"""What loading of images costs, against the usual form.
 
-    python benchmarks/data.py DATA [--pictures 50] [--rounds 7] [--batch 2] [--workers 2]
+    python benchmarks/data.py DATA [--images 50] [--rounds 7] [--batch 2] [--workers 2]
 
-DATA is a data set of JPEGs as ``groupdetr train`` takes it. Every variant has the same pictures with the same draws;
-times are a picture's. ``difference``: the most by which a pixel of augmented pictures differs from the
-usual form's, of 255. ``usual on bytes`` is v2 on the bytes that we decode, never made floats. Decoders that are not
-installed are left out.
+The usual form is Pillow, torchvision.transforms.v2 on Pillow's images, floats and padding. DATA is
+a data set of JPEGs, as ``groupdetr train`` takes it. All variants load the same images with the
+same random draws; times are per image. ``difference`` is the largest difference of a pixel of the
+augmented images from the usual form, in levels of 255. ``usual on bytes`` applies v2 to the bytes
+that our decoder returns, which never become floats. Decoders that are not installed are left out.
 
-The loaders run as a training would have them, up to a copy of each batch as pinning makes it: times of the workers, of
-the process that trains, and by the clock. The usual form hands over floats, and stacks them padded; ours hands over
-bytes, which are normalised on the device.
+The loaders run as in a training, including a copy of each batch, as pinning would make it. The
+times are those of the workers, of the training process, and of the wall clock. The usual form
+sends padded batches of floats; ours sends bytes, which are normalised on the device.
 """
 
 from __future__ import annotations
 
 import resource
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,27 +31,23 @@ import measure
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from usual_loading import OnTensors, Usual, usual_loader
+from usual_loading import UsualDataset, UsualDatasetOnBytes, usual_loader
 
-from groupdetr.data import batch, images, transforms
-from groupdetr.data.batch import (
-    DEVIATION,
-    MEAN,
-    Draw,
-    Pictures,
-    Stream,
-    channels_first,
-    collate,
-    training_loader,
-)
+from groupdetr.data import dataset, images, transforms
+from groupdetr.data.batch import IMAGENET_MEAN, IMAGENET_STD, collate
+from groupdetr.data.dataset import DetectionDataset, SampleIndex, channels_first
 from groupdetr.data.formats import load
 from groupdetr.data.images import load_pixels
+from groupdetr.data.loader import StepBatchSampler, training_loader
 from groupdetr.data.records import Record
+from groupdetr.errors import GroupDETRError
 
-Decoder = Callable[[Record], np.ndarray]
+Pixels = NDArray[np.uint8]  # [H,W,3]
+Decoder = Callable[[Record], Pixels]
 
 
 @dataclass
@@ -57,7 +55,7 @@ class Options:
     data: tyro.conf.Positional[Path]
     split: str = "train"
     imgsz: int = 800
-    pictures: int = 50
+    images: int = 50
     rounds: int = 7
     batch: int = 2
     workers: int = 2
@@ -65,256 +63,308 @@ class Options:
     out: Path | None = None  # JSON
 
 
-# decoders
+# Decoders
 
 
-def pillow(record: Record) -> np.ndarray:
+def pillow(record: Record) -> Pixels:
     with Image.open(record.path) as image:
         return np.array(image.convert("RGB"))
 
 
-def torchvision(record: Record) -> np.ndarray:
+def torchvision(record: Record) -> Pixels:
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
-    return decode_jpeg(read_file(str(record.path)), ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    image = decode_jpeg(read_file(str(record.path)), ImageReadMode.RGB)
+    return image.permute(1, 2, 0).numpy()
 
 
-def torchcodec(record: Record) -> np.ndarray:
+def torchcodec(record: Record) -> Pixels:
     from torchcodec.decoders import decode_jpeg  # type: ignore[import-not-found]
 
-    raw = torch.frombuffer(bytearray(record.path.read_bytes()), dtype=torch.uint8)
-    return decode_jpeg(raw).permute(1, 2, 0).numpy()
+    data = torch.frombuffer(bytearray(record.path.read_bytes()), dtype=torch.uint8)
+    return decode_jpeg(data).permute(1, 2, 0).numpy()
 
 
-def simplejpeg(record: Record) -> np.ndarray:
+def simplejpeg(record: Record) -> Pixels:
     from simplejpeg import decode_jpeg
 
     return decode_jpeg(record.path.read_bytes(), strict=True)
 
 
-def opencv(record: Record) -> np.ndarray:
+def opencv(record: Record) -> Pixels:
     import cv2  # type: ignore[import-not-found]
 
-    return cv2.imdecode(
-        np.fromfile(record.path, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    )
+    data = np.fromfile(record.path, np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def ours(record: Record) -> np.ndarray:
+def ours(record: Record) -> Pixels:
     return load_pixels(record.path, (record.width, record.height))
 
 
-def ours_by_pillow(record: Record) -> np.ndarray:
-    """As where simplejpeg is not installed."""
-    own, images.decode_jpeg = images.decode_jpeg, None
+def ours_by_pillow(record: Record) -> Pixels:
+    """Our decoder as it works where simplejpeg is not installed."""
+    decode_jpeg = images.decode_jpeg
+    images.decode_jpeg = None
     try:
         return ours(record)
     finally:
-        images.decode_jpeg = own
+        images.decode_jpeg = decode_jpeg
 
 
-def decoders(sample: Record) -> dict[str, Decoder]:
-    """Those that are installed and can open ``sample``."""
-    found: dict[str, Decoder] = {}
+def installed_decoders(record: Record) -> dict[str, Decoder]:
+    """Return the decoders that are installed and can decode ``record``, by name."""
+    decoders: dict[str, Decoder] = {}
     for decoder in (pillow, torchvision, torchcodec, simplejpeg, opencv, ours, ours_by_pillow):
         try:
-            decoder(sample)
-        except (
-            ImportError,
-            RuntimeError,
-        ):  # torchcodec raises the latter if it was built for another torch
+            decoder(record)
+        except (ImportError, RuntimeError):
+            # torchcodec raises RuntimeError if it was built for another version of torch.
             continue
-        found[decoder.__name__.replace("_", " ")] = decoder
-    return found
+        decoders[decoder.__name__.replace("_", " ")] = decoder
+    return decoders
 
 
-# samples
+# Datasets
 
 
-class Decoded(Pictures):
-    """Ours, with another decoder."""
+class DatasetWithDecoder(DetectionDataset):
+    """Our dataset with another decoder."""
 
-    def __init__(self, decoder: Decoder, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        decoder: Decoder,
+        records: Sequence[Record],
+        transform: transforms.Transform,
+        seed: int,
+    ) -> None:
+        super().__init__(records, transform, seed)
         self.decoder = decoder
 
-    def decoded(self, index: int) -> Tensor:
+    def decode(self, index: int) -> Tensor:
         return channels_first(self.decoder(self.records[index]))
 
 
-def samplers(
-    records: Sequence[Record], known: dict[str, Decoder], options: Options
+def build_datasets(
+    records: Sequence[Record], decoders: dict[str, Decoder], options: Options
 ) -> dict[str, Dataset[Any]]:
-    recipe = (records, transforms.training(options.imgsz), options.seed)
-    others = {
-        f"ours by {name}": known[name]
-        for name in ("torchvision", "torchcodec", "opencv")
-        if name in known
+    """Return the datasets to compare, by name. The usual form is the first."""
+    transform, seed = transforms.detr_transform(options.imgsz), options.seed
+    named: dict[str, Dataset[Any]] = {
+        "usual": UsualDataset(records, options.imgsz, seed),
+        "usual on bytes": UsualDatasetOnBytes(records, options.imgsz, seed),
+        "ours": DetectionDataset(records, transform, seed),
+        "ours by pillow": DatasetWithDecoder(ours_by_pillow, records, transform, seed),
     }
-    others = {"ours by pillow": ours_by_pillow, **others}
-    return {
-        "usual": Usual(records, options.imgsz, options.seed),
-        "usual on bytes": OnTensors(records, options.imgsz, options.seed),
-        "ours": Pictures(*recipe),
-        **{name: Decoded(decoder, *recipe) for name, decoder in others.items()},
-        "ours, picture kept": Pictures(*recipe, 1 << 40),
-    }
+    for name in ("torchvision", "torchcodec", "opencv"):
+        if name in decoders:
+            named[f"ours by {name}"] = DatasetWithDecoder(decoders[name], records, transform, seed)
+    # The cache is larger than all images together.
+    named["ours, image kept"] = DetectionDataset(records, transform, seed, cache_bytes=1 << 40)
+    return named
 
 
-def difference(usual: Tensor, ours: Tensor) -> float:
-    """Levels of 255."""
-    mean, deviation = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, DEVIATION))
-    return float(((usual * deviation + mean) * 255 - ours).abs().max().round())
+def max_difference(usual: Tensor, image: Tensor) -> float:
+    """Return the largest difference of two images, in levels of 255.
+
+    ``usual`` is normalised floats, and ``image`` is bytes.
+    """
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    return float(((usual * std + mean) * 255 - image).abs().max().round())
 
 
-# parts of ours
+# Comparisons
 
 
-def parts(pictures: Pictures, draws: Sequence[Draw], size: int) -> measure.Times:
-    """Seconds a picture, of one pass in batches of ``size``."""
-    spent = dict.fromkeys(("decode", "augment", "the rest", "collate"), 0.0)
+def samples_of_epoch(epoch: int, num_images: int) -> list[SampleIndex]:
+    return [SampleIndex(epoch, index) for index in range(num_images)]
 
-    def clocked(name: str, work: Callable[..., Any], *args: Any) -> Any:
+
+def compare(
+    works: Mapping[str, Callable[[SampleIndex], object]], num_images: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return for each variant the time per image and the speed-up over the first variant.
+
+    ``works`` process one sample each. Every round is an epoch of all images, with the same samples
+    for all variants.
+    """
+
+    def timed_epochs(work: Callable[[SampleIndex], object]) -> measure.TimedRun:
+        epochs = count()
+
+        def run_epoch() -> None:
+            for sample_index in samples_of_epoch(next(epochs), num_images):
+                work(sample_index)
+
+        return measure.timed(run_epoch)
+
+    runs = {name: timed_epochs(work) for name, work in works.items()}
+    timings = measure.time_interleaved(runs, rounds)
+    first = next(iter(works))
+    rows = {}
+    for name in works:
+        rows[name] = {
+            "all, ms": timings.ms(name) / num_images,
+            "speed-up": timings.speed_up(name, over=first),
+        }
+    return rows
+
+
+def decode_sample(decoder: Decoder, records: Sequence[Record], sample: SampleIndex) -> Pixels:
+    return decoder(records[sample.index])
+
+
+def time_parts(
+    original: DetectionDataset, samples: Sequence[SampleIndex], batch: int
+) -> measure.Times:
+    """Return the seconds per image of each part of our loading, in batches of ``batch`` images."""
+    seconds = dict.fromkeys(("decode", "augment", "the rest", "collate"), 0.0)
+
+    def call_timed(part: str, function: Callable[..., Any], *args: Any) -> Any:
         start = measure.clock()
-        done = work(*args)
-        spent[name] += measure.clock() - start
-        return done
+        result = function(*args)
+        seconds[part] += measure.clock() - start
+        return result
 
-    inner = Pictures(
-        pictures.records, partial(clocked, "augment", pictures.transform), pictures.seed
-    )
-    original, batch.load_pixels = batch.load_pixels, partial(clocked, "decode", load_pixels)
-    for at in range(0, len(draws), size):
-        samples = [clocked("the rest", inner.__getitem__, draw) for draw in draws[at : at + size]]
-        clocked("collate", collate, samples)
-    batch.load_pixels = original
-    spent["the rest"] -= spent["decode"] + spent["augment"]
-    return {
-        name: seconds / len(draws)
-        for name, seconds in {**spent, "all": sum(spent.values())}.items()
-    }
+    transform = partial(call_timed, "augment", original.transform)
+    timed_dataset = DetectionDataset(original.records, transform, original.seed)
+    # The dataset decodes by this function.
+    dataset.load_pixels = partial(call_timed, "decode", load_pixels)
+    for first in range(0, len(samples), batch):
+        loaded = []
+        for sample in samples[first : first + batch]:
+            loaded.append(call_timed("the rest", timed_dataset.__getitem__, sample))
+        call_timed("collate", collate, loaded)
+    dataset.load_pixels = load_pixels
+    # The whole call of the dataset was timed, so its two parts are subtracted.
+    seconds["the rest"] -= seconds["decode"] + seconds["augment"]
+    times = {part: value / len(samples) for part, value in seconds.items()}
+    times["all"] = sum(seconds.values()) / len(samples)
+    return times
 
 
-# loaders
+# Loaders
 
 
-def spent(who: int) -> float:
-    usage = resource.getrusage(who)
+def worker_seconds() -> float:
+    """Return the CPU time of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def run(batches: Iterable[Any]) -> measure.Times:
-    """Seconds: of the workers, of this process, of both, and by the clock."""
-    children = partial(spent, resource.RUSAGE_CHILDREN)
-    clocks: list[Callable[[], float]] = [children, time.process_time, time.perf_counter]
-    before = [clock() for clock in clocks]
-    for piece in batches:
-        (piece[0] if isinstance(piece, tuple) else piece).pixels.clone()  # as into pinned memory
-    workers, main, clock = (clock() - start for clock, start in zip(clocks, before))
-    return {"workers": workers, "main": main, "clock": clock, "all": workers + main}
+def run_loader(batches: Iterable[Any]) -> measure.Times:
+    """Load all batches, and return the seconds of each process.
+
+    "workers" and "main" are the process times of the workers and of this process, "all" is their
+    sum, and "clock" is wall time.
+    """
+    workers_start = worker_seconds()
+    main_start = time.process_time()
+    clock_start = time.perf_counter()
+    for batch in batches:
+        batch_images = batch[0] if isinstance(batch, tuple) else batch
+        batch_images.pixels.clone()  # a copy, as into pinned memory
+    workers = worker_seconds() - workers_start
+    main_process = time.process_time() - main_start
+    clock = time.perf_counter() - clock_start
+    return {"workers": workers, "main": main_process, "clock": clock, "all": workers + main_process}
 
 
-def loaders(usual: Usual, ours: Pictures, options: Options) -> dict[str, dict[str, float]]:
-    """All pictures four times over, so that the start of the workers counts little."""
+def compare_loaders(
+    usual: UsualDataset, our_dataset: DetectionDataset, options: Options
+) -> dict[str, dict[str, float]]:
+    """Return a row for each loader.
+
+    A round loads all images four times, so that the start of the workers counts little.
+    """
     steps = 4 * len(usual) // options.batch
 
-    def loading(
-        make: Callable[..., Iterable[Any]], pictures: Dataset[Any]
-    ) -> Callable[[], measure.Times]:
+    def timed_loads(
+        make_loader: Callable[..., Iterable[Any]], loaded_dataset: Dataset[Any]
+    ) -> measure.TimedRun:
         seeds = count()
-        return lambda: run(
-            make(
-                pictures, Stream(len(usual), options.batch, next(seeds), 0, steps), options.workers
-            )
-        )
 
-    runs = {"usual": loading(usual_loader, usual), "ours": loading(training_loader, ours)}
-    times, number = measure.interleaved(runs, options.rounds), steps * options.batch
-    return {
-        name: {
-            **{
-                f"{part}, ms": times.ms(name, part) / number
-                for part in ("all", "workers", "main", "clock")
-            },
-            "speed-up": times.speed_up(name, over="usual"),
-            "speed-up by the clock": times.speed_up(name, "usual", "clock"),
-            "pictures a second": 1000 * number / times.ms(name, "clock"),
-        }
-        for name in runs
+        def run() -> measure.Times:
+            sampler = StepBatchSampler(len(usual), options.batch, next(seeds), 0, steps)
+            return run_loader(make_loader(loaded_dataset, sampler, options.workers))
+
+        return run
+
+    runs = {
+        "usual": timed_loads(usual_loader, usual),
+        "ours": timed_loads(training_loader, our_dataset),
     }
+    timings = measure.time_interleaved(runs, options.rounds)
+    num_images = steps * options.batch
+    rows = {}
+    for name in runs:
+        row = {}
+        for part in ("all", "workers", "main", "clock"):
+            row[f"{part}, ms"] = timings.ms(name, part) / num_images
+        row["speed-up"] = timings.speed_up(name, over="usual")
+        row["speed-up by the clock"] = timings.speed_up(name, "usual", "clock")
+        row["images a second"] = 1000 * num_images / timings.ms(name, "clock")
+        rows[name] = row
+    return rows
 
 
-# -----------------------------------------------------------------------------------------------------------------
-
-
-def compared(
-    works: Mapping[str, Callable[[Draw], Any]], pictures: int, rounds: int
-) -> dict[str, dict[str, float]]:
-    """Milliseconds a picture, and the speed-up over the first. A round is an epoch, the same for all."""
-
-    def passing(work: Callable[[Draw], Any]) -> Callable[[], measure.Times]:
-        epochs = count()
-        return measure.clocked(lambda: [*map(work, every(next(epochs), pictures))])
-
-    first = next(iter(works))
-    times = measure.interleaved({name: passing(work) for name, work in works.items()}, rounds)
-    return {
-        name: {"all, ms": times.ms(name) / pictures, "speed-up": times.speed_up(name, over=first)}
-        for name in works
-    }
-
-
-def every(epoch: int, pictures: int) -> list[Draw]:
-    return [Draw(epoch, index) for index in range(pictures)]
-
-
-def versions() -> dict[str, str]:
-    found = {}
+def further_versions() -> dict[str, str]:
+    """Return the versions of decoders that `environment` does not list."""
+    versions = {}
     for name in ("torchcodec", "opencv-python-headless"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
+
+
+def read_records(options: Options) -> Sequence[Record]:
+    """Return the first images of the split. The program ends with a message if it has none."""
+    try:
+        splits = load(options.data).splits
+    except GroupDETRError as error:
+        sys.exit(f"{error.what}\n{error.where}\ngroupdetr check DATA lists what is wrong with it")
+    if options.split not in splits:
+        sys.exit(
+            f"there is no split {options.split!r}\n{options.data}\nsplits: {', '.join(splits)}"
+        )
+    return splits[options.split].records[: options.images]
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # torchvision's about its decoder
-    records = load(options.data).splits[options.split].records[: options.pictures]
-    known = decoders(records[0])
-    sets: dict[str, Any] = samplers(records, known, options)
+    warnings.simplefilter("ignore")  # torchvision warns about its decoder
+    records = read_records(options)
+    decoders = installed_decoders(records[0])
+    datasets: dict[str, Any] = build_datasets(records, decoders, options)
+    rows: dict[str, dict[str, float]] = {}
 
-    decoding = {name: partial(decoded, decoder, records) for name, decoder in known.items()}
-    decode = compared(decoding, len(records), options.rounds)
-    sample = compared(
-        {name: pictures.__getitem__ for name, pictures in sets.items()},
-        len(records),
-        options.rounds,
-    )
-    draws = every(0, len(records))
-    for name in sets.keys() - {"usual"}:
-        sample[name]["difference"] = max(
-            difference(sets["usual"][d][0], sets[name][d][0]) for d in draws
-        )
-    ours = measure.interleaved(
-        {"ours": partial(parts, sets["ours"], draws, options.batch)}, options.rounds
-    )
-    rows = {
-        **{f"decode, {name}": about for name, about in decode.items()},
-        **{f"decode and augment, {name}": about for name, about in sample.items()},
-        **{f"of ours, {part}": {"all, ms": ours.ms("ours", part)} for part in ours.parts("ours")},
-        **{
-            f"loader, {name}": about
-            for name, about in loaders(sets["usual"], sets["ours"], options).items()
-        },
-    }
-    print(f"versions besides: {versions()}")
+    decodes = {name: partial(decode_sample, decoder, records) for name, decoder in decoders.items()}
+    for name, row in compare(decodes, len(records), options.rounds).items():
+        rows[f"decode, {name}"] = row
+
+    loads = {name: compared.__getitem__ for name, compared in datasets.items()}
+    samples = samples_of_epoch(0, len(records))
+    for name, row in compare(loads, len(records), options.rounds).items():
+        if name != "usual":
+            differences = []
+            for sample in samples:
+                usual_image, image = datasets["usual"][sample][0], datasets[name][sample][0]
+                differences.append(max_difference(usual_image, image))
+            row["difference"] = max(differences)
+        rows[f"decode and augment, {name}"] = row
+
+    parts_run = partial(time_parts, datasets["ours"], samples, options.batch)
+    timings = measure.time_interleaved({"ours": parts_run}, options.rounds)
+    for part in timings.parts("ours"):
+        rows[f"of ours, {part}"] = {"all, ms": timings.ms("ours", part)}
+
+    for name, row in compare_loaders(datasets["usual"], datasets["ours"], options).items():
+        rows[f"loader, {name}"] = row
+    print(f"further versions: {further_versions()}")
     measure.show(options, rows, options.out)
-
-
-def decoded(decoder: Decoder, records: Sequence[Record], draw: Draw) -> np.ndarray:
-    return decoder(records[draw.index])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""What deformable attention costs, in PyTorch and in Triton, against the form by grid_sample that repositories ship.
+"""What deformable attention costs, in PyTorch and in Triton, against the usual form.
 
     python benchmarks/deformable.py [--device cuda] [--rounds 9] [--program 128]
 
-Two places where it stands: an encoder, whose tokens look around themselves, and a decoder of 11 groups of 900 queries.
-Speed-ups are over the form by grid_sample, of whose result ``error`` is a part. On a GPU the shapes are DINO's
-(800 x 1333, two images), every variant runs in fp32 and with a value in bf16, and its time is compared with the floor:
-the bytes that corners and their gradients are, at the rates of L2 and of its atomics. The rates are assumptions, to be
-measured on the card in hand.
+The usual form is the one by grid_sample that repositories ship. There are two cases: an encoder,
+in which every token attends to points around itself, and a decoder with 11 groups of 900 queries.
+Speed-ups are over the usual form; ``error`` is the largest difference from its results, as a share
+of their largest number.
+
+On a GPU the shapes are DINO's (800 x 1333, two images), and every variant runs in fp32 and with a
+value in bf16. Its time is compared with a lower bound, the "floor": the bytes of the corner pixels
+and of their gradients, divided by the rates at which the L2 cache reads and adds. These rates are
+assumptions, which have to be measured on each GPU.
 """
 
 from __future__ import annotations
@@ -24,6 +28,11 @@ from torch.nn import functional as F
 
 from groupdetr.modeling.attention.deformable_attention import Attend, Shapes, in_pytorch, in_triton
 
+HEADS = 8
+CHANNELS = 32  # of a head
+POINTS = 4  # sampling points of a query on each level, for each head
+DECODER_QUERIES = 900  # of a group
+
 
 @dataclass
 class Options:
@@ -32,119 +41,124 @@ class Options:
     threads: int = 1
     groups: int = 11
     images: int = 2
-    gather: float = 5.5  # TB/s that L2 is read at
-    atomics: float = 2.5  # TB/s that it adds at
+    gather: float = 5.5  # TB/s at which the L2 cache is read
+    atomics: float = 2.5  # TB/s at which it adds
     program: int = 128  # threads of a program of the Triton kernels
     seed: int = 0
     out: Path | None = None  # JSON
 
     @property
     def shapes(self) -> Shapes:
-        """Strides 8 to 64 of 256 x 256 on a CPU, of 800 x 1333 on a GPU."""
+        """Strides 8 to 64 of 256 x 256 pixels on a CPU, of 800 x 1333 pixels on a GPU."""
         if self.device == "cpu":
             return ((32, 32), (16, 16), (8, 8), (4, 4))
         return ((100, 167), (50, 84), (25, 42), (13, 21))
 
 
-HEADS, CHANNELS, POINTS = 8, 32, 4
-
-
-def by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """What others ship: samples of all levels side by side, weighted, summed; in 32 bits throughout."""
+def by_grid_sample(
+    value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """The usual form: the samples of all levels are stacked, weighted and summed, in 32 bits."""
     images, _, heads, channels = value.shape
-    queries = locations.shape[1]
-    grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B*heads,Q,L,P,2]
-    samples, dtype = [], value.dtype
-    for level, tokens in enumerate(value.to(grid.dtype).split([h * w for h, w in shapes], dim=1)):
+    queries = sampling_locations.shape[1]
+    # grid_sample takes locations in [-1,1]. Heads become part of the batch: [B*heads,Q,L,P,2].
+    grid = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)
+    levels = value.to(grid.dtype).split([height * width for height, width in shapes], dim=1)
+    samples = []
+    for level, tokens in enumerate(levels):
         maps = tokens.flatten(2).transpose(1, 2).reshape(images * heads, channels, *shapes[level])
-        samples.append(
-            F.grid_sample(maps, grid[:, :, level], align_corners=False)
-        )  # [B*heads,C,Q,P]
-    shares = weights.transpose(1, 2).flatten(0, 1).flatten(2).unsqueeze(1)
-    seen = (torch.stack(samples, dim=-2).flatten(-2) * shares).sum(-1)
-    return seen.reshape(images, heads * channels, queries).transpose(1, 2).contiguous().to(dtype)
+        # [B*heads,C,Q,P]
+        samples.append(F.grid_sample(maps, grid[:, :, level], align_corners=False))
+    weights = attention_weights.transpose(1, 2).flatten(0, 1).flatten(2).unsqueeze(1)
+    attended = (torch.stack(samples, dim=-2).flatten(-2) * weights).sum(-1)
+    attended = attended.reshape(images, heads * channels, queries)
+    return attended.transpose(1, 2).contiguous().to(value.dtype)
 
 
 def by_deformops() -> Attend | None:
-    """The kernels of the package of that name, if it is installed."""
+    """Return the kernels of the package deformops, or None if it is not installed."""
     try:
         from deformops.registry import msda  # type: ignore[import-not-found]
     except ImportError:
         return None
 
-    def attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-        sides = torch.tensor(shapes, device=value.device)
-        starts = sides.prod(1).cumsum(0) - sides.prod(1)
-        return msda(value, sides, starts, locations, weights.flatten(3)).flatten(2)
+    def attend(
+        value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+    ) -> Tensor:
+        sizes = torch.tensor(shapes, device=value.device)
+        areas = sizes.prod(1)
+        first_tokens = areas.cumsum(0) - areas  # index of the first token of every level
+        weights = attention_weights.flatten(3)
+        return msda(value, sizes, first_tokens, sampling_locations, weights).flatten(2)
 
     return attend
 
 
 def variants(device: str, program: int) -> dict[str, Attend]:
-    found: dict[str, Attend | None] = {"grid_sample": by_grid_sample, "PyTorch": in_pytorch}
-    if device != "cpu":
-        found |= {
-            "compiled": torch.compile(in_pytorch),
-            "Triton": in_triton,
-            "deformops": by_deformops(),
-        }
-        deformable_triton = importlib.import_module(
-            "groupdetr.modeling.attention.deformable_triton"
-        )
-        deformable_triton.THREADS = program  # type: ignore[attr-defined]
-    return {name: attend for name, attend in found.items() if attend}
+    """Return the variants that can run on the device, by name."""
+    named: dict[str, Attend] = {"grid_sample": by_grid_sample, "PyTorch": in_pytorch}
+    if device == "cpu":
+        return named
+    named["compiled"] = torch.compile(in_pytorch)
+    named["Triton"] = in_triton
+    deformops = by_deformops()
+    if deformops:
+        named["deformops"] = deformops
+    deformable_triton = importlib.import_module("groupdetr.modeling.attention.deformable_triton")
+    deformable_triton.THREADS = program  # type: ignore[attr-defined]
+    return named
 
 
-class Case:
-    """Inputs of one place; ``dtype`` is that of the value."""
+class SamplingInputs:
+    """Random inputs of deformable attention. ``dtype`` is that of the value."""
 
-    def __init__(self, place: str, dtype: torch.dtype, options: Options) -> None:
+    def __init__(self, case: str, dtype: torch.dtype, options: Options) -> None:
         torch.manual_seed(options.seed)
-        self.place, self.dtype, self.options, self.shapes = place, dtype, options, options.shapes
-        tokens = sum(h * w for h, w in self.shapes)
-        if place == "encoder":  # every token looks a few pixels of each level around itself
-            centres = torch.cat([self.grid(h, w) for h, w in self.shapes]).expand(
-                options.images, -1, -1
-            )
-            reach = 2.0 / torch.tensor([shape[::-1] for shape in self.shapes]).unsqueeze(1)
-        else:  # every query looks about a box, a fifth of the image wide
-            centres = torch.rand(options.images, options.groups * 900, 2)
-            reach = torch.full((1, 1, 1), 0.1)
-        self.queries = centres.shape[1]
-        per_head = (options.images, self.queries, HEADS, len(self.shapes), POINTS)
-        locations = centres[:, :, None, None, None] + torch.randn(*per_head, 2) * reach
-        weights = (
-            torch.randn(*per_head[:3], len(self.shapes) * POINTS).softmax(-1).reshape(per_head)
-        )
-        value = torch.randn(options.images, tokens, HEADS, CHANNELS)
-        made = (
-            value.to(dtype),
-            locations,
-            weights,
-            torch.randn(options.images, self.queries, HEADS * CHANNELS),
-        )
-        *inputs, grad = (x.to(options.device) for x in made)
-        self.inputs, self.grad = [x.requires_grad_() for x in inputs], grad.to(dtype)
+        self.dtype, self.options, self.shapes = dtype, options, options.shapes
+        images = options.images
+        if case == "encoder":
+            # The centres of all tokens; offsets of about two pixels of each level.
+            centers = torch.cat([pixel_centers(height, width) for height, width in self.shapes])
+            centers = centers.expand(images, -1, -1)
+            widths_heights = torch.tensor([(width, height) for height, width in self.shapes])
+            offset_scale = 2.0 / widths_heights.unsqueeze(1)
+        else:
+            # The centres of boxes; offsets of about a tenth of the image.
+            centers = torch.rand(images, options.groups * DECODER_QUERIES, 2)
+            offset_scale = torch.full((1, 1, 1), 0.1)
+        self.num_queries = centers.shape[1]
 
-    @staticmethod
-    def grid(height: int, width: int) -> Tensor:
-        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-        return torch.stack([x / width, y / height], dim=-1).flatten(0, 1)
+        levels = len(self.shapes)
+        sample_axes = (images, self.num_queries, HEADS, levels, POINTS)
+        offsets = torch.randn(*sample_axes, 2) * offset_scale
+        locations = centers[:, :, None, None, None] + offsets
+        logits = torch.randn(images, self.num_queries, HEADS, levels * POINTS)
+        weights = logits.softmax(-1).reshape(sample_axes)
+        tokens = sum(height * width for height, width in self.shapes)
+        value = torch.randn(images, tokens, HEADS, CHANNELS).to(dtype)
+        grad = torch.randn(images, self.num_queries, HEADS * CHANNELS)
+
+        self.inputs = [x.to(options.device).requires_grad_() for x in (value, locations, weights)]
+        self.grad = grad.to(options.device).to(dtype)  # gradient of the result
 
     def forward(self, attend: Attend) -> Tensor:
         value, locations, weights = self.inputs
         return attend(value, self.shapes, locations, weights)
 
     def run(self, attend: Attend) -> measure.Times:
-        watch = measure.Watch(self.options.device)
-        out = self.forward(attend)
-        watch.lap("forward")
-        torch.autograd.grad(out, self.inputs, self.grad)
-        watch.lap("backward")
-        return watch.times
+        """Run forward and backward, and return the times of both."""
+        stopwatch = measure.Stopwatch(self.options.device)
+        attended = self.forward(attend)
+        stopwatch.lap("forward")
+        torch.autograd.grad(attended, self.inputs, self.grad)
+        stopwatch.lap("backward")
+        return stopwatch.times
 
     def peak(self, attend: Attend) -> float:
-        """MiB that the allocator needs beyond the inputs, forward and backward."""
+        """Return the memory in MiB that the allocator of the GPU needs besides the inputs.
+
+        It is the largest amount during a forward and a backward pass.
+        """
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -152,52 +166,82 @@ class Case:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
     def floor(self) -> dict[str, float]:
-        """Seconds: forward reads four corners of each sample, backward reads them again and adds to them in fp32."""
-        numbers = self.inputs[2].numel() * 4 * CHANNELS
-        gather = numbers * self.dtype.itemsize / (self.options.gather * 1e12)
-        backward = gather + numbers * 4 / (self.options.atomics * 1e12)
-        return {"forward": gather, "backward": backward, "all": gather + backward}
+        """Return a lower bound of the times in seconds.
+
+        The forward pass reads the four corner pixels of each sample. The backward pass reads them
+        again and adds to their gradients in fp32.
+        """
+        weights = self.inputs[2]
+        numbers = weights.numel() * 4 * CHANNELS
+        forward = numbers * self.dtype.itemsize / (self.options.gather * 1e12)
+        backward = forward + numbers * 4 / (self.options.atomics * 1e12)
+        return {"forward": forward, "backward": backward, "all": forward + backward}
 
     def error(self, attend: Attend) -> float:
-        """Largest difference from the form by grid_sample, out and gradients, in parts of their largest number."""
-        found, expected = (
-            (out, *torch.autograd.grad(out, self.inputs, self.grad))
-            for out in (self.forward(attend), self.forward(by_grid_sample))
-        )
-        pairs = ((a.detach().float(), b.detach().float()) for a, b in zip(found, expected))
-        return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+        """Return the largest difference from the usual form, in the result and in gradients.
+
+        Each difference is divided by the largest number of its tensor.
+        """
+        errors = []
+        for actual, expected in zip(self.results(attend), self.results(by_grid_sample)):
+            difference = (actual - expected).abs().max()
+            errors.append((difference / expected.abs().max()).item())
+        return max(errors)
+
+    def results(self, attend: Attend) -> list[Tensor]:
+        """Return the result and the gradients of the inputs, in fp32."""
+        attended = self.forward(attend)
+        gradients = torch.autograd.grad(attended, self.inputs, self.grad)
+        return [x.detach().float() for x in (attended, *gradients)]
 
 
-def rows(case: Case, attends: dict[str, Attend]) -> dict[str, dict[str, float]]:
-    runs = {name: partial(case.run, attend) for name, attend in attends.items()}
-    times = measure.interleaved(runs, case.options.rounds, case.options.seed)
-    return {name: row(case, attend, times, name) for name, attend in attends.items()}
+def pixel_centers(height: int, width: int) -> Tensor:
+    """Return the centres of all pixels, x and y in [0,1], row by row: [height*width,2]."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([x / width, y / height], dim=-1).flatten(0, 1)
 
 
-def row(case: Case, attend: Attend, times: measure.Rounds, name: str) -> dict[str, float]:
-    about = {
-        "error": case.error(attend),
-        "kept, MiB": measure.kept_for_backward(partial(case.run, attend), case.inputs),
+def compare(inputs: SamplingInputs, attends: dict[str, Attend]) -> dict[str, dict[str, float]]:
+    """Return a row of the table for each variant."""
+    runs = {name: partial(inputs.run, attend) for name, attend in attends.items()}
+    timings = measure.time_interleaved(runs, inputs.options.rounds, inputs.options.seed)
+    rows = {}
+    for name, attend in attends.items():
+        rows[name] = variant_row(inputs, attend, timings, name)
+    return rows
+
+
+def variant_row(
+    inputs: SamplingInputs, attend: Attend, timings: measure.Timings, name: str
+) -> dict[str, float]:
+    on_gpu = inputs.options.device != "cpu"
+    row = {
+        "error": inputs.error(attend),
+        "kept, MiB": measure.saved_for_backward(partial(inputs.run, attend), inputs.inputs),
     }
     for part in ("forward", "backward", "all"):
-        about[f"{part}, ms"] = times.ms(name, part)
-        about[f"{part}, speed-up"] = times.speed_up(name, "grid_sample", part)
-        if case.options.device != "cpu":
-            about[f"{part}, of the floor"] = case.floor()[part] * 1000 / times.ms(name, part)
-    return about if case.options.device == "cpu" else {**about, "peak, MiB": case.peak(attend)}
+        row[f"{part}, ms"] = timings.ms(name, part)
+        row[f"{part}, speed-up"] = timings.speed_up(name, "grid_sample", part)
+        if on_gpu:
+            row[f"{part}, of the floor"] = inputs.floor()[part] * 1000 / timings.ms(name, part)
+    if on_gpu:
+        row["peak, MiB"] = inputs.peak(attend)
+    return row
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     attends = variants(options.device, options.program)
     dtypes = [torch.float32] if options.device == "cpu" else [torch.float32, torch.bfloat16]
-    found: dict[str, dict[str, float]] = {}
-    for place in ("encoder", "decoder"):
+    rows: dict[str, dict[str, float]] = {}
+    for case in ("encoder", "decoder"):
         for dtype in dtypes:
-            case = Case(place, dtype, options)
-            title = f"{place}, {case.queries} queries, {str(dtype).removeprefix('torch.')}"
-            found |= {f"{title}, {name}": about for name, about in rows(case, attends).items()}
-    measure.show(options, found, options.out)
+            inputs = SamplingInputs(case, dtype, options)
+            dtype_name = str(dtype).removeprefix("torch.")
+            title = f"{case}, {inputs.num_queries} queries, {dtype_name}"
+            for name, row in compare(inputs, attends).items():
+                rows[f"{title}, {name}"] = row
+    measure.show(options, rows, options.out)
 
 
 if __name__ == "__main__":

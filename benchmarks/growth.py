@@ -1,19 +1,19 @@
-"""How the cost of a training step grows: with groups, queries, objects, and the size of pictures. Curves on a page.
+"""How the cost of a training step grows with groups, queries, objects, and the size of images.
 
-    python benchmarks/growth.py --page growth.html [--model conditional-detr-r50] [--official ../ConditionalDETR]
+    python benchmarks/growth.py --page growth.html [--official ../ConditionalDETR]
 
-Each curve varies one thing and leaves the others; K = 1, K = 11 and K = 11 a group at a time take turns. Memory is what
-backward needs at once, parameters not counted. Objects are varied in the criterion alone, on drawn predictions, beside
-the form that repositories share, whose memory grows with their square.
+It draws curves on a page. Each curve varies one number and leaves the others; K = 1, K = 11 and
+K = 11 one group at a time take turns. Memory is what the backward pass needs at once, without
+parameters. The number of objects is varied in the criterion alone, on random predictions, in
+comparison with the form that repositories share, whose memory grows with the square of that number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import criteria
 import criterion
@@ -26,13 +26,15 @@ import tyro
 from groupdetr.report.chart import Chart, Series, charts
 from groupdetr.report.page import facts, page, section
 
-Figures = dict[str, list[float]]  # of every variant, by what is varied
+# Name of a variant -> one figure for each value of the number that is varied
+Figures = dict[str, list[float]]
+AnyStep = step.Step | official.LossStep
 
 
 @dataclass
 class Options:
     model: str = "conditional-detr-r50"
-    official: Path | None = None  # a checkout of their branch, to be drawn too where groups vary
+    official: Path | None = None  # a checkout of the authors' branch, for the curve over groups
     most: int = 11  # K
     groups: tuple[int, ...] = (1, 3, 5, 11, 13)
     queries: tuple[int, ...] = (100, 300, 600, 900)
@@ -44,128 +46,146 @@ class Options:
     page: Path | None = None
     out: Path | None = None  # JSON
 
+    @property
+    def step_options(self) -> step.Options:
+        return step.Options(self.model, side=self.side)
+
 
 @dataclass
 class Curve:
-    """Seconds and MiB of every variant at every value of ``label``."""
+    """Seconds and saved MiB of every variant, at every value of what ``label`` names."""
 
     label: str
     values: Sequence[int]
     seconds: Figures = field(default_factory=dict)
     memory: Figures = field(default_factory=dict)
 
-    def measured(
-        self, runs: dict[str, Callable[[], measure.Times]], kept: dict[str, float], rounds: int
+    def measure_next(
+        self,
+        runs: Mapping[str, measure.TimedRun],
+        memory: Mapping[str, float],
+        rounds: int,
     ) -> None:
-        """At one more value."""
-        times = measure.interleaved(runs, rounds)
+        """Add the figures at the next value. ``memory`` has the saved MiB of each run."""
+        timings = measure.time_interleaved(runs, rounds)
         for name in runs:
-            self.seconds.setdefault(name, []).append(times.ms(name) / 1000)
-            self.memory.setdefault(name, []).append(kept[name])
-        print(f"{self.label} {self.values[len(self.memory[name]) - 1]}", flush=True)
+            self.seconds.setdefault(name, []).append(timings.ms(name) / 1000)
+            self.memory.setdefault(name, []).append(memory[name])
+        num_measured = len(next(iter(self.memory.values())))
+        print(f"{self.label} {self.values[num_measured - 1]}", flush=True)
+
+    def measure_steps(self, steps: Mapping[str, AnyStep], rounds: int) -> None:
+        """Add the figures of training steps at the next value."""
+        memory = {}
+        for name, run in steps.items():
+            memory[name] = measure.saved_for_backward(run, run.model.parameters())
+        self.measure_next(steps, memory, rounds)
 
     def charts(self) -> list[Chart]:
-        units = {"seconds": self.seconds, "MiB kept": self.memory}
-        return [
-            Chart(
-                f"{unit[0].upper()}{unit[1:]} by {self.label}",
-                self.label,
-                unit,
-                self.series(figures),
-            )
-            for unit, figures in units.items()
-        ]
+        seconds = self.chart("Seconds", "seconds", self.seconds)
+        memory = self.chart("MiB kept", "MiB kept", self.memory)
+        return [seconds, memory]
 
-    def series(self, figures: Figures) -> list[Series]:
-        return [Series(name, self.values[: len(y)], y) for name, y in figures.items()]
+    def chart(self, title: str, unit: str, figures: Figures) -> Chart:
+        series = []
+        for name, values in figures.items():
+            series.append(Series(name, self.values[: len(values)], values))
+        return Chart(f"{title} by {self.label}", self.label, unit, series)
+
+    def row(self, position: int) -> dict[str, float]:
+        """Return all figures at one of the values, by name and unit."""
+        row = {}
+        for unit, figures in (("s", self.seconds), ("MiB", self.memory)):
+            for name, values in figures.items():
+                row[f"{name}, {unit}"] = values[position]
+        return row
 
 
-def by_groups(options: Options, curve: Curve) -> None:
-    for groups in options.groups:
-        steps: dict[str, Any] = {"ours": step.Step(settings(options), groups)}
-        steps["in chunks of 1"] = (
-            step.ChunkedStep(settings(options), groups, 1) if groups > 1 else steps["ours"]
-        )
+def vary_groups(curve: Curve, options: Options) -> None:
+    step_options = options.step_options
+    for groups in curve.values:
+        steps: dict[str, AnyStep] = {"ours": step.Step(step_options, groups)}
+        if groups > 1:
+            steps["in chunks of 1"] = step.ChunkedStep(step_options, groups, 1)
+        else:
+            steps["in chunks of 1"] = steps["ours"]
         if options.official:
-            theirs = official.Options(options.official, side=options.side)
-            steps["authors'"] = official.variant("theirs", theirs, groups)
-        add(curve, steps, options.rounds)
+            official_options = official.Options(options.official, side=options.side)
+            steps["authors'"] = official.loss_step("theirs", official_options, groups)
+        curve.measure_steps(steps, options.rounds)
 
 
-def by(curve: Curve, options: Options, change: Callable[[int], step.Options]) -> None:
-    """K = 1, many, and many a group at a time."""
+def vary_step(curve: Curve, options: Options, options_for: Callable[[int], step.Options]) -> None:
+    """Measure K = 1, all K groups at once, and all K groups one at a time.
+
+    ``options_for`` returns the options of the step for one value of the curve.
+    """
+    groups = options.most
     for value in curve.values:
-        changed, most = change(value), options.most
-        steps = {"K = 1": step.Step(changed, 1), f"K = {most}": step.Step(changed, most)}
-        add(curve, {**steps, f"{most}, by 1": step.ChunkedStep(changed, most, 1)}, options.rounds)
-
-
-def add(curve: Curve, steps: dict[str, Any], rounds: int) -> None:
-    kept = {
-        name: measure.kept_for_backward(run, run.model.parameters()) for name, run in steps.items()
-    }
-    curve.measured(steps, kept, rounds)
-
-
-def by_objects(curve: Curve, options: Options) -> None:
-    compares = {"usual form": criteria.usual, "ours": criteria.ours(compiled=False).compare}
-    for count in curve.values:
-        case = criterion.Case((count, count), criterion.Options(groups=options.most))
-        runs = {
-            name: measure.clocked(partial(case.learn, compare))
-            for name, compare in compares.items()
+        step_options = options_for(value)
+        steps = {
+            "K = 1": step.Step(step_options, 1),
+            f"K = {groups}": step.Step(step_options, groups),
+            f"{groups}, by 1": step.ChunkedStep(step_options, groups, 1),
         }
-        kept = {name: case.kept(compare) for name, compare in compares.items()}
-        curve.measured(runs, kept, options.rounds)
+        curve.measure_steps(steps, options.rounds)
 
 
-def settings(options: Options) -> step.Options:
-    return step.Options(options.model, side=options.side)
+def vary_objects(curve: Curve, options: Options) -> None:
+    """Measure matching, losses and backward of two criteria on random predictions."""
+    loss_functions = {
+        "usual form": criteria.usual_loss,
+        "ours": criteria.ours(compiled=False).loss,
+    }
+    criterion_options = criterion.Options(groups=options.most)
+    for count in curve.values:
+        predictions = criterion.RandomPredictions((count, count), criterion_options)
+        runs, memory = {}, {}
+        for name, loss_function in loss_functions.items():
+            runs[name] = measure.timed(partial(predictions.backward, loss_function))
+            memory[name] = predictions.saved_mib(loss_function)
+        curve.measure_next(runs, memory, options.rounds)
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    torch.zeros(64).atanh()  # as benchmarks/criterion.py
-    plain = settings(options)
-    groups, objects = Curve("groups", options.groups), Curve("objects of an image", options.objects)
-    queries, sides = (
-        Curve("queries of a group", options.queries),
-        Curve("side, pixels", options.sides),
-    )
-    by_objects(objects, options)
-    by_groups(options, groups)
-    by(queries, options, lambda value: replace(plain, queries=value))
-    by(sides, options, lambda value: replace(plain, side=value))
+    criterion.warm_up_log1p()
+    groups = Curve("groups", options.groups)
+    queries = Curve("queries of a group", options.queries)
+    sides = Curve("side, pixels", options.sides)
+    objects = Curve("objects of an image", options.objects)
+
+    plain = options.step_options
+    vary_objects(objects, options)
+    vary_groups(groups, options)
+    vary_step(queries, options, lambda value: replace(plain, queries=value))
+    vary_step(sides, options, lambda value: replace(plain, side=value))
+
     curves = {
         "Groups": groups,
         "Queries": queries,
-        "Pictures": sides,
+        "Images": sides,
         "Objects, in the criterion": objects,
     }
-    rows = {
-        f"{name} {v}": row(curve, i)
-        for name, curve in curves.items()
-        for i, v in enumerate(curve.values)
-    }
+    rows = {}
+    for name, curve in curves.items():
+        for position, value in enumerate(curve.values):
+            rows[f"{name} {value}"] = curve.row(position)
     measure.show(options, rows, options.out)
     if options.page:
-        options.page.write_text(drawn(options, curves))
+        options.page.write_text(render_page(options, curves))
 
 
-def row(curve: Curve, place: int) -> dict[str, float]:
-    units = {"s": curve.seconds, "MiB": curve.memory}
-    return {
-        f"{name}, {unit}": y[place]
-        for unit, figures in units.items()
-        for name, y in figures.items()
-    }
-
-
-def drawn(options: Options, curves: dict[str, Curve]) -> str:
-    about = {**measure.environment(), "options": vars(options)}
-    lead = f"Process time and memory of a training step of {options.model}, two pictures of {options.side} pixels."
+def render_page(options: Options, curves: Mapping[str, Curve]) -> str:
+    """Return the page as HTML: two charts for each curve."""
+    machine = {**measure.environment(), "options": vars(options)}
+    lead = (
+        f"Process time and memory of a training step of {options.model}, "
+        f"two images of {options.side} pixels."
+    )
     body = [section(name, charts(curve.charts())) for name, curve in curves.items()]
-    return page("Benchmark", "How the cost grows", lead, [*body, section("Machine", facts(about))])
+    body.append(section("Machine", facts(machine)))
+    return page("Benchmark", "How the cost grows", lead, body)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""What masks cost in training, with groups: told lazily, as here, against whole masks of all queries.
+"""What masks cost in training with groups: evaluated lazily, against whole masks of all queries.
 
     python benchmarks/masks.py [--side 512] [--groups 11] [--out masks.json]
 
-The usual form is that of published code: every prediction makes the masks of all its queries, which are held until
-the loss; they are matched at points of each prediction's own, and learned at points of each mask's own.
+The usual form is that of published code: every prediction computes the masks of all its queries,
+which are held until the loss. Matching samples new points for every prediction, and the loss
+samples new points for every mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.criterion.masks import AtPoints, MatchedMasks, of_all
+from groupdetr.criterion.masks import MatchedMaskPairs, PointSampledMasks, pairwise_mask_costs
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.targets import TargetBatch
 
 
 @dataclass
@@ -37,116 +38,144 @@ class Options:
     objects: int = 20
     rounds: int = 3
     threads: int = 1
-    usual: bool = True  # also the usual form
+    usual: bool = True  # also run the usual form
     out: Path | None = None  # JSON
 
 
-class WholeMasks(AtPoints):
-    """The usual form."""
+@dataclass(frozen=True)
+class WholeMasks(PointSampledMasks):
+    """Pairs of masks in the usual form, from whole masks."""
 
-    maps: list[Tensor]  # of every prediction [B,K,N,h,w]
+    # The whole masks of the last predictions, [B,K,N,h,w] for each layer. `cost_inputs` computes
+    # them, and `matched_pairs` uses them again, as in published code.
+    layer_masks: list[Tensor] = field(default_factory=list, compare=False)
 
-    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
-        stages, _, groups, queries, _ = predictions.logits.shape
-        label = objects.labels[None, :, None, None].expand(stages, -1, groups, queries, -1)
-        scores = predictions.logits.softmax(-1).gather(-1, label).mT
-        measured = scores.new_zeros(2, *scores.shape)
-        with torch.enable_grad():
-            object.__setattr__(
-                self, "maps", [predictions[stage].masks.full() for stage in range(stages)]
-            )
-        for stage, maps in enumerate(self.maps):
-            for image, whole in enumerate(maps):
+    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+        layers, _, groups, queries, _ = predictions.logits.shape
+        labels = targets.labels[None, :, None, None].expand(layers, -1, groups, queries, -1)
+        scores = predictions.logits.softmax(-1).gather(-1, labels).mT
+
+        with torch.enable_grad():  # the matcher runs without gradients
+            self.layer_masks[:] = [predictions[layer].masks.full() for layer in range(layers)]
+
+        mask_costs = scores.new_zeros(2, *scores.shape)
+        for layer, masks in enumerate(self.layer_masks):
+            for image, image_masks in enumerate(masks):
+                # One set of points for all masks of this image and layer.
                 points = torch.rand(1, self.num_points, 2)
-                said = at(whole.flatten(0, 1)[:, None], points.expand(groups * queries, -1, -1))
-                masks = objects.masks[image]
-                assert masks is not None
-                found = torch.stack(of_all(said, masks.at(points[0] * self.sides(predictions))))
-                measured[:, stage, image, :, : len(masks)] = found.view(
-                    2, -1, groups, queries
-                ).transpose(1, 2)
-        return scores, *measured
+                image_masks = image_masks.flatten(0, 1)[:, None]  # [K*N,1,h,w]
+                logits = sample_masks(image_masks, points.expand(groups * queries, -1, -1))
+                target_masks = targets.cropped_masks[image]
+                labels_at_points = target_masks.at(points[0] * image_size(predictions))
+                costs = torch.stack(pairwise_mask_costs(logits, labels_at_points))  # [2,T,K*N]
+                costs = costs.view(2, -1, groups, queries).transpose(1, 2)
+                mask_costs[:, layer, image, :, : len(target_masks)] = costs
+        return scores, *mask_costs
 
-    def matched(
+    def matched_pairs(
         self,
         predictions: Predictions,
-        objects: Objects,
+        targets: TargetBatch,
         assignment: Assignment,
         mean_objects: Tensor,
-    ) -> MatchedMasks:
-        _, image, group, query, target = assignment.columns
-        sums = []
-        for stage, maps in enumerate(self.maps):
-            own = maps[image[stage], group[stage], query[stage]][:, None]
+    ) -> MatchedMaskPairs:
+        layer_index, image, group, query, target = assignment.columns
+        losses = []
+        for layer, masks in enumerate(self.layer_masks):
+            matched_masks = masks[image[layer], group[layer], query[layer]][:, None]  # [M,1,h,w]
             with torch.no_grad():
-                points = torch.rand(len(own), self.candidates, 2)
-                chosen = at(own, points).abs().topk(self.uncertain, dim=1, largest=False).indices
-                points = points.gather(1, chosen[..., None].expand(-1, -1, 2))
-                points = torch.cat(
-                    [points, torch.rand(len(own), self.num_points - self.uncertain, 2)], 1
-                )
-                wanted = torch.cat(
-                    [
-                        objects.masks[i][[t]].at(place * self.sides(predictions))
-                        for i, t, place in zip(
-                            image[stage].tolist(), target[stage].tolist(), points
-                        )
-                    ]
-                )
-            said = at(own, points)
-            entropy = F.binary_cross_entropy_with_logits(said, wanted, reduction="none").mean(1)
-            inside = said.sigmoid()
-            shared, areas = (inside * wanted).sum(1), inside.sum(1) + wanted.sum(1)
-            sums.append(torch.stack([entropy.sum(), (1 - (2 * shared + 1) / (areas + 1)).sum()]))
-        classes = (*assignment.columns[:4], objects.labels[image, target])
-        n = mean_objects.clamp(min=1)
-        entropy, dice = torch.stack(sums).unbind(1)
-        return MatchedMasks(predictions.logits, classes, entropy, dice, n, mean_objects)
+                points = self.uncertain_points(matched_masks)
+                pixel_points = points * image_size(predictions)
+                labels = []
+                for i, t, mask_points in zip(
+                    image[layer].tolist(), target[layer].tolist(), pixel_points
+                ):
+                    labels.append(targets.cropped_masks[i][[t]].at(mask_points))
+                labels_at_points = torch.cat(labels)  # [M,P]
+            logits = sample_masks(matched_masks, points)
+            cross_entropy = F.binary_cross_entropy_with_logits(
+                logits, labels_at_points, reduction="none"
+            ).mean(1)
+            scores = logits.sigmoid()
+            intersection = (scores * labels_at_points).sum(1)
+            areas = scores.sum(1) + labels_at_points.sum(1)
+            dice = 1 - (2 * intersection + 1) / (areas + 1)
+            losses.append(torch.stack([cross_entropy.sum(), dice.sum()]))
+        cross_entropy, dice = torch.stack(losses).unbind(1)
+        target_classes = (layer_index, image, group, query, targets.labels[image, target])
+        return MatchedMaskPairs(
+            predictions.logits,
+            target_classes,
+            cross_entropy,
+            dice,
+            mean_objects=mean_objects.clamp(min=1),
+            num_matched=mean_objects,
+        )
 
-    def sides(self, predictions: Predictions) -> Tensor:
-        height, width = predictions.masks.canvas.shape
-        return torch.tensor([width, height])
+    def uncertain_points(self, masks: Tensor) -> Tensor:
+        """Return the points of the loss for masks [M,1,h,w]: [M,P,2], x and y in [0,1].
+
+        Every mask has its own points: the least certain candidates, and random ones.
+        """
+        candidates = torch.rand(len(masks), self.num_candidates, 2)
+        certainty = sample_masks(masks, candidates).abs()
+        uncertain = certainty.topk(self.num_uncertain, dim=1, largest=False).indices
+        chosen = candidates.gather(1, uncertain[..., None].expand(-1, -1, 2))
+        random = torch.rand(len(masks), self.num_points - self.num_uncertain, 2)
+        return torch.cat([chosen, random], 1)
 
 
-def at(maps: Tensor, points: Tensor) -> Tensor:
-    """Maps [M,1,h,w], each at points of its own [M,P,2]: [M,P]."""
-    return F.grid_sample(maps, 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]
+def image_size(predictions: Predictions) -> Tensor:
+    """Return width and height of the padded images in pixels, [2]."""
+    height, width = predictions.masks.mask_features.shape
+    return torch.tensor([width, height])
 
 
-class UsualStep(step.Step):
-    """With whole masks."""
+def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
+    """Sample masks [M,1,h,w] at points [M,P,2], x and y in [0,1], each at its own: [M,P]."""
+    return F.grid_sample(masks, 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]
+
+
+class WholeMaskStep(step.Step):
+    """A training step with whole masks."""
 
     def __init__(self, options: step.Options, groups: int) -> None:
         super().__init__(options, groups)
         recipe: Any = self.model.recipe
-        self.criterion = SetCriterion(recipe.terms(), recipe.match, WholeMasks(recipe.num_samples))
+        pair_builder = WholeMasks(recipe.num_samples)
+        self.criterion = SetCriterion(recipe.terms(), recipe.match, pair_builder)
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    common = {
-        name: getattr(options, name)
-        for name in ("model", "side", "batch", "objects", "rounds", "threads")
-    }
-    settings, most = step.Options(**common), options.groups
-    kinds: dict[str, Callable[[], step.Step]] = {
-        "K = 1": partial(step.Step, settings, 1),
-        f"K = {most}": partial(step.Step, settings, most),
-        f"K = {most}, a group at a time": partial(step.ChunkedStep, settings, most, 1),
+    step_options = step.Options(
+        model=options.model,
+        side=options.side,
+        batch=options.batch,
+        objects=options.objects,
+        rounds=options.rounds,
+        threads=options.threads,
+    )
+    groups = options.groups
+    makers: dict[str, Callable[[], step.Step]] = {
+        "K = 1": partial(step.Step, step_options, 1),
+        f"K = {groups}": partial(step.Step, step_options, groups),
+        f"K = {groups}, a group at a time": partial(step.ChunkedStep, step_options, groups, 1),
     }
     if options.usual:
-        kinds |= {f"K = {k}, whole masks": partial(UsualStep, settings, k) for k in (1, most)}
-    steps = {name: make() for name, make in kinds.items()}
-    rounds = measure.interleaved(steps, options.rounds)
-    rows = {
-        name: {
-            "step, ms": rounds.ms(name),
-            "ratio": rounds.ratio(name, to="K = 1"),
-            "kept, MiB": measure.kept_for_backward(run, run.model.parameters()),
-            **step.peak(kinds[name], run),
+        for k in (1, groups):
+            makers[f"K = {k}, whole masks"] = partial(WholeMaskStep, step_options, k)
+
+    steps = {name: make() for name, make in makers.items()}
+    timings = measure.time_interleaved(steps, options.rounds)
+    rows = {}
+    for name, run in steps.items():
+        rows[name] = {
+            "step, ms": timings.ms(name),
+            "ratio": timings.ratio(name, to="K = 1"),
+            "kept, MiB": measure.saved_for_backward(run, run.model.parameters()),
+            **step.peak_row(makers[name], run),
         }
-        for name, run in steps.items()
-    }
     measure.show(options, rows, options.out)
 
 

@@ -1,9 +1,10 @@
-"""Our training step against that of the authors' own branch, `GroupDETR` of Atten4Vis/ConditionalDETR.
+"""Our training step against that of the authors' branch, `GroupDETR` of Atten4Vis/ConditionalDETR.
 
     python benchmarks/official.py ../ConditionalDETR [--groups 1 11] [--side 320] [--group-chunk 1]
 
-Both have the same weights, pictures and objects, and no dropout; ``loss`` shows that they compute the same. What their
-code lacks on today's PyTorch, the parity tests supply. Variants take turns; ratios are theirs over ours.
+Both have the same weights, images and objects, and no dropout; the column ``loss`` shows that they
+compute the same. The parity tests supply what their code lacks on today's PyTorch. The variants
+take turns; ``speed-up`` is their time over ours.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import peers
 import torch
 import tyro
-from measure import Watch
+from measure import Stopwatch
 from torch import Tensor, nn
 
 import groupdetr
-from groupdetr.modeling.group_chunks import AtOnce, ByChunks
+from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.parity.official import FAMILIES, Family, Theirs, build, described
+from tests.parity.official import FAMILIES, Family, Theirs, build, to_their_targets
 
 
 @dataclass
@@ -44,87 +46,107 @@ class Options:
     out: Path | None = None  # JSON
 
 
-class Case:
-    """Their model and ours, with its weights, and a batch of noise."""
+class ModelPair:
+    """Their model and ours with the same weights, and a batch of noise."""
 
     def __init__(self, options: Options, groups: int) -> None:
         torch.manual_seed(0)
-        family = official(options)
-        model, self.their_criterion, args = build(family, groups, dilated=False)
-        self.theirs = Theirs(family, model.train(), self.their_criterion, args)
+        family = official_family(options, groups)
+        model, criterion, args = build(family, groups, dilated=False)
+        self.theirs = Theirs(family, model.train(), criterion, args)
         self.ours = replace(family.recipe, num_groups=groups).build().train()
         with tempfile.NamedTemporaryFile(suffix=".pth") as file:
             torch.save({"model": model.state_dict()}, file.name)
             groupdetr.load_weights(self.ours, file.name)
-        self.images = groupdetr.Images.from_list(
-            [*torch.randn(options.batch, 3, options.side, options.side)]
-        )
-        sizes = (options.batch, options.objects)
-        labels, boxes = torch.randint(0, 80, sizes), torch.rand(*sizes, 4) * 0.4 + 0.1
+        images = torch.randn(options.batch, 3, options.side, options.side)
+        self.images = groupdetr.Images.from_list([*images])
+        labels = torch.randint(0, 80, (options.batch, options.objects))
+        boxes = torch.rand(options.batch, options.objects, 4) * 0.4 + 0.1
         self.targets = [groupdetr.Target(*target) for target in zip(labels, boxes)]
 
     def their_loss(self) -> Tensor:
-        targets = described(self.targets, torch.float32)
-        outputs, more = self.theirs(self.images, targets)
-        return torch.stack([*self.theirs.losses(outputs, targets, more).values()]).sum()
+        targets = to_their_targets(self.targets, torch.float32)
+        outputs, further_arguments = self.theirs(self.images, targets)
+        losses = self.theirs.losses(outputs, targets, further_arguments)
+        return torch.stack([*losses.values()]).sum()
 
-    def our_loss(self, learner: nn.Module) -> Tensor:
-        return learner(self.images, self.targets)[0]
+    def our_loss(self, model_with_loss: nn.Module) -> Tensor:
+        loss, _ = model_with_loss(self.images, self.targets)
+        return loss
 
 
 @dataclass
-class Variant:
-    """Somebody's step."""
+class LossStep:
+    """A training step of one of the two models."""
 
     model: nn.Module
     loss: Callable[[], Tensor]
+    value: float = 0.0  # the loss of the last run
 
     def __call__(self) -> measure.Times:
+        """Run forward and backward once, and return the times of the parts."""
         self.model.zero_grad(set_to_none=True)
-        watch = Watch()
+        stopwatch = Stopwatch()
         loss = self.loss()
-        watch.lap("forward, match, compare")
+        stopwatch.lap("forward, match, compare")
         loss.backward()
-        watch.lap("backward")
+        stopwatch.lap("backward")
         self.value = loss.item()
-        return watch.times
+        return stopwatch.times
 
 
-def official(options: Options) -> Family:
+def official_family(options: Options, groups: int) -> Family:
+    """Return Conditional DETR of the parity tests, with the checkout and the number of queries."""
+    remedy = (
+        "pass a checkout of the authors' branch: "
+        "git clone -b GroupDETR https://github.com/Atten4Vis/ConditionalDETR"
+    )
+    main_file = options.checkout / "main.py"
+    peers.require_file(main_file, "the code of Conditional DETR", remedy)
     family = FAMILIES["conditional-detr"]
     os.environ[family.variable] = str(options.checkout)
+    if groups > 1 and not family.has_groups:
+        sys.exit(f"this checkout has no Group DETR\n{main_file}\n{remedy}")
     return replace(family, recipe=replace(family.recipe, num_queries=options.queries))
 
 
-def variant(kind: str, options: Options, groups: int) -> Variant:
-    case = Case(options, groups)
-    if kind == "theirs":
-        return Variant(case.theirs.model, case.their_loss)
-    criterion = groupdetr.create_criterion(case.ours)
-    whole = AtOnce(case.ours, criterion)
-    learner = whole if kind == "ours" else ByChunks(case.ours, criterion, options.group_chunk)
-    return Variant(case.ours, partial(case.our_loss, learner))
+def loss_step(variant: str, options: Options, groups: int) -> LossStep:
+    """Return the step of a variant: "theirs", "ours", or ours in chunks of groups."""
+    pair = ModelPair(options, groups)
+    if variant == "theirs":
+        return LossStep(pair.theirs.model, pair.their_loss)
+    criterion = groupdetr.create_criterion(pair.ours)
+    model_with_loss: nn.Module
+    if variant == "ours":
+        model_with_loss = ModelWithLoss(pair.ours, criterion)
+    else:
+        model_with_loss = ChunkedModelWithLoss(pair.ours, criterion, options.group_chunk)
+    return LossStep(pair.ours, partial(pair.our_loss, model_with_loss))
 
 
-def kinds(options: Options, groups: int) -> list[str]:
-    chunks = [f"ours, in chunks of {options.group_chunk}"] if groups > options.group_chunk else []
-    return ["theirs", "ours", *chunks]
+def variants(options: Options, groups: int) -> list[str]:
+    """Return the variants to compare; chunks only if they are smaller than the K groups."""
+    names = ["theirs", "ours"]
+    if groups > options.group_chunk:
+        names.append(f"ours, in chunks of {options.group_chunk}")
+    return names
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     rows: dict[str, dict[str, Any]] = {}
     for groups in options.groups:
-        variants = {kind: variant(kind, options, groups) for kind in kinds(options, groups)}
-        times = measure.interleaved(variants, options.rounds)
-        for kind, run in variants.items():
-            rows[f"K = {groups}, {kind}"] = {
-                "step, ms": times.ms(kind),
-                "speed-up": times.speed_up(kind, over="theirs"),
-                "operations": measure.operations(run),
-                "kept, MiB": measure.kept_for_backward(run, run.model.parameters()),
-                "peak, MiB": measure.peak_of_process(variant, kind, options, groups),
-                "loss": f"{run.value:.6f}",
+        steps = {name: loss_step(name, options, groups) for name in variants(options, groups)}
+        timings = measure.time_interleaved(steps, options.rounds)
+        for name, step in steps.items():
+            operations, _ = measure.count_operations(step)
+            rows[f"K = {groups}, {name}"] = {
+                "step, ms": timings.ms(name),
+                "speed-up": timings.speed_up(name, over="theirs"),
+                "operations": operations,
+                "kept, MiB": measure.saved_for_backward(step, step.model.parameters()),
+                "peak, MiB": measure.peak_in_new_process(loss_step, name, options, groups),
+                "loss": f"{step.value:.6f}",
             }
     measure.show(options, rows, options.out)
 

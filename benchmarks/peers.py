@@ -1,4 +1,7 @@
-"""Other people's code, from where it lies on this machine; none of it is part of this repository."""
+"""Code of other projects, imported from a checkout or an installed package.
+
+None of it is part of this repository. If it is missing, the benchmark ends with a message.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,25 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import MagicMock
 
+# Modules that the model of LW-DETR imports and that are not needed here.
 UNUSED = ("fairscale", "fairscale.nn", "fairscale.nn.checkpoint", "MultiScaleDeformableAttention")
+# Packages of rfdetr whose __init__ modules import more than is needed here.
+RFDETR_PACKAGES = ("rfdetr", "rfdetr.models", "rfdetr.models.heads", "rfdetr.utilities")
+
+
+def require_file(path: Path, what: str, remedy: str) -> None:
+    """End the program with a message if a file of another project is missing."""
+    if not path.is_file():
+        sys.exit(f"{what} is missing\n{path}\n{remedy}")
 
 
 def lwdetr(checkout: Path, module: str) -> ModuleType:
-    """A module of a checkout of Atten4Vis/LW-DETR. What its model alone imports need not be there."""
+    """Return a module of a checkout of Atten4Vis/LW-DETR.
+
+    Packages that only its model imports need not be installed.
+    """
+    remedy = "pass --lwdetr a checkout: git clone https://github.com/Atten4Vis/LW-DETR"
+    require_file(checkout / "models" / "lwdetr.py", "the code of LW-DETR", remedy)
     for name in UNUSED:
         sys.modules.setdefault(name, MagicMock())
     if str(checkout) not in sys.path:
@@ -21,9 +38,14 @@ def lwdetr(checkout: Path, module: str) -> ModuleType:
 
 
 def rfdetr(packages: Path, module: str) -> ModuleType:
-    """A module of rfdetr, installed in the folder ``packages``. Its packages are entered without what they import for
-    everything else."""
-    for name in ("rfdetr", "rfdetr.models", "rfdetr.models.heads", "rfdetr.utilities"):
+    """Return a module of rfdetr, which is installed in the folder ``packages``.
+
+    The ``__init__`` modules of its packages are not run, because they import everything else.
+    """
+    remedy = "pass --rfdetr a folder of packages: pip install --no-deps --target FOLDER rfdetr"
+    criterion = packages / "rfdetr" / "models" / "criterion.py"
+    require_file(criterion, "the package rfdetr", remedy)
+    for name in RFDETR_PACKAGES:
         package = sys.modules.setdefault(name, ModuleType(name))
         package.__path__ = [str(packages.joinpath(*name.split(".")))]
     return import_module(module)

@@ -2,8 +2,9 @@
 
     python benchmarks/solvers.py [--rounds 21]
 
-The costs are those of benchmarks/criterion.py: 132 problems, where objects have close rivals; and costs without
-favourites. Ours count from the conversion to double precision on. lapx is the extra ``fast``.
+There are 132 problems with two kinds of costs: those of `criterion.py`, where several queries are
+close to each object ("close rivals"), and random costs ("no favourites"). The times of our solvers
+include the conversion to double precision. lapx is the extra ``fast``.
 """
 
 from __future__ import annotations
@@ -12,23 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import criteria
+import criterion
 import measure
 import numpy as np
 import torch
 import tyro
-from criterion import CROWDS, Case
-from criterion import Options as Drawn
+from criterion import OBJECT_COUNTS, RandomPredictions
 from scipy.optimize import linear_sum_assignment
 
 from groupdetr.ops import assignment
-from groupdetr.structures.outputs import Outputs
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.targets import TargetBatch
 
-SQUARE = (300, 300)  # as many objects as queries
-Solve = Callable[[np.ndarray], Any]
+SQUARE_COUNTS = (300, 300)  # as many objects as queries
+Solver = Callable[[np.ndarray], object]  # takes the costs [P,T,N] of P problems
 
 
 @dataclass
@@ -38,60 +37,71 @@ class Options:
     out: Path | None = None  # JSON
 
 
-def costs(case: Case) -> list[np.ndarray]:
-    """Those of ours, [L*K,T,N] of each image."""
-    objects, queries = Objects.from_targets(case.targets), criteria.no_queries(case.layers)
-    found = criteria.criterion().costs(Outputs(case.layers, queries).stages()[0], objects)
-    images = (found[:, i, :, :n] for i, n in enumerate(objects.counts))
-    return [np.ascontiguousarray(x.reshape(-1, *x.shape[2:])) for x in images]
+def matching_costs(predictions: RandomPredictions) -> list[np.ndarray]:
+    """Return the costs of our matcher, [L*K,T,N] of each image."""
+    targets = TargetBatch.from_targets(predictions.targets)
+    supervised = criteria.to_outputs(predictions.layers).supervised()[0]
+    costs = criteria.our_set_criterion().matcher.costs(supervised, targets)  # [L,B,K,T,N]
+    costs_by_image = []
+    for image, count in enumerate(targets.counts):
+        image_costs = costs[:, image, :, :count]
+        merged = image_costs.reshape(-1, *image_costs.shape[2:])
+        costs_by_image.append(np.ascontiguousarray(merged))
+    return costs_by_image
 
 
-def usual(problems: np.ndarray) -> None:
-    """Queries are the rows, and every problem is a view of a tensor."""
+def random_costs(costs_by_image: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    """Return normally distributed costs of the same shapes."""
+    random = []
+    for costs in costs_by_image:
+        generator = np.random.default_rng(seed)
+        random.append(generator.normal(size=costs.shape).astype(np.float32))
+    return random
+
+
+def usual_solver(problems: np.ndarray) -> None:
+    """Solve problems as usual: queries are the rows, and every problem is a view of a tensor."""
     for cost in torch.from_numpy(problems).transpose(1, 2):
         linear_sum_assignment(cost)
 
 
-def solvers() -> dict[str, Solve]:
-    ours = {
-        "scipy": assignment.by_scipy,
-        **({"lapx": assignment.by_lapx} if assignment.lapjvr_batch else {}),
+def in_double(solver: Solver, problems: np.ndarray) -> None:
+    solver(problems.astype(np.float64))
+
+
+def solvers() -> dict[str, Solver]:
+    """Return the solvers by name. lapx is left out if it is not installed."""
+    named: dict[str, Solver] = {
+        "usual": usual_solver,
+        "scipy": partial(in_double, assignment.by_scipy),
     }
-    return {"usual": usual, **{name: partial(in_double, solve) for name, solve in ours.items()}}
+    if assignment.lapjvr_batch:
+        named["lapx"] = partial(in_double, assignment.by_lapx)
+    return named
 
 
-def in_double(solve: Solve, problems: np.ndarray) -> None:
-    solve(problems.astype(np.float64))
-
-
-def solved(solve: Solve, images: list[np.ndarray]) -> None:
-    for problems in images:
-        solve(problems)
+def solve_all(solver: Solver, costs_by_image: list[np.ndarray]) -> None:
+    for problems in costs_by_image:
+        solver(problems)
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     rows: dict[str, dict[str, float]] = {}
-    for counts in (*CROWDS, SQUARE):
-        case = Case(counts, Drawn(seed=options.seed))
-        rivals = costs(case)
-        shuffled = [
-            np.random.default_rng(options.seed).normal(size=x.shape).astype(np.float32)
-            for x in rivals
-        ]
-        for kind, images in (("close rivals", rivals), ("no favourites", shuffled)):
-            runs = {
-                name: measure.clocked(partial(solved, solve, images))
-                for name, solve in solvers().items()
-            }
-            times = measure.interleaved(runs, options.rounds)
-            rows |= {
-                f"{case.name}, {kind}, {name}": {
-                    "ms": times.ms(name),
-                    "speed-up": times.speed_up(name, over="usual"),
+    for counts in (*OBJECT_COUNTS, SQUARE_COUNTS):
+        predictions = RandomPredictions(counts, criterion.Options(seed=options.seed))
+        close_rivals = matching_costs(predictions)
+        no_favourites = random_costs(close_rivals, options.seed)
+        for kind, costs in (("close rivals", close_rivals), ("no favourites", no_favourites)):
+            runs = {}
+            for name, solver in solvers().items():
+                runs[name] = measure.timed(partial(solve_all, solver, costs))
+            timings = measure.time_interleaved(runs, options.rounds)
+            for name in runs:
+                rows[f"{predictions.name}, {kind}, {name}"] = {
+                    "ms": timings.ms(name),
+                    "speed-up": timings.speed_up(name, over="usual"),
                 }
-                for name in runs
-            }
     measure.show(options, rows, options.out)
 
 

@@ -1,12 +1,13 @@
-"""What K costs: time and memory of a training step with K groups against the first K, part by part.
+"""What K groups cost: time and memory of a training step with K groups, part by part.
 
-    python benchmarks/step.py --model dino-4scale-r50 --groups 1 3 5 11 13 [--group-chunk 1] [--side 320]
+    python benchmarks/step.py --model dino-4scale-r50 --groups 1 3 5 11 13 [--group-chunk 1]
     python benchmarks/step.py --device cuda --precision bf16 --height 800 --width 1333 [--compile]
     python benchmarks/step.py --model petr-v99 --height 320 --width 800 --batch 1
 
-Detectors of scenes see six views of that size, or twelve. ``flops`` are counted with the first K's as one: the time
-ratio that would cost nothing but arithmetic. On a CPU ``peak`` is the resident memory that a step adds in a process of
-its own, on a GPU the allocator's.
+``ratio`` is the time over the time of the first K of --groups. Its counterpart in ``GFLOP`` is the
+ratio that would result if nothing but arithmetic cost time. A 3D detector gets six camera images
+of the given size for each scene, or twelve if it takes two frames. On a CPU, ``peak`` is the
+resident memory that a step adds in a process of its own; on a GPU, it is that of the allocator.
 """
 
 from __future__ import annotations
@@ -21,43 +22,51 @@ from typing import Any
 import measure
 import torch
 import tyro
-from measure import Watch
+from measure import Stopwatch
+from torch import Tensor
 
 import groupdetr
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
 from groupdetr.experiments import experiment
-from groupdetr.modeling.group_chunks import ByChunks
+from groupdetr.modeling.group_chunks import ChunkedModelWithLoss
 from groupdetr.structures.camera_images import CameraImages
-from groupdetr.structures.masks import Bitmaps
+from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.outputs import Outputs
+from groupdetr.tasks.registry import task_class
 
 
 @dataclass
 class Options:
     model: str = "conditional-detr-r50"
     groups: tuple[int, ...] = (1, 11)
-    group_chunk: int | None = None  # the last K in chunks of so many, too
+    group_chunk: int | None = None  # also run the last K in chunks of so many groups
     side: int = 320
     height: int | None = None  # instead of side
     width: int | None = None
-    queries: int | None = None  # of a group; None: as the model says
-    batch: int = 2  # pictures, or scenes
+    queries: int | None = None  # of a group; None: the number of the model
+    batch: int = 2  # images, or scenes
     objects: int = 7
     rounds: int = 5
     device: str = "cpu"
     precision: str = "fp32"
     compile: bool = False
     threads: int = 1
-    peak: bool = True  # of processes of their own
+    peak: bool = True  # measure the peak in processes of their own
     out: Path | None = None  # JSON
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
         return self.height or self.side, self.width or self.side
+
+    @property
+    def task(self) -> Any:
+        """The class of the task that the model is for."""
+        return task_class(experiment(self.model).task)
 
 
 class Step:
-    """A model without dropout, and a batch of noise."""
+    """A training step: a model without dropout, and a batch of noise."""
 
     def __init__(self, options: Options, groups: int) -> None:
         torch.manual_seed(0)
@@ -66,133 +75,147 @@ class Step:
         model = groupdetr.create_model(options.model, num_groups=groups, dropout=0.0, **queries)
         self.model = model.to(options.device)
         self.criterion = groupdetr.create_criterion(self.model)
-        of_scenes = experiment(options.model).task.kind == "space"
-        self.images = scenes(options) if of_scenes else pictures(options)
-        self.targets = [upright(options) if of_scenes else flat(options)] * options.batch
+        self.images: groupdetr.Images | CameraImages
+        if options.task.kind == "space":
+            self.images = random_scenes(options)
+            target = random_3d_target(options)
+        else:
+            self.images = random_images(options)
+            target = random_target(options)
+        self.targets = [target] * options.batch
         if options.compile:
             self.model.compile_parts()
 
     def __call__(self) -> measure.Times:
+        """Run forward and backward once, and return the times of the parts."""
         self.model.zero_grad(set_to_none=True)
-        watch = Watch(self.options.device)
+        stopwatch = Stopwatch(self.options.device)
         with self.autocast():
-            loss = self.loss(watch)
+            loss = self.loss(stopwatch)
         loss.backward()
-        watch.lap("backward")
-        return watch.times
+        stopwatch.lap("backward")
+        return stopwatch.times
 
-    def loss(self, watch: Watch) -> torch.Tensor:
-        """`DetectionTransformer.forward`, and the criterion."""
+    def loss(self, stopwatch: Stopwatch) -> Tensor:
+        """Return the loss, by the steps of `DetectionTransformer.forward` and the criterion."""
         features = self.model.backbone(self.images.pixels)
-        watch.lap("backbone")
-        memory = self.model.encoder(features, *self.images.beside)
-        watch.lap("encoder")
+        stopwatch.lap("backbone")
+        memory = self.model.encoder(features, self.images)
+        stopwatch.lap("encoder")
         queries = self.model.queries(memory, self.targets)
-        watch.lap("queries")
+        stopwatch.lap("queries")
         outputs = Outputs(self.model.decoder(queries, memory), queries)
-        watch.lap("decoder")
+        stopwatch.lap("decoder")
         losses = self.criterion(outputs, self.targets)
-        watch.lap("criterion")
+        stopwatch.lap("criterion")
         return torch.stack([*losses.values()]).sum()
 
     def autocast(self) -> AbstractContextManager[object]:
-        device = torch.device(self.options.device).type
-        return (
-            torch.autocast(device, torch.bfloat16)
-            if self.options.precision == "bf16"
-            else nullcontext()
-        )
-
-
-def pictures(options: Options) -> groupdetr.Images:
-    return groupdetr.Images.from_list(
-        [*torch.randn(options.batch, 3, *options.size, device=options.device)]
-    )
-
-
-def scenes(options: Options) -> CameraImages:
-    """Through cameras of which nothing is known but that they look somewhere."""
-    views = len(CAMERAS) * (2 if experiment(options.model).task.two_frames else 1)
-    pixels = torch.randn(options.batch, views, 3, *options.size, device=options.device)
-    projections = torch.eye(4) + 0.1 * torch.randn(options.batch, views, 4, 4)
-    return CameraImages.seen_through(
-        pixels, projections.to(options.device), pixels.new_ones(options.batch)
-    )
-
-
-def flat(options: Options) -> groupdetr.Target:
-    """Objects with boxes and masks."""
-    boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
-    labels = torch.randint(0, 80, (options.objects,), device=options.device)
-    return groupdetr.Target(labels, boxes, Bitmaps.of(ellipses(boxes, *options.size)))
-
-
-def upright(options: Options) -> groupdetr.Target:
-    """Objects of nuScenes' classes with boxes in space."""
-    boxes = torch.rand(options.objects, 9, device=options.device) + 1
-    boxes[:, :2] = 80 * boxes[:, :2] - 120
-    return groupdetr.Target(
-        torch.randint(0, len(CLASSES), (options.objects,), device=options.device), boxes
-    )
-
-
-def ellipses(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """What fits into boxes [T,4]: [T,height,width] bool."""
-    x, y = ((torch.arange(n, device=boxes.device) + 0.5) / n for n in (width, height))
-    columns, rows = (
-        (place - boxes[:, i, None]) / boxes[:, i + 2, None] * 2 for i, place in enumerate((x, y))
-    )
-    return rows.square()[:, :, None] + columns.square()[:, None] <= 1
+        if self.options.precision == "bf16":
+            return torch.autocast(torch.device(self.options.device).type, torch.bfloat16)
+        return nullcontext()
 
 
 class ChunkedStep(Step):
-    """With the groups in chunks."""
+    """A training step that computes the groups in chunks."""
 
     def __init__(self, options: Options, groups: int, chunk: int) -> None:
         super().__init__(options, groups)
-        self.learner = ByChunks(self.model, self.criterion, chunk)
+        self.model_with_loss = ChunkedModelWithLoss(self.model, self.criterion, chunk)
 
-    def loss(self, watch: Watch) -> torch.Tensor:
-        loss, _ = self.learner(self.images, self.targets)
-        watch.lap("forward, and backward of chunks")
+    def loss(self, stopwatch: Stopwatch) -> Tensor:
+        loss, _ = self.model_with_loss(self.images, self.targets)
+        stopwatch.lap("forward, and backward of chunks")
         return loss
+
+
+def random_images(options: Options) -> groupdetr.Images:
+    """Return images of noise."""
+    pixels = torch.randn(options.batch, 3, *options.size, device=options.device)
+    return groupdetr.Images.from_list([*pixels])
+
+
+def random_scenes(options: Options) -> CameraImages:
+    """Return scenes of noise. Their cameras have random projections close to the identity."""
+    views = len(CAMERAS)
+    if options.task.two_frames:
+        views *= 2
+    pixels = torch.randn(options.batch, views, 3, *options.size, device=options.device)
+    projections = torch.eye(4) + 0.1 * torch.randn(options.batch, views, 4, 4)
+    elapsed = pixels.new_ones(options.batch)
+    return CameraImages.from_projections(pixels, projections.to(options.device), elapsed)
+
+
+def random_target(options: Options) -> groupdetr.Target:
+    """Return random objects with boxes, and the ellipses in the boxes as masks."""
+    boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
+    labels = torch.randint(0, 80, (options.objects,), device=options.device)
+    masks = CroppedMasks.from_dense(ellipses(boxes, *options.size))
+    return groupdetr.Target(labels, boxes, masks)
+
+
+def random_3d_target(options: Options) -> groupdetr.Target:
+    """Return random objects of nuScenes' classes with 3D boxes [T,9]."""
+    boxes = torch.rand(options.objects, 9, device=options.device) + 1
+    boxes[:, :2] = 80 * boxes[:, :2] - 120  # x and y from -40 to 40 metres
+    labels = torch.randint(0, len(CLASSES), (options.objects,), device=options.device)
+    return groupdetr.Target(labels, boxes)
+
+
+def ellipses(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return the ellipses that fit into boxes [T,4] as masks, [T,height,width] bool."""
+    center_x, center_y, box_width, box_height = boxes.unsqueeze(-1).unbind(1)  # [T,1] each
+    x = (torch.arange(width, device=boxes.device) + 0.5) / width
+    y = (torch.arange(height, device=boxes.device) + 0.5) / height
+    # Distance from the centre, where 1 is the edge of the box.
+    distance_x = (x - center_x) / box_width * 2  # [T,width]
+    distance_y = (y - center_y) / box_height * 2  # [T,height]
+    return distance_y.square()[:, :, None] + distance_x.square()[:, None] <= 1
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    kinds: dict[str, Callable[[], Step]] = {
-        f"K = {k}": partial(Step, options, k) for k in options.groups
-    }
+    makers: dict[str, Callable[[], Step]] = {}
+    for groups in options.groups:
+        makers[f"K = {groups}"] = partial(Step, options, groups)
     if options.group_chunk is not None:
-        most, chunk = options.groups[-1], options.group_chunk
-        kinds[f"K = {most} in chunks of {chunk}"] = partial(ChunkedStep, options, most, chunk)
-    steps = {name: make() for name, make in kinds.items()}
-    rounds = measure.interleaved(steps, options.rounds)
+        groups, chunk = options.groups[-1], options.group_chunk
+        makers[f"K = {groups} in chunks of {chunk}"] = partial(ChunkedStep, options, groups, chunk)
+
+    steps = {name: make() for name, make in makers.items()}
+    timings = measure.time_interleaved(steps, options.rounds)
     first = next(iter(steps))
-    rows = {
-        name: row(rounds, name, first) | counted(step) | peak(kinds[name], step)
-        for name, step in steps.items()
-    }
+    rows = {}
+    for name, step in steps.items():
+        row: dict[str, Any] = times_row(timings, name, first)
+        row |= cost_row(step)
+        row |= peak_row(makers[name], step)
+        rows[name] = row
     measure.show(options, rows, options.out)
 
 
-def row(rounds: measure.Rounds, name: str, first: str) -> dict[str, float]:
-    parts = {f"{part}, ms": rounds.ms(name, part) for part in rounds.parts(name)}
-    return {"step, ms": rounds.ms(name), "ratio": rounds.ratio(name, to=first), **parts}
+def times_row(timings: measure.Timings, name: str, first: str) -> dict[str, float]:
+    """Return the time of a step, its ratio to the step ``first``, and the times of its parts."""
+    row = {"step, ms": timings.ms(name), "ratio": timings.ratio(name, to=first)}
+    for part in timings.parts(name):
+        row[f"{part}, ms"] = timings.ms(name, part)
+    return row
 
 
-def counted(step: Step) -> dict[str, Any]:
-    kept = measure.kept_for_backward(step, step.model.parameters())
-    if step.options.compile:  # what is compiled cannot be counted
-        return {"kept, MiB": kept}
-    operations, flops = measure.counted(step)
-    return {"GFLOP": flops, "operations": operations, "kept, MiB": kept}
+def cost_row(step: Step) -> dict[str, Any]:
+    """Return the operations of a step, and what it saves for the backward pass."""
+    saved = measure.saved_for_backward(step, step.model.parameters())
+    if step.options.compile:
+        # The operations inside compiled graphs are not dispatched, so they cannot be counted.
+        return {"kept, MiB": saved}
+    operations, gflop = measure.count_operations(step)
+    return {"GFLOP": gflop, "operations": operations, "kept, MiB": saved}
 
 
-def peak(make: Callable[[], Step], step: Step) -> dict[str, float]:
-    """MiB above what there is before a step."""
+def peak_row(make: Callable[[], Step], step: Step) -> dict[str, float]:
+    """Return the peak memory of a step in MiB, without what is allocated before the step."""
     if step.options.device == "cpu":
-        return {"peak, MiB": measure.peak_of_process(make)} if step.options.peak else {}
+        return {"peak, MiB": measure.peak_in_new_process(make)} if step.options.peak else {}
     step.model.zero_grad(set_to_none=True)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

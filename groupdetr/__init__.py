@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from groupdetr.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from groupdetr.create import create_criterion, create_model
     from groupdetr.structures.detections import Detections
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from groupdetr.tasks.detection3d.prediction import SceneDetector, SceneResult
     from groupdetr.weights.loading import load_weights
 
-__version__ = "0.1.0"
 __all__ = [
     "Detections",
     "Detector",

@@ -1,4 +1,4 @@
-"""Models and criteria by name: the researcher's way in."""
+"""Create models and criteria by name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from groupdetr.modeling.detr import DetectionTransformer
 
 
 def create_model(name: str, **options: Any) -> DetectionTransformer:
-    """The detector called ``name`` (see `groupdetr presets`), with random weights.
+    """Return the detector called ``name``, with random weights.
 
-    ``options``: any field of its recipe (``num_groups=11, dropout=0.0``); an unknown one is a TypeError.
+    `groupdetr presets` lists the names. ``options`` are fields of its recipe, such as
+    ``num_groups=11, dropout=0.0``. `UsageError` for an unknown name, `TypeError` for an unknown
+    option.
     """
     return experiment(name).recipe.with_options(**options).build()
 
 
 def create_criterion(model: DetectionTransformer) -> SetCriterion:
-    """The criterion with the terms and the matching of the model's recipe."""
+    """Return the criterion with the terms and the matching of the model's recipe."""
     return model.recipe.criterion()

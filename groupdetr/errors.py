@@ -1,4 +1,7 @@
-"""What went wrong, where, and what to type: the only exceptions that reach a user, each with its exit code."""
+"""Errors that a user can act on: what went wrong, where, and what to type.
+
+These are the only exceptions that reach a user. Each has its exit code.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from collections.abc import Sequence
 
 
 class GroupDETRError(Exception):
-    """An error a user can act on. ``what``: one line; ``where``: file and record; ``remedy``: what to do or type."""
+    """An error that a user can act on.
+
+    ``what`` is one line. ``where`` names the file and the record. ``remedy`` is what to do or type.
+    """
 
     exit_code = 1
 
@@ -16,7 +22,7 @@ class GroupDETRError(Exception):
 
 
 class UsageError(GroupDETRError):
-    """A command, option or argument that cannot be followed."""
+    """A command, option or argument that cannot be used."""
 
     exit_code = 2
 
@@ -27,12 +33,14 @@ class DataError(GroupDETRError):
     exit_code = 3
 
 
-def unread(failed: Sequence[DataError], total: int, things: str) -> DataError:
-    """What is said of those of ``total`` ``things`` that could not be read, where work went on without them."""
-    what = f"{len(failed)} of {total} {things} could not be read; the others are done"
-    return DataError(
-        what, "\n         ".join(error.where for error in failed[:10]), failed[0].remedy
-    )
+def unreadable_inputs(failed: Sequence[DataError], total: int, noun: str) -> DataError:
+    """Return the error for inputs that could not be read, while the others were processed.
+
+    ``noun`` names what the ``total`` inputs are, in the plural: images, samples.
+    """
+    what = f"{len(failed)} of {total} {noun} could not be read; the others are done"
+    where = "\n         ".join(error.where for error in failed[:10])
+    return DataError(what, where, failed[0].remedy)
 
 
 class DivergedError(GroupDETRError):
@@ -42,4 +50,4 @@ class DivergedError(GroupDETRError):
 
 
 class WeightsError(UsageError):
-    """A checkpoint that does not fit the model, or is of no known layout."""
+    """A checkpoint that does not fit the model, or has no known layout."""

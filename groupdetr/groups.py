@@ -1,30 +1,34 @@
 """Group DETR, the paper, in one file (Chen et al., ICCV 2023, arXiv 2207.13085).
 
-A detector is trained with K groups of object queries and used with one. In this library the groups are an axis:
-every query-shaped tensor is [B,K,N,C], and a plain DETR is K = 1. What follows is all that knows about groups.
+A detector is trained with K groups of object queries and used with one of them. In this library
+the groups are an axis: every tensor of queries is [B,K,N,C], and a plain DETR has K = 1. What the
+paper does with the groups is done by the functions of this file.
 
-=====================  ================================================================================
-in the paper           here
-=====================  ================================================================================
-Q_1 ... Q_K            axis 1 of every [B,K,N,C]
-SA(Q_k), Eq. 5         `separately`: self-attention within each group, which share all their weights
-CA(Q, X), Eq. 4        `end_to_end`: the K*N queries look at one memory X, which no group repeats
-sigma_k, Eq. 6         `match_groups`: one-to-one assignment within each group
-(1/K) sum_k L_k, Eq. 7 `mean_over_groups`: the normaliser of every loss
-inference, Sec. 3.2    `kept_at_inference`: the primary group alone, at the cost of a plain DETR
-DN-DETR w/ Group       `denoise_in_all`: denoising queries in front of every group (Table 3, Fig. 8)
-=====================  ================================================================================
+======================  =========================================================================
+in the paper            in this file
+======================  =========================================================================
+Q_1 ... Q_K             axis 1 of every tensor of queries [B,K,N,C]
+SA(Q_k), Eq. 5          `attend_within_groups`: self-attention within each group, shared weights
+CA(Q, X), Eq. 4         `flatten_groups`: all K*N queries attend to one memory X, never repeated
+sigma_k, Eq. 6          `match_groups`: one-to-one assignment within each group
+(1/K) sum_k L_k, Eq. 7  `loss_normaliser`: what the summed losses of all groups are divided by
+inference, Sec. 3.2     `inference_groups`: the primary group alone, at the cost of a plain DETR
+DN-DETR w/ Group        `denoise_all_groups`: denoising losses in every group (Table 3, Fig. 8)
+======================  =========================================================================
 
-Table 7 is a choice among these functions:
+Each row of Table 7 is a choice among these functions (``groupdetr train --model table7/b``):
 
-====================================  =================  ================  =======================
-row                                   self-attention     assignment        groups at inference
-====================================  =================  ================  =======================
-(a) one-to-one, K = 1                 `separately`       `match_groups`    the only one
-(b) naive one-to-many                 `jointly`          `match_naively`   all of them
-(c) groups, no separate attention     `jointly`          `match_groups`    the primary one
-(d) Group DETR                        `separately`       `match_groups`    the primary one
-====================================  =================  ================  =======================
+===============================  ======================  ===============  =====================
+row of Table 7                   self-attention          assignment       groups at inference
+===============================  ======================  ===============  =====================
+(a) one-to-one, K = 1            `attend_within_groups`  `match_groups`   the only one
+(b) naive one-to-many            `attend_across_groups`  `match_naively`  all of them
+(c) no separate self-attention   `attend_across_groups`  `match_groups`   the primary one
+(d) Group DETR                   `attend_within_groups`  `match_groups`   the primary one
+===============================  ======================  ===============  =====================
+
+The letters of the axes are those of `groupdetr.structures`: B images, K groups, N queries of a
+group, C channels, L supervised layers, T objects of an image, M matched pairs.
 """
 
 from __future__ import annotations
@@ -37,113 +41,164 @@ from torch import Tensor
 from groupdetr.ops.assignment import assign
 from groupdetr.structures.assignment import Assignment
 
-Attention = Callable[
-    [Tensor, Tensor, Tensor | None], Tensor
-]  # (content [...,N,C], position, blocked [N,N]) -> content
-Compete = Callable[[Attention, Tensor, Tensor, Tensor | None], Tensor]
+# (content [...,N,C], position [...,N,C], blocked [N,N] or None) -> [...,N,C]
+Attention = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (attention, content [B,K,N,C], position [B,K,N,C], blocked [N,N] or None) -> [B,K,N,C]
+GroupAttention = Callable[[Attention, Tensor, Tensor, Tensor | None], Tensor]
+# (costs [L,B,K,T,N], number of objects of each image) -> assignment
 Match = Callable[[np.ndarray, Sequence[int]], Assignment]
+# number of groups K -> number of groups with a denoising loss, counted from the first
 Denoise = Callable[[int], int]
 
 
-def separately(
+# Self-attention and cross-attention
+
+
+def attend_within_groups(
     attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None
 ) -> Tensor:
-    """Self-attention within each group (Eq. 5): leading axes are batch, so no query sees another group. [B,K,N,C]
+    """Run self-attention within each group (Eq. 5): [B,K,N,C] -> [B,K,N,C].
 
-    ``blocked`` [N,N] bool, the same in every group: True where a query (row) does not see another (column).
+    The attention treats all leading axes as batch, so no query attends to another group.
+    ``blocked`` [N,N] bool, the same in every group, is True where a query (row) does not attend to
+    another (column).
     """
     return attention(content, position, blocked)
 
 
-def jointly(
+def attend_across_groups(
     attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None
 ) -> Tensor:
-    """Self-attention over all K*N queries at once (Table 7 b and c). [B,K,N,C]
+    """Run self-attention over all K*N queries at once (Table 7 b and c): [B,K,N,C] -> [B,K,N,C].
 
-    What is ``blocked`` within a group is blocked there; of other groups a query sees what its last query sees of its
-    own, so nobody sees another group's denoising queries.
+    ``blocked`` [N,N] bool holds within every group. In the other groups, no query attends to what
+    the last query of its group does not attend to. The last one is a matching query, so no query
+    attends to the denoising queries of another group.
     """
-    num_groups, num_queries = content.shape[1:3]
     if blocked is not None:
-        others = blocked[-1].expand(num_groups, num_queries, num_groups, num_queries).clone()
-        others.diagonal(dim1=0, dim2=2).copy_(blocked.unsqueeze(-1).expand(-1, -1, num_groups))
-        blocked = others.reshape(num_groups * num_queries, -1)
-    joined = attention(
-        content.flatten(1, 2).unsqueeze(1), position.flatten(1, 2).unsqueeze(1), blocked
-    )
-    return joined.reshape(content.shape)
+        num_groups = content.shape[1]
+        blocked = _blocked_across_groups(blocked, num_groups)
+    # Now the groups are one long sequence, [B,1,K*N,C].
+    content_of_all = content.flatten(1, 2).unsqueeze(1)
+    position_of_all = position.flatten(1, 2).unsqueeze(1)
+    attended = attention(content_of_all, position_of_all, blocked)
+    return attended.reshape(content.shape)
 
 
-def end_to_end(queries: Tensor) -> Tensor:
-    """Groups laid end to end, [B,K,N,C] -> [B,K*N,C], to look at a memory that has no group axis (Eq. 4)."""
+def _blocked_across_groups(blocked: Tensor, num_groups: int) -> Tensor:
+    """Return the mask [K*N,K*N] of all queries from the mask [N,N] of one group."""
+    num_queries = len(blocked)
+    shape = (num_groups, num_queries, num_groups, num_queries)
+    # Between two groups: the row of the last query, for every query.
+    all_pairs = blocked[-1].expand(shape).clone()
+    # Within a group: the mask itself. The diagonal of the two group axes has the shape [N,N,K].
+    within_groups = all_pairs.diagonal(dim1=0, dim2=2)
+    within_groups.copy_(blocked.unsqueeze(-1).expand(-1, -1, num_groups))
+    return all_pairs.reshape(num_groups * num_queries, num_groups * num_queries)
+
+
+def flatten_groups(queries: Tensor) -> Tensor:
+    """Concatenate the groups: [B,K,N,C] -> [B,K*N,C].
+
+    In this shape they attend to a memory that has no group axis (Eq. 4).
+    """
     return queries.flatten(1, 2)
 
 
-def kept_at_inference(group: int | None) -> slice:
-    """The groups that inference runs, of a table [K,...]: the chosen one as [1,...], or all if ``group`` is None.
+# Groups at inference
 
-    Training is symmetric in the groups, so any will do (Fig. 4); by convention the primary group is group 0.
+
+def inference_groups(group: int | None) -> slice:
+    """Return the slice of the groups that inference runs; it indexes a table [K,...].
+
+    It selects one ``group``, as [1,...], or all of them if ``group`` is None. Training treats all
+    groups alike, so each of them detects equally well (Fig. 4). By convention the primary group is
+    group 0.
     """
-    return slice(None) if group is None else slice(group, group + 1)
+    if group is None:
+        return slice(None)
+    return slice(group, group + 1)
 
 
-def denoise_in_all(groups: int) -> int:
-    """In how many groups, from the first, objects are denoised: all, each with its own noise, so that the sequence of
-    group k is [DN_k | Q_k] and K groups are K DN-DETRs (Eq. 6 read literally; Table 3, DN-DETR w/ Group)."""
-    return groups
+# Denoising
 
 
-def denoise_in_primary(groups: int) -> int:
-    """In the primary group alone: the other reading of Sec. 3.2."""
-    return min(groups, 1)
+def denoise_all_groups(num_groups: int) -> int:
+    """Return K: the denoising queries of all groups have a loss, each group with its own noise.
+
+    The sequence of group k is [DN_k | Q_k], so K groups are K DN-DETRs. This is the literal
+    reading of Eq. 6 (DN-DETR w/ Group in Table 3).
+    """
+    return num_groups
+
+
+def denoise_primary_group(num_groups: int) -> int:
+    """Return 1: only the denoising queries of the primary group have a loss.
+
+    This is the other reading of Sec. 3.2.
+    """
+    return min(num_groups, 1)
+
+
+# Assignment
 
 
 def match_groups(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
-    """One-to-one assignment within each group (Eq. 6): K independent problems for each stage and image.
+    """Assign objects to queries one-to-one within each group (Eq. 6).
 
-    ``costs`` [L,B,K,T,N] finite; ``counts`` [B] objects of each image, the rest of T is padding. An object has one
-    query in every group, K in all.
+    These are K independent problems for each layer and image. An object is assigned to one query
+    of every group, to K queries in total. ``costs`` [L,B,K,T,N] must be finite. ``counts`` [B] are
+    the numbers of objects of the images; the remaining slots of T are padding.
     """
-    stages, _, num_groups, _, _ = costs.shape
-    images = []
+    num_layers, _, num_groups, _, _ = costs.shape
+    pairs_of_images = []
     for image, count in enumerate(counts):
-        target, query = assign(costs[:, image, :, :count])
+        target, query = assign(costs[:, image, :, :count])  # [L,K,M] each
         group = np.broadcast_to(np.arange(num_groups)[:, None], target.shape)
-        images.append((np.full(group.shape, image), group, query, target))
-    return _assignment(images, stages)
+        pairs_of_images.append((np.full_like(target, image), group, query, target))
+    return _concatenate(pairs_of_images, num_layers)
 
 
 def match_naively(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
-    """Naive one-to-many (Table 7 b): K copies of every object, assigned one-to-one among all K*N queries.
+    """Assign K copies of every object one-to-one to all K*N queries (Table 7 b).
 
-    ``costs`` and ``counts`` as in `match_groups`.
+    This is the naive one-to-many assignment. ``costs`` and ``counts`` as in `match_groups`.
     """
-    stages, _, num_groups, _, num_queries = costs.shape
-    images = []
+    num_layers, _, num_groups, _, num_queries = costs.shape
+    pairs_of_images = []
     for image, count in enumerate(counts):
-        everyone = (
-            costs[:, image, :, :count]
-            .swapaxes(1, 2)
-            .reshape(stages, count, num_groups * num_queries)
-        )
-        row, column = assign(np.tile(everyone, (1, num_groups, 1)))
+        # [L,K,T,N] -> [L,T,K*N]: the costs of every object for the queries of all groups
+        costs_of_objects = costs[:, image, :, :count].swapaxes(1, 2)
+        costs_of_objects = costs_of_objects.reshape(num_layers, count, num_groups * num_queries)
+        # [L,K*T,K*N]: K copies of all objects; row r is a copy of object r modulo T
+        copy, column = assign(np.tile(costs_of_objects, (1, num_groups, 1)))
+        target = copy % max(count, 1)
         group, query = np.unravel_index(column, (num_groups, num_queries))
-        images.append((np.full(group.shape, image), group, query, row % max(count, 1)))
-    return _assignment(images, stages)
+        pairs_of_images.append((np.full_like(target, image), group, query, target))
+    return _concatenate(pairs_of_images, num_layers)
 
 
-def _assignment(images: Sequence[tuple[np.ndarray, ...]], stages: int) -> Assignment:
-    """Each image's (image, group, query, target), [L,...] each, as one Assignment [L,M]."""
-    columns = (
-        np.concatenate([x.reshape(stages, -1) for x in column], axis=1) for column in zip(*images)
-    )
-    return Assignment.of(*columns)
+def _concatenate(pairs_of_images: Sequence[tuple[np.ndarray, ...]], num_layers: int) -> Assignment:
+    """Concatenate the pairs of all images along M.
 
-
-def mean_over_groups(groups: int, mean_objects: Tensor) -> Tensor:
-    """What losses summed over K groups are divided by: K * max(1, objects of a batch, averaged over ranks) (Eq. 7).
-
-    Clamped before the K: the authors' own branch clamps after it, which multiplies the background loss of a batch
-    without any object by K.
+    The pairs of an image are four arrays [L,...]: indices of image, group, query and target.
     """
-    return groups * mean_objects.clamp(min=1)
+    columns = []
+    for arrays in zip(*pairs_of_images):
+        flattened = [array.reshape(num_layers, -1) for array in arrays]
+        columns.append(np.concatenate(flattened, axis=1))
+    image, group, query, target = columns
+    return Assignment.from_columns(image, group, query, target)
+
+
+# Loss
+
+
+def loss_normaliser(num_groups: int, mean_objects: Tensor) -> Tensor:
+    """Return what the losses summed over K groups are divided by: K * max(1, objects) (Eq. 7).
+
+    ``mean_objects`` is the number of objects of a batch, averaged over ranks. It is clamped before
+    it is multiplied by K. The authors' own branch clamps afterwards, which multiplies the
+    background loss of a batch without objects by K.
+    """
+    return num_groups * mean_objects.clamp(min=1)

@@ -1,4 +1,7 @@
-"""How to train: every number that is not the model's. Defaults are DETR's, as all official repositories train."""
+"""Settings of a training: every number that does not belong to the model.
+
+The defaults are those of DETR, with which all official repositories train.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from groupdetr.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. Whatever is not given is the model's own choice (see `groupdetr presets`)."""
+    """How to train. What is not given is the model's own choice (see `groupdetr presets`)."""
 
     epochs: float = 12.0
     """Passes over the training images."""
@@ -21,47 +24,53 @@ class Settings:
     minutes: float | None = None
     """Wall time, evaluation included, instead of epochs; the schedule is stretched to it."""
     batch: Annotated[int, tyro.conf.arg(metavar="INT|auto")] = 16
-    """Images of an optimizer step, over all processes and accumulated pieces.
+    """Images of an optimizer step, over all processes and micro-batches.
 
-    auto: the model's own; --accumulate and --group-chunk are chosen for the memory at hand, with the same result.
+    auto: the model's own; --accumulate and --group-chunk are chosen for the memory at hand, with
+    the same result.
     """
     accumulate: int = 1
-    """Pieces a batch is computed in, for less memory; the result is the same."""
+    """Micro-batches of a batch (gradient accumulation): less memory, the same result."""
     imgsz: int = 800
-    """Shortest side of an image in validation, pixels; training draws from DETR's menu scaled by it."""
+    """Shortest side of an image in validation, in pixels; training draws from DETR's sizes scaled
+    by it."""
     augment: Literal["detr", "lsj", "flip", "none", "petr"] = "detr"
-    """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square of 1024/800 of imgsz;
-    flip: flip only; none: as in validation. Scenes: petr, which zooms, crops and flips the pictures of a sample alike,
-    and turns and scales the world; or none."""
+    """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square
+    of 1024/800 of imgsz; flip: flip only; none: as in validation. Scenes: petr, which zooms, crops
+    and flips the images of a sample alike, and rotates and scales the world; or none."""
     lr: float = 1e-4
     """Learning rate."""
     backbone_lr: float = 1e-5
     """Learning rate of the backbone."""
     layer_decay: float | None = None
-    """By what the backbone's rate is multiplied once more for every layer before the last; None: all learn alike."""
+    """Factor of the backbone's learning rate, applied once more for every layer before the last;
+    None: all layers have the same rate."""
     weight_decay: float = 1e-4
     schedule: Literal["step", "cosine"] = "step"
-    """step: a tenth of the rate after every lr_drop; cosine: falls smoothly to zero."""
+    """step: a tenth of the learning rate after every lr_drop; cosine: falls smoothly to zero."""
     lr_drop: tuple[float, ...] = (11 / 12,)
-    """When the step schedule drops, as parts of the training."""
+    """When the step schedule drops, as shares of the training."""
     warmup: int = 0
-    """Steps over which the rate rises from zero."""
+    """Steps over which the learning rate rises from zero."""
     clip: float = 0.1
     """Largest L2 norm of the gradient."""
     ema: float | None = None
-    """Decay of a running mean of the weights, used for evaluation; None: off. 0.9997 is common."""
+    """Decay of an exponential moving average of the weights, used for evaluation; None: off. 0.9997
+    is common."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward pass under autocast; costs and losses stay in fp32."""
     compile: bool = False
-    """Let torch.compile make the network faster (minutes of warm-up, needs a C++ compiler on a CPU)."""
+    """Compile the network with torch.compile (minutes of warm-up; a CPU needs a C++ compiler)."""
     recompute: bool = False
-    """Gradient checkpointing in encoder, decoder and backbones that are transformers: less memory, more time."""
+    """Gradient checkpointing in encoder, decoder and transformer backbones: less memory, more
+    time."""
     group_chunk: int | None = None
-    """Groups whose decoder and loss are computed at once: less memory, the same result; None: all."""
+    """Groups whose decoder and loss are computed at once: less memory, the same result; None:
+    all."""
     eval_every: float = 1.0
     """Epochs between evaluations."""
     instability_images: int = 500
-    """Validation images on which the stability of the matching is measured, in all groups; 0: off."""
+    """Validation images on which the matching instability is measured, in all groups; 0: off."""
     early_stop: int | None = None
     """Evaluations without a better AP after which training stops."""
     save_every: int | None = None
@@ -75,48 +84,47 @@ class Settings:
     """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.lr_drop, tuple):  # of a file: a list, or of an older one a number
-            drops = [self.lr_drop] if isinstance(self.lr_drop, float | int) else self.lr_drop
-            object.__setattr__(self, "lr_drop", tuple(drops))
+        if isinstance(self.lr_drop, float | int):
+            object.__setattr__(self, "lr_drop", (self.lr_drop,))
+        # A configuration file has a list.
+        object.__setattr__(self, "lr_drop", tuple(self.lr_drop))
         expect_positive(
-            self,
-            "epochs",
-            "steps",
-            "minutes",
-            "batch",
-            "accumulate",
-            "imgsz",
-            "eval_every",
-            "save_every",
+            epochs=self.epochs,
+            steps=self.steps,
+            minutes=self.minutes,
+            batch=self.batch,
+            accumulate=self.accumulate,
+            imgsz=self.imgsz,
+            eval_every=self.eval_every,
+            save_every=self.save_every,
+            clip=self.clip,
+            early_stop=self.early_stop,
+            threads=self.threads,
+            group_chunk=self.group_chunk,
         )
-        expect_positive(self, "clip", "early_stop", "threads", "group_chunk")
-        for name in (
-            "lr",
-            "backbone_lr",
-            "weight_decay",
-            "warmup",
-            "workers",
-            "instability_images",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise UsageError(
-                    f"{name.replace('_', '-')} must be a number from 0 up, not {value}"
-                )
+        expect_not_negative(
+            lr=self.lr,
+            backbone_lr=self.backbone_lr,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            workers=self.workers,
+            instability_images=self.instability_images,
+        )
         if self.batch % self.accumulate:
             raise UsageError(
-                f"a batch of {self.batch} images cannot be cut into {self.accumulate} equal pieces",
+                f"a batch of {self.batch} images cannot be divided into "
+                f"{self.accumulate} equal micro-batches",
                 remedy="choose --accumulate so that it divides --batch",
             )
         if self.ema is not None and not 0 < self.ema < 1:
-            raise UsageError(f"ema must lie between 0 and 1, not {self.ema}")
+            raise UsageError(f"ema must be between 0 and 1, not {self.ema}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UsageError(
                 f"layer-decay must be greater than 0 and at most 1, not {self.layer_decay}"
             )
 
     def as_flags(self) -> list[str]:
-        """The options of `groupdetr train` that give these settings."""
+        """Return the options of `groupdetr train` that give these settings."""
         flags: list[str] = []
         for field in fields(self):
             name, value = field.name.replace("_", "-"), getattr(self, field.name)
@@ -129,15 +137,24 @@ class Settings:
         return flags
 
     def total_steps(self, num_images: int) -> int | None:
-        """Optimizer steps of the training, None if only the clock knows."""
+        """Return the optimizer steps of the training; None if it ends after some minutes."""
         if self.minutes is not None:
             return None
         return self.steps or max(1, round(self.epochs * num_images / self.batch))
 
 
-def expect_positive(options: object, *names: str) -> None:
-    """`UsageError` for the first of these options that is given and not a number above zero."""
-    for name in names:
-        value = getattr(options, name)
+def expect_positive(**options: float | None) -> None:
+    """Raise `UsageError` for the first option that is given and is not a number above zero.
+
+    Example: ``expect_positive(imgsz=imgsz, batch=batch)``.
+    """
+    for name, value in options.items():
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"{name.replace('_', '-')} must be greater than 0, not {value}")
+
+
+def expect_not_negative(**options: float | None) -> None:
+    """Raise `UsageError` for the first option that is given and is negative or not a number."""
+    for name, value in options.items():
+        if value is not None and not 0 <= value < float("inf"):
+            raise UsageError(f"{name.replace('_', '-')} must be a number from 0 up, not {value}")

@@ -1,4 +1,4 @@
-"""What several tests share: small data, and the detectors that every claim is made of."""
+"""Fixtures that all tests share: small synthetic data sets, and the folder of real ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 if shutil.which("nvidia-smi") is None:
-    # before anything imports Triton, as torchvision does: kernels run in its interpreter where there is no GPU
+    # Without a GPU, Triton's kernels run in its interpreter. The variable must be set before Triton
+    # is imported, which torchvision does too.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
@@ -17,17 +18,18 @@ import torch
 from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.experiments import experiment
+from groupdetr.tasks.registry import task_class
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Small tensors: more threads only wait for each other."""
+    """Use one thread. With small tensors, several threads mostly wait for each other."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic data set: 24 training and 6 validation pictures of 48 pixels, 3 classes."""
+    """A synthetic COCO data set: 24 training and 6 validation images of 48 pixels, 3 classes."""
     folder = tmp_path_factory.mktemp("shapes")
     write(
         SyntheticConfig(image_size=48, num_classes=3, max_objects=3),
@@ -39,7 +41,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic nuScenes: 4 training and 4 validation samples of six pictures of 160 x 90 pixels."""
+    """A synthetic nuScenes data set with 4 training and 4 validation samples.
+
+    A sample has six images of 160 x 90 pixels.
+    """
     root = tmp_path_factory.mktemp("nuscenes")
     nuscenes.write(nuscenes.SyntheticConfig(samples=4, width=160, height=90), root)
     return root
@@ -47,13 +52,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_for(shapes: Path, scenes: Path) -> Callable[[str], Path]:
-    """What a detector, told by its preset, is trained on."""
-    return lambda preset: scenes if experiment(preset).task.sees == "scenes" else shapes
+    """A function that returns the data set that a preset is trained on."""
+
+    def folder(preset: str) -> Path:
+        task = task_class(experiment(preset).task)
+        return scenes if task.input_kind == "scenes" else shapes
+
+    return folder
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets, from the environment variable GROUPDETR_TEST_DATA."""
+    """The folder of real data sets, which the environment variable GROUPDETR_TEST_DATA names."""
     folder = os.environ.get("GROUPDETR_TEST_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("GROUPDETR_TEST_DATA does not name the folder of real data sets")

@@ -1,4 +1,4 @@
-"""Short training runs, as a user would start them."""
+"""Short training runs, started as a user starts them, and readers of what they wrote."""
 
 from __future__ import annotations
 
@@ -8,110 +8,107 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import split
 from typing import Any
 
 import torch
 
 from groupdetr.cli.main import main
 from groupdetr.experiments import EXPERIMENTS, experiment
+from groupdetr.tasks.registry import task_class
 
-TINY = [
-    name for name in EXPERIMENTS if name.endswith("-tiny") and "/" not in name
-]  # presets that train on a CPU
-OF_PICTURES = [
-    name for name in TINY if experiment(name).task.sees == "pictures"
-]  # and not of scenes
-SMALL = ("--set", "channels=32", "num_heads=2", "hidden=32", "decoder_layers=2", "num_queries=8")
-QUICK = (
-    "--groups",
-    "2",
-    "--imgsz",
-    "48",
-    "--batch",
-    "4",
-    "--workers",
-    "0",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-)
+# Presets that train on a CPU.
+TINY_PRESETS = [name for name in EXPERIMENTS if name.endswith("-tiny") and "/" not in name]
+# Those of them that detect objects in single images, not in scenes of several cameras.
+IMAGE_PRESETS = [
+    name for name in TINY_PRESETS if task_class(experiment(name).task).input_kind == "images"
+]
+# Options of `groupdetr train` for a very small detector and a short training on small images.
+SMALL_MODEL = split("--set channels=32 num_heads=2 hidden=32 decoder_layers=2 num_queries=8")
+SMALL_SETTINGS = split("--groups 2 --imgsz 48 --batch 4 --workers 0 --threads 1 --device cpu")
 
 
-def arguments(data: Path, out: Path, *more: str, model: str = "conditional-detr-tiny") -> list[str]:
-    """`groupdetr train` of a very small detector; ``more`` overrides."""
-    return ["train", str(data), "--model", model, "--out", str(out), *SMALL, *QUICK, *more]
+def train_arguments(data: Path, out: Path, *options: str) -> list[str]:
+    """Return the arguments of `groupdetr train` for a very small Conditional DETR.
+
+    ``options`` override those of the small detector and its short training.
+    """
+    model = ["--model", "conditional-detr-tiny"]
+    return ["train", str(data), *model, "--out", str(out), *SMALL_MODEL, *SMALL_SETTINGS, *options]
 
 
-def train(data: Path, out: Path, *more: str) -> Path:
-    """Train in this process."""
-    assert main(arguments(data, out, *more)) == 0
+def train(data: Path, out: Path, *options: str) -> Path:
+    """Train in this process to a successful end, and return the folder of the run."""
+    assert main(train_arguments(data, out, *options)) == 0
     return out
 
 
-def command(*more: str) -> list[str]:
-    return [sys.executable, "-m", "groupdetr", *more]
+def python_command(*arguments: str) -> list[str]:
+    """Return the command that runs `groupdetr` with these arguments in another process."""
+    return [sys.executable, "-m", "groupdetr", *arguments]
 
 
 def environment() -> dict[str, str]:
+    """Return the environment for other processes: that of this one, with one thread each."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def torchrun(
-    processes: int,
+    num_processes: int,
     port: int,
     arguments: Sequence[str],
     program: Sequence[str] = ("-m", "groupdetr"),
 ) -> subprocess.CompletedProcess[str]:
-    """Several processes over gloo, as a user would start them."""
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(processes),
-        "--master-port",
-        str(port),
-    ]
-    whole = [sys.executable, *launch, *program, *arguments]
+    """Run ``program`` in several processes that communicate over gloo, as torchrun does."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
+    launcher += ["--master-port", str(port)]
     return subprocess.run(
-        whole, env=environment(), capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, *launcher, *program, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 
-def log(run: Path) -> list[dict[str, Any]]:
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Return the records of log.jsonl."""
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def losses(run: Path) -> dict[int, dict[str, float]]:
-    """Step -> the named losses."""
-    return {record["step"]: record["losses"] for record in log(run) if "losses" in record}
+def losses_by_step(run: Path) -> dict[int, dict[str, float]]:
+    """Return the losses by name, for every logged step."""
+    return {record["step"]: record["losses"] for record in read_log(run) if "losses" in record}
 
 
-def norms(run: Path) -> dict[int, float]:
-    """Step -> the norm of the gradient."""
-    return {record["step"]: record["norm"] for record in log(run) if "norm" in record}
+def grad_norms_by_step(run: Path) -> dict[int, float]:
+    """Return the norm of the gradient before clipping, for every logged step."""
+    return {record["step"]: record["norm"] for record in read_log(run) if "norm" in record}
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
-    """What is logged of every evaluation, times and memory aside."""
-    aside = ("seconds", "peak_memory_mb")
-    return [
-        {k: v for k, v in record.items() if k not in aside}
-        for record in log(run)
-        if "instability" in record
-    ]
+    """Return the records of all evaluations without times and memory, which vary between runs."""
+    varying = ("seconds", "peak_memory_mb")
+    records = []
+    for record in read_log(run):
+        if "instability" in record:
+            records.append({name: record[name] for name in record if name not in varying})
+    return records
 
 
-def checkpoint(run: Path) -> dict[str, Any]:
+def load_checkpoint(run: Path) -> dict[str, Any]:
+    """Return the content of last.pt."""
     return torch.load(run / "weights/last.pt", weights_only=True)
 
 
-def same(a: Any, b: Any) -> bool:
-    """Bit for bit, through dicts and lists; times aside."""
+def is_identical(a: Any, b: Any) -> bool:
+    """True if two checkpoints, or parts of them, are equal bit for bit. Times are not compared."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if "seconds" not in str(k))
+        names = [name for name in a if "seconds" not in str(name)]
+        return a.keys() == b.keys() and all(is_identical(a[name], b[name]) for name in names)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
+        return len(a) == len(b) and all(map(is_identical, a, b))
     return bool(a == b)

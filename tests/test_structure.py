@@ -1,194 +1,194 @@
-"""How the house is built: which floor may import which, and how large a room may be. Read off the source, not run."""
+"""The structure of the package: which room may import which, read from the source.
+
+A room is a folder or a module at the top of the package, such as `groupdetr/ops` or `groups.py`.
+"""
 
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
-from statistics import median
 
 import pytest
 
 import groupdetr
+from groupdetr.cli.main import VERBS
 
 ROOT = Path(groupdetr.__file__).parent
-SOURCES = {
-    ".".join(("groupdetr", *path.relative_to(ROOT).with_suffix("").parts)): path
-    for path in ROOT.rglob("*.py")
-}
-TREES = {
-    name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in SOURCES.items()
-}
-
-BELOW_DETECTORS = {
-    "ops",
-    "movable",
-    "masks",
-    "structures",
-    "cameras",
-    "outputs",
-    "groups",
-    "linear",
-    "mlp",
-    "places",
-    "attention",
-    "encoders",
-    "queries",
-    "heads",
-    "decoder",
-    "criterion",
-    "backbones",
-    "detector",
-    "chunked",
-}
-MODEL_WING = BELOW_DETECTORS | {"detectors"}
-READING = {
-    f"groupdetr.weights.{name}" for name in ("reading", "layout", "imagenet")
-}  # how backbones open their files
-KNOW_NUM_GROUPS = {
-    "groups",
-    "queries",
-    "detectors",
-    "experiments",
-    "weights",
-    "cli",
-    "commands",
-    "training",
-    "fitting",
-    "validation",
-    "reporting",
-    "tasks",  # the command line
-}
 
 
-def floor(module: str) -> str:
-    """The part of the library a module belongs to: ``groupdetr.ops.boxes`` to ``ops``."""
-    return [*module.split("."), ""][1]
+def module_name(path: Path) -> str:
+    parts = ("groupdetr", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """The modules that a file imports, at its top or inside a function."""
+SOURCES = {module_name(path): path for path in ROOT.rglob("*.py")}
+TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
+
+# From the bottom to the top. Imports only go down this list.
+FLOORS = [
+    {"errors", "ops", "version"},
+    {"settings", "structures"},
+    {"groups", "checkpoints", "data"},
+    {"criterion", "evaluation", "visualize"},
+    {"modeling"},
+    {"detectors"},
+    {"experiments", "engine"},
+    {"create", "weights", "analysis", "report"},
+    {"tasks"},
+    {"workflows"},
+    {"cli"},
+    {"__main__"},
+]
+MODEL = {"ops", "structures", "groups", "modeling", "criterion", "detectors"}
+KNOW_NUM_GROUPS = {"detectors", "experiments", "weights", "report", "tasks", "workflows"}
+
+
+def room(module: str) -> str:
+    """The part of the package that a module belongs to: ``groupdetr.ops.boxes`` to ``ops``."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """The modules of ours that a file imports, at its top or inside a function.
+
+    ``from package import name`` imports the module of that name if there is one. Otherwise the
+    name comes from the package's ``__init__``, and with it from the module that defines it.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (
+                alias.name for alias in node.names if alias.name.split(".")[0] == "groupdetr"
+            )
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
-            yield from (_module(node.module or "", alias.name) for alias in node.names)
+            if (node.module or "").split(".")[0] != "groupdetr":
+                continue
+            for alias in node.names:
+                full_name = f"{node.module}.{alias.name}"
+                yield full_name if full_name in TREES else defining_module(node.module, alias.name)
 
 
-def _module(package: str, name: str) -> str:
-    """``from package import name`` imports a module of that name, if there is one."""
-    return f"{package}.{name}" if f"{package}.{name}" in TREES else package
+def defining_module(package: str, name: str) -> str:
+    """The module that defines what ``package/__init__.py`` imports under this name."""
+    for node in ast.walk(TREES[package]):
+        if isinstance(node, ast.ImportFrom) and node.module in TREES:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and node.module != package:
+                    return defining_module(node.module, alias.name)
+    return package
 
 
-IMPORTS = {
-    name: {m for m in imported(tree) if m.split(".")[0] == "groupdetr"}
-    for name, tree in TREES.items()
-}
+IMPORTS = {name: set(imported_modules(tree)) - {name} for name, tree in TREES.items()}
+ROOMS = {room(name) for name in TREES}
 
 
-def offenders(floors: set[str], forbidden: set[str]) -> list[str]:
-    return sorted(
+def test_imports_only_go_down() -> None:
+    floor_of = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+    assert ROOMS - {"__init__"} == floor_of.keys(), "a new room needs a floor"
+    upward = [
         f"{name} imports {other}"
         for name, others in IMPORTS.items()
-        for other in others - READING
-        if floor(name) in floors and floor(other) in forbidden
-    )
+        for other in others
+        if "__init__" not in (room(name), room(other))
+        and room(name) != room(other)
+        and floor_of[room(other)] >= floor_of[room(name)]
+    ]
+    assert not upward
 
 
-def test_ops_import_nothing_of_ours_but_each_other() -> None:
-    assert not offenders({"ops"}, {floor(name) for name in TREES} - {"ops"})
-
-
-def test_the_model_wing_imports_neither_data_nor_tasks_nor_engine() -> None:
-    assert not offenders(MODEL_WING, {floor(name) for name in TREES} - MODEL_WING - {"errors"})
-
-
-def test_nothing_below_detectors_imports_them() -> None:
-    assert not offenders(BELOW_DETECTORS, {"detectors"})
-
-
-def test_the_engine_imports_no_detector() -> None:
-    assert not offenders(
-        {"engine"}, MODEL_WING - {"structures", "outputs", "criterion", "ops", "groups"}
-    )
-
-
-def at_import_time(tree: ast.Module) -> Iterator[str]:
-    """Without what functions import when they are called: verbs of the command line do, to answer --help at once."""
-    for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from imported(node)
+def test_the_package_face_is_lazy_and_nobody_of_ours_uses_it() -> None:
+    """`groupdetr/__init__.py` imports what it offers only when it is used."""
+    modules = {node.module for node in TREES["groupdetr"].body if isinstance(node, ast.ImportFrom)}
+    ours = {module for module in modules if (module or "").startswith("groupdetr")}
+    assert ours == {"groupdetr.version"}
+    users = [name for name, others in IMPORTS.items() if "groupdetr" in others]
+    assert not users, "they import from the package face"
 
 
 def test_no_imports_run_in_a_circle() -> None:
-    graph = {name: set(at_import_time(tree)) & TREES.keys() for name, tree in TREES.items()}
+    """Neither at import time nor inside functions."""
+    graph = {name: others & TREES.keys() for name, others in IMPORTS.items() if name != "groupdetr"}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def identifiers(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        for field in ("id", "attr", "arg", "name"):
-            yield getattr(node, field, None) or ""
+def test_at_most_eight_modules_are_at_the_top() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= 8
 
 
-def test_only_who_must_knows_the_number_of_groups() -> None:
-    """Everybody else reads K off the shape of a tensor."""
-    who = {name for name, tree in TREES.items() if "num_groups" in identifiers(tree)}
-    assert {floor(name) for name in who} <= KNOW_NUM_GROUPS, sorted(who)
+def importers(importing: set[str], imported: set[str]) -> list[str]:
+    return sorted(
+        f"{name} imports {other}"
+        for name, others in IMPORTS.items()
+        for other in others
+        if room(name) in importing and room(other) in imported
+    )
 
 
-def test_the_model_asks_only_once_if_it_is_training_for_the_sake_of_groups() -> None:
-    """Dropout, recomputation, denoising, the points of masks and GridMask, which has a probability, ask too, each in a
-    line that says so."""
-    asks = [
-        f"{name}: {ast.unparse(node)}"
+def test_ops_import_nothing_of_ours() -> None:
+    assert not importers({"ops"}, ROOMS - {"ops"})
+
+
+def test_the_model_imports_neither_data_nor_tasks_nor_engine() -> None:
+    assert not importers(MODEL, ROOMS - MODEL - {"errors", "checkpoints"})
+
+
+def test_the_engine_imports_no_detector() -> None:
+    assert not importers({"engine"}, {"detectors", "experiments", "weights", "tasks"})
+
+
+def test_no_library_module_imports_the_command_line() -> None:
+    assert not importers(ROOMS - {"cli", "__main__"}, {"cli"})
+
+
+def test_only_main_knows_both_options_and_workflows() -> None:
+    """Options do not import workflows, and `main` passes their fields on as keyword arguments."""
+    assert not importers({"cli"}, {"workflows"})
+    for verb in VERBS.values():
+        options = load(verb.options)
+        workflow = inspect.signature(load(verb.workflow)).parameters
+        assert workflow.keys() == options.__dataclass_fields__.keys(), verb
+        assert not hasattr(options, "run") or "run" in options.__dataclass_fields__
+
+
+def load(path: str) -> type:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def test_only_some_rooms_know_the_number_of_groups() -> None:
+    """Everybody else reads K from the shape of a tensor."""
+    rooms = {
+        room(name)
         for name, tree in TREES.items()
         for node in ast.walk(tree)
-        if floor(name) in MODEL_WING
+        if isinstance(node, ast.Attribute) and ast.unparse(node).endswith("recipe.num_groups")
+    }
+    assert rooms <= KNOW_NUM_GROUPS
+
+
+def test_groups_depend_on_training_in_one_line() -> None:
+    """Only `QuerySource.active_groups` asks if the model trains for the sake of groups.
+
+    Dropout, gradient checkpointing, denoising, the points of masks and GridMask ask too, each in a
+    line that says so.
+    """
+    tests = [
+        f"{name}: {ast.unparse(node.test)}; {ast.unparse(node)[:200]}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if room(name) in MODEL
         and isinstance(node, ast.IfExp | ast.If)
         and "self.training" in ast.unparse(node.test)
     ]
-    others = ("dropout", "recompute", "denoise", "points", "probability")
-    assert len([ask for ask in asks if not any(other in ask for other in others)]) == 1, asks
-
-
-# rooms
-
-FUNCTIONS = [
-    (f"{name}.{node.name}", node)
-    for name, tree in TREES.items()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-]
-
-
-def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Of the body, without its docstring."""
-    body = node.body[1:] if ast.get_docstring(node) else node.body
-    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
-
-
-def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    return len([name for name in names if name not in ("self", "cls")])
-
-
-def test_functions_are_short_and_take_few_parameters() -> None:
-    assert median(lines(node) for _, node in FUNCTIONS) <= 8
-    assert not [f"{name}: {lines(node)} lines" for name, node in FUNCTIONS if lines(node) > 50]
-    assert not [
-        f"{name}: {parameters(node)} parameters" for name, node in FUNCTIONS if parameters(node) > 6
-    ]
-
-
-def test_no_file_is_long() -> None:
-    lengths = {name: len(path.read_text().splitlines()) for name, path in SOURCES.items()}
-    assert not [f"{name}: {length} lines" for name, length in lengths.items() if length > 350]
+    others = ("dropout", "recompute", "denois", "points", "probability")
+    assert len([test for test in tests if not any(other in test for other in others)]) == 1, tests
 
 
 def test_every_file_says_what_it_is_for() -> None:

@@ -1,1 +1,1 @@
-"""One file for each figure or table of the paper that is computed from a trained detector."""
+"""Figures and tables of the paper that are computed from a trained detector, one file each."""

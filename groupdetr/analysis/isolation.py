@@ -1,4 +1,4 @@
-"""Do groups leak into each other? Three measurements that must all be zero, of any detector of this library."""
+"""Isolation of groups: three differences that must be zero for every detector of this library."""
 
 from __future__ import annotations
 
@@ -7,86 +7,108 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor, nn
 
-from groupdetr.engine.inference import running
+from groupdetr.engine.inference import use_group
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
 
-TOLERANCE = (
-    1e-4  # rounding of float32: kernels may sum in another order for another number of queries
-)
+# Rounding of float32: for another number of queries, kernels may sum in another order.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """The largest change of any logit, and of any box coordinate or number that a mask is told by."""
+    """The largest difference of any logit, box coordinate or component of a mask embedding."""
 
-    leak: float  # in other groups, when the queries of one are changed
-    apart: float  # between all groups in one training pass and each by itself
-    inference: float  # between the answer at inference and the primary group in training
+    leak: float  # in the other groups, when the queries of one group are changed
+    apart: float  # between all groups in one pass and each group in a pass of its own
+    inference: float  # between the output of inference and the primary group in training
 
     @property
     def holds(self) -> bool:
+        """True if all differences are within `TOLERANCE`."""
         return max(self.leak, self.apart, self.inference) < TOLERANCE
 
 
 def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
-    """Run the detector on noise of two sizes, padded. Its weights and mode are as before afterwards."""
-    images = model.recipe.noise(side).to(next(model.parameters()).device)
-    with torch.inference_mode(), _as_trained(model):
-        together = model(images).layers[-1]
-        groups = together.logits.shape[1]
-        leak = max((_leak(model, images, together, group) for group in range(groups)), default=0.0)
+    """Run the detector on padded noise images of two sizes.
+
+    Its weights do not change, and its mode is restored.
+    """
+    images = model.recipe.example_images(side).to(next(model.parameters()).device)
+    with torch.inference_mode(), _all_groups_without_dropout(model):
+        all_groups = model(images).layers[-1]
+        num_groups = all_groups.logits.shape[1]
+        leaks = [_leak(model, images, all_groups, group) for group in range(num_groups)]
+
         model.eval()
-        alone = [_alone(model, images, group) for group in range(groups)]
+        single_groups = [_single_group(model, images, group) for group in range(num_groups)]
+        differences = []
+        for group, single in enumerate(single_groups):
+            differences.append(_max_difference(single, all_groups[:, group : group + 1]))
+        # The primary group is the one that inference uses.
         primary = model.recipe.inference_group or 0
-        inference = _change(alone[primary], together[:, primary : primary + 1])
-        apart = max(
-            _change(alone[group], together[:, group : group + 1]) for group in range(groups)
-        )
-    return Isolation(leak, apart, inference)
+        inference = _max_difference(single_groups[primary], all_groups[:, primary : primary + 1])
+    return Isolation(leak=max(leaks), apart=max(differences), inference=inference)
 
 
 @contextmanager
-def _as_trained(model: DetectionTransformer) -> Iterator[None]:
-    """All groups, as in training, but nothing that draws anew in every pass (dropout, stochastic depth): its noise
-    would hide what is looked for."""
+def _all_groups_without_dropout(model: DetectionTransformer) -> Iterator[None]:
+    """Run all groups as in training, but without dropout and stochastic depth.
+
+    These draw new random numbers in every pass, and their noise would hide the differences.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    model.queries.train()
+    model.queries.train()  # Only the query source decides which groups run.
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module, training in modes:
+            module.training = training
 
 
-def _leak(model: DetectionTransformer, images: Images, before: Predictions, group: int) -> float:
-    """What changes elsewhere when the queries of ``group`` do."""
-    with model.queries.register_forward_hook(lambda *call: _moved(call[-1], group)):
+def _leak(
+    model: DetectionTransformer, images: Images | CameraImages, before: Predictions, group: int
+) -> float:
+    """Return the change of the other groups when the queries of ``group`` are changed."""
+
+    def change_queries(module: nn.Module, args: tuple[object, ...], queries: Queries) -> Queries:
+        return _perturb(queries, group)
+
+    with model.queries.register_forward_hook(change_queries):
         after = model(images).layers[-1]
     others = [k for k in range(before.logits.shape[1]) if k != group]
-    return _change(before[:, others], after[:, others]) if others else 0.0
+    return _max_difference(before[:, others], after[:, others]) if others else 0.0
 
 
-def _moved(queries: Queries, group: int) -> Queries:
-    """The same but for one group, which knows something else, looks elsewhere, and has another position."""
-    content, reference = queries.content.clone(), queries.reference.clone()
+def _perturb(queries: Queries, group: int) -> Queries:
+    """Change content, reference and position of the queries of one group."""
+    content = queries.content.clone()
     content[:, group] += 1.0
+    reference = queries.reference.clone()
     reference[:, group] = 1 - reference[:, group]
-    position = None if queries.position is None else queries.position.clone()
+    position = queries.position
     if position is not None:
+        position = position.clone()
         position[:, group] += 1.0
     return replace(queries, content=content, reference=reference, position=position)
 
 
-def _alone(model: DetectionTransformer, images: Images, group: int) -> Predictions:
-    """One group at inference."""
-    with running(model, group):
+def _single_group(
+    model: DetectionTransformer, images: Images | CameraImages, group: int
+) -> Predictions:
+    """Return the predictions [B,1,N,.] of one group at inference."""
+    with use_group(model, group):
         return model(images).layers[-1]
 
 
-def _change(a: Predictions, b: Predictions) -> float:
-    return max(float((x - y).abs().max()) for x, y in ((a.logits, b.logits), (a.place, b.place)))
+def _max_difference(a: Predictions, b: Predictions) -> float:
+    def difference(x: Tensor, y: Tensor) -> float:
+        return float((x - y).abs().max())
+
+    return max(difference(a.logits, b.logits), difference(a.location, b.location))

@@ -1,4 +1,7 @@
-"""Fig. 3: the K queries, one of each group, that an object is matched to, with their boxes and reference points."""
+"""Fig. 3: the K queries that an object is matched to, one in each group.
+
+They are shown with their boxes and reference points.
+"""
 
 from __future__ import annotations
 
@@ -9,77 +12,98 @@ import torch
 from torch import Tensor
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.data.batch import Pictures, collate
-from groupdetr.engine.inference import evaluating, running
-from groupdetr.engine.task import Pieces
+from groupdetr.data.batch import collate
+from groupdetr.data.dataset import DetectionDataset
+from groupdetr.engine.inference import eval_mode, use_group
+from groupdetr.engine.task import Batch
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.targets import TargetBatch
 
 
 @dataclass
 class MatchedQueries:
-    """The T objects of one picture, in pixels of the original."""
+    """The T objects of one image and their matched queries, in pixels of the original image."""
 
     boxes: np.ndarray  # [T,4] of the objects: x0, y0, x1, y1
-    said: np.ndarray  # [T,K,4] the box, or that around the mask, of the matched query of each group; nan without one
-    points: (
-        np.ndarray
-    )  # [T,K,2] where that query looks, x, y; the middle of what it predicts if it looks everywhere
+    # [T,K,4] predicted boxes, or boxes around the predicted masks, of the matched query of each
+    # group; nan if a group has none
+    predicted_boxes: np.ndarray
+    # [T,K,2] x, y of the reference points of these queries; without reference points, the centres
+    # of the predicted boxes
+    points: np.ndarray
 
 
 @dataclass
-class Matched:
-    """What the last layer says, of the M queries that are matched to an object of one picture or scene."""
+class LastLayerMatches:
+    """The M matched queries of the last decoder layer, for one image or scene."""
 
-    target: Tensor  # [M] the object, one of T
-    group: Tensor  # [M] of K
-    said: Predictions  # [1,M,.]
-    reference: Tensor  # [1,M,R] where the query looks, empty if everywhere
-    groups: int  # K
+    target: Tensor  # [M] index of the object
+    group: Tensor  # [M] index of the group
+    predictions: Predictions  # [1,M,.]
+    reference: Tensor  # [1,M,R] reference points or boxes; R is 0 if queries have none
+    num_groups: int  # K
 
-    def by_object(self, values: Tensor, objects: int) -> np.ndarray:
-        """Values [1,M,C] as [T,K,C], nan where an object has no query of a group."""
-        dealt = values.new_full((objects, self.groups, values.shape[-1]), torch.nan)
-        dealt[self.target, self.group] = values[0]
-        return dealt.cpu().numpy()
+    def by_object(self, values: Tensor, num_objects: int) -> np.ndarray:
+        """Sort values [1,M,C] into [T,K,C]. It is nan where an object has no query in a group."""
+        shape = (num_objects, self.num_groups, values.shape[-1])
+        sorted_values = values.new_full(shape, torch.nan)
+        sorted_values[self.target, self.group] = values[0]
+        return sorted_values.cpu().numpy()
 
 
 @torch.no_grad()
-def matched(model: DetectionTransformer, criterion: SetCriterion, batch: Pieces) -> Matched:
-    """In a batch of one, all groups running side by side."""
+def last_layer_matches(
+    model: DetectionTransformer, criterion: SetCriterion, batch: Batch
+) -> LastLayerMatches:
+    """Run all groups on a batch of one and match the queries of its last layer."""
     device = next(model.parameters()).device
-    with evaluating(model), running(model, None):
+    targets = TargetBatch.from_targets([target.to(device) for target in batch.targets])
+    with eval_mode(model), use_group(model, None):
         outputs = model(batch.images(device))
-        stages = outputs.stages()[0]
-        assignment = criterion.assign(
-            stages, Objects.from_targets([target.to(device) for target in batch.targets])
-        )
-    predictions = stages.predictions
-    reference = outputs.queries.reference.expand(len(stages.names), -1, -1, -1, -1)
-    said = predictions.of(
-        *(assignment.gather(x)[-1:] for x in (predictions.logits, predictions.place))
+        supervised = outputs.supervised()[0]
+        assignment = criterion.assign(supervised, targets)
+
+    # `gather` takes [L,B,K,N,.], so the reference is repeated for every layer.
+    predictions = supervised.predictions
+    reference = outputs.queries.reference.expand(len(supervised.names), -1, -1, -1, -1)
+    return LastLayerMatches(
+        target=assignment.target[-1],
+        group=assignment.group[-1],
+        predictions=predictions.with_values(
+            assignment.gather(predictions.logits)[-1:],
+            assignment.gather(predictions.location)[-1:],
+        ),
+        reference=assignment.gather(reference)[-1:],
+        num_groups=predictions.logits.shape[2],
     )
-    groups = predictions.logits.shape[2]
-    last = (assignment.target[-1], assignment.group[-1])
-    return Matched(*last, said, assignment.gather(reference)[-1:], groups)
 
 
 def matched_queries(
-    model: DetectionTransformer, criterion: SetCriterion, pictures: Pictures, index: int
+    model: DetectionTransformer, criterion: SetCriterion, images: DetectionDataset, index: int
 ) -> MatchedQueries:
-    """The last layer's assignment of picture ``index``."""
-    batch, record = collate([pictures[index]]), pictures.records[index]
-    found, objects = matched(model, criterion, batch), batch.targets[0].boxes
-    size = found.reference.new_tensor([record.width, record.height])
-    where = found.said.bounds()
-    where = where.masked_fill(
-        (where[..., 2:] == 0).any(-1, keepdim=True), torch.nan
-    )  # an empty mask is nowhere
-    points = torch.cat([found.reference, where], -1)[..., :2] * size
+    """Return the matched queries of image ``index``."""
+    batch = collate([images[index]])
+    target_boxes = batch.targets[0].boxes
+    num_objects = len(target_boxes)
+    matches = last_layer_matches(model, criterion, batch)
+
+    # Boxes around masks are all zeros for empty masks, which have no box.
+    boxes = matches.predictions.to_boxes()
+    empty = (boxes[..., 2:] == 0).any(-1, keepdim=True)
+    boxes = boxes.masked_fill(empty, torch.nan)
+
+    # The first two columns: of the reference if there is one, otherwise of the predicted box.
+    points = torch.cat([matches.reference, boxes], -1)[..., :2]
+
+    record = images.records[index]
+    size = matches.reference.new_tensor([record.width, record.height])
+    corners_size = size.repeat(2)
+    target_corners = cxcywh_to_xyxy(target_boxes) * corners_size.cpu()
+    predicted_corners = cxcywh_to_xyxy(boxes) * corners_size
     return MatchedQueries(
-        boxes=(cxcywh_to_xyxy(objects) * size.cpu().repeat(2)).numpy(),
-        said=found.by_object(cxcywh_to_xyxy(where) * size.repeat(2), len(objects)),
-        points=found.by_object(points, len(objects)),
+        boxes=target_corners.numpy(),
+        predicted_boxes=matches.by_object(predicted_corners, num_objects),
+        points=matches.by_object(points * size, num_objects),
     )

@@ -1,1 +1,1 @@
-"""Checkpoint files of any origin: reading them, our own format, and tables of tensor names."""
+"""Checkpoint files: reading those of any origin, our own format, and tables of tensor names."""

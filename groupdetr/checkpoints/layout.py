@@ -1,9 +1,9 @@
-"""A layout: the names by which somebody's checkpoint calls what we have, as a table."""
+"""A layout: the table of tensor names by which somebody's checkpoint calls what our models have."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -11,52 +11,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.checkpoints.reading import Checkpoint, first_names
 from groupdetr.errors import WeightsError
 
+# Their name -> our name, or several of ours, or none. See `Layout.names`.
 Names = Mapping[str, str | tuple[str, ...]]
 Category = tuple[int, str]  # original id and name of a class
-Facts = Mapping[str, Any]  # what a file says beside its tensors
+Metadata = Mapping[str, Any]  # what a file holds beside its tensors
 
 
-def names_are_enough(facts: Facts) -> bool:
-    del facts
+def any_metadata(metadata: Metadata) -> bool:
+    """True: the tensor names alone identify the layout."""
     return True
 
 
-def as_it_is(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def unchanged(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
 @dataclass(frozen=True)
 class Layout:
-    """``names`` says theirs -> ours: ``#`` stands for a number and ``*`` for any rest, alike on both sides. Several
-    names of ours share the rows of one tensor of theirs; none at all, ``()``, drops it. The first row that fits holds.
-    Where several of theirs are one of ours, they must be equal.
+    """The tensor names of one kind of checkpoint, and what they mean.
+
+    ``names`` maps their names to ours. ``#`` stands for a number and ``*`` for any other text; the
+    wildcards of both sides correspond in order. A tuple of our names splits their tensor into equal
+    parts along its first axis. An empty tuple drops their tensor. The first row that matches
+    counts. If several of their tensors have the same name of ours, they must be equal.
     """
 
     title: str
-    preset: Callable[
-        [Checkpoint], str
-    ]  # the one that a file (with our names) belongs to; WeightsError if unclear
-    signature: tuple[str, ...]  # names or patterns that this layout alone has all of
+    # Returns the preset that a file with our names belongs to. WeightsError if it is unclear.
+    preset: Callable[[Checkpoint], str]
+    # Names or patterns. A file has this layout only if it has a tensor for each of them.
+    signature: tuple[str, ...]
     names: Names
-    options: Callable[[Facts], dict[str, Any]]  # fields of a recipe that the tensors do not tell
-    categories: Callable[
-        [Facts], list[Category]
-    ]  # what the rows of the class head stand for; [] if unknown
-    complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = (
-        as_it_is  # with what ours have and theirs do without
-    )
-    is_of: Callable[[Facts], bool] = (
-        names_are_enough  # does a file with such names say that it is of this layout?
-    )
+    # Returns the recipe fields that the metadata gives and the shapes of tensors do not show.
+    options: Callable[[Metadata], dict[str, Any]]
+    # Returns what the rows of the class head stand for, [] if unknown.
+    categories: Callable[[Metadata], list[Category]]
+    # Changes the converted tensors where a renaming is not enough.
+    complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
+    # True if the metadata of a file with such names says that the file has this layout.
+    matches_metadata: Callable[[Metadata], bool] = any_metadata
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
-        return all(any(_pattern(mark).fullmatch(name) for name in state) for mark in self.signature)
+        """True if every name of the signature is among the names of the tensors."""
+        return all(_has_match(pattern, state) for pattern in self.signature)
 
     def convert(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The tensors under our names; those that the table does not have are an error."""
+        """Return the tensors under our names.
+
+        WeightsError if the table lacks a name of theirs, or if tensors that should be equal differ.
+        """
         ours: dict[str, Tensor] = {}
         unknown, unequal = [], []
         for name, tensor in checkpoint.state.items():
@@ -64,56 +70,60 @@ class Layout:
             if targets is None:
                 unknown.append(name)
             elif targets:
-                parts = dict(zip(targets, tensor.chunk(len(targets))))
-                unequal += [
-                    name
-                    for target in parts
-                    if target in ours and not torch.equal(ours[target], parts[target])
-                ]
-                ours |= parts
-        refuse(unknown, f"{self.title} has no", checkpoint.where)
-        refuse(
-            unequal,
-            f"{self.title} has one tensor for several of these, which differ:",
-            checkpoint.where,
-        )
+                parts = tensor.chunk(len(targets))
+                for target, part in zip(targets, parts):
+                    if target in ours and not torch.equal(ours[target], part):
+                        unequal.append(name)
+                    ours[target] = part
+        where = checkpoint.where
+        refuse(unknown, f"{self.title} has no", where)
+        refuse(unequal, f"{self.title} has one tensor for several of these, which differ:", where)
         return replace(checkpoint, state=self.complete(ours))
 
 
 def rename(name: str, names: Names) -> tuple[str, ...] | None:
-    """What we call their ``name``; None if the table does not have it."""
+    """Return our names of their tensor ``name``; None if the table does not have it."""
     for theirs, ours in names.items():
-        if found := _pattern(theirs).fullmatch(name):
+        match = _compile(theirs).fullmatch(name)
+        if match:
             targets = (ours,) if isinstance(ours, str) else ours
-            return tuple(_fill(target, found.groups()) for target in targets)
+            return tuple(_fill_wildcards(target, match.groups()) for target in targets)
     return None
 
 
-def within(names: Names, theirs: str, ours: str) -> Names:
-    """The table of a part, as the part is called within the whole: a prefix on either side."""
-    return {
-        f"{theirs}{name}": f"{ours}{target}"
-        if isinstance(target, str)
-        else tuple(f"{ours}{one}" for one in target)
-        for name, target in names.items()
-    }
+def with_prefixes(names: Names, theirs: str, ours: str) -> Names:
+    """Return the table of a part under the part's prefixes: ``theirs`` and ``ours``."""
+    table: dict[str, str | tuple[str, ...]] = {}
+    for name, target in names.items():
+        if isinstance(target, str):
+            table[f"{theirs}{name}"] = f"{ours}{target}"
+        else:
+            table[f"{theirs}{name}"] = tuple(f"{ours}{one}" for one in target)
+    return table
+
+
+def _has_match(pattern: str, names: Iterable[str]) -> bool:
+    return any(_compile(pattern).fullmatch(name) for name in names)
 
 
 @cache
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(re.escape(text).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
+def _compile(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a pattern of a layout."""
+    return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
 
 
-def _fill(target: str, parts: Iterable[str]) -> str:
-    """The wildcards of ``target`` replaced, one after the other."""
-    rest = iter(parts)
-    return re.sub(r"[#*]", lambda _: next(rest), target)
+def _fill_wildcards(target: str, values: Sequence[str]) -> str:
+    """Replace the wildcards of ``target`` by the values, one after the other."""
+    remaining = iter(values)
+    return re.sub(r"[#*]", lambda _: next(remaining), target)
 
 
 def refuse(names: Iterable[str], what: str, where: str) -> None:
-    """If there are any names: an error that gives the first ten."""
+    """Raise a WeightsError that lists the first ten names, unless there are none.
+
+    ``what`` comes before the names, and ``where`` is the file.
+    """
     names = sorted(names)
     if names:
-        more = f", ... ({len(names)} in all)" if len(names) > 10 else ""
         remedy = "check that the weights are of this detector and backbone"
-        raise WeightsError(f"{what} {', '.join(names[:10])}{more}", where, remedy)
+        raise WeightsError(f"{what} {first_names(names)}", where, remedy)

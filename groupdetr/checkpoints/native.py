@@ -1,9 +1,13 @@
-"""Our own weights file: safetensors under the model's names, with what the model is and was trained for beside them."""
+"""This library's weights file ``best.safetensors``: tensors under our names, and metadata.
+
+The metadata says what the model is and what it was trained for, so that the file is complete.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +15,72 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from groupdetr.checkpoints.file_format import KEY, file_stamp, require_format
 from groupdetr.errors import WeightsError
-
-METADATA = "groupdetr"  # the entry of the safetensors header that holds ours, as JSON
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model, each tensor once: modules that are shared, such as a head, go by their first name."""
-    named = dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
-    return {name: value for name, value in model.state_dict().items() if name in named}
+    """Return the state dict of a model with each tensor once.
+
+    Modules that are shared, such as a prediction head, appear under their first name only.
+    """
+    parameters = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name in parameters or name in buffers
+    }
 
 
-def save(model: nn.Module, path: str | Path, metadata: dict[str, Any]) -> None:
-    """Write the weights whole or not at all: a process that dies on the way leaves the former file as it was.
+def save(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    """Write the weights of ``model`` completely or not at all.
 
-    ``metadata``: anything that JSON can say. ``recipe`` (its fields), ``categories`` ([id, name] of every class) and
-    ``imgsz`` make the file complete.
+    If the process dies while it writes, the previous file remains as it was. ``metadata`` is
+    anything that JSON can hold. With ``recipe`` (its fields), ``categories`` ([id, name] of every
+    class) and ``imgsz`` the file is complete. The format number and the version of the library are
+    stored with it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in unique_state(model).items()
-    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    tensors = {}
+    for name, value in unique_state(model).items():
+        tensors[name] = value.detach().cpu().contiguous()
+    stamped = {**metadata, **file_stamp()}
     try:
-        save_file(tensors, draft, {"format": "pt", METADATA: json.dumps(metadata)})
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        draft.replace(path)
+        save_file(tensors, temporary, {"format": "pt", KEY: json.dumps(stamped)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a safetensors file, and our metadata ({} where another program wrote it)."""
+    """Return the tensors of a safetensors file, and the metadata that `save` was given.
+
+    The metadata is {} if another program wrote the file. WeightsError if the file cannot be read,
+    or if this library wrote it in another format.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(json.loads((file.metadata() or {}).get(METADATA, "{}")))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            metadata = _read_metadata(file.metadata() or {}, str(path))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         remedy = "copy or download the file again"
         raise WeightsError(f"these weights cannot be read: {error}", str(path), remedy) from error
+    return tensors, metadata
+
+
+def _read_metadata(header: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Return the metadata in the header of a safetensors file, without the format number."""
+    if KEY not in header:
+        return {}
+    stamped = dict(json.loads(header[KEY]))
+    remedy = (
+        "train again with groupdetr train, or convert the published weights again with "
+        "groupdetr import"
+    )
+    require_format(stamped, where, remedy, WeightsError)
+    return {name: value for name, value in stamped.items() if name not in file_stamp()}

@@ -1,6 +1,7 @@
-"""Numpy arrays out of a plain pickle, as detectron2 writes checkpoints: ``{"model": {name: array}, ...}``.
+"""Reads numpy arrays out of a plain pickle, as detectron2 writes checkpoints.
 
-Stand-ins of ours are called where the file asks for numpy's parts, and nothing else can be: the file is data.
+The content is ``{"model": {name: array}, ...}``. The unpickler calls the replacements of this file
+where the pickle names parts of numpy. Nothing else can be called, so the file is only data.
 """
 
 from __future__ import annotations
@@ -17,81 +18,86 @@ from torch import Tensor
 
 
 class ElementType:
-    """Stands for numpy.dtype: a kind of number such as f4, and the order of its bytes."""
+    """Replaces numpy.dtype: a kind of number such as f4, and its byte order."""
 
-    def __init__(self, kind: str, *copy: bool) -> None:
-        del copy
-        self.kind, self.order = kind, "|"
+    def __init__(self, kind: str, *align_and_copy: bool) -> None:
+        self.kind, self.byte_order = kind, "|"
 
     def __setstate__(self, state: Sequence[Any]) -> None:
-        self.order = state[1]
+        self.byte_order = state[1]
 
     @property
     def numpy(self) -> np.dtype:
-        if not re.fullmatch(r"[<>=|][biuf]\d", f"{self.order}{self.kind}"):
-            raise pickle.UnpicklingError(f"unsupported elements {self.order}{self.kind}")
-        return np.dtype(f"{self.order}{self.kind}")
+        """The dtype itself. UnpicklingError unless the elements are numbers or booleans."""
+        name = f"{self.byte_order}{self.kind}"
+        if not re.fullmatch(r"[<>=|][biuf]\d", name):
+            raise pickle.UnpicklingError(f"unsupported elements {name}")
+        return np.dtype(name)
 
 
 class Array:
-    """Stands for numpy.ndarray, which is made empty and told its state later."""
+    """Replaces numpy.ndarray. A pickle creates an empty one and sets its state later."""
 
     def __setstate__(self, state: Sequence[Any]) -> None:
-        _, self.shape, self.elements, self.by_columns, self.data = state
+        _, self.shape, self.elements, self.fortran_order, self.data = state
 
     @classmethod
-    def of_buffer(
+    def from_buffer(
         cls, data: bytes, elements: ElementType, shape: tuple[int, ...], order: str
     ) -> Array:
         array = cls()
-        array.__setstate__((1, shape, elements, order == "F", data))
+        version = 1
+        array.__setstate__((version, shape, elements, order == "F", data))
         return array
 
     @property
     def tensor(self) -> Tensor:
-        array = np.frombuffer(self.data, self.elements.numpy).reshape(
-            self.shape, order="F" if self.by_columns else "C"
-        )
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+        """A copy of the array as a tensor, in row-major order and this machine's byte order."""
+        flat = np.frombuffer(self.data, self.elements.numpy)
+        array = flat.reshape(self.shape, order="F" if self.fortran_order else "C")
+        native = array.dtype.newbyteorder("=")
+        return torch.from_numpy(array.astype(native, order="C"))
 
 
 def _empty(cls: type, shape: tuple[int, ...], kind: bytes) -> Array:
-    del cls, shape, kind
     return Array()
 
 
-def _bytes(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 write bytes."""
-    del encoding  # always latin1
+def _encode(text: str, encoding: str) -> bytes:
+    """Pickles of protocol 2 write bytes as latin-1 text."""
     return text.encode("latin1")
 
 
-STAND_INS: dict[str, Callable[..., Any]] = {
+REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray._reconstruct": _empty,
-    "numpy._core.numeric._frombuffer": Array.of_buffer,  # since protocol 5
+    "numpy._core.numeric._frombuffer": Array.from_buffer,  # since protocol 5
     "numpy.ndarray": Array,
     "numpy.dtype": ElementType,
-    "_codecs.encode": _bytes,
-    "__builtin__.bytes": bytes,  # none of them
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": bytes,  # for empty bytes
     "collections.OrderedDict": OrderedDict,
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        asked = f"{module}.{name}"
-        known = asked.replace("numpy.core.", "numpy._core.")  # as it was called before numpy 2
-        if known not in STAND_INS:
-            raise pickle.UnpicklingError(f"unsupported {asked}")
-        return STAND_INS[known]
+        full_name = f"{module}.{name}"
+        # numpy 1 calls the package numpy.core.
+        key = full_name.replace("numpy.core.", "numpy._core.")
+        if key not in REPLACEMENTS:
+            raise pickle.UnpicklingError(f"unsupported {full_name}")
+        return REPLACEMENTS[key]
 
 
 def read_arrays(file: BinaryIO) -> Any:
-    """What a pickle holds, its arrays as tensors; UnpicklingError where it asks for more than arrays."""
-    return _with_tensors(_Unpickler(file).load())
+    """Return the content of a pickle with tensors in place of its arrays.
+
+    UnpicklingError if the pickle contains anything but arrays and plain values.
+    """
+    return _to_tensors(_Unpickler(file).load())
 
 
-def _with_tensors(content: Any) -> Any:
+def _to_tensors(content: Any) -> Any:
     if isinstance(content, Mapping):
-        return {name: _with_tensors(value) for name, value in content.items()}
+        return {name: _to_tensors(value) for name, value in content.items()}
     return content.tensor if isinstance(content, Array) else content

@@ -1,11 +1,11 @@
-"""Open a checkpoint of any container without executing anything in it."""
+"""Reads a checkpoint of any container without executing anything in it."""
 
 from __future__ import annotations
 
 import json
 import pickle
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,85 +14,93 @@ import torch
 from torch import Tensor
 
 from groupdetr.checkpoints import native
+from groupdetr.checkpoints.file_format import KEY, require_format
 from groupdetr.checkpoints.numpy_pickle import read_arrays
 from groupdetr.errors import WeightsError
 
-TORCH = torch.serialization.MAGIC_NUMBER.to_bytes(
-    10, "little"
-)  # at the head of its files of before 1.6
+# In the first bytes of a file of torch before 1.6.
+TORCH_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+MAX_NAMES = 10  # that an error message lists
 
 
-class Logged:
-    """Stands for what mmengine logs beside the weights: it takes everything and does nothing."""
+class Ignored:
+    """Stands for the objects that mmengine logs beside the weights. It takes any state."""
 
     def __init__(self, *_: Any) -> None: ...
 
     def __setstate__(self, _: Any) -> None: ...
 
 
-LOGGED = (  # all that is asked for by the losses and rates that it keeps
+# Everything that a pickle needs for the losses and learning rates that mmengine keeps.
+MMENGINE_LOGS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
     "numpy.ndarray",
     "numpy.dtype",
-    *(
-        f"{core}.multiarray.{name}"
-        for core in ("numpy._core", "numpy.core")
-        for name in ("_reconstruct", "scalar")
-    ),
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
 )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors as a file has them, and what it says of itself beside them."""
+    """The named tensors of a file, and its metadata.
+
+    ``metadata`` holds training arguments, a configuration, or what this library wrote; {} if the
+    file has none. ``where`` is the path, for error messages.
+    """
 
     state: dict[str, Tensor]
-    facts: dict[
-        str, Any
-    ]  # training arguments, configuration or our metadata; {} where there is none
+    metadata: dict[str, Any]
     where: str
 
-    def number(self, fact: str) -> int | None:
-        """A positive whole number among the facts, if it is there and is one."""
-        value = self.facts.get(fact)
+    def positive_int(self, name: str) -> int | None:
+        """Return an entry of the metadata if it is a positive integer, None otherwise."""
+        value = self.metadata.get(name)
         return value if isinstance(value, int) and value > 0 else None
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:
-    """A .pth, .pt or .pkl file, a .safetensors file, or a folder of Hugging Face transformers."""
+    """Read a .pth, .pt or .pkl file, a .safetensors file, or a folder of transformers."""
     path = Path(source)
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
         raise WeightsError(
-            "no weights there", str(path), "pass a .pth, .pt, .pkl or .safetensors file or a folder"
+            "there is no such weights file",
+            str(path),
+            "pass a .pth, .pt, .pkl or .safetensors file or a folder",
         )
     return _open_safetensors(path) if _is_safetensors(path) else _open_pickle(path)
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    """config.json and one file of weights, as `save_pretrained` writes them."""
-    files = [
-        path / name
-        for name in ("model.safetensors", "pytorch_model.bin")
-        if (path / name).is_file()
-    ]
+    """Read config.json and one file of weights, as `save_pretrained` writes them."""
+    candidates = (path / "model.safetensors", path / "pytorch_model.bin")
+    files = [file for file in candidates if file.is_file()]
     config = path / "config.json"
     if not files or not config.is_file():
-        wanted = "config.json and model.safetensors or pytorch_model.bin"
         raise WeightsError(
-            f"this folder is no checkpoint: it lacks {wanted}", str(path), "pass a file instead"
+            "this folder is no checkpoint: it lacks config.json and model.safetensors or "
+            "pytorch_model.bin",
+            str(path),
+            "pass a file instead",
         )
     try:
-        facts = dict(json.loads(config.read_text()))
+        metadata = dict(json.loads(config.read_text()))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"the configuration cannot be read: {error}", str(config)) from error
-    return Checkpoint(open_checkpoint(files[0]).state, facts, str(path))
+        raise WeightsError(
+            f"the configuration cannot be read: {error}",
+            str(config),
+            "copy or download the folder again",
+        ) from error
+    return Checkpoint(open_checkpoint(files[0]).state, metadata, str(path))
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content: eight bytes of length, then JSON."""
+    """True if the content is safetensors: eight bytes of length, then JSON."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -103,54 +111,95 @@ def _open_safetensors(path: Path) -> Checkpoint:
 
 
 def _open_pickle(path: Path) -> Checkpoint:
-    """Tensors or arrays, or ``{"model": them, "args": Namespace}`` and the like as training scripts save it."""
-    content = _load(path)
+    """Read tensors or arrays, alone or inside a training script's dict such as
+    ``{"model": tensors, "args": Namespace}``.
+    """
+    content = _unpickle(path)
     if not isinstance(content, Mapping):
         raise WeightsError(
-            f"these are no named tensors but one {type(content).__name__}", str(path)
+            f"this file holds one {type(content).__name__} and no named tensors",
+            str(path),
+            "pass a file of named tensors: the state_dict of a model",
         )
-    inner = next(
-        (content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)),
-        content,
-    )
-    args = content.get("args", content.get("meta", {}))  # meta: mmcv's and mmengine's
-    odd = [str(name) for name, value in inner.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise WeightsError(f"these are no tensors: {_first(odd)}", str(path))
-    facts = vars(args) if isinstance(args, Namespace) else args
-    return Checkpoint(dict(inner), dict(facts) if isinstance(facts, Mapping) else {}, str(path))
+    if _is_training_checkpoint(content):
+        remedy = "train again with groupdetr train"
+        require_format(content.get(KEY, {}), str(path), remedy, WeightsError)
+    tensors = _find_tensors(content)
+    others = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsError(
+            f"these entries are no tensors: {first_names(others)}",
+            str(path),
+            "pass a file of named tensors: the state_dict of a model",
+        )
+    return Checkpoint(dict(tensors), _find_metadata(content), str(path))
 
 
-def _load(path: Path) -> Any:
-    """Unpickle tensors or arrays, plain values and a Namespace of them. Anything else is named and refused, not run."""
-    known: list[Any] = [Namespace, *((Logged, name) for name in LOGGED)]
+def _is_training_checkpoint(content: Mapping[str, Any]) -> bool:
+    """True for the ``last.pt`` of a run of this library, with or without a format number."""
+    without_number = {"model", "optimizer", "ema", "progress", "matched"}
+    return isinstance(content.get(KEY), Mapping) or content.keys() == without_number
+
+
+def _find_tensors(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the entry of a training script's dict that holds the tensors, or all of it."""
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), Mapping):
+            return content[key]
+    return content
+
+
+def _find_metadata(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the training arguments, or the ``meta`` of mmcv and mmengine; {} without them."""
+    metadata = content.get("args", content.get("meta", {}))
+    if isinstance(metadata, Namespace):
+        metadata = vars(metadata)
+    return dict(metadata) if isinstance(metadata, Mapping) else {}
+
+
+def _unpickle(path: Path) -> Any:
+    """Unpickle tensors or arrays, plain values, and a Namespace of them.
+
+    Anything else is not executed; the WeightsError names it.
+    """
+    allowed: list[Any] = [Namespace]
+    for name in MMENGINE_LOGS:
+        allowed.append((Ignored, name))
     try:
-        with path.open("rb") as file, torch.serialization.safe_globals(known):
-            if _is_of_arrays(file.peek(32)):
+        with path.open("rb") as file, torch.serialization.safe_globals(allowed):
+            if _is_numpy_pickle(file.peek(32)):
                 return read_arrays(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"this file asks to run code or is damaged: {_reason(error)}",
+            f"this file contains code or is damaged: {_first_reason(error)}",
             str(path),
-            "nothing was run; get the weights as .safetensors, or a new copy from a source you trust",
+            "nothing was executed; get the weights as .safetensors, or a new copy from a source "
+            "that you trust",
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise WeightsError(
-            f"this file is damaged: {_reason(error)}", str(path), "copy or download it again"
+            f"this file is damaged: {_first_reason(error)}", str(path), "copy or download it again"
         ) from error
 
 
-def _is_of_arrays(head: bytes) -> bool:
-    """By content: a pickle, and not one of torch's."""
-    return head.startswith(pickle.PROTO) and TORCH not in head[:32]
+def _is_numpy_pickle(head: bytes) -> bool:
+    """True if the content is a plain pickle and not one of torch's."""
+    return head.startswith(pickle.PROTO) and TORCH_MAGIC not in head[:32]
 
 
-def _reason(error: Exception) -> str:
-    """The line of torch's long message that names what was found."""
+def _first_reason(error: Exception) -> str:
+    """Return the line of torch's long message that names what is not supported."""
     lines = str(error).splitlines() or [type(error).__name__]
-    return next((line.strip() for line in lines if "nsupported" in line), lines[0])
+    for line in lines:
+        if "nsupported" in line:
+            return line.strip()
+    return lines[0]
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" ... ({len(names)} in all)" if len(names) > 10 else "")
+def first_names(names: Sequence[str]) -> str:
+    """Return the first ten names separated by commas, and the number of all if there are more."""
+    text = ", ".join(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        text += f", ... ({len(names)} in all)"
+    return text

@@ -1,1 +1,1 @@
-"""What training asks for: match, compare, normalise."""
+"""The set criterion of DETR: match queries to objects, compare the matched pairs, normalise."""

@@ -1,47 +1,48 @@
-"""Boxes: L1 distance and generalized IoU, each as cost and as loss."""
+"""Terms of 2D boxes: L1 distance and generalized IoU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from groupdetr.criterion.pairs import AllPairs, MatchedPairs, Pairs
+from groupdetr.criterion.pairs import AllBoxPairs, BoxPairs, MatchedBoxPairs
+from groupdetr.criterion.term import Term
 from groupdetr.ops.boxes import giou_distance
 
 
 @dataclass(frozen=True)
-class L1:
-    """The sum of the distances of centre and size, in shares of the image."""
+class L1(Term[AllBoxPairs, MatchedBoxPairs]):
+    """The sum of the absolute differences of cx, cy, w and h, relative to the image."""
 
-    cost_weight: float
-    loss_weight: float
-    name: str = "l1"
+    name: ClassVar[str] = "l1"
 
-    def cost(self, pairs: AllPairs) -> Tensor:
+    def cost(self, pairs: AllBoxPairs) -> Tensor:
         return pairs.distances.sum(0)
 
-    def loss(self, pairs: MatchedPairs) -> Tensor:
+    def loss(self, pairs: MatchedBoxPairs) -> Tensor:
         return pairs.distances.sum((0, 2))
 
 
 @dataclass(frozen=True)
-class GIoU:
-    """One minus the generalized IoU.
+class GIoU(Term[AllBoxPairs, MatchedBoxPairs]):
+    """One minus the generalized IoU (Rezatofighi et al. 2019).
 
     ``eps`` is that of `giou_distance`: 0 in Conditional DETR's code, 1e-6 in DAB-DETR's.
     """
 
-    cost_weight: float
-    loss_weight: float
+    name: ClassVar[str] = "giou"
+
     eps: float = 0.0
-    name: str = "giou"
 
-    def cost(self, pairs: AllPairs) -> Tensor:
-        return self.of(pairs)
+    def cost(self, pairs: AllBoxPairs) -> Tensor:
+        return self.distance(pairs)
 
-    def loss(self, pairs: MatchedPairs) -> Tensor:
-        return self.of(pairs).sum(1)
+    def loss(self, pairs: MatchedBoxPairs) -> Tensor:
+        return self.distance(pairs).sum(1)
 
-    def of(self, pairs: Pairs) -> Tensor:
-        return giou_distance(pairs.said[2:], pairs.wanted[2:], pairs.distances, self.eps)
+    def distance(self, pairs: BoxPairs) -> Tensor:
+        """Return 1 - GIoU of every pair."""
+        pred_size, target_size = pairs.pred[2:], pairs.target[2:]
+        return giou_distance(pred_size, target_size, pairs.distances, self.eps)

@@ -1,51 +1,58 @@
-"""Boxes in space: L1 distance of their codes, as cost and as loss (DETR3D, Wang et al. 2021)."""
+"""Term of 3D boxes: L1 distance of the encoded boxes (DETR3D, Wang et al. 2021)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
-from groupdetr.criterion.pairs import AllPairs, Boxes, MatchedPairs
-from groupdetr.ops.boxes3d import VELOCITY, box_to_code
+from groupdetr.criterion.pairs import AllBoxPairs, BoxPairBuilder, MatchedBoxPairs
+from groupdetr.criterion.term import Term
+from groupdetr.ops.boxes3d import VELOCITY, encode_boxes3d
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.targets import TargetBatch
 
 
-class Codes(Boxes):
-    """Codes as they were said, and those of the objects' boxes."""
+class EncodedBoxes3D(BoxPairBuilder):
+    """Pairs of encoded 3D boxes. Predictions are encoded already; the targets are encoded here."""
 
-    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
-        return super().lay_out(predictions, coded(objects))
+    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+        return super().cost_inputs(predictions, encode_boxes(targets))
 
-    def matched(
+    def matched_pairs(
         self,
         predictions: Predictions,
-        objects: Objects,
+        targets: TargetBatch,
         assignment: Assignment,
         mean_objects: Tensor,
-    ) -> MatchedPairs:
-        return super().matched(predictions, coded(objects), assignment, mean_objects)
+    ) -> MatchedBoxPairs:
+        encoded = encode_boxes(targets)
+        return super().matched_pairs(predictions, encoded, assignment, mean_objects)
 
 
 @dataclass(frozen=True)
-class CodeL1:
-    """The sum of the distances of all numbers of the code. Velocity plays no part in matching, and counts
-    ``velocity`` in learning."""
+class CodeL1(Term[AllBoxPairs, MatchedBoxPairs]):
+    """The sum of the absolute differences of the numbers of an encoded box.
 
-    cost_weight: float
-    loss_weight: float
+    The matching cost ignores the two numbers of the velocity. In the loss they have the weight
+    ``velocity``.
+    """
+
+    name: ClassVar[str] = "l1"
+
     velocity: float
-    name: str = "l1"
 
-    def cost(self, pairs: AllPairs) -> Tensor:
+    def cost(self, pairs: AllBoxPairs) -> Tensor:
         return pairs.distances[:VELOCITY].sum(0)
 
-    def loss(self, pairs: MatchedPairs) -> Tensor:
-        still, moving = pairs.distances[:VELOCITY], pairs.distances[VELOCITY:]
-        return still.sum((0, 2)) + self.velocity * moving.sum((0, 2))
+    def loss(self, pairs: MatchedBoxPairs) -> Tensor:
+        box = pairs.distances[:VELOCITY].sum((0, 2))
+        velocity = pairs.distances[VELOCITY:].sum((0, 2))
+        return box + self.velocity * velocity
 
 
-def coded(objects: Objects) -> Objects:
-    return replace(objects, boxes=box_to_code(objects.boxes))
+def encode_boxes(targets: TargetBatch) -> TargetBatch:
+    """Return the targets with encoded boxes [B,T,10]."""
+    return replace(targets, boxes=encode_boxes3d(targets.boxes))

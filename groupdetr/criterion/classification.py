@@ -1,106 +1,136 @@
-"""Classes, as cost and as loss: the sigmoid focal loss (Lin et al. 2017), and DETR's softmax with a class for none."""
+"""Terms of classification: sigmoid focal loss (Lin et al. 2017), softmax cross-entropy of DETR."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.criterion.masks import AllMasks, MatchedMasks
-from groupdetr.criterion.pairs import AllPairs, MatchedPairs
+from groupdetr.criterion.masks import AllMaskPairs, MatchedMaskPairs
+from groupdetr.criterion.pairs import AllBoxPairs, MatchedBoxPairs
+from groupdetr.criterion.term import Term
 
 
 @dataclass(frozen=True)
-class Focal:
-    """Every query is told the class of its object, and every other class of every query that it is not there.
+class Focal(Term[AllBoxPairs, MatchedBoxPairs]):
+    """Sigmoid focal loss.
 
-    ``eps`` keeps the cost's logarithms finite: 1e-8 in Deformable DETR's code, 1e-12 in mmdet's.
+    The class of the object of a matched query is positive. Every other (query, class) is negative.
+    ``eps`` keeps the logarithms of the cost finite: 1e-8 in Deformable DETR's code, 1e-12 in
+    mmdet's.
     """
 
-    cost_weight: float
-    loss_weight: float
+    name: ClassVar[str] = "focal"
+
     alpha: float = 0.25
     gamma: float = 2.0
     eps: float = 1e-8
-    name: str = "focal"
 
-    def cost(self, pairs: AllPairs) -> Tensor:
-        """What calling the query an object of this class would change (Deformable DETR's matching cost)."""
+    def cost(self, pairs: AllBoxPairs) -> Tensor:
+        """Return the focal loss of the class as a positive minus that as a negative.
+
+        This is the matching cost of Deformable DETR.
+        """
         score = pairs.logits.sigmoid()
-        doubt = 1 - score
-        absent = (doubt + self.eps).log_().mul_(score**self.gamma).mul_(1 - self.alpha)
-        return absent.addcmul_((score + self.eps).log_(), doubt**self.gamma, value=-self.alpha)
+        complement = 1 - score
+        # Minus the loss as a negative: (1 - alpha) * p^gamma * log(1 - p). In place, because
+        # allocating memory takes longer than the arithmetic.
+        cost = (complement + self.eps).log_().mul_(score**self.gamma).mul_(1 - self.alpha)
+        # Plus the loss as a positive: -alpha * (1 - p)^gamma * log(p).
+        log_score = (score + self.eps).log_()
+        return cost.addcmul_(log_score, complement**self.gamma, value=-self.alpha)
 
-    def loss(self, pairs: MatchedPairs) -> Tensor:
-        return FocalLoss.apply(pairs.logits, pairs.classes, self.alpha, self.gamma)
+    def loss(self, pairs: MatchedBoxPairs) -> Tensor:
+        return FocalLoss.apply(pairs.logits, pairs.target_classes, self.alpha, self.gamma)
 
 
 class FocalLoss(torch.autograd.Function):
-    """Of logits [L,...], summed to [L]: absent everywhere, but for the entries ``present``, none of them twice.
+    """Sigmoid focal loss of logits [L,...], summed to [L].
 
-    The gradient is made in the forward pass, so one tensor of the logits' size is kept instead of several.
+    The entries ``positives``, an index without duplicates, are positive; all others are negative.
+    The gradient is computed in the forward pass, so that one tensor of the size of the logits is
+    saved for backward instead of several.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, present: tuple[Tensor, ...], alpha: float, gamma: float
+        ctx: Any, logits: Tensor, positives: tuple[Tensor, ...], alpha: float, gamma: float
     ) -> Tensor:
         x = logits.float()
-        absent, mirrored = Absent(x, 1 - alpha, gamma), Absent(-x[present], alpha, gamma)
-        absent.loss[present] = mirrored.loss
-        loss = absent.loss.sum(tuple(range(1, x.ndim)))
-        slope = absent.slope()
-        slope[present] = -mirrored.slope()
-        ctx.save_for_backward(slope.to(logits.dtype))
+        negative = NegativeFocal(x, 1 - alpha, gamma)
+        # The loss of a positive at x is that of a negative at -x, with alpha for 1 - alpha.
+        positive = NegativeFocal(-x[positives], alpha, gamma)
+
+        negative.loss[positives] = positive.loss
+        loss = negative.loss.sum(tuple(range(1, x.ndim)))
+
+        # `gradient` overwrites the losses, so it comes after their sum.
+        gradient = negative.gradient()
+        gradient[positives] = -positive.gradient()
+        ctx.save_for_backward(gradient.to(logits.dtype))
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return slope * grads[0].to(slope.dtype).view(-1, *[1] * (slope.ndim - 1)), None, None, None
+        (gradient,) = ctx.saved_tensors
+        grad = grads[0].to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
+        return gradient * grad, None, None, None
 
 
-class Absent:
-    """What is lost where nothing is there: share * p^gamma * -log(1 - p), where p is the sigmoid of x.
+class NegativeFocal:
+    """Focal loss of negatives: weight * p^gamma * -log(1 - p), where p = sigmoid(x).
 
-    Its mirror image is what is lost where something is. In place where it can be: fresh memory is dearer than what is
-    computed in it.
+    Operations are in place where possible, because allocating memory takes longer than the
+    arithmetic.
     """
 
-    def __init__(self, x: Tensor, share: float, gamma: float) -> None:
-        self.score, self.gamma = x.sigmoid(), gamma
-        self.weight = (self.score**gamma).mul_(share)
-        self.loss = F.softplus(x).mul_(self.weight)
+    def __init__(self, x: Tensor, weight: float, gamma: float) -> None:
+        self.score = x.sigmoid()
+        self.gamma = gamma
+        self.modulation = (self.score**gamma).mul_(weight)
+        # softplus(x) = -log(1 - sigmoid(x))
+        self.loss = F.softplus(x).mul_(self.modulation)
 
-    def slope(self) -> Tensor:
-        """The derivative by x, in the place of the loss."""
-        return self.loss.mul_(self.gamma).lerp_(self.weight, self.score)
+    def gradient(self) -> Tensor:
+        """Return the derivative of the loss with respect to x, in the memory of the loss.
+
+        With m = weight * p^gamma it is (1 - p) * gamma * loss + p * m.
+        """
+        return self.loss.mul_(self.gamma).lerp_(self.modulation, self.score)
 
 
 @dataclass(frozen=True)
-class Softmax:
-    """Cross-entropy of all queries, in which those without an object count ``nothing`` (DETR, Carion et al. 2020).
+class Softmax(Term[AllMaskPairs, MatchedMaskPairs]):
+    """Cross-entropy over the classes and "no object", the last one (DETR, Carion et al. 2020).
 
-    A mean, by the weights of all queries of a group, and not a sum over objects: K groups have K times the weights.
+    Queries without an object have the weight ``no_object``, matched ones the weight 1. The loss is
+    a weighted mean over all queries of a group and not a sum over objects. With K groups, the sum
+    of the weights is K times as large.
     """
 
-    cost_weight: float
-    loss_weight: float
-    nothing: float = 0.1
-    name: str = "softmax"
+    name: ClassVar[str] = "softmax"
 
-    def cost(self, pairs: AllMasks) -> Tensor:
+    no_object: float = 0.1
+
+    def cost(self, pairs: AllMaskPairs) -> Tensor:
+        # DETR's cost is the probability of the class, not its logarithm.
         return -pairs.scores
 
-    def loss(self, pairs: MatchedMasks) -> Tensor:
-        logits = pairs.logits.float().log_softmax(-1)
-        summed = -self.nothing * logits[..., -1].sum((1, 2, 3))
-        *where, _ = pairs.classes
-        summed = summed + (
-            self.nothing * logits[..., -1][tuple(where)] - logits[pairs.classes]
-        ).sum(1)
-        queries = logits.shape[1] * logits.shape[3]  # of all images
-        return summed / (self.nothing * queries + (1 - self.nothing) * pairs.told) * pairs.objects
+    def loss(self, pairs: MatchedMaskPairs) -> Tensor:
+        log_probs = pairs.logits.float().log_softmax(-1)
+        no_object = log_probs[..., -1]
+        *matched_queries, _ = pairs.target_classes
+
+        # First all queries count as "no object". Then the matched ones are corrected.
+        total = -self.no_object * no_object.sum((1, 2, 3))
+        correction = self.no_object * no_object[tuple(matched_queries)]
+        total = total + (correction - log_probs[pairs.target_classes]).sum(1)
+
+        # The criterion divides by K * mean_objects, so this term multiplies by mean_objects and
+        # divides by the sum of the weights of all queries of one group, in all images.
+        num_queries = log_probs.shape[1] * log_probs.shape[3]
+        sum_of_weights = self.no_object * num_queries + (1 - self.no_object) * pairs.num_matched
+        return total / sum_of_weights * pairs.mean_objects

@@ -1,128 +1,113 @@
-"""The set criterion: match (per stage, image and group), compare, normalise."""
+"""The set criterion of DETR: match queries to objects, compare the matched pairs, normalise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from groupdetr.criterion.pairs import Boxes, Pairing
+from groupdetr.criterion.matcher import HungarianMatcher
+from groupdetr.criterion.pairs import BoxPairBuilder, PairBuilder
 from groupdetr.criterion.term import Term
-from groupdetr.errors import DivergedError
-from groupdetr.groups import Match, mean_over_groups
+from groupdetr.groups import Match, loss_normaliser
 from groupdetr.structures.assignment import Assignment
-from groupdetr.structures.aux_outputs import Stages
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects, Target
+from groupdetr.structures.supervised_predictions import SupervisedPredictions
+from groupdetr.structures.targets import Target, TargetBatch
 
 
 class SetCriterion(nn.Module):
-    """Outputs and targets to named losses, ready to be summed: ``{"layer5/giou": 0.41, ...}``."""
+    """Turn outputs and targets into named losses: ``{"layer5/giou": 0.41, ...}``.
 
-    def __init__(self, terms: Sequence[Term], match: Match, pairing: Pairing | None = None) -> None:
+    The same ``terms`` are matching costs and losses. ``match`` assigns queries to objects given the
+    costs, see `HungarianMatcher`. ``pair_builder`` is `BoxPairBuilder` by default.
+    """
+
+    def __init__(
+        self, terms: Sequence[Term], match: Match, pair_builder: PairBuilder | None = None
+    ) -> None:
         super().__init__()
-        self.terms, self.match, self.pairing = tuple(terms), match, pairing or Boxes()
-        self.cost, self.loss = Cost(self.terms, self.pairing), Loss(self.terms, self.pairing)
+        self.terms = tuple(terms)
+        self.pair_builder = pair_builder or BoxPairBuilder()
+        self.matcher = HungarianMatcher(self.terms, match, self.pair_builder)
+        self.loss = MatchedLosses(self.terms, self.pair_builder)
 
     def forward(
         self, outputs: Outputs, targets: Sequence[Target], mean_objects: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """``mean_objects``: objects of a batch, averaged over the batches that share an optimizer step; by default
-        over the ranks of this one."""
-        objects = Objects.from_targets(
-            targets, at_least=2
-        )  # for none and for one torch.compile makes other graphs
+        """Return the weighted, normalised losses. Their sum is the loss of the training step.
+
+        ``mean_objects``, a scalar, is the number of objects of a batch, averaged over the batches
+        that share an optimizer step. By default it is averaged over the ranks of this batch.
+        """
+        # torch.compile specialises on sizes 0 and 1, so there are always two slots or more.
+        target_batch = TargetBatch.from_targets(targets, min_slots=2)
         if mean_objects is None:
-            mean_objects = mean_over_ranks(objects.boxes.new_full((), sum(objects.counts)))
+            num_objects = target_batch.boxes.new_full((), sum(target_batch.counts))
+            mean_objects = mean_over_ranks(num_objects)
+
         losses: dict[str, Tensor] = {}
-        for stages in outputs.stages():
-            values = self.loss(
-                stages.predictions, objects, self.assign(stages, objects), mean_objects
-            )
-            groups = stages.copies * (stages.among or stages.predictions.logits.shape[2])
-            names = [f"{name}/{term.name}" for term in self.terms for name in stages.names]
-            losses |= zip(names, (values / mean_over_groups(groups, mean_objects)).unbind())
+        for supervised in outputs.supervised():
+            assignment = self.assign(supervised, target_batch)
+            summed = self.loss(supervised.predictions, target_batch, assignment, mean_objects)
+            normalised = summed / normaliser(supervised, mean_objects)
+            losses |= zip(self.loss_names(supervised), normalised.unbind())
         return losses
 
-    def compile_parts(self, **options: Any) -> None:
-        """Let torch.compile, with its ``options``, make one kernel or few of the costs, and so of the losses.
+    def assign(self, supervised: SupervisedPredictions, targets: TargetBatch) -> Assignment:
+        """Return the known assignment (denoising), or else that of the matcher."""
+        if supervised.assignment is not None:
+            return supervised.assignment
+        return self.matcher(supervised, targets)
 
-        The number of objects may change: the few graphs that this takes are made in the first steps. The solver
-        between the two is on the host.
+    def loss_names(self, supervised: SupervisedPredictions) -> list[str]:
+        """Return the names of the losses [terms * L] in the order of `MatchedLosses`."""
+        return [f"{layer}/{term.name}" for term in self.terms for layer in supervised.names]
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile the costs and the losses with torch.compile and its ``options``.
+
+        The matching between the two runs on the host. The number of objects may change from step to
+        step: the few graphs that this needs are compiled in the first steps.
         """
-        if self.pairing.compiles:
-            self.cost.compile(**options)
+        if self.pair_builder.compiles:
+            self.matcher.cost.compile(**options)
             self.loss.compile(**options)
 
-    def assign(self, stages: Stages, objects: Objects) -> Assignment:
-        """The assignment of all stages, by one copy of all costs to the host and one of all pairs back, unless it is
-        known beforehand."""
-        if stages.assignment is not None:
-            return stages.assignment
-        return self.match(self.costs(stages, objects), objects.counts).to(objects.boxes.device)
 
-    @torch.no_grad()
-    def costs(self, stages: Stages, objects: Objects) -> np.ndarray:
-        """[L,B,K,T,N], finite."""
-        costs: np.ndarray = (
-            self.cost(*self.pairing.lay_out(stages.predictions, objects)).cpu().numpy()
-        )
-        if not np.isfinite(costs).all():
-            broken = [
-                name for name, cost in zip(stages.names, costs) if not np.isfinite(cost).all()
-            ]
-            raise DivergedError(
-                "a matching cost is not finite",
-                f"stage {', '.join(broken)}",
-                "lower the learning rate",
-            )
-        return costs
+class MatchedLosses(nn.Module):
+    """Weighted losses of the matched pairs, by term and layer, before normalising: [terms * L]."""
 
-
-class Cost(nn.Module):
-    """Of every query for every object of its image, the weighted sum of the terms: [L,B,K,T,N].
-
-    Of what was laid out before, in the order of memory: a kernel that gathered for itself would read the logits
-    object by object, and wait for each.
-    """
-
-    def __init__(self, terms: Sequence[Term], pairing: Pairing) -> None:
+    def __init__(self, terms: Sequence[Term], pair_builder: PairBuilder) -> None:
         super().__init__()
-        self.terms, self.pairing = terms, pairing
-
-    def forward(self, *laid_out: Tensor) -> Tensor:
-        pairs = self.pairing.all(*laid_out)
-        first, *others = self.terms
-        total = first.cost_weight * first.cost(pairs)
-        for term in others:
-            total.add_(term.cost(pairs), alpha=term.cost_weight)
-        return total
-
-
-class Loss(nn.Module):
-    """Of all stages by each of the terms, weighted, before the normaliser: [terms * L]."""
-
-    def __init__(self, terms: Sequence[Term], pairing: Pairing) -> None:
-        super().__init__()
-        self.terms, self.pairing = terms, pairing
+        self.terms, self.pair_builder = terms, pair_builder
 
     def forward(
         self,
         predictions: Predictions,
-        objects: Objects,
+        targets: TargetBatch,
         assignment: Assignment,
         mean_objects: Tensor,
     ) -> Tensor:
-        pairs = self.pairing.matched(predictions, objects, assignment, mean_objects)
+        pairs = self.pair_builder.matched_pairs(predictions, targets, assignment, mean_objects)
         return torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])
 
 
+def normaliser(supervised: SupervisedPredictions, mean_objects: Tensor) -> Tensor:
+    """Return what the summed losses are divided by: objects, times groups, times copies.
+
+    The groups are those of the training step, also if the predictions are a chunk of them. Every
+    object has ``copies`` denoising queries in a group, or one matched query.
+    """
+    groups = supervised.total_groups or supervised.predictions.logits.shape[2]
+    return loss_normaliser(supervised.copies * groups, mean_objects)
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a scalar over all processes; itself if there is one."""
+    """Return the mean of a scalar over all processes. Without distributed training, the scalar."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
     value = value.clone()

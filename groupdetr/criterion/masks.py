@@ -1,217 +1,259 @@
-"""Masks: cross-entropy and dice at random points, each as cost and as loss (Mask2Former, Cheng et al. 2022, Sec. 3.3).
+"""Terms of masks: cross-entropy and dice at random points.
 
-Published code draws points anew for every prediction, and for every mask that is learned. Here an image has one set of
-points, for all groups and layers and for matching and learning: the pixels are sampled once, and a mask at all points
-is a row of a matrix product. Whole masks are never made.
+The losses are those of Mask2Former (Cheng et al. 2022, Sec. 3.3).
+
+Published code draws new points for every prediction, and for every mask of the loss. Here an image
+has one set of points, shared by all groups and layers and by matching and losses. The pixels are
+sampled once, and the logits of a mask at all points are one row of a matrix product. Masks of full
+size are never computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from groupdetr.criterion.pairs import PairBuilder
+from groupdetr.criterion.term import Term
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.targets import TargetBatch
 
-ROWS = 1 << 22  # numbers of masks at points that are computed at once
+MAX_LOGITS = 1 << 22  # mask logits at points that are computed at once
 
 
 @dataclass
-class AllMasks:
+class AllMaskPairs:
     """Every query with every object of its image, all [L,B,K,T,N]."""
 
     scores: Tensor  # the probability of the object's class
-    entropy: Tensor
+    cross_entropy: Tensor
     dice: Tensor
 
 
 @dataclass
-class MatchedMasks:
-    """Every query that has an object, with it."""
+class MatchedMaskPairs:
+    """Every matched query with its object."""
 
     logits: Tensor  # [L,B,K,N,classes+1] of all queries
-    classes: tuple[Tensor, ...]  # where they speak of the objects' classes: five indices [L,M]
-    entropy: Tensor  # [L] summed over the M pairs
-    dice: Tensor  # [L]
-    objects: Tensor  # the mean of a batch: what sums over objects are going to be divided by
-    told: Tensor  # of these, those that have a query
+    target_classes: tuple[Tensor, ...]  # index of the logits of the objects' classes: five of [L,M]
+    cross_entropy: Tensor  # [L] summed over the M pairs
+    dice: Tensor  # [L] summed over the M pairs
+    mean_objects: Tensor  # objects of a batch, at least 1; sums over objects are divided by it
+    num_matched: Tensor  # how many of these have a query in every group
 
 
 @dataclass(frozen=True)
-class PointEntropy:
-    """Binary cross-entropy, averaged over points."""
+class PointCrossEntropy(Term[AllMaskPairs, MatchedMaskPairs]):
+    """Binary cross-entropy of a mask, averaged over points."""
 
-    cost_weight: float
-    loss_weight: float
-    name: str = "mask"
+    name: ClassVar[str] = "mask"
 
-    def cost(self, pairs: AllMasks) -> Tensor:
-        return pairs.entropy
+    def cost(self, pairs: AllMaskPairs) -> Tensor:
+        return pairs.cross_entropy
 
-    def loss(self, pairs: MatchedMasks) -> Tensor:
-        return pairs.entropy
+    def loss(self, pairs: MatchedMaskPairs) -> Tensor:
+        return pairs.cross_entropy
 
 
 @dataclass(frozen=True)
-class Dice:
-    """One minus the dice coefficient, one added above and below."""
+class Dice(Term[AllMaskPairs, MatchedMaskPairs]):
+    """One minus the dice coefficient, with 1 added to numerator and denominator."""
 
-    cost_weight: float
-    loss_weight: float
-    name: str = "dice"
+    name: ClassVar[str] = "dice"
 
-    def cost(self, pairs: AllMasks) -> Tensor:
+    def cost(self, pairs: AllMaskPairs) -> Tensor:
         return pairs.dice
 
-    def loss(self, pairs: MatchedMasks) -> Tensor:
+    def loss(self, pairs: MatchedMaskPairs) -> Tensor:
         return pairs.dice
 
 
-class Measured(NamedTuple):
-    """Two sums, or two matrices."""
-
-    entropy: Tensor
-    dice: Tensor
-
-
-def in_single_precision(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Without the autocast that it is called under, which would take matrix products for a network's."""
-
-    @wraps(method)
-    def exact(self: AtPoints, predictions: Predictions, *others: Any) -> Any:
-        with torch.autocast(predictions.logits.device.type, enabled=False):
-            return method(self, predictions, *others)
-
-    return exact
-
-
 @dataclass(frozen=True)
-class AtPoints:
-    """Masks face to face at ``num_points`` points.
+class PointSampledMasks(PairBuilder[AllMaskPairs, MatchedMaskPairs]):
+    """Pairs of masks, measured at ``num_points`` points each.
 
-    Of three times as many candidates, the three quarters of ``num_points`` where a mask is least certain teach it, and
-    one quarter wherever they fall (PointRend, Kirillov et al. 2020). Masks are matched at the first of the candidates.
+    The loss of a mask uses importance sampling (PointRend, Kirillov et al. 2020). There are three
+    times ``num_points`` candidates. Three quarters of ``num_points`` are the candidates where the
+    mask is least certain; one quarter are further random points. The matching cost uses the first
+    ``num_points`` candidates.
+
+    Everything is computed outside of autocast, which would cast the matrix products to lower
+    precision.
     """
 
+    # The matrix products have other sizes in every image, so compiling does not help.
+    compiles: ClassVar[bool] = False
+
     num_points: int
-    compiles: ClassVar[bool] = False  # matrix products, of other sizes in every image
 
     @property
-    def candidates(self) -> int:
+    def num_candidates(self) -> int:
+        """Random points from which the uncertain ones are chosen."""
         return 3 * self.num_points
 
     @property
-    def uncertain(self) -> int:
+    def num_uncertain(self) -> int:
+        """Points of a mask that are chosen because the mask is least certain there."""
         return 3 * self.num_points // 4
 
     @property
-    def drawn(self) -> int:
-        """Points of an image in all."""
-        return self.candidates + self.num_points - self.uncertain
+    def num_sampled(self) -> int:
+        """All points that are sampled in an image: candidates, then the further random points."""
+        return self.num_candidates + self.num_points - self.num_uncertain
 
-    @in_single_precision
-    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
-        """Scores, entropy and dice of `AllMasks`, layer by layer and image by image."""
-        stages, images, groups, queries, _ = predictions.logits.shape
-        label = objects.labels.view(1, images, 1, 1, -1).expand(stages, -1, groups, queries, -1)
-        scores = predictions.logits.float().softmax(-1).gather(-1, label).mT
-        measured = scores.new_zeros(2, *scores.shape)
-        for image, (points, wanted) in enumerate(self.images(predictions, objects)):
-            points, wanted = points[:, : self.num_points], wanted[:, : self.num_points]
-            for stage, embedding in enumerate(predictions.masks.embedding[:, image].float()):
-                found = torch.stack(of_all(embedding.flatten(0, 1) @ points, wanted))
-                measured[:, stage, image, :, : len(wanted)] = found.view(
-                    2, -1, groups, queries
-                ).transpose(1, 2)
-        return scores, *measured
+    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+        """Return scores, cross-entropy and dice of `AllMaskPairs`.
 
-    def all(self, *laid_out: Tensor) -> AllMasks:
-        return AllMasks(*laid_out)
+        Layers and images are processed one by one. In the padding of the targets, cross-entropy and
+        dice are zero.
+        """
+        with torch.autocast(predictions.logits.device.type, enabled=False):
+            layers, images, groups, queries, _ = predictions.logits.shape
+            labels = targets.labels.view(1, images, 1, 1, -1)
+            labels = labels.expand(layers, -1, groups, queries, -1)
+            scores = predictions.logits.float().softmax(-1).gather(-1, labels).mT
 
-    @in_single_precision
-    def matched(
+            mask_costs = scores.new_zeros(2, *scores.shape)
+            for image, (pixels, target_masks) in enumerate(self.sample(predictions, targets)):
+                pixels = pixels[:, : self.num_points]
+                target_masks = target_masks[:, : self.num_points]
+                objects = len(target_masks)
+                for layer, embedding in enumerate(predictions.masks.embedding[:, image].float()):
+                    logits = embedding.flatten(0, 1) @ pixels  # [K*N,P]
+                    costs = torch.stack(pairwise_mask_costs(logits, target_masks))  # [2,T,K*N]
+                    costs = costs.view(2, -1, groups, queries).transpose(1, 2)
+                    mask_costs[:, layer, image, :, :objects] = costs
+            return scores, *mask_costs
+
+    def all_pairs(self, *cost_inputs: Tensor) -> AllMaskPairs:
+        return AllMaskPairs(*cost_inputs)
+
+    def matched_pairs(
         self,
         predictions: Predictions,
-        objects: Objects,
+        targets: TargetBatch,
         assignment: Assignment,
         mean_objects: Tensor,
-    ) -> MatchedMasks:
-        stage, image, group, query, target = assignment.columns
-        groups, queries = predictions.logits.shape[2:4]
-        told = [min(count, queries) for count in objects.counts]
-        masks = (
-            assignment.gather(predictions.masks.embedding)
-            .float()
-            .split([groups * count for count in told], 1)
-        )
-        wants = target.split([groups * count for count in told], 1)
-        sums = [
-            self.learned(mask, points, wanted, want)
-            for mask, want, (points, wanted) in zip(masks, wants, self.images(predictions, objects))
-        ]
-        entropy, dice = torch.stack(sums).sum(0)
-        classes = (stage, image, group, query, objects.labels[image, target])
-        told_of = mean_objects - (sum(objects.counts) - sum(told))
-        return MatchedMasks(
-            predictions.logits, classes, entropy, dice, mean_objects.clamp(min=1), told_of
-        )
+    ) -> MatchedMaskPairs:
+        with torch.autocast(predictions.logits.device.type, enabled=False):
+            layer, image, group, query, target = assignment.columns
+            groups, queries = predictions.logits.shape[2:4]
 
-    def images(self, predictions: Predictions, objects: Objects) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of every image the pixels at its points [C,P], and whether its objects are there [T,P]."""
-        always_the_same = torch.Generator(predictions.logits.device).manual_seed(
-            0
-        )  # in evaluations, to be compared
-        canvas = predictions.masks.canvas.with_points(self.drawn, always_the_same)
-        assert canvas.points is not None
-        assert canvas.sampled is not None
-        side = canvas.points.new_tensor([canvas.shape[1], canvas.shape[0]])
-        for pixels, points, masks in zip(canvas.sampled, canvas.points, objects.bitmaps):
-            yield pixels, masks.at(points * side)
+            # Pairs are sorted by image. If an image has more objects than a group has queries, some
+            # objects have no query.
+            matched_objects = [min(count, queries) for count in targets.counts]
+            pairs_per_image = [groups * count for count in matched_objects]
+            embeddings = assignment.gather(predictions.masks.embedding).float()
+            sums = []
+            for image_embeddings, image_target, (pixels, target_masks) in zip(
+                embeddings.split(pairs_per_image, 1),
+                target.split(pairs_per_image, 1),
+                self.sample(predictions, targets),
+            ):
+                sums.append(self.point_losses(image_embeddings, pixels, target_masks, image_target))
+            cross_entropy, dice = torch.stack(sums).sum(0)
 
-    def learned(self, embedding: Tensor, pixels: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
-        """Of masks [L,M,C] of an image, of objects ``target`` [L,M]: entropy and dice, summed over M: [2,L].
-
-        As many rows at once as may be, of all layers: each time the pixels get a gradient of their own size. What is
-        computed on the way is computed again for backward, as it is far larger than what it is made of.
-        """
-        rows = max(1, ROWS // self.drawn)
-        parts = [
-            checkpoint(self.of_matched, *part, pixels, wanted, use_reentrant=False)
-            for part in zip(embedding.flatten(0, 1).split(rows), target.flatten().split(rows))
-        ]
-        return torch.cat(parts, dim=1).view(2, *target.shape).sum(2)
-
-    def of_matched(
-        self, embedding: Tensor, target: Tensor, pixels: Tensor, wanted: Tensor
-    ) -> Tensor:
-        """Of masks [M,C]: [2,M]."""
-        logits = embedding @ pixels
-        with torch.no_grad():
-            certain = logits[:, : self.candidates].abs()
-            chosen = certain.topk(self.uncertain, dim=1, largest=False, sorted=False).indices
-            fresh = torch.arange(self.candidates, self.drawn, device=chosen.device).expand(
-                len(chosen), -1
+            target_classes = (layer, image, group, query, targets.labels[image, target])
+            num_unmatched = sum(targets.counts) - sum(matched_objects)
+            return MatchedMaskPairs(
+                predictions.logits,
+                target_classes,
+                cross_entropy,
+                dice,
+                mean_objects=mean_objects.clamp(min=1),
+                num_matched=mean_objects - num_unmatched,
             )
-            place = torch.cat([chosen, fresh], dim=1)
-            labels = wanted[target.unsqueeze(1), place]
-        said = logits.gather(1, place)
-        entropy = F.binary_cross_entropy_with_logits(said, labels, reduction="none").mean(1)
-        inside = said.sigmoid()
-        shared, areas = (inside * labels).sum(1), inside.sum(1) + labels.sum(1)
-        return torch.stack([entropy, 1 - (2 * shared + 1) / (areas + 1)])
+
+    def sample(
+        self, predictions: Predictions, targets: TargetBatch
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield for every image its pixels [C,P] and its target masks [T,P] at its points."""
+        # In training the points exist already: the pixel decoder samples them. In validation they
+        # are the same every time, so that validations can be compared.
+        generator = torch.Generator(predictions.logits.device).manual_seed(0)
+        features = predictions.masks.mask_features.with_points(self.num_sampled, generator)
+        assert features.points is not None
+        assert features.sampled is not None
+        height, width = features.shape
+        size = features.points.new_tensor([width, height])
+        for pixels, points, masks in zip(features.sampled, features.points, targets.cropped_masks):
+            yield pixels, masks.at(points * size)
+
+    def point_losses(
+        self, embedding: Tensor, pixels: Tensor, target_masks: Tensor, target: Tensor
+    ) -> Tensor:
+        """Return cross-entropy and dice of the pairs of an image, summed over M: [2,L].
+
+        ``embedding`` [L,M,C] of the matched queries, ``target`` [L,M] the indices of their objects
+        in ``target_masks`` [T,P].
+        """
+        # As many rows at once as fit `MAX_LOGITS`, of all layers, because the gradient of every
+        # chunk by the pixels has the size of the pixels. Activations are recomputed in backward,
+        # because they are much larger than the inputs.
+        rows = max(1, MAX_LOGITS // self.num_sampled)
+        chunks = zip(embedding.flatten(0, 1).split(rows), target.flatten().split(rows))
+        losses = []
+        for chunk_embedding, chunk_target in chunks:
+            losses.append(
+                checkpoint(
+                    self.losses_at_uncertain_points,
+                    chunk_embedding,
+                    chunk_target,
+                    pixels,
+                    target_masks,
+                    use_reentrant=False,
+                )
+            )
+        return torch.cat(losses, dim=1).view(2, *target.shape).sum(2)
+
+    def losses_at_uncertain_points(
+        self, embedding: Tensor, target: Tensor, pixels: Tensor, target_masks: Tensor
+    ) -> Tensor:
+        """Return cross-entropy and dice of every pair, [2,M], for embeddings [M,C]."""
+        logits = embedding @ pixels
+
+        with torch.no_grad():
+            # A mask is least certain where its logit is nearest to zero.
+            certainty = logits[:, : self.num_candidates].abs()
+            uncertain = certainty.topk(self.num_uncertain, dim=1, largest=False, sorted=False)
+            # The points behind the candidates are the random ones of every mask.
+            random = torch.arange(self.num_candidates, self.num_sampled, device=logits.device)
+            random = random.expand(len(logits), -1)
+            points = torch.cat([uncertain.indices, random], dim=1)
+            labels = target_masks[target.unsqueeze(1), points]
+
+        logits = logits.gather(1, points)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+        scores = logits.sigmoid()
+        intersection = (scores * labels).sum(1)
+        areas = scores.sum(1) + labels.sum(1)
+        return torch.stack([cross_entropy, 1 - (2 * intersection + 1) / (areas + 1)])
 
 
-def of_all(logits: Tensor, wanted: Tensor) -> Measured:
-    """Masks [Q,P] and objects [T,P] at the same points, all with all: [T,Q] each."""
-    entropy = (F.softplus(logits).sum(1) - wanted @ logits.mT) / logits.shape[1]
-    inside = logits.sigmoid_()
-    areas = inside.sum(1) + wanted.sum(1, keepdim=True)
-    return Measured(entropy, 1 - (2 * (wanted @ inside.mT) + 1) / (areas + 1))
+class MaskCosts(NamedTuple):
+    """Matching costs of masks, [T,Q] each."""
+
+    cross_entropy: Tensor
+    dice: Tensor
+
+
+def pairwise_mask_costs(logits: Tensor, target_masks: Tensor) -> MaskCosts:
+    """Return the costs of every mask for every object.
+
+    ``logits`` [Q,P] and ``target_masks`` [T,P] are values at the same points. The memory of
+    ``logits`` is overwritten.
+    """
+    # Cross-entropy of logit x and label y is softplus(x) - x * y: the first part does not depend on
+    # the object, the second is a matrix product.
+    cross_entropy = (F.softplus(logits).sum(1) - target_masks @ logits.mT) / logits.shape[1]
+    scores = logits.sigmoid_()
+    intersection = target_masks @ scores.mT
+    areas = scores.sum(1) + target_masks.sum(1, keepdim=True)
+    return MaskCosts(cross_entropy, 1 - (2 * intersection + 1) / (areas + 1))

@@ -1,114 +1,133 @@
-"""Queries and objects face to face: all with all, to be matched, or the matched ones, to be compared.
+"""Pairs of queries and objects: all pairs for the matching costs, matched pairs for the losses.
 
-What several terms look at is laid out once, in float32 whatever the model computes in, and coordinates first: then
-the long axes lie behind, and x and y, which are treated alike, in front.
+What several terms need is computed once. It is float32 whatever the model computes in. The axis of
+the coordinates comes first: the long axes are then contiguous, and a term that treats x and y alike
+handles both in one operation.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Generic
 
 from torch import Tensor
 
+from groupdetr.criterion.term import AllPairsT, MatchedPairsT
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.targets import TargetBatch
 
 
 @dataclass
-class Pairs:
-    """Boxes of queries and of objects, [4,...]: cx, cy, w, h, or [10,...]: codes of boxes in space. They broadcast."""
+class BoxPairs:
+    """Predicted and target boxes that broadcast with each other.
 
-    said: Tensor
-    wanted: Tensor
-    distances: Tensor = field(
-        init=False
-    )  # of centres and of sizes, [4,...], in shares of the image
+    A box is [4,...]: cx, cy, w, h, or [10,...]: an encoded 3D box.
+    """
+
+    pred: Tensor
+    target: Tensor
+    # |pred - target|, of boxes [4,...]: distances of centres and of sizes, relative to the image
+    distances: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.distances = (self.said - self.wanted).abs()
+        self.distances = (self.pred - self.target).abs()
 
 
 @dataclass
-class AllPairs(Pairs):
-    """Every query with every object of its image: said [4,L,B,K,1,N], wanted [4,1,B,1,T,1]."""
+class AllBoxPairs(BoxPairs):
+    """Every query with every object of its image: pred [4,L,B,K,1,N], target [4,1,B,1,T,1]."""
 
-    logits: Tensor  # [L,B,K,T,N] what a query says of the object's class
+    logits: Tensor  # [L,B,K,T,N] the query's logit of the object's class
 
 
 @dataclass
-class MatchedPairs(Pairs):
-    """Every query that has an object, with it: said and wanted [4,L,M]."""
+class MatchedBoxPairs(BoxPairs):
+    """Every matched query with its object: pred and target [4,L,M]."""
 
     logits: Tensor  # [L,B,K,N,classes] of all queries
-    classes: tuple[Tensor, ...]  # where they speak of the objects' classes: five indices [L,M]
+    target_classes: tuple[Tensor, ...]  # index of the logits of the objects' classes: five of [L,M]
 
 
-class Pairing(Protocol):
-    """How a kind of predictions is laid out, for the terms that measure it."""
+class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
+    """Builds the pairs that terms measure, for one kind of predictions."""
 
-    compiles: ClassVar[bool]  # does torch.compile make costs and losses faster?
+    compiles: ClassVar[bool]  # True if torch.compile makes costs and losses faster
 
-    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
-        """What `all` is made of, in the order of memory."""
-        ...
+    @abstractmethod
+    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+        """Return the tensors that `all_pairs` takes, with contiguous long axes.
 
-    def all(self, *laid_out: Tensor) -> Any:
-        """What the terms' costs look at."""
-        ...
+        This part is not compiled. A compiled kernel that gathered logits itself would read them
+        object by object and wait for each.
+        """
 
-    def matched(
+    @abstractmethod
+    def all_pairs(self, *cost_inputs: Tensor) -> AllPairsT:
+        """Return every query with every object of its image, for the costs of the terms."""
+
+    @abstractmethod
+    def matched_pairs(
         self,
         predictions: Predictions,
-        objects: Objects,
+        targets: TargetBatch,
         assignment: Assignment,
         mean_objects: Tensor,
-    ) -> Any:
-        """What the terms' losses look at. ``mean_objects`` as the criterion has it."""
-        ...
+    ) -> MatchedPairsT:
+        """Return every matched query with its object, for the losses of the terms.
+
+        ``mean_objects`` is that of `SetCriterion.forward`.
+        """
 
 
-class Boxes:
-    """Boxes as they were said."""
+class BoxPairBuilder(PairBuilder[AllBoxPairs, MatchedBoxPairs]):
+    """Pairs of boxes in the form in which both are given."""
 
     compiles: ClassVar[bool] = True
 
-    def lay_out(self, predictions: Predictions, objects: Objects) -> tuple[Tensor, ...]:
-        return everyone(predictions, objects)
+    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+        return gather_all_pairs(predictions, targets)
 
-    def all(self, *laid_out: Tensor) -> AllPairs:
-        return AllPairs(*laid_out)
+    def all_pairs(self, *cost_inputs: Tensor) -> AllBoxPairs:
+        return AllBoxPairs(*cost_inputs)
 
-    def matched(
+    def matched_pairs(
         self,
         predictions: Predictions,
-        objects: Objects,
+        targets: TargetBatch,
         assignment: Assignment,
         mean_objects: Tensor,
-    ) -> MatchedPairs:
-        del mean_objects
-        return matched(predictions, objects, assignment)
+    ) -> MatchedBoxPairs:
+        return gather_matched_pairs(predictions, targets, assignment)
 
 
-def everyone(predictions: Predictions, objects: Objects) -> tuple[Tensor, Tensor, Tensor]:
-    """What `AllPairs` is made of: predictions [L,B,K,N,.], objects [B,T,.] -> said, wanted, logits."""
-    stages, images, groups, queries, _ = predictions.logits.shape
-    slots = objects.labels.shape[1]
-    label = objects.labels.view(1, images, 1, 1, slots).expand(stages, -1, groups, queries, -1)
-    logits = predictions.logits.gather(-1, label).float().mT.contiguous()
-    said = predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
-    wanted = objects.boxes.float().movedim(-1, 0)
-    return said, wanted.reshape(len(wanted), 1, images, 1, slots, 1), logits
+def gather_all_pairs(
+    predictions: Predictions, targets: TargetBatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pred, target and logits of `AllBoxPairs`.
 
-
-def matched(predictions: Predictions, objects: Objects, assignment: Assignment) -> MatchedPairs:
-    """The pairs of an assignment [L,M].
-
-    Their boxes are contiguous: of other layouts torch.compile makes graphs that fit a single M.
+    They are computed from predictions [L,B,K,N,.] and targets [B,T,.].
     """
-    stage, image, group, query, target = assignment.columns
-    said = predictions.boxes[stage, image, group, query].float().movedim(-1, 0).contiguous()
-    wanted = objects.boxes.movedim(-1, 0)[:, image, target].float()
-    classes = (stage, image, group, query, objects.labels[image, target])
-    return MatchedPairs(said, wanted, predictions.logits, classes)
+    layers, images, groups, queries, _ = predictions.logits.shape
+    slots = targets.labels.shape[1]
+    # Every query's logit of every object's class: gather along the class axis, then put the
+    # objects before the queries, as the Hungarian algorithm wants them.
+    labels = targets.labels.view(1, images, 1, 1, slots).expand(layers, -1, groups, queries, -1)
+    logits = predictions.logits.gather(-1, labels).float().mT.contiguous()
+    pred = predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
+    target = targets.boxes.float().movedim(-1, 0)
+    target = target.reshape(len(target), 1, images, 1, slots, 1)
+    return pred, target, logits
+
+
+def gather_matched_pairs(
+    predictions: Predictions, targets: TargetBatch, assignment: Assignment
+) -> MatchedBoxPairs:
+    """Return the pairs of an assignment [L,M]."""
+    layer, image, group, query, target = assignment.columns
+    # Contiguous, because for other memory layouts torch.compile makes graphs that fit one M only.
+    pred_boxes = predictions.boxes[layer, image, group, query].float().movedim(-1, 0).contiguous()
+    target_boxes = targets.boxes.movedim(-1, 0)[:, image, target].float()
+    target_classes = (layer, image, group, query, targets.labels[image, target])
+    return MatchedBoxPairs(pred_boxes, target_boxes, predictions.logits, target_classes)

@@ -1,28 +1,37 @@
-"""A term is one measure l(y, y_bar) used twice: as a cost to match and as a loss to learn."""
+"""A term: one measure of a pair (query, object), used both as matching cost and as loss."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
+AllPairsT = TypeVar("AllPairsT")
+MatchedPairsT = TypeVar("MatchedPairsT")
 
-class Term(Protocol):
-    """One list of terms drives both matcher and loss. Everything is computed in float32 under any autocast."""
 
-    @property
-    def name(self) -> str: ...
+@dataclass(frozen=True)
+class Term(ABC, Generic[AllPairsT, MatchedPairsT]):
+    """One measure with its two weights. One list of terms defines both the matcher and the losses.
 
-    @property
-    def cost_weight(self) -> float: ...
+    The type parameters are the pairs that `PairBuilder.all_pairs` and `PairBuilder.matched_pairs`
+    return. Everything is computed in float32, also under autocast.
+    """
 
-    @property
-    def loss_weight(self) -> float: ...
+    name: ClassVar[str]  # the last part of the names of its losses, such as "layer0/giou"
 
-    def cost(self, pairs: Any) -> Tensor:
-        """What the pairing has of all: of every query for every object of its image: [L,B,K,T,N]."""
-        ...
+    cost_weight: float
+    loss_weight: float
 
-    def loss(self, pairs: Any) -> Tensor:
-        """What the pairing has of the matched: summed over images, groups and queries, before the normaliser: [L]."""
-        ...
+    @abstractmethod
+    def cost(self, pairs: AllPairsT) -> Tensor:
+        """Return the cost of every query for every object of its image, [L,B,K,T,N]."""
+
+    @abstractmethod
+    def loss(self, pairs: MatchedPairsT) -> Tensor:
+        """Return the loss of every layer, [L], summed over images, groups and queries.
+
+        It is not normalised yet.
+        """

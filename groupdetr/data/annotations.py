@@ -1,4 +1,4 @@
-"""The annotations of a COCO file: from a list of anything to a table of those that can be used."""
+"""Annotations of a COCO file: from a JSON list to a table of the annotations that can be used."""
 
 from __future__ import annotations
 
@@ -9,39 +9,54 @@ from typing import Any
 import numpy as np
 
 from groupdetr.data import box_rules, mask_rules
-from groupdetr.data.findings import Findings, shown
+from groupdetr.data.findings import Findings, printable
 from groupdetr.data.records import Bools, Floats, Ints
-from groupdetr.data.segmentations import Shape
-from groupdetr.data.values import Id, four_numbers, identity, note_types, number
+from groupdetr.data.segmentations import Segmentation
+from groupdetr.data.values import Id, parse_box, parse_id, parse_number, report_id_types
 
-# In place of an index: what the file does not list, or lists in a way that cannot be used (and was reported as such).
+# They take the place of an index. UNKNOWN: the file does not list the id. REFUSED: the file lists
+# it, but the entry cannot be used and was reported.
 UNKNOWN, REFUSED = -1, -2
 
 
 @dataclass(frozen=True)
-class Table:
-    """A usable annotations, column by column."""
+class AnnotationTable:
+    """The A annotations that can be used, column by column."""
 
     ids: list[Id | None]
-    image: Ints  # [A] index into the images
+    image: Ints  # [A] index of the image
     label: Ints  # [A]
     boxes: Floats  # [A,4] x, y, width, height in pixels
     areas: Floats  # [A]
     crowd: Bools  # [A]
-    shapes: tuple[Shape, ...] | None = None  # [A] where masks were asked for
+    segmentations: tuple[Segmentation, ...] | None = None  # [A] if the file is read with masks
 
-    def rows(self, which: Ints | slice) -> Table:
-        def of(column: Any) -> Any:
-            return column[which] if isinstance(which, slice) else [column[i] for i in which]
-
-        ids, shapes = of(self.ids), None if self.shapes is None else tuple(of(self.shapes))
-        label, boxes, areas, crowd = (
-            self.label[which],
-            self.boxes[which],
-            self.areas[which],
-            self.crowd[which],
+    def rows(self, index: Ints) -> AnnotationTable:
+        """Return the rows ``index`` [R], in that order."""
+        segmentations = None
+        if self.segmentations is not None:
+            segmentations = tuple(self.segmentations[row] for row in index)
+        return AnnotationTable(
+            [self.ids[row] for row in index],
+            self.image[index],
+            self.label[index],
+            self.boxes[index],
+            self.areas[index],
+            self.crowd[index],
+            segmentations,
         )
-        return Table(ids, self.image[which], label, boxes, areas, crowd, shapes)
+
+    def slice(self, first: int, last: int) -> AnnotationTable:
+        """Return the rows from ``first`` to ``last``, ``last`` excluded, without a copy."""
+        return AnnotationTable(
+            self.ids[first:last],
+            self.image[first:last],
+            self.label[first:last],
+            self.boxes[first:last],
+            self.areas[first:last],
+            self.crowd[first:last],
+            None if self.segmentations is None else self.segmentations[first:last],
+        )
 
 
 def read_annotations(
@@ -49,177 +64,199 @@ def read_annotations(
     sizes: Floats,
     images: dict[Id, int],
     labels: dict[Id, int],
-    found: Findings,
+    findings: Findings,
     masks: bool,
-) -> Table:
-    """The usable ones among ``items``; ``sizes`` [I,2] of the images, and id -> index of images and of categories."""
-    dicts = _objects(items, found)
-    _check_ids(dicts, found)
-    image = _lookup(dicts, "image_id", images, "unknown-image", found)
-    label = _lookup(dicts, "category_id", labels, "unknown-category", found)
-    boxes, sound = _boxes(dicts, found)
-    ids = [identity(item.get("id")) for item in dicts]
-    table = Table(ids, image, label, boxes, _areas(dicts, boxes, found), _crowd(dicts, found))
-    usable = np.flatnonzero((image >= 0) & (label >= 0) & sound)
-    table, dicts = table.rows(usable), [dicts[row] for row in usable]
-    _check_places(dicts, table, sizes[table.image], found)
-    return _with_shapes(dicts, table, sizes[table.image], found) if masks else table
+) -> AnnotationTable:
+    """Return the annotations among ``items`` that can be used, and add findings for the others.
+
+    ``sizes`` [I,2] are the widths and heights of the images. ``images`` maps ids to rows of
+    ``sizes``, ``labels`` maps ids of categories to labels. With ``masks``, segmentations are read
+    and must exist.
+    """
+    annotations = _objects(items, findings)
+    _check_ids(annotations, findings)
+    image = _lookup(annotations, "image_id", images, "unknown-image", findings)
+    label = _lookup(annotations, "category_id", labels, "unknown-category", findings)
+    boxes, usable_box = _boxes(annotations, findings)
+    ids = [parse_id(annotation.get("id")) for annotation in annotations]
+    areas = _areas(annotations, boxes, findings)
+    crowd = _crowd(annotations, findings)
+    table = AnnotationTable(ids, image, label, boxes, areas, crowd)
+
+    usable = np.flatnonzero((image >= 0) & (label >= 0) & usable_box)
+    table = table.rows(usable)
+    annotations = [annotations[row] for row in usable]
+    image_sizes = sizes[table.image]
+    _check_box_positions(annotations, table, image_sizes, findings)
+    if masks:
+        table = _with_segmentations(annotations, table, image_sizes, findings)
+    return table
 
 
-def _objects(items: list[Any], found: Findings) -> list[dict[str, Any]]:
+def _objects(items: list[Any], findings: Findings) -> list[dict[str, Any]]:
+    objects = []
     for position, item in enumerate(items):
-        if not isinstance(item, dict):
-            found.add(
-                "bad-annotation",
-                f"annotation number {position + 1}",
-                f"it is {shown(item)}, not an object",
-            )
-    return [item for item in items if isinstance(item, dict)]
+        if isinstance(item, dict):
+            objects.append(item)
+        else:
+            what = f"it is {printable(item)}, not an object"
+            findings.add("bad-annotation", f"annotation number {position + 1}", what)
+    return objects
 
 
-def _called(item: dict[str, Any]) -> str:
-    return (
-        f"annotation {shown(item['id'])}"
-        if "id" in item
-        else f"an annotation of image {shown(item.get('image_id'))}"
-    )
+def _record_name(annotation: dict[str, Any]) -> str:
+    if "id" in annotation:
+        return f"annotation {printable(annotation['id'])}"
+    return f"an annotation of image {printable(annotation.get('image_id'))}"
 
 
-def _check_ids(items: list[dict[str, Any]], found: Findings) -> None:
-    """The annotations' own ids: they are renumbered, so nothing about them stops training."""
-    values = [item.get("id") for item in items]
-    note_types(values, "annotation", found)
-    ids = [identity(value) for value in values]
+def _check_ids(annotations: list[dict[str, Any]], findings: Findings) -> None:
+    """Check the annotations' own ids. They are renumbered, so no problem stops the training."""
+    values = [annotation.get("id") for annotation in annotations]
+    report_id_types(values, "annotation", findings)
+    ids = [parse_id(value) for value in values]
     for row, key in enumerate(ids):
         if key is None:
-            found.add("annotation-id", _called(items[row]), f"its id is {shown(values[row])}")
+            record = _record_name(annotations[row])
+            findings.add("annotation-id", record, f"its id is {printable(values[row])}")
         if key == 0:
-            found.add("annotation-id-zero", "annotation 0", "its id is 0")
+            findings.add("annotation-id-zero", "annotation 0", "its id is 0")
     for key, count in Counter(ids).items():
         if key is not None and count > 1:
-            found.add(
-                "duplicate-annotation-id",
-                f"annotation {shown(key)}",
-                f"{count} annotations have this id",
-            )
+            record = f"annotation {printable(key)}"
+            what = f"{count} annotations have this id"
+            findings.add("duplicate-annotation-id", record, what)
 
 
 def _lookup(
-    items: list[dict[str, Any]], key: str, index: dict[Id, int], code: str, found: Findings
+    annotations: list[dict[str, Any]],
+    key: str,
+    index: dict[Id, int],
+    code: str,
+    findings: Findings,
 ) -> Ints:
-    """The index of what each annotation refers to by ``key``, negative where it cannot be used, [A]."""
-    if not index:  # that the list is empty was reported; every annotation would only repeat it
-        return np.full(len(items), REFUSED)
-    ids = [identity(item.get(key)) for item in items]
-    column = np.array(
-        [UNKNOWN if i is None else index.get(i, UNKNOWN) for i in ids], dtype=np.int64
-    )
+    """Return the index that the id under ``key`` stands for, [A], negative if it has none."""
+    if not index:
+        # The empty list was reported. Every annotation would only repeat it.
+        return np.full(len(annotations), REFUSED)
+    ids = [parse_id(annotation.get(key)) for annotation in annotations]
+    indices = [UNKNOWN if i is None else index.get(i, UNKNOWN) for i in ids]
+    column = np.array(indices, dtype=np.int64)
     for row in np.flatnonzero(column == UNKNOWN):
-        found.add(
-            code,
-            _called(items[row]),
-            f"its {key} is {shown(items[row].get(key))}{_twin(ids[row], index)}",
-        )
+        value = printable(annotations[row].get(key))
+        what = f"its {key} is {value}{_type_hint(ids[row], index)}"
+        findings.add(code, _record_name(annotations[row]), what)
     return column
 
 
-def _twin(value: Id | None, index: dict[Id, int]) -> str:
-    """A hint where ids are text at one end and numbers at the other."""
-    twins = (key for key in (value, str(value)) if type(key) is not type(value))
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        twins = (key for key in (int(value),))
-    return "".join(f", but the list has {shown(key)}" for key in twins if key in index)
+def _type_hint(value: Id | None, index: dict[Id, int]) -> str:
+    """Return a hint if the list has the same id as another type: text or number."""
+    other: Id = str(value)
+    if isinstance(value, str):
+        if not (value.isdecimal() and len(value) < 20):
+            return ""
+        other = int(value)
+    return f", but the list has {printable(other)}" if other in index else ""
 
 
-def _boxes(items: list[dict[str, Any]], found: Findings) -> tuple[Floats, Bools]:
-    """Boxes [A,4], zero where malformed, and which of them are usable [A]."""
-    values = [four_numbers(item.get("bbox")) for item in items]
-    boxes = np.array([value or [0.0] * 4 for value in values], dtype=np.float64).reshape(-1, 4)
-    faults = {
-        "box-malformed": np.array([value is None for value in values], dtype=bool)
-    } | box_rules.unusable(boxes)
-    for code, rows in faults.items():
+def _boxes(annotations: list[dict[str, Any]], findings: Findings) -> tuple[Floats, Bools]:
+    """Return boxes [A,4], zero where malformed, and which of them can be used, [A] bool."""
+    parsed = [parse_box(annotation.get("bbox")) for annotation in annotations]
+    filled = [box or [0.0] * 4 for box in parsed]
+    boxes = np.array(filled, dtype=np.float64).reshape(-1, 4)
+    malformed = np.array([box is None for box in parsed], dtype=bool)
+    rows_by_code = {"box-malformed": malformed, **box_rules.unusable(boxes)}
+    for code, rows in rows_by_code.items():
         for row in np.flatnonzero(rows):
-            found.add(code, _called(items[row]), f"its bbox is {shown(items[row].get('bbox'))}")
-    return boxes, ~np.any(list(faults.values()), axis=0)
+            what = f"its bbox is {printable(annotations[row].get('bbox'))}"
+            findings.add(code, _record_name(annotations[row]), what)
+    unusable = np.any(list(rows_by_code.values()), axis=0)
+    return boxes, ~unusable
 
 
-def _areas(items: list[dict[str, Any]], boxes: Floats, found: Findings) -> Floats:
-    """Areas [A]: as recorded, or of the box where there is none or nonsense."""
-    values = [item.get("area") for item in items]
-    areas = np.array(
-        [np.nan if (a := number(value)) is None else a for value in values], dtype=np.float64
-    )
+def _areas(annotations: list[dict[str, Any]], boxes: Floats, findings: Findings) -> Floats:
+    """Return areas [A] as recorded, or the area of the box where none or no valid one is."""
+    values = [annotation.get("area") for annotation in annotations]
+    numbers = [parse_number(value) for value in values]
+    areas = np.array([np.nan if x is None else x for x in numbers], dtype=np.float64)
     usable = np.isfinite(areas) & (areas >= 0)
     for row in np.flatnonzero(~usable):
         if values[row] is not None:
-            found.add("bad-area", _called(items[row]), f"its area is {shown(values[row])}")
-    with np.errstate(invalid="ignore", over="ignore"):  # rows whose box is nonsense, soon dropped
+            what = f"its area is {printable(values[row])}"
+            findings.add("bad-area", _record_name(annotations[row]), what)
+    # Boxes that are not finite are dropped later.
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.where(usable, areas, boxes[:, 2] * boxes[:, 3])
 
 
-def _crowd(items: list[dict[str, Any]], found: Findings) -> Bools:
-    values = [item.get("iscrowd") for item in items]
-    for item, value in zip(items, values):
-        if not (value is None or (isinstance(value, (int, float)) and value in (0, 1))):
-            found.add("bad-iscrowd", _called(item), f"its iscrowd is {shown(value)}")
+def _crowd(annotations: list[dict[str, Any]], findings: Findings) -> Bools:
+    values = [annotation.get("iscrowd") for annotation in annotations]
+    for annotation, value in zip(annotations, values):
+        is_zero_or_one = isinstance(value, (int, float)) and value in (0, 1)
+        if value is not None and not is_zero_or_one:
+            what = f"its iscrowd is {printable(value)}"
+            findings.add("bad-iscrowd", _record_name(annotation), what)
     return np.array([bool(value) and value != "0" for value in values], dtype=bool)
 
 
-def _check_places(
-    items: list[dict[str, Any]], table: Table, sizes: Floats, found: Findings
+def _check_box_positions(
+    annotations: list[dict[str, Any]], table: AnnotationTable, sizes: Floats, findings: Findings
 ) -> None:
-    """Where the boxes lie in their images of ``sizes`` [A,2], and whether they mean what we think."""
-    real = ~table.crowd
-    if code := box_rules.convention(table.boxes[real], sizes[real]):
-        found.add(
-            code,
-            "",
-            f"the boxes of this file {_WORDS[code]}, such as {table.boxes[real][0].tolist()}",
-        )
+    """Check that the boxes lie in their images, of ``sizes`` [A,2], and follow the convention."""
+    no_crowd = ~table.crowd
+    boxes = table.boxes[no_crowd]
+    if code := box_rules.wrong_convention(boxes, sizes[no_crowd]):
+        what = f"the boxes of this file {_BOX_PROBLEMS[code]}, such as {boxes[0].tolist()}"
+        findings.add(code, "", what)
     owners = np.stack([table.image, table.label], axis=1)
-    faults = box_rules.misplaced(table.boxes, sizes) | {
-        "duplicate-box": box_rules.repeated(table.boxes, owners)
-    }
-    for code, rows in faults.items():
+    rows_by_code = box_rules.misplaced(table.boxes, sizes)
+    rows_by_code["duplicate-box"] = box_rules.repeated(table.boxes, owners)
+    for code, rows in rows_by_code.items():
         for row in np.flatnonzero(rows):
-            image = "image of {:.0f} x {:.0f} pixels".format(*sizes[row])
-            found.add(
-                code,
-                _called(items[row]),
-                f"its bbox {shown(items[row]['bbox'])} {_WORDS[code]} ({image})",
+            bbox = printable(annotations[row]["bbox"])
+            width, height = sizes[row]
+            what = (
+                f"its bbox {bbox} {_BOX_PROBLEMS[code]} "
+                f"(image of {width:.0f} x {height:.0f} pixels)"
             )
+            findings.add(code, _record_name(annotations[row]), what)
 
 
-def _with_shapes(
-    items: list[dict[str, Any]], table: Table, sizes: Floats, found: Findings
-) -> Table:
-    """The annotations whose shape can be used, in images of ``sizes`` [A,2]."""
-    shapes = [_shape(*row, found) for row in zip(items, table.crowd, table.boxes, sizes)]
-    kept = np.flatnonzero([shape is not None for shape in shapes])
-    usable = tuple(shape for shape in shapes if shape is not None)
-    if mask_rules.normalised(usable, sizes[kept]):
-        found.add(
-            "masks-look-normalised",
-            "",
-            "the polygons of this file look like fractions of the picture",
+def _with_segmentations(
+    annotations: list[dict[str, Any]], table: AnnotationTable, sizes: Floats, findings: Findings
+) -> AnnotationTable:
+    """Return the annotations whose segmentation can be used, in images of ``sizes`` [A,2]."""
+    usable_rows: list[int] = []
+    segmentations: list[Segmentation] = []
+    for row, annotation in enumerate(annotations):
+        segmentation = _segmentation(
+            annotation, bool(table.crowd[row]), table.boxes[row], sizes[row], findings
         )
-    return replace(table.rows(kept), shapes=usable)
+        if segmentation is not None:
+            usable_rows.append(row)
+            segmentations.append(segmentation)
+    usable = np.array(usable_rows, dtype=np.int64)
+    if mask_rules.are_normalised(segmentations, sizes[usable]):
+        what = "the polygons of this file look like fractions of the image"
+        findings.add("masks-look-normalised", "", what)
+    return replace(table.rows(usable), segmentations=tuple(segmentations))
 
 
-def _shape(
-    item: dict[str, Any], crowd: bool, box: Floats, size: Floats, found: Findings
-) -> Shape | None:
-    """An object needs one; of a crowd it is the box where there is nothing better."""
-    value = item.get("segmentation")
+def _segmentation(
+    annotation: dict[str, Any], crowd: bool, box: Floats, size: Floats, findings: Findings
+) -> Segmentation | None:
+    """Return the segmentation of an annotation. A crowd without one gets that of its box."""
+    value = annotation.get("segmentation")
+    record = _record_name(annotation)
     if crowd and not value:
-        found.add("crowd-without-mask", _called(item), "it is a crowd and has no segmentation")
-        return mask_rules.as_polygon(box.tolist())
-    return mask_rules.shape_of(value, (int(size[0]), int(size[1])), _called(item), found)
+        findings.add("crowd-without-mask", record, "it is a crowd and has no segmentation")
+        return mask_rules.box_polygon(box.tolist())
+    width, height = int(size[0]), int(size[1])
+    return mask_rules.parse_segmentation(value, (width, height), record, findings)
 
 
-_WORDS = {
-    "boxes-look-normalised": "look like fractions of the picture",
+_BOX_PROBLEMS = {
+    "boxes-look-normalised": "look like fractions of the image",
     "boxes-look-xyxy": "look like two corners",
     "box-no-area": "has no area",
     "box-outside": "lies outside the image",

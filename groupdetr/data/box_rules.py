@@ -1,4 +1,4 @@
-"""What can be wrong with boxes: each rule looks at all boxes of a file at once."""
+"""Rules for boxes of an annotation file. Each rule checks all boxes of the file at once."""
 
 from __future__ import annotations
 
@@ -7,61 +7,77 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groupdetr.data.records import Bools, Floats, clamped
+from groupdetr.data.records import Bools, Floats, clip_boxes
 
-_LARGEST = 1e9  # pixels; no picture is that large, and its square is finite
+_LARGEST = 1e9  # pixels; no image is that large, and the square is still finite
 _ROUNDING = 1.0  # pixels; many tools write edges that are off by one
 
 
 def unusable(boxes: Floats) -> dict[str, Bools]:
-    """Code -> which of the boxes [A,4] no reading makes sense of."""
-    finite = _rows(np.abs(boxes) <= _LARGEST)
-    return {"box-not-finite": ~finite, "box-negative": finite & ~_rows(boxes[:, 2:] >= 0)}
+    """Return for each code which of the boxes [A,4] cannot be used at all, [A] bool."""
+    finite = _all_columns(np.abs(boxes) <= _LARGEST)
+    not_negative = _all_columns(boxes[:, 2:] >= 0)
+    return {"box-not-finite": ~finite, "box-negative": finite & ~not_negative}
 
 
 def misplaced(boxes: Floats, sizes: Floats) -> dict[str, Bools]:
-    """Code -> which of the boxes [A,4] have no area, or do not lie within their images of ``sizes`` [A,2]."""
-    corners = clamped(boxes, sizes)
-    has_area, seen = _rows(boxes[:, 2:] > 0), _rows(corners[:, 2:] > corners[:, :2])
-    within = _rows(_overshoot(boxes, sizes) <= _ROUNDING)
+    """Return for each code which of the boxes [A,4] it applies to, [A] bool.
+
+    The codes are for boxes without area and for boxes that are not inside their image. ``sizes``
+    [A,2] are the widths and heights of the images.
+    """
+    corners = clip_boxes(boxes, sizes)
+    has_area = _all_columns(boxes[:, 2:] > 0)
+    has_area_inside = _all_columns(corners[:, 2:] > corners[:, :2])
+    is_inside = _all_columns(_overshoot(boxes, sizes) <= _ROUNDING)
     return {
         "box-no-area": ~has_area,
-        "box-outside": has_area & ~seen,
-        "box-clamped": seen & ~within,
+        "box-outside": has_area & ~has_area_inside,
+        "box-clamped": has_area_inside & ~is_inside,
     }
 
 
 def repeated(boxes: Floats, owners: NDArray[Any]) -> Bools:
-    """Which of the boxes [A,4] occurred before with the same owner, a row [A,.] of image and class."""
-    rows = np.concatenate([owners, boxes], axis=1)
-    order = np.lexsort(rows.T)  # stable: of equal rows the first comes first
-    again = np.zeros(len(rows), dtype=bool)
-    again[order[1:]] = _rows(rows[order[1:]] == rows[order[:-1]])
-    return again
+    """Return which of the boxes [A,4] occurred before with the same owner, [A] bool.
 
-
-def convention(boxes: Floats, sizes: Floats) -> str:
-    """The code of a convention that the boxes [A,4] of a file follow instead of x, y, width, height in pixels.
-
-    Fractions of the picture: every number is at most 1. Two corners: every box makes sense as such, and as x, y,
-    width, height a good part of them (a tenth) would leave its picture by far (a tenth of its size).
+    An owner is a row [A,.] of image and class.
     """
-    solid = _rows(boxes[:, 2:] > 0)
-    boxes, sizes = boxes[solid], sizes[solid]
+    rows = np.concatenate([owners, boxes], axis=1)
+    # After sorting, equal rows are neighbours. The sort is stable, so the first one stays first.
+    order = np.lexsort(rows.T)
+    is_repeated = np.zeros(len(rows), dtype=bool)
+    is_repeated[order[1:]] = _all_columns(rows[order[1:]] == rows[order[:-1]])
+    return is_repeated
+
+
+def wrong_convention(boxes: Floats, sizes: Floats) -> str:
+    """Return the code of the wrong convention that the boxes [A,4] of a file follow, or "".
+
+    They should be x, y, width, height in pixels. They look like fractions of the image if every
+    number is at most 1. They look like two corners if nearly all of them make sense as such, and
+    if as x, y, width, height at least a tenth of them would leave its image by more than a tenth
+    of the image's size.
+    """
+    has_area = _all_columns(boxes[:, 2:] > 0)
+    boxes, sizes = boxes[has_area], sizes[has_area]
     if not len(boxes):
         return ""
     if boxes.max() <= 1 and sizes.min() > 1:
         return "boxes-look-normalised"
-    corners = _rows(boxes[:, 2:] > boxes[:, :2]) & _rows(boxes[:, 2:] <= sizes + _ROUNDING)
-    far = ~_rows(_overshoot(boxes, sizes) <= 0.1 * sizes)
-    return "boxes-look-xyxy" if corners.mean() >= 0.99 and far.mean() >= 0.1 else ""
+    ordered = _all_columns(boxes[:, 2:] > boxes[:, :2])
+    inside_as_corners = _all_columns(boxes[:, 2:] <= sizes + _ROUNDING)
+    far_outside = ~_all_columns(_overshoot(boxes, sizes) <= 0.1 * sizes)
+    valid_as_corners = ordered & inside_as_corners
+    if valid_as_corners.mean() >= 0.99 and far_outside.mean() >= 0.1:
+        return "boxes-look-xyxy"
+    return ""
 
 
 def _overshoot(boxes: Floats, sizes: Floats) -> Floats:
-    """By how many pixels boxes [A,4] leave their images, [A,2] in x and y."""
+    """Return by how many pixels boxes [A,4] reach out of their images, [A,2] in x and y."""
     return np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes)
 
 
-def _rows(condition: Bools) -> Bools:
-    """Which rows of [A,.] fulfil a condition in all columns, [A]."""
+def _all_columns(condition: Bools) -> Bools:
+    """Return which rows of [A,.] fulfil a condition in all columns, [A]."""
     return np.asarray(condition.all(axis=1), dtype=bool)

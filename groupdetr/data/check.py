@@ -1,7 +1,7 @@
-"""What would break training on a data set, or mislead it: all of it at once, before the first step.
+"""Dataset check: finds everything that would break or mislead training before the first step.
 
-Bad data never raises here: whatever is found becomes a finding and the search goes on. What each code means, and
-whether it stops training, stands in ``findings.py``.
+Bad data never raises here: every problem becomes a finding, and the check goes on. The meaning of
+the codes, and which of them stop training, are defined in ``findings.py``.
 """
 
 from __future__ import annotations
@@ -11,46 +11,53 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groupdetr.data import mask_rules
-from groupdetr.data.findings import Finding, RefusedError, shown
-from groupdetr.data.formats import DataSet, survey
-from groupdetr.data.image_checks import inspect_pictures
-from groupdetr.data.statistics import SplitCounts, count, remarks
+from groupdetr.data.findings import Finding, RefusedError, printable
+from groupdetr.data.formats import DatasetSplits, read_with_findings
+from groupdetr.data.image_checks import inspect_images
+from groupdetr.data.mask_rules import mask_findings
+from groupdetr.data.statistics import SplitStatistics, split_statistics, statistics_findings
 from groupdetr.errors import DataError
 
-_CLASSES = 12  # lines of a class histogram
-_SHOWN = 3  # findings of one code on the console; JSON has all
+_MAX_CLASSES = 12  # lines of a class histogram
+_MAX_FINDINGS = 3  # findings of one code on the console; JSON has all
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What a check found. ``dataset`` is the sound part of the data, for a caller that goes on to train."""
+    """The result of a check. ``dataset`` is the valid part of the data, for a training after it."""
 
     root: Path
     errors: list[Finding]
     warnings: list[Finding]
-    splits: dict[str, SplitCounts] = field(default_factory=dict)
-    dataset: DataSet | None = None
+    splits: dict[str, SplitStatistics] = field(default_factory=dict)
+    dataset: DatasetSplits | None = None
 
     @property
     def verdict(self) -> str:
-        return "refuse" if self.errors else "warn" if self.warnings else "ok"
+        """Return "refuse" if there are errors, "warn" if there are only warnings, else "ok"."""
+        if self.errors:
+            return "refuse"
+        return "warn" if self.warnings else "ok"
 
     @property
     def images(self) -> int:
-        """Images of the train split, those without objects included: what an epoch goes through."""
+        """The number of images of the train split, including those without objects."""
         return self.splits["train"].images if "train" in self.splits else 0
 
     @property
     def boxes(self) -> int:
-        """Boxes of the train split that are learned: no crowds, and none without area within its image."""
+        """The number of trainable boxes of the train split: no crowds, none without area."""
         return self.splits["train"].boxes if "train" in self.splits else 0
 
     def raise_for_errors(self) -> None:
-        if self.errors:
-            first, more = self.errors[0], len(self.errors) - 1
-            rest = f"\n{more} more: groupdetr check {self.root}" if more else ""
-            raise DataError(first.what, first.where, first.remedy + rest)
+        """Raise the first error, if any, as a `DataError`."""
+        if not self.errors:
+            return
+        first = self.errors[0]
+        remedy = first.remedy
+        if len(self.errors) > 1:
+            remedy += f"\n{len(self.errors) - 1} more: groupdetr check {self.root}"
+        raise DataError(first.what, first.where, remedy)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,18 +66,22 @@ class Report:
             "warnings": [finding.to_json() for finding in self.warnings],
             "images": self.images,
             "boxes": self.boxes,
-            "splits": {name: counts.to_json() for name, counts in self.splits.items()},
+            "splits": {name: statistics.to_json() for name, statistics in self.splits.items()},
         }
 
     def render(self) -> str:
-        """The report as plain text: findings by code, the first few of each, and the figures of the splits."""
-        lines = [
-            f"{self.verdict}: {_plural(self.errors, 'error')}, {_plural(self.warnings, 'warning')}"
-        ]
-        for severity, findings in (("error", self.errors), ("warning", self.warnings)):
-            lines += _grouped(severity, findings)
-        for name, counts in self.splits.items():
-            lines += [_line(name, counts), *_bars(counts)]
+        """Return the report as plain text.
+
+        It has the first findings of each code, and the statistics of the splits.
+        """
+        errors = _plural(len(self.errors), "error")
+        warnings = _plural(len(self.warnings), "warning")
+        lines = [f"{self.verdict}: {errors}, {warnings}"]
+        lines += _findings_by_code("error", self.errors)
+        lines += _findings_by_code("warning", self.warnings)
+        for name, statistics in self.splits.items():
+            lines.append(_summary(name, statistics))
+            lines += _class_histogram(statistics)
         return "\n".join(lines)
 
 
@@ -82,55 +93,62 @@ def check(
     workers: int | None = None,
     masks: bool = False,
 ) -> Report:
-    """Everything that is wrong with a data set. ``num_queries`` is that of one group.
+    """Return all problems of a dataset. ``num_queries`` is that of one group.
 
-    Without ``decode`` only the headers of the pictures are read: quick, but broken pictures pass. With ``masks``
-    every object has to have one.
+    Without ``decode`` only the headers of the images are read: this is quick, but does not find
+    broken images. With ``masks`` every object must have a segmentation.
     """
     try:
-        dataset, findings = survey(data, images, masks=masks)
-    except RefusedError as error:  # no files to look at
+        dataset, findings = read_with_findings(data, images, masks=masks)
+    except RefusedError as error:  # there is no file to check
         return Report(Path(data), [error.finding], [])
-    splits = {name: count(split) for name, split in dataset.splits.items()}
+    statistics = {name: split_statistics(split) for name, split in dataset.splits.items()}
     for name, split in dataset.splits.items():
-        findings += remarks(split, splits[name], num_queries)
-        findings += mask_rules.remarks(split) if masks else []
-    findings += inspect_pictures(dataset.splits.values(), decode, workers)
+        findings += statistics_findings(split, statistics[name], num_queries)
+        if masks:
+            findings += mask_findings(split)
+    findings += inspect_images(dataset.splits.values(), decode, workers)
     errors = [finding for finding in findings if finding.is_error]
-    return Report(Path(data), errors, [f for f in findings if not f.is_error], splits, dataset)
+    warnings = [finding for finding in findings if not finding.is_error]
+    return Report(Path(data), errors, warnings, statistics, dataset)
 
 
-def _plural(findings: list[Finding], noun: str) -> str:
-    return f"{len(findings)} {noun}{'s' * (len(findings) != 1)}"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _grouped(severity: str, findings: list[Finding]) -> Iterator[str]:
+def _findings_by_code(severity: str, findings: list[Finding]) -> Iterator[str]:
     by_code: dict[str, list[Finding]] = {}
     for finding in findings:
         by_code.setdefault(finding.code, []).append(finding)
-    for code, same in by_code.items():
-        yield f"{severity}: {code} ({len(same)}): {same[0].remedy}"
-        yield from (f"    {finding.where}: {finding.what}" for finding in same[:_SHOWN])
-        if len(same) > _SHOWN:
-            yield f"    and {len(same) - _SHOWN} more"
+    for code, findings_of_code in by_code.items():
+        count = len(findings_of_code)
+        yield f"{severity}: {code} ({count}): {findings_of_code[0].remedy}"
+        for finding in findings_of_code[:_MAX_FINDINGS]:
+            yield f"    {finding.where}: {finding.what}"
+        if count > _MAX_FINDINGS:
+            yield f"    and {count - _MAX_FINDINGS} more"
 
 
-def _bars(counts: SplitCounts) -> Iterator[str]:
-    """The class histogram, the most frequent first; rare ones of a long tail are counted together."""
-    classes = sorted(counts.classes, key=lambda c: -c["boxes"])
-    frequent, rest = classes[:_CLASSES], classes[_CLASSES:]
-    names = [shown(c["name"]) for c in frequent]
-    for name, c in zip(names, frequent):
-        bar = "█" * round(30 * c["boxes"] / max(1, classes[0]["boxes"]))
-        yield f"    {name:<{max(map(len, names))}} {c['boxes']:>7} {bar}"
-    if rest:
-        yield f"    and {len(rest)} more classes with {sum(c['boxes'] for c in rest)} boxes"
+def _class_histogram(statistics: SplitStatistics) -> Iterator[str]:
+    """Yield one line for each class, the most frequent first, and one for all remaining ones."""
+    classes = sorted(statistics.classes, key=lambda row: -row["boxes"])
+    frequent, remaining = classes[:_MAX_CLASSES], classes[_MAX_CLASSES:]
+    names = [printable(row["name"]) for row in frequent]
+    name_width = max((len(name) for name in names), default=0)
+    for name, row in zip(names, frequent):
+        share_of_largest = row["boxes"] / max(1, classes[0]["boxes"])
+        bar = "█" * round(30 * share_of_largest)
+        yield f"    {name:<{name_width}} {row['boxes']:>7} {bar}"
+    if remaining:
+        boxes = sum(row["boxes"] for row in remaining)
+        yield f"    and {len(remaining)} more classes with {boxes} boxes"
 
 
-def _line(name: str, counts: SplitCounts) -> str:
-    objects, sizes = counts.objects_per_image, counts.sizes
-    return (
-        f"{name}: {counts.images} images ({counts.empty_images} without objects), {counts.boxes} boxes of "
-        f"{len(counts.classes)} classes; objects per image p50 {objects['p50']:.0f}, p99 {objects['p99']:.0f}, "
-        f"max {objects['max']:.0f}; small {sizes['small']}, medium {sizes['medium']}, large {sizes['large']}"
-    )
+def _summary(name: str, statistics: SplitStatistics) -> str:
+    objects, sizes = statistics.objects_per_image, statistics.sizes
+    images = f"{statistics.images} images ({statistics.empty_images} without objects)"
+    boxes = f"{statistics.boxes} boxes of {len(statistics.classes)} classes"
+    per_image = f"p50 {objects['p50']:.0f}, p99 {objects['p99']:.0f}, max {objects['max']:.0f}"
+    by_size = f"small {sizes['small']}, medium {sizes['medium']}, large {sizes['large']}"
+    return f"{name}: {images}, {boxes}; objects per image {per_image}; {by_size}"

@@ -1,7 +1,7 @@
-"""COCO JSON, read with patience: whatever is sound becomes records, whatever is not becomes findings.
+"""COCO JSON files: valid entries become records, invalid ones become findings.
 
-``parse`` never raises on bad data and is what ``check`` sees; ``read_split`` is the same with the first error raised.
-So there is one place that knows each rule, and what passes the one passes the other.
+`parse` never raises on bad data; ``groupdetr check`` uses it. `read_split` raises the first error
+that `parse` finds. So every rule exists once, and both agree on what is valid.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from groupdetr.data.annotations import REFUSED, Table, read_annotations
-from groupdetr.data.findings import Findings, RefusedError, raise_first_error, shown
+from groupdetr.data.annotations import REFUSED, AnnotationTable, read_annotations
+from groupdetr.data.findings import Findings, RefusedError, printable, raise_first_error
 from groupdetr.data.images import image_size
 from groupdetr.data.jsonfile import read_object
 from groupdetr.data.paths import ImageFolder
 from groupdetr.data.records import Category, CocoSplit, Record
-from groupdetr.data.values import Id, identity, note_types, side
+from groupdetr.data.values import Id, parse_id, parse_side, report_id_types
 
 __all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_holdout"]
 
@@ -29,17 +29,24 @@ __all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_hold
 def read_split(
     annotation_file: Path | str, images_dir: Path | str, name: str, masks: bool = False
 ) -> CocoSplit:
-    """One split, without looking into the pictures; DataError for the first thing that would mislead training."""
-    split, found = parse(Path(annotation_file), Path(images_dir), name, masks)
-    raise_first_error(found)
+    """Read one split without decoding its images.
+
+    Raises `DataError` for the first problem that would mislead training.
+    """
+    split, findings = parse(Path(annotation_file), Path(images_dir), name, masks)
+    raise_first_error(findings)
     return split
 
 
 def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
-    """(train, val): ``fraction`` of the images, at least one, held out; the same ones for the same seed."""
+    """Divide a split into train and val. ``fraction`` of the images, at least one, becomes val.
+
+    The same seed selects the same images.
+    """
     total = len(split.records)
-    held = min(max(1, round(fraction * total)), max(total - 1, 0))
-    is_val = np.isin(np.arange(total), np.random.default_rng(seed).permutation(total)[:held])
+    num_val = min(max(1, round(fraction * total)), max(total - 1, 0))
+    val_indices = np.random.default_rng(seed).permutation(total)[:num_val]
+    is_val = np.isin(np.arange(total), val_indices)
     train = tuple(record for record, val in zip(split.records, is_val) if not val)
     val = tuple(record for record, val in zip(split.records, is_val) if val)
     return replace(split, name="train", records=train), replace(split, name="val", records=val)
@@ -48,15 +55,20 @@ def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSpl
 def parse(
     annotation_file: Path, images_dir: Path, name: str, masks: bool = False
 ) -> tuple[CocoSplit, Findings]:
-    """The sound part of one split, and all that is wrong with its annotation file. Segmentations are read, and have to
-    be there, if ``masks`` are asked for."""
-    with _collector_paused():
+    """Return the valid part of one split, and all findings about its annotation file.
+
+    With ``masks``, segmentations are read and must exist.
+    """
+    with _garbage_collector_paused():
         return _parse(annotation_file, images_dir, name, masks)
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Millions of objects without a cycle among them: looking for cycles would take 40 % of the time."""
+def _garbage_collector_paused() -> Iterator[None]:
+    """Pause the garbage collector while millions of objects are created.
+
+    There are no cycles among them, and searching for cycles would take 40 % of the time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -69,86 +81,99 @@ def _collector_paused() -> Iterator[None]:
 def _parse(
     annotation_file: Path, images_dir: Path, name: str, masks: bool
 ) -> tuple[CocoSplit, Findings]:
-    found = Findings(annotation_file)
-    content = read_object(annotation_file, found)
-    lists = {key: _list(content, key, found) for key in ("categories", "images", "annotations")}
-    categories, labels = _categories(lists["categories"], found)
-    images, index = _images(lists["images"], ImageFolder(images_dir), found)
+    findings = Findings(annotation_file)
+    content = read_object(annotation_file, findings)
+    category_items = _list(content, "categories", findings)
+    image_items = _list(content, "images", findings)
+    annotation_items = _list(content, "annotations", findings)
+
+    categories, labels = _categories(category_items, findings)
+    images, index = _images(image_items, ImageFolder(images_dir), findings)
     sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
-    table = read_annotations(lists["annotations"], sizes, index, labels, found, masks)
-    _check_names(categories, table, found)
-    return CocoSplit(name, annotation_file, images_dir, categories, _records(images, table)), found
+    table = read_annotations(annotation_items, sizes, index, labels, findings, masks)
+    _check_category_names(categories, table, findings)
+    records = _records(images, table)
+    return CocoSplit(name, annotation_file, images_dir, categories, records), findings
 
 
-def _list(content: dict[str, Any] | None, key: str, found: Findings) -> list[Any]:
+def _list(content: dict[str, Any] | None, key: str, findings: Findings) -> list[Any]:
     if content is None:  # reported already
         return []
     value = content.get(key)
     if not isinstance(value, list):
-        found.add("json-not-coco", "", f"'{key}' is {'missing' if value is None else 'not a list'}")
+        problem = "missing" if value is None else "not a list"
+        findings.add("json-not-coco", "", f"'{key}' is {problem}")
         return []
     if not value and key != "annotations":
-        found.add(f"no-{key}", "", f"'{key}' is empty")
+        findings.add(f"no-{key}", "", f"'{key}' is empty")
     return value
+
+
+def _item_id(item: Any, kind: str, position: int, findings: Findings) -> Id | None:
+    """Return the id of an image or a category. Without one, return None and add a finding."""
+    item_id = parse_id(item.get("id")) if isinstance(item, dict) else None
+    if item_id is None:
+        if isinstance(item, dict):
+            what = f"its id is {printable(item.get('id'))}"
+        else:
+            what = f"it is {printable(item)}, not an object"
+        findings.add(f"bad-{kind}", f"{kind} number {position + 1}", what)
+    return item_id
+
+
+def _ids(items: list[Any]) -> list[Any]:
+    return [item.get("id") for item in items if isinstance(item, dict)]
 
 
 # categories
 
 
-def _categories(items: list[Any], found: Findings) -> tuple[tuple[Category, ...], dict[Id, int]]:
-    """The categories in the order of their ids, numbers before texts, and id -> label."""
+def _categories(items: list[Any], findings: Findings) -> tuple[tuple[Category, ...], dict[Id, int]]:
+    """Return the categories, and a map from ids to labels.
+
+    Categories are in the order of their ids, numbers before texts.
+    """
     labels: dict[Id, int] = {}
     categories: list[Category] = []
     for position, item in enumerate(items):
-        key = _key(item, "category", position, found)
-        if key is None:
+        category_id = _item_id(item, "category", position, findings)
+        if category_id is None:
             continue
-        if key in labels:
-            found.add(
-                "duplicate-category-id",
-                f"category {shown(key)}",
-                "another category has the same id",
-            )
-        elif isinstance(name := item.get("name"), str) and name.strip():
-            categories.append(Category(key, name))
+        record = f"category {printable(category_id)}"
+        name = item.get("name")
+        if category_id in labels:
+            what = "another category has the same id"
+            findings.add("duplicate-category-id", record, what)
+        elif isinstance(name, str) and name.strip():
+            categories.append(Category(category_id, name))
         else:
-            found.add("bad-category", f"category {shown(key)}", f"its name is {shown(name)}")
-        labels[key] = REFUSED
-    note_types([item.get("id") for item in items if isinstance(item, dict)], "category", found)
+            findings.add("bad-category", record, f"its name is {printable(name)}")
+        labels[category_id] = REFUSED
+    report_id_types(_ids(items), "category", findings)
     categories.sort(key=lambda category: (isinstance(category.id, str), category.id))
-    return tuple(categories), labels | {
-        category.id: label for label, category in enumerate(categories)
-    }
-
-
-def _key(item: Any, kind: str, position: int, found: Findings) -> Id | None:
-    """The id of an image or a category; None, and a finding, where there is none."""
-    key = identity(item.get("id")) if isinstance(item, dict) else None
-    if key is None:
-        what = (
-            f"its id is {shown(item.get('id'))}"
-            if isinstance(item, dict)
-            else f"it is {shown(item)}, not an object"
-        )
-        found.add(f"bad-{kind}", f"{kind} number {position + 1}", what)
-    return key
-
-
-def _check_names(categories: tuple[Category, ...], table: Table, found: Findings) -> None:
-    """Categories of one name: harmless while one alone has boxes, as in exports that add an empty parent class."""
-    counts = np.bincount(table.label, minlength=len(categories))
-    labels: dict[str, list[int]] = {}
     for label, category in enumerate(categories):
-        labels.setdefault(category.name, []).append(label)
-    for name, same in labels.items():
-        if len(same) > 1:
-            code = (
-                "ambiguous-category-name"
-                if (counts[same] > 0).sum() > 1
-                else "duplicate-category-name"
-            )
-            ids = ", ".join(shown(categories[label].id) for label in same)
-            found.add(code, f"categories {ids}", f"they have the same name, {shown(name)}")
+        labels[category.id] = label
+    return tuple(categories), labels
+
+
+def _check_category_names(
+    categories: tuple[Category, ...], table: AnnotationTable, findings: Findings
+) -> None:
+    """Check for categories with the same name.
+
+    They are harmless if only one of them has boxes, as in exports that add an empty parent class.
+    """
+    num_boxes = np.bincount(table.label, minlength=len(categories))
+    labels_by_name: dict[str, list[int]] = {}
+    for label, category in enumerate(categories):
+        labels_by_name.setdefault(category.name, []).append(label)
+    for name, labels in labels_by_name.items():
+        if len(labels) == 1:
+            continue
+        several_have_boxes = (num_boxes[labels] > 0).sum() > 1
+        code = "ambiguous-category-name" if several_have_boxes else "duplicate-category-name"
+        ids = ", ".join(printable(categories[label].id) for label in labels)
+        findings.add(code, f"categories {ids}", f"they have the same name, {printable(name)}")
 
 
 # images
@@ -163,72 +188,98 @@ class _Image:
 
 
 def _images(
-    items: list[Any], folder: ImageFolder, found: Findings
+    items: list[Any], folder: ImageFolder, findings: Findings
 ) -> tuple[list[_Image], dict[Id, int]]:
-    """The images that can be used, and id -> index into them."""
+    """Return the images that can be used, and a map from ids to their index."""
     images: list[_Image] = []
     index: dict[Id, int] = {}
     for position, item in enumerate(items):
-        key = _key(item, "image", position, found)
-        if key is None:
+        image_id = _item_id(item, "image", position, findings)
+        if image_id is None:
             continue
-        if key in index:
-            found.add("duplicate-image-id", f"image {shown(key)}", "another image has the same id")
-        elif image := _image(key, item, folder, found):
-            index[key] = len(images)
+        if image_id in index:
+            what = "another image has the same id"
+            findings.add("duplicate-image-id", f"image {printable(image_id)}", what)
+        elif image := _image(image_id, item, folder, findings):
+            index[image_id] = len(images)
             images.append(image)
         else:
-            index[key] = REFUSED
-    note_types([item.get("id") for item in items if isinstance(item, dict)], "image", found)
-    _check_files(images, found)
+            index[image_id] = REFUSED
+    report_id_types(_ids(items), "image", findings)
+    _check_duplicate_files(images, findings)
     return images, index
 
 
-def _image(key: Id, item: dict[str, Any], folder: ImageFolder, found: Findings) -> _Image | None:
-    record, name = f"image {shown(key)}", item.get("file_name")
+def _image(
+    image_id: Id, item: dict[str, Any], folder: ImageFolder, findings: Findings
+) -> _Image | None:
+    record = f"image {printable(image_id)}"
+    name = item.get("file_name")
     if not isinstance(name, str):
-        found.add("bad-image", record, f"its file_name is {shown(name)}")
+        findings.add("bad-image", record, f"its file_name is {printable(name)}")
         return None
-    path = folder.locate(name, record, found)
-    size = _size(item, path, record, found) if path else None
-    return _Image(key, path, name, size) if path and size else None
-
-
-def _size(item: dict[str, Any], path: Path, record: str, found: Findings) -> tuple[int, int] | None:
-    """The recorded (width, height), or the picture's own where one is not recorded."""
-    recorded = item.get("width"), item.get("height")
-    try:
-        sides = image_size(path) if None in recorded else (side(recorded[0]), side(recorded[1]))
-    except RefusedError as error:
-        found.append(replace(error.finding, record=record))
+    path = folder.locate(name, record, findings)
+    if path is None:
         return None
-    if sides[0] is None or sides[1] is None:
-        found.add(
-            "bad-size",
-            record,
-            f"its width and height are {shown(recorded[0])} and {shown(recorded[1])}",
-        )
+    size = _size(item, path, record, findings)
+    return _Image(image_id, path, name, size) if size else None
+
+
+def _size(
+    item: dict[str, Any], path: Path, record: str, findings: Findings
+) -> tuple[int, int] | None:
+    """Return the recorded (width, height), or that of the image file if one is not recorded."""
+    recorded_width, recorded_height = item.get("width"), item.get("height")
+    width: int | None
+    height: int | None
+    if recorded_width is None or recorded_height is None:
+        try:
+            width, height = image_size(path)
+        except RefusedError as error:
+            findings.append(replace(error.finding, record=record))
+            return None
+    else:
+        width, height = parse_side(recorded_width), parse_side(recorded_height)
+    if width is None or height is None:
+        recorded = f"{printable(recorded_width)} and {printable(recorded_height)}"
+        findings.add("bad-size", record, f"its width and height are {recorded}")
         return None
-    return sides[0], sides[1]
+    return width, height
 
 
-def _check_files(images: list[_Image], found: Findings) -> None:
-    owners: dict[Path, Id] = {}
+def _check_duplicate_files(images: list[_Image], findings: Findings) -> None:
+    first_ids: dict[Path, Id] = {}
     for image in images:
-        if (owner := owners.setdefault(image.path, image.image_id)) != image.image_id:
-            what = f"image {shown(owner)} is the same file, {shown(image.file_name)}"
-            found.add("duplicate-file-name", f"image {shown(image.image_id)}", what)
+        first_id = first_ids.setdefault(image.path, image.image_id)
+        if first_id != image.image_id:
+            name = printable(image.file_name)
+            what = f"image {printable(first_id)} is the same file, {name}"
+            findings.add("duplicate-file-name", f"image {printable(image.image_id)}", what)
 
 
-def _records(images: list[_Image], table: Table) -> tuple[Record, ...]:
-    """The annotations dealt out to their images."""
+def _records(images: list[_Image], table: AnnotationTable) -> tuple[Record, ...]:
+    """Return one record for each image, with its annotations in the order of the file."""
+    # Sorted by image, the annotations of an image are neighbours. The sort is stable.
     table = table.rows(np.argsort(table.image, kind="stable"))
     ends = np.searchsorted(table.image, np.arange(len(images)), side="right").tolist()
     records = []
-    for image, start, end in zip(images, [0, *ends], ends):
-        its = table.rows(slice(start, end))
-        about = (image.image_id, image.path, image.file_name, *image.size)
-        records.append(
-            Record(*about, its.boxes, its.label, its.areas, its.crowd, tuple(its.ids), its.shapes)
+    first = 0
+    for image, end in zip(images, ends):
+        annotations = table.slice(first, end)
+        width, height = image.size
+        record = Record(
+            image.image_id,
+            image.path,
+            image.file_name,
+            width,
+            height,
+            annotations.boxes,
+            annotations.label,
+            annotations.areas,
+            annotations.crowd,
+            tuple(annotations.ids),
+            annotations.segmentations,
         )
+        records.append(record)
+        first = end
     return tuple(records)

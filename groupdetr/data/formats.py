@@ -1,4 +1,4 @@
-"""Which files make up a data set, told from the shape of its folder."""
+"""Dataset layouts: which annotation files and image folders belong to a dataset."""
 
 from __future__ import annotations
 
@@ -9,17 +9,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from groupdetr.data.coco import CocoSplit, parse, split_holdout
-from groupdetr.data.findings import Finding, Findings, RefusedError, raise_first_error, shown
+from groupdetr.data.findings import Finding, Findings, RefusedError, printable, raise_first_error
 from groupdetr.data.records import Category
 from groupdetr.errors import UsageError
 
-HOLDOUT = 0.2  # part of the images that becomes val where a data set has none
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".jp2")
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+HOLDOUT = 0.2  # part of the train images that becomes val if a dataset has no val split
+_IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".jp2",
+)
+_SPLIT_ALIASES = {  # name in a path -> split
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
 class SplitFiles(NamedTuple):
-    """The two ends of a split."""
+    """The annotation file and the image folder of a split."""
 
     annotations: Path
     images: Path
@@ -29,7 +46,10 @@ DataFiles = dict[str, SplitFiles]  # 'train', 'val', 'test' -> files
 
 
 class Layout(NamedTuple):
-    """A shape of folder; ``{}`` is the split as the data set spells it: train, valid, val2017..."""
+    """Paths of a split relative to the root.
+
+    ``{}`` stands for the name of the split in the dataset: train, valid, val2017 and so on.
+    """
 
     annotations: str
     images: str
@@ -48,8 +68,8 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True, eq=False)
-class DataSet:
-    """The splits of a data set; all have the categories of train, in the same order."""
+class DatasetSplits:
+    """The splits of a dataset. All have the categories of train, in the same order."""
 
     root: Path
     splits: dict[str, CocoSplit]
@@ -58,76 +78,80 @@ class DataSet:
     def categories(self) -> tuple[Category, ...]:
         return self.splits["train"].categories
 
-    def card(self) -> dict[str, Any]:
-        """What a run was trained on, for a file."""
-        splits = {
-            name: {
+    def metadata(self) -> dict[str, Any]:
+        """Return what a run records about its dataset, as JSON."""
+        splits = {}
+        for name, split in self.splits.items():
+            splits[name] = {
                 "annotations": str(split.annotation_file),
                 "images_dir": str(split.images_dir),
                 "images": len(split),
             }
-            for name, split in self.splits.items()
-        }
-        names = [{"id": category.id, "name": category.name} for category in self.categories]
-        return {"root": str(self.root), "categories": names, "splits": splits}
+        categories = [{"id": category.id, "name": category.name} for category in self.categories]
+        return {"root": str(self.root), "categories": categories, "splits": splits}
 
 
 def load(
     data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False
-) -> DataSet:
-    """Read a data set; DataError for the first thing that would mislead training. Pictures are not looked into, and
-    segmentations only if ``masks`` are asked for.
+) -> DatasetSplits:
+    """Read a dataset. Raises `DataError` for the first problem that would mislead training.
 
-    ``seed`` chooses the val images where the data set has no val split. It is not the seed of a run: runs that are
-    to be compared must share their val images.
+    Images are not decoded. Segmentations are read only with ``masks``. ``seed`` selects the val
+    images if the dataset has no val split. It is not the seed of a run: runs that are compared
+    must share their val images.
     """
-    dataset, findings = survey(data, images, seed, masks)
+    splits, findings = read_with_findings(data, images, seed, masks)
     raise_first_error(findings)
-    return dataset
+    return splits
 
 
-def survey(
+def read_with_findings(
     data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False
-) -> tuple[DataSet, list[Finding]]:
-    """The sound part of a data set, and all that is wrong with its annotation files."""
-    parsed = {name: parse(*files, name, masks) for name, files in find(data, images).items()}
-    findings = [finding for _, found in parsed.values() for finding in found]
-    splits = {name: split for name, (split, _) in parsed.items()}
+) -> tuple[DatasetSplits, list[Finding]]:
+    """Return the valid part of a dataset, and all findings about its annotation files."""
+    splits: dict[str, CocoSplit] = {}
+    findings: list[Finding] = []
+    for name, files in find_files(data, images).items():
+        splits[name], findings_of_file = parse(files.annotations, files.images, name, masks)
+        findings += findings_of_file
     categories = splits["train"].categories
-    for name, split in splits.items() if categories else ():
-        conflicts = _conflicts(split, categories)
-        findings += conflicts
-        if not conflicts:
-            splits[name] = split.with_categories(categories)
+    if categories:
+        for name, split in splits.items():
+            conflicts = _category_conflicts(split, categories)
+            findings += conflicts
+            if not conflicts:
+                splits[name] = split.with_categories(categories)
     if "val" not in splits:
         splits["train"], splits["val"] = split_holdout(splits["train"], HOLDOUT, seed)
-    return DataSet(Path(data), splits), findings
+    return DatasetSplits(Path(data), splits), findings
 
 
-def _conflicts(split: CocoSplit, categories: tuple[Category, ...]) -> Findings:
-    """What in a split contradicts the categories of train; to lack some of them is no contradiction."""
-    found = Findings(split.annotation_file)
+def _category_conflicts(split: CocoSplit, categories: tuple[Category, ...]) -> Findings:
+    """Find categories of a split that contradict those of train.
+
+    A split may lack some of the categories.
+    """
+    findings = Findings(split.annotation_file)
     names = {category.id: category.name for category in categories}
     for category in split.categories:
-        record = f"category {shown(category.id)}"
+        record = f"category {printable(category.id)}"
+        name = printable(category.name)
         if category.id not in names:
-            found.add(
-                "category-conflict",
-                record,
-                f"{shown(category.name)} is not a category of the train split",
-            )
+            what = f"{name} is not a category of the train split"
+            findings.add("category-conflict", record, what)
         elif names[category.id] != category.name:
-            other = shown(names[category.id])
-            found.add(
-                "category-conflict",
-                record,
-                f"it is {shown(category.name)} here and {other} in the train split",
-            )
-    return found
+            train_name = printable(names[category.id])
+            what = f"it is {name} here and {train_name} in the train split"
+            findings.add("category-conflict", record, what)
+    return findings
 
 
-def find(data: Path | str, images: Path | str | None = None) -> DataFiles:
-    """The files of each split; 'train' is always among them. A folder of no known layout is a DataError."""
+def find_files(data: Path | str, images: Path | str | None = None) -> DataFiles:
+    """Return the files of each split. 'train' is always among them.
+
+    ``data`` is a folder in one of the `LAYOUTS`, or an annotation file with ``images``, the folder
+    of its images. Anything else is a `DataError` or a `UsageError`.
+    """
     root = Path(data)
     if os.path.isdir(root):
         if images is not None:
@@ -137,116 +161,142 @@ def find(data: Path | str, images: Path | str | None = None) -> DataFiles:
             )
         try:
             return _find_in_folder(root)
-        except OSError as error:  # a folder that may not be read
-            raise _unknown(root, f"it cannot be searched ({error.strerror})") from None
+        except OSError as error:  # no permission to read a folder
+            raise _unknown_layout(root, f"it cannot be searched ({error.strerror})") from None
     if not os.path.exists(root):
-        raise _unknown(root, "there is no such file or folder")
+        raise _unknown_layout(root, "there is no such file or folder")
     if images is None:
         raise UsageError(
-            f"{root} is an annotation file", remedy="add --images DIR, the folder of its pictures"
+            f"{root} is an annotation file", remedy="add --images DIR, the folder of its images"
         )
     if not os.path.isdir(images):
-        raise _unknown(Path(images), "there is no such folder of images")
+        raise _unknown_layout(Path(images), "there is no such folder of images")
     return {"train": SplitFiles(root, Path(images))}
 
 
 def _find_in_folder(root: Path) -> DataFiles:
     for layout in LAYOUTS:
-        if "train" in (files := _match(layout, root)):
+        files = _match(layout, root)
+        if "train" in files:
             return files
-    if single := _single(root):
+    single = _single_file(root)
+    if single:
         return {"train": single}
-    raise _unknown(root, _describe(root))
+    raise _unknown_layout(root, _describe(root))
 
 
 def _match(layout: Layout, root: Path) -> DataFiles:
-    """The splits of ``root`` in this layout. Of several years, the newest that has a train split."""
-    years: dict[str, DataFiles] = {}
+    """Return the splits of ``root`` in this layout.
+
+    If there are several years, as in val2014 and val2017, it is the newest with a train split.
+    """
+    files_by_year: dict[str, DataFiles] = {}
     for file in sorted(root.glob(layout.annotations.format("*"))):
-        if spelled := _spelled(layout, file.relative_to(root).as_posix()):
-            spelling, name, year = spelled
-            files = years.setdefault(year, {})
-            if name in files:
-                raise _unknown(
-                    root, f"its {name} split could be {files[name].annotations.name} or {file.name}"
-                )
-            files[name] = SplitFiles(file, root / layout.images.format(spelling))
-    usable = sorted(
-        year for year, files in years.items() if "train" in files and files["train"].images.is_dir()
-    )
-    return _with_images(years[usable[-1]], root) if usable else {}
+        name_in_path = _parse_split_name(layout, file.relative_to(root).as_posix())
+        if name_in_path is None:
+            continue
+        files = files_by_year.setdefault(name_in_path.year, {})
+        split = name_in_path.split
+        if split in files:
+            other = files[split].annotations.name
+            what = f"its {split} split could be {other} or {file.name}"
+            raise _unknown_layout(root, what)
+        files[split] = SplitFiles(file, root / layout.images.format(name_in_path.text))
+    usable_years = []
+    for year, files in files_by_year.items():
+        if "train" in files and files["train"].images.is_dir():
+            usable_years.append(year)
+    if not usable_years:
+        return {}
+    return _splits_with_images(files_by_year[max(usable_years)], root)
 
 
-def _with_images(files: DataFiles, root: Path) -> DataFiles:
-    """The splits whose pictures are there. A val split without them must not be replaced by a part of train."""
+def _splits_with_images(files: DataFiles, root: Path) -> DataFiles:
+    """Return the splits whose image folder exists.
+
+    A val split without images is an error, because a part of train must not replace it.
+    """
     if "val" in files and not files["val"].images.is_dir():
-        raise _unknown(
-            root,
-            f"{files['val'].annotations.name} is there, but not its folder {files['val'].images.name}/",
-        )
-    return {
-        name: files[name]
-        for name in ("train", "val", "test")
-        if name in files and files[name].images.is_dir()
-    }
+        annotations, images = files["val"]
+        what = f"{annotations.name} is there, but not its folder {images.name}/"
+        raise _unknown_layout(root, what)
+    existing: DataFiles = {}
+    for name in ("train", "val", "test"):
+        if name in files and files[name].images.is_dir():
+            existing[name] = files[name]
+    return existing
 
 
-def _spelled(layout: Layout, annotations: str) -> tuple[str, str, str] | None:
-    """How a path of the layout spells its split, as (spelling, split, year)."""
-    pattern = re.escape(layout.annotations).replace(r"\{\}", rf"(({'|'.join(_SPLITS)})(\d{{4}})?)")
-    found = re.fullmatch(pattern, annotations)
-    return (found[1], _SPLITS[found[2]], found[3] or "") if found else None
+class _SplitName(NamedTuple):
+    """The name of a split in a path."""
+
+    text: str  # such as "valid" or "val2017"
+    split: str  # "train", "val" or "test"
+    year: str  # such as "2017", or ""
 
 
-def _single(root: Path) -> SplitFiles | None:
-    """One annotation file and one folder of pictures: nothing else that could be meant."""
+def _parse_split_name(layout: Layout, annotations: str) -> _SplitName | None:
+    """Return the name of the split in a path, or None if the path does not match the layout."""
+    aliases = "|".join(_SPLIT_ALIASES)
+    name_pattern = rf"(({aliases})(\d{{4}})?)"
+    pattern = re.escape(layout.annotations).replace(r"\{\}", name_pattern)
+    match = re.fullmatch(pattern, annotations)
+    if match is None:
+        return None
+    return _SplitName(match[1], _SPLIT_ALIASES[match[2]], match[3] or "")
+
+
+def _single_file(root: Path) -> SplitFiles | None:
+    """Return the annotation file and the image folder, if there is exactly one of each."""
     annotations = sorted(root.glob("*.json")) or sorted(root.glob("annotations/*.json"))
-    pictures = _picture_folder(root / "images" if (root / "images").is_dir() else root)
-    return SplitFiles(annotations[0], pictures) if len(annotations) == 1 and pictures else None
+    images = _image_folder(root / "images" if (root / "images").is_dir() else root)
+    return SplitFiles(annotations[0], images) if len(annotations) == 1 and images else None
 
 
-def _picture_folder(folder: Path, depth: int = 3) -> Path | None:
-    """The deepest folder that holds all the pictures below ``folder``."""
+def _image_folder(folder: Path, depth: int = 3) -> Path | None:
+    """Return the deepest folder that holds all the images below ``folder``."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    if any(entry.name.lower().endswith(_PICTURES) for entry in entries):
+    if any(entry.name.lower().endswith(_IMAGE_SUFFIXES) for entry in entries):
         return folder
     if depth == 0:
         return None
-    below = [
-        _picture_folder(Path(entry), depth - 1)
-        for entry in entries
-        if entry.is_dir(follow_symlinks=False)
-    ]
-    holding = [sub for sub in below if sub]
-    return holding[0] if len(holding) == 1 else folder if holding else None
+    with_images = []
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            subfolder = _image_folder(Path(entry), depth - 1)
+            if subfolder:
+                with_images.append(subfolder)
+    if not with_images:
+        return None
+    return with_images[0] if len(with_images) == 1 else folder
 
 
-def _unknown(place: Path, what: str) -> RefusedError:
-    return RefusedError(Finding("unknown-layout", str(place), "", what))
+def _unknown_layout(path: Path, what: str) -> RefusedError:
+    return RefusedError(Finding("unknown-layout", str(path), "", what))
 
 
 def _describe(root: Path) -> str:
-    if kind := _foreign(root):
-        return f"it looks like {kind}, which is not read yet; convert it to COCO JSON"
-    wanted = "; ".join(
-        f"{layout.annotations} + {layout.images}/".replace("{}", "train") for layout in LAYOUTS
-    )
+    """Return why a folder has no known layout: what was looked for, and what is there."""
+    if other_format := _other_format(root):
+        return f"it looks like {other_format}, which is not supported yet; convert it to COCO JSON"
+    layouts = [f"{layout.annotations} + {layout.images}/" for layout in LAYOUTS]
+    known = "; ".join(layouts).replace("{}", "train")
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(root))
-    there = ", ".join(map(shown, entries[:8])) + (
-        f" and {len(entries) - 8} more" if len(entries) > 8 else ""
+    listed = ", ".join(printable(entry) for entry in entries[:8])
+    if len(entries) > 8:
+        listed += f" and {len(entries) - 8} more"
+    return (
+        f"it has no known layout. Looked for: {known}; one .json + one folder of images. "
+        f"Found: {listed or 'nothing'}"
     )
-    return f"it has no known layout. Looked for: {wanted}; one .json + one folder of images. Found: {there or 'nothing'}"
 
 
-def _foreign(root: Path) -> str:
-    """The name of a layout that others read and we do not, or nothing."""
-    if (
-        any(root.glob("JPEGImages"))
-        or any(root.glob("Annotations/*.xml"))
-        or any(root.glob("*/Annotations"))
-    ):
-        return "a Pascal VOC data set"
-    labels = any(root.glob("labels/**/*.txt")) or any(root.glob("*/labels/*.txt"))
-    if labels or any(root.glob("data.y*ml")):
-        return "a YOLO data set"
+def _other_format(root: Path) -> str:
+    """Return the name of a dataset format that is not supported, or an empty text."""
+    voc_files = ("JPEGImages", "Annotations/*.xml", "*/Annotations")
+    if any(any(root.glob(pattern)) for pattern in voc_files):
+        return "a Pascal VOC dataset"
+    yolo_files = ("labels/**/*.txt", "*/labels/*.txt", "data.y*ml")
+    if any(any(root.glob(pattern)) for pattern in yolo_files):
+        return "a YOLO dataset"
     return ""

@@ -1,4 +1,4 @@
-"""A look into every picture of a data set: is it there, does it decode, has it its recorded size, is it there twice."""
+"""Checks of the image files of a dataset: missing, broken, of another size, or duplicate."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from groupdetr.data.findings import Finding, RefusedError, shown
-from groupdetr.data.images import examine
+from groupdetr.data.findings import Finding, RefusedError, printable
+from groupdetr.data.images import check_image
 from groupdetr.data.records import CocoSplit, Record
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture:
+class _ImageFile:
     split: str
     record: Record
 
@@ -27,96 +27,115 @@ class _Picture:
 
     @property
     def name(self) -> str:
-        return f"image {shown(self.record.image_id)}"
+        return f"image {printable(self.record.image_id)}"
 
 
-def inspect_pictures(
+def inspect_images(
     splits: Iterable[CocoSplit], decode: bool = True, workers: int | None = None
 ) -> list[Finding]:
-    """What is wrong with the pictures; without ``decode`` only headers are read, and copies are not looked for.
+    """Return all findings about the image files.
 
-    Threads suffice: Pillow decodes without holding Python's lock.
+    Without ``decode``, only the headers are read, and duplicates are not searched for. It uses
+    threads, because Pillow decodes without holding Python's lock.
     """
-    pictures = [_Picture(split.name, record) for split in splits for record in split.records]
+    images = [_ImageFile(split.name, record) for split in splits for record in split.records]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        looks = pool.map(lambda picture: _look(picture, decode), pictures)
-        findings = _explained([finding for finding in looks if finding])
-        digests = _digests(pictures, pool) if decode else {}
-    return findings + list(_copies(pictures, digests))
+        results = pool.map(lambda image: _check(image, decode), images)
+        findings = [finding for finding in results if finding]
+        findings = _explain_missing_files(findings)
+        digests = _digests(images, pool) if decode else {}
+    return findings + list(_duplicates(images, digests))
 
 
-def _look(picture: _Picture, decode: bool) -> Finding | None:
-    record = picture.record
+def _check(image: _ImageFile, decode: bool) -> Finding | None:
+    record = image.record
     try:
-        code = examine(record.path, (record.width, record.height), decode)
+        code = check_image(record.path, (record.width, record.height), decode)
     except RefusedError as error:
-        return replace(error.finding, record=picture.name)
-    what = "its EXIF orientation says that it is to be turned"
-    return Finding(code, str(picture.path), picture.name, what) if code else None
+        return replace(error.finding, record=image.name)
+    if not code:
+        return None
+    what = "its EXIF orientation rotates or mirrors it"
+    return Finding(code, str(image.path), image.name, what)
 
 
 # missing files
 
 
-def _explained(findings: list[Finding]) -> list[Finding]:
-    """Where a picture is missing: is it there by a name that some systems take for the same, or one folder up?"""
-    names: dict[Path, dict[str, str]] = {}
-    for at, finding in enumerate(findings):
-        path = Path(finding.file)
-        if finding.code != "missing-file":
-            continue
-        if path.parent not in names:
-            names[path.parent] = _names(path.parent)
-        if name := names[path.parent].get(_alike(path.name)):
-            findings[at] = replace(
-                finding, code="file-case", what=f"the file is called {shown(name)}"
-            )
-        elif os.path.isfile(path.parent.parent / path.name):
-            findings[at] = replace(
-                finding, what="there is no such picture, but there is one in the folder above"
-            )
-    return findings
+def _explain_missing_files(findings: list[Finding]) -> list[Finding]:
+    """Add to the findings of missing files where a file of nearly that name is.
+
+    The name may differ in a way that some file systems ignore, or the file may be in the folder
+    above.
+    """
+    names_by_folder: dict[Path, dict[str, str]] = {}
+    explained = []
+    for finding in findings:
+        if finding.code == "missing-file":
+            path = Path(finding.file)
+            folder = path.parent
+            if folder not in names_by_folder:
+                names_by_folder[folder] = _names_by_key(folder)
+            similar_name = names_by_folder[folder].get(_name_key(path.name))
+            if similar_name:
+                what = f"the file is called {printable(similar_name)}"
+                finding = replace(finding, code="file-case", what=what)
+            elif os.path.isfile(folder.parent / path.name):
+                what = "there is no such image, but there is one in the folder above"
+                finding = replace(finding, what=what)
+        explained.append(finding)
+    return explained
 
 
-def _names(folder: Path) -> dict[str, str]:
+def _names_by_key(folder: Path) -> dict[str, str]:
     try:
-        return {_alike(name): name for name in os.listdir(folder)}
+        return {_name_key(name): name for name in os.listdir(folder)}
     except OSError:
         return {}
 
 
-def _alike(name: str) -> str:
+def _name_key(name: str) -> str:
+    """Return a text that is equal for names that differ in case or in the encoding of accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-# copies
+# duplicate files
 
 
-def _digests(pictures: list[_Picture], pool: ThreadPoolExecutor) -> dict[Path, bytes]:
-    """Path -> hash of the content, for the files that could be copies: those of equal size."""
-    sizes: dict[int, set[Path]] = defaultdict(set)
-    for path in {picture.path for picture in pictures if os.path.isfile(picture.path)}:
-        sizes[os.path.getsize(path)].add(path)
-    alike = sorted(path for paths in sizes.values() if len(paths) > 1 for path in paths)
-    return dict(zip(alike, pool.map(_digest, alike)))
+def _digests(images: list[_ImageFile], pool: ThreadPoolExecutor) -> dict[Path, bytes]:
+    """Return a hash of the content for each file that can be a duplicate.
+
+    Only files of equal size can be duplicates.
+    """
+    paths_by_size: dict[int, set[Path]] = defaultdict(set)
+    for path in {image.path for image in images if os.path.isfile(image.path)}:
+        paths_by_size[os.path.getsize(path)].add(path)
+    candidates: list[Path] = []
+    for paths in paths_by_size.values():
+        if len(paths) > 1:
+            candidates += paths
+    candidates.sort()
+    return dict(zip(candidates, pool.map(_digest, candidates)))
 
 
 def _digest(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except OSError:  # reported already, or gone since
+    except OSError:  # reported already, or deleted since
         return os.fsencode(path)
 
 
-def _copies(pictures: list[_Picture], digests: dict[Path, bytes]) -> Iterator[Finding]:
-    """Pictures that were there before: in the same split, or in another one."""
-    first: dict[bytes | Path, _Picture] = {}
-    for picture in pictures:
-        other = first.setdefault(digests.get(picture.path, picture.path), picture)
-        if other.split != picture.split:
-            what = f"it is the same picture as {other.name} of the {other.split} split, {shown(other.record.file_name)}"
-            yield Finding("shared-images", str(picture.path), picture.name, what)
-        elif other.path != picture.path:
-            what = f"it is a copy of {other.name}, {shown(other.record.file_name)}"
-            yield Finding("duplicate-images", str(picture.path), picture.name, what)
+def _duplicates(images: list[_ImageFile], digests: dict[Path, bytes]) -> Iterator[Finding]:
+    """Find images that occurred before, in the same split or in another one."""
+    first_by_content: dict[bytes | Path, _ImageFile] = {}
+    for image in images:
+        content = digests.get(image.path, image.path)
+        first = first_by_content.setdefault(content, image)
+        first_file = printable(first.record.file_name)
+        if first.split != image.split:
+            what = f"it is the same image as {first.name} of the {first.split} split, {first_file}"
+            yield Finding("shared-images", str(image.path), image.name, what)
+        elif first.path != image.path:
+            what = f"it is a copy of {first.name}, {first_file}"
+            yield Finding("duplicate-images", str(image.path), image.name, what)

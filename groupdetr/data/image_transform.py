@@ -1,4 +1,4 @@
-"""Where the transforms of a picture put what is in it."""
+"""Scale and shift of image coordinates: where augmentation moves the points of an image."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Placement:
-    """A point x, y of the picture on disk, in pixels, is now at ``scale * (x, y) + shift``.
+class ImageTransform:
+    """Moves a point (x, y) of the image on disk, in pixels, to ``scale * (x, y) + shift``.
 
-    The first pixel reaches from 0 to 1. A negative scale of x says that left is right.
+    The first pixel reaches from 0 to 1. A negative scale of x is a horizontal flip.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)  # of x and y
-    shift: tuple[float, float] = (0.0, 0.0)  # pixels
+    shift: tuple[float, float] = (0.0, 0.0)  # of x and y, pixels
 
-    def then(
+    def followed_by(
         self, scale: tuple[float, float] = (1.0, 1.0), shift: tuple[float, float] = (0.0, 0.0)
-    ) -> Placement:
-        """Followed by another one."""
-        return Placement(
-            (self.scale[0] * scale[0], self.scale[1] * scale[1]),
-            (self.shift[0] * scale[0] + shift[0], self.shift[1] * scale[1] + shift[1]),
-        )
+    ) -> ImageTransform:
+        """Return the transform that applies this one and then ``scale`` and ``shift``."""
+        scale_x = self.scale[0] * scale[0]
+        scale_y = self.scale[1] * scale[1]
+        shift_x = self.shift[0] * scale[0] + shift[0]
+        shift_y = self.shift[1] * scale[1] + shift[1]
+        return ImageTransform((scale_x, scale_y), (shift_x, shift_y))
 
-    def of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points [...,2] of the picture on disk, where they are now."""
+    def apply(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Move points [...,2] of the image on disk."""
         return points * self.scale + self.shift

@@ -1,7 +1,7 @@
-"""Pictures: whatever is on disk, as RGB, the way the annotations saw it.
+"""Decoding of image files to RGB of 8 bits, in the orientation in which they were annotated.
 
-Pillow reads them all. For training, an ordinary JPEG is decoded by simplejpeg where it is installed (the extra
-``fast``): the same pixels in 70 to 85 % of the time.
+Pillow reads all formats. For training, an ordinary JPEG is decoded by simplejpeg if it is
+installed (the extra ``fast``): the same pixels in 70 to 85 % of the time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
 except ImportError:
     decode_jpeg = None
 
-# Pictures only: Pillow would hand an EPS file of any name to Ghostscript.
+# Image formats only. Without the list, Pillow would run Ghostscript on an EPS file of any name.
 _FORMATS = (
     "JPEG",
     "MPO",
@@ -42,86 +42,90 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 def load_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """The picture as RGB, 8 bits; of an animation, the first frame.
+    """Return the image as RGB, 8 bits. Of an animation, return the first frame.
 
-    ``size`` is the recorded (width, height). A picture that its EXIF orientation turns is turned if only then it has
-    that size, since then the boxes were drawn on the turned picture; without ``size`` it is turned always.
+    ``size`` is the recorded (width, height). The EXIF orientation is applied only if the image has
+    that size with it and not without it, because then the boxes were drawn on the rotated image.
+    Without ``size`` it is always applied.
     """
-    with opened(path) as image:
-        return _seen(image, size, path).copy()
+    with open_image(path) as image:
+        return _oriented_rgb(image, size, path).copy()
 
 
 def load_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The pixels of what `load_image` gives, [H,W,3]."""
-    with opened(path) as image:
-        if decode_jpeg and (image.format, image.mode, image.size) == ("JPEG", "RGB", size):
-            with suppress(
-                ValueError
-            ):  # there is something odd about it: Pillow knows what to make of that, or to say
+    """Return the pixels of the image that `load_image` returns, [H,W,3]."""
+    with open_image(path) as image:
+        is_plain_jpeg = (image.format, image.mode, image.size) == ("JPEG", "RGB", size)
+        if decode_jpeg and is_plain_jpeg:
+            # On a ValueError the file is unusual; Pillow can read it or explain the problem.
+            with suppress(ValueError):
                 return decode_jpeg(path.read_bytes(), strict=True)
-        return np.array(_seen(image, size, path))
+        return np.array(_oriented_rgb(image, size, path))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the picture as people see it, EXIF orientation applied, from its header."""
-    with opened(path) as image:
-        return _turned_size(image)
+    """Return (width, height) after the EXIF orientation is applied. Only the header is read."""
+    with open_image(path) as image:
+        return _oriented_size(image)
 
 
-def examine(path: Path, size: tuple[int, int], decode: bool = True) -> str:
-    """Refuse a picture that cannot be loaded at its recorded size; otherwise the code of a warning, or nothing."""
-    with opened(path) as image:
-        turn = _must_turn(image, size, path)
-        either_fits = _orientation(image) != 1 and _turned_size(image) == image.size
+def check_image(path: Path, size: tuple[int, int], decode: bool = True) -> str:
+    """Raise `RefusedError` if an image cannot be loaded at its recorded size.
+
+    Otherwise return the code of a warning, or "". Without ``decode`` only the header is read.
+    """
+    with open_image(path) as image:
+        apply_orientation = _needs_orientation(image, size, path)
+        both_sizes_fit = _orientation(image) != 1 and _oriented_size(image) == image.size
         if decode:
-            image.draft("RGB", (1, 1))  # a JPEG at an eighth of its size: every byte is still read
+            # A JPEG is decoded at an eighth of its size; every byte is still read.
+            image.draft("RGB", (1, 1))
             _rgb(image).load()
-    return "exif-turned" if turn else "exif-ambiguous" if either_fits else ""
+    if apply_orientation:
+        return "exif-turned"
+    return "exif-ambiguous" if both_sizes_fit else ""
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The picture with its header read. Whatever goes wrong with the file within the block refuses the file."""
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image and read its header.
+
+    Any problem with the file inside the ``with`` block is raised as a `RefusedError`.
+    """
     _require_regular_file(path)
     try:
-        # Not by its name: then Pillow maps raw TIFF data into memory, and scrambles it where EXIF turns the picture.
+        # The file is passed, not its name. With a name, Pillow maps raw TIFF data into memory, and
+        # the pixels are scrambled if EXIF rotates the image.
         with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
             yield image
     except RefusedError:
         raise
     except UnidentifiedImageError:
-        raise _refused("not-an-image", path, "it is not a picture of a known format") from None
+        raise _refused("not-an-image", path, "it is not an image of a known format") from None
     except Image.DecompressionBombError:
-        raise _refused(
-            "image-too-large",
-            path,
-            f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels",
-        ) from None
-    except Exception as error:  # plugins raise whatever they like on broken bytes
-        cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        code, what = (
-            ("truncated-image", "the file ends too early")
-            if cut
-            else ("unreadable-image", "it cannot be decoded")
-        )
-        raise _refused(code, path, f"{what} ({error or type(error).__name__})") from error
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise _refused("image-too-large", path, f"it has more than {limit:,} pixels") from None
+    except Exception as error:  # Pillow's plugins raise any exception on broken bytes
+        reason = error or type(error).__name__
+        if isinstance(error, EOFError) or "truncated" in str(error).lower():
+            what = f"the file ends too early ({reason})"
+            raise _refused("truncated-image", path, what) from error
+        what = f"it cannot be decoded ({reason})"
+        raise _refused("unreadable-image", path, what) from error
 
 
 def _require_regular_file(path: Path) -> None:
-    """Look before opening: opening a FIFO waits for ever."""
+    """Check the type of the file before it is opened: opening a FIFO would block for ever."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        why = (
-            ""
-            if isinstance(error, FileNotFoundError)
-            else f" ({getattr(error, 'strerror', error)})"
-        )
-        raise _refused("missing-file", path, f"there is no such picture{why}") from None
+        reason = ""
+        if not isinstance(error, FileNotFoundError):
+            reason = f" ({getattr(error, 'strerror', error)})"
+        raise _refused("missing-file", path, f"there is no such image{reason}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise _refused(
-            "not-a-file", path, "it is a folder" if path.is_dir() else "it is not an ordinary file"
-        )
+        what = "it is a folder" if path.is_dir() else "it is not an ordinary file"
+        raise _refused("not-a-file", path, what)
     if status.st_size == 0:
         raise _refused("empty-file", path, "it is empty (0 bytes)")
 
@@ -132,50 +136,52 @@ def _refused(code: str, path: Path, what: str) -> RefusedError:
 
 @cache
 def _formats() -> tuple[str, ...]:
+    """Return the formats that this build of Pillow can read; AVIF is optional."""
     Image.init()
-    return tuple(
-        name for name in _FORMATS if name in Image.OPEN
-    )  # AVIF depends on how Pillow was built
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (as stored) to 8; from 5 on the picture lies on its side."""
-    if image.format == "TIFF":  # Pillow turns these by itself
+    """Return the EXIF orientation, 1 (as stored) to 8. From 5 on, width and height are swapped."""
+    if image.format == "TIFF":  # Pillow applies the orientation of these itself
         return 1
-    if (
-        image.format == "PNG"
-    ):  # EXIF may follow the pixels, which must not be taken for broken EXIF if they are broken
+    if image.format == "PNG":
+        # EXIF may follow the pixels. Broken pixels must raise here, outside of the try block, so
+        # that they are not mistaken for broken EXIF.
         image.load()
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF is no reason to lose a picture
+    except Exception:  # an image with broken EXIF can still be used
         return 1
     return value if value in range(1, 9) else 1
 
 
-def _turned_size(image: Image.Image) -> tuple[int, int]:
+def _oriented_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def _must_turn(image: Image.Image, size: tuple[int, int] | None, path: Path) -> bool:
+def _needs_orientation(image: Image.Image, size: tuple[int, int] | None, path: Path) -> bool:
+    """True if the EXIF orientation must be applied to get an image of the recorded ``size``."""
     if size is None:
         return _orientation(image) != 1
     if size == image.size:
         return False
-    if size != _turned_size(image):
-        (w, h), (width, height) = size, image.size
-        raise _refused(
-            "size-mismatch",
-            path,
-            f"the picture is {width} x {height} pixels, recorded are {w} x {h}",
+    if size != _oriented_size(image):
+        width, height = image.size
+        recorded_width, recorded_height = size
+        what = (
+            f"the image is {width} x {height} pixels, "
+            f"but {recorded_width} x {recorded_height} are recorded"
         )
+        raise _refused("size-mismatch", path, what)
     return True
 
 
-def _seen(image: Image.Image, size: tuple[int, int] | None, path: Path) -> Image.Image:
-    """As RGB, turned as it must be."""
-    return _rgb(ImageOps.exif_transpose(image) if _must_turn(image, size, path) else image)
+def _oriented_rgb(image: Image.Image, size: tuple[int, int] | None, path: Path) -> Image.Image:
+    if _needs_orientation(image, size, path):
+        return _rgb(ImageOps.exif_transpose(image))
+    return _rgb(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -187,20 +193,27 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grayscale of more than 8 bits, or of floats, scaled to 0..255 by the range of its format.
+    """Convert greyscale of more than 8 bits, or of floats, to 0..255 by the range of its format.
 
-    Not by the range that this picture uses: the same tissue must look the same in a dark and in a bright picture.
-    Formats that do not tell their range are taken to have the smallest usual one that holds the values.
+    The range of values in this image is not used, because the same tissue must look the same in a
+    dark and in a bright image. For formats that do not record their range, it is the smallest
+    usual one that holds the values.
     """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    ranges = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}.get(image.mode, (65535.0,))
+    usual_ranges = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}
+    ranges = usual_ranges.get(image.mode, (65535.0,))
     largest = values.max(initial=0.0)
-    full = next((r for r in ranges if largest <= r), largest)
-    return Image.fromarray((np.clip(values / full, 0, 1) * 255).round().astype(np.uint8))
+    full_scale = next((limit for limit in ranges if largest <= limit), largest)
+    scaled = np.clip(values / full_scale, 0, 1) * 255
+    return Image.fromarray(scaled.round().astype(np.uint8))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """What an annotation tool shows of a transparent picture; one that is transparent all over is taken as opaque."""
-    if image.getchannel("A").getextrema()[1] == 0:
+    """Return a transparent image on white, as annotation tools show it.
+
+    An image that is transparent everywhere is treated as opaque.
+    """
+    largest_alpha = image.getchannel("A").getextrema()[1]
+    if largest_alpha == 0:
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,4 +1,4 @@
-"""What can be wrong with the segmentation of an object, and the shape that it is otherwise."""
+"""Rules for segmentations of an annotation file, and their conversion to `Segmentation`."""
 
 from __future__ import annotations
 
@@ -9,136 +9,142 @@ import numpy as np
 from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 
-from groupdetr.data.findings import Finding, Findings, shown
+from groupdetr.data.findings import Finding, Findings, printable
 from groupdetr.data.records import CocoSplit, Floats, Record
-from groupdetr.data.segmentations import Polygons, Runs, Shape, run_lengths
-from groupdetr.data.values import numbers
+from groupdetr.data.segmentations import Polygons, RunLengths, Segmentation, decode_counts
+from groupdetr.data.values import parse_numbers
 
-_LONGEST = 2**31 - 1  # run, in pixels; no picture has as many
-_ASIDE = (
-    2.0,
-    0.1,
-)  # pixels, and part of the box's side: by more than both together a mask and its box disagree
+_LONGEST_RUN = 2**31 - 1  # pixels; no image has as many
+# A mask and its box disagree if an edge differs by more than the sum of the two:
+_TOLERANCE_PIXELS = 2.0
+_TOLERANCE_SIDE = 0.1  # part of the side of the box
 
 
-def shape_of(value: Any, size: tuple[int, int], record: str, found: Findings) -> Shape | None:
-    """Of a segmentation in an image of ``size`` (width, height); None, and a finding, where it cannot be used."""
+def parse_segmentation(
+    value: Any, size: tuple[int, int], record: str, findings: Findings
+) -> Segmentation | None:
+    """Return a segmentation of an image of ``size`` (width, height).
+
+    If it cannot be used, return None and add a finding.
+    """
     if value is None or value == []:
-        found.add("mask-missing", record, "it has no segmentation")
+        findings.add("mask-missing", record, "it has no segmentation")
         return None
     if isinstance(value, dict):
-        return _runs(value, size, record, found)
-    parts = (
-        [numbers(part) if type(part) is list else None for part in value]
-        if type(value) is list
-        else [None]
-    )
-    sound = [part for part in parts if part is not None and len(part) % 2 == 0]
-    solid = tuple(np.array(part).reshape(-1, 2) for part in sound if len(part) >= 6)
-    if len(sound) < len(parts) or not solid:
-        found.add("mask-malformed", record, f"its segmentation is {shown(value)}")
+        return _parse_rle(value, size, record, findings)
+    return _parse_polygons(value, size, record, findings)
+
+
+def _parse_polygons(
+    value: Any, size: tuple[int, int], record: str, findings: Findings
+) -> Polygons | None:
+    items = value if type(value) is list else [None]
+    well_formed: list[list[float]] = []  # lists of an even number of numbers
+    for item in items:
+        coordinates = parse_numbers(item) if type(item) is list else None
+        if coordinates is not None and len(coordinates) % 2 == 0:
+            well_formed.append(coordinates)
+    # Two points have no area.
+    parts = tuple(np.array(part).reshape(-1, 2) for part in well_formed if len(part) >= 6)
+    if len(well_formed) < len(items) or not parts:
+        findings.add("mask-malformed", record, f"its segmentation is {printable(value)}")
         return None
-    if not all(_within_reach(part, size) for part in solid):
-        found.add(
-            "mask-out-of-reach",
-            record,
-            f"its segmentation {shown(value)} leads far out of the image",
-        )
+    if not all(_within_reach(part, size) for part in parts):
+        what = f"its segmentation {printable(value)} leads far out of the image"
+        findings.add("mask-out-of-reach", record, what)
         return None
-    if len(solid) < len(sound):
-        found.add(
-            "mask-short-part",
-            record,
-            f"a part of its segmentation {shown(value)} has no three points",
-        )
-    return Polygons(solid)
+    if len(parts) < len(well_formed):
+        what = f"a part of its segmentation {printable(value)} has fewer than three points"
+        findings.add("mask-short-part", record, what)
+    return Polygons(parts)
 
 
 def _within_reach(points: NDArray[np.float64], size: tuple[int, int]) -> bool:
-    """No further from the image than its own size. The rasteriser takes time and memory for every pixel it passes."""
-    return bool(((points >= -np.array(size)) & (points <= 2 * np.array(size))).all())
+    """True if no point is further from the image than the size of the image.
+
+    The rasteriser takes time and memory for every pixel that a polygon passes.
+    """
+    low, high = -np.array(size), 2 * np.array(size)
+    return bool(((points >= low) & (points <= high)).all())
 
 
-def _runs(
-    value: dict[str, Any], size: tuple[int, int], record: str, found: Findings
-) -> Runs | None:
+def _parse_rle(
+    value: dict[str, Any], size: tuple[int, int], record: str, findings: Findings
+) -> RunLengths | None:
     width, height = size
     counts = value.get("counts")
-    lengths = _lengths(counts)
+    lengths = _parse_counts(counts)
     if lengths is None:
-        found.add("mask-malformed", record, f"the counts of its segmentation are {shown(counts)}")
-    elif value.get("size") != [height, width]:
-        what = f"its segmentation has size {shown(value.get('size'))}, the image has [{height}, {width}]"
-        found.add("mask-size", record, what)
-    elif sum(lengths) != height * width:
-        found.add(
-            "mask-counts",
-            record,
-            f"its counts add up to {shown(sum(lengths))}, not to {height} x {width}",
-        )
-    elif isinstance(counts, str):
-        return Runs(counts.encode(), (height, width))
-    else:
-        whole = {"size": [height, width], "counts": counts}
-        return Runs(coco.frPyObjects(whole, height, width)["counts"], (height, width))
-    return None
-
-
-def _lengths(counts: Any) -> list[int] | None:
-    """Run lengths, written as a list or as COCO's compressed text; None for anything else."""
+        what = f"the counts of its segmentation are {printable(counts)}"
+        findings.add("mask-malformed", record, what)
+        return None
+    if value.get("size") != [height, width]:
+        recorded = printable(value.get("size"))
+        what = f"its segmentation has size {recorded}, the image has [{height}, {width}]"
+        findings.add("mask-size", record, what)
+        return None
+    if sum(lengths) != height * width:
+        what = f"its counts add up to {printable(sum(lengths))}, not to {height} x {width}"
+        findings.add("mask-counts", record, what)
+        return None
     if isinstance(counts, str):
-        read = run_lengths(counts.encode()) if counts.isascii() else None
-        counts = None if read is None else read.tolist()
-    whole = type(counts) is list and all(
-        type(length) is int and 0 <= length <= _LONGEST for length in counts
-    )
-    return counts if whole else None
+        return RunLengths(counts.encode(), (height, width))
+    uncompressed = {"size": [height, width], "counts": counts}
+    compressed = coco.frPyObjects(uncompressed, height, width)
+    return RunLengths(compressed["counts"], (height, width))
 
 
-def as_polygon(box: Sequence[float]) -> Polygons:
-    """A box x, y, width, height."""
+def _parse_counts(counts: Any) -> list[int] | None:
+    """Return run lengths, given as a list or as COCO's compressed text; None for other values."""
+    if isinstance(counts, str):
+        decoded = decode_counts(counts.encode()) if counts.isascii() else None
+        counts = None if decoded is None else decoded.tolist()
+    if type(counts) is not list:
+        return None
+    if not all(type(length) is int and 0 <= length <= _LONGEST_RUN for length in counts):
+        return None
+    return counts
+
+
+def box_polygon(box: Sequence[float]) -> Polygons:
+    """Return a box x, y, width, height as a polygon."""
     x, y, width, height = box
-    return Polygons(
-        (
-            np.array(
-                [(x, y), (x + width, y), (x + width, y + height), (x, y + height)], dtype=np.float64
-            ),
-        )
-    )
+    corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+    return Polygons((np.array(corners, dtype=np.float64),))
 
 
-def normalised(shapes: Sequence[Shape], sizes: Floats) -> bool:
-    """Are all polygons among the shapes, in images of ``sizes`` [A,2], fractions of the picture?"""
-    polygons = [shape for shape in shapes if isinstance(shape, Polygons)]
-    return (
-        bool(polygons)
-        and all(part.max() <= 1 for shape in polygons for part in shape.parts)
-        and sizes.min() > 1
-    )
+def are_normalised(segmentations: Sequence[Segmentation], sizes: Floats) -> bool:
+    """True if all polygons are fractions of the image. ``sizes`` [A,2] are those of the images."""
+    polygons = [item for item in segmentations if isinstance(item, Polygons)]
+    if not polygons or sizes.min() <= 1:
+        return False
+    return all(part.max() <= 1 for polygon in polygons for part in polygon.parts)
 
 
-def remarks(split: CocoSplit) -> Iterator[Finding]:
-    """Masks, of objects to learn, that are empty or elsewhere than their boxes; all of them are drawn for that."""
+def mask_findings(split: CocoSplit) -> Iterator[Finding]:
+    """Find trainable objects whose mask is empty or does not agree with the box.
+
+    All masks are rasterised for this.
+    """
     for record in split.records:
-        yield from (
-            Finding(code, str(split.annotation_file), *about) for code, *about in _odd(record)
-        )
+        yield from _mask_findings(record, str(split.annotation_file))
 
 
-def _odd(record: Record) -> Iterator[tuple[str, str, str]]:
-    """Code, name and words."""
-    rows, corners = np.flatnonzero(record.learned).tolist(), record.corners
-    runs = [shape.runs(record.height, record.width) for shape in record.outlines() or ()]
-    for row, (x, y, width, height) in zip(rows, coco.toBbox(runs).tolist() if runs else ()):
-        name = f"annotation {shown(record.annotation_ids[row])}"
-        aside = np.abs(corners[row] - (x, y, x + width, y + height))
-        allowed = _ASIDE[0] + _ASIDE[1] * np.tile(corners[row, 2:] - corners[row, :2], 2)
+def _mask_findings(record: Record, file: str) -> Iterator[Finding]:
+    segmentations = record.object_masks()
+    if not segmentations:
+        return
+    runs = [item.to_rle(record.height, record.width) for item in segmentations]
+    mask_boxes = coco.toBbox(runs).tolist()
+    corners = record.corners
+    for row, mask_box in zip(np.flatnonzero(record.trainable).tolist(), mask_boxes):
+        x, y, width, height = mask_box
+        annotation = f"annotation {printable(record.annotation_ids[row])}"
+        distance = np.abs(corners[row] - (x, y, x + width, y + height))
+        side = corners[row, 2:] - corners[row, :2]
+        tolerance = _TOLERANCE_PIXELS + _TOLERANCE_SIDE * np.tile(side, 2)
         if not width * height:
-            yield "mask-empty", name, "its mask has no pixel"
-        elif (aside > allowed).any():
-            where = [x, y, width, height]
-            yield (
-                "mask-beside-box",
-                name,
-                f"its mask lies in {where}, its bbox is {record.boxes[row].tolist()}",
-            )
+            yield Finding("mask-empty", file, annotation, "its mask has no pixel")
+        elif (distance > tolerance).any():
+            what = f"its mask lies in {mask_box}, its bbox is {record.boxes[row].tolist()}"
+            yield Finding("mask-beside-box", file, annotation, what)

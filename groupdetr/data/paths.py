@@ -1,4 +1,4 @@
-"""From the file name of a record to a path: no name leads out of the image folder, and links that do are told."""
+"""Paths of image files: no file name may lead out of the image folder, and links are reported."""
 
 from __future__ import annotations
 
@@ -6,66 +6,79 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from groupdetr.data.findings import Findings, shown
+from groupdetr.data.findings import Findings, printable
 
 
 class ImageFolder:
-    """The folder that the pictures of a split must lie in."""
+    """The folder that must hold the images of a split."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._parts = Path(os.path.abspath(folder)).parts
-        self._real = os.path.realpath(folder)
-        self._parents: dict[Path, bool] = {}  # whether a subfolder, links followed, lies inside
+        self._real_folder = os.path.realpath(folder)
+        # subfolder -> whether it lies inside the folder when links are followed
+        self._inside_by_parent: dict[Path, bool] = {}
 
-    def locate(self, file_name: str, record: str, found: Findings) -> Path | None:
-        """The path of a picture; None, and a finding, where the name is refused. The file need not exist."""
+    def locate(self, file_name: str, record: str, findings: Findings) -> Path | None:
+        """Return the path of an image. If the name is refused, return None and add a finding.
+
+        The file need not exist.
+        """
         if problem := _name_problem(file_name):
-            found.add("bad-file-name", record, f"file_name {shown(file_name)} {problem}")
+            what = f"file_name {printable(file_name)} {problem}"
+            findings.add("bad-file-name", record, what)
             return None
         name = PurePosixPath(file_name.replace("\\", "/"))
         path = self.folder / self._without_folder(name)
-        if _leaves(name):
-            found.add(
-                "path-outside",
-                record,
-                f"file_name {shown(file_name)} leads out of the image folder",
-            )
+        if _leaves_folder(name):
+            what = f"file_name {printable(file_name)} leads out of the image folder"
+            findings.add("path-outside", record, what)
             return None
-        if not self._holds(
-            path
-        ):  # as where large files are kept in a store: somebody put the link there on purpose
-            found.add(
-                "linked-outside", record, f"{shown(file_name)} is a link out of the image folder"
-            )
+        # A link out of the folder is only a warning: somebody made it on purpose, for example
+        # because large files are kept in a separate store.
+        if not self._is_inside(path):
+            what = f"{printable(file_name)} is a link out of the image folder"
+            findings.add("linked-outside", record, what)
         if "\\" in file_name:
-            found.add("backslash", record, f"file_name {shown(file_name)} has backslashes")
+            findings.add("backslash", record, f"file_name {printable(file_name)} has backslashes")
         return path
 
     def _without_folder(self, name: PurePosixPath) -> PurePosixPath:
-        """``images/a.jpg`` of the folder ``images`` is ``a.jpg``: many tools write names relative to the data set."""
+        """Return the name without the image folder in front.
+
+        Many tools write names relative to the dataset: ``images/a.jpg`` in the folder ``images``
+        is ``a.jpg``.
+        """
         for n in range(len(name.parts) - 1, 0, -1):
             if name.parts[:n] == self._parts[-n:] and not os.path.exists(self.folder / name):
                 return PurePosixPath(*name.parts[n:])
         return name
 
-    def _holds(self, path: Path) -> bool:
-        """Whether the path stays inside when links are followed; only links cost a look at every component."""
-        if path.parent not in self._parents:
-            self._parents[path.parent] = self._inside(path.parent)
-        return self._parents[path.parent] and (not os.path.islink(path) or self._inside(path))
+    def _is_inside(self, path: Path) -> bool:
+        """True if the path lies inside the folder when links are followed.
 
-    def _inside(self, path: Path) -> bool:
+        The parent is resolved once for all of its files; after that, only files that are links
+        need their path resolved.
+        """
+        if path.parent not in self._inside_by_parent:
+            self._inside_by_parent[path.parent] = self._resolves_inside(path.parent)
+        if not self._inside_by_parent[path.parent]:
+            return False
+        return not os.path.islink(path) or self._resolves_inside(path)
+
+    def _resolves_inside(self, path: Path) -> bool:
         real = os.path.realpath(path)
-        return real == self._real or real.startswith(self._real.rstrip(os.sep) + os.sep)
+        prefix = self._real_folder.rstrip(os.sep) + os.sep
+        return real == self._real_folder or real.startswith(prefix)
 
 
-def _leaves(name: PurePosixPath) -> bool:
-    return name.is_absolute() or ".." in name.parts or bool(re.match(r"[A-Za-z]:(/|$)", str(name)))
+def _leaves_folder(name: PurePosixPath) -> bool:
+    is_windows_drive = re.match(r"[A-Za-z]:(/|$)", str(name)) is not None
+    return name.is_absolute() or ".." in name.parts or is_windows_drive
 
 
 def _name_problem(name: str) -> str:
-    """What keeps a text from being a file name, or nothing."""
+    """Return why a text cannot be a file name, or an empty text if it can."""
     if not name.strip() or not PurePosixPath(name).name:
         return "is empty"
     if "\0" in name:
@@ -74,4 +87,5 @@ def _name_problem(name: str) -> str:
         parts = os.fsencode(name.replace("\\", "/")).split(b"/")
     except UnicodeEncodeError:
         return "cannot be written as a file name"
-    return "is too long" if max(map(len, parts)) > 255 or sum(map(len, parts)) > 2000 else ""
+    lengths = [len(part) for part in parts]
+    return "is too long" if max(lengths) > 255 or sum(lengths) > 2000 else ""

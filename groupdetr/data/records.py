@@ -1,4 +1,7 @@
-"""The nouns of a data set on disk: categories, one record for each image, splits. Numpy only, whatever the format."""
+"""A dataset on disk in memory: categories, one record for each image, and splits.
+
+The module uses numpy only and does not depend on the file format.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groupdetr.data.segmentations import Shape
+from groupdetr.data.segmentations import Segmentation
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -17,7 +20,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Category:
-    """A class as the data set writes it."""
+    """A class with the id and the name that the dataset gives it."""
 
     id: int | str
     name: str
@@ -25,7 +28,7 @@ class Category:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image and its T annotations, as recorded: crowds and boxes without area included."""
+    """One image and its T annotations as recorded, including crowds and boxes without area."""
 
     image_id: int | str
     path: Path
@@ -33,39 +36,46 @@ class Record:
     width: int  # pixels
     height: int
     boxes: Floats  # [T,4] x, y, width, height in pixels
-    labels: Ints  # [T] index into the split's categories
+    labels: Ints  # [T] index into the categories of the split
     areas: Floats  # [T] square pixels, as recorded: of the mask where there is one
     crowd: Bools  # [T]
     annotation_ids: tuple[int | str | None, ...]  # [T] as recorded, None where there is none
-    shapes: tuple[Shape, ...] | None = None  # [T] where masks were asked for
+    segmentations: tuple[Segmentation, ...] | None = None  # [T] if the data is read with masks
 
-    def training(self) -> tuple[Floats, Ints]:
-        """The objects to learn: boxes [T',4] as x0, y0, x1, y1 within the image, and labels [T']."""
-        learned = self.learned
-        return self.corners[learned], self.labels[learned]
+    def trainable_objects(self) -> tuple[Floats, Ints]:
+        """Return boxes [T',4] as x0, y0, x1, y1 within the image and labels [T'].
+
+        These are the objects that a detector is trained on.
+        """
+        trainable = self.trainable
+        return self.corners[trainable], self.labels[trainable]
 
     @property
     def corners(self) -> Floats:
-        """[T,4] x0, y0, x1, y1 within the image."""
-        return clamped(self.boxes, np.array([[self.width, self.height]]))
+        """[T,4] boxes as x0, y0, x1, y1, clipped to the image."""
+        return clip_boxes(self.boxes, np.array([[self.width, self.height]]))
 
     @property
-    def learned(self) -> Bools:
-        """[T] the objects to learn, DETR's rule: no crowds, and none whose box has no area within the image."""
-        return np.asarray(
-            ~self.crowd & (self.corners[:, 2:] > self.corners[:, :2]).all(1), dtype=bool
-        )
+    def trainable(self) -> Bools:
+        """[T] bool, True for the objects that a detector is trained on.
 
-    def outlines(self) -> tuple[Shape, ...] | None:
-        """The shapes of the objects to learn [T'], where masks were asked for."""
-        if self.shapes is None:
+        As in DETR, these are the objects that are no crowds and whose box has an area within the
+        image.
+        """
+        corners = self.corners
+        has_area = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        return np.asarray(~self.crowd & has_area, dtype=bool)
+
+    def object_masks(self) -> tuple[Segmentation, ...] | None:
+        """Return the T' segmentations of the trainable objects, None without masks."""
+        if self.segmentations is None:
             return None
-        return tuple(self.shapes[row] for row in np.flatnonzero(self.learned))
+        return tuple(self.segmentations[row] for row in np.flatnonzero(self.trainable))
 
 
 @dataclass(frozen=True, eq=False)
 class CocoSplit:
-    """One split of a data set."""
+    """One split of a dataset."""
 
     name: str
     annotation_file: Path
@@ -77,24 +87,31 @@ class CocoSplit:
         return len(self.records)
 
     def with_categories(self, categories: tuple[Category, ...]) -> CocoSplit:
-        """The same split with labels that index ``categories``, of which its own must be a subset."""
+        """Return the same split with labels that index ``categories``.
+
+        The categories of the split must be a subset of ``categories``.
+        """
         if categories == self.categories:
             return self
-        index = {category.id: i for i, category in enumerate(categories)}
-        table = np.array([index[category.id] for category in self.categories], dtype=np.int64)
+        new_label = {category.id: label for label, category in enumerate(categories)}
+        table = np.array([new_label[category.id] for category in self.categories], dtype=np.int64)
         records = tuple(replace(record, labels=table[record.labels]) for record in self.records)
         return replace(self, categories=categories, records=records)
 
     def with_objects(self) -> CocoSplit:
-        """Only the images with an object to learn: for detectors that are not trained on background alone."""
-        return replace(
-            self, records=tuple(record for record in self.records if record.learned.any())
-        )
+        """Return the split without images that have no trainable object.
+
+        It is for detectors that are not trained on images of background alone.
+        """
+        records = tuple(record for record in self.records if record.trainable.any())
+        return replace(self, records=records)
 
 
-def clamped(boxes: Floats, sizes: NDArray[np.generic]) -> Floats:
-    """Boxes [T,4] x, y, width, height as corners x0, y0, x1, y1 within images of sizes [T or 1, 2] width, height."""
-    start = boxes[:, :2]
-    return np.concatenate(
-        [np.clip(start, 0, sizes), np.clip(start + boxes[:, 2:], 0, sizes)], axis=1
-    )
+def clip_boxes(boxes: Floats, sizes: NDArray[np.generic]) -> Floats:
+    """Return boxes [T,4] x, y, width, height as corners x0, y0, x1, y1, clipped to the images.
+
+    ``sizes`` [T,2] or [1,2] are the width and height of the images.
+    """
+    top_left = np.clip(boxes[:, :2], 0, sizes)
+    bottom_right = np.clip(boxes[:, :2] + boxes[:, 2:], 0, sizes)
+    return np.concatenate([top_left, bottom_right], axis=1)

@@ -1,4 +1,4 @@
-"""What is in a data set, and what of it deserves a word before training."""
+"""Statistics of a split, and the findings that follow from them."""
 
 from __future__ import annotations
 
@@ -8,43 +8,64 @@ from typing import Any
 
 import numpy as np
 
-from groupdetr.data.findings import Finding, shown
+from groupdetr.data.findings import Finding, printable
 from groupdetr.data.records import CocoSplit, Ints
 
 _SMALL, _MEDIUM = 32**2, 96**2  # square pixels, COCO's own limits
 
 
 @dataclass(frozen=True)
-class SplitCounts:
-    """The figures of one split. Boxes are those that training would use: no crowds, none without area."""
+class SplitStatistics:
+    """Statistics of one split. Boxes are those of trainable objects: no crowds, none without area.
+
+    ``sizes`` counts small, medium and large boxes by COCO's limits, on the part of a box that lies
+    in the image.
+    """
 
     images: int
     empty_images: int  # without such a box
     boxes: int
     crowds: int
     objects_per_image: dict[str, float]  # p50, p99, max
-    sizes: dict[str, int]  # small, medium, large by COCO's limits on the box as it is in the image
+    sizes: dict[str, int]  # small, medium, large
     classes: list[dict[str, Any]]  # id, name, boxes
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def count(split: CocoSplit) -> SplitCounts:
-    objects = [record.training() for record in split.records]
-    boxes = np.concatenate([np.zeros((0, 4)), *(boxes for boxes, _ in objects)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(labels for _, labels in objects)])
-    per_image = np.array([len(labels) for _, labels in objects], dtype=np.int64)
+def split_statistics(split: CocoSplit) -> SplitStatistics:
+    """Return the statistics of a split."""
+    all_boxes = [np.zeros((0, 4))]
+    all_labels = [np.zeros(0, dtype=np.int64)]
+    counts = []
+    crowds = 0
+    for record in split.records:
+        boxes, labels = record.trainable_objects()
+        all_boxes.append(boxes)
+        all_labels.append(labels)
+        counts.append(len(labels))
+        crowds += int(record.crowd.sum())
+    boxes = np.concatenate(all_boxes)
+    labels = np.concatenate(all_labels)
+    per_image = np.array(counts, dtype=np.int64)
+
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    small, medium = int((areas < _SMALL).sum()), int((areas < _MEDIUM).sum())
-    return SplitCounts(
+    small = int((areas < _SMALL).sum())
+    small_or_medium = int((areas < _MEDIUM).sum())
+    sizes = {
+        "small": small,
+        "medium": small_or_medium - small,
+        "large": len(boxes) - small_or_medium,
+    }
+    return SplitStatistics(
         images=len(split.records),
         empty_images=int((per_image == 0).sum()),
         boxes=len(boxes),
-        crowds=sum(int(record.crowd.sum()) for record in split.records),
+        crowds=crowds,
         objects_per_image=_percentiles(per_image),
-        sizes={"small": small, "medium": medium - small, "large": len(boxes) - medium},
-        classes=_histogram(split, labels),
+        sizes=sizes,
+        classes=_class_histogram(split, labels),
     )
 
 
@@ -55,45 +76,50 @@ def _percentiles(per_image: Ints) -> dict[str, float]:
     return {"p50": p50, "p99": p99, "max": largest}
 
 
-def _histogram(split: CocoSplit, labels: Ints) -> list[dict[str, Any]]:
-    boxes = np.bincount(labels, minlength=len(split.categories)).tolist()
-    return [{"id": c.id, "name": c.name, "boxes": n} for c, n in zip(split.categories, boxes)]
+def _class_histogram(split: CocoSplit, labels: Ints) -> list[dict[str, Any]]:
+    num_boxes = np.bincount(labels, minlength=len(split.categories)).tolist()
+    return [
+        {"id": category.id, "name": category.name, "boxes": boxes}
+        for category, boxes in zip(split.categories, num_boxes)
+    ]
 
 
-def remarks(split: CocoSplit, counts: SplitCounts, num_queries: int | None) -> Iterator[Finding]:
-    """What the figures of one split say against training with them."""
-    file, train = str(split.annotation_file), split.name == "train"
-    if not counts.boxes:
-        code = "no-training-boxes" if train else "no-val-boxes"
+def statistics_findings(
+    split: CocoSplit, statistics: SplitStatistics, num_queries: int | None
+) -> Iterator[Finding]:
+    """Find what in the statistics of a split speaks against training on it.
+
+    ``num_queries`` is that of one group; None skips the comparison with the number of objects.
+    """
+    file = str(split.annotation_file)
+    is_train = split.name == "train"
+    if not statistics.boxes:
+        code = "no-training-boxes" if is_train else "no-val-boxes"
         yield Finding(code, file, "", f"no image of the {split.name} split has an object")
-    elif counts.empty_images:
-        yield Finding(
-            "empty-images",
-            file,
-            "",
-            f"{counts.empty_images} of {counts.images} images have no object",
-        )
-    if counts.crowds:
-        yield Finding("crowds", file, "", f"{counts.crowds} annotations are crowds")
-    if train and counts.boxes:
-        for row in counts.classes:
+    elif statistics.empty_images:
+        what = f"{statistics.empty_images} of {statistics.images} images have no object"
+        yield Finding("empty-images", file, "", what)
+    if statistics.crowds:
+        yield Finding("crowds", file, "", f"{statistics.crowds} annotations are crowds")
+    if is_train and statistics.boxes:
+        for row in statistics.classes:
             if not row["boxes"]:
-                what = f"class {shown(row['name'])} has no box in the train split"
-                yield Finding("class-without-boxes", file, f"category {shown(row['id'])}", what)
+                record = f"category {printable(row['id'])}"
+                what = f"class {printable(row['name'])} has no box in the train split"
+                yield Finding("class-without-boxes", file, record, what)
     if num_queries:
-        yield from _crowded(file, counts.objects_per_image, num_queries)
+        yield from _too_many_objects(file, statistics.objects_per_image, num_queries)
 
 
-def _crowded(file: str, objects: dict[str, float], num_queries: int) -> Iterator[Finding]:
-    """More objects than queries: a query finds one object at most."""
+def _too_many_objects(file: str, objects: dict[str, float], num_queries: int) -> Iterator[Finding]:
+    """Find images with more objects than queries. A query detects at most one object."""
     p99, largest = objects["p99"], objects["max"]
     if p99 > num_queries:
-        what = f"one image in a hundred has {p99:.0f} objects or more, one has {largest:.0f}; queries: {num_queries}"
+        what = (
+            f"one image in a hundred has {p99:.0f} objects or more, one has {largest:.0f}; "
+            f"queries: {num_queries}"
+        )
         yield Finding("objects-exceed-queries", file, "", what)
     elif largest > num_queries:
-        yield Finding(
-            "crowded-images",
-            file,
-            "",
-            f"an image has {largest:.0f} objects; queries: {num_queries}",
-        )
+        what = f"an image has {largest:.0f} objects; queries: {num_queries}"
+        yield Finding("crowded-images", file, "", what)

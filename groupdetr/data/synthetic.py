@@ -1,8 +1,8 @@
-"""A detection data set drawn from a seed: shapes with exact boxes and masks, as easy or as hard as asked.
+"""Synthetic detection dataset: shapes with exact boxes and masks, generated from a seed.
 
-A class is a shape; colour, rotation, stretch and texture say nothing about it. A picture depends on the seed, the name
-of its split, its index and the config alone, so any one can be drawn again without the others.
-Lengths are pixels, angles radians.
+A class is a shape; colour, rotation, stretch and texture do not depend on it. An image depends
+only on the seed, the name of its split, its index and the config, so each can be generated without
+the others. Lengths are in pixels, angles in radians.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from groupdetr.data.synthetic_rendering import picture
-from groupdetr.data.synthetic_shapes import SHAPES, Piece, coverage
+from groupdetr.data.synthetic_rendering import render
+from groupdetr.data.synthetic_shapes import SHAPES, SyntheticObject, random_coverage
 from groupdetr.errors import DataError
 
 Array = npt.NDArray[Any]
-Progress = Callable[[str, int, int], None]  # split, pictures done, pictures in all
+Progress = Callable[[str, int, int], None]  # split, number of images done, number of all images
 
-REVISION = 1  # raise it when a config draws something else than before: an old folder is not taken for a new one
-TRIES = 24  # places tried for an object before it is left out
-DIAMETERS = (
-    (0.13, 0.2),
-    (0.2, 0.32),
-    (0.32, 0.48),
-)  # small, medium, large: diameter over image side
-LEAST_VISIBLE = (
-    0.1  # of an object, even at occlusion 1: a box around nearly nothing is a wrong label
-)
+# To be raised when the same config generates other images than before, so that an old folder is
+# not mistaken for a new one.
+REVISION = 1
+MAX_TRIES = 24  # positions tried for an object before it is left out
+DIAMETERS = ((0.13, 0.2), (0.2, 0.32), (0.32, 0.48))  # small, medium, large; part of the image side
+# Smallest visible part of an object, even at occlusion 1. A box around almost nothing would be a
+# wrong label.
+MIN_VISIBLE = 0.1
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What is drawn. ``texture``: plain 0 to busy 1. ``occlusion``: the largest share of an object others may hide.
+    """What the images show.
 
-    ``sizes``: weights of small, medium and large. A picture asks for ``min_objects`` to ``max_objects`` objects; the
-    first always finds a place, a later one that finds none in a crowded picture is left out.
+    ``texture``: plain 0 to busy 1. ``occlusion``: the largest part of an object that others may
+    hide. ``sizes``: weights of small, medium and large objects. An image has up to a random number
+    of objects from ``min_objects`` to ``max_objects``. The first one always fits; later ones are
+    left out if the image is too crowded.
     """
 
     image_size: int = 96
@@ -58,36 +58,40 @@ class SyntheticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        few, many = self.min_objects, self.max_objects
-        _demand(
+        _require(
             self.image_size >= 32, f"image_size must be at least 32 pixels, not {self.image_size}"
         )
-        _demand(
+        _require(
             1 <= self.num_classes <= len(SHAPES),
             f"num_classes must be 1 to {len(SHAPES)}, not {self.num_classes}",
         )
-        _demand(
-            0 <= few <= many, f"0 <= min_objects <= max_objects must hold, not {few} and {many}"
+        _require(
+            0 <= self.min_objects <= self.max_objects,
+            "0 <= min_objects <= max_objects must hold, "
+            f"not {self.min_objects} and {self.max_objects}",
         )
-        _demand(0 <= self.texture <= 1, f"texture must be between 0 and 1, not {self.texture}")
-        _demand(
+        _require(0 <= self.texture <= 1, f"texture must be between 0 and 1, not {self.texture}")
+        _require(
             0 <= self.occlusion <= 1, f"occlusion must be between 0 and 1, not {self.occlusion}"
         )
-        usable = len(self.sizes) == 3 and min(self.sizes) >= 0 and 0 < sum(self.sizes) < math.inf
-        _demand(
-            usable,
-            f"sizes must be three weights (small, medium, large), not negative or all 0, not {self.sizes}",
+        valid_sizes = (
+            len(self.sizes) == 3 and min(self.sizes) >= 0 and 0 < sum(self.sizes) < math.inf
         )
-        _demand(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
-        # Plain floats, so that configs that are equal draw equal pictures and are equal in JSON.
+        _require(
+            valid_sizes,
+            "sizes must be three weights (small, medium, large), not negative and not all 0, "
+            f"not {self.sizes}",
+        )
+        _require(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
+        # Integers become floats, so that equal configs generate equal images and equal JSON.
         object.__setattr__(self, "texture", float(self.texture))
         object.__setattr__(self, "occlusion", float(self.occlusion))
         object.__setattr__(self, "sizes", tuple(float(weight) for weight in self.sizes))
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """One picture and its objects, farthest first; a box is tight around what is visible of its object."""
+class SyntheticImage:
+    """One image and its objects, the farthest first. A box is tight around the visible part."""
 
     image: Array  # [H,W,3] uint8
     boxes: Array  # [T,4] float32, xyxy pixels, right and bottom exclusive
@@ -96,99 +100,124 @@ class Drawing:
 
 
 def class_names(config: SyntheticConfig) -> tuple[str, ...]:
-    """Names by label."""
+    """Return the names of the classes, by label."""
     return tuple(SHAPES)[: config.num_classes]
 
 
-def draw(config: SyntheticConfig, split: str, index: int) -> Drawing:
-    """Picture ``index`` of a split. Layout and looks have a random stream each: ``texture`` moves no box."""
-    seeds = np.random.SeedSequence(config.seed, spawn_key=(zlib.crc32(split.encode()), index))
-    layout, looks = (np.random.default_rng(child) for child in seeds.spawn(2))
-    pieces, owner = _arrange(config, layout)
-    masks: Array = owner == np.arange(1, len(pieces) + 1)[:, None, None]
-    labels = np.array([piece.label for piece in pieces], dtype=np.int64)
-    return Drawing(
-        picture(config.image_size, pieces, config.texture, looks),
-        _tight_boxes(masks),
-        labels,
-        masks,
-    )
+def draw(config: SyntheticConfig, split: str, index: int) -> SyntheticImage:
+    """Generate image ``index`` of a split.
+
+    Layout and appearance use separate random streams, so ``texture`` does not change the boxes.
+    """
+    spawn_key = (zlib.crc32(split.encode()), index)
+    seeds = np.random.SeedSequence(config.seed, spawn_key=spawn_key)
+    layout_seed, appearance_seed = seeds.spawn(2)
+    objects, owner = _arrange(config, np.random.default_rng(layout_seed))
+    masks: Array = owner == np.arange(1, len(objects) + 1)[:, None, None]
+    labels = np.array([item.label for item in objects], dtype=np.int64)
+    rng = np.random.default_rng(appearance_seed)
+    image = render(config.image_size, objects, config.texture, rng)
+    return SyntheticImage(image, _tight_boxes(masks), labels, masks)
 
 
-def _demand(holds: bool, message: str) -> None:
-    if not holds:
+def _require(condition: bool, message: str) -> None:
+    if not condition:
         raise ValueError(message)
 
 
-# Layout: which object stands where.
+# layout: the positions of the objects
 
 
-def _arrange(config: SyntheticConfig, rng: np.random.Generator) -> tuple[list[Piece], Array]:
-    """Pieces from back to front, and whose each pixel is [H,W]: 0 nobody's, else 1 + the index of the piece."""
+def _arrange(
+    config: SyntheticConfig, rng: np.random.Generator
+) -> tuple[list[SyntheticObject], Array]:
+    """Return objects from back to front, and the owner of each pixel [H,W].
+
+    The owner is 0 for the background, else 1 + the index of the object.
+    """
     owner = np.zeros((config.image_size, config.image_size), dtype=np.int64)
-    pieces: list[Piece] = []
+    objects: list[SyntheticObject] = []
     for _ in range(rng.integers(config.min_objects, config.max_objects, endpoint=True)):
-        piece = _place(config, pieces, owner, rng)
-        if piece is not None:
-            pieces.append(piece)
-            owner[piece.window][piece.mask] = len(pieces)
-    return pieces, owner
+        item = _place_object(config, objects, owner, rng)
+        if item is not None:
+            objects.append(item)
+            owner[item.window][item.mask] = len(objects)
+    return objects, owner
 
 
-def _place(
-    config: SyntheticConfig, pieces: list[Piece], owner: Array, rng: np.random.Generator
-) -> Piece | None:
-    """A new front piece that leaves enough of the others visible; each try is a little smaller than the last."""
+def _place_object(
+    config: SyntheticConfig,
+    objects: list[SyntheticObject],
+    owner: Array,
+    rng: np.random.Generator,
+) -> SyntheticObject | None:
+    """Return a new object in front of the others that leaves enough of each visible.
+
+    Each try is a little smaller than the last one. If all tries fail, return None.
+    """
     label = int(rng.integers(config.num_classes))
     weights = np.array(config.sizes) / sum(config.sizes)
     diameter = config.image_size * rng.uniform(*DIAMETERS[rng.choice(3, p=weights)])
-    whole = np.array([np.count_nonzero(piece.mask) for piece in pieces])
-    needed = max(1 - config.occlusion, LEAST_VISIBLE) * whole
-    visible = _areas(owner, len(pieces))
-    for _ in range(TRIES):
-        piece = _propose(config, label, diameter, pieces, rng)
-        if (visible - _areas(owner[piece.window][piece.mask], len(pieces)) >= needed).all():
-            return piece
-        diameter = max(config.image_size * DIAMETERS[0][0], 0.93 * diameter)
+    total = np.array([np.count_nonzero(item.mask) for item in objects])
+    required = max(1 - config.occlusion, MIN_VISIBLE) * total
+    visible = _areas(owner, len(objects))
+    for _ in range(MAX_TRIES):
+        item = _random_object(config, label, diameter, objects, rng)
+        hidden = _areas(owner[item.window][item.mask], len(objects))
+        if (visible - hidden >= required).all():
+            return item
+        smallest = config.image_size * DIAMETERS[0][0]
+        diameter = max(smallest, 0.93 * diameter)
     return None
 
 
 def _areas(owner: Array, count: int) -> Array:
-    """How many pixels each of ``count`` pieces has among these: [count]."""
+    """Return how many of these pixels belong to each of ``count`` objects: [count]."""
     return np.bincount(owner.ravel(), minlength=count + 1)[1:]
 
 
-def _propose(
+def _random_object(
     config: SyntheticConfig,
     label: int,
     diameter: float,
-    pieces: list[Piece],
+    objects: list[SyntheticObject],
     rng: np.random.Generator,
-) -> Piece:
-    """Somewhere, or, the more often the more occlusion is wanted, over the rim of an object that is already there."""
-    covered = coverage(label, diameter, rng)
-    side, room = len(covered), config.image_size - len(covered)
-    top, left = rng.uniform(0, room, 2)
-    if pieces and rng.random() < config.occlusion:
-        other = pieces[rng.integers(len(pieces))]
-        angle, reach = rng.uniform(0, math.tau), 0.25 * (side + len(other.coverage))
-        centring = (len(other.coverage) - side) / 2
-        top = min(max(other.top + centring + reach * math.sin(angle), 0), room)
-        left = min(max(other.left + centring + reach * math.cos(angle), 0), room)
-    return Piece(label, covered, int(top), int(left))
+) -> SyntheticObject:
+    """Return an object at a random position.
+
+    With probability ``occlusion`` it is at the border of another object, so that it covers a part
+    of it.
+    """
+    coverage = random_coverage(label, diameter, rng)
+    side = len(coverage)
+    limit = config.image_size - side  # largest top and left
+    top, left = rng.uniform(0, limit, 2)
+    if objects and rng.random() < config.occlusion:
+        other = objects[rng.integers(len(objects))]
+        other_side = len(other.coverage)
+        angle = rng.uniform(0, math.tau)
+        distance = 0.25 * (side + other_side)  # of the two centres
+        same_centre = (other_side - side) / 2
+        top = other.top + same_centre + distance * math.sin(angle)
+        left = other.left + same_centre + distance * math.cos(angle)
+        top = min(max(top, 0), limit)
+        left = min(max(left, 0), limit)
+    return SyntheticObject(label, coverage, int(top), int(left))
 
 
 def _tight_boxes(masks: Array) -> Array:
-    """Masks [T,H,W], each with a pixel, to boxes [T,4]."""
-    columns, rows = masks.max(1), masks.max(2)
-    right, bottom = (
-        columns.shape[1] - columns[:, ::-1].argmax(1),
-        rows.shape[1] - rows[:, ::-1].argmax(1),
-    )
-    return np.stack([columns.argmax(1), rows.argmax(1), right, bottom], axis=1).astype(np.float32)
+    """Return the boxes [T,4] of masks [T,H,W], each of which has at least one pixel."""
+    columns = masks.max(1)  # [T,W], True where a column has a pixel
+    rows = masks.max(2)  # [T,H]
+    # `argmax` returns the first True; from the other end it returns the last one.
+    left = columns.argmax(1)
+    top = rows.argmax(1)
+    right = columns.shape[1] - columns[:, ::-1].argmax(1)
+    bottom = rows.shape[1] - rows[:, ::-1].argmax(1)
+    return np.stack([left, top, right, bottom], axis=1).astype(np.float32)
 
 
-# Files: the COCO layout.
+# files in the COCO layout
 
 
 def write(
@@ -197,71 +226,78 @@ def write(
     counts: Mapping[str, int],
     progress: Progress | None = None,
 ) -> None:
-    """Writes ``images/{split}/000001.jpg`` and ``annotations/instances_{split}.json``, ``counts[split]`` pictures each.
+    """Write ``counts[split]`` images for each split, as ``images/{split}/000001.jpg`` and so on.
 
-    A split that is there already, from this config and count, is kept; anything else in its place is a DataError.
-    The annotations come last, so a split that has them is whole.
+    Their annotations are ``annotations/instances_{split}.json``. A split that exists already, of
+    this config and count, is kept; a split of anything else is a `DataError`. Annotations are
+    written last, so a split that has them is complete.
     """
     folder = Path(folder)
     missing = [
         split for split, count in counts.items() if not _is_written(config, folder, split, count)
     ]
     for split in missing:
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for index in range(counts[split]):
-            drawing, name = draw(config, split, index), f"{index + 1:06d}.jpg"
-            save(folder / "images" / split / name, jpeg(drawing.image))
-            images.append(
-                {
-                    "id": index + 1,
-                    "file_name": name,
-                    "width": config.image_size,
-                    "height": config.image_size,
-                }
-            )
-            annotations += _annotations(drawing, index + 1, len(annotations) + 1)
-            if progress is not None:
-                progress(split, index + 1, counts[split])
-        categories = [
-            {"id": label + 1, "name": name} for label, name in enumerate(class_names(config))
-        ]
-        content = {
-            "info": _info(config, split, counts[split]),
-            "images": images,
-            "annotations": annotations,
-        }
-        save(
-            _annotation_file(folder, split),
-            json.dumps(content | {"categories": categories}).encode(),
-        )
+        _write_split(config, folder, split, counts[split], progress)
+
+
+def _write_split(
+    config: SyntheticConfig, folder: Path, split: str, count: int, progress: Progress | None
+) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        image_id = index + 1
+        name = f"{image_id:06d}.jpg"
+        synthetic_image = draw(config, split, index)
+        save(folder / "images" / split / name, jpeg(synthetic_image.image))
+        side = config.image_size
+        images.append({"id": image_id, "file_name": name, "width": side, "height": side})
+        first_id = len(annotations) + 1
+        annotations += _annotations(synthetic_image, image_id, first_id)
+        if progress is not None:
+            progress(split, image_id, count)
+    names = class_names(config)
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(names)]
+    content = {
+        "info": _info(config, split, count),
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    save(_annotation_file(folder, split), json.dumps(content).encode())
 
 
 def run_lengths(mask: Array) -> list[int]:
-    """COCO's uncompressed RLE of a mask [H,W]: the lengths of its runs down the columns, the first of zeros."""
+    """Return COCO's uncompressed run lengths of a mask [H,W].
+
+    The runs go down the columns; the first one is of zeros and may be empty.
+    """
     pixels = mask.ravel(order="F")
-    starts = np.flatnonzero(np.diff(pixels, prepend=False))
-    lengths: list[int] = np.diff(starts, prepend=0, append=pixels.size).tolist()
+    changes = np.flatnonzero(np.diff(pixels, prepend=False))
+    lengths: list[int] = np.diff(changes, prepend=0, append=pixels.size).tolist()
     return lengths
 
 
-def _annotations(drawing: Drawing, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    records = []
-    for number, (box, label, mask) in enumerate(
-        zip(drawing.boxes.tolist(), drawing.labels.tolist(), drawing.masks)
-    ):
+def _annotations(
+    synthetic_image: SyntheticImage, image_id: int, first_id: int
+) -> list[dict[str, Any]]:
+    annotations = []
+    boxes = synthetic_image.boxes.tolist()
+    labels = synthetic_image.labels.tolist()
+    for row, (box, label, mask) in enumerate(zip(boxes, labels, synthetic_image.masks)):
         left, top, right, bottom = box
-        record = {
-            "id": first_id + number,
-            "image_id": image_id,
-            "category_id": label + 1,
-            "iscrowd": 0,
-        }
-        record |= {"bbox": [left, top, right - left, bottom - top], "area": int(mask.sum())}
-        records.append(
-            record | {"segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)}}
+        annotations.append(
+            {
+                "id": first_id + row,
+                "image_id": image_id,
+                "category_id": label + 1,
+                "iscrowd": 0,
+                "bbox": [left, top, right - left, bottom - top],
+                "area": int(mask.sum()),
+                "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+            }
         )
-    return records
+    return annotations
 
 
 def _annotation_file(folder: Path, split: str) -> Path:
@@ -269,46 +305,52 @@ def _annotation_file(folder: Path, split: str) -> Path:
 
 
 def _info(config: SyntheticConfig, split: str, count: int) -> dict[str, Any]:
-    """Where a split comes from, as JSON gives it back."""
-    recorded = asdict(config) | {"sizes": list(config.sizes)}
+    """Return the config and the count of a split, as they are read back from JSON."""
     return {
         "description": "groupdetr synthetic",
         "revision": REVISION,
         "split": split,
         "count": count,
-    } | recorded
+        **asdict(config),
+        "sizes": list(config.sizes),
+    }
 
 
 def _is_written(config: SyntheticConfig, folder: Path, split: str, count: int) -> bool:
-    path, wanted = _annotation_file(folder, split), _info(config, split, count)
+    """True if the split exists. Raises `DataError` if it was written from another config."""
+    path = _annotation_file(folder, split)
     if not path.exists():
         return False
     try:
-        found = dict(json.loads(path.read_bytes())["info"])
+        written = dict(json.loads(path.read_bytes())["info"])
     except (ValueError, KeyError, TypeError):
-        found = {}
-    differing = [
-        f"{key} {found.get(key)}, not {value}"
-        for key, value in wanted.items()
-        if found.get(key) != value
-    ]
-    if differing:
-        remedy = "choose another folder, or delete this one to draw it again"
+        written = {}
+    differences = []
+    for key, value in _info(config, split, count).items():
+        if written.get(key) != value:
+            differences.append(f"{key} {written.get(key)}, not {value}")
+    if differences:
         raise DataError(
-            f"the folder holds another data set: {'; '.join(differing[:3])}", str(path), remedy
+            f"the folder holds another dataset: {'; '.join(differences[:3])}",
+            str(path),
+            "choose another folder, or delete this one to generate it again",
         )
-    return sum(1 for _ in (folder / "images" / split).glob("*.jpg")) >= count
+    num_images = sum(1 for _ in (folder / "images" / split).glob("*.jpg"))
+    return num_images >= count
 
 
 def jpeg(image: Array) -> bytes:
-    """At a quality that looks the same: PNG takes the grain of a picture five times as long to write, twice to read."""
+    """Encode an image [H,W,3] at a quality that looks the same as the original.
+
+    PNG would take five times as long to write and twice as long to read, because of the noise.
+    """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "jpeg", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
 def save(path: Path, content: bytes) -> None:
-    """Whole or not at all, also when two processes write the same file."""
+    """Write a file completely or not at all, also when two processes write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(content)

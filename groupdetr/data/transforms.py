@@ -1,7 +1,8 @@
-"""DETR's augmentation (Carion et al. 2020, appendix A.4) and large scale jitter, both at any scale.
+"""DETR's augmentation (Carion et al. 2020, appendix A.4) and large-scale jitter.
 
-A transform takes a view and a generator, from which it draws, and gives another view. Torchvision resizes; its own
-transforms are not used, since what they do besides takes two fifths as long as resizing.
+A transform maps an image and a random generator to another image. All sizes scale with ``imgsz``.
+Torchvision resizes. Its transform classes are not used, because their overhead is two fifths of
+the time of resizing.
 """
 
 from __future__ import annotations
@@ -15,203 +16,252 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
 
-from groupdetr.data.image_transform import Placement
+from groupdetr.data.image_transform import ImageTransform
 
-SHORTEST = tuple(range(480, 801, 32))  # pixels of the shortest side; validation takes the last
-LONGEST = 1333
-CROP_SHORTEST = (400, 500, 600)  # resized to one of these, then
-CROP = (384, 600)  # cropped to a width and a height between these
-IMGSZ = SHORTEST[-1]
-SQUARE = 1024  # the side of what large scale jitter makes of every picture
-JITTER = (0.1, 2.0)  # between these times as large as fits into the square
-GREY = 128  # where there is no picture in it
+SHORTEST = tuple(range(480, 801, 32))  # pixels of the shortest side; validation uses the last
+LONGEST = 1333  # pixels of the longest side, at most
+CROP_SHORTEST = (400, 500, 600)  # pixels of the shortest side before the random crop
+CROP = (384, 600)  # smallest and largest side of the random crop, in pixels
+IMGSZ = SHORTEST[-1]  # the `imgsz` to which all these lengths belong
+SQUARE = 1024  # pixels of the side of the square that large-scale jitter returns
+JITTER = (0.1, 2.0)  # its range of scales; at 1 the image just fits into the square
+GREY = 128  # value of the padding in the square
 
 
 @dataclass(frozen=True)
-class View:
-    """A picture, and where its objects are in it."""
+class AugmentedImage:
+    """An image with the boxes of its objects.
 
-    picture: Tensor  # [3,H,W] uint8; resized at full pace if dense and channels last in memory
+    ``from_original`` maps points of the image on disk to points of this image.
+    """
+
+    image: Tensor  # [3,H,W] uint8; resizing is fastest if dense and channels last in memory
     boxes: NDArray[np.float32]  # [T,4] x0, y0, x1, y1 in pixels
-    placement: Placement = field(default_factory=Placement)  # of the picture on disk in this one
+    from_original: ImageTransform = field(default_factory=ImageTransform)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        return self.picture.shape[1], self.picture.shape[2]
+        return self.image.shape[1], self.image.shape[2]
 
-    def flipped(self) -> View:
-        """Left is right."""
+    def flipped(self) -> AugmentedImage:
+        """Return the image mirrored horizontally."""
+        width = self.size[1]
         boxes = self.boxes.copy()
-        boxes[:, ::2] = self.size[1] - self.boxes[:, 2::-2]
-        return View(self.picture.flip(-1), boxes, self.placement.then((-1, 1), (self.size[1], 0)))
+        boxes[:, 0] = width - self.boxes[:, 2]
+        boxes[:, 2] = width - self.boxes[:, 0]
+        transform = self.from_original.followed_by(scale=(-1, 1), shift=(width, 0))
+        return AugmentedImage(self.image.flip(-1), boxes, transform)
 
-    def resized(self, height: int, width: int) -> View:
-        """Bilinear and without aliasing."""
+    def resized(self, height: int, width: int) -> AugmentedImage:
+        """Return the image at this size, by bilinear interpolation with antialiasing."""
         scale = (width / self.size[1], height / self.size[0])
         boxes = self.boxes.copy()
         boxes[:, ::2] *= scale[0]
         boxes[:, 1::2] *= scale[1]
-        return View(F.resize(self.picture, [height, width]), boxes, self.placement.then(scale))
+        image = F.resize(self.image, [height, width])
+        return AugmentedImage(image, boxes, self.from_original.followed_by(scale))
 
-    def cropped(self, top: int, left: int, height: int, width: int) -> View:
-        """A part of the picture, laid out anew, and of the boxes what is inside; that may be nothing."""
+    def cropped(self, top: int, left: int, height: int, width: int) -> AugmentedImage:
+        """Return a window of the image, copied, with the boxes clipped to it.
+
+        Clipped boxes may have no area.
+        """
         boxes = np.empty_like(self.boxes)
         boxes[:, ::2] = (self.boxes[:, ::2] - left).clip(0, width)
         boxes[:, 1::2] = (self.boxes[:, 1::2] - top).clip(0, height)
-        picture = self.picture[:, top : top + height, left : left + width].clone()
-        return View(picture, boxes, self.placement.then(shift=(-left, -top)))
+        image = self.image[:, top : top + height, left : left + width].clone()
+        transform = self.from_original.followed_by(shift=(-left, -top))
+        return AugmentedImage(image, boxes, transform)
 
-    def padded(self, height: int, width: int) -> View:
-        """With grey below and to the right, up to this size. Not after a crop of the same side: masks are cut where the
-        picture ends, so what the crop took of them would be drawn on the grey."""
-        picture = torch.full((height, width, len(self.picture)), GREY, dtype=torch.uint8).permute(
-            2, 0, 1
-        )
-        picture[:, : self.size[0], : self.size[1]] = self.picture
-        return View(picture, self.boxes.copy(), self.placement)
+    def padded(self, height: int, width: int) -> AugmentedImage:
+        """Return the image with grey below and to the right, up to this size.
+
+        An axis that a crop has shortened must not be padded. Masks are clipped only at the border
+        of the final image, so the part that the crop removed would appear on the padding.
+        """
+        channels = len(self.image)
+        channels_last = torch.full((height, width, channels), GREY, dtype=torch.uint8)
+        image = channels_last.permute(2, 0, 1)
+        image[:, : self.size[0], : self.size[1]] = self.image
+        return AugmentedImage(image, self.boxes.copy(), self.from_original)
 
 
-Transform = Callable[[View, Generator], View]
+Transform = Callable[[AugmentedImage, Generator], AugmentedImage]
 
 
-def scaled(pixels: int, imgsz: int) -> int:
-    """A length of DETR's menu for a validation size of ``imgsz`` instead of 800."""
+def scale_length(pixels: int, imgsz: int) -> int:
+    """Scale a length of DETR's recipe from the validation size 800 to ``imgsz``."""
     return max(1, round(pixels * imgsz / IMGSZ))
 
 
-def drawn(low: int, high: int, generator: Generator) -> int:
-    """A whole number, ``high`` included."""
+def random_integer(low: int, high: int, generator: Generator) -> int:
+    """Return a random integer from ``low`` to ``high``, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
+def resized_size(
+    height: int, width: int, shortest: int, max_longest: int | None
+) -> tuple[int, int]:
+    """Return height and width after resizing the shortest side to ``shortest``.
+
+    The shortest side becomes smaller than that where the longest side would exceed
+    ``max_longest``. As in DETR, sizes are rounded to whole pixels.
+    """
+    min_side = min(height, width)
+    max_side = max(height, width)
+    if max_longest is not None and max_side / min_side * shortest > max_longest:
+        shortest = round(max_longest * min_side / max_side)
+    shortest = max(1, shortest)
+    longest = max(1, int(shortest * max_side / min_side))
+    return (shortest, longest) if height <= width else (longest, shortest)
+
+
 @dataclass(frozen=True)
-class ResizeShortest:
-    """DETR's rule in whole pixels: the shortest side to one of ``sizes``, the longest at most ``longest``."""
+class RandomResize:
+    """Resize the shortest side to one of ``sizes``, the longest to at most ``longest`` (DETR)."""
 
     sizes: Sequence[int]
     longest: int | None = None
 
-    def __call__(self, view: View, generator: Generator) -> View:
-        return view.resized(*self.size(*view.size, generator))
+    def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
+        return image.resized(*self.size(*image.size, generator))
 
     def size(self, height: int, width: int, generator: Generator) -> tuple[int, int]:
-        """Height and width to be."""
-        size = self.sizes[drawn(0, len(self.sizes) - 1, generator)]
-        return resized(height, width, size, self.longest)
-
-
-def resized(height: int, width: int, size: int, most: int | None) -> tuple[int, int]:
-    """Height and width with the shortest side at ``size``, or less where the longest would pass ``most``."""
-    shortest, longest = min(height, width), max(height, width)
-    if most is not None and longest / shortest * size > most:
-        size = round(most * shortest / longest)
-    size = max(1, size)
-    other = max(1, int(size * longest / shortest))
-    return (size, other) if height <= width else (other, size)
+        """Draw the new height and width of an image."""
+        shortest = self.sizes[random_integer(0, len(self.sizes) - 1, generator)]
+        return resized_size(height, width, shortest, self.longest)
 
 
 @dataclass(frozen=True)
-class CropBetween:
-    """Crop to a width and a height each drawn from [least, min(side, most)]; a shorter side is kept."""
+class RandomSizeCrop:
+    """Crop to a random width and height in [min_size, min(side, max_size)] each (DETR).
 
-    least: int
-    most: int
+    A side shorter than ``min_size`` is kept.
+    """
 
-    def __call__(self, view: View, generator: Generator) -> View:
-        return view.cropped(*self.place(*view.size, generator))
+    min_size: int
+    max_size: int
 
-    def place(self, height: int, width: int, generator: Generator) -> tuple[int, int, int, int]:
-        """Top, left, height and width."""
-        sides = [
-            drawn(min(self.least, side), min(self.most, side), generator)
-            for side in (height, width)
-        ]
-        starts = [drawn(0, whole - side, generator) for whole, side in zip((height, width), sides)]
-        return starts[0], starts[1], sides[0], sides[1]
+    def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
+        return image.cropped(*self.window(*image.size, generator))
+
+    def window(self, height: int, width: int, generator: Generator) -> tuple[int, int, int, int]:
+        """Draw top, left, height and width of the crop."""
+        crop_height = self._side(height, generator)
+        crop_width = self._side(width, generator)
+        top = random_integer(0, height - crop_height, generator)
+        left = random_integer(0, width - crop_width, generator)
+        return top, left, crop_height, crop_width
+
+    def _side(self, side: int, generator: Generator) -> int:
+        return random_integer(min(self.min_size, side), min(self.max_size, side), generator)
 
 
 @dataclass(frozen=True)
-class FlipAnd:
-    """Flip every other picture, then go on."""
+class RandomFlip:
+    """Flip the image horizontally with probability 0.5, then apply ``then``."""
 
     then: Transform
 
-    def __call__(self, view: View, generator: Generator) -> View:
-        return self.then(
-            view.flipped() if torch.rand(1, generator=generator) < 0.5 else view, generator
-        )
+    def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
+        if torch.rand(1, generator=generator) < 0.5:
+            image = image.flipped()
+        return self.then(image, generator)
 
 
 @dataclass(frozen=True)
-class CropOrNot:
-    """Resize and crop every other picture, then go on."""
+class RandomSelect:
+    """Resize and crop the image with probability 0.5, then apply ``then``."""
 
-    resize: ResizeShortest
-    crop: CropBetween
+    resize: RandomResize
+    crop: RandomSizeCrop
     then: Transform
 
-    def __call__(self, view: View, generator: Generator) -> View:
-        if torch.multinomial(
-            torch.tensor([0.5, 0.5]), 1, generator=generator
-        ):  # the coin of v2.RandomChoice
-            view = self.crop(self.resize(view, generator), generator)
-        return self.then(view, generator)
+    def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
+        # The same random draw as in torchvision's v2.RandomChoice.
+        choice = torch.multinomial(torch.tensor([0.5, 0.5]), 1, generator=generator)
+        if choice:
+            image = self.crop(self.resize(image, generator), generator)
+        return self.then(image, generator)
 
 
 @dataclass(frozen=True)
-class Jitter:
-    """Resize to between ``low`` and ``high`` times what fits into a square, crop what is beyond it and pad what lacks
-    (Ghiasi et al. 2021, as Mask2Former does it: one number says where both axes are cropped)."""
+class LargeScaleJitter:
+    """Large-scale jitter (Ghiasi et al. 2021): random resize, then crop or pad to a square.
+
+    At scale 1 the image just fits into the square of ``side`` pixels; scales are drawn from
+    [low, high]. As in Mask2Former, one random number places the crop on both axes.
+    """
 
     side: int
     low: float
     high: float
 
-    def __call__(self, view: View, generator: Generator) -> View:
-        scale, place = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        view = view.resized(*self.size(*view.size, self.low + (self.high - self.low) * scale))
-        top, left = (round(max(0, side - self.side) * place) for side in view.size)
-        height, width = (min(self.side, side) for side in view.size)
-        return view.cropped(top, left, height, width).padded(self.side, self.side)
+    def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
+        random = torch.rand(2, generator=generator, dtype=torch.float64)
+        random_scale, crop_position = random.tolist()
+        scale = self.low + (self.high - self.low) * random_scale
+        image = image.resized(*self.size(*image.size, scale))
+        height, width = image.size
+        top = round(max(0, height - self.side) * crop_position)
+        left = round(max(0, width - self.side) * crop_position)
+        cropped = image.cropped(top, left, min(self.side, height), min(self.side, width))
+        return cropped.padded(self.side, self.side)
 
     def size(self, height: int, width: int, scale: float) -> tuple[int, int]:
-        """Height and width to be, before the crop."""
-        fitting = min(self.side * scale / height, self.side * scale / width)
-        return max(1, round(height * fitting)), max(1, round(width * fitting))
+        """Return the height and width before the crop."""
+        ratio = min(self.side * scale / height, self.side * scale / width)
+        return max(1, round(height * ratio)), max(1, round(width * ratio))
 
 
-def training(imgsz: int) -> Transform:
-    """Flip; resize, or resize, crop and resize."""
-    resize = ResizeShortest([scaled(s, imgsz) for s in SHORTEST], scaled(LONGEST, imgsz))
-    first = ResizeShortest([scaled(s, imgsz) for s in CROP_SHORTEST])
-    least, most = (scaled(s, imgsz) for s in CROP)
-    return FlipAnd(CropOrNot(first, CropBetween(least, most), resize))
+def detr_transform(imgsz: int) -> Transform:
+    """Return DETR's training augmentation.
+
+    It is a random flip, then either a resize, or a resize, a crop and a second resize.
+    """
+    sizes = [scale_length(pixels, imgsz) for pixels in SHORTEST]
+    resize = RandomResize(sizes, scale_length(LONGEST, imgsz))
+    sizes_before_crop = [scale_length(pixels, imgsz) for pixels in CROP_SHORTEST]
+    min_size, max_size = (scale_length(pixels, imgsz) for pixels in CROP)
+    crop = RandomSizeCrop(min_size, max_size)
+    return RandomFlip(RandomSelect(RandomResize(sizes_before_crop), crop, resize))
 
 
-def jittering(imgsz: int) -> Transform:
-    """Flip; large scale jitter to a square, 1024/800 of ``imgsz``."""
-    return FlipAnd(Jitter(scaled(SQUARE, imgsz), *JITTER))
+def lsj_transform(imgsz: int) -> Transform:
+    """Return a random flip and large-scale jitter to a square of 1024/800 of ``imgsz``."""
+    return RandomFlip(LargeScaleJitter(scale_length(SQUARE, imgsz), *JITTER))
 
 
-def largest(height: int, width: int, imgsz: int, augment: str) -> list[tuple[int, int]]:
-    """What a picture of this size becomes at most, as (height, width): under "lsj" the square; else as in validation
-    and, under "detr", of the widest crop and of the highest. No draw is higher, wider or of more pixels than one of
-    these."""
+def flip_transform(imgsz: int) -> Transform:
+    """Return a random flip and the resize of validation.
+
+    It is for images in which absolute size has a meaning, and for short trainings.
+    """
+    return RandomFlip(val_transform(imgsz))
+
+
+def val_transform(imgsz: int) -> Transform:
+    """Return a resize of the shortest side to ``imgsz``, the longest to at most 1333/800 of it."""
+    return RandomResize([scale_length(IMGSZ, imgsz)], scale_length(LONGEST, imgsz))
+
+
+def largest_sizes(height: int, width: int, imgsz: int, augment: str) -> list[tuple[int, int]]:
+    """Return the largest (height, width) that an image of this size can have after augmentation.
+
+    With "lsj" this is the square, otherwise the size in validation. With "detr" the sizes of the
+    widest and of the highest crop are added. No random draw is higher, wider or has more pixels
+    than all of these.
+    """
     if augment == "lsj":
-        return [(scaled(SQUARE, imgsz), scaled(SQUARE, imgsz))]
-    least, most = (
-        scaled(s, imgsz) for s in CROP
-    )  # every picture was resized to have both sides as long as most
-    shapes = [(height, width), *([(least, most), (most, least)] if augment == "detr" else [])]
-    return [resized(*shape, scaled(IMGSZ, imgsz), scaled(LONGEST, imgsz)) for shape in shapes]
-
-
-def flipping(imgsz: int) -> Transform:
-    """Flip and resize only: for pictures whose size means something, or a machine without time for more."""
-    return FlipAnd(validation(imgsz))
-
-
-def validation(imgsz: int) -> Transform:
-    """Shortest side to ``imgsz``, longest at most 1333/800 of it."""
-    return ResizeShortest([scaled(IMGSZ, imgsz)], scaled(LONGEST, imgsz))
+        side = scale_length(SQUARE, imgsz)
+        return [(side, side)]
+    shapes = [(height, width)]
+    if augment == "detr":
+        # The resize before the crop makes both sides at least as long as `max_size`, so these
+        # crops exist for every image.
+        min_size, max_size = (scale_length(pixels, imgsz) for pixels in CROP)
+        shapes += [(min_size, max_size), (max_size, min_size)]
+    shortest = scale_length(IMGSZ, imgsz)
+    longest = scale_length(LONGEST, imgsz)
+    return [resized_size(*shape, shortest, longest) for shape in shapes]

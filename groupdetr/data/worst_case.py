@@ -1,4 +1,7 @@
-"""The worst case of a data set: the largest pictures and the most objects that a training batch can hold."""
+"""The worst-case batch of a dataset: the largest images and the most objects in training.
+
+It is used to measure how much memory a training needs.
+"""
 
 from __future__ import annotations
 
@@ -11,70 +14,92 @@ from torch import Tensor
 
 from groupdetr.data.batch import Batch
 from groupdetr.data.records import Record
-from groupdetr.data.transforms import largest
+from groupdetr.data.transforms import largest_sizes
 from groupdetr.ops.boxes import cxcywh_to_xyxy
-from groupdetr.structures.masks import Bitmaps
+from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
 
 
 @dataclass(frozen=True)
-class Worst:
-    """What pictures of a data set can become in training, as heights and widths in pixels, and their objects."""
+class WorstCaseBatch:
+    """The largest sizes that images of a dataset have in training, and the most objects.
 
-    alone: tuple[int, int]  # of the largest picture
-    together: tuple[
-        int, int
-    ]  # to which a batch can be padded: the highest picture may stand beside the widest
-    objects: int  # of a picture
-    masks: bool = False  # do objects have them?
+    Sizes are (height, width) in pixels. ``single_size`` is that of the image with most pixels.
+    ``batch_size`` is the largest padded size of a batch: the highest image and the widest may be
+    in one batch.
+    """
+
+    single_size: tuple[int, int]
+    batch_size: tuple[int, int]
+    objects: int  # of one image
+    masks: bool = False  # True if the objects have masks
 
     def __str__(self) -> str:
-        height, width = self.together
+        height, width = self.batch_size
         return f"images of {width} x {height} pixels with {self.objects} objects"
 
     def size(self, images: int) -> tuple[int, int]:
-        return self.alone if images == 1 else self.together
+        """Return height and width of a padded batch of so many images."""
+        return self.single_size if images == 1 else self.batch_size
 
     def pixels(self, images: int) -> int:
-        """Of a batch."""
+        """Return the number of pixels of a padded batch of so many images."""
         return images * math.prod(self.size(images))
 
     def batch(self, images: int) -> Batch:
-        """Black pictures, with random boxes of the first class."""
+        """Return a batch of black images with random boxes of the first class."""
         targets = [self.target(images) for _ in range(images)]
-        pixels = torch.zeros(images, 3, *self.size(images), dtype=torch.uint8)
-        return Batch(pixels, torch.tensor([self.size(images)] * images), targets, [*range(images)])
+        size = self.size(images)
+        pixels = torch.zeros(images, 3, *size, dtype=torch.uint8)
+        return Batch(pixels, torch.tensor([size] * images), targets, [*range(images)])
 
     def target(self, images: int) -> Target:
-        """Of a picture in such a batch; a mask, if there is one, fills its box."""
+        """Return the target of one image in a batch of so many. Masks fill their boxes."""
         boxes = 0.25 + 0.25 * torch.rand(self.objects, 4)
         labels = torch.zeros(self.objects, dtype=torch.int64)
-        return Target(labels, boxes, filled(boxes, *self.size(images)) if self.masks else None)
+        masks = filled_masks(boxes, *self.size(images)) if self.masks else None
+        return Target(labels, boxes, masks)
 
 
-def filled(boxes: Tensor, height: int, width: int) -> Bitmaps:
-    """Masks of boxes [T,4] that lie in a picture of this size: whatever pixel they touch."""
+def filled_masks(boxes: Tensor, height: int, width: int) -> CroppedMasks:
+    """Return masks that fill boxes [T,4], cx,cy,w,h in [0,1] of an image of this size.
+
+    A mask has every pixel that its box touches. The boxes must lie in the image.
+    """
     side = torch.tensor([width, height, width, height])
     corners = cxcywh_to_xyxy(boxes) * side
-    start = corners[:, :2].floor()
-    windows = torch.cat([start, corners[:, 2:].ceil() - start], 1).long()
+    top_left = corners[:, :2].floor()
+    bottom_right = corners[:, 2:].ceil()
+    windows = torch.cat([top_left, bottom_right - top_left], dim=1).long()
     area = int(windows[:, 2:].prod(1).sum())
-    return Bitmaps((torch.arange(area + 1) < area).to(torch.uint8), windows)
+    # `CroppedMasks` ends with one zero.
+    pixels = (torch.arange(area + 1) < area).to(torch.uint8)
+    return CroppedMasks(pixels, windows)
 
 
-def worst_of(
-    records: Sequence[Record], imgsz: int, augment: str, burden: Callable[[int], int]
-) -> Worst:
-    """Of a split, as ``augment`` resizes its pictures for ``imgsz``. ``burden`` of a number of objects: how much they
-    weigh, as more objects may be fewer queries where they are denoised."""
+def worst_case(
+    records: Sequence[Record], imgsz: int, augment: str, query_count: Callable[[int], int]
+) -> WorstCaseBatch:
+    """Return the worst case of a split whose images are augmented by ``augment`` for ``imgsz``.
+
+    ``query_count(n)``: queries per group for n objects. Not monotonic: with denoising, more
+    objects can mean fewer copies.
+    """
     shapes = {(record.height, record.width) for record in records}
-    sizes = [size for shape in shapes for size in largest(*shape, imgsz, augment)]
-    counts = {len(record.training()[1]) for record in records}
-    together = (max(height for height, _ in sizes), max(width for _, width in sizes))
-    masks = any(record.shapes is not None for record in records)
-    return Worst(max(sizes, key=math.prod), together, heaviest(counts, burden), masks)
+    sizes: list[tuple[int, int]] = []
+    for height, width in shapes:
+        sizes += largest_sizes(height, width, imgsz, augment)
+    object_counts = {int(record.trainable.sum()) for record in records}
+    max_height = max(height for height, _ in sizes)
+    max_width = max(width for _, width in sizes)
+    return WorstCaseBatch(
+        single_size=max(sizes, key=math.prod),
+        batch_size=(max_height, max_width),
+        objects=max_by_load(object_counts, query_count),
+        masks=any(record.segmentations is not None for record in records),
+    )
 
 
-def heaviest(counts: Collection[int], burden: Callable[[int], int]) -> int:
-    """The number of objects that weighs most, the largest of those that weigh alike."""
-    return max(sorted(counts, reverse=True), key=burden)
+def max_by_load(object_counts: Collection[int], query_count: Callable[[int], int]) -> int:
+    """Return the number of objects with most queries; the largest one if several are equal."""
+    return max(sorted(object_counts, reverse=True), key=query_count)

@@ -1,1 +1,1 @@
-"""One paper, one recipe."""
+"""The detectors: one recipe for each paper."""

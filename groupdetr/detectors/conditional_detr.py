@@ -1,4 +1,7 @@
-"""Conditional DETR (Meng et al., ICCV 2021, arXiv 2108.06152): queries that look around a learned point."""
+"""Conditional DETR: every query attends around a learned reference point.
+
+(Meng et al., ICCV 2021, arXiv 2108.06152)
+"""
 
 from __future__ import annotations
 
@@ -10,98 +13,122 @@ from torch import nn
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.detectors.recipe import Recipe, xavier
+from groupdetr.detectors.recipe import Recipe, init_xavier
 from groupdetr.modeling.attention.conditional_cross_attention import (
     ConditionalCrossAttention,
+    ContentScaledPointEmbedding,
     FirstConditionalCrossAttention,
-    PointAim,
-    ScaledAim,
+    ReferencePointEmbedding,
 )
+from groupdetr.modeling.attention.cross_attention import CrossAttention
 from groupdetr.modeling.attention.self_attention import ConditionalSelfAttention, SelfAttention
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.resnet import resnet50
-from groupdetr.modeling.decoder import Decoder, DecoderLayer, keep
+from groupdetr.modeling.decoder import Decoder, DecoderLayer, keep_reference
 from groupdetr.modeling.encoders.transformer_encoder import EncoderLayer, TransformerEncoder
 from groupdetr.modeling.heads import BoxHead
 from groupdetr.modeling.mlp import MLP, FeedForward
-from groupdetr.modeling.position_embedding import Given
+from groupdetr.modeling.position_embedding import FixedPositionEmbedding, PositionEmbedding
 from groupdetr.modeling.queries.learned_queries import LearnedPoints
+from groupdetr.modeling.queries.query_source import QuerySource
 
 
 @dataclass(frozen=True)
 class ConditionalDETR(Recipe):
-    """Numbers as in the official code; weights of the terms from its Sec. 4.1."""
+    """Conditional DETR. Hyperparameters are those of the official code.
+
+    The weights of the terms are those of the paper, Sec. 4.1.
+    """
 
     dilated: bool = False  # DC5
     encoder_layers: int = 6
-    hidden: int = 2048  # of the feed-forward networks
+    hidden: int = 2048  # width of the feed-forward networks
     temperature: float = 10000.0  # of the image's position embedding
-    offset: float = 0.0  # and its shift, in pixels of the feature map
+    offset: float = 0.0  # shift of the image's position embedding, in pixels of the feature map
     eps: float = 1e-5  # of the inverse sigmoid
 
-    update = staticmethod(keep)
+    reference_update = staticmethod(keep_reference)
 
     def backbone(self) -> Backbone:
         return resnet50(self.pretrained_backbone, self.dilated)
 
     def encoder(self, in_channels: list[int]) -> TransformerEncoder:
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
-        xavier(layer.feed_forward for layer in layers)
-        xavier([place := self.token_place()])
+        init_xavier(layer.feed_forward for layer in layers)
+        position_embedding = self.token_position_embedding()
+        init_xavier([position_embedding])
         return TransformerEncoder(
-            in_channels[-1], layers, place, self.temperature, self.offset, self.recompute
+            in_channels[-1],
+            layers,
+            position_embedding,
+            self.temperature,
+            self.offset,
+            self.recompute,
         )
 
     def encoder_layer(self) -> EncoderLayer:
         attention = SelfAttention(self.channels, self.num_heads, self.dropout)
         return EncoderLayer(attention, self.feed_forward(), self.channels, self.dropout)
 
-    def token_place(self) -> nn.Module:
-        return Given()
+    def token_position_embedding(self) -> PositionEmbedding:
+        """Return what every encoder layer adds to its tokens."""
+        return FixedPositionEmbedding()
 
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.hidden, self.dropout)
 
-    def queries(self) -> nn.Module:
+    def queries(self) -> QuerySource:
         queries = LearnedPoints(
             self.num_groups, self.num_queries, self.channels, self.inference_group
         )
-        xavier([queries.point])
+        init_xavier([queries.ref_point_head])
         return queries
 
     def decoder(self) -> Decoder:
-        kinds = [
-            FirstConditionalCrossAttention,
-            *[ConditionalCrossAttention] * (self.decoder_layers - 1),
-        ]
-        looks = [
-            kind(self.channels, self.num_heads, self.dropout, aim)
-            for kind, aim in zip(kinds, self.aims())
-        ]
-        layers = [self.decoder_layer(look) for look in looks]
-        xavier([*layers, place := self.query_place()])
+        cross_attentions = []
+        for i, query_sine_embed in enumerate(self.query_sine_embeds()):
+            cross_attentions.append(self.cross_attention(i, query_sine_embed))
+        layers = [self.decoder_layer(cross_attention) for cross_attention in cross_attentions]
+        position_embedding = self.query_position_embedding()
+        init_xavier([*layers, position_embedding])
         head = BoxHead(self.channels, self.num_classes, self.eps)
-        places, heads = [place] * len(layers), [head] * len(layers)
         return Decoder(
-            layers, places, heads, nn.LayerNorm(self.channels), self.update, self.recompute
+            layers,
+            [position_embedding] * len(layers),
+            [head] * len(layers),
+            nn.LayerNorm(self.channels),
+            self.reference_update,
+            self.recompute,
         )
 
-    def aims(self) -> Sequence[nn.Module]:
-        """Where the queries of each layer look."""
-        return self.point_aims()
+    def query_sine_embeds(self) -> Sequence[nn.Module]:
+        """Return the sine embedding of the reference for the cross-attention of every layer."""
+        return self.reference_point_embeddings()
 
-    def point_aims(self) -> list[PointAim]:
-        """Scaled from the second layer on, by one network."""
+    def reference_point_embeddings(self) -> list[ReferencePointEmbedding]:
+        """Return the sine embedding of the reference point for every layer.
+
+        From the second layer on, it is scaled by an MLP of the content, which layers share.
+        """
         scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
-        return [PointAim(), *(ScaledAim(scale) for _ in range(1, self.decoder_layers))]
+        embeddings = [ReferencePointEmbedding()]
+        for _ in range(1, self.decoder_layers):
+            embeddings.append(ContentScaledPointEmbedding(scale))
+        return embeddings
 
-    def query_place(self) -> nn.Module:
-        return Given()
+    def cross_attention(self, layer: int, query_sine_embed: nn.Module) -> CrossAttention:
+        """Return the cross-attention of decoder layer ``layer``."""
+        kind = FirstConditionalCrossAttention if layer == 0 else ConditionalCrossAttention
+        return kind(self.channels, self.num_heads, self.dropout, query_sine_embed)
 
-    def decoder_layer(self, cross_attention: nn.Module) -> DecoderLayer:
+    def query_position_embedding(self) -> PositionEmbedding:
+        """Return the position embedding of the queries in self-attention."""
+        return FixedPositionEmbedding()
+
+    def decoder_layer(self, cross_attention: CrossAttention) -> DecoderLayer:
         self_attention = ConditionalSelfAttention(self.channels, self.num_heads, self.dropout)
         return DecoderLayer(
-            self.compete,
+            self.group_attention,
             self_attention,
             cross_attention,
             self.feed_forward(),

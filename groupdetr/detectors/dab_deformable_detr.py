@@ -1,8 +1,11 @@
-"""DAB-Deformable-DETR (Liu et al., ICLR 2022; Zhu et al., ICLR 2021): boxes as queries, which look at a few points."""
+"""DAB-Deformable-DETR: queries are anchor boxes, which attend to a few points of several levels.
+
+(Liu et al., ICLR 2022, arXiv 2201.12329; Zhu et al., ICLR 2021, arXiv 2010.04159)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,7 +13,7 @@ from torch import nn
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
-from groupdetr.detectors.recipe import Recipe, xavier, xavier_by_group
+from groupdetr.detectors.recipe import Recipe, init_xavier, init_xavier_by_group
 from groupdetr.modeling.attention.deformable_attention import (
     DeformableAttention,
     DeformableCrossAttention,
@@ -18,42 +21,52 @@ from groupdetr.modeling.attention.deformable_attention import (
 from groupdetr.modeling.attention.self_attention import SelfAttention
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.resnet import resnet50
-from groupdetr.modeling.decoder import Decoder, DecoderLayer, refine
+from groupdetr.modeling.decoder import Decoder, DecoderLayer, refine_boxes
 from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
-from groupdetr.modeling.encoders.feature_projection import Pyramid
+from groupdetr.modeling.encoders.feature_projection import MultiScaleProjection
 from groupdetr.modeling.heads import BoxHead
 from groupdetr.modeling.mlp import MLP, FeedForward
-from groupdetr.modeling.position_embedding import OfPaddedBox, Scaled
+from groupdetr.modeling.position_embedding import (
+    ContentScaledPositionEmbedding,
+    PaddedBoxPositionEmbedding,
+    PositionEmbedding,
+)
 from groupdetr.modeling.queries.learned_queries import LearnedAnchorsAndContents
 from groupdetr.modeling.queries.proposals import Proposals
+from groupdetr.modeling.queries.query_source import QuerySource
 
-NARROW = -2.0  # what the first head says of width and height before training, less than the anchor
+# Initial bias of the first head for width and height, before the sigmoid: boxes start smaller than
+# their anchors.
+INITIAL_SIZE_BIAS = -2.0
 
 
 @dataclass(frozen=True)
 class DABDeformableDETR(Recipe):
-    """Numbers as in the official code, the one stage that its published weights have."""
+    """DAB-Deformable-DETR with one stage, as its published weights have it.
+
+    Hyperparameters are those of the official code.
+    """
 
     num_detections: int = 100
     dropout: float = 0.0
     encoder_layers: int = 6
-    hidden: int = 2048  # of the feed-forward networks
+    hidden: int = 2048  # width of the feed-forward networks
     num_levels: int = 4
-    num_points: int = 4  # of a level, that a head looks at
+    num_points: int = 4  # sampling points of an attention head on every level
     temperature: float = 10000.0  # of the image's position embedding
-    offset: float = -0.5  # and its shift, in pixels of the feature map
+    offset: float = -0.5  # shift of the image's position embedding, in pixels of the feature map
     eps: float = 1e-3  # of the inverse sigmoid
 
-    update = staticmethod(refine)
+    reference_update = staticmethod(refine_boxes)
 
     def backbone(self) -> Backbone:
         return resnet50(self.pretrained_backbone, dilated=False, levels=(2, 3, 4))
 
     def encoder(self, in_channels: list[int]) -> DeformableEncoder:
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
-        start(layers)
+        init_xavier_mlps(layers)
         return DeformableEncoder(
-            self.pyramid(in_channels),
+            self.feature_projection(in_channels),
             layers,
             self.num_levels,
             self.temperature,
@@ -61,8 +74,9 @@ class DABDeformableDETR(Recipe):
             self.recompute,
         )
 
-    def pyramid(self, in_channels: list[int]) -> nn.Module:
-        return Pyramid(in_channels, self.channels, self.num_levels)
+    def feature_projection(self, in_channels: list[int]) -> nn.Module:
+        """Return the projection of the backbone's maps to the width of the transformer."""
+        return MultiScaleProjection(in_channels, self.channels, self.num_levels)
 
     def encoder_layer(self) -> DeformableEncoderLayer:
         attention = DeformableAttention(
@@ -73,45 +87,64 @@ class DABDeformableDETR(Recipe):
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.hidden, self.dropout)
 
-    def queries(self) -> nn.Module:
+    def queries(self) -> QuerySource:
         return LearnedAnchorsAndContents(
             self.num_groups, self.num_queries, self.channels, self.inference_group
         )
 
     def decoder(self) -> Decoder:
         layers = [self.decoder_layer() for _ in range(self.decoder_layers)]
-        places = self.query_places()
-        start([*layers, *places])
-        return Decoder(layers, places, self.heads(), self.norm(), self.update, self.recompute)
+        position_embeddings = self.query_position_embeddings()
+        init_xavier_mlps([*layers, *position_embeddings])
+        return Decoder(
+            layers,
+            position_embeddings,
+            self.heads(),
+            self.norm(),
+            self.reference_update,
+            self.recompute,
+        )
 
     def decoder_layer(self) -> DecoderLayer:
         self_attention = SelfAttention(self.channels, self.num_heads, self.dropout)
-        looks = DeformableCrossAttention(
+        cross_attention = DeformableCrossAttention(
             self.channels, self.num_heads, self.num_levels, self.num_points
         )
         return DecoderLayer(
-            self.compete, self_attention, looks, self.feed_forward(), self.channels, self.dropout
+            self.group_attention,
+            self_attention,
+            cross_attention,
+            self.feed_forward(),
+            self.channels,
+            self.dropout,
         )
 
-    def query_places(self) -> list[nn.Module]:
-        """Where queries are, scaled from the second layer on, by one network."""
-        place = self.query_place()
-        scaled = Scaled(place, MLP(self.channels, self.channels, self.channels, num_layers=2))
-        return [place, *[scaled] * (self.decoder_layers - 1)]
+    def query_position_embeddings(self) -> list[PositionEmbedding]:
+        """Return the position embedding of the queries for every decoder layer.
 
-    def query_place(self) -> nn.Module:
-        return OfPaddedBox(self.channels)
+        From the second layer on, it is scaled by an MLP of the content, which layers share.
+        """
+        position_embedding = self.query_position_embedding()
+        scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
+        scaled = ContentScaledPositionEmbedding(position_embedding, scale)
+        return [position_embedding, *[scaled] * (self.decoder_layers - 1)]
+
+    def query_position_embedding(self) -> PositionEmbedding:
+        """Return the position embedding of the first decoder layer."""
+        return PaddedBoxPositionEmbedding(self.channels)
 
     def heads(self) -> Sequence[BoxHead]:
-        """One for each layer; the first starts with small boxes."""
-        heads = [
-            BoxHead(self.channels, self.num_classes, self.eps) for _ in range(self.decoder_layers)
-        ]
-        last: nn.Linear = heads[0].regress.layers[-1]  # type: ignore[assignment]
-        nn.init.constant_(last.bias[2:], NARROW)
+        """Return one head for every decoder layer. The first one starts with small boxes."""
+        heads = [self.head() for _ in range(self.decoder_layers)]
+        size_bias = heads[0].regress.layers[-1].bias[2:]
+        nn.init.constant_(size_bias, INITIAL_SIZE_BIAS)
         return heads
 
+    def head(self) -> BoxHead:
+        return BoxHead(self.channels, self.num_classes, self.eps)
+
     def norm(self) -> nn.Module:
+        """Return the norm that is applied to the content before a head reads it."""
         return nn.Identity()
 
     def terms(self) -> list[Term]:
@@ -120,26 +153,34 @@ class DABDeformableDETR(Recipe):
 
 @dataclass(frozen=True)
 class TwoStageDABDeformableDETR(DABDeformableDETR):
-    """With queries from the encoder, as detrex has it; the official second stage was never run."""
+    """DAB-Deformable-DETR with queries from the encoder, as in detrex.
 
-    def queries(self) -> nn.Module:
+    The second stage of the official code was never run.
+    """
+
+    def queries(self) -> QuerySource:
         proposals = Proposals(
             self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
         )
-        xavier_by_group(proposals.heads.project.weight)
+        init_xavier_by_group(proposals.heads.project.weight)
         return proposals
 
     def heads(self) -> Sequence[BoxHead]:
-        """Proposals have a size already, so no head starts with small boxes."""
-        return [
-            BoxHead(self.channels, self.num_classes, self.eps) for _ in range(self.decoder_layers)
-        ]
+        """Return one head for every decoder layer.
+
+        None starts with small boxes, because the boxes of proposals have a size already.
+        """
+        return [self.head() for _ in range(self.decoder_layers)]
 
 
-def start(modules: Sequence[nn.Module]) -> None:
-    """Xavier's rule for every matrix but those of self-attention, whose three inputs stand in one, and of deformable
-    attention, which starts with rays of points."""
+def init_xavier_mlps(modules: Iterable[nn.Module]) -> None:
+    """Initialise the matrices of all MLPs and feed-forward networks by Xavier's rule.
+
+    The attentions keep their own initialisation. Self-attention applies Xavier's rule to query, key
+    and value projections as one stacked matrix, and the sampling points of deformable attention
+    start on rays around the reference.
+    """
     for module in modules:
         for part in module.modules():
             if isinstance(part, MLP | FeedForward):
-                xavier([part])
+                init_xavier([part])

@@ -1,4 +1,7 @@
-"""DAB-DETR (Liu et al., ICLR 2022, arXiv 2201.12329): queries are boxes, which every decoder layer refines."""
+"""DAB-DETR: queries are anchor boxes, which every decoder layer refines.
+
+(Liu et al., ICLR 2022, arXiv 2201.12329)
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,43 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.conditional_detr import ConditionalDETR
-from groupdetr.modeling.attention.conditional_cross_attention import ModulatedAim
+from groupdetr.modeling.attention.conditional_cross_attention import BoxModulatedPointEmbedding
 from groupdetr.modeling.decoder import look_forward_twice
 from groupdetr.modeling.mlp import MLP, FeedForward
-from groupdetr.modeling.position_embedding import Given, OfBox, Scaled
+from groupdetr.modeling.position_embedding import (
+    BoxPositionEmbedding,
+    ContentScaledPositionEmbedding,
+    FixedPositionEmbedding,
+    PositionEmbedding,
+)
 from groupdetr.modeling.queries.learned_queries import LearnedAnchors
+from groupdetr.modeling.queries.query_source import QuerySource
 
 
 @dataclass(frozen=True)
 class DABDETR(ConditionalDETR):
-    """Numbers as in the official code."""
+    """DAB-DETR. Hyperparameters are those of the official code."""
 
     num_detections: int = 300
     dropout: float = 0.0
-    temperature: float = (
-        20.0  # 10 for the published R50-DC5 checkpoint; queries have 10000 nevertheless
-    )
+    # Of the image's position embedding: 10 for the published R50-DC5 checkpoint. The embedding of
+    # the reference boxes has 10000 in any case.
+    temperature: float = 20.0
     eps: float = 1e-3
-    num_patterns: int = (
-        0  # each of the num_queries anchors asks once, or with every pattern; 3 in published models
-    )
+    # If it is not 0, each of the num_queries anchors is used with every pattern. Published models
+    # have 3.
+    num_patterns: int = 0
 
-    update = staticmethod(look_forward_twice)
+    reference_update = staticmethod(look_forward_twice)
 
-    def token_place(self) -> nn.Module:
-        return Scaled(Given(), MLP(self.channels, self.channels, self.channels, num_layers=2))
+    def token_position_embedding(self) -> PositionEmbedding:
+        scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
+        return ContentScaledPositionEmbedding(FixedPositionEmbedding(), scale)
 
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.hidden, self.dropout, nn.PReLU())
 
-    def queries(self) -> nn.Module:
+    def queries(self) -> QuerySource:
         return LearnedAnchors(
             self.num_groups,
             self.num_queries,
@@ -48,12 +58,15 @@ class DABDETR(ConditionalDETR):
             self.inference_group,
         )
 
-    def aims(self) -> list[nn.Module]:
+    def query_sine_embeds(self) -> list[nn.Module]:
         size = MLP(self.channels, self.channels, 2, num_layers=2)
-        return [ModulatedAim(aim, size) for aim in self.point_aims()]
+        embeddings: list[nn.Module] = []
+        for point_embedding in self.reference_point_embeddings():
+            embeddings.append(BoxModulatedPointEmbedding(point_embedding, size))
+        return embeddings
 
-    def query_place(self) -> nn.Module:
-        return OfBox(self.channels)
+    def query_position_embedding(self) -> PositionEmbedding:
+        return BoxPositionEmbedding(self.channels)
 
     def terms(self) -> list[Term]:
         return [Focal(2.0, 1.0), L1(5.0, 5.0), GIoU(2.0, 2.0, eps=1e-6)]

@@ -1,4 +1,7 @@
-"""DINO (Zhang et al., ICLR 2023, arXiv 2203.03605): queries that are proposed, and denoising that also refuses."""
+"""DINO: queries from proposals of the encoder, and contrastive denoising.
+
+(Zhang et al., ICLR 2023, arXiv 2203.03605)
+"""
 
 from __future__ import annotations
 
@@ -8,63 +11,73 @@ from dataclasses import dataclass
 from torch import nn
 
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
-from groupdetr.detectors.recipe import xavier_by_group
-from groupdetr.groups import denoise_in_all
+from groupdetr.detectors.recipe import init_xavier_by_group
+from groupdetr.groups import denoise_all_groups
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.swin import swin_large
 from groupdetr.modeling.backbones.vit import vit_huge
 from groupdetr.modeling.decoder import look_forward_twice
-from groupdetr.modeling.encoders.feature_projection import AsTheyAre
 from groupdetr.modeling.heads import BoxHead
+from groupdetr.modeling.position_embedding import PositionEmbedding
 from groupdetr.modeling.queries.denoising import (
     ContrastiveNoise,
     DenoisingQueries,
     LabelEmbedding,
-    copies_that_fit,
+    num_dn_groups,
 )
 from groupdetr.modeling.queries.proposals import MixedProposals
+from groupdetr.modeling.queries.query_source import QuerySource
 
 
 @dataclass(frozen=True)
 class DINO(DABDeformableDETR):
-    """Four levels; numbers as in the official code's launch scripts, which set the box noise to 1."""
+    """DINO with four levels.
+
+    Hyperparameters are those of the official code's launch scripts, which set the box noise to 1.
+    """
 
     num_queries: int = 900
     num_detections: int = 300
     temperature: float = 20.0
     offset: float = 0.0
-    shared_heads: bool = True  # by all decoder layers; detrex gives every layer its own
-    num_denoising: int = (
-        100  # of a group, of those to be found again: as many copies of all objects as go into them
-    )
-    denoising_groups: int | None = None  # copies, whatever their number of queries
-    label_noise_ratio: float = 0.5  # half of it is the probability that a label changes
-    box_noise_scale: float = 1.0
+    # True: all decoder layers share one head. In detrex every layer has its own.
+    shared_heads: bool = True
+    # Positive denoising queries of a group: there are as many copies of all objects as fit into
+    # them. There are as many negative ones.
+    num_denoising: int = 100
+    # If it is given, the number of copies, whatever the number of queries is.
+    denoising_groups: int | None = None
+    label_noise_ratio: float = 0.5  # twice the probability that a label is replaced
+    box_noise_scale: float = 1.0  # ``box_scale`` of `ContrastiveNoise`
 
-    update = staticmethod(look_forward_twice)
-    denoise = staticmethod(denoise_in_all)
+    reference_update = staticmethod(look_forward_twice)
+    denoise = staticmethod(denoise_all_groups)
 
-    def queries(self) -> nn.Module:
+    def queries(self) -> QuerySource:
         proposals = MixedProposals(
             self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
         )
-        for table in (proposals.heads.project.weight, proposals.embedding):
-            xavier_by_group(table)
+        init_xavier_by_group(proposals.heads.project.weight)
+        init_xavier_by_group(proposals.embedding)
         labels = LabelEmbedding(self.num_classes, self.channels)
         noise = ContrastiveNoise(self.num_classes, self.label_noise_ratio / 2, self.box_noise_scale)
         return DenoisingQueries(proposals, labels, noise, self.copies, self.denoise, self.eps)
 
     def copies(self, objects: int) -> int:
-        """How often each of the objects of a batch is noised, the most crowded image having ``objects``."""
-        return self.denoising_groups or copies_that_fit(self.num_denoising, objects)
+        return self.denoising_groups or num_dn_groups(self.num_denoising, objects)
 
-    def query_places(self) -> list[nn.Module]:
-        return [self.query_place()] * self.decoder_layers
+    def query_position_embeddings(self) -> list[PositionEmbedding]:
+        """Return one position embedding, which all decoder layers share. It is not scaled."""
+        return [self.query_position_embedding()] * self.decoder_layers
 
     def heads(self) -> Sequence[BoxHead]:
-        """One that all layers share, or one for each; boxes start as proposed."""
-        times, apart = (self.decoder_layers, 1) if self.shared_heads else (1, self.decoder_layers)
-        return [BoxHead(self.channels, self.num_classes, self.eps) for _ in range(apart)] * times
+        """Return one head that all decoder layers share, or one for every layer.
+
+        None starts with small boxes, because the boxes of proposals have a size already.
+        """
+        if self.shared_heads:
+            return [self.head()] * self.decoder_layers
+        return [self.head() for _ in range(self.decoder_layers)]
 
     def norm(self) -> nn.Module:
         return nn.LayerNorm(self.channels)
@@ -72,7 +85,7 @@ class DINO(DABDeformableDETR):
 
 @dataclass(frozen=True)
 class SwinDINO(DINO):
-    """On Swin-L, pretrained on ImageNet-22k."""
+    """DINO with Swin-L, pretrained on ImageNet-22k."""
 
     def backbone(self) -> Backbone:
         return swin_large(self.pretrained_backbone, self.recompute)
@@ -80,12 +93,16 @@ class SwinDINO(DINO):
 
 @dataclass(frozen=True)
 class ViTDINO(DINO):
-    """On ViT-Huge with a simple pyramid, whose maps need no projection (Group DETR v2, Chen et al., arXiv 2211.03594;
-    numbers as in PaddleDetection's code)."""
+    """DINO with ViT-Huge and a simple feature pyramid.
+
+    (Group DETR v2, Chen et al., arXiv 2211.03594)
+
+    Hyperparameters are those of PaddleDetection's code. The maps of the pyramid have the width of
+    the transformer already, so they are not projected.
+    """
 
     def backbone(self) -> Backbone:
         return vit_huge(self.pretrained_backbone, self.recompute)
 
-    def pyramid(self, in_channels: list[int]) -> nn.Module:
-        del in_channels
-        return AsTheyAre()
+    def feature_projection(self, in_channels: list[int]) -> nn.Module:
+        return nn.Identity()

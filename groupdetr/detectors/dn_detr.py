@@ -1,43 +1,45 @@
-"""DN-DETR (Li et al., CVPR 2022, arXiv 2203.01305): DAB-DETR that also learns to put noised objects right."""
+"""DN-DETR: DAB-DETR that also learns to denoise boxes and labels of objects.
+
+(Li et al., CVPR 2022, arXiv 2203.01305)
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.groups import denoise_in_all
+from groupdetr.groups import denoise_all_groups
 from groupdetr.modeling.queries.denoising import (
     DenoisingQueries,
+    IndicatorLabelEmbedding,
     LabelAndBoxNoise,
-    MarkedLabelEmbedding,
-    copies_that_fit,
+    num_dn_groups,
 )
+from groupdetr.modeling.queries.query_source import QuerySource
 
 
 @dataclass(frozen=True)
 class DNDETR(DABDETR):
-    """Noise as in the official code; the number of denoising queries as in Group DETR's experiments."""
+    """DN-DETR. The noise is that of the official code.
 
-    num_denoising: int = (
-        100  # denoising queries of a group: as many copies of all objects as go into them
-    )
-    denoising_groups: int | None = (
-        None  # copies, whatever their number of queries; 5 in DN-DETR's own experiments
-    )
-    label_noise_ratio: float = 0.2
-    box_noise_scale: float = 0.4
+    The number of denoising queries is that of Group DETR's experiments.
+    """
 
-    denoise = staticmethod(denoise_in_all)
+    # Denoising queries of a group: there are as many copies of all objects as fit into them.
+    num_denoising: int = 100
+    # If it is given, the number of copies, whatever the number of queries is. It is 5 in DN-DETR's
+    # own experiments.
+    denoising_groups: int | None = None
+    label_noise_ratio: float = 0.2  # probability that a label is replaced by a random one
+    box_noise_scale: float = 0.4  # ``box_scale`` of `LabelAndBoxNoise`
 
-    def queries(self) -> nn.Module:
-        labels = MarkedLabelEmbedding(self.num_classes, self.channels)
+    denoise = staticmethod(denoise_all_groups)
+
+    def queries(self) -> QuerySource:
+        labels = IndicatorLabelEmbedding(self.num_classes, self.channels)
         noise = LabelAndBoxNoise(self.num_classes, self.label_noise_ratio, self.box_noise_scale)
-        return DenoisingQueries(
-            super().queries(), labels, noise, self.copies, self.denoise, self.eps
-        )
+        matching = super().queries()
+        return DenoisingQueries(matching, labels, noise, self.copies, self.denoise, self.eps)
 
     def copies(self, objects: int) -> int:
-        """How often each of the objects of a batch is noised, the most crowded image having ``objects``."""
-        return self.denoising_groups or copies_that_fit(self.num_denoising, objects)
+        return self.denoising_groups or num_dn_groups(self.num_denoising, objects)

@@ -1,4 +1,7 @@
-"""Mask2Former (Cheng et al., CVPR 2022, arXiv 2112.01527), for instances: queries that look inside their masks."""
+"""Mask2Former for instance segmentation: queries attend inside their predicted masks.
+
+(Cheng et al., CVPR 2022, arXiv 2112.01527)
+"""
 
 from __future__ import annotations
 
@@ -9,104 +12,131 @@ from torch import nn
 
 from groupdetr.criterion.classification import Softmax
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.criterion.masks import AtPoints, Dice, PointEntropy
+from groupdetr.criterion.masks import Dice, PointCrossEntropy, PointSampledMasks
 from groupdetr.criterion.term import Term
-from groupdetr.detectors.recipe import Recipe, xavier
+from groupdetr.detectors.recipe import Recipe, init_xavier
 from groupdetr.modeling.attention.deformable_attention import DeformableAttention
 from groupdetr.modeling.attention.masked_cross_attention import MaskedCrossAttention
 from groupdetr.modeling.attention.self_attention import SelfAttention
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.resnet import resnet50
-from groupdetr.modeling.decoder import LookFirstLayer, SpeakingDecoder, attend_mask
+from groupdetr.modeling.decoder import CrossAttentionFirstLayer, Decoder, use_mask
 from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
-from groupdetr.modeling.encoders.feature_projection import Pyramid
+from groupdetr.modeling.encoders.feature_projection import MultiScaleProjection
 from groupdetr.modeling.encoders.pixel_decoder import PixelDecoder
 from groupdetr.modeling.heads import MaskHead
 from groupdetr.modeling.mlp import FeedForward
-from groupdetr.modeling.position_embedding import Given
+from groupdetr.modeling.position_embedding import FixedPositionEmbedding
 from groupdetr.modeling.queries.learned_queries import LearnedContents
+from groupdetr.modeling.queries.query_source import QuerySource
 
-STRIDE = 32  # of the coarsest level: images are padded to a multiple of it
+SIZE_DIVISIBILITY = 32  # images are padded to a multiple of the stride of the coarsest level
 
 
 @dataclass(frozen=True)
 class Mask2Former(Recipe):
-    """Numbers as in the published configuration for instances of COCO with ResNet-50."""
+    """Mask2Former. Hyperparameters are those of its published configuration.
+
+    It is the one for instances of COCO with ResNet-50.
+    """
 
     num_classes: int = 80
     num_queries: int = 100
     dropout: float = 0.0
     encoder_layers: int = 6
     decoder_layers: int = 9
-    encoder_hidden: int = 1024  # of the feed-forward networks
-    hidden: int = 2048
+    encoder_hidden: int = 1024  # width of the encoder's feed-forward networks
+    hidden: int = 2048  # width of the decoder's feed-forward networks
     num_levels: int = 3
-    num_points: int = 4  # of a level, that a head of the encoder looks at
+    num_points: int = 4  # sampling points of an attention head of the encoder on every level
     num_samples: int = 112 * 112  # points of an image where masks are compared
     temperature: float = 10000.0  # of the image's position embedding
-    offset: float = 0.0  # and its shift, in pixels of the feature map
+    offset: float = 0.0  # shift of the image's position embedding, in pixels of the feature map
 
     @property
-    def pairing(self) -> AtPoints:
-        return AtPoints(self.num_samples)
+    def pair_builder(self) -> PointSampledMasks:
+        """The points at which predicted and annotated masks are compared."""
+        return PointSampledMasks(self.num_samples)
 
     def backbone(self) -> Backbone:
-        return resnet50(self.pretrained_backbone, levels=(1, 2, 3, 4), frozen=(), multiple=STRIDE)
+        return resnet50(
+            self.pretrained_backbone,
+            levels=(1, 2, 3, 4),
+            frozen=(),
+            multiple=SIZE_DIVISIBILITY,
+        )
 
     def encoder(self, in_channels: list[int]) -> PixelDecoder:
         finest, *coarser = in_channels
-        pyramid = Pyramid(coarser[::-1], self.channels, self.num_levels)
+        # The encoder's levels go from coarse to fine.
+        feature_projection = MultiScaleProjection(coarser[::-1], self.channels, self.num_levels)
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
         encoder = DeformableEncoder(
-            pyramid, layers, self.num_levels, self.temperature, self.offset, self.recompute
+            feature_projection,
+            layers,
+            self.num_levels,
+            self.temperature,
+            self.offset,
+            self.recompute,
         )
-        return PixelDecoder(encoder, finest, self.pairing.drawn)
+        return PixelDecoder(encoder, finest, self.pair_builder.num_sampled)
 
     def encoder_layer(self) -> DeformableEncoderLayer:
         attention = DeformableAttention(
             self.channels, self.num_heads, self.num_levels, self.num_points
         )
-        return DeformableEncoderLayer(
-            attention, self.feed_forward(self.encoder_hidden), self.channels, self.dropout
-        )
+        feed_forward = self.feed_forward(self.encoder_hidden)
+        return DeformableEncoderLayer(attention, feed_forward, self.channels, self.dropout)
 
     def feed_forward(self, hidden: int) -> FeedForward:
         network = FeedForward(self.channels, hidden, self.dropout)
-        xavier([network])
+        init_xavier([network])
         return network
 
-    def queries(self) -> nn.Module:
+    def queries(self) -> QuerySource:
         return LearnedContents(
             self.num_groups, self.num_queries, self.channels, self.inference_group
         )
 
-    def decoder(self) -> SpeakingDecoder:
-        """Layers look at one level each, from coarse to fine and again."""
+    def decoder(self) -> Decoder:
+        """Return the decoder. Each layer attends to one level; levels go from coarse to fine.
+
+        After the finest level, the next layer attends to the coarsest again.
+        """
         layers = [self.decoder_layer(i % self.num_levels) for i in range(self.decoder_layers)]
-        heads = [MaskHead(self.channels, self.num_classes)] * self.decoder_layers
-        places = [Given()] * self.decoder_layers
-        return SpeakingDecoder(
-            layers, places, heads, nn.LayerNorm(self.channels), attend_mask, self.recompute
+        head = MaskHead(self.channels, self.num_classes)
+        return Decoder(
+            layers,
+            [FixedPositionEmbedding()] * self.decoder_layers,
+            [head] * self.decoder_layers,
+            nn.LayerNorm(self.channels),
+            use_mask,
+            self.recompute,
+            predict_before_first_layer=True,
         )
 
-    def decoder_layer(self, level: int) -> LookFirstLayer:
+    def decoder_layer(self, level: int) -> CrossAttentionFirstLayer:
         self_attention = SelfAttention(self.channels, self.num_heads, self.dropout)
-        looks = MaskedCrossAttention(self.channels, self.num_heads, self.dropout, level)
-        feed_forward = self.feed_forward(self.hidden)
-        return LookFirstLayer(
-            self.compete, self_attention, looks, feed_forward, self.channels, self.dropout
+        cross_attention = MaskedCrossAttention(self.channels, self.num_heads, self.dropout, level)
+        return CrossAttentionFirstLayer(
+            self.group_attention,
+            self_attention,
+            cross_attention,
+            self.feed_forward(self.hidden),
+            self.channels,
+            self.dropout,
         )
 
     def terms(self) -> list[Term]:
-        return [Softmax(2.0, 2.0), PointEntropy(5.0, 5.0), Dice(5.0, 5.0)]
+        return [Softmax(2.0, 2.0), PointCrossEntropy(5.0, 5.0), Dice(5.0, 5.0)]
 
     def criterion(self) -> SetCriterion:
-        return SetCriterion(self.terms(), self.match, self.pairing)
+        return SetCriterion(self.terms(), self.match, self.pair_builder)
 
-    def undecayed(self, network: nn.Module) -> Iterator[str]:
-        """The parameters of ``network`` that weight decay leaves alone: norms, and what is learned of queries and of
-        the levels that they see."""
-        for name, module in network.named_modules():
+    def no_weight_decay(self, network: nn.Module) -> Iterator[str]:
+        """Yield the parameters of norms, of the queries, and of the decoder's level embedding."""
+        for module_name, module in network.named_modules():
             if isinstance(module, nn.LayerNorm | nn.GroupNorm):
-                yield from (f"{name}.{part}" for part, _ in module.named_parameters())
-        yield from ("queries.embedding", "queries.position", "encoder.level")
+                for parameter_name, _ in module.named_parameters():
+                    yield f"{module_name}.{parameter_name}"
+        yield from ("queries.embedding", "queries.position", "encoder.level_embed")

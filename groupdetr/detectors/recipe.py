@@ -1,4 +1,7 @@
-"""A recipe: hyperparameters as fields, the parts of a detector as methods. Detectors inherit recipes, never modules."""
+"""Base class of all detectors' recipes: hyperparameters as fields, parts of the network as methods.
+
+A detector that extends another one inherits from its recipe. Network modules are not inherited.
+"""
 
 from __future__ import annotations
 
@@ -13,54 +16,62 @@ from torch import Tensor, nn
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
-from groupdetr.groups import match_groups, separately
+from groupdetr.groups import attend_within_groups, match_groups
 from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every detector has. ``replace(recipe, num_groups=1)`` is the baseline."""
+    """The hyperparameters that every detector has, and how its network is built from them.
 
-    preset: str = ""  # the name it is found by
-    num_classes: int = 91  # COCO's category ids as they are, 0 to 90
+    ``dataclasses.replace(recipe, num_groups=1)`` is the baseline of a detector with groups.
+    """
+
+    preset: str = ""  # the name in `groupdetr.experiments`
+    num_classes: int = 91  # COCO's category ids are used as they are, 0 to 90
     num_groups: int = 1  # K; the paper's default is 11
-    num_queries: int = 300  # N, of a group
-    num_detections: int = 100  # kept of an image
-    inference_group: int | None = 0  # the group that inference keeps, None for all
+    num_queries: int = 300  # N, the queries of a group
+    num_detections: int = 100  # that an image can have
+    inference_group: int | None = 0  # the group that runs at inference; None for all groups
     channels: int = 256
     num_heads: int = 8
     decoder_layers: int = 6
     dropout: float = 0.1
-    pretrained_backbone: bool | str = False  # True: from the hub; a path: a local file
-    recompute: bool = (
-        False  # gradient checkpointing in encoder, decoder and backbones that are transformers
-    )
+    # True: downloaded weights; a path: weights in a local file; False: random weights
+    pretrained_backbone: bool | str = False
+    # gradient checkpointing in encoder, decoder, and backbones that are transformers
+    recompute: bool = False
 
-    backbone_weights: ClassVar[bool] = True  # are there pretrained weights for the backbone?
-    loads_backbone: ClassVar[bool] = (
-        True  # can the backbone start from weights, fetched or of a file?
-    )
-    compete = staticmethod(separately)
+    # True if pretrained weights of the backbone can be downloaded
+    has_backbone_weights: ClassVar[bool] = True
+    # True if the backbone can start from weights, downloaded or of a file
+    can_load_backbone: ClassVar[bool] = True
+    # The functions of `groupdetr.groups` that this detector uses: those of Group DETR.
+    group_attention = staticmethod(attend_within_groups)
     match = staticmethod(match_groups)
 
     def __post_init__(self) -> None:
-        sizes = (
+        for name in (
             "num_classes",
             "num_groups",
             "num_queries",
             "num_detections",
             "channels",
             "num_heads",
-        )
-        for name in (*sizes, "decoder_layers"):
+            "decoder_layers",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.pretrained_backbone and not self.loads_backbone:
+        if self.pretrained_backbone and not self.can_load_backbone:
             raise ValueError(
-                "this model's backbone always starts from random weights: leave out pretrained_backbone"
+                "this model's backbone always starts from random weights: "
+                "leave out pretrained_backbone"
             )
         if self.inference_group is not None and not 0 <= self.inference_group < self.num_groups:
             raise ValueError(
@@ -68,76 +79,105 @@ class Recipe:
             )
         if self.channels % (2 * self.num_heads):
             raise ValueError(
-                f"channels ({self.channels}) must be a multiple of twice num_heads ({self.num_heads})"
+                f"channels ({self.channels}) must be a multiple of twice num_heads "
+                f"({self.num_heads})"
             )
 
     def with_options(self, **options: Any) -> Self:
-        """A copy with other values; an unknown field is a TypeError that names the nearest one."""
+        """Return a copy with other values of some fields.
+
+        `TypeError` for a field that does not exist; it names the most similar one.
+        """
         known = [field.name for field in dataclasses.fields(self)]
         for name in options:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                similar = get_close_matches(name, known, n=1)
+                hint = f"did you mean {similar[0]}?" if similar else f"known: {', '.join(known)}"
                 raise TypeError(
                     f"{self.preset or type(self).__name__} has no option {name!r}; {hint}"
                 )
         return dataclasses.replace(self, **options)
 
     def in_chunks(self, groups_at_once: int | None) -> bool:
-        """Does so many groups at a time mean more than one pass of the decoder?"""
+        """True if ``groups_at_once`` groups at a time need more than one pass of the decoder."""
         return groups_at_once is not None and groups_at_once < self.num_groups
 
+    # The parts of the network. Each method returns a new part with random weights.
+
     def backbone(self) -> Backbone:
+        """Return the network that computes feature maps from images."""
         raise NotImplementedError
 
-    def encoder(self, in_channels: list[int]) -> nn.Module:
+    def encoder(self, in_channels: list[int]) -> Encoder:
+        """Return the encoder of feature maps with ``in_channels``, from fine to coarse."""
         raise NotImplementedError
 
-    def queries(self) -> nn.Module:
+    def queries(self) -> QuerySource:
+        """Return the source of the object queries."""
         raise NotImplementedError
 
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Decoder:
+        """Return the decoder with its prediction heads."""
         raise NotImplementedError
 
     def terms(self) -> list[Term]:
+        """Return the terms of matching cost and loss, each with its weights."""
         raise NotImplementedError
 
-    def copies(self, objects: int) -> int:
-        """How often each of the objects of a batch is noised; without denoising, never."""
-        del objects
-        return 0
-
-    def undecayed(self, network: nn.Module) -> Iterable[str]:
-        """The parameters of ``network`` that weight decay leaves alone; what the backbone says of its own besides."""
-        del network
-        return ()
-
-    def noise(self, side: int) -> Images | CameraImages:
-        """A batch of two that the network can see, to try it: pictures of two sizes, padded."""
-        generator = torch.Generator().manual_seed(0)
-        return Images.from_list(
-            [torch.randn(3, height, side, generator=generator) for height in (side, side // 2)]
-        )
-
     def build(self) -> DetectionTransformer:
-        """The network with random weights; queries are drawn last, so that all else starts alike whatever K is."""
+        """Return the network with random weights.
+
+        The query source draws its random numbers last. Encoder and decoder therefore start with
+        the same weights whatever the number of groups is.
+        """
         backbone = self.backbone()
-        encoder, decoder = self.encoder(backbone.channels), self.decoder()
-        return DetectionTransformer(backbone, encoder, self.queries(), decoder, self)
+        encoder = self.encoder(backbone.channels)
+        decoder = self.decoder()
+        queries = self.queries()
+        return DetectionTransformer(backbone, encoder, queries, decoder, self)
 
     def criterion(self) -> SetCriterion:
+        """Return the loss, with the terms and the matching of this detector."""
         return SetCriterion(self.terms(), self.match)
 
+    # What training needs to know of a detector
 
-def xavier_by_group(table: Tensor) -> None:
-    """Xavier's rule for the matrix of every group in a table [K,.,.]."""
-    for matrix in table.detach():
-        nn.init.xavier_uniform_(matrix)
+    def copies(self, objects: int) -> int:
+        """Return how many noised copies of every object a group has.
+
+        ``objects`` is the largest number of objects in an image of the batch. It is 0 for a
+        detector without denoising.
+        """
+        return 0
+
+    def no_weight_decay(self, network: nn.Module) -> Iterable[str]:
+        """Return the names of the parameters of ``network`` that have no weight decay.
+
+        Those of the backbone are not listed here; see `Backbone.is_decayed`.
+        """
+        return ()
+
+    def example_images(self, side: int) -> Images | CameraImages:
+        """Return two images of noise that the network accepts, of different sizes, padded."""
+        generator = torch.Generator().manual_seed(0)
+        images = []
+        for height in (side, side // 2):
+            images.append(torch.randn(3, height, side, generator=generator))
+        return Images.from_list(images)
 
 
-def xavier(modules: Iterable[nn.Module]) -> None:
-    """DETR's start of a transformer: Xavier's rule for every matrix; biases and norms are left alone."""
+def init_xavier(modules: Iterable[nn.Module]) -> None:
+    """Initialise every matrix by Xavier's rule, as DETR does in its transformer.
+
+    Biases and norms are not changed.
+    """
     for module in modules:
         for parameter in module.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
+
+
+def init_xavier_by_group(table: Tensor) -> None:
+    """Initialise the matrix of every group in a table [K,.,.] by Xavier's rule."""
+    for matrix in table.detach():
+        nn.init.xavier_uniform_(matrix)

@@ -1,11 +1,9 @@
-"""The -tiny presets: detectors that train from scratch on a CPU in minutes."""
+"""The -tiny presets: small detectors that train from scratch on a CPU in minutes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
-
-from torch import nn
 
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
@@ -14,8 +12,9 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
-from groupdetr.detectors.mask2former import STRIDE, Mask2Former
+from groupdetr.detectors.mask2former import SIZE_DIVISIBILITY, Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
+from groupdetr.detectors.recipe import Recipe
 from groupdetr.modeling.attention.conditional_cross_attention import ConditionalCrossAttention
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.grid_mask import GridMask
@@ -24,18 +23,24 @@ from groupdetr.modeling.backbones.vit import Sizes, vit_huge
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.encoders.camera_encoder import CameraEncoder
 from groupdetr.modeling.encoders.transformer_encoder import TransformerEncoder
-from groupdetr.modeling.position_embedding import Scaled
-from groupdetr.modeling.queries.learned_queries import LearnedAnchors, LearnedSpacePoints
+from groupdetr.modeling.position_embedding import ContentScaledPositionEmbedding
+from groupdetr.modeling.queries.learned_queries import LearnedAnchors, LearnedPoints3D
+from groupdetr.modeling.queries.query_source import QuerySource
 
-GAIN = 3.0  # how sharply queries look at first
-SIZE = 0.27  # of anchors at first
-SIGHT = 1 / 3  # of the space, a radius of 34 metres, is where queries of scenes start
+GAIN = 3.0  # initial sharpness of cross-attention, see `init_around_reference`
+ANCHOR_SIZE = 0.27  # initial width and height of anchors
+# Initial radius of the 3D points around the vehicle, normalised to the detection space: 34 metres.
+POINTS_RADIUS = 1 / 3
 SMALL_VIT = Sizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3), image=256)
 
 
 @dataclass(frozen=True)
-class Tiny:
-    """What makes a detector small: less than a million parameters."""
+class Tiny(Recipe):
+    """What makes a 2D detector small: it has less than a million parameters.
+
+    It comes before the recipe of a detector in the list of base classes, so its fields and methods
+    replace those of the detector.
+    """
 
     channels: int = 64
     num_heads: int = 4
@@ -46,55 +51,63 @@ class Tiny:
     decoder_layers: int = 3
     hidden: int = 128
 
-    backbone_weights: ClassVar[bool] = False
+    has_backbone_weights: ClassVar[bool] = False
 
     def terms(self) -> list[Term]:
-        """Classes weigh twice in all of them, as in Conditional DETR."""
-        return [Focal(2.0, 2.0), *super().terms()[1:]]  # type: ignore[misc]
+        """Return the terms of the detector, where the loss of the classes has weight 2.
+
+        That is its weight in Conditional DETR.
+        """
+        _, *box_terms = super().terms()
+        return [Focal(2.0, 2.0), *box_terms]
 
 
 @dataclass(frozen=True)
 class TinyDense(Tiny):
-    """Of the dense family, with a start that spares the first thousand steps."""
+    """A small Conditional DETR, DAB-DETR or DN-DETR.
 
-    temperature: float = (
-        10000.0  # that of queries, and pixel centres, so that places in image and queries agree
-    )
+    Its initialisation saves about the first thousand steps of the training.
+    """
+
+    # The temperature of the image equals that of the queries, and the offset moves tokens to pixel
+    # centres, so that the embeddings of positions in the image and of queries agree.
+    temperature: float = 10000.0
     offset: float = -0.5
 
-    loads_backbone: ClassVar[bool] = False
+    can_load_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64), depths=(1, 2))
 
     def encoder(self, in_channels: list[int]) -> TransformerEncoder:
-        encoder: TransformerEncoder = super().encoder(in_channels)  # type: ignore[misc]
-        if isinstance(encoder.place, Scaled):
-            encoder.place.scale.start_at(1.0)
+        encoder = super().encoder(in_channels)
+        assert isinstance(encoder, TransformerEncoder)
+        if isinstance(encoder.position_embedding, ContentScaledPositionEmbedding):
+            encoder.position_embedding.scale.init_constant(1.0)
         return encoder
 
-    def queries(self) -> nn.Module:
-        queries: nn.Module = super().queries()  # type: ignore[misc]
-        for source in queries.modules():
-            if isinstance(source, LearnedAnchors):
-                source.start_all_over(SIZE)
+    def queries(self) -> QuerySource:
+        queries = super().queries()
+        for module in queries.modules():
+            if isinstance(module, LearnedAnchors):
+                module.init_uniform_anchors(ANCHOR_SIZE)
         return queries
 
     def decoder(self) -> Decoder:
-        decoder: Decoder = super().decoder()  # type: ignore[misc]
-        for look in decoder.modules():
-            if isinstance(look, ConditionalCrossAttention):
-                look.start_around_the_reference(GAIN)
+        decoder = super().decoder()
+        for module in decoder.modules():
+            if isinstance(module, ConditionalCrossAttention):
+                module.init_around_reference(GAIN)
         return decoder
 
 
 @dataclass(frozen=True)
 class TinyDeformable(Tiny):
-    """Of the deformable family: strides 8, 16 and 32."""
+    """A small DAB-Deformable-DETR or DINO with levels of strides 8, 16 and 32."""
 
     num_levels: int = 3
 
-    loads_backbone: ClassVar[bool] = False
+    can_load_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet(widths=(32, 64, 96), depths=(1, 2, 1), levels=(2, 3))
@@ -102,57 +115,59 @@ class TinyDeformable(Tiny):
 
 @dataclass(frozen=True)
 class TinyConditionalDETR(TinyDense, ConditionalDETR):
-    """Conditional DETR on a CPU."""
+    """Conditional DETR for a CPU."""
 
 
 @dataclass(frozen=True)
 class TinyDABDETR(TinyDense, DABDETR):
-    """DAB-DETR on a CPU."""
+    """DAB-DETR for a CPU."""
 
 
 @dataclass(frozen=True)
 class TinyDNDETR(TinyDense, DNDETR):
-    """DN-DETR on a CPU."""
+    """DN-DETR for a CPU."""
 
     num_denoising: int = 20
 
 
 @dataclass(frozen=True)
 class TinyDABDeformableDETR(TinyDeformable, DABDeformableDETR):
-    """DAB-Deformable-DETR on a CPU."""
+    """DAB-Deformable-DETR for a CPU."""
 
 
 @dataclass(frozen=True)
 class TinyTwoStageDABDeformableDETR(TinyDeformable, TwoStageDABDeformableDETR):
-    """The same in two stages."""
+    """Two-stage DAB-Deformable-DETR for a CPU."""
 
 
 @dataclass(frozen=True)
 class TinyDINO(TinyDeformable, DINO):
-    """DINO on a CPU."""
+    """DINO for a CPU."""
 
     num_denoising: int = 20
 
 
 @dataclass(frozen=True)
 class TinyViTDINO(TinyDeformable, ViTDINO):
-    """DINO on a plain Vision Transformer on a CPU: what is done with ViT-Huge, tried at small size."""
+    """DINO with a plain Vision Transformer for a CPU.
+
+    It runs the code of ViT-Huge at a small size.
+    """
 
     num_levels: int = 4
     num_denoising: int = 20
 
-    backbone_weights: ClassVar[bool] = False
-    loads_backbone: ClassVar[bool] = True
+    has_backbone_weights: ClassVar[bool] = False
+    can_load_backbone: ClassVar[bool] = True
 
     def backbone(self) -> Backbone:
-        return vit_huge(
-            self.pretrained_backbone, self.recompute, replace(SMALL_VIT, channels=self.channels)
-        )
+        sizes = replace(SMALL_VIT, channels=self.channels)
+        return vit_huge(self.pretrained_backbone, self.recompute, sizes)
 
 
 @dataclass(frozen=True)
 class TinyMask2Former(Mask2Former):
-    """Mask2Former on a CPU."""
+    """Mask2Former for a CPU."""
 
     channels: int = 64
     num_heads: int = 4
@@ -163,19 +178,26 @@ class TinyMask2Former(Mask2Former):
     hidden: int = 128
     num_samples: int = 256
 
-    backbone_weights: ClassVar[bool] = False
-    loads_backbone: ClassVar[bool] = False
+    has_backbone_weights: ClassVar[bool] = False
+    can_load_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet(
-            widths=(32, 64, 96, 96), depths=(1, 2, 1, 1), levels=(1, 2, 3, 4), multiple=STRIDE
+            widths=(32, 64, 96, 96),
+            depths=(1, 2, 1, 1),
+            levels=(1, 2, 3, 4),
+            multiple=SIZE_DIVISIBILITY,
         )
 
 
 @dataclass(frozen=True)
 class TinyPETR(PETR):
-    """PETR on a CPU, for images of about 160 by 64 pixels, with a start that spares some hundred steps: where things
-    are is heard beside what they look like."""
+    """PETR for a CPU, for images of about 160 by 64 pixels.
+
+    Its initialisation saves some hundred steps of the training. The position embeddings of tokens
+    and queries start with the magnitude of the features, so that attention depends on positions
+    from the first step.
+    """
 
     channels: int = 64
     num_heads: int = 4
@@ -187,26 +209,30 @@ class TinyPETR(PETR):
     grid_mask: float = 0.0
 
     stride: ClassVar[int] = 8
-    loads_backbone: ClassVar[bool] = False
+    can_load_backbone: ClassVar[bool] = False
 
     def backbone(self) -> Backbone:
         return small_resnet(
-            (32, 64, 96), (1, 2, 1), levels=(2, 3), multiple=16, augment=GridMask(self.grid_mask)
+            widths=(32, 64, 96),
+            depths=(1, 2, 1),
+            levels=(2, 3),
+            multiple=16,
+            augment=GridMask(self.grid_mask),
         )
 
     def encoder(self, in_channels: list[int]) -> CameraEncoder:
         encoder = super().encoder(in_channels)
-        encoder.points.start_as_loud()
-        encoder.views.start_as_loud()
+        encoder.points.init_kaiming()
+        encoder.views.init_kaiming()
         return encoder
 
-    def queries(self) -> LearnedSpacePoints:
+    def queries(self) -> LearnedPoints3D:
         queries = super().queries()
-        queries.start_around(SIGHT)
-        queries.place.start_as_loud()
+        queries.init_around_origin(POINTS_RADIUS)
+        queries.position_embedding.init_kaiming()
         return queries
 
 
 @dataclass(frozen=True)
 class TinyPETRv2(TinyPETR, PETRv2):
-    """PETRv2 on a CPU."""
+    """PETRv2 for a CPU."""

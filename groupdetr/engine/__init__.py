@@ -1,1 +1,1 @@
-"""How a detector is trained and evaluated. Knows no detector by name."""
+"""The training loop and everything around it. It knows no detector and no data set by name."""

@@ -1,4 +1,4 @@
-"""The machine: devices, cores, memory and versions."""
+"""Devices, processes, processor cores and versions of the machine."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 
+# Packages whose versions are recorded with every run.
 PACKAGES = (
     "groupdetr",
     "torch",
@@ -32,53 +33,62 @@ PACKAGES = (
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def loader_workers(settings: Settings) -> int:
-    """Processes that load images, for each process that trains."""
+    """Return the number of processes that load images, for each process that trains."""
     if settings.workers is not None:
         return settings.workers
-    return min(8, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+    training_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(8, cores() // training_processes - 1)
 
 
 def devices() -> list[str]:
-    """Kinds of devices that are here."""
+    """Return the kinds of devices of this machine."""
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    return [name for name, there in available.items() if there]
+    return [name for name, is_available in available.items() if is_available]
 
 
 def expect_device(name: str) -> None:
+    """Raise `UsageError` unless this machine has a device of this kind, or the name is auto."""
     if name not in ("auto", *devices()):
-        known = ", ".join(devices())
         raise UsageError(
-            f"there is no device {name!r} here", remedy=f"choose --device from: auto, {known}"
+            f"this machine has no device {name!r}",
+            remedy=f"choose --device from: auto, {', '.join(devices())}",
         )
 
 
-def accelerator(settings: Settings) -> Accelerator:
-    """The device and processes that ``torchrun``, ``accelerate launch`` or a plain start gave us."""
+def create_accelerator(settings: Settings) -> Accelerator:
+    """Return the device and processes that ``torchrun``, ``accelerate`` or a plain start gave."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     expect_device(settings.device)
-    AcceleratorState._reset_state()  # else a second run in this process could not have another precision
+    # Without this, a second training in one process could not have another precision.
+    AcceleratorState._reset_state()
     on_cpu = settings.device == "cpu" or devices() == ["cpu"]
-    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if settings.precision == "bf16" else "no")
+    precision = "bf16" if settings.precision == "bf16" else "no"
+    return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 
 def peak_memory_mb() -> float:
-    """The most memory held at once: by tensors on the GPU where there is one, else by this process."""
+    """Return the peak memory in MiB: of tensors on the GPU if one is used, else of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
+    # /proc does not count the memory of the parent process, as getrusage does.
     status = Path("/proc/self/status")
-    if status.is_file():  # unlike getrusage, it does not count what the parent process held
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        return int(lines["VmHWM"].split()[0]) / 2**10
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "VmHWM":
+                return int(value.split()[0]) / 2**10
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -86,12 +96,10 @@ def peak_memory_mb() -> float:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure depends on besides the code."""
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
+    """Return what a figure depends on besides the code: machine, versions, command."""
+    gpus = []
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

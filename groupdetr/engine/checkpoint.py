@@ -1,4 +1,4 @@
-"""last.pt: all that a run needs to go on exactly where it was."""
+"""The training checkpoint ``last.pt``: everything that a run needs to resume exactly."""
 
 from __future__ import annotations
 
@@ -11,40 +11,46 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from groupdetr.checkpoints.file_format import KEY, file_stamp, require_format
 from groupdetr.engine.run_folder import write_atomically
 from groupdetr.errors import UsageError
 
 
 @dataclass
 class Progress:
-    """Where a run is. Data order, augmentation, dropout and rates are functions of the step, so this is all."""
+    """How far a run has come.
+
+    Data order, augmentation, dropout and learning rates are functions of the step, so nothing else
+    needs to be stored about them.
+    """
 
     step: int = 0  # optimizer steps taken
     seconds: float = 0.0  # wall time of training
-    evaluation_seconds: float = 0.0  # and of evaluation
+    evaluation_seconds: float = 0.0  # wall time of evaluation
     best_ap: float = -1.0
-    stale: int = 0  # evaluations since then
+    stale: int = 0  # evaluations since the best one
 
 
 @dataclass
 class State:
-    """What training changes."""
+    """Everything that training changes: weights, optimizer, moving average and progress."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None
     progress: Progress
-    matched: Tensor | None = (
-        None  # [I,K,N] the object of every query at the last evaluation, -1 for none
-    )
+    # [I,K,N] index of the object that every query matched at the last evaluation, -1 for none
+    matched: Tensor | None = None
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that are judged and shipped."""
+        """The weights that are evaluated and published: the moving average, if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     def save(self, path: Path) -> None:
+        """Write ``last.pt``. If the process dies while it writes, the previous file remains."""
         content: dict[str, Any] = {
+            KEY: file_stamp(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -54,14 +60,21 @@ class State:
         write_atomically(path, lambda file: torch.save(content, file))
 
     def load(self, path: Path) -> None:
+        """Read ``last.pt``.
+
+        UsageError if it cannot be read, has another format number, or is of another model.
+        """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            stamp = content.get(KEY, {}) if isinstance(content, dict) else {}
+            remedy = "start a new run with groupdetr train: this version cannot resume it"
+            require_format(stamp, str(path), remedy, UsageError)
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             if self.ema is not None and content["ema"] is not None:
                 self.ema.load_state_dict(content["ema"])
             self.progress = Progress(**content["progress"])
-            self.matched = content.get("matched")  # older checkpoints have none
+            self.matched = content["matched"]
         except (
             RuntimeError,
             KeyError,
@@ -73,5 +86,6 @@ class State:
             raise UsageError(
                 f"the checkpoint does not fit this run: {str(error).splitlines()[0]}",
                 str(path),
-                "resume with the model options the run was started with, or start anew with --weights",
+                "resume with the model options that the run was started with, or start a new run "
+                "from its weights with --weights",
             ) from error

@@ -1,4 +1,4 @@
-"""From a model and a task to what it finds in every validation picture, on all processes."""
+"""Running a model over a validation set, on all processes."""
 
 from __future__ import annotations
 
@@ -11,72 +11,76 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from groupdetr.data.batch import Batch, ordered_loader
-from groupdetr.engine.memory import give_back
-from groupdetr.engine.task import Task
+from groupdetr.engine.memory import trim_malloc
+from groupdetr.engine.task import Batch, Task
+from groupdetr.modeling.detr import DetectionTransformer
 
-Ask = Callable[[Batch], Sequence[Any]]  # what is wanted of every picture of a batch, on the host
-Tick = Callable[[int, int], None]  # pictures done, of how many
+PredictBatch = Callable[[Batch], Sequence[Any]]  # one result for each image, on the host
+OnProgress = Callable[[int, int], None]  # images done, images in all
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inference, and back to what it was."""
-    was = model.training
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode without gradients, and back to the former mode at the end."""
+    was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(was)
+        model.train(was_training)
 
 
 @contextmanager
-def running(model: nn.Module, group: int | None) -> Iterator[None]:
-    """Inference by this group instead of the model's own, None for all side by side; and back to what it was."""
-    queries: Any = model.queries
-    own, queries.inference_group = queries.inference_group, group
+def use_group(model: DetectionTransformer, group: int | None) -> Iterator[None]:
+    """Let inference run this group, or all groups if it is None, and the former one at the end."""
+    former, model.queries.inference_group = model.queries.inference_group, group
     try:
         yield
     finally:
-        queries.inference_group = own
+        model.queries.inference_group = former
 
 
-def find(
-    model: nn.Module,
+def run_inference(
+    model: DetectionTransformer,
     task: Task,
     accelerator: Accelerator,
     batch: int,
     workers: int,
-    tick: Tick | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Any]:
-    """What is found in every val picture, in order."""
+    """Return the detections of every validation image, in order."""
 
-    def ask(pictures: Batch) -> list[Any]:
+    def predict_batch(images: Batch) -> list[Any]:
         with accelerator.autocast():
-            answer = model(pictures.images(accelerator.device)).answer
-        return task.postprocess(answer, pictures.indices)
+            predictions = model(images.images(accelerator.device)).final
+        return task.postprocess_val(predictions, images.indices)
 
-    with evaluating(model):
-        return of_all(ask, task, accelerator, batch, workers, tick)
+    with eval_mode(model):
+        return map_dataset(predict_batch, task, accelerator, batch, workers, on_progress)
 
 
-def of_all(
-    ask: Ask,
+def map_dataset(
+    predict_batch: PredictBatch,
     task: Task,
     accelerator: Accelerator,
     batch: int,
     workers: int,
-    tick: Tick | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Any]:
-    """Ask of every val picture, in order. Processes share the pictures; all of them get all results."""
-    total, ranks = len(task.val), accelerator.num_processes
-    mine = range(accelerator.process_index, total, ranks)
-    said: list[tuple[int, Any]] = []
-    for pictures in ordered_loader(task.val, mine, batch, workers):
-        said += zip(pictures.indices, ask(pictures))
-        give_back()
-        if tick:
-            tick(min(len(said) * ranks, total), total)
-    everything = dict(gather_object(said) if ranks > 1 else said)
-    return [everything[index] for index in range(total)]
+    """Apply ``predict_batch`` to every validation image and return the results in order.
+
+    Processes share the images. Every process gets all results.
+    """
+    total, processes = len(task.val), accelerator.num_processes
+    own_indices = range(accelerator.process_index, total, processes)
+    results: list[tuple[int, Any]] = []
+    for images in task.val_loader.batches(own_indices, batch, workers):
+        results += zip(images.indices, predict_batch(images))
+        trim_malloc()
+        if on_progress:
+            on_progress(min(len(results) * processes, total), total)
+    if processes > 1:
+        results = gather_object(results)
+    by_index = dict(results)
+    return [by_index[index] for index in range(total)]

@@ -1,8 +1,9 @@
-"""One pass over the validation pictures for two questions: what is found, and which query is matched to what."""
+"""One pass over the validation images: detections, and the instability of the matching (Fig. 5)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,77 +11,88 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, from_numpy
 
-from groupdetr.data.batch import Batch
-from groupdetr.engine.inference import Tick, evaluating, of_all, running
-from groupdetr.engine.task import Compared, Task
-from groupdetr.evaluation.instability import instability, objects_of_queries, stacked
-from groupdetr.groups import separately
-from groupdetr.structures.aux_outputs import Stages
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.engine.inference import eval_mode, map_dataset, use_group
+from groupdetr.engine.task import Batch, Task
+from groupdetr.evaluation.instability import instability, objects_of_queries, pad_and_stack
+from groupdetr.groups import attend_within_groups
+from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.supervised_predictions import SupervisedPredictions
+from groupdetr.structures.targets import TargetBatch
 
 
 @dataclass
-class Examination:
-    """Of a detector. In the first ``measured`` val pictures all K groups run side by side, in others the one that
-    answers; the answer is the same.
+class ValidationPass:
+    """Runs a detector over the validation images.
 
-    Unless groups attend to each other (Table 7 c): there it is the answering group alone that can be measured.
+    All K groups run on the first ``measured`` images, to measure the matching instability, and
+    only the inference group on the others. The detections are identical either way, unless groups
+    attend to each other (Table 7 c). In that case only the inference group is measured.
     """
 
-    model: Any
-    criterion: Compared
+    model: DetectionTransformer
+    criterion: SetCriterion
     task: Task
     accelerator: Accelerator
     measured: int
 
     def __post_init__(self) -> None:
-        self.group: int | None = self.model.queries.inference_group  # that answers, None for all
-        self.all_groups = (
-            self.group is None or self.model.recipe.compete is separately
-        )  # are they measured?
+        self.inference_group: int | None = self.model.queries.inference_group
+        groups_are_separate = self.model.recipe.group_attention is attend_within_groups
+        self.measures_all_groups = self.inference_group is None or groups_are_separate
 
     def run(
-        self, batch: int, workers: int, tick: Tick | None = None
+        self, batch: int, workers: int, on_progress: Callable[[int, int], None] | None = None
     ) -> tuple[list[Any], Tensor | None]:
-        """What is found in every val picture, and the object of every query [I,K,N], -1 for none."""
-        with evaluating(self.model):
-            said = of_all(self.ask, self.task, self.accelerator, batch, workers, tick)
-        objects = [objects for _, objects in said[: self.measured]]
-        return [found for found, _ in said], from_numpy(stacked(objects)) if objects else None
+        """Return the detections of every validation image, and the matched objects.
 
-    def ask(self, pictures: Batch) -> list[tuple[Any, np.ndarray | None]]:
-        """What is found, and the object of every query [K,N] where it is measured."""
-        measured = sum(
-            index < self.measured for index in pictures.indices
-        )  # the first of the batch
-        group = None if measured and self.all_groups else self.group
-        with running(self.model, group), self.accelerator.autocast():
-            outputs = self.model(pictures.images(self.accelerator.device))
-        answer = outputs.answer if group == self.group else outputs.layers[-1][:, self.group]
-        objects = [*self.objects(outputs, pictures)] if measured else []
-        unmeasured = [None] * (len(pictures.indices) - measured)
-        return list(
-            zip(self.task.postprocess(answer, pictures.indices), [*objects[:measured], *unmeasured])
-        )
+        The matched objects [I,K,N] of the I measured images are the index of the object of every
+        query, -1 for none. They are None if nothing is measured.
+        """
+        with eval_mode(self.model):
+            results = map_dataset(
+                self.predict_batch, self.task, self.accelerator, batch, workers, on_progress
+            )
+        detections = [image_detections for image_detections, _ in results]
+        objects = [matched for _, matched in results[: self.measured]]
+        return detections, from_numpy(pad_and_stack(objects)) if objects else None
 
-    def objects(self, outputs: Outputs, pictures: Batch) -> np.ndarray:
-        """Of every query, as the criterion matches the last layer: [B,K,N]."""
-        last = Stages(
-            (f"layer{len(outputs.layers) - 1} in validation",),
-            Predictions.stack(outputs.layers[-1:]),
-        )
-        targets = [target.to(self.accelerator.device) for target in pictures.targets]
-        assignment = self.criterion.assign(last, Objects.from_targets(targets))
-        return objects_of_queries(assignment, last.predictions.logits.shape[1:4])
+    def predict_batch(self, batch: Batch) -> list[tuple[Any, np.ndarray | None]]:
+        """Return for every image its detections and the object of every query, [K,N] or None."""
+        # Images come in order, so those that are measured are the first of a batch.
+        num_measured = sum(index < self.measured for index in batch.indices)
+        group = None if num_measured and self.measures_all_groups else self.inference_group
+        with use_group(self.model, group), self.accelerator.autocast():
+            outputs = self.model(batch.images(self.accelerator.device))
+        if group == self.inference_group:
+            final = outputs.final
+        else:
+            final = outputs.layers[-1][:, self.inference_group]
+        matched: list[np.ndarray | None] = [None] * len(batch.indices)
+        if num_measured:
+            matched[:num_measured] = self.matched_objects(outputs, batch)[:num_measured]
+        return list(zip(self.task.postprocess_val(final, batch.indices), matched))
 
-    def instability(self, now: Tensor | None, before: Tensor | None) -> dict[str, float]:
-        """Of the group that answers, and the mean of all groups; nan where undefined."""
-        if now is None:
+    def matched_objects(self, outputs: Outputs, batch: Batch) -> np.ndarray:
+        """Return the object of every query, [B,K,N], as the last layer is matched."""
+        name = f"layer{len(outputs.layers) - 1} in validation"
+        last_layer = SupervisedPredictions((name,), Predictions.stack(outputs.layers[-1:]))
+        targets = [target.to(self.accelerator.device) for target in batch.targets]
+        assignment = self.criterion.assign(last_layer, TargetBatch.from_targets(targets))
+        return objects_of_queries(assignment, last_layer.predictions.logits.shape[1:4])
+
+    def instability(self, matched: Tensor | None, previous: Tensor | None) -> dict[str, float]:
+        """Return the instability of the inference group and the mean of all groups.
+
+        They compare the matched objects of two evaluations. They are nan where undefined.
+        """
+        if matched is None:
             return {"instability": math.nan, "instability_groups": math.nan}
-        groups = instability(now.numpy(), None if before is None else before.numpy())
-        primary, mean = (
-            (groups[self.group or 0], groups.mean()) if self.all_groups else (groups[0], math.nan)
-        )
+        by_group = instability(matched.numpy(), None if previous is None else previous.numpy())
+        if self.measures_all_groups:
+            primary, mean = by_group[self.inference_group or 0], by_group.mean()
+        else:
+            primary, mean = by_group[0], math.nan
         return {"instability": float(primary), "instability_groups": float(mean)}

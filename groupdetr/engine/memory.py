@@ -1,4 +1,4 @@
-"""Memory: how much there is for a training, and how much a computation needs at its peak."""
+"""Memory: how much a training may use, and how much a computation needs at its peak."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import ctypes
 import gc
 import os
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -19,162 +20,198 @@ from torch.utils._pytree import tree_leaves
 
 from groupdetr.errors import UsageError
 
-# What is left alone of the free memory, as a share and in bytes: allocators hold more than tensors need. On a CPU up to
-# 1.24 times as much was measured after one step, and up to 0.5 GiB more after a hundred of ever other sizes.
+# The part of the free memory that is left alone, as a share and in bytes, because allocators hold
+# more than tensors need. On a CPU, up to 1.24 times as much was measured after one step, and up to
+# 0.5 GiB more after a hundred steps with ever new image sizes.
 HEADROOM = {"cuda": (0.1, 0), "cpu": (0.25, 1 << 29)}
 
-# of control groups: where their folders are, and the files that say what is allowed, used, and kept of files
-VERSION_1 = (
-    "sys/fs/cgroup/memory",
-    "memory.limit_in_bytes",
-    "memory.usage_in_bytes",
-    "total_inactive_file",
+
+class ControlGroupFiles(NamedTuple):
+    """Where a version of Linux control groups keeps its folders and figures."""
+
+    folder: str
+    limit: str
+    usage: str
+    reclaimable: str  # the row of memory.stat with file pages that can be dropped
+
+
+CONTROL_GROUPS_V1 = ControlGroupFiles(
+    "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
 )
-VERSION_2 = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+CONTROL_GROUPS_V2 = ControlGroupFiles(
+    "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+)
 
 
-def usable(device: torch.device, apart: int = 0) -> int:
-    """Bytes that the tensors of this process may take: most of what is free on the GPU; or of its share of what is free
-    in the machine or its container, where it needs bytes ``apart``."""
+def usable_bytes(device: torch.device, reserved: int = 0) -> int:
+    """Return the bytes that the tensors of this process may take.
+
+    On a GPU it is most of the free memory. On a CPU it is most of this process's share of what is
+    free in the machine or its container, without ``reserved`` bytes.
+    """
     if device.type not in HEADROOM:
         raise UsageError(
-            f"memory cannot be measured on {device.type}", remedy="give numbers instead of auto"
+            f"memory cannot be measured on {device.type}",
+            remedy="give numbers instead of auto: --batch 8 --groups 11",
         )
-    share, rest = HEADROOM[device.type]
+    share, constant = HEADROOM[device.type]
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0]
     else:
-        there = min(psutil.virtual_memory().available, *allowed(Path("/")))
-        free = there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - apart
-    return max(0, int((free - rest) * (1 - share)))
+        available = min(psutil.virtual_memory().available, *control_group_bytes(Path("/")))
+        free = available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - reserved
+    return max(0, int((free - constant) * (1 - share)))
 
 
-def allowed(root: Path) -> Iterator[int]:
-    """Bytes left to this process by every control group that it is in. Inside a container, paths may be those outside
-    it, and then the container's limit stands at the top."""
+def control_group_bytes(root: Path) -> Iterator[int]:
+    """Yield the bytes that every control group of this process has left.
+
+    Inside a container, the paths in /proc may be those outside of it. The container's own limit is
+    then at the top of the hierarchy, so all parent folders are read as well.
+    """
     membership = root / "proc/self/cgroup"
-    for line in membership.read_text().splitlines() if membership.is_file() else ():
+    if not membership.is_file():
+        return
+    for line in membership.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        top, *names = VERSION_1 if controllers else VERSION_2
-        own = root / top / path.lstrip("/")
+        files = CONTROL_GROUPS_V1 if controllers else CONTROL_GROUPS_V2
+        top = root / files.folder
+        own = top / path.lstrip("/")
         for folder in (own, *own.parents):
-            with suppress(
-                OSError, ValueError, KeyError
-            ):  # there is no limit: no such file, or "max" in it
-                yield left(folder, *names)
-            if folder == root / top:
+            # A group without a limit has no such file, or "max" in it.
+            with suppress(OSError, ValueError, KeyError):
+                yield _bytes_left(folder, files)
+            if folder == top:
                 break
 
 
-def left(folder: Path, limit: str, used: str, file_pages: str) -> int:
-    """Of a control group's memory; what it holds of files goes when it must."""
+def _bytes_left(folder: Path, files: ControlGroupFiles) -> int:
+    """Return what is left of a control group's limit. File pages are dropped when needed."""
     rows = (row.split() for row in (folder / "memory.stat").read_text().splitlines())
-    reclaimable = int(dict(rows)[file_pages])
-    return max(
-        0, int((folder / limit).read_text()) - int((folder / used).read_text()) + reclaimable
-    )
+    reclaimable = int(dict(rows)[files.reclaimable])
+    limit = int((folder / files.limit).read_text())
+    usage = int((folder / files.usage).read_text())
+    return max(0, limit - usage + reclaimable)
 
 
-class Meter(Protocol):
-    """Told to run something, says what this needs at its peak: bytes, beyond what was held when the meter was made."""
+class MemoryMeter(ABC):
+    """Measures how many bytes a computation needs at its peak.
 
-    def __call__(self, run: Callable[[], object]) -> int: ...
+    The bytes that were held when the meter was created are not counted.
+    """
+
+    @abstractmethod
+    def __call__(self, run: Callable[[], object]) -> int:
+        """Run the computation and return its peak in bytes.
+
+        `torch.OutOfMemoryError` if it needs more than the limit of the meter.
+        """
 
 
-def meter(device: torch.device, ceiling: int) -> Meter:
-    """For what runs on ``device``, "cpu" or "cuda"; torch.OutOfMemoryError where it passes ``ceiling`` bytes."""
-    return CudaMeter(device, ceiling) if device.type == "cuda" else HostMeter(ceiling)
+def create_meter(device: torch.device, limit: int) -> MemoryMeter:
+    """Return a meter for computations on ``device`` that may need at most ``limit`` bytes."""
+    return CudaMeter(device, limit) if device.type == "cuda" else HostMeter(limit)
 
 
-class CudaMeter:
-    """Asks the allocator."""
+class CudaMeter(MemoryMeter):
+    """Reads the statistics of CUDA's allocator."""
 
-    def __init__(self, device: torch.device, ceiling: int) -> None:
-        self.device, self.ceiling, self.before = (
-            device,
-            ceiling,
-            torch.cuda.memory_allocated(device),
-        )
+    def __init__(self, device: torch.device, limit: int) -> None:
+        self.device, self.limit = device, limit
+        self.held_before = torch.cuda.memory_allocated(device)
 
     def __call__(self, run: Callable[[], object]) -> int:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         run()
-        return expect_below(
-            self.ceiling, torch.cuda.max_memory_allocated(self.device) - self.before
-        )
+        peak = torch.cuda.max_memory_allocated(self.device) - self.held_before
+        return expect_below(self.limit, peak)
 
 
-class HostMeter(TorchDispatchMode):
-    """Counts the bytes of every tensor from its first appearance until its storage is gone, and stops before the
-    machine does. What operations hold while they run is not seen: with PyTorch's on a CPU, next to nothing."""
+class HostMeter(MemoryMeter):
+    """Counts the bytes of every tensor on the CPU, from its creation until its storage is freed.
 
-    def __init__(self, ceiling: int) -> None:
-        super().__init__()
-        self.ceiling, self.held, self.peak = ceiling, 0, 0
-        self.known: set[int] = set()  # storages, by address
+    It raises before the machine runs out of memory. What an operation allocates and frees inside
+    is not seen; for PyTorch's operations on a CPU that is next to nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.counter = _TensorCounter(limit)
 
     def __call__(self, run: Callable[[], object]) -> int:
         gc.collect()
-        self.peak = self.held
-        with self:
+        self.counter.peak = self.counter.held
+        with self.counter:
             run()
-        return self.peak
+        return self.counter.peak
+
+
+class _TensorCounter(TorchDispatchMode):
+    """Sees the result of every operation and adds up the storages that are new."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.held, self.peak = limit, 0, 0
+        self.known: set[int] = set()  # addresses of the storages that are held
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for x in tree_leaves(result):
             if isinstance(x, torch.Tensor):
-                self.take(x.untyped_storage())
+                self.add(x.untyped_storage())
         return result
 
-    def take(self, storage: torch.UntypedStorage) -> None:
+    def add(self, storage: torch.UntypedStorage) -> None:
         address, size = storage._cdata, storage.nbytes()
         if address in self.known:
             return
         self.known.add(address)
         self.held += size
-        weakref.finalize(storage, self.drop, address, size)
-        self.peak = expect_below(self.ceiling, max(self.peak, self.held))
+        weakref.finalize(storage, self.remove, address, size)
+        self.peak = expect_below(self.limit, max(self.peak, self.held))
 
-    def drop(self, address: int, size: int) -> None:
+    def remove(self, address: int, size: int) -> None:
         self.known.discard(address)
         self.held -= size
 
 
-def expect_below(ceiling: int, peak: int) -> int:
-    if peak > ceiling:
-        raise torch.OutOfMemoryError(f"{peak} bytes are needed of {ceiling}")
+def expect_below(limit: int, peak: int) -> int:
+    """Return ``peak``, or raise `torch.OutOfMemoryError` if it is greater than ``limit``."""
+    if peak > limit:
+        raise torch.OutOfMemoryError(f"{peak} bytes are needed, and the limit is {limit}")
     return peak
 
 
-def ran_out(error: BaseException) -> bool:
-    """Is this how PyTorch and NumPy say that there is no memory left, on any device?"""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(
-        error
-    )
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the errors by which PyTorch and NumPy report that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "DefaultCPUAllocator" in str(error)
 
 
 def readable(size: float) -> str:
-    """Bytes as people read them."""
+    """Format bytes: 512 MiB, 1.5 GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def give_back() -> None:
-    """Freed memory back to the system, where glibc keeps it: what is kept of a picture lies scattered behind what was
-    large and is gone, so without this an evaluation of masks grows by megabytes a picture. Takes a millisecond."""
-    trim = _trim()
+def trim_malloc() -> None:
+    """Return freed memory to the system, where glibc would keep it. It takes a millisecond.
+
+    The small results of an image lie between large blocks that were freed. Without trimming, an
+    evaluation of masks grows by megabytes an image.
+    """
+    trim = _malloc_trim()
     if trim is not None:
         trim(0)
 
 
 @cache
-def _trim() -> Callable[[int], object] | None:
+def _malloc_trim() -> Callable[[int], object] | None:
     try:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # another C library

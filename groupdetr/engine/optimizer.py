@@ -1,36 +1,34 @@
-"""The optimizer, its rates as a function of progress, and the running mean of the weights."""
+"""The optimizer, the learning rate of every step, and the running mean of the weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from groupdetr.errors import UsageError
+from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
 
-
-class Layered(Protocol):
-    """What a backbone says of its parameters."""
-
-    has_layers: bool
-
-    def rate_factor(self, name: str, decay: float) -> float: ...
-
-    def is_decayed(self, name: str) -> bool: ...
+# A parameter group: the part of the model ("rest" or "backbone"), the factor of the part's
+# learning rate, and the weight decay.
+GroupKey = tuple[str, float, float]
 
 
-def optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """AdamW in as few groups as there are rates and decays: the rest of the model, the backbone, and of the latter
-    whatever learns or decays otherwise."""
-    members: dict[tuple[str, float, float], list[nn.Parameter]] = {}
-    for part in ("rest", "backbone"):  # there in any case, and first
-        members[part, 1.0, settings.weight_decay] = []
-    for key, parameter in _treated(model, settings):
+def create_optimizer(model: DetectionTransformer, settings: Settings) -> torch.optim.AdamW:
+    """Return AdamW with one parameter group for every combination of rate and weight decay.
+
+    The first two groups are always the rest of the model and the backbone. Further groups hold
+    backbone layers with other rates, and parameters without weight decay.
+    """
+    members: dict[GroupKey, list[nn.Parameter]] = {
+        ("rest", 1.0, settings.weight_decay): [],
+        ("backbone", 1.0, settings.weight_decay): [],
+    }
+    for key, parameter in _grouped_parameters(model, settings):
         members.setdefault(key, []).append(parameter)
     groups = [
         {"params": parameters, "part": part, "factor": factor, "weight_decay": decay}
@@ -42,48 +40,53 @@ def optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
     )
 
 
-def _treated(
-    model: nn.Module, settings: Settings
-) -> Iterator[tuple[tuple[str, float, float], nn.Parameter]]:
-    """Every parameter that learns, with its part, the factor of the part's rate, and its weight decay."""
-    backbone: Layered = model.backbone  # type: ignore[assignment]
+def _grouped_parameters(
+    model: DetectionTransformer, settings: Settings
+) -> Iterator[tuple[GroupKey, nn.Parameter]]:
+    """Yield every trainable parameter with the key of its group."""
+    backbone = model.backbone
     if settings.layer_decay is not None and not backbone.has_layers:
         raise UsageError(
-            "this backbone has no layers with rates of their own", remedy="leave out --layer-decay"
+            "--layer-decay needs a backbone that declares its layers, and this one does not",
+            remedy="leave out --layer-decay",
         )
-    undecayed = set(model.recipe.undecayed(model))  # type: ignore[union-attr, operator]
+    undecayed = set(model.recipe.no_weight_decay(model))
     for name, parameter in model.named_parameters():
-        part, _, inner = name.partition(".")
         if not parameter.requires_grad:
             continue
+        part, _, name_in_part = name.partition(".")
         decay = 0.0 if name in undecayed else settings.weight_decay
-        if part == "backbone":
-            factor = (
-                backbone.rate_factor(inner, settings.layer_decay)
-                if settings.layer_decay is not None
-                else 1.0
-            )
-            yield (part, factor, decay if backbone.is_decayed(inner) else 0.0), parameter
-        else:
+        if part != "backbone":
             yield ("rest", 1.0, decay), parameter
+            continue
+        factor = 1.0
+        if settings.layer_decay is not None:
+            factor = backbone.rate_factor(name_in_part, settings.layer_decay)
+        if not backbone.is_decayed(name_in_part):
+            decay = 0.0
+        yield ("backbone", factor, decay), parameter
 
 
-def set_rates(
+def set_learning_rates(
     optimizer: torch.optim.Optimizer, settings: Settings, step: int, progress: float
 ) -> float:
-    """Set and return the rate of step ``step`` (from 0) at ``progress`` in [0,1]. A pure function, so nothing of it
-    is saved."""
-    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    """Set the learning rates of step ``step``, counted from 0, and return that of the first group.
+
+    ``progress`` in [0,1] is the share of the training that is done. The rates are a pure function
+    of these, so nothing of them is saved.
+    """
+    warmup = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
-        factor = 0.1 ** sum(progress >= drop for drop in settings.lr_drop)
+        drops = sum(progress >= drop for drop in settings.lr_drop)
+        factor = 0.1**drops
     for group in optimizer.param_groups:
         base = settings.backbone_lr if group["part"] == "backbone" else settings.lr
-        group["lr"] = warm * factor * base * group.get("factor", 1.0)  # older checkpoints have none
+        group["lr"] = warmup * factor * base * group["factor"]
     return float(optimizer.param_groups[0]["lr"])
 
 
-def running_mean(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the model whose weights follow it slowly."""
+def create_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Return a copy of the model whose weights are an exponential moving average."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

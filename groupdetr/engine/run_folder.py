@@ -1,4 +1,4 @@
-"""The folder of a run: where each thing lies, and how it is written so that a kill at any moment loses nothing."""
+"""The folder of a run: its files, and how they are written so that a kill loses nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from groupdetr.errors import UsageError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """``path`` holds either what it held or all that ``write`` writes, whenever the machine stops."""
+    """Write a file so that it always holds its former or its new content in full.
+
+    That holds whenever the machine stops. ``write`` is called with an open file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with temporary.open("wb") as file:
@@ -27,40 +30,49 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
 
 
 class RunFolder:
-    """Paths of a run, and its logs. ``log.jsonl`` has a line for every logged step, ``results.csv`` for every
-    evaluation."""
+    """The files of a run.
+
+    ``log.jsonl`` has a line for every logged step and evaluation, ``results.csv`` a row for every
+    evaluation.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config, self.environment, self.data = (
-            path / "config.yaml",
-            path / "env.json",
-            path / "data.json",
-        )
-        self.log, self.results = path / "log.jsonl", path / "results.csv"
-        self.best, self.last = path / "weights/best.safetensors", path / "weights/last.pt"
-        self.val, self.report = path / "val", path / "report.html"
-        self.mirror: Callable[[Mapping[str, Any]], None] | None = None  # is told every record, too
+        self.config = path / "config.yaml"
+        self.environment = path / "env.json"
+        self.data = path / "data.json"
+        self.log = path / "log.jsonl"
+        self.results = path / "results.csv"
+        self.best = path / "weights/best.safetensors"
+        self.last = path / "weights/last.pt"
+        self.val = path / "val"
+        self.report = path / "report.html"
+        self.tensorboard = path / "tensorboard"
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
-        """The folder of a run that was started before."""
+        """Return the folder of a run that was started before. `UsageError` if it is not one."""
         run = cls(path)
         if not run.config.is_file():
             raise UsageError(
-                "this is not a run", str(path), "pass a folder that `groupdetr train` wrote (--out)"
+                "this is not the folder of a run",
+                str(path),
+                "pass a folder that `groupdetr train` wrote (its --out)",
             )
         return run
 
     def read_config(self) -> dict[str, Any]:
+        """Return the content of config.yaml."""
         try:
             return dict(yaml.safe_load(self.config.read_text()))
         except (yaml.YAMLError, TypeError, ValueError) as error:
@@ -69,58 +81,61 @@ class RunFolder:
             ) from error
 
     def clean(self) -> None:
-        """Remove what writes that a kill cut short have left."""
+        """Remove unfinished files of writes that a kill interrupted."""
         for unfinished in [*self.path.rglob(".*.part"), *self.path.rglob(".*.tmp")]:
             unfinished.unlink(missing_ok=True)
 
     def append(self, record: Mapping[str, Any]) -> None:
+        """Append a record to the log."""
         with self.log.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
-        if self.mirror is not None:
-            self.mirror(record)
 
     def records(self) -> list[dict[str, Any]]:
-        """The log, without a last line that a kill cut short."""
+        """Return the records of the log, without a last line that a kill interrupted."""
         if not self.log.is_file():
             return []
-        return [record for line in self.log.read_text().splitlines() if (record := _parsed(line))]
+        parsed = [_parse(line) for line in self.log.read_text().splitlines()]
+        return [record for record in parsed if record]
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after ``step``: it is going to happen again."""
+        """Remove what was logged after ``step``, because those steps are run again."""
         kept = [record for record in self.records() if record["step"] <= step]
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
         self.write_results(kept)
 
     def evaluations(self) -> list[dict[str, Any]]:
+        """Return the records of the evaluations."""
         return [record for record in self.records() if is_evaluation(record)]
 
     def write_results(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """results.csv anew, from the evaluations among ``records``."""
+        """Write results.csv from the evaluations among ``records``."""
         rows = [record for record in records if is_evaluation(record)]
-        text = io.StringIO()
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
+        text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.results, text.getvalue())
 
 
-def own_data(source: Path, remedy: str) -> tuple[Path, Path | None]:
-    """The data that a run was trained on, and its folder of pictures if it was given one. A weights file knows of none:
-    `UsageError` with the remedy."""
+def training_data(source: Path, remedy: str) -> tuple[Path, Path | None]:
+    """Return the data set that a run was trained on, and its image folder if it was given one.
+
+    A weights file does not record its data: `UsageError` with the remedy.
+    """
     if not source.is_dir():
-        raise UsageError("no data set given", str(source), remedy)
+        raise UsageError("no data set was given", str(source), remedy)
     config = RunFolder.existing(source).read_config()
     images = config.get("images")
     return Path(config["data"]), Path(images) if images else None
 
 
 def is_evaluation(record: Mapping[str, Any]) -> bool:
-    """Of the log: is it one, and not a step?"""
+    """True if a record of the log is an evaluation, and not a step."""
     return "peak_memory_mb" in record
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parse(line: str) -> dict[str, Any] | None:
     try:
         return dict(json.loads(line))
     except ValueError:

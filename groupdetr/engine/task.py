@@ -1,118 +1,113 @@
-"""What training needs to know of a task."""
+"""What the engine needs to know of a task: its datasets, its post-processing and its evaluation."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 
-from groupdetr.structures.assignment import Assignment
-from groupdetr.structures.aux_outputs import Stages
+from groupdetr.data.loader import ValidationLoader
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.targets import Objects, Target
+from groupdetr.structures.targets import Target
 
 
-class Evaluated(Protocol):
-    """The outcome of an evaluation: named figures, first the one that tells which is best."""
+class EvaluationResult(Protocol):
+    """The result of an evaluation."""
 
     @property
-    def stats(self) -> dict[str, float]: ...
+    def stats(self) -> dict[str, float]:
+        """Figures by name. The first one decides which checkpoint is the best."""
+        ...
 
-    def to_json(self) -> dict[str, Any]: ...
-
-
-class Pieces(Protocol):
-    """A batch, as the engine takes it: one picture, or one scene, for each target."""
-
-    targets: list[Target]
-    indices: list[int]
-
-    def images(self, device: torch.device) -> Any:
-        """What the network sees."""
+    def to_json(self) -> dict[str, Any]:
+        """What metrics.json holds."""
         ...
 
 
-class Source(Protocol):
-    """What is trained or validated on, by index or `Draw`."""
+class Batch(Protocol):
+    """A batch from a data loader: one image, or one scene of several cameras, for each target."""
+
+    targets: list[Target]
+    indices: list[int]  # of the images in their dataset
+
+    def images(self, device: torch.device) -> Images | CameraImages:
+        """Return the input of the network, normalised, on ``device``."""
+        ...
+
+
+class Dataset(Protocol):
+    """What is trained or validated on."""
 
     def __len__(self) -> int: ...
 
-    def __hash__(self) -> int: ...
-
-    def __getitem__(self, draw: Any) -> Any: ...
+    def __getitem__(self, index: Any) -> Any:
+        """Return one sample. ``index`` is an int, or a `SampleIndex` with the epoch in training."""
+        ...
 
     def collate(self, samples: Sequence[Any]) -> Any:
-        """A batch, `Pieces`."""
+        """Return a `Batch` of samples."""
         ...
 
 
-class Worst(Protocol):
-    """The largest batches that training can draw."""
+class WorstCaseBatch(Protocol):
+    """The largest batches that a training can draw, to measure how much memory it needs."""
 
     def pixels(self, images: int) -> int:
-        """Of a batch of so many."""
+        """Return the number of pixels of a batch of so many images."""
         ...
 
-    def batch(self, images: int) -> Pieces:
-        """It, or what needs as much memory."""
+    def batch(self, images: int) -> Batch:
+        """Return a batch of so many images that needs as much memory as the largest one."""
         ...
 
 
-class Task(Protocol):
-    """What to train and validate on, and what the answers to the latter are worth."""
+class Task(ABC):
+    """What is trained and evaluated: detection, instance segmentation or 3D detection."""
+
+    kind: ClassVar[str]  # what the figures measure: "box", "mask", or "space" for 3D boxes
+    input_kind: ClassVar[str]  # "images" or "scenes"
+    figures: ClassVar[tuple[str, ...]]  # shown during training, the deciding one first
+
+    train: Dataset
+    val: Dataset
+
+    @cached_property
+    def val_loader(self) -> ValidationLoader:
+        """Loads the validation images, with the same worker processes in every evaluation."""
+        return ValidationLoader(self.val)
+
+    @classmethod
+    @abstractmethod
+    def read(cls, data: Path, images: Path | None) -> Any:
+        """Read a data set from disk. `DataError` for the first problem that would mislead."""
 
     @property
-    def kind(self) -> str:
-        """What is found: box, mask, or space for boxes in it."""
-        ...
+    @abstractmethod
+    def cache_bytes(self) -> int:
+        """Bytes of decoded training images that all loader workers together keep at most."""
 
-    @property
-    def sees(self) -> str:
-        """What a detector is shown, pictures or scenes; verbs of the command line go by it."""
-        ...
+    @abstractmethod
+    def worst_case(self, query_count: Callable[[int], int]) -> WorstCaseBatch:
+        """Return the largest batches of the training.
 
-    @property
-    def figures(self) -> tuple[str, ...]:
-        """Those of an evaluation that are shown while training, shares all of them, the deciding one first."""
-        ...
+        ``query_count(n)`` is the number of queries per group for n objects. It is not monotonic:
+        with denoising, more objects can mean fewer copies.
+        """
 
-    @property
-    def train(self) -> Source: ...
+    @abstractmethod
+    def postprocess_val(self, predictions: Predictions, indices: Sequence[int]) -> list[Any]:
+        """Return the detections of validation images ``indices`` from predictions [B,N,.]."""
 
-    @property
-    def val(self) -> Source: ...
+    @abstractmethod
+    def evaluate(self, detections: Sequence[Any]) -> EvaluationResult:
+        """Evaluate the detections of all validation images, in the order of the dataset."""
 
-    @property
-    def kept(self) -> int:
-        """Bytes of decoded training pictures that all loader processes together come to keep, at most."""
-        ...
-
-    def worst(self, burden: Callable[[int], int]) -> Worst:
-        """Of the training. ``burden`` of a number of objects: how much they weigh, as more objects may be fewer queries
-        where they are denoised."""
-        ...
-
-    def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Any]:
-        """What the answers [B,N,.] for val pictures ``indices`` come to, on the host."""
-        ...
-
-    def evaluate(self, found: Sequence[Any]) -> Evaluated:
-        """``found``: what `postprocess` gave for every val picture, in order."""
-        ...
-
+    @abstractmethod
     def names(self, indices: Sequence[int]) -> list[str]:
-        """The train pictures of a batch, for messages."""
-        ...
-
-
-class Compared(Protocol):
-    """What the engine asks of a criterion, besides losses."""
-
-    def assign(self, stages: Stages, objects: Objects) -> Assignment:
-        """Which query is matched to which object; evaluations look at it."""
-        ...
-
-    def compile_parts(self) -> None:
-        """Let torch.compile make it faster."""
-        ...
+        """Return the names of training images, for messages."""

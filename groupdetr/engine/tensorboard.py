@@ -1,32 +1,39 @@
-"""The log of a run for TensorBoard, where it is installed."""
+"""The log of a run for TensorBoard, if it is installed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from groupdetr.engine.callbacks import Callback
 from groupdetr.engine.run_folder import is_evaluation
 
 
-def mirror(folder: Path, purge_step: int) -> Callable[[Mapping[str, Any]], None] | None:
-    """What writes every record of the log as scalars too, or None without TensorBoard.
+def tensorboard_callback(folder: Path, purge_step: int) -> Callback | None:
+    """Return a callback that writes every record of the log as scalars.
 
-    ``purge_step``: what a resumed run had written from this step on is hidden.
+    None if TensorBoard is not installed. Events that an earlier part of the run wrote after
+    ``purge_step`` are hidden.
     """
     if find_spec("tensorboard") is None:
         return None
-    from torch.utils.tensorboard import SummaryWriter
+    return TensorBoardCallback(folder, purge_step)
 
-    writer = SummaryWriter(str(folder), purge_step=purge_step)
 
-    def write(record: Mapping[str, Any]) -> None:
-        group = "val" if is_evaluation(record) else "train"
+class TensorBoardCallback(Callback):
+    """Writes every record of the log as scalars, with the prefix ``train/`` or ``val/``."""
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def on_record(self, record: Mapping[str, Any]) -> None:
+        prefix = "val" if is_evaluation(record) else "train"
         values = {**record, **record.get("losses", {})}
         for name, value in values.items():
             if isinstance(value, int | float) and name != "step":
-                writer.add_scalar(f"{group}/{name}", value, record["step"])
-        writer.flush()
-
-    return write
+                self.writer.add_scalar(f"{prefix}/{name}", value, record["step"])
+        self.writer.flush()

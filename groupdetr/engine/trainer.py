@@ -1,271 +1,340 @@
-"""The training loop: batch, forward, criterion, backward, clip, step, log; and what happens between epochs."""
+"""The training loop: batch, forward, criterion, backward, clip, step, log, evaluate, save."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from groupdetr.data.batch import Batch, Stream, training_loader
-from groupdetr.engine import optimizer as optim
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.data.loader import StepBatchSampler, training_loader
 from groupdetr.engine.accelerator import peak_memory_mb
+from groupdetr.engine.callbacks import Callback, CallbackList, EvaluationEnd, StepEnd
 from groupdetr.engine.checkpoint import Progress, State
-from groupdetr.engine.matching_instability import Examination
-from groupdetr.engine.progress import Reporter
-from groupdetr.engine.run_folder import RunFolder, write_json
-from groupdetr.engine.task import Compared, Evaluated, Task
+from groupdetr.engine.matching_instability import ValidationPass
+from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
+from groupdetr.engine.run_folder import write_json
+from groupdetr.engine.task import Batch, EvaluationResult
+from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.errors import DivergedError
-from groupdetr.settings import Settings
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.group_chunks import with_loss
 
-SAVE_SECONDS = 300.0  # what a kill may cost at most, with or without --save-every
-FOREVER = 1 << 40  # steps of a training that only the clock ends
+SAVE_SECONDS = 300.0  # a kill costs at most so many seconds of training
+ENDLESS = 1 << 40  # steps of a training that ends after some minutes
 
 
-@dataclass
 class Trainer:
-    """A run: what is trained, on what, how, where it is written. ``save_best`` writes the weights that users load."""
+    """Trains a model as a plan says.
 
-    model: nn.Module
-    criterion: Compared
-    learner: (
-        nn.Module
-    )  # model and criterion as one: images, targets, mean objects -> the loss, and its named parts
-    task: Task
-    settings: Settings
-    run: RunFolder
-    accelerator: Accelerator
-    reporter: Reporter
-    workers: int
-    save_best: Callable[[nn.Module], None]
-    stop_after: int | None = None  # steps, as if the machine went away then
+    ``callbacks`` are called at fixed moments. `request_stop` ends the training after the step that
+    is running, with a checkpoint.
+    """
 
-    def __post_init__(self) -> None:
-        self.model.to(self.accelerator.device)
-        settings = self.settings
-        ema = optim.running_mean(self.model, settings.ema) if settings.ema else None
-        self.state = State(self.model, optim.optimizer(self.model, settings), ema, Progress())
-        self.total = settings.total_steps(len(self.task.train))
-        self.stopped = False  # somebody asked for it
-        self.evaluated_at, self.evaluation_took, self.saved_at = 0.0, 1.0, time.monotonic()
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        model: DetectionTransformer,
+        criterion: SetCriterion,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.plan, self.settings, self.accelerator = plan, plan.settings, plan.accelerator
+        self.task, self.run, self.criterion = plan.task, plan.run, criterion
+        self.callbacks = CallbackList(callbacks)
+        self.model = model.to(self.accelerator.device)
+        # Model and criterion as one module: images, targets and mean_objects -> losses.
+        self.model_with_loss = with_loss(model, criterion, self.settings.group_chunk)
+        optimizer = create_optimizer(model, self.settings)
+        ema = create_ema(model, self.settings.ema) if self.settings.ema else None
+        self.state = State(model, optimizer, ema, Progress())
+        self.stop_requested = False
+        # Seconds of training at the last evaluation, and how many seconds that evaluation took.
+        self.last_evaluation_at, self.last_evaluation_seconds = 0.0, 1.0
+        self.last_save_time = time.monotonic()
+
+    def request_stop(self) -> None:
+        """End the training after the step that is running."""
+        self.stop_requested = True
 
     # the loop
 
-    def train(self) -> Progress:
-        """Train to the end, from wherever the state is."""
-        progress, batches = self.state.progress, self.batches()
-        network = self.parallel()
+    def train(self) -> None:
+        """Train to the end, or to a requested stop, from wherever the state is."""
+        with self.callbacks:
+            self._train()
+            if self.stopped_early():
+                self.save()
+
+    def _train(self) -> None:
+        progress, micro_batches = self.state.progress, self.micro_batches()
+        network = self.prepare_network()
         self.model.train()
-        while not self.finished():
+        while not self.is_finished():
             started = time.monotonic()
             self.seed_step()
-            pieces = list(islice(batches, self.settings.accumulate))
-            lr = optim.set_rates(self.state.optimizer, self.settings, progress.step, self.share())
-            losses, norm = self.step(network, pieces)
+            step_batches = list(islice(micro_batches, self.settings.accumulate))
+            lr = set_learning_rates(
+                self.state.optimizer, self.settings, progress.step, self.progress_share()
+            )
+            losses, grad_norm = self.step(network, step_batches)
             progress.step += 1
-            progress.seconds += self.agreed(time.monotonic() - started)
-            self.log(losses, norm, lr)
-            if self.time_to_evaluate():
+            progress.seconds += self.sync_seconds(time.monotonic() - started)
+            self.log(losses, grad_norm, lr)
+            if self.is_evaluation_due():
                 self.evaluate(network)
                 self.save()
-            elif self.time_to_save():
+            elif self.is_save_due():
                 self.save()
-        return progress
 
-    def step(self, network: nn.Module, pieces: list[Batch]) -> tuple[dict[str, float], float]:
-        """One optimizer step over all pieces of a batch: the named losses, and the norm of the gradient."""
+    def step(
+        self, network: nn.Module, micro_batches: list[Batch]
+    ) -> tuple[dict[str, float], float]:
+        """Run one optimizer step over all micro-batches of a batch.
+
+        Return the losses by name, averaged over micro-batches and processes, and the norm of the
+        gradient before clipping.
+        """
         self.state.optimizer.zero_grad(set_to_none=True)
-        mean_objects = self.mean_objects(pieces)
+        mean_objects = self.mean_objects(micro_batches)
         sums: dict[str, Tensor] = {}
-        for i, piece in enumerate(pieces):
-            with self.synchronised(network, last=i + 1 == len(pieces)):
-                loss, parts = self.compare(network, piece, mean_objects)
-                loss.div(len(pieces)).backward()
+        for i, micro_batch in enumerate(micro_batches):
+            is_last = i + 1 == len(micro_batches)
+            with self.gradient_sync(network, is_last):
+                loss, parts = self.compute_loss(network, micro_batch, mean_objects)
+                loss.div(len(micro_batches)).backward()
             for name, part in parts.items():
-                sums[name] = sums.get(name, 0) + part / len(pieces)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        values = self.on_host(sums, norm)
-        if not all(map(math.isfinite, values.values())):
-            raise self.diverged("the loss or its gradient is not finite", pieces)
+                sums[name] = sums.get(name, 0) + part / len(micro_batches)
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        losses, norm = self.to_host(sums, grad_norm)
+        if not all(map(math.isfinite, [*losses.values(), norm])):
+            raise self.diverged("the loss or its gradient is not finite", micro_batches)
         self.state.optimizer.step()
         if self.state.ema is not None:
             self.state.ema.update_parameters(self.model)
-        return values, values.pop("norm")
+        return losses, norm
 
-    def compare(
-        self, network: nn.Module, piece: Batch, mean_objects: Tensor
+    def compute_loss(
+        self, network: nn.Module, micro_batch: Batch, mean_objects: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of all losses, which has a gradient, and the losses by name."""
         device = self.accelerator.device
-        targets = [target.to(device) for target in piece.targets]
+        targets = [target.to(device) for target in micro_batch.targets]
         try:
             with self.accelerator.autocast():
-                return network(piece.images(device), targets, mean_objects)
+                return network(micro_batch.images(device), targets, mean_objects)
         except DivergedError as error:
-            raise self.diverged(f"{error.what} ({error.where})", [piece]) from error
+            raise self.diverged(f"{error.what} ({error.where})", [micro_batch]) from error
 
     # parts of a step
 
-    def mean_objects(self, pieces: list[Batch]) -> Tensor:
-        """Objects of a piece, averaged over the pieces of all processes: what normalises every loss of this step."""
-        count = float(sum(len(target) for piece in pieces for target in piece.targets)) / len(
-            pieces
-        )
-        return self.accelerator.reduce(torch.tensor(count, device=self.accelerator.device), "mean")
+    def mean_objects(self, micro_batches: list[Batch]) -> Tensor:
+        """Return the objects of a micro-batch, averaged over the micro-batches of all processes.
 
-    def on_host(self, sums: dict[str, Tensor], norm: Tensor) -> dict[str, float]:
-        """Losses averaged over processes, and the norm, by one transfer."""
-        stacked = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
-        return dict(zip([*sums, "norm"], torch.cat([stacked, norm[None]]).tolist()))
+        It normalises every loss of this step.
+        """
+        objects = sum(len(target) for batch in micro_batches for target in batch.targets)
+        count = torch.tensor(float(objects) / len(micro_batches), device=self.accelerator.device)
+        return self.accelerator.reduce(count, "mean")
 
-    def synchronised(self, network: nn.Module, last: bool):  # type: ignore[no-untyped-def]
-        """Processes exchange gradients once a step, with the last piece."""
-        return torch.enable_grad() if last else self.accelerator.no_sync(network)
+    def to_host(self, sums: dict[str, Tensor], grad_norm: Tensor) -> tuple[dict[str, float], float]:
+        """Average the losses over processes, and copy them and the norm to the host at once."""
+        losses = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
+        *values, norm = torch.cat([losses, grad_norm[None]]).tolist()
+        return dict(zip(sums, values)), norm
+
+    def gradient_sync(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+        """Let processes exchange gradients once a step, with the last micro-batch."""
+        return torch.enable_grad() if is_last else self.accelerator.no_sync(network)
 
     def seed_step(self) -> None:
-        """Dropout depends on (seed, step, process) alone, so a resumed run draws the same."""
-        step, rank = self.state.progress.step, self.accelerator.process_index
-        torch.manual_seed(hash((self.settings.seed, step, rank)) & 0x7FFFFFFFFFFFFFFF)
+        """Seed torch by (seed, step, process), so that a resumed run draws the same numbers."""
+        key = (self.settings.seed, self.state.progress.step, self.accelerator.process_index)
+        torch.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)
 
-    def batches(self) -> Iterator[Batch]:
-        start, stop = self.state.progress.step, self.total or FOREVER
-        stream = Stream(len(self.task.train), self.settings.batch, self.settings.seed, start, stop)
-        stream.rank, stream.ranks = self.accelerator.process_index, self.accelerator.num_processes
-        stream.accumulate = self.settings.accumulate
-        return iter(training_loader(self.task.train, stream, self.workers))
+    def micro_batches(self) -> Iterator[Batch]:
+        """Yield the micro-batches of this process, from the current step on."""
+        sampler = StepBatchSampler(
+            len(self.task.train),
+            self.settings.batch,
+            self.settings.seed,
+            start=self.state.progress.step,
+            stop=self.plan.total_steps or ENDLESS,
+        )
+        sampler.rank, sampler.ranks = self.accelerator.process_index, self.plan.num_processes
+        sampler.accumulate = self.settings.accumulate
+        return iter(training_loader(self.task.train, sampler, self.plan.workers))
 
-    def parallel(self) -> nn.Module:
+    def prepare_network(self) -> nn.Module:
+        """Compile the network if it is asked for, and wrap it for several processes."""
         if self.settings.compile:
-            self.model.compile_parts()  # type: ignore[operator]
+            self.model.compile_parts()
             self.criterion.compile_parts()
-        return self.accelerator.prepare_model(self.learner) if self.ranks > 1 else self.learner
+        if self.plan.num_processes > 1:
+            return self.accelerator.prepare_model(self.model_with_loss)
+        return self.model_with_loss
 
-    def diverged(self, what: str, pieces: list[Batch]) -> DivergedError:
-        names = self.task.names([index for piece in pieces for index in piece.indices])
+    def diverged(self, what: str, micro_batches: list[Batch]) -> DivergedError:
+        """Return the error for values that are not finite, with the names of the images."""
+        names = self.task.names([index for batch in micro_batches for index in batch.indices])
         return DivergedError(
             f"{what}, at step {self.state.progress.step + 1}",
             f"images: {', '.join(names)}",
-            f"the last good checkpoint is {self.run.last}; lower --lr or --clip and resume, or look at these images",
+            f"the last good checkpoint is {self.run.last}; "
+            "lower --lr or --clip and resume, or look at these images",
         )
 
     # when what happens
 
-    @property
-    def ranks(self) -> int:
-        return int(self.accelerator.num_processes)
+    def progress_share(self) -> float:
+        """Return the share of the training that is done, 0 to 1."""
+        progress, total = self.state.progress, self.plan.total_steps
+        if total is not None:
+            return progress.step / total
+        elapsed = progress.seconds + progress.evaluation_seconds
+        return elapsed / (60 * (self.settings.minutes or 1))
 
-    def share(self) -> float:
-        """How much of the training is done, 0 to 1."""
-        if self.total is not None:
-            return self.state.progress.step / self.total
-        passed = self.state.progress.seconds + self.state.progress.evaluation_seconds
-        return passed / (60 * (self.settings.minutes or 1))
-
-    def finished(self) -> bool:
-        patience = self.settings.early_stop
-        if self.stopped or self.state.progress.step == self.stop_after:
+    def is_finished(self) -> bool:
+        """True if the next step is not to be taken."""
+        if self.stop_requested or self.state.progress.step == self.plan.stop_after:
             return True
-        return self.share() >= 1 or (patience is not None and self.state.progress.stale >= patience)
+        patience = self.settings.early_stop
+        if patience is not None and self.state.progress.stale >= patience:
+            return True
+        return self.progress_share() >= 1
+
+    def stopped_early(self) -> bool:
+        """True if the training was stopped before its end, to be resumed later."""
+        if self.stop_requested:
+            return True
+        reached_stop = self.state.progress.step == self.plan.stop_after
+        return reached_stop and self.progress_share() < 1
 
     def epoch(self, step: int | None = None) -> float:
+        """Return the number of epochs after ``step`` steps, by default the current ones."""
         step = self.state.progress.step if step is None else step
         return step * self.settings.batch / len(self.task.train)
 
-    def time_to_evaluate(self) -> bool:
-        """Every ``eval_every`` epochs and at the end; against the clock, a twentieth of the time at most."""
-        step = self.state.progress.step
-        if self.share() >= 1:
+    def is_evaluation_due(self) -> bool:
+        """True every ``eval_every`` epochs and at the end.
+
+        A training that ends after some minutes spends at most a twentieth of its time on it.
+        """
+        progress = self.state.progress
+        if self.progress_share() >= 1:
             return True
         every = self.settings.eval_every
-        due = self.epoch(step) // every > self.epoch(step - 1) // every
-        if self.total is None:
-            return (
-                due and self.state.progress.seconds - self.evaluated_at > 20 * self.evaluation_took
-            )
-        return due
+        is_due = self.epoch(progress.step) // every > self.epoch(progress.step - 1) // every
+        if self.plan.total_steps is None:
+            seconds_since = progress.seconds - self.last_evaluation_at
+            return is_due and seconds_since > 20 * self.last_evaluation_seconds
+        return is_due
 
-    def time_to_save(self) -> bool:
-        """Every ``save_every`` steps, and never later than a few minutes after the last time."""
+    def is_save_due(self) -> bool:
+        """True every ``save_every`` steps, and if the last checkpoint is some minutes old."""
         every = self.settings.save_every
-        due = every is not None and self.state.progress.step % every == 0
-        return due or time.monotonic() - self.saved_at > SAVE_SECONDS
+        is_due = every is not None and self.state.progress.step % every == 0
+        return is_due or time.monotonic() - self.last_save_time > SAVE_SECONDS
 
-    def agreed(self, seconds: float) -> float:
-        """The first process's clock, so that all stop at the same step."""
-        if self.ranks == 1 or self.total is not None:
+    def sync_seconds(self, seconds: float) -> float:
+        """Return the seconds that the main process measured, so that all stop at the same step."""
+        if self.plan.num_processes == 1 or self.plan.total_steps is not None:
             return seconds
         value = torch.tensor(
-            seconds if self.accelerator.is_main_process else 0.0, device=self.accelerator.device
+            seconds if self.plan.is_main_process else 0.0, device=self.accelerator.device
         )
         return float(self.accelerator.reduce(value, "sum"))
 
     # what is written
 
-    def log(self, losses: dict[str, float], norm: float, lr: float) -> None:
-        progress = self.state.progress
-        self.reporter.step(progress.step, self.total, self.share(), sum(losses.values()), lr)
-        if self.accelerator.is_main_process and (progress.step % 10 == 0 or progress.step <= 10):
-            total = sum(losses.values())
-            record = {
-                "step": progress.step,
-                "epoch": round(self.epoch(), 4),
-                "loss": total,
-                "lr": lr,
-                "norm": norm,
-            }
-            self.run.append({**record, "seconds": round(progress.seconds, 3), "losses": losses})
+    def log(self, losses: dict[str, float], grad_norm: float, lr: float) -> None:
+        """Tell the callbacks of the step; write every tenth step, and the first ten, to the log."""
+        progress, loss = self.state.progress, sum(losses.values())
+        event = StepEnd(progress.step, self.plan.total_steps, self.progress_share(), loss, lr)
+        self.callbacks.on_step_end(event)
+        if not self.plan.is_main_process:
+            return
+        if progress.step % 10 == 0 or progress.step <= 10:
+            self.write_record(
+                {
+                    "step": progress.step,
+                    "epoch": round(self.epoch(), 4),
+                    "loss": loss,
+                    "lr": lr,
+                    "norm": grad_norm,
+                    "seconds": round(progress.seconds, 3),
+                    "losses": losses,
+                }
+            )
+
+    def write_record(self, record: dict[str, object]) -> None:
+        """Append a record to log.jsonl."""
+        self.run.append(record)
+        self.callbacks.on_record(record)
 
     def evaluate(self, network: nn.Module) -> None:
-        """Figures of the val split, and how stable the matching is: logged, kept if the first figure is the best."""
-        started, model, progress = time.monotonic(), self.state.evaluated, self.state.progress
-        measured = self.settings.instability_images
-        examination = Examination(model, self.criterion, self.task, self.accelerator, measured)
-        found, matched = examination.run(self.piece_size(), self.workers, self.reporter.evaluating)
-        result = self.task.evaluate(found)
-        changes = examination.instability(matched, self.state.matched)
+        """Evaluate the validation images, measure the matching instability, and keep the best."""
+        started, progress = time.monotonic(), self.state.progress
+        model = self.state.evaluated
+        assert isinstance(model, DetectionTransformer)
+        validation_pass = ValidationPass(
+            model,
+            self.criterion,
+            self.task,
+            self.accelerator,
+            self.settings.instability_images,
+        )
+        detections, matched = validation_pass.run(
+            self.plan.micro_batch_size, self.plan.workers, self.callbacks.on_evaluation_progress
+        )
+        result = self.task.evaluate(detections)
+        instability = validation_pass.instability(matched, self.state.matched)
         self.state.matched = matched
-        first = next(iter(result.stats.values()))
-        score = 0.0 if math.isnan(first) else first
-        better = score > progress.best_ap
-        progress.best_ap, progress.stale = (
-            (score, 0) if better else (progress.best_ap, progress.stale + 1)
-        )
-        self.evaluated_at, self.evaluation_took = (
-            progress.seconds,
-            self.agreed(time.monotonic() - started),
-        )
-        progress.evaluation_seconds += self.evaluation_took
-        if self.accelerator.is_main_process:
-            self.keep(result, changes, better)
+        first_figure = next(iter(result.stats.values()))
+        score = 0.0 if math.isnan(first_figure) else first_figure
+        is_best = score > progress.best_ap
+        if is_best:
+            progress.best_ap, progress.stale = score, 0
+        else:
+            progress.stale += 1
+        self.last_evaluation_at = progress.seconds
+        self.last_evaluation_seconds = self.sync_seconds(time.monotonic() - started)
+        progress.evaluation_seconds += self.last_evaluation_seconds
+        if self.plan.is_main_process:
+            self.record_evaluation(result, instability, is_best)
         network.train()
 
-    def keep(self, result: Evaluated, changes: dict[str, float], better: bool) -> None:
+    def record_evaluation(
+        self, result: EvaluationResult, instability: dict[str, float], is_best: bool
+    ) -> None:
+        """Write the figures to the log and to results.csv, and the weights if they are the best."""
         progress = self.state.progress
         figures = {
             name: None if math.isnan(value) else value
-            for name, value in (result.stats | changes).items()
+            for name, value in (result.stats | instability).items()
         }
-        record = {
+        when = {
             "step": progress.step,
             "epoch": round(self.epoch(), 4),
             "seconds": round(progress.seconds, 3),
         }
-        self.run.append({**record, "peak_memory_mb": round(peak_memory_mb(), 1), **figures})
+        self.write_record({**when, "peak_memory_mb": round(peak_memory_mb(), 1), **figures})
         self.run.write_results(self.run.records())
-        if better or not self.run.best.is_file():
-            self.save_best(self.state.evaluated)
-            write_json(self.run.val / "metrics.json", {**record, **result.to_json()})
+        if is_best or not self.run.best.is_file():
+            self.plan.save_best(self.state.evaluated)
+            write_json(self.run.val / "metrics.json", {**when, **result.to_json()})
         shown = {name: result.stats[name] for name in self.task.figures}
-        self.reporter.evaluated(self.epoch(), progress.seconds, shown, better)
+        self.callbacks.on_evaluation_end(
+            EvaluationEnd(self.epoch(), progress.seconds, shown, is_best)
+        )
 
     def save(self) -> None:
-        self.saved_at = time.monotonic()
-        if self.accelerator.is_main_process:
+        """Write last.pt, from which the run can be resumed."""
+        self.last_save_time = time.monotonic()
+        if self.plan.is_main_process:
             self.state.save(self.run.last)
-
-    def piece_size(self) -> int:
-        return max(1, self.settings.batch // (self.settings.accumulate * self.ranks))
+            self.callbacks.on_checkpoint()

@@ -1,0 +1,1 @@
+"""Evaluation of detections: COCO AP, the nuScenes detection score, and matching instability."""

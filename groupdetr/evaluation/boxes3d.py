@@ -1,7 +1,7 @@
-"""Boxes in the world, and what nuScenes wants to know of them: frames, classes, attributes.
+"""3D boxes in the global frame, with the classes, attributes and ranges of the nuScenes challenge.
 
-Lengths are metres, speeds metres a second, angles radians. A box has a width (across), a length (along its heading) and
-a height; its centre is that of gravity.
+Lengths are metres, speeds metres per second, angles radians. A box has a width (across), a length
+(along its heading) and a height. Its centre is the geometric centre.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from scipy.spatial.transform import Rotation
 from groupdetr.data.nuscenes import names
 
 Floats = NDArray[np.float64]
-_MOVING = 0.2  # m/s: what is faster moves
+_MOVING_SPEED = 0.2  # m/s: a faster box counts as moving
 
 
 class ObjectClass(NamedTuple):
     """One of the ten classes of the nuScenes detection challenge."""
 
     name: str
-    reach: float  # boxes that far from the ego vehicle do not count
-    moving: str  # the attribute of a box that moves
-    still: str  # and of one that does not
+    class_range: float  # metres: boxes that are farther from the ego vehicle are not evaluated
+    moving_attribute: str  # the most likely attribute of a box that moves
+    stationary_attribute: str  # the most likely attribute of a box that does not
 
 
-_RULES = {  # of the challenge: reach, attributes
+_RULES = {  # class -> range, attribute if moving, attribute if stationary
     "car": (50, "vehicle.moving", "vehicle.parked"),
     "truck": (50, "vehicle.moving", "vehicle.parked"),
     "construction_vehicle": (50, "vehicle.moving", "vehicle.parked"),
@@ -40,134 +40,147 @@ _RULES = {  # of the challenge: reach, attributes
     "pedestrian": (40, "pedestrian.moving", "pedestrian.standing"),
     "traffic_cone": (30, "", ""),
 }
-CLASSES = tuple(
-    ObjectClass(name, *_RULES[name]) for name in names.CLASSES
-)  # in the order of labels
-REACH = np.array([kind.reach for kind in CLASSES], dtype=np.float64)
+CLASSES = tuple(ObjectClass(name, *_RULES[name]) for name in names.CLASSES)  # index = label
+CLASS_RANGES = np.array([kind.class_range for kind in CLASSES], dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Boxes3D:
-    """Boxes of one sample in the global frame: true ones have points, found ones have scores."""
+    """Boxes of one sample in the global frame. Ground truth has points, predictions have scores."""
 
     centres: Floats  # [D,3]
     sizes: Floats  # [D,3] width, length, height
-    rotations: Floats  # [D,4] quaternions w,x,y,z that turn the x axis to the heading
-    velocities: Floats  # [D,2]; nan where unknown
+    rotations: Floats  # [D,4] quaternions w,x,y,z that rotate the x axis to the heading
+    velocities: Floats  # [D,2] x and y; nan if unknown
     labels: NDArray[np.int64]  # [D] indices into CLASSES
-    attributes: NDArray[np.str_]  # [D] as nuScenes calls them, or empty
+    attributes: NDArray[np.str_]  # [D] names of nuScenes attributes, "" for none
     scores: Floats | None = None  # [D]
-    points: NDArray[np.int64] | None = None  # [D] of lidar and radar, inside
+    points: NDArray[np.int64] | None = None  # [D] number of lidar and radar points inside
 
     def __len__(self) -> int:
         return len(self.centres)
 
-    def __getitem__(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes3D:
-        """Some of them: indices, or a bool for each."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen: dict[str, Any] = {
-            name: column[which] for name, column in columns.items() if column is not None
-        }
-        return Boxes3D(**chosen)
+    def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes3D:
+        """Return the boxes that a boolean mask [D] or an array of indices selects."""
+        selected: dict[str, Any] = {}
+        for field in fields(self):
+            column = getattr(self, field.name)
+            selected[field.name] = None if column is None else column[index]
+        return Boxes3D(**selected)
 
     def yaws(self) -> Floats:
-        """[D] headings, counter-clockwise from the x axis, seen from above."""
+        """Return the headings [D], counter-clockwise from the x axis, seen from above."""
         w, x, y, z = self.rotations.T
         return np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)
 
     def contain(self, points: Floats) -> NDArray[np.bool_]:
-        """[P] which of the points [P,3] lie in one of the boxes, its faces included."""
+        """Return [P] bool, True for points [P,3] inside or on the faces of any of the boxes."""
         if not len(self):
             return np.zeros(len(points), dtype=bool)
-        axes = Rotation.from_quat(
-            self.rotations, scalar_first=True
-        ).as_matrix()  # columns: the axes of each box
+        # The columns of a rotation matrix are the axes of its box: length, width, height.
+        axes = Rotation.from_quat(self.rotations, scalar_first=True).as_matrix()
         local = np.einsum("pdi,dij->pdj", points[:, None] - self.centres, axes)
-        inside = np.abs(local) <= self.sizes[:, [1, 0, 2]] / 2
+        half_extent = self.sizes[:, [1, 0, 2]] / 2
+        inside = np.abs(local) <= half_extent
         return np.asarray(inside.all(axis=-1).any(axis=-1))
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the lidar stands on the vehicle, and the vehicle in the world, when the lidar looks."""
+    """Poses of the lidar on the vehicle, and of the vehicle in the world, at the lidar's time."""
 
     lidar_to_ego: ArrayLike  # [4,4]
     ego_to_global: ArrayLike  # [4,4]
 
     @property
     def lidar_to_global(self) -> Floats:
-        return np.asarray(self.ego_to_global, dtype=np.float64) @ np.asarray(
-            self.lidar_to_ego, dtype=np.float64
-        )
+        """[4,4] transform from the lidar frame to the global frame."""
+        lidar_to_ego = np.asarray(self.lidar_to_ego, dtype=np.float64)
+        return np.asarray(self.ego_to_global, dtype=np.float64) @ lidar_to_ego
 
     @property
     def ego(self) -> Floats:
-        """[3] the vehicle in the global frame."""
+        """[3] position of the ego vehicle in the global frame."""
         return np.asarray(self.ego_to_global, dtype=np.float64)[:3, 3]
 
 
-def found_boxes(boxes: ArrayLike, labels: ArrayLike, scores: ArrayLike, pose: Pose) -> Boxes3D:
-    """What a detector found, with the attributes that its speeds suggest; boxes beyond the reach of their class drop
-    out, as in PETR.
+def predicted_boxes(boxes: ArrayLike, labels: ArrayLike, scores: ArrayLike, pose: Pose) -> Boxes3D:
+    """Return a detector's boxes in the global frame, with attributes chosen by their speeds.
 
-    ``boxes`` [D,9]: x, y, z, width, length, height, yaw, vx, vy in the lidar frame.
+    ``boxes`` [D,9]: x, y, z, width, length, height, yaw, vx, vy in the lidar frame. As in PETR,
+    boxes outside of the range of their class are dropped.
     """
-    rows, matrix = _rows(boxes), pose.lidar_to_global
-    found = Boxes3D(
-        centres=_moved(rows[:, :3], matrix),
+    rows = _as_rows(boxes)
+    lidar_to_global = pose.lidar_to_global
+    predictions = Boxes3D(
+        centres=_transform(rows[:, :3], lidar_to_global),
         sizes=rows[:, 3:6],
-        rotations=_turned(rows[:, 6], matrix),
-        velocities=rows[:, 7:9] @ matrix[:2, :2].T,
+        rotations=_quaternions(rows[:, 6], lidar_to_global),
+        velocities=rows[:, 7:9] @ lidar_to_global[:2, :2].T,
         labels=np.array(labels, dtype=np.int64),
         attributes=np.full(len(rows), ""),
         scores=np.array(scores, dtype=np.float64),
     )
-    found = replace(found, attributes=guessed_attributes(found))
-    places = _moved(rows[:, :3], np.asarray(pose.lidar_to_ego, dtype=np.float64))
-    return found[np.linalg.norm(places[:, :2], axis=1) <= REACH[found.labels]]
+    predictions = replace(predictions, attributes=attributes_by_speed(predictions))
+
+    # The range is measured from the ego vehicle, not from the lidar.
+    ego_centres = _transform(rows[:, :3], np.asarray(pose.lidar_to_ego, dtype=np.float64))
+    distances = np.linalg.norm(ego_centres[:, :2], axis=1)
+    return predictions[distances <= CLASS_RANGES[predictions.labels]]
 
 
-def true_boxes(
+def ground_truth_boxes(
     boxes: ArrayLike, labels: ArrayLike, attributes: ArrayLike, points: ArrayLike, pose: Pose
 ) -> Boxes3D:
-    """What is there; ``boxes`` [T,9] as in :func:`found_boxes`, and nan for velocities that nobody knows.
+    """Return annotated boxes in the global frame.
 
-    Annotated boxes stand upright and move level in the world, which the lidar does not: their yaws and velocities are
-    what is left of them in its x-y plane. That is undone, so that figures are those of the annotations.
+    ``boxes`` [T,9] are in the lidar frame as in `predicted_boxes`; unknown velocities are nan.
+
+    Annotated boxes stand upright and move horizontally in the world. The lidar is tilted, and yaws
+    and velocities in its frame are projections to its x-y plane. The projection is inverted here,
+    so that the evaluation uses the values of the annotations.
     """
-    rows, matrix = _rows(boxes), pose.lidar_to_global
-    levelled = np.linalg.inv(matrix[:2, :2])
-    headings = np.stack([np.cos(rows[:, 6]), np.sin(rows[:, 6])], axis=1) @ levelled
+    rows = _as_rows(boxes)
+    lidar_to_global = pose.lidar_to_global
+    from_projection = np.linalg.inv(lidar_to_global[:2, :2])
+    headings = np.stack([np.cos(rows[:, 6]), np.sin(rows[:, 6])], axis=1) @ from_projection
+    global_yaws = np.arctan2(headings[:, 1], headings[:, 0])
     return Boxes3D(
-        centres=_moved(rows[:, :3], matrix),
+        centres=_transform(rows[:, :3], lidar_to_global),
         sizes=rows[:, 3:6],
-        rotations=_turned(np.arctan2(headings[:, 1], headings[:, 0]), np.eye(4)),
-        velocities=rows[:, 7:9] @ levelled,
+        rotations=_quaternions(global_yaws, np.eye(4)),
+        velocities=rows[:, 7:9] @ from_projection,
         labels=np.array(labels, dtype=np.int64),
         attributes=np.array(attributes, dtype=np.str_),
         points=np.array(points, dtype=np.int64),
     )
 
 
-def guessed_attributes(boxes: Boxes3D) -> NDArray[np.str_]:
-    """[D] the most likely attribute of a box of such a class and speed; what has no known speed stands."""
-    moves = np.linalg.norm(boxes.velocities, axis=1) > _MOVING
-    kinds = [CLASSES[label] for label in boxes.labels]
-    return np.array(
-        [kind.moving if fast else kind.still for kind, fast in zip(kinds, moves)], dtype=np.str_
-    )
+def attributes_by_speed(boxes: Boxes3D) -> NDArray[np.str_]:
+    """Return the most likely attribute [D] of each class and speed.
+
+    A box of unknown speed counts as stationary.
+    """
+    moving = np.linalg.norm(boxes.velocities, axis=1) > _MOVING_SPEED
+    attributes = []
+    for label, is_moving in zip(boxes.labels, moving):
+        kind = CLASSES[label]
+        attributes.append(kind.moving_attribute if is_moving else kind.stationary_attribute)
+    return np.array(attributes, dtype=np.str_)
 
 
-def _rows(boxes: ArrayLike) -> Floats:
+def _as_rows(boxes: ArrayLike) -> Floats:
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 9)
 
 
-def _moved(points: Floats, matrix: Floats) -> Floats:
+def _transform(points: Floats, matrix: Floats) -> Floats:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def _turned(yaws: Floats, matrix: Floats) -> Floats:
-    """[D,4] the quaternions of boxes that stand upright in a frame, seen from another."""
+def _quaternions(yaws: Floats, matrix: Floats) -> Floats:
+    """Return [D,4] quaternions after ``matrix`` [4,4] of boxes that are upright before it."""
     w, x, y, z = Rotation.from_matrix(matrix[:3, :3]).as_quat(scalar_first=True)
-    c, s = np.cos(yaws / 2), np.sin(yaws / 2)
-    return np.stack([w * c - z * s, x * c + y * s, y * c - x * s, w * s + z * c], axis=1)
+    # The product of the quaternion of the matrix with that of the yaw, (cos, 0, 0, sin).
+    cos, sin = np.cos(yaws / 2), np.sin(yaws / 2)
+    product = (w * cos - z * sin, x * cos + y * sin, y * cos - x * sin, w * sin + z * cos)
+    return np.stack(product, axis=1)

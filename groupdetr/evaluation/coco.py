@@ -1,324 +1,370 @@
-"""COCO AP of boxes or of masks: the twelve figures and a row for each class, by faster-coco-eval.
+"""COCO AP of boxes or masks: the twelve COCO figures and one row per class, by faster-coco-eval.
 
-Data sets number images and categories as they like (strings, holes, zero). Here images, classes and annotations
-are all counted from 1: an annotation with id 0 would silently count as missed, because the evaluator marks "unmatched"
-with 0. Original ids return where results leave, in :func:`to_coco_results`.
+Datasets may use any ids for images and categories (strings, gaps, zero). Here images, classes and
+annotations are numbered from 1. An annotation with id 0 would silently count as missed, because the
+evaluator marks "unmatched" with 0. `to_coco_results` writes the original ids.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from numpy.typing import NDArray
 
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.errors import DataError
 from groupdetr.evaluation.figures import with_nan, without_nan
-from groupdetr.structures.detections import Detections, Runs, from_text
+from groupdetr.structures.detections import RLE, Detections, rle_from_json
 
 FIGURES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
-BOX_FIGURES = (
-    "box_AP",
-    "box_AP50",
-    "box_AP75",
-)  # of the same detections, where AP is of their masks
-_AT_50, _ALL_SIZES, _MOST_DETECTIONS = (
-    0,
-    0,
-    -1,
-)  # indices into the evaluator's IoU, area and maxDets axes
+# The figures of the boxes of the same detections, in an evaluation of masks.
+BOX_FIGURES = ("box_AP", "box_AP50", "box_AP75")
+
+# Indices into the evaluator's axes of IoU thresholds, object areas and numbers of detections.
+_IOU_50 = 0
+_ALL_AREAS = 0
+_MAX_DETECTIONS = -1
+
+_IOU_TYPES = {"box": "bbox", "mask": "segm"}  # our kind -> the name in the COCO evaluator
 
 
 @dataclass(frozen=True)
 class ClassAP:
-    """How well one class is found."""
+    """AP of one class."""
 
     name: str
-    AP: float  # nan where the split holds no object of the class
+    AP: float  # nan if the split has no object of the class
     AP50: float
-    objects: int  # crowds not counted
+    objects: int  # without crowds
     images: int  # with at least one such object
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The twelve COCO figures, each in [0,1] or nan where undefined, and a row for each class of the data set."""
+class CocoEvaluation:
+    """The twelve COCO figures, each in [0,1] or nan if undefined, and one row per class."""
 
-    stats: dict[str, float]  # FIGURES, and of masks BOX_FIGURES beside
+    stats: dict[str, float]  # FIGURES; in an evaluation of masks also BOX_FIGURES
     per_class: list[ClassAP]
-    kind: str = "box"  # whose IoU counts: box or mask
+    kind: str = "box"  # the IoU that decides: of a box or of a mask
 
-    def beside(self, boxes: Evaluation) -> Evaluation:
-        """With some figures of the same detections' boxes."""
-        return replace(
-            self,
-            stats=self.stats
-            | {name: boxes.stats[name.removeprefix("box_")] for name in BOX_FIGURES},
-        )
+    def with_box_figures(self, boxes: CocoEvaluation) -> CocoEvaluation:
+        """Return this evaluation of masks with the BOX_FIGURES of ``boxes``."""
+        box_stats = {name: boxes.stats[name.removeprefix("box_")] for name in BOX_FIGURES}
+        return replace(self, stats=self.stats | box_stats)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
-        """The figures of each kind: the twelve of this one, and those of boxes that stand beside them."""
-        others = {
-            name.removeprefix("box_"): self.stats[name]
-            for name in BOX_FIGURES
-            if name in self.stats
-        }
-        own = {name: self.stats[name] for name in FIGURES}
-        return {self.kind: own, "box": others} if others else {self.kind: own}
+        """Return the twelve figures by kind. An evaluation of masks may also have three of boxes.
+
+        ``{"mask": {"AP": 0.4, ...}, "box": {"AP": 0.45, "AP50": 0.6, "AP75": 0.5}}``
+        """
+        figures = {self.kind: {name: self.stats[name] for name in FIGURES}}
+        box_names = [name for name in BOX_FIGURES if name in self.stats]
+        if box_names:
+            figures["box"] = {name.removeprefix("box_"): self.stats[name] for name in box_names}
+        return figures
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a file; undefined figures are None, because JSON knows no nan."""
+        """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
         rows = [without_nan(asdict(row)) for row in self.per_class]
         return {"kind": self.kind, **without_nan(self.stats), "per_class": rows}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
-        """The reverse; other keys do no harm."""
+    def from_json(cls, content: Mapping[str, Any]) -> CocoEvaluation:
+        """Create from what `to_json` returned. Other keys are ignored."""
         rows = [ClassAP(**with_nan(row)) for row in content["per_class"]]
         stats = {name: content[name] for name in (*FIGURES, *BOX_FIGURES) if name in content}
-        return cls(
-            with_nan(stats), rows, content.get("kind", cls.kind)
-        )  # older files do not say that it is of boxes
+        # Older files have no kind; they are evaluations of boxes.
+        return cls(with_nan(stats), rows, content.get("kind", cls.kind))
 
 
-def evaluate(split: CocoSplit, detections: Sequence[Detections], kind: str = "box") -> Evaluation:
-    """COCO AP of ``detections``, one for each record of ``split`` and in its order; no score threshold.
+def evaluate(
+    split: CocoSplit, detections: Sequence[Detections], kind: str = "box"
+) -> CocoEvaluation:
+    """Return the COCO AP of ``detections``, one for each record of ``split``, in the same order.
 
-    ``kind``: whether the IoU of boxes counts ("box", COCO's bbox) or that of masks ("mask", its segm), which
-    detections and records then must have. At most 100 detections of a class and image count, recorded areas decide
-    what is small, and a detection inside a crowd is neither right nor wrong: all as in the COCO challenge.
+    ``kind`` is the IoU that decides: of boxes ("box", COCO's bbox) or of masks ("mask", COCO's
+    segm). For masks, both detections and records must have them.
+
+    As in the COCO challenge, there is no score threshold, at most 100 detections per class and
+    image are evaluated, recorded areas define small, medium and large, and a detection inside a
+    crowd is neither a true nor a false positive.
     """
     if len(detections) != len(split.records):
         raise ValueError(f"{len(detections)} detections for {len(split.records)} images")
-    present = sorted({int(label) for record in split.records for label in record.labels})
-    if not present:  # nothing to find: every figure is undefined
-        return Evaluation(dict.fromkeys(FIGURES, math.nan), _class_rows(split, {}), kind)
-    evaluator = _evaluated(split, detections, present, kind)
-    stats = {name: _or_nan(value) for name, value in zip(FIGURES, evaluator.stats)}
-    precision = evaluator.eval["precision"][
-        :, :, :, _ALL_SIZES, _MOST_DETECTIONS
-    ]  # [IoU, recall, class]
-    rows = _class_rows(split, {label: precision[..., k] for k, label in enumerate(present)})
-    return Evaluation(stats, rows, kind)
+    labels_with_objects: set[int] = set()
+    for record in split.records:
+        labels_with_objects.update(record.labels.tolist())
+    present = sorted(labels_with_objects)
+    if not present:  # Without any object, every figure is undefined.
+        return CocoEvaluation(dict.fromkeys(FIGURES, math.nan), _class_rows(split, {}), kind)
+
+    evaluator = _run_evaluator(split, detections, present, kind)
+    stats = {name: _nan_if_undefined(x) for name, x in zip(FIGURES, evaluator.stats)}
+    # [IoU thresholds, recalls, classes, areas, numbers of detections] -> [IoU, recalls, classes]
+    precision = evaluator.eval["precision"][:, :, :, _ALL_AREAS, _MAX_DETECTIONS]
+    class_precision = {label: precision[..., index] for index, label in enumerate(present)}
+    return CocoEvaluation(stats, _class_rows(split, class_precision), kind)
 
 
 def to_coco_results(split: CocoSplit, detections: Sequence[Detections]) -> list[dict[str, Any]]:
-    """Detections as a COCO results file: original image and category ids, boxes x,y,width,height in pixels, and masks
-    where there are some."""
-    ids = [category.id for category in split.categories]
-    return [
-        {"image_id": record.image_id, "category_id": ids[label], "bbox": box, "score": score} | mask
-        for record, found in zip(split.records, detections, strict=True)
-        for label, box, score, mask in zip(
-            *(
-                found.labels.tolist(),
-                found.xywh().tolist(),
-                found.scores.tolist(),
-                found.segmentations(),
-            )
+    """Return detections as the rows of a COCO results file, with the original ids.
+
+    Boxes are x, y, width, height in pixels. Masks are included if there are any.
+    """
+    category_ids = [category.id for category in split.categories]
+    results = []
+    for record, image_detections in zip(split.records, detections, strict=True):
+        columns = zip(
+            image_detections.labels.tolist(),
+            image_detections.xywh().tolist(),
+            image_detections.scores.tolist(),
+            image_detections.segmentations(),
         )
-    ]
+        for label, box, score, segmentation in columns:
+            result = {
+                "image_id": record.image_id,
+                "category_id": category_ids[label],
+                "bbox": box,
+                "score": score,
+                **segmentation,
+            }
+            results.append(result)
+    return results
 
 
 def from_coco_results(split: CocoSplit, results: Sequence[Mapping[str, Any]]) -> list[Detections]:
-    """The reverse: one Detections for each record of ``split``, by falling score.
+    """Return the detections of a COCO results file, one for each record of ``split``.
 
-    Boxes stay float64, so that the AP of a file owes nothing to rounding.
+    They are sorted by falling score. Boxes stay float64, so that rounding does not change the AP of
+    a file. If one result has a mask, all must have one. `DataError` if a result is malformed or its
+    image or category is not in the dataset.
     """
-    images = {record.image_id: i for i, record in enumerate(split.records)}
-    labels = {category.id: label for label, category in enumerate(split.categories)}
-    masks = any("segmentation" in result for result in results)
-    rows: list[list[tuple[int, _Result]]] = [[] for _ in split.records]
-    for number, result in enumerate(results):
-        row = _read(result, number, masks)
-        label = _known(labels, row.category, "category", number)
-        rows[_known(images, row.image, "image", number)].append((label, row))
-    return [_detections(found, masks) for found in rows]
+    image_index = {record.image_id: index for index, record in enumerate(split.records)}
+    label_of_category = {category.id: label for label, category in enumerate(split.categories)}
+    with_masks = any("segmentation" in result for result in results)
+
+    parsed: list[list[_Result]] = [[] for _ in split.records]
+    for number, row in enumerate(results):
+        result = _parse_result(row, number, with_masks)
+        label = _look_up(label_of_category, result.category_id, "category", number)
+        image = _look_up(image_index, result.image_id, "image", number)
+        parsed[image].append(result._replace(label=label))
+    return [_to_detections(image_results, with_masks) for image_results in parsed]
 
 
-def _evaluated(
-    split: CocoSplit, detections: Sequence[Detections], present: Sequence[int], kind: str
+def _run_evaluator(
+    split: CocoSplit, detections: Sequence[Detections], labels: Sequence[int], kind: str
 ) -> COCOeval_faster:
-    numbers = _image_numbers(split)
-    name, annotations, results = _KINDS[kind]
-    truth = COCO(_ground_truth(split, numbers, annotations))
-    found = truth.loadRes(results(detections, numbers))
-    evaluator = COCOeval_faster(truth, found, name, print_function=_silent, extra_calc=False)
-    # Classes without objects are undefined and enter no mean; leaving them out keeps thousands of classes affordable.
-    evaluator.params.catIds = [label + 1 for label in present]
+    """Run the COCO evaluator on the classes ``labels``."""
+    image_ids = _image_ids(split)
+    with_masks = kind == "mask"
+    ground_truth = COCO(_ground_truth(split, image_ids, with_masks))
+    results = _mask_results if with_masks else _box_results
+    predictions = ground_truth.loadRes(results(detections, image_ids))
+    evaluator = COCOeval_faster(
+        ground_truth,
+        predictions,
+        _IOU_TYPES[kind],
+        print_function=_print_nothing,
+        extra_calc=False,
+    )
+    # Classes without objects are undefined and are in no mean. Leaving them out makes datasets with
+    # thousands of classes affordable.
+    evaluator.params.catIds = [label + 1 for label in labels]
     evaluator.run()
     return evaluator
 
 
-def _silent(*_: object) -> None:
-    """The evaluator prints; its callers report in their own words."""
+def _print_nothing(*_: object) -> None:
+    """Replace the evaluator's print function, because callers print their own tables."""
 
 
-def _image_numbers(split: CocoSplit) -> list[int]:
-    """1..n for the records, by ascending original id: detections of equal score rank by it in the reference."""
-    ids = [record.image_id for record in split.records]
+def _image_ids(split: CocoSplit) -> list[int]:
+    """Return ids 1..n of the records, in the order of the original ids.
+
+    pycocotools sorts images by id, and this order ranks detections of equal score.
+    """
+    original = [record.image_id for record in split.records]
+    records = range(len(original))
     try:
-        order = sorted(range(len(ids)), key=lambda i: ids[i])
-    except TypeError:  # numbers and strings mixed: no order but that of the file
-        order = list(range(len(ids)))
-    rank = {record: number for number, record in enumerate(order, 1)}
-    return [rank[record] for record in range(len(ids))]
+        order = sorted(records, key=lambda record: original[record])
+    except TypeError:  # Numbers and strings cannot be sorted together: keep the order of the file.
+        order = list(records)
+    image_ids = [0] * len(original)
+    for image_id, record in enumerate(order, 1):
+        image_ids[record] = image_id
+    return image_ids
 
 
 def _ground_truth(
-    split: CocoSplit, numbers: Sequence[int], annotations: _Annotations
-) -> dict[str, list[_Row]]:
-    objects = [
-        row for image, record in zip(numbers, split.records) for row in annotations(image, record)
-    ]
-    sizes = [{"width": record.width, "height": record.height} for record in split.records]
-    return {
-        "images": [{"id": image, **size} for image, size in zip(numbers, sizes)],
-        "categories": [{"id": label} for label in range(1, len(split.categories) + 1)],
-        "annotations": [{"id": number, **row} for number, row in enumerate(objects, 1)],
-    }
+    split: CocoSplit, image_ids: Sequence[int], with_masks: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the split as a COCO annotation file, with ids from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, record in zip(image_ids, split.records):
+        images.append({"id": image_id, "width": record.width, "height": record.height})
+        rows = _mask_annotations(record) if with_masks else _box_annotations(record)
+        for row in rows:
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **row})
+    categories = [{"id": label + 1} for label in range(len(split.categories))]
+    return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def _boxes(image: int, record: Record) -> list[_Row]:
-    columns = (
-        record.boxes.tolist(),
-        record.labels.tolist(),
-        record.areas.tolist(),
-        record.crowd.tolist(),
+def _box_annotations(record: Record) -> list[dict[str, Any]]:
+    columns = zip(
+        record.boxes.tolist(), record.labels.tolist(), record.areas.tolist(), record.crowd.tolist()
     )
-    return [
-        {
-            "image_id": image,
-            "category_id": label + 1,
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(crowd),
-        }
-        for box, label, area, crowd in zip(*columns)
-    ]
-
-
-def _masks(image: int, record: Record) -> list[_Row]:
-    if record.shapes is None:
-        raise ValueError(f"the masks of {record.file_name} were not read: load(..., masks=True)")
-    runs = [shape.runs(record.height, record.width) for shape in record.shapes]
-    return [
-        {**row, "segmentation": mask} for row, mask in zip(_boxes(image, record), runs, strict=True)
-    ]
-
-
-def _box_results(detections: Sequence[Detections], numbers: Sequence[int]) -> np.ndarray:
-    """All detections as the evaluator takes arrays, [D,7] float64: image, x, y, width, height, score, category."""
-    rows = [
-        np.column_stack(
-            [
-                np.full(len(found), image),
-                found.xywh(),
-                _array(found.scores),
-                _array(found.labels) + 1,
-            ]
-        )
-        for image, found in zip(numbers, detections)
-    ]
-    return np.concatenate(rows)
-
-
-def _mask_results(detections: Sequence[Detections], numbers: Sequence[int]) -> list[_Row]:
-    """All detections, without their boxes: the area of a detection is then that of its mask."""
-    return [
-        {"image_id": image, "category_id": label + 1, "segmentation": mask, "score": score}
-        for image, found in zip(numbers, detections)
-        for label, mask, score in zip(
-            found.labels.tolist(), found.masks or (), found.scores.tolist(), strict=True
-        )
-    ]
-
-
-_Row = dict[str, Any]
-_Annotations = Callable[[int, Record], list[_Row]]
-_KINDS: dict[
-    str, tuple[str, _Annotations, Callable[..., Any]]
-] = {  # whose IoU counts: the evaluator's name for it
-    "box": ("bbox", _boxes, _box_results),
-    "mask": ("segm", _masks, _mask_results),
-}
-
-
-def _class_rows(split: CocoSplit, precision: Mapping[int, np.ndarray]) -> list[ClassAP]:
-    """``precision``: label -> [IoU, recall], for the classes that occur."""
-    labels = [record.labels[~record.crowd].tolist() for record in split.records]
-    objects = Counter(label for image in labels for label in image)
-    images = Counter(label for image in labels for label in set(image))
-    undefined = np.full((1, 1), -1.0)
     rows = []
-    for label, category in enumerate(split.categories):
-        p = precision.get(label, undefined)
-        rows.append(
-            ClassAP(category.name, _mean(p), _mean(p[_AT_50]), objects[label], images[label])
-        )
+    for box, label, area, crowd in columns:
+        row = {"category_id": label + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        rows.append(row)
     return rows
 
 
-def _mean(precision: np.ndarray) -> float:
-    """Mean over thresholds; the evaluator writes -1 where there is nothing to find."""
+def _mask_annotations(record: Record) -> list[dict[str, Any]]:
+    if record.segmentations is None:
+        raise ValueError(f"the masks of {record.file_name} were not read: load(..., masks=True)")
+    rows = _box_annotations(record)
+    for row, segmentation in zip(rows, record.segmentations, strict=True):
+        row["segmentation"] = segmentation.to_rle(record.height, record.width)
+    return rows
+
+
+def _box_results(detections: Sequence[Detections], image_ids: Sequence[int]) -> NDArray[np.float64]:
+    """Return all detections as the evaluator's array [D,7] float64.
+
+    Its columns are image, x, y, width, height, score, category.
+    """
+    rows = []
+    for image_id, image_detections in zip(image_ids, detections):
+        columns = [
+            np.full(len(image_detections), image_id),
+            image_detections.xywh(),
+            _to_numpy(image_detections.scores),
+            _to_numpy(image_detections.labels) + 1,
+        ]
+        rows.append(np.column_stack(columns))
+    return np.concatenate(rows)
+
+
+def _mask_results(
+    detections: Sequence[Detections], image_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return all detections as rows without boxes.
+
+    The evaluator then takes the area of a detection from its mask.
+    """
+    rows = []
+    for image_id, image_detections in zip(image_ids, detections):
+        columns = zip(
+            image_detections.labels.tolist(),
+            image_detections.masks or (),
+            image_detections.scores.tolist(),
+            strict=True,
+        )
+        for label, mask, score in columns:
+            row = {
+                "image_id": image_id,
+                "category_id": label + 1,
+                "segmentation": mask,
+                "score": score,
+            }
+            rows.append(row)
+    return rows
+
+
+def _class_rows(split: CocoSplit, precision: Mapping[int, NDArray[np.float64]]) -> list[ClassAP]:
+    """Return one row per category. ``precision``: label -> [IoU, recall], if it has objects."""
+    objects: Counter[int] = Counter()
+    images: Counter[int] = Counter()
+    for record in split.records:
+        labels = record.labels[~record.crowd].tolist()
+        objects.update(labels)
+        images.update(set(labels))
+
+    undefined = np.full((1, 1), -1.0)
+    rows = []
+    for label, category in enumerate(split.categories):
+        class_precision = precision.get(label, undefined)
+        row = ClassAP(
+            name=category.name,
+            AP=_mean_precision(class_precision),
+            AP50=_mean_precision(class_precision[_IOU_50]),
+            objects=objects[label],
+            images=images[label],
+        )
+        rows.append(row)
+    return rows
+
+
+def _mean_precision(precision: NDArray[np.float64]) -> float:
+    """Return the mean of the defined values. The evaluator writes -1 where there is no object."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else math.nan
 
 
-def _or_nan(figure: float) -> float:
+def _nan_if_undefined(figure: float) -> float:
     return math.nan if figure < 0 else float(figure)
 
 
-def _array(x: torch.Tensor) -> np.ndarray:
+def _to_numpy(x: torch.Tensor) -> NDArray[np.float64]:
     return x.detach().cpu().double().numpy()
 
 
 class _Result(NamedTuple):
-    """A row of a results file."""
+    """One row of a results file."""
 
-    image: Any
-    category: Any
+    image_id: Any
+    category_id: Any
     box: list[float]  # x0, y0, x1, y1
     score: float
-    mask: Runs | None
+    mask: RLE | None
+    label: int = -1  # class index, once the category is looked up
 
 
-def _read(result: Mapping[str, Any], number: int, masks: bool) -> _Result:
+def _parse_result(row: Mapping[str, Any], number: int, with_masks: bool) -> _Result:
     try:
-        x, y, width, height = (float(value) for value in result["bbox"])
-        box, mask = (
-            [x, y, x + width, y + height],
-            from_text(result["segmentation"]) if masks else None,
-        )
-        return _Result(result["image_id"], result["category_id"], box, float(result["score"]), mask)
+        x, y, width, height = (float(value) for value in row["bbox"])
+        box = [x, y, x + width, y + height]
+        mask = rle_from_json(row["segmentation"]) if with_masks else None
+        return _Result(row["image_id"], row["category_id"], box, float(row["score"]), mask)
     except (KeyError, TypeError, ValueError) as error:
         message = "a result needs image_id, category_id, bbox [x,y,width,height] and score"
-        message += ", and segmentation as the others have it: compressed run lengths" * masks
-        raise DataError(message, f"result {number}: {result!r:.200}") from error
+        if with_masks:
+            message += ", and, as other results have one, a segmentation in compressed run lengths"
+        raise DataError(message, f"result {number}: {row!r:.200}") from error
 
 
-def _known(index: Mapping[Any, int], key: Any, noun: str, number: int) -> int:
+def _look_up(index: Mapping[Any, int], key: Any, noun: str, number: int) -> int:
     try:
         return index[key]
-    except (KeyError, TypeError):
-        raise DataError(f"the data set has no {noun} {key!r:.80}", f"result {number}") from None
+    except (KeyError, TypeError):  # A list as an id is a TypeError.
+        raise DataError(f"the dataset has no {noun} {key!r:.80}", f"result {number}") from None
 
 
-def _detections(rows: Sequence[tuple[int, _Result]], masks: bool) -> Detections:
-    """Of one image, by falling score, from (label, result)."""
-    rows = sorted(rows, key=lambda row: -row[1].score)
+def _to_detections(results: Sequence[_Result], with_masks: bool) -> Detections:
+    """Return the detections of one image, sorted by falling score."""
+    results = sorted(results, key=lambda result: -result.score)
+    scores = [result.score for result in results]
+    labels = [result.label for result in results]
+    boxes = [result.box for result in results]
+    masks = None
+    if with_masks:
+        masks = tuple(result.mask for result in results if result.mask is not None)
     return Detections(
-        scores=torch.tensor([result.score for _, result in rows], dtype=torch.float64),
-        labels=torch.tensor([label for label, _ in rows], dtype=torch.int64),
-        boxes=torch.tensor([result.box for _, result in rows], dtype=torch.float64).reshape(-1, 4),
-        masks=tuple(result.mask for _, result in rows if result.mask) if masks else None,
+        scores=torch.tensor(scores, dtype=torch.float64),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        boxes=torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        masks=masks,
     )

@@ -1,4 +1,4 @@
-"""Figures that may be undefined, in files: JSON knows no nan."""
+"""Figures that may be undefined: they are nan in memory and null in JSON, which has no nan."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 
 
 def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """With None instead."""
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+    """Return a copy with None in place of nan."""
+    return {key: None if _is_nan(value) else value for key, value in row.items()}
 
 
 def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse."""
-    return {k: math.nan if v is None else v for k, v in row.items()}
+    """Return a copy with nan in place of None."""
+    return {key: math.nan if value is None else value for key, value in row.items()}
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

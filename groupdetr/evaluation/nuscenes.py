@@ -1,7 +1,8 @@
-"""The nuScenes detection score: AP by distance on the ground, and five errors of what was hit.
+"""The nuScenes detection score (NDS): AP by centre distance, and five true-positive errors.
 
-As in the challenge (Caesar et al., nuScenes, CVPR 2020; the devkit's configuration ``detection_cvpr_2019``), its
-oddities included, because figures are compared with published ones.
+It is computed as in the challenge (Caesar et al., nuScenes, CVPR 2020; the devkit's configuration
+``detection_cvpr_2019``), peculiarities included, because the figures are compared with published
+ones.
 """
 
 from __future__ import annotations
@@ -14,82 +15,87 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from groupdetr.evaluation.boxes3d import CLASSES, REACH, Boxes3D, Floats, Pose, true_boxes
+from groupdetr.evaluation.boxes3d import (
+    CLASS_RANGES,
+    CLASSES,
+    Boxes3D,
+    Floats,
+    Pose,
+    ground_truth_boxes,
+)
 from groupdetr.evaluation.figures import with_nan, without_nan
 
 FIGURES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
-ERRORS = (
-    "ATE",
-    "ASE",
-    "AOE",
-    "AVE",
-    "AAE",
-)  # of translation, scale, orientation, velocity, attribute
-DISTANCES = (0.5, 1.0, 2.0, 4.0)  # metres: who is nearer has hit
-_OF_ERRORS = 2.0  # metres: the errors are of hits at this distance
+# Errors of translation, scale, orientation, velocity, attribute.
+ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")
+# Metres: a prediction is a true positive if its centre is nearer than this to that of an object.
+DISTANCE_THRESHOLDS = (0.5, 1.0, 2.0, 4.0)
+_ERROR_THRESHOLD = 2.0  # metres: the errors are those of the true positives at this threshold
 _RECALLS = np.linspace(0, 1, 101)
-_FIRST = 11  # of the recalls, the first that counts
-_LEAST = 0.1  # precision below it counts as none
-_UNDEFINED = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}
-_BARRIER = next(label for label, kind in enumerate(CLASSES) if kind.name == "barrier")
-_CYCLES = [label for label, kind in enumerate(CLASSES) if kind.name in ("bicycle", "motorcycle")]
+_FIRST_RECALL = 11  # index of the first recall that counts: those up to 0.1 are ignored
+_MIN_PRECISION = 0.1  # a lower precision counts as zero
+_UNDEFINED_ERRORS = {"traffic_cone": ("AOE", "AVE", "AAE"), "barrier": ("AVE", "AAE")}
+_LABELS = {kind.name: label for label, kind in enumerate(CLASSES)}
+_BARRIER = _LABELS["barrier"]
+_CYCLES = [_LABELS["motorcycle"], _LABELS["bicycle"]]
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What is there at one moment, in the global frame."""
+class SampleGroundTruth:
+    """The ground truth of one sample (keyframe) in the global frame."""
 
-    ego: Floats  # [3] the vehicle, when the lidar looked
-    truth: Boxes3D
-    racks: Boxes3D | None = (
-        None  # bicycle racks: the cycles in them do not count, neither true nor found
-    )
+    ego: Floats  # [3] position of the ego vehicle at the time of the lidar
+    boxes: Boxes3D
+    # Bicycles and motorcycles in these bicycle racks are ignored, in ground truth and predictions.
+    bicycle_racks: Boxes3D | None = None
 
     @classmethod
-    def seen_from(
+    def from_lidar_frame(
         cls,
         pose: Pose,
         boxes: ArrayLike,
         labels: ArrayLike,
         attributes: ArrayLike,
         points: ArrayLike,
-        racks: ArrayLike,
-    ) -> Scene:
-        """From what stands around the lidar: ``boxes`` [T,9] and ``racks`` [R,7] in its frame."""
-        standing = np.pad(np.asarray(racks, dtype=np.float64).reshape(-1, 7), ((0, 0), (0, 2)))
-        nothing = np.zeros(len(standing), dtype=np.int64)
+        bicycle_racks: ArrayLike,
+    ) -> SampleGroundTruth:
+        """Create from boxes [T,9] and bicycle racks [R,7] in the lidar frame."""
+        racks = np.asarray(bicycle_racks, dtype=np.float64).reshape(-1, 7)
+        # A rack has no velocity, class, attribute or points: zeros in their place.
+        racks = np.pad(racks, ((0, 0), (0, 2)))
+        zeros = np.zeros(len(racks), dtype=np.int64)
         return cls(
             ego=pose.ego,
-            truth=true_boxes(boxes, labels, attributes, points, pose),
-            racks=true_boxes(standing, nothing, nothing.astype(np.str_), nothing, pose),
+            boxes=ground_truth_boxes(boxes, labels, attributes, points, pose),
+            bicycle_racks=ground_truth_boxes(racks, zeros, zeros.astype(np.str_), zeros, pose),
         )
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is found."""
+    """AP and errors of one class."""
 
     name: str
-    AP: float  # mean over DISTANCES; 0 where there is no object of the class
+    AP: float  # mean over DISTANCE_THRESHOLDS; 0 if there is no object of the class
     AP_by_distance: tuple[float, ...]
-    ATE: float  # metres; this and the other errors are 1 where too few objects are hit
-    ASE: float  # 1 - IoU of the sizes
-    AOE: float  # radians; nan where the class has no such error
-    AVE: float  # metres a second
+    ATE: float  # metres; this and the other errors are 1 if too few objects are found
+    ASE: float  # 1 - IoU of the sizes, with centres and orientations aligned
+    AOE: float  # radians; nan if the class has no such error
+    AVE: float  # metres per second
     AAE: float  # share of wrong attributes
-    objects: int  # those that count
+    objects: int  # that are evaluated
     samples: int  # with at least one such object
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The nuScenes detection score, what it is made of, and a row for each class."""
+class NuScenesEvaluation:
+    """The nuScenes detection score, its parts, and one row per class."""
 
-    stats: dict[str, float]  # FIGURES; the first decides which model is best
+    stats: dict[str, float]  # FIGURES; the first decides which model is the best
     per_class: list[ClassScore]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a file; undefined figures are None, because JSON knows no nan."""
+        """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
         return {
             "kind": "nuscenes",
             **without_nan(self.stats),
@@ -97,160 +103,213 @@ class Evaluation:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Evaluation:
-        """The reverse; other keys do no harm."""
-        rows = [with_nan(row) for row in content["per_class"]]
-        classes = [
-            ClassScore(**row | {"AP_by_distance": tuple(row["AP_by_distance"])}) for row in rows
-        ]
-        return cls(with_nan({name: content[name] for name in FIGURES}), classes)
+    def from_json(cls, content: Mapping[str, Any]) -> NuScenesEvaluation:
+        """Create from what `to_json` returned. Other keys are ignored."""
+        per_class = []
+        for row in content["per_class"]:
+            fields = with_nan(row)
+            fields["AP_by_distance"] = tuple(fields["AP_by_distance"])
+            per_class.append(ClassScore(**fields))
+        return cls(with_nan({name: content[name] for name in FIGURES}), per_class)
 
 
-def evaluate(scenes: Sequence[Scene], found: Sequence[Boxes3D]) -> Evaluation:
-    """The score of ``found``, one for each scene and in the same order; no score threshold.
+def evaluate(
+    ground_truth: Sequence[SampleGroundTruth], predictions: Sequence[Boxes3D]
+) -> NuScenesEvaluation:
+    """Return the score of ``predictions``, one for each sample of ``ground_truth``, in its order.
 
-    True boxes without lidar and radar points do not count, nor do boxes beyond the reach of their class. Of equal
-    scores those that come later rank higher. Unknown velocities and attributes are in no mean.
+    There is no score threshold. Objects without lidar and radar points are not evaluated, nor are
+    boxes outside of the range of their class. Of predictions with equal scores, the later ones rank
+    higher. Unknown velocities and attributes are in no mean.
     """
-    if len(found) != len(scenes):
-        raise ValueError(f"the boxes of {len(found)} scenes for {len(scenes)} scenes")
-    pairs = [
-        (_counted(scene.truth, scene), _counted(boxes, scene))
-        for scene, boxes in zip(scenes, found)
-    ]
-    rows = [_class_score(label, pairs) for label in range(len(CLASSES))]
-    return Evaluation(_summary(rows), rows)
+    if len(predictions) != len(ground_truth):
+        raise ValueError(f"predictions of {len(predictions)} samples for {len(ground_truth)}")
+    samples = []
+    for truth, predicted in zip(ground_truth, predictions):
+        samples.append((_evaluated(truth.boxes, truth), _evaluated(predicted, truth)))
+    rows = [_class_score(label, samples) for label in range(len(CLASSES))]
+    return NuScenesEvaluation(_summary(rows), rows)
 
 
 def _summary(rows: Sequence[ClassScore]) -> dict[str, float]:
     mean_ap = float(np.mean([row.AP for row in rows]))
-    errors = {
-        f"m{name}": float(np.nanmean([getattr(row, name) for row in rows])) for name in ERRORS
-    }
-    score = (5 * mean_ap + sum(max(0.0, 1 - error) for error in errors.values())) / 10
-    return {"NDS": score, "mAP": mean_ap, **errors}
+    mean_errors = {}
+    for name in ERRORS:
+        mean_errors[f"m{name}"] = float(np.nanmean([getattr(row, name) for row in rows]))
+    # The mAP counts five times, and each of the five errors, turned into a score in [0,1], once.
+    error_scores = sum(max(0.0, 1 - error) for error in mean_errors.values())
+    nds = (5 * mean_ap + error_scores) / 10
+    return {"NDS": nds, "mAP": mean_ap, **mean_errors}
 
 
-def _counted(boxes: Boxes3D, scene: Scene) -> Boxes3D:
-    """Those within reach that something was measured of, without cycles in racks."""
-    counted = np.linalg.norm(boxes.centres[:, :2] - scene.ego[:2], axis=1) < REACH[boxes.labels]
+def _evaluated(boxes: Boxes3D, truth: SampleGroundTruth) -> Boxes3D:
+    """Return the boxes in range, with points, and not cycles in a rack."""
+    distances = np.linalg.norm(boxes.centres[:, :2] - truth.ego[:2], axis=1)
+    evaluated = distances < CLASS_RANGES[boxes.labels]
     if boxes.points is not None:
-        counted &= boxes.points != 0
-    if scene.racks is not None:
-        counted &= ~(np.isin(boxes.labels, _CYCLES) & scene.racks.contain(boxes.centres))
-    return boxes[counted]
+        evaluated &= boxes.points != 0
+    if truth.bicycle_racks is not None:
+        is_cycle = np.isin(boxes.labels, _CYCLES)
+        evaluated &= ~(is_cycle & truth.bicycle_racks.contain(boxes.centres))
+    return boxes[evaluated]
 
 
-_Pairs = Sequence[tuple[Boxes3D, Boxes3D]]  # true and found boxes of each scene
+_Samples = Sequence[tuple[Boxes3D, Boxes3D]]  # ground truth and predictions of each sample
 
 
-def _class_score(label: int, pairs: _Pairs) -> ClassScore:
+def _class_score(label: int, samples: _Samples) -> ClassScore:
     name = CLASSES[label].name
-    own = [(truth[truth.labels == label], found[found.labels == label]) for truth, found in pairs]
-    objects = [len(truth) for truth, _ in own]
-    rankings = {distance: _ranked(own, distance) for distance in DISTANCES}
-    precisions = tuple(_average_precision(ranking, sum(objects)) for ranking in rankings.values())
-    errors: dict[str, Any] = dict(zip(ERRORS, _mean_errors(rankings[_OF_ERRORS], sum(objects))))
-    errors |= dict.fromkeys(_UNDEFINED.get(name, ()), math.nan)
-    mean, samples = float(np.mean(precisions)), sum(count > 0 for count in objects)
-    return ClassScore(name, mean, precisions, **errors, objects=sum(objects), samples=samples)
+    of_class = []
+    for truth, predicted in samples:
+        of_class.append((truth[truth.labels == label], predicted[predicted.labels == label]))
+    objects_of_samples = [len(truth) for truth, _ in of_class]
+    objects = sum(objects_of_samples)
+
+    rankings = {threshold: _rank(of_class, threshold) for threshold in DISTANCE_THRESHOLDS}
+    precisions = tuple(_average_precision(ranking, objects) for ranking in rankings.values())
+    errors = dict(zip(ERRORS, _mean_errors(rankings[_ERROR_THRESHOLD], objects)))
+    for error in _UNDEFINED_ERRORS.get(name, ()):
+        errors[error] = math.nan
+    return ClassScore(
+        name=name,
+        AP=float(np.mean(precisions)),
+        AP_by_distance=precisions,
+        ATE=errors["ATE"],
+        ASE=errors["ASE"],
+        AOE=errors["AOE"],
+        AVE=errors["AVE"],
+        AAE=errors["AAE"],
+        objects=objects,
+        samples=sum(count > 0 for count in objects_of_samples),
+    )
 
 
 class _Ranking(NamedTuple):
-    """The P boxes of a class found in all scenes, by falling score."""
+    """The P predictions of one class in all samples, by falling score."""
 
     scores: Floats  # [P]
-    hit: NDArray[np.bool_]  # [P]
-    errors: Floats  # [hits, ERRORS]
+    true_positive: NDArray[np.bool_]  # [P]
+    errors: Floats  # [true positives, ERRORS]
 
-    def at_recalls(self, figure: Floats, objects: int) -> Floats:
-        """[101] a figure [P] that changes with the rank, where each of _RECALLS is reached; 0 where it never is."""
-        return np.interp(_RECALLS, self.hit.cumsum() / objects, figure, right=0)
-
-
-def _ranked(pairs: _Pairs, within: float) -> _Ranking:
-    targets = [_hits(truth, found, within) for truth, found in pairs]
-    scores = np.concatenate([_scores(found) for _, found in pairs])
-    hit = np.concatenate(targets) >= 0
-    errors = np.full((len(hit), len(ERRORS)), np.nan)
-    errors[hit] = np.concatenate(
-        [_errors(truth[i[i >= 0]], found[i >= 0]) for (truth, found), i in zip(pairs, targets)]
-    )
-    order = _by_falling_score(scores)
-    return _Ranking(scores[order], hit[order], errors[order][hit[order]])
+    def at_recalls(self, values: Floats, objects: int) -> Floats:
+        """Interpolate values [P] at the _RECALLS, [101]. They are 0 at recalls never reached."""
+        recall = self.true_positive.cumsum() / objects
+        return np.interp(_RECALLS, recall, values, right=0)
 
 
-def _hits(truth: Boxes3D, found: Boxes3D, within: float) -> NDArray[np.int64]:
-    """[D] which true box each found one hits, or -1: the best choose first, each the nearest that is still free."""
-    hits = np.full(len(found), -1)
+def _rank(samples: _Samples, threshold: float) -> _Ranking:
+    """Match and rank the predictions of one class. ``threshold``: metres."""
+    scores = []
+    true_positive = []
+    errors = []
+    for truth, predicted in samples:
+        target = _match(truth, predicted, threshold)
+        matched = target >= 0
+        sample_errors = np.full((len(predicted), len(ERRORS)), np.nan)
+        sample_errors[matched] = _errors(truth[target[matched]], predicted[matched])
+        scores.append(_scores(predicted))
+        true_positive.append(matched)
+        errors.append(sample_errors)
+
+    all_scores = np.concatenate(scores)
+    order = _by_falling_score(all_scores)
+    ranked_positive = np.concatenate(true_positive)[order]
+    ranked_errors = np.concatenate(errors)[order]
+    return _Ranking(all_scores[order], ranked_positive, ranked_errors[ranked_positive])
+
+
+def _match(truth: Boxes3D, predicted: Boxes3D, threshold: float) -> NDArray[np.int64]:
+    """Return the object of each prediction, [D], or -1.
+
+    By falling score, each prediction takes the nearest object that is still free.
+    """
+    target = np.full(len(predicted), -1)
     if not len(truth):
-        return hits
-    distances = np.linalg.norm(found.centres[:, None, :2] - truth.centres[:, :2], axis=-1)
-    order = _by_falling_score(_scores(found))
-    for place in order[(distances < within).any(axis=1)[order]]:
-        nearest = distances[place].argmin()
-        if distances[place, nearest] < within:
-            hits[place] = nearest
-            distances[:, nearest] = np.inf
-    return hits
+        return target
+    offsets = predicted.centres[:, None, :2] - truth.centres[:, :2]
+    distances = np.linalg.norm(offsets, axis=-1)
+    # Only predictions near any object at all enter the Python loop.
+    near_object = (distances < threshold).any(axis=1)
+    order = _by_falling_score(_scores(predicted))
+    for prediction in order[near_object[order]]:
+        nearest = distances[prediction].argmin()
+        if distances[prediction, nearest] < threshold:
+            target[prediction] = nearest
+            distances[:, nearest] = np.inf  # the object is taken
+    return target
 
 
-def _scores(found: Boxes3D) -> Floats:
-    if found.scores is None:
-        raise ValueError("boxes that were found need scores")
-    return found.scores
+def _scores(predicted: Boxes3D) -> Floats:
+    if predicted.scores is None:
+        raise ValueError("predicted boxes need scores")
+    return predicted.scores
 
 
 def _by_falling_score(scores: Floats) -> NDArray[np.int64]:
-    """Of equal scores the later ones first, as the devkit sorts."""
+    """Return the order by falling score; of equal scores, the later first, as in the devkit."""
     return np.argsort(scores, kind="stable")[::-1]
 
 
-def _errors(truth: Boxes3D, found: Boxes3D) -> Floats:
-    """[D,ERRORS] of D pairs of one class; nan where the truth is not known."""
-    overlap = np.minimum(truth.sizes, found.sizes).prod(axis=1)
-    union = truth.sizes.prod(axis=1) + found.sizes.prod(axis=1) - overlap
-    period = np.where(truth.labels == _BARRIER, np.pi, 2 * np.pi)  # barriers have no front
-    turn = (truth.yaws() - found.yaws() + period / 2) % period - period / 2
-    wrong = np.where(truth.attributes == "", np.nan, truth.attributes != found.attributes)
-    columns = (
-        np.linalg.norm(truth.centres[:, :2] - found.centres[:, :2], axis=1),
-        1 - overlap / union,
-        np.abs(turn),
-        np.linalg.norm(truth.velocities - found.velocities, axis=1),
-        wrong,
-    )
-    return np.stack(columns, axis=1)
+def _errors(truth: Boxes3D, predicted: Boxes3D) -> Floats:
+    """Return the errors [D,ERRORS] of D pairs of one class; nan if the truth is unknown."""
+    translation = np.linalg.norm(truth.centres[:, :2] - predicted.centres[:, :2], axis=1)
+
+    # IoU of two boxes with the same centre and orientation.
+    intersection = np.minimum(truth.sizes, predicted.sizes).prod(axis=1)
+    union = truth.sizes.prod(axis=1) + predicted.sizes.prod(axis=1) - intersection
+
+    # The smallest difference of the angles. A barrier has no front, so its period is half a turn.
+    period = np.where(truth.labels == _BARRIER, np.pi, 2 * np.pi)
+    angle = (truth.yaws() - predicted.yaws() + period / 2) % period - period / 2
+
+    velocity = np.linalg.norm(truth.velocities - predicted.velocities, axis=1)
+    wrong_attribute = truth.attributes != predicted.attributes
+    attribute = np.where(truth.attributes == "", np.nan, wrong_attribute)
+    return np.stack([translation, 1 - intersection / union, np.abs(angle), velocity, attribute], 1)
 
 
 def _average_precision(ranking: _Ranking, objects: int) -> float:
-    if not ranking.hit.any():
+    if not ranking.true_positive.any():
         return 0.0
-    precision = ranking.at_recalls(
-        ranking.hit.cumsum() / np.arange(1, len(ranking.hit) + 1), objects
-    )
-    return float(np.maximum(precision[_FIRST:] - _LEAST, 0).mean() / (1 - _LEAST))
+    num_predictions = np.arange(1, len(ranking.true_positive) + 1)
+    precision = ranking.true_positive.cumsum() / num_predictions
+    counted = ranking.at_recalls(precision, objects)[_FIRST_RECALL:]
+    # The mean of what exceeds the minimum precision, scaled so that a perfect detector has 1.
+    return float(np.maximum(counted - _MIN_PRECISION, 0).mean() / (1 - _MIN_PRECISION))
 
 
 def _mean_errors(ranking: _Ranking, objects: int) -> list[float]:
-    """[ERRORS] each the mean, over the recalls that are reached, of the mean error of all hits up to there."""
-    if not ranking.hit.any():
+    """Return the five mean errors.
+
+    At every recall that is reached, the error is the mean over all true positives up to there. The
+    result is the mean over these recalls.
+    """
+    if not ranking.true_positive.any():
         return [1.0] * len(ERRORS)
     confidence = ranking.at_recalls(ranking.scores, objects)
-    last = np.flatnonzero(confidence).max(initial=0)  # a score of zero counts as not reached
-    if last < _FIRST:
+    # A score of zero counts as not reached, as in the devkit.
+    last_recall = np.flatnonzero(confidence).max(initial=0)
+    if last_recall < _FIRST_RECALL:
         return [1.0] * len(ERRORS)
-    reached, scores = (
-        confidence[last : _FIRST - 1 : -1],
-        ranking.scores[ranking.hit][::-1],
-    )  # rising, for np.interp
-    return [
-        float(np.interp(reached, scores, _running_mean(e)[::-1]).mean()) for e in ranking.errors.T
-    ]
+
+    # Errors are interpolated at the confidence of each recall. np.interp needs rising scores, so
+    # the order is reversed.
+    confidence_at_recalls = confidence[_FIRST_RECALL : last_recall + 1][::-1]
+    rising_scores = ranking.scores[ranking.true_positive][::-1]
+    mean_errors = []
+    for errors in ranking.errors.T:
+        running_mean = _running_mean(errors)[::-1]
+        mean_errors.append(
+            float(np.interp(confidence_at_recalls, rising_scores, running_mean).mean())
+        )
+    return mean_errors
 
 
 def _running_mean(errors: Floats) -> Floats:
-    """[hits] the mean of the known ones so far: 0 before the first, 1 if there is none, as in the devkit."""
+    """Return the mean of the known errors up to each true positive, [true positives].
+
+    It is 0 before the first known one, and 1 everywhere if there is none, as in the devkit.
+    """
     known = ~np.isnan(errors)
     if not known.any():
         return np.ones(len(errors))

@@ -1,4 +1,8 @@
-"""The one decoder loop of all detectors: compete, look, think, say, and look again, better aimed."""
+"""Transformer decoder shared by all detectors.
+
+Every layer runs self-attention, cross-attention and a feed-forward network. A prediction head
+reads its output, and a reference update turns the prediction into the reference of the next layer.
+"""
 
 from __future__ import annotations
 
@@ -8,73 +12,75 @@ from itertools import repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from groupdetr.groups import Compete
-from groupdetr.modeling.attention.multihead import View
+from groupdetr.groups import GroupAttention
+from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
+from groupdetr.modeling.heads import BoxHead, PredictionHead
+from groupdetr.modeling.mlp import FeedForward
+from groupdetr.modeling.module_list import ModuleList
+from groupdetr.modeling.position_embedding import PositionEmbedding
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
 
-# (head, content [B,K,N,C], reference, what was said of it) -> the reference that the next layer looks at, and the one
-# that its head starts from
-Update = Callable[[nn.Module, Tensor, Tensor, Predictions], tuple[Tensor, Tensor]]
+# (head, content [B,K,N,C], reference [B|1,K,N,R], predictions of this layer) ->
+# (reference that the next layer attends to, reference that the next head predicts relative to)
+ReferenceUpdate = Callable[[PredictionHead, Tensor, Tensor, Predictions], tuple[Tensor, Tensor]]
 
 
-def keep(
-    head: nn.Module, content: Tensor, reference: Tensor, said: Predictions
+def keep_reference(
+    head: PredictionHead, content: Tensor, reference: Tensor, predictions: Predictions
 ) -> tuple[Tensor, Tensor]:
-    """Conditional DETR: a query looks at the same point in all layers."""
-    del head, content, said
+    """Keep the same reference point in all layers (Conditional DETR)."""
     return reference, reference
 
 
-def refine(
-    head: nn.Module, content: Tensor, reference: Tensor, said: Predictions
+def refine_boxes(
+    head: PredictionHead, content: Tensor, reference: Tensor, predictions: Predictions
 ) -> tuple[Tensor, Tensor]:
-    """Deformable DETR: the box that was said is the next reference, and no gradient reaches back to it."""
-    del head, content, reference
-    box = said.boxes.detach()
+    """Use the predicted box as the next reference, without its gradient (Deformable DETR)."""
+    box = predictions.boxes.detach()
     return box, box
 
 
 def look_forward_twice(
-    head: nn.Module, content: Tensor, reference: Tensor, said: Predictions
+    head: PredictionHead, content: Tensor, reference: Tensor, predictions: Predictions
 ) -> tuple[Tensor, Tensor]:
-    """DAB-DETR's code, and DINO, which named it: the box is the next reference, and the next layer's loss reaches back
-    to it through what its head starts from, but not through where it looked.
+    """Use the box as the next reference, and let the next layer's loss reach back to it (DINO).
 
-    The box is that of the content before the norm, unlike the one that is predicted.
+    The gradient flows through the box that the next head starts from, but not through the
+    reference that the next layer attends to. As in the official code of DAB-DETR and DINO, this
+    box is computed from the content before the norm, unlike the predicted one.
     """
-    del said
-    box = head.box(content, reference)  # type: ignore[operator]
+    assert isinstance(head, BoxHead)
+    box = head.box(content, reference)
     return box.detach(), box
 
 
-def attend_mask(
-    head: nn.Module, content: Tensor, reference: Tensor, said: Predictions
+def use_mask(
+    head: PredictionHead, content: Tensor, reference: Tensor, predictions: Predictions
 ) -> tuple[Tensor, Tensor]:
-    """Mask2Former (Cheng et al. 2022): the next layer looks inside the mask that was said, told by its embedding."""
-    del head, content
-    return said.masks.embedding.detach(), reference
+    """Let the next layer attend inside the predicted mask, given by its embedding (Mask2Former)."""
+    return predictions.masks.embedding.detach(), reference
 
 
 class DecoderLayer(nn.Module):
-    """[B,K,N,C] -> [B,K,N,C], each of three steps followed by a norm. ``compete`` says who attends to whom.
+    """Self-attention, cross-attention, feed-forward network, each followed by a norm.
 
-    A query aims by what it knew when the layer began, before it competed: so in the official code, where the decoder
-    computes the transformation of p_s outside its layers.
+    [B,K,N,C] -> [B,K,N,C]. ``group_attention`` decides whether queries of different groups attend
+    to each other: `attend_within_groups` or `attend_across_groups`.
     """
 
     def __init__(
         self,
-        compete: Compete,
+        group_attention: GroupAttention,
         self_attention: nn.Module,
-        cross_attention: nn.Module,
-        feed_forward: nn.Module,
+        cross_attention: CrossAttention,
+        feed_forward: FeedForward,
         channels: int,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.compete = compete
+        self.group_attention = group_attention
         self.self_attention, self.cross_attention = self_attention, cross_attention
         self.feed_forward = feed_forward
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
@@ -87,16 +93,30 @@ class DecoderLayer(nn.Module):
         reference: Tensor,
         blocked: Tensor | None,
         memory: Memory,
-        view: View | None,
+        keys_values: KeysValues | None,
     ) -> Tensor:
-        aim = self.cross_attention.aim(x, reference)  # type: ignore[operator]
-        x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position, blocked)))
-        x = self.norm2(x + self.dropout(self.cross_attention(x, position, aim, memory, view)))
+        """``x`` and ``position`` [B,K,N,C], ``reference`` [B|1,K,N,R], ``blocked`` [N,N] bool.
+
+        ``keys_values`` are those of the cross-attention; None lets it compute them.
+        """
+        # The reference is embedded with the content *before* self-attention, because the official
+        # code computes the query's sine embedding outside of the layer.
+        reference = self.cross_attention.embed_reference(x, reference)
+        x = self.norm1(x + self.dropout(self.attend_to_queries(x, position, blocked)))
+        attended = self.cross_attention(x, position, reference, memory, keys_values)
+        x = self.norm2(x + self.dropout(attended))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
+    def attend_to_queries(self, x: Tensor, position: Tensor, blocked: Tensor | None) -> Tensor:
+        """Self-attention of the queries, within or across groups."""
+        return self.group_attention(self.self_attention, x, position, blocked)
 
-class LookFirstLayer(DecoderLayer):
-    """Mask2Former's order: queries look before they compete. The norms are numbered by what they follow, as above."""
+
+class CrossAttentionFirstLayer(DecoderLayer):
+    """A layer in Mask2Former's order: cross-attention comes before self-attention.
+
+    The norms are numbered by the operation that they follow, as in `DecoderLayer`.
+    """
 
     def forward(
         self,
@@ -105,82 +125,78 @@ class LookFirstLayer(DecoderLayer):
         reference: Tensor,
         blocked: Tensor | None,
         memory: Memory,
-        view: View | None,
+        keys_values: KeysValues | None,
     ) -> Tensor:
-        x = self.norm2(x + self.dropout(self.cross_attention(x, position, reference, memory, view)))
-        x = self.norm1(x + self.dropout(self.compete(self.self_attention, x, position, blocked)))
+        reference = self.cross_attention.embed_reference(x, reference)
+        attended = self.cross_attention(x, position, reference, memory, keys_values)
+        x = self.norm2(x + self.dropout(attended))
+        x = self.norm1(x + self.dropout(self.attend_to_queries(x, position, blocked)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
-def listen_first(say: Callable[[], Predictions]) -> list[Predictions]:
-    """Nothing is said before the first layer."""
-    del say
-    return []
-
-
-def speak_first(say: Callable[[], Predictions]) -> list[Predictions]:
-    """Queries say what they expect before they have looked, as after every layer (Mask2Former)."""
-    return [say()]
-
-
 class Decoder(nn.Module):
-    """Queries and memory to the predictions of every layer, L of [B,K,N,.].
+    """Queries and memory -> the predictions of every layer, a list of L with axes [B,K,N,.].
 
-    ``places`` and ``heads``: one for each layer, or one that all share. ``norm`` is applied to what a head reads, not
-    to what the next layer gets. ``recompute`` trades a second forward of each layer for its activations (gradient
-    checkpointing).
+    ``position_embeddings`` and ``heads`` have one entry for each layer; layers may share a module.
+    ``norm`` is applied to what a head reads, not to what the next layer receives.
+    ``predict_before_first_layer`` adds the prediction of the queries as they come in, so that
+    there is one prediction more than layers (Mask2Former). ``recompute`` runs the forward pass of
+    each layer a second time instead of keeping its activations (gradient checkpointing).
     """
-
-    opening = staticmethod(listen_first)
 
     def __init__(
         self,
-        layers: Sequence[nn.Module],
-        places: Sequence[nn.Module],
-        heads: Sequence[nn.Module],
+        layers: Sequence[DecoderLayer],
+        position_embeddings: Sequence[PositionEmbedding],
+        heads: Sequence[PredictionHead],
         norm: nn.Module,
-        update: Update,
+        reference_update: ReferenceUpdate,
         recompute: bool,
+        predict_before_first_layer: bool = False,
     ) -> None:
         super().__init__()
-        self.layers, self.places, self.heads = (
-            nn.ModuleList(layers),
-            nn.ModuleList(places),
-            nn.ModuleList(heads),
-        )
-        self.norm, self.update, self.recompute = norm, update, recompute
+        self.layers: ModuleList[DecoderLayer] = ModuleList(layers)
+        self.position_embeddings: ModuleList[PositionEmbedding] = ModuleList(position_embeddings)
+        self.heads: ModuleList[PredictionHead] = ModuleList(heads)
+        self.norm, self.reference_update, self.recompute = norm, reference_update, recompute
+        self.predict_before_first_layer = predict_before_first_layer
 
-    def views(self, memory: Memory) -> list[View]:
-        """What each layer sees of the images: the same for all queries, so some may look after others did."""
-        return [layer.cross_attention.view(memory) for layer in self.layers]  # type: ignore
+    def precompute_keys_values(self, memory: Memory) -> list[KeysValues]:
+        """Return what every layer's cross-attention computes from the memory alone."""
+        attentions = [layer.cross_attention for layer in self.layers]
+        return [attention.precompute_keys_values(memory) for attention in attentions]
 
     def forward(
-        self, queries: Queries, memory: Memory, views: Sequence[View | None] | None = None
+        self,
+        queries: Queries,
+        memory: Memory,
+        keys_values: Sequence[KeysValues | None] | None = None,
     ) -> list[Predictions]:
-        """``views``: those of `views`; without them every layer computes its own when its turn comes."""
-        x, speaker = queries.content, self.heads[0]
-        reference = start = queries.reference
-        said = self.opening(lambda: speaker(self.norm(queries.content), queries.reference, memory))
-        for layer, place, head, view in zip(
-            self.layers, self.places, self.heads, views or repeat(None)
-        ):
-            if said:
-                reference, start = self.update(speaker, x, reference, said[-1])
-            position = place(queries.position, x, reference, memory)
-            x = self.run(layer, x, position, reference, queries.blocked, memory, view)
-            speaker = head
-            said.append(speaker(self.norm(x), start, memory))
-        return said
+        """``keys_values`` as `precompute_keys_values` returns it.
 
-    def run(self, layer: nn.Module, *inputs: Tensor | Memory | View | None) -> Tensor:
-        return (
-            checkpoint(layer, *inputs, use_reentrant=False)
-            if self.recompute and self.training
-            else layer(*inputs)
-        )
+        Without it every layer computes its own, when it is its turn.
+        """
+        x = queries.content
+        # A layer attends to `reference`; its head predicts relative to `head_reference`.
+        reference = head_reference = queries.reference
+        head = self.heads[0]
+        predictions: list[Predictions] = []
+        if self.predict_before_first_layer:
+            predictions.append(head(self.norm(x), reference, memory))
+        parts = zip(self.layers, self.position_embeddings, self.heads, keys_values or repeat(None))
+        for layer, position_embedding, next_head, layer_keys_values in parts:
+            if predictions:
+                reference, head_reference = self.reference_update(
+                    head, x, reference, predictions[-1]
+                )
+            position = position_embedding(queries.position, x, reference, memory)
+            x = self.run(layer, x, position, reference, queries.blocked, memory, layer_keys_values)
+            head = next_head
+            predictions.append(head(self.norm(x), head_reference, memory))
+        return predictions
 
-
-class SpeakingDecoder(Decoder):
-    """One whose queries speak first: one prediction more than layers."""
-
-    opening = staticmethod(speak_first)
+    def run(self, layer: nn.Module, *inputs: Tensor | Memory | KeysValues | None) -> Tensor:
+        """Run one layer, with gradient checkpointing if it is turned on."""
+        if self.recompute and self.training:
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)

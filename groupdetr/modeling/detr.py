@@ -1,4 +1,4 @@
-"""A detector, as a network: features, memory, queries, predictions, outputs, and nothing else."""
+"""The detector as a network: backbone, encoder, query source and decoder in a row."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.decoder import Decoder
+from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.outputs import Outputs
@@ -14,39 +18,38 @@ from groupdetr.structures.targets import Target
 
 
 class DetectionTransformer(nn.Module):
-    """Four parts in a row. ``recipe`` is what they were built from, a dataclass of hyperparameters."""
+    """A DETR. ``recipe`` is the dataclass of hyperparameters that it was built from.
+
+    Images go in, `Outputs` come out: the predictions of every decoder layer.
+    """
 
     def __init__(
         self,
-        backbone: nn.Module,
-        encoder: nn.Module,
-        queries: nn.Module,
-        decoder: nn.Module,
+        backbone: Backbone,
+        encoder: Encoder,
+        queries: QuerySource,
+        decoder: Decoder,
         recipe: Any,
     ) -> None:
         super().__init__()
-        self.backbone, self.encoder, self.queries, self.decoder = (
-            backbone,
-            encoder,
-            queries,
-            decoder,
-        )
+        self.backbone, self.encoder = backbone, encoder
+        self.queries, self.decoder = queries, decoder
         self.recipe = recipe
-
-    def compile_parts(self, **options: Any) -> None:
-        """Let torch.compile, with its ``options``, make fast what is the same for all images.
-
-        Sizes may change: the few graphs that this takes are made in the first steps. Queries are left alone, as
-        denoising depends on the objects.
-        """
-        for part in (self.backbone, self.encoder, self.decoder):
-            part.compile(**options)
 
     def forward(
         self, images: Images | CameraImages, targets: Sequence[Target] | None = None
     ) -> Outputs:
-        """Images and, in training, the objects in them (only denoising queries look at those) -> `Outputs`."""
+        """``targets`` are given in training; only denoising queries use them."""
         features = self.backbone(images.pixels)
-        memory = self.encoder(features, *images.beside)
+        memory = self.encoder(features, images)
         queries = self.queries(memory, targets)
         return Outputs(self.decoder(queries, memory), queries)
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile backbone, encoder and decoder with torch.compile and its ``options``.
+
+        Image sizes may change: the few graphs that this takes are compiled in the first steps. The
+        query source is not compiled, because denoising depends on the number of objects.
+        """
+        for part in (self.backbone, self.encoder, self.decoder):
+            part.compile(**options)

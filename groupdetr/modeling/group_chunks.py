@@ -1,14 +1,16 @@
-"""Chunked groups: K groups at the memory of a few, and how a detector and its criterion become one network.
+"""Training K groups in chunks: the memory of a few groups, and the gradients of all.
 
-Groups are independent given the memory X. So the gradients of a chunk of groups, by X, by its queries and by the
-decoder's weights, can be taken at once, and its activations dropped before the next chunk begins. The sums enter the
-graph as a single node, the way of fused linear and cross-entropy kernels: there is one backward pass for the whole
-model, nothing is computed twice, the keys and values of X are projected once, and hooks on parameters fire as ever.
+Groups are independent given the encoded image. So the forward and backward pass of the decoder and
+the criterion can run for one chunk of groups after the other, and the activations of a chunk are
+freed before the next chunk begins. The gradients by the encoded image, the queries and the decoder
+weights are summed over the chunks. They enter the autograd graph as a single node, as in fused
+kernels of a linear layer and cross-entropy. There is one backward pass for the whole model, nothing
+is computed twice, the keys and values are projected once, and hooks on parameters fire as usual.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ from torch.func import functional_call
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.errors import UsageError
-from groupdetr.groups import Compete, Match, match_groups, separately
+from groupdetr.groups import GroupAttention, Match, attend_within_groups, match_groups
+from groupdetr.modeling.attention.cross_attention import KeysValues
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
@@ -27,15 +30,15 @@ from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.targets import Target
 
-Losses = tuple[
-    Tensor, dict[str, Tensor]
-]  # their sum, which has a gradient, and each by its name, which has none
+# (sum of all losses, which has a gradient; every loss by its name, detached)
+Losses = tuple[Tensor, dict[str, Tensor]]
 
 
-class AtOnce(nn.Module):
-    """Images and targets to losses, all groups together.
+class ModelWithLoss(nn.Module):
+    """Images and targets -> losses, with all groups in one pass.
 
-    This or `ByChunks` is what DistributedDataParallel wraps: all that needs a gradient is in their forward pass.
+    DistributedDataParallel wraps this module or `ChunkedModelWithLoss`, because everything that
+    needs a gradient is computed in their forward pass.
     """
 
     def __init__(self, model: DetectionTransformer, criterion: SetCriterion) -> None:
@@ -48,22 +51,24 @@ class AtOnce(nn.Module):
         targets: Sequence[Target],
         mean_objects: Tensor | None = None,
     ) -> Losses:
-        """``mean_objects`` as the criterion has it."""
-        return summed(self.criterion(self.model(images, targets), targets, mean_objects))
+        """``mean_objects`` as in `SetCriterion.forward`."""
+        outputs = self.model(images, targets)
+        return sum_losses(self.criterion(outputs, targets, mean_objects))
 
 
-class ByChunks(nn.Module):
-    """The same losses and gradients, while decoder and criterion see ``groups_at_once`` groups at a time.
+class ChunkedModelWithLoss(nn.Module):
+    """The losses and gradients of `ModelWithLoss`, for ``groups_at_once`` groups at a time.
 
-    For training alone, as gradients are taken in the forward pass: backward multiplies them by the gradient of the
-    sum, and hands them on. Only what dropout draws is not that of `AtOnce`.
+    It is for training only, because its forward pass already computes gradients. The backward pass
+    multiplies them by the gradient of the sum and passes them on. Only the random numbers of
+    dropout differ from those of `ModelWithLoss`. `UsageError` if groups are not independent.
     """
 
     def __init__(
         self, model: DetectionTransformer, criterion: SetCriterion, groups_at_once: int
     ) -> None:
         super().__init__()
-        expect_independent_groups(model.recipe.compete, criterion.match)
+        require_independent_groups(model.recipe.group_attention, criterion.matcher.match)
         self.model, self.criterion, self.groups_at_once = model, criterion, groups_at_once
 
     def forward(
@@ -72,98 +77,145 @@ class ByChunks(nn.Module):
         targets: Sequence[Target],
         mean_objects: Tensor | None = None,
     ) -> Losses:
-        def taught(chunk: Queries) -> dict[str, Tensor]:
-            # tie_weights puts leaves in shared modules once for each name, and back only the last of them
-            said = functional_call(
-                self.model.decoder, weights, (chunk, seen, views), tie_weights=False
-            )
-            outputs = Outputs(said, chunk)
-            loss, parts = summed(self.criterion(outputs, targets, mean_objects))
-            with torch.autocast(loss.device.type, enabled=False):
-                loss.backward()  # as far as the cut
-            return parts
-
-        memory: Memory = self.model.encoder(self.model.backbone(images.pixels), *images.beside)
+        """``mean_objects`` as in `SetCriterion.forward`."""
+        memory: Memory = self.model.encoder(self.model.backbone(images.pixels), images)
         queries: Queries = self.model.queries(memory, targets)
-        views = self.model.decoder.views(memory)  # type: ignore[operator]
-        cut = Cut()
-        weights = {name: cut(weight) for name, weight in self.model.decoder.named_parameters()}
-        seen, asked = memory.mapped(cut), queries.mapped(cut)
-        views = [tuple(map(cut, view)) for view in views]
-        parts = [taught(chunk) for chunk in chunks(asked, self.groups_at_once)]
-        loss, named = summed(
-            {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+        keys_values = self.model.decoder.precompute_keys_values(memory)
+
+        # The backward pass of a chunk ends at these leaves, where the gradients of all chunks add
+        # up.
+        boundary = GradientBoundary()
+        weights = {}
+        for name, weight in self.model.decoder.named_parameters():
+            weights[name] = boundary.detach(weight)
+        memory_leaves = memory.map(boundary.detach)
+        query_leaves = queries.map(boundary.detach)
+        keys_values_leaves: list[KeysValues] = []
+        for layer_keys_values in keys_values:
+            keys_values_leaves.append(tuple(boundary.detach(x) for x in layer_keys_values))
+
+        losses_by_chunk = []
+        for chunk in split_groups(query_leaves, self.groups_at_once):
+            losses = self.chunk_loss(
+                chunk, memory_leaves, keys_values_leaves, weights, targets, mean_objects
+            )
+            losses_by_chunk.append(losses)
+
+        total_losses = {}
+        for name in losses_by_chunk[0]:
+            total_losses[name] = torch.stack([losses[name] for losses in losses_by_chunk]).sum()
+        loss, loss_by_name = sum_losses(total_losses)
+        return boundary.rejoin(loss), loss_by_name
+
+    def chunk_loss(
+        self,
+        chunk: Queries,
+        memory: Memory,
+        keys_values: Sequence[KeysValues],
+        weights: Mapping[str, Tensor],
+        targets: Sequence[Target],
+        mean_objects: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Return the losses of a chunk by name, and accumulate its gradients in the leaves.
+
+        ``weights`` are the leaves of the decoder's parameters, by name.
+        """
+        # With tie_weights=True, torch would replace a shared module's weights once for each of its
+        # names, but restore only the last of them.
+        predictions = functional_call(
+            self.model.decoder, dict(weights), (chunk, memory, keys_values), tie_weights=False
         )
-        return cut.mended(loss), named
+        outputs = Outputs(predictions, chunk)
+        loss, loss_by_name = sum_losses(self.criterion(outputs, targets, mean_objects))
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
+        return loss_by_name
 
 
-def learner(
+def with_loss(
     model: DetectionTransformer, criterion: SetCriterion, groups_at_once: int | None
-) -> AtOnce | ByChunks:
-    """The two as one network, with all groups at once or in chunks."""
+) -> ModelWithLoss | ChunkedModelWithLoss:
+    """Return model and criterion as one module, for all groups at once or for chunks of groups."""
     if groups_at_once is not None and model.recipe.in_chunks(groups_at_once):
-        return ByChunks(model, criterion, groups_at_once)
-    return AtOnce(model, criterion)
+        return ChunkedModelWithLoss(model, criterion, groups_at_once)
+    return ModelWithLoss(model, criterion)
 
 
-def summed(losses: dict[str, Tensor]) -> Losses:
-    return torch.stack([*losses.values()]).sum(), {
-        name: loss.detach() for name, loss in losses.items()
-    }
+def sum_losses(losses: Mapping[str, Tensor]) -> Losses:
+    """Return the sum of the losses, and every loss by its name without its gradient."""
+    total = torch.stack([*losses.values()]).sum()
+    return total, {name: loss.detach() for name, loss in losses.items()}
 
 
-def chunks(queries: Queries, size: int) -> list[Queries]:
-    """Of ``size`` groups each; the last may have fewer."""
-    return [
-        queries.of_groups(first, first + size) for first in range(0, queries.content.shape[1], size)
-    ]
+def split_groups(queries: Queries, size: int) -> list[Queries]:
+    """Split queries into chunks of ``size`` groups. The last chunk may have fewer."""
+    num_groups = queries.content.shape[1]
+    return [queries.slice_groups(first, first + size) for first in range(0, num_groups, size)]
 
 
-class Cut:
-    """Where a graph is cut: leaves that stand for its tensors, until their gradients are known."""
+class GradientBoundary:
+    """A cut through the autograd graph.
+
+    Each tensor at the cut is represented by a detached leaf. Gradients that were computed for the
+    leaves are passed on to the tensors by `rejoin`.
+    """
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.leaves: list[Tensor] = []
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def detach(self, x: Tensor) -> Tensor:
+        """Return a leaf that stands for ``x``, or ``x`` itself if it needs no gradient."""
         if not x.requires_grad:
             return x
+        leaf = x.detach().requires_grad_()
         self.tensors.append(x)
-        self.leaves.append(x.detach().requires_grad_())
-        return self.leaves[-1]
+        self.leaves.append(leaf)
+        return leaf
 
-    def mended(self, value: Tensor) -> Tensor:
-        """The scalar whose gradients the leaves have, with them as gradients of the tensors."""
-        return _Known.apply(value, [leaf.grad for leaf in self.leaves], *self.tensors)
+    def rejoin(self, value: Tensor) -> Tensor:
+        """Return `value` such that backward passes each leaf's stored gradient to the tensor it
+        stands for.
+
+        ``value`` is the scalar that the leaves' gradients belong to.
+        """
+        gradients = [leaf.grad for leaf in self.leaves]
+        return _PrecomputedGradients.apply(value, gradients, *self.tensors)
 
 
-class _Known(torch.autograd.Function):
-    """A scalar of tensors whose gradients were taken before."""
+class _PrecomputedGradients(torch.autograd.Function):
+    """A scalar function of tensors whose gradients are already known."""
 
     @staticmethod
     def forward(
         ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *tensors: Tensor
     ) -> Tensor:
-        del tensors
         ctx.save_for_backward(*gradients)
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(None if known is None else grad * known for known in ctx.saved_tensors)
+        # By the chain rule, the gradient of the scalar multiplies every known gradient.
+        gradients = []
+        for known in ctx.saved_tensors:
+            gradients.append(None if known is None else grad * known)
+        return None, None, *gradients
 
 
-def independent(compete: Compete, match: Match) -> bool:
-    """Groups that attend to each other, or are matched together, cannot be told apart (Table 7 b and c)."""
-    return compete is separately and match is match_groups
+def groups_are_independent(group_attention: GroupAttention, match: Match) -> bool:
+    """Return whether every group attends and is matched within itself.
+
+    This is not so in rows b and c of Table 7.
+    """
+    return group_attention is attend_within_groups and match is match_groups
 
 
-def expect_independent_groups(compete: Compete, match: Match) -> None:
-    """Refuse those that are not."""
-    if not independent(compete, match):
+def require_independent_groups(group_attention: GroupAttention, match: Match) -> None:
+    """Raise `UsageError` if groups attend to each other or are matched together."""
+    if not groups_are_independent(group_attention, match):
         raise UsageError(
             "groups that attend to each other or are matched together cannot be computed in chunks",
-            remedy="leave --group-chunk out; --accumulate and --recompute save memory with any model",
+            remedy="leave out --group-chunk; "
+            "--accumulate and --recompute save memory for any model",
         )

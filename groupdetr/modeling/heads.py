@@ -1,8 +1,9 @@
-"""Say what you see: from a query to a class and a box, in the image or in space, or a mask."""
+"""Prediction heads: from a query to class logits and a box, a 3D box, or a mask."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +12,31 @@ from torch.nn import functional as F
 from groupdetr.modeling.linear import Linear
 from groupdetr.modeling.mlp import MLP
 from groupdetr.ops.boxes import inverse_sigmoid
-from groupdetr.ops.boxes3d import CENTRE, CODE, VELOCITY
-from groupdetr.structures.masks import Masks
-from groupdetr.structures.memory import Memory, PixelMemory
+from groupdetr.ops.boxes3d import CENTRE, CODE_SIZE, VELOCITY
+from groupdetr.structures.memory import Memory, PixelMemory, SceneMemory
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.scene_memory import SceneMemory
 
-PRIOR = 0.01  # the score of every class before training (focal loss, Lin et al. 2017, Sec. 3.3)
-LOW, HIGH = (
-    (-51.2, -51.2, -5.0),
-    (51.2, 51.2, 3.0),
-)  # metres: x, y, z where objects in space are told
+PRIOR = 0.01  # initial score of every class (focal loss, Lin et al. 2017, Sec. 3.3)
+LOW, HIGH = (-51.2, -51.2, -5.0), (51.2, 51.2, 3.0)  # x, y, z bounds of predicted centres, metres
 
 
-def start_rare(classify: nn.Linear) -> None:
+def init_prior_bias(classify: nn.Linear) -> None:
+    """Set the bias so that every class starts with the score `PRIOR`."""
     nn.init.constant_(classify.bias, -math.log((1 - PRIOR) / PRIOR))
 
 
-class BoxHead(nn.Module):
-    """Queries [...,N,C] and their reference [...,N,R] -> `Predictions`. The box is told relative to the reference.
+class PredictionHead(nn.Module, ABC):
+    """Queries [...,N,C] and their reference [...,N,R] -> `Predictions`.
+
+    Heads work on the last axis and do not depend on groups.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions: ...
+
+
+class BoxHead(PredictionHead):
+    """Class logits and a box relative to the reference point or box.
 
     ``eps`` is that of `inverse_sigmoid`.
     """
@@ -39,35 +46,34 @@ class BoxHead(nn.Module):
         self.eps = eps
         self.classify = Linear(channels, num_classes)
         self.regress = MLP(channels, channels, 4, num_layers=3)
-        start_rare(self.classify)
-        nn.init.zeros_(self.regress.layers[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.regress.layers[-1].bias)  # type: ignore[arg-type]
+        init_prior_bias(self.classify)
+        self.regress.init_last_layer_zero()
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
-        del memory
         return Predictions(self.classify(x), self.box(x, reference))
 
     def box(self, x: Tensor, reference: Tensor) -> Tensor:
-        """[...,N,4]"""
+        """Return the box [...,N,4]: sigmoid(MLP(x) + inverse_sigmoid(reference))."""
         start = inverse_sigmoid(reference.float(), self.eps)
-        start = F.pad(start, (0, 4 - start.shape[-1]))  # a point says nothing about the size
+        # A reference point gives the centre only; width and height start from zero.
+        start = F.pad(start, (0, 4 - start.shape[-1]))
         return (self.regress(x) + start).sigmoid()
 
 
-class SpaceHead(nn.Module):
-    """Queries [...,N,C] and their reference [...,N,3] -> `Predictions` whose boxes are codes (`ops.boxes3d`).
+class Box3DHead(PredictionHead):
+    """Class logits and an encoded 3D box (`ops.boxes3d`) relative to the reference point.
 
-    The centre is told relative to the reference, inside a space of 102.4 m by 102.4 m by 8 m. ``regress`` says
-    [...,N,10]; ``eps`` is that of `inverse_sigmoid`.
+    The reference [...,N,3] is in [0,1]. The centre is predicted inside a space of 102.4 m by
+    102.4 m by 8 m. ``regress`` maps [...,N,C] to [...,N,10]; ``eps`` is that of `inverse_sigmoid`.
     """
 
-    where: Tensor  # the centre stands in a code
+    centre_dims: Tensor  # where x, y and z stand in an encoded box
     low: Tensor
     extent: Tensor
 
     def __init__(self, channels: int, num_classes: int, regress: nn.Module, eps: float) -> None:
         super().__init__()
-        self.think = nn.Sequential(
+        self.cls_branch = nn.Sequential(
             Linear(channels, channels),
             nn.LayerNorm(channels),
             nn.ReLU(),
@@ -76,61 +82,67 @@ class SpaceHead(nn.Module):
             nn.ReLU(),
         )
         self.classify, self.regress, self.eps = Linear(channels, num_classes), regress, eps
-        self.register_buffer("where", torch.tensor(CENTRE), persistent=False)
+        self.register_buffer("centre_dims", torch.tensor(CENTRE), persistent=False)
         self.register_buffer("low", torch.tensor(LOW), persistent=False)
         self.register_buffer("extent", torch.tensor(HIGH) - torch.tensor(LOW), persistent=False)
-        start_rare(self.classify)
+        init_prior_bias(self.classify)
 
-    def forward(self, x: Tensor, reference: Tensor, memory: SceneMemory) -> Predictions:
-        del memory
-        return Predictions(self.classify(self.think(x)), self.code(x, reference))
+    def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
+        return Predictions(self.classify(self.cls_branch(x)), self.encoded_box(x, reference))
 
-    def code(self, x: Tensor, reference: Tensor) -> Tensor:
-        """[...,N,10]"""
-        said = self.regress(x)
+    def encoded_box(self, x: Tensor, reference: Tensor) -> Tensor:
+        """Return the encoded box [...,N,10], whose centre is in metres."""
+        encoded = self.regress(x)
         start = inverse_sigmoid(reference.float(), self.eps)
-        centre = (said[..., self.where] + start).sigmoid() * self.extent + self.low
-        return said.to(centre.dtype).index_copy(-1, self.where, centre)
+        centre = (encoded[..., self.centre_dims] + start).sigmoid() * self.extent + self.low
+        return encoded.to(centre.dtype).index_copy(-1, self.centre_dims, centre)
 
 
-class MovingHead(SpaceHead):
-    """Of images of two moments (PETRv2): what is said of motion is how far, and becomes how fast."""
+class Box3DVelocityHead(Box3DHead):
+    """`Box3DHead` for images of two frames (PETRv2).
 
-    def forward(self, x: Tensor, reference: Tensor, memory: SceneMemory) -> Predictions:
-        said = super().forward(x, reference, memory)
-        still, moved = said.boxes.split([VELOCITY, CODE - VELOCITY], dim=-1)
-        return said.of(
-            said.logits, torch.cat([still, moved / memory.elapsed.view(-1, 1, 1, 1)], dim=-1)
-        )
+    The network predicts by how far an object moved between the frames. The head divides that by
+    the time between them.
+    """
+
+    def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
+        assert isinstance(memory, SceneMemory)
+        predictions = super().forward(x, reference, memory)
+        box, distance = predictions.boxes.split([VELOCITY, CODE_SIZE - VELOCITY], dim=-1)
+        velocity = distance / memory.elapsed.view(-1, 1, 1, 1)
+        return predictions.with_values(predictions.logits, torch.cat([box, velocity], dim=-1))
 
 
-class SplitRegression(nn.Module):
-    """Codes [...,10] by five networks, which share what they read (PETRv2): x and y; log w; log l, z and log h; the
-    angle; the velocity. The published code calls the second and third otherwise, but this is what they say."""
+class MultiBranchRegression(nn.Module):
+    """Encoded boxes [...,N,10] by five MLPs with shared first layers (PETRv2).
 
-    NUMBERS = (2, 1, 3, 2, 2)
+    The branches predict: x and y; log w; log l, z and log h; sine and cosine of the angle; the
+    velocity. The published code names the second and third differently, but this is what they are.
+    """
+
+    BRANCH_SIZES = (2, 1, 3, 2, 2)
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.shared = MLP(channels, channels, channels, num_layers=2)
-        self.parts = nn.ModuleList(
-            MLP(channels, channels, numbers, num_layers=2) for numbers in self.NUMBERS
+        self.branches = nn.ModuleList(
+            MLP(channels, channels, size, num_layers=2) for size in self.BRANCH_SIZES
         )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.shared(x))
-        return torch.cat([part(x) for part in self.parts], dim=-1)
+        return torch.cat([branch(x) for branch in self.branches], dim=-1)
 
 
-class MaskHead(nn.Module):
-    """Queries [...,N,C] -> `Predictions`: a class or, in the last logit, none, and the embedding of a mask."""
+class MaskHead(PredictionHead):
+    """Class logits, the last of which is "no object", and the embedding of a mask (Mask2Former)."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.classify, self.nothing = Linear(channels, num_classes), Linear(channels, 1)
+        self.classify, self.no_object = Linear(channels, num_classes), Linear(channels, 1)
         self.embed = MLP(channels, channels, channels, num_layers=3)
 
-    def forward(self, x: Tensor, reference: Tensor, memory: PixelMemory) -> Predictions:
-        del reference
-        logits = torch.cat([self.classify(x), self.nothing(x)], dim=-1)
-        return Predictions(logits, masks=Masks(self.embed(x), memory.canvas))
+    def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
+        assert isinstance(memory, PixelMemory)
+        logits = torch.cat([self.classify(x), self.no_object(x)], dim=-1)
+        return Predictions(logits, self.embed(x), memory.mask_features)

@@ -1,7 +1,8 @@
-"""Linear layers, which on a CPU multiply by oneDNN.
+"""Linear layers, computed by oneDNN on x86 CPUs.
 
-For float32 PyTorch's own linear layer calls MKL, which leaves half of a processor unused that is not Intel's. oneDNN,
-which PyTorch brings and convolves with, does not: on an AMD EPYC it is twice as fast, forward and backward.
+For float32, PyTorch's own linear layer calls MKL, which uses only half of a processor that is not
+made by Intel. oneDNN, which is part of PyTorch and computes its convolutions, uses all of it. On an
+AMD EPYC it is twice as fast, forward and backward.
 """
 
 from __future__ import annotations
@@ -15,31 +16,37 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-# elsewhere PyTorch is built without oneDNN, or calls it by itself
-AVAILABLE = platform.machine().lower() in ("x86_64", "amd64") and hasattr(
+# On other processors PyTorch is built without oneDNN, or calls it by itself.
+ONEDNN_AVAILABLE = platform.machine().lower() in ("x86_64", "amd64") and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
 
 
 class Linear(nn.Linear):
-    """[...,in] -> [...,out]: `torch.nn.Linear`, by `linear`."""
+    """`torch.nn.Linear` computed by `linear`: [...,in] -> [...,out]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x`` [...,in], ``weight`` [out,in], ``bias`` [out] -> [...,out], as `torch.nn.functional.linear`."""
-    if multiplies_by_onednn(x, weight):
-        return _Linear.apply(x, weight, bias)
+    """`torch.nn.functional.linear`, by oneDNN where that is faster.
+
+    ``x`` [...,in], ``weight`` [out,in], ``bias`` [out] -> [...,out].
+    """
+    if uses_onednn(x, weight):
+        return _OneDNNLinear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-def multiplies_by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Float32 on a CPU. Under autocast PyTorch does it by itself, and compilers and exporters are to see what they
-    know."""
+def uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Return whether `linear` calls oneDNN: for float32 on a CPU.
+
+    Under autocast PyTorch calls oneDNN by itself. Exporters and tracers must see the standard
+    linear operation.
+    """
     return (
-        AVAILABLE
+        ONEDNN_AVAILABLE
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
@@ -49,7 +56,7 @@ def multiplies_by_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-class _Linear(torch.autograd.Function):
+class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -59,45 +66,47 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
-        grad = (
-            grad.contiguous()
-        )  # a part of another tensor is not, and takes oneDNN hundreds of times as long
-        rows, columns = (each.reshape(-1, each.shape[-1]).contiguous() for each in (grad, x))
-        return (
-            multiply(grad, weight.t()) if for_x else None,
-            outer(rows, columns) if for_weight else None,
-            rows.sum(0) if for_bias else None,
-        )
+        x_needs_grad, weight_needs_grad, bias_needs_grad = ctx.needs_input_grad
+        # The gradient of a slice of a larger tensor is not contiguous. On such a tensor oneDNN
+        # takes hundreds of times as long.
+        grad = grad.contiguous()
+        grad_rows = grad.reshape(-1, grad.shape[-1]).contiguous()  # [M,out]
+        x_rows = x.reshape(-1, x.shape[-1]).contiguous()  # [M,in]
+        grad_x = multiply(grad, weight.t()) if x_needs_grad else None
+        grad_weight = outer(grad_rows, x_rows) if weight_needs_grad else None
+        grad_bias = grad_rows.sum(0) if bias_needs_grad else None
+        return grad_x, grad_weight, grad_bias
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x`` [...,in] with ``weight`` [out,in] -> [...,out]."""
+    """``x`` [...,in] times the transpose of ``weight`` [out,in], plus ``bias`` -> [...,out]."""
     if torch.compiler.is_compiling():
-        return _opaque(x, weight, bias)
+        return _opaque_multiply(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
-    """[M,A] and [M,B] -> [A,B], summed over M. oneDNN is fastest with the shorter side as its rows."""
-    return multiply(a.t(), b.t()) if a.shape[1] <= b.shape[1] else multiply(b.t(), a.t()).t()
+    """[M,A] and [M,B] -> [A,B], the sum of M outer products."""
+    # oneDNN is fastest if the shorter side makes the rows of the result.
+    if a.shape[1] <= b.shape[1]:
+        return multiply(a.t(), b.t())
+    return multiply(b.t(), a.t()).t()
 
 
 @torch.library.custom_op("groupdetr::multiply", mutates_args=())
-def _opaque(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`multiply` for compilers, which would take the weight for a constant."""
+def _opaque_multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`multiply` for torch.compile, which would otherwise treat the weight as a constant."""
     return multiply(x, weight, bias)
 
 
-@_opaque.register_fake
+@_opaque_multiply.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    del bias
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
-if AVAILABLE:
+if ONEDNN_AVAILABLE:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _flops(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-        """What `torch.utils.flop_counter` is to count."""
+        """Return the operations that `torch.utils.flop_counter` counts for one call."""
         return 2 * x.numel() * weight[0]

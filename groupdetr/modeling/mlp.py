@@ -1,4 +1,4 @@
-"""Thinking alone: the two networks that treat every query, token or box by itself."""
+"""MLP and feed-forward network, which are applied to every query, token or box independently."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.linear import Linear
+from groupdetr.modeling.module_list import ModuleList
 
 
 class MLP(nn.Module):
@@ -18,7 +19,7 @@ class MLP(nn.Module):
     def __init__(self, in_channels: int, hidden: int, out_channels: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_channels, *[hidden] * (num_layers - 1), out_channels]
-        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
+        self.layers: ModuleList[Linear] = ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self.layers
@@ -27,21 +28,28 @@ class MLP(nn.Module):
         return last(x)
 
     @torch.no_grad()
-    def start_as_loud(self) -> None:
-        """Say things as loud as they come in (He et al. 2015): torch's own start, in which every layer says them at a
-        sixth of their power, times the root of that. No bias."""
-        for layer in self.layers:
-            layer.weight.mul_(math.sqrt(6))  # type: ignore[operator]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    def init_kaiming(self) -> None:
+        """Kaiming initialisation (He et al. 2015): torch's default weights times sqrt(6).
 
-    def start_at(self, value: float) -> None:
-        """Say the same of everything at first."""
-        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
-        nn.init.constant_(self.layers[-1].bias, value)  # type: ignore[arg-type]
+        The variance of the output then equals that of the input. Biases become zero.
+        """
+        for layer in self.layers:
+            layer.weight.mul_(math.sqrt(6))
+            nn.init.zeros_(layer.bias)
+
+    def init_constant(self, value: float) -> None:
+        """Initialise the last layer so that the output is ``value`` for every input."""
+        self.init_last_layer_zero()
+        nn.init.constant_(self.layers[-1].bias, value)
+
+    def init_last_layer_zero(self) -> None:
+        """Initialise the last layer so that the output is zero for every input."""
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
 
 
 class FeedForward(nn.Module):
-    """The transformer's two-layer network: [...,C] -> [...,C]."""
+    """The transformer's two-layer feed-forward network: [...,C] -> [...,C]."""
 
     def __init__(
         self, channels: int, hidden: int, dropout: float, activation: nn.Module | None = None

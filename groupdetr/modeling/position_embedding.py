@@ -1,10 +1,11 @@
-"""The position embedding that attention adds to a token or a query: given, scaled or gated by the content, or read
-off a box.
+"""Position embeddings that attention adds to tokens or object queries.
 
-All are called with what they may need: (position, content, reference, memory), tokens with the first two.
+They are fixed, scaled or gated by the content, or computed from the reference box.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
@@ -13,56 +14,116 @@ from groupdetr.ops.position import sine_embedding
 from groupdetr.structures.memory import Memory
 
 
-class Given(nn.Module):
-    """As it is, in all layers (DETR, Conditional DETR)."""
+class PositionEmbedding(nn.Module, ABC):
+    """The position embedding [...,C] of tokens [B,S,C] or queries [B,K,N,C].
 
-    def forward(self, position: Tensor, content: Tensor, *where: Tensor | Memory) -> Tensor:
-        del content, where
+    Tokens are embedded with ``position`` and ``content`` alone. Queries also have a ``reference``
+    [B|1,K,N,R] and the ``memory`` that they attend to.
+    """
+
+    @abstractmethod
+    def forward(
+        self,
+        position: Tensor | None,
+        content: Tensor,
+        reference: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor: ...
+
+
+class FixedPositionEmbedding(PositionEmbedding):
+    """The given position embedding, the same in all layers (DETR, Conditional DETR)."""
+
+    def forward(
+        self,
+        position: Tensor | None,
+        content: Tensor,
+        reference: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        assert position is not None
         return position
 
 
-class Scaled(nn.Module):
-    """What ``place`` gives, scaled by the content (DAB-DETR's encoder, DAB-Deformable-DETR's decoder): [...,C]."""
+class ContentScaledPositionEmbedding(PositionEmbedding):
+    """A position embedding multiplied by an MLP of the content.
 
-    def __init__(self, place: nn.Module, scale: MLP) -> None:
+    DAB-DETR's encoder and DAB-Deformable-DETR's decoder have it.
+    """
+
+    def __init__(self, position_embedding: PositionEmbedding, scale: MLP) -> None:
         super().__init__()
-        self.place, self.scale = place, scale
+        self.position_embedding, self.scale = position_embedding, scale
 
-    def forward(self, position: Tensor, content: Tensor, *where: Tensor | Memory) -> Tensor:
-        return self.place(position, content, *where) * self.scale(content)
+    def forward(
+        self,
+        position: Tensor | None,
+        content: Tensor,
+        reference: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        embedding = self.position_embedding(position, content, reference, memory)
+        return embedding * self.scale(content)
 
 
-class Gated(nn.Module):
-    """As it is, as far as the content lets it through (PETRv2, Liu et al. 2023, Sec. 3.2): [...,C]."""
+class GatedPositionEmbedding(PositionEmbedding):
+    """Position embedding multiplied by a sigmoid gate computed from the content.
+
+    (PETRv2, Liu et al. 2023, Sec. 3.2)
+    """
 
     def __init__(self, gate: MLP) -> None:
         super().__init__()
         self.gate = gate
 
-    def forward(self, position: Tensor, content: Tensor, *where: Tensor | Memory) -> Tensor:
-        del where
+    def forward(
+        self,
+        position: Tensor | None,
+        content: Tensor,
+        reference: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        assert position is not None
         return position * self.gate(content).sigmoid()
 
 
-class OfBox(nn.Module):
-    """Read off the box where a query looks, layer after layer: MLP(sine(box)) (DAB-DETR, Liu et al. 2022, Eq. 4)."""
+class BoxPositionEmbedding(PositionEmbedding):
+    """MLP(sine(box)) of the reference box, computed again in every layer.
+
+    (DAB-DETR, Liu et al. 2022, Eq. 4)
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mlp = MLP(2 * channels, channels, channels, num_layers=2)
 
     def forward(
-        self, position: Tensor | None, content: Tensor, reference: Tensor, memory: Memory
+        self,
+        position: Tensor | None,
+        content: Tensor,
+        reference: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        del position, memory
-        return self.mlp(sine_embedding(reference, content.shape[-1] // 2).to(reference.dtype))
+        assert reference is not None
+        sine = sine_embedding(reference, content.shape[-1] // 2)
+        return self.mlp(sine.to(reference.dtype))
 
 
-class OfPaddedBox(OfBox):
-    """Read off the box in the padded image, on its finest level: so in DAB-Deformable-DETR's code and in DINO's."""
+class PaddedBoxPositionEmbedding(BoxPositionEmbedding):
+    """As `BoxPositionEmbedding`, of the box in coordinates of the padded image.
+
+    This is how the official code of DAB-Deformable-DETR and DINO computes it, with the valid ratio
+    of the finest level.
+    """
 
     def forward(
-        self, position: Tensor | None, content: Tensor, reference: Tensor, memory: Memory
+        self,
+        position: Tensor | None,
+        content: Tensor,
+        reference: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        finest = memory.valid_ratios[:, 0].repeat(1, 2)  # [B,4]
-        return super().forward(position, content, reference * finest[:, None, None], memory)
+        assert reference is not None
+        assert memory is not None
+        finest_ratio = memory.valid_ratios[:, 0].repeat(1, 2)  # [B,4]
+        return super().forward(position, content, reference * finest_ratio[:, None, None], memory)

@@ -1,1 +1,1 @@
-"""Pure functions of tensors. Nothing here knows the rest of the library."""
+"""Pure functions of tensors and arrays. They import nothing else of the library."""

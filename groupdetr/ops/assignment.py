@@ -1,7 +1,8 @@
-"""One-to-one assignment: many small problems solved exactly, on the host, from one copy of the costs.
+"""One-to-one assignment: many small problems, solved exactly on the CPU.
 
-Who solves them is chosen here and nowhere else: lapx where it is installed (the extra ``fast``), two to three times as
-fast, else scipy. Both are exact; of several cheapest assignments they may take different ones.
+The solver is chosen in this file and nowhere else. It is lapx where that is installed (the extra
+``fast``), which takes a half to a third of the time, and scipy otherwise. Both are exact. If
+several assignments have the same lowest cost, the two may return different ones.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 try:
-    from lap import lapjvr_batch  # of lapx >= 0.11; an older one, or lap itself, has no such name
+    # lapx >= 0.11 has this name. Older versions, and the package lap itself, do not.
+    from lap import lapjvr_batch
 except ImportError:
     lapjvr_batch = None
 
 
 def assign(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cheapest one-to-one pairs of any number of problems: costs [...,T,N] -> (rows [...,M], columns [...,M]) with
-    M = min(T,N).
+    """Return the one-to-one pairs of rows and columns with the lowest total cost.
 
-    They are solved in double precision, in which sums of any float32 costs are finite. Objects are the rows and
-    contiguous, the orientation that is solved without a copy.
+    ``costs`` [...,T,N] -> rows [...,M] and columns [...,M], where M = min(T,N). Every index of the
+    leading axes is a problem of its own. Objects are the rows and queries the columns, an
+    orientation that the solvers need not copy.
     """
     *axes, rows, columns = costs.shape
+    # In double precision, the sum of any float32 costs is finite.
     problems = costs.astype(np.float64).reshape(math.prod(axes), rows, columns)
     pairs = by_lapx(problems) if lapjvr_batch else by_scipy(problems)
     pairs = pairs.reshape(*axes, min(rows, columns), 2)
@@ -32,15 +35,20 @@ def assign(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_scipy(costs: np.ndarray) -> np.ndarray:
-    """One after the other: [P,T,N] -> [P,M,2]."""
+    """Solve P problems one after the other: costs [P,T,N] -> pairs (row, column) [P,M,2]."""
     pairs = np.empty((len(costs), min(costs.shape[1:]), 2), dtype=np.int64)
-    for pair, cost in zip(pairs, costs):
-        pair[:, 0], pair[:, 1] = linear_sum_assignment(cost)
+    for problem, cost in enumerate(costs):
+        rows, columns = linear_sum_assignment(cost)
+        pairs[problem, :, 0] = rows
+        pairs[problem, :, 1] = columns
     return pairs
 
 
 def by_lapx(costs: np.ndarray) -> np.ndarray:
-    """All in one call: [P,T,N] -> [P,M,2]. By this thread alone: lapx's own would not survive a fork."""
+    """Solve P problems in one call: costs [P,T,N] -> pairs (row, column) [P,M,2].
+
+    It uses the calling thread only, because the threads of lapx do not survive a fork.
+    """
     pairs = lapjvr_batch(
         costs, True, return_cost=False, n_threads=1, precision="float64", output="pairs"
     )

@@ -1,4 +1,4 @@
-"""Boxes as pure functions of tensors: two forms, their overlap, and the inverse of the sigmoid that draws them."""
+"""2D boxes: conversion between two formats, generalised IoU, and the inverse of the sigmoid."""
 
 from __future__ import annotations
 
@@ -8,49 +8,62 @@ from torch.nn import functional as F
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size [...,4] to corners [...,4]."""
+    """Convert centre and size [...,4] to corners [...,4]."""
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Corners [...,4] to centre and size [...,4]."""
+    """Convert corners [...,4] to centre and size [...,4]."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
-    """log(x / (1 - x)) of x in [0,1], both clamped at ``eps``.
+    """Return log(x / (1 - x)) of x in [0,1], with x and 1 - x clamped to at least ``eps``.
 
-    ``eps`` is part of a detector's inference function (1e-5 in Conditional DETR's code, 1e-3 in DAB-DETR's): with
-    another one, published weights drift on small and on edge boxes.
+    ``eps`` is a part of a detector's inference: 1e-5 in Conditional DETR's code, 1e-3 in
+    DAB-DETR's. With another value, published weights predict slightly different boxes for objects
+    that are small or at the edge of the image.
     """
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 def giou_distance(size_a: Tensor, size_b: Tensor, distances: Tensor, eps: float = 0.0) -> Tensor:
-    """1 - GIoU of boxes a and b, in [0,2] (Rezatofighi et al. 2019): [...].
+    """Return 1 - GIoU of boxes a and b, in [0,2] (Rezatofighi et al. 2019): [...].
 
-    From their sizes [2,...], which are not negative, and the distances of their centres and of their sizes [4,...].
-    On either axis, boxes of mean size m overlap by m - d and span m + d, where d is half the difference of their sizes,
-    or the distance of their centres if that is more. Nothing cancels, as it would between corners. ``eps`` is added to
-    both denominators; without it the boxes need an area in at least one of a and b.
+    ``size_a`` and ``size_b`` [2,...] are widths and heights, which are not negative.
+    ``distances`` [4,...] are |a - b| of cx, cy, w and h. ``eps`` is added to the areas of union
+    and hull. Without it, at least one of a and b needs an area.
+
+    Corners are not computed: differences of corners would cancel, and small boxes would lose
+    digits. On either axis, let m be the mean of the two sizes, and let d be half the difference of
+    the sizes or the distance of the centres, whichever is larger. Then the overlap is m - d, and
+    the hull has the length m + d.
     """
-    centres, sizes = distances.split(2)
-    mean, beyond = torch.lerp(size_a, size_b, 0.5), positive(torch.sub(centres, sizes, alpha=0.5))
-    apart = torch.add(beyond, sizes, alpha=0.5)
-    intersection, hull = area(positive(mean - apart)), area(mean + apart) + eps
+    centre_distance, size_difference = distances.split(2)
+    mean_size = torch.lerp(size_a, size_b, 0.5)
+    # max(centre_distance, size_difference / 2) as positive(centre_distance - size_difference / 2)
+    # + size_difference / 2. The results stay on the first axis: x, y.
+    excess = positive(torch.sub(centre_distance, size_difference, alpha=0.5))
+    distance = torch.add(excess, size_difference, alpha=0.5)
+    intersection = area(positive(mean_size - distance))
+    hull = area(mean_size + distance) + eps
     union = (area(size_a) + (area(size_b) + eps)).sub_(intersection)
+    # 1 - GIoU = 1 - (intersection / union - (hull - union) / hull)
     return 2 - (intersection / union).add_(union / hull)
 
 
 def area(size: Tensor) -> Tensor:
-    """Width times height: [2,...] -> [...]."""
+    """Return width times height: [2,...] -> [...]."""
     width, height = size.unbind()
     return width * height
 
 
 def positive(x: Tensor) -> Tensor:
-    """Zero where x is negative: relu, which detaches and keeps its result where this keeps x."""
+    """Return max(x, 0).
+
+    It keeps x for its backward pass. Relu would detach its result and keep that instead.
+    """
     return F.threshold(x, 0.0, 0.0)

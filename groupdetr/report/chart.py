@@ -1,4 +1,8 @@
-"""A line chart as inline SVG: nice axes, lines named where they end, a band for the spread, values on hover."""
+"""Line charts as inline SVG.
+
+Axes have round numbers, lines have their names at their ends, a band shows the range over seeds,
+and values appear when the mouse points at them.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,23 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from groupdetr.report.page import Html, join, swatches, text
+from groupdetr.report.page import Html, escape, join, swatches
 
 _WIDTH, _HEIGHT = 440, 290
-_TOP, _BOTTOM, _LEFT, _RIGHT = 26, 44, 52, 14  # margins; names of lines take more at the right
-_COLOURS = 7  # --s0 .. --s6 of the style sheet
-_MOST_POINTS, _MOST_MARKERS, _MOST_NAMES, _LONGEST_NAME = 400, 40, 5, 14
+# Margins in pixels. Names of lines need more at the right.
+_TOP, _BOTTOM, _LEFT, _RIGHT = 26, 44, 52, 14
+_NUM_COLOURS = 7  # --s0 .. --s6 of the style sheet
+_MAX_POINTS = 400  # of a line
+_MAX_MARKERS = 40  # lines with more points have no markers
+# With more lines, or with longer names, the names move to a legend below the chart.
+_MAX_NAMES, _MAX_NAME_LENGTH = 5, 14
+_NAME_HEIGHT = 15.0  # pixels between the names of two lines
 _Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line. A nan breaks it; ``low`` and ``high`` draw a band around it."""
+    """One line. A nan interrupts it. ``low`` and ``high`` draw a band around it."""
 
     name: str
     x: Sequence[float]
@@ -26,16 +35,28 @@ class Series:
     high: Sequence[float] = ()
 
     def thinned(self) -> Series:
-        """No more points than a screen can show, the last one kept."""
-        step = math.ceil(len(self.x) / _MOST_POINTS) or 1
-        return Series(
-            self.name,
-            *(tuple(v)[::-1][::step][::-1] for v in (self.x, self.y, self.low, self.high)),
-        )
+        """Return a line with at most as many points as a screen can show.
+
+        The last point is always one of them.
+        """
+        step = math.ceil(len(self.x) / _MAX_POINTS) or 1
+
+        def thin(values: Sequence[float]) -> tuple[float, ...]:
+            # Counting from the end keeps the last value.
+            backwards = tuple(values)[::-1][::step]
+            return backwards[::-1]
+
+        return Series(self.name, thin(self.x), thin(self.y), thin(self.low), thin(self.high))
+
+    def runs(self) -> list[list[_Point]]:
+        """Return the uninterrupted runs of finite points."""
+        return _finite_runs(self.x, self.y)
 
 
 @dataclass(frozen=True)
 class Chart:
+    """The content of one figure: a title, the names of two axes, lines and a caption."""
+
     title: str
     x_label: str
     y_label: str
@@ -44,40 +65,61 @@ class Chart:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to draw."""
-        return not any(any(_runs(s.x, s.y)) for s in self.series)
+        """True if no line has a finite point."""
+        return not any(series.runs() for series in self.series)
 
 
 def charts(items: Sequence[Chart]) -> Html:
-    """Charts side by side where there is room."""
-    return Html(f'<div class="charts">\n{join(map(line_chart, items))}\n</div>')
+    """Return charts side by side, as many in a row as fit."""
+    content = join(line_chart(item) for item in items)
+    return Html(f'<div class="charts">\n{content}\n</div>')
 
 
 def line_chart(chart: Chart) -> Html:
-    """A numbered figure. Series without a finite point are left out; if none is left, it says so."""
-    lines = {i: s.thinned() for i, s in enumerate(chart.series) if any(_runs(s.x, s.y))}
+    """Return a numbered figure.
+
+    Lines without a finite point are left out. If none is left, the caption says "no data".
+    """
+    lines: dict[int, Series] = {}
+    for index, series in enumerate(chart.series):
+        if series.runs():
+            lines[index] = series.thinned()
     if not lines:
         return numbered(Html(""), f"{chart.title}: no data.")
-    named = len(lines) <= _MOST_NAMES and all(len(s.name) <= _LONGEST_NAME for s in lines.values())
-    frame = _Frame.around(list(lines.values()), room=_room(lines.values()) if named else 0)
-    drawn = [*_axes(frame, chart), *(_series(frame, i, s) for i, s in lines.items())]
-    drawn += _names(frame, lines) if named else []
-    legend = Html("") if named else swatches([(hue(i), s.name) for i, s in lines.items()])
-    words = text(f"{chart.title}: {chart.y_label} by {chart.x_label}")
-    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{words}">\n{join(drawn)}\n</svg>'
+
+    short_names = all(len(line.name) <= _MAX_NAME_LENGTH for line in lines.values())
+    names_at_lines = len(lines) <= _MAX_NAMES and short_names
+    name_width = _name_width(lines.values()) if names_at_lines else 0
+    frame = _Frame.around(list(lines.values()), name_width)
+
+    parts = list(_axes(frame, chart))
+    for index, line in lines.items():
+        parts.append(_line(frame, index, line))
+    if names_at_lines:
+        parts += _names(frame, lines)
+        legend = Html("")
+    else:
+        legend = swatches([(line_colour(index), line.name) for index, line in lines.items()])
+
+    aria_label = escape(f"{chart.title}: {chart.y_label} by {chart.x_label}")
+    attributes = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{aria_label}"'
+    svg = f"<svg {attributes}>\n{join(parts)}\n</svg>"
     return numbered(Html(svg + legend), f"{chart.title}. {chart.caption}".strip())
 
 
 def nice_step(low: float, high: float, count: int) -> float:
-    """1, 2 or 5 times a power of ten, so that no more than about ``count`` steps cover [low, high]."""
+    """Return a round distance between ticks: 1, 2 or 5 times a power of ten.
+
+    At most about ``count`` steps of it cover [low, high].
+    """
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Numbers to pixels along one side."""
+    """A linear map from numbers to pixels, with ticks."""
 
     low: float
     high: float
@@ -87,85 +129,100 @@ class Axis:
 
     @classmethod
     def rounded(cls, values: Sequence[float], start: float, end: float) -> Axis:
-        """From tick to tick."""
+        """Return an axis around the values that starts and ends at a tick."""
         low, high = _extent(values)
         step = nice_step(low, high, 5)
-        return cls(
-            math.floor(low / step + 1e-9) * step,
-            math.ceil(high / step - 1e-9) * step,
-            step,
-            start,
-            end,
-        )
+        first_tick = math.floor(low / step + 1e-9) * step
+        last_tick = math.ceil(high / step - 1e-9) * step
+        return cls(first_tick, last_tick, step, start, end)
 
     @classmethod
     def tight(cls, values: Sequence[float], start: float, end: float) -> Axis:
-        """No wider than the values, so that lines use all the room; epochs are not divided."""
+        """Return an axis no longer than the extent of the values.
+
+        If all values are integers, such as epochs, there are no ticks between integers.
+        """
         low, high = _extent(values)
-        whole = all(float(v).is_integer() for v in values)
-        return cls(low, high, max(nice_step(low, high, 6), float(whole)), start, end)
+        step = nice_step(low, high, 6)
+        if all(float(value).is_integer() for value in values):
+            step = max(step, 1.0)
+        return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
+        """Return the pixel of a number."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     @property
     def ticks(self) -> list[float]:
-        first, last = (
-            math.ceil(self.low / self.step - 1e-9),
-            math.floor(self.high / self.step + 1e-9),
-        )
-        return [i * self.step for i in range(first, last + 1)]
+        first = math.ceil(self.low / self.step - 1e-9)
+        last = math.floor(self.high / self.step + 1e-9)
+        return [index * self.step for index in range(first, last + 1)]
 
-    def words(self, tick: float) -> str:
-        """No more digits than tell the ticks apart."""
-        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
-        if tick and not 1e-3 < self.step < 1e5:  # a longer number would not fit beside the axis
+    def tick_label(self, tick: float) -> str:
+        """Return a tick with as many digits as distinguish it from the next one."""
+        if not tick:
+            return "0"
+        if not 1e-3 < self.step < 1e5:
+            # A number with more digits would not fit next to the axis.
             mantissa, exponent = f"{tick:.1e}".split("e")
             return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
-        return f"{tick:,.{min(digits, 4)}f}".replace("-", "−") if tick else "0"
+        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        return f"{tick:,.{min(digits, 4)}f}".replace("-", "−")
 
 
-def _extent(values: Sequence[float]) -> _Point:
-    """From the least to the largest, from zero if that costs little room, and never empty."""
+def _extent(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range that an axis shows, which is never empty.
+
+    It reaches from the minimum to the maximum, or from zero if that takes little room.
+    """
     low, high = min(values), max(values)
     if 0 < low < 0.4 * high:
         low = 0.0
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        room = abs(low) / 2 or 1.0
-        low, high = low - room, high + room
+        margin = abs(low) / 2 or 1.0
+        low, high = low - margin, high + margin
     return low, high
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The plane of the chart."""
+    """The two axes of a chart."""
 
     x: Axis
     y: Axis
 
     @classmethod
-    def around(cls, series: Sequence[Series], room: float) -> _Frame:
-        """``room``: pixels for names at the right."""
-        runs = [run for s in series for y in (s.y, s.low, s.high) for run in _runs(s.x, y)]
-        xs, ys = zip(*(point for run in runs for point in run))
-        right = _WIDTH - max(_RIGHT, min(room, _WIDTH / 3))
+    def around(cls, series: Sequence[Series], name_width: float) -> _Frame:
+        """Return axes for all finite points. ``name_width`` pixels at the right are for names."""
+        points: list[_Point] = []
+        for line in series:
+            for y_values in (line.y, line.low, line.high):
+                for run in _finite_runs(line.x, y_values):
+                    points += run
+        xs = [x for x, _ in points]
+        ys = [y for _, y in points]
+        right = _WIDTH - max(_RIGHT, min(name_width, _WIDTH / 3))
+        # Pixels count from the top, so the y axis starts at the bottom.
         return cls(Axis.tight(xs, _LEFT, right), Axis.rounded(ys, _HEIGHT - _BOTTOM, _TOP))
 
     def pixels(self, points: Sequence[_Point]) -> str:
+        """Return points as SVG expects them."""
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
 
 
-def _runs(x: Sequence[float], y: Sequence[float]) -> Iterator[list[_Point]]:
-    """The unbroken stretches of finite points."""
-    run: list[_Point] = []
-    for point in zip(x, y):
-        if all(map(math.isfinite, point)):
-            run.append(point)
-        elif run:
-            yield run
-            run = []
-    if run:
-        yield run
+def _finite_runs(x_values: Sequence[float], y_values: Sequence[float]) -> list[list[_Point]]:
+    """Return the uninterrupted runs of finite points."""
+    runs: list[list[_Point]] = []
+    interrupted = True
+    for x, y in zip(x_values, y_values):
+        if not (math.isfinite(x) and math.isfinite(y)):
+            interrupted = True
+            continue
+        if interrupted:
+            runs.append([])
+            interrupted = False
+        runs[-1].append((x, y))
+    return runs
 
 
 def _axes(frame: _Frame, chart: Chart) -> Iterator[Html]:
@@ -173,81 +230,90 @@ def _axes(frame: _Frame, chart: Chart) -> Iterator[Html]:
     for tick in frame.y.ticks:
         y = frame.y(tick)
         yield Html(f'<line class="grid" x1="{left}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        yield label(left - 8, y + 4, frame.y.words(tick), "end")
+        yield svg_text(left - 8, y + 4, frame.y.tick_label(tick), "end")
     for tick in frame.x.ticks:
         x = frame.x(tick)
-        yield Html(
-            f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-        )
-        yield label(x, bottom + 18, frame.x.words(tick), "middle")
+        ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"'
+        yield Html(f'<line class="axis" {ends}/>')
+        yield svg_text(x, bottom + 18, frame.x.tick_label(tick), "middle")
     yield Html(f'<line class="axis" x1="{left}" x2="{right:.1f}" y1="{bottom}" y2="{bottom}"/>')
-    yield label((left + right) / 2, _HEIGHT - 6, chart.x_label, "middle")
-    yield label(2, 12, chart.y_label, "start")
+    yield svg_text((left + right) / 2, _HEIGHT - 6, chart.x_label, "middle")
+    yield svg_text(2, 12, chart.y_label, "start")
 
 
-def _series(frame: _Frame, index: int, series: Series) -> Html:
-    colour = hue(index)
-    edges = list(zip(series.x, series.low, series.high))
-    band = [p for p in edges if all(map(math.isfinite, p))]
-    outline = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
-    parts = (
-        [f'<polygon class="band" style="fill:{colour}" points="{frame.pixels(outline)}"/>']
-        if len(band) > 1
-        else []
-    )
-    runs = list(_runs(series.x, series.y))
-    parts += [
-        f'<polyline class="line" style="stroke:{colour}" points="{frame.pixels(run)}"/>'
-        for run in runs
-    ]
-    if len(series.x) <= _MOST_MARKERS:
-        parts += [_marker(frame, point, series.name, colour) for run in runs for point in run]
-    return join(map(Html, parts))
+def _line(frame: _Frame, index: int, series: Series) -> Html:
+    """Return the band, the line and the markers of one series."""
+    colour = line_colour(index)
+    parts = []
+
+    # The outline of the band runs along its lower edge and back along its upper edge.
+    lower: list[_Point] = []
+    upper: list[_Point] = []
+    for x, low, high in zip(series.x, series.low, series.high):
+        if math.isfinite(x) and math.isfinite(low) and math.isfinite(high):
+            lower.append((x, low))
+            upper.append((x, high))
+    if len(lower) > 1:
+        outline = frame.pixels(lower + upper[::-1])
+        parts.append(f'<polygon class="band" style="fill:{colour}" points="{outline}"/>')
+
+    runs = series.runs()
+    for run in runs:
+        points = frame.pixels(run)
+        parts.append(f'<polyline class="line" style="stroke:{colour}" points="{points}"/>')
+    if len(series.x) <= _MAX_MARKERS:
+        for run in runs:
+            for x, y in run:
+                tooltip = f"{series.name}: {y:.4g} at {x:.4g}"
+                parts.append(marker((frame.x(x), frame.y(y)), tooltip, colour))
+    return join(Html(part) for part in parts)
 
 
-def _marker(frame: _Frame, point: _Point, name: str, colour: str) -> str:
-    words = f"{name}: {point[1]:.4g} at {point[0]:.4g}"
-    return dot((frame.x(point[0]), frame.y(point[1])), words, colour)
+def marker(point: _Point, tooltip: str, colour: str) -> Html:
+    """Return a dot at a point in pixels.
+
+    A larger invisible disc on top of it is easy to point at and then shows the tooltip.
+    """
+    centre = f'cx="{point[0]:.1f}" cy="{point[1]:.1f}"'
+    disc = f'<circle class="hit" {centre} r="9"><title>{escape(tooltip)}</title></circle>'
+    return Html(f'<circle class="dot" style="fill:{colour}" {centre} r="3.6"/>{disc}')
 
 
-def dot(point: _Point, words: str, colour: str) -> str:
-    """A dot, under a larger invisible one that is easy to point at and then says ``words``."""
-    at = f'cx="{point[0]:.1f}" cy="{point[1]:.1f}"'
-    hit = f'<circle class="hit" {at} r="9"><title>{text(words)}</title></circle>'
-    return f'<circle class="dot" style="fill:{colour}" {at} r="3.6"/>{hit}'
+def _names(frame: _Frame, lines: dict[int, Series]) -> Iterator[Html]:
+    """Yield the name of each line next to its end. Names that would overlap are moved apart."""
+    ends = {index: line.runs()[-1][-1] for index, line in lines.items()}
+    top_to_bottom = sorted(ends, key=lambda index: frame.y(ends[index][1]))
+    # The lowest position of a name that leaves room for all the following names below it.
+    lowest = frame.y.start - _NAME_HEIGHT * (len(lines) - 1)
+    y = _TOP - _NAME_HEIGHT
+    for index in top_to_bottom:
+        end_x, end_y = ends[index]
+        y = max(y + _NAME_HEIGHT, min(frame.y(end_y), lowest))
+        lowest += _NAME_HEIGHT
+        attributes = f'class="name" style="fill:{line_colour(index)}"'
+        yield svg_text(frame.x(end_x) + 8, y + 4, lines[index].name, "start", attributes)
 
 
-def _names(frame: _Frame, lines: dict[int, Series], height: float = 15) -> Iterator[Html]:
-    """Each line's name beside its end, moved apart where ends meet."""
-    last = {i: list(_runs(s.x, s.y))[-1][-1] for i, s in lines.items()}
-    below = frame.y.start - height * (
-        len(lines) - 1
-    )  # the lowest place that leaves room for all others beneath
-    y = _TOP - height
-    for i in sorted(last, key=lambda i: frame.y(last[i][1])):
-        y = max(y + height, min(frame.y(last[i][1]), below))
-        below += height
-        attributes = f'class="name" style="fill:{hue(i)}"'
-        yield label(frame.x(last[i][0]) + 8, y + 4, lines[i].name, "start", attributes)
+def _name_width(lines: Iterable[Series]) -> float:
+    """Return the pixels that the longest name needs, in bold letters of size 12."""
+    widths = []
+    for line in lines:
+        num_wide_letters = sum(letter in "mMW" for letter in line.name)
+        widths.append(8 * len(line.name) + 4 * num_wide_letters)
+    return 14 + max(widths)
 
 
-def _room(lines: Iterable[Series]) -> float:
-    """Pixels for the longest name, in bold letters of 12."""
-    return 14 + max(8 * len(s.name) + 4 * sum(letter in "mMW" for letter in s.name) for s in lines)
+def svg_text(x: float, y: float, content: str, anchor: str, attributes: str = "") -> Html:
+    position = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return Html(f"<text {position} {attributes}>{escape(content)}</text>")
 
 
-def label(x: float, y: float, words: str, anchor: str, attributes: str = "") -> Html:
-    return Html(
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {attributes}>{text(words)}</text>'
-    )
+def line_colour(index: int) -> str:
+    """Return the colour of a line, which is the same in every chart of a page."""
+    return f"var(--s{index % _NUM_COLOURS})"
 
 
-def hue(index: int) -> str:
-    """The colour of a line, the same in every chart of a page."""
-    return f"var(--s{index % _COLOURS})"
-
-
-def numbered(inside: Html, caption: str) -> Html:
-    return Html(
-        f'<figure class="numbered">{inside}<figcaption>{text(caption)}</figcaption></figure>'
-    )
+def numbered(content: Html, caption: str) -> Html:
+    """Return a figure that the style sheet numbers."""
+    caption_element = f"<figcaption>{escape(caption)}</figcaption>"
+    return Html(f'<figure class="numbered">{content}{caption_element}</figure>')

@@ -1,4 +1,4 @@
-"""What several training runs say together: means over seeds, gains and curves."""
+"""Comparison of several training runs: means over seeds, gains and curves."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from statistics import fmean, stdev
 from groupdetr.report.chart import Chart, Series
 from groupdetr.report.page import Tile
 
-Reading = Callable[[Mapping[str, float]], float]  # a number of one row of a curve
+LogRow = Mapping[str, float]  # one evaluation of a run: named numbers
+ReadValue = Callable[[LogRow], float]  # reads one number of a row
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One training run in plain numbers. Figures are as evaluations say them, AP in [0,1], here as in ``curve``."""
+    """The numbers of one training run. Metrics are as evaluations return them, with AP in [0,1]."""
 
     groups: int
     seed: int
     epochs: float
-    seconds: float  # wall time of training, evaluation not counted
+    seconds: float  # wall time of training, without evaluation
     peak_memory_mb: float
-    metrics: Mapping[str, float]  # the figures of an evaluation, at the end, the deciding one first
-    curve: Sequence[
-        Mapping[str, float]
-    ]  # rows of epoch, step, seconds, loss, and figures; more keys do not hurt
-    label: str = ""  # what tells it from the others, if K does not
+    metrics: Mapping[str, float]  # of the last evaluation, the main one first
+    # Rows of epoch, step, seconds, loss and metrics. Other keys are ignored.
+    curve: Sequence[LogRow]
+    label: str = ""  # distinguishes the run from others if K does not
 
     @property
     def name(self) -> str:
@@ -34,24 +34,28 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A mean over seeds and its standard deviation, nan for a single seed and for figures that are undefined."""
+class MeanStd:
+    """A mean over seeds and its standard deviation.
+
+    The deviation is nan for a single seed and if a value is not finite.
+    """
 
     mean: float
-    deviation: float
+    std: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        defined = len(values) > 1 and all(map(math.isfinite, values))
-        return cls(fmean(values), stdev(values) if defined else math.nan)
+    def from_values(cls, values: Sequence[float]) -> MeanStd:
+        if len(values) > 1 and all(math.isfinite(value) for value in values):
+            return cls(fmean(values), stdev(values))
+        return cls(fmean(values), math.nan)
 
     def __str__(self) -> str:
-        return "" if math.isnan(self.deviation) else f"± {self.deviation:.1f}"
+        return "" if math.isnan(self.std) else f"± {self.std:.1f}"
 
 
 @dataclass(frozen=True)
-class Arm:
-    """All runs of one name, one for each seed."""
+class RunsOverSeeds:
+    """All runs with the same name, one for each seed."""
 
     runs: Sequence[RunSummary]
 
@@ -64,104 +68,148 @@ class Arm:
         return self.runs[0].groups
 
     @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    @property
     def seconds(self) -> float:
+        """Mean wall time of training."""
         return fmean(run.seconds for run in self.runs)
 
     @property
     def memory(self) -> float:
-        """MB at the peak."""
+        """Mean peak memory in MB."""
         return fmean(run.peak_memory_mb for run in self.runs)
 
-    def metric(self, name: str) -> Spread:
-        """In points of a hundred, as papers print AP."""
-        return Spread.of([100 * run.metrics.get(name, math.nan) for run in self.runs])
+    def percentages(self, metric: str) -> list[float]:
+        """Return a metric of each seed in percent; nan if a run does not have it."""
+        return [100 * run.metrics.get(metric, math.nan) for run in self.runs]
 
-    def curve(self, x: Reading, y: Reading) -> Series:
-        """The mean over seeds, point by point, between the lowest and the highest of them."""
-        points = list(zip(*(run.curve for run in self.runs)))
-        ys = [[y(row) for row in rows] for rows in points]
-        xs = [fmean(map(x, rows)) for rows in points]
-        band = (list(map(min, ys)), list(map(max, ys))) if len(self.runs) > 1 else ()
-        return Series(self.name, xs, list(map(fmean, ys)), *band)
+    def metric(self, name: str) -> MeanStd:
+        """Return the mean of a metric in percent, as papers print AP."""
+        return MeanStd.from_values(self.percentages(name))
 
-
-def arms(runs: Sequence[RunSummary]) -> list[Arm]:
-    """In the order in which their names first come; seeds in order."""
-    in_order = sorted(runs, key=lambda run: run.seed)
-    names = dict.fromkeys(run.name for run in runs)
-    return [Arm([run for run in in_order if run.name == name]) for name in names]
-
-
-def gain(base: Arm, other: Arm, score: str = "AP") -> Spread:
-    """By how many points ``other`` leads at the end; seed by seed where both have the same seeds."""
-    lower, upper = ([100 * run.metrics[score] for run in arm.runs] for arm in (base, other))
-    return _difference(base, other, lower, upper)
-
-
-def _difference(base: Arm, other: Arm, lower: Sequence[float], upper: Sequence[float]) -> Spread:
-    if [run.seed for run in base.runs] == [run.seed for run in other.runs]:
-        return Spread.of([b - a for a, b in zip(lower, upper)])
-    return Spread(fmean(upper) - fmean(lower), math.nan)
+    def curve(self, read_x: ReadValue, read_y: ReadValue) -> Series:
+        """Return the mean curve over seeds, with a band from the lowest seed to the highest."""
+        xs: list[float] = []
+        ys: list[float] = []
+        low: list[float] = []
+        high: list[float] = []
+        # Evaluations of the same number are averaged. The curve ends with the shortest run.
+        for rows in zip(*(run.curve for run in self.runs)):
+            x_of_seeds = [read_x(row) for row in rows]
+            y_of_seeds = [read_y(row) for row in rows]
+            xs.append(fmean(x_of_seeds))
+            ys.append(fmean(y_of_seeds))
+            low.append(min(y_of_seeds))
+            high.append(max(y_of_seeds))
+        if len(self.runs) == 1:
+            return Series(self.name, xs, ys)
+        return Series(self.name, xs, ys, low, high)
 
 
-def by_seed(all_arms: Sequence[Arm], score: str = "AP") -> dict[int, dict[str, float]]:
-    """For each seed of the first arm, what every arm reached, by its name."""
-    of_arms = {
-        arm.name: {run.seed: 100 * run.metrics[score] for run in arm.runs} for arm in all_arms
-    }
-    seeds = [run.seed for run in all_arms[0].runs]
-    return {
-        seed: {name: reached.get(seed, math.nan) for name, reached in of_arms.items()}
-        for seed in seeds
-    }
+def collect_seeds(runs: Sequence[RunSummary]) -> list[RunsOverSeeds]:
+    """Collect the runs of each name, ordered by seed.
+
+    Names have the order in which they first appear.
+    """
+    by_name: dict[str, list[RunSummary]] = {run.name: [] for run in runs}
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_name[run.name].append(run)
+    return [RunsOverSeeds(runs_of_name) for runs_of_name in by_name.values()]
 
 
-def curves(all_arms: Sequence[Arm], x: Reading, y: Reading) -> list[Series]:
-    return [arm.curve(x, y) for arm in all_arms]
+def gain(base: RunsOverSeeds, other: RunsOverSeeds, metric: str = "AP") -> MeanStd:
+    """Return by how many percentage points ``other`` is better than ``base`` in the end.
+
+    If both have the same seeds, the standard deviation is that of the gains of the seeds.
+    """
+    base_values = [100 * run.metrics[metric] for run in base.runs]
+    other_values = [100 * run.metrics[metric] for run in other.runs]
+    if base.seeds == other.seeds:
+        return MeanStd.from_values([b - a for a, b in zip(base_values, other_values)])
+    return MeanStd(fmean(other_values) - fmean(base_values), math.nan)
 
 
-def epoch(row: Mapping[str, float]) -> float:
+def metric_by_seed(
+    configurations: Sequence[RunsOverSeeds], metric: str = "AP"
+) -> dict[int, dict[str, float]]:
+    """For each seed of the first configuration, return a metric of all of them in percent.
+
+    The inner keys are names of configurations. A configuration without the seed has nan.
+    """
+    table: dict[int, dict[str, float]] = {seed: {} for seed in configurations[0].seeds}
+    for configuration in configurations:
+        values = {run.seed: 100 * run.metrics[metric] for run in configuration.runs}
+        for seed, row in table.items():
+            row[configuration.name] = values.get(seed, math.nan)
+    return table
+
+
+def curves(
+    configurations: Sequence[RunsOverSeeds], read_x: ReadValue, read_y: ReadValue
+) -> list[Series]:
+    return [configuration.curve(read_x, read_y) for configuration in configurations]
+
+
+def read_epoch(row: LogRow) -> float:
     return row["epoch"]
 
 
-def value(name: str) -> Reading:
+def read_value(name: str) -> ReadValue:
+    """Return a function that reads a number of a row; nan if the row does not have it."""
     return lambda row: row.get(name, math.nan)
 
 
-def percent(name: str) -> Reading:
+def read_percent(name: str) -> ReadValue:
+    """Return a function that reads a number of a row in percent."""
     return lambda row: 100 * row.get(name, math.nan)
 
 
-def instability(all_arms: Sequence[Arm]) -> Chart:
-    """The paper's Fig. 5."""
-    words = "Queries of a picture, in the group that answers, with another object than at the evaluation before."
-    lines = curves(all_arms, epoch, value("instability"))
-    return Chart("Instability of the matching", "epoch", "queries", lines, words)
+def instability_chart(configurations: Sequence[RunsOverSeeds]) -> Chart:
+    """Return the chart of the paper's Fig. 5."""
+    caption = (
+        "Queries of an image, in the group that is used at inference, that are matched to another "
+        "object than at the previous evaluation."
+    )
+    lines = curves(configurations, read_epoch, read_value("instability"))
+    return Chart("Instability of the matching", "epoch", "queries", lines, caption)
 
 
 def protocol(runs: Sequence[RunSummary]) -> dict[str, object]:
-    """What was the same for all, and what was not."""
+    """Return the numbers of groups, the seeds and the epochs of all runs."""
+    groups = sorted({run.groups for run in runs})
+    seeds = sorted({run.seed for run in runs})
+    epochs = sorted({run.epochs for run in runs})
     return {
-        "Groups": ", ".join(str(groups) for groups in sorted({run.groups for run in runs})),
-        "Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs})),
-        "Epochs": ", ".join(f"{epochs:g}" for epochs in sorted({run.epochs for run in runs})),
+        "Groups": ", ".join(str(number) for number in groups),
+        "Seeds": ", ".join(str(seed) for seed in seeds),
+        "Epochs": ", ".join(f"{number:g}" for number in epochs),
     }
 
 
-def signed(points: float) -> str:
-    """A gain or a loss of AP."""
+def format_gain(points: float) -> str:
+    """Return a difference in percentage points with its sign; a dash if it is not finite."""
     return f"{points:+.1f}".replace("-", "−") if math.isfinite(points) else "–"
 
 
-def over_seeds(ap: Spread) -> str:
-    return f"{ap} over the seeds" if str(ap) else ""
+def format_std(value: MeanStd) -> str:
+    """Return the standard deviation in words; empty if there is none."""
+    return f"{value} over the seeds" if str(value) else ""
 
 
-def duration(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 300 else f"{seconds:.0f} s"
 
 
-def price(label: str, before: float, after: float, words: Callable[[float], str]) -> Tile:
-    """What it costs, as a multiple."""
+def format_memory(megabytes: float) -> str:
+    return f"{megabytes:,.0f} MB"
+
+
+def cost_tile(
+    label: str, before: float, after: float, format_value: Callable[[float], str]
+) -> Tile:
+    """Return a tile with the ratio of two costs."""
     ratio = f"{after / before:.2f} ×" if before > 0 else "–"
-    return Tile(label, ratio, note=f"{words(after)} instead of {words(before)}")
+    note = f"{format_value(after)} instead of {format_value(before)}"
+    return Tile(label, ratio, note=note)

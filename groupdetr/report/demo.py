@@ -1,4 +1,4 @@
-"""The page of ``groupdetr demo``: the same detector trained with one group and with K, and what became of it."""
+"""The page of ``groupdetr demo``: the same detector trained with one group and with K groups."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from pathlib import Path
 
 from groupdetr.report.chart import Chart, charts
 from groupdetr.report.comparison import (
-    Arm,
+    LogRow,
+    MeanStd,
+    RunsOverSeeds,
     RunSummary,
-    arms,
-    by_seed,
+    collect_seeds,
+    cost_tile,
     curves,
-    duration,
-    epoch,
+    format_gain,
+    format_memory,
+    format_seconds,
+    format_std,
     gain,
-    instability,
-    over_seeds,
-    percent,
-    price,
+    instability_chart,
+    metric_by_seed,
     protocol,
-    signed,
-    value,
+    read_epoch,
+    read_percent,
+    read_value,
 )
-from groupdetr.report.explanation import what_groups_are
+from groupdetr.report.explanation import explain_groups
 from groupdetr.report.page import (
     Cell,
     Column,
@@ -40,179 +43,208 @@ from groupdetr.report.page import (
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What the detectors of a page look at, and how they are judged."""
+class ReportSubject:
+    """What the detectors of a page were trained on, and the metrics that compare them."""
 
-    seen: str  # what they were trained on
-    figures: Sequence[str]  # shares, the deciding one first; their table has all that a run has
-    caption: str  # of that table
-    errors: Sequence[str] = ()  # that stand beside them: the less the better
+    data_name: str
+    metrics: Sequence[str]  # shares in [0,1], the main one first; a run may lack some of them
+    caption: str  # of the table of metrics
+    errors: Sequence[str] = ()  # further metrics of which lower is better
+
+    @property
+    def main_metric(self) -> str:
+        return self.metrics[0]
 
 
 @dataclass(frozen=True)
 class DemoResults:
-    """All that the page shows. Runs in any order: several numbers of groups, several seeds of each."""
+    """Everything that the page shows. ``runs``, in any order: several K, several seeds of each."""
 
     runs: Sequence[RunSummary]
-    subject: Subject
-    longer: Sequence[
-        RunSummary
-    ] = ()  # the baseline again, for as many epochs as take the time of the best
-    shown: Sequence[Html] = ()  # sections with what was found
-    about: Mapping[str, object] = field(
-        default_factory=dict
-    )  # seed, data, versions, threads, command
-
-    @property
-    def score(self) -> str:
-        """The figure that decides."""
-        return self.subject.figures[0]
+    subject: ReportSubject
+    # The baseline trained again, for as many epochs as take the time of the best K.
+    longer: Sequence[RunSummary] = ()
+    sections: Sequence[Html] = ()  # sections that show detections
+    details: Mapping[str, object] = field(default_factory=dict)  # data, versions, command
 
 
 def write_demo_report(path: Path | str, demo: DemoResults) -> None:
-    """One self-contained HTML file. The smallest K is the baseline; the best of the others is set against it."""
-    base, *others = arms(sorted(demo.runs, key=lambda run: run.groups))
+    """Write one self-contained HTML file.
+
+    The smallest K is the baseline. It is compared with the best of the other K.
+    """
+    by_groups = sorted(demo.runs, key=lambda run: run.groups)
+    base, *others = collect_seeds(by_groups)
     if not others:
-        raise ValueError(
-            "the report compares numbers of groups: it needs runs with two of them at least"
-        )
-    best = max(others, key=lambda arm: arm.metric(demo.score).mean)
-    longer = arms(demo.longer)
-    shown = [base, *longer, *others]
+        raise ValueError("the report needs runs with at least two numbers of groups")
+    subject = demo.subject
+    best = max(others, key=lambda other: other.metric(subject.main_metric).mean)
+    longer = collect_seeds(demo.longer)
+    configurations = [base, *longer, *others]
     body = [
-        _headline(base, best, longer, demo.score),
-        what_groups_are(),
-        _learning(shown, best, longer, demo.subject),
-        _precision(shown, base, best, demo.subject),
-        *demo.shown,
-        section("How this page was made", facts({**protocol(demo.runs), **demo.about})),
+        _headline(base, best, longer, subject.main_metric),
+        explain_groups(),
+        _learning(configurations, best, longer, subject),
+        _precision(configurations, base, best, subject),
+        *demo.sections,
+        section("How this page was made", facts({**protocol(demo.runs), **demo.details})),
     ]
-    document = page(
-        "groupdetr demo", _title(base, best, demo.score), _lead(base, best, demo.subject), body
-    )
+    title = _title(base, best, subject.main_metric)
+    document = page("groupdetr demo", title, _lead(base, best, subject), body)
     Path(path).write_text(document, encoding="utf-8")
 
 
-def _title(base: Arm, best: Arm, score: str) -> str:
-    return f"{best.groups} groups of queries instead of {base.groups}: {signed(gain(base, best, score).mean)} {score}"
+def _title(base: RunsOverSeeds, best: RunsOverSeeds, metric: str) -> str:
+    improvement = format_gain(gain(base, best, metric).mean)
+    return f"{best.groups} groups of queries instead of {base.groups}: {improvement} {metric}"
 
 
-def _lead(base: Arm, best: Arm, subject: Subject) -> str:
-    epochs, seeds, score = max(run.epochs for run in base.runs), len(base.runs), subject.figures[0]
-    return (
-        f"The same small detector, trained from scratch on {subject.seen} with K = {base.groups} and with "
-        f"K = {best.groups} groups of object queries. Seed, data, their order, epochs and schedule are "
-        f"the same, and so is the network that answers in the end. After {epochs:g} epochs the first reaches "
-        f"{base.metric(score).mean:.1f} {score}, the second {best.metric(score).mean:.1f}"
-        + (f", on average over {seeds} seeds." if seeds > 1 else ".")
+def _lead(base: RunsOverSeeds, best: RunsOverSeeds, subject: ReportSubject) -> str:
+    metric = subject.main_metric
+    epochs = max(run.epochs for run in base.runs)
+    num_seeds = len(base.runs)
+    base_score = f"{base.metric(metric).mean:.1f} {metric}"
+    best_score = f"{best.metric(metric).mean:.1f}"
+    setup = (
+        f"The same small detector was trained from scratch on {subject.data_name}, with "
+        f"K = {base.groups} and with K = {best.groups} groups of object queries. Seed, data, their "
+        "order, epochs and schedule are the same, and so is the network that is used after "
+        "training."
     )
+    outcome = f"After {epochs:g} epochs the first reaches {base_score}, the second {best_score}"
+    average = f", on average over {num_seeds} seeds." if num_seeds > 1 else "."
+    return f"{setup} {outcome}{average}"
 
 
-def _headline(base: Arm, best: Arm, longer: Sequence[Arm], score: str) -> Html:
-    equal_epochs, equal_time = gain(base, best, score), [gain(arm, best, score) for arm in longer]
-    return tiles(
-        [
-            _points(f"Trained with {_groups(base)}", base, score),
-            _points(f"Trained with {_groups(best)}", best, score),
-            Tile(
-                "Gain at equal epochs",
-                signed(equal_epochs.mean),
-                score,
-                over_seeds(equal_epochs),
-                strong=True,
-            ),
-            *(
-                Tile("Gain at equal wall time", signed(g.mean), score, over_seeds(g))
-                for g in equal_time
-            ),
-            price("Training time", base.seconds, best.seconds, duration),
-            price("Peak memory", base.memory, best.memory, lambda mb: f"{mb:,.0f} MB"),
-        ]
-    )
-
-
-def _groups(arm: Arm) -> str:
-    return f"{arm.groups} group{'s' * (arm.groups != 1)}"
-
-
-def _points(label: str, arm: Arm, score: str) -> Tile:
-    reached = arm.metric(score)
-    return Tile(label, f"{reached.mean:.1f}", score, over_seeds(reached))
-
-
-def _learning(all_arms: Sequence[Arm], best: Arm, longer: Sequence[Arm], subject: Subject) -> Html:
-    score, second, *_ = subject.figures
-    unit, size = ("min", 60) if max(arm.seconds for arm in all_arms) > 300 else ("s", 1)
-    band = "Mean of the seeds; the band spans them." if len(best.runs) > 1 else ""
-    drawn = [
-        Chart(f"{score} by epoch", "epoch", score, curves(all_arms, epoch, percent(score)), band),
-        Chart(
-            *(f"{score} by wall time", f"training time ({unit})", score),
-            curves(all_arms, lambda row: row["seconds"] / size, percent(score)),
-        ),
-        Chart(f"{second} by epoch", "epoch", second, curves(all_arms, epoch, percent(second))),
-        Chart(
-            "Training loss",
-            "epoch",
-            "loss",
-            curves(all_arms, epoch, value("loss")),
-            "A mean over groups.",
-        ),
-        instability(all_arms),
+def _headline(
+    base: RunsOverSeeds, best: RunsOverSeeds, longer: Sequence[RunsOverSeeds], metric: str
+) -> Html:
+    items = [
+        _metric_tile(f"Trained with {_num_groups(base)}", base.metric(metric), metric),
+        _metric_tile(f"Trained with {_num_groups(best)}", best.metric(metric), metric),
+        _gain_tile("Gain at equal epochs", gain(base, best, metric), metric, strong=True),
     ]
-    return section(
-        "Learning",
-        prose(_equal_time(best, longer, subject)),
-        charts([chart for chart in drawn if not chart.empty]),
-    )
+    for longer_base in longer:
+        equal_time = gain(longer_base, best, metric)
+        items.append(_gain_tile("Gain at equal wall time", equal_time, metric))
+    items.append(cost_tile("Training time", base.seconds, best.seconds, format_seconds))
+    items.append(cost_tile("Peak memory", base.memory, best.memory, format_memory))
+    return tiles(items)
 
 
-def _equal_time(best: Arm, longer: Sequence[Arm], subject: Subject) -> str:
-    """The question of the paper's Table 2."""
-    score = subject.figures[0]
-    words = "Groups make every step dearer, so equal epochs are not the whole story. "
-    for arm in longer:
-        words += (
-            "What if the time is the same? "
-            f"Trained for {arm.runs[0].epochs:g} epochs, which take {duration(arm.seconds)}, "
-            f"{_groups(arm)} reaches {arm.metric(score).mean:.1f} {score}; {_groups(best)} had reached "
-            f"{best.metric(score).mean:.1f} in {duration(best.seconds)}. "
+def _num_groups(configuration: RunsOverSeeds) -> str:
+    return "1 group" if configuration.groups == 1 else f"{configuration.groups} groups"
+
+
+def _metric_tile(label: str, value: MeanStd, metric: str) -> Tile:
+    return Tile(label, f"{value.mean:.1f}", metric, format_std(value))
+
+
+def _gain_tile(label: str, value: MeanStd, metric: str, strong: bool = False) -> Tile:
+    return Tile(label, format_gain(value.mean), metric, format_std(value), strong)
+
+
+def _learning(
+    configurations: Sequence[RunsOverSeeds],
+    best: RunsOverSeeds,
+    longer: Sequence[RunsOverSeeds],
+    subject: ReportSubject,
+) -> Html:
+    """Return the section with the curves of metrics, loss and instability."""
+    metric, second_metric, *_ = subject.metrics
+    band = "Mean of the seeds; the band shows their range." if len(best.runs) > 1 else ""
+    if max(configuration.seconds for configuration in configurations) > 300:
+        unit, unit_seconds = "min", 60
+    else:
+        unit, unit_seconds = "s", 1
+
+    def read_time(row: LogRow) -> float:
+        return row["seconds"] / unit_seconds
+
+    metric_by_epoch = curves(configurations, read_epoch, read_percent(metric))
+    metric_by_time = curves(configurations, read_time, read_percent(metric))
+    second_by_epoch = curves(configurations, read_epoch, read_percent(second_metric))
+    loss_by_epoch = curves(configurations, read_epoch, read_value("loss"))
+    time_label = f"training time ({unit})"
+    candidates = [
+        Chart(f"{metric} by epoch", "epoch", metric, metric_by_epoch, band),
+        Chart(f"{metric} by wall time", time_label, metric, metric_by_time),
+        Chart(f"{second_metric} by epoch", "epoch", second_metric, second_by_epoch),
+        Chart("Training loss", "epoch", "loss", loss_by_epoch, "The mean over groups."),
+        instability_chart(configurations),
+    ]
+    nonempty = [chart for chart in candidates if not chart.empty]
+    return section("Learning", prose(_equal_time_text(best, longer, subject)), charts(nonempty))
+
+
+def _equal_time_text(
+    best: RunsOverSeeds, longer: Sequence[RunsOverSeeds], subject: ReportSubject
+) -> str:
+    """Compare at equal wall time instead of equal epochs, as Table 2 of the paper does."""
+    metric = subject.main_metric
+    sentences = [
+        "Training with groups takes longer per step, so a comparison at equal epochs is not enough."
+    ]
+    for base in longer:
+        sentences.append(
+            f"At equal wall time: trained for {base.runs[0].epochs:g} epochs, which take "
+            f"{format_seconds(base.seconds)}, {_num_groups(base)} reaches "
+            f"{base.metric(metric).mean:.1f} {metric}; {_num_groups(best)} had reached "
+            f"{best.metric(metric).mean:.1f} in {format_seconds(best.seconds)}."
         )
-    return words + (
-        "On COCO the paper measured a step to be 1.2 times dearer with 11 groups, since backbone and encoder, which "
-        "groups share, are most of the work there; in a network as small as this, queries are more of it."
+    sentences.append(
+        "On COCO, the paper measured that a step takes 1.2 times as long with 11 groups, because "
+        "most of the work is in backbone and encoder, which all groups share. In a network as "
+        "small as this one, the queries are a larger part of the work."
     )
+    return " ".join(sentences)
 
 
-def _precision(all_arms: Sequence[Arm], base: Arm, best: Arm, subject: Subject) -> Html:
-    points, errors = (
-        [n for n in names if n in base.runs[0].metrics]
-        for names in (subject.figures, subject.errors)
-    )
-    figures = [Column(name.replace("_", " "), 1, "max") for name in points] + [
-        Column(n, 2, "min") for n in errors
-    ]
-    head = [Column("groups"), *figures, Column("seconds", 0), Column("peak MB", 0)]
-    shown = [table(head, [_row(arm, points, errors) for arm in all_arms], subject.caption)]
+def _precision(
+    configurations: Sequence[RunsOverSeeds],
+    base: RunsOverSeeds,
+    best: RunsOverSeeds,
+    subject: ReportSubject,
+) -> Html:
+    """Return the section with the table of all metrics, and that of the seeds if there are any."""
+    # Only metrics that the evaluation computed have a column.
+    metrics = [name for name in subject.metrics if name in base.runs[0].metrics]
+    errors = [name for name in subject.errors if name in base.runs[0].metrics]
+    columns = [Column("groups")]
+    columns += [Column(name.replace("_", " "), 1, "max") for name in metrics]
+    columns += [Column(name, 2, "min") for name in errors]
+    columns += [Column("seconds", 0), Column("peak MB", 0)]
+    rows = [_metric_row(configuration, metrics, errors) for configuration in configurations]
+    tables = [table(columns, rows, subject.caption)]
     if len(base.runs) > 1:
-        shown.append(_by_seed(all_arms, base, best, subject.figures[0]))
-    return section("How well they find", *shown)
+        tables.append(_seed_table(configurations, base, best, subject.main_metric))
+    return section("Accuracy", *tables)
 
 
-def _row(arm: Arm, points: Sequence[str], errors: Sequence[str]) -> list[Cell]:
-    shares, others = (
-        [arm.metric(name).mean for name in points],
-        [arm.metric(name).mean / 100 for name in errors],
-    )
-    return [arm.name, *shares, *others, arm.seconds, arm.memory]
+def _metric_row(
+    configuration: RunsOverSeeds, metrics: Sequence[str], errors: Sequence[str]
+) -> list[Cell]:
+    row: list[Cell] = [configuration.name]
+    row += [configuration.metric(name).mean for name in metrics]
+    # Errors are not shares, so they are not printed in percent.
+    row += [configuration.metric(name).mean / 100 for name in errors]
+    row += [configuration.seconds, configuration.memory]
+    return row
 
 
-def _by_seed(all_arms: Sequence[Arm], base: Arm, best: Arm, score: str) -> Html:
-    """Each seed on its own line: whether the gain is larger than chance."""
-    head = [Column("seed"), *(Column(arm.name, 1) for arm in all_arms), Column("gain", 1)]
+def _seed_table(
+    configurations: Sequence[RunsOverSeeds],
+    base: RunsOverSeeds,
+    best: RunsOverSeeds,
+    metric: str,
+) -> Html:
+    """Return one row for each seed, which shows if the gain is larger than the noise."""
+    columns = [Column("seed")]
+    columns += [Column(configuration.name, 1) for configuration in configurations]
+    columns.append(Column("gain", 1))
     rows: list[list[Cell]] = []
-    for seed, reached in by_seed(all_arms, score).items():
-        rows.append([str(seed), *reached.values(), signed(reached[best.name] - reached[base.name])])
-    return table(
-        head, rows, f"{score} of every seed, and the gain of {best.name} over {base.name}."
-    )
+    for seed, values in metric_by_seed(configurations, metric).items():
+        improvement = format_gain(values[best.name] - values[base.name])
+        rows.append([str(seed), *values.values(), improvement])
+    caption = f"{metric} of every seed, and the gain of {best.name} over {base.name}."
+    return table(columns, rows, caption)

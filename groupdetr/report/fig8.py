@@ -1,30 +1,31 @@
-"""The page of the paper's Fig. 8: neither denoising nor groups, one of them, and both, at equal epochs."""
+"""The page of the paper's Fig. 8: denoising, groups, both and neither, at equal epochs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from groupdetr.report.chart import Chart, charts
 from groupdetr.report.comparison import (
-    Arm,
+    MeanStd,
+    RunsOverSeeds,
     RunSummary,
-    Spread,
-    arms,
-    by_seed,
+    collect_seeds,
+    cost_tile,
     curves,
-    duration,
-    epoch,
+    format_gain,
+    format_memory,
+    format_seconds,
+    format_std,
     gain,
-    instability,
-    over_seeds,
-    percent,
-    price,
+    instability_chart,
+    metric_by_seed,
     protocol,
-    signed,
-    value,
+    read_epoch,
+    read_percent,
+    read_value,
 )
 from groupdetr.report.dots import Row, dot_chart
 from groupdetr.report.page import (
@@ -43,216 +44,281 @@ from groupdetr.report.page import (
 
 @dataclass(frozen=True)
 class Fig8Results:
-    """All that the page shows. ``runs``, by name: neither first, then denoising, groups, and both; any seeds."""
+    """Everything that the page shows.
+
+    The names of the runs must first appear in the order: neither, denoising, groups, both. Each
+    name may have several seeds.
+    """
 
     runs: Sequence[RunSummary]
-    reported: Mapping[str, float]  # name -> the paper's AP
-    about: Mapping[str, object] = field(default_factory=dict)  # model, data, versions, command
+    reported: Mapping[str, float]  # name -> AP in the paper
+    details: Mapping[str, object] = field(default_factory=dict)  # model, data, versions, command
 
 
 @dataclass(frozen=True)
 class _Figure:
-    """The four, and the differences that the figure is about."""
+    """The four configurations and the differences that the figure is about."""
 
-    none: Arm
-    denoising: Arm
-    groups: Arm
-    both: Arm
+    none: RunsOverSeeds
+    denoising: RunsOverSeeds
+    groups: RunsOverSeeds
+    both: RunsOverSeeds
 
     @property
-    def arms(self) -> list[Arm]:
+    def configurations(self) -> list[RunsOverSeeds]:
         return [self.none, self.denoising, self.groups, self.both]
 
     @property
-    def over_none(self) -> list[Spread]:
-        """What denoising brings, what groups bring, and what both bring."""
-        return [gain(self.none, arm) for arm in self.arms[1:]]
+    def num_seeds(self) -> int:
+        return len(self.none.runs)
 
     @property
-    def on_top(self) -> Spread:
-        """What groups bring where there is denoising."""
+    def gains_over_none(self) -> list[MeanStd]:
+        """The gains of denoising, of groups, and of both over neither."""
+        return [gain(self.none, other) for other in (self.denoising, self.groups, self.both)]
+
+    @property
+    def gain_over_denoising(self) -> MeanStd:
+        """The gain of groups if denoising is used."""
         return gain(self.denoising, self.both)
 
     @property
-    def synergy(self) -> Spread:
-        """By how much both bring more than the two gains add up to, seed by seed."""
-        rows = (list(ap.values()) for ap in by_seed(self.arms).values())
-        return Spread.of(
-            [both - denoising - groups + none for none, denoising, groups, both in rows]
-        )
+    def synergy(self) -> MeanStd:
+        """The gain of both minus the sum of the two gains, seed by seed."""
+        values = []
+        for ap in metric_by_seed(self.configurations).values():
+            none, denoising, groups, both = ap.values()
+            values.append(both - denoising - groups + none)
+        return MeanStd.from_values(values)
 
 
 def write_fig8_report(path: Path | str, results: Fig8Results) -> None:
-    """One self-contained HTML file."""
-    found = arms(results.runs)
-    if len(found) != 4:
-        raise ValueError(
-            f"Fig. 8 compares four trainings, here are {len(found)}: {[arm.name for arm in found]}"
-        )
-    figure = _Figure(*found)
-    paper = [results.reported[arm.name] for arm in figure.arms]
+    """Write one self-contained HTML file."""
+    configurations = collect_seeds(results.runs)
+    if len(configurations) != 4:
+        names = [configuration.name for configuration in configurations]
+        raise ValueError(f"Fig. 8 compares four trainings, not {len(names)}: {names}")
+    figure = _Figure(*configurations)
+    paper_ap = [results.reported[configuration.name] for configuration in configurations]
     body = [
-        _headline(figure, paper),
-        _comparison(figure, paper),
+        _headline(figure, paper_ap),
+        _comparison(figure, paper_ap),
         _learning(figure),
-        section("How this page was made", facts({**protocol(results.runs), **results.about})),
+        section("How this page was made", facts({**protocol(results.runs), **results.details})),
     ]
     document = page("groupdetr demo --figure 8", _title(figure), _lead(figure), body)
     Path(path).write_text(document, encoding="utf-8")
 
 
 def _title(figure: _Figure) -> str:
-    alone, on_top = gain(figure.none, figure.groups), figure.on_top
-    outcome = {
-        (True, True): "Groups help without denoising and with it",
-        (True, False): "Groups help without denoising, not clearly with it",
-        (False, True): "Groups do not clearly help without denoising, but do with it",
-        (False, False): "Groups do not clearly help, without denoising or with it",
-    }[clearly(alone), clearly(on_top)]
-    return f"{outcome}: {signed(alone.mean)} and {signed(on_top.mean)} AP"
+    without = gain(figure.none, figure.groups)
+    with_denoising = figure.gain_over_denoising
+    if is_clear_gain(without) and is_clear_gain(with_denoising):
+        outcome = "Groups help without denoising and with it"
+    elif is_clear_gain(without):
+        outcome = "Groups help without denoising, not clearly with it"
+    elif is_clear_gain(with_denoising):
+        outcome = "Groups do not clearly help without denoising, but do with it"
+    else:
+        outcome = "Groups do not clearly help, without denoising or with it"
+    return f"{outcome}: {format_gain(without.mean)} and {format_gain(with_denoising.mean)} AP"
 
 
-def clearly(difference: Spread) -> bool:
-    """Whether it is a gain, and a larger one than the deviation over the seeds where there are several."""
-    return difference.mean > (0 if math.isnan(difference.deviation) else difference.deviation)
+def is_clear_gain(difference: MeanStd) -> bool:
+    """Return if the mean is positive and larger than the standard deviation over the seeds.
+
+    With a single seed there is no deviation, and the mean only has to be positive.
+    """
+    threshold = 0 if math.isnan(difference.std) else difference.std
+    return difference.mean > threshold
+
+
+def is_clear_loss(difference: MeanStd) -> bool:
+    """Return if the opposite of the difference is a clear gain."""
+    return is_clear_gain(MeanStd(-difference.mean, difference.std))
 
 
 def _lead(figure: _Figure) -> str:
-    epochs, seeds = max(run.epochs for run in figure.none.runs), len(figure.none.runs)
-    return (
-        "The same small detector, trained from scratch on drawn shapes in four ways: as it is, with denoising queries, "
-        f"with K = {figure.groups.groups} groups of object queries, and with both. Seed, pictures, their order, epochs "
-        "and schedule are the same; in the end one group answers, without denoising. "
-        f"After {epochs:g} epochs they reach {_aps(figure)} AP"
-        + (f", on average over {seeds} seeds." if seeds > 1 else ".")
+    epochs = max(run.epochs for run in figure.none.runs)
+    setup = (
+        "The same small detector was trained from scratch on synthetic images in four ways: as it "
+        f"is, with denoising queries, with K = {figure.groups.groups} groups of object queries, "
+        "and with both. Seed, images, their order, epochs and schedule are the same. After "
+        "training, one group is used, without denoising."
     )
+    ap = []
+    for configuration in figure.configurations:
+        ap.append(f"{configuration.metric('AP').mean:.1f}".replace("nan", "–"))
+    outcome = f"After {epochs:g} epochs they reach {', '.join(ap[:-1])} and {ap[-1]} AP"
+    average = f", on average over {figure.num_seeds} seeds." if figure.num_seeds > 1 else "."
+    return f"{setup} {outcome}{average}"
 
 
-def _aps(figure: _Figure) -> str:
-    *first, last = (f"{arm.metric('AP').mean:.1f}".replace("nan", "–") for arm in figure.arms)
-    return f"{', '.join(first)} and {last}"
-
-
-def _headline(figure: _Figure, paper: Sequence[float]) -> Html:
+def _headline(figure: _Figure, paper_ap: Sequence[float]) -> Html:
     none, both = figure.none, figure.both
     names = ("Denoising alone", "Groups alone", "Both")
-    gains = [
-        _gain(name, spread, ap - paper[0])
-        for name, spread, ap in zip(names, figure.over_none, paper[1:])
-    ]
-    return tiles(
-        [
-            *gains,
-            replace(
-                _gain("Groups on top of denoising", figure.on_top, paper[3] - paper[1]), strong=True
-            ),
-            price("Training time of both", none.seconds, both.seconds, duration),
-            price("Peak memory of both", none.memory, both.memory, lambda mb: f"{mb:,.0f} MB"),
-        ]
+    items = []
+    for name, measured, paper in zip(names, figure.gains_over_none, paper_ap[1:]):
+        items.append(_gain_tile(name, measured, paper - paper_ap[0]))
+    paper_gain = paper_ap[3] - paper_ap[1]
+    items.append(
+        _gain_tile(
+            "Groups in addition to denoising", figure.gain_over_denoising, paper_gain, strong=True
+        )
     )
+    items.append(cost_tile("Training time of both", none.seconds, both.seconds, format_seconds))
+    items.append(cost_tile("Peak memory of both", none.memory, both.memory, format_memory))
+    return tiles(items)
 
 
-def _gain(name: str, here: Spread, paper: float) -> Tile:
-    notes = (over_seeds(here), f"{signed(paper)} in the paper")
-    return Tile(name, signed(here.mean), "AP", "; ".join(note for note in notes if note))
+def _gain_tile(name: str, measured: MeanStd, paper: float, strong: bool = False) -> Tile:
+    note = f"{format_gain(paper)} in the paper"
+    if format_std(measured):
+        note = f"{format_std(measured)}; {note}"
+    return Tile(name, format_gain(measured.mean), "AP", note, strong)
 
 
-def _comparison(figure: _Figure, paper: Sequence[float]) -> Html:
-    several = len(figure.none.runs) > 1
-    rows = [Row(arm.name, [100 * run.metrics["AP"] for run in arm.runs]) for arm in figure.arms]
-    caption = "A dot for each seed, a bar at their mean." if several else ""
-    shown = [
-        prose(" ".join(_findings(figure, paper))),
+def _comparison(figure: _Figure, paper_ap: Sequence[float]) -> Html:
+    """Return the section with the conclusions, the dot chart and the tables."""
+    rows = []
+    for configuration in figure.configurations:
+        ap = [100 * run.metrics["AP"] for run in configuration.runs]
+        rows.append(Row(configuration.name, ap))
+    caption = "A dot for each seed, a bar at their mean." if figure.num_seeds > 1 else ""
+    parts = [
+        prose(" ".join(_conclusions(figure, paper_ap))),
         dot_chart("AP after the last epoch", "AP", rows, caption),
-        _table(figure, paper),
+        _table(figure, paper_ap),
     ]
-    return section("Denoising, groups, both", *shown, *([_by_seed(figure)] if several else []))
+    if figure.num_seeds > 1:
+        parts.append(_seed_table(figure))
+    return section("Denoising, groups, both", *parts)
 
 
-def _findings(figure: _Figure, paper: Sequence[float]) -> Iterator[str]:
-    """What the paper found and what came out here, sentence by sentence."""
-    ours = [f"{signed(gained.mean)} {gained}".strip() for gained in figure.over_none]
-    theirs = [signed(ap - paper[0]) for ap in paper[1:]]
-    bring = "denoising brings {} AP, groups bring {} and both {}."
-    yield f"In the paper (DAB-DETR with ResNet-50, 12 epochs of COCO) {bring.format(*theirs)}"
-    yield f"Here {bring.format(*ours)}"
-    yield _told(
-        gain(figure.denoising, figure.groups),
-        "As in the paper, groups bring more than denoising.",
-        "Other than in the paper, denoising brings more than groups.",
-        "Which of the two brings more cannot be told here; in the paper it is groups.",
-    )
-    yield _told(
-        figure.on_top,
-        "As in the paper, groups still help where there is denoising.",
-        "Other than in the paper, groups do harm where there is denoising.",
-        "Other than in the paper, groups do not clearly help where there is denoising.",
-    )
-    yield _told(
-        figure.synergy,
-        "Both bring more than the two gains add up to; in the paper less, for a part of what they bring is the same.",
-        "As in the paper, both bring less than the two gains add up to: a part of what they bring is the same.",
-        "The two gains add up, as far as can be told; in the paper a part of what they bring is the same.",
-    )
-    yield (
-        "A difference is called clear when its mean over the seeds exceeds its standard deviation."
-        if len(figure.none.runs) > 1
-        else "One seed does not tell how much of this is chance."
-    )
-
-
-def _told(difference: Spread, more: str, less: str, unclear: str) -> str:
-    if clearly(difference):
-        return more
-    return less if clearly(replace(difference, mean=-difference.mean)) else unclear
-
-
-def _table(figure: _Figure, paper: Sequence[float]) -> Html:
-    head = [
-        *(
-            Column("training"),
-            Column("K", 0),
-            Column("AP", 1, "max"),
-            Column("±", 1),
-            Column("AP50", 1, "max"),
+def _conclusions(figure: _Figure, paper_ap: Sequence[float]) -> list[str]:
+    """Return the results of the paper and of this comparison in sentences."""
+    measured = []
+    for value in figure.gains_over_none:
+        measured.append(f"{format_gain(value.mean)} {value}".strip())
+    paper = [format_gain(ap - paper_ap[0]) for ap in paper_ap[1:]]
+    gains = "denoising brings {} AP, groups bring {} and both {}."
+    sentences = [
+        "In the paper (DAB-DETR with ResNet-50, 12 epochs of COCO) " + gains.format(*paper),
+        "In this comparison " + gains.format(*measured),
+        _choose_sentence(
+            gain(figure.denoising, figure.groups),
+            gain="As in the paper, groups bring more than denoising.",
+            loss="Unlike in the paper, denoising brings more than groups.",
+            unclear=(
+                "It is not clear which of the two brings more in this comparison; in the paper "
+                "groups bring more."
+            ),
         ),
-        *(
-            Column("gain", 1),
-            Column("seconds", 0),
-            Column("peak MB", 0),
-            Column("paper's AP", 1),
-            Column("its gain", 1),
+        _choose_sentence(
+            figure.gain_over_denoising,
+            gain="As in the paper, groups still help if denoising is used.",
+            loss="Unlike in the paper, groups lower AP if denoising is used.",
+            unclear="Unlike in the paper, groups do not clearly help if denoising is used.",
+        ),
+        _choose_sentence(
+            figure.synergy,
+            gain=(
+                "Both together bring more than the sum of the two gains; in the paper they bring "
+                "less, because the two gains overlap."
+            ),
+            loss=(
+                "As in the paper, both together bring less than the sum of the two gains, because "
+                "the two gains overlap."
+            ),
+            unclear=(
+                "Both together bring about the sum of the two gains; in the paper they bring less, "
+                "because the two gains overlap."
+            ),
         ),
     ]
-    rows = [_figures(figure.none, arm, (ap, ap - paper[0])) for arm, ap in zip(figure.arms, paper)]
-    words = (
-        "COCO box AP on the validation pictures, in points, after the last epoch; ± is the standard deviation over the "
-        "seeds, a gain is over none. The paper's AP is of other pictures and a larger network: compare its gains."
-    )
-    return table(head, rows, words)
+    if figure.num_seeds > 1:
+        sentences.append(
+            "A difference is called clear if its mean over the seeds is larger than its standard "
+            "deviation."
+        )
+    else:
+        sentences.append("One seed does not show how much of these differences is noise.")
+    return sentences
 
 
-def _figures(none: Arm, arm: Arm, paper: tuple[float, float]) -> list[Cell]:
-    ap, first = arm.metric("AP"), arm is none
-    here: list[Cell] = [arm.name, arm.groups, ap.mean, ap.deviation, arm.metric("AP50").mean]
-    gains = [None if first else signed(gained) for gained in (gain(none, arm).mean, paper[1])]
-    return [*here, gains[0], arm.seconds, arm.memory, paper[0], gains[1]]
+def _choose_sentence(difference: MeanStd, gain: str, loss: str, unclear: str) -> str:
+    if is_clear_gain(difference):
+        return gain
+    if is_clear_loss(difference):
+        return loss
+    return unclear
 
 
-def _by_seed(figure: _Figure) -> Html:
-    head = [Column("seed"), *(Column(arm.name, 1) for arm in figure.arms)]
-    rows: list[list[Cell]] = [
-        [str(seed), *ap.values()] for seed, ap in by_seed(figure.arms).items()
+def _table(figure: _Figure, paper_ap: Sequence[float]) -> Html:
+    columns = [
+        Column("training"),
+        Column("K", 0),
+        Column("AP", 1, "max"),
+        Column("±", 1),
+        Column("AP50", 1, "max"),
+        Column("gain", 1),
+        Column("seconds", 0),
+        Column("peak MB", 0),
+        Column("paper's AP", 1),
+        Column("paper's gain", 1),
     ]
-    return table(head, rows, "AP of every seed.")
+    rows = []
+    for configuration, paper in zip(figure.configurations, paper_ap):
+        rows.append(_table_row(figure.none, configuration, paper, paper - paper_ap[0]))
+    caption = (
+        "COCO box AP on the validation images, in percent, after the last epoch; ± is the standard "
+        "deviation over the seeds; a gain is the difference to none. The paper measured AP on "
+        "other images and with a larger network, so only its gains can be compared."
+    )
+    return table(columns, rows, caption)
+
+
+def _table_row(
+    none: RunsOverSeeds, configuration: RunsOverSeeds, paper_ap: float, paper_gain: float
+) -> list[Cell]:
+    ap = configuration.metric("AP")
+    measured_gain: str | None = None
+    printed_paper_gain: str | None = None
+    if configuration is not none:
+        measured_gain = format_gain(gain(none, configuration).mean)
+        printed_paper_gain = format_gain(paper_gain)
+    return [
+        configuration.name,
+        configuration.groups,
+        ap.mean,
+        ap.std,
+        configuration.metric("AP50").mean,
+        measured_gain,
+        configuration.seconds,
+        configuration.memory,
+        paper_ap,
+        printed_paper_gain,
+    ]
+
+
+def _seed_table(figure: _Figure) -> Html:
+    columns = [Column("seed")]
+    columns += [Column(configuration.name, 1) for configuration in figure.configurations]
+    rows: list[list[Cell]] = []
+    for seed, ap in metric_by_seed(figure.configurations).items():
+        rows.append([str(seed), *ap.values()])
+    return table(columns, rows, "AP of every seed.")
 
 
 def _learning(figure: _Figure) -> Html:
-    band = "Mean of the seeds; the band spans them." if len(figure.none.runs) > 1 else ""
-    loss = "A mean over groups; with denoising, its terms are part of it."
-    drawn = [
-        Chart("AP by epoch", "epoch", "AP", curves(figure.arms, epoch, percent("AP")), band),
-        Chart("Training loss", "epoch", "loss", curves(figure.arms, epoch, value("loss")), loss),
-        instability(figure.arms),
+    """Return the section with the curves of AP, loss and instability."""
+    band = "Mean of the seeds; the band shows their range." if figure.num_seeds > 1 else ""
+    loss_caption = "The mean over groups. With denoising it includes the terms of denoising."
+    ap_by_epoch = curves(figure.configurations, read_epoch, read_percent("AP"))
+    loss_by_epoch = curves(figure.configurations, read_epoch, read_value("loss"))
+    candidates = [
+        Chart("AP by epoch", "epoch", "AP", ap_by_epoch, band),
+        Chart("Training loss", "epoch", "loss", loss_by_epoch, loss_caption),
+        instability_chart(figure.configurations),
     ]
-    return section("Learning", charts([chart for chart in drawn if not chart.empty]))
+    return section("Learning", charts([chart for chart in candidates if not chart.empty]))

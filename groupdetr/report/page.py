@@ -1,6 +1,7 @@
-"""A small vocabulary for one self-contained HTML page: prose, tiles, tables and pictures, nothing from outside.
+"""Building blocks of a self-contained HTML page: text, tiles, tables and images.
 
-Words go in as plain text and are escaped here; only what these functions return is :data:`Html`.
+A page loads nothing from elsewhere. All text is passed as plain strings and is escaped by these
+functions. Only what they return is :data:`Html`.
 """
 
 from __future__ import annotations
@@ -21,24 +22,29 @@ Html = NewType("Html", str)
 Cell = str | float | int | Html | None
 
 
-def text(words: object) -> Html:
-    """Anything as words."""
-    return Html(html.escape(str(words)))
+def escape(content: object) -> Html:
+    """Return the string of any object with the special characters of HTML escaped."""
+    return Html(html.escape(str(content)))
 
 
 def join(parts: Iterable[Html]) -> Html:
+    """Join parts of a page, each on its own line."""
     return Html("\n".join(parts))
 
 
 def page(kicker: str, title: str, lead: str, body: Sequence[Html], footer: str = "") -> str:
-    """The whole document. ``kicker`` is the line above the title, ``lead`` the first paragraph."""
-    foot = f"<footer>{text(footer)}</footer>" if footer else ""
+    """Return the complete document.
+
+    ``kicker`` is the line above the title and ``lead`` is the first paragraph.
+    """
+    escaped_title = escape(title)
+    footer_element = f"<footer>{escape(footer)}</footer>" if footer else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{text(title)}</title>
+<title>{escaped_title}</title>
 <link rel="icon" href="data:,">
 <style>
 {CSS}
@@ -47,12 +53,12 @@ def page(kicker: str, title: str, lead: str, body: Sequence[Html], footer: str =
 <body>
 <main>
 <header>
-<div class="kicker">{text(kicker)}</div>
-<h1>{text(title)}</h1>
-<p class="lead">{text(lead)}</p>
+<div class="kicker">{escape(kicker)}</div>
+<h1>{escaped_title}</h1>
+<p class="lead">{escape(lead)}</p>
 </header>
 {join(body)}
-{foot}
+{footer_element}
 </main>
 </body>
 </html>
@@ -60,103 +66,123 @@ def page(kicker: str, title: str, lead: str, body: Sequence[Html], footer: str =
 
 
 def section(title: str, *parts: Html) -> Html:
-    return Html(f"<section>\n<h2>{text(title)}</h2>\n{join(parts)}\n</section>")
+    """Return a section with a heading."""
+    return Html(f"<section>\n<h2>{escape(title)}</h2>\n{join(parts)}\n</section>")
 
 
-def paragraph(*parts: str | Html) -> Html:
-    """Sentences; plain strings must have gone through :func:`text`, links through :func:`link`."""
+def paragraph(*parts: Html) -> Html:
+    """Return one paragraph of parts made by :func:`escape` and :func:`link`."""
     return Html(f"<p>{''.join(parts)}</p>")
 
 
 def prose(*paragraphs: str) -> Html:
-    """Plain text, a paragraph for each argument."""
-    return join(paragraph(text(words)) for words in paragraphs)
+    """Return one paragraph for each argument, a plain string."""
+    return join(paragraph(escape(plain)) for plain in paragraphs)
 
 
-def link(words: str, address: str) -> Html:
-    return Html(f'<a href="{html.escape(address)}">{text(words)}</a>')
+def link(label: str, address: str) -> Html:
+    return Html(f'<a href="{html.escape(address)}">{escape(label)}</a>')
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure that a reader should take away."""
+    """One important number, shown large at the top of the page."""
 
     label: str
     value: str
     unit: str = ""
     note: str = ""
-    strong: bool = False
+    strong: bool = False  # True: highlighted
 
 
 def tiles(items: Sequence[Tile]) -> Html:
-    return Html(f'<dl class="tiles">\n{join(map(_tile, items))}\n</dl>')
+    content = join(_tile(item) for item in items)
+    return Html(f'<dl class="tiles">\n{content}\n</dl>')
 
 
 def _tile(tile: Tile) -> Html:
-    unit = f'<span class="unit">{text(tile.unit)}</span>' if tile.unit else ""
-    note = f'<dd class="note">{text(tile.note)}</dd>' if tile.note else ""
-    value = f'<dd class="value">{text(tile.value)}{unit}</dd>'
-    return Html(
-        f'<div class="tile{" strong" * tile.strong}"><dt>{text(tile.label)}</dt>{value}{note}</div>'
-    )
+    css_class = "tile strong" if tile.strong else "tile"
+    label = f"<dt>{escape(tile.label)}</dt>"
+    unit = f'<span class="unit">{escape(tile.unit)}</span>' if tile.unit else ""
+    value = f'<dd class="value">{escape(tile.value)}{unit}</dd>'
+    note = f'<dd class="note">{escape(tile.note)}</dd>' if tile.note else ""
+    return Html(f'<div class="{css_class}">{label}{value}{note}</div>')
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; ``digits`` makes it one of numbers."""
+    """A column of a table. With ``digits`` it is a column of numbers with so many decimals."""
 
     name: str
     digits: int | None = None
-    best: Literal["", "max", "min"] = ""
+    best: Literal["", "max", "min"] = ""  # which number of the column is highlighted
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: str = "") -> Html:
-    """Numbers to the right, missing ones as a dash, the best of a column marked if there is a choice."""
-    title = f"<caption>{text(caption)}</caption>" if caption else ""
-    head = "".join(
-        f'<th scope="col"{_aligned(column)}>{text(column.name)}</th>' for column in columns
-    )
-    cells = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    best = [_best(column, of_column) for column, of_column in zip(columns, cells, strict=True)]
-    body = join(_row(columns, row, best) for row in rows)
-    inside = f"{title}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
-    return Html(f'<div class="scroll"><table>{inside}</table></div>')
+    """Return a table.
+
+    Numbers are aligned to the right and missing ones are a dash. The best number of a column is
+    highlighted if its numbers differ.
+    """
+    if any(len(row) != len(columns) for row in rows):
+        raise ValueError("every row of a table needs one cell for each column")
+    caption_element = f"<caption>{escape(caption)}</caption>" if caption else ""
+    head = ""
+    best_values = []
+    for index, column in enumerate(columns):
+        head += f'<th scope="col"{_class_attribute(column)}>{escape(column.name)}</th>'
+        best_values.append(_best_value(column, [row[index] for row in rows]))
+    body = join(_row(columns, row, best_values) for row in rows)
+    content = f"{caption_element}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+    return Html(f'<div class="scroll"><table>{content}</table></div>')
 
 
 def facts(rows: Mapping[str, object]) -> Html:
-    """Names and what they stand for."""
-    body = join(
-        Html(f'<tr><th scope="row">{text(k)}</th><td>{text(v)}</td></tr>') for k, v in rows.items()
-    )
-    return Html(f'<table class="facts"><tbody>\n{body}\n</tbody></table>')
+    """Return a table with one row for each name and its value."""
+    body = []
+    for name, value in rows.items():
+        row = f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        body.append(Html(row))
+    return Html(f'<table class="facts"><tbody>\n{join(body)}\n</tbody></table>')
 
 
 def number(value: Cell, digits: int = 0) -> Html:
-    """A figure as it is printed; what is missing or undefined is a dash."""
+    """Return a number with so many decimals; a dash if it is missing or not finite."""
+    if value is None:
+        return escape("–")
     if not isinstance(value, int | float):
-        return text("–" if value is None else value)
-    return text(f"{value:,.{digits}f}".replace("-", "−") if math.isfinite(value) else "–")
+        return escape(value)
+    if not math.isfinite(value):
+        return escape("–")
+    # A proper minus sign is as wide as a digit.
+    return escape(f"{value:,.{digits}f}".replace("-", "−"))
 
 
-def _row(columns: Sequence[Column], row: Sequence[Cell], best: Sequence[float | None]) -> Html:
-    cells = [f'<th scope="row"{_aligned(columns[0])}>{_shown(columns[0], row[0])}</th>']
-    for column, cell, top in list(zip(columns, row, best, strict=True))[1:]:
-        cells.append(
-            f"<td{_aligned(column, top is not None and cell == top)}>{_shown(column, cell)}</td>"
-        )
+def _row(
+    columns: Sequence[Column], row: Sequence[Cell], best_values: Sequence[float | None]
+) -> Html:
+    # The first cell is the heading of the row.
+    heading = number(row[0], columns[0].digits or 0)
+    cells = [f'<th scope="row"{_class_attribute(columns[0])}>{heading}</th>']
+    for column, cell, best_value in zip(columns[1:], row[1:], best_values[1:]):
+        is_best = best_value is not None and cell == best_value
+        content = number(cell, column.digits or 0)
+        cells.append(f"<td{_class_attribute(column, is_best)}>{content}</td>")
     return Html(f"<tr>{''.join(cells)}</tr>")
 
 
-def _shown(column: Column, cell: Cell) -> Html:
-    return number(cell, column.digits or 0)
-
-
-def _aligned(column: Column, best: bool = False) -> str:
-    names = ["n"] * (column.digits is not None) + ["best"] * best
+def _class_attribute(column: Column, is_best: bool = False) -> str:
+    """Return the class attribute of a cell: "n" for numbers and "best" for the best one."""
+    names = []
+    if column.digits is not None:
+        names.append("n")
+    if is_best:
+        names.append("best")
     return f' class="{" ".join(names)}"' if names else ""
 
 
-def _best(column: Column, cells: Sequence[Cell]) -> float | None:
+def _best_value(column: Column, cells: Sequence[Cell]) -> float | None:
+    """Return the number of the column to highlight; None if its numbers do not differ."""
     values = [cell for cell in cells if isinstance(cell, int | float) and math.isfinite(cell)]
     if not column.best or len(set(values)) < 2:
         return None
@@ -164,53 +190,63 @@ def _best(column: Column, cells: Sequence[Cell]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image and what it shows: ``name`` in bold, then ``caption``."""
+class CaptionedImage:
+    """An image and its caption: ``name`` in bold, then ``caption``."""
 
     image: Image.Image
     name: str = ""
     caption: str = ""
 
 
-def strips(rows: Sequence[Sequence[Picture]]) -> Html:
-    """Pictures to be compared: a row stays a row on any screen (narrow ones scroll); short rows share a line."""
-    return Html(f'<div class="strips">\n{join(map(_strip, rows))}\n</div>')
+def strips(rows: Sequence[Sequence[CaptionedImage]]) -> Html:
+    """Return rows of images to be compared.
+
+    A row stays one row on every screen: narrow screens scroll. Several short rows share a line.
+    """
+    content = join(_strip(row) for row in rows)
+    return Html(f'<div class="strips">\n{content}\n</div>')
 
 
-def _strip(pictures: Sequence[Picture]) -> Html:
-    inside = join(map(_figure, pictures))
-    return Html(f'<div class="strip" style="--columns:{len(pictures)}">\n{inside}\n</div>')
+def _strip(images: Sequence[CaptionedImage]) -> Html:
+    content = join(_figure(image) for image in images)
+    return Html(f'<div class="strip" style="--columns:{len(images)}">\n{content}\n</div>')
 
 
-def gallery(pictures: Sequence[Picture]) -> Html:
-    """Pictures that each stand alone, as many in a row as fit."""
-    return Html(f'<div class="gallery">\n{join(map(_figure, pictures))}\n</div>')
+def gallery(images: Sequence[CaptionedImage]) -> Html:
+    """Return independent images, as many in a row as fit."""
+    content = join(_figure(image) for image in images)
+    return Html(f'<div class="gallery">\n{content}\n</div>')
 
 
-def wide(pictures: Sequence[Picture]) -> Html:
-    """Pictures that each take the width of the page."""
-    return Html(f'<div class="wide">\n{join(map(_figure, pictures))}\n</div>')
+def wide(images: Sequence[CaptionedImage]) -> Html:
+    """Return images that are each as wide as the page."""
+    content = join(_figure(image) for image in images)
+    return Html(f'<div class="wide">\n{content}\n</div>')
 
 
-def swatches(names: Sequence[tuple[str, str]]) -> Html:
-    """A legend: (CSS colour, name)."""
-    items = (
-        f'<li><i style="background:{html.escape(colour)}"></i>{text(name)}</li>'
-        for colour, name in names
-    )
-    return Html(f'<ul class="legend">{"".join(items)}</ul>')
+def swatches(entries: Sequence[tuple[str, str]]) -> Html:
+    """Return a legend. An entry is a CSS colour and a name."""
+    items = ""
+    for colour, name in entries:
+        items += f'<li><i style="background:{html.escape(colour)}"></i>{escape(name)}</li>'
+    return Html(f'<ul class="legend">{items}</ul>')
 
 
-def _figure(picture: Picture) -> Html:
-    words = " ".join(part for part in (picture.name, picture.caption) if part)
-    bold = f"<b>{text(picture.name)}</b> " if picture.name else ""
-    width, height = picture.image.size
-    image = f'<img src="{data_uri(picture.image)}" width="{width}" height="{height}" alt="{text(words)}">'
-    return Html(f"<figure>{image}<figcaption>{bold}{text(picture.caption)}</figcaption></figure>")
+def _figure(captioned: CaptionedImage) -> Html:
+    alt = " ".join(part for part in (captioned.name, captioned.caption) if part)
+    bold_name = f"<b>{escape(captioned.name)}</b> " if captioned.name else ""
+    width, height = captioned.image.size
+    address = data_uri(captioned.image)
+    image = f'<img src="{address}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    caption = f"<figcaption>{bold_name}{escape(captioned.caption)}</figcaption>"
+    return Html(f"<figure>{image}{caption}</figure>")
 
 
 def data_uri(image: Image.Image) -> str:
-    """The picture itself as an address. Full colour resolution keeps thin coloured lines clean."""
+    """Return the image itself as an address, encoded as JPEG.
+
+    Colours have the full resolution (no subsampling), so that thin coloured lines stay clean.
+    """
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=86, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

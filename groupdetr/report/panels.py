@@ -1,4 +1,4 @@
-"""Pictures of a report: what is there beside what was found, and the queries of every group on one object (Fig. 3)."""
+"""Images of a report: the ground truth next to detections, and the queries of every group."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from groupdetr.report.page import Html, Picture, gallery, join, strips, swatches
+from groupdetr.report.page import CaptionedImage, Html, gallery, join, strips, swatches
 from groupdetr.structures.detections import Detections
-from groupdetr.visualize.images import draw_found, draw_groups, palette, scale_for
+from groupdetr.visualize.images import draw_detections, draw_groups, palette, scale_for
 
-FOUND_IOU = 0.5  # an object counts as found by a detection of its class that overlaps it this much
+MATCH_IOU = 0.5  # an object is found by a detection of its class with at least this IoU
 
 
 @dataclass(frozen=True)
 class DetectionPanel:
-    """One picture, its objects, and what each of several detectors found in it."""
+    """One image, its ground truth, and the detections of several detectors."""
 
     image: Image.Image
-    truth: Detections  # scores are not shown
-    found: Mapping[str, Detections]  # name of a detector -> its detections, by falling score
+    target: Detections  # its scores are not shown
+    detections: Mapping[str, Detections]  # name of a detector -> its detections, by falling score
 
 
 @dataclass(frozen=True)
 class GroupPanel:
-    """One picture with T of its objects and the K queries matched to each, in pixels."""
+    """One image with T of its objects and the K queries matched to each, in pixels (Fig. 3)."""
 
     image: Image.Image
     object_boxes: ArrayLike  # [T,4] x0,y0,x1,y1
@@ -37,56 +37,72 @@ class GroupPanel:
 
 
 def detection_strips(panels: Sequence[DetectionPanel], class_names: Sequence[str]) -> Html:
-    """A row for each picture. Of a picture with T objects the T best detections are drawn.
+    """Return a row for each image: the ground truth, then the detections of each detector.
 
-    A common score threshold would flatter whichever detector is the more confident; this compares rankings.
+    For an image with T objects, the T best detections are drawn. A common score threshold would
+    favour the detector with the higher scores; this compares only how detections are ranked.
     """
-    return strips([_row(panel, class_names) for panel in panels])
+    return strips([_panel_images(panel, class_names) for panel in panels])
 
 
 def group_gallery(panels: Sequence[GroupPanel]) -> Html:
-    groups = max((np.asarray(panel.group_boxes).shape[1] for panel in panels), default=0)
-    return join([group_legend(groups), gallery([_group_picture(panel) for panel in panels])])
+    """Return the images of matched queries with a legend of the groups."""
+    num_groups = 0
+    for panel in panels:
+        num_groups = max(num_groups, np.asarray(panel.group_boxes).shape[1])
+    return join([group_legend(num_groups), gallery([_group_image(panel) for panel in panels])])
 
 
-def group_legend(groups: int) -> Html:
-    return swatches(
-        [("rgb({},{},{})".format(*palette(k)), f"group {k + 1}") for k in range(groups)]
-    )
+def group_legend(num_groups: int) -> Html:
+    entries = []
+    for group in range(num_groups):
+        red, green, blue = palette(group)
+        entries.append((f"rgb({red},{green},{blue})", f"group {group + 1}"))
+    return swatches(entries)
 
 
-def found(truth: Detections, detections: Detections) -> int:
-    """How many objects are found, each by one detection, the best ones choosing first."""
-    free = list(range(len(truth)))
-    hits = 0
-    for label, iou in zip(detections.labels, detections.iou(truth)):
-        overlaps = {i: iou[i] for i in free if truth.labels[i] == label}
-        best = max(overlaps, key=overlaps.__getitem__, default=None)
-        if best is not None and overlaps[best] >= FOUND_IOU:
-            free.remove(best)
-            hits += 1
-    return hits
+def count_found(target: Detections, detections: Detections) -> int:
+    """Return how many objects of ``target`` are found.
+
+    A detection finds at most one object, and an object is found at most once. Detections with
+    higher scores are matched first.
+    """
+    unmatched = list(range(len(target)))
+    num_found = 0
+    for label, ious in zip(detections.labels, detections.iou(target)):
+        candidates = [index for index in unmatched if target.labels[index] == label]
+        if not candidates:
+            continue
+        best = max(candidates, key=lambda index: ious[index])
+        if ious[best] >= MATCH_IOU:
+            unmatched.remove(best)
+            num_found += 1
+    return num_found
 
 
-def _row(panel: DetectionPanel, class_names: Sequence[str]) -> list[Picture]:
-    count = len(panel.truth)
-    names = [class_names[int(label)] for label in panel.truth.labels]
-    scale, caption = scale_for(panel.image), f"{count} object{'s' * (count != 1)}"
-    pictures = [Picture(draw_found(panel.image, panel.truth, names, scale), "Truth", caption)]
-    for name, detections in panel.found.items():
-        best = detections[:count]
-        captions = [
-            f"{class_names[int(label)]} {score:.2f}"
-            for label, score in zip(best.labels, best.scores)
-        ]
-        caption = f"{found(panel.truth, best)} of {count} found" if count else ""
-        pictures.append(Picture(draw_found(panel.image, best, captions, scale), name, caption))
-    return pictures
+def _panel_images(panel: DetectionPanel, class_names: Sequence[str]) -> list[CaptionedImage]:
+    num_objects = len(panel.target)
+    scale = scale_for(panel.image)
+    names = [class_names[int(label)] for label in panel.target.labels]
+    drawn_target = draw_detections(panel.image, panel.target, names, scale)
+    caption = "1 object" if num_objects == 1 else f"{num_objects} objects"
+    images = [CaptionedImage(drawn_target, "Ground truth", caption)]
+    for detector, detections in panel.detections.items():
+        best = detections[:num_objects]
+        labels = []
+        for label, score in zip(best.labels, best.scores):
+            labels.append(f"{class_names[int(label)]} {score:.2f}")
+        annotated = draw_detections(panel.image, best, labels, scale)
+        caption = ""
+        if num_objects:
+            caption = f"{count_found(panel.target, best)} of {num_objects} found"
+        images.append(CaptionedImage(annotated, detector, caption))
+    return images
 
 
-def _group_picture(panel: GroupPanel) -> Picture:
+def _group_image(panel: GroupPanel) -> CaptionedImage:
     scale = scale_for(panel.image, side=760)
-    drawn = draw_groups(
+    annotated = draw_groups(
         panel.image, panel.object_boxes, panel.group_boxes, panel.group_points, scale
     )
-    return Picture(drawn, caption=panel.caption)
+    return CaptionedImage(annotated, caption=panel.caption)

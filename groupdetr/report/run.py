@@ -1,4 +1,4 @@
-"""The page of one training run: its figures, its curves, every class, and what it finds in pictures."""
+"""The page of one training run: metrics, curves, a table of classes, and detections."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groupdetr.evaluation.coco import FIGURES, Evaluation
+from groupdetr.evaluation.coco import FIGURES, ClassAP, CocoEvaluation
 from groupdetr.report.chart import Chart, Series, charts
-from groupdetr.report.comparison import RunSummary
+from groupdetr.report.comparison import LogRow, RunSummary
 from groupdetr.report.page import (
     Cell,
     Column,
@@ -25,141 +25,148 @@ from groupdetr.report.page import (
 )
 from groupdetr.report.panels import DetectionPanel, detection_strips
 
-_TILES = {"AP": "AP", "AP50": "AP at IoU 0.5", "AR100": "Average recall"}
+_METRIC_TILES = {"AP": "AP", "AP50": "AP at IoU 0.5", "AR100": "Average recall"}  # metric: label
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that the page shows. ``summary.curve`` may hold any of epoch, step, seconds, loss, AP, AP50 and lr...:
-    each key that starts with lr is a line of its own. Rows need not have all keys."""
+    """Everything that the page of a run shows.
+
+    Rows of ``summary.curve`` may have any of epoch, step, seconds, loss, AP, AP50 and lr. Each key
+    that starts with lr is drawn as its own line. Rows need not have all keys.
+    """
 
     name: str
     detector: str
     summary: RunSummary
-    evaluation: Evaluation
+    evaluation: CocoEvaluation
     class_names: Sequence[str]
     panels: Sequence[DetectionPanel] = ()
-    data: Mapping[str, object] = field(default_factory=dict)  # the data card
-    about: Mapping[str, object] = field(
-        default_factory=dict
-    )  # configuration, versions, machine, command
+    data: Mapping[str, object] = field(default_factory=dict)  # statistics of the data set
+    details: Mapping[str, object] = field(default_factory=dict)  # settings, versions, command
 
 
 def write_run_report(path: Path | str, run: RunReport) -> None:
-    """One self-contained HTML file."""
+    """Write one self-contained HTML file."""
     body = [
         _headline(run),
-        learning(run.summary, ("AP", "AP50"), "pictures"),
+        learning_section(run.summary, ("AP", "AP50"), "images"),
         _precision(run.evaluation),
-        *_rest(run),
     ]
-    Path(path).write_text(
-        page("groupdetr run", run.name, lead(run.detector, run.summary), body), encoding="utf-8"
-    )
+    if run.panels:
+        text = (
+            "Validation images. As many detections are drawn as there are objects, those with the "
+            "highest scores."
+        )
+        strips = detection_strips(run.panels, run.class_names)
+        body.append(section("Detections", prose(text), strips))
+    if run.data:
+        body.append(section("Data", facts(run.data)))
+    if run.details:
+        body.append(section("Run", facts(run.details)))
+    document = page("groupdetr run", run.name, lead_paragraph(run.detector, run.summary), body)
+    Path(path).write_text(document, encoding="utf-8")
 
 
-def lead(detector: str, summary: RunSummary) -> str:
-    groups = f"{summary.groups} group{'s' * (summary.groups != 1)} of queries"
+def lead_paragraph(detector: str, summary: RunSummary) -> str:
+    """Return the first paragraph of the page."""
+    groups = "1 group" if summary.groups == 1 else f"{summary.groups} groups"
     return (
-        f"{detector}, trained with {groups} for {summary.epochs:g} epochs in {summary.seconds / 60:,.1f} minutes, "
-        f"seed {summary.seed}."
+        f"{detector}, trained with {groups} of queries for {summary.epochs:g} epochs in "
+        f"{summary.seconds / 60:,.1f} minutes, seed {summary.seed}."
     )
 
 
 def _headline(run: RunReport) -> Html:
-    stats = run.evaluation.stats
-    shown = [
-        Tile(label, number(100 * stats[name], 1), strong=name == "AP")
-        for name, label in _TILES.items()
-    ]
-    return tiles([*shown, *cost(run.summary)])
+    items = []
+    for metric, label in _METRIC_TILES.items():
+        value = number(100 * run.evaluation.stats[metric], 1)
+        items.append(Tile(label, value, strong=metric == "AP"))
+    return tiles([*items, *cost_tiles(run.summary)])
 
 
-def cost(summary: RunSummary) -> list[Tile]:
+def cost_tiles(summary: RunSummary) -> list[Tile]:
+    """Return the tiles of training time, memory and groups."""
     return [
         Tile("Training time", f"{summary.seconds / 60:,.1f}", "min"),
         Tile("Peak memory", f"{summary.peak_memory_mb:,.0f}", "MB"),
-        Tile("Groups in training", str(summary.groups), note="one of them answers"),
+        Tile("Groups in training", str(summary.groups), note="one of them is used at inference"),
     ]
 
 
-def learning(summary: RunSummary, figures: Sequence[str], seen: str) -> Html:
-    """Curves of a training: of ``figures``, shares, on what is ``seen`` in validation, and of the loss."""
+def learning_section(summary: RunSummary, metrics: Sequence[str], samples: str) -> Html:
+    """Return the section with the curves of the training.
+
+    ``metrics`` are shares in [0,1], drawn in percent. ``samples`` says what they are computed on:
+    images or samples.
+    """
     curve = summary.curve
-    rates = sorted({key for row in curve for key in row if key.startswith("lr")})
-    title = f"{' and '.join(figures)} on the validation {seen}"
-    drawn = [
-        Chart(title, "epoch", figures[0], [_line(curve, key, key, 100) for key in figures]),
+    title = f"{' and '.join(metrics)} on the validation {samples}"
+    metric_lines = [_line(curve, metric, metric, 100) for metric in metrics]
+    rate_keys = sorted({key for row in curve for key in row if key.startswith("lr")})
+    rate_lines = [_line(curve, key, key.removeprefix("lr_")) for key in rate_keys]
+    candidates = [
+        Chart(title, "epoch", metrics[0], metric_lines),
         Chart("Training loss", "epoch", "loss", [_line(curve, "loss", "loss")]),
-        _stability(summary),
-        Chart(
-            "Learning rate",
-            "epoch",
-            "rate",
-            [_line(curve, key, key.removeprefix("lr_")) for key in rates],
-        ),
+        _instability_chart(summary),
+        Chart("Learning rate", "epoch", "rate", rate_lines),
     ]
-    return section("Learning", charts([chart for chart in drawn if not chart.empty]))
+    return section("Learning", charts([chart for chart in candidates if not chart.empty]))
 
 
-def _stability(summary: RunSummary) -> Chart:
+def _instability_chart(summary: RunSummary) -> Chart:
     lines = [_line(summary.curve, "instability", "primary group")]
     if summary.groups > 1:
         lines.append(_line(summary.curve, "instability_groups", "mean of groups"))
-    words = "Queries of a picture that have another object than at the evaluation before."
-    return Chart("Instability of the matching", "epoch", "queries", lines, words)
+    caption = (
+        "Queries of an image that are matched to another object than at the previous evaluation."
+    )
+    return Chart("Instability of the matching", "epoch", "queries", lines, caption)
 
 
-def _line(curve: Sequence[Mapping[str, float]], key: str, name: str, factor: float = 1) -> Series:
-    """A value by epoch, where it was written."""
-    points = [(row["epoch"], factor * row[key]) for row in curve if "epoch" in row and key in row]
-    return Series(name, [x for x, _ in points], [y for _, y in points])
+def _line(curve: Sequence[LogRow], key: str, name: str, factor: float = 1) -> Series:
+    """Return a value by epoch, from the rows that have it."""
+    rows = [row for row in curve if "epoch" in row and key in row]
+    epochs = [row["epoch"] for row in rows]
+    values = [factor * row[key] for row in rows]
+    return Series(name, epochs, values)
 
 
-def _precision(evaluation: Evaluation) -> Html:
-    figures = [
-        _figures("precision", FIGURES[:6], evaluation),
-        _figures("recall", FIGURES[6:], evaluation),
-    ]
-    return section("Average precision", *figures, _classes(evaluation))
+def _precision(evaluation: CocoEvaluation) -> Html:
+    precision = _metric_table("precision", FIGURES[:6], evaluation)
+    recall = _metric_table("recall", FIGURES[6:], evaluation)
+    return section("Average precision", precision, recall, _class_table(evaluation))
 
 
-def _figures(title: str, names: Sequence[str], evaluation: Evaluation) -> Html:
-    """A row for each kind of AP that has them."""
-    rows: list[list[Cell]] = [
-        [f"{kind} IoU", *(100 * figures.get(name, math.nan) for name in names)]
-        for kind, figures in evaluation.by_kind().items()
-        if names[0] in figures
-    ]
-    head = [Column(""), *(Column(name.replace("_", " "), 1) for name in names)]
-    return table(head, rows, f"Average {title} over all classes, in points.")
+def _metric_table(title: str, names: Sequence[str], evaluation: CocoEvaluation) -> Html:
+    """Return a table with one row for each kind of IoU, box or mask, that has these metrics."""
+    columns = [Column("")]
+    columns += [Column(name.replace("_", " "), 1) for name in names]
+    rows: list[list[Cell]] = []
+    for kind, metrics in evaluation.by_kind().items():
+        if names[0] in metrics:
+            values = [100 * metrics.get(name, math.nan) for name in names]
+            rows.append([f"{kind} IoU", *values])
+    return table(columns, rows, f"Average {title} over all classes, in percent.")
 
 
-def _classes(evaluation: Evaluation) -> Html:
-    head = [
+def _class_table(evaluation: CocoEvaluation) -> Html:
+    columns = [
         Column("class"),
         Column("AP", 1),
         Column("AP50", 1),
         Column("objects", 0),
         Column("images", 0),
     ]
-    by_ap = sorted(
-        evaluation.per_class, key=lambda row: -1 if math.isnan(row.AP) else row.AP, reverse=True
-    )
-    rows: list[list[Cell]] = [
-        [c.name, 100 * c.AP, 100 * c.AP50, c.objects, c.images] for c in by_ap
-    ]
-    return table(
-        head, rows, "Every class, the best first; a dash where no validation picture shows it."
-    )
 
+    def sort_key(row: ClassAP) -> float:
+        # Classes without an object have no AP and come last.
+        return 1 if math.isnan(row.AP) else -row.AP
 
-def _rest(run: RunReport) -> list[Html]:
-    words = "Validation pictures, with as many detections as there are objects, the surest first."
-    pictures = section("What it finds", prose(words), detection_strips(run.panels, run.class_names))
-    cards = [
-        section(title, facts(rows))
-        for title, rows in (("Data", run.data), ("Run", run.about))
-        if rows
-    ]
-    return [pictures, *cards] if run.panels else cards
+    rows: list[list[Cell]] = []
+    for row in sorted(evaluation.per_class, key=sort_key):
+        rows.append([row.name, 100 * row.AP, 100 * row.AP50, row.objects, row.images])
+    caption = (
+        "Every class, the best first. A dash means that no validation image shows an object of it."
+    )
+    return table(columns, rows, caption)

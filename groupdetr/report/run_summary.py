@@ -1,4 +1,4 @@
-"""What every page of a run says of its training: the log in numbers, and what it was."""
+"""The log and the configuration of a run, as the pages of all tasks show them."""
 
 from __future__ import annotations
 
@@ -12,56 +12,66 @@ from groupdetr.engine.run_folder import RunFolder, is_evaluation
 from groupdetr.evaluation import coco, nuscenes
 from groupdetr.report.comparison import RunSummary
 
-FIGURES = (*coco.FIGURES, *coco.BOX_FIGURES, *nuscenes.FIGURES)  # of any evaluation
+# The metrics of all kinds of evaluation.
+FIGURES = (*coco.FIGURES, *coco.BOX_FIGURES, *nuscenes.FIGURES)
 
 
-def summary(run: RunFolder) -> RunSummary:
-    """Of a run that has been evaluated: nan where a figure is undefined."""
-    config, records = run.read_config(), run.records()
-    curve = [
-        {
-            name: math.nan if value is None else value
-            for name, value in row.items()
-            if name != "losses"
-        }
-        for row in with_losses(records)
-    ]
+def summarize_run(run: RunFolder) -> RunSummary:
+    """Return the numbers of a run that was evaluated at least once.
+
+    Metrics that are undefined are nan.
+    """
+    config = run.read_config()
+    curve = []
+    for row in evaluations_with_losses(run.records()):
+        numbers = {}
+        for name, value in row.items():
+            if name != "losses":
+                numbers[name] = math.nan if value is None else value
+        curve.append(numbers)
     last = curve[-1]
-    figures = {name: last[name] for name in FIGURES if name in last}
-    groups, seed = int(config["groups"]), int(config["settings"]["seed"])
     return RunSummary(
-        groups,
-        seed,
-        round(last["epoch"], 2),
-        last["seconds"],
-        last["peak_memory_mb"],
-        figures,
-        curve,
+        groups=int(config["groups"]),
+        seed=int(config["settings"]["seed"]),
+        epochs=round(last["epoch"], 2),
+        seconds=last["seconds"],
+        peak_memory_mb=last["peak_memory_mb"],
+        metrics={name: last[name] for name in FIGURES if name in last},
+        curve=curve,
     )
 
 
-def with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The evaluations, each with the mean loss and the rate of the steps logged since the one before."""
+def evaluations_with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the evaluations of a log.
+
+    Each has the mean loss and the last learning rate of the steps logged since the evaluation
+    before it, if there are any.
+    """
     steps: list[Mapping[str, Any]] = []
     for record in records:
         if not is_evaluation(record):
             steps.append(record)
             continue
-        logged = (
-            {"loss": sum(s["loss"] for s in steps) / len(steps), "lr": steps[-1]["lr"]}
-            if steps
-            else {}
-        )
-        yield {**record, **logged}
+        row = dict(record)
+        if steps:
+            row["loss"] = sum(step["loss"] for step in steps) / len(steps)
+            row["lr"] = steps[-1]["lr"]
+        yield row
         steps = []
 
 
-def about(config: Mapping[str, Any], recipe: Recipe) -> dict[str, object]:
-    """How it was trained, and with what."""
-    machine = environment()
-    return {
-        "groups": f"{recipe.num_groups} of {recipe.num_queries} queries",
-        **config["settings"],
-        "versions": ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
-        "command": machine["command"],
+def run_details(config: Mapping[str, Any], recipe: Recipe) -> dict[str, object]:
+    """Return the groups, settings, versions of packages and command of a run."""
+    system = environment()
+    details: dict[str, object] = {
+        "groups": f"{config['groups']} of {recipe.num_queries} queries",
     }
+    details.update(config["settings"])
+    details["versions"] = format_versions(system)
+    details["command"] = system["command"]
+    return details
+
+
+def format_versions(system: Mapping[str, Any]) -> str:
+    """Return the names and versions of the packages in an `environment`."""
+    return ", ".join(f"{name} {version}" for name, version in system["packages"].items())

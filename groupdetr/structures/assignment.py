@@ -8,52 +8,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupdetr.structures.tensor_dataclass import Movable, expect
+from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 
 
 @dataclass
-class Assignment(Movable):
-    """M pairs (query, object) of each of L stages; no object stands twice in one group of one stage."""
+class Assignment(TensorDataclass):
+    """M pairs (query, object) for each of L supervised layers.
 
-    pairs: Tensor  # [4,L,M] int64: image, group, query, target; one tensor, so one copy between devices
+    With one-to-one assignment in every group, no object stands twice in one group of one layer.
+    """
+
+    # [4,L,M] int64: image, group, query, target. One tensor needs one copy between devices.
+    pairs: Tensor
 
     @classmethod
-    def of(cls, *columns: np.ndarray) -> Assignment:
-        """From image, group, query and target, [L,M] each."""
-        return cls(torch.from_numpy(np.stack(columns).astype(np.int64, copy=False)))
+    def from_columns(
+        cls, image: np.ndarray, group: np.ndarray, query: np.ndarray, target: np.ndarray
+    ) -> Assignment:
+        """Create from four arrays [L,M]."""
+        columns = np.stack([image, group, query, target])
+        return cls(torch.from_numpy(columns.astype(np.int64, copy=False)))
 
     def __post_init__(self) -> None:
-        expect(
-            self.pairs.shape[:1] == (4,), f"pairs must be [4,L,M], not {tuple(self.pairs.shape)}"
-        )
+        shape = tuple(self.pairs.shape)
+        require(shape[:1] == (4,), f"pairs must be [4,L,M], not {shape}")
 
     @property
     def image(self) -> Tensor:
+        """[L,M] index of the image in the batch."""
         return self.pairs[0]
 
     @property
     def group(self) -> Tensor:
+        """[L,M] index of the group."""
         return self.pairs[1]
 
     @property
     def query(self) -> Tensor:
+        """[L,M] index of the query in its group."""
         return self.pairs[2]
 
     @property
     def target(self) -> Tensor:
-        """Index into the image's objects."""
+        """[L,M] index of the object in its image."""
         return self.pairs[3]
 
-    def repeated(self, stages: int) -> Assignment:
-        """The same pairs in each of L stages: [1,M] -> [L,M]."""
-        return Assignment(self.pairs.expand(-1, stages, -1))
+    def expand_layers(self, layers: int) -> Assignment:
+        """Use the same pairs for every layer: [1,M] -> [L,M]."""
+        return Assignment(self.pairs.expand(-1, layers, -1))
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
-        """Stage, image, group, query and target: five indices that broadcast to [L,M]."""
-        stage = torch.arange(self.pairs.shape[1], device=self.pairs.device).unsqueeze(1)
-        return stage, *self.pairs.unbind()
+        """Layer, image, group, query and target: five indices that broadcast to [L,M]."""
+        layer = torch.arange(self.pairs.shape[1], device=self.pairs.device).unsqueeze(1)
+        return layer, *self.pairs.unbind()
 
     def gather(self, x: Tensor) -> Tensor:
-        """What belongs to the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
+        """Return the values of the assigned queries: [L,B,K,N,...] -> [L,M,...]."""
         return x[self.columns[:4]]

@@ -1,101 +1,118 @@
-"""What users see: what was found in one picture."""
+"""Detections in one image: what a detector returns to users."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as coco
+from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 from torch import Tensor
 
-Runs = dict[
-    str, Any
-]  # COCO's compressed run lengths of a mask: {"size": [height, width], "counts": bytes}
+
+class RLE(TypedDict):
+    """A mask as COCO's compressed run-length encoding."""
+
+    size: list[int]  # height and width
+    counts: bytes
 
 
 @dataclass
 class Detections:
-    """Of one image, by falling score, in pixels of the original picture."""
+    """The detections in one image, by falling score, in pixels of the original image.
+
+    Example::
+
+        detections = Detections(torch.tensor([0.9]), torch.tensor([2]), torch.ones(1, 4))
+        detections.above(0.5)  # those with a score of at least 0.5
+        detections[:10]  # the ten best
+    """
 
     scores: Tensor  # [D] in [0,1]
     labels: Tensor  # [D] int64, contiguous class indices
     boxes: Tensor  # [D,4] x0,y0,x1,y1 in pixels
-    masks: tuple[Runs, ...] | None = (
-        None  # [D] of the whole picture; None of a detector that says boxes alone
-    )
+    masks: tuple[RLE, ...] | None = None  # [D] at the size of the image; None without masks
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, which: Tensor | slice) -> Detections:
-        """Some of them: a slice, indices, or a bool for each."""
+    def __getitem__(self, index: Tensor | slice) -> Detections:
+        """Return the detections of a slice, of a tensor of indices, or of a bool for each."""
         masks = None
         if self.masks is not None:
-            masks = tuple(self.masks[i] for i in torch.arange(len(self))[which].tolist())
-        return Detections(self.scores[which], self.labels[which], self.boxes[which], masks)
+            positions = torch.arange(len(self))[index].tolist()
+            masks = tuple(self.masks[position] for position in positions)
+        return Detections(self.scores[index], self.labels[index], self.boxes[index], masks)
 
     def xywh(self) -> NDArray[np.float64]:
-        """[D,4] boxes as COCO has them: x, y, width, height in pixels."""
+        """Return boxes in COCO's format, [D,4]: x, y, width, height in pixels."""
         corners = self.boxes.detach().cpu().double().numpy().reshape(-1, 4)
-        return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        low, high = corners[:, :2], corners[:, 2:]
+        return np.concatenate([low, high - low], axis=1)
 
     def segmentations(self) -> list[dict[str, Any]]:
-        """[D] what masks add to each one's row of COCO's JSON; nothing where there are boxes alone."""
+        """Return what masks add to the rows of COCO's results JSON, [D].
+
+        It is ``{"segmentation": ...}`` for every detection, or ``{}`` if there are no masks.
+        """
         if self.masks is None:
             return [{} for _ in range(len(self))]
-        return [{"segmentation": as_text(runs)} for runs in self.masks]
+        return [{"segmentation": rle_to_json(rle)} for rle in self.masks]
 
     def iou(self, others: Detections) -> NDArray[np.float64]:
-        """[D,E] intersections over unions with ``others``: of masks where both have them, else of boxes."""
-        if not len(self) or not len(others):
+        """Return the IoU with ``others``, [D,E]: of masks if both have them, otherwise of boxes."""
+        if len(self) == 0 or len(others) == 0:
             return np.zeros((len(self), len(others)))
-        places: list[Any] = [list(d.masks) for d in (self, others) if d.masks is not None]
-        if len(places) < 2:
-            places = [d.xywh() for d in (self, others)]
-        return np.asarray(coco.iou(*places, [0] * len(others)))
+        not_crowd = [0] * len(others)
+        if self.masks is not None and others.masks is not None:
+            return np.asarray(coco_mask.iou(list(self.masks), list(others.masks), not_crowd))
+        return np.asarray(coco_mask.iou(self.xywh(), others.xywh(), not_crowd))
 
     def above(self, score: float) -> Detections:
-        """Those whose score is at least ``score``."""
+        """Return the detections with a score of at least ``score``."""
         return self[self.scores >= score]
 
 
-def encoded(masks: NDArray[np.bool_]) -> tuple[Runs, ...]:
-    """[D,H,W] as run lengths; quickest of what lies in memory as [D,W,H]."""
-    return tuple(coco.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)))
+def encode_masks(masks: NDArray[np.bool_]) -> tuple[RLE, ...]:
+    """Encode masks [D,H,W]. It is fastest if they lie in memory as [D,W,H]."""
+    columns_first = np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)
+    return tuple(coco_mask.encode(columns_first))
 
 
-def decoded(runs: Runs) -> NDArray[np.bool_]:
-    """[H,W] of one mask."""
-    return np.asarray(coco.decode(runs)).astype(bool)
+def decode_mask(rle: RLE) -> NDArray[np.bool_]:
+    """Decode one mask: [H,W]."""
+    return np.asarray(coco_mask.decode(rle)).astype(bool)
 
 
-def bounds(masks: Sequence[Runs]) -> Tensor:
-    """[D,4] x0, y0, x1, y1 in pixels: the tightest boxes around masks, zeros around empty ones."""
-    boxes = np.asarray(coco.toBbox(list(masks)), dtype=np.float64).reshape(-1, 4)
+def masks_to_boxes(masks: Sequence[RLE]) -> Tensor:
+    """Return the tightest boxes around masks: [D,4] x0, y0, x1, y1 in pixels, float64.
+
+    The box of an empty mask is all zeros.
+    """
+    boxes = np.asarray(coco_mask.toBbox(list(masks)), dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return torch.from_numpy(boxes)
 
 
-def areas(masks: Sequence[Runs]) -> NDArray[np.float64]:
-    """[D] pixels inside of each."""
-    return np.asarray(coco.area(list(masks)), dtype=np.float64).reshape(len(masks))
+def mask_areas(masks: Sequence[RLE]) -> NDArray[np.float64]:
+    """Return the number of pixels inside each mask: [D]."""
+    return np.asarray(coco_mask.area(list(masks)), dtype=np.float64).reshape(len(masks))
 
 
-def as_text(runs: Runs) -> dict[str, Any]:
-    """As JSON has it: the counts are text."""
-    return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
+def rle_to_json(rle: RLE) -> dict[str, Any]:
+    """Convert to COCO's JSON, in which the counts are text."""
+    height, width = rle["size"]
+    return {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
 
 
-def from_text(row: Any) -> Runs:
-    """The reverse; ValueError for anything else, such as polygons."""
-    if not (
-        isinstance(row, dict)
-        and isinstance(row.get("counts"), str)
-        and len(row.get("size", ())) == 2
-    ):
+def rle_from_json(segmentation: Any) -> RLE:
+    """Convert from COCO's JSON. `ValueError` for anything else, such as polygons."""
+    if not isinstance(segmentation, dict):
         raise ValueError("not compressed run lengths")
-    return {"size": row["size"], "counts": row["counts"].encode("ascii")}
+    size, counts = segmentation.get("size", ()), segmentation.get("counts")
+    if not isinstance(counts, str) or len(size) != 2:
+        raise ValueError("not compressed run lengths")
+    return {"size": size, "counts": counts.encode("ascii")}

@@ -1,42 +1,42 @@
-"""Masks: those that queries say, evaluated where somebody looks, and those of objects, of which windows are kept."""
+"""Predicted masks, given by embeddings of queries, and annotated masks, stored cropped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.ops.boxes import xyxy_to_cxcywh
-from groupdetr.ops.masks import sample
-from groupdetr.structures.tensor_dataclass import Movable, expect
+from groupdetr.ops.masks import point_sample
+from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 
-STRIDE = 4  # of the pixels that masks are told of, in pixels of the image
-SLAB = 1 << 22  # (object, point) pairs that are looked up at once
+STRIDE = 4  # pixels of the image, in width and in height, for one pixel of the mask features
+MAX_LOOKUPS = 1 << 22  # (object, point) pairs that `CroppedMasks.at` handles at once
 
 
 @dataclass
-class Canvas(Movable):
-    """What masks are dot products with: the pixels of a batch of images."""
+class MaskFeatures(TensorDataclass):
+    """The features of a batch of images; their dot product with an embedding is a mask."""
 
     pixels: Tensor  # [B,C,h,w] of the padded images, at a quarter of their size
     sizes: Tensor  # [B,2] int64: height and width of each image without its padding, in pixels
-    points: Tensor | None = (
-        None  # [B,P,2] x, y in [0,1] of the padded image: where masks are compared
-    )
-    sampled: Tensor | None = None  # [B,C,P] the pixels there
+    # [B,P,2] x, y in [0,1] of the padded image: the points where masks are compared
+    points: Tensor | None = None
+    sampled: Tensor | None = None  # [B,C,P] the features at these points
 
-    def with_points(self, count: int, generator: torch.Generator | None = None) -> Canvas:
-        """With ``count`` random points, all groups and layers the same, unless they were drawn before."""
+    def with_points(self, count: int, generator: torch.Generator | None = None) -> MaskFeatures:
+        """Return features that are sampled at ``count`` random points of each image.
+
+        All groups and layers share the points. If there are points already, they are kept.
+        """
         if self.points is not None:
             return self
-        points = torch.rand(
-            len(self.pixels), count, 2, generator=generator, device=self.pixels.device
-        )
-        return replace(self, points=points, sampled=sample(self.pixels.float(), points))
+        images = len(self.pixels)
+        points = torch.rand(images, count, 2, generator=generator, device=self.pixels.device)
+        return replace(self, points=points, sampled=point_sample(self.pixels.float(), points))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,133 +45,167 @@ class Canvas(Movable):
 
 
 @dataclass
-class Masks(Movable):
-    """What queries say: for each an embedding, whose dot product with every pixel is the logit of its mask.
+class MaskPredictions(TensorDataclass):
+    """The predicted masks: an embedding for each query, and the features of the images.
 
-    Resizing and sampling are linear, so they are done to the pixels, once for all queries, and K groups of N queries
-    never make K*N maps. Axes between B and C, written ..., may be any.
+    The logit of a mask at a pixel is the dot product of the two. Resizing and sampling are linear,
+    so they are applied to the features once for all queries, and the K*N masks of all groups are
+    never computed at full size. Between B and C, the embedding may have any axes, written "...".
     """
 
     embedding: Tensor  # [B,...,C]
-    canvas: Canvas
+    mask_features: MaskFeatures
 
     def full(self) -> Tensor:
-        """Logits at the canvas's own size: [B,...,h,w]."""
-        return self.on(self.canvas.pixels)
+        """Return logits at the size of the mask features: [B,...,h,w]."""
+        return self.logits_on(self.mask_features.pixels)
 
     def resized(self, shape: Sequence[int]) -> Tensor:
-        """Logits at another size, bilinear: [B,...,*shape]."""
-        return self.on(
-            F.interpolate(self.canvas.pixels, tuple(shape), mode="bilinear", align_corners=False)
+        """Return logits at another size, by bilinear interpolation: [B,...,*shape]."""
+        pixels = F.interpolate(
+            self.mask_features.pixels, tuple(shape), mode="bilinear", align_corners=False
         )
+        return self.logits_on(pixels)
 
     def at(self, points: Tensor) -> Tensor:
-        """Logits at points [B,P,2], x and y in [0,1] of the padded image: [B,...,P]."""
-        return self.on(sample(self.canvas.pixels, points))
+        """Return logits at points [B,P,2], x and y in [0,1] of the padded image: [B,...,P]."""
+        return self.logits_on(point_sample(self.mask_features.pixels, points))
 
-    def on(self, pixels: Tensor) -> Tensor:
-        """Logits on pixels [B,C,*shape]: [B,...,*shape]."""
+    def logits_on(self, pixels: Tensor) -> Tensor:
+        """Return logits for features [B,C,*shape]: [B,...,*shape]."""
         logits = self.embedding.flatten(1, -2) @ pixels.flatten(2)
         return logits.view(*self.embedding.shape[:-1], *pixels.shape[2:])
 
     def boxes(self) -> Tensor:
-        """The tightest boxes around the masks at the canvas's own size: [B,...,4] cx,cy,w,h in [0,1] of the unpadded
-        image, zeros around empty masks. For a few queries: it makes all their maps."""
-        inside = self.full() > 0
-        rows, columns = (torch.arange(n, device=inside.device) * STRIDE for n in inside.shape[-2:])
-        height, width = self.canvas.sizes.view(-1, *[1] * (inside.ndim - 3), 2).split(
-            1, -1
-        )  # [B,...,1] each
-        inside &= (rows < height).unsqueeze(-1) & (columns < width).unsqueeze(-2)
-        (x0, x1), (y0, y1) = (extent(inside.any(axis)) for axis in (-2, -1))
-        corners = STRIDE * torch.stack([x0, y0, x1, y1], -1) / torch.cat([width, height] * 2, -1)
-        return xyxy_to_cxcywh(corners.clamp(max=1))
+        """Return the tightest boxes around the masks at the size of the mask features.
+
+        [B,...,4] cx,cy,w,h in [0,1] of the unpadded image, zeros for empty masks. It computes the
+        masks of all queries at full size, so it is meant for a few queries.
+        """
+        inside = self.full() > 0  # [B,...,h,w]
+        row_positions = torch.arange(inside.shape[-2], device=inside.device) * STRIDE
+        column_positions = torch.arange(inside.shape[-1], device=inside.device) * STRIDE
+        # Height and width of the unpadded images, [B,...,1] each.
+        query_axes = [1] * (inside.ndim - 3)
+        height, width = self.mask_features.sizes.view(-1, *query_axes, 2).split(1, -1)
+        # Nothing in the padding belongs to a mask.
+        inside &= (row_positions < height).unsqueeze(-1)
+        inside &= (column_positions < width).unsqueeze(-2)
+        left, right = true_range(inside.any(-2))
+        top, bottom = true_range(inside.any(-1))
+        corners = STRIDE * torch.stack([left, top, right, bottom], -1)
+        image_sizes = torch.cat([width, height, width, height], -1)
+        # The last pixel of the features may reach over the edge of the image.
+        return xyxy_to_cxcywh((corners / image_sizes).clamp(max=1))
 
 
 @dataclass
-class Bitmaps(Movable):
-    """T masks of the objects of one image: of each only the window that it lies in, so 300 take little more memory
-    than the image."""
+class CroppedMasks(TensorDataclass):
+    """The masks of the T objects of one image, each cropped to the window that it lies in.
 
-    pixels: Tensor  # [A] uint8, 0 or 1: the windows row by row, one after the other, and a zero
+    300 masks of usual objects then take little more memory than the image.
+    """
+
+    # [A] uint8, 0 or 1: the windows one after the other, each row by row, and a final zero that
+    # stands for all pixels outside of the windows
+    pixels: Tensor
     windows: Tensor  # [T,4] int64: left, top, width and height in pixels of the image
 
     def __post_init__(self) -> None:
-        expect(self.windows.ndim == 2 and self.windows.shape[1] == 4, "windows must be [T,4]")
-        expect(
+        require(self.windows.ndim == 2 and self.windows.shape[1] == 4, "windows must be [T,4]")
+        require(
             self.pixels.ndim == 1 and len(self.pixels) > 0,
             "pixels must be [A], the last of them zero",
         )
 
     @classmethod
-    def of(cls, masks: Tensor) -> Bitmaps:
-        """From [T,H,W], bool or numbers that are not zero inside."""
-        windows = (
-            torch.stack([window(mask) for mask in masks])
-            if len(masks)
-            else masks.new_zeros(0, 4).long()
-        )
-        cut = [
-            mask[top : top + height, left : left + width].ne(0).flatten()
-            for mask, (left, top, width, height) in zip(masks, windows.tolist())
-        ]
-        return cls(torch.cat([*cut, masks.new_zeros(1, dtype=torch.bool)]).to(torch.uint8), windows)
+    def from_dense(cls, masks: Tensor) -> CroppedMasks:
+        """Crop masks [T,H,W], which are bools, or numbers that are not zero inside."""
+        if len(masks) == 0:
+            no_pixels = masks.new_zeros(1, dtype=torch.uint8)
+            return cls(no_pixels, masks.new_zeros(0, 4, dtype=torch.int64))
+        windows = torch.stack([mask_window(mask) for mask in masks])
+        cropped = []
+        for mask, (left, top, width, height) in zip(masks, windows.tolist()):
+            window = mask[top : top + height, left : left + width]
+            cropped.append(window.ne(0).flatten())
+        outside = masks.new_zeros(1, dtype=torch.bool)
+        return cls(torch.cat([*cropped, outside]).to(torch.uint8), windows)
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, which: Sequence[int]) -> Bitmaps:
-        """Some of them."""
-        starts, windows = self.starts[list(which)].tolist(), self.windows[list(which)]
-        cut = [self.pixels[i : i + w * h] for i, (_, _, w, h) in zip(starts, windows.tolist())]
-        return Bitmaps(torch.cat([*cut, self.pixels[-1:]]), windows)
+    def __getitem__(self, indices: Sequence[int]) -> CroppedMasks:
+        """Return the masks at ``indices``."""
+        indices = list(indices)
+        windows = self.windows[indices]
+        cropped = []
+        for start, (_, _, width, height) in zip(self.starts[indices].tolist(), windows.tolist()):
+            cropped.append(self.pixels[start : start + width * height])
+        outside = self.pixels[-1:]
+        return CroppedMasks(torch.cat([*cropped, outside]), windows)
 
     @property
     def starts(self) -> Tensor:
-        """[T] where every window begins."""
+        """[T] index in `pixels` of the first pixel of every window."""
         areas = self.windows[:, 2] * self.windows[:, 3]
         return areas.cumsum(0) - areas
 
     def at(self, points: Tensor) -> Tensor:
-        """[T,P] float32, bilinear, at points [P,2] x and y in pixels of the image; outside of the window is zero."""
-        size = max(1, SLAB // max(1, len(points)))
-        parts = [
-            self._at(points, rows)
-            for rows in torch.arange(len(self), device=points.device).split(size)
-        ]
-        return torch.cat(parts) if len(self) else points.new_zeros(0, len(points))
+        """Sample the masks at points [P,2], x and y in pixels of the image: [T,P] float32.
 
-    def _at(self, points: Tensor, rows: Tensor) -> Tensor:
-        corner = (points - 0.5).floor()
-        beside = points - 0.5 - corner  # [P,2] how far towards the next pixel
-        total = points.new_zeros(len(rows), len(points))
-        for x, y in product((0, 1), (0, 1)):
-            share = (beside[:, 0] if x else 1 - beside[:, 0]) * (
-                beside[:, 1] if y else 1 - beside[:, 1]
-            )
-            total += share * self._pixel(
-                corner.long() + torch.tensor([x, y], device=corner.device), rows
-            )
+        The interpolation is bilinear, and masks are zero outside of their windows.
+        """
+        if len(self) == 0:
+            return points.new_zeros(0, len(points))
+        # A few objects at a time, which bounds the memory.
+        objects_at_once = max(1, MAX_LOOKUPS // max(1, len(points)))
+        objects = torch.arange(len(self), device=points.device)
+        return torch.cat([self._at(points, part) for part in objects.split(objects_at_once)])
+
+    def _at(self, points: Tensor, objects: Tensor) -> Tensor:
+        """Return [R,P] of the masks of ``objects`` [R]."""
+        # The centre of pixel (x, y) is at (x + 0.5, y + 0.5).
+        first_pixel = (points - 0.5).floor()
+        fraction_x, fraction_y = (points - 0.5 - first_pixel).unbind(1)  # [P] each
+        total = points.new_zeros(len(objects), len(points))
+        # The four pixels around each point, weighted by their nearness on both axes.
+        for step_x, weight_x in ((0, 1 - fraction_x), (1, fraction_x)):
+            for step_y, weight_y in ((0, 1 - fraction_y), (1, fraction_y)):
+                step = torch.tensor([step_x, step_y], device=points.device)
+                pixel = self._pixel(first_pixel.long() + step, objects)
+                total += (weight_x * weight_y) * pixel
         return total
 
-    def _pixel(self, places: Tensor, rows: Tensor) -> Tensor:
-        """[R,P] of objects ``rows`` at whole places [P,2]."""
-        left, top, width, height = self.windows[rows].unsqueeze(-1).unbind(1)  # [R,1] each
-        x, y = places[:, 0] - left, places[:, 1] - top
+    def _pixel(self, positions: Tensor, objects: Tensor) -> Tensor:
+        """Return [R,P]: the pixels at integer positions [P,2] of the masks of ``objects`` [R]."""
+        left, top, width, height = self.windows[objects].unsqueeze(-1).unbind(1)  # [R,1] each
+        x = positions[:, 0] - left
+        y = positions[:, 1] - top
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        return self.pixels[(self.starts[rows, None] + y * width + x).masked_fill_(~inside, -1)]
+        index = self.starts[objects, None] + y * width + x
+        # Outside of the window, the index is that of the final zero.
+        return self.pixels[index.masked_fill_(~inside, -1)]
 
 
-def extent(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Bool [...,n]: the first that is inside, and the last plus one; both zero where none is."""
-    some, length = inside.any(-1), inside.shape[-1]
-    first, after = inside.int().argmax(-1), length - inside.flip(-1).int().argmax(-1)
-    return first * some, after * some
+def true_range(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of the first True of bools [...,n] and that of the last plus one: [...].
+
+    Both are zero if none is True.
+    """
+    any_inside, length = inside.any(-1), inside.shape[-1]
+    first = inside.int().argmax(-1)
+    end = length - inside.flip(-1).int().argmax(-1)
+    return first * any_inside, end * any_inside
 
 
-def window(mask: Tensor) -> Tensor:
-    """[H,W] to the left, top, width and height of what is inside, [4] int64; zeros of an empty mask."""
-    rows, columns = mask.ne(0).any(1).nonzero().flatten(), mask.ne(0).any(0).nonzero().flatten()
+def mask_window(mask: Tensor) -> Tensor:
+    """Return left, top, width and height of what is not zero in a mask [H,W]: [4] int64.
+
+    An empty mask has four zeros.
+    """
+    rows = mask.ne(0).any(1).nonzero().flatten()
+    columns = mask.ne(0).any(0).nonzero().flatten()
     if not len(rows):
         return torch.zeros(4, dtype=torch.int64, device=mask.device)
     top, left = rows[0], columns[0]

@@ -1,65 +1,116 @@
-"""The encoded images that queries attend to."""
+"""The encoded images that object queries attend to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from groupdetr.structures.masks import Canvas
-from groupdetr.structures.tensor_dataclass import Movable, expect
+from groupdetr.structures.masks import MaskFeatures
+from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 
 
-@dataclass
-class Memory(Movable):
-    """The encoded image: what queries look at. It has no group axis, so K groups never repeat it."""
+@dataclass(kw_only=True)
+class Memory(TensorDataclass):
+    """The output of an encoder. It has no group axis, so it is never repeated for K groups.
+
+    The S tokens are those of all levels, one level after the other. Create it by `from_tokens`,
+    which computes the valid sizes and ratios from the padding.
+    """
 
     tokens: Tensor  # [B,S,C]
     position: Tensor  # [B,S,C] position embedding of every token
     padding: Tensor  # [B,S] bool, True where there is no image
-    shapes: tuple[
-        tuple[int, int], ...
-    ]  # (height, width) of every level in turn; S is the sum of the areas
-    padded: bool = True  # as the images are
-    valid_sizes: Tensor = None  # type: ignore[assignment]  # [B,L,2] width, height in tokens of images without padding
-    valid_ratios: Tensor = None  # type: ignore[assignment]  # [B,L,2] their shares of the padded width and height
+    shapes: tuple[tuple[int, int], ...]  # (height, width) of every level; S is the sum of the areas
+    padded: bool = True  # False if no image has padding
+    # [B,L,2] float: width and height of the images without padding, in tokens of each of L levels
+    valid_sizes: Tensor
+    # [B,L,2] float: the same as a share of the padded width and height
+    valid_ratios: Tensor
 
     def __post_init__(self) -> None:
-        if self.valid_sizes is None:
-            self.valid_sizes, self.valid_ratios = self.measured()
-        expect(
+        require(
             self.tokens.shape == self.position.shape,
-            "tokens and position must have one shape [B,S,C]",
+            "tokens and position must have the same shape [B,S,C]",
         )
-        expect(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
-        expect(
+        require(self.padding.shape == self.tokens.shape[:2], "padding must be [B,S]")
+        require(
             sum(h * w for h, w in self.shapes) == self.tokens.shape[1],
-            "shapes must add up to S tokens",
+            "the areas of shapes must add up to S tokens",
+        )
+
+    @classmethod
+    def from_tokens(
+        cls,
+        *,
+        tokens: Tensor,
+        position: Tensor,
+        padding: Tensor,
+        shapes: tuple[tuple[int, int], ...],
+        padded: bool = True,
+        **others: Any,
+    ) -> Self:
+        """Create from what the fields of the same names describe.
+
+        ``others`` are the further fields of a subclass.
+        """
+        valid_sizes, valid_ratios = compute_valid_sizes(padding, shapes)
+        return cls(
+            tokens=tokens,
+            position=position,
+            padding=padding,
+            shapes=shapes,
+            padded=padded,
+            valid_sizes=valid_sizes,
+            valid_ratios=valid_ratios,
+            **others,
         )
 
     @property
-    def unseen(self) -> Tensor | None:
-        """[B,1,1,S] bool: where nobody looks, whatever heads and queries; None where nothing is padded."""
+    def key_padding_mask(self) -> Tensor | None:
+        """[B,1,1,S] bool, True for tokens that nothing attends to; None if nothing is padded."""
         return self.padding[:, None, None, :] if self.padded else None
 
     def levels(self, x: Tensor) -> list[Tensor]:
-        """[B,S,...] as L of [B,H,W,...]."""
-        parts = x.split([h * w for h, w in self.shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes)]
-
-    def measured(self) -> tuple[Tensor, Tensor]:
-        """Valid sizes and ratios, float32."""
-        valid = [~padding for padding in self.levels(self.padding)]
-        sizes = torch.stack(
-            [torch.stack([x[:, 0].sum(1), x[:, :, 0].sum(1)], -1) for x in valid], 1
-        ).float()
-        whole = torch.tensor([(w, h) for h, w in self.shapes], dtype=torch.float32)
-        return sizes, sizes / whole.to(sizes.device, non_blocking=True)
+        """Split [B,S,...] into L levels [B,H,W,...]."""
+        return split_levels(x, self.shapes)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PixelMemory(Memory):
-    """With what masks are told of."""
+    """Memory of a pixel decoder: it also has the features that masks are computed from."""
 
-    canvas: Canvas = None  # type: ignore[assignment]  # at a quarter of the images' size
+    mask_features: MaskFeatures
+
+
+@dataclass(kw_only=True)
+class SceneMemory(Memory):
+    """Memory of several cameras: the tokens of all views, one view after the other, unpadded."""
+
+    elapsed: Tensor  # [B] seconds between the two frames, as in `CameraImages`
+
+
+def split_levels(x: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Split [B,S,...] into L levels [B,H,W,...] of the given heights and widths."""
+    parts = x.split([h * w for h, w in shapes], dim=1)
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes)]
+
+
+def compute_valid_sizes(
+    padding: Tensor, shapes: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Return the valid sizes and valid ratios of `Memory`, [B,L,2] float32 each.
+
+    ``padding`` [B,S] bool.
+    """
+    sizes = []
+    for level_padding in split_levels(padding, shapes):
+        width = (~level_padding[:, 0]).sum(1)
+        height = (~level_padding[:, :, 0]).sum(1)
+        sizes.append(torch.stack([width, height], -1))
+    valid_sizes = torch.stack(sizes, 1).float()
+    padded_sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32)
+    return valid_sizes, valid_sizes / padded_sizes.to(valid_sizes.device, non_blocking=True)

@@ -3,78 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from groupdetr.structures.masks import Masks
-from groupdetr.structures.tensor_dataclass import Movable, expect
+from groupdetr.structures.masks import MaskFeatures, MaskPredictions
+from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 
 
 @dataclass
-class Predictions(Movable):
-    """What queries say they see, and where: boxes or masks. Indexing indexes all alike: ``predictions[:, 0]`` is the
-    primary group."""
+class Predictions(TensorDataclass):
+    """What each query predicts: class logits and a location, which is a box or a mask.
 
-    logits: Tensor  # [...,K,N,classes] before the sigmoid, or, one more for no object, before the softmax
-    boxes: Tensor = None  # type: ignore[assignment]  # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image, or
-    # [...,K,N,10] codes of boxes in space
-    masks: Masks = None  # type: ignore[assignment]  # [...,K,N]
+    Without ``mask_features`` the location is a box; read it as `boxes`. With them it is the
+    embedding of a mask; read it as `masks`. Indexing applies to logits and location alike:
+    ``predictions[:, 0]`` is the primary group.
+    """
+
+    logits: Tensor  # [...,K,N,classes] before the sigmoid; with a softmax, the last is "no object"
+    # [...,K,N,4] cx,cy,w,h in [0,1] of the unpadded image, or [...,K,N,10] encoded 3D boxes, or
+    # [...,K,N,C] mask embeddings
+    location: Tensor
+    mask_features: MaskFeatures | None = None  # what the mask embeddings are multiplied with
 
     def __post_init__(self) -> None:
-        expect(
-            (self.boxes is None) != (self.masks is None),
-            "predictions say where by boxes or by masks",
-        )
-        expect(
-            self.logits.shape[:-1] == self.place.shape[:-1],
-            "logits and boxes must agree in all but the last axis",
+        require(
+            self.logits.shape[:-1] == self.location.shape[:-1],
+            f"logits {tuple(self.logits.shape)} and location {tuple(self.location.shape)} "
+            "must agree in all but the last axis",
         )
 
     @property
-    def place(self) -> Tensor:
-        """[...,K,N,.] what is said of where it is: the box, or the embedding of the mask."""
-        return self.boxes if self.masks is None else self.masks.embedding
+    def boxes(self) -> Tensor:
+        """[...,K,N,4] boxes or [...,K,N,10] encoded 3D boxes. Only if the location is a box."""
+        require(self.mask_features is None, "these predictions have masks and no boxes")
+        return self.location
 
-    def bounds(self) -> Tensor:
-        """[...,K,N,4] the boxes, or those around the masks: as boxes are told. For a few queries of masks."""
-        return self.boxes if self.masks is None else self.masks.boxes()
+    @property
+    def masks(self) -> MaskPredictions:
+        """[...,K,N] masks. Only if the location is a mask. The axis of images must be the first."""
+        if self.mask_features is None:
+            raise ValueError("these predictions have boxes and no masks")
+        return MaskPredictions(self.location, self.mask_features)
 
-    def of(self, logits: Tensor, place: Tensor) -> Predictions:
-        """The same kind of predictions of others' values."""
-        if self.masks is None:
-            return Predictions(logits, place)
-        return Predictions(logits, masks=Masks(place, self.masks.canvas))
+    def to_boxes(self) -> Tensor:
+        """Return [...,K,N,4]: the boxes, or the tightest boxes around the masks.
+
+        It evaluates all masks at full size, so it is meant for a few queries.
+        """
+        return self.boxes if self.mask_features is None else self.masks.boxes()
+
+    def with_values(self, logits: Tensor, location: Tensor) -> Predictions:
+        """Return predictions of the same kind with other values."""
+        return replace(self, logits=logits, location=location)
 
     def __getitem__(self, index: Any) -> Predictions:
-        """Of masks the axis of images is to be kept."""
-        return self.of(self.logits[index], self.place[index])
+        """Index all tensors alike. For masks, the index must keep the axis of images."""
+        return self.with_values(self.logits[index], self.location[index])
 
-    def silent(self, who: Tensor) -> Predictions:
-        """The queries ``who`` (bool, broadcasts to [...,K,N]) say with certainty that nothing is there: no loss."""
-        return self.of(self.logits.masked_fill(who.unsqueeze(-1), float("-inf")), self.place)
+    def ignoring(self, ignored: Tensor) -> Predictions:
+        """Return predictions in which the queries ``ignored`` have no classification loss.
 
-    def end_to_end(self) -> Predictions:
-        """[B,K,N,.] -> [B,K*N,.]"""
-        return self.of(self.logits.flatten(1, 2), self.place.flatten(1, 2))
+        ``ignored``, a bool, broadcasts to [...,K,N]. Their logits become minus infinity: with
+        certainty, there is no object.
+        """
+        logits = self.logits.masked_fill(ignored.unsqueeze(-1), float("-inf"))
+        return self.with_values(logits, self.location)
+
+    def flatten_groups(self) -> Predictions:
+        """[B,K,N,.] -> [B,K*N,.]."""
+        return self.with_values(self.logits.flatten(1, 2), self.location.flatten(1, 2))
 
     @classmethod
     def stack(cls, layers: Sequence[Predictions]) -> Predictions:
-        """L predictions of one shape as one, [L,...]."""
-        return layers[0].of(
-            torch.stack([p.logits for p in layers]), torch.stack([p.place for p in layers])
-        )
+        """Stack L predictions of the same shape into one, [L,...]."""
+        logits = torch.stack([layer.logits for layer in layers])
+        location = torch.stack([layer.location for layer in layers])
+        return layers[0].with_values(logits, location)
 
-    def then(self, others: Predictions) -> Predictions:
-        """These and others, one after the other on the first axis."""
-        return self.of(
-            torch.cat([self.logits, others.logits]), torch.cat([self.place, others.place])
-        )
+    def cat(self, others: Predictions) -> Predictions:
+        """Concatenate with ``others`` along the first axis."""
+        logits = torch.cat([self.logits, others.logits])
+        location = torch.cat([self.location, others.location])
+        return self.with_values(logits, location)
 
     def split(self, first: int) -> tuple[Predictions, Predictions]:
-        """The first queries of every group, and the rest."""
+        """Split every group into its ``first`` queries and the rest."""
         sizes = [first, self.logits.shape[-2] - first]
-        before, after = map(self.of, self.logits.split(sizes, -2), self.place.split(sizes, -2))
+        logits = self.logits.split(sizes, -2)
+        location = self.location.split(sizes, -2)
+        before = self.with_values(logits[0], location[0])
+        after = self.with_values(logits[1], location[1])
         return before, after

@@ -1,4 +1,4 @@
-"""The annotated objects of an image and of a batch."""
+"""The annotated objects of an image, and of a batch."""
 
 from __future__ import annotations
 
@@ -9,55 +9,68 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.structures.masks import Bitmaps
-from groupdetr.structures.tensor_dataclass import Movable, expect
+from groupdetr.structures.masks import CroppedMasks
+from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 
 
 @dataclass
-class Target(Movable):
-    """The objects of one image. A batch is a list."""
+class Target(TensorDataclass):
+    """The T objects of one image. A batch is a list of targets.
+
+    Example::
+
+        labels, boxes = torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.2, 0.3]])
+        target = Target(labels, boxes)  # one object of class 2
+    """
 
     labels: Tensor  # [T] int64, contiguous class indices
-    boxes: Tensor  # [T,4] cx,cy,w,h in [0,1] of the unpadded image, or [T,9] as in ops/boxes3d
-    masks: Bitmaps | None = None  # [T], where they are to be learned; may be given as [T,H,W]
+    # [T,4] cx,cy,w,h in [0,1] of the unpadded image, or [T,9] 3D boxes as in `ops.boxes3d`
+    boxes: Tensor
+    masks: CroppedMasks | None = None  # [T] if masks are to be learned; [T,H,W] is converted
 
     def __post_init__(self) -> None:
         if isinstance(self.masks, Tensor):
-            self.masks = Bitmaps.of(self.masks)
-        masks = len(self.labels) if self.masks is None else len(self.masks)
-        expect(masks == len(self.labels), f"{masks} masks for {len(self.labels)} labels")
-        expect(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
-        fits = self.boxes.shape in ((len(self.labels), 4), (len(self.labels), 9))
-        expect(fits, f"boxes must be [T,4] or [T,9], not {tuple(self.boxes.shape)}")
+            self.masks = CroppedMasks.from_dense(self.masks)
+        require(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
+        objects, shape = len(self.labels), tuple(self.boxes.shape)
+        require(
+            shape in ((objects, 4), (objects, 9)),
+            f"boxes of {objects} labels must be [{objects},4] or [{objects},9], not {shape}",
+        )
+        masks = objects if self.masks is None else len(self.masks)
+        require(masks == objects, f"{masks} masks for {objects} labels")
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 @dataclass
-class Objects(Movable):
-    """The targets of a batch laid side by side: padded to the T of the most crowded image."""
+class TargetBatch(TensorDataclass):
+    """The targets of a batch in one tensor, padded to the T of the image with most objects."""
 
-    labels: Tensor  # [B,T] int64; 0 in padded slots
-    boxes: Tensor  # [B,T,4|9]; ones in padded slots: a box with an area, so that costs stay finite
+    labels: Tensor  # [B,T] int64; 0 in the padding
+    boxes: Tensor  # [B,T,4|9]; ones in the padding, boxes with an area, so that costs are finite
     counts: tuple[int, ...]  # [B] objects of each image
-    masks: tuple[Bitmaps | None, ...] = ()  # [B] of [T] each, where they are to be learned
+    masks: tuple[CroppedMasks | None, ...] = ()  # [B] of [T] each, if masks are to be learned
 
     @property
-    def bitmaps(self) -> list[Bitmaps]:
-        """The masks, which must be there."""
-        drawn = [masks for masks in self.masks if masks is not None]
-        expect(
-            len(drawn) == len(self.counts),
-            "targets have no masks: Target(labels, boxes, masks), masks [T,H,W]",
+    def cropped_masks(self) -> list[CroppedMasks]:
+        """The masks of all images. `ValueError` if an image has none."""
+        masks = [mask for mask in self.masks if mask is not None]
+        require(
+            len(masks) == len(self.counts),
+            "targets have no masks: create them as Target(labels, boxes, masks), masks [T,H,W]",
         )
-        return drawn
+        return masks
 
     @classmethod
-    def from_targets(cls, targets: Sequence[Target], at_least: int = 0) -> Objects:
-        """``at_least``: of slots, if no image has as many objects."""
-        counts = tuple(len(t) for t in targets)
-        rest = [max(*counts, at_least) - count for count in counts]
-        labels = [F.pad(t.labels, (0, n)) for t, n in zip(targets, rest)]
-        boxes = [F.pad(t.boxes, (0, 0, 0, n), value=1.0) for t, n in zip(targets, rest)]
-        return cls(torch.stack(labels), torch.stack(boxes), counts, tuple(t.masks for t in targets))
+    def from_targets(cls, targets: Sequence[Target], min_slots: int = 0) -> TargetBatch:
+        """Pad and stack targets. T is at least ``min_slots``."""
+        counts = tuple(len(target) for target in targets)
+        slots = max(*counts, min_slots)
+        labels, boxes = [], []
+        for target, count in zip(targets, counts):
+            labels.append(F.pad(target.labels, (0, slots - count)))
+            boxes.append(F.pad(target.boxes, (0, 0, 0, slots - count), value=1.0))
+        masks = tuple(target.masks for target in targets)
+        return cls(torch.stack(labels), torch.stack(boxes), counts, masks)

@@ -1,32 +1,37 @@
-"""What all nouns have in common: they are dataclasses of tensors, validated where they are born, that move together."""
+"""Base class of all dataclasses of tensors, and how their fields are validated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
-def expect(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError` with this message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
-class Movable:
-    """Dataclasses of tensors that move between devices together."""
+class TensorDataclass:
+    """A dataclass whose tensors are moved between devices together."""
 
     def to(self, device: torch.device | str) -> Self:
-        return self.mapped(lambda x: x.to(device, non_blocking=True))
+        """Return a copy on ``device``."""
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same of changed tensors, here and in what it is made of."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return a copy with ``function`` applied to every tensor, also inside nested fields."""
 
-        def of(value: Any) -> Any:
-            if isinstance(value, Movable):
-                return value.mapped(change)
-            return change(value) if isinstance(value, Tensor) else value
+        def apply(value: Any) -> Any:
+            if isinstance(value, TensorDataclass):
+                return value.map(function)
+            if isinstance(value, Tensor):
+                return function(value)
+            return value
 
-        return type(self)(**{f.name: of(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type]
+        assert is_dataclass(self)
+        return type(self)(**{f.name: apply(getattr(self, f.name)) for f in fields(self)})

@@ -1,4 +1,4 @@
-"""What a demo trains on, and what its page shows: the part that is of pictures or of scenes."""
+"""The part of the demo that depends on the task: data, settings, and sections of the page."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from groupdetr.report.demo import Subject
+from groupdetr.report.demo import ReportSubject
 from groupdetr.report.page import Html
 from groupdetr.settings import Settings
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """Drawn data, a training of minutes on it, and what becomes of it."""
+class DemoSpec:
+    """A synthetic data set, how detectors are trained on it for minutes, and how they are shown."""
 
-    draw: Callable[[Path], None]  # the data set, into a folder; what is there already is kept
-    count: int  # of what is trained on in an epoch
-    config: object  # all that the data are drawn from
-    about: str  # them, in words
+    write_data: Callable[[Path], None]  # writes the data set to a folder, unless it is there
+    num_train: int  # training images or samples
+    config: object  # the configuration of the synthetic data
+    description: str  # of the data, for people
     settings: Settings
-    subject: Callable[[str], Subject]  # what the page speaks of, by the kind of what is found
-    sections: Callable[
-        [Path, Mapping[str, Path]], Sequence[Html]
-    ]  # of the data, and of a run by each name
+    # The kind of the task ("box", "mask" or "space") -> what the page compares.
+    subject: Callable[[str], ReportSubject]
+    # The folder of the data, and the folders of runs by name -> sections that show detections.
+    sections: Callable[[Path, Mapping[str, Path]], Sequence[Html]]

@@ -1,4 +1,7 @@
-"""Pictures with what was found in them: masks, boxes, label chips, and the queries of every group. Pillow only."""
+"""Drawing of detections on an image: masks, boxes, labels and the queries of every group.
+
+Only Pillow is used.
+"""
 
 from __future__ import annotations
 
@@ -7,81 +10,104 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from groupdetr.structures.detections import Detections, Runs, areas, decoded
+from groupdetr.structures.detections import RLE, Detections, decode_mask, mask_areas
 
 Colour = tuple[int, int, int]
 
-# Okabe & Ito (2008), told apart with every kind of colour vision; their black is left out, it is our outline. Then
-# three that are darker than all of them: wine and indigo of Tol's (2021) muted colours, and olive.
-_TOLD_APART: tuple[Colour, ...] = (
-    *((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167)),
-    *((213, 94, 0), (86, 180, 233), (240, 228, 66)),
-    *((136, 34, 85), (51, 34, 136), (112, 108, 20)),
+# The colours of Okabe & Ito (2008) can be distinguished with every kind of colour vision. Their
+# black is left out because outlines are black. Three colours that are darker than all of them
+# follow: wine and indigo of Tol's (2021) muted colours, and olive.
+_DISTINCT_COLOURS: tuple[Colour, ...] = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (213, 94, 0),
+    (86, 180, 233),
+    (240, 228, 66),
+    (136, 34, 85),
+    (51, 34, 136),
+    (112, 108, 20),
 )
-_GOLDEN_ANGLE = (
-    0.381966  # of the circle of hues: consecutive classes are far apart, and no hue comes back
-)
+# As a fraction of the circle of hues. Steps of this size put consecutive classes far apart, and no
+# hue is repeated.
+_GOLDEN_ANGLE = 0.381966
+_LIGHTNESSES = (0.42, 0.70, 0.56)
 INK: Colour = (16, 18, 22)
 PAPER: Colour = (255, 255, 255)
-_VEIL = 0.45  # of a mask's ground is its colour
+_MASK_OPACITY = 0.45
 
 
 def palette(index: int) -> Colour:
-    """The colour of a class or a group: ten that can be told apart, then hues without end, which get closer."""
-    if index < len(_TOLD_APART):
-        return _TOLD_APART[index]
-    lightness = (0.42, 0.70, 0.56)[index % 3]
+    """Return the colour of a class or of a group.
+
+    The first ten colours are easy to distinguish. Later ones never end, but get more similar.
+    """
+    if index < len(_DISTINCT_COLOURS):
+        return _DISTINCT_COLOURS[index]
+    lightness = _LIGHTNESSES[index % 3]
     r, g, b = colorsys.hls_to_rgb(index * _GOLDEN_ANGLE % 1, lightness, 0.75)
     return round(255 * r), round(255 * g), round(255 * b)
 
 
 def scale_for(image: Image.Image, side: int = 560) -> int:
-    """By how much to enlarge a small picture so that its longer side is about ``side`` pixels; large ones stay."""
+    """Return the integer scale at which the longer side of a small image is about ``side`` pixels.
+
+    It is 1 for large images.
+    """
     return max(1, round(side / max(image.size)))
 
 
-def draw_found(
-    image: Image.Image, found: Detections, captions: Sequence[str], scale: int = 1
-) -> Image.Image:
-    """A copy of ``image``, ``scale`` times as large, with what was found in it, in the colours of the classes."""
-    colours = [palette(int(label)) for label in found.labels]
-    return draw_detections(image, found.boxes, captions, colours, scale, found.masks or ())
-
-
 def draw_detections(
+    image: Image.Image, detections: Detections, captions: Sequence[str], scale: int = 1
+) -> Image.Image:
+    """Return a copy of ``image``, ``scale`` times as large, with the detections drawn on it.
+
+    Every detection has the colour of its class and one of the captions [D].
+    """
+    colours = [palette(int(label)) for label in detections.labels]
+    return draw_boxes(
+        image, detections.boxes, captions, colours, scale, masks=detections.masks or ()
+    )
+
+
+def draw_boxes(
     image: Image.Image,
     boxes: ArrayLike,
     captions: Sequence[str],
     colours: Sequence[Colour],
     scale: int = 1,
-    masks: Sequence[Runs] = (),
+    masks: Sequence[RLE] = (),
 ) -> Image.Image:
-    """A copy of ``image``, ``scale`` times as large, with ``boxes`` [D,4] x0,y0,x1,y1 in its pixels, best first.
+    """Return a copy of ``image``, ``scale`` times as large, with boxes, labels and masks.
 
-    Under them lie ``masks`` [D], if there are any, small ones on large ones. An empty caption draws no chip. Boxes
-    outside the picture are drawn along its edge, those not finite left out.
+    ``boxes`` [D,4] are x0,y0,x1,y1 in pixels of ``image``, by falling score. Boxes that reach
+    outside of the image are drawn along its edge, and boxes that are not finite are left out.
+    An empty caption draws no label. ``masks`` [D], if there are any, lie under the boxes, small
+    masks on top of large ones.
     """
-    canvas = Canvas(image, scale)
-    for place in np.argsort(-areas(masks), kind="stable"):
-        canvas.mask(decoded(masks[place]), colours[place])
-    visible = [
-        row
-        for row in zip(canvas.scaled(boxes, 4), captions, colours, strict=True)
-        if np.isfinite(row[0]).all()
-    ]
-    width = (
-        max(1, canvas.line // 2) if masks else canvas.line
-    )  # thinner where it is not the box that counts
-    for box, _, colour in reversed(visible):  # the best on top
-        canvas.box(box, colour, width)
-    taken: list[Rectangle] = []
+    drawing = DrawingCanvas(image, scale)
+    largest_first = np.argsort(-mask_areas(masks), kind="stable")
+    for index in largest_first:
+        drawing.draw_mask(decode_mask(masks[index]), colours[index])
+    visible = []
+    for box, caption, colour in zip(drawing.scaled(boxes, 4), captions, colours, strict=True):
+        if np.isfinite(box).all():
+            visible.append((box, caption, colour))
+    # Boxes around masks are thinner, because the mask is the result.
+    width = max(1, drawing.line_width // 2) if masks else drawing.line_width
+    # Boxes are drawn by rising score, so that the best one lies on top.
+    for box, _, colour in reversed(visible):
+        drawing.draw_box(box, colour, width)
+    # Labels are positioned by falling score, so that the best one has the first choice.
+    occupied: list[Rectangle] = []
     for box, caption, colour in visible:
         if caption:
-            taken.append(canvas.chip(box, caption, colour, taken))
-    return canvas.image
+            occupied.append(drawing.draw_label(box, caption, colour, occupied))
+    return drawing.image
 
 
 def draw_groups(
@@ -91,140 +117,189 @@ def draw_groups(
     group_points: ArrayLike,
     scale: int = 4,
 ) -> Image.Image:
-    """Fig. 3 of the paper: for T objects, the boxes and reference points of the K queries matched to them.
+    """Draw the boxes and reference points of the K queries matched to each of T objects.
 
-    ``object_boxes`` [T,4] and ``group_boxes`` [T,K,4] are x0,y0,x1,y1, ``group_points`` [T,K,2] x,y, all in pixels of
-    ``image``; nan leaves a group out. Objects are white, and each group has its ``palette`` colour.
+    This is Fig. 3 of the paper. ``object_boxes`` [T,4] and ``group_boxes`` [T,K,4] are
+    x0,y0,x1,y1 and ``group_points`` [T,K,2] are x,y, all in pixels of ``image``. Groups whose
+    values are nan are left out. Objects are white, and each group has its `palette` colour.
     """
-    canvas = Canvas(image, scale)
-    boxes, points = (np.asarray(x, dtype=float) for x in (group_boxes, group_points))
-    for box in canvas.scaled(object_boxes, 4):
-        canvas.box(box, PAPER, 2 * canvas.line)
+    drawing = DrawingCanvas(image, scale)
+    boxes = np.asarray(group_boxes, dtype=float)
+    points = np.asarray(group_points, dtype=float)
+    for box in drawing.scaled(object_boxes, 4):
+        drawing.draw_box(box, PAPER, 2 * drawing.line_width)
     for group in range(boxes.shape[1]):
-        for box in canvas.scaled(boxes[:, group], 4):
-            canvas.box(box, palette(group), canvas.line, edge=0)
+        for box in drawing.scaled(boxes[:, group], 4):
+            drawing.draw_box(box, palette(group), drawing.line_width, edge=0)
     for group in range(points.shape[1]):
-        for point in canvas.scaled(points[:, group], 2):
-            canvas.dot(point, palette(group))
-    return canvas.image
+        for point in drawing.scaled(points[:, group], 2):
+            drawing.draw_point(point, palette(group))
+    return drawing.image
 
 
 class Rectangle(NamedTuple):
+    """A rectangle in pixels of the drawing."""
+
     x0: float
     y0: float
     x1: float
     y1: float
 
     def overlaps(self, other: Rectangle) -> bool:
-        return (
-            self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
-        )
+        overlaps_in_x = self.x0 < other.x1 and other.x0 < self.x1
+        overlaps_in_y = self.y0 < other.y1 and other.y0 < self.y1
+        return overlaps_in_x and overlaps_in_y
 
 
-class Canvas:
-    """An enlarged copy of a picture, and pens whose width suits its size."""
+class DrawingCanvas:
+    """An enlarged copy of an image, with functions that draw on it.
+
+    The widths of lines and the size of the font depend on the size of the image.
+    """
 
     def __init__(self, image: Image.Image, scale: int) -> None:
-        size = (image.width * scale, image.height * scale)
-        self.image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        width, height = image.width * scale, image.height * scale
+        self.image = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         self.scale = scale
         self.pen = ImageDraw.Draw(self.image)
-        letters = max(
-            11, round(0.22 * (size[0] * size[1]) ** 0.35)
-        )  # larger pictures, larger pens, but not as much
-        self.line = max(1, round(letters / 5))
-        self.font = ImageFont.load_default(size=letters)
+        # The font grows with the image, but more slowly than its side.
+        font_size = max(11, round(0.22 * (width * height) ** 0.35))
+        self.line_width = max(1, round(font_size / 5))
+        self.font = ImageFont.load_default(size=font_size)
 
-    def scaled(self, coordinates: ArrayLike, width: int) -> np.ndarray:
-        """Pixels of the original to pixels of the canvas, [...,width]; tensors welcome."""
+    def scaled(self, coordinates: ArrayLike, width: int) -> NDArray[np.float64]:
+        """Convert pixels of the original image to pixels of the canvas, [D,width].
+
+        ``coordinates`` may be a tensor.
+        """
         return np.asarray(coordinates, dtype=float).reshape(-1, width) * self.scale
 
-    def box(self, box: np.ndarray, colour: Colour, width: int, edge: int = 1) -> None:
-        """An outline; with a dark edge on both sides it shows on any ground."""
+    def draw_box(self, box: NDArray[np.float64], colour: Colour, width: int, edge: int = 1) -> None:
+        """Draw an outline.
+
+        A dark edge of ``edge`` pixels on both sides makes it visible on any background.
+        """
         if not np.isfinite(box).all():
             return
-        x0, y0, x1, y1 = self._inside(box)
+        x0, y0, x1, y1 = self._clip(box)
         self.pen.rectangle((x0, y0, x1, y1), outline=INK, width=width + 2 * edge)
         if min(x1 - x0, y1 - y0) >= 2 * edge:
-            self.pen.rectangle(
-                (x0 + edge, y0 + edge, x1 - edge, y1 - edge), outline=colour, width=width
-            )
+            inner = (x0 + edge, y0 + edge, x1 - edge, y1 - edge)
+            self.pen.rectangle(inner, outline=colour, width=width)
 
-    def mask(self, mask: np.ndarray, colour: Colour) -> None:
-        """A translucent ground [H,W] in pixels of the original, with a thin outline inside of it."""
-        whole = Image.fromarray(mask.astype(np.uint8) * 255)
-        if not (window := whole.getbbox()):
+    def draw_mask(self, mask: NDArray[np.bool_], colour: Colour) -> None:
+        """Fill a mask [H,W] of the original image with a translucent colour.
+
+        A thin opaque outline runs along the inside of the mask's border.
+        """
+        mask_image = Image.fromarray(mask.astype(np.uint8) * 255)
+        bounds = mask_image.getbbox()
+        if not bounds:
             return
-        left, top = window[0] - 1, window[1] - 1
-        cut = whole.crop((left, top, window[2] + 1, window[3] + 1))
-        smooth = cut.resize(
-            (cut.width * self.scale, cut.height * self.scale), Image.Resampling.BILINEAR
-        )
+        # Only the region around the mask is enlarged. A margin of one pixel lets the smoothing
+        # see the outside of the mask.
+        left, top = bounds[0] - 1, bounds[1] - 1
+        region = mask_image.crop((left, top, bounds[2] + 1, bounds[3] + 1))
+        size = (region.width * self.scale, region.height * self.scale)
+        smooth = region.resize(size, Image.Resampling.BILINEAR)
         shape = smooth.point(lambda value: 255 * (value > 127))
-        inner = shape.filter(ImageFilter.BoxBlur(max(1, self.line // 2))).point(
-            lambda value: 255 * (value == 255)
-        )
+        # A blurred pixel is still 255 if and only if it is farther inside than the radius.
+        blurred = shape.filter(ImageFilter.BoxBlur(max(1, self.line_width // 2)))
+        inner = blurred.point(lambda value: 255 * (value == 255))
         outline = ImageChops.subtract(shape, inner)
-        corner = left * self.scale, top * self.scale
-        self.image.paste(colour, corner, inner.point(lambda value: round(_VEIL * value)))
+        corner = (left * self.scale, top * self.scale)
+        self.image.paste(colour, corner, inner.point(lambda value: round(_MASK_OPACITY * value)))
         self.image.paste(colour, corner, outline)
 
-    def dot(self, point: np.ndarray, colour: Colour) -> None:
+    def draw_point(self, point: NDArray[np.float64], colour: Colour) -> None:
+        """Draw a disc at ``point`` [2] with a white and a dark rim. Skip it if it is not finite."""
         if not np.isfinite(point).all():
             return
         x, y = np.clip(point, 0, np.array(self.image.size) - 1)
-        radius = 1.6 * self.line + 1
-        self.pen.ellipse((x - radius - 2, y - radius - 2, x + radius + 2, y + radius + 2), fill=INK)
-        self.pen.ellipse(
-            (x - radius - 1, y - radius - 1, x + radius + 1, y + radius + 1), fill=PAPER
-        )
-        self.pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        radius = 1.6 * self.line_width + 1
+        for rim, fill in ((2, INK), (1, PAPER), (0, colour)):
+            r = radius + rim
+            self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
-    def chip(
-        self, box: np.ndarray, caption: str, colour: Colour, taken: Sequence[Rectangle]
+    def draw_label(
+        self,
+        box: NDArray[np.float64],
+        caption: str,
+        colour: Colour,
+        occupied: Sequence[Rectangle],
     ) -> Rectangle:
-        """A label on its own ground at a free corner of the box, within the picture."""
-        margin = max(3, round(1.5 * self.line))
-        caption = self._shortened(caption, self.image.width - 2 * margin)
-        width = min(self.pen.textlength(caption, font=self.font) + 2 * margin, self.image.width)
-        ascent, descent = self.font.getmetrics()  # type: ignore[union-attr]
-        places = self._places(box, width, min(ascent + descent + margin, self.image.height))
-        place = next(
-            (p for p in places if not any(p.overlaps(other) for other in taken)), places[0]
-        )
-        self.pen.rectangle(place, fill=colour)
-        middle = (place.x0 + margin, (place.y0 + place.y1) / 2)
-        self.pen.text(middle, caption, fill=_readable_on(colour), font=self.font, anchor="lm")
-        return place
+        """Draw a label on a coloured background at a corner of the box, and return its rectangle.
 
-    def _places(self, box: np.ndarray, width: float, height: float) -> list[Rectangle]:
-        """Where a chip may go, best first: above, inside at the top, below, inside at the bottom; left, then right."""
-        x0, y0, x1, y1 = self._inside(box)
-        corners = [(x, y) for x in (x0, x1 - width) for y in (y0 - height, y0, y1, y1 - height)]
-        clipped = [
-            (min(max(x, 0), self.image.width - width), min(max(y, 0), self.image.height - height))
-            for x, y in corners
-        ]
-        ordered = sorted(range(len(corners)), key=lambda i: abs(corners[i][1] - clipped[i][1]) > 0)
-        return [Rectangle(x, y, x + width, y + height) for x, y in (clipped[i] for i in ordered)]
+        The label lies inside of the image. The first corner that is free of ``occupied``
+        rectangles is used, or the first of all if none is free.
+        """
+        margin = max(3, round(1.5 * self.line_width))
+        caption = self._shorten(caption, self.image.width - 2 * margin)
+        text_width = self.pen.textlength(caption, font=self.font)
+        ascent, descent = font_metrics(self.font)
+        width = min(text_width + 2 * margin, self.image.width)
+        height = min(ascent + descent + margin, self.image.height)
+        candidates = self._label_positions(box, width, height)
+        label = candidates[0]
+        for candidate in candidates:
+            if not any(candidate.overlaps(other) for other in occupied):
+                label = candidate
+                break
+        self.pen.rectangle(label, fill=colour)
+        left_middle = (label.x0 + margin, (label.y0 + label.y1) / 2)
+        self.pen.text(left_middle, caption, fill=_text_colour(colour), font=self.font, anchor="lm")
+        return label
 
-    def _shortened(self, caption: str, width: float) -> str:
-        """One line that fits."""
+    def _label_positions(
+        self, box: NDArray[np.float64], width: float, height: float
+    ) -> list[Rectangle]:
+        """Return possible rectangles of a label, best first.
+
+        The order is: above the box, inside at the top, below, inside at the bottom, all at the
+        left side of the box and then at the right one. Positions that had to move up or down to
+        lie inside of the image come last.
+        """
+        x0, y0, x1, y1 = self._clip(box)
+        unmoved, moved = [], []
+        for x in (x0, x1 - width):
+            for y in (y0 - height, y0, y1, y1 - height):
+                inside_x = min(max(x, 0), self.image.width - width)
+                inside_y = min(max(y, 0), self.image.height - height)
+                label = Rectangle(inside_x, inside_y, inside_x + width, inside_y + height)
+                if inside_y == y:
+                    unmoved.append(label)
+                else:
+                    moved.append(label)
+        return unmoved + moved
+
+    def _shorten(self, caption: str, width: float) -> str:
+        """Return the caption as one line of at most ``width`` pixels."""
         caption = " ".join(caption.split())
         while len(caption) > 1 and self.pen.textlength(caption, font=self.font) > width:
             caption = caption[:-2] + "…"
         return caption
 
-    def _inside(self, box: np.ndarray) -> tuple[int, int, int, int]:
-        """Whole pixels of the canvas, corners in order."""
+    def _clip(self, box: NDArray[np.float64]) -> tuple[int, int, int, int]:
+        """Return the box inside of the canvas, in whole pixels, with x0 <= x1 and y0 <= y1."""
         width, height = self.image.size
         x0, x1 = sorted(round(float(x)) for x in np.clip(box[[0, 2]], 0, width - 1))
         y0, y1 = sorted(round(float(y)) for y in np.clip(box[[1, 3]], 0, height - 1))
         return x0, y0, x1, y1
 
 
-def _readable_on(colour: Colour) -> Colour:
-    """Dark or white text, by the ground's relative luminance (WCAG 2)."""
-    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+def font_metrics(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+    """Return how far the letters reach above and below the base line, in pixels."""
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return font.getmetrics()
+
+
+def _text_colour(background: Colour) -> Colour:
+    """Return dark or white, by the relative luminance of the background (WCAG 2)."""
+    linear = []
+    for channel in background:
+        if channel <= 10:
+            linear.append(channel / 255 / 12.92)
+        else:
+            linear.append(((channel / 255 + 0.055) / 1.055) ** 2.4)
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return INK if luminance > 0.18 else PAPER

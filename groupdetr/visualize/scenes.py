@@ -1,7 +1,8 @@
-"""A scene with what was found in it, in three dimensions: six cameras, and a view from above. Pillow only.
+"""Drawing of 3D boxes in a scene: on the images of six cameras, and from above.
 
-Boxes are x, y, z, width, length, height, yaw, vx, vy in the lidar frame (x right, y ahead, z up; metres, radians), as
-detectors say them. What is found has the colours of the classes, what is there is white.
+Boxes are x, y, z, width, length, height, yaw, vx, vy in the lidar frame (x right, y ahead, z up;
+metres, radians), as detectors predict them. Detections have the colours of their classes, and
+annotated objects are white. Only Pillow is used.
 """
 
 from __future__ import annotations
@@ -13,344 +14,393 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from groupdetr.visualize.images import INK, PAPER, Canvas, Colour, palette
+from groupdetr.visualize.images import INK, PAPER, Colour, DrawingCanvas, font_metrics, palette
 
-CAMERAS = (
-    "front",
-    "front right",
-    "front left",
-    "back",
-    "back left",
-    "back right",
-)  # in which order pictures come
-_LAYOUT = ((2, 0, 1), (4, 3, 5))  # where they are shown
-_NEAR = 0.2  # metres before a camera: what is nearer is cut away
-_FINE = 2  # drawn larger and then reduced: lines have smooth edges
-_GAP = 8  # pixels between the pictures
-_RINGS = range(10, 60, 10)  # metres
-_SIGHT = 54.0  # metres from the middle of the view from above to its edges
-_VEHICLE = (1.9, 4.6)  # metres, width and length of the one that carries the cameras
-_NIGHT: Colour = (27, 30, 36)
-_GRID: Colour = (70, 76, 88)
-_PALE: Colour = (176, 182, 192)
-_VEIL = 84  # of 255 is the colour of a face that is filled
-_TRUTH = 3  # pixels, the lines around what is there
-_SLOW = 0.5  # m/s: slower ones get no arrow
+Floats = NDArray[np.float64]
 
-# Corners of a box, in lengths, widths and heights from its centre: the front face, then the back, each all around.
-_CORNERS = np.array(
-    [
-        [x, y, z]
-        for x in (0.5, -0.5)
-        for y, z in ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))
-    ]
+CAMERAS = ("front", "front right", "front left", "back", "back left", "back right")  # image order
+_CAMERA_LAYOUT = ((2, 0, 1), (4, 3, 5))  # indices of CAMERAS in the two rows of the drawing
+_NEAR_PLANE = 0.2  # metres in front of a camera: what is nearer is cut away
+_SUPERSAMPLING = 2  # images are drawn larger and then reduced, so that lines have smooth edges
+_GAP = 8  # pixels between the images
+_RING_RADII = range(10, 60, 10)  # metres
+_VIEW_RADIUS = 54.0  # metres from the centre of the view from above to its edges
+_VEHICLE_SIZE = (1.9, 4.6)  # metres, width and length of the vehicle that carries the cameras
+_BACKGROUND: Colour = (27, 30, 36)
+_RING_COLOUR: Colour = (70, 76, 88)
+_TEXT_COLOUR: Colour = (176, 182, 192)
+_FACE_ALPHA = 84  # opacity of filled faces, of 255
+_TRUTH_LINE_WIDTH = 3  # pixels, of annotated objects
+_MIN_ARROW_SPEED = 0.5  # m/s: slower boxes get no arrow
+
+# Corners of a box, in units of its length, width and height from its centre: the front face, then
+# the back face, both in the order upper left, upper right, lower right, lower left, seen from
+# behind.
+_FACE_CORNERS = ((0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5))
+_CORNERS = np.array([[x, y, z] for x in (0.5, -0.5) for y, z in _FACE_CORNERS])
+_FRONT_FACE = [0, 1, 2, 3]
+_EDGES = (
+    *((0, 1), (1, 2), (2, 3), (3, 0)),  # of the front face
+    *((4, 5), (5, 6), (6, 7), (7, 4)),  # of the back face
+    *((0, 4), (1, 5), (2, 6), (3, 7)),  # from front to back
 )
-_FRONT = [0, 1, 2, 3]
-_EDGES = [(f + i, f + (i + 1) % 4) for f in (0, 4) for i in range(4)] + [
-    (i, i + 4) for i in range(4)
-]
-_TOP = [0, 1, 5, 4]  # from the left of the front to the left of the back
+_TOP_FACE = [0, 1, 5, 4]  # front left, front right, back right, back left
 
 
 @dataclass(frozen=True)
-class Solids:
-    """D boxes of a scene; those that are not finite are left out, but for unknown velocities."""
+class DrawableBoxes3D:
+    """D boxes of a scene with what is needed to draw them."""
 
-    boxes: ArrayLike  # [D,9]
-    labels: ArrayLike = ()  # [D] indices of classes; without them all are white
-    captions: Sequence[str] = ()  # [D], or none; best first
+    boxes: ArrayLike  # [D,9]; tensors are allowed
+    labels: ArrayLike = ()  # [D] class indices; without them all boxes are white
+    captions: Sequence[str] = ()  # [D] or empty, by falling score
 
     @property
-    def rows(self) -> NDArray[np.float64]:
-        """[D,9] as an array; tensors welcome."""
+    def rows(self) -> Floats:
+        """The boxes as an array [D,9]."""
         return np.asarray(self.boxes, dtype=np.float64).reshape(-1, 9)
 
     @property
     def colours(self) -> list[Colour]:
-        labels = [int(label) for label in np.asarray(self.labels).reshape(-1)]
-        return [palette(label) for label in labels] if labels else [PAPER] * len(self.rows)
-
-    def finite(self) -> Solids:
-        kept = np.asarray(np.isfinite(self.rows[:, :7]).all(axis=1))
+        """[D] the colours of the classes, or white."""
         labels = np.asarray(self.labels).reshape(-1)
-        captions = [caption for caption, good in zip(self.captions, kept) if good]
-        return Solids(self.rows[kept], labels[kept] if len(labels) else (), captions)
+        if not len(labels):
+            return [PAPER] * len(self.rows)
+        return [palette(int(label)) for label in labels]
 
-    def corners(self) -> NDArray[np.float64]:
-        """[D,8,3] in the order of _CORNERS."""
-        rows = self.rows
-        along, across, up = ((_CORNERS * rows[:, None, [4, 3, 5]])[..., axis] for axis in range(3))
-        c, s = np.cos(rows[:, 6:7]), np.sin(rows[:, 6:7])
-        return rows[:, None, :3] + np.stack(
-            [along * c - across * s, along * s + across * c, up], axis=-1
+    def finite(self) -> DrawableBoxes3D:
+        """Return the boxes whose position, size and yaw are finite. Velocities may be unknown."""
+        is_finite = np.asarray(np.isfinite(self.rows[:, :7]).all(axis=1))
+        labels = np.asarray(self.labels).reshape(-1)
+        captions = [caption for caption, keep in zip(self.captions, is_finite) if keep]
+        return DrawableBoxes3D(
+            self.rows[is_finite], labels[is_finite] if len(labels) else (), captions
         )
 
+    def corners(self) -> Floats:
+        """Return the corners [D,8,3] in the order of `_CORNERS`."""
+        rows = self.rows
+        length_width_height = rows[:, None, [4, 3, 5]]
+        offsets = _CORNERS * length_width_height  # [D,8,3] in the axes of each box
+        along, across, up = offsets[..., 0], offsets[..., 1], offsets[..., 2]
+        cos, sin = np.cos(rows[:, 6:7]), np.sin(rows[:, 6:7])
+        x = along * cos - across * sin
+        y = along * sin + across * cos
+        return rows[:, None, :3] + np.stack([x, y, up], axis=-1)
 
-_NOTHING = Solids(())
+
+_NO_BOXES = DrawableBoxes3D(())
 
 
 def draw_scene(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     lidar_to_image: ArrayLike,
-    found: Solids,
-    truth: Solids = _NOTHING,
-    names: Sequence[str] = (),
+    detections: DrawableBoxes3D,
+    truth: DrawableBoxes3D = _NO_BOXES,
+    class_names: Sequence[str] = (),
     width: int = 640,
 ) -> Image.Image:
-    """Six ``pictures`` in the order of CAMERAS, each ``width`` pixels wide, and the scene from above beside them.
+    """Draw boxes on six images, each ``width`` pixels wide, and beside them from above.
 
-    ``lidar_to_image`` [6,4,4] gives (u d, v d, d, 1) for (x, y, z, 1), u and v in pixels of the pictures as they come
-    and d in metres before the camera. ``names`` of classes make a legend.
+    ``images`` come in the order of CAMERAS. ``lidar_to_image`` [6,4,4] maps (x, y, z, 1) to (u d,
+    v d, d, 1), with u and v in pixels of the images and d in metres in front of the camera. With
+    ``class_names`` there is a legend.
     """
-    views = draw_cameras(pictures, lidar_to_image, found, truth, width)
-    above = draw_from_above(found, truth, names, views.height)
-    return _laid_out([[views, above]])
+    camera_views = draw_cameras(images, lidar_to_image, detections, truth, width)
+    from_above = draw_from_above(detections, truth, class_names, camera_views.height)
+    return _arrange([[camera_views, from_above]])
 
 
 def draw_cameras(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     lidar_to_image: ArrayLike,
-    found: Solids,
-    truth: Solids = _NOTHING,
+    detections: DrawableBoxes3D,
+    truth: DrawableBoxes3D = _NO_BOXES,
     width: int = 640,
 ) -> Image.Image:
-    """The pictures alone, in two rows: front left, front, front right; back left, back, back right."""
-    matrices = np.asarray(lidar_to_image, dtype=np.float64)
-    views = [
-        _view(picture, matrix, name, (found.finite(), truth.finite()), width)
-        for picture, matrix, name in zip(pictures, matrices, CAMERAS, strict=True)
-    ]
-    return _laid_out([[views[place] for place in row] for row in _LAYOUT])
+    """Draw boxes on six images, in two rows.
+
+    The rows are: front left, front, front right; back left, back, back right.
+    """
+    projections = np.asarray(lidar_to_image, dtype=np.float64)
+    detections, truth = detections.finite(), truth.finite()
+    views = []
+    for image, projection, name in zip(images, projections, CAMERAS, strict=True):
+        views.append(_draw_camera(image, projection, name, detections, truth, width))
+    return _arrange([[views[index] for index in row] for row in _CAMERA_LAYOUT])
 
 
 def draw_from_above(
-    found: Solids, truth: Solids = _NOTHING, names: Sequence[str] = (), side: int = 720
+    detections: DrawableBoxes3D,
+    truth: DrawableBoxes3D = _NO_BOXES,
+    class_names: Sequence[str] = (),
+    side: int = 720,
 ) -> Image.Image:
-    """``side`` pixels high, and wider by its legend; ahead is up.
+    """Draw boxes from above, with the direction ahead at the top.
 
-    Boxes have a thick front, and arrows show where they are in a second.
+    The image is ``side`` pixels high, and as wide, or wider if there is a legend. Boxes have a
+    thick front edge, and arrows end where the boxes will be in one second.
     """
-    plan = _Plan(side * _FINE)
-    plan.ground()
-    found, truth = found.finite(), truth.finite()
-    plan.outlines(truth)
-    plan.boxes(found)
-    labels = sorted({int(label) for label in np.asarray(found.labels).reshape(-1)})
-    entries = [(names[label], palette(label)) for label in labels] if names else []
-    return _reduced(plan.with_legend(entries + [("what is there", PAPER)] * (len(truth.rows) > 0)))
+    view = _BirdsEyeView(side * _SUPERSAMPLING)
+    view.draw_ground()
+    detections, truth = detections.finite(), truth.finite()
+    view.draw_outlines(truth)
+    view.draw_boxes(detections)
+    entries: list[tuple[str, Colour]] = []
+    if class_names:
+        labels = np.asarray(detections.labels).reshape(-1)
+        for label in sorted({int(label) for label in labels}):
+            entries.append((class_names[label], palette(label)))
+    if len(truth.rows):
+        entries.append(("annotated", PAPER))
+    return _reduce(view.with_legend(entries))
 
 
 def draw_groups_from_above(
-    objects: ArrayLike, said: ArrayLike, points: ArrayLike, side: int = 480
+    object_boxes: ArrayLike, group_boxes: ArrayLike, group_points: ArrayLike, side: int = 480
 ) -> Image.Image:
-    """What the queries of K groups say of the same objects: ``objects`` [T,9] in white, ``said`` [T,K,9] in the
-    group's colour, and where each query looks, ``points`` [T,K,3]. nan where there is no such query."""
-    boxes, dots = np.asarray(said, dtype=np.float64), np.asarray(points, dtype=np.float64)
-    truth = Solids(objects).finite()
-    reach = max(
-        10.0,
-        float(np.nanmax(np.abs(np.concatenate([truth.rows[:, :2], dots[..., :2].reshape(-1, 2)]))))
-        + 4,
-    )
-    plan = _Plan(side * _FINE, reach)
-    plan.ground()
+    """Draw from above the queries that K groups have matched to T objects.
+
+    ``object_boxes`` [T,9] are white. ``group_boxes`` [T,K,9], the boxes that the queries predict,
+    have the colours of the groups. A dot marks each reference point of ``group_points`` [T,K,3],
+    and a line leads from there to the box. nan leaves a query out.
+    """
+    boxes = np.asarray(group_boxes, dtype=np.float64)
+    points = np.asarray(group_points, dtype=np.float64)
+    objects = DrawableBoxes3D(object_boxes).finite()
+    # The view shows all objects and reference points, with a margin of 4 m, and at least 10 m.
+    centres = np.concatenate([objects.rows[:, :2], points[..., :2].reshape(-1, 2)])
+    radius = max(10.0, float(np.nanmax(np.abs(centres))) + 4)
+    view = _BirdsEyeView(side * _SUPERSAMPLING, radius)
+    view.draw_ground()
     for group in range(boxes.shape[1]):
-        own = Solids(boxes[:, group], [group] * len(boxes)).finite()
-        plan.outlines(own)
-        plan.links(boxes[:, group], dots[:, group], palette(group))
-    plan.outlines(truth)
-    return _reduced(plan.canvas.image)
+        labels = [group] * len(boxes)
+        view.draw_outlines(DrawableBoxes3D(boxes[:, group], labels).finite())
+        view.draw_links(boxes[:, group], points[:, group], palette(group))
+    view.draw_outlines(objects)
+    return _reduce(view.canvas.image)
 
 
-def _view(
-    picture: Image.Image,
-    matrix: NDArray[np.float64],
+def _draw_camera(
+    image: Image.Image,
+    lidar_to_image: Floats,
     name: str,
-    solids: Sequence[Solids],
+    detections: DrawableBoxes3D,
+    truth: DrawableBoxes3D,
     width: int,
 ) -> Image.Image:
-    """One camera, with boxes that were found on those that are there."""
-    found, truth = solids
-    scale = width * _FINE / picture.width
-    canvas = Canvas(
-        picture.resize((width * _FINE, round(picture.height * scale)), Image.Resampling.LANCZOS), 1
-    )
-    projection = np.diag([scale, scale, 1, 1]) @ matrix
-    _draw_solids(canvas, truth, projection, filled=False)
-    _draw_solids(canvas, found, projection, filled=True)
-    taken = [canvas.chip(np.zeros(4), name, INK, [])]
-    for box, caption, colour in _captioned(canvas, found, projection):
-        taken.append(canvas.chip(box, caption, colour, taken))
-    return _reduced(canvas.image)
+    """Draw boxes on the image of one camera, detections on top of annotated objects."""
+    scale = width * _SUPERSAMPLING / image.width
+    size = (width * _SUPERSAMPLING, round(image.height * scale))
+    canvas = DrawingCanvas(image.resize(size, Image.Resampling.LANCZOS), 1)
+    projection = np.diag([scale, scale, 1, 1]) @ lidar_to_image
+    _draw_wireframes(canvas, truth, projection, filled=False)
+    _draw_wireframes(canvas, detections, projection, filled=True)
+    # The name of the camera is the first label. Those of boxes do not cover it.
+    occupied = [canvas.draw_label(np.zeros(4), name, INK, [])]
+    for box, caption, colour in _visible_captions(canvas, detections, projection):
+        occupied.append(canvas.draw_label(box, caption, colour, occupied))
+    return _reduce(canvas.image)
 
 
-def _draw_solids(
-    canvas: Canvas, solids: Solids, projection: NDArray[np.float64], filled: bool
+def _draw_wireframes(
+    canvas: DrawingCanvas, boxes: DrawableBoxes3D, projection: Floats, filled: bool
 ) -> None:
-    """Wireframes, the farthest first; the front has a veil of its colour."""
-    corners = _projected(solids.corners(), projection)  # [D,8,3]
+    """Draw the edges of boxes, from the farthest to the nearest.
+
+    ``filled`` is True if front faces have a translucent colour.
+    """
+    corners = _project(boxes.corners(), projection)  # [D,8,3] as (u d, v d, d)
+    mean_depths = corners[..., 2].mean(axis=1)
+    colours = boxes.colours
     pen = ImageDraw.Draw(canvas.image, "RGBA")
-    for place in np.argsort(-corners[..., 2].mean(axis=1), kind="stable"):
-        colour = solids.colours[place]
-        edges = [
-            edge for edge in (_in_sight(corners[place, [*pair]]) for pair in _EDGES) if len(edge)
-        ]
-        front = _in_sight(corners[place, _FRONT])
+    for index in np.argsort(-mean_depths, kind="stable"):
+        colour = colours[index]
+        edges = []
+        for pair in _EDGES:
+            edge = _clip_to_pixels(corners[index, [*pair]])
+            if len(edge):
+                edges.append(edge)
+        front = _clip_to_pixels(corners[index, _FRONT_FACE])
         if filled and len(front) > 2:
-            pen.polygon(_flat(front), fill=(*colour, _VEIL))
-        width = _pen_width(canvas, edges) if filled else _TRUTH
-        for ink, thick in ((INK, width + 2), (colour, width)):
+            pen.polygon(_to_tuples(front), fill=(*colour, _FACE_ALPHA))
+        width = _line_width(canvas, edges) if filled else _TRUTH_LINE_WIDTH
+        # A wider dark line under the coloured one makes it visible on any background.
+        for line_colour, line_width in ((INK, width + 2), (colour, width)):
             for edge in edges:
-                pen.line(_flat(edge), fill=ink, width=thick)
+                pen.line(_to_tuples(edge), fill=line_colour, width=line_width)
 
 
-def _pen_width(canvas: Canvas, edges: Sequence[NDArray[np.float64]]) -> int:
-    """Thinner for what is small, or nothing of it would be seen."""
+def _line_width(canvas: DrawingCanvas, edges: Sequence[Floats]) -> int:
+    """Return the line width of a box. Small boxes get thin lines, which do not fill them."""
     if not edges:
         return 1
     extent = np.ptp(np.concatenate(edges), axis=0).max()
-    return int(np.clip(extent / 24, 2, canvas.line))
+    return int(np.clip(extent / 24, 2, canvas.line_width))
 
 
-def _captioned(
-    canvas: Canvas, solids: Solids, projection: NDArray[np.float64]
-) -> Iterator[tuple[NDArray[np.float64], str, Colour]]:
-    """x0,y0,x1,y1 of the boxes whose centre is in the picture, with their captions."""
-    corners = _projected(solids.corners(), projection)
-    centres = _projected(solids.rows[:, None, :3], projection)
-    for eight, centre, caption, colour in zip(corners, centres, solids.captions, solids.colours):
-        middle, outline = _in_sight(centre), _in_sight(eight)
-        if caption and len(middle) and ((middle[0] >= 0) & (middle[0] < canvas.image.size)).all():
+def _visible_captions(
+    canvas: DrawingCanvas, boxes: DrawableBoxes3D, projection: Floats
+) -> Iterator[tuple[Floats, str, Colour]]:
+    """Yield x0,y0,x1,y1, caption and colour of the boxes whose centre is in the image."""
+    all_corners = _project(boxes.corners(), projection)
+    centres = _project(boxes.rows[:, None, :3], projection)
+    rows = zip(all_corners, centres, boxes.captions, boxes.colours)
+    for corners, centre, caption, colour in rows:
+        centre_pixels = _clip_to_pixels(centre)  # empty if it is behind the near plane
+        if not caption or not len(centre_pixels):
+            continue
+        position = centre_pixels[0]
+        if ((position >= 0) & (position < canvas.image.size)).all():
+            outline = _clip_to_pixels(corners)
             yield np.concatenate([outline.min(axis=0), outline.max(axis=0)]), caption, colour
 
 
-def _projected(points: NDArray[np.float64], projection: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[...,3] points to (u d, v d, d)."""
+def _project(points: Floats, projection: Floats) -> Floats:
+    """Map points [...,3] to (u d, v d, d)."""
     return points @ projection[:3, :3].T + projection[:3, 3]
 
 
-def _in_sight(polygon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N,3] corners (u d, v d, d) of a polygon, a line or a point to the pixels [M,2] of what is not too near."""
-    kept = []
-    for here, there in zip(polygon, np.roll(polygon, -1, axis=0)):
-        if here[2] >= _NEAR:
-            kept.append(here)
-        if (here[2] >= _NEAR) != (there[2] >= _NEAR):
-            kept.append(here + (there - here) * (_NEAR - here[2]) / (there[2] - here[2]))
-    rows = np.array(kept).reshape(-1, 3)
-    return rows[:, :2] / rows[:, 2:]
+def _clip_to_pixels(polygon: Floats) -> Floats:
+    """Return the pixels [M,2] of the part of a polygon that is beyond the near plane.
+
+    ``polygon`` [N,3] has corners (u d, v d, d). It may also be a line or a point.
+    """
+    visible = []
+    for start, end in zip(polygon, np.roll(polygon, -1, axis=0)):
+        start_visible = start[2] >= _NEAR_PLANE
+        end_visible = end[2] >= _NEAR_PLANE
+        if start_visible:
+            visible.append(start)
+        if start_visible != end_visible:
+            visible.append(start + (end - start) * (_NEAR_PLANE - start[2]) / (end[2] - start[2]))
+    corners = np.array(visible).reshape(-1, 3)
+    return corners[:, :2] / corners[:, 2:]
 
 
-class _Plan:
-    """The scene from above, on a canvas of its own."""
+class _BirdsEyeView:
+    """A square image of the scene from above, with the vehicle in its centre."""
 
-    def __init__(self, side: int, sight: float = _SIGHT) -> None:
-        self.canvas = Canvas(Image.new("RGB", (side, side), _NIGHT), 1)
+    def __init__(self, side: int, view_radius: float = _VIEW_RADIUS) -> None:
+        self.canvas = DrawingCanvas(Image.new("RGB", (side, side), _BACKGROUND), 1)
         self.pen = ImageDraw.Draw(self.canvas.image, "RGBA")
-        self.middle, self.scale = side / 2, side / 2 / sight
-        self.line = max(2, round(side / 480))
+        self.centre = side / 2
+        self.scale = side / 2 / view_radius  # pixels per metre
+        self.line_width = max(2, round(side / 480))
 
-    def at(self, points: ArrayLike) -> NDArray[np.float64]:
-        """[N,2] metres to pixels."""
-        return self.middle + np.asarray(points, dtype=np.float64)[..., :2] * [
-            self.scale,
-            -self.scale,
-        ]
+    def to_pixels(self, points: ArrayLike) -> Floats:
+        """Map points [N,2|3] in metres to pixels [N,2]."""
+        position = np.asarray(points, dtype=np.float64)[..., :2]
+        return self.centre + position * [self.scale, -self.scale]
 
-    def ground(self) -> None:
-        """Rings of distance, and the vehicle in the middle of them."""
-        for metres in _RINGS:
+    def draw_ground(self) -> None:
+        """Draw rings of equal distance, and the vehicle in their centre."""
+        for metres in _RING_RADII:
             radius = metres * self.scale
-            corners = (
-                self.middle - radius,
-                self.middle - radius,
-                self.middle + radius,
-                self.middle + radius,
-            )
-            self.pen.ellipse(corners, outline=_GRID, width=self.line)
-            place = self.middle + radius * np.sin(np.pi / 4) + self.line
-            self.pen.text(
-                (place, place), f"{metres} m", fill=_PALE, font=self.canvas.font, anchor="lt"
-            )
-        x, y = _VEHICLE[0] / 2, _VEHICLE[1] / 2
+            low, high = self.centre - radius, self.centre + radius
+            ring = (low, low, high, high)
+            self.pen.ellipse(ring, outline=_RING_COLOUR, width=self.line_width)
+            # The label is at the lower right of the ring, just outside.
+            label = self.centre + radius * np.sin(np.pi / 4) + self.line_width
+            font = self.canvas.font
+            text = f"{metres} m"
+            self.pen.text((label, label), text, fill=_TEXT_COLOUR, font=font, anchor="lt")
+        # The vehicle is a rectangle with a pointed front.
+        x, y = _VEHICLE_SIZE[0] / 2, _VEHICLE_SIZE[1] / 2
         outline = [(-x, -y), (-x, y - 1), (0, y), (x, y - 1), (x, -y)]
-        self.pen.polygon(_flat(self.at(outline)), fill=_PALE)
+        self.pen.polygon(_to_tuples(self.to_pixels(outline)), fill=_TEXT_COLOUR)
 
-    def links(
-        self, boxes: NDArray[np.float64], points: NDArray[np.float64], colour: Colour
-    ) -> None:
-        """A dot where each query looks, and a line from there to what it says."""
+    def draw_links(self, boxes: Floats, points: Floats, colour: Colour) -> None:
+        """Draw a dot at each reference point, and a line from there to the predicted box."""
         for box, point in zip(boxes, points):
             if np.isfinite(point[:2]).all() and np.isfinite(box[:2]).all():
-                dot, centre = self.at([point[:2], box[:2]])
-                self.pen.line(_flat([dot, centre]), fill=colour, width=self.line)
-                radius = 2 * self.line
+                dot, box_centre = self.to_pixels([point[:2], box[:2]])
+                self.pen.line(_to_tuples([dot, box_centre]), fill=colour, width=self.line_width)
+                radius = 2 * self.line_width
                 self.pen.ellipse((*(dot - radius), *(dot + radius)), fill=colour)
 
-    def outlines(self, solids: Solids) -> None:
-        for corners, colour in zip(solids.corners(), solids.colours):
-            self.pen.line(_flat(self.at(corners[[*_TOP, _TOP[0]]])), fill=colour, width=_TRUTH)
+    def draw_outlines(self, boxes: DrawableBoxes3D) -> None:
+        """Draw the outlines of boxes."""
+        for corners, colour in zip(boxes.corners(), boxes.colours):
+            outline = self.to_pixels(corners[[*_TOP_FACE, _TOP_FACE[0]]])
+            self.pen.line(_to_tuples(outline), fill=colour, width=_TRUTH_LINE_WIDTH)
 
-    def boxes(self, solids: Solids) -> None:
-        """Filled, with a thick front, and an arrow if they move."""
-        self.outlines(solids)
-        for row, corners, colour in zip(solids.rows, solids.corners(), solids.colours):
-            outline = self.at(corners[_TOP])
-            self.pen.polygon(_flat(outline), fill=(*colour, _VEIL))
-            self.pen.line(_flat(outline[:2]), fill=colour, width=self.thick(row[4]))
-            if np.hypot(*row[7:9]) > _SLOW:
-                self.arrow(row[:2], row[:2] + row[7:9], colour)
+    def draw_boxes(self, boxes: DrawableBoxes3D) -> None:
+        """Draw filled boxes with a thick front edge, and an arrow if they move."""
+        self.draw_outlines(boxes)
+        for row, corners, colour in zip(boxes.rows, boxes.corners(), boxes.colours):
+            outline = self.to_pixels(corners[_TOP_FACE])
+            self.pen.polygon(_to_tuples(outline), fill=(*colour, _FACE_ALPHA))
+            front_width = self.front_width(row[4])
+            self.pen.line(_to_tuples(outline[:2]), fill=colour, width=front_width)
+            centre, velocity = row[:2], row[7:9]
+            # An unknown velocity is nan and not greater than any speed.
+            if np.hypot(*velocity) > _MIN_ARROW_SPEED:
+                self.draw_arrow(centre, centre + velocity, colour)
 
-    def thick(self, length: float) -> int:
-        """The pen for the front of a box: no thicker than a third of its length, or small ones would be a blot."""
-        return int(np.clip(length * self.scale / 3, self.line, 3 * self.line))
+    def front_width(self, length: float) -> int:
+        """Return the line width of a front edge, at most a third of the box's length.
 
-    def arrow(self, start: NDArray[np.float64], end: NDArray[np.float64], colour: Colour) -> None:
-        """With a head that is no longer than half of it."""
-        tail, tip = self.at([start, end])
+        Otherwise it would cover small boxes.
+        """
+        return int(np.clip(length * self.scale / 3, self.line_width, 3 * self.line_width))
+
+    def draw_arrow(self, start: Floats, end: Floats, colour: Colour) -> None:
+        """Draw an arrow whose head takes at most half of its length."""
+        tail, tip = self.to_pixels([start, end])
         length = np.linalg.norm(tip - tail)
-        back = (tip - tail) / length * min(5 * self.line, length / 2)
-        aside = back[::-1] * [-0.5, 0.5]
-        self.pen.line(_flat([tail, tip - back]), fill=colour, width=self.line)
-        self.pen.polygon(_flat([tip, tip - back + aside, tip - back - aside]), fill=colour)
+        head = (tip - tail) / length * min(5 * self.line_width, length / 2)
+        sideways = head[::-1] * [-0.5, 0.5]  # perpendicular to the arrow, half as long
+        head_base = tip - head
+        self.pen.line(_to_tuples([tail, head_base]), fill=colour, width=self.line_width)
+        triangle = [tip, head_base + sideways, head_base - sideways]
+        self.pen.polygon(_to_tuples(triangle), fill=colour)
 
     def with_legend(self, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-        """The plan, and beside it what the colours mean."""
+        """Return the view, with a legend at its right side if there are entries."""
         if not entries:
             return self.canvas.image
         font, side = self.canvas.font, self.canvas.image.height
-        line = sum(font.getmetrics())  # type: ignore[union-attr]
-        width = 2 * line + max(self.pen.textlength(name, font=font) for name, _ in entries)
-        sheet = Image.new("RGB", (side + _FINE * round(width / _FINE), side), _NIGHT)
-        sheet.paste(self.canvas.image)
-        pen = ImageDraw.Draw(sheet)
-        for place, (name, colour) in enumerate(entries):
-            y = 1.3 * line * (place + 1)
-            pen.rectangle((side, y - line / 4, side + line / 2, y + line / 4), fill=colour)
-            pen.text((side + 0.9 * line, y), name, fill=_PALE, font=font, anchor="lm")
-        return sheet
+        line_height = sum(font_metrics(font))
+        text_widths = [self.pen.textlength(name, font=font) for name, _ in entries]
+        width = 2 * line_height + max(text_widths)
+        # The whole width must be divisible by the factor of the reduction.
+        legend_width = _SUPERSAMPLING * round(width / _SUPERSAMPLING)
+        image = Image.new("RGB", (side + legend_width, side), _BACKGROUND)
+        image.paste(self.canvas.image)
+        pen = ImageDraw.Draw(image)
+        for index, (name, colour) in enumerate(entries):
+            y = 1.3 * line_height * (index + 1)
+            quarter = line_height / 4
+            swatch = (side, y - quarter, side + line_height / 2, y + quarter)
+            pen.rectangle(swatch, fill=colour)
+            text_position = (side + 0.9 * line_height, y)
+            pen.text(text_position, name, fill=_TEXT_COLOUR, font=font, anchor="lm")
+        return image
 
 
-def _flat(points: ArrayLike) -> list[tuple[float, float]]:
-    """As Pillow takes points."""
+def _to_tuples(points: ArrayLike) -> list[tuple[float, float]]:
+    """Return points [N,2] as Pillow takes them."""
     return [(float(x), float(y)) for x, y in np.asarray(points)]
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    return image.resize((image.width // _FINE, image.height // _FINE), Image.Resampling.BOX)
+def _reduce(image: Image.Image) -> Image.Image:
+    """Return a drawing at its final size."""
+    size = (image.width // _SUPERSAMPLING, image.height // _SUPERSAMPLING)
+    return image.resize(size, Image.Resampling.BOX)
 
 
-def _laid_out(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Pictures of equal height side by side, and rows of equal width one below the other."""
-    width = sum(image.width for image in rows[0]) + _GAP * (len(rows[0]) - 1)
-    sheet = Image.new(
-        "RGB", (width, sum(row[0].height for row in rows) + _GAP * (len(rows) - 1)), PAPER
-    )
+def _arrange(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Arrange images in rows. Those of a row have one height, and all rows have one width."""
+    first_row = rows[0]
+    width = sum(image.width for image in first_row) + _GAP * (len(first_row) - 1)
+    height = sum(row[0].height for row in rows) + _GAP * (len(rows) - 1)
+    arranged = Image.new("RGB", (width, height), PAPER)
     y = 0
     for row in rows:
         x = 0
         for image in row:
-            sheet.paste(image, (x, y))
+            arranged.paste(image, (x, y))
             x += image.width + _GAP
         y += row[0].height + _GAP
-    return sheet
+    return arranged

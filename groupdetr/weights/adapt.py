@@ -1,4 +1,7 @@
-"""Make a checkpoint's queries and classes fit a model with others: rows are taken, dropped or drawn, and it is said."""
+"""Makes the queries and classes of a checkpoint fit a model that has other numbers of them.
+
+Rows are loaded, left out or newly initialised, and the functions return lines that say which.
+"""
 
 from __future__ import annotations
 
@@ -12,140 +15,174 @@ from torch import Tensor, nn
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.heads import PRIOR
 
-TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors|points)")  # [K,N,...]
-PROPOSING = re.compile(r"queries\.(matching\.)?heads\..*")  # [K,...]
-PROPOSED_ROWS = re.compile(
-    r"queries\.(matching\.)?heads\.classify\.(weight|bias)"
-)  # [K,classes,...]
-CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")  # [classes,...]
-NOTHING = "decoder.heads.0.nothing.weight"  # [1,C], the row for no object of a head whose classes are a softmax
-LABEL_ROWS = "queries.labels.weight"  # [classes + 1,...], the last for no object
-NAMELESS = ("", "n/a")
+# Tables of learned queries, [K,N,...].
+TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors|points)")
+# Proposal heads, [K,...], and the rows of their classes, [K,classes,...].
+PROPOSAL_HEADS = re.compile(r"queries\.(matching\.)?heads\..*")
+PROPOSAL_CLASS_ROWS = re.compile(r"queries\.(matching\.)?heads\.classify\.(weight|bias)")
+# Class heads of the decoder, [classes,...].
+CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")
+# [1,C], the row for "no object" of a head with a softmax over classes.
+NO_OBJECT = "decoder.heads.0.no_object.weight"
+# Label embedding of denoising queries, [classes + 1,...], the last row for "no object".
+LABEL_ROWS = "queries.labels.weight"
+# Names of rows that stand for no class.
+UNNAMED = ("", "n/a")
 
 
-def unfold_groups(state: dict[str, Tensor], num_groups: int) -> dict[str, Tensor]:
-    """Tables of K*N rows, group after group, as [K,N,...]; and of a head without groups the only one."""
-    proposing = {name: state[name].unsqueeze(0) for name in state if PROPOSING.fullmatch(name)}
-    return (
-        state
-        | proposing
-        | {name: state[name].unflatten(0, (num_groups, -1)) for name in tables(state)}
-    )
+def unflatten_groups(state: Mapping[str, Tensor], num_groups: int) -> dict[str, Tensor]:
+    """Return the state of a file without an axis of groups with that axis.
+
+    Query tables of K*N rows, group after group, become [K,N,...]. A proposal head becomes the only
+    one of its groups, [1,...].
+    """
+    unflattened = dict(state)
+    for name, value in state.items():
+        if PROPOSAL_HEADS.fullmatch(name):
+            unflattened[name] = value.unsqueeze(0)
+        if TABLES.fullmatch(name):
+            unflattened[name] = value.unflatten(0, (num_groups, -1))
+    return unflattened
 
 
-def tables(state: Mapping[str, Tensor]) -> list[str]:
-    """The names of learned queries."""
+def query_tables(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the learned query tables."""
     return [name for name in state if TABLES.fullmatch(name)]
 
 
 def fit_groups(state: dict[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
-    """Take as many groups, and queries of each, as the model has; say what was done."""
-    lines: dict[str, None] = {}
-    for name in tables(state):
-        lines |= dict.fromkeys(_differences(state[name].shape, model[name].shape))
-        state[name] = overlay(state[name], model[name])
-    for name in [name for name in state if PROPOSING.fullmatch(name)]:
-        lines |= dict.fromkeys(_differences(state[name].shape[:1], model[name].shape[:1]))
-        state[name] = side_by_side(state[name], model[name])
-    return list(lines)
+    """Give ``state`` as many groups, and queries per group, as ``model`` has.
+
+    Return a line for each difference. Tensors of another width are not changed.
+    """
+    lines = []
+    for name in state:
+        theirs, ours = state[name], model[name]
+        if TABLES.fullmatch(name) and theirs.shape[2:] == ours.shape[2:]:
+            lines += _describe_difference("groups", len(theirs), len(ours))
+            lines += _describe_difference("queries of a group", theirs.shape[1], ours.shape[1])
+            state[name] = fit_table(theirs, ours)
+        elif PROPOSAL_HEADS.fullmatch(name) and theirs.shape[1:] == ours.shape[1:]:
+            lines += _describe_difference("groups", len(theirs), len(ours))
+            state[name] = fit_heads(theirs, ours)
+    return list(dict.fromkeys(lines))  # several tensors give the same line
 
 
-def side_by_side(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Of two heads [K,...], theirs for as many groups as it has and ours for the rest, for the reason of `overlay`."""
-    if theirs.shape[1:] != ours.shape[1:]:
-        return theirs  # of another width: not ours to fit
+def fit_heads(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Return proposal heads [K,...]: theirs for as many groups as they have, ours for the others.
+
+    The reason is that of `fit_table`.
+    """
     groups = min(len(theirs), len(ours))
     return torch.cat([theirs[:groups], ours[groups:].detach()])
 
 
-def overlay(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Of two tables [K,N,...], theirs as far as it reaches on both axes and ours beyond; group 0 stays group 0.
+def fit_table(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Return a query table [K,N,...]: theirs as far as it reaches on both axes, ours beyond.
 
-    What is ours are a new model's independent draws, and not copies of theirs: equal groups would be taught the same
-    for ever.
+    Group 0 remains group 0. Our rows are the random initialisation of a new model and not copies of
+    theirs, because equal groups would have equal gradients and stay equal.
     """
-    if theirs.shape[2:] != ours.shape[2:]:
-        return theirs  # of another width: not ours to fit
-    groups, queries = (min(pair) for pair in zip(theirs.shape[:2], ours.shape[:2]))
+    groups = min(theirs.shape[0], ours.shape[0])
+    queries = min(theirs.shape[1], ours.shape[1])
     table = ours.detach().clone()
     table[:groups, :queries] = theirs[:groups, :queries]
     return table
 
 
-def _differences(theirs: Sequence[int], ours: Sequence[int]) -> list[str]:
-    lines = []
-    for what, has, wants in zip(("groups", "queries of a group"), theirs, ours):
-        if has > wants:
-            lines.append(f"{what}: {has} in the file, {wants} in the model: took the first {wants}")
-        if has < wants:
-            lines.append(
-                f"{what}: {has} in the file, {wants} in the model: took {has}, drew the other {wants - has}"
-            )
-    return lines
+def _describe_difference(what: str, theirs: int, ours: int) -> list[str]:
+    """Return a line if the numbers of groups or queries differ, [] otherwise."""
+    counts = f"{what}: {theirs} in the file, {ours} in the model"
+    if theirs > ours:
+        return [f"{counts}: loaded the first {ours}"]
+    if theirs < ours:
+        return [f"{counts}: loaded {theirs}, newly initialised the other {ours - theirs}"]
+    return []
 
 
 def check_classes(
-    sizes: tuple[int, int], theirs: Sequence[str], ours: Sequence[str], where: str
+    num_classes: tuple[int, int], theirs: Sequence[str], ours: Sequence[str], where: str
 ) -> None:
-    """Class rows mean something: to load another number of them, or under other names, must be asked for."""
-    remedy = "to keep the rows of the classes both have and start the others anew: new_head=True (--new-head)"
-    if sizes[0] != sizes[1]:
+    """Raise a WeightsError if file and model have different classes.
+
+    ``num_classes`` are the numbers of the file and of the model, and ``theirs`` and ``ours`` the
+    class names, [] if unknown. Each row of a class head stands for one class, so a class head is
+    replaced only if the user wants it.
+    """
+    remedy = (
+        "train from these weights with groupdetr train --weights, or in Python pass new_head=True "
+        "and class_names: rows of classes in both are loaded, the others newly initialised"
+    )
+    if num_classes[0] != num_classes[1]:
         raise WeightsError(
-            f"{sizes[0]} classes in the file, {sizes[1]} in the model", where, remedy
+            f"{num_classes[0]} classes in the file, {num_classes[1]} in the model", where, remedy
         )
-    for row, (a, b) in enumerate(zip(map(_key, theirs), map(_key, ours))):
-        if a != b and a not in NAMELESS and b not in NAMELESS:
+    for row, (their_name, our_name) in enumerate(zip(theirs, ours)):
+        their_key, our_key = _comparison_key(their_name), _comparison_key(our_name)
+        if their_key != our_key and their_key not in UNNAMED and our_key not in UNNAMED:
             raise WeightsError(
-                f"class {row} is {theirs[row]!r} in the file, {ours[row]!r} here", where, remedy
+                f"class {row} is {their_name!r} in the file, {our_name!r} in the model",
+                where,
+                remedy,
             )
 
 
-def renew_head(
+def replace_class_head(
     state: dict[str, Tensor],
     model: Mapping[str, Tensor],
     theirs: Sequence[str],
     ours: Sequence[str],
 ) -> list[str]:
-    """A class head for the model: rows of theirs for classes that both know by name, the others fresh. A row for no
-    object is no class, and stays."""
-    taken = shared_rows(theirs, ours)
-    names = [name for name in state if CLASS_ROWS.fullmatch(name)]
-    bound = model[NOTHING].shape[1] ** -0.5 if NOTHING in model else None
-    for name in names:
-        state[name] = renewed_rows(state[name], fresh_rows(model[name], bound), taken)
-    for name in [name for name in state if PROPOSED_ROWS.fullmatch(name)]:
-        state[name] = torch.stack(
-            [
-                renewed_rows(rows, fresh_rows(like), taken)
-                for rows, like in zip(state[name], model[name])
-            ]
-        )
+    """Give ``state`` a class head for the model, and return a line that says what was done.
+
+    Rows of classes that both know by name are theirs, the others are newly initialised. A row for
+    "no object" is no class, and remains.
+    """
+    loaded = shared_rows(theirs, ours)
+    bound = model[NO_OBJECT].shape[1] ** -0.5 if NO_OBJECT in model else None
+    num_rows = 0
+    for name in [name for name in state if CLASS_ROWS.fullmatch(name)]:
+        state[name] = replace_rows(state[name], new_rows(model[name], bound), loaded)
+        num_rows = len(state[name])
+    for name in [name for name in state if PROPOSAL_CLASS_ROWS.fullmatch(name)]:
+        groups = []
+        for rows, like in zip(state[name], model[name]):
+            groups.append(replace_rows(rows, new_rows(like), loaded))
+        state[name] = torch.stack(groups)
     if LABEL_ROWS in state:
         rows = torch.randn_like(model[LABEL_ROWS])
-        rows[[*taken, -1]] = state[LABEL_ROWS][[*taken.values(), -1]]
+        rows[[*loaded, -1]] = state[LABEL_ROWS][[*loaded.values(), -1]]
         state[LABEL_ROWS] = rows
-    return [
-        f"classes: {len(taken)} rows taken by name, {len(state[names[0]]) - len(taken)} started anew"
-    ]
+    new = num_rows - len(loaded)
+    return [f"classes: {len(loaded)} rows loaded by name, {new} newly initialised"]
 
 
-def renewed_rows(theirs: Tensor, fresh: Tensor, taken: Mapping[int, int]) -> Tensor:
-    fresh[list(taken)] = theirs[list(taken.values())]
-    return fresh
+def replace_rows(theirs: Tensor, new: Tensor, loaded: Mapping[int, int]) -> Tensor:
+    """Return ``new`` with rows of ``theirs``. ``loaded``: row of ``new`` -> row of ``theirs``."""
+    new[list(loaded)] = theirs[list(loaded.values())]
+    return new
 
 
 def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
-    """Rows of ours -> rows of theirs that mean the same class; with equal lists, row for row."""
-    their_keys, our_keys = [*map(_key, theirs)], [*map(_key, ours)]
+    """Return our row -> their row for every class that both know by name.
+
+    If the lists of names are equal, every row is shared, also rows without a name.
+    """
+    their_keys = [_comparison_key(name) for name in theirs]
+    our_keys = [_comparison_key(name) for name in ours]
     if their_keys == our_keys:
         return {row: row for row in range(len(ours))}
-    rows = {key: row for row, key in enumerate(their_keys) if key not in NAMELESS}
-    return {row: rows[key] for row, key in enumerate(our_keys) if key in rows}
+    their_rows = {key: row for row, key in enumerate(their_keys) if key not in UNNAMED}
+    return {row: their_rows[key] for row, key in enumerate(our_keys) if key in their_rows}
 
 
-def fresh_rows(like: Tensor, bound: float | None = None) -> Tensor:
-    """Rows of a class head before training: torch's start of a linear layer, and the prior in the bias. A softmax has
-    no prior: there torch starts the bias, too, uniform within ``bound``."""
+def new_rows(like: Tensor, bound: float | None = None) -> Tensor:
+    """Return newly initialised rows of a class head: weights or biases of the shape of ``like``.
+
+    Weights have torch's initialisation of a linear layer. Biases are that of the prior. A softmax
+    over classes has no prior, so with ``bound`` biases have torch's initialisation, too: uniform
+    between -bound and bound.
+    """
     rows = torch.empty_like(like)
     if like.ndim > 1:
         return nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
@@ -154,6 +191,6 @@ def fresh_rows(like: Tensor, bound: float | None = None) -> Tensor:
     return rows.fill_(-math.log((1 - PRIOR) / PRIOR))
 
 
-def _key(name: str) -> str:
-    """A name as it is compared."""
+def _comparison_key(name: str) -> str:
+    """Return a class name without case and surrounding spaces."""
     return name.strip().casefold()

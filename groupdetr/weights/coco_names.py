@@ -1,4 +1,7 @@
-"""COCO's 91 category ids by name, for the rows of published class heads. The ids that COCO does not use are N/A."""
+"""The names of COCO's 91 category ids, for the rows of published class heads.
+
+Ids that COCO does not use are "N/A".
+"""
 
 from __future__ import annotations
 

@@ -1,53 +1,56 @@
-"""Hugging Face's `Mask2FormerForUniversalSegmentation` with a ResNet-50, transformers' own or timm's.
+"""Hugging Face's `Mask2FormerForUniversalSegmentation` with a ResNet-50.
 
-Its files have the names of its modules.
+The backbone is transformers' own or timm's. The names in its files are those of its modules.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from groupdetr.checkpoints.layout import Facts, Layout, Names, within
+from groupdetr.checkpoints.layout import Layout, Metadata, Names, with_prefixes
 from groupdetr.errors import WeightsError
-from groupdetr.weights.deformable import ATTENTION
-from groupdetr.weights.huggingface import RESNET, categories
-from groupdetr.weights.mask2former import CLASSIFY, INPUTS, nothing_apart
+from groupdetr.weights.huggingface_conditional_detr import RESNET, categories
+from groupdetr.weights.official_deformable import ATTENTION
+from groupdetr.weights.official_mask2former import CLASSIFY, INPUTS, split_no_object
 
+# One encoder layer.
 ENCODER: Names = {
-    **within(ATTENTION, "self_attn.", "attention."),
+    **with_prefixes(ATTENTION, "self_attn.", "attention."),
     "self_attn_layer_norm.*": "norm1.*",
     "fc1.*": "feed_forward.expand.*",
     "fc2.*": "feed_forward.contract.*",
     "final_layer_norm.*": "norm2.*",
-}  # of one layer
+}
 
+# The pixel decoder.
 PIXELS: Names = {
     "input_projections.#.*": "encoder.encoder.project.levels.#.*",
-    "level_embed": "encoder.encoder.level",
-    **within(ENCODER, "encoder.layers.#.", "encoder.encoder.layers.#."),
+    "level_embed": "encoder.encoder.level_embed",
+    **with_prefixes(ENCODER, "encoder.layers.#.", "encoder.encoder.layers.#."),
     "adapter_1.*": "encoder.lateral.*",
     "layer_1.*": "encoder.smooth.*",
     "mask_projection.*": "encoder.pixels.*",
-}  # of the pixel decoder
+}
 
+# One decoder layer.
 DECODER: Names = {
-    **within(INPUTS, "cross_attn.", "cross_attention."),
+    **with_prefixes(INPUTS, "cross_attn.", "cross_attention."),
     "cross_attn_layer_norm.*": "norm2.*",
-    "self_attn.q_proj.*": "self_attention.query.*",
-    "self_attn.k_proj.*": "self_attention.key.*",
-    "self_attn.v_proj.*": "self_attention.value.*",
-    "self_attn.out_proj.*": "self_attention.output.*",
+    "self_attn.q_proj.*": "self_attention.query_proj.*",
+    "self_attn.k_proj.*": "self_attention.key_proj.*",
+    "self_attn.v_proj.*": "self_attention.value_proj.*",
+    "self_attn.out_proj.*": "self_attention.output_proj.*",
     "self_attn_layer_norm.*": "norm1.*",
     "fc1.*": "feed_forward.expand.*",
     "fc2.*": "feed_forward.contract.*",
     "final_layer_norm.*": "norm3.*",
-}  # of one layer
+}
 
 TRANSFORMER: Names = {
     "queries_features.weight": "queries.embedding",
     "queries_embedder.weight": "queries.position",
-    "level_embed.weight": "encoder.level",
-    **within(DECODER, "decoder.layers.#.", "decoder.layers.#."),
+    "level_embed.weight": "encoder.level_embed",
+    **with_prefixes(DECODER, "decoder.layers.#.", "decoder.layers.#."),
     "decoder.layernorm.*": "decoder.norm.*",
     "decoder.mask_predictor.mask_embedder.#.0.*": "decoder.heads.0.embed.layers.#.*",
 }
@@ -55,32 +58,37 @@ TRANSFORMER: Names = {
 NAMES: Names = {
     **dict.fromkeys(("criterion.empty_weight", "*.num_batches_tracked"), ()),
     "model.pixel_level_module.encoder._backbone.*": "backbone.network.*",
-    **within(RESNET, "model.pixel_level_module.encoder.", "backbone.network."),
-    **within(PIXELS, "model.pixel_level_module.decoder.", ""),
-    **within(TRANSFORMER, "model.transformer_module.", ""),
+    **with_prefixes(RESNET, "model.pixel_level_module.encoder.", "backbone.network."),
+    **with_prefixes(PIXELS, "model.pixel_level_module.decoder.", ""),
+    **with_prefixes(TRANSFORMER, "model.transformer_module.", ""),
     "class_predictor.*": f"{CLASSIFY}*",
 }
 
-HERE = {"pre_norm": False, "activation_function": "relu"}  # that no tensor shows
+# Fields of config.json that no tensor shows, and the only values that our transformer has.
+REQUIRED = {"pre_norm": False, "activation_function": "relu"}
 
 
-def options(config: Facts) -> dict[str, Any]:
-    """From config.json; WeightsError if it asks for another transformer than ours."""
-    for name, ours in HERE.items():
+def options(config: Metadata) -> dict[str, Any]:
+    """Return the recipe fields that config.json gives.
+
+    WeightsError if it is the configuration of another transformer than ours.
+    """
+    for name, ours in REQUIRED.items():
         if config.get(name, ours) != ours:
             raise WeightsError(
-                f"{name} is {config[name]!r} in the configuration, and here always {ours!r}"
+                f"{name} is {config[name]!r} in config.json, and groupdetr supports only {ours!r}",
+                remedy="use other weights",
             )
-    names = {"num_attention_heads": "num_heads", "dropout": "dropout"}
-    return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    fields = {"num_attention_heads": "num_heads", "dropout": "dropout"}
+    return {ours: config[theirs] for theirs, ours in fields.items() if theirs in config}
 
 
 HUGGING_FACE_MASK2FORMER = Layout(
-    "Hugging Face's Mask2Former",
-    lambda _: "mask2former-r50",
-    ("model.transformer_module.queries_features.weight", "class_predictor.weight"),
-    NAMES,
-    options,
-    categories,
-    nothing_apart,
+    title="Hugging Face's Mask2Former",
+    preset=lambda _: "mask2former-r50",
+    signature=("model.transformer_module.queries_features.weight", "class_predictor.weight"),
+    names=NAMES,
+    options=options,
+    categories=categories,
+    complete=split_no_object,
 )

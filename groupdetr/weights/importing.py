@@ -1,4 +1,7 @@
-"""A published checkpoint as a file of ours: its recipe is read off it, the model built, filled and saved."""
+"""Converts a published checkpoint to a file of this library.
+
+The recipe is read from the checkpoint. The model is built, filled and saved.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,31 @@ from typing import Any
 from torch import Tensor
 
 from groupdetr.checkpoints import native
-from groupdetr.weights.adapt import PROPOSING, TABLES
-from groupdetr.weights.loading import LoadReport, categories, load_weights, translate, unfold
+from groupdetr.weights.adapt import PROPOSAL_HEADS, TABLES
+from groupdetr.weights.loading import (
+    LoadReport,
+    convert_checkpoint,
+    file_categories,
+    load_weights,
+    restore_groups,
+)
 
-SHOWN = {
-    "num_groups": (f"{TABLES.pattern}|{PROPOSING.pattern}", 0),
+# Recipe field -> the name of a tensor that shows it, and the axis whose size it is.
+SIZES = {
+    "num_groups": (f"{TABLES.pattern}|{PROPOSAL_HEADS.pattern}", 0),
     "num_queries": (TABLES.pattern, 1),
     "num_patterns": (r"queries\..*patterns", 0),
     "channels": (r"decoder\.heads\.0\.classify\.weight", 1),
     "num_classes": (r"decoder\.heads\.0\.classify\.weight", 0),
     "encoder_hidden": (r"encoder\.encoder\.layers\.0\.feed_forward\.expand\.weight", 0),
     "hidden": (r"decoder\.layers\.0\.feed_forward\.expand\.weight", 0),
-    "num_levels": (r"encoder\.level", 0),
-}  # field of a recipe: a tensor that shows it, and on which axis
-LAYERS = {
-    "encoder": r"encoder\.(?:encoder\.)?layers",
-    "decoder": r"decoder\.layers",
-}  # Mask2Former's: a part of a part
+    "num_levels": (r"encoder\.level_embed", 0),
+}
+# Mask2Former's deformable encoder is a part of its pixel decoder.
+ENCODER_LAYERS = r"encoder\.(?:encoder\.)?layers"
+DECODER_LAYERS = r"decoder\.layers"
+# [heads * levels * points], of the first encoder layer.
+ATTENTION_WEIGHTS = rf"{ENCODER_LAYERS}\.0\.attention\.attention_weights\.bias"
 
 
 def import_weights(
@@ -38,56 +49,78 @@ def import_weights(
     layout: str | None = None,
     **options: Any,
 ) -> LoadReport:
-    """Write the weights of ``source`` to ``out``, a .safetensors file of ours that knows its recipe and classes.
+    """Write the weights of ``source`` to ``out``, a .safetensors file of this library.
 
-    ``preset``: by default the one that the file asks for. ``options``: fields of the recipe to be otherwise than in
-    the file, such as ``num_groups=1``, which keeps group 0. ``file_groups`` and ``layout`` as in `load_weights`.
+    The file contains the recipe and the classes. ``preset`` is by default the one that the
+    checkpoint belongs to. ``options`` are recipe fields that shall differ from the checkpoint, such
+    as ``num_groups=1``, which keeps group 0. ``file_groups`` and ``layout`` as in `load_weights`.
     """
-    from groupdetr.experiments import experiment  # of a floor above: only who imports needs presets
+    # Presets are above this package, and only an import needs them.
+    from groupdetr.experiments import experiment
 
-    kind, file = translate(source, layout)
-    told = kind.options(file.facts)
-    preset = preset or kind.preset(file)
-    trained = experiment(preset)
-    recipe = trained.recipe
-    num_heads = {"num_heads": recipe.num_heads, **told, **options}["num_heads"]
-    seen = sizes(unfold(file, file_groups, recipe.num_queries), num_heads)
-    recipe = recipe.with_options(
-        **{**told, **seen, **options, "preset": preset, "pretrained_backbone": False}
-    )
+    file_layout, file = convert_checkpoint(source, layout)
+    preset = preset or file_layout.preset(file)
+    chosen = experiment(preset)
+
+    # Options of the caller count more than the sizes of tensors, and these more than the metadata.
+    file_recipe = file_layout.options(file.metadata)
+    num_heads = {"num_heads": chosen.recipe.num_heads, **file_recipe, **options}["num_heads"]
+    state = restore_groups(file, file_groups, chosen.recipe.num_queries)
+    fields = {**file_recipe, **sizes_from_tensors(state, num_heads), **options}
+    fields |= {"preset": preset, "pretrained_backbone": False}
+    recipe = chosen.recipe.with_options(**fields)
+
     model = recipe.build()
     report = load_weights(model, source, file_groups=file_groups, layout=layout)
-    classes = categories(kind, file) or [(row, f"class {row}") for row in range(recipe.num_classes)]
-    imgsz = file.number("imgsz") or trained.settings.imgsz
-    native.save(model, out, {"recipe": asdict(recipe), "categories": classes, "imgsz": imgsz})
-    report.say(
+    categories = file_categories(file_layout, file)
+    if not categories:
+        categories = [(row, f"class {row}") for row in range(recipe.num_classes)]
+    imgsz = file.positive_int("imgsz") or chosen.settings.imgsz
+    metadata = {"recipe": asdict(recipe), "categories": categories, "imgsz": imgsz}
+    native.save(model, out, metadata)
+    report.add(
         [
-            f"{out}: {preset}, {recipe.num_groups} x {recipe.num_queries} queries, {recipe.num_classes} classes"
+            f"{out}: {preset}, {recipe.num_groups} x {recipe.num_queries} queries, "
+            f"{recipe.num_classes} classes"
         ]
     )
     return report
 
 
-def sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, int]:
-    """Fields of a recipe that show in the shapes and names of its tensors, heads of attention being known."""
-    named = {
-        field: [name for name in state if re.fullmatch(mark, name)]
-        for field, (mark, _) in SHOWN.items()
-    }
-    found = {
-        field: state[names[0]].shape[SHOWN[field][1]] for field, names in named.items() if names
-    }
-    if "num_levels" in found:
-        weights = next(
-            name
-            for name in state
-            if re.fullmatch(rf"{LAYERS['encoder']}\.0\.attention\.weights\.bias", name)
-        )
-        found["num_points"] = len(state[weights]) // (num_heads * found["num_levels"])
-    counts = {f"{part}_layers": _count(state, layers) for part, layers in LAYERS.items()}
-    return found | {field: count for field, count in counts.items() if count}
+def sizes_from_tensors(state: Mapping[str, Tensor], num_heads: int) -> dict[str, int]:
+    """Return the recipe fields that names and shapes of the tensors show.
+
+    No tensor shows the number of attention heads.
+    """
+    sizes = {}
+    for field, (pattern, axis) in SIZES.items():
+        shown = find_tensor(state, pattern)
+        if shown is not None:
+            sizes[field] = shown.shape[axis]
+    attention_weights = find_tensor(state, ATTENTION_WEIGHTS)
+    if "num_levels" in sizes and attention_weights is not None:
+        sizes["num_points"] = len(attention_weights) // (num_heads * sizes["num_levels"])
+    layers = {"encoder_layers": ENCODER_LAYERS, "decoder_layers": DECODER_LAYERS}
+    for field, prefix in layers.items():
+        count = count_layers(state, prefix)
+        if count:
+            sizes[field] = count
+    return sizes
 
 
-def _count(state: Mapping[str, Tensor], layers: str) -> int:
-    """How many layers of that name there are."""
-    return len({found[1] for name in state if (found := re.match(rf"{layers}\.(\d+)\.", name))})
+def find_tensor(state: Mapping[str, Tensor], pattern: str) -> Tensor | None:
+    """Return the first tensor whose name matches, None if there is none."""
+    for name, value in state.items():
+        if re.fullmatch(pattern, name):
+            return value
+    return None
+
+
+def count_layers(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Return the number of layers whose names start with this pattern."""
+    indices = set()
+    for name in state:
+        match = re.match(rf"{prefix}\.(\d+)\.", name)
+        if match:
+            indices.add(match[1])
+    return len(indices)

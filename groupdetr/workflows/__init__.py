@@ -1,1 +1,1 @@
-"""What each verb of the command line does."""
+"""What each verb of the command line does. A workflow takes the options as keyword arguments."""

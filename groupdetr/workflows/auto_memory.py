@@ -1,9 +1,10 @@
-"""Fitting a training to memory: how much of a step is computed at once, found by measuring steps at their worst.
+"""Fitting a training to memory: how much of a step is computed at once, found by measuring steps.
 
-The result of a step is the same in pieces of its batch and in chunks of its groups, so these are chosen for memory
-alone: of all ways to compute a step, the one of the fewest passes that fits. Memory is linear in the pixels of a piece,
-in the groups of a chunk, and in both together. So four small steps tell which way is worth a try; the chosen one was
-tried.
+The result of a step does not depend on the size of its micro-batches or of its chunks of groups, so
+these are chosen for memory alone. Of all ways to compute a step, the one with the fewest passes
+that fits is taken. The memory of a step is linear in the pixels of a micro-batch, in the groups of
+a chunk, and in their product. Four small steps therefore predict which way is worth trying, and the
+chosen one is always measured.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,282 +20,331 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from groupdetr.cli.options.train import Options
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.engine import optimizer as optim
-from groupdetr.engine.memory import meter, ran_out, readable, usable
-from groupdetr.engine.task import Task, Worst
+from groupdetr.engine.memory import create_meter, is_out_of_memory, readable, usable_bytes
+from groupdetr.engine.optimizer import create_ema, create_optimizer
+from groupdetr.engine.task import WorstCaseBatch
 from groupdetr.errors import UsageError
-from groupdetr.modeling.group_chunks import independent, learner
+from groupdetr.modeling.group_chunks import groups_are_independent, with_loss
 from groupdetr.settings import Settings
+from groupdetr.workflows.detector_plan import DetectorPlan
 
 
-def fitted(
-    options: Options, recipe: Recipe, task: Task, machine: Accelerator, say: Callable[[str], None]
-) -> Options:
-    """The options with numbers where ``auto`` was, the same in all processes; and says why."""
-    if not options.fit and options.groups != "auto":
-        return options
-    settings, case = (
-        options.settings,
-        Case.of(recipe, options.settings, task, machine.num_processes),
-    )
-    ways, memory = (
-        case.ways(fewer=options.groups == "auto"),
-        min(gather_object([usable(machine.device, task.kept)])),
-    )
-    about = f"{readable(memory)} to be used on {machine.device.type}; at worst, {case.worst}"
-    say(f"memory  {about}")
-    fit = Fit(ways, Probe(case, machine, memory), memory) if machine.is_main_process else None
-    way, measured = broadcast_object_list([(fit.way, str(fit)) if fit else None])[0]
-    if way is None:
-        least = next(smallest(ways))
+def fit_to_memory(plan: DetectorPlan, may_reduce_groups: bool) -> DetectorPlan:
+    """Return the plan with micro-batches and chunks of groups that fit, the same in all processes.
+
+    ``may_reduce_groups`` is True for ``--groups auto``. It only matters for models whose groups
+    cannot be computed in chunks. The reason of the choice is printed.
+    """
+    problem = FitProblem.from_plan(plan)
+    step_plans = problem.step_plans(may_reduce_groups)
+    device = plan.accelerator.device
+    # The process with the least memory decides for all.
+    memory = min(gather_object([usable_bytes(device, plan.task.cache_bytes)]))
+    situation = f"{readable(memory)} to be used on {device.type}; at worst, {problem.worst_case}"
+    plan.log(f"memory  {situation}")
+    outcome: tuple[StepPlan | None, str] | None = None
+    if plan.is_main_process:
+        search = PlanSearch(step_plans, MemoryProbe(problem, plan.accelerator, memory), memory)
+        outcome = (search.result, search.measurements())
+    chosen, measured = broadcast_object_list([outcome])[0]
+    if chosen is None:
+        smallest = next(corner_plans(step_plans))
         raise UsageError(
-            f"a step needs more memory than there is, even with {least} at once",
-            about,
-            thrift(settings),
+            f"a step needs more memory than there is, even with {smallest} at once",
+            situation,
+            memory_hints(plan.settings),
         )
-    say(f"        images x groups at once: {measured}")
-    say(f"chosen  --groups {way.groups} --batch {settings.batch} {flags(way)}")
-    settings = replace(settings, accumulate=way.pieces, group_chunk=way.chunk)
-    return replace(options, groups=way.groups, fit=False, settings=settings)
-
-
-def remedy(options: Options, recipe: Recipe, task: Task, machine: Accelerator, run: Path) -> str:
-    """What to type after memory ran out in this process: the way that would have fitted, if there is one."""
-    machine.free_memory()
-    failed = Case.of(recipe, options.settings, task, machine.num_processes)
-    case = replace(failed, settings=replace(options.settings, accumulate=1, group_chunk=None))
-    memory = usable(machine.device, task.kept)
-    way = Fit(case.ways(fewer=False), Probe(case, machine, memory), memory, [failed.current]).way
-    return (
-        f"groupdetr train --resume {run} {flags(way)}"
-        if way
-        else f"resume with {thrift(case.settings)}"
+    plan.log(f"        images x groups at once: {measured}")
+    plan.log(f"chosen  --groups {chosen.groups} --batch {plan.settings.batch} {flags(chosen)}")
+    return replace(
+        plan,
+        recipe=replace(plan.recipe, num_groups=chosen.groups),
+        settings=replace(plan.settings, accumulate=chosen.micro_batches, group_chunk=chosen.chunk),
     )
 
 
-def flags(way: Way) -> str:
-    return f"--accumulate {way.pieces} --group-chunk {way.chunk}"
+def oom_hint(plan: DetectorPlan) -> str:
+    """Return what to type after memory ran out: the step plan that would have fitted, if any."""
+    plan.accelerator.free_memory()
+    failed = FitProblem.from_plan(plan)
+    # Search over all micro-batches and chunks, also where the user had chosen them.
+    settings = replace(plan.settings, accumulate=1, group_chunk=None)
+    problem = replace(failed, settings=settings)
+    memory = usable_bytes(plan.accelerator.device, plan.task.cache_bytes)
+    probe = MemoryProbe(problem, plan.accelerator, memory)
+    step_plans = problem.step_plans(may_reduce_groups=False)
+    found = PlanSearch(step_plans, probe, memory, known_failures=[failed.current]).result
+    if found is None:
+        return f"resume with {memory_hints(settings)}"
+    return f"groupdetr train --resume {plan.run.path} {flags(found)}"
 
 
-def thrift(settings: Settings) -> str:
-    """What else saves memory."""
-    asked = {
-        "--accumulate": settings.accumulate > 1,
-        "--group-chunk": settings.group_chunk is not None,
-    }
-    kept = [f"without {flag}" for flag, given in asked.items() if given]
-    more = {"--recompute": not settings.recompute, "--precision bf16": settings.precision == "fp32"}
-    return " or ".join(
-        [*kept, f"--imgsz below {settings.imgsz}", *(flag for flag, new in more.items() if new)]
-    )
+def flags(step_plan: StepPlan) -> str:
+    """Return the options of `groupdetr train` that choose this step plan."""
+    return f"--accumulate {step_plan.micro_batches} --group-chunk {step_plan.chunk}"
+
+
+def memory_hints(settings: Settings) -> str:
+    """Return the options that save memory besides those that are used already."""
+    hints = []
+    if settings.accumulate > 1:
+        hints.append("without --accumulate")
+    if settings.group_chunk is not None:
+        hints.append("without --group-chunk")
+    hints.append(f"--imgsz below {settings.imgsz}")
+    if not settings.recompute:
+        hints.append("--recompute")
+    if settings.precision == "fp32":
+        hints.append("--precision bf16")
+    return " or ".join(hints)
 
 
 # ways to compute a step
 
 
 @dataclass(frozen=True)
-class Way:
-    """Of computing a step of K groups."""
+class StepPlan:
+    """One way to compute a step: in how many micro-batches, and in what chunks of groups."""
 
     groups: int  # K
     chunk: int  # groups whose decoder and loss are computed at once
-    pieces: int  # of a batch
-    images: int  # of a piece, on one process
-    pixels: int  # of a piece, at worst
+    micro_batches: int  # of a batch
+    images: int  # of a micro-batch, on one process
+    pixels: int  # of a micro-batch, in the worst case
 
     @property
     def passes(self) -> int:
-        """Of the decoder."""
-        return self.pieces * math.ceil(self.groups / self.chunk)
+        """Passes of the decoder in a step."""
+        return self.micro_batches * math.ceil(self.groups / self.chunk)
 
-    def covers(self, other: Way) -> bool:
-        """Is at least as much computed at once as in the other?"""
+    def covers(self, other: StepPlan) -> bool:
+        """True if at least as much is computed at once as in the other plan."""
         return self.chunk >= other.chunk and self.images >= other.images
 
     def __str__(self) -> str:
-        images, groups = (
-            f"{n} {noun}{'s' * (n > 1)}"
-            for n, noun in ((self.images, "image"), (self.chunk, "group"))
-        )
+        images = f"{self.images} image{'s' * (self.images > 1)}"
+        groups = f"{self.chunk} group{'s' * (self.chunk > 1)}"
         return f"{images} and {groups}"
 
 
 @dataclass(frozen=True)
-class Case:
-    """A training whose steps are to be fitted, on ``processes``."""
+class FitProblem:
+    """A training whose steps are to be fitted to the memory, on a number of processes."""
 
     recipe: Recipe
     settings: Settings
-    worst: Worst
+    worst_case: WorstCaseBatch
     processes: int
 
     @classmethod
-    def of(cls, recipe: Recipe, settings: Settings, task: Task, processes: int) -> Case:
-        def burden(objects: int) -> int:
-            return objects * (1 + recipe.copies(objects))
+    def from_plan(cls, plan: DetectorPlan) -> FitProblem:
+        """Its worst case is the batch with most queries, denoising queries included."""
 
-        return cls(recipe, settings, task.worst(burden), processes)
+        def query_count(objects: int) -> int:
+            return objects * (1 + plan.recipe.copies(objects))
+
+        worst_case = plan.task.worst_case(query_count)
+        return cls(plan.recipe, plan.settings, worst_case, plan.num_processes)
 
     @property
-    def current(self) -> Way:
-        """The way that the settings say."""
+    def current(self) -> StepPlan:
+        """The step plan that the settings choose."""
         groups = self.recipe.num_groups
-        return self.way(groups, self.settings.group_chunk or groups, self.settings.accumulate)
+        return self.step_plan(groups, self.settings.group_chunk or groups, self.settings.accumulate)
 
-    def way(self, groups: int, chunk: int, pieces: int) -> Way:
-        images = self.settings.batch // (self.processes * pieces)
-        return Way(groups, min(chunk, groups), pieces, images, self.worst.pixels(images))
+    def step_plan(self, groups: int, chunk: int, micro_batches: int) -> StepPlan:
+        images = self.settings.batch // (self.processes * micro_batches)
+        pixels = self.worst_case.pixels(images)
+        return StepPlan(groups, min(chunk, groups), micro_batches, images, pixels)
 
-    def ways(self, fewer: bool) -> list[Way]:
-        """All, best first: most groups, fewest passes, fewest pieces, for these change the noise of denoising and
-        chunks do not. The number of pieces and the size of chunks stay where they were asked for.
+    def step_plans(self, may_reduce_groups: bool) -> list[StepPlan]:
+        """Return all step plans, the best first.
 
-        ``fewer`` groups than the recipe's save memory only where groups cannot be computed in chunks.
+        Better is: more groups; then fewer passes; then fewer micro-batches, because these change
+        the noise of denoising, and chunks of groups do not. Micro-batches and chunks stay as the
+        settings say, if they say something.
         """
-        share, most = self.settings.batch // self.processes, self.recipe.num_groups
-        pieces = [n for n in range(1, share + 1) if share % n == 0]
-        pieces = pieces if self.settings.accumulate == 1 else [self.settings.accumulate]
-        chunks = [(most, math.ceil(most / n)) for n in range(1, most + 1)]
-        if not independent(self.recipe.compete, self.recipe.match):
-            chunks = [
-                (k, k)
-                for k in range(1 + (self.recipe.inference_group or 0), most + 1)
-                if fewer or k == most
-            ]
-        elif self.settings.group_chunk is not None:
-            chunks = [(most, self.settings.group_chunk)]
-        every = {self.way(*groups, n) for groups, n in product(chunks, pieces)}
-        return sorted(every, key=lambda way: (-way.groups, way.passes, way.pieces))
+        plans = set()
+        for groups, chunk in self._groups_and_chunks(may_reduce_groups):
+            for micro_batches in self._micro_batches():
+                plans.add(self.step_plan(groups, chunk, micro_batches))
+        return sorted(plans, key=lambda plan: (-plan.groups, plan.passes, plan.micro_batches))
+
+    def _micro_batches(self) -> list[int]:
+        if self.settings.accumulate > 1:
+            return [self.settings.accumulate]
+        images = self.settings.batch // self.processes
+        return [n for n in range(1, images + 1) if images % n == 0]
+
+    def _groups_and_chunks(self, may_reduce_groups: bool) -> list[tuple[int, int]]:
+        """Return pairs of the number of groups and of those computed at once."""
+        groups = self.recipe.num_groups
+        if not groups_are_independent(self.recipe.group_attention, self.recipe.match):
+            # Such groups cannot be computed in chunks. Only fewer groups save memory, but the
+            # group of inference must stay.
+            if not may_reduce_groups:
+                return [(groups, groups)]
+            fewest = 1 + (self.recipe.inference_group or 0)
+            return [(k, k) for k in range(fewest, groups + 1)]
+        if self.settings.group_chunk is not None:
+            return [(groups, self.settings.group_chunk)]
+        return [(groups, math.ceil(groups / passes)) for passes in range(1, groups + 1)]
 
 
 # which of them fits
 
 
-class Fit:
-    """The first of ``ways`` that was measured and fits into ``memory`` bytes, None if there is none.
+class PlanSearch:
+    """Finds the first of ``step_plans`` that fits into ``memory`` bytes, as measured.
 
-    ``measure`` says what a way needs, infinitely much where memory ran out; of the ``failed`` that is known.
+    ``measure`` returns the bytes that a plan needs, infinity if memory ran out.
+    ``known_failures`` are plans that are known to need too much. The result is None if no plan
+    fits.
     """
 
     def __init__(
         self,
-        ways: Sequence[Way],
-        measure: Callable[[Way], float],
+        step_plans: Sequence[StepPlan],
+        measure: Callable[[StepPlan], float],
         memory: int,
-        failed: Sequence[Way] = (),
+        known_failures: Sequence[StepPlan] = (),
     ) -> None:
         self.measure, self.memory = measure, memory
-        self.known: dict[Way, float] = dict.fromkeys(failed, math.inf)
-        for way in smallest(ways):
-            self.needed(way)
-        self.way = next(
-            (way for way in ways if self.predicted(way) <= memory and self.needed(way) <= memory),
-            None,
+        self.measured: dict[StepPlan, float] = dict.fromkeys(known_failures, math.inf)
+        for plan in corner_plans(step_plans):
+            self.needed_bytes(plan)
+        self.result = self._first_that_fits(step_plans)
+
+    def _first_that_fits(self, step_plans: Sequence[StepPlan]) -> StepPlan | None:
+        for plan in step_plans:
+            # Measuring takes time, so only plans that are predicted to fit are measured.
+            if self.predicted_bytes(plan) <= self.memory and self.needed_bytes(plan) <= self.memory:
+                return plan
+        return None
+
+    def needed_bytes(self, plan: StepPlan) -> float:
+        """Return the bytes of a plan. It is measured unless a smaller one needs too much."""
+        if plan not in self.measured:
+            self.measured[plan] = math.inf if self.must_fail(plan) else self.measure(plan)
+        return self.measured[plan]
+
+    def must_fail(self, plan: StepPlan) -> bool:
+        """True if a plan that computes no more at once has run out of memory."""
+        return any(
+            needed == math.inf and plan.covers(other) for other, needed in self.measured.items()
         )
 
-    def needed(self, way: Way) -> float:
-        """Bytes, measured where there is hope."""
-        if way not in self.known:
-            self.known[way] = math.inf if self.hopeless(way) else self.measure(way)
-        return self.known[way]
-
-    def hopeless(self, way: Way) -> bool:
-        return any(needed == math.inf and way.covers(other) for other, needed in self.known.items())
-
-    def predicted(self, way: Way) -> float:
-        """Bytes, from all that was measured."""
-        finite = {other: needed for other, needed in self.known.items() if needed < math.inf}
-        if not finite or self.hopeless(way):
+    def predicted_bytes(self, plan: StepPlan) -> float:
+        """Return a prediction from everything that was measured: a least-squares fit."""
+        finite = {other: needed for other, needed in self.measured.items() if needed < math.inf}
+        if not finite or self.must_fail(plan):
             return math.inf
-        slopes = np.linalg.lstsq(
-            np.array([*map(sizes, finite)]), np.array([*finite.values()]), rcond=None
-        )[0]
-        return float(slopes @ sizes(way))
+        features = np.array([linear_features(other) for other in finite])
+        needed = np.array(list(finite.values()))
+        coefficients = np.linalg.lstsq(features, needed, rcond=None)[0]
+        return float(coefficients @ linear_features(plan))
 
-    def __str__(self) -> str:
-        """All that was measured."""
-        known = [(way, needed) for way, needed in self.known.items() if needed < math.inf]
+    def measurements(self) -> str:
+        """Return everything that was measured, for the console."""
         return ", ".join(
-            f"{readable(needed)} for {way.images} x {way.chunk}" for way, needed in known
+            f"{readable(needed)} for {plan.images} x {plan.chunk}"
+            for plan, needed in self.measured.items()
+            if needed < math.inf
         )
 
 
-def sizes(way: Way) -> tuple[float, ...]:
-    """What memory is linear in."""
-    return 1.0, way.pixels, way.chunk, way.pixels * way.chunk
+def linear_features(plan: StepPlan) -> tuple[float, ...]:
+    """Return the quantities in which memory is linear."""
+    return 1.0, plan.pixels, plan.chunk, plan.pixels * plan.chunk
 
 
-def smallest(ways: Sequence[Way]) -> Iterator[Way]:
-    """The way of the fewest images and groups at once, the next of more images, of more groups, and of more of both."""
-    images, groups = sorted({way.images for way in ways}), sorted({way.chunk for way in ways})
-    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        wanted = images[min(corner[0], len(images) - 1)], groups[min(corner[1], len(groups) - 1)]
-        yield next(way for way in ways if (way.images, way.chunk) == wanted)
+def corner_plans(step_plans: Sequence[StepPlan]) -> Iterator[StepPlan]:
+    """Yield the plan with the fewest images and groups at once, and its next larger neighbours.
+
+    The neighbours have the next larger number of images, of groups, and of both. These four
+    determine the linear model of the memory.
+    """
+    images = sorted({plan.images for plan in step_plans})
+    chunks = sorted({plan.chunk for plan in step_plans})
+    for image_index, chunk_index in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        size = (
+            images[min(image_index, len(images) - 1)],
+            chunks[min(chunk_index, len(chunks) - 1)],
+        )
+        yield next(plan for plan in step_plans if (plan.images, plan.chunk) == size)
 
 
 # measuring
 
 
-class Probe:
-    """Says what steps need at their worst, by computing them: with a detector of its own, so that neither weights nor
-    random numbers of the training are touched. ``memory``: bytes that must not be passed."""
+class MemoryProbe:
+    """Measures what a step needs in the worst case, by computing it.
 
-    def __init__(self, case: Case, machine: Accelerator, memory: int) -> None:
-        self.case, self.machine, self.meter = case, machine, meter(machine.device, memory)
-        self.trained: Trained | None = None
+    It uses a detector of its own, so that neither weights nor random numbers of the training
+    change. ``memory`` is the limit in bytes.
+    """
 
-    def __call__(self, way: Way) -> float:
-        device = self.machine.device
+    def __init__(self, problem: FitProblem, accelerator: Accelerator, memory: int) -> None:
+        self.problem, self.accelerator = problem, accelerator
+        self.meter = create_meter(accelerator.device, memory)
+        self.state: TrainingState | None = None
+
+    def __call__(self, plan: StepPlan) -> float:
+        """Return the bytes that a step needs at its peak, infinity if memory ran out."""
+        device = self.accelerator.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
-                if self.trained is None or self.trained.groups != way.groups:
-                    self.trained = None  # before there is another
-                    self.meter(partial(self.build, way.groups))
-                return self.meter(partial(self.step, way))
+                if self.state is None or self.state.groups != plan.groups:
+                    self.state = None  # free the former one before another is built
+                    self.meter(partial(self.build, plan.groups))
+                return self.meter(partial(self.step, plan))
             except (RuntimeError, MemoryError) as error:
-                if not ran_out(error):
+                if not is_out_of_memory(error):
                     raise
                 return math.inf
 
     def build(self, groups: int) -> None:
-        self.trained = Trained(self.case, groups, self.machine.device)
+        """Build the detector and what a training keeps besides."""
+        self.state = TrainingState(self.problem, groups, self.accelerator.device)
 
-    def step(self, way: Way) -> None:
-        """Forward and backward of one piece."""
-        assert self.trained is not None
-        device, piece = self.machine.device, self.case.worst.batch(way.images)
-        network, targets = (
-            self.trained.learner(way.chunk),
-            [target.to(device) for target in piece.targets],
-        )
-        with self.machine.autocast():
-            loss, _ = network(piece.images(device), targets, torch.ones((), device=device))
+    def step(self, plan: StepPlan) -> None:
+        """Run forward and backward of one micro-batch."""
+        assert self.state is not None
+        device = self.accelerator.device
+        micro_batch = self.problem.worst_case.batch(plan.images)
+        network = self.state.model_with_loss(plan.chunk)
+        targets = [target.to(device) for target in micro_batch.targets]
+        mean_objects = torch.ones((), device=device)
+        with self.accelerator.autocast():
+            loss, _ = network(micro_batch.images(device), targets, mean_objects)
         loss.backward()
 
 
-class Trained:
-    """What lasts from step to step: weights, the optimizer's moments, the running mean of the weights, and the buckets
-    in which several processes exchange gradients."""
+class TrainingState:
+    """What a training keeps from step to step.
 
-    def __init__(self, case: Case, groups: int, device: torch.device) -> None:
-        self.groups, self.criterion, settings = groups, case.recipe.criterion(), case.settings
-        self.model = (
-            replace(case.recipe, num_groups=groups, pretrained_backbone=False)
-            .build()
-            .to(device)
-            .train()
-        )
-        self.optimizer = optim.optimizer(self.model, settings)
-        learning = [p for p in self.model.parameters() if p.requires_grad]
-        for p in learning:
-            p.grad = torch.zeros_like(p)
+    These are the weights, the moments of the optimizer, the running mean of the weights, and the
+    buckets in which several processes exchange gradients.
+    """
+
+    def __init__(self, problem: FitProblem, groups: int, device: torch.device) -> None:
+        recipe, settings = problem.recipe, problem.settings
+        self.groups, self.criterion = groups, recipe.criterion()
+        model = replace(recipe, num_groups=groups, pretrained_backbone=False).build()
+        self.model = model.to(device).train()
+        self.optimizer = create_optimizer(self.model, settings)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        # A step with zero gradients allocates the moments.
+        for parameter in trainable:
+            parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()
-        self.mean = optim.running_mean(self.model, settings.ema) if settings.ema else None
-        self.buckets = [torch.empty_like(p) for p in learning if case.processes > 1]
+        self.ema = create_ema(self.model, settings.ema) if settings.ema else None
+        self.buckets = []
+        if problem.processes > 1:
+            self.buckets = [torch.empty_like(parameter) for parameter in trainable]
 
-    def learner(self, chunk: int) -> nn.Module:
-        """With all groups at once or in chunks, and without gradients."""
+    def model_with_loss(self, chunk: int) -> nn.Module:
+        """Return model and criterion as one network that computes ``chunk`` groups at once."""
         self.optimizer.zero_grad(set_to_none=True)
-        return learner(self.model, self.criterion, chunk)
+        return with_loss(self.model, self.criterion, chunk)

@@ -1,68 +1,77 @@
-"""Fig. 8 of the paper on the demo's pictures: neither denoising nor groups, one of them, and both, at equal epochs."""
+"""Fig. 8 of the paper on the data of the demo: denoising, groups, both and neither."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from groupdetr.cli.options.demo import Options
 from groupdetr.engine.accelerator import environment
-from groupdetr.engine.progress import duration
 from groupdetr.engine.run_folder import write_json
-from groupdetr.experiments import FIG8, Variant
 from groupdetr.report.fig8 import Fig8Results, write_fig8_report
-from groupdetr.report.run_summary import summary
-from groupdetr.tasks.demo_spec import Exhibit
-from groupdetr.workflows.demo import (
-    about,
-    arm,
-    as_row,
-    at_once,
-    claim,
+from groupdetr.report.run_summary import summarize_run
+from groupdetr.tasks.demo_spec import DemoSpec
+from groupdetr.workflows.demo_plan import (
+    DemoPlan,
     console,
-    draw,
-    exhibit_of,
-    several,
-    show,
+    demo_details,
+    demo_spec_of,
+    metrics_row,
+    print_end,
+    print_runs,
 )
-from groupdetr.workflows.parallel_runs import Arm, train_all
+from groupdetr.workflows.parallel_runs import TrainingRun, train_all
 
 
-def fig8(options: Options) -> dict[str, Any]:
-    """Everything; returns what metrics.json holds."""
-    started, exhibit = time.monotonic(), exhibit_of(FIG8[0].preset)
-    arms = [
-        training(options, exhibit, variant, seed) for seed in options.all_seeds for variant in FIG8
-    ]
-    claim(options, figure=8)
-    draw(options, exhibit)
+@dataclass(frozen=True)
+class Variant:
+    """One of the trainings that Fig. 8 compares."""
+
+    label: str
+    preset: str
+    grouped: bool  # True: trained with K groups, False: with one
+    reported: float  # COCO AP in the paper, in percent
+
+
+# The reported AP is that of DAB-DETR with ResNet-50 after 12 epochs.
+FIG8 = (
+    Variant("none", "dab-detr-tiny", grouped=False, reported=35.2),
+    Variant("denoising", "dn-detr-tiny", grouped=False, reported=38.6),
+    Variant("groups", "dab-detr-tiny", grouped=True, reported=39.1),
+    Variant("both", "dn-detr-tiny", grouped=True, reported=40.6),
+)
+
+
+def fig8(plan: DemoPlan) -> dict[str, Any]:
+    """Train the four variants at equal epochs, write the files, return what metrics.json holds."""
+    start_time = time.monotonic()
+    spec = demo_spec_of(FIG8[0].preset)
+    runs = []
+    for seed in plan.all_seeds:
+        for variant in FIG8:
+            runs.append(variant_run(plan, spec, variant, seed))
+    plan.check_output_folder(figure=8)
+    plan.write_data(spec)
     console.print("training with neither denoising nor groups, with one of them, and with both")
-    train_all(arms, at_once(options), console)
-    runs = [replace(summary(arm.run), label=arm.label) for arm in arms]
+    train_all(runs, plan.num_parallel, console)
+
+    summaries = [replace(summarize_run(run.run), label=run.label) for run in runs]
     reported = {variant.label: variant.reported for variant in FIG8}
     models = ", ".join(dict.fromkeys(variant.preset for variant in FIG8))
-    write_fig8_report(
-        options.folder / "report.html", Fig8Results(runs, reported, about(models, exhibit))
-    )
-    rows = [
-        {"training": arm.label, "model": arm.model, **as_row(run)} for arm, run in zip(arms, runs)
-    ]
+    results = Fig8Results(summaries, reported, demo_details(models, spec))
+    write_fig8_report(plan.report_file, results)
+    rows = []
+    for run, summary in zip(runs, summaries):
+        rows.append({"training": run.label, "model": run.model, **metrics_row(summary)})
     content = {"figure": 8, "runs": rows, "paper": reported, "environment": environment()}
-    write_json(options.folder / "metrics.json", content)
-    show(runs)
-    console.print(
-        f"{duration(time.monotonic() - started)} in all; open {options.folder / 'report.html'}"
-    )
+    write_json(plan.metrics_file, content)
+    print_runs(summaries)
+    print_end(time.monotonic() - start_time, plan.report_file)
     return content
 
 
-def training(options: Options, exhibit: Exhibit, variant: Variant, seed: int) -> Arm:
-    groups = several(options, variant.preset) if variant.grouped else 1
-    folder = options.folder / f"{variant.label}-seed{seed}"
-    return replace(
-        arm(options, exhibit, groups, seed),
-        model=variant.preset,
-        folder=folder,
-        label=variant.label,
-    )
+def variant_run(plan: DemoPlan, spec: DemoSpec, variant: Variant, seed: int) -> TrainingRun:
+    """Return the training of a variant with a seed."""
+    groups = plan.num_groups(variant.preset) if variant.grouped else 1
+    folder_name = f"{variant.label}-seed{seed}"
+    return plan.training_run(spec, variant.preset, groups, seed, folder_name, variant.label)

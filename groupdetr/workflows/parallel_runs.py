@@ -1,4 +1,7 @@
-"""Trainings side by side, each in a process of its own; some are only known once others tell how long they take."""
+"""Several training runs in parallel, each in its own process.
+
+Some runs start later, because their length depends on how long other runs take.
+"""
 
 from __future__ import annotations
 
@@ -10,194 +13,242 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from groupdetr.engine.progress import PLAIN_EVERY, percent
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import GroupDETRError
 from groupdetr.experiments import experiment
 from groupdetr.settings import Settings
+from groupdetr.tasks.registry import task_class
 
-TELLING = 0.25  # how much of a training tells how long it will take
+# After this fraction of a training, its time per step is known well enough.
+MIN_TIMED_FRACTION = 0.25
+POLL_SECONDS = 0.5  # between looks at the processes
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One training, in a process and a folder of its own. ``settings`` say for how long, with which seed."""
+class TrainingRun:
+    """One training, with its own process and folder."""
 
     model: str
     data: Path
     folder: Path
     groups: int
     settings: Settings
-    steps: int
-    label: str = ""  # what tells it from the others, if K does not
+    steps: int  # of the whole training
+    label: str = ""  # distinguishes the run from others if K does not
 
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.folder)
 
     @property
+    def log_file(self) -> Path:
+        """The output of the process."""
+        return self.folder / "train.log"
+
+    @property
     def done(self) -> bool:
+        """True if the run was evaluated after its last step."""
         return any(record["step"] >= self.steps for record in self.run.evaluations())
 
     def __str__(self) -> str:
         model = f"{self.model}, " if self.label else ""
-        return (
-            f"{model}K = {self.groups}, seed {self.settings.seed}, {self.settings.epochs:g} epochs"
-        )
+        settings = self.settings
+        return f"{model}K = {self.groups}, seed {settings.seed}, {settings.epochs:g} epochs"
 
-    def pace(self) -> tuple[int, float]:
-        """Steps taken, and seconds for each; (0, 0) before the first is logged."""
+    def last_step(self) -> int:
+        """Return the last logged step; 0 if nothing was logged."""
         records = self.run.records()
-        return (
-            (records[-1]["step"], records[-1]["seconds"] / records[-1]["step"])
-            if records
-            else (0, 0.0)
-        )
+        return int(records[-1]["step"]) if records else 0
 
-    def words(self) -> str:
-        """How far it is."""
-        step, _ = self.pace()
-        evaluated = self.run.evaluations()
-        score = experiment(self.model).task.figures[0]
-        reached = f", {score} {percent(evaluated[-1][score])}" if evaluated else ""
-        return f"{100 * step / self.steps:.0f} %{reached}"
+    def seconds_per_step(self) -> float:
+        """Return the mean time of a step; 0 if nothing was logged."""
+        records = self.run.records()
+        if not records:
+            return 0.0
+        return float(records[-1]["seconds"] / records[-1]["step"])
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """From the beginning, or from where it was stopped."""
+    def progress_text(self) -> str:
+        """Return the progress in percent, and the main figure of the last evaluation."""
+        progress = f"{100 * self.last_step() / self.steps:.0f} %"
+        evaluations = self.run.evaluations()
+        if not evaluations:
+            return progress
+        figure = task_class(experiment(self.model).task).figures[0]
+        return f"{progress}, {figure} {percent(evaluations[-1][figure])}"
+
+    def start_process(self) -> subprocess.Popen[bytes]:
+        """Start the training, or resume it if it was stopped."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        chosen = [
-            str(self.data),
-            "--model",
-            self.model,
-            "--groups",
-            str(self.groups),
-            "--out",
-            str(self.folder),
-        ]
-        new = [*chosen, "--no-check", *self.settings.as_flags()]
-        arguments = ["--resume", str(self.folder)] if self.run.config.is_file() else new
-        with (self.folder / "train.log").open("ab") as log:
-            command = [sys.executable, "-m", "groupdetr", "train", *arguments]
+        if self.run.config.is_file():
+            arguments = ["--resume", str(self.folder)]
+        else:
+            arguments = [str(self.data), "--model", self.model, "--groups", str(self.groups)]
+            arguments += ["--out", str(self.folder), "--no-check", *self.settings.as_flags()]
+        command = [sys.executable, "-m", "groupdetr", "train", *arguments]
+        with self.log_file.open("ab") as log:
             return subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
             )
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One group and K, for one seed."""
+class Comparison:
+    """Two runs with the same seed: one with one group, and one with K groups."""
 
-    base: Arm
-    grouped: Arm
+    base: TrainingRun
+    grouped: TrainingRun
 
-    def longer(self) -> Arm | None:
-        """The baseline for as many epochs as take the time of the grouped training; None before that is known."""
+    def equal_time_run(self) -> TrainingRun | None:
+        """Return the baseline with as many epochs as take the time of the run with groups.
+
+        It is None as long as the time of either run is not known.
+        """
         folder = self.base.folder.with_name(f"{self.base.folder.name}-longer")
         if RunFolder(folder).config.is_file():
+            # The run was started before, with the epochs that were chosen then.
             epochs = RunFolder(folder).read_config()["settings"]["epochs"]
         else:
-            (_, base), (step, grouped) = self.base.pace(), self.grouped.pace()
-            if not self.base.done or step < TELLING * self.grouped.steps:
+            if not self.base.done:
                 return None
-            epochs = float(
-                f"{self.base.settings.epochs * max(1.0, grouped / base):.3g}"
-            )  # also of less than one
+            if self.grouped.last_step() < MIN_TIMED_FRACTION * self.grouped.steps:
+                return None
+            ratio = self.grouped.seconds_per_step() / self.base.seconds_per_step()
+            exact_epochs = self.base.settings.epochs * max(1.0, ratio)
+            # Three significant digits, because epochs may be fewer than one.
+            epochs = float(f"{exact_epochs:.3g}")
         steps = round(self.base.steps * epochs / self.base.settings.epochs)
         settings = replace(self.base.settings, epochs=epochs, steps=steps)
         return replace(self.base, folder=folder, settings=settings, steps=steps)
 
 
-class Longer:
-    """The longer baselines of several pairs: ``arms`` grows as paces become known."""
+class EqualTimeRuns:
+    """The equal-time runs of several comparisons. ``runs`` grows as their lengths become known."""
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        self.pairs = pairs
-        self.arms: dict[Pair, Arm] = {}
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self.comparisons = comparisons
+        self.runs: dict[Comparison, TrainingRun] = {}
 
-    def __call__(self) -> list[Arm]:
-        """Those that have become known since the last call."""
-        known = {pair: pair.longer() for pair in self.pairs if pair not in self.arms}
-        new = {pair: arm for pair, arm in known.items() if arm is not None}
-        self.arms |= new
-        return list(new.values())
+    def new_runs(self) -> list[TrainingRun]:
+        """Return the runs whose length has become known since the last call."""
+        new = []
+        for comparison in self.comparisons:
+            if comparison in self.runs:
+                continue
+            run = comparison.equal_time_run()
+            if run is not None:
+                self.runs[comparison] = run
+                new.append(run)
+        return new
+
+
+def no_runs() -> list[TrainingRun]:
+    return []
 
 
 def train_all(
-    arms: Sequence[Arm], at_once: int, console: Console, more: Callable[[], Sequence[Arm]] = list
+    runs: Sequence[TrainingRun],
+    at_once: int,
+    console: Console,
+    new_runs: Callable[[], Sequence[TrainingRun]] = no_runs,
 ) -> None:
-    """Train ``at_once`` side by side until all is done, also what ``more`` comes up with meanwhile."""
-    waiting = list(arms)
-    running: dict[Arm, subprocess.Popen[bytes]] = {}
-    with Watching(console) as show, ending(running):
+    """Train all runs, ``at_once`` of them in parallel.
+
+    ``new_runs`` is called repeatedly and returns runs that are to be trained, too.
+    """
+    waiting = list(runs)
+    processes: dict[TrainingRun, subprocess.Popen[bytes]] = {}
+    with ProgressBars(console) as progress, terminate_at_exit(processes):
         while True:
-            waiting = [arm for arm in [*waiting, *more()] if not arm.done]
-            while waiting and len(running) < at_once:
-                arm = waiting.pop(0)
-                running[arm] = arm.start()
-            if not running:
+            waiting += new_runs()
+            waiting = [run for run in waiting if not run.done]
+            while waiting and len(processes) < at_once:
+                run = waiting.pop(0)
+                processes[run] = run.start_process()
+            if not processes:
                 return
-            time.sleep(0.5)
-            for arm in [arm for arm, process in running.items() if process.poll() is not None]:
-                expect_success(arm, running.pop(arm))
-            show(list(running))
+            time.sleep(POLL_SECONDS)
+            for run, process in list(processes.items()):
+                if process.poll() is not None:
+                    del processes[run]
+                    expect_success(run, process)
+            progress.update(list(processes))
 
 
 @contextmanager
-def ending(running: Mapping[Arm, subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Whatever happens here, no training goes on unseen: SIGTERM ends them all as Ctrl-C does."""
-    in_main = (
-        threading.current_thread() is threading.main_thread()
-    )  # signals cannot be taken elsewhere
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
+def terminate_at_exit(
+    processes: Mapping[TrainingRun, subprocess.Popen[bytes]],
+) -> Iterator[None]:
+    """Terminate all processes at the end, whatever happens.
+
+    SIGTERM raises KeyboardInterrupt meanwhile, as Ctrl-C does, so that it terminates them, too.
+    """
+    # Python allows signal handlers only in the main thread.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    former_handler: Any = None
+    if in_main_thread:
+        former_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        for process in running.values():
+        for process in processes.values():
             process.terminate()
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, former_handler)
 
 
-def expect_success(arm: Arm, process: subprocess.Popen[bytes]) -> None:
-    if process.returncode != 0:
-        lines = (arm.folder / "train.log").read_text(errors="replace").splitlines()
-        raise GroupDETRError(
-            f"the training of {arm} failed: {lines[-1] if lines else process.returncode}",
-            str(arm.folder / "train.log"),
-            "look at this log; the same command goes on where the training was",
-        )
+def expect_success(run: TrainingRun, process: subprocess.Popen[bytes]) -> None:
+    """Raise an error with the last line of the log if the training failed."""
+    if process.returncode == 0:
+        return
+    lines = run.log_file.read_text(errors="replace").splitlines()
+    reason = lines[-1] if lines else f"exit code {process.returncode}"
+    raise GroupDETRError(
+        f"the training of {run} failed: {reason}",
+        str(run.log_file),
+        "read this log; the same command continues the trainings",
+    )
 
 
-class Watching:
-    """A bar for each training on a terminal; elsewhere a line now and then."""
+class ProgressBars:
+    """The progress of runs: a bar for each on a terminal, and otherwise a line now and then."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.spoken = console, 0.0
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}")
-        self.bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.tasks: dict[Arm, Callable[..., None]] = {}
+        self.console = console
+        self.last_print = 0.0
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.bar_of_run: dict[TrainingRun, TaskID] = {}
 
-    def __enter__(self) -> Watching:
+    def __enter__(self) -> ProgressBars:
         self.bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
 
-    def __call__(self, arms: Sequence[Arm]) -> None:
+    def update(self, runs: Sequence[TrainingRun]) -> None:
+        """Show the progress of the runs that are being trained."""
         if self.console.is_terminal:
-            for arm in arms:
-                if arm not in self.tasks:
-                    self.tasks[arm] = partial(
-                        self.bars.update, self.bars.add_task(str(arm), total=arm.steps, text="")
-                    )
-                self.tasks[arm](completed=arm.pace()[0], text=arm.words())
-        elif time.monotonic() - self.spoken > 2 * PLAIN_EVERY:
-            self.spoken = time.monotonic()
-            self.console.print("; ".join(f"{arm}: {arm.words()}" for arm in arms))
+            for run in runs:
+                self._update_bar(run)
+        elif time.monotonic() - self.last_print > 2 * PLAIN_EVERY:
+            self.last_print = time.monotonic()
+            self.console.print("; ".join(f"{run}: {run.progress_text()}" for run in runs))
+
+    def _update_bar(self, run: TrainingRun) -> None:
+        if run not in self.bar_of_run:
+            self.bar_of_run[run] = self.bars.add_task(str(run), total=run.steps, text="")
+        bar = self.bar_of_run[run]
+        self.bars.update(bar, completed=run.last_step(), text=run.progress_text())

@@ -1,4 +1,4 @@
-"""What the command line does with a detector, by what it sees: pictures, or scenes of several cameras."""
+"""What the verbs do with a detector, by what it sees: single images, or scenes of six cameras."""
 
 from __future__ import annotations
 
@@ -7,36 +7,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupdetr.cli.options import predict as predict_
-from groupdetr.cli.options import val as val_
 from groupdetr.engine.run_folder import RunFolder
-from groupdetr.tasks.demo_spec import Exhibit
-from groupdetr.tasks.detection2d import pictures, validation
-from groupdetr.tasks.detection3d import demo, prediction, report
-from groupdetr.tasks.detection3d import validation as of_scenes
+from groupdetr.engine.task import Task
+from groupdetr.tasks.demo_spec import DemoSpec
+from groupdetr.tasks.detection2d import demo as demo2d
+from groupdetr.tasks.detection2d import prediction as prediction2d
+from groupdetr.tasks.detection2d import report as report2d
+from groupdetr.tasks.detection2d import validation as validation2d
+from groupdetr.tasks.detection3d import demo as demo3d
+from groupdetr.tasks.detection3d import prediction as prediction3d
+from groupdetr.tasks.detection3d import report as report3d
+from groupdetr.tasks.detection3d import validation as validation3d
 
 
 @dataclass(frozen=True)
-class Verbs:
-    """Of one kind of detector."""
+class TaskWorkflows:
+    """The part of the verbs that depends on the task."""
 
     report: Callable[[RunFolder], Path]  # writes the page of a run
-    predict: Callable[[predict_.Options], None]
-    validate: Callable[[val_.Options], dict[str, Any]]  # returns what metrics.json holds
-    exhibit: Exhibit  # of the demo
-    asks: str  # what predict is given beside a run, for hints
+    predict: Callable[..., None]  # writes annotated images and predictions.json
+    validate: Callable[..., dict[str, Any]]  # writes figures, and returns what metrics.json holds
+    demo_spec: DemoSpec
+    predict_argument: str  # what `predict` takes after the run, for hints
 
 
-VERBS = {
-    "pictures": Verbs(
-        pictures.report, pictures.predict, validation.validate, pictures.EXHIBIT, "PICTURES"
+WORKFLOWS = {
+    "images": TaskWorkflows(
+        report2d.report, prediction2d.predict, validation2d.validate, demo2d.DEMO_SPEC, "IMAGES"
     ),
-    "scenes": Verbs(
-        report.report, prediction.predict, of_scenes.validate, demo.EXHIBIT, "NUSCENES"
+    "scenes": TaskWorkflows(
+        report3d.report, prediction3d.predict, validation3d.validate, demo3d.DEMO_SPEC, "NUSCENES"
     ),
 }
 
 
-def verbs_for(task: Any) -> Verbs:
-    """``task``: one of the classes in tasks/, or what one made."""
-    return VERBS[task.sees]
+def workflows_for(task: type[Task] | Task) -> TaskWorkflows:
+    """Return the workflows of a task, which may be a class or an instance."""
+    return WORKFLOWS[task.input_kind]

@@ -1,4 +1,4 @@
-"""From options to a run: check the data, build the detector, and train it in a folder of its own."""
+"""`groupdetr train`: from options to a plan, and from the plan to a trained detector."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -22,298 +23,378 @@ from rich.console import Console
 from torch import nn
 
 from groupdetr.checkpoints.native import save
-from groupdetr.cli.options.train import Options, to_config
-from groupdetr.data.formats import DataSet
-from groupdetr.data.nuscenes.version import NuScenes
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.engine import tensorboard
-from groupdetr.engine.accelerator import accelerator, environment, loader_workers
-from groupdetr.engine.memory import ran_out
-from groupdetr.engine.progress import ConsoleReporter, Silent
+from groupdetr.engine.accelerator import create_accelerator, environment, loader_workers
+from groupdetr.engine.callbacks import Callback
+from groupdetr.engine.memory import is_out_of_memory
+from groupdetr.engine.progress import ProgressCallback
 from groupdetr.engine.run_folder import RunFolder, write_json, write_text
-from groupdetr.engine.task import Task
+from groupdetr.engine.tensorboard import tensorboard_callback
 from groupdetr.engine.trainer import Trainer
 from groupdetr.errors import GroupDETRError, UsageError
-from groupdetr.experiments import experiment
-from groupdetr.modeling.group_chunks import expect_independent_groups, learner
+from groupdetr.experiments import Experiment, experiment
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.group_chunks import require_independent_groups
 from groupdetr.settings import Settings
-from groupdetr.weights.loading import load_weights
-from groupdetr.workflows.auto_memory import fitted, remedy
-from groupdetr.workflows.task_workflows import verbs_for
+from groupdetr.tasks.registry import task_class
+from groupdetr.workflows.auto_memory import fit_to_memory, oom_hint
+from groupdetr.workflows.detector_plan import DetectorPlan, TrainingConfig
+from groupdetr.workflows.task_workflows import workflows_for
 
 console = Console(highlight=False, soft_wrap=True)
 
 
-def train(options: Options) -> Path:
-    """Train to the end, or on from where a run stopped. Returns the run's folder."""
-    if options.data is None:
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` returns."""
+
+    path: Path  # the folder of the run
+    interrupted: bool  # True if Ctrl-C or SIGTERM stopped it before its end
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 130 as of any program that was interrupted."""
+        return 130 if self.interrupted else 0
+
+
+def train(
+    *,
+    data: Path | None,
+    images: Path | None,
+    model: str,
+    groups: int | Literal["auto"] | None,
+    queries: int | None,
+    set: Sequence[str],
+    weights: Path | None,
+    pretrained_backbone: str,
+    out: Path | None,
+    resume: Path | None,
+    check: bool,
+    stop_after: int | None,
+    auto_batch: bool,
+    settings: Settings,
+) -> TrainingResult:
+    """Train to the end, or on from where a run stopped.
+
+    The arguments are the options of `groupdetr train`. ``auto_batch`` is True for ``--batch auto``.
+    """
+    if data is None:
         raise UsageError(
-            "no data set given", remedy="groupdetr train DATA --model NAME, or --resume RUN"
+            "no data set was given",
+            remedy="groupdetr train DATA --model NAME, or --resume RUN",
         )
-    recipe = recipe_of(options)
-    machine = accelerator(options.settings)
-    expect_whole_pieces(options.settings, machine.num_processes)
-    if recipe.in_chunks(options.settings.group_chunk):
-        expect_independent_groups(recipe.compete, recipe.match)
-    say = console.print if machine.is_main_process else _silence
-    data = checked(options, recipe, machine)
-    recipe = replace(recipe, num_classes=len(data.categories))
-    task = task_of(options, recipe, data)
-    options = fitted(options, recipe, task, machine, say)
-    recipe = replace(recipe_of(options), num_classes=len(data.categories))
-    run = folder(options)
-    trainer = build(options, recipe, data, task, run, machine)
-    say(plan(options, recipe, trainer))
-    start(trainer, options, data)
-    trainer.reporter = ConsoleReporter(console) if machine.is_main_process else Silent()
-    try:
-        with trainer.reporter, stoppable(trainer):
-            trainer.train()
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        step = trainer.state.progress.step + 1
-        del trainer
-        traceback.clear_frames(error.__traceback__)  # which hold what memory was for
-        told = remedy(options, recipe, task, machine, run.path)
-        raise UsageError(f"memory ran out at step {step}", str(run.path), told) from error
-    finally:
-        machine.end_training()
-    finish(trainer, say)
-    return run.path
-
-
-def expect_whole_pieces(settings: Settings, processes: int) -> None:
-    if settings.batch % (processes * settings.accumulate):
-        pieces = f"{processes} processes x {settings.accumulate} pieces"
+    if resume is not None and groups == "auto":
         raise UsageError(
-            f"a batch of {settings.batch} images cannot be shared by {pieces}",
-            remedy=f"choose --batch as a multiple of {processes * settings.accumulate}",
+            "a run keeps its groups, so --groups auto cannot be used with --resume",
+            str(resume),
+            "use --batch auto, which fits everything else to the memory",
         )
+    config = TrainingConfig(
+        data,
+        images,
+        model,
+        groups,
+        queries,
+        tuple(set),
+        weights,
+        pretrained_backbone,
+        check,
+        settings,
+    )
+    plan = make_plan(config, out=out, resume=resume, stop_after=stop_after)
+    if auto_batch or groups == "auto":
+        plan = fit_to_memory(plan, may_reduce_groups=groups == "auto")
+    return run_plan(plan)
 
 
-@contextmanager
-def stoppable(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the training after the step under way, with a checkpoint; a second one ends it at once."""
+# the plan
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if trainer.stopped:
-            raise KeyboardInterrupt
-        trainer.stopped = True
 
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be taken
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def make_plan(
+    config: TrainingConfig, *, out: Path | None, resume: Path | None, stop_after: int | None
+) -> DetectorPlan:
+    """Decide everything before the first step: recipe, data, task, processes, folder."""
+    chosen = experiment(config.model)
+    recipe = make_recipe(config, chosen, resumes=resume is not None)
+    accelerator = create_accelerator(config.settings)
+    expect_equal_micro_batches(config.settings, accelerator.num_processes)
+    if recipe.in_chunks(config.settings.group_chunk):
+        require_independent_groups(recipe.group_attention, recipe.match)
+    dataset = read_data(config, chosen, recipe, accelerator, resumes=resume is not None)
+    recipe = replace(recipe, num_classes=len(dataset.categories))
+    workers = loader_workers(config.settings)
+    task = task_class(chosen.task)(dataset, config.settings, recipe.num_detections, workers)
+    run = choose_folder(config, recipe, out, resumes=resume is not None)
+    categories = [[category.id, category.name] for category in dataset.categories]
+
+    def save_best(trained: nn.Module) -> None:
+        assert isinstance(trained, DetectionTransformer)
+        described = dataclasses.asdict(replace(trained.recipe, pretrained_backbone=False))
+        metadata = {
+            "recipe": described,
+            "categories": categories,
+            "imgsz": config.settings.imgsz,
+        }
+        save(trained, run.best, metadata)
+
+    return DetectorPlan(
+        task=task,
+        settings=config.settings,
+        accelerator=accelerator,
+        run=run,
+        workers=workers,
+        stop_after=stop_after,
+        save_best=save_best,
+        config=config,
+        recipe=recipe,
+        dataset=dataset,
+        resumes=resume is not None,
+        # Paths and shapes may have brackets, which rich would read as markup.
+        log=partial(console.print, markup=False) if accelerator.is_main_process else _print_nothing,
+    )
+
+
+def make_recipe(config: TrainingConfig, chosen: Experiment, resumes: bool) -> Recipe:
+    """Return the recipe of the experiment with everything that the options change."""
+    num_groups = chosen.groups or chosen.recipe.num_groups
+    if isinstance(config.groups, int):
+        num_groups = config.groups
+    fields: dict[str, Any] = {
+        "num_groups": num_groups,
+        "recompute": config.settings.recompute,
+        "pretrained_backbone": _pretrained_backbone(config, chosen.recipe, resumes),
+    }
+    if config.queries is not None:
+        fields["num_queries"] = config.queries
+    for assignment in config.set:
+        name, value = _parse_assignment(assignment)
+        fields[name] = value
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def recipe_of(options: Options) -> Recipe:
-    """The model's recipe with all that the options change."""
-    chosen = experiment(options.model)
-    if options.resume is not None and options.groups == "auto":
-        raise UsageError(
-            "a run keeps its groups",
-            str(options.resume),
-            "--batch auto fits all else to the memory",
-        )
-    own = chosen.groups or chosen.recipe.num_groups
-    groups = options.groups if isinstance(options.groups, int) else own
-    values: dict[str, Any] = {"num_groups": groups, "recompute": options.settings.recompute}
-    values |= {} if options.queries is None else {"num_queries": options.queries}
-    values |= dict(map(_assignment, options.set))
-    try:
-        return chosen.recipe.with_options(
-            **values, pretrained_backbone=_pretrained(options, chosen.recipe)
-        )
+        return chosen.recipe.with_options(**fields)
     except (TypeError, ValueError) as error:
-        raise UsageError(
-            str(error), remedy="see --groups, --queries, --set and --pretrained-backbone"
-        ) from error
+        remedy = "see --groups, --queries, --set and --pretrained-backbone"
+        raise UsageError(str(error), remedy=remedy) from error
 
 
-def _pretrained(options: Options, recipe: Recipe) -> bool | str:
-    choice = options.pretrained_backbone
-    if choice == "none" or options.resume is not None:
+def _pretrained_backbone(config: TrainingConfig, recipe: Recipe, resumes: bool) -> bool | str:
+    """Return False, True for weights from the hub, or the path of a file."""
+    choice = config.pretrained_backbone
+    if choice == "none" or resumes:
         return False
-    return recipe.backbone_weights and options.weights is None if choice == "auto" else choice
+    if choice == "auto":
+        return recipe.has_backbone_weights and config.weights is None
+    return choice
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    name, found, value = text.partition("=")
-    if not found:
+def _parse_assignment(text: str) -> tuple[str, Any]:
+    """Parse name=value of --set. The value is YAML."""
+    name, separator, value = text.partition("=")
+    if not separator:
         raise UsageError(
             f"--set takes name=value, not {text!r}", remedy="for example --set dropout=0"
         )
     return name.strip(), yaml.safe_load(value)
 
 
-def checked(options: Options, recipe: Recipe, machine: Accelerator) -> DataSet | NuScenes:
-    """The data set, after the same check as `groupdetr check`; a run that is resumed was checked when it began."""
-    assert options.data is not None
-    task = experiment(options.model).task
-    if not machine.is_main_process or options.resume is not None:
-        return task.read(options.data, options.images)
-    report = task.check(options.data, options.images, recipe.num_queries, options.check)
+def expect_equal_micro_batches(settings: Settings, processes: int) -> None:
+    """Raise `UsageError` unless a batch is divided into micro-batches of one size."""
+    micro_batches = processes * settings.accumulate
+    if settings.batch % micro_batches:
+        raise UsageError(
+            f"a batch of {settings.batch} images cannot be divided equally among "
+            f"{processes} processes x {settings.accumulate} micro-batches",
+            remedy=f"choose --batch as a multiple of {micro_batches}",
+        )
+
+
+def read_data(
+    config: TrainingConfig,
+    chosen: Experiment,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    resumes: bool,
+) -> Any:
+    """Read the data set after the same check as `groupdetr check`, which the main process does.
+
+    The data of a run that is resumed were checked when it began.
+    """
+    assert config.data is not None
+    task = task_class(chosen.task)
+    if not accelerator.is_main_process or resumes:
+        return task.read(config.data, config.images)
+    report = task.check(config.data, config.images, recipe.num_queries, config.check)
     if report.verdict != "ok":
         console.print(report.render(), markup=False)
     report.raise_for_errors()
-    return report.dataset or task.read(options.data, options.images)
+    return report.dataset or task.read(config.data, config.images)
 
 
-def folder(options: Options) -> RunFolder:
-    """The run's folder, the same for all processes. A folder with a run in it is never written over."""
-    groups = options.groups or experiment(options.model).groups or 1
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{Path(options.data or '').stem}-{options.model.replace('/', '-')}-{groups}g-{stamp}"
-    path = broadcast_object_list([str(options.out or Path("runs") / name)])[0]
+def choose_folder(
+    config: TrainingConfig, recipe: Recipe, out: Path | None, resumes: bool
+) -> RunFolder:
+    """Return the folder of the run, the same in all processes.
+
+    A folder that already has a run in it is refused.
+    """
+    timestamp = time.strftime("%Y%m%d-%H%M%S")
+    data_name, model_name = Path(config.data or "").stem, config.model.replace("/", "-")
+    default = Path("runs") / f"{data_name}-{model_name}-{recipe.num_groups}g-{timestamp}"
+    path = broadcast_object_list([str(out or default)])[0]
     run = RunFolder(Path(path))
-    if options.resume is None and run.config.exists():
+    if not resumes and run.config.exists():
         raise UsageError(
-            "there is a run in this folder already",
+            "this folder already has a run in it",
             path,
-            f"go on with it: --resume {path}, or choose another --out",
+            f"resume it with --resume {path}, or choose another --out",
         )
     return run
 
 
-def task_of(options: Options, recipe: Recipe, data: DataSet | NuScenes) -> Task:
-    """What is trained for."""
-    settings = options.settings
-    task: Task = experiment(options.model).task(
-        data, settings, recipe.num_detections, loader_workers(settings)
-    )
-    return task
+def _print_nothing(*_: Any) -> None:
+    """Takes the place of print in all processes but the main one."""
 
 
-def build(
-    options: Options,
-    recipe: Recipe,
-    data: DataSet | NuScenes,
-    task: Task,
-    run: RunFolder,
-    machine: Accelerator,
-) -> Trainer:
-    """The detector with its first weights, and the trainer that owns it."""
-    settings = options.settings
-    torch.manual_seed(settings.seed)
-    model = recipe.build()
-    categories = [[category.id, category.name] for category in data.categories]
-    if options.weights is not None and options.resume is None:
-        report = load_weights(
-            model,
-            options.weights,
-            new_head=True,
-            class_names=[category.name for category in data.categories],
-        )
-        if machine.is_main_process:
-            console.print("\n".join(report.lines), markup=False)
-    described = {"recipe": dataclasses.asdict(replace(model.recipe, pretrained_backbone=False))}
-    metadata = {**described, "categories": categories, "imgsz": settings.imgsz}
-
-    def save_best(best: nn.Module) -> None:
-        save(best, run.best, metadata)
-
-    criterion, workers = recipe.criterion(), loader_workers(settings)
-    network = learner(model, criterion, settings.group_chunk)
-    return Trainer(
-        model,
-        criterion,
-        network,
-        task,
-        settings,
-        run,
-        machine,
-        Silent(),
-        workers,
-        save_best,
-        options.stop_after,
-    )
+# the training
 
 
-def start(trainer: Trainer, options: Options, data: DataSet | NuScenes) -> None:
-    """Write what the run is, or read how far it came."""
-    run, machine = trainer.run, trainer.accelerator
-    if options.resume is not None:
-        trainer.state.load(run.last)
-    if machine.is_main_process:
+def run_plan(plan: DetectorPlan) -> TrainingResult:
+    """Build the detector, train it, and write its page."""
+    trainer = build_trainer(plan)
+    plan.log(describe(plan, trainer.model))
+    prepare_run(plan, trainer)
+    try:
+        with stop_on_signals(trainer):
+            trainer.train()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        step = trainer.state.progress.step + 1
+        # Free what the failed step holds, before a hint is measured.
+        del trainer
+        traceback.clear_frames(error.__traceback__)
+        hint = oom_hint(plan)
+        raise UsageError(f"memory ran out at step {step}", str(plan.run.path), hint) from error
+    finally:
+        plan.accelerator.end_training()
+    return finish(plan, trainer)
+
+
+def build_trainer(plan: DetectorPlan) -> Trainer:
+    """Build the detector with its first weights, or with those of the run that is resumed."""
+    torch.manual_seed(plan.settings.seed)
+    model = plan.recipe.build()
+    if plan.config.weights is not None and not plan.resumes:
+        # Imported here: the importers of all published checkpoints take time.
+        from groupdetr.weights.loading import load_weights
+
+        class_names = [category.name for category in plan.dataset.categories]
+        report = load_weights(model, plan.config.weights, new_head=True, class_names=class_names)
+        plan.log("\n".join(report.lines))
+    criterion = plan.recipe.criterion()
+    trainer = Trainer(plan, model, criterion)
+    if plan.resumes:
+        trainer.state.load(plan.run.last)
+    if plan.is_main_process:
+        callbacks: list[Callback | None] = [
+            ProgressCallback(console),
+            tensorboard_callback(plan.run.tensorboard, trainer.state.progress.step),
+        ]
+        trainer.callbacks.callbacks += [callback for callback in callbacks if callback is not None]
+    return trainer
+
+
+def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
+    """Write what the run is: environment, data, configuration, and a first checkpoint."""
+    run = plan.run
+    if plan.is_main_process:
         run.path.joinpath("weights").mkdir(parents=True, exist_ok=True)
-        run.mirror = tensorboard.mirror(run.path / "tensorboard", trainer.state.progress.step)
         write_json(run.environment, environment())
-        write_json(run.data, data.card())
-        if options.resume is None:
-            trainer.save()  # before the configuration: where there is a run, there is something to resume
-        else:
+        write_json(run.data, plan.dataset.metadata())
+        if plan.resumes:
             run.clean()
             run.rewind(trainer.state.progress.step)
-        recipe: Recipe = trainer.model.recipe  # type: ignore[assignment]
-        config = to_config(options) | {
-            "groups": recipe.num_groups,
-            "set": [*options.set, *settled(options, recipe)],
-        }
+        else:
+            # Before the configuration: a folder that is recognised as a run can be resumed.
+            trainer.save()
+        config = plan.config.to_yaml(trainer.model.recipe, plan.recipe, plan.settings)
         write_text(run.config, yaml.safe_dump(config, sort_keys=False))
-    machine.wait_for_everyone()
+    plan.accelerator.wait_for_everyone()
 
 
-def settled(options: Options, recipe: Recipe) -> Iterator[str]:
-    """What the weights that were loaded changed of the recipe, as --set has it: a resumed run does not load them."""
-    asked, built = (dataclasses.asdict(x) for x in (recipe_of(options), recipe))
-    for name in built.keys() - {"num_classes", "pretrained_backbone"}:
-        if built[name] != asked[name]:
-            yield f"{name}={built[name]}"
+@contextmanager
+def stop_on_signals(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the training after the step that is running, with a checkpoint.
+
+    A second signal ends it at once.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if trainer.stop_requested:
+            raise KeyboardInterrupt
+        trainer.request_stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread can handle signals.
+        yield
+        return
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
-def plan(options: Options, recipe: Recipe, trainer: Trainer) -> str:
-    """What is going to happen, in four lines."""
-    settings, task = options.settings, trainer.task
-    steps = f"{trainer.total} steps" if trainer.total else f"{settings.minutes:g} minutes"
-    epochs = f"{settings.epochs:g} epochs = " if trainer.total and not settings.steps else ""
-    count = sum(p.numel() for p in trainer.model.parameters())
+def describe(plan: DetectorPlan, model: nn.Module) -> str:
+    """Describe what is going to happen, in four lines: model, data, plan, where."""
+    settings, recipe, task = plan.settings, plan.recipe, plan.task
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if plan.total_steps is None:
+        length = f"{settings.minutes:g} minutes"
+    elif settings.steps:
+        length = f"{plan.total_steps} steps"
+    else:
+        length = f"{settings.epochs:g} epochs = {plan.total_steps} steps"
     return "\n".join(
         [
-            f"model   {options.model}: {count / 1e6:.2f} M parameters, {recipe.num_groups} groups of "
-            f"{recipe.num_queries} queries, {recipe.num_classes} classes",
-            f"data    {len(task.train)} training and {len(task.val)} validation images, shortest side {settings.imgsz}",
-            f"plan    {epochs}{steps} of {settings.batch} images, "
+            f"model   {plan.config.model}: {parameters / 1e6:.2f} M parameters, "
+            f"{recipe.num_groups} groups of {recipe.num_queries} queries, "
+            f"{recipe.num_classes} classes",
+            f"data    {len(task.train)} training and {len(task.val)} validation images, "
+            f"shortest side {settings.imgsz}",
+            f"plan    {length} of {settings.batch} images, "
             f"rate {settings.lr:g} (backbone {settings.backbone_lr:g})",
-            f"where   {trainer.run.path} on {trainer.accelerator.device}, {trainer.workers} loader processes",
+            f"where   {plan.run.path} on {plan.accelerator.device}, "
+            f"{plan.workers} loader processes",
         ]
     )
 
 
-def finish(trainer: Trainer, say: Any) -> None:
-    """Say what came out, and what to type next."""
-    progress, run = trainer.state.progress, trainer.run
-    if trainer.stopped or (trainer.share() < 1 and progress.step == trainer.stop_after):
-        trainer.save()
-        say(f"stopped at step {progress.step}; go on with: groupdetr train --resume {run.path}")
-        if trainer.stopped:
-            raise KeyboardInterrupt
-        return
-    if trainer.accelerator.is_main_process:
-        make_page(trainer)
-    best = f"best {trainer.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
-    say(f"{best}; weights: {run.best}; look at {run.report}")
-    predict = f"groupdetr predict {run.path} {verbs_for(trainer.task).asks}"
-    say(f"next: {predict}, groupdetr val {run.path} --per-group")
+def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
+    """Write the page of the run, and print the best figure and the next commands."""
+    run, progress = plan.run, trainer.state.progress
+    if trainer.stopped_early():
+        plan.log(
+            f"stopped at step {progress.step}; go on with: groupdetr train --resume {run.path}"
+        )
+        return TrainingResult(run.path, interrupted=trainer.stop_requested)
+    workflows = workflows_for(plan.task)
+    if plan.is_main_process:
+        write_page(run, workflows.report)
+    best = f"best {plan.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
+    plan.log(f"{best}; weights: {run.best}; look at {run.report}")
+    predict = f"groupdetr predict {run.path} {workflows.predict_argument}"
+    plan.log(f"next: {predict}, groupdetr val {run.path} --per-group")
+    return TrainingResult(run.path, interrupted=False)
 
 
-def make_page(trainer: Trainer) -> None:
-    """report.html. Whatever is wrong with it, the training is done, and who reads that it failed should know it."""
-    run = trainer.run
+def write_page(run: RunFolder, report: Callable[[RunFolder], object]) -> None:
+    """Write report.html. If that fails, the error says that the training itself is complete."""
     try:
-        verbs_for(trainer.task).report(run)
+        report(run)
     except Exception as error:
         what = (
-            f"the training is done, but its page could not be made: {type(error).__name__}: {error}"
+            f"the training is complete, but its page could not be written: "
+            f"{type(error).__name__}: {error}"
         )
-        raise GroupDETRError(what, str(run.report), f"the weights are whole: {run.best}") from error
-
-
-def _silence(*_: Any) -> None:
-    pass
+        raise GroupDETRError(what, str(run.report), f"the weights are here: {run.best}") from error

@@ -1,4 +1,4 @@
-"""The small model of the weights tests."""
+"""The small model of the tests of weights."""
 
 from tests.weights.conftest import model
 

@@ -1,3 +1,5 @@
+"""Files of this library, written and read."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,15 +14,15 @@ from groupdetr.errors import WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
 
 
-def test_what_is_saved_is_read_bit_for_bit(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_saved_weights_are_read_bit_for_bit(model: DetectionTransformer, tmp_path: Path) -> None:
     metadata = {
         "recipe": {"num_groups": 3},
         "categories": [[7, "Katze"], [90, "Hündin"]],
         "imgsz": 96,
     }
     save(model, tmp_path / "best.safetensors", metadata)
-    state, described = read(tmp_path / "best.safetensors")
-    assert described == metadata
+    state, metadata_read = read(tmp_path / "best.safetensors")
+    assert metadata_read == metadata
     assert state.keys() == unique_state(model).keys()
     assert all(torch.equal(state[name], value) for name, value in unique_state(model).items())
 
@@ -40,18 +42,17 @@ def test_the_file_opens_without_this_library(model: DetectionTransformer, tmp_pa
         assert torch.equal(file.get_tensor("queries.embedding"), model.queries.embedding)
 
 
-def test_a_save_that_fails_leaves_the_former_file(
+def test_a_save_that_fails_leaves_the_previous_file(
     model: DetectionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "best.safetensors"
     save(model, path, {"step": 1})
 
-    def half(tensors: object, file: Path, metadata: object) -> None:
-        del tensors, metadata
+    def write_half(tensors: object, file: Path, metadata: object) -> None:
         Path(file).write_bytes(b"half of it")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(native, "save_file", half)
+    monkeypatch.setattr(native, "save_file", write_half)
     with pytest.raises(OSError, match="no space"):
         save(model, path, {"step": 2})
     assert read(path)[1] == {"step": 1}
@@ -59,16 +60,18 @@ def test_a_save_that_fails_leaves_the_former_file(
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\0" * 100, b"\xff" * 9000])
-def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_file_names_it(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"broken\.safetensors"):
         read(path)
 
 
-def test_a_cut_file_is_named(model: DetectionTransformer, tmp_path: Path) -> None:
-    path = tmp_path / "cut.safetensors"
+def test_the_error_for_a_truncated_file_names_it(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    path = tmp_path / "truncated.safetensors"
     save(model, path, {})
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(WeightsError, match=r"cut\.safetensors"):
+    with pytest.raises(WeightsError, match=r"truncated\.safetensors"):
         read(path)

@@ -1,12 +1,17 @@
-"""Every detector, small: what the claims are proved for. A new detector is one more line."""
+"""Small versions of all detectors, for which the claims are tested, and inputs for them.
+
+A new detector is one more line in a table.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
@@ -32,7 +37,7 @@ from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.targets import Target
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "num_classes": 7,
     "num_groups": 3,
     "num_queries": 6,
@@ -40,46 +45,47 @@ SMALL = {
     "num_heads": 2,
     "hidden": 48,
 }
-WIDER = {
-    **SMALL,
-    "channels": 64,
-}  # a group of the norms needs more than one number, also of a single pixel
-LARGE = {"num_groups": 3, "num_queries": 20, "dropout": 0.0}
+# A group norm with 32 groups needs more than one number in a group, also for a single pixel.
+WIDER: dict[str, Any] = {**SMALL, "channels": 64}
+LARGE: dict[str, Any] = {"num_groups": 3, "num_queries": 20, "dropout": 0.0}
 
-FLAT: dict[str, Recipe] = {
-    "conditional-detr": TinyConditionalDETR(**SMALL),  # type: ignore[arg-type]
-    "dab-detr": TinyDABDETR(**SMALL),  # type: ignore[arg-type]
-    "dn-detr": TinyDNDETR(**SMALL, num_denoising=8),  # type: ignore[arg-type]
-    "dab-deformable-detr": TinyDABDeformableDETR(**WIDER),  # type: ignore[arg-type]
-    "dab-deformable-detr-two-stage": TinyTwoStageDABDeformableDETR(**WIDER),  # type: ignore[arg-type]
-    "dino": TinyDINO(**WIDER, num_denoising=8),  # type: ignore[arg-type]
-    "mask2former": TinyMask2Former(**WIDER, encoder_hidden=48, num_samples=64),  # type: ignore[arg-type]
+DETECTORS_2D: dict[str, Recipe] = {
+    "conditional-detr": TinyConditionalDETR(**SMALL),
+    "dab-detr": TinyDABDETR(**SMALL),
+    "dn-detr": TinyDNDETR(**SMALL, num_denoising=8),
+    "dab-deformable-detr": TinyDABDeformableDETR(**WIDER),
+    "dab-deformable-detr-two-stage": TinyTwoStageDABDeformableDETR(**WIDER),
+    "dino": TinyDINO(**WIDER, num_denoising=8),
+    "mask2former": TinyMask2Former(**WIDER, encoder_hidden=48, num_samples=64),
 }
-SPACE: dict[str, Recipe] = {
-    "petr": TinyPETR(**SMALL),  # type: ignore[arg-type]
-    "petrv2": TinyPETRv2(**SMALL),  # type: ignore[arg-type]
+DETECTORS_3D: dict[str, Recipe] = {
+    "petr": TinyPETR(**SMALL),
+    "petrv2": TinyPETRv2(**SMALL),
 }
-FAST = FLAT | SPACE
+FAST = DETECTORS_2D | DETECTORS_3D
 SLOW: dict[str, Recipe] = {
-    "conditional-detr-r50": ConditionalDETR(**LARGE),  # type: ignore[arg-type]
-    "conditional-detr-r50-dc5": ConditionalDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
-    "dab-detr-r50": DABDETR(**LARGE),  # type: ignore[arg-type]
-    "dab-detr-r50-dc5": DABDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
-    "dn-detr-r50": DNDETR(**LARGE),  # type: ignore[arg-type]
-    "dn-detr-r50-dc5": DNDETR(**LARGE, dilated=True),  # type: ignore[arg-type]
-    "dab-deformable-detr-r50": DABDeformableDETR(**LARGE),  # type: ignore[arg-type]
-    "dab-deformable-detr-r50-two-stage": TwoStageDABDeformableDETR(**LARGE),  # type: ignore[arg-type]
-    "dino-4scale-r50": DINO(**LARGE),  # type: ignore[arg-type]
-    "mask2former-r50": Mask2Former(**LARGE, num_samples=256),  # type: ignore[arg-type]
-    "petr-v99": PETR(**LARGE, grid_mask=0.0),  # type: ignore[arg-type]
-    "petrv2-v99": PETRv2(**LARGE, grid_mask=0.0),  # type: ignore[arg-type]
+    "conditional-detr-r50": ConditionalDETR(**LARGE),
+    "conditional-detr-r50-dc5": ConditionalDETR(**LARGE, dilated=True),
+    "dab-detr-r50": DABDETR(**LARGE),
+    "dab-detr-r50-dc5": DABDETR(**LARGE, dilated=True),
+    "dn-detr-r50": DNDETR(**LARGE),
+    "dn-detr-r50-dc5": DNDETR(**LARGE, dilated=True),
+    "dab-deformable-detr-r50": DABDeformableDETR(**LARGE),
+    "dab-deformable-detr-r50-two-stage": TwoStageDABDeformableDETR(**LARGE),
+    "dino-4scale-r50": DINO(**LARGE),
+    "mask2former-r50": Mask2Former(**LARGE, num_samples=256),
+    "petr-v99": PETR(**LARGE, grid_mask=0.0),
+    "petrv2-v99": PETRv2(**LARGE, grid_mask=0.0),
 }
-STRIDE = 32  # no detector's is larger
+STRIDE = 32  # the largest stride of all backbones
 
 
 def build(recipe: Recipe, seed: int = 0) -> DetectionTransformer:
-    """With no weight behind the backbone where it started: box heads start at zero, and so would hide what goes into
-    them. A backbone whose norms do not count, as VoVNet's, would explode."""
+    """Build a detector and move all weights behind the backbone away from their initial values.
+
+    Otherwise the last layers of box heads would be zero and hide their input. The backbone is left
+    alone: one whose norms are frozen, as VoVNet's, would explode.
+    """
     torch.manual_seed(seed)
     model = recipe.build()
     with torch.no_grad():
@@ -89,88 +95,110 @@ def build(recipe: Recipe, seed: int = 0) -> DetectionTransformer:
     return model
 
 
-def grouped(recipe: Recipe) -> set[str]:
-    """The parameters that have a group axis, their first."""
-    many, one = (with_groups(recipe, k).build().state_dict() for k in (2, 1))
-    return {name for name in many if many[name].shape != one[name].shape}
-
-
 def with_groups(recipe: Recipe, num_groups: int) -> Recipe:
     return recipe.with_options(num_groups=num_groups)
 
 
-def alone(model: DetectionTransformer, group: int) -> DetectionTransformer:
-    """The plain detector that shares all weights and has this one group."""
-    single, axes = with_groups(model.recipe, 1).build(), grouped(model.recipe)
-    state = {
-        name: value[group : group + 1] if name in axes else value
-        for name, value in model.state_dict().items()
-    }
+def with_choices(recipe: Recipe, **functions: Callable[..., Any]) -> Recipe:
+    """Return the detector with other functions of `groups.py`, such as ``match=match_naively``."""
+    for name in functions:
+        assert hasattr(recipe, name), name
+    methods = {name: staticmethod(function) for name, function in functions.items()}
+    recipe_class = type("Changed", (type(recipe),), methods)
+    return recipe_class(**vars(recipe))
+
+
+def parameters_of_groups(recipe: Recipe) -> set[str]:
+    """Return the names of the parameters that have a group axis, which is their first."""
+    two_groups = with_groups(recipe, 2).build().state_dict()
+    one_group = with_groups(recipe, 1).build().state_dict()
+    return {name for name in two_groups if two_groups[name].shape != one_group[name].shape}
+
+
+def single_group_detector(model: DetectionTransformer, group: int) -> DetectionTransformer:
+    """Return the plain detector that has only this group and shares all other weights."""
+    single = with_groups(model.recipe, 1).build()
+    with_group_axis = parameters_of_groups(model.recipe)
+    state = {}
+    for name, value in model.state_dict().items():
+        state[name] = value[group : group + 1] if name in with_group_axis else value
     single.load_state_dict(state)
     return single
 
 
-def images(*sizes: tuple[int, int], seed: int = 1) -> Images:
-    """Pictures of (height, width) in strides, with structures large enough to be seen."""
+def random_images(*sizes: tuple[int, int], seed: int = 1) -> Images:
+    """Return images of (height, width) in strides, with structures of half a stride."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = [torch.randn(1, 3, 2 * h, 2 * w, generator=generator) for h, w in sizes]
-    return Images.from_list(
-        [torch.nn.functional.interpolate(x, scale_factor=STRIDE // 2)[0] for x in coarse]
-    )
+    images = []
+    for height, width in sizes:
+        coarse = torch.randn(1, 3, 2 * height, 2 * width, generator=generator)
+        images.append(F.interpolate(coarse, scale_factor=STRIDE // 2)[0])
+    return Images.from_list(images)
 
 
-def target(count: int, seed: int = 2) -> Target:
+def random_target(count: int, seed: int = 2) -> Target:
+    """Return a target with ``count`` objects, with boxes and masks."""
     generator = torch.Generator().manual_seed(seed)
     centre, size = torch.rand(2, count, 2, generator=generator)
     labels = torch.randint(0, 7, (count,), generator=generator)
     boxes = torch.cat([0.3 + 0.4 * centre, 0.05 + 0.5 * size], dim=1)
-    return Target(labels, boxes, ellipses(boxes, 2 * STRIDE))
+    return Target(labels, boxes, ellipse_masks(boxes, 2 * STRIDE))
 
 
-def ellipses(boxes: Tensor, side: int) -> Tensor:
-    """[T,side,side] bool: what fits into the boxes."""
-    places = (torch.arange(side) + 0.5) / side
-    x, y = ((places - boxes[:, i, None]) / boxes[:, i + 2, None] * 2 for i in (0, 1))
-    return x[:, None, :] ** 2 + y[:, :, None] ** 2 <= 1
+def ellipse_masks(boxes: Tensor, side: int) -> Tensor:
+    """Return masks [T,side,side] bool of the ellipses inside the boxes."""
+    pixel_centres = (torch.arange(side) + 0.5) / side
+    cx, cy, width, height = (x.unsqueeze(1) for x in boxes.unbind(1))
+    x = (pixel_centres - cx) / width * 2  # [T,side]
+    y = (pixel_centres - cy) / height * 2
+    return x.unsqueeze(1) ** 2 + y.unsqueeze(2) ** 2 <= 1
 
 
-def shown(recipe: Recipe, pictures: Images) -> Images | CameraImages:
-    """Pictures as the detector takes them: one of scenes takes them as two views, half as large and one of them
-    mirrored."""
+def detector_input(recipe: Recipe, images: Images) -> Images | CameraImages:
+    """Return the images in the form that the detector takes.
+
+    For a 3D detector each image becomes two views of half its size, the second one mirrored.
+    """
     if not isinstance(recipe, PETR):
-        return pictures
-    small = pictures.pixels[..., ::2, ::2]
+        return images
+    small = images.pixels[..., ::2, ::2]
     views = torch.stack([small, small.flip(-1)], dim=1)
-    cameras = torch.stack([camera(angle, small.shape[-1]) for angle in (0.3, 1.9)])
-    elapsed = pictures.pixels.new_full((len(pictures),), 0.5)
-    return CameraImages.seen_through(views, cameras.expand(len(pictures), -1, -1, -1), elapsed)
+    width = small.shape[-1]
+    cameras = torch.stack([camera_projection(0.3, width), camera_projection(1.9, width)])
+    elapsed = images.pixels.new_full((len(images),), 0.5)
+    return CameraImages.from_projections(views, cameras.expand(len(images), -1, -1, -1), elapsed)
 
 
-def camera(angle: float, width: int) -> Tensor:
-    """What projects points on an image, [4,4]; it looks level, where ``angle`` says."""
+def camera_projection(angle: float, width: int) -> Tensor:
+    """Return the projection [4,4] of a camera that points horizontally in direction ``angle``."""
     sine, cosine = math.sin(angle), math.cos(angle)
-    turn, lens = torch.eye(4), torch.eye(4)
-    turn[:3] = torch.tensor(
+    extrinsic = torch.eye(4)
+    extrinsic[:3] = torch.tensor(
         [[sine, -cosine, 0.0, 0.0], [0.0, 0.0, -1.0, 1.5], [cosine, sine, 0.0, 0.2]]
     )
-    lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2] = 0.8 * width, 0.8 * width, width / 2, width / 3
-    return lens @ turn
+    intrinsic = torch.eye(4)
+    intrinsic[0, 0] = intrinsic[1, 1] = 0.8 * width
+    intrinsic[0, 2], intrinsic[1, 2] = width / 2, width / 3
+    return intrinsic @ extrinsic
 
 
-def told(recipe: Recipe, targets: Sequence[Target]) -> list[Target]:
-    """Objects as the detector learns them: one of scenes as boxes on the ground."""
-    return (
-        [Target(t.labels, stood_up(t.boxes)) for t in targets]
-        if isinstance(recipe, PETR)
-        else [*targets]
-    )
+def detector_targets(recipe: Recipe, targets: Sequence[Target]) -> list[Target]:
+    """Return the targets in the form that the detector takes: with 3D boxes for a 3D detector."""
+    if not isinstance(recipe, PETR):
+        return list(targets)
+    return [Target(target.labels, to_boxes3d(target.boxes)) for target in targets]
 
 
-def stood_up(boxes: Tensor) -> Tensor:
-    """[T,4] -> [T,9], far apart among the queries: if all of these were to one side of two objects, it would make no
-    difference to the sum of distances in x and y which finds which, and rounding would decide."""
+def to_boxes3d(boxes: Tensor) -> Tensor:
+    """Return 3D boxes [T,9] for boxes [T,4].
+
+    They are spread widely among the queries. If all queries were on one side of two objects, the
+    sum of the distances in x and y would be the same for both assignments, and rounding would
+    decide.
+    """
     x, y, width, length = boxes.unbind(1)
-    place = (240 * x - 120, 240 * y - 120, -1 - x)
-    return torch.stack(
-        [*place, 1 + 3 * width, 2 + 5 * length, 1 + y, 6 * x - 3, width - y, length], dim=1
-    )
+    centre = (240 * x - 120, 240 * y - 120, -1 - x)
+    size = (1 + 3 * width, 2 + 5 * length, 1 + y)
+    yaw = 6 * x - 3
+    velocity = (width - y, length)
+    return torch.stack([*centre, *size, yaw, *velocity], dim=1)

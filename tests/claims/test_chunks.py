@@ -1,4 +1,4 @@
-"""Chunked groups: the step of all groups together, at the memory of a few."""
+"""Chunked groups: the training step of all groups, with the memory of a few."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -18,324 +17,384 @@ from torch.utils.flop_counter import flop_registry
 
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError
-from groupdetr.groups import denoise_in_primary, jointly, match_naively
+from groupdetr.groups import attend_across_groups, denoise_primary_group, match_naively
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.modeling.group_chunks import AtOnce, ByChunks
+from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.targets import Target
 
-from .detectors import build, images, shown, target, told, with_groups
-from .test_denoising import CASES as DENOISE
+from .detectors import (
+    build,
+    detector_input,
+    detector_targets,
+    random_images,
+    random_target,
+    with_choices,
+    with_groups,
+)
+from .test_denoising import CASES as DENOISING_CASES
 
-IMAGES = images((2, 3), (3, 1))
-TARGETS = [target(4), target(2, seed=3)]
-SIZES = [1, 2]  # of chunks, of K = 3: the last may be smaller
-Step = tuple[
-    dict[str, Tensor], dict[str, Tensor]
-]  # the named losses, and the gradient of every parameter
+IMAGES = random_images((2, 3), (3, 1))
+TARGETS = [random_target(4), random_target(2, seed=3)]
+SIZES = [1, 2]  # groups of a chunk, where K = 3: the last chunk may be smaller
+AnyModelWithLoss = ModelWithLoss | ChunkedModelWithLoss
+Losses = dict[str, Tensor]
+Gradients = dict[str, Tensor]
 
 
 def step(
-    learner: nn.Module, pictures: Images = IMAGES, targets: Sequence[Target] = TARGETS
-) -> Step:
-    learner.zero_grad()
-    torch.manual_seed(0)  # of noise
-    loss, parts = learner(like(learner, pictures), taught(learner, targets))
+    with_loss: AnyModelWithLoss, images: Images = IMAGES, targets: Sequence[Target] = TARGETS
+) -> tuple[Losses, Gradients]:
+    """Run forward and backward pass; return the losses by name and the gradients by parameter."""
+    with_loss.zero_grad()
+    torch.manual_seed(0)  # for the noise of denoising
+    loss, losses = with_loss(images_for(with_loss, images), targets_for(with_loss, targets))
     loss.backward()
-    assert loss.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-5)
-    return parts, gradients(learner)
+    assert loss.item() == pytest.approx(sum(x.item() for x in losses.values()), rel=1e-5)
+    return losses, gradients(with_loss)
 
 
-def like(learner: nn.Module, pictures: Images = IMAGES) -> Images | CameraImages:
-    """Of its kind and precision."""
-    pixels = pictures.pixels.to(next(learner.parameters()).dtype)
-    return shown(learner.model.recipe, Images(pixels, pictures.padding))
+def images_for(with_loss: AnyModelWithLoss, images: Images = IMAGES) -> Images | CameraImages:
+    """Return the images in the form and precision that the model takes."""
+    pixels = images.pixels.to(next(with_loss.parameters()).dtype)
+    return detector_input(with_loss.model.recipe, Images(pixels, images.padding))
 
 
-def taught(learner: nn.Module, targets: Sequence[Target] = TARGETS) -> list[Target]:
-    return told(learner.model.recipe, targets)
+def targets_for(with_loss: AnyModelWithLoss, targets: Sequence[Target] = TARGETS) -> list[Target]:
+    return detector_targets(with_loss.model.recipe, targets)
 
 
-def gradients(learner: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
+def gradients(with_loss: AnyModelWithLoss) -> Gradients:
+    return {name: p.grad.clone() for name, p in with_loss.named_parameters() if p.grad is not None}
 
 
-def single(recipe: Recipe) -> DetectionTransformer:
+def float32_model(recipe: Recipe) -> DetectionTransformer:
     return build(recipe).train()
 
 
-def both(
+def plain_and_chunked(
     recipe: Recipe, size: int, model: DetectionTransformer | None = None
-) -> tuple[AtOnce, ByChunks]:
-    """Of one model, by default in double precision: in single, some gradients are differences of large numbers."""
-    model = model or single(recipe).double()
-    return AtOnce(model, recipe.criterion()), ByChunks(model, recipe.criterion(), size)
+) -> tuple[ModelWithLoss, ChunkedModelWithLoss]:
+    """Return one model with its loss, without and with chunks of ``size`` groups.
+
+    By default it is in double precision, because some gradients are differences of large numbers.
+    """
+    model = model or float32_model(recipe).double()
+    plain = ModelWithLoss(model, recipe.criterion())
+    chunked = ChunkedModelWithLoss(model, recipe.criterion(), size)
+    return plain, chunked
 
 
-def changed(recipe: Recipe, **choices: Any) -> Recipe:
-    """Other functions of `groups.py`."""
-    kind = type(
-        "Changed", (type(recipe),), {name: staticmethod(choice) for name, choice in choices.items()}
-    )
-    return kind(**{f.name: getattr(recipe, f.name) for f in fields(recipe)})  # type: ignore[arg-type, no-any-return]
+def flat(gradients: Gradients) -> Tensor:
+    """Return all gradients as one vector."""
+    return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
-def whole(gradient: dict[str, Tensor]) -> Tensor:
-    return torch.cat([part.flatten() for part in gradient.values()])
+def assert_same_step(expected: tuple[Losses, Gradients], actual: tuple[Losses, Gradients]) -> None:
+    """Every loss, and the gradient of every parameter, agree to 1e-6 of their size."""
+    expected_losses, expected_gradients = expected
+    losses, gradients = actual
+    assert losses.keys() == expected_losses.keys()
+    for name, loss in expected_losses.items():
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in expected_gradients.items():
+        # Biases of keys have no effect: without rounding, their gradient would be zero.
+        limit = 1e-6 * gradient.norm() + 1e-12
+        assert (gradients[name] - gradient).norm() <= limit, name
 
 
-def assert_same(expected: Step, found: Step) -> None:
-    """Every loss, and the gradient of every parameter, to 1e-6 of its own size."""
-    (losses, gradient), (our_losses, our_gradient) = expected, found
-    assert our_losses.keys() == losses.keys()
-    for name, loss in losses.items():
-        assert our_losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
-    assert our_gradient.keys() == gradient.keys()
-    for (
-        name,
-        grad,
-    ) in gradient.items():  # biases of keys change nothing: their gradient is zero but for rounding
-        assert (our_gradient[name] - grad).norm() <= 1e-6 * grad.norm() + 1e-12, name
-
-
-class Work(TorchDispatchMode):
-    """Counts them, by PyTorch's formulas for matrix products and convolutions."""
+class FlopCounter(TorchDispatchMode):
+    """Counts operations by PyTorch's formulas for matrix products and convolutions."""
 
     flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result, formula = func(*args, **(kwargs or {})), flop_registry.get(func.overloadpacket)
-        self.flops += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula:
+            self.flops += formula(*args, **kwargs, out_val=result)
         return result
 
 
-def work(learner: nn.Module) -> int:
-    """Multiplications and additions of a step, forward and backward."""
-    with sdpa_kernel(SDPBackend.MATH), Work() as work:
-        step(learner)
-    return work.flops
+def flops(with_loss: AnyModelWithLoss) -> int:
+    """Return the multiplications and additions of forward and backward pass."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+        step(with_loss)
+    return counter.flops
 
 
-# the same result
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_losses_and_gradients_are_those_of_all_groups_at_once(recipe: Recipe, size: int) -> None:
-    together, chunked = both(recipe, size)
-    assert_same(step(together), step(chunked))
+# The same result
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_in_single_precision_nothing_is_lost_beyond_what_the_plain_step_loses(
+def test_losses_and_gradients_equal_those_of_all_groups_at_once(recipe: Recipe, size: int) -> None:
+    plain, chunked = plain_and_chunked(recipe, size)
+    assert_same_step(step(plain), step(chunked))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_in_float32_chunks_lose_no_more_precision_than_the_plain_step(
     recipe: Recipe, size: int
 ) -> None:
-    """To 1e-6 of the gradient, but where rounding already moves that of the plain step by more: full-size DN-DETR, in
-    which tiny boxes divide, by 6e-5."""
-    exact, plain, found = (
-        step(learner) for learner in (both(recipe, size)[0], *both(recipe, size, single(recipe)))
-    )
-    for name, loss in plain[0].items():
-        assert found[0][name].item() == pytest.approx(loss.item(), rel=1e-6), name
-    scale, rounding = whole(exact[1]).norm(), (whole(plain[1]) - whole(exact[1])).norm()
-    assert (whole(found[1]) - whole(plain[1])).norm() <= max(1e-6 * scale, 2 * rounding)
+    """The gradient agrees to 1e-6, except where the plain step itself loses more by rounding.
+
+    In the full-size DN-DETR it loses 6e-5, because its loss divides by the size of tiny boxes.
+    """
+    double_precision, _ = plain_and_chunked(recipe, size)
+    plain, chunked = plain_and_chunked(recipe, size, float32_model(recipe))
+    _, exact_gradients = step(double_precision)
+    plain_losses, plain_gradients = step(plain)
+    chunked_losses, chunked_gradients = step(chunked)
+    for name, loss in plain_losses.items():
+        assert chunked_losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
+    scale = flat(exact_gradients).norm()
+    rounding_error = (flat(plain_gradients) - flat(exact_gradients)).norm()
+    difference = (flat(chunked_gradients) - flat(plain_gradients)).norm()
+    assert difference <= max(1e-6 * scale, 2 * rounding_error)
 
 
 def test_nothing_is_computed_twice(recipe: Recipe) -> None:
-    """Neither activations, nor the keys and values of the memory, which all groups share. What belongs to no group,
-    like the embedding of a class, is of no account."""
-    together, chunked = both(recipe, 1)
-    assert work(chunked) <= 1.002 * work(together)
+    """Neither activations nor the keys and values of the memory, which all groups share.
+
+    What belongs to no group, such as the embedding of a class, is negligible.
+    """
+    plain, chunked = plain_and_chunked(recipe, 1)
+    assert flops(chunked) <= 1.002 * flops(plain)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     "counts", [(3, 0), (0, 0)], ids=["one image without objects", "no objects"]
 )
-def test_the_same_without_objects(recipe: Recipe, size: int, counts: tuple[int, int]) -> None:
-    together, chunked = both(recipe, size)
-    targets = [target(count) for count in counts]
-    assert_same(step(together, targets=targets), step(chunked, targets=targets))
-    assert not [
-        name for name, p in chunked.named_parameters() if p.requires_grad and p.grad is None
-    ]
+def test_the_same_step_without_objects(recipe: Recipe, size: int, counts: tuple[int, int]) -> None:
+    plain, chunked = plain_and_chunked(recipe, size)
+    targets = [random_target(count) for count in counts]
+    assert_same_step(step(plain, targets=targets), step(chunked, targets=targets))
+    unused = [name for name, p in chunked.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("recipe", DENOISE)
-def test_the_same_where_the_primary_group_alone_is_denoised(recipe: Recipe, size: int) -> None:
-    """The mean over groups is then over one for denoising losses, and over all for others."""
-    together, chunked = both(changed(recipe, denoise=denoise_in_primary), size)
-    assert_same(step(together), step(chunked))
+@pytest.mark.parametrize("recipe", DENOISING_CASES)
+def test_the_same_step_with_denoising_in_the_primary_group_only(recipe: Recipe, size: int) -> None:
+    """Denoising losses are then means over one group, and all others over K groups."""
+    primary = with_choices(recipe, denoise=denoise_primary_group)
+    plain, chunked = plain_and_chunked(primary, size)
+    assert_same_step(step(plain), step(chunked))
 
 
-def test_the_same_with_gradient_checkpointing(recipe: Recipe) -> None:
-    frugal = single(recipe.with_options(recompute=True)).double()
-    assert_same(step(both(recipe, 1)[0]), step(both(recipe, 1, frugal)[1]))
+def test_the_same_step_with_gradient_checkpointing(recipe: Recipe) -> None:
+    checkpointed = float32_model(recipe.with_options(recompute=True)).double()
+    plain, _ = plain_and_chunked(recipe, 1)
+    _, chunked = plain_and_chunked(recipe, 1, checkpointed)
+    assert_same_step(step(plain), step(chunked))
 
 
-def test_the_same_in_pieces(recipe: Recipe) -> None:
-    """Gradients of pieces of a batch add up, each piece's scaled by what backward is told."""
-    found = []
-    for learner in both(recipe, 2):
-        learner.zero_grad()
+def test_the_same_step_with_accumulation_over_micro_batches(recipe: Recipe) -> None:
+    """The gradients of micro-batches add up, each scaled by the gradient that backward gets."""
+    steps = []
+    for with_loss in plain_and_chunked(recipe, 2):
+        with_loss.zero_grad()
         for row in range(2):
             torch.manual_seed(row)
-            piece = Images(IMAGES.pixels[row : row + 1], IMAGES.padding[row : row + 1])
-            loss, parts = learner(
-                like(learner, piece), taught(learner, TARGETS[row : row + 1]), torch.tensor(3.0)
+            images = Images(IMAGES.pixels[row : row + 1], IMAGES.padding[row : row + 1])
+            targets = TARGETS[row : row + 1]
+            loss, losses = with_loss(
+                images_for(with_loss, images),
+                targets_for(with_loss, targets),
+                mean_objects=torch.tensor(3.0),
             )
             (loss / 2).backward()
-        found.append((parts, gradients(learner)))
-    assert_same(*found)
+        steps.append((losses, gradients(with_loss)))
+    assert_same_step(*steps)
 
 
-def test_under_autocast_nothing_is_lost_beyond_what_it_loses_anyway(recipe: Recipe) -> None:
-    """bf16 rounds each chunk's gradient by itself; the error is that of the plain step, and backward runs outside."""
-    together, chunked = both(recipe, 1, single(recipe))
-    exact = whole(step(together)[1])
-    within: list[bool] = []
+def test_under_autocast_chunks_lose_no_more_precision_than_the_plain_step(recipe: Recipe) -> None:
+    """The gradient of each chunk is rounded to bf16; the error is that of the plain step.
 
-    def look(*call: Any) -> None:
-        call[-1].register_hook(lambda _: within.append(torch.is_autocast_enabled("cpu")))
+    The backward pass of a chunk runs outside of autocast.
+    """
+    plain, chunked = plain_and_chunked(recipe, 1, float32_model(recipe))
+    exact = flat(step(plain)[1])
+    autocast_in_backward: list[bool] = []
 
-    def halved(learner: nn.Module) -> Step:
-        learner.zero_grad()
+    def record_autocast(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(gradient: Tensor) -> None:
+            autocast_in_backward.append(torch.is_autocast_enabled("cpu"))
+
+        output.register_hook(hook)
+
+    def autocast_step(with_loss: AnyModelWithLoss) -> tuple[Losses, Tensor]:
+        with_loss.zero_grad()
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, parts = learner(like(learner), taught(learner))
+            loss, losses = with_loss(images_for(with_loss), targets_for(with_loss))
         loss.backward()
-        return parts, gradients(learner)
+        return losses, flat(gradients(with_loss))
 
-    losses, plain = halved(together)
-    with chunked.model.decoder.layers[0].register_forward_hook(look):
-        our_losses, ours = halved(chunked)
-    for name, loss in losses.items():
-        assert our_losses[name].item() == pytest.approx(loss.item(), rel=1e-5)
-    assert (whole(ours) - exact).norm() <= 1.05 * (whole(plain) - exact).norm()
-    assert (whole(ours) - whole(plain)).norm() <= 0.01 * exact.norm()
-    assert within == [False] * recipe.num_groups
+    plain_losses, plain_gradient = autocast_step(plain)
+    with chunked.model.decoder.layers[0].register_forward_hook(record_autocast):
+        chunked_losses, chunked_gradient = autocast_step(chunked)
+    for name, loss in plain_losses.items():
+        assert chunked_losses[name].item() == pytest.approx(loss.item(), rel=1e-5)
+    assert (chunked_gradient - exact).norm() <= 1.05 * (plain_gradient - exact).norm()
+    assert (chunked_gradient - plain_gradient).norm() <= 0.01 * exact.norm()
+    assert autocast_in_backward == [False] * recipe.num_groups
 
 
-def test_one_chunk_of_all_groups_is_the_plain_step_bit_for_bit(recipe: Recipe) -> None:
-    expected, found = (step(learner) for learner in both(recipe, recipe.num_groups))
-    assert all(torch.equal(found[1][name], gradient) for name, gradient in expected[1].items())
+def test_one_chunk_of_all_groups_equals_the_plain_step_bit_for_bit(recipe: Recipe) -> None:
+    plain, chunked = plain_and_chunked(recipe, recipe.num_groups)
+    _, plain_gradients = step(plain)
+    _, chunked_gradients = step(chunked)
+    for name, gradient in plain_gradients.items():
+        assert torch.equal(chunked_gradients[name], gradient)
 
 
 def test_groups_that_are_not_independent_are_refused(recipe: Recipe) -> None:
-    for choice in ({"compete": jointly}, {"match": match_naively}):
+    joint = with_choices(recipe, group_attention=attend_across_groups)
+    naive = with_choices(recipe, match=match_naively)
+    for dependent in (joint, naive):
         with pytest.raises(UsageError, match="--group-chunk"):
-            both(changed(recipe, **choice), 1)
+            plain_and_chunked(dependent, 1)
 
 
-# the price
+# The cost
 
 
-def test_every_layer_runs_once_for_each_chunk_and_backward_is_one(recipe: Recipe) -> None:
-    _, chunked = both(recipe, 2)
-    runs: Counter[nn.Module] = Counter()
-    for layer in chunked.model.decoder.layers:
-        layer.register_forward_hook(lambda layer, *_: runs.update([layer]))
-    loss, parts = chunked(like(chunked), taught(chunked))
-    assert not any(part.requires_grad for part in parts.values())
-    assert all(p.grad is None for p in chunked.parameters()), (
-        "gradients reach parameters through backward alone"
-    )
+def test_every_layer_runs_once_for_each_chunk_and_there_is_one_backward_pass(
+    recipe: Recipe,
+) -> None:
+    _, chunked = plain_and_chunked(recipe, 2)
     layers = chunked.model.decoder.layers
+    runs: Counter[nn.Module] = Counter()
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: runs.update([layer]))
+    loss, losses = chunked(images_for(chunked), targets_for(chunked))
+    assert not any(x.requires_grad for x in losses.values())
+    assert all(p.grad is None for p in chunked.parameters()), "only backward sets gradients"
     loss.backward()
-    assert [runs[layer] for layer in layers] == [math.ceil(recipe.num_groups / 2)] * len(layers)
+    num_chunks = math.ceil(recipe.num_groups / 2)
+    assert [runs[layer] for layer in layers] == [num_chunks] * len(layers)
     assert all(p.grad is not None for p in chunked.parameters() if p.requires_grad)
 
 
 def test_hooks_on_parameters_fire_once(recipe: Recipe) -> None:
-    """So does what distributed training hangs on them. And they are the parameters that they were before."""
-    _, chunked = both(recipe, 1)
+    """Distributed training depends on such hooks. The parameters remain the same objects."""
+    _, chunked = plain_and_chunked(recipe, 1)
     before = [*chunked.parameters()]
-    fired: Counter[str] = Counter()
-    learning = [(name, p) for name, p in chunked.model.named_parameters() if p.requires_grad]
-    for name, parameter in learning:
-        parameter.register_hook(lambda _, name=name: fired.update([name]))
-        parameter.register_post_accumulate_grad_hook(lambda _, name=name: fired.update([name]))
+    calls: Counter[str] = Counter()
+    trainable = [(name, p) for name, p in chunked.model.named_parameters() if p.requires_grad]
+    for name, parameter in trainable:
+        parameter.register_hook(lambda _, name=name: calls.update([name]))
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: calls.update([name]))
     step(chunked)
-    assert fired == {name: 2 for name, _ in learning}
+    assert calls == {name: 2 for name, _ in trainable}
     assert all(a is b for a, b in zip(before, chunked.parameters(), strict=True))
 
 
-class Kept:
-    """Bytes that graphs hold for backward, each storage once; and the most that they ever held."""
+class SavedTensorMeter:
+    """Measures the bytes that autograd graphs save for backward, each storage once.
 
-    def __init__(self, apart: Sequence[Tensor]) -> None:
-        self.apart = {address(x) for x in apart}  # held by others in any case
-        self.times: Counter[int] = Counter()
+    ``peak`` is the maximum. Tensors in ``excluded`` are in memory anyway and do not count.
+    """
+
+    def __init__(self, excluded: Sequence[Tensor]) -> None:
+        self.excluded = {storage_address(x) for x in excluded}
+        self.references: Counter[int] = Counter()
         self.bytes = self.peak = 0
 
-    def take(self, x: Tensor) -> None:
-        if address(x) not in self.apart and not self.times[address(x)]:
+    def add(self, x: Tensor) -> None:
+        address = storage_address(x)
+        if address not in self.excluded and not self.references[address]:
             self.bytes += x.untyped_storage().nbytes()
             self.peak = max(self.peak, self.bytes)
-        self.times[address(x)] += 1
+        self.references[address] += 1
 
-    def drop(self, x: Tensor) -> None:
-        self.times[address(x)] -= 1
-        if address(x) not in self.apart and not self.times[address(x)]:
+    def remove(self, x: Tensor) -> None:
+        address = storage_address(x)
+        self.references[address] -= 1
+        if address not in self.excluded and not self.references[address]:
             self.bytes -= x.untyped_storage().nbytes()
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: Held(self, x), lambda held: held.x):
+    def measure(self) -> Iterator[None]:
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: SavedTensor(self, x), lambda saved: saved.x
+        ):
             yield
 
 
-class Held:
-    """A tensor in a graph, until the graph is gone."""
+class SavedTensor:
+    """A tensor that a graph saves. It is removed from the meter when the graph is freed."""
 
-    def __init__(self, kept: Kept, x: Tensor) -> None:
-        self.kept, self.x = kept, x
-        kept.take(x)
+    def __init__(self, meter: SavedTensorMeter, x: Tensor) -> None:
+        self.meter, self.x = meter, x
+        meter.add(x)
 
     def __del__(self) -> None:
-        self.kept.drop(self.x)
+        self.meter.remove(self.x)
 
 
-def address(x: Tensor) -> int:
+def storage_address(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
 
 
-class Given(nn.Module):
-    """Whatever is asked, ``answer``."""
+class ConstantModule(nn.Module):
+    """Returns ``output`` for all inputs."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, output: Any) -> None:
         super().__init__()
-        self.answer = answer
+        self.output = output
 
-    def forward(self, *asked: Any) -> Any:
-        del asked
-        return self.answer
+    def forward(self, *inputs: Any) -> Any:
+        return self.output
 
 
-def peak(learner: AtOnce | ByChunks) -> int:
-    """Bytes that decoder and criterion keep at most, beyond the weights and what the decoder is given."""
-    model = learner.model
-    pictures, targets = like(learner), taught(learner)
-    memory = model.encoder(model.backbone(pictures.pixels), *pictures.beside)
+def peak_saved_bytes(with_loss: AnyModelWithLoss) -> int:
+    """Return the most bytes that decoder and criterion save for backward.
+
+    The weights and the inputs of the decoder do not count.
+    """
+    model = with_loss.model
+    images, targets = images_for(with_loss), targets_for(with_loss)
+    memory = model.encoder(model.backbone(images.pixels), images)
     torch.manual_seed(0)
     queries = model.queries(memory, targets)
-    apart = [*model.parameters()]
-    for given in (memory, queries):
-        given.mapped(lambda x: apart.append(x) or x)
-    model.backbone, model.encoder, model.queries = Given(None), Given(memory), Given(queries)
-    kept = Kept(apart)
-    with kept.counting():
-        learner(pictures, targets)[0].backward()
-    assert kept.bytes == 0
-    return kept.peak
+    excluded = [*model.parameters()]
+
+    def exclude(x: Tensor) -> Tensor:
+        excluded.append(x)
+        return x
+
+    memory.map(exclude)
+    queries.map(exclude)
+    model.backbone = ConstantModule(None)
+    model.encoder = ConstantModule(memory)
+    model.queries = ConstantModule(queries)
+    meter = SavedTensorMeter(excluded)
+    with meter.measure():
+        loss, _ = with_loss(images, targets)
+        loss.backward()
+    assert meter.bytes == 0
+    return meter.peak
 
 
-def test_what_is_kept_for_backward_does_not_grow_with_k(recipe: Recipe) -> None:
-    """11 groups, one at a time, keep what one keeps, and at last no more than the gradients of the decoder's weights;
-    all at once they keep what eleven do, but for keys and values."""
-    many = with_groups(recipe.with_options(num_queries=50), 11)
-    one = peak(both(with_groups(many, 1), 1, single(with_groups(many, 1)))[0])
-    weights = sum(x.numel() * x.element_size() for x in many.decoder().parameters())
-    assert peak(both(many, 1, single(many))[1]) <= 1.05 * max(one, weights)
-    assert peak(both(many, 1, single(many))[0]) > 7 * one
+def test_memory_saved_for_backward_does_not_grow_with_k(recipe: Recipe) -> None:
+    """11 groups, one at a time, save as much as one group.
+
+    In the end they save the gradients of the decoder's weights, if that is more. All groups at once
+    save almost 11 times as much: only keys and values are shared.
+    """
+    eleven_groups = with_groups(recipe.with_options(num_queries=50), 11)
+    one_group = with_groups(eleven_groups, 1)
+    plain_one, _ = plain_and_chunked(one_group, 1, float32_model(one_group))
+    peak_of_one = peak_saved_bytes(plain_one)
+    weights = eleven_groups.decoder().parameters()
+    bytes_of_weights = sum(weight.numel() * weight.element_size() for weight in weights)
+    _, chunked = plain_and_chunked(eleven_groups, 1, float32_model(eleven_groups))
+    assert peak_saved_bytes(chunked) <= 1.05 * max(peak_of_one, bytes_of_weights)
+    plain, _ = plain_and_chunked(eleven_groups, 1, float32_model(eleven_groups))
+    assert peak_saved_bytes(plain) > 7 * peak_of_one

@@ -1,4 +1,7 @@
-"""Denoising in every group: nobody is told an answer, and K groups are still K detectors (DN-DETR w/ Group)."""
+"""Denoising in all groups: ground truth does not leak, and K groups are still K detectors.
+
+(DN-DETR w/ Group)
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,29 @@ from torch.nn.attention import sdpa_kernel
 from torchvision.ops import generalized_box_iou_loss
 
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.groups import denoise_in_primary, jointly
+from groupdetr.groups import attend_across_groups, denoise_primary_group
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.queries import Queries
-from groupdetr.structures.targets import Objects
+from groupdetr.structures.queries import Denoising, Queries
+from groupdetr.structures.targets import TargetBatch
 
-from .detectors import FAST, SLOW, alone, build, grouped, images, target, with_groups
-from .test_groups import difference, total
+from .detectors import (
+    FAST,
+    SLOW,
+    build,
+    random_images,
+    random_target,
+    single_group_detector,
+    with_choices,
+    with_groups,
+)
+from .test_groups import assert_gradients_add_up, max_difference, total
 from .test_numerics import FUSED
 
-IMAGES = images((2, 3), (3, 1), (1, 2))
-TARGETS = [target(4), target(0), target(2, seed=3)]
+IMAGES = random_images((2, 3), (3, 1), (1, 2))
+TARGETS = [random_target(4), random_target(0), random_target(2, seed=3)]
 CASES = [
     pytest.param(recipe, id=name, marks=pytest.mark.slow if name in SLOW else ())
     for name, recipe in {**FAST, **SLOW}.items()
@@ -36,7 +48,7 @@ CASES = [
 
 @pytest.fixture(params=CASES)
 def recipe(request: pytest.FixtureRequest) -> Recipe:
-    """Every detector that denoises."""
+    """Every detector with denoising."""
     return request.param
 
 
@@ -45,109 +57,137 @@ def model(recipe: Recipe) -> DetectionTransformer:
     return build(recipe).train()
 
 
-def seeded(model: DetectionTransformer, seed: int = 0) -> Outputs:
+def run(model: DetectionTransformer, seed: int = 0) -> Outputs:
     torch.manual_seed(seed)
     return model(IMAGES, TARGETS)
 
 
 def matching(outputs: Outputs) -> list[Predictions]:
+    """Return the predictions of the matching queries of every layer."""
     return [layer[:, :, outputs.queries.num_denoising :] for layer in outputs.layers]
 
 
 def denoising(outputs: Outputs) -> list[Predictions]:
+    """Return the predictions of the denoising queries of every layer."""
     return [layer[:, :, : outputs.queries.num_denoising] for layer in outputs.layers]
 
 
-def changed(model: DetectionTransformer, change: Callable[[Queries], None]) -> Outputs:
-    """The same pass, its queries changed in place as they come out of their source."""
-    with model.queries.register_forward_hook(lambda *call: change(call[-1])):
-        return seeded(model)
+def denoising_of(queries: Queries) -> Denoising:
+    assert queries.denoising is not None
+    return queries.denoising
 
 
-def moved(queries: Queries, *where: Any) -> None:
-    """Other contents and boxes at ``where`` of [B,K,D+N]."""
-    queries.content[where] += torch.randn_like(queries.content[where])
-    queries.reference[where] = 1 - queries.reference[where]
+def run_with_changed_queries(
+    model: DetectionTransformer, change: Callable[[Queries], None]
+) -> Outputs:
+    """Run the model as `run` does, with queries that ``change`` modifies in place."""
+
+    def hook(module: Any, inputs: Any, queries: Queries) -> None:
+        change(queries)
+
+    with model.queries.register_forward_hook(hook):
+        return run(model)
 
 
-def test_matching_queries_never_see_an_answer_in_any_group(model: DetectionTransformer) -> None:
-    """Whatever stands in the denoising queries of a group, the matching queries of no group notice."""
+def perturb(queries: Queries, *index: Any) -> None:
+    """Change contents and boxes at ``index`` of [B,K,D+N]."""
+    queries.content[index] += torch.randn_like(queries.content[index])
+    queries.reference[index] = 1 - queries.reference[index]
+
+
+EVERY = slice(None)
+
+
+# No leak of ground truth
+
+
+def test_matching_queries_of_all_groups_never_attend_to_denoising_queries(
+    model: DetectionTransformer,
+) -> None:
+    """Perturbing the denoising queries of a group changes no matching query of any group."""
+
+    def perturb_denoising(group: int) -> Callable[[Queries], None]:
+        return lambda queries: perturb(queries, EVERY, group, slice(queries.num_denoising))
+
     with torch.no_grad():
-        before = seeded(model)
+        before = run(model)
         for group in range(model.recipe.num_groups):
-            after = changed(
-                model,
-                lambda queries, k=group: moved(
-                    queries, slice(None), k, slice(queries.num_denoising)
-                ),
-            )  # type: ignore[misc]
+            after = run_with_changed_queries(model, perturb_denoising(group))
             for a, b in zip(matching(before), matching(after)):
                 assert torch.equal(a.logits, b.logits)
                 assert torch.equal(a.boxes, b.boxes)
+            a, b = denoising(before)[-1], denoising(after)[-1]
             for k in range(model.recipe.num_groups):
-                a, b = denoising(before)[-1], denoising(after)[-1]
                 assert torch.equal(a.logits[:, k], b.logits[:, k]) == (k != group)
 
 
-def test_no_gradient_flows_from_matching_queries_to_denoising_ones(
+def test_no_gradient_flows_from_matching_queries_to_denoising_queries(
     model: DetectionTransformer,
 ) -> None:
-    kept: list[Queries] = []
+    all_queries: list[Queries] = []
 
-    def keep(queries: Queries) -> None:
+    def retain_grad(queries: Queries) -> None:
         queries.content.retain_grad()
-        kept.append(queries)
+        all_queries.append(queries)
 
-    outputs = changed(model, keep)
-    sum(layer.logits.sum() + layer.boxes.sum() for layer in matching(outputs)).backward()  # type: ignore[union-attr]
-    grad = kept[0].content.grad
+    outputs = run_with_changed_queries(model, retain_grad)
+    sums = [layer.logits.sum() + layer.boxes.sum() for layer in matching(outputs)]
+    torch.stack(sums).sum().backward()
+    grad = all_queries[0].content.grad
     assert grad is not None
     assert grad[:, :, : outputs.queries.num_denoising].abs().max() == 0
     assert grad[:, :, outputs.queries.num_denoising :].abs().max() > 0
 
 
-def test_copies_do_not_see_each_other_but_see_the_matching_queries(
+def test_copies_attend_to_matching_queries_but_not_to_each_other(
     model: DetectionTransformer,
 ) -> None:
     with torch.no_grad():
-        before = seeded(model)
-        assert before.queries.denoising is not None
-        size = before.queries.num_denoising // before.queries.denoising.copies
-        first = changed(
-            model, lambda queries: moved(queries, slice(None), slice(None), slice(size))
+        before = run(model)
+        copies = denoising_of(before.queries).copies
+        size = before.queries.num_denoising // copies  # queries of a copy
+        first_copy_perturbed = run_with_changed_queries(
+            model, lambda queries: perturb(queries, EVERY, EVERY, slice(size))
         )
-        last = changed(model, lambda queries: moved(queries, slice(None), slice(None), -1))
-    a, b, c = (denoising(outputs)[-1].logits for outputs in (before, first, last))
-    assert before.queries.denoising.copies > 1
+        last_matching_perturbed = run_with_changed_queries(
+            model, lambda queries: perturb(queries, EVERY, EVERY, -1)
+        )
+    a = denoising(before)[-1].logits
+    b = denoising(first_copy_perturbed)[-1].logits
+    c = denoising(last_matching_perturbed)[-1].logits
+    assert copies > 1
     assert torch.equal(a[:, :, size:], b[:, :, size:])
-    assert difference(a[:, :, :size], b[:, :, :size]) > 1e-4
-    assert difference(a, c) > 1e-6
+    assert max_difference(a[:, :, :size], b[:, :, :size]) > 1e-4
+    assert max_difference(a, c) > 1e-6
 
 
-def test_matching_queries_answer_as_without_denoising(model: DetectionTransformer) -> None:
+def test_matching_queries_predict_as_without_denoising(model: DetectionTransformer) -> None:
     with torch.no_grad():
-        for a, b in zip(matching(seeded(model)), model(IMAGES).layers):
-            assert difference(a.logits, b.logits) < 1e-5
-            assert difference(a.boxes, b.boxes) < 1e-5
+        for a, b in zip(matching(run(model)), model(IMAGES).layers):
+            assert max_difference(a.logits, b.logits) < 1e-5
+            assert max_difference(a.boxes, b.boxes) < 1e-5
 
 
-def test_inference_knows_no_targets(model: DetectionTransformer) -> None:
+def test_targets_are_ignored_at_inference(model: DetectionTransformer) -> None:
     with torch.no_grad():
-        told, plain = model.eval()(IMAGES, TARGETS), model(IMAGES)
-    assert told.queries.denoising is None
-    assert told.queries.num_denoising == 0
-    assert torch.equal(told.answer.logits, plain.answer.logits)
+        with_targets = model.eval()(IMAGES, TARGETS)
+        without_targets = model(IMAGES)
+    assert with_targets.queries.denoising is None
+    assert with_targets.queries.num_denoising == 0
+    assert torch.equal(with_targets.final.logits, without_targets.final.logits)
 
 
-def test_the_answer_in_training_leaves_denoising_queries_out(model: DetectionTransformer) -> None:
-    answer = seeded(model).answer
-    assert answer.logits.shape[1] == model.recipe.num_groups * model.recipe.num_queries
+def test_final_predictions_in_training_exclude_denoising_queries(
+    model: DetectionTransformer,
+) -> None:
+    final = run(model).final
+    assert final.logits.shape[1] == model.recipe.num_groups * model.recipe.num_queries
 
 
 def test_every_group_has_its_own_noise(model: DetectionTransformer) -> None:
-    queries = seeded(model).queries
-    assert queries.denoising is not None
-    boxes = queries.reference[0, :, : queries.num_denoising]  # the first image has no empty slot
+    queries = run(model).queries
+    # The first image has the most objects, so all its denoising queries have one.
+    boxes = queries.reference[0, :, : queries.num_denoising]
     distances = (boxes[:, None] - boxes[None]).abs().amax((-1, -2)) + torch.eye(len(boxes))
     assert distances.min() > 1e-3
 
@@ -155,235 +195,245 @@ def test_every_group_has_its_own_noise(model: DetectionTransformer) -> None:
 # K groups are K detectors
 
 
-class Instead:
-    """Noise that is drawn otherwise, ``noise`` in all else."""
+class ReplacedNoise:
+    """The noise of a detector, drawn by another function."""
 
-    def __init__(self, noise: Any, draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.noise, self.draw = noise, draw
+    def __init__(
+        self, noise: Any, function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    ) -> None:
+        self.noise, self.function = noise, function
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.noise, name)
 
     def __call__(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        return self.draw(labels, boxes)
+        return self.function(labels, boxes)
 
 
-class Recorded(Instead):
-    """Noise that was drawn before: of all groups, or of one."""
+class RecordedNoise(ReplacedNoise):
+    """The noise of a detector, recorded so that single groups can be given the same."""
 
     def __init__(self, noise: Any) -> None:
         super().__init__(noise, self.record)
 
     def record(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        self.drawn = self.noise(labels, boxes)
-        return self.drawn
+        self.labels, self.boxes = self.noise(labels, boxes)
+        return self.labels, self.boxes
 
-    def of(self, group: int) -> Instead:
-        labels, boxes = (x[:, group : group + 1] for x in self.drawn)
-        return Instead(self.noise, lambda *_: (labels, boxes))
+    def of_group(self, group: int) -> ReplacedNoise:
+        """Return the recorded noise of one group."""
+        labels, boxes = self.labels[:, group : group + 1], self.boxes[:, group : group + 1]
+        return ReplacedNoise(self.noise, lambda *_: (labels, boxes))
 
 
-def singles(model: DetectionTransformer) -> tuple[Outputs, list[DetectionTransformer]]:
-    """One pass of all groups, and every group as a detector of its own with the same noise."""
-    model.queries.noise = recorded = Recorded(model.queries.noise)
-    together, each = (
-        seeded(model),
-        [alone(model, k).train() for k in range(model.recipe.num_groups)],
-    )
-    for k, single in enumerate(each):
-        single.queries.noise = recorded.of(k)
-    return together, each
+def single_group_detectors(
+    model: DetectionTransformer,
+) -> tuple[Outputs, list[DetectionTransformer]]:
+    """Return the outputs of all groups, and every group as a detector with the same noise."""
+    recorded = RecordedNoise(model.queries.noise)
+    model.queries.noise = recorded
+    outputs = run(model)
+    singles = []
+    for k in range(model.recipe.num_groups):
+        single = single_group_detector(model, k).train()
+        single.queries.noise = recorded.of_group(k)
+        singles.append(single)
+    return outputs, singles
 
 
 def test_k_groups_with_denoising_are_k_detectors(model: DetectionTransformer) -> None:
-    together, each = singles(model)
-    for k, single in enumerate(each):
-        for ours, theirs in zip(together.layers, single(IMAGES, TARGETS).layers, strict=True):
-            assert difference(ours.logits[:, k], theirs.logits[:, 0]) < 1e-5
-            assert difference(ours.boxes[:, k], theirs.boxes[:, 0]) < 1e-5
+    outputs, singles = single_group_detectors(model)
+    for k, single in enumerate(singles):
+        for ours, theirs in zip(outputs.layers, single(IMAGES, TARGETS).layers, strict=True):
+            assert max_difference(ours.logits[:, k], theirs.logits[:, 0]) < 1e-5
+            assert max_difference(ours.boxes[:, k], theirs.boxes[:, 0]) < 1e-5
 
 
 def test_losses_and_gradients_are_the_mean_of_theirs(model: DetectionTransformer) -> None:
-    criterion, (together, each) = model.recipe.criterion(), singles(model)
-    losses = criterion(together, TARGETS)
-    theirs = [criterion(single(IMAGES, TARGETS), TARGETS) for single in each]
-    assert all(found.keys() == losses.keys() for found in theirs)
+    criterion = model.recipe.criterion()
+    outputs, singles = single_group_detectors(model)
+    losses = criterion(outputs, TARGETS)
+    single_losses = [criterion(single(IMAGES, TARGETS), TARGETS) for single in singles]
+    for single in single_losses:
+        assert single.keys() == losses.keys()
     assert any("denoising" in name for name in losses)
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(
-            sum(found[name].item() for found in theirs) / len(each), rel=1e-5
-        )
+        mean = sum(single[name].item() for single in single_losses) / len(singles)
+        assert loss.item() == pytest.approx(mean, rel=1e-5)
     total(losses).backward()
-    for found in theirs:
-        (total(found) / len(each)).backward()
-    axes, parameters = grouped(model.recipe), [dict(single.named_parameters()) for single in each]
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parts = [p[name].grad for p in parameters]
-            expected = torch.cat(parts) if name in axes else torch.stack(parts).sum(0)
-            assert difference(parameter.grad, expected) < 1e-4 * max(
-                1.0, expected.abs().max().item()
-            )
+    for single in single_losses:
+        (total(single) / len(singles)).backward()
+    assert_gradients_add_up(model, [dict(single.named_parameters()) for single in singles])
 
 
-# the loss
+# The loss
 
 
-def test_the_denoising_loss_is_that_of_every_slot_and_its_own_object(
+def test_the_denoising_loss_is_that_of_every_query_with_its_own_object(
     model: DetectionTransformer,
 ) -> None:
-    """Written out, slot by slot: the first of an object's slots is to find it again, others of it are to be refused,
-    and so are empty ones, or they are told nothing (DN-DETR). Over K * copies * objects."""
+    """The loss is computed again with a loop over all denoising queries.
+
+    The first query of an object is positive. With contrastive noise (DINO), all others are
+    negative, those without an object included. Without it (DN-DETR), those without an object have
+    no loss. The normaliser is K * copies * objects.
+    """
     with torch.no_grad():
-        outputs = seeded(model)
+        outputs = run(model)
         losses = model.recipe.criterion()(outputs, TARGETS)
-    said, known, noise = denoising(outputs)[-1], outputs.queries.denoising, model.queries.noise
-    assert known is not None
-    size, weights = (
-        known.num_queries // known.copies,
-        {t.name: t.loss_weight for t in model.recipe.terms()},
-    )
-    most = size // noise.shown
+    predictions, noise = denoising(outputs)[-1], model.queries.noise
+    known = denoising_of(outputs.queries)
+    queries_per_copy = known.num_queries // known.copies
+    num_slots = queries_per_copy // noise.boxes_per_object  # objects of an image, with padding
     sums = dict.fromkeys(("focal", "l1", "giou"), 0.0)
-    for image, k, slot in itertools.product(
+    for image, k, query in itertools.product(
         range(len(TARGETS)), range(model.recipe.num_groups), range(known.num_queries)
     ):
-        objects, (shown, t) = TARGETS[image], divmod(slot % size, most)
-        logits, box = said.logits[image, k, slot], said.boxes[image, k, slot]
-        wanted = torch.zeros_like(logits)
-        if shown == 0 and t < len(objects):
-            wanted[objects.labels[t]] = 1.0
-            sums["l1"] += float((box - objects.boxes[t]).abs().sum())
-            sums["giou"] += float(
-                generalized_box_iou_loss(*map(cxcywh_to_xyxy, (box, objects.boxes[t])))
+        target = TARGETS[image]
+        number, t = divmod(query % queries_per_copy, num_slots)  # number of the query of object t
+        logits, box = predictions.logits[image, k, query], predictions.boxes[image, k, query]
+        positive_class = torch.zeros_like(logits)
+        if number == 0 and t < len(target):
+            positive_class[target.labels[t]] = 1.0
+            sums["l1"] += float((box - target.boxes[t]).abs().sum())
+            giou_loss = generalized_box_iou_loss(
+                cxcywh_to_xyxy(box), cxcywh_to_xyxy(target.boxes[t])
             )
-        elif noise.shown == 1:
+            sums["giou"] += float(giou_loss)
+        elif noise.boxes_per_object == 1:
             continue
-        p = logits.sigmoid()
-        right = wanted * p + (1 - wanted) * (1 - p)
-        alpha = 0.25 * wanted + 0.75 * (1 - wanted)
-        sums["focal"] += float((alpha * (1 - right) ** 2 * -right.log()).sum())
-    last, count = (
-        len(outputs.layers) - 1,
-        model.recipe.num_groups * known.copies * sum(map(len, TARGETS)),
-    )
+        score = logits.sigmoid()
+        p = positive_class * score + (1 - positive_class) * (1 - score)
+        alpha = 0.25 * positive_class + 0.75 * (1 - positive_class)
+        sums["focal"] += float((alpha * (1 - p) ** 2 * -p.log()).sum())
+    num_objects = sum(len(target) for target in TARGETS)
+    normaliser = model.recipe.num_groups * known.copies * num_objects
+    last_layer = len(outputs.layers) - 1
+    weights = {term.name: term.loss_weight for term in model.recipe.terms()}
     for name, value in sums.items():
-        assert losses[f"layer{last}-denoising/{name}"].item() == pytest.approx(
-            weights[name] * value / count, rel=1e-4
-        )
+        expected = weights[name] * value / normaliser
+        loss = losses[f"layer{last_layer}-denoising/{name}"]
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_who_is_told_nothing_learns_nothing(model: DetectionTransformer) -> None:
-    outputs = seeded(model)
+def test_unsupervised_queries_get_no_gradient(model: DetectionTransformer) -> None:
+    outputs = run(model)
     for layer in outputs.layers:
         layer.logits.retain_grad()
     total(model.recipe.criterion()(outputs, TARGETS)).backward()
-    assert outputs.queries.denoising is not None
-    nothing = outputs.queries.denoising.unsupervised.expand(-1, model.recipe.num_groups, -1)
-    assert nothing.any() == (model.queries.noise.shown == 1)
+    unsupervised = denoising_of(outputs.queries).unsupervised
+    unsupervised = unsupervised.expand(-1, model.recipe.num_groups, -1)
+    assert unsupervised.any() == (model.queries.noise.boxes_per_object == 1)
     for layer in outputs.layers:
-        front = layer.logits.grad[:, :, : nothing.shape[-1]]  # type: ignore[index]
-        assert front[nothing].abs().sum() == 0
-        assert front[~nothing].abs().min() > 0
+        assert layer.logits.grad is not None
+        grad = layer.logits.grad[:, :, : unsupervised.shape[-1]]
+        assert grad[unsupervised].abs().sum() == 0
+        assert grad[~unsupervised].abs().min() > 0
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])
-def test_without_any_object_the_denoising_loss_is_zero_and_every_parameter_learns(
+def test_without_objects_the_denoising_loss_is_zero_and_every_parameter_has_a_gradient(
     recipe: Recipe, num_groups: int
 ) -> None:
-    """So every process of a distributed run has the same losses and gradients, whatever its images hold."""
-    model, empty = build(with_groups(recipe, num_groups)).train(), [target(0)] * 3
-    losses = recipe.criterion()(model(IMAGES, empty), empty)
-    full = recipe.criterion()(seeded(model), TARGETS)
-    assert losses.keys() == full.keys()
+    """So every process of a distributed run has the same losses and gradients.
+
+    That holds whatever its images contain.
+    """
+    model = build(with_groups(recipe, num_groups)).train()
+    no_objects = [random_target(0)] * 3
+    losses = recipe.criterion()(model(IMAGES, no_objects), no_objects)
+    losses_with_objects = recipe.criterion()(run(model), TARGETS)
+    assert losses.keys() == losses_with_objects.keys()
     assert all(loss == 0 for name, loss in losses.items() if "denoising" in name)
     total(losses).backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_denoising_in_the_primary_group_alone_is_the_first_of_k(recipe: Recipe) -> None:
-    primary = type("Primary", (type(recipe),), {"denoise": staticmethod(denoise_in_primary)})(
-        **vars(recipe)
-    )
-    model = build(primary).train()
-    together, each = singles(model)
+def test_with_denoising_in_the_primary_group_only_that_group_has_a_denoising_loss(
+    recipe: Recipe,
+) -> None:
+    primary = with_choices(recipe, denoise=denoise_primary_group)
+    outputs, singles = single_group_detectors(build(primary).train())
     criterion = primary.criterion()
-    losses, first = criterion(together, TARGETS), criterion(each[0](IMAGES, TARGETS), TARGETS)
-    for name, loss in losses.items():
-        if "denoising" in name:
-            assert loss.item() == pytest.approx(first[name].item(), rel=1e-5)
-    grad = torch.autograd.grad(
-        total({n: v for n, v in losses.items() if "denoising" in n}), together.layers[0].boxes
-    )[0]
+    losses = criterion(outputs, TARGETS)
+    losses_of_group_0 = criterion(singles[0](IMAGES, TARGETS), TARGETS)
+    denoising_losses = {name: loss for name, loss in losses.items() if "denoising" in name}
+    for name, loss in denoising_losses.items():
+        assert loss.item() == pytest.approx(losses_of_group_0[name].item(), rel=1e-5)
+    (grad,) = torch.autograd.grad(total(denoising_losses), outputs.layers[0].boxes)
     assert grad[:, 1:].abs().max() == 0
 
 
-# details
+# Details
 
 
-def test_with_joint_attention_no_group_sees_the_answers_of_another(recipe: Recipe) -> None:
-    """Table 7 (c) with denoising: queries of all groups attend to each other, and denoising ones are hidden still."""
-    joint = type("Joint", (type(recipe),), {"compete": staticmethod(jointly)})(**vars(recipe))
+def test_with_joint_attention_no_group_attends_to_denoising_queries_of_another(
+    recipe: Recipe,
+) -> None:
+    """Table 7 (c) with denoising: only the matching queries of all groups attend to each other."""
+    joint = with_choices(recipe, group_attention=attend_across_groups)
     model = build(joint).train()
     with torch.no_grad():
-        before = seeded(model)
-        front = slice(before.queries.num_denoising)
-        told = changed(model, lambda queries: moved(queries, slice(None), 1, front))
-        seen = changed(model, lambda queries: moved(queries, slice(None), 1, -1))
-    for a, b in zip(matching(before), matching(told)):
+        before = run(model)
+        denoising_queries = slice(before.queries.num_denoising)
+        denoising_perturbed = run_with_changed_queries(
+            model, lambda queries: perturb(queries, EVERY, 1, denoising_queries)
+        )
+        matching_perturbed = run_with_changed_queries(
+            model, lambda queries: perturb(queries, EVERY, 1, -1)
+        )
+    for a, b in zip(matching(before), matching(denoising_perturbed)):
         assert torch.equal(a.logits, b.logits)
-    assert torch.equal(denoising(before)[-1].logits[:, 0], denoising(told)[-1].logits[:, 0])
-    assert difference(matching(before)[-1].logits[:, 0], matching(seen)[-1].logits[:, 0]) > 1e-6
+    a, b = denoising(before)[-1], denoising(denoising_perturbed)[-1]
+    assert torch.equal(a.logits[:, 0], b.logits[:, 0])
+    a, b = matching(before)[-1], matching(matching_perturbed)[-1]
+    assert max_difference(a.logits[:, 0], b.logits[:, 0]) > 1e-6
 
 
 def test_attention_is_fused_with_denoising(model: DetectionTransformer) -> None:
     with sdpa_kernel(FUSED):
-        total(model.recipe.criterion()(seeded(model), TARGETS)).backward()
+        total(model.recipe.criterion()(run(model), TARGETS)).backward()
 
 
-def test_recomputing_activations_gives_the_same_gradients_with_denoising(recipe: Recipe) -> None:
-    plain, frugal = build(recipe).train(), build(recipe.with_options(recompute=True)).train()
-    for model in (plain, frugal):
-        total(recipe.criterion()(seeded(model), TARGETS)).backward()
-    for a, b in zip(plain.parameters(), frugal.parameters()):
+def test_gradient_checkpointing_gives_the_same_gradients_with_denoising(recipe: Recipe) -> None:
+    plain = build(recipe).train()
+    checkpointed = build(recipe.with_options(recompute=True)).train()
+    for model in (plain, checkpointed):
+        total(recipe.criterion()(run(model), TARGETS)).backward()
+    for a, b in zip(plain.parameters(), checkpointed.parameters()):
         assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-6)
 
 
 def test_autocast_keeps_denoising_losses_finite(model: DetectionTransformer) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        losses = model.recipe.criterion()(seeded(model), TARGETS)
+        losses = model.recipe.criterion()(run(model), TARGETS)
     assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
     total(losses).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_more_objects_than_denoising_queries_are_noised_once(model: DetectionTransformer) -> None:
-    crowd = [target(model.recipe.num_denoising + 3), target(1), target(0)]
-    outputs = model(IMAGES, crowd)
-    assert outputs.queries.num_denoising == model.queries.noise.shown * (
-        model.recipe.num_denoising + 3
-    )
-    assert all(loss.isfinite() for loss in model.recipe.criterion()(outputs, crowd).values())
+def test_more_objects_than_denoising_queries_have_one_copy(model: DetectionTransformer) -> None:
+    num_objects = model.recipe.num_denoising + 3
+    targets = [random_target(num_objects), random_target(1), random_target(0)]
+    outputs = model(IMAGES, targets)
+    assert outputs.queries.num_denoising == model.queries.noise.boxes_per_object * num_objects
+    assert all(loss.isfinite() for loss in model.recipe.criterion()(outputs, targets).values())
 
 
-def test_denoising_queries_start_at_their_noised_objects(model: DetectionTransformer) -> None:
-    """Without noise: at the objects themselves, with their labels' embedding."""
-    model.queries.noise = noise = Instead(
-        model.queries.noise, lambda labels, boxes: (labels, boxes)
-    )
-    queries = seeded(model).queries
-    objects, known = Objects.from_targets(TARGETS), queries.denoising
-    assert known is not None
-    front = (queries.reference, queries.content)
-    boxes, content = (
-        x[:, :, : known.num_queries].unflatten(2, (known.copies, noise.shown, -1)) for x in front
-    )
-    for image, count in enumerate(objects.counts):
+def test_denoising_queries_start_from_their_noised_objects(model: DetectionTransformer) -> None:
+    """Without noise: from the boxes of the objects and the embeddings of their labels."""
+    noise = ReplacedNoise(model.queries.noise, lambda labels, boxes: (labels, boxes))
+    model.queries.noise = noise
+    queries = run(model).queries
+    targets = TargetBatch.from_targets(TARGETS)
+    known = denoising_of(queries)
+    axes = (known.copies, noise.boxes_per_object, -1)
+    reference = queries.reference[:, :, : known.num_queries].unflatten(2, axes)
+    content = queries.content[:, :, : known.num_queries].unflatten(2, axes)
+    for image, count in enumerate(targets.counts):
         for t in range(count):
-            assert torch.allclose(
-                boxes[image, ..., t, :], objects.boxes[image, t].clamp(1e-3, 1 - 1e-3), atol=1e-5
-            )
-            label = model.queries.labels(objects.labels[image, t])
-            assert torch.equal(
-                content[image, ..., t, :], label.expand_as(content[image, ..., t, :])
-            )
+            box = targets.boxes[image, t].clamp(1e-3, 1 - 1e-3)
+            assert torch.allclose(reference[image, ..., t, :], box, atol=1e-5)
+            label_embedding = model.queries.labels(targets.labels[image, t])
+            object_content = content[image, ..., t, :]
+            assert torch.equal(object_content, label_embedding.expand_as(object_content))

@@ -4,142 +4,130 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from groupdetr.cli.main import main
 from groupdetr.experiments import experiment
-from groupdetr.tasks.detection2d.prediction import Trained
+from groupdetr.tasks.registry import task_class
+from groupdetr.tasks.trained_detector import TrainedDetector
 from tests.runs import (
-    OF_PICTURES,
-    SMALL,
-    TINY,
-    arguments,
-    checkpoint,
-    losses,
-    same,
+    IMAGE_PRESETS,
+    SMALL_MODEL,
+    TINY_PRESETS,
+    is_identical,
+    load_checkpoint,
+    losses_by_step,
     torchrun,
     train,
+    train_arguments,
 )
 
 SHORT = ("--steps", "8", "--eval-every", "0.5")
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(scope="module", params=TINY_PRESETS)
 def name(request: pytest.FixtureRequest) -> str:
+    """The name of a preset."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def data(name: str, data_for: Callable[[str], Path]) -> Path:
+    """The data set that the preset is trained on."""
     return data_for(name)
 
 
 @pytest.fixture(scope="module")
 def run(name: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the preset."""
     return train(data, tmp_path_factory.mktemp(name) / "run", "--model", name, *SHORT)
 
 
-def test_a_stopped_training_goes_on_bit_for_bit(
+def test_a_stopped_training_resumes_bit_for_bit(
     name: str, run: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Denoising draws anew at every step, as dropout does, and from the step alone."""
-    again = train(data, tmp_path / "run", "--model", name, *SHORT, "--stop-after", "5")
-    assert main(["train", "--resume", str(again)]) == 0
-    assert same(checkpoint(again), checkpoint(run))
-    assert losses(again) == losses(run)
+    """The random numbers of denoising and dropout depend on the step only."""
+    resumed = train(data, tmp_path / "run", "--model", name, *SHORT, "--stop-after", "5")
+    assert main(["train", "--resume", str(resumed)]) == 0
+    assert is_identical(load_checkpoint(resumed), load_checkpoint(run))
+    assert losses_by_step(resumed) == losses_by_step(run)
 
 
-def test_val_answers(name: str, run: Path, tmp_path: Path) -> None:
-    assert (
-        main(["val", str(run), "--per-group", "--workers", "0", "--out", str(tmp_path / "val")])
-        == 0
-    )
-    figures = json.loads((tmp_path / "val/metrics.json").read_text())
-    deciding = experiment(name).task.figures[0]
-    assert (
-        figures["per_group"][0][deciding] == figures[deciding]
-    )  # the primary group is the one that answers
+def test_val_has_the_figures_of_the_primary_group(name: str, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "val"
+    assert main(["val", str(run), "--per-group", "--workers", "0", "--out", str(out)]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    main_figure = task_class(experiment(name).task).figures[0]
+    assert metrics["per_group"][0][main_figure] == metrics[main_figure]
 
 
-@pytest.mark.parametrize("name", OF_PICTURES, indirect=True)
-def test_predict_answers(run: Path, shapes: Path, tmp_path: Path) -> None:
-    pictures = str(shapes / "images/val")
-    assert (
-        main(["predict", str(run), pictures, "--score", "0", "--out", str(tmp_path / "out")]) == 0
-    )
-    assert len(list((tmp_path / "out").glob("*.jpg"))) == 6
+@pytest.mark.parametrize("name", IMAGE_PRESETS, indirect=True)
+def test_predict_writes_an_annotated_copy_of_every_image(
+    run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    images, out = shapes / "images/val", tmp_path / "out"
+    assert main(["predict", str(run), str(images), "--score", "0", "--out", str(out)]) == 0
+    assert len(list(out.glob("*.jpg"))) == 6
 
 
-def test_its_weights_start_another_training_and_are_imported(
+def test_weights_of_a_run_can_be_trained_on_and_imported(
     name: str, run: Path, data: Path, tmp_path: Path
 ) -> None:
-    best = str(run / "weights/best.safetensors")
-    train(
-        data, tmp_path / "next", "--model", name, "--weights", best, "--steps", "1", "--groups", "3"
-    )
-    assert main(["import", best, "--groups", "1", "--out", str(tmp_path / "one.safetensors")]) == 0
-    assert Trained(tmp_path / "one.safetensors").recipe.num_groups == 1
+    weights = str(run / "weights/best.safetensors")
+    options = ("--model", name, "--weights", weights, "--steps", "1", "--groups", "3")
+    train(data, tmp_path / "next", *options)
+    one_group = tmp_path / "one_group.safetensors"
+    assert main(["import", weights, "--groups", "1", "--out", str(one_group)]) == 0
+    assert TrainedDetector(one_group).recipe.num_groups == 1
 
 
-def test_the_doctor_finds_its_groups_apart(name: str, run: Path) -> None:
+def test_doctor_finds_no_leak_between_groups(name: str, run: Path) -> None:
     assert main(["doctor", "--model", name]) == 0
     assert main(["doctor", "--model", str(run)]) == 0
 
 
-def test_the_doctor_finds_groups_that_leak() -> None:
-    assert main(["doctor", "--model", "table7/c-tiny"]) == 1
+PRESETS_WITH_TEMPERATURE = [
+    name for name in TINY_PRESETS if hasattr(experiment(name).recipe, "temperature")
+]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in TINY if hasattr(experiment(name).recipe, "temperature")]
-)
-def test_what_loaded_weights_change_of_the_recipe_outlives_a_stop(
+@pytest.mark.parametrize("name", PRESETS_WITH_TEMPERATURE)
+def test_a_recipe_field_that_loaded_weights_change_is_kept_after_a_resume(
     name: str, shapes: Path, tmp_path: Path
 ) -> None:
-    """The temperature is that of the weights, in the run's own weights and after a resumption."""
-    first = train(
-        shapes, tmp_path / "first", "--model", name, "--steps", "1", *SMALL, "temperature=20.0"
-    )
+    """The temperature is that of the loaded weights."""
+    options = ("--model", name, "--steps", "1", *SMALL_MODEL, "temperature=20.0")
+    first = train(shapes, tmp_path / "first", *options)
     weights = str(first / "weights/best.safetensors")
-    second = train(
-        shapes,
-        tmp_path / "second",
-        "--model",
-        name,
-        "--weights",
-        weights,
-        "--steps",
-        "3",
-        "--stop-after",
-        "1",
-    )
+    options = ("--model", name, "--weights", weights, "--steps", "3", "--stop-after", "1")
+    second = train(shapes, tmp_path / "second", *options)
     assert main(["train", "--resume", str(second)]) == 0
-    assert Trained(second).recipe.temperature == 20.0  # type: ignore[attr-defined]
+    recipe = asdict(TrainedDetector(second).recipe)
+    assert recipe["temperature"] == 20.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OF_PICTURES)
+@pytest.mark.parametrize("name", IMAGE_PRESETS)
 def test_a_process_with_only_empty_images_does_not_hang(
     name: str, shapes: Path, tmp_path: Path
 ) -> None:
-    """Of eight training pictures three have objects, and a process gets one of them at a time."""
+    """Of ten training images three have objects, and a process gets one image at a time."""
     content = json.loads((shapes / "annotations/instances_train.json").read_text())
     content["images"] = content["images"][:10]
-    shown = {image["id"] for image in content["images"][:3]}
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in shown]
-    (tmp_path / "few.json").write_text(json.dumps(content))
-    options = (
-        "--images",
-        str(shapes / "images/train"),
-        "--steps",
-        "8",
-        "--batch",
-        "2",
-        "--no-check",
-    )
+    with_objects = {image["id"] for image in content["images"][:3]}
+    content["annotations"] = [
+        annotation
+        for annotation in content["annotations"]
+        if annotation["image_id"] in with_objects
+    ]
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(content))
+    options = ["--model", name, "--images", str(shapes / "images/train"), "--no-check"]
+    options += ["--steps", "8", "--batch", "2"]
     run = tmp_path / "run"
-    done = torchrun(2, 29620, arguments(tmp_path / "few.json", run, "--model", name, *options))
-    assert done.returncode == 0, done.stderr
-    assert len(losses(run)) == 8
+    process = torchrun(2, 29620, train_arguments(data, run, *options))
+    assert process.returncode == 0, process.stderr
+    assert len(losses_by_step(run)) == 8

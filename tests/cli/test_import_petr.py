@@ -1,7 +1,8 @@
-"""groupdetr import on files of PETR and PETRv2: the authors', mmdet3d's and older ones, told by what is in them."""
+"""`groupdetr import` on checkpoints of PETR and PETRv2 by their authors and by mmdet3d."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from groupdetr.errors import WeightsError
 from groupdetr.experiments import EXPERIMENTS, recipe_from
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
-from groupdetr.structures.camera_images import CameraImages
 from groupdetr.weights.loading import load_weights
 from tests.parity import petr
 from tests.weights.petr import petr_state
@@ -29,150 +29,172 @@ from tests.weights.test_petr import (
     SMALL,
     SmallPETR,
     SmallPETRv2,
-    built,
-    written,
+    build_small,
+    write_checkpoint,
 )
 
+State = dict[str, Tensor]
 SMALL_PRESETS: dict[str, type[PETR]] = {"petr-v99": SmallPETR, "petrv2-v99": SmallPETRv2}
-FULL = [pytest.param(PETR, id="petr-v99"), pytest.param(PETRv2, id="petrv2-v99")]
-OLDER = {
+FULL_SIZE = [pytest.param(PETR, id="petr-v99"), pytest.param(PETRv2, id="petrv2-v99")]
+# A part of a tensor's name -> what earlier versions of mmcv called it.
+EARLIER_NAMES = {
     ".attentions.0.": ".self_attn.",
     ".attentions.1.": ".multihead_attn.",
     ".decoder.post_norm.": ".decoder.norm.",
-}  # what mmcv called them before
+}
 
 
 @pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The presets with a narrow VoVNet: all kinds of names, a thousandth of the weights, groups of four queries."""
-    for name, kind in SMALL_PRESETS.items():
-        recipe = kind(**SMALL | {"preset": name, "num_groups": 1})
+def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The presets with a narrow VoVNet and groups of four queries.
+
+    They have all kinds of tensors and a thousandth of the weights.
+    """
+    for name, recipe_class in SMALL_PRESETS.items():
+        recipe = recipe_class(**SMALL | {"preset": name, "num_groups": 1})
         monkeypatch.setitem(EXPERIMENTS, name, replace(EXPERIMENTS[name], recipe=recipe))
 
 
-def older(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    found = {}
+def with_current_names(state: State) -> State:
+    return state
+
+
+def with_earlier_names(state: State) -> State:
+    """Return the tensors under their names in earlier versions of mmcv."""
+    renamed = {}
     for name, value in state.items():
-        for new, old in OLDER.items():
-            name = name.replace(new, old)
-        found[name] = value
-    assert len(found.keys() - state.keys()) == 2 * 8 + 2  # of two layers
-    return found
+        for current, earlier in EARLIER_NAMES.items():
+            name = name.replace(current, earlier)
+        renamed[name] = value
+    # Two decoder layers of eight tensors each, and the norm of the decoder.
+    assert len(renamed.keys() - state.keys()) == 2 * 8 + 2
+    return renamed
 
 
-def length_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As mmdet3d says sizes."""
-    last = [name for name in state if ".reg_branches." in name and name.split(".")[-2] == "4"]
-    return state | {name: state[name][LENGTH_FIRST] for name in last}
+def with_length_before_width(state: State) -> State:
+    """Return the tensors with the order of box sizes that mmdet3d has."""
+    last_layers = {}
+    for name, value in state.items():
+        if ".reg_branches." in name and name.split(".")[-2] == "4":
+            last_layers[name] = value[LENGTH_FIRST]
+    return state | last_layers
 
 
-def imported(source: Path, *options: str) -> tuple[DetectionTransformer, dict[str, Any]]:
-    """What the command makes of a file, and what the new one says of itself."""
+def import_and_build(source: Path, *options: str) -> tuple[DetectionTransformer, dict[str, Any]]:
+    """Import a checkpoint, and return the model of the new file and its metadata."""
     out = source.with_name("imported.safetensors")
     assert main(["import", str(source), "--out", str(out), *options]) == 0
-    metadata = read(out)[1]
+    _, metadata = read(out)
     model = recipe_from(metadata["recipe"]).build().eval()
     load_weights(model, out)
     return model, metadata
 
 
-def seen(moments: int) -> CameraImages:
-    images = petr.images(moments)
+def assert_same_predictions(model: DetectionTransformer, expected: DetectionTransformer) -> None:
+    """Assert that two models have the same predictions for random images."""
+    num_frames = 2 if isinstance(expected.recipe, PETRv2) else 1
+    images = petr.images(num_frames)
     images.pixels.normal_(generator=torch.Generator().manual_seed(2))
-    return images
-
-
-def assert_same_answers(found: DetectionTransformer, model: DetectionTransformer) -> None:
-    images = seen(2 if isinstance(model.recipe, PETRv2) else 1)
     with torch.no_grad():
-        answer, meant = found(images).answer, model(images).answer
-    assert torch.equal(answer.logits, meant.logits)
-    assert torch.equal(answer.boxes, meant.boxes)
+        predictions, expected_predictions = model(images).final, expected(images).final
+    assert torch.equal(predictions.logits, expected_predictions.logits)
+    assert torch.equal(predictions.boxes, expected_predictions.boxes)
 
 
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("named", [dict, older], ids=["today's names", "older names"])
+@pytest.mark.usefixtures("small_presets")
+@pytest.mark.parametrize(
+    "rename", [with_current_names, with_earlier_names], ids=["current names", "earlier names"]
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_authors_file_becomes_one_of_ours_that_answers_alike(
-    kind: type[PETR], named: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_imported_checkpoint_of_the_authors_has_the_same_predictions(
+    kind: type[PETR],
+    rename: Callable[[State], State],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model = built(kind)
-    found, metadata = imported(written(tmp_path / "latest.pth", named(petr_state(model)), MMCV))
-    assert_same_answers(found, model)
-    assert type(found.recipe) is kind
+    model = build_small(kind)
+    source = write_checkpoint(tmp_path / "latest.pth", rename(petr_state(model)), MMCV)
+    imported, metadata = import_and_build(source)
+    assert_same_predictions(imported, model)
+    assert type(imported.recipe) is kind
     assert (metadata["recipe"]["num_groups"], metadata["imgsz"]) == (3, 320)
-    assert [name for _, name in metadata["categories"]][::9] == ["car", "traffic_cone"]
-    told = capsys.readouterr().out
-    assert "read as the authors' PETR" in told
-    assert "groupdetr predict" in told
+    names = [name for _, name in metadata["categories"]]
+    assert (names[0], names[9]) == ("car", "traffic_cone")
+    output = capsys.readouterr().out
+    assert "read as the authors' PETR" in output
+    assert "groupdetr predict" in output
 
 
-@pytest.mark.usefixtures("narrow")
-def test_mmdet3ds_file_is_recognised_by_what_stands_beside_its_tensors(
+@pytest.mark.usefixtures("small_presets")
+def test_a_checkpoint_of_mmdet3d_is_recognised_by_its_metadata(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = built(SmallPETR)
-    state = length_first(petr_state(model))
-    assert_same_answers(imported(written(tmp_path / "petr.pth", state, MMENGINE))[0], model)
+    model = build_small(SmallPETR)
+    state = with_length_before_width(petr_state(model))
+    imported, _ = import_and_build(write_checkpoint(tmp_path / "petr.pth", state, MMENGINE))
+    assert_same_predictions(imported, model)
     assert "read as mmdet3d's PETR" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("narrow")
-def test_whose_a_bare_file_is_must_be_said(
+@pytest.mark.usefixtures("small_presets")
+def test_a_checkpoint_without_metadata_needs_the_name_of_its_layout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = built(SmallPETR)
-    path = written(tmp_path / "bare.pth", petr_state(model))
-    assert (
-        main(["import", str(path), "--out", str(tmp_path / "out.safetensors")])
-        == WeightsError.exit_code
-    )
+    model = build_small(SmallPETR)
+    source = write_checkpoint(tmp_path / "authors.pth", petr_state(model))
+    out = tmp_path / "out.safetensors"
+    assert main(["import", str(source), "--out", str(out)]) == WeightsError.exit_code
     assert '--layout "the authors\' PETR"' in capsys.readouterr().err
-    assert not (tmp_path / "out.safetensors").exists()
-    assert_same_answers(imported(path, "--layout", "the authors' PETR")[0], model)
-    path = written(tmp_path / "bare.pth", length_first(petr_state(model)))
-    assert_same_answers(imported(path, "--layout", "mmdet3d's PETR")[0], model)
+    assert not out.exists()
+    imported, _ = import_and_build(source, "--layout", "the authors' PETR")
+    assert_same_predictions(imported, model)
+
+    state = with_length_before_width(petr_state(model))
+    source = write_checkpoint(tmp_path / "mmdet3d.pth", state)
+    imported, _ = import_and_build(source, "--layout", "mmdet3d's PETR")
+    assert_same_predictions(imported, model)
 
 
-@pytest.mark.usefixtures("narrow")
-def test_of_several_groups_one_can_be_kept(tmp_path: Path) -> None:
-    model = built(SmallPETR)
-    found, metadata = imported(
-        written(tmp_path / "latest.pth", petr_state(model), MMCV), "--groups", "1"
-    )
+@pytest.mark.usefixtures("small_presets")
+def test_with_groups_1_only_the_primary_group_is_imported(tmp_path: Path) -> None:
+    model = build_small(SmallPETR)
+    source = write_checkpoint(tmp_path / "latest.pth", petr_state(model), MMCV)
+    imported, metadata = import_and_build(source, "--groups", "1")
     assert metadata["recipe"]["num_groups"] == 1
-    assert_same_answers(found, model)
+    assert_same_predictions(imported, model)
 
 
-@pytest.mark.usefixtures("narrow")
-def test_a_file_to_start_from_gives_its_backbone_alone(
+@pytest.mark.usefixtures("small_presets")
+def test_a_checkpoint_with_only_a_backbone_initialises_a_backbone_and_is_not_imported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which it says, where a whole detector is asked for."""
-    start = {
-        name: x
-        for name, x in petr_state(built(SmallPETR)).items()
+    """The published file also has two tensors of a head, without the rest of a detector."""
+    state = {
+        name: value
+        for name, value in petr_state(build_small(SmallPETR)).items()
         if name.startswith("img_backbone.")
     }
-    heads = {f"bbox_head.{branch}_convs.0.conv.weight": torch.zeros(1) for branch in ("cls", "reg")}
-    path = written(tmp_path / "fcos3d_vovnet_imgbackbone-remapped.pth", start | heads)
-    network = create_model("petr-v99", pretrained_backbone=str(path)).backbone.network
-    wanted = built(SmallPETR).backbone.network.state_dict()
-    assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
-    assert (
-        main(["import", str(path), "--out", str(tmp_path / "out.safetensors")])
-        == WeightsError.exit_code
-    )
+    for branch in ("cls", "reg"):
+        state[f"bbox_head.{branch}_convs.0.conv.weight"] = torch.zeros(1)
+    source = write_checkpoint(tmp_path / "fcos3d_vovnet_imgbackbone-remapped.pth", state)
+    backbone = create_model("petr-v99", pretrained_backbone=str(source)).backbone.network
+    expected = build_small(SmallPETR).backbone.network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in backbone.state_dict().items())
+
+    out = tmp_path / "out.safetensors"
+    assert main(["import", str(source), "--out", str(out)]) == WeightsError.exit_code
     assert "--pretrained-backbone FILE" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.fair_sample
-@pytest.mark.parametrize("kind", FULL)
-def test_the_same_at_full_size(kind: type[PETR], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", FULL_SIZE)
+def test_an_imported_checkpoint_of_full_size_has_the_same_predictions(
+    kind: type[PETR], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = kind(num_groups=2).build().eval()
-    path = written(tmp_path / "latest.pth", petr_state(model), MMCV)
-    found, metadata = imported(path)
+    source = write_checkpoint(tmp_path / "latest.pth", petr_state(model), MMCV)
+    imported, metadata = import_and_build(source)
     assert (metadata["recipe"]["num_groups"], metadata["recipe"]["num_queries"]) == (2, 900)
-    assert_same_answers(found, model)
+    assert_same_predictions(imported, model)

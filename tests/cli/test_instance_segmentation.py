@@ -1,4 +1,4 @@
-"""Masks from one end to the other: the verbs and the users' face with a detector that finds rectangles by colour."""
+"""The verbs and the Python interface with a detector that segments rectangles by their colour."""
 
 from __future__ import annotations
 
@@ -12,98 +12,101 @@ from PIL import Image
 from groupdetr.cli.main import main
 from groupdetr.data.formats import load
 from groupdetr.evaluation.coco import from_coco_results
-from groupdetr.structures.detections import decoded
+from groupdetr.structures.detections import decode_mask
 from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.visualize.images import palette
-from tests.tasks.detection2d.segmenter import draw, rectangles, register, save
+from tests.tasks.detection2d.segmenter import (
+    COLOURS,
+    rectangles,
+    register_segmenter,
+    save_weights,
+    write_data,
+)
 
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    register(monkeypatch)
-    return save(tmp_path / "colours.safetensors", imgsz=48)
+    """A weights file of the segmenter."""
+    register_segmenter(monkeypatch)
+    return save_weights(tmp_path / "colours.safetensors", imgsz=48)
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("colours"))
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of coloured rectangles."""
+    return write_data(tmp_path_factory.mktemp("colours"))
 
 
-def test_val_tells_ap_of_masks_and_of_the_boxes_around_them(
-    weights: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_val_has_the_ap_of_masks_and_of_the_boxes_around_them(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "val"
-    arguments = [
-        "--data",
-        str(colours),
-        "--workers",
-        "0",
-        "--device",
-        "cpu",
-        "--batch",
-        "2",
-        "--out",
-        str(out),
-    ]
-    assert main(["val", str(weights), *arguments]) == 0
-    figures = json.loads((out / "metrics.json").read_text())
-    assert figures["kind"] == "mask"
-    assert figures["AP"] == figures["box_AP"] == figures["per_class"][0]["AP"] == 1
-    said = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["mask", "100.0", "100.0", "100.0"] in [words[:4] for words in said]
-    assert ["box", "100.0", "100.0", "100.0"] in said
+    options = ["--workers", "0", "--device", "cpu", "--batch", "2", "--out", str(out)]
+    assert main(["val", str(weights), "--data", str(data), *options]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["kind"] == "mask"
+    assert metrics["AP"] == metrics["box_AP"] == metrics["per_class"][0]["AP"] == 1
+    rows = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    assert ["mask", "100.0", "100.0", "100.0"] in rows
+    assert ["box", "100.0", "100.0", "100.0"] in rows
     results = json.loads((out / "predictions.json").read_text())
-    split = load(colours, masks=True).splits["val"]
-    assert any(decoded(runs).any() for runs in from_coco_results(split, results)[0].masks or ())
+    split = load(data, masks=True).splits["val"]
+    first_image = from_coco_results(split, results)[0]
+    assert any(decode_mask(run_lengths).any() for run_lengths in first_image.masks or ())
 
 
 def test_predict_draws_masks_and_writes_their_run_lengths(
-    weights: Path, colours: Path, tmp_path: Path
+    weights: Path, data: Path, tmp_path: Path
 ) -> None:
-    large = Image.open(colours / "images/val/0.png").resize((384, 288), Image.Resampling.NEAREST)
+    large = Image.open(data / "images/val/0.png").resize((384, 288), Image.Resampling.NEAREST)
     large.save(tmp_path / "large.png")
-    arguments = [str(tmp_path / "large.png"), "--device", "cpu", "--out", str(tmp_path / "out")]
-    assert main(["predict", str(weights), *arguments]) == 0
-    (picture,) = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert {d["name"] for d in picture["detections"]} == {"green", "blue"}
-    assert all(d["segmentation"]["size"] == [288, 384] for d in picture["detections"])
-    drawn = np.asarray(Image.open(tmp_path / "out" / picture["annotated"])).astype(int)
-    veiled = 0.55 * np.array([0, 255, 0]) + 0.45 * np.array(palette(1))
+    out = tmp_path / "out"
+    options = ["--device", "cpu", "--out", str(out)]
+    assert main(["predict", str(weights), str(tmp_path / "large.png"), *options]) == 0
+    (image,) = json.loads((out / "predictions.json").read_text())
+    detections = image["detections"]
+    assert {detection["name"] for detection in detections} == {"green", "blue"}
+    assert all(detection["segmentation"]["size"] == [288, 384] for detection in detections)
+    annotated = np.asarray(Image.open(out / image["annotated"])).astype(int)
+    green_with_mask = 0.55 * np.array([0, 255, 0]) + 0.45 * np.array(palette(1))
+    # The image is six times as large as the one with these rectangles.
     x, y, w, h = (6 * value for value in rectangles(0)[0][1])
-    assert (abs(drawn[y : y + h, x : x + w] - veiled).max(-1) < 3).mean() > 0.6, (
-        "chips and lines hide the rest"
-    )
+    difference = abs(annotated[y : y + h, x : x + w] - green_with_mask).max(-1)
+    assert (difference < 3).mean() > 0.6, "labels and outlines cover the other pixels"
 
 
-def test_the_detector_gives_masks_where_the_objects_are(weights: Path, colours: Path) -> None:
+def test_the_detector_returns_masks_that_cover_the_objects(weights: Path, data: Path) -> None:
     detector = Detector(weights, "cpu")
     assert detector.task is InstanceTask
-    (result,) = detector.predict(colours / "images/val/0.png")
+    (result,) = detector.predict(data / "images/val/0.png")
     masks = result.masks
     assert masks is not None
     assert (masks.shape, masks.dtype) == ((2, 48, 64), bool)
+    expected = {COLOURS[colour]: box for colour, box in rectangles(0)}
     for name, mask, box in zip(result.names, masks, result.boxes.tolist()):
-        x, y, w, h = next(
-            place for colour, place in rectangles(0) if name == ("red", "green", "blue")[colour]
-        )
-        assert (
-            mask[y : y + h, x : x + w].sum() == mask.sum() == pytest.approx(w * h, abs=12)
-        )  # its corners are round
+        x, y, w, h = expected[name]
         assert box == [x, y, x + w, y + h]
-    (nothing,) = detector.predict(np.zeros((48, 64, 3), np.uint8))
-    assert nothing.masks is not None
-    assert nothing.masks.shape == (0, 48, 64)
+        assert mask[y : y + h, x : x + w].sum() == mask.sum(), "no pixel is outside of the object"
+        # Interpolation rounds the corners.
+        assert mask.sum() == pytest.approx(w * h, abs=12)
 
 
-def test_masks_go_to_coco_and_supervision(weights: Path, colours: Path) -> None:
-    (result,) = Detector(weights, "cpu").predict(colours / "images/val/1.png")
+def test_an_image_without_objects_has_no_masks(weights: Path) -> None:
+    (result,) = Detector(weights, "cpu").predict(np.zeros((48, 64, 3), np.uint8))
+    assert result.masks is not None
+    assert result.masks.shape == (0, 48, 64)
+
+
+def test_masks_convert_to_coco_and_supervision(weights: Path, data: Path) -> None:
+    (result,) = Detector(weights, "cpu").predict(data / "images/val/1.png")
+    keys = {"image_id", "category_id", "bbox", "score", "segmentation"}
     rows = result.to_coco(image_id=6)
-    assert all(
-        set(row) == {"image_id", "category_id", "bbox", "score", "segmentation"} for row in rows
-    )
+    assert all(set(row) == keys for row in rows)
     json.dumps(rows)
     pytest.importorskip("supervision")
-    theirs = result.to_supervision()
-    np.testing.assert_array_equal(theirs.mask, result.masks)
-    assert theirs.area.tolist() == pytest.approx([mask.sum() for mask in result.masks])  # type: ignore[union-attr]
+    detections = result.to_supervision()
+    masks = result.masks
+    assert masks is not None
+    np.testing.assert_array_equal(detections.mask, masks)
+    assert detections.area.tolist() == pytest.approx([mask.sum() for mask in masks])

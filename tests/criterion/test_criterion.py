@@ -1,3 +1,5 @@
+"""The set criterion: which losses there are, how they are matched, weighted and normalised."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,7 +12,9 @@ from groupdetr.groups import match_groups
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
-from groupdetr.structures.targets import Target
+from groupdetr.structures.targets import Target, TargetBatch
+
+TERMS = ("focal", "l1", "giou")
 
 
 def outputs(groups: int = 2, queries: int = 4) -> Outputs:
@@ -19,9 +23,8 @@ def outputs(groups: int = 2, queries: int = 4) -> Outputs:
     layers = [
         Predictions(torch.randn(*axes, 3), torch.rand(*axes, 4) * 0.4 + 0.2) for _ in range(3)
     ]
-    return Outputs(
-        layers, Queries(torch.zeros(*axes, 8), torch.zeros(*axes, 2), torch.zeros(*axes, 8))
-    )
+    zeros = torch.zeros(*axes, 8)
+    return Outputs(layers, Queries(zeros, torch.zeros(*axes, 2), zeros))
 
 
 def targets(*counts: int) -> list[Target]:
@@ -35,52 +38,60 @@ def criterion(focal: float = 2.0) -> SetCriterion:
     return SetCriterion([Focal(2.0, focal), L1(5.0, 5.0), GIoU(2.0, 2.0)], match_groups)
 
 
-def test_every_layer_is_supervised_by_every_term() -> None:
+def test_every_layer_has_a_loss_for_every_term() -> None:
     losses = criterion()(outputs(), targets(2, 1))
-    assert list(losses) == [
-        f"layer{i}/{term}" for term in ("focal", "l1", "giou") for i in range(3)
+    assert list(losses) == [f"layer{i}/{term}" for term in TERMS for i in range(3)]
+
+
+def test_every_layer_is_matched_on_its_own() -> None:
+    predicted, annotated = outputs(), targets(2, 1)
+    together = criterion()(predicted, annotated)
+    for i, layer in enumerate(predicted.layers):
+        alone = criterion()(Outputs([layer], predicted.queries), annotated)
+        for term in TERMS:
+            expected = alone[f"layer0/{term}"].item()
+            assert together[f"layer{i}/{term}"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_every_object_has_one_query_in_every_group_of_every_layer() -> None:
+    supervised = outputs(groups=3).supervised()[0]
+    assignment = criterion().matcher(supervised, TargetBatch.from_targets(targets(2, 1)))
+    expected = [
+        (image, group, target) for image, target in ((0, 0), (0, 1), (1, 0)) for group in range(3)
     ]
+    for layer in range(3):
+        columns = (assignment.image, assignment.group, assignment.target)
+        pairs = zip(*(column[layer].tolist() for column in columns))
+        assert sorted(pairs) == sorted(expected)
 
 
-def test_layers_are_matched_each_on_its_own() -> None:
-    said, wanted = outputs(), targets(2, 1)
-    together = criterion()(said, wanted)
-    for i, layer in enumerate(said.layers):
-        alone = criterion()(Outputs([layer], said.queries), wanted)
-        for term in ("focal", "l1", "giou"):
-            assert together[f"layer{i}/{term}"].item() == pytest.approx(
-                alone[f"layer0/{term}"].item(), rel=1e-6
-            )
-
-
-def test_the_loss_weight_scales_its_loss_and_no_other() -> None:
+def test_a_loss_weight_scales_its_own_loss_only() -> None:
     one, three = (criterion(weight)(outputs(), targets(2, 1)) for weight in (1.0, 3.0))
     for name in one:
-        assert three[name].item() == pytest.approx(
-            (3 if "focal" in name else 1) * one[name].item(), rel=1e-6
-        )
+        factor = 3 if "focal" in name else 1
+        assert three[name].item() == pytest.approx(factor * one[name].item(), rel=1e-6)
 
 
-def test_losses_are_divided_by_the_objects_that_are_told() -> None:
-    """Of an optimizer step that several batches share, or of all ranks."""
-    own, told = (criterion()(outputs(), targets(2, 1), mean) for mean in (None, torch.tensor(12.0)))
-    for name in own:
-        assert told[name].item() == pytest.approx(own[name].item() * 3 / 12, rel=1e-6)
+def test_losses_are_divided_by_the_given_mean_objects() -> None:
+    """It is the mean of all batches of an optimizer step, or of all ranks."""
+    default = criterion()(outputs(), targets(2, 1))
+    given = criterion()(outputs(), targets(2, 1), torch.tensor(12.0))
+    for name in default:
+        assert given[name].item() == pytest.approx(default[name].item() * 3 / 12, rel=1e-6)
 
 
-def test_a_batch_costs_what_its_images_cost_alone() -> None:
-    """That an image is laid beside a more crowded one changes no match and no loss."""
-    said, wanted, one = outputs(), targets(2, 4), torch.tensor(1.0)
-    both = criterion()(said, wanted, one)
-    parts = [
-        Outputs([layer[row : row + 1] for layer in said.layers], said.queries) for row in (0, 1)
-    ]
-    alone = [criterion()(part, [target], one) for part, target in zip(parts, wanted)]
+def test_the_losses_of_a_batch_are_the_sum_of_those_of_its_images() -> None:
+    """The padding of an image with fewer objects changes neither its matching nor its losses."""
+    predicted, annotated, mean_objects = outputs(), targets(2, 4), torch.tensor(1.0)
+    both = criterion()(predicted, annotated, mean_objects)
+    alone = []
+    for image, target in enumerate(annotated):
+        layers = [layer[image : image + 1] for layer in predicted.layers]
+        alone.append(criterion()(Outputs(layers, predicted.queries), [target], mean_objects))
     for name in both:
-        assert both[name].item() == pytest.approx(
-            alone[0][name].item() + alone[1][name].item(), rel=1e-5
-        )
+        expected = alone[0][name].item() + alone[1][name].item()
+        assert both[name].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_one_process_is_its_own_mean() -> None:
+def test_the_mean_over_a_single_process_is_its_own_value() -> None:
     assert mean_over_ranks(torch.tensor(5.0)) == 5

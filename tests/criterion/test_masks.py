@@ -1,232 +1,258 @@
-"""Masks are matched and learned as Mask2Former's paper says, and its code."""
+"""Masks are matched and supervised as in Mask2Former's paper and code."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from groupdetr.criterion.classification import Softmax
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.criterion.masks import AtPoints, Dice, PointEntropy
+from groupdetr.criterion.masks import Dice, PointCrossEntropy, PointSampledMasks
 from groupdetr.groups import match_groups
-from groupdetr.structures.masks import Bitmaps, Canvas, Masks
+from groupdetr.structures.masks import CroppedMasks, MaskFeatures
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
-from groupdetr.structures.targets import Objects, Target
+from groupdetr.structures.targets import Target, TargetBatch
 
 CLASSES, CHANNELS, POINTS = 5, 8, 64
 GROUPS, QUERIES = 3, 7
 HEIGHT, WIDTH = 96, 64  # of the padded images
-TERMS = [Softmax(2.0, 2.0), PointEntropy(5.0, 5.0), Dice(5.0, 5.0)]
+TERMS = [Softmax(2.0, 2.0), PointCrossEntropy(5.0, 5.0), Dice(5.0, 5.0)]
 
 
-def canvas(images: int = 2) -> Canvas:
+def mask_features(images: int = 2) -> MaskFeatures:
     pixels = torch.randn(images, CHANNELS, HEIGHT // 4, WIDTH // 4).requires_grad_()
-    return Canvas(pixels, torch.tensor([[HEIGHT, WIDTH]] * images)).with_points(
-        AtPoints(POINTS).drawn
-    )
+    features = MaskFeatures(pixels, torch.tensor([[HEIGHT, WIDTH]] * images))
+    return features.with_points(PointSampledMasks(POINTS).num_sampled)
 
 
-def outputs(stages: int = 2, images: int = 2, groups: int = GROUPS) -> Outputs:
+def outputs(layers: int = 2, images: int = 2, groups: int = GROUPS) -> Outputs:
     torch.manual_seed(0)
-    pixels = canvas(images)
+    features = mask_features(images)
     axes = (images, groups, QUERIES)
-    layers = [
-        Predictions(
-            torch.randn(*axes, CLASSES + 1).requires_grad_(),
-            masks=Masks((0.5 * torch.randn(*axes, CHANNELS)).requires_grad_(), pixels),
-        )
-        for _ in range(stages)
-    ]
+    predictions = []
+    for _ in range(layers):
+        logits = torch.randn(*axes, CLASSES + 1).requires_grad_()
+        embedding = (0.5 * torch.randn(*axes, CHANNELS)).requires_grad_()
+        predictions.append(Predictions(logits, embedding, features))
     content = torch.zeros(*axes, CHANNELS)
-    return Outputs(layers, Queries(content, content[:1, ..., :0]))
+    return Outputs(predictions, Queries(content, content[:1, ..., :0]))
 
 
-def targets(counts: Sequence[int]) -> list[Target]:
+def make_targets(counts: Sequence[int]) -> list[Target]:
     generator = torch.Generator().manual_seed(1)
-    found = []
+    targets = []
     for count in counts:
         coarse = torch.rand(count, 1, 6, 4, generator=generator)
         masks = F.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")[:, 0] > 0.5
         labels = torch.randint(0, CLASSES, (count,), generator=generator)
-        found.append(Target(labels, torch.full((count, 4), 0.5), Bitmaps.of(masks)))
-    return found
+        targets.append(Target(labels, torch.full((count, 4), 0.5), CroppedMasks.from_dense(masks)))
+    return targets
 
 
 def criterion(points: int = POINTS) -> SetCriterion:
-    return SetCriterion(TERMS, match_groups, AtPoints(points))
+    return SetCriterion(TERMS, match_groups, PointSampledMasks(points))
 
 
-# independent code: whole masks, sampled by torch
+# Independent code: whole masks, sampled by torch.
 
 
-def sampled(masks: Tensor, points: Tensor) -> Tensor:
+def sample(masks: Tensor, points: Tensor) -> Tensor:
     """Masks [M,h,w] at points [P,2]: [M,P]."""
     grid = (2 * points - 1).expand(len(masks), 1, -1, -1)
     return F.grid_sample(masks[:, None], grid, align_corners=False)[:, 0, 0]
 
 
 def dense(target: Target) -> Tensor:
+    """The masks of a target, [T,H,W]."""
     masks = torch.zeros(len(target), HEIGHT, WIDTH)
     assert target.masks is not None
-    start = 0
+    first = 0
     for mask, (left, top, width, height) in zip(masks, target.masks.windows.tolist()):
-        window = target.masks.pixels[start : start + width * height].view(height, width)
+        window = target.masks.pixels[first : first + width * height].view(height, width)
         mask[top : top + height, left : left + width] = window
-        start += width * height
+        first += width * height
     return masks
 
 
-def dice(said: Tensor, wanted: Tensor) -> Tensor:
-    return 1 - (2 * (said * wanted).sum(-1) + 1) / (said.sum(-1) + wanted.sum(-1) + 1)
+def dice(pred: Tensor, target: Tensor) -> Tensor:
+    return 1 - (2 * (pred * target).sum(-1) + 1) / (pred.sum(-1) + target.sum(-1) + 1)
 
 
-def cost_of(said: Predictions, target: Target, image: int, group: int) -> Tensor:
-    """[N,T]"""
-    points = said.masks.canvas.points[image, :POINTS]  # type: ignore[index]
-    logits = sampled(said.masks.full()[image, group], points)[:, None]
-    wanted = sampled(dense(target), points)[None].expand(QUERIES, -1, -1)
-    entropy = F.binary_cross_entropy_with_logits(
-        logits.expand_as(wanted), wanted, reduction="none"
+def sampled_points(predictions: Predictions, image: int) -> Tensor:
+    points = predictions.masks.mask_features.points
+    assert points is not None
+    return points[image]
+
+
+def expected_cost(predictions: Predictions, target: Target, image: int, group: int) -> Tensor:
+    """The matching cost [N,T] of one image and group."""
+    points = sampled_points(predictions, image)[:POINTS]
+    logits = sample(predictions.masks.full()[image, group], points)[:, None]
+    labels = sample(dense(target), points)[None].expand(QUERIES, -1, -1)
+    cross_entropy = F.binary_cross_entropy_with_logits(
+        logits.expand_as(labels), labels, reduction="none"
     ).mean(-1)
-    score = said.logits[image, group].softmax(-1)[:, target.labels]
-    return -2 * score + 5 * entropy + 5 * dice(logits.sigmoid(), wanted)
+    score = predictions.logits[image, group].softmax(-1)[:, target.labels]
+    return -2 * score + 5 * cross_entropy + 5 * dice(logits.sigmoid(), labels)
 
 
-def losses_of(said: Predictions, wanted: list[Target], n: float) -> dict[str, Tensor]:
-    """Of one prediction, the mean over groups of Mask2Former's three losses."""
+def expected_losses(
+    predictions: Predictions, targets: list[Target], num_objects: float
+) -> dict[str, Tensor]:
+    """Mask2Former's three losses of one layer, averaged over groups."""
     sums = {name: torch.zeros(()) for name in ("softmax", "mask", "dice")}
+    class_weights = torch.tensor([1.0] * CLASSES + [0.1])
     for group in range(GROUPS):
-        classes = torch.full((len(wanted), QUERIES), CLASSES)
-        for image, target in enumerate(wanted):
-            query, of = linear_sum_assignment(cost_of(said, target, image, group).detach())
-            classes[image, query] = target.labels[of]
-            points, whole = said.masks.canvas.points[image], said.masks.full()[image, group]  # type: ignore[index]
-            for q, t in zip(query, of):
-                logits = sampled(whole[q][None], points)[0]
-                order = logits[: 3 * POINTS].detach().abs().argsort()[: 3 * POINTS // 4]
-                where = torch.cat([order, torch.arange(3 * POINTS, len(points))])
-                truth = sampled(dense(target)[t][None], points[where])[0]
-                sums["mask"] = sums["mask"] + F.binary_cross_entropy_with_logits(
-                    logits[where], truth
-                )
-                sums["dice"] = sums["dice"] + dice(logits[where].sigmoid(), truth)
-        weights = torch.tensor([1.0] * CLASSES + [0.1])
-        entropy = F.cross_entropy(said.logits[:, group].flatten(0, 1), classes.flatten(), weights)
-        sums["softmax"] = sums["softmax"] + entropy
-    share = {"softmax": 2 / GROUPS, "mask": 5 / (GROUPS * n), "dice": 5 / (GROUPS * n)}
-    return {name: share[name] * value for name, value in sums.items()}
+        classes = torch.full((len(targets), QUERIES), CLASSES)
+        for image, target in enumerate(targets):
+            cost = expected_cost(predictions, target, image, group).detach()
+            matched_queries, matched_objects = linear_sum_assignment(cost)
+            classes[image, matched_queries] = target.labels[matched_objects]
+            points = sampled_points(predictions, image)
+            masks = predictions.masks.full()[image, group]
+            for query, matched in zip(matched_queries, matched_objects):
+                logits = sample(masks[query][None], points)[0]
+                certainty = logits[: 3 * POINTS].detach().abs()
+                uncertain = certainty.argsort()[: 3 * POINTS // 4]
+                index = torch.cat([uncertain, torch.arange(3 * POINTS, len(points))])
+                labels = sample(dense(target)[matched][None], points[index])[0]
+                cross_entropy = F.binary_cross_entropy_with_logits(logits[index], labels)
+                sums["mask"] = sums["mask"] + cross_entropy
+                sums["dice"] = sums["dice"] + dice(logits[index].sigmoid(), labels)
+        class_logits = predictions.logits[:, group].flatten(0, 1)
+        cross_entropy = F.cross_entropy(class_logits, classes.flatten(), class_weights)
+        sums["softmax"] = sums["softmax"] + cross_entropy
+    return {
+        "softmax": 2 / GROUPS * sums["softmax"],
+        "mask": 5 / (GROUPS * num_objects) * sums["mask"],
+        "dice": 5 / (GROUPS * num_objects) * sums["dice"],
+    }
 
 
-# claims
+# Claims
 
 
 def test_costs_are_those_of_whole_masks() -> None:
-    said, wanted = outputs(), targets((4, 2))
-    costs = criterion().costs(said.stages()[0], Objects.from_targets(wanted))
-    for stage, layer in enumerate(said.layers):
-        for image, target in enumerate(wanted):
+    predicted, targets = outputs(), make_targets((4, 2))
+    supervised = predicted.supervised()[0]
+    costs = criterion().matcher.costs(supervised, TargetBatch.from_targets(targets))
+    for index, layer in enumerate(predicted.layers):
+        for image, target in enumerate(targets):
             for group in range(GROUPS):
-                expected = cost_of(layer, target, image, group).detach()
-                found = torch.from_numpy(costs[stage, image, group, : len(target)].T)
-                assert torch.allclose(found, expected, atol=1e-4)
+                expected = expected_cost(layer, target, image, group).detach()
+                ours = torch.from_numpy(costs[index, image, group, : len(target)].T)
+                assert torch.allclose(ours, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("counts", [(4, 2), (0, 3), (QUERIES, 1)])
 def test_losses_and_gradients_are_those_of_whole_masks(counts: tuple[int, int]) -> None:
-    said, wanted = outputs(), targets(counts)
-    found = criterion()(said, wanted)
-    expected = {
-        f"layer{stage}/{name}": value
-        for stage, layer in enumerate(said.layers)
-        for name, value in losses_of(layer, wanted, sum(counts)).items()
-    }
-    assert found.keys() == expected.keys()
+    predicted, targets = outputs(), make_targets(counts)
+    losses = criterion()(predicted, targets)
+    expected = {}
+    for index, layer in enumerate(predicted.layers):
+        for name, value in expected_losses(layer, targets, sum(counts)).items():
+            expected[f"layer{index}/{name}"] = value
+    assert losses.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].item() == pytest.approx(value.item(), rel=1e-4), name
-    leaves = [x for layer in said.layers for x in (layer.logits, layer.place)] + [
-        said.layers[0].masks.canvas.pixels
-    ]
-    ours, theirs = (
-        torch.autograd.grad(sum(d.values()), leaves, retain_graph=True) for d in (found, expected)
-    )
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+    leaves = [x for layer in predicted.layers for x in (layer.logits, layer.location)]
+    leaves.append(predicted.layers[0].masks.mask_features.pixels)
+    ours = torch.autograd.grad(sum(losses.values()), leaves, retain_graph=True)
+    theirs = torch.autograd.grad(sum(expected.values()), leaves, retain_graph=True)
     for a, b in zip(ours, theirs):
         assert torch.allclose(a, b, atol=1e-4 * b.abs().max().item())
 
 
-def test_a_mean_stays_a_mean_and_a_sum_is_divided_by_the_groups() -> None:
-    """Equal groups lose what one of them loses: nothing is divided by K that is a mean already."""
-    said = outputs(groups=1)
-    many = Outputs(
-        [
-            layer.of(layer.logits.expand(-1, 4, -1, -1), layer.place.expand(-1, 4, -1, -1))
-            for layer in said.layers
-        ],
-        Queries(
-            said.queries.content.expand(-1, 4, -1, -1), said.queries.reference.expand(-1, 4, -1, -1)
-        ),
+def test_equal_groups_have_the_losses_of_one_group() -> None:
+    """Sums are divided by K. The class loss is a mean already and is not divided again."""
+    predicted = outputs(groups=1)
+    layers = []
+    for layer in predicted.layers:
+        logits = layer.logits.expand(-1, 4, -1, -1)
+        layers.append(layer.with_values(logits, layer.location.expand(-1, 4, -1, -1)))
+    queries = Queries(
+        predicted.queries.content.expand(-1, 4, -1, -1),
+        predicted.queries.reference.expand(-1, 4, -1, -1),
     )
-    wanted = targets((3, 2))
-    one, four = (criterion()(each, wanted) for each in (said, many))
+    targets = make_targets((3, 2))
+    one = criterion()(predicted, targets)
+    four = criterion()(Outputs(layers, queries), targets)
     assert four.keys() == one.keys()
     for name, loss in one.items():
         assert four[name].item() == pytest.approx(loss.item(), rel=1e-5), name
 
 
-def test_the_pieces_of_a_batch_lose_what_the_batch_does() -> None:
-    """Also in the class term, whose weights are those of the whole batch."""
-    said, wanted = outputs(), targets((4, 1))
-    together = criterion()(said, wanted)
-    mean = torch.tensor(5 / 2)
-    parts = [criterion()(piece(said, row), wanted[row : row + 1], mean) for row in range(2)]
+def test_the_losses_of_micro_batches_average_to_those_of_the_batch() -> None:
+    """Also for the class loss, whose weights are those of the whole batch."""
+    predicted, targets = outputs(), make_targets((4, 1))
+    together = criterion()(predicted, targets)
+    mean_objects = torch.tensor(5 / 2)
+    parts = []
+    for image in range(2):
+        part = micro_batch(predicted, image)
+        parts.append(criterion()(part, targets[image : image + 1], mean_objects))
     for name, loss in together.items():
-        assert sum(part[name].item() for part in parts) / 2 == pytest.approx(
-            loss.item(), rel=1e-5
-        ), name
+        mean = sum(part[name].item() for part in parts) / 2
+        assert mean == pytest.approx(loss.item(), rel=1e-5), name
 
 
-def piece(said: Outputs, row: int) -> Outputs:
-    here = slice(row, row + 1)
-    whole = said.layers[0].masks.canvas
-    part = Canvas(whole.pixels[here], whole.sizes[here], whole.points[here], whole.sampled[here])  # type: ignore[index]
-    layers = [
-        Predictions(layer.logits[here], masks=Masks(layer.masks.embedding[here], part))
-        for layer in said.layers
-    ]
-    return Outputs(layers, Queries(said.queries.content[here], said.queries.reference))
+def micro_batch(predicted: Outputs, image: int) -> Outputs:
+    """The outputs of one image."""
+    index = slice(image, image + 1)
+    features = predicted.layers[0].masks.mask_features
+    assert features.points is not None
+    assert features.sampled is not None
+    part = MaskFeatures(
+        features.pixels[index],
+        features.sizes[index],
+        features.points[index],
+        features.sampled[index],
+    )
+    layers = []
+    for layer in predicted.layers:
+        layers.append(Predictions(layer.logits[index], layer.location[index], part))
+    queries = Queries(predicted.queries.content[index], predicted.queries.reference)
+    return Outputs(layers, queries)
 
 
 def test_whole_masks_are_never_made() -> None:
-    """No tensor of the criterion is as large as the masks of all queries at the canvas's size."""
+    """No tensor of the criterion is as large as the masks of all queries at the full size."""
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    class LargestTensor(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             nonlocal largest
             result = func(*args, **(kwargs or {}))
             if isinstance(result, Tensor):
                 largest = max(largest, result.numel())
             return result
 
-    few = 16
+    num_points = 16
     torch.manual_seed(0)
     pixels = torch.randn(1, CHANNELS, 48, 48).requires_grad_()
-    said = outputs(images=1, groups=16)
-    drawn = Canvas(pixels, torch.tensor([[192, 192]])).with_points(AtPoints(few).drawn)
-    layers = [Predictions(layer.logits, masks=Masks(layer.place, drawn)) for layer in said.layers]
-    with Watch():
-        losses = criterion(few)(Outputs(layers, said.queries), targets((4,)))
-        sum(losses.values()).backward()  # type: ignore[union-attr]
+    predicted = outputs(images=1, groups=16)
+    features = MaskFeatures(pixels, torch.tensor([[192, 192]]))
+    features = features.with_points(PointSampledMasks(num_points).num_sampled)
+    layers = [Predictions(layer.logits, layer.location, features) for layer in predicted.layers]
+    with LargestTensor():
+        losses = criterion(num_points)(Outputs(layers, predicted.queries), make_targets((4,)))
+        torch.stack([*losses.values()]).sum().backward()
     assert 0 < largest < 16 * QUERIES * 48 * 48 / 4
 
 
 def test_targets_without_masks_are_refused() -> None:
-    bare = [Target(target.labels, target.boxes) for target in targets((2, 1))]
+    targets = [Target(target.labels, target.boxes) for target in make_targets((2, 1))]
     with pytest.raises(ValueError, match="have no masks"):
-        criterion()(outputs(), bare)
+        criterion()(outputs(), targets)

@@ -1,9 +1,8 @@
-"""A small sound data set that tests then spoil, and the real ones where they are at hand."""
+"""Fixtures: a small valid dataset that tests put faults into."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,11 @@ from groupdetr.data.check import Report, check
 
 
 class Sample:
-    """Three train pictures and one val picture of 64 x 48 pixels, two classes, five boxes. Sound until spoiled."""
+    """A valid dataset: three train images and one val image, two classes, five boxes.
+
+    Images have 64 x 48 pixels. Tests put faults into the dataset. Annotation files are written by
+    `save`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -26,18 +29,19 @@ class Sample:
         self.val = _content([3], [(3, 1)])
 
     def draw(self, name: str, seed: int, size: tuple[int, int] = (64, 48)) -> Path:
+        """Write an image of random pixels and of ``size`` (width, height)."""
         pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
         path = self.root / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
         return path
 
-    def picture(self, number: int = 0) -> Path:
+    def image(self, number: int = 0) -> Path:
         return self.root / "images" / f"{number}.jpg"
 
     @property
     def box(self) -> list[Any]:
-        """The first train box, to be spoiled in place."""
+        """The first train box. Tests change it in place."""
         return self.train["annotations"][0]["bbox"]
 
     def save(self) -> Path:
@@ -74,15 +78,5 @@ def sample(tmp_path: Path) -> Sample:
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A sample that outlives one test, for many examples; each must save it anew."""
+    """A sample for many examples of one module. Each example must save it again."""
     return Sample(tmp_path_factory.mktemp("fuzz") / "sample")
-
-
-@pytest.fixture
-def real_data() -> Path:
-    folder = os.environ.get("GROUPDETR_TEST_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip(
-            "set GROUPDETR_TEST_DATA to the folder of the real data sets (bccd, tiny_coco, raccoon, coco_eval)"
-        )
-    return Path(folder)

@@ -1,4 +1,4 @@
-"""Whatever is on disk becomes RGB the way the annotations saw it, or a data error that names the file."""
+"""Every image file becomes RGB in the orientation of its annotations, or an error that names it."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from PIL import Image
 
 from groupdetr.data import images
 from groupdetr.data.findings import RefusedError
-from groupdetr.data.images import examine, image_size, load_image, load_pixels
+from groupdetr.data.images import check_image, image_size, load_image, load_pixels
 from groupdetr.errors import DataError
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # [48,64]
@@ -26,7 +26,7 @@ def save(image, path, **options):
 
 def code(path, size=(64, 48)):
     with pytest.raises(RefusedError) as caught:
-        examine(path, size)
+        check_image(path, size)
     return caught.value.finding.code
 
 
@@ -43,7 +43,7 @@ def test_every_mode_becomes_rgb(mode, tmp_path):
     assert abs(np.asarray(loaded).mean() - RAMP.mean()) <= dithered
 
 
-def test_sixteen_bits_are_scaled_by_their_range_not_cut_at_255(tmp_path):
+def test_sixteen_bits_are_scaled_by_their_range_and_not_clipped_at_255(tmp_path):
     values = (RAMP.astype(np.uint16) * 257) // 2
     loaded = load_image(save(Image.fromarray(values), tmp_path / "x.png"))
     assert np.abs(np.asarray(loaded)[..., 0] - RAMP / 2).max() <= 1
@@ -54,7 +54,7 @@ def test_floats_in_the_unit_range_are_scaled_to_255(tmp_path):
     assert np.array_equal(np.asarray(loaded)[..., 0], RAMP)
 
 
-def test_what_is_transparent_shows_white_and_not_what_hides_below(tmp_path):
+def test_transparent_pixels_are_white(tmp_path):
     pixels = np.zeros((48, 64, 4), dtype=np.uint8)
     pixels[:, :32] = (255, 0, 0, 255)
     loaded = np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))
@@ -62,7 +62,7 @@ def test_what_is_transparent_shows_white_and_not_what_hides_below(tmp_path):
     assert (loaded[:, 32:] == 255).all()
 
 
-def test_a_picture_transparent_all_over_is_taken_as_opaque(tmp_path):
+def test_an_image_that_is_transparent_everywhere_is_opaque(tmp_path):
     pixels = np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)])
     assert np.array_equal(
         np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))[..., 0], RAMP
@@ -75,7 +75,7 @@ def test_a_transparent_palette_is_read(tmp_path):
     assert (np.asarray(loaded)[:, 0] == 255).all()
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+def test_the_first_frame_of_an_animation_is_loaded(tmp_path):
     frames = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
     path = save(frames[0], tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert load_image(path).getpixel((0, 0)) == (255, 0, 0)
@@ -87,28 +87,28 @@ def oriented(path, orientation, size=(64, 48)):
     return save(Image.fromarray(RAMP).resize(size), path, exif=exif)
 
 
-def test_without_a_recorded_size_exif_is_always_followed(tmp_path):
+def test_without_a_recorded_size_the_exif_orientation_is_applied(tmp_path):
     path = oriented(tmp_path / "x.jpg", 6)
     assert load_image(path).size == image_size(path) == (48, 64)
     upside_down = np.asarray(load_image(oriented(tmp_path / "y.jpg", 3)))
     assert upside_down[0, 0, 0] > upside_down[0, -1, 0]
 
 
-def test_exif_is_followed_only_where_the_recorded_size_asks_for_it(tmp_path):
+def test_the_exif_orientation_is_applied_only_if_the_recorded_size_requires_it(tmp_path):
     path = oriented(tmp_path / "x.jpg", 6)
     assert load_image(path, (48, 64)).size == (48, 64)
     assert load_image(path, (64, 48)).size == (64, 48)
-    assert examine(path, (48, 64)) == "exif-turned"
-    assert examine(path, (64, 48)) == ""
+    assert check_image(path, (48, 64)) == "exif-turned"
+    assert check_image(path, (64, 48)) == ""
 
 
-def test_a_turn_that_the_size_does_not_tell_is_left_and_reported(tmp_path):
-    assert examine(oriented(tmp_path / "x.jpg", 3), (64, 48)) == "exif-ambiguous"
-    assert examine(oriented(tmp_path / "y.jpg", 6, (50, 50)), (50, 50)) == "exif-ambiguous"
+def test_an_orientation_that_does_not_change_the_size_is_ignored_and_reported(tmp_path):
+    assert check_image(oriented(tmp_path / "x.jpg", 3), (64, 48)) == "exif-ambiguous"
+    assert check_image(oriented(tmp_path / "y.jpg", 6, (50, 50)), (50, 50)) == "exif-ambiguous"
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
-def test_a_tiff_is_turned_once_and_not_scrambled(compression, tmp_path):
+def test_a_tiff_is_rotated_once_and_not_scrambled(compression, tmp_path):
     path = save(
         Image.fromarray(RAMP),
         tmp_path / "x.tif",
@@ -123,16 +123,16 @@ def test_a_tiff_is_turned_once_and_not_scrambled(compression, tmp_path):
 COLOURS = np.random.default_rng(0).integers(0, 255, (47, 63, 3), dtype=np.uint8)  # of odd sizes
 
 
-@pytest.fixture(params=["Pillow alone", "with simplejpeg"])
+@pytest.fixture(params=["Pillow only", "with simplejpeg"])
 def decoder(request, monkeypatch):
-    if request.param == "Pillow alone":
+    if request.param == "Pillow only":
         monkeypatch.setattr(images, "decode_jpeg", None)
     elif not images.decode_jpeg:
         pytest.skip("simplejpeg is not installed: pip install simplejpeg")
     return request.param
 
 
-def as_pillow(path):
+def decoded_by_pillow(path):
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -141,41 +141,41 @@ def as_pillow(path):
 @pytest.mark.parametrize(("height", "width"), [(47, 63), (1, 1), (1, 40), (33, 2), (64, 48)])
 @pytest.mark.parametrize("quality", [30, 95])
 @pytest.mark.parametrize("kind", ["4:4:4", "4:2:2", "4:2:0", "4:1:1", "progressive", "keep_rgb"])
-def test_pixels_of_a_jpeg_are_pillows(kind, quality, height, width, tmp_path):
+def test_pixels_of_a_jpeg_are_those_of_pillow(kind, quality, height, width, tmp_path):
     options = {"subsampling": kind} if ":" in kind else {kind: True}
     noise = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
     path = save(Image.fromarray(noise), tmp_path / "x.jpg", quality=quality, **options)
     pixels = load_pixels(path, (width, height))
-    assert np.array_equal(pixels, as_pillow(path))
+    assert np.array_equal(pixels, decoded_by_pillow(path))
     assert np.array_equal(pixels, np.asarray(load_image(path, (width, height))))
 
 
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
-def test_pixels_of_a_jpeg_that_is_not_rgb_are_pillows(mode, tmp_path):
+def test_pixels_of_a_jpeg_that_is_not_rgb_are_those_of_pillow(mode, tmp_path):
     path = save(Image.fromarray(COLOURS).convert(mode), tmp_path / "x.jpg")
-    assert np.array_equal(load_pixels(path, (63, 47)), as_pillow(path))
+    assert np.array_equal(load_pixels(path, (63, 47)), decoded_by_pillow(path))
 
 
 @pytest.mark.usefixtures("decoder")
-def test_pixels_of_a_jpeg_are_turned_where_the_recorded_size_asks_for_it(tmp_path):
+def test_pixels_of_a_jpeg_are_rotated_if_the_recorded_size_requires_it(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     path = save(Image.fromarray(COLOURS), tmp_path / "x.jpg", exif=exif)
-    assert np.array_equal(load_pixels(path, (63, 47)), as_pillow(path))
-    assert np.array_equal(load_pixels(path, (47, 63)), np.rot90(as_pillow(path), -1))
+    assert np.array_equal(load_pixels(path, (63, 47)), decoded_by_pillow(path))
+    assert np.array_equal(load_pixels(path, (47, 63)), np.rot90(decoded_by_pillow(path), -1))
 
 
 @pytest.mark.usefixtures("decoder")
-def test_pixels_of_real_pictures_are_pillows(real_data):
+def test_pixels_of_real_images_are_those_of_pillow(real_data):
     for name in ("tiny_coco", "bccd", "raccoon"):
         for path in sorted((real_data / name / "images").iterdir()):
-            pixels = as_pillow(path)
+            pixels = decoded_by_pillow(path)
             assert np.array_equal(load_pixels(path, pixels.shape[1::-1]), pixels)
 
 
 @pytest.mark.usefixtures("decoder")
-def test_a_jpeg_is_refused_in_the_same_words_whoever_decodes(tmp_path):
+def test_a_broken_jpeg_is_the_same_error_with_both_decoders(tmp_path):
     path = save(Image.fromarray(COLOURS), tmp_path / "x.jpg")
     with pytest.raises(DataError, match="63 x 47"):
         load_pixels(path, (47, 63))
@@ -186,18 +186,18 @@ def test_a_jpeg_is_refused_in_the_same_words_whoever_decodes(tmp_path):
 
 
 @pytest.mark.usefixtures("decoder")
-def test_a_jpeg_with_stray_bytes_is_shown_as_pillow_shows_it(tmp_path):
+def test_a_jpeg_with_stray_bytes_is_decoded_as_by_pillow(tmp_path):
     path = save(Image.fromarray(COLOURS), tmp_path / "x.jpg")
     raw = path.read_bytes()
-    start = raw.index(b"\xff\xda")  # where the pixels begin
-    path.write_bytes(raw[:start] + b"stray" + raw[start:])
-    assert np.array_equal(load_pixels(path, (63, 47)), as_pillow(path))
+    first_pixels = raw.index(b"\xff\xda")
+    path.write_bytes(raw[:first_pixels] + b"stray" + raw[first_pixels:])
+    assert np.array_equal(load_pixels(path, (63, 47)), decoded_by_pillow(path))
 
 
-def test_who_decodes_ordinary_jpegs_is_simplejpeg_where_it_is_installed(tmp_path, monkeypatch):
-    asked = []
+def test_simplejpeg_decodes_ordinary_jpegs_only(tmp_path, monkeypatch):
+    calls = []
     monkeypatch.setattr(
-        images, "decode_jpeg", lambda raw, strict: asked.append((raw[:2], strict)) or COLOURS
+        images, "decode_jpeg", lambda raw, strict: calls.append((raw[:2], strict)) or COLOURS
     )
     for mode, extension, size in (
         ("RGB", "jpg", (63, 47)),
@@ -205,19 +205,19 @@ def test_who_decodes_ordinary_jpegs_is_simplejpeg_where_it_is_installed(tmp_path
         ("RGB", "png", (63, 47)),
     ):
         load_pixels(save(Image.fromarray(COLOURS).convert(mode), tmp_path / f"x.{extension}"), size)
-    assert asked == [(b"\xff\xd8", True)]
+    assert calls == [(b"\xff\xd8", True)]
 
 
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("extension", ["jpg", "png"])
-def test_pixels_are_of_their_own_memory_and_may_be_written(extension, tmp_path):
+def test_pixels_can_be_written(extension, tmp_path):
     pixels = load_pixels(save(Image.fromarray(COLOURS), tmp_path / f"x.{extension}"), (63, 47))
     pixels[:] = 0
     assert pixels.flags.c_contiguous
 
 
 @pytest.mark.parametrize("size", [None, (63, 47), (47, 63)])
-def test_a_png_broken_inside_is_refused_not_shown_in_part(size, tmp_path):
+def test_a_png_with_a_broken_byte_is_an_error(size, tmp_path):
     path = save(Image.fromarray(COLOURS), tmp_path / "x.png")
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 255
@@ -227,7 +227,7 @@ def test_a_png_broken_inside_is_refused_not_shown_in_part(size, tmp_path):
         load_image(path, size)
 
 
-def test_a_wrong_recorded_size_is_refused(tmp_path):
+def test_a_wrong_recorded_size_is_an_error(tmp_path):
     path = save(Image.fromarray(RAMP), tmp_path / "x.png")
     assert code(path, (640, 480)) == "size-mismatch"
     with pytest.raises(DataError, match="64 x 48"):
@@ -235,7 +235,7 @@ def test_a_wrong_recorded_size_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "gif", "tif", "bmp", "ppm"])
-def test_a_cut_file_is_called_truncated_not_filled_with_gray(extension, tmp_path):
+def test_a_truncated_file_is_an_error_and_not_filled_with_grey(extension, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     path = save(Image.fromarray(noise), tmp_path / f"x.{extension}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
@@ -244,7 +244,7 @@ def test_a_cut_file_is_called_truncated_not_filled_with_gray(extension, tmp_path
         load_image(path)
 
 
-def test_what_is_no_picture_says_what_it_is(tmp_path):
+def test_files_that_are_no_images_are_reported_by_their_kind(tmp_path):
     (tmp_path / "text.jpg").write_text("404 not found")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
@@ -257,7 +257,7 @@ def test_what_is_no_picture_says_what_it_is(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
-def test_a_fifo_does_not_hang(tmp_path):
+def test_a_fifo_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "x.jpg")
     assert code(tmp_path / "x.jpg") == "not-a-file"
 
@@ -269,33 +269,31 @@ def test_postscript_never_reaches_an_interpreter(tmp_path):
     assert code(tmp_path / "x.jpg") == "not-an-image"
 
 
-def test_a_decompression_bomb_is_refused_from_its_header(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
     path = save(Image.new("1", (64, 48)), tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert code(path) == "image-too-large"
 
 
-def test_an_error_survives_the_way_back_from_a_worker_process(tmp_path):
+def test_an_error_can_be_pickled(tmp_path):
     with pytest.raises(RefusedError) as caught:
         load_image(tmp_path / "none.jpg")
-    again = pickle.loads(pickle.dumps(caught.value))
-    assert again.finding == caught.value.finding
-    assert str(again) == str(caught.value)
+    unpickled = pickle.loads(pickle.dumps(caught.value))
+    assert unpickled.finding == caught.value.finding
+    assert str(unpickled) == str(caught.value)
 
 
 def test_files_are_closed(tmp_path):
     path = save(Image.fromarray(RAMP), tmp_path / "x.png")
     (tmp_path / "bad.png").write_bytes(path.read_bytes()[:60])
-    before = (
-        len(os.listdir("/proc/self/fd"))
-        if Path("/proc/self/fd").exists()
-        else pytest.skip("no /proc here")
-    )
-    kept = [load_image(path) for _ in range(5)]
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("this system has no /proc")
+    before = len(os.listdir("/proc/self/fd"))
+    loaded = [load_image(path) for _ in range(5)]
     for _ in range(5):
         code(tmp_path / "bad.png")
     assert len(os.listdir("/proc/self/fd")) <= before
-    assert len(kept) == 5
+    assert len(loaded) == 5
 
 
 @pytest.fixture(scope="module")
@@ -313,17 +311,17 @@ def originals(tmp_path_factory):
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 @given(
-    which=st.integers(0, 4),
+    file_index=st.integers(0, 4),
     edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
 )
-def test_what_examination_passes_loads_and_nothing_else_is_raised(which, edits, originals):
-    path, raw = originals[which]
+def test_an_image_that_passes_the_check_can_be_loaded(file_index, edits, originals):
+    path, raw = originals[file_index]
     raw = bytearray(raw)
-    for where, value in edits:
-        raw[int(where * len(raw))] = value
+    for position, value in edits:
+        raw[int(position * len(raw))] = value
     path.write_bytes(bytes(raw))
     try:
-        examine(path, (32, 24))
+        check_image(path, (32, 24))
     except DataError:
         return
     assert np.array_equal(load_pixels(path, (32, 24)), np.asarray(load_image(path, (32, 24))))

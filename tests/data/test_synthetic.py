@@ -1,4 +1,4 @@
-"""Claims about the synthetic data set: it repeats, its boxes and masks are exact, its knobs do what they say."""
+"""The synthetic dataset is reproducible, its boxes and masks are exact, and its options work."""
 
 import contextlib
 import io
@@ -16,15 +16,15 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from groupdetr.data.synthetic import (
-    LEAST_VISIBLE,
-    Drawing,
+    MIN_VISIBLE,
     SyntheticConfig,
+    SyntheticImage,
     class_names,
     draw,
     run_lengths,
     write,
 )
-from groupdetr.data.synthetic_shapes import SHAPES, coverage
+from groupdetr.data.synthetic_shapes import SHAPES, random_coverage
 from groupdetr.errors import DataError
 
 EASY = SyntheticConfig(image_size=64, texture=0.0, occlusion=0.0)
@@ -45,26 +45,24 @@ def configs(**fixed):
     return st.builds(SyntheticConfig, **(free | fixed))
 
 
-def same(a: Drawing, b: Drawing) -> bool:
-    return all(
-        np.array_equal(getattr(a, name), getattr(b, name))
-        for name in ("image", "boxes", "labels", "masks")
-    )
+def same(a: SyntheticImage, b: SyntheticImage) -> bool:
+    names = ("image", "boxes", "labels", "masks")
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
-def drawings(config, count=24):
+def draw_many(config, count=24):
     return [draw(config, "train", index) for index in range(count)]
 
 
-def tight(mask):
+def tight_box(mask):
     rows, columns = np.nonzero(mask)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-# It repeats.
+# reproducibility
 
 
-def test_the_same_seed_draws_the_same_pictures_whatever_the_order():
+def test_the_same_seed_generates_the_same_images_in_any_order():
     config = SyntheticConfig(seed=7)
     forwards = [draw(config, "train", index) for index in range(6)]
     np.random.seed(1)
@@ -72,102 +70,105 @@ def test_the_same_seed_draws_the_same_pictures_whatever_the_order():
     assert all(same(a, b) for a, b in zip(forwards, reversed(backwards)))
 
 
-def test_another_index_split_or_seed_draws_another_picture():
+def test_another_index_split_or_seed_generates_another_image():
     config = SyntheticConfig()
-    pictures = [draw(config, "train", 0), draw(config, "train", 1), draw(config, "val", 0)]
-    pictures.append(draw(replace(config, seed=1), "train", 0))
-    assert not any(same(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+    images = [draw(config, "train", 0), draw(config, "train", 1), draw(config, "val", 0)]
+    images.append(draw(replace(config, seed=1), "train", 0))
+    assert not any(same(a, b) for i, a in enumerate(images) for b in images[:i])
 
 
-def test_drawing_leaves_the_global_random_state_alone():
+def test_the_global_random_state_is_not_changed():
     before = np.random.get_state()[1].copy()
-    drawings(SyntheticConfig(), 2)
+    draw_many(SyntheticConfig(), 2)
     assert np.array_equal(before, np.random.get_state()[1])
 
 
-def test_a_picture_is_the_same_in_another_process():
+def test_an_image_is_the_same_in_another_process():
     code = """if True:
         import zlib
         from groupdetr.data.synthetic import SyntheticConfig, draw
         print(zlib.crc32(draw(SyntheticConfig(), "train", 3).image))
     """
-    there = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert int(there) == zlib.crc32(draw(SyntheticConfig(), "train", 3).image)
+    )
+    assert int(process.stdout) == zlib.crc32(draw(SyntheticConfig(), "train", 3).image)
 
 
-# Boxes and masks are exact.
+# boxes and masks
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(config=configs(), index=st.integers(0, 10**6))
-def test_every_config_draws_valid_objects(config, index):
-    drawing = draw(config, "train", index)
-    side, count = config.image_size, len(drawing.labels)
+def test_every_config_generates_valid_objects(config, index):
+    sample = draw(config, "train", index)
+    side, count = config.image_size, len(sample.labels)
     assert config.min_objects <= count <= config.max_objects
-    assert drawing.image.shape == (side, side, 3)
-    assert drawing.image.dtype == np.uint8
-    assert drawing.boxes.shape == (count, 4)
-    assert drawing.boxes.dtype == np.float32
-    assert drawing.masks.shape == (count, side, side)
-    assert drawing.masks.dtype == bool
-    assert drawing.labels.dtype == np.int64
-    assert ((drawing.labels >= 0) & (drawing.labels < config.num_classes)).all()
-    assert drawing.boxes.tolist() == [tight(mask) for mask in drawing.masks]
-    assert drawing.masks.sum(0).max(initial=0) <= 1, (
-        "masks are of what is visible, so no pixel has two owners"
+    assert sample.image.shape == (side, side, 3)
+    assert sample.image.dtype == np.uint8
+    assert sample.boxes.shape == (count, 4)
+    assert sample.boxes.dtype == np.float32
+    assert sample.masks.shape == (count, side, side)
+    assert sample.masks.dtype == bool
+    assert sample.labels.dtype == np.int64
+    assert ((sample.labels >= 0) & (sample.labels < config.num_classes)).all()
+    assert sample.boxes.tolist() == [tight_box(mask) for mask in sample.masks]
+    assert sample.masks.sum(0).max(initial=0) <= 1, (
+        "masks are those of the visible parts, so no pixel belongs to two objects"
     )
 
 
-def test_a_picture_without_objects_has_empty_arrays():
-    drawing = draw(SyntheticConfig(min_objects=0, max_objects=0), "train", 0)
-    assert drawing.boxes.shape == (0, 4)
-    assert drawing.masks.shape == (0, 96, 96)
-    assert len(drawing.labels) == 0
+def test_an_image_without_objects_has_empty_arrays():
+    sample = draw(SyntheticConfig(min_objects=0, max_objects=0), "train", 0)
+    assert sample.boxes.shape == (0, 4)
+    assert sample.masks.shape == (0, 96, 96)
+    assert len(sample.labels) == 0
 
 
 def test_a_mask_covers_the_pixels_that_its_object_changed():
-    """Independent of the drawing code: without texture, the picture departs from its smooth paper where a mask is."""
-    for drawing in drawings(replace(EASY, max_objects=1), 20):
-        image = drawing.image.astype(float)
-        paper = np.median(image[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
-        departs = np.abs(image - paper).sum(-1) > 60  # more than the shadow and the gradient
-        mask = drawing.masks[0]
-        assert (departs & mask).sum() > 0.9 * mask.sum()
+    """Without texture, the image differs from its smooth background where the mask is.
+
+    This is independent of the code that generates the masks.
+    """
+    for sample in draw_many(replace(EASY, max_objects=1), 20):
+        image = sample.image.astype(float)
+        background = np.median(image[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
+        differs = np.abs(image - background).sum(-1) > 60  # more than the shadow and the gradient
+        mask = sample.masks[0]
+        assert (differs & mask).sum() > 0.9 * mask.sum()
 
 
-def test_every_class_appears_and_classes_are_named():
+def test_every_class_appears_and_has_a_name():
     config = SyntheticConfig(num_classes=len(SHAPES))
-    labels = np.concatenate([drawing.labels for drawing in drawings(config, 80)])
+    labels = np.concatenate([sample.labels for sample in draw_many(config, 80)])
     assert sorted(set(labels.tolist())) == list(range(len(SHAPES)))
     assert len(set(class_names(config))) == len(SHAPES) >= 10
     assert class_names(SyntheticConfig(num_classes=2)) == class_names(config)[:2]
 
 
-def test_a_class_is_its_shape_not_its_colour():
-    """Guessing the class from the mean colour of an object is no better than chance; from its outline it is easy."""
+def test_a_class_can_be_recognised_by_shape_and_not_by_colour():
+    """A classifier by mean colour is no better than chance; by outline it succeeds."""
     config = SyntheticConfig(num_classes=4, max_objects=1, texture=0.0, sizes=(0, 0, 1))
-    pictures = drawings(config, 240)
-    labels = np.array([drawing.labels[0] for drawing in pictures])
-    colours = np.stack([drawing.image[drawing.masks[0]].mean(0) for drawing in pictures])
-    outlines = np.stack([moments(drawing.masks[0]) for drawing in pictures])
+    images = draw_many(config, 240)
+    labels = np.array([sample.labels[0] for sample in images])
+    colours = np.stack([sample.image[sample.masks[0]].mean(0) for sample in images])
+    outlines = np.stack([moments(sample.masks[0]) for sample in images])
     assert nearest_neighbour_accuracy(colours, labels) < 0.4
     assert nearest_neighbour_accuracy(outlines, labels) > 0.8
 
 
-def test_no_shape_turned_and_stretched_is_another_shape():
+def test_no_shape_becomes_another_one_by_rotation_and_stretch():
     rng = np.random.default_rng(0)
     areas = [
-        np.mean([(coverage(label, 40, rng) >= 128).sum() for _ in range(8)])
+        np.mean([(random_coverage(label, 40, rng) >= 128).sum() for _ in range(8)])
         for label in range(len(SHAPES))
     ]
     masks = np.zeros((len(SHAPES), 60, 100, 100))
     for label, area in enumerate(areas):
-        for sample in masks[label]:
-            one = coverage(label, 40 * np.sqrt(700 / area), rng) >= 128
-            start = (100 - len(one)) // 2
-            sample[start : start + len(one), start : start + len(one)] = one
+        for canvas in masks[label]:
+            mask = random_coverage(label, 40 * np.sqrt(700 / area), rng) >= 128
+            border = (100 - len(mask)) // 2
+            canvas[border : border + len(mask), border : border + len(mask)] = mask
     flat = masks.reshape(len(SHAPES), 60, -1)
     overlap = np.einsum("asp,bp->abs", flat, flat[:, 0], optimize=True)
     iou = overlap / (flat.sum(-1)[:, None] + flat[:, 0].sum(-1)[None, :, None] - overlap)
@@ -176,7 +177,10 @@ def test_no_shape_turned_and_stretched_is_another_shape():
 
 
 def moments(mask):
-    """Of a mask [H,W], numbers that turning it does not change: how its pixels spread around its middle."""
+    """Return numbers that describe how the pixels of a mask [H,W] spread around their centre.
+
+    Rotation does not change them.
+    """
     points = np.argwhere(mask) - np.argwhere(mask).mean(0)
     radius = np.linalg.norm(points, axis=1) / np.sqrt(mask.sum())
     return np.array(
@@ -191,59 +195,56 @@ def nearest_neighbour_accuracy(features, labels):
     return (labels[distance.argmin(1)] == labels).mean()
 
 
-# The knobs do what they say.
+# options
 
 
-def test_texture_makes_pictures_busier_and_moves_no_box():
+def test_texture_makes_images_busier_and_does_not_change_boxes():
     busy = []
     for texture in (0.0, 0.5, 1.0):
-        pictures = drawings(SyntheticConfig(texture=texture))
+        images = draw_many(SyntheticConfig(texture=texture))
         busy.append(
             np.mean(
-                [
-                    np.abs(np.diff(drawing.image.astype(float), axis=1)).mean()
-                    for drawing in pictures
-                ]
+                [np.abs(np.diff(sample.image.astype(float), axis=1)).mean() for sample in images]
             )
         )
         assert all(
-            np.array_equal(a.masks, b.masks) for a, b in zip(pictures, drawings(SyntheticConfig()))
+            np.array_equal(a.masks, b.masks) for a, b in zip(images, draw_many(SyntheticConfig()))
         )
     assert busy[0] < 0.7 * busy[1] < 0.7 * busy[2]
 
 
-def hidden_shares(occlusion, monkeypatch):
-    """Of every object, the share of its pixels that others hide."""
+def hidden_parts(occlusion, monkeypatch):
+    """Return for every object the part of its pixels that others hide."""
     from groupdetr.data import synthetic
 
-    shares = []
+    hidden = []
     arrange = synthetic._arrange
 
-    def spy(config, rng):
-        pieces, owner = arrange(config, rng)
-        shares.extend(
-            1 - (owner == i + 1).sum() / piece.mask.sum() for i, piece in enumerate(pieces)
-        )
-        return pieces, owner
+    def measured_arrange(config, rng):
+        objects, owner = arrange(config, rng)
+        for index, item in enumerate(objects):
+            visible = (owner == index + 1).sum()
+            hidden.append(1 - visible / item.mask.sum())
+        return objects, owner
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic, "_arrange", spy)
-        drawings(SyntheticConfig(occlusion=occlusion, texture=0.0))
-    return np.array(shares)
+        patch.setattr(synthetic, "_arrange", measured_arrange)
+        draw_many(SyntheticConfig(occlusion=occlusion, texture=0.0))
+    return np.array(hidden)
 
 
-def test_nothing_is_hidden_beyond_the_occlusion_and_more_occlusion_hides_more(monkeypatch):
-    none, some, most = (hidden_shares(occlusion, monkeypatch) for occlusion in (0.0, 0.4, 1.0))
+def test_occlusion_limits_the_hidden_part_and_more_occlusion_hides_more(monkeypatch):
+    none, medium, full = (hidden_parts(occlusion, monkeypatch) for occlusion in (0.0, 0.4, 1.0))
     assert none.max() == 0
-    assert some.max() <= 0.4
-    assert most.max() <= 1 - LEAST_VISIBLE
-    assert none.mean() < some.mean() < most.mean()
+    assert medium.max() <= 0.4
+    assert full.max() <= 1 - MIN_VISIBLE
+    assert none.mean() < medium.mean() < full.mean()
 
 
 def test_sizes_make_objects_smaller_or_larger():
     small, medium, large = (
         np.concatenate(
-            [drawing.boxes for drawing in drawings(replace(EASY, max_objects=1, sizes=sizes))]
+            [sample.boxes for sample in draw_many(replace(EASY, max_objects=1, sizes=sizes))]
         )
         for sizes in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     )
@@ -268,12 +269,12 @@ def test_sizes_make_objects_smaller_or_larger():
         {"seed": -1},
     ],
 )
-def test_a_config_that_cannot_be_drawn_is_refused_by_name(wrong):
+def test_an_invalid_config_is_an_error_that_names_the_option(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SyntheticConfig(**wrong)
 
 
-# Files.
+# files
 
 COUNTS = {"train": 5, "val": 3}
 
@@ -286,7 +287,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("split", COUNTS)
-def test_an_independent_reader_finds_the_drawn_pictures_boxes_and_masks(folder, split):
+def test_pycocotools_reads_the_generated_images_boxes_and_masks(folder, split):
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(folder / "annotations" / f"instances_{split}.json")
     assert coco.getImgIds() == list(range(1, COUNTS[split] + 1))
@@ -295,20 +296,20 @@ def test_an_independent_reader_finds_the_drawn_pictures_boxes_and_masks(folder, 
         class_names(SyntheticConfig())
     )
     for index, image in enumerate(coco.loadImgs(coco.getImgIds())):
-        drawing = draw(SyntheticConfig(), split, index)
+        sample = draw(SyntheticConfig(), split, index)
         pixels = np.asarray(Image.open(folder / "images" / split / image["file_name"]), dtype=float)
-        assert np.abs(pixels - drawing.image).mean() < 3, "as good as the drawing, to the eye"
+        assert np.abs(pixels - sample.image).mean() < 3, "JPEG changes the pixels by little"
         records = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
-        assert [record["category_id"] - 1 for record in records] == drawing.labels.tolist()
-        assert [record["area"] for record in records] == drawing.masks.sum((1, 2)).tolist()
-        for record, box, mask in zip(records, drawing.boxes, drawing.masks):
+        assert [record["category_id"] - 1 for record in records] == sample.labels.tolist()
+        assert [record["area"] for record in records] == sample.masks.sum((1, 2)).tolist()
+        for record, box, mask in zip(records, sample.boxes, sample.masks):
             x, y, width, height = record["bbox"]
             assert [x, y, x + width, y + height] == box.tolist()
             assert np.array_equal(coco.annToMask(record), mask)
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6))
-def test_run_lengths_give_the_mask_back(rows):
+def test_run_lengths_decode_to_the_mask(rows):
     mask = np.array(rows)
     counts = run_lengths(mask)
     values = np.arange(len(counts)) % 2 == 1
@@ -316,7 +317,7 @@ def test_run_lengths_give_the_mask_back(rows):
     assert all(count > 0 for count in counts[1:])
 
 
-def test_writing_the_same_again_touches_nothing(folder):
+def test_writing_the_same_again_changes_no_file(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     calls = []
     write(SyntheticConfig(), folder, COUNTS, lambda *call: calls.append(call))
@@ -324,7 +325,7 @@ def test_writing_the_same_again_touches_nothing(folder):
     assert calls == []
 
 
-def test_another_config_or_count_is_refused_with_a_remedy(folder):
+def test_another_config_or_count_is_an_error_with_a_remedy(folder):
     with pytest.raises(DataError, match="seed 0, not 1") as caught:
         write(SyntheticConfig(seed=1), folder, COUNTS)
     assert caught.value.where.endswith("instances_train.json")
@@ -334,7 +335,7 @@ def test_another_config_or_count_is_refused_with_a_remedy(folder):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"info": 3}', '{"images": []}'])
-def test_a_data_set_of_other_origin_is_never_overwritten(tmp_path, content):
+def test_files_of_another_dataset_are_never_overwritten(tmp_path, content):
     path = tmp_path / "annotations" / "instances_train.json"
     path.parent.mkdir()
     path.write_text(content)
@@ -344,7 +345,7 @@ def test_a_data_set_of_other_origin_is_never_overwritten(tmp_path, content):
     assert not (tmp_path / "images").exists()
 
 
-def test_what_an_interruption_left_is_completed(tmp_path):
+def test_an_interrupted_writing_is_completed(tmp_path):
     class Stop(Exception):
         pass
 
@@ -373,7 +374,7 @@ def test_a_split_may_be_empty(tmp_path):
     assert json.loads((tmp_path / "annotations" / "instances_val.json").read_text())["images"] == []
 
 
-def test_drawing_needs_no_torch():
+def test_the_module_does_not_import_torch():
     code = "import sys, groupdetr.data.synthetic; print('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""The presets are the published detectors, down to the number of their parameters."""
+"""The presets are the published detectors: numbers of parameters, initialisation, and options."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ import torch
 
 import groupdetr
 from groupdetr.errors import UsageError
-from groupdetr.experiments import EXPERIMENTS, FIG8
+from groupdetr.experiments import EXPERIMENTS
 from groupdetr.modeling.queries.proposals import MixedProposals
+from groupdetr.workflows.fig8 import FIG8
 
-COUNTS = {  # K = 1, those that learn, K = 11; of the official code, R50 and DC5 alike
-    **dict.fromkeys(
-        ("conditional-detr-r50", "conditional-detr-r50-dc5"), (43_418_401, 43_196_001, 44_186_401)
-    ),
-    **dict.fromkeys(("dab-detr-r50", "dab-detr-r50-dc5"), (43_671_517, 43_449_117, 43_683_517)),
-    **dict.fromkeys(("dn-detr-r50", "dn-detr-r50-dc5"), (43_694_977, 43_472_577, 43_706_977)),
+PRESETS = [name for name in EXPERIMENTS if "/" not in name]
+
+# Parameters with K = 1, trainable parameters with K = 1, and parameters with K = 11. With K = 1
+# they are those of the official code, where R50 and DC5 have the same numbers.
+CONDITIONAL_DETR = (43_418_401, 43_196_001, 44_186_401)
+DAB_DETR = (43_671_517, 43_449_117, 43_683_517)
+DN_DETR = (43_694_977, 43_472_577, 43_706_977)
+COUNTS = {
+    "conditional-detr-r50": CONDITIONAL_DETR,
+    "conditional-detr-r50-dc5": CONDITIONAL_DETR,
+    "dab-detr-r50": DAB_DETR,
+    "dab-detr-r50-dc5": DAB_DETR,
+    "dn-detr-r50": DN_DETR,
+    "dn-detr-r50-dc5": DN_DETR,
     "dab-deformable-detr-r50": (47_405_994, 47_183_594, 48_185_994),
     "dino-4scale-r50": (46_893_182, 46_670_782, 51_420_212),
     "dino-4scale-swin-l": (217_230_066, 217_230_066, 221_757_096),
@@ -30,43 +39,38 @@ COUNTS = {  # K = 1, those that learn, K = 11; of the official code, R50 and DC5
 @pytest.mark.parametrize("preset", COUNTS)
 def test_parameter_counts_are_those_of_the_official_code(preset: str) -> None:
     with torch.device("meta"):
-        one, many = (groupdetr.create_model(preset, num_groups=groups) for groups in (1, 11))
-    counts = [sum(p.numel() for p in model.parameters()) for model in (one, many)]
-    learning = sum(p.numel() for p in one.parameters() if p.requires_grad)
-    assert (counts[0], learning, counts[1]) == COUNTS[preset]
+        one_group = groupdetr.create_model(preset, num_groups=1)
+        eleven_groups = groupdetr.create_model(preset, num_groups=11)
+    count = sum(p.numel() for p in one_group.parameters())
+    trainable = sum(p.numel() for p in one_group.parameters() if p.requires_grad)
+    count_of_eleven = sum(p.numel() for p in eleven_groups.parameters())
+    assert (count, trainable, count_of_eleven) == COUNTS[preset]
 
 
 def test_the_trainings_of_figure_8_are_presets_and_experiments() -> None:
     for variant in FIG8:
         assert variant.preset in EXPERIMENTS
-    reported = {
-        name.split("/")[1]: EXPERIMENTS[name].reported
-        for name in EXPERIMENTS
-        if name.startswith("fig8/")
-    }
-    assert [reported[name] for name in ("none", "dn", "group", "dn-group")] == [
-        v.reported for v in FIG8
-    ]
+    reported = [EXPERIMENTS[f"fig8/{row}"].reported for row in ("none", "dn", "group", "dn-group")]
+    assert reported == [variant.reported for variant in FIG8]
 
 
 def test_the_dc5_preset_of_dab_detr_has_the_temperature_of_its_checkpoint() -> None:
-    """The other published dense checkpoints have 20."""
-    temperatures = {
-        name: getattr(EXPERIMENTS[name].recipe, "temperature", None)
-        for name in EXPERIMENTS
-        if "/" not in name
-    }
+    """The other published checkpoints of DAB-DETR and DN-DETR have 20."""
+    temperatures = {}
+    for name in PRESETS:
+        temperatures[name] = getattr(EXPERIMENTS[name].recipe, "temperature", None)
     assert temperatures["dab-detr-r50-dc5"] == 10.0
-    assert {temperatures[name] for name in ("dab-detr-r50", "dn-detr-r50", "dn-detr-r50-dc5")} == {
-        20.0
-    }
-    assert {temperatures[name] for name in ("conditional-detr-r50", "dab-deformable-detr-r50")} == {
-        10000.0
-    }
+    for name in ("dab-detr-r50", "dn-detr-r50", "dn-detr-r50-dc5"):
+        assert temperatures[name] == 20.0
+    for name in ("conditional-detr-r50", "dab-deformable-detr-r50"):
+        assert temperatures[name] == 10000.0
 
 
-def test_proposal_heads_and_contents_of_every_group_start_by_xaviers_rule() -> None:
-    """As in the official code, where each is a matrix of its own: uniform within sqrt(6 / (rows + columns))."""
+def test_proposal_heads_and_contents_of_every_group_are_initialised_by_xaviers_rule() -> None:
+    """Each group's matrix is uniform within sqrt(6 / (rows + columns)).
+
+    In the official code it is a matrix of its own.
+    """
     model = groupdetr.create_model("dino-tiny", num_groups=3)
     (proposals,) = (module for module in model.modules() if isinstance(module, MixedProposals))
     for table in (proposals.heads.project.weight, proposals.embedding):
@@ -75,13 +79,12 @@ def test_proposal_heads_and_contents_of_every_group_start_by_xaviers_rule() -> N
             assert 0.98 * bound < matrix.abs().max() <= bound
 
 
-PRESETS = [name for name in EXPERIMENTS if "/" not in name]
-
-
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_file_for_the_backbone_is_opened_or_refused(preset: str, tmp_path: Path) -> None:
+def test_a_missing_backbone_file_is_an_error(preset: str, tmp_path: Path) -> None:
+    """Detectors whose backbone cannot load weights refuse the option; others open the file."""
+    missing = str(tmp_path / "none.safetensors")
     with torch.device("meta"), pytest.raises((ValueError, UsageError)):
-        groupdetr.create_model(preset, pretrained_backbone=str(tmp_path / "none.safetensors"))
+        groupdetr.create_model(preset, pretrained_backbone=missing)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,10 +1,10 @@
-"""One pass over the val pictures finds what a plain one does, and sees the matching of every group besides."""
+"""A validation pass has the detections of plain inference and measures the matching."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,22 @@ import pytest
 import torch
 
 from groupdetr.cli.main import main
+from groupdetr.detectors.ablations import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.engine.accelerator import accelerator
-from groupdetr.engine.inference import find
-from groupdetr.engine.matching_instability import Examination
+from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.inference import run_inference
+from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.task import Task
-from groupdetr.experiments import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
+from groupdetr.structures.detections3d import Detections3D
 from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
 from groupdetr.tasks.detection2d.task import DetectionTask
-from groupdetr.tasks.detection3d.task import Detection3DTask, Found, TwoFrameTask
-from tests.claims.detectors import FLAT, SPACE, build
-from tests.runs import checkpoint, evaluations, train
+from groupdetr.tasks.detection3d.task import Detection3DTask, TwoFrameTask
+from tests.claims.detectors import DETECTORS_2D, DETECTORS_3D, build
+from tests.runs import evaluations, load_checkpoint, train
 
 SMALL: dict[str, Any] = {
     "num_classes": 3,
@@ -37,105 +38,123 @@ SMALL: dict[str, Any] = {
     "num_heads": 2,
     "hidden": 48,
 }
-RECIPES = FLAT | {name: recipe.with_options(num_classes=10) for name, recipe in SPACE.items()}
-Kind = type[DetectionTask] | type[Detection3DTask]
-KINDS: dict[type[Recipe], Kind] = {
+# The synthetic nuScenes data set has ten classes.
+RECIPES_3D = {name: recipe.with_options(num_classes=10) for name, recipe in DETECTORS_3D.items()}
+RECIPES = DETECTORS_2D | RECIPES_3D
+TaskClass = type[DetectionTask] | type[Detection3DTask]
+# PETRv2 is a subclass of PETR, so it comes first.
+TASKS: dict[type[Recipe], TaskClass] = {
     Mask2Former: InstanceTask,
     PETRv2: TwoFrameTask,
     PETR: Detection3DTask,
 }
 
 
+def task_class_of(recipe: Recipe) -> TaskClass:
+    """Return the task that a detector is trained for."""
+    for family, task_class in TASKS.items():
+        if isinstance(recipe, family):
+            return task_class
+    return DetectionTask
+
+
 @pytest.fixture(scope="module")
-def tasks(shapes: Path, scenes: Path) -> dict[Kind, Task]:
-    def task(kind: Kind) -> Task:
-        data: Any = kind.read(scenes if issubclass(kind, Detection3DTask) else shapes, None)
-        return kind(data, Settings(imgsz=48, augment="none"), 10)
-
-    return {kind: task(kind) for kind in (DetectionTask, *KINDS.values())}
-
-
-@pytest.fixture
-def task(request: pytest.FixtureRequest, tasks: dict[Kind, Task]) -> Task:
-    """That of the test's detector."""
-    callspec = getattr(request.node, "callspec", None)
-    recipe = callspec.params.get("recipe") if callspec else None
-    return tasks[
-        next((kind for family, kind in KINDS.items() if isinstance(recipe, family)), DetectionTask)
-    ]
+def tasks(shapes: Path, scenes: Path) -> dict[TaskClass, Task]:
+    """Every task with its data set."""
+    settings = Settings(imgsz=48, augment="none")
+    result: dict[TaskClass, Task] = {}
+    for task_class in (DetectionTask, *TASKS.values()):
+        data = scenes if issubclass(task_class, Detection3DTask) else shapes
+        dataset: Any = task_class.read(data, None)
+        result[task_class] = task_class(dataset, settings, 10)
+    return result
 
 
-def examine(recipe: Recipe, task: Task, measured: int = 500) -> Examination:
-    return Examination(
-        build(recipe), recipe.criterion(), task, accelerator(Settings(device="cpu")), measured
+def validation_pass(recipe: Recipe, task: Task, measured: int = 500) -> ValidationPass:
+    accelerator = create_accelerator(Settings(device="cpu"))
+    return ValidationPass(build(recipe), recipe.criterion(), task, accelerator, measured)
+
+
+def assert_detections_of_inference(
+    detections: Sequence[Detections | Detections3D], evaluation: ValidationPass
+) -> None:
+    """Assert that the detections are those of plain inference."""
+    expected = run_inference(
+        evaluation.model, evaluation.task, evaluation.accelerator, batch=2, workers=0
     )
+    for image_detections, image_expected in zip(detections, expected, strict=True):
+        torch.testing.assert_close(image_detections.scores, image_expected.scores)
+        torch.testing.assert_close(image_detections.boxes, image_expected.boxes)
 
 
-def assert_same(found: list[Detections | Found], expected: list[Detections | Found]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one.scores, other.scores)
-        torch.testing.assert_close(one.boxes, other.boxes)
-
-
-@pytest.mark.parametrize(
-    "measured", [500, 3, 0], ids=["all measured", "three measured", "none measured"]
-)
+@pytest.mark.parametrize("measured", [500, 3, 0])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("group", [0, 2, None])
-def test_the_answer_is_that_of_a_plain_pass(
-    recipe: Recipe, task: Task, group: int | None, measured: int
+def test_a_validation_pass_has_the_detections_of_plain_inference(
+    recipe: Recipe, tasks: dict[TaskClass, Task], group: int | None, measured: int
 ) -> None:
-    """Pictures come two at a time, so one batch is measured in part."""
-    examination = examine(recipe.with_options(inference_group=group), task, measured)
-    found, objects = examination.run(2, 0)
-    assert_same(found, find(examination.model, task, examination.accelerator, 2, 0))
-    assert examination.model.queries.inference_group == group
-    assert (0 if objects is None else len(objects)) == min(measured, len(task.val))
+    """A batch has two images, so with three measured images one batch is measured in part."""
+    task = tasks[task_class_of(recipe)]
+    evaluation = validation_pass(recipe.with_options(inference_group=group), task, measured)
+    detections, matched = evaluation.run(batch=2, workers=0)
+    assert_detections_of_inference(detections, evaluation)
+    assert evaluation.model.queries.inference_group == group
+    num_measured = 0 if matched is None else len(matched)
+    assert num_measured == min(measured, len(task.val))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_every_group_is_matched_as_if_it_were_alone(recipe: Recipe, task: Task) -> None:
-    _, together = examine(recipe, task).run(4, 0)
-    assert together is not None
-    assert len({group.numpy().tobytes() for group in together.unbind(1)}) > 1
-    for group in range(recipe.num_groups):
-        alone = examine(recipe.with_options(inference_group=group), task)
-        alone.all_groups = False
-        _, objects = alone.run(4, 0)
-        assert objects is not None
-        assert torch.equal(objects, together[:, group : group + 1])
-
-
-def test_where_groups_attend_to_each_other_the_one_that_answers_is_measured_alone(
-    task: Task,
+def test_every_group_is_matched_as_if_it_ran_alone(
+    recipe: Recipe, tasks: dict[TaskClass, Task]
 ) -> None:
-    """Table 7 (c): with the others beside it, it would answer otherwise."""
-    examination = examine(TinyJointGroups(**SMALL, inference_group=1), task)
-    found, objects = examination.run(4, 0)
-    assert_same(found, find(examination.model, task, examination.accelerator, 4, 0))
-    assert objects is not None
-    assert objects.shape == (6, 1, 6)
-    scores = examination.instability(objects, objects)
-    assert scores["instability"] == 0
-    assert math.isnan(scores["instability_groups"])
+    task = tasks[task_class_of(recipe)]
+    _, of_all_groups = validation_pass(recipe, task).run(batch=4, workers=0)
+    assert of_all_groups is not None
+    different = {group.numpy().tobytes() for group in of_all_groups.unbind(1)}
+    assert len(different) > 1, "groups are matched differently"
+    for group in range(recipe.num_groups):
+        evaluation = validation_pass(recipe.with_options(inference_group=group), task)
+        evaluation.measures_all_groups = False
+        _, of_one_group = evaluation.run(batch=4, workers=0)
+        assert of_one_group is not None
+        assert torch.equal(of_one_group, of_all_groups[:, group : group + 1])
 
 
-def test_an_object_may_have_several_queries_of_a_group(task: Task) -> None:
-    """Table 7 (b): every object is matched K times, wherever."""
-    examination = examine(TinyNaiveOneToMany(**SMALL, inference_group=None), task)
-    _, objects = examination.run(4, 0)
-    assert objects is not None
-    counts = [3 * len(task.val[i][1]) for i in range(len(task.val))]
-    assert (objects >= 0).sum((1, 2)).tolist() == counts
+def test_if_groups_attend_to_each_other_only_the_inference_group_is_measured(
+    tasks: dict[TaskClass, Task],
+) -> None:
+    """Table 7 (c): its detections would change if the other groups ran too."""
+    recipe = TinyJointGroups(**SMALL, inference_group=1)
+    evaluation = validation_pass(recipe, tasks[DetectionTask])
+    detections, matched = evaluation.run(batch=4, workers=0)
+    assert_detections_of_inference(detections, evaluation)
+    assert matched is not None
+    assert matched.shape == (6, 1, 6)
+    figures = evaluation.instability(matched, matched)
+    assert figures["instability"] == 0
+    assert math.isnan(figures["instability_groups"])
 
 
-def test_scores_are_of_the_group_that_answers_and_of_all(task: Task) -> None:
-    examination = examine(TinyJointGroups(**SMALL, inference_group=2), task)
-    examination.all_groups = True
+def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, Task]) -> None:
+    """Table 7 (b): every object matches K queries, of any groups."""
+    task = tasks[DetectionTask]
+    recipe = TinyNaiveOneToMany(**SMALL, inference_group=None)
+    _, matched = validation_pass(recipe, task).run(batch=4, workers=0)
+    assert matched is not None
+    num_objects = [len(task.val[index][1]) for index in range(len(task.val))]
+    num_matched = (matched >= 0).sum((1, 2)).tolist()
+    assert num_matched == [3 * count for count in num_objects]
+
+
+def test_the_figures_are_the_instability_of_the_inference_group_and_the_mean_of_all_groups(
+    tasks: dict[TaskClass, Task],
+) -> None:
+    evaluation = validation_pass(TinyJointGroups(**SMALL, inference_group=2), tasks[DetectionTask])
+    evaluation.measures_all_groups = True
     before = torch.from_numpy(np.tile(np.array([0, -1], np.int16), (5, 3, 1)))
     now = before.clone()
     now[:, 2] = now[:, 2].flip(-1)
-    assert examination.instability(now, before) == {
+    assert evaluation.instability(now, before) == {
         "instability": 2,
         "instability_groups": pytest.approx(2 / 3),
     }
@@ -144,57 +163,68 @@ def test_scores_are_of_the_group_that_answers_and_of_all(task: Task) -> None:
 # in a training
 
 
-def scores(run: Path) -> list[tuple[Any, Any]]:
+def instability_figures(run: Path) -> list[tuple[float | None, float | None]]:
+    """Return the instability of the inference group and of all groups, for every evaluation."""
     return [(record["instability"], record["instability_groups"]) for record in evaluations(run)]
 
 
 @pytest.mark.parametrize(
-    ("name", "rate", "most"),
+    ("name", "rate", "maximum"),
     [
-        ("conditional-detr-tiny", "1e-3", 2 * 3),  # twice as many as a picture has objects at most
-        ("petr-tiny", "1e-1", 8),  # as many as there are queries; an epoch is a single step
+        # Twice the largest number of objects in an image.
+        ("conditional-detr-tiny", "1e-3", 2 * 3),
+        # The number of queries. An epoch is a single step, so the rate is high.
+        ("petr-tiny", "1e-1", 8),
     ],
 )
-def test_every_evaluation_but_the_first_says_how_stable_the_matching_is(
-    name: str, rate: str, most: int, data_for: Callable[[str], Path], tmp_path: Path
+def test_every_evaluation_but_the_first_has_an_instability(
+    name: str, rate: str, maximum: int, data_for: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run = train(data_for(name), tmp_path / "run", "--model", name, "--epochs", "3", "--lr", rate)
-    first, *others = scores(run)
+    first, *others = instability_figures(run)
     assert first == (None, None)
     assert len(others) == 2
-    assert all(0 < score <= most for pair in others for score in pair)
+    for primary, mean in others:
+        assert primary is not None
+        assert mean is not None
+        assert 0 < primary <= maximum
+        assert 0 < mean <= maximum
     with (run / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["instability"] for row in rows] == ["", *(str(one) for one, _ in others)]
+    assert [row["instability"] for row in rows] == ["", *(str(primary) for primary, _ in others)]
 
 
-def test_the_page_of_a_training_on_pictures_draws_it(shapes: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_run_on_images_shows_the_instability(shapes: Path, tmp_path: Path) -> None:
     run = train(shapes, tmp_path / "run", "--epochs", "2", "--lr", "1e-3")
     assert "Instability of the matching" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [(("--lr", "0", "--backbone-lr", "0"), (0, 0)), (("--instability-images", "0"), (None, None))],
-    ids=["nothing changes without learning", "it can be switched off"],
+    [
+        pytest.param(("--lr", "0", "--backbone-lr", "0"), (0, 0), id="0 if no weight changes"),
+        pytest.param(("--instability-images", "0"), (None, None), id="none if switched off"),
+    ],
 )
-def test_what_is_logged_at_the_second_evaluation(
+def test_the_instability_of_the_second_evaluation(
     shapes: Path, tmp_path: Path, options: tuple[str, ...], expected: tuple[Any, Any]
 ) -> None:
-    assert scores(train(shapes, tmp_path / "run", "--epochs", "2", *options))[1] == expected
+    run = train(shapes, tmp_path / "run", "--epochs", "2", *options)
+    assert instability_figures(run)[1] == expected
 
 
 @pytest.mark.parametrize(
-    "older", [False, True], ids=["of other pictures", "written before there was a score"]
+    "evaluated", [True, False], ids=["with other images", "before any evaluation"]
 )
-def test_a_checkpoint_that_cannot_be_compared_with_leaves_one_score_undefined(
-    shapes: Path, tmp_path: Path, older: bool
+def test_after_a_checkpoint_that_cannot_be_compared_one_instability_is_undefined(
+    shapes: Path, tmp_path: Path, evaluated: bool
 ) -> None:
     run = train(shapes, tmp_path / "run", "--epochs", "1")
-    if older:
-        content = checkpoint(run)
-        del content["matched"]
+    options = ["--instability-images", "2"] if evaluated else []
+    if not evaluated:
+        content = load_checkpoint(run)
+        content["matched"] = None
         torch.save(content, run / "weights/last.pt")
-    options = () if older else ("--instability-images", "2")
     assert main(["train", "--resume", str(run), "--epochs", "3", *options]) == 0
-    assert [one is None for one, _ in scores(run)] == [True, True, False]
+    is_undefined = [primary is None for primary, _ in instability_figures(run)]
+    assert is_undefined == [True, True, False]

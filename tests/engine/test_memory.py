@@ -1,4 +1,4 @@
-"""What is free, and what a computation needs, in bytes."""
+"""Free memory, and the peak of a computation, in bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from groupdetr.engine import memory
-from groupdetr.engine.memory import HostMeter, allowed, meter, ran_out, readable, usable
+from groupdetr.engine.memory import (
+    CONTROL_GROUPS_V1,
+    CONTROL_GROUPS_V2,
+    ControlGroupFiles,
+    HostMeter,
+    control_group_bytes,
+    create_meter,
+    is_out_of_memory,
+    readable,
+    usable_bytes,
+)
 from groupdetr.errors import UsageError
 from tests.runs import environment
 
@@ -20,273 +32,306 @@ MIB = 1 << 20
 UNLIMITED = 1 << 40
 
 
-def floats(mebibytes: int) -> torch.Tensor:
+def allocate(mebibytes: int) -> torch.Tensor:
+    """Return a tensor of so many MiB."""
     return torch.zeros(mebibytes * MIB // 4)
 
 
-# what is free
+# free memory
 
 
-def group(folder: Path, most: str, used: int, files: int, names: tuple[str, str, str]) -> None:
-    """A control group, as the kernel shows it."""
+def write_control_group(
+    folder: Path, files: ControlGroupFiles, limit: str, usage: int, reclaimable: int
+) -> None:
+    """Write the files by which the Linux kernel describes a control group."""
     folder.mkdir(parents=True)
-    limit, usage, row = names
-    (folder / limit).write_text(f"{most}\n")
-    (folder / usage).write_text(f"{used}\n")
-    (folder / "memory.stat").write_text(f"anon 7\n{row} {files}\n")
+    (folder / files.limit).write_text(f"{limit}\n")
+    (folder / files.usage).write_text(f"{usage}\n")
+    (folder / "memory.stat").write_text(f"anon 7\n{files.reclaimable} {reclaimable}\n")
 
 
-V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-V2 = ("memory.max", "memory.current", "inactive_file")
+def write_membership(root: Path, lines: str) -> None:
+    """Write /proc/self/cgroup, which names the control groups of this process."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(lines)
 
 
 @pytest.mark.parametrize(
-    ("line", "folder", "names"),
+    ("membership", "folder", "files"),
     [
-        ("0::/user/job", "sys/fs/cgroup/user/job", V2),
-        ("0::/", "sys/fs/cgroup", V2),
-        ("4:cpu,memory:/docker/3", "sys/fs/cgroup/memory/docker/3", V1),
-        (
+        pytest.param("0::/user/job", "sys/fs/cgroup/user/job", CONTROL_GROUPS_V2, id="v2"),
+        pytest.param("0::/", "sys/fs/cgroup", CONTROL_GROUPS_V2, id="v2, top"),
+        pytest.param(
+            "4:cpu,memory:/docker/3", "sys/fs/cgroup/memory/docker/3", CONTROL_GROUPS_V1, id="v1"
+        ),
+        pytest.param(
             "4:memory:/docker/3",
             "sys/fs/cgroup/memory",
-            V1,
-        ),  # as seen from inside, where the path is another
-        ("0::/user/job", "sys/fs/cgroup/user", V2),  # the limit of a parent
+            CONTROL_GROUPS_V1,
+            id="v1, with the path outside of the container",
+        ),
+        pytest.param("0::/user/job", "sys/fs/cgroup/user", CONTROL_GROUPS_V2, id="v2, parent"),
     ],
 )
-def test_a_containers_limit_counts_and_pages_of_files_do_not(
-    tmp_path: Path, line: str, folder: str, names: tuple[str, str, str]
+def test_a_control_group_has_its_limit_minus_its_usage_without_file_pages(
+    tmp_path: Path, membership: str, folder: str, files: ControlGroupFiles
 ) -> None:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(f"9:pids:/elsewhere\n{line}\n")
-    group(tmp_path / folder, "1000", 700, 200, names)
-    assert [*allowed(tmp_path)] == [500]
+    write_membership(tmp_path, f"9:pids:/elsewhere\n{membership}\n")
+    write_control_group(tmp_path / folder, files, limit="1000", usage=700, reclaimable=200)
+    assert list(control_group_bytes(tmp_path)) == [500]
 
 
-def test_without_a_limit_and_without_control_groups_nothing_is_withheld(tmp_path: Path) -> None:
-    assert not [*allowed(tmp_path)]
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
-    group(tmp_path / "sys/fs/cgroup", "max", 700, 200, V2)
-    assert not [*allowed(tmp_path)]
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert not list(control_group_bytes(tmp_path))
 
 
-def test_processes_share_what_the_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_control_group_without_a_limit_is_skipped(tmp_path: Path) -> None:
+    write_membership(tmp_path, "0::/\n")
+    folder = tmp_path / "sys/fs/cgroup"
+    write_control_group(folder, CONTROL_GROUPS_V2, limit="max", usage=700, reclaimable=200)
+    assert not list(control_group_bytes(tmp_path))
+
+
+def test_processes_share_the_free_memory_of_their_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A quarter, half a GiB and the reserved bytes are left alone."""
     free = 8 * 1024 * MIB
-    monkeypatch.setattr(memory, "allowed", lambda _: iter([free]))
-    monkeypatch.setattr(
-        memory.psutil, "virtual_memory", lambda: type("", (), {"available": 2 * free})
-    )
-    alone = usable(torch.device("cpu"), apart=512 * MIB)
-    assert alone == 0.75 * 7 * 1024 * MIB
+    cpu, reserved = torch.device("cpu"), 512 * MIB
+    monkeypatch.setattr(memory, "control_group_bytes", lambda _: iter([free]))
+    machine = SimpleNamespace(available=2 * free)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    assert usable_bytes(cpu, reserved) == 0.75 * 7 * 1024 * MIB
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert usable(torch.device("cpu"), apart=512 * MIB) == 0.75 * 3 * 1024 * MIB
-    assert usable(torch.device("cpu"), apart=free) == 0
+    assert usable_bytes(cpu, reserved) == 0.75 * 3 * 1024 * MIB
+    assert usable_bytes(cpu, reserved=free) == 0
 
 
-def test_where_memory_cannot_be_measured_auto_is_refused() -> None:
+def test_auto_is_refused_on_a_device_whose_memory_cannot_be_measured() -> None:
     with pytest.raises(UsageError, match="mps"):
-        usable(torch.device("mps"))
+        usable_bytes(torch.device("mps"))
 
 
-# what is needed
+# the peak of a computation on the CPU
 
 
-def test_the_peak_is_that_of_tensors_alive_together_and_views_are_not_counted_twice() -> None:
+def test_the_peak_is_that_of_tensors_that_exist_at_the_same_time() -> None:
+    """Views share their storage and are not counted again."""
+
     def run() -> None:
-        held = floats(8)
-        held.view(2, -1)[1:].mul_(2)
-        del held
-        a, b = floats(3), floats(2)
+        large = allocate(8)
+        large.view(2, -1)[1:].mul_(2)
+        del large
+        a, b = allocate(3), allocate(2)
         del a
-        b.add(1)  # 2 and 2
+        b.add(1)  # 2 MiB and another 2 MiB
 
     assert HostMeter(UNLIMITED)(run) == 8 * MIB
 
 
-def test_what_one_run_leaves_counts_in_the_next() -> None:
-    left: list[torch.Tensor] = []
-    host = HostMeter(UNLIMITED)
-    assert host(lambda: left.append(floats(4))) == 4 * MIB
-    assert host(lambda: floats(3)) == 7 * MIB
-    left.clear()
+def test_tensors_that_remain_after_a_run_count_in_the_next_run() -> None:
+    remaining: list[torch.Tensor] = []
+    meter = HostMeter(UNLIMITED)
+    assert meter(lambda: remaining.append(allocate(4))) == 4 * MIB
+    assert meter(lambda: allocate(3)) == 7 * MIB
+    remaining.clear()
     gc.collect()
-    assert host(lambda: floats(3)) == 3 * MIB
+    assert meter(lambda: allocate(3)) == 3 * MIB
 
 
-def test_backward_is_counted() -> None:
-    """x, the square, the gradient of the square, which is expanded and holds a number, and that of x, twice in the
-    making."""
+def test_the_backward_pass_is_counted() -> None:
+    """At the peak there are x, its square, and the gradient of x as two summands.
+
+    The gradient of the square is one number that is expanded.
+    """
 
     def run() -> None:
-        x = floats(8).requires_grad_()
+        x = allocate(8).requires_grad_()
         (x * x).sum().backward()
 
     peak = HostMeter(UNLIMITED)(run)
     assert 3 * 8 * MIB <= peak <= 4 * 8 * MIB + 64
 
 
-def test_it_stops_before_the_ceiling_is_passed_by_much_and_frees_what_it_took() -> None:
-    made = []
+def test_a_run_is_stopped_at_the_limit_and_its_tensors_are_freed() -> None:
+    num_allocated = 0
 
     def run() -> None:
-        kept = []
+        nonlocal num_allocated
+        tensors = []
         for _ in range(1000):
-            kept.append(floats(1))
-            made.append(1)
+            tensors.append(allocate(1))
+            num_allocated += 1
 
-    host = HostMeter(10 * MIB)
-    with pytest.raises(torch.OutOfMemoryError) as stopped:
-        host(run)
-    assert ran_out(stopped.value)
-    assert len(made) == 10
-    del stopped
+    meter = HostMeter(10 * MIB)
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        meter(run)
+    assert is_out_of_memory(raised.value)
+    assert num_allocated == 10
+    # The traceback holds the tensors.
+    del raised
     gc.collect()
-    assert host.held == 0
+    assert meter.counter.held == 0
+
+
+# the peak of a computation on a GPU
 
 
 class FakeCuda:
-    """The functions of torch.cuda that tell of memory, on a GPU of ``total`` bytes."""
+    """Replaces the functions of torch.cuda about memory by those of a GPU of ``total`` bytes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, total: int) -> None:
         self.held, self.peak, self.total = 5 * MIB, 9 * MIB, total
-        for name, answer in {
+        functions = {
             "empty_cache": lambda: None,
             "mem_get_info": lambda _: (self.total - self.held, self.total),
             "memory_allocated": lambda _: self.held,
             "max_memory_allocated": lambda _: self.peak,
-            "reset_peak_memory_stats": self.reset,
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, answer)
+            "reset_peak_memory_stats": self.reset_peak,
+        }
+        for name, function in functions.items():
+            monkeypatch.setattr(torch.cuda, name, function)
 
-    def reset(self, device: torch.device) -> None:
-        del device
+    def reset_peak(self, device: torch.device) -> None:
         self.peak = self.held
 
-    def allocate(self, size: int) -> None:
+    def allocate_and_free(self, size: int) -> None:
         if self.held + size > self.total:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         self.peak = max(self.peak, self.held + size)
 
 
-def test_on_a_gpu_the_allocator_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_peak_is_that_of_cudas_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, device = FakeCuda(monkeypatch, total=105 * MIB), torch.device("cuda", 0)
-    assert usable(device) == 90 * MIB
-    measure = meter(device, usable(device))
-    assert measure(lambda: gpu.allocate(80 * MIB)) == 80 * MIB
-    assert measure(lambda: gpu.allocate(20 * MIB)) == 20 * MIB, "of this run, not of the one before"
-    for much in (95 * MIB, 200 * MIB):  # beyond what may be used, and beyond what there is
+    assert usable_bytes(device) == 90 * MIB
+    meter = create_meter(device, usable_bytes(device))
+    assert meter(lambda: gpu.allocate_and_free(80 * MIB)) == 80 * MIB
+    assert meter(lambda: gpu.allocate_and_free(20 * MIB)) == 20 * MIB, "not that of the run before"
+    # More than may be used, and more than the GPU has.
+    for size in (95 * MIB, 200 * MIB):
         with pytest.raises(torch.OutOfMemoryError):
-            measure(lambda much=much: gpu.allocate(much))
+            meter(partial(gpu.allocate_and_free, size))
 
 
-# what it looks like when there is none left
+# how PyTorch reports that memory ran out
 
 
-def too_much() -> None:
+def allocate_too_much() -> None:
     torch.empty(1 << 50)
 
 
-def wrong() -> None:
+def multiply_wrong_shapes() -> None:
     torch.zeros(2) @ torch.zeros(3)
 
 
-@pytest.mark.parametrize(("run", "expected"), [(too_much, True), (wrong, False)])
-def test_an_allocator_that_gives_up_is_told_from_other_errors(
+@pytest.mark.parametrize(
+    ("run", "expected"), [(allocate_too_much, True), (multiply_wrong_shapes, False)]
+)
+def test_only_errors_of_an_allocator_mean_that_memory_ran_out(
     run: Callable[[], None], expected: bool
 ) -> None:
     with pytest.raises(RuntimeError) as raised:
         run()
-    assert ran_out(raised.value) is expected
+    assert is_out_of_memory(raised.value) is expected
 
 
-def test_bytes_are_said_as_people_read_them() -> None:
-    assert (readable(300 * MIB), readable(1536 * MIB)) == ("300 MiB", "1.5 GiB")
+def test_bytes_are_formatted_as_mib_or_gib() -> None:
+    assert readable(300 * MIB) == "300 MiB"
+    assert readable(1536 * MIB) == "1.5 GiB"
 
 
-# against the process
+# comparison with the memory of the process
 
-PROGRAM = """
+PEAK_PROGRAM = """
 import sys
 from pathlib import Path
 import torch
 import groupdetr
 from groupdetr.engine.memory import HostMeter
 
-def resident(name):
-    return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").open() if line.startswith(name))
+def status_bytes(name):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) << 10
 
 def step(batch):
     model = groupdetr.create_model("dab-deformable-detr-tiny", num_groups=6)
-    pictures = groupdetr.Images(torch.zeros(batch, 3, 256, 256), torch.zeros(batch, 256, 256, dtype=torch.bool))
-    targets = [groupdetr.Target(torch.zeros(5, dtype=torch.int64), torch.full((5, 4), 0.5)) for _ in range(batch)]
-    sum(groupdetr.create_criterion(model)(model(pictures, targets), targets).values()).backward()
+    padding = torch.zeros(batch, 256, 256, dtype=torch.bool)
+    images = groupdetr.Images(torch.zeros(batch, 3, 256, 256), padding)
+    target = groupdetr.Target(torch.zeros(5, dtype=torch.int64), torch.full((5, 4), 0.5))
+    targets = [target] * batch
+    losses = groupdetr.create_criterion(model)(model(images, targets), targets)
+    sum(losses.values()).backward()
 
 torch.set_num_threads(1)
 step(1)
-before = resident("VmRSS")
-if sys.argv[1] == "metered":
+before = status_bytes("VmRSS")
+if sys.argv[1] == "meter":
     print(HostMeter(1 << 40)(lambda: step(16)))
 else:
     step(16)
-    print(resident("VmHWM") - before)
+    print(status_bytes("VmHWM") - before)
 """
+
+
+def printed_number(program: str, *arguments: str, env: dict[str, str]) -> int:
+    """Run a Python program in another process and return the number that it prints."""
+    command = [sys.executable, "-c", program, *arguments]
+    return int(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
-def test_the_peak_of_tensors_is_that_of_the_process_where_freed_memory_is_given_back() -> None:
-    """To a twentieth. What an allocator keeps besides is what HEADROOM is for."""
-    given_back = {
+def test_the_peak_of_tensors_is_the_peak_of_a_process_that_returns_freed_memory() -> None:
+    """It is equal to a twentieth. HEADROOM is for what an allocator holds in addition."""
+    returns_freed_memory = {
         **environment(),
         "MALLOC_MMAP_THRESHOLD_": "65536",
         "MALLOC_TRIM_THRESHOLD_": "65536",
     }
-    counted, held = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", PROGRAM, how],
-                env=given_back,
-                capture_output=True,
-                check=True,
-            ).stdout
-        )
-        for how in ("metered", "plain")
-    )
-    assert counted == pytest.approx(held, rel=0.05)
+    of_tensors = printed_number(PEAK_PROGRAM, "meter", env=returns_freed_memory)
+    of_process = printed_number(PEAK_PROGRAM, "process", env=returns_freed_memory)
+    assert of_tensors == pytest.approx(of_process, rel=0.05)
 
 
-GROWING = """
+FRAGMENTATION_PROGRAM = """
+import sys
 import psutil, torch
-from groupdetr.engine.memory import give_back
-kept, resident = [], lambda: psutil.Process().memory_info().rss >> 20
-first = torch.ones(8_000_000)
-while not kept or kept[-1].data_ptr() < first.data_ptr():  # what imports left is full
-    kept.append(torch.ones(300))
-before = resident()
+from groupdetr.engine.memory import trim_malloc
+
+def resident_mib():
+    return psutil.Process().memory_info().rss >> 20
+
+small = []
+first_large = torch.ones(8_000_000)
+# Fill the holes that the imports left, until a small block lies behind the first large one.
+while not small or small[-1].data_ptr() < first_large.data_ptr():
+    small.append(torch.ones(300))
+before = resident_mib()
 for size in range(60):
     large = []
     for _ in range(3):
         large.append(torch.ones(1_000_000 + 20_000 * size))
-        kept.append(torch.ones(300))
+        small.append(torch.ones(300))
     del large
-    {}
-print(resident() - before)
+    if sys.argv[1] == "trim":
+        trim_malloc()
+print(resident_mib() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
-def test_freed_memory_is_given_back_between_results_that_are_kept() -> None:
-    """Blocks of ever other sizes leave holes between small ones that stay: without it, a gigabyte of them.
+def test_trim_malloc_returns_freed_memory_between_small_blocks_that_remain() -> None:
+    """Large blocks of different sizes are freed and leave holes between the small ones.
 
-    glibc is told to have one heap, and where large blocks begin, and holes that were there before are filled: else it
-    depends on chance where blocks lie.
+    Without trimming, the holes add up to hundreds of MiB. The position of blocks must not depend on
+    chance. Therefore glibc has one heap and a fixed size from which it maps blocks on their own.
     """
-    sizes = {"MALLOC_MMAP_THRESHOLD_": str(32 * MIB), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-    surely = {**environment(), **sizes, "MALLOC_ARENA_MAX": "1"}
-    programs = [[sys.executable, "-c", GROWING.format(call)] for call in ("give_back()", "pass")]
-    found = [
-        int(subprocess.run(p, env=surely, capture_output=True, check=True).stdout) for p in programs
-    ]
-    assert found[0] < 50
-    assert found[1] > 200
+    one_heap = {
+        **environment(),
+        "MALLOC_MMAP_THRESHOLD_": str(32 * MIB),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+        "MALLOC_ARENA_MAX": "1",
+    }
+    assert printed_number(FRAGMENTATION_PROGRAM, "trim", env=one_heap) < 50
+    assert printed_number(FRAGMENTATION_PROGRAM, "no trim", env=one_heap) > 200

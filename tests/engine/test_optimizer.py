@@ -1,29 +1,31 @@
-"""Every parameter learns at its rate: the model's, the backbone's, or that of its layer in the backbone."""
+"""Learning rates and weight decay of every parameter, and their schedule."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from groupdetr.detectors.tiny import TinyConditionalDETR, TinyMask2Former
-from groupdetr.engine.optimizer import optimizer, set_rates
+from groupdetr.engine.optimizer import create_optimizer, set_learning_rates
 from groupdetr.errors import UsageError
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.vit import HUGE, Sizes, vit_huge
+from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
 
 TINY = Sizes(width=32, depth=4, num_heads=2, window=4, global_blocks=(1, 3), image=128, channels=24)
 SETTINGS = Settings(lr=1e-4, backbone_lr=1e-5, weight_decay=1e-4)
-LAYERED = Settings(lr=2e-4, backbone_lr=1e-4, weight_decay=1e-4, layer_decay=0.7)
+SETTINGS_WITH_LAYER_DECAY = Settings(lr=2e-4, backbone_lr=1e-4, weight_decay=1e-4, layer_decay=0.7)
 
 
 @dataclass(frozen=True)
-class OnViT(TinyConditionalDETR):
-    """A detector whose backbone has layers."""
+class ViTConditionalDETR(TinyConditionalDETR):
+    """A detector whose backbone declares its layers."""
 
     sizes: Sizes = TINY
 
@@ -31,146 +33,177 @@ class OnViT(TinyConditionalDETR):
         return vit_huge(self.pretrained_backbone, self.recompute, self.sizes)
 
 
-def treatment(
-    model: nn.Module, settings: Settings, step: int = 0
+def rates_and_decays(
+    model: DetectionTransformer, settings: Settings, step: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Rate and weight decay of every parameter that learns, by its name."""
-    found = optimizer(model, settings)
-    set_rates(found, settings, step, 0.0)
+    """Return learning rate and weight decay of every trainable parameter, by its name."""
+    optimizer = create_optimizer(model, settings)
+    set_learning_rates(optimizer, settings, step, progress=0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        names[id(parameter)]: (group["lr"], group["weight_decay"])
-        for group in found.param_groups
-        for parameter in group["params"]
-    }
+    result = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            result[names[id(parameter)]] = (group["lr"], group["weight_decay"])
+    return result
 
 
-def test_a_backbone_without_layers_is_one_group_and_the_rest_another() -> None:
+# parameter groups
+
+
+def test_without_layers_the_backbone_is_one_group_and_the_rest_is_another() -> None:
     model = TinyConditionalDETR().build()
-    groups = optimizer(model, SETTINGS).param_groups
+    groups = create_optimizer(model, SETTINGS).param_groups
     assert [group["part"] for group in groups] == ["rest", "backbone"]
-    for name, treated in treatment(model, SETTINGS).items():
-        assert treated == ((1e-5 if name.startswith("backbone.") else 1e-4), 1e-4), name
+    for name, rate_and_decay in rates_and_decays(model, SETTINGS).items():
+        expected_rate = 1e-5 if name.startswith("backbone.") else 1e-4
+        assert rate_and_decay == (expected_rate, 1e-4), name
 
 
-def test_the_state_of_an_optimizer_saved_by_an_older_version_is_read() -> None:
+def test_a_loaded_optimizer_has_the_saved_moments_and_the_rates_of_its_own_settings() -> None:
     model = TinyConditionalDETR().build()
-    parts = {"rest": [], "backbone": []}  # type: ignore[var-annotated]
-    for name, parameter in model.named_parameters():
-        parts["backbone" if name.startswith("backbone.") else "rest"].append(parameter)
-    older = torch.optim.AdamW(
-        [{"params": params, "part": part} for part, params in parts.items()], lr=3.0
-    )
+    saved = create_optimizer(model, replace(SETTINGS, lr=3.0, backbone_lr=3.0))
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    older.step()
-    newer = optimizer(model, SETTINGS)
-    newer.load_state_dict(older.state_dict())
-    set_rates(newer, SETTINGS, 0, 0.0)
-    assert [group["lr"] for group in newer.param_groups] == [1e-4, 1e-5]
+    saved.step()
+    loaded = create_optimizer(model, SETTINGS)
+    loaded.load_state_dict(saved.state_dict())
+    set_learning_rates(loaded, SETTINGS, step=0, progress=0.0)
+    assert [group["lr"] for group in loaded.param_groups] == [1e-4, 1e-5]
     for parameter in model.parameters():
-        assert torch.equal(newer.state[parameter]["exp_avg"], older.state[parameter]["exp_avg"])
+        assert torch.equal(loaded.state[parameter]["exp_avg"], saved.state[parameter]["exp_avg"])
 
 
-def test_every_parameter_is_in_one_group_and_groups_are_few() -> None:
-    model = OnViT().build()
-    found = optimizer(model, LAYERED)
-    members = [id(parameter) for group in found.param_groups for parameter in group["params"]]
-    assert sorted(members) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    keys = [(group["part"], group["factor"], group["weight_decay"]) for group in found.param_groups]
-    assert (
-        len(keys) == len(set(keys)) == 2 + 1 + 2 * TINY.depth
-    )  # the rest, pyramid; patches; blocks and their norms
+def test_every_parameter_is_in_one_group_and_no_two_groups_are_alike() -> None:
+    model = ViTConditionalDETR().build()
+    groups = create_optimizer(model, SETTINGS_WITH_LAYER_DECAY).param_groups
+    members = [id(parameter) for group in groups for parameter in group["params"]]
+    trainable = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert sorted(members) == sorted(trainable)
+    keys = [(group["part"], group["factor"], group["weight_decay"]) for group in groups]
+    # The rest and the feature pyramid; the patch embedding; every block and its norms.
+    assert len(keys) == len(set(keys)) == 2 + 1 + 2 * TINY.depth
 
 
-def test_vit_huge_learns_as_in_the_spec() -> None:
-    """Base rate 1e-4: block i times 0.7 ** (32 - i), patches times 0.01, pyramid and the rest times 1."""
+def test_mask2former_has_no_weight_decay_on_norms_queries_and_the_level_embedding() -> None:
+    """As in its published configuration. The level embedding of the pixel decoder is decayed."""
+    model = TinyMask2Former().build()
+    by_name = rates_and_decays(model, Settings(weight_decay=0.05))
+    decayed = {name for name, (_, decay) in by_name.items() if decay}
+    undecayed = {name for name, _ in model.named_parameters()} - decayed
+    embeddings = {"queries.embedding", "queries.position", "encoder.level_embed"}
+    norms = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            norms |= {f"{name}.weight", f"{name}.bias"}
+    assert undecayed == embeddings | norms
+    assert {"encoder.encoder.level_embed", "decoder.heads.0.classify.bias"} <= decayed
+
+
+# layer decay
+
+
+def test_the_rates_of_vit_huge_are_those_of_group_detr_v2() -> None:
+    """Block i has 0.7 ** (32 - i) times the base rate of 1e-4.
+
+    The patch embedding has 0.01 times that rate, the feature pyramid and the rest have the base
+    rate.
+    """
     settings = Settings(lr=1e-4, backbone_lr=1e-4, weight_decay=1e-4, layer_decay=0.7)
     with torch.device("meta"):
-        model = OnViT(sizes=HUGE).build()
-    assert len(optimizer(model, settings).param_groups) == 67
-    for name, (rate, decay) in treatment(model, settings).items():
+        model = ViTConditionalDETR(sizes=HUGE).build()
+    assert len(create_optimizer(model, settings).param_groups) == 67
+    for name, (rate, decay) in rates_and_decays(model, settings).items():
         block = re.match(r"backbone\.network\.vit\.blocks\.(\d+)\.(norm)?", name)
-        patches = name.startswith("backbone.network.vit.patch_embed.")
-        assert rate == pytest.approx(
-            1e-4 * (0.7 ** (32 - int(block[1])) if block else 0.01 if patches else 1)
-        ), name
-        assert decay == (0.0 if block and block[2] else 1e-4), name
+        factor = 1.0
+        if block:
+            factor = 0.7 ** (32 - int(block[1]))
+        elif name.startswith("backbone.network.vit.patch_embed."):
+            factor = 0.01
+        is_norm_of_block = block is not None and block[2] is not None
+        assert rate == pytest.approx(1e-4 * factor), name
+        assert decay == (0.0 if is_norm_of_block else 1e-4), name
 
 
-def test_warm_up_and_decay_are_on_top_of_the_layers_rates() -> None:
-    model, settings = (
-        OnViT().build(),
-        Settings(lr=1e-4, backbone_lr=1e-4, layer_decay=0.5, warmup=10),
-    )
-    rate, _ = treatment(model, settings, step=4)["backbone.network.vit.blocks.2.mlp.fc1.weight"]
+def test_warmup_multiplies_the_rates_of_layers() -> None:
+    model = ViTConditionalDETR().build()
+    settings = Settings(lr=1e-4, backbone_lr=1e-4, layer_decay=0.5, warmup=10)
+    by_name = rates_and_decays(model, settings, step=4)
+    rate, _ = by_name["backbone.network.vit.blocks.2.mlp.fc1.weight"]
     assert rate == pytest.approx(1e-4 * 0.5 * 0.5**2)
 
 
-def test_without_layer_decay_all_blocks_learn_alike_and_norms_are_spared_still() -> None:
-    model = OnViT().build()
-    assert len(optimizer(model, SETTINGS).param_groups) == 3
-    treated = treatment(model, SETTINGS)
-    assert {rate for name, (rate, _) in treated.items() if name.startswith("backbone.")} == {1e-5}
-    assert treated["backbone.network.vit.blocks.0.norm1.weight"] == (1e-5, 0.0)
+def test_without_layer_decay_all_blocks_have_one_rate_and_norms_have_no_weight_decay() -> None:
+    model = ViTConditionalDETR().build()
+    assert len(create_optimizer(model, SETTINGS).param_groups) == 3
+    by_name = rates_and_decays(model, SETTINGS)
+    backbone_rates = {rate for name, (rate, _) in by_name.items() if name.startswith("backbone.")}
+    assert backbone_rates == {1e-5}
+    assert by_name["backbone.network.vit.blocks.0.norm1.weight"] == (1e-5, 0.0)
 
 
-def test_layer_decay_is_refused_where_there_are_no_layers() -> None:
-    with pytest.raises(UsageError, match="no layers"):
-        optimizer(TinyConditionalDETR().build(), LAYERED)
+def test_layer_decay_is_refused_for_a_backbone_without_layers() -> None:
+    with pytest.raises(UsageError, match="declares its layers"):
+        create_optimizer(TinyConditionalDETR().build(), SETTINGS_WITH_LAYER_DECAY)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.5, float("nan")])
-def test_layer_decay_lies_between_0_and_1(value: float) -> None:
+def test_layer_decay_must_be_between_0_and_1(value: float) -> None:
     with pytest.raises(UsageError, match="layer-decay"):
         Settings(layer_decay=value)
 
 
-def test_a_detector_trains_with_layer_decay() -> None:
-    """The fused optimizer moves the last block more than the first."""
+def test_with_layer_decay_a_step_changes_the_last_block_most() -> None:
     torch.manual_seed(0)
-    model = OnViT(recompute=True).build().train()
-    found = optimizer(model, LAYERED)
-    set_rates(found, LAYERED, 0, 0.0)
+    model = ViTConditionalDETR(recompute=True).build().train()
+    optimizer = create_optimizer(model, SETTINGS_WITH_LAYER_DECAY)
+    set_learning_rates(optimizer, SETTINGS_WITH_LAYER_DECAY, step=0, progress=0.0)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     features = model.backbone(torch.randn(1, 3, 64, 64))
     torch.stack([x.square().sin().mean() for x in features]).sum().backward()
-    found.step()
-    moved = [
-        (model.get_parameter(name) - before[name]).abs().mean().item()
-        for name in (f"backbone.network.vit.blocks.{i}.mlp.fc1.weight" for i in range(TINY.depth))
+    optimizer.step()
+    changes = []
+    for i in range(TINY.depth):
+        name = f"backbone.network.vit.blocks.{i}.mlp.fc1.weight"
+        change = (model.get_parameter(name) - before[name]).abs().mean()
+        changes.append(change.item())
+    assert changes == sorted(changes)
+    assert changes[-1] == pytest.approx(changes[0] / 0.7**3, rel=0.2)
+
+
+# the schedule
+
+
+def rates_of_all_steps(settings: Settings, num_steps: int) -> list[float]:
+    """Return the learning rate of every step of a training."""
+    group = {"params": [torch.zeros(1)], "part": "rest", "factor": 1.0}
+    optimizer = torch.optim.SGD([group], lr=1.0)
+    return [
+        set_learning_rates(optimizer, settings, step, step / num_steps) for step in range(num_steps)
     ]
-    assert moved == sorted(moved)
-    assert moved[-1] == pytest.approx(moved[0] / 0.7**3, rel=0.2)
 
 
-def test_norms_and_queries_of_mask2former_are_not_decayed() -> None:
-    """As its published configuration has it; the level embedding of the pixel decoder is decayed."""
-    model = TinyMask2Former().build()
-    settings = Settings(weight_decay=0.05)
-    decayed = {name for name, (_, decay) in treatment(model, settings).items() if decay}
-    spared = {name for name, _ in model.named_parameters()} - decayed
-    embeddings = {"queries.embedding", "queries.position", "encoder.level"}
-    norms = {
-        f"{name}.{part}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm | nn.GroupNorm)
-        for part in ("weight", "bias")
-    }
-    assert spared == embeddings | norms
-    assert {"encoder.encoder.level", "decoder.heads.0.classify.bias"} <= decayed
+def test_by_default_the_rate_drops_to_a_tenth_at_epoch_11_of_12() -> None:
+    rates = rates_of_all_steps(Settings(), 1200)
+    assert rates[1099] == pytest.approx(1e-4)
+    assert rates[1100] == pytest.approx(1e-5)
 
 
-def test_the_rate_drops_at_every_step_of_the_schedule() -> None:
-    model = TinyConditionalDETR().build()
+def test_warmup_rises_linearly_and_the_cosine_schedule_falls_to_nearly_zero() -> None:
+    rates = rates_of_all_steps(Settings(schedule="cosine", warmup=10), 1000)
+    assert rates[4] == pytest.approx(0.5e-4, rel=1e-3)
+    assert rates[-1] < 1e-9
+
+
+def test_the_rate_drops_at_every_share_of_lr_drop() -> None:
     settings = replace(SETTINGS, lr_drop=(0.5, 0.75))
-    found = optimizer(model, settings)
+    optimizer = create_optimizer(TinyConditionalDETR().build(), settings)
     rates = [
-        set_rates(found, settings, 100, progress) for progress in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)
+        set_learning_rates(optimizer, settings, step=100, progress=progress)
+        for progress in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)
     ]
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
 
 
-@pytest.mark.parametrize("drops", [0.5, [0.5]], ids=["of an older version", "of a file"])
-def test_drops_are_read_as_files_have_them(drops: float | list[float]) -> None:
-    assert Settings(lr_drop=drops).lr_drop == (0.5,)  # type: ignore[arg-type]
+@pytest.mark.parametrize("drops", [0.5, [0.5]], ids=["a number", "a list, as in config.yaml"])
+def test_lr_drop_may_be_a_number_or_a_list(drops: Any) -> None:
+    assert Settings(lr_drop=drops).lr_drop == (0.5,)

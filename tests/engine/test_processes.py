@@ -1,4 +1,4 @@
-"""Several processes train as one would."""
+"""Training in several processes gives the same losses and gradients as in one."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import arguments, evaluations, losses, norms, torchrun, train
+from tests.runs import (
+    evaluations,
+    grad_norms_by_step,
+    losses_by_step,
+    torchrun,
+    train,
+    train_arguments,
+)
 
 
-def test_two_processes_give_the_curves_of_one_with_the_whole_batch(
+def test_two_processes_log_the_losses_of_one_process_with_the_same_batch(
     shapes: Path, tmp_path: Path
 ) -> None:
     options = ("--steps", "6", "--eval-every", "0.5")
     one = train(shapes, tmp_path / "one", *options)
     two = tmp_path / "two"
-    done = torchrun(2, 29611, arguments(shapes, two, *options))
-    assert done.returncode == 0, done.stderr
-    for step, expected in losses(one).items():
-        assert losses(two)[step] == pytest.approx(expected, rel=1e-4)
-    assert [row["instability_groups"] for row in evaluations(two)] == [
-        row["instability_groups"] for row in evaluations(one)
-    ]
+    process = torchrun(2, 29611, train_arguments(shapes, two, *options))
+    assert process.returncode == 0, process.stderr
+    for step, expected in losses_by_step(one).items():
+        assert losses_by_step(two)[step] == pytest.approx(expected, rel=1e-4)
+    instability_of_one = [record["instability_groups"] for record in evaluations(one)]
+    instability_of_two = [record["instability_groups"] for record in evaluations(two)]
+    assert instability_of_two == instability_of_one
 
 
-@pytest.mark.parametrize("pieces", ["1", "2"])
-def test_two_processes_with_groups_in_chunks_take_the_steps_of_one_with_all_at_once(
-    shapes: Path, tmp_path: Path, pieces: str
+@pytest.mark.parametrize("micro_batches", ["1", "2"])
+def test_two_processes_with_chunked_groups_take_the_steps_of_one_with_all_groups_at_once(
+    shapes: Path, tmp_path: Path, micro_batches: str
 ) -> None:
     options = ("--steps", "4", "--groups", "3")
-    one, two = train(shapes, tmp_path / "one", *options), tmp_path / "two"
-    chunked = arguments(shapes, two, *options, "--group-chunk", "2", "--accumulate", pieces)
-    done = torchrun(2, 29612 + int(pieces), chunked)
-    assert done.returncode == 0, done.stderr
-    for step, expected in losses(one).items():
-        assert losses(two)[step] == pytest.approx(expected, rel=1e-4)
-    assert norms(two) == pytest.approx(norms(one), rel=1e-4)
+    one = train(shapes, tmp_path / "one", *options)
+    two = tmp_path / "two"
+    in_chunks = ("--group-chunk", "2", "--accumulate", micro_batches)
+    port = 29612 + int(micro_batches)
+    process = torchrun(2, port, train_arguments(shapes, two, *options, *in_chunks))
+    assert process.returncode == 0, process.stderr
+    for step, expected in losses_by_step(one).items():
+        assert losses_by_step(two)[step] == pytest.approx(expected, rel=1e-4)
+    assert grad_norms_by_step(two) == pytest.approx(grad_norms_by_step(one), rel=1e-4)

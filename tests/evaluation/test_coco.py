@@ -1,4 +1,4 @@
-"""Our COCO AP is everybody's COCO AP: the authors' published figures, pycocotools, and the traps around both."""
+"""Our COCO AP equals the published figures of an example and those of pycocotools, for any ids."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 
 from groupdetr.data.coco import Category, CocoSplit, Record, read_split
 from groupdetr.data.formats import load
-from groupdetr.data.segmentations import Runs
+from groupdetr.data.segmentations import RunLengths
 from groupdetr.errors import DataError
 from groupdetr.evaluation.coco import (
     FIGURES,
-    Evaluation,
+    CocoEvaluation,
     evaluate,
     from_coco_results,
     to_coco_results,
 )
-from groupdetr.structures.detections import Detections, bounds, decoded, encoded
+from groupdetr.structures.detections import Detections, decode_mask, encode_masks, masks_to_boxes
 
-SIDE = 128  # of pictures with masks, in pixels
+SIDE = 128  # of images with masks, in pixels
 
 
 def split_of(document: dict) -> CocoSplit:
@@ -57,7 +57,7 @@ def split_of(document: dict) -> CocoSplit:
 
 
 def random_document(seed: int, images: int, classes: int, crowd: float) -> dict:
-    """Boxes of all sizes with recorded areas below the box's; every third image is empty."""
+    """Boxes of all sizes. Recorded areas are smaller than the boxes. Every third image is empty."""
     rng = np.random.default_rng(seed)
     annotations: list[dict] = []
     for image in range(images):
@@ -82,30 +82,40 @@ def random_document(seed: int, images: int, classes: int, crowd: float) -> dict:
 
 
 def random_results(seed: int, document: dict) -> list[dict]:
-    """Jittered copies of the truth, some of a wrong class, and clutter; scores tie often."""
+    """Jittered copies of the annotations, some of a wrong class, and random boxes.
+
+    Scores tie often.
+    """
     rng = np.random.default_rng(seed + 1)
     images, classes = len(document["images"]), len(document["categories"])
     results = []
-    for truth in document["annotations"]:
+    for annotation in document["annotations"]:
         for _ in range(rng.integers(0, 4)):
-            wrong = rng.random() < 0.1
+            category = annotation["category_id"]
+            if rng.random() < 0.1:
+                category = int(rng.integers(classes))
             results.append(
                 {
-                    "image_id": truth["image_id"],
-                    "category_id": int(rng.integers(classes)) if wrong else truth["category_id"],
-                    "bbox": (np.array(truth["bbox"]) * rng.normal(1, 0.08, size=4)).tolist(),
+                    "image_id": annotation["image_id"],
+                    "category_id": category,
+                    "bbox": (np.array(annotation["bbox"]) * rng.normal(1, 0.08, size=4)).tolist(),
                     "score": round(float(rng.random()), 1),
                 }
             )
     for _ in range(int(rng.integers(0, 30))):
-        clutter = {"image_id": int(rng.integers(images)), "category_id": int(rng.integers(classes))}
-        box = [*rng.uniform(0, 300, size=2).tolist(), *rng.uniform(5, 200, size=2).tolist()]
-        results.append({**clutter, "bbox": box, "score": round(float(rng.random()), 1)})
+        results.append(
+            {
+                "image_id": int(rng.integers(images)),
+                "category_id": int(rng.integers(classes)),
+                "bbox": [*rng.uniform(0, 300, 2).tolist(), *rng.uniform(5, 200, 2).tolist()],
+                "score": round(float(rng.random()), 1),
+            }
+        )
     return results
 
 
 def by_pycocotools(document: dict, results: list[dict], kind: str = "bbox") -> list[float]:
-    """The twelve figures of the reference implementation; -1 where undefined."""
+    """The twelve figures of the reference implementation, -1 where undefined."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -120,46 +130,57 @@ def by_pycocotools(document: dict, results: list[dict], kind: str = "bbox") -> l
 
 
 def perfect(split: CocoSplit) -> list[Detections]:
-    found = []
+    """The annotations as detections."""
+    detections = []
     for record in split.records:
         boxes = torch.from_numpy(record.boxes).clone()
         boxes[:, 2:] += boxes[:, :2]
-        found.append(Detections(torch.ones(len(boxes)), torch.from_numpy(record.labels), boxes))
-    return found
+        scores = torch.ones(len(boxes))
+        detections.append(Detections(scores, torch.from_numpy(record.labels), boxes))
+    return detections
 
 
 def with_masks(split: CocoSplit, document: dict) -> CocoSplit:
-    """With the masks of the document's annotations."""
+    """The split with the masks of the document's annotations."""
     records = []
     for record in split.records:
-        its = [
-            a["segmentation"] for a in document["annotations"] if a["image_id"] == record.image_id
-        ]
-        shapes = tuple(Runs(mask["counts"].encode(), (SIDE, SIDE)) for mask in its)
-        records.append(dataclasses.replace(record, width=SIDE, height=SIDE, shapes=shapes))
+        segmentations = []
+        for annotation in document["annotations"]:
+            if annotation["image_id"] == record.image_id:
+                counts = annotation["segmentation"]["counts"].encode()
+                segmentations.append(RunLengths(counts, (SIDE, SIDE)))
+        with_segmentations = dataclasses.replace(
+            record, width=SIDE, height=SIDE, segmentations=tuple(segmentations)
+        )
+        records.append(with_segmentations)
     return dataclasses.replace(split, records=tuple(records))
 
 
+def without_keys(row: dict, *keys: str) -> dict:
+    return {key: value for key, value in row.items() if key not in keys}
+
+
 def random_masks(seed: int, images: int, classes: int, crowd: float) -> tuple[dict, list[dict]]:
-    """As boxes: noisy blobs in them, recorded and found, some of these empty."""
+    """Noisy masks inside random boxes, of annotations and results. Some are empty."""
     document = random_document(seed, images, classes, crowd)
     results = random_results(seed, document)
     rng = np.random.default_rng(seed)
     for image in document["images"]:
         image |= {"width": SIDE, "height": SIDE}
+    encode = pytest.importorskip("pycocotools.mask").encode
     for row in [*document["annotations"], *results]:
         x, y, w, h = (round(value / 3) for value in row["bbox"])
         mask = np.zeros((SIDE, SIDE), np.uint8, order="F")
         inside = mask[max(0, y) : y + h, max(0, x) : x + w]
         inside[:] = rng.random(inside.shape) < rng.choice([0.0, 0.7, 1.0], p=[0.02, 0.2, 0.78])
-        runs = pytest.importorskip("pycocotools.mask").encode(mask)
-        row["segmentation"] = {"size": runs["size"], "counts": runs["counts"].decode()}
+        rle = encode(mask)
+        row["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
         row["area"] = float(mask.sum())
     return document, results
 
 
 def assert_equal_figures(
-    evaluation: Evaluation, expected: list[float], tolerance: float = 1e-9
+    evaluation: CocoEvaluation, expected: list[float], tolerance: float = 1e-9
 ) -> None:
     for name, figure in zip(FIGURES, expected):
         assert_equal_figure(evaluation.stats[name], figure, name, tolerance)
@@ -178,9 +199,8 @@ def test_the_published_example() -> None:
     if not root:
         pytest.skip("set GROUPDETR_TEST_DATA to the folder that holds coco_eval/")
     folder = Path(root) / "coco_eval"
-    results, expected = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("results", "expected")
-    )
+    results = json.loads((folder / "results.json").read_text())
+    expected = json.loads((folder / "expected.json").read_text())
     split = read_split(folder / "gt.json", folder, "val")
     evaluation = evaluate(split, from_coco_results(split, results))
     assert_equal_figures(evaluation, list(expected["stats"].values()), tolerance=1e-6)
@@ -214,38 +234,37 @@ def test_masks_equal_to_pycocotools(seed: int, images: int, classes: int, crowd:
     if not results:
         return
     split = with_masks(split_of(document), document)
-    alone = [
-        {name: value for name, value in result.items() if name not in ("bbox", "area")}
-        for result in results
-    ]
-    expected = by_pycocotools(document, alone, "segm")
+    # Without boxes, pycocotools takes the area of a result from its mask.
+    mask_results = [without_keys(result, "bbox", "area") for result in results]
+    expected = by_pycocotools(document, mask_results, "segm")
     assert_equal_figures(evaluate(split, from_coco_results(split, results), "mask"), expected)
 
 
-def test_recorded_polygons_and_crowds_equal_to_pycocotools(real_data: Path) -> None:
-    """Of real pictures: found is what is recorded, moved by a few pixels, every third of another class."""
+def test_polygons_and_crowds_of_real_images_equal_to_pycocotools(real_data: Path) -> None:
+    """Detections are the annotations, shifted by a few pixels, every third of a wrong class."""
     folder = real_data / "tiny_coco"
     document = json.loads((folder / "val.json").read_text())
     split = load(folder, masks=True).splits["val"]
-    found, alone = [], []
+    detections = []
     for number, record in enumerate(split.records):
-        masks = [decoded(shape.runs(record.height, record.width)) for shape in record.shapes or ()]
-        moved = np.array([np.roll(mask, i % 4, i % 2) for i, mask in enumerate(masks)], dtype=bool)
-        runs = encoded(moved.reshape(-1, record.height, record.width))
-        labels = torch.from_numpy(
-            np.where(np.arange(len(masks)) % 3 == 2, number % 80, record.labels)
-        )
+        shifted = []
+        for i, segmentation in enumerate(record.segmentations or ()):
+            mask = decode_mask(segmentation.to_rle(record.height, record.width))
+            shifted.append(np.roll(mask, i % 4, i % 2))
+        masks = np.array(shifted, dtype=bool).reshape(-1, record.height, record.width)
+        rles = encode_masks(masks)
+        wrong = np.arange(len(masks)) % 3 == 2
+        labels = torch.from_numpy(np.where(wrong, number % 80, record.labels))
         scores = 1 - torch.arange(len(masks)) / 64
-        found.append(Detections(scores, labels, bounds(runs), runs))
-    for result in to_coco_results(split, found):
-        alone.append({name: value for name, value in result.items() if name != "bbox"})
+        detections.append(Detections(scores, labels, masks_to_boxes(rles), rles))
     assert sum(record.crowd.sum() for record in split.records) == 5
-    evaluation = evaluate(split, found, "mask")
-    assert_equal_figures(evaluation, by_pycocotools(document, alone, "segm"))
+    evaluation = evaluate(split, detections, "mask")
+    mask_results = [without_keys(row, "bbox") for row in to_coco_results(split, detections)]
+    assert_equal_figures(evaluation, by_pycocotools(document, mask_results, "segm"))
     assert 0.3 < evaluation.stats["AP"] < 0.95
 
 
-def test_masks_owe_nothing_to_boxes_ids_and_order() -> None:
+def test_boxes_ids_and_order_do_not_change_the_ap_of_masks() -> None:
     document, results = random_masks(3, images=8, classes=3, crowd=0.2)
     split = with_masks(split_of(document), document)
     plain = evaluate(split, from_coco_results(split, results), "mask")
@@ -257,12 +276,12 @@ def test_masks_owe_nothing_to_boxes_ids_and_order() -> None:
     for number, annotation in enumerate(document["annotations"]):
         annotation["id"] = number
     document["images"].reverse()
-    odd = with_masks(split_of(document), document)
-    assert evaluate(odd, from_coco_results(odd, results), "mask").stats == plain.stats
+    other_ids = with_masks(split_of(document), document)
+    assert evaluate(other_ids, from_coco_results(other_ids, results), "mask").stats == plain.stats
     assert 0.01 < plain.stats["AP"] < 0.95
 
 
-def test_no_masks_found_is_zero() -> None:
+def test_the_ap_of_no_mask_detections_is_zero() -> None:
     document, _ = random_masks(2, images=3, classes=1, crowd=0.0)
     split = with_masks(split_of(document), document)
     nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), ())
@@ -272,10 +291,10 @@ def test_no_masks_found_is_zero() -> None:
 def test_masks_survive_the_file() -> None:
     document, results = random_masks(11, images=6, classes=3, crowd=0.1)
     split = with_masks(split_of(document), document)
-    found = from_coco_results(split, results)
-    again = from_coco_results(split, json.loads(json.dumps(to_coco_results(split, found))))
-    assert [d.masks for d in again] == [d.masks for d in found]
-    assert evaluate(split, again, "mask").stats == evaluate(split, found, "mask").stats
+    detections = from_coco_results(split, results)
+    again = from_coco_results(split, json.loads(json.dumps(to_coco_results(split, detections))))
+    assert [image.masks for image in again] == [image.masks for image in detections]
+    assert evaluate(split, again, "mask").stats == evaluate(split, detections, "mask").stats
 
 
 @pytest.mark.parametrize(
@@ -288,7 +307,7 @@ def test_masks_survive_the_file() -> None:
         {"size": [9], "counts": "`2"},
     ],
 )
-def test_results_of_which_some_have_no_run_lengths_are_refused(mask: object) -> None:
+def test_results_are_refused_if_only_some_have_run_lengths(mask: object) -> None:
     split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
     good = {"image_id": 0, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
     good["segmentation"] = {"size": [9, 9], "counts": "i2"}
@@ -297,15 +316,15 @@ def test_results_of_which_some_have_no_run_lengths_are_refused(mask: object) -> 
         from_coco_results(split, [good, good | {"segmentation": mask}])
 
 
-def test_figures_survive_the_file() -> None:
+def test_an_evaluation_survives_its_file() -> None:
     document = random_document(9, images=4, classes=2, crowd=0.0)
     split = split_of(document)
     boxes = evaluate(split, perfect(split))
     masks = dataclasses.replace(
         boxes, kind="mask", stats=boxes.stats | {"AP": 0.5, "AP_small": math.nan}
     )
-    written = masks.beside(boxes)
-    read = Evaluation.from_json(json.loads(json.dumps(written.to_json(), allow_nan=False)))
+    written = masks.with_box_figures(boxes)
+    read = CocoEvaluation.from_json(json.loads(json.dumps(written.to_json(), allow_nan=False)))
     assert (read.kind, read.per_class) == ("mask", written.per_class)
     assert read.by_kind()["box"] == {"AP": 1, "AP50": 1, "AP75": 1}
     assert math.isnan(read.stats.pop("AP_small"))
@@ -314,16 +333,15 @@ def test_figures_survive_the_file() -> None:
     }
 
 
-def test_ids_of_any_kind_change_nothing() -> None:
+def test_ids_of_any_type_change_nothing() -> None:
     document = random_document(3, images=8, classes=3, crowd=0.2)
     results = random_results(3, document)
     split = split_of(document)
     plain = evaluate(split, from_coco_results(split, results))
 
-    images, categories = (
-        ["a/1.jpg", 0, -7, 2**60, "0", 3, "x", "ä"],
-        [90, 0, "seven"],
-    )  # no order among these
+    # Numbers and strings together have no order.
+    images = ["a/1.jpg", 0, -7, 2**60, "0", 3, "x", "ä"]
+    categories = [90, 0, "seven"]
     for row in [*document["annotations"], *results]:
         row["image_id"] = images[row["image_id"]]
         row["category_id"] = categories[row["category_id"]]
@@ -331,12 +349,12 @@ def test_ids_of_any_kind_change_nothing() -> None:
         image["id"] = images[image["id"]]
     for category in document["categories"]:
         category["id"] = categories[category["id"]]
-    odd = split_of(document)
-    assert evaluate(odd, from_coco_results(odd, results)).stats == plain.stats
+    other_ids = split_of(document)
+    assert evaluate(other_ids, from_coco_results(other_ids, results)).stats == plain.stats
 
 
 def test_the_order_of_the_file_changes_nothing() -> None:
-    """Equal scores rank by ascending image id, as in pycocotools, whatever the order of the images."""
+    """Detections of equal score rank by ascending image id, as in pycocotools."""
     document = random_document(4, images=9, classes=2, crowd=0.2)
     results = random_results(4, document)
     document["images"].reverse()
@@ -354,7 +372,7 @@ def test_annotation_id_zero_changes_nothing() -> None:
     assert evaluate(split, perfect(split)).stats["AP"] == 1
 
 
-def test_perfect_predictions() -> None:
+def test_perfect_detections_have_an_ap_of_one() -> None:
     split = split_of(random_document(7, images=10, classes=4, crowd=0.0))
     evaluation = evaluate(split, perfect(split))
     assert evaluation.stats["AP"] == evaluation.stats["AR100"] == 1
@@ -364,22 +382,22 @@ def test_perfect_predictions() -> None:
     )
 
 
-def test_a_class_without_objects_is_undefined_and_enters_no_mean() -> None:
+def test_a_class_without_objects_is_undefined_and_in_no_mean() -> None:
     document = random_document(9, images=4, classes=2, crowd=0.0)
     document["categories"].append({"id": 77, "name": "unicorn"})
     split = split_of(document)
-    found = perfect(split)
-    found[2] = Detections(torch.tensor([0.9]), torch.tensor([2]), torch.tensor([[1.0, 1, 9, 9]]))
-    evaluation = evaluate(split, found)
+    detections = perfect(split)
+    detections[2] = Detections(
+        torch.tensor([0.9]), torch.tensor([2]), torch.tensor([[1.0, 1, 9, 9]])
+    )
+    evaluation = evaluate(split, detections)
     assert evaluation.stats["AP"] == 1
-    assert evaluation.to_json()["per_class"][2] == {
-        **{"name": "unicorn", "AP": None, "AP50": None},
-        **{"objects": 0, "images": 0},
-    }
+    undefined = {"name": "unicorn", "AP": None, "AP50": None, "objects": 0, "images": 0}
+    assert evaluation.to_json()["per_class"][2] == undefined
 
 
 @pytest.mark.parametrize("images", [0, 3])
-def test_nothing_to_find_is_undefined_not_zero(images: int) -> None:
+def test_without_objects_every_figure_is_undefined(images: int) -> None:
     document = random_document(1, images, classes=2, crowd=0.0) | {"annotations": []}
     split = split_of(document)
     evaluation = evaluate(split, perfect(split))
@@ -388,23 +406,23 @@ def test_nothing_to_find_is_undefined_not_zero(images: int) -> None:
     assert all(math.isnan(figure) for figure in evaluation.stats.values())
 
 
-def test_nothing_found_is_zero() -> None:
+def test_the_ap_of_no_detections_is_zero() -> None:
     split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
     nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     assert evaluate(split, [nothing] * 3).stats["AP"] == 0
 
 
 def test_results_survive_the_file(capsys: pytest.CaptureFixture[str]) -> None:
-    """Written with original ids, read back, evaluated alike, and not a word on the terminal."""
+    """They have the original ids, their evaluation is the same, and it prints nothing."""
     document = random_document(11, images=6, classes=3, crowd=0.1)
     split = split_of(document)
-    single = [
-        Detections(d.scores.float(), d.labels, d.boxes.float())
-        for d in from_coco_results(split, random_results(11, document))
-    ]
-    results = json.loads(json.dumps(to_coco_results(split, single)))
+    detections = []
+    for image in from_coco_results(split, random_results(11, document)):
+        detections.append(Detections(image.scores.float(), image.labels, image.boxes.float()))
+    results = json.loads(json.dumps(to_coco_results(split, detections)))
     assert {r["image_id"] for r in results} <= {r.image_id for r in split.records}
-    assert evaluate(split, from_coco_results(split, results)).stats == evaluate(split, single).stats
+    again = from_coco_results(split, results)
+    assert evaluate(split, again).stats == evaluate(split, detections).stats
     assert capsys.readouterr() == ("", "")
 
 
@@ -419,7 +437,7 @@ def test_results_survive_the_file(capsys: pytest.CaptureFixture[str]) -> None:
         {"score": None},
     ],
 )
-def test_results_of_another_data_set_are_refused(change: dict) -> None:
+def test_results_of_another_dataset_are_refused(change: dict) -> None:
     split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
     good = {"image_id": 0, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
     assert len(from_coco_results(split, [good])[0]) == 1
@@ -427,7 +445,7 @@ def test_results_of_another_data_set_are_refused(change: dict) -> None:
         from_coco_results(split, [good, good | change])
 
 
-def test_one_answer_for_each_image() -> None:
+def test_every_image_needs_its_detections() -> None:
     split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
     with pytest.raises(ValueError, match="2 detections for 3 images"):
         evaluate(split, perfect(split)[:2])

@@ -1,6 +1,8 @@
-"""Instability against its definition, read out query by query."""
+"""Matching instability against its definition, computed query by query."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,64 +10,76 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groupdetr.evaluation.instability import instability, objects_of_queries
-from groupdetr.groups import match_groups, match_naively
+from groupdetr.groups import Match, match_groups, match_naively
+from groupdetr.structures.assignment import Assignment
 
 
-def matched(*pictures: list[int], groups: int = 1) -> np.ndarray:
-    """V [I,K,N] of pictures [N], the same in all groups."""
-    return np.array(pictures, np.int16)[:, None].repeat(groups, axis=1)
+def matched_objects(*images: list[int], groups: int = 1) -> np.ndarray:
+    """V [I,K,N] of images [N], the same in all groups."""
+    return np.array(images, np.int16)[:, None].repeat(groups, axis=1)
 
 
 @st.composite
 def two_evaluations(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Costs [1,I,K,T,N] at two times, and the objects of each picture: there may be none, or more than queries."""
+    """Costs [1,I,K,T,N] of two evaluations, and the objects of each image.
+
+    An image may have no object, or more objects than queries.
+    """
     counts = draw(st.lists(st.integers(0, 6), min_size=1, max_size=4))
     groups, queries = draw(st.integers(1, 3)), draw(st.integers(1, 5))
-    random = np.random.default_rng(draw(st.integers(0, 1000)))
-    first = random.random((1, len(counts), groups, max(counts), queries))
-    second = first + draw(st.sampled_from([0.0, 0.2, 5.0])) * random.random(first.shape)
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    first = rng.random((1, len(counts), groups, max(counts), queries))
+    second = first + draw(st.sampled_from([0.0, 0.2, 5.0])) * rng.random(first.shape)
     return first, second, counts
+
+
+def object_by_query(assignment: Assignment) -> dict[tuple[int, int, int], int]:
+    """(image, group, query) -> object."""
+    columns = (assignment.image, assignment.group, assignment.query, assignment.target)
+    pairs = zip(*(column[0].tolist() for column in columns))
+    return {(image, group, query): target for image, group, query, target in pairs}
 
 
 @pytest.mark.parametrize("match", [match_groups, match_naively])
 @given(two_evaluations())
-def test_it_is_the_definition(match, drawn: tuple[np.ndarray, np.ndarray, list[int]]) -> None:  # type: ignore[no-untyped-def]
-    *costs, counts = drawn
-    _, pictures, groups, _, queries = costs[0].shape
-    before, now = (match(cost, counts) for cost in costs)
-    objects = [
-        {
-            (int(i), int(k), int(n)): int(t)
-            for i, k, n, t in zip(a.image[0], a.group[0], a.query[0], a.target[0])
-        }
-        for a in (before, now)
-    ]
-    scores = instability(
-        *(objects_of_queries(a, (pictures, groups, queries)) for a in (now, before))
-    )
-    for k in range(groups):
-        places = [(i, k, n) for i in range(pictures) for n in range(queries)]
-        changes = sum(objects[0].get(place, -1) != objects[1].get(place, -1) for place in places)
-        assert scores[k] == pytest.approx(changes / pictures)
+def test_it_equals_the_definition(
+    match: Match, evaluations: tuple[np.ndarray, np.ndarray, list[int]]
+) -> None:
+    first_costs, second_costs, counts = evaluations
+    _, images, groups, _, queries = first_costs.shape
+    before, now = match(first_costs, counts), match(second_costs, counts)
+    shape = (images, groups, queries)
+    scores = instability(objects_of_queries(now, shape), objects_of_queries(before, shape))
+
+    objects_before, objects_now = object_by_query(before), object_by_query(now)
+    for group in range(groups):
+        changes = 0
+        for image, query in product(range(images), range(queries)):
+            key = (image, group, query)
+            changes += objects_before.get(key, -1) != objects_now.get(key, -1)
+        assert scores[group] == pytest.approx(changes / images)
 
 
 @pytest.mark.parametrize(
     ("before", "now", "score"),
     [
         ([0, 1, -1], [0, 1, -1], 0),
-        ([0, 1, -1], [-1, 1, 0], 2),  # an object moves to a free query: both have changed
-        ([0, 1, -1], [1, -1, 0], 3),  # one moves into the query that the other left
-        ([0, 1, -1], [1, 0, -1], 2),  # two change places
-        ([0, 1, 2], [3, 1, 2], 1),  # more objects than queries: another one is left out
-        ([-1, -1, -1], [-1, -1, -1], 0),  # nothing there
+        ([0, 1, -1], [-1, 1, 0], 2),  # an object moves to a free query: both queries change
+        ([0, 1, -1], [1, -1, 0], 3),  # one moves to the query that the other leaves
+        ([0, 1, -1], [1, 0, -1], 2),  # two objects swap their queries
+        ([0, 1, 2], [3, 1, 2], 1),  # more objects than queries: another one is unmatched
+        ([-1, -1, -1], [-1, -1, -1], 0),  # no objects
     ],
 )
-def test_what_counts(before: list[int], now: list[int], score: int) -> None:
-    assert instability(matched(now), matched(before)).tolist() == [score]
+def test_every_query_that_changes_counts_once(
+    before: list[int], now: list[int], score: int
+) -> None:
+    assert instability(matched_objects(now), matched_objects(before)).tolist() == [score]
 
 
-def test_it_is_a_mean_over_pictures_in_each_group() -> None:
-    before, now = matched([0, -1], [-1, -1], groups=2), matched([0, -1], [-1, -1], groups=2)
+def test_it_is_a_mean_over_images_in_each_group() -> None:
+    before = matched_objects([0, -1], [-1, -1], groups=2)
+    now = before.copy()
     now[0, 1] = [-1, 0]
     assert instability(now, before).tolist() == [0, 1]
 
@@ -74,16 +88,17 @@ def test_it_is_a_mean_over_pictures_in_each_group() -> None:
     "before",
     [
         None,
-        matched([0, -1]),
-        matched([0, -1, -1], [-1, -1, -1]),
-        matched([0, -1], [-1, -1], groups=2),
+        matched_objects([0, -1]),
+        matched_objects([0, -1, -1], [-1, -1, -1]),
+        matched_objects([0, -1], [-1, -1], groups=2),
     ],
-    ids=["the first evaluation", "other pictures", "other queries", "other groups"],
+    ids=["the first evaluation", "other images", "other queries", "other groups"],
 )
-def test_without_an_evaluation_to_compare_with_it_is_undefined(before: np.ndarray | None) -> None:
-    now = matched([0, -1], [-1, -1])
+def test_without_a_comparable_evaluation_it_is_undefined(before: np.ndarray | None) -> None:
+    now = matched_objects([0, -1], [-1, -1])
     assert np.isnan(instability(now, before)).all()
 
 
-def test_as_many_pictures_with_other_objects_are_other_pictures() -> None:
-    assert np.isnan(instability(matched([0, -1], [0, -1]), matched([0, 1], [-1, -1]))).all()
+def test_the_same_number_of_images_with_other_objects_is_not_comparable() -> None:
+    now, before = matched_objects([0, -1], [0, -1]), matched_objects([0, 1], [-1, -1])
+    assert np.isnan(instability(now, before)).all()

@@ -1,6 +1,7 @@
-"""Our nuScenes detection score is that of nuscenes-devkit 1.2.0, to the last class and threshold; so are our splits.
+"""Our nuScenes detection score equals that of nuscenes-devkit 1.2.0, as do our splits.
 
-The devkit wants numpy 1: it runs in an environment of its own, whose Python GROUPDETR_DEVKIT_PYTHON names.
+Every class and threshold is compared. The devkit needs numpy 1, so it runs in an environment of its
+own. The environment variable GROUPDETR_DEVKIT_PYTHON names its Python.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,16 @@ import pytest
 from PIL import Image
 
 from groupdetr.data.nuscenes.names import ATTRIBUTES
-from groupdetr.data.nuscenes.splits import official
+from groupdetr.data.nuscenes.splits import official_splits
 from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D
-from groupdetr.evaluation.nuscenes import DISTANCES, evaluate
+from groupdetr.evaluation.nuscenes import DISTANCE_THRESHOLDS, evaluate
 from groupdetr.evaluation.nuscenes_results import read_results, write_results
-from tests.evaluation.worlds import SECONDS, World, guesses, random_world
+from tests.evaluation.random_samples import (
+    SECONDS,
+    RandomSamples,
+    random_predictions,
+    random_samples,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.fair_sample]
 
@@ -35,7 +41,8 @@ from nuscenes.eval.detection.evaluate import DetectionEval
 for root in sys.argv[1:]:
     data = NuScenes(version="v1.0-random", dataroot=root, verbose=False)
     config = config_factory("detection_cvpr_2019")
-    run = DetectionEval(data, config, root + "/results.json", "random", root + "/out", verbose=False)
+    results, out = root + "/results.json", root + "/out"
+    run = DetectionEval(data, config, results, "random", out, verbose=False)
     with open(root + "/figures.json", "w") as file:
         json.dump(run.evaluate()[0].serialize(), file)
 """
@@ -67,42 +74,27 @@ CATEGORIES = {
 }
 
 
-def write_tables(root: Path, world: World) -> None:
-    """The tables of a data set that holds no more than the truth of ``world``."""
+def write_tables(root: Path, samples: RandomSamples) -> None:
+    """Write the tables of a dataset that has nothing but the ground truth of ``samples``."""
     folder = root / "v1.0-random"
     folder.mkdir(parents=True)
-    names = [{"token": name, "name": name} for name in CATEGORIES.values()]
-    annotations = [row for i in range(len(world.scenes)) for row in annotations_of(world, i)]
-    moments = [
-        {
-            "token": token,
-            "timestamp": round(i * SECONDS * 1e6),
-            "scene_token": "scene",
-            "prev": "",
-            "next": "",
-        }
-        for i, token in enumerate(world.tokens)
-    ]
-    tables = {
-        "category": names,
-        "attribute": [{"token": name, "name": name} for name in ATTRIBUTES],
-        "visibility": [],
-        "instance": [
-            {"token": token, "category_token": category}
-            for token, category in {
-                row["instance_token"]: row.pop("category") for row in annotations
-            }.items()
-        ],
-        "sensor": [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}],
-        "calibrated_sensor": [{"token": "lidar", "sensor_token": "lidar"}],
-        "ego_pose": [
-            {"token": token, "translation": scene.ego.tolist()}
-            for token, scene in zip(world.tokens, world.scenes)
-        ],
-        "log": [{"token": "log"}],
-        "scene": [{"token": "scene", "name": "scene-1"}],
-        "sample": moments,
-        "sample_data": [
+    annotations: list[dict] = []
+    for i in range(len(samples.ground_truth)):
+        annotations += annotations_of(samples, i)
+    category_of_instance = {row["instance_token"]: row.pop("category") for row in annotations}
+
+    sample_rows, sample_data, ego_poses = [], [], []
+    for i, (token, truth) in enumerate(zip(samples.tokens, samples.ground_truth)):
+        sample_rows.append(
+            {
+                "token": token,
+                "timestamp": round(i * SECONDS * 1e6),
+                "scene_token": "scene",
+                "prev": "",
+                "next": "",
+            }
+        )
+        sample_data.append(
             {
                 "token": token,
                 "sample_token": token,
@@ -110,8 +102,24 @@ def write_tables(root: Path, world: World) -> None:
                 "calibrated_sensor_token": "lidar",
                 "is_key_frame": True,
             }
-            for token in world.tokens
+        )
+        ego_poses.append({"token": token, "translation": truth.ego.tolist()})
+
+    tables = {
+        "category": [{"token": name, "name": name} for name in CATEGORIES.values()],
+        "attribute": [{"token": name, "name": name} for name in ATTRIBUTES],
+        "visibility": [],
+        "instance": [
+            {"token": token, "category_token": category}
+            for token, category in category_of_instance.items()
         ],
+        "sensor": [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}],
+        "calibrated_sensor": [{"token": "lidar", "sensor_token": "lidar"}],
+        "ego_pose": ego_poses,
+        "log": [{"token": "log"}],
+        "scene": [{"token": "scene", "name": "scene-1"}],
+        "sample": sample_rows,
+        "sample_data": sample_data,
         "sample_annotation": annotations,
         "map": [{"token": "map", "log_tokens": ["log"], "filename": "map.png"}],
     }
@@ -121,36 +129,29 @@ def write_tables(root: Path, world: World) -> None:
     Image.new("L", (4, 4)).save(root / "map.png")
 
 
-def annotations_of(world: World, i: int) -> list[dict]:
-    """True boxes and racks of sample ``i``; boxes are linked to those of the same object before and after."""
-    scene = world.scenes[i]
-    neighbours = {
-        "prev": set(world.instances[i - 1]) if i else set(),
-        "next": set(world.instances[i + 1]) if i + 1 < len(world.scenes) else set(),
-    }
+def annotations_of(samples: RandomSamples, i: int) -> list[dict]:
+    """Return the rows of the boxes and bicycle racks of sample ``i``.
+
+    Boxes are linked to those of the same object in the samples before and after.
+    """
+    truth, token = samples.ground_truth[i], samples.tokens[i]
+    objects_before = set(samples.instances[i - 1]) if i > 0 else set()
+    is_last = i + 1 == len(samples.ground_truth)
+    objects_after = set() if is_last else set(samples.instances[i + 1])
     rows = []
-    for k, instance in enumerate(world.instances[i]):
-        links = {
-            key: f"object{instance}@{i + step}" if instance in others else ""
-            for (key, others), step in zip(neighbours.items(), (-1, 1))
-        }
-        attribute = scene.truth.attributes[k]
-        row = annotation(
-            f"object{instance}",
-            world.tokens[i],
-            scene.truth,
-            k,
-            CLASSES[scene.truth.labels[k]].name,
-        )
-        row |= {
-            "token": f"object{instance}@{i}",
-            "attribute_tokens": [str(attribute)] if attribute else [],
-        } | links
-        rows.append(row | {"num_lidar_pts": int(scene.truth.points[k])})
-    return rows + [
-        annotation(f"rack{i}-{k}", world.tokens[i], scene.racks, k, "rack")
-        for k in range(len(scene.racks))
-    ]
+    for k, instance in enumerate(samples.instances[i]):
+        attribute = str(truth.boxes.attributes[k])
+        name = CLASSES[truth.boxes.labels[k]].name
+        row = annotation(f"object{instance}", token, truth.boxes, k, name)
+        row["token"] = f"object{instance}@{i}"
+        row["attribute_tokens"] = [attribute] if attribute else []
+        row["prev"] = f"object{instance}@{i - 1}" if instance in objects_before else ""
+        row["next"] = f"object{instance}@{i + 1}" if instance in objects_after else ""
+        row["num_lidar_pts"] = int(truth.boxes.points[k])
+        rows.append(row)
+    for k in range(len(truth.bicycle_racks)):
+        rows.append(annotation(f"rack{i}-{k}", token, truth.bicycle_racks, k, "rack"))
+    return rows
 
 
 def annotation(instance: str, token: str, boxes: Boxes3D, k: int, name: str) -> dict:
@@ -170,57 +171,72 @@ def annotation(instance: str, token: str, boxes: Boxes3D, k: int, name: str) -> 
     }
 
 
-Case = tuple[World, list[Boxes3D]]
+Case = tuple[RandomSamples, list[Boxes3D]]
 
 
-def changed(change: Callable[[Boxes3D], Boxes3D], seed: int = 3) -> Case:
-    world = random_world(seed)
-    return world, [change(boxes) for boxes in guesses(seed, world)]
+def changed_predictions(change: Callable[[Boxes3D], Boxes3D], seed: int = 3) -> Case:
+    """Random predictions after ``change``."""
+    samples = random_samples(seed)
+    return samples, [change(boxes) for boxes in random_predictions(seed, samples)]
 
 
-def of_truth(change: Callable[[Boxes3D], Boxes3D], seed: int = 4) -> Case:
-    """The truth handed in as the answer to a world that ``change`` went over."""
-    world = random_world(seed)
-    scenes = [replace(scene, truth=change(scene.truth)) for scene in world.scenes]
-    found = [replace(s.truth, scores=np.ones(len(s.truth)), points=None) for s in world.scenes]
-    return replace(world, scenes=scenes), found
+def changed_ground_truth(change: Callable[[Boxes3D], Boxes3D], seed: int = 4) -> Case:
+    """The ground truth as predictions, evaluated against the ground truth after ``change``."""
+    samples = random_samples(seed)
+    ground_truth, predictions = [], []
+    for truth in samples.ground_truth:
+        ground_truth.append(replace(truth, boxes=change(truth.boxes)))
+        scores = np.ones(len(truth.boxes))
+        predictions.append(replace(truth.boxes, scores=scores, points=None))
+    return replace(samples, ground_truth=ground_truth), predictions
 
 
-def random_case(seed: int) -> Case:
-    world = random_world(seed)
-    return world, guesses(seed, world, noise=(0.2, 0.6, 2.0)[seed % 3])
+def random_case(seed: int, noise: float = 1.0, classes: Sequence[int] = range(10)) -> Case:
+    samples = random_samples(seed, classes=classes)
+    return samples, random_predictions(seed, samples, noise)
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    **{f"random-{seed}": lambda seed=seed: random_case(seed) for seed in range(6)},
-    "truth": lambda: of_truth(lambda truth: truth),
-    "truth-without-attributes": lambda: of_truth(
+    **{
+        f"random-{seed}": lambda seed=seed: random_case(seed, noise=(0.2, 0.6, 2.0)[seed % 3])
+        for seed in range(6)
+    },
+    "truth": lambda: changed_ground_truth(lambda truth: truth),
+    "truth-without-attributes": lambda: changed_ground_truth(
         lambda truth: replace(truth, attributes=np.full(len(truth), ""))
     ),
-    "truth-without-points": lambda: of_truth(lambda truth: replace(truth, points=truth.points * 0)),
-    "scores-tie": lambda: changed(lambda found: replace(found, scores=np.ones(len(found)))),
-    "scores-zero": lambda: changed(lambda found: replace(found, scores=np.zeros(len(found)))),
-    "no-velocities": lambda: changed(
-        lambda found: replace(found, velocities=found.velocities * np.nan)
+    "truth-without-points": lambda: changed_ground_truth(
+        lambda truth: replace(truth, points=truth.points * 0)
     ),
-    "no-attributes": lambda: changed(
-        lambda found: replace(found, attributes=np.full(len(found), ""))
+    "equal-scores": lambda: changed_predictions(
+        lambda predicted: replace(predicted, scores=np.ones(len(predicted)))
     ),
-    "beside": lambda: changed(lambda found: replace(found, centres=found.centres + 3)),
-    "mistaken": lambda: changed(
-        lambda found: replace(found, labels=(found.labels + 1) % len(CLASSES))
+    "zero-scores": lambda: changed_predictions(
+        lambda predicted: replace(predicted, scores=np.zeros(len(predicted)))
     ),
-    "out-of-reach": lambda: changed(lambda found: replace(found, centres=found.centres + 300)),
-    "one-box": lambda: changed(lambda found: found[found.scores > 0.9][:1]),
-    "classes-missing": lambda: (lambda world: (world, guesses(5, world)))(
-        random_world(5, classes=(0, 3, 5, 8))
+    "no-velocities": lambda: changed_predictions(
+        lambda predicted: replace(predicted, velocities=predicted.velocities * np.nan)
     ),
+    "no-attributes": lambda: changed_predictions(
+        lambda predicted: replace(predicted, attributes=np.full(len(predicted), ""))
+    ),
+    "three-metres-off": lambda: changed_predictions(
+        lambda predicted: replace(predicted, centres=predicted.centres + 3)
+    ),
+    "wrong-classes": lambda: changed_predictions(
+        lambda predicted: replace(predicted, labels=(predicted.labels + 1) % len(CLASSES))
+    ),
+    "out-of-range": lambda: changed_predictions(
+        lambda predicted: replace(predicted, centres=predicted.centres + 300)
+    ),
+    "one-box": lambda: changed_predictions(lambda predicted: predicted[predicted.scores > 0.9][:1]),
+    "missing-classes": lambda: random_case(5, classes=(0, 3, 5, 8)),
 }
 
 
 @pytest.fixture(scope="module")
 def devkit() -> Callable[..., str]:
-    """Runs a program where the devkit is installed, and hands over what it prints."""
+    """Runs a program in the environment of the devkit, and returns its output."""
     python = os.environ.get("GROUPDETR_DEVKIT_PYTHON")
     if not python:
         pytest.skip("GROUPDETR_DEVKIT_PYTHON names no Python that has nuscenes-devkit 1.2.0")
@@ -236,39 +252,52 @@ def devkit() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def theirs(devkit: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each case, with the devkit's figures; it is slow to start, and so starts once."""
+def devkit_folders(
+    devkit: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The folder of each case, with the figures of the devkit.
+
+    It runs once for all cases, because it starts slowly.
+    """
     folders = {name: tmp_path_factory.mktemp(name) for name in CASES}
     for name, folder in folders.items():
-        world, found = CASES[name]()
-        write_tables(folder, world)
-        write_results(folder / "results.json", world.tokens, found)
+        samples, predictions = CASES[name]()
+        write_tables(folder, samples)
+        write_results(folder / "results.json", samples.tokens, predictions)
     devkit(DEVKIT, *folders.values())
     return folders
 
 
-def test_splits_are_the_devkits(devkit: Callable[..., str]) -> None:
+def test_splits_are_those_of_the_devkit(devkit: Callable[..., str]) -> None:
     theirs = json.loads(devkit(SPLITS))
-    ours = {name: sorted(scenes) for name, scenes in official("v1.0-trainval").items()}
+    ours = {name: sorted(scenes) for name, scenes in official_splits("v1.0-trainval").items()}
     assert ours == {
         name: sorted(theirs[name]) for name in ("train", "val", "mini_train", "mini_val")
     }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_figure_is_the_devkits(theirs: dict[str, Path], name: str) -> None:
-    world, _ = CASES[name]()
-    ours = evaluate(world.scenes, read_results(theirs[name] / "results.json", world.tokens))
-    figures = json.loads((theirs[name] / "figures.json").read_text())
-    pairs = [(ours.stats["NDS"], figures["nd_score"]), (ours.stats["mAP"], figures["mean_ap"])]
-    pairs += [(ours.stats[f"m{error}"], figures["tp_errors"][key]) for error, key in ERRORS.items()]
+def test_every_figure_is_that_of_the_devkit(devkit_folders: dict[str, Path], name: str) -> None:
+    samples, _ = CASES[name]()
+    folder = devkit_folders[name]
+    predictions = read_results(folder / "results.json", samples.tokens)
+    ours = evaluate(samples.ground_truth, predictions)
+    theirs = json.loads((folder / "figures.json").read_text())
+
+    pairs = [(ours.stats["NDS"], theirs["nd_score"]), (ours.stats["mAP"], theirs["mean_ap"])]
+    for error, key in ERRORS.items():
+        pairs.append((ours.stats[f"m{error}"], theirs["tp_errors"][key]))
     for row in ours.per_class:
-        aps, errors = figures["label_aps"][row.name], figures["label_tp_errors"][row.name]
-        pairs += [(ap, aps[str(distance)]) for ap, distance in zip(row.AP_by_distance, DISTANCES)]
-        pairs += [(getattr(row, error), errors[key]) for error, key in ERRORS.items()]
-    worst = max(abs(a - b) for a, b in pairs if not math.isnan(b))
+        their_aps, their_errors = theirs["label_aps"][row.name], theirs["label_tp_errors"][row.name]
+        for ap, threshold in zip(row.AP_by_distance, DISTANCE_THRESHOLDS):
+            pairs.append((ap, their_aps[str(threshold)]))
+        for error, key in ERRORS.items():
+            pairs.append((getattr(row, error), their_errors[key]))
+
     assert [math.isnan(a) for a, _ in pairs] == [math.isnan(b) for _, b in pairs]
+    difference = max(abs(a - b) for a, b in pairs if not math.isnan(b))
     print(
-        f"{name}: NDS {ours.stats['NDS']:.4f} mAP {ours.stats['mAP']:.4f}, largest difference {worst:.1e}"
+        f"{name}: NDS {ours.stats['NDS']:.4f} mAP {ours.stats['mAP']:.4f}, "
+        f"largest difference {difference:.1e}"
     )
-    assert worst < 1e-9
+    assert difference < 1e-9

@@ -1,4 +1,4 @@
-"""How networks start."""
+"""Initialisation of MLPs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from groupdetr.modeling.mlp import MLP
 
 
-def test_networks_that_start_as_loud_keep_the_power_of_what_goes_in() -> None:
-    """Twice of it: their first layer reads no ReLU, which would have halved it."""
+def test_kaiming_initialisation_preserves_the_mean_square() -> None:
+    """It doubles it, because the first layer's input has no ReLU, which would have halved it."""
     torch.manual_seed(0)
-    network, x = MLP(256, 512, 256, num_layers=3), torch.randn(2000, 256)
-    quiet = network(x).detach().pow(2).mean()
-    network.start_as_loud()
-    assert quiet < 0.1
-    assert float(network(x).detach().pow(2).mean()) == pytest.approx(2.0, rel=0.2)
+    mlp, x = MLP(256, 512, 256, num_layers=3), torch.randn(2000, 256)
+    default = mlp(x).detach().square().mean()
+    assert default < 0.1
+    mlp.init_kaiming()
+    assert float(mlp(x).detach().square().mean()) == pytest.approx(2.0, rel=0.2)

@@ -1,38 +1,37 @@
-"""A mask that is told lazily is the same mask, wherever one looks."""
+"""Masks that are computed from mask features equal masks at full size, resized or sampled."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
 
-from groupdetr.ops.masks import sample
-from groupdetr.structures.masks import Canvas, Masks
+from groupdetr.ops.masks import point_sample
+from groupdetr.structures.masks import MaskFeatures, MaskPredictions
 
 
-def masks() -> Masks:
+def random_predictions() -> MaskPredictions:
     torch.manual_seed(0)
-    return Masks(
-        torch.randn(2, 3, 5, 8),
-        Canvas(torch.randn(2, 8, 12, 16), torch.tensor([[48, 64], [40, 50]])),
-    )
+    embedding = torch.randn(2, 3, 5, 8)
+    sizes = torch.tensor([[48, 64], [40, 50]])
+    return MaskPredictions(embedding, MaskFeatures(torch.randn(2, 8, 12, 16), sizes))
 
 
-def test_the_whole_mask_is_the_dot_product_with_every_pixel() -> None:
-    said = masks()
-    expected = torch.einsum("bknc,bchw->bknhw", said.embedding, said.canvas.pixels)
-    assert torch.allclose(said.full(), expected, atol=1e-5)
+def test_the_full_mask_is_the_dot_product_with_every_pixel() -> None:
+    masks = random_predictions()
+    expected = torch.einsum("bknc,bchw->bknhw", masks.embedding, masks.mask_features.pixels)
+    assert torch.allclose(masks.full(), expected, atol=1e-5)
 
 
-def test_resizing_the_pixels_is_resizing_the_mask() -> None:
-    said = masks()
+def test_resizing_the_features_equals_resizing_the_mask() -> None:
+    masks = random_predictions()
+    full = masks.full().flatten(1, 2)
     for shape in ((6, 8), (24, 30), (5, 7)):
-        expected = F.interpolate(
-            said.full().flatten(1, 2), shape, mode="bilinear", align_corners=False
-        )
-        assert torch.allclose(said.resized(shape).flatten(1, 2), expected, atol=1e-5)
+        expected = F.interpolate(full, shape, mode="bilinear", align_corners=False)
+        assert torch.allclose(masks.resized(shape).flatten(1, 2), expected, atol=1e-5)
 
 
-def test_sampling_the_pixels_is_sampling_the_mask() -> None:
-    said, points = masks(), torch.rand(2, 9, 2)
-    expected = sample(said.full().flatten(1, 2), points)
-    assert torch.allclose(said.at(points).flatten(1, 2), expected, atol=1e-5)
+def test_sampling_the_features_equals_sampling_the_mask() -> None:
+    masks = random_predictions()
+    points = torch.rand(2, 9, 2)
+    expected = point_sample(masks.full().flatten(1, 2), points)
+    assert torch.allclose(masks.at(points).flatten(1, 2), expected, atol=1e-5)

@@ -1,7 +1,7 @@
-"""detrex's DINO, run from a checkout on this machine; none of it is part of this repository.
+"""detrex's DINO, run from a checkout of its repository. None of it is part of this repository.
 
-Of its code run the neck, the transformer, the heads and the forward pass that joins them. detectron2 is not needed:
-the backbone is a ResNet-50 written here under detectron2's names.
+The neck, the transformer, the heads and the forward pass are detrex's code. detectron2 is not
+needed: the backbone is a ResNet-50 that is written here, under detectron2's names.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from groupdetr.structures.images import Images
 
-VARIABLE = "GROUPDETR_DETREX_REPO"  # of the environment, that names a checkout
+VARIABLE = "GROUPDETR_DETREX_REPO"  # environment variable with the path of a checkout
 QUERIES = 100
+# Modules that detrex imports and that are not needed here.
 UNUSED = (
     "detectron2",
     "detectron2.modeling",
@@ -37,7 +38,8 @@ UNUSED = (
     "fairscale",
     "fairscale.nn",
     "fairscale.nn.checkpoint",
-)  # what they import and do not need here
+)
+# Packages whose __init__ would import all of detrex.
 PACKAGES = (
     "detrex",
     "detrex.modeling",
@@ -45,7 +47,7 @@ PACKAGES = (
     "projects",
     "projects.dino",
     "projects.dino.modeling",
-)  # whose __init__ would import all of detrex
+)
 
 
 def repository() -> Path | None:
@@ -54,17 +56,17 @@ def repository() -> Path | None:
 
 @contextmanager
 def checkout(path: Path) -> Iterator[None]:
-    """Their modules importable, and nothing of them left behind."""
+    """Make their modules importable, and remove them again afterwards."""
     before = dict(sys.modules)
     for name in PACKAGES:
         package = sys.modules[name] = ModuleType(name)
         package.__path__ = [str(path.joinpath(*name.split(".")))]
     sys.modules.update({name: mock.MagicMock() for name in UNUSED})
-    sys.modules["detrex"]._C = None  # type: ignore[attr-defined]  # compiled: without it their layer would not exist
+    # Their layer imports its compiled kernel. Without this attribute it could not be imported.
+    sys.modules["detrex"]._C = None  # type: ignore[attr-defined]
     try:
-        sys.modules["detrex.utils"].inverse_sigmoid = importlib.import_module(
-            "detrex.utils.misc"
-        ).inverse_sigmoid  # type: ignore[attr-defined]
+        misc = importlib.import_module("detrex.utils.misc")
+        sys.modules["detrex.utils"].inverse_sigmoid = misc.inverse_sigmoid  # type: ignore[attr-defined]
         yield
     finally:
         for name in set(sys.modules) - before.keys():
@@ -73,25 +75,24 @@ def checkout(path: Path) -> Iterator[None]:
 
 
 class Conv(nn.Conv2d):
-    """detectron2's: the norm is part of it."""
+    """detectron2's convolution, which owns its norm."""
 
-    def __init__(self, a: int, b: int, size: int, stride: int = 1) -> None:
-        super().__init__(a, b, size, stride, size // 2, bias=False)
-        self.norm = FrozenBatchNorm2d(b)
+    def __init__(self, in_channels: int, channels: int, size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, channels, size, stride, size // 2, bias=False)
+        self.norm = FrozenBatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(super().forward(x))
 
 
 class Block(nn.Module):
-    def __init__(self, a: int, b: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = (
-            Conv(a, b // 4, 1),
-            Conv(b // 4, b // 4, 3, stride),
-            Conv(b // 4, b, 1),
-        )
-        self.shortcut = Conv(a, b, 1, stride) if a != b else None
+        self.conv1 = Conv(in_channels, channels // 4, 1)
+        self.conv2 = Conv(channels // 4, channels // 4, 3, stride)
+        self.conv3 = Conv(channels // 4, channels, 1)
+        has_shortcut = in_channels != channels
+        self.shortcut = Conv(in_channels, channels, 1, stride) if has_shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv3(self.conv2(self.conv1(x).relu()).relu())
@@ -104,38 +105,38 @@ class ResNet50(nn.Module):
         self.stem = nn.ModuleDict({"conv1": Conv(3, 64, 7, 2)})
         widths = (64, 256, 512, 1024, 2048)
         for stage, depth in enumerate((3, 4, 6, 3)):
-            a, b = widths[stage], widths[stage + 1]
-            blocks = [
-                Block(a if i == 0 else b, b, 2 if stage and i == 0 else 1) for i in range(depth)
-            ]
+            blocks = []
+            for i in range(depth):
+                in_channels = widths[stage] if i == 0 else widths[stage + 1]
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(Block(in_channels, widths[stage + 1], stride))
             self.add_module(f"res{stage + 2}", nn.Sequential(*blocks))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         x = self.res2(F.max_pool2d(self.stem["conv1"](pixels).relu(), 3, 2, 1))
-        found = {"res3": self.res3(x)}
-        found["res4"] = self.res4(found["res3"])
-        return found | {"res5": self.res5(found["res4"])}
+        features = {"res3": self.res3(x)}
+        features["res4"] = self.res4(features["res3"])
+        features["res5"] = self.res5(features["res4"])
+        return features
 
 
-class Kept:
-    """In place of a criterion: keeps what the detector says."""
+class RecordingCriterion:
+    """Replaces a criterion, and keeps the outputs of the detector."""
 
     def __init__(self) -> None:
         self.weight_dict: dict[str, float] = {}
 
     def __call__(self, outputs: dict[str, Any], *others: Any) -> dict[str, Any]:
-        del others
         self.outputs = outputs
         return {}
 
 
 def build(path: Path) -> nn.Module:
-    """As projects/dino/configs/models/dino_r50.py puts it together, with fewer queries."""
+    """Build the model of projects/dino/configs/models/dino_r50.py with fewer queries."""
     with checkout(path):
-        layers, neck, dino = (
-            importlib.import_module(name)
-            for name in ("detrex.layers", "detrex.modeling.neck", "projects.dino.modeling.dino")
-        )
+        layers = importlib.import_module("detrex.layers")
+        neck = importlib.import_module("detrex.modeling.neck")
+        dino = importlib.import_module("projects.dino.modeling.dino")
         parts = importlib.import_module("projects.dino.modeling.dino_transformer")
     widths = {f"res{stage}": layers.ShapeSpec(channels=256 << stage - 2) for stage in (3, 4, 5)}
     sizes = {
@@ -159,27 +160,37 @@ def build(path: Path) -> nn.Module:
         embed_dim=256,
         num_classes=80,
         num_queries=QUERIES,
-        criterion=Kept(),
+        criterion=RecordingCriterion(),
         device="cpu",
     )
 
 
-def said(model: nn.Module, images: Images) -> dict[str, Any]:
-    """Its outputs. Only in training it heeds the padding; without objects it has no denoising queries then."""
+def predict(model: nn.Module, images: Images) -> dict[str, Any]:
+    """Return the outputs of their model.
+
+    It regards padding in training only. There are no denoising queries, because there are no
+    objects.
+    """
     model.train()
     model.preprocess_image = lambda _: Namespace(tensor=images.pixels)  # type: ignore[assignment]
     with mock.patch.object(torch.Tensor, "cuda", lambda self: self):
-        model([{"instances": nothing(size)} for size in sizes(images)])
+        model([{"instances": no_objects(size)} for size in unpadded_sizes(images)])
     return model.criterion.outputs  # type: ignore[union-attr, return-value]
 
 
-def sizes(images: Images) -> list[tuple[int, int]]:
-    return [(int((~p[:, 0]).sum()), int((~p[0]).sum())) for p in images.padding]
+def unpadded_sizes(images: Images) -> list[tuple[int, int]]:
+    """Return height and width of every image without its padding."""
+    sizes = []
+    for padding in images.padding:
+        height, width = (~padding[:, 0]).sum(), (~padding[0]).sum()
+        sizes.append((int(height), int(width)))
+    return sizes
 
 
-def nothing(size: tuple[int, int]) -> Namespace:
-    """An image without objects, as detectron2 describes it."""
+def no_objects(size: tuple[int, int]) -> Namespace:
+    """Return the description of an image without objects, as detectron2's `Instances`."""
     boxes = Namespace(tensor=torch.zeros(0, 4))
-    found = Namespace(image_size=size, gt_classes=torch.zeros(0, dtype=torch.int64), gt_boxes=boxes)
-    found.to = lambda _: found
-    return found
+    labels = torch.zeros(0, dtype=torch.int64)
+    instances = Namespace(image_size=size, gt_classes=labels, gt_boxes=boxes)
+    instances.to = lambda _: instances
+    return instances

@@ -1,6 +1,7 @@
-"""What the published PETR and PETRv2 were asked, by rule: weights, cameras, feature maps and objects.
+"""Inputs of the published PETR and PETRv2: weights, cameras, feature maps and objects by rule.
 
-Of weights and maps there are two rules. With sines positions of tokens hardly show in the answers; with noise all does.
+There are two rules for weights and feature maps. With "sines", the positions of tokens hardly
+influence the predictions. With "noise", everything does.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ from torch import Tensor
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.targets import Target
 
-IMAGE, MAP = (64, 160), (4, 10)  # pixels, and tokens of a view
-AZIMUTHS = (90.0, 34.0, 146.0, -90.0, -160.0, -20.0)  # degrees: where the cameras look
+IMAGE, MAP = (64, 160), (4, 10)  # height and width of a view, in pixels and in tokens
+AZIMUTHS = (90.0, 34.0, 146.0, -90.0, -160.0, -20.0)  # viewing directions of cameras, in degrees
 FOCAL = (126.0, 126.0, 126.0, 80.0, 126.0, 126.0)  # pixels
-ELAPSED = (0.5, 0.75)  # seconds, of the two scenes
-MOVED = (
-    0.2,
-    -4.0,
-)  # earlier cameras are so many metres to the right, and so many metres per second ahead
+ELAPSED = (0.5, 0.75)  # seconds between the frames of the two scenes
+# Position of earlier cameras: metres to the right, and metres per second ahead.
+MOVED = (0.2, -4.0)
 
-# x,y,z of the centre, width, length, height, angle of the code (not yaw), velocity
+# Centre x, y, z; width, length, height; encoded angle (not yaw); velocity x, y.
 OBJECTS = (
     (
         (10.0, 5.0, -1.0, 1.9, 4.6, 1.7, 0.3, 1.0, -2.0),
@@ -38,7 +37,10 @@ LABELS = ((0, 1, 8), (7,))
 
 
 def weight(name: str, shape: Iterable[int], rule: str) -> Tensor:
-    """Of their name: sines or noise, near one in norms and small in biases, in matrices the smaller the wider."""
+    """Return a weight whose values follow from its name.
+
+    Norms are near one and biases small. The wider a matrix, the smaller its values.
+    """
     shape = tuple(shape)
     count = math.prod(shape)
     name = name.removeprefix("pts_bbox_head.")
@@ -46,14 +48,15 @@ def weight(name: str, shape: Iterable[int], rule: str) -> Tensor:
     if name == "reference_points.weight":
         values = 0.5 + 0.45 * sines(count, seed) if rule == "sines" else uniform(count, seed)
     elif len(shape) > 1:
-        wide = math.sqrt(count / shape[0])
-        values = (
-            sines(count, seed) * 1.5 / wide if rule == "sines" else 1.4 * noise(count, seed) / wide
-        )
+        fan_in = math.sqrt(count / shape[0])
+        if rule == "sines":
+            values = sines(count, seed) * 1.5 / fan_in
+        else:
+            values = 1.4 * noise(count, seed) / fan_in
     else:
-        values = 0.1 * (sines if rule == "sines" else noise)(count, seed) + (
-            is_norm(name) and name.endswith("weight")
-        )
+        values = 0.1 * (sines(count, seed) if rule == "sines" else noise(count, seed))
+        if is_norm(name) and name.endswith("weight"):
+            values = values + 1
     return values.float().reshape(shape)
 
 
@@ -62,52 +65,66 @@ def sines(count: int, seed: int) -> Tensor:
 
 
 def noise(count: int, seed: int) -> Tensor:
-    """Of a generator that numpy promises never to change."""
+    """Return normal noise of a generator that numpy promises never to change."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(count))
 
 
 def uniform(count: int, seed: int) -> Tensor:
-    """Some of them beyond the space that is looked at, as training leaves them."""
+    """Return points of which some are outside of the space, as training leaves them."""
     return torch.from_numpy(np.random.RandomState(seed).uniform(-0.1, 1.1, count))
 
 
 def is_norm(name: str) -> bool:
-    branch = name.split(".")
-    return "norm" in name or (branch[0] == "cls_branches" and branch[2] in ("1", "4"))
+    parts = name.split(".")
+    return "norm" in name or (parts[0] == "cls_branches" and parts[2] in ("1", "4"))
 
 
-def cameras(moments: int) -> Tensor:
-    """What projects points of the lidar's frame on the six images of every moment, [2,V,4,4] float64."""
-    ages = [[moment * seconds for moment in range(moments)] for seconds in ELAPSED]
-    return torch.stack(
-        [torch.stack([projection(i, age) for age in scene for i in range(6)]) for scene in ages]
-    )
+def cameras(frames: int) -> Tensor:
+    """Return the projections from lidar frame to image of six cameras per frame, [2,V,4,4] float64.
+
+    V is 6 * frames.
+    """
+    scenes = []
+    for seconds in ELAPSED:
+        views = [projection(i, frame * seconds) for frame in range(frames) for i in range(6)]
+        scenes.append(torch.stack(views))
+    return torch.stack(scenes)
 
 
 def projection(i: int, age: float) -> Tensor:
-    """Of one camera, which looks level: [4,4]."""
+    """Return the projection [4,4] of camera ``i``, ``age`` seconds ago. It looks horizontally."""
     angle = math.radians(AZIMUTHS[i])
-    place = torch.tensor([0.1 * i + MOVED[0] * (age > 0), 0.7 + MOVED[1] * age, -0.3]).double()
-    right, down = (math.sin(angle), -math.cos(angle), 0.0), (0.0, 0.0, -1.0)
-    turn = torch.tensor([right, down, (math.cos(angle), math.sin(angle), 0.0)]).double()
-    lens = torch.tensor([[FOCAL[i], 0.0, 80.0], [0.0, FOCAL[i], 32.0], [0.0, 0.0, 1.0]]).double()
+    x = 0.1 * i + MOVED[0] * (age > 0)
+    position = torch.tensor([x, 0.7 + MOVED[1] * age, -0.3]).double()
+    right = (math.sin(angle), -math.cos(angle), 0.0)
+    down = (0.0, 0.0, -1.0)
+    ahead = (math.cos(angle), math.sin(angle), 0.0)
+    rotation = torch.tensor([right, down, ahead]).double()
+    focal_length = FOCAL[i]
+    intrinsic = torch.tensor(
+        [[focal_length, 0.0, 80.0], [0.0, focal_length, 32.0], [0.0, 0.0, 1.0]]
+    ).double()
     matrix = torch.eye(4).double()
-    matrix[:3, :3], matrix[:3, 3] = lens @ turn, -lens @ turn @ place
+    matrix[:3, :3] = intrinsic @ rotation
+    matrix[:3, 3] = -intrinsic @ rotation @ position
     return matrix
 
 
-def images(moments: int) -> CameraImages:
-    """Of two scenes; the pixels are of no account."""
-    pixels = torch.zeros(2, 6 * moments, 3, *IMAGE)
-    return CameraImages.seen_through(pixels, cameras(moments).float(), torch.tensor(ELAPSED))
+def images(frames: int) -> CameraImages:
+    """Return the images of two scenes. Their pixels are zero: features replace them."""
+    pixels = torch.zeros(2, 6 * frames, 3, *IMAGE)
+    return CameraImages.from_projections(pixels, cameras(frames).float(), torch.tensor(ELAPSED))
 
 
-def features(moments: int, rule: str) -> Tensor:
-    """What stands in for the neck's map: [B*V,256,H,W]."""
-    shape = (12 * moments, 256, *MAP)
+def features(frames: int, rule: str) -> Tensor:
+    """Return the feature map that replaces that of the neck, [B*V,256,H,W]."""
+    shape = (12 * frames, 256, *MAP)
     count = math.prod(shape)
-    waves = torch.sin(0.013 * torch.arange(count, dtype=torch.float64))
-    return (waves if rule == "sines" else noise(count, 0)).float().reshape(shape)
+    if rule == "sines":
+        values = torch.sin(0.013 * torch.arange(count, dtype=torch.float64))
+    else:
+        values = noise(count, 0)
+    return values.float().reshape(shape)
 
 
 def targets() -> list[Target]:
@@ -115,6 +132,7 @@ def targets() -> list[Target]:
 
 
 def boxes(rows: Iterable[tuple[float, ...]]) -> Tensor:
+    """Return boxes with yaw in place of the encoded angle."""
     table = torch.tensor([*rows])
     table[:, 6] = -table[:, 6] - math.pi / 2
     return table

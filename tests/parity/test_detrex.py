@@ -1,7 +1,7 @@
 """Outputs equal those of detrex's DINO, from one checkpoint file of theirs.
 
-Runs where the environment variable GROUPDETR_DETREX_REPO names a checkout of github.com/IDEA-Research/detrex.
-Figures: ``pytest -m slow -s tests/parity``.
+Runs if the environment variable GROUPDETR_DETREX_REPO names a checkout of
+github.com/IDEA-Research/detrex. To print the differences: ``pytest -m slow -s tests/parity``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from groupdetr.weights.loading import load_weights
 
 from . import detrex
 from .official import roughen
-from .test_official_code import TOLERANCE, differences, scene
+from .test_official_code import TOLERANCE, max_difference, random_image
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def theirs() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def ours(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> DetectionTransformer:
-    """By way of an imported file, which knows all that it takes."""
+    """A model that is built and filled from an imported file."""
     folder = tmp_path_factory.mktemp("detrex")
     torch.save({"model": theirs.state_dict(), "iteration": 89999}, folder / "model_final.pth")
     import_weights(
@@ -54,27 +54,31 @@ def ours(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Detecti
 @pytest.fixture(scope="module")
 def images() -> Images:
     torch.manual_seed(1)
-    return Images.from_list([scene(96, 128), scene(128, 80), scene(64, 64)])
+    return Images.from_list([random_image(96, 128), random_image(128, 80), random_image(64, 64)])
 
 
 def test_all_tensors_of_their_checkpoint_are_used(
     theirs: nn.Module, ours: DetectionTransformer
 ) -> None:
     assert len(theirs.state_dict()) == 634
-    parameters = {id(p): p.numel() for p in theirs.parameters()}
-    assert (
-        sum(p.numel() for p in ours.parameters()) == sum(parameters.values()) + 256
-    )  # the last row of labels
+    their_sizes = {id(p): p.numel() for p in theirs.parameters()}
+    our_size = sum(p.numel() for p in ours.parameters())
+    last_label_row = 256  # which their table does not have
+    assert our_size == sum(their_sizes.values()) + last_label_row
 
 
 def test_outputs_are_theirs(theirs: nn.Module, ours: DetectionTransformer, images: Images) -> None:
     with torch.no_grad():
-        found, said = ours(images), detrex.said(theirs, images)
-    proposed = found.queries.proposals
-    told = {f"logits{i}": x.logits[:, 0] for i, x in enumerate([*found.layers, proposed])}
-    told |= {f"boxes{i}": x.boxes[:, 0] for i, x in enumerate([*found.layers, proposed])}
-    layers = [*said["aux_outputs"], said, said["enc_outputs"]]
-    meant = {f"logits{i}": x["pred_logits"] for i, x in enumerate(layers)}
-    meant |= {f"boxes{i}": x["pred_boxes"] for i, x in enumerate(layers)}
-    assert said["pred_logits"].std(1).mean() > 0.02  # queries differ, or this would show little
-    assert differences("detrex", told, meant) < TOLERANCE
+        our_outputs, their_outputs = ours(images), detrex.predict(theirs, images)
+    our_layers = [*our_outputs.layers, our_outputs.queries.proposals]
+    their_layers = [*their_outputs["aux_outputs"], their_outputs, their_outputs["enc_outputs"]]
+    predicted, expected = {}, {}
+    for i, layer in enumerate(our_layers):
+        predicted[f"logits{i}"] = layer.logits[:, 0]
+        predicted[f"boxes{i}"] = layer.boxes[:, 0]
+    for i, layer in enumerate(their_layers):
+        expected[f"logits{i}"] = layer["pred_logits"]
+        expected[f"boxes{i}"] = layer["pred_boxes"]
+    # Queries must differ, or equal outputs would prove little.
+    assert their_outputs["pred_logits"].std(1).mean() > 0.02
+    assert max_difference("detrex", predicted, expected) < TOLERANCE

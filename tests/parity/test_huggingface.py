@@ -1,8 +1,9 @@
-"""Outputs and losses equal those of transformers' Conditional DETR and DAB-DETR: implementations by others.
+"""Outputs and losses equal those of transformers' Conditional DETR and DAB-DETR.
 
-They are known to differ from the authors' code. Conditional DETR's total loss weighs the classes by 1 and not by 2,
-DAB-DETR's the other way round: so the losses are compared one by one, before their weights. DAB-DETR's inverse sigmoid
-is clamped at 1e-5 and not at 1e-3, and its GIoU has no 1e-6 in the denominators.
+These are independent implementations with known differences from the authors' code. Conditional
+DETR's total loss has the weight 1 instead of 2 for classes, DAB-DETR's the other way round, so the
+losses are compared one by one, without their weights. DAB-DETR's inverse sigmoid is clamped at 1e-5
+instead of 1e-3, and its GIoU has no 1e-6 in the denominators.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Family:
-    """A detector of theirs, and the recipe that is to equal it."""
+    """A detector of theirs, and the recipe of ours that equals it."""
 
     config: str
     model: str
@@ -94,7 +95,10 @@ CASES = [
 
 
 def build(family: Family, backbone: str) -> nn.Module:
-    """Random weights, no download. ``timm``, ``timm dilated`` (DC5), or ``transformers``: their own ResNet-50."""
+    """Build their model with random weights and without a download.
+
+    ``backbone`` is "timm", "timm dilated" (DC5), or "transformers", their own ResNet-50.
+    """
     torch.manual_seed(0)
     make = getattr(transformers, family.config)
     if backbone == "transformers":
@@ -116,7 +120,7 @@ def build(family: Family, backbone: str) -> nn.Module:
 
 @torch.no_grad()
 def roughen(model: nn.Module) -> None:
-    """Weights as training might leave them: no norm is the identity, no box head zero, and queries differ."""
+    """Change weights so that no norm is the identity, no box head is zero, and queries differ."""
     for name, value in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 1.5)
@@ -129,15 +133,20 @@ def roughen(model: nn.Module) -> None:
 
 
 def gain(name: str) -> float:
-    """Sharp attention that adds little to what it is added to, so that tokens and queries stay apart; boxes that move
-    little, for the smaller they are the more DAB-DETR's attention multiplies roundings."""
+    """Return the factor of the standard deviation of a matrix.
+
+    Attention is sharp but adds little to its input, so that tokens and queries remain different.
+    Boxes change little: the smaller they are, the more DAB-DETR's attention enlarges rounding
+    errors.
+    """
     if "bbox" in name:
         return 0.5
-    attends = re.search(r"attn\.(?:(?:self|cross)_attn[._])?([qkvo])[a-z_]*proj", name)
-    looks = "encoder_attn" in name or "cross_attn" in name
-    return (
-        {"q": 5.0, "k": 5.0, "v": 3.0 if looks else 0.5, "o": 1.0}[attends[1]] if attends else 1.5
-    )
+    projection = re.search(r"attn\.(?:(?:self|cross)_attn[._])?([qkvo])[a-z_]*proj", name)
+    if not projection:
+        return 1.5
+    is_cross_attention = "encoder_attn" in name or "cross_attn" in name
+    gains = {"q": 5.0, "k": 5.0, "v": 3.0 if is_cross_attention else 0.5, "o": 1.0}
+    return gains[projection[1]]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=" ".join)
@@ -157,7 +166,7 @@ def theirs(case: tuple[str, str], family: Family) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def folder(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `save_pretrained` writes it: file names of before 5.0."""
+    """A folder as `save_pretrained` writes it, with the tensor names of before 5.0."""
     path = tmp_path_factory.mktemp("huggingface")
     theirs.save_pretrained(path)  # type: ignore[operator]
     return path
@@ -172,7 +181,7 @@ def ours(theirs: nn.Module, family: Family, folder: Path) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    """Two sizes: each image is padded, on another side."""
+    """A batch of two sizes. Each image is padded, on another side."""
     torch.manual_seed(1)
     coarse = [torch.randn(1, 3, 6, 4), torch.randn(1, 3, 3, 8)]
     return Images.from_list(
@@ -190,19 +199,23 @@ TARGETS = [
 
 
 def test_logits_and_boxes_are_theirs(theirs: nn.Module, ours: nn.Module, images: Images) -> None:
-    """In double precision: attention this sharp multiplies roundings, up to 5e-4 in single."""
+    """In double precision: sharp attention enlarges rounding errors, up to 5e-4 in single."""
     pixels = images.pixels.double()
-    with torch.no_grad(), doubled(theirs, ours.eval()):
-        found = ours(replace(images, pixels=pixels)).answer
+    with torch.no_grad(), double_precision(theirs, ours.eval()):
+        predictions = ours(replace(images, pixels=pixels)).final
         expected = theirs(pixels, pixel_mask=~images.padding)
-    assert expected.logits.std(1).mean() > 0.02  # queries differ, or this would show little
-    assert (found.logits - expected.logits).abs().max() < TOLERANCE
-    assert (found.boxes - expected.pred_boxes).abs().max() < TOLERANCE
+    # Queries must differ, or equal outputs would prove little.
+    assert expected.logits.std(1).mean() > 0.02
+    assert (predictions.logits - expected.logits).abs().max() < TOLERANCE
+    assert (predictions.boxes - expected.pred_boxes).abs().max() < TOLERANCE
 
 
 @contextmanager
-def doubled(*models: nn.Module) -> Iterator[None]:
-    """Weights are numbers of single precision, so the way to double and back loses nothing."""
+def double_precision(*models: nn.Module) -> Iterator[None]:
+    """Convert models to double precision and back.
+
+    Their weights are of single precision, so this loses nothing.
+    """
     for model in models:
         model.double()
     torch.set_default_dtype(torch.float64)
@@ -219,16 +232,17 @@ def test_losses_of_every_layer_are_theirs(
 ) -> None:
     labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in TARGETS]
     with torch.no_grad():
-        found = family.recipe.criterion()(ours.train()(images), TARGETS)
+        losses = family.recipe.criterion()(ours.train()(images), TARGETS)
         expected = theirs(images.pixels, pixel_mask=~images.padding, labels=labels).loss_dict
     weights = {term.name: term.loss_weight for term in family.recipe.terms()}
     for layer, suffix in ((0, "_0"), (1, "_1"), (2, "")):
         for term, name in (("focal", "loss_ce"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
-            difference = found[f"layer{layer}/{term}"] / weights[term] - expected[name + suffix]
+            loss = losses[f"layer{layer}/{term}"] / weights[term]
+            difference = loss - expected[name + suffix]
             assert difference.abs() < TOLERANCE, f"{term} of layer {layer}"
 
 
-def test_names_of_modules_in_memory_are_read_as_those_of_files(
+def test_names_of_modules_in_memory_are_read_like_those_of_files(
     theirs: nn.Module, ours: nn.Module, images: Images, tmp_path: Path
 ) -> None:
     save_file(
@@ -238,18 +252,18 @@ def test_names_of_modules_in_memory_are_read_as_those_of_files(
     again = ours.recipe.build()  # type: ignore[union-attr, operator]
     load_weights(again, tmp_path / "memory.safetensors")
     with torch.no_grad():
-        assert torch.equal(again.eval()(images).answer.logits, ours.eval()(images).answer.logits)
+        assert torch.equal(again.eval()(images).final.logits, ours.eval()(images).final.logits)
 
 
-def test_an_import_reads_recipe_and_classes_off_the_folder(
+def test_an_import_reads_recipe_and_classes_from_the_folder(
     theirs: nn.Module, family: Family, folder: Path, tmp_path: Path
 ) -> None:
     import_weights(folder, tmp_path / "out.safetensors")
     metadata = read(tmp_path / "out.safetensors")[1]
     dilated = theirs.config.dilation  # type: ignore[union-attr]
     recipe = recipe_from(metadata["recipe"])
-    preset = (
-        "dab-detr-r50" if isinstance(recipe, DABDETR) else "conditional-detr-r50"
-    ) + "-dc5" * dilated
+    preset = "dab-detr-r50" if isinstance(recipe, DABDETR) else "conditional-detr-r50"
+    if dilated:
+        preset += "-dc5"
     assert recipe == family.recipe.with_options(dilated=dilated, preset=preset)
     assert metadata["categories"] == [[row, name] for row, name in CLASSES.items()]

@@ -1,13 +1,11 @@
-"""Encoder, attention and proposals equal those of transformers' Deformable DETR, an implementation by others.
+"""Encoder, attention and proposals equal those of transformers' Deformable DETR.
 
-The detector is another than DAB-Deformable-DETR and DINO; these parts are the same. Weights and features are of double
-precision. Places in the image are of single precision here, so that parts agree to 1e-8 where images measure powers of
-two, and their places are exact, and to 1e-5 elsewhere.
+The detector differs from DAB-Deformable-DETR and DINO, but these parts are the same. Weights and
+features are of double precision. Our positions in the image are of single precision. If images
+measure powers of two, positions are exact, and the parts agree to 1e-8, otherwise to 1e-5.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,8 +17,7 @@ from groupdetr.modeling.attention.deformable_attention import (
     DeformableCrossAttention,
 )
 from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder
-from groupdetr.modeling.encoders.feature_projection import AsTheyAre
-from groupdetr.modeling.queries.proposals import proposable
+from groupdetr.modeling.queries.proposals import encoder_proposals
 from groupdetr.structures.memory import Memory
 
 transformers = pytest.importorskip("transformers")
@@ -29,11 +26,9 @@ theirs = pytest.importorskip("transformers.models.deformable_detr.modeling_defor
 CHANNELS, HEADS, POINTS, HIDDEN, LAYERS = 64, 4, 3, 96, 3
 SHAPES = ((16, 32), (8, 16), (4, 8), (2, 4))
 PIXELS = (128, 256)
-SIZES = {
-    "exact": ((128, 128), (64, 256)),
-    "odd": ((128, 200), (88, 256)),
-}  # of images, padded on either side
-TOLERANCES = {"exact": 1e-8, "odd": 1e-5}
+# Sizes of images. One is padded at the right, the other at the bottom.
+SIZES = {"exact": ((128, 128), (64, 256)), "inexact": ((128, 200), (88, 256))}
+TOLERANCES = {"exact": 1e-8, "inexact": 1e-5}
 RECIPE = DABDeformableDETR(
     channels=CHANNELS, num_heads=HEADS, num_points=POINTS, hidden=HIDDEN, encoder_layers=LAYERS
 )
@@ -88,47 +83,37 @@ def maps() -> list[Tensor]:
 @pytest.fixture
 def encoder() -> DeformableEncoder:
     layers = [RECIPE.encoder_layer() for _ in range(LAYERS)]
-    return roughened(
-        DeformableEncoder(
-            AsTheyAre(), layers, 4, RECIPE.temperature, RECIPE.offset, recompute=False
-        )
+    encoder = DeformableEncoder(
+        nn.Identity(), layers, 4, RECIPE.temperature, RECIPE.offset, recompute=False
     )
+    roughen(encoder)
+    return encoder
 
 
 @torch.no_grad()
-def roughened(module: nn.Module) -> nn.Module:
-    """No norm the identity, and offsets and shares that depend on the query."""
+def roughen(module: nn.Module) -> None:
+    """Change weights so that no norm is the identity, and sampling depends on the query."""
     for parameter in module.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return module
 
 
-def copy(ours: DeformableAttention, into: nn.Module) -> None:
-    for name, layer in attention(ours):
-        into.get_submodule(name).load_state_dict(layer.state_dict())
+def copy_attention(ours: DeformableAttention, theirs: nn.Module) -> None:
+    for name in ("sampling_offsets", "attention_weights", "value_proj", "output_proj"):
+        state = ours.get_submodule(name).state_dict()
+        theirs.get_submodule(name).load_state_dict(state)
 
 
-def attention(ours: DeformableAttention) -> Iterator[tuple[str, nn.Module]]:
-    yield "sampling_offsets", ours.offsets
-    yield "attention_weights", ours.weights
-    yield "value_proj", ours.value
-    yield "output_proj", ours.output
+def copy_encoder(ours: DeformableEncoder, theirs: nn.Module) -> None:
+    for layer, other in zip(ours.layers, theirs.layers, strict=True):
+        copy_attention(layer.attention, other.self_attn)
+        other.self_attn_layer_norm.load_state_dict(layer.norm1.state_dict())
+        other.final_layer_norm.load_state_dict(layer.norm2.state_dict())
+        other.mlp.fc1.load_state_dict(layer.feed_forward.expand.state_dict())
+        other.mlp.fc2.load_state_dict(layer.feed_forward.contract.state_dict())
 
 
-def copy_encoder(ours: DeformableEncoder, into: nn.Module) -> None:
-    for layer, other in zip(ours.layers, into.layers, strict=True):
-        copy(layer.attention, other.self_attn)
-        for a, b in (
-            (layer.norm1, other.self_attn_layer_norm),
-            (layer.norm2, other.final_layer_norm),
-            (layer.feed_forward.expand, other.mlp.fc1),
-            (layer.feed_forward.contract, other.mlp.fc2),
-        ):
-            b.load_state_dict(a.state_dict())
-
-
-def of_levels(memory: Memory) -> dict[str, object]:
-    """What their code is told of a memory's levels."""
+def level_arguments(memory: Memory) -> dict[str, object]:
+    """Return the arguments of their code that describe the levels of a memory."""
     sizes = torch.tensor(memory.shapes)
     starts = torch.cat([sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]])
     return {
@@ -139,68 +124,66 @@ def of_levels(memory: Memory) -> dict[str, object]:
 
 
 def valid_ratios(padding: Tensor) -> Tensor:
-    """By their own function, of the padding on every level."""
-    masks = [
-        ~nn.functional.interpolate(padding[None].float(), size=shape)[0].bool() for shape in SHAPES
-    ]
-    return torch.stack(
-        [theirs.DeformableDetrModel.get_valid_ratio(None, mask, torch.float64) for mask in masks], 1
-    )
+    """Return the valid ratios of all levels, [B,L,2], by their own function."""
+    model = theirs.DeformableDetrModel
+    ratios = []
+    for shape in SHAPES:
+        level_padding = nn.functional.interpolate(padding[None].float(), size=shape)[0].bool()
+        ratios.append(model.get_valid_ratio(None, ~level_padding, torch.float64))
+    return torch.stack(ratios, 1)
 
 
-def test_an_encoder_of_their_weights_remembers_as_theirs(
+def test_an_encoder_with_their_weights_encodes_like_theirs(
     config: object,
     encoder: DeformableEncoder,
     maps: list[Tensor],
     padding: Tensor,
     tolerance: float,
 ) -> None:
-    """Two sizes of images, four levels: tokens agree, those of the padding, too."""
+    """Two sizes of images, four levels. All tokens agree, also those of the padding."""
     other = theirs.DeformableDetrEncoder(config).double().eval()
     copy_encoder(encoder, other)
     maps = [x.double() for x in maps]
-    start = encoder.double().flat(maps, padding)
+    inputs = encoder.double().flatten_levels(maps, padding)
     expected = other(
-        inputs_embeds=start.tokens,
-        attention_mask=~start.padding,
-        spatial_position_embeddings=start.position,
+        inputs_embeds=inputs.tokens,
+        attention_mask=~inputs.padding,
+        spatial_position_embeddings=inputs.position,
         valid_ratios=valid_ratios(padding),
-        **of_levels(start),
+        **level_arguments(inputs),
     ).last_hidden_state
-    found = encoder.encode(maps, padding).tokens
-    assert start.padding.any(1).all()
-    assert (found - start.tokens).abs().mean() > 0.1
-    assert (found - expected).abs().max() < tolerance
+    encoded = encoder.encode(maps, padding).tokens
+    assert inputs.padding.any(1).all()
+    assert (encoded - inputs.tokens).abs().mean() > 0.1
+    assert (encoded - expected).abs().max() < tolerance
 
 
-def test_positions_are_theirs(
+def test_position_embeddings_are_theirs(
     encoder: DeformableEncoder, maps: list[Tensor], padding: Tensor
 ) -> None:
-    start = encoder.flat(maps, padding)
+    memory = encoder.flatten_levels(maps, padding)
     embed = theirs.DeformableDetrSinePositionEmbedding(CHANNELS // 2, normalize=True)
-    for level, (found, x) in enumerate(
-        zip(start.position.split([h * w for h, w in SHAPES], 1), maps)
-    ):
+    positions = memory.position.split([height * width for height, width in SHAPES], 1)
+    for position, x, level_embed in zip(positions, maps, encoder.level_embed):
         mask = ~nn.functional.interpolate(padding[None].float(), size=x.shape[-2:])[0].bool()
-        expected = (
-            embed(x.shape, x.device, x.dtype, mask).flatten(2).transpose(1, 2)
-            + encoder.level[level]
-        )
-        assert (found - expected)[mask.flatten(1)].abs().max() < 1e-5
+        expected = embed(x.shape, x.device, x.dtype, mask).flatten(2).transpose(1, 2) + level_embed
+        assert (position - expected)[mask.flatten(1)].abs().max() < 1e-5
 
 
-def test_queries_that_are_boxes_see_what_theirs_see(
+def test_cross_attention_around_boxes_is_theirs(
     config: object,
     encoder: DeformableEncoder,
     maps: list[Tensor],
     padding: Tensor,
     tolerance: float,
 ) -> None:
-    """A reference in the image without its padding goes to every level by its own share of padding."""
-    memory = encoder.double().flat([x.double() for x in maps], padding)
-    looks = roughened(DeformableCrossAttention(CHANNELS, HEADS, 4, POINTS)).double()
+    """A reference in the unpadded image is scaled to every level by the valid ratio."""
+    memory = encoder.double().flatten_levels([x.double() for x in maps], padding)
+    attention = DeformableCrossAttention(CHANNELS, HEADS, 4, POINTS)
+    roughen(attention)
+    attention.double()
     other = theirs.DeformableDetrMultiscaleDeformableAttention(config, HEADS, POINTS).double()
-    copy(looks, other)
+    copy_attention(attention, other)
     content, position = torch.randn(2, 2, 3, 7, CHANNELS, dtype=torch.float64)  # [B,K,N,C]
     boxes = torch.rand(2, 3, 7, 4, dtype=torch.float64)
     ratios = valid_ratios(padding).repeat(1, 1, 2)
@@ -210,22 +193,26 @@ def test_queries_that_are_boxes_see_what_theirs_see(
         encoder_hidden_states=memory.tokens,
         position_embeddings=position.flatten(1, 2),
         reference_points=boxes.flatten(1, 2)[:, :, None] * ratios[:, None],
-        **of_levels(memory),
+        **level_arguments(memory),
     )
-    found = looks(content, position, looks.aim(content, boxes), memory)
-    assert (found.flatten(1, 2) - expected).abs().max() < tolerance
+    reference = attention.embed_reference(content, boxes)
+    attended = attention(content, position, reference, memory)
+    assert (attended.flatten(1, 2) - expected).abs().max() < tolerance
 
 
 def test_proposals_are_theirs(
     encoder: DeformableEncoder, maps: list[Tensor], padding: Tensor
 ) -> None:
-    """Which tokens propose, and where. Their norm and projection follow; ours are the groups' own."""
-    memory = encoder.flat(maps, padding)
+    """The same tokens propose, with the same anchors.
+
+    Their norm and projection are left out here. In our code every group has its own.
+    """
+    memory = encoder.flatten_levels(maps, padding)
     bare = nn.Module()
     bare.enc_output, bare.enc_output_norm = nn.Identity(), nn.Identity()
     propose = theirs.DeformableDetrModel.gen_encoder_output_proposals
     expected_tokens, expected = propose(bare, memory.tokens, memory.padding, [*memory.shapes])
-    tokens, anchors = proposable(memory)
+    tokens, anchors = encoder_proposals(memory)
     finite = expected.isfinite().all(-1)
     assert 0 < finite.float().mean() < 1
     assert torch.equal(tokens, expected_tokens)

@@ -1,7 +1,7 @@
-"""All predictions equal those of transformers' Mask2Former, an implementation by others.
+"""All predictions equal those of transformers' Mask2Former, an independent implementation.
 
-Its transformer is told nothing of padding and does not look at its pixel mask, so that a batch of two sizes is compared
-as it is: normalised pixels, and zeros beside them. All is computed in double precision.
+Its transformer gets no padding mask and ignores its pixel mask, so a batch of two sizes is compared
+as it is: normalised pixels, and zeros beside them. Everything is computed in double precision.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights
 
-from .test_huggingface import CLASSES, doubled
+from .test_huggingface import CLASSES, double_precision
 
 transformers = pytest.importorskip("transformers")
 
@@ -61,7 +61,10 @@ BACKBONES = {
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def theirs(request: pytest.FixtureRequest) -> nn.Module:
-    """Random weights, no download; their decoder counts its layers with the prediction before the first."""
+    """Their model with random weights and without a download.
+
+    The number of its decoder layers includes the prediction before the first.
+    """
     torch.manual_seed(0)
     make, options = BACKBONES[request.param]
     config = transformers.Mask2FormerConfig(
@@ -74,7 +77,10 @@ def theirs(request: pytest.FixtureRequest) -> nn.Module:
 
 @torch.no_grad()
 def roughen(model: nn.Module) -> None:
-    """Weights as training might leave them: no norm is the identity, points depend on the token, and queries differ."""
+    """Change weights as training does.
+
+    No norm is the identity, sampling depends on the token, and queries differ.
+    """
     for name, value in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 1.5)
@@ -94,7 +100,7 @@ def folder(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DetectionTransformer:
-    """By way of an imported file, which knows all that it takes."""
+    """A model that is built and filled from an imported file."""
     out = tmp_path_factory.mktemp("ours") / "imported.safetensors"
     import_weights(folder, out)
     model = recipe_from(read(out)[1]["recipe"]).build()
@@ -102,8 +108,8 @@ def ours(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DetectionTra
     return model.eval()
 
 
-def picture(height: int, width: int) -> Tensor:
-    """Smooth, so that masks have an inside and an outside."""
+def image(height: int, width: int) -> Tensor:
+    """Return a smooth image, so that masks have an inside and an outside."""
     return nn.functional.interpolate(
         torch.randn(1, 3, height // 16, width // 16), (height, width), mode="bicubic"
     )[0]
@@ -119,11 +125,11 @@ BATCHES = {  # heights and widths
 @pytest.fixture(params=BATCHES)
 def images(request: pytest.FixtureRequest) -> Images:
     torch.manual_seed(1)
-    return Images.from_list([picture(*size).double() for size in BATCHES[request.param]])
+    return Images.from_list([image(*size).double() for size in BATCHES[request.param]])
 
 
-def padded(pixels: Tensor) -> Tensor:
-    """As the published code does before its network, to a multiple of 32 pixels."""
+def pad_to_multiple(pixels: Tensor) -> Tensor:
+    """Pad to a multiple of 32 pixels, as the published code does before its network."""
     height, width = pixels.shape[-2:]
     return nn.functional.pad(pixels, (0, -width % 32, 0, -height % 32))
 
@@ -131,38 +137,42 @@ def padded(pixels: Tensor) -> Tensor:
 def test_classes_and_masks_of_all_predictions_are_theirs(
     theirs: nn.Module, ours: DetectionTransformer, images: Images
 ) -> None:
-    with torch.no_grad(), doubled(theirs, ours):
-        found = ours(images).layers
-        said = theirs(padded(images.pixels))
-    meant = [*said.auxiliary_logits, said]
-    assert len(found) == len(meant) == RECIPE.decoder_layers + 1
-    seen = torch.stack([other["masks_queries_logits"] > 0 for other in meant])
-    assert (
-        0.1 < seen.double().mean() < 0.9
-    )  # masks have an inside and an outside, or they would not matter
-    for layer, other in zip(found, meant):
+    with torch.no_grad(), double_precision(theirs, ours):
+        our_layers = ours(images).layers
+        outputs = theirs(pad_to_multiple(images.pixels))
+    their_layers = [*outputs.auxiliary_logits, outputs]
+    assert len(our_layers) == len(their_layers) == RECIPE.decoder_layers + 1
+    # Masks must have an inside and an outside, or masked attention would not be tested.
+    inside = torch.stack([layer["masks_queries_logits"] > 0 for layer in their_layers])
+    assert 0.1 < inside.double().mean() < 0.9
+    for our_layer, their_layer in zip(our_layers, their_layers):
+        # Queries must differ, or equal outputs would prove little.
+        assert their_layer["class_queries_logits"].std(1).mean() > 0.02
         assert (
-            other["class_queries_logits"].std(1).mean() > 0.02
-        )  # queries differ, or this would show little
-        assert error(layer.logits[:, 0], other["class_queries_logits"]) < TOLERANCE
-        assert error(layer.masks.full()[:, 0], other["masks_queries_logits"]) < TOLERANCE
+            relative_error(our_layer.logits[:, 0], their_layer["class_queries_logits"]) < TOLERANCE
+        )
+        assert (
+            relative_error(our_layer.masks.full()[:, 0], their_layer["masks_queries_logits"])
+            < TOLERANCE
+        )
 
 
-def error(found: Tensor, meant: Tensor) -> float:
-    """The largest, in parts of the largest number."""
-    return ((found - meant).abs().max() / meant.abs().max()).item()
+def relative_error(values: Tensor, expected: Tensor) -> float:
+    """Return the largest error, relative to the largest value."""
+    return ((values - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_names_in_memory_are_those_of_files(
     theirs: nn.Module, ours: DetectionTransformer, tmp_path: Path
 ) -> None:
     torch.save(theirs.state_dict(), tmp_path / "memory.pth")
-    load_weights(again := ours.recipe.build(), tmp_path / "memory.pth")
+    again = ours.recipe.build()
+    load_weights(again, tmp_path / "memory.pth")
     state = again.state_dict()
     assert all(torch.equal(state[name], value) for name, value in ours.state_dict().items())
 
 
-def test_an_import_reads_recipe_and_classes_off_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_an_import_reads_recipe_and_classes_from_the_folder(folder: Path, tmp_path: Path) -> None:
     import_weights(folder, tmp_path / "out.safetensors")
     metadata = read(tmp_path / "out.safetensors")[1]
     assert recipe_from(metadata["recipe"]) == replace(RECIPE, preset="mask2former-r50")

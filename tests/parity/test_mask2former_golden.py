@@ -1,6 +1,7 @@
-"""The published Mask2Former's answers to weights and feature maps that a rule gives, by way of a file of its layout.
+"""Predictions equal those of the published Mask2Former for weights and feature maps by rule.
 
-The numbers come from the published code on a CPU, in float32.
+The weights are loaded from a file of the authors' layout. The numbers come from the published code
+on a CPU, in float32.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from torch import Tensor
 
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.structures.detections import decoded
+from groupdetr.structures.detections import decode_mask
+from groupdetr.structures.images import Images
 from groupdetr.structures.memory import PixelMemory
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
-from groupdetr.tasks.detection2d.instance_segmentation import masks_of
+from groupdetr.tasks.detection2d.instance_segmentation import postprocess_masks
 from groupdetr.weights.loading import load_weights
 from tests.weights.mask2former import mask2former_state, write_pickle
 
-TOLERANCE = 1e-4  # of the largest number; their logits sum to hundreds
-IMAGE = (96, 128)  # two images of these pixels
-STEPS = {4: 0.011, 8: 0.012, 16: 0.013, 32: 0.014}  # of the sines that are feature maps, by stride
+TOLERANCE = 1e-4  # relative to the largest number; mask logits are in the hundreds
+IMAGE_SIZE = (96, 128)  # height and width of the two images, in pixels
+STEPS = {4: 0.011, 8: 0.012, 16: 0.013, 32: 0.014}  # of the sines in feature maps, by stride
 
-LOGITS = {  # of the last layer: image and query, the first 8 of 81 classes
+# Last layer: (image, query) -> logits of the first 8 of 81 classes.
+LOGITS = {
     (0, 0): [
         -2.3157773,
         -2.1609962,
@@ -93,10 +96,14 @@ PIXELS = [
 ]
 
 
-def waves(name: str, like: Tensor) -> Tensor:
-    """A weight of theirs by rule: sines, near one in norms and small in biases, in matrices the smaller the wider."""
+def weight(name: str, like: Tensor) -> Tensor:
+    """Return a weight of sines that follow from its name.
+
+    Norms are near one and biases small. The wider a matrix, the smaller its values.
+    """
     steps = torch.arange(like.numel(), dtype=torch.float64)
-    sines = torch.sin(0.37 * steps + zlib.crc32(name.removeprefix("sem_seg_head.").encode()) % 1000)
+    seed = zlib.crc32(name.removeprefix("sem_seg_head.").encode())
+    sines = torch.sin(0.37 * steps + seed % 1000)
     if like.ndim > 1:
         sines *= 1.5 / math.sqrt(like.numel() / len(like))
     else:
@@ -107,7 +114,7 @@ def waves(name: str, like: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> DetectionTransformer:
     model = Mask2Former().build()
-    state = {name: waves(name, value) for name, value in mask2former_state(model).items()}
+    state = {name: weight(name, value) for name, value in mask2former_state(model).items()}
     load_weights(model, write_pickle(tmp_path_factory.mktemp("golden") / "model_final.pkl", state))
     return model.eval()
 
@@ -116,56 +123,63 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> DetectionTransformer:
 def memory(model: DetectionTransformer) -> PixelMemory:
     maps = []
     for (stride, step), channels in zip(STEPS.items(), (256, 512, 1024, 2048)):
-        shape = (2, channels, IMAGE[0] // stride, IMAGE[1] // stride)
-        maps.append(
-            torch.sin(step * torch.arange(math.prod(shape), dtype=torch.float64))
-            .float()
-            .reshape(shape)
-        )
+        shape = (2, channels, IMAGE_SIZE[0] // stride, IMAGE_SIZE[1] // stride)
+        sines = torch.sin(step * torch.arange(math.prod(shape), dtype=torch.float64))
+        maps.append(sines.float().reshape(shape))
     with torch.no_grad():
-        return model.encoder(maps, torch.zeros(2, *IMAGE, dtype=torch.bool), padded=False)
+        images = Images(
+            torch.zeros(2, 3, *IMAGE_SIZE),
+            torch.zeros(2, *IMAGE_SIZE, dtype=torch.bool),
+            padded=False,
+        )
+        return model.encoder(maps, images)
 
 
 @pytest.fixture(scope="module")
-def said(model: DetectionTransformer, memory: PixelMemory) -> list[Predictions]:
+def predictions(model: DetectionTransformer, memory: PixelMemory) -> list[Predictions]:
+    """The predictions before the first layer and after each of the nine layers."""
     with torch.no_grad():
         return model.decoder(model.queries(memory, None), memory)
 
 
-def close(found: Tensor, meant: list[float]) -> bool:
-    expected = torch.tensor(meant)
-    return bool((found - expected).abs().max() < TOLERANCE * expected.abs().max())
+def is_close(values: Tensor, golden_values: list[float]) -> bool:
+    expected = torch.tensor(golden_values)
+    return bool((values - expected).abs().max() < TOLERANCE * expected.abs().max())
 
 
-def test_the_pixels_that_masks_are_told_of_are_theirs(memory: PixelMemory) -> None:
+def test_mask_features_are_theirs(memory: PixelMemory) -> None:
     assert memory.shapes == ((3, 4), (6, 8), (12, 16))
-    assert close(memory.canvas.pixels[0, 0, 0, :8], PIXELS)
+    assert is_close(memory.mask_features.pixels[0, 0, 0, :8], PIXELS)
 
 
-def test_what_queries_say_before_they_look_is_theirs(said: list[Predictions]) -> None:
-    assert close(said[0].logits[0, 0, 0, :8], FIRST_LOGITS)
-    assert close(said[0].masks.full()[1, 0, 5, 3, :8], FIRST_MASK)
+def test_predictions_before_the_first_layer_are_theirs(predictions: list[Predictions]) -> None:
+    assert is_close(predictions[0].logits[0, 0, 0, :8], FIRST_LOGITS)
+    assert is_close(predictions[0].masks.full()[1, 0, 5, 3, :8], FIRST_MASK)
 
 
-def test_what_they_say_after_nine_layers_is_theirs(said: list[Predictions]) -> None:
-    assert len(said) == 10
-    for (image, query), meant in LOGITS.items():
-        assert close(said[-1].logits[image, 0, query, :8], meant)
-    masks = said[-1].masks.full()
-    assert close(masks[0, 0, 0, 0, :8], MASK)
+def test_predictions_after_nine_layers_are_theirs(predictions: list[Predictions]) -> None:
+    assert len(predictions) == 10
+    last = predictions[-1]
+    for (image, query), expected in LOGITS.items():
+        assert is_close(last.logits[image, 0, query, :8], expected)
+    masks = last.masks.full()
+    assert is_close(masks[0, 0, 0, 0, :8], MASK)
     assert masks.abs().mean().item() == pytest.approx(17.7007446, rel=TOLERANCE)
-    assert said[-1].logits.abs().mean().item() == pytest.approx(1.4642650, rel=TOLERANCE)
+    assert last.logits.abs().mean().item() == pytest.approx(1.4642650, rel=TOLERANCE)
 
 
 def test_the_best_instances_are_theirs(model: DetectionTransformer, memory: PixelMemory) -> None:
-    """Of an image of 90 x 120 pixels in the padding, at 180 x 240. Areas may differ by pixels of a logit of zero."""
-    canvas = replace(memory.canvas, sizes=torch.tensor([[90, 120], [96, 128]]))
+    """For an image of 90 x 120 pixels without its padding, whose original has 180 x 240.
+
+    Areas may differ by a few pixels, whose logit is zero up to rounding.
+    """
+    mask_features = replace(memory.mask_features, sizes=torch.tensor([[90, 120], [96, 128]]))
     with torch.no_grad():
-        seen = replace(memory, canvas=canvas)
-        queries = model.queries(seen, None)
-        answer = Outputs(model.decoder(queries, seen), queries).answer
-    found, _ = masks_of(answer, [(240, 180), (256, 192)], most=100)
-    assert found.labels[:5].tolist() == [60] * 5
-    assert found.scores[:5].tolist() == pytest.approx(SCORES, rel=1e-4)
-    assert found.masks is not None
-    assert [decoded(mask).sum() for mask in found.masks[:5]] == pytest.approx(AREAS, abs=2)
+        smaller = replace(memory, mask_features=mask_features)
+        queries = model.queries(smaller, None)
+        final = Outputs(model.decoder(queries, smaller), queries).final
+    detections, _ = postprocess_masks(final, [(240, 180), (256, 192)], num_detections=100)
+    assert detections.labels[:5].tolist() == [60] * 5
+    assert detections.scores[:5].tolist() == pytest.approx(SCORES, rel=1e-4)
+    assert detections.masks is not None
+    assert [decode_mask(mask).sum() for mask in detections.masks[:5]] == pytest.approx(AREAS, abs=2)

@@ -1,8 +1,9 @@
 """Outputs, losses and gradients equal those of the authors' code.
 
-Runs where environment variables name checkouts: GROUPDETR_CONDITIONAL_DETR_REPO of either branch of
-github.com/Atten4Vis/ConditionalDETR; GROUPDETR_DAB_DETR_REPO, GROUPDETR_DN_DETR_REPO and GROUPDETR_DINO_REPO of
-github.com/IDEA-Research/DAB-DETR, DN-DETR and DINO. Figures: ``pytest -m slow -s tests/parity``.
+Runs if environment variables name checkouts: GROUPDETR_CONDITIONAL_DETR_REPO of either branch of
+github.com/Atten4Vis/ConditionalDETR; GROUPDETR_DAB_DETR_REPO, GROUPDETR_DN_DETR_REPO and
+GROUPDETR_DINO_REPO of github.com/IDEA-Research/DAB-DETR, DN-DETR and DINO. To print the
+differences: ``pytest -m slow -s tests/parity``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from groupdetr.structures.targets import Target
 from groupdetr.weights.loading import load_weights
 
 from . import official
-from .official import FAMILIES, Family, described
+from .official import FAMILIES, Family, to_their_targets
 
 pytestmark = pytest.mark.slow
 GROUPS = (1, 3, 11)
@@ -32,7 +33,7 @@ TOLERANCE = 1e-4
 
 
 class Pair:
-    """Their model and ours, from one checkpoint file of theirs, on one batch with padding."""
+    """Their model and ours, loaded from one checkpoint file of theirs, and a batch with padding."""
 
     def __init__(self, family: Family, num_groups: int, dilated: bool, folder: Path) -> None:
         torch.manual_seed(num_groups)
@@ -41,57 +42,61 @@ class Pair:
         self.theirs = official.Theirs(family, model, criterion, args)
         path = folder / "checkpoint.pth"
         torch.save({"model": model.state_dict(), "optimizer": {}, "epoch": 49, "args": args}, path)
-        recipe = replace(
-            family.recipe, num_groups=num_groups, **({"dilated": True} if dilated else {})
-        )
+        options = {"dilated": True} if dilated else {}
+        recipe = replace(family.recipe, num_groups=num_groups, **options)
         self.ours, self.our_criterion = recipe.build(), recipe.criterion()
         self.report = load_weights(self.ours, path)
         for module in (*self.ours.modules(), *model.modules()):
             if type(module).__name__ == "DropPath":
                 module.drop_prob = 0.0  # type: ignore[assignment]
         if self.theirs.denoises:
-            self.theirs.noise.of = self.ours.queries.noise
+            self.theirs.noise.original = self.ours.queries.noise
             self.ours.queries.noise = self.theirs.noise
-        self.images = Images.from_list([scene(96, 128), scene(128, 80), scene(64, 64)])
-        self.targets = [objects(3), objects(0), objects(7)]
+        self.images = Images.from_list(
+            [random_image(96, 128), random_image(128, 80), random_image(64, 64)]
+        )
+        self.targets = [random_target(3), random_target(0), random_target(7)]
 
     def to(self, dtype: torch.dtype) -> None:
-        """Weights and pixels are numbers of single precision, so the way to double and back loses nothing."""
-        self.ours.to(dtype), self.theirs.model.to(dtype)
+        """Convert both models and the pixels.
+
+        Their values are of single precision, so the way to double and back loses nothing.
+        """
+        self.ours.to(dtype)
+        self.theirs.model.to(dtype)
         self.images.pixels = self.images.pixels.to(dtype)
 
     def train(self, mode: bool = True) -> None:
-        self.ours.train(mode), self.theirs.model.train(mode), self.theirs.criterion.train(mode)
+        for module in (self.ours, self.theirs.model, self.theirs.criterion):
+            module.train(mode)
 
     def outputs(self, targets: list[Target]) -> tuple[Outputs, dict[str, Any], tuple[Any, ...]]:
-        """Ours, theirs, and what their criterion wants besides. Theirs first: ours takes their noise."""
-        theirs, more = self.theirs(self.images, described(targets, self.images.pixels.dtype))
+        """Return our outputs, theirs, and further arguments of their criterion."""
+        # Theirs run first, because ours use the noise that theirs drew.
+        theirs, more = self.theirs(self.images, to_their_targets(targets, self.images.pixels.dtype))
         return self.ours(self.images, targets), theirs, more
 
     def compare(
         self, targets: list[Target]
     ) -> tuple[Outputs, dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-        """Outputs and losses of both: ours, theirs."""
+        """Return our outputs, their outputs, our losses and their losses."""
         ours, theirs, more = self.outputs(targets)
         their_losses = self.theirs.losses(
-            theirs, described(targets, self.images.pixels.dtype), more
+            theirs, to_their_targets(targets, self.images.pixels.dtype), more
         )
         return ours, theirs, self.our_criterion(ours, targets), their_losses
 
 
-def scene(height: int, width: int) -> Tensor:
-    """A picture with large structures, so that places differ."""
-    return (
-        F.interpolate(
-            torch.randn(1, 3, height // 16, width // 16), size=(height, width), mode="bicubic"
-        )[0]
-        * 2
-    )
+def random_image(height: int, width: int) -> Tensor:
+    """Return an image with large structures, so that positions in it differ."""
+    coarse = torch.randn(1, 3, height // 16, width // 16)
+    return F.interpolate(coarse, size=(height, width), mode="bicubic")[0] * 2
 
 
-def objects(count: int) -> Target:
-    centre, size = torch.rand(count, 2) * 0.6 + 0.2, torch.rand(count, 2) * 0.35 + 0.05
-    return Target(torch.randint(1, 91, (count,)), torch.cat([centre, size], dim=1))
+def random_target(num_objects: int) -> Target:
+    centre = torch.rand(num_objects, 2) * 0.6 + 0.2
+    size = torch.rand(num_objects, 2) * 0.35 + 0.05
+    return Target(torch.randint(1, 91, (num_objects,)), torch.cat([centre, size], dim=1))
 
 
 CASES = [
@@ -113,45 +118,53 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(family, num_groups, dilated, tmp_path_factory.mktemp("official"))
 
 
-def differences(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
-    """The largest absolute difference, over the same names on both sides."""
+def max_difference(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """Return the largest absolute difference, over the same names on both sides, and print it."""
     assert ours.keys() == theirs.keys()
-    worst = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+    difference = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
     largest = max(value.abs().max().item() for value in theirs.values())
     print(
-        f"{what}: {len(ours)} tensors, largest value {largest:.3g}, largest difference {worst:.3g}"
+        f"{what}: {len(ours)} tensors, largest value {largest:.3g}, "
+        f"largest difference {difference:.3g}"
     )
-    return worst
+    return difference
 
 
 def test_all_tensors_of_their_checkpoint_are_used(pair: Pair) -> None:
     assert len(pair.theirs.model.state_dict()) == pair.family.tensors
-    assert len(pair.report.lines) == 1  # read, and nothing had to be fitted
+    assert len(pair.report.lines) == 1  # only that it was read: nothing was fitted
 
 
 def test_outputs_and_losses_are_theirs(pair: Pair) -> None:
     pair.train()
     ours, theirs, our_losses, their_losses = pair.compare(pair.targets)
-    layers, start = [*theirs["aux_outputs"], theirs], ours.queries.num_denoising
-    told = {f"logits{i}": x.logits[:, :, start:].flatten(1, 2) for i, x in enumerate(ours.layers)}
-    told |= {f"boxes{i}": x.boxes[:, :, start:].flatten(1, 2) for i, x in enumerate(ours.layers)}
-    meant = {f"logits{i}": x["pred_logits"] for i, x in enumerate(layers)}
-    meant |= {f"boxes{i}": x["pred_boxes"] for i, x in enumerate(layers)}
-    assert differences("outputs", told, meant) < TOLERANCE
-    assert differences("losses", our_losses, their_losses) < TOLERANCE
+    their_layers, num_denoising = [*theirs["aux_outputs"], theirs], ours.queries.num_denoising
+    predicted, expected = {}, {}
+    for i, layer in enumerate(ours.layers):
+        predicted[f"logits{i}"] = layer.logits[:, :, num_denoising:].flatten(1, 2)
+        predicted[f"boxes{i}"] = layer.boxes[:, :, num_denoising:].flatten(1, 2)
+    for i, layer in enumerate(their_layers):
+        expected[f"logits{i}"] = layer["pred_logits"]
+        expected[f"boxes{i}"] = layer["pred_boxes"]
+    assert max_difference("outputs", predicted, expected) < TOLERANCE
+    assert max_difference("losses", our_losses, their_losses) < TOLERANCE
     assert any("denoising" in name for name in our_losses) == pair.theirs.denoises
 
 
 def test_gradients_are_theirs(pair: Pair) -> None:
-    """In double precision: in single, a ReLU whose input is zero up to rounding may fall on either side, and the
-    gradients of that one unit then differ by up to 1e-3 here."""
+    """In double precision.
+
+    In single precision, a ReLU whose input is zero up to rounding may fall on either side. The
+    gradients of that unit then differ by up to 1e-3.
+    """
     pair.to(torch.float64)
     pair.train()
     _, _, our_losses, their_losses = pair.compare(pair.targets)
-    pair.ours.zero_grad(), pair.theirs.model.zero_grad()
+    pair.ours.zero_grad()
+    pair.theirs.model.zero_grad()
     torch.stack([*our_losses.values()]).sum().backward()
     torch.stack([*their_losses.values()]).sum().backward()
-    assert differences("gradients", our_gradients(pair), their_gradients(pair)) < TOLERANCE
+    assert max_difference("gradients", our_gradients(pair), their_gradients(pair)) < TOLERANCE
     pair.to(torch.float32)
 
 
@@ -160,10 +173,10 @@ def our_gradients(pair: Pair) -> dict[str, Tensor]:
 
 
 def their_gradients(pair: Pair) -> dict[str, Tensor]:
-    """Under our names, frozen parameters absent."""
+    """Return their gradients under our names, without those of frozen parameters."""
     parameters = pair.theirs.model.named_parameters(remove_duplicate=False)
-    found = {name: p.grad for name, p in parameters if p.grad is not None}
-    renamed = pair.family.layout.convert(Checkpoint(found, {}, "gradients")).state
+    gradients = {name: p.grad for name, p in parameters if p.grad is not None}
+    renamed = pair.family.layout.convert(Checkpoint(gradients, {}, "gradients")).state
     table = pair.family.table
     return renamed | {table: renamed[table].view(pair.ours.get_parameter(table).shape)}
 
@@ -172,22 +185,23 @@ def test_inference_is_theirs(pair: Pair) -> None:
     pair.train(False)
     with torch.no_grad():
         ours, theirs, _ = pair.outputs(pair.targets)
-    told = {"logits": ours.answer.logits, "boxes": ours.answer.boxes}
-    meant = {"logits": theirs["pred_logits"], "boxes": theirs["pred_boxes"]}
-    assert differences("inference", told, meant) < TOLERANCE
+    predicted = {"logits": ours.final.logits, "boxes": ours.final.boxes}
+    expected = {"logits": theirs["pred_logits"], "boxes": theirs["pred_boxes"]}
+    assert max_difference("inference", predicted, expected) < TOLERANCE
 
 
-def test_a_batch_without_objects_differs_from_theirs_by_exactly_the_number_of_groups(
-    pair: Pair,
-) -> None:
-    """Their normaliser is max(1, K * objects), ours K * max(1, objects), which is the mean over groups (Eq. 7)."""
+def test_losses_without_objects_differ_from_theirs_by_the_factor_of_groups(pair: Pair) -> None:
+    """Their normaliser is max(1, K * objects), ours K * max(1, objects).
+
+    Ours is the mean over groups (Eq. 7).
+    """
     pair.train()
-    _, _, ours, theirs = pair.compare([objects(0)] * 3)
+    _, _, ours, theirs = pair.compare([random_target(0)] * 3)
     assert ours.keys() == theirs.keys()
     num_groups = pair.ours.recipe.num_groups
-    worst = max(abs(theirs[name] / num_groups - ours[name]).item() for name in ours)
-    print(f"without objects, theirs / {num_groups}: largest difference {worst:.3g}")
-    assert worst < TOLERANCE
-    assert all(
-        theirs[name] > 0 for name in theirs if name.endswith("focal") and "denoising" not in name
-    )
+    difference = max(abs(theirs[name] / num_groups - ours[name]).item() for name in ours)
+    print(f"without objects, theirs / {num_groups}: largest difference {difference:.3g}")
+    assert difference < TOLERANCE
+    for name, loss in theirs.items():
+        if name.endswith("focal") and "denoising" not in name:
+            assert loss > 0

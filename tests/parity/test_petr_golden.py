@@ -1,6 +1,8 @@
-"""The published PETR's and PETRv2's answers to what `tests.parity.petr` asks, by way of files of their layout.
+"""Predictions and losses equal those of the published PETR and PETRv2.
 
-The numbers come from the published code on a CPU, in float32. What follows the neck's map is compared.
+The inputs are those of `tests.parity.petr`, and the weights are loaded from files of the authors'
+layout. The numbers come from the published code on a CPU, in float32. Everything behind the neck is
+compared.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.modeling.encoders.camera_encoder import depths
+from groupdetr.modeling.encoders.camera_encoder import ray_depths
 from groupdetr.ops.position import sine_embedding, views_embedding
 from groupdetr.structures.outputs import Outputs
 from groupdetr.weights.loading import load_weights
@@ -22,23 +24,21 @@ from tests.weights.petr import petr_state
 
 from . import petr
 
-TOLERANCE = {
-    "sines": 1e-5,
-    "noise": 2e-4,
-}  # of the largest number; noise is sharper, and so is what rounding does
+# Relative to the largest number. Attention is sharper with noise, which enlarges rounding errors.
+TOLERANCE = {"sines": 1e-5, "noise": 2e-4}
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Of a detector with its moments and a rule: means, queries of the last and the first layer, losses of all six."""
+    """The published predictions and losses of a detector for one rule."""
 
     recipe: PETR
-    moments: int
+    frames: int
     rule: str
-    means: tuple[float, float, float]  # of logits, of their absolute values, and of codes
-    last: tuple[list[float], list[float]]  # logits and code of query 0 in scene 0
-    first: tuple[list[float], list[float]]  # and of query 899 in scene 1
-    losses: list[list[float]]  # of class and of box
+    means: tuple[float, float, float]  # of logits, of their absolute values, of encoded boxes
+    last: tuple[list[float], list[float]]  # last layer: logits and box of query 0 in scene 0
+    first: tuple[list[float], list[float]]  # first layer: those of query 899 in scene 1
+    losses: list[list[float]]  # of classes and of boxes, for each layer
 
 
 SINES_V1 = Golden(
@@ -322,7 +322,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 def model(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> DetectionTransformer:
     model = golden.recipe.build()
     state = {
-        name: petr.weight(shared(name, golden), x.shape, golden.rule)
+        name: petr.weight(shared_name(name, golden), x.shape, golden.rule)
         for name, x in petr_state(model).items()
     }
     path = tmp_path_factory.mktemp("golden") / "petr.pth"
@@ -331,43 +331,40 @@ def model(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Detection
     return model.eval()
 
 
-def shared(name: str, golden: Golden) -> str:
-    """Heads of PETR are six copies of the first."""
-    return (
-        name if isinstance(golden.recipe, PETRv2) else re.sub(r"_branches\.\d", "_branches.0", name)
-    )
+def shared_name(name: str, golden: Golden) -> str:
+    """Return the name of the weight that a weight equals. PETR's heads equal the first."""
+    if isinstance(golden.recipe, PETRv2):
+        return name
+    return re.sub(r"_branches\.\d", "_branches.0", name)
 
 
 @pytest.fixture(scope="module")
 def outputs(golden: Golden, model: DetectionTransformer) -> Outputs:
-    encoder, images = model.encoder, petr.images(golden.moments)
+    encoder, images = model.encoder, petr.images(golden.frames)
     with torch.no_grad():
-        memory = encoder.encode(
-            encoder.projection(petr.features(golden.moments, golden.rule)), *images.beside
-        )
+        projected = encoder.projection(petr.features(golden.frames, golden.rule))
+        memory = encoder.encode(projected, images.image_to_lidar, images.elapsed)
         queries = model.queries(memory, None)
         return Outputs(model.decoder(queries, memory), queries)
 
 
-def close(found: Tensor, meant: list[float], rule: str = "sines") -> bool:
-    expected = torch.tensor(meant)
-    return bool((found - expected).abs().max() < TOLERANCE[rule] * expected.abs().max())
+def is_close(values: Tensor, golden_values: list[float], rule: str = "sines") -> bool:
+    expected = torch.tensor(golden_values)
+    return bool((values - expected).abs().max() < TOLERANCE[rule] * expected.abs().max())
 
 
-def test_what_queries_say_is_theirs(golden: Golden, outputs: Outputs) -> None:
-    logits, codes = (
-        torch.stack([getattr(layer, part) for layer in outputs.layers])
-        for part in ("logits", "boxes")
-    )
-    for found, meant in zip((logits, logits.abs(), codes), golden.means):
-        assert found.mean().item() == pytest.approx(meant, rel=TOLERANCE[golden.rule])
-    for found, last, first in zip((logits, codes), golden.last, golden.first):
-        assert close(found[-1, 0, 0, 0], last, golden.rule)
-        assert close(found[0, 1, 0, 899], first, golden.rule)
+def test_predictions_are_theirs(golden: Golden, outputs: Outputs) -> None:
+    logits = torch.stack([layer.logits for layer in outputs.layers])
+    boxes = torch.stack([layer.boxes for layer in outputs.layers])
+    for values, expected in zip((logits, logits.abs(), boxes), golden.means):
+        assert values.mean().item() == pytest.approx(expected, rel=TOLERANCE[golden.rule])
+    for values, last, first in zip((logits, boxes), golden.last, golden.first):
+        assert is_close(values[-1, 0, 0, 0], last, golden.rule)
+        assert is_close(values[0, 1, 0, 899], first, golden.rule)
 
 
 def test_losses_of_every_layer_are_theirs(golden: Golden, outputs: Outputs) -> None:
-    """Matched as they match: with other costs pairs differ, and so do losses."""
+    """The matching is theirs, too: with other costs, other pairs would have other losses."""
     losses = golden.recipe.criterion()(outputs, petr.targets())
     assert len(losses) == 2 * len(golden.losses)
     for i, (focal, l1) in enumerate(golden.losses):
@@ -376,26 +373,24 @@ def test_losses_of_every_layer_are_theirs(golden: Golden, outputs: Outputs) -> N
 
 
 def test_points_on_rays_are_theirs(model: DetectionTransformer) -> None:
-    assert close(depths()[[0, 1, 2, 3, -1]], [1.0, 1.028942, 1.086827, 1.173654, 59.34769])
-    points = model.encoder.along_rays(petr.images(1).image_to_lidar, *petr.MAP)
-    assert (
-        points[0, 1, 2, 3, 30:33] - torch.tensor([0.06147819, 0.08812997, -0.06001804])
-    ).abs().max() < 1e-5
+    expected_depths = [1.0, 1.028942, 1.086827, 1.173654, 59.34769]
+    assert is_close(ray_depths()[[0, 1, 2, 3, -1]], expected_depths)
+    points = model.encoder.frustum_points(petr.images(1).image_to_lidar, *petr.MAP)
+    expected = torch.tensor([0.06147819, 0.08812997, -0.06001804])
+    assert (points[0, 1, 2, 3, 30:33] - expected).abs().max() < 1e-5
 
 
 def test_position_embeddings_are_theirs() -> None:
-    point = sine_embedding(torch.tensor([0.25, 0.5, 0.75]), 128).view(3, 128)[:, :4].flatten()
-    y, x, z = (
-        [0, -1, 0.4087512, -0.9126459],
-        [1, 0, 0.9779177, 0.2089906],
-        [-1, 0, -0.8070673, -0.5904595],
-    )
+    sine = sine_embedding(torch.tensor([0.25, 0.5, 0.75]), 128)
+    point = sine.view(3, 128)[:, :4].flatten()
+    y = [0, -1, 0.4087512, -0.9126459]
+    x = [1, 0, 0.9779177, 0.2089906]
+    z = [-1, 0, -0.8070673, -0.5904595]
     assert (point - torch.tensor([*y, *x, *z])).abs().max() < 1e-6
-    token = (
-        views_embedding((6, *petr.MAP), 128, torch.device("cpu"))[1, 2, 3]
-        .view(3, 128)[:, :4]
-        .flatten()
-    )
-    view, row = [0.8660255, 0.9706506, 1.0, 0.9778775], [-1, -0.8070667, -0.3822219, 0.08136439]
+
+    views = views_embedding((6, *petr.MAP), 128, torch.device("cpu"))
+    token = views[1, 2, 3].view(3, 128)[:, :4].flatten()
+    view = [0.8660255, 0.9706506, 1.0, 0.9778775]
+    row = [-1, -0.8070667, -0.3822219, 0.08136439]
     column = [0.5877854, 0.8221554, 0.9511387, 0.9981231]
     assert (token - torch.tensor([*view, *row, *column])).abs().max() < 1e-6

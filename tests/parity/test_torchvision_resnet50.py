@@ -1,4 +1,7 @@
-"""Our ResNet-50 is torchvision's with frozen batch norm, plain and dilated (DC5), and freezes what DETR freezes."""
+"""Our ResNet-50 equals torchvision's with frozen batch norm, plain and dilated (DC5).
+
+It freezes the same parameters as DETR.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from groupdetr.modeling.backbones.resnet import resnet50
 
 
 def theirs(dilated: bool) -> nn.Module:
-    """With norms that are not the identity; small gains keep the features of order one."""
+    """Return torchvision's network with norms that are not the identity.
+
+    Small norm weights keep the features of order one.
+    """
     torch.manual_seed(0)
     network = torchvision.models.resnet50(
         replace_stride_with_dilation=[False, False, dilated],
@@ -31,26 +37,26 @@ def features(network: nn.Module, pixels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dilated", [False, True])
-def test_features_are_torchvisions_in_training_too(dilated: bool) -> None:
+def test_features_are_torchvisions_even_in_training_mode(dilated: bool) -> None:
     network, ours = theirs(dilated), resnet50(pretrained=False, dilated=dilated)
     state = {
         name: value for name, value in network.state_dict().items() if not name.startswith("fc.")
     }
     ours.network.load_state_dict(state)
     pixels = torch.randn(2, 3, 64, 96)
-    ours.train()  # batch norms stay as they are
+    ours.train()  # batch norms are frozen
     with torch.no_grad():
-        (found,), expected = ours(pixels), features(network, pixels)
-    assert found.shape == ((2, 2048, 4, 6) if dilated else (2, 2048, 2, 3))
-    assert ((found - expected).abs().max() / expected.abs().max()) < 1e-5
+        (coarsest,), expected = ours(pixels), features(network, pixels)
+    assert coarsest.shape == ((2, 2048, 4, 6) if dilated else (2, 2048, 2, 3))
+    assert ((coarsest - expected).abs().max() / expected.abs().max()) < 1e-5
     assert ours.network.state_dict().keys() == state.keys()
 
 
 def test_stem_stage_1_and_all_norms_are_frozen() -> None:
     backbone = resnet50(pretrained=False, dilated=False)
-    learning = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    trainable = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in backbone.parameters() if not p.requires_grad)
-    assert (learning, frozen) == (23_232_512, 222_400)
+    assert (trainable, frozen) == (23_232_512, 222_400)
     assert all(
         "bn" not in name and "downsample.1" not in name for name, _ in backbone.named_parameters()
     )

@@ -1,4 +1,4 @@
-"""A chart of dots draws whatever trainings reach: the same, nothing, one seed or many."""
+"""A dot chart can be drawn from any results: equal ones, none, one seed or many."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ from hypothesis import strategies as st
 
 from groupdetr.report.dots import Row, dot_chart
 
-from .checks import numbers_in_svg, parsed
+from .checks import numbers_in_svg, parse
 
 NAN = math.nan
 
 
-def drawn(*rows: Row) -> str:
+def render(*rows: Row) -> str:
+    """Render a chart and check that all its coordinates are finite."""
     html = dot_chart("AP <b>", "AP", rows, "caption")
-    parsed(html)
-    assert all(map(math.isfinite, numbers_in_svg(html)))
+    parse(html)
+    assert all(math.isfinite(number) for number in numbers_in_svg(html))
     return html
 
 
 def test_a_row_has_a_dot_for_every_seed_and_a_bar_at_their_mean() -> None:
-    html = drawn(Row("none", [1, 2, 6]), Row("both", [4, 5, 6]))
+    html = render(Row("none", [1, 2, 6]), Row("both", [4, 5, 6]))
     assert html.count('class="dot"') == 6
     assert html.count("<rect") == 2
-    assert "none: 6.0" in html, "to point at"
-    assert 'aria-label="AP &lt;b&gt;: none 3.0, both 5.0"' in html, "to be read out"
+    assert "none: 6.0" in html, "the tooltip"
+    assert 'aria-label="AP &lt;b&gt;: none 3.0, both 5.0"' in html, "the text for screen readers"
 
 
-def test_what_is_undefined_is_left_out() -> None:
-    html = drawn(Row("none", [NAN, NAN]), Row("both", [NAN, 5.0]))
+def test_values_that_are_not_finite_are_left_out() -> None:
+    html = render(Row("none", [NAN, NAN]), Row("both", [NAN, 5.0]))
     assert html.count('class="dot"') == 1
     assert "none –, both 5.0" in html
 
 
-def test_nothing_to_draw_is_said() -> None:
-    for html in (drawn(), drawn(Row("none", []))):
+def test_a_chart_without_data_says_no_data() -> None:
+    for html in (render(), render(Row("none", []))):
         assert "no data" in html
         assert "<svg" not in html
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.floats(-1e12, 1e12) | st.just(NAN), max_size=4), max_size=5))
-def test_any_numbers(values: list[list[float]]) -> None:
-    drawn(*(Row("any", row) for row in values))
+def test_any_numbers_can_be_drawn(values: list[list[float]]) -> None:
+    render(*(Row("any", row) for row in values))

@@ -1,4 +1,4 @@
-"""The vocabulary: everything is escaped, balanced, and printed as a reader expects it."""
+"""Every building block of a page escapes its text, has balanced tags, and formats numbers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from groupdetr.report.page import (
+    CaptionedImage,
     Cell,
     Column,
-    Picture,
     Tile,
     facts,
     gallery,
@@ -28,58 +28,58 @@ from groupdetr.report.page import (
     tiles,
 )
 
-from .checks import assert_self_contained, parsed
+from .checks import assert_self_contained, parse
 
 HOSTILE = '<script>alert(\'x\')</script> " onload="x" & </style> </table> <img src=http://evil/x>'
 
 
-def everything(words: str) -> str:
-    """A page with every word of the vocabulary."""
-    picture = Picture(Image.new("RGBA", (8, 6)), words, words)
+def page_of(text: str) -> str:
+    """Return a page with every building block, in which all text is ``text``."""
+    image = CaptionedImage(Image.new("RGBA", (8, 6)), text, text)
     parts = [
-        tiles([Tile(words, words, words, words), Tile("AP", "1.0", strong=True)]),
-        prose(words, words),
-        paragraph(link(words, "https://arxiv.org/abs/2207.13085")),
-        table([Column(words), Column(words, 1, "max")], [[words, 1.0], [words, math.nan]], words),
-        facts({words: words}),
-        strips([[picture, picture]]),
-        gallery([picture]),
-        swatches([("red", words)]),
+        tiles([Tile(text, text, text, text), Tile("AP", "1.0", strong=True)]),
+        prose(text, text),
+        paragraph(link(text, "https://arxiv.org/abs/2207.13085")),
+        table([Column(text), Column(text, 1, "max")], [[text, 1.0], [text, math.nan]], text),
+        facts({text: text}),
+        strips([[image, image]]),
+        gallery([image]),
+        swatches([("red", text)]),
     ]
-    return page(words, words, words, [section(words, *parts)], words)
+    return page(text, text, text, [section(text, *parts)], text)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=40))
-def test_any_words_make_a_page(words: str) -> None:
-    assert_self_contained(everything(words))
+def test_any_text_makes_a_valid_page(text: str) -> None:
+    assert_self_contained(page_of(text))
 
 
-def test_hostile_words_are_words() -> None:
-    html = everything(HOSTILE)
+def test_hostile_text_is_escaped() -> None:
+    html = page_of(HOSTILE)
     assert_self_contained(html)
     assert "<script" not in html
-    assert sum(HOSTILE in words for words in parsed(html).words) > 10
+    assert sum(HOSTILE in text for text in parse(html).texts) > 10
 
 
 @pytest.mark.parametrize(
-    ("value", "digits", "shown"),
+    ("value", "digits", "expected"),
     [
-        *(
-            (1234.56, 1, "1,234.6"),
-            (-0.25, 1, "−0.2"),
-            (7, 0, "7"),
-            (math.nan, 1, "–"),
-            (math.inf, 0, "–"),
-        ),
-        *((None, 0, "–"), ("K = 8", 0, "K = 8"), ("a < b", 0, "a &lt; b")),
+        (1234.56, 1, "1,234.6"),
+        (-0.25, 1, "−0.2"),
+        (7, 0, "7"),
+        (math.nan, 1, "–"),
+        (math.inf, 0, "–"),
+        (None, 0, "–"),
+        ("K = 8", 0, "K = 8"),
+        ("a < b", 0, "a &lt; b"),
     ],
 )
-def test_numbers(value: float | str | None, digits: int, shown: str) -> None:
-    assert number(value, digits) == shown
+def test_numbers_are_formatted(value: float | str | None, digits: int, expected: str) -> None:
+    assert number(value, digits) == expected
 
 
-def test_the_best_is_marked_where_there_is_a_choice() -> None:
+def test_the_best_number_is_highlighted_if_numbers_differ() -> None:
     columns = [Column("K"), Column("AP", 1, "max"), Column("s", 0, "min"), Column("MB", 0)]
     html = table(columns, [["1", 10.0, 60, 7], ["8", 12.0, 90, 9], ["9", math.nan, 70, None]])
     assert html.count('class="n best"') == 2
@@ -89,10 +89,10 @@ def test_the_best_is_marked_where_there_is_a_choice() -> None:
 
 
 @pytest.mark.parametrize("rows", [[["only one"]], [["a", 1, 2]], [["a", 1], ["b"]]])
-def test_rows_must_fit_the_columns(rows: list[list[Cell]]) -> None:
-    with pytest.raises(ValueError):
+def test_rows_must_have_a_cell_for_each_column(rows: list[list[Cell]]) -> None:
+    with pytest.raises(ValueError, match="one cell for each column"):
         table([Column("a"), Column("b")], rows)
 
 
 def test_a_table_may_be_empty() -> None:
-    parsed(table([Column("a"), Column("b", 1, "max")], []))
+    parse(table([Column("a"), Column("b", 1, "max")], []))

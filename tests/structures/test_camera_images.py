@@ -1,4 +1,4 @@
-"""Images of cameras know where every pixel looks."""
+"""Camera images: validation, and the 3D geometry and position embeddings computed from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.encoders.camera_encoder import (
@@ -16,119 +16,141 @@ from groupdetr.modeling.encoders.camera_encoder import (
     LOW,
     NEAREST,
     CameraEncoder,
-    depths,
+    ray_depths,
 )
 from groupdetr.modeling.mlp import MLP
-from groupdetr.modeling.position_embedding import Gated, Given
+from groupdetr.modeling.position_embedding import FixedPositionEmbedding, GatedPositionEmbedding
 from groupdetr.structures.camera_images import CameraImages
 from tests.parity import petr
 
 PIXELS = torch.zeros(2, 6, 3, *petr.IMAGE)
+STRIDE = 16
 
 
-def scene() -> CameraImages:
-    return CameraImages.seen_through(PIXELS, petr.cameras(1), torch.zeros(2))
+def camera_images() -> CameraImages:
+    return CameraImages.from_projections(PIXELS, petr.cameras(1), torch.zeros(2))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("field", "value"),
     [
-        ({"pixels": PIXELS[0]}, "pixels"),
-        ({"image_to_lidar": torch.eye(4).expand(2, 5, 4, 4)}, "image_to_lidar"),
-        ({"elapsed": torch.zeros(3)}, "elapsed"),
+        ("pixels", PIXELS[0]),
+        ("image_to_lidar", torch.eye(4).expand(2, 5, 4, 4)),
+        ("elapsed", torch.zeros(3)),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(wrong: dict[str, Tensor], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        CameraImages(**{**vars(scene()), **wrong})
+def test_fields_with_a_wrong_shape_are_refused(field: str, value: Tensor) -> None:
+    fields = {**vars(camera_images()), field: value}
+    with pytest.raises(ValueError, match=field):
+        CameraImages(**fields)
 
 
 def test_projections_are_inverted_in_double_precision() -> None:
     exact = torch.linalg.inv(petr.cameras(1))
-    assert scene().image_to_lidar.dtype == torch.float32
-    assert torch.equal(scene().image_to_lidar, exact.float())
+    assert camera_images().image_to_lidar.dtype == torch.float32
+    assert torch.equal(camera_images().image_to_lidar, exact.float())
 
 
-def test_points_on_a_pixels_ray_are_projected_onto_the_pixel() -> None:
-    """Back through the camera, at every depth, where they lie in the space that is told apart."""
-    encoder = CameraEncoder(torch.nn.Identity(), 8, Given(), stride=16)
-    shares = encoder.along_rays(scene().image_to_lidar, *petr.MAP).unflatten(-1, (-1, 3)).sigmoid()
+def test_points_on_the_ray_of_a_pixel_are_projected_to_the_pixel() -> None:
+    """This is tested at every depth for the points inside of the embedded space."""
+    encoder = CameraEncoder(nn.Identity(), 8, FixedPositionEmbedding(), stride=STRIDE)
+    normalised = encoder.frustum_points(camera_images().image_to_lidar, *petr.MAP)
+    normalised = normalised.unflatten(-1, (-1, 3)).sigmoid()  # [B,V,H,W,depths,3]
+    inside = ((normalised > 1e-4) & (normalised < 1 - 1e-4)).all(-1)
     low, high = torch.tensor(LOW), torch.tensor(HIGH)
-    inside = ((shares > 1e-4) & (shares < 1 - 1e-4)).all(-1)
-    points = torch.nn.functional.pad(low + shares * (high - low), (0, 1), value=1.0).double()
-    seen = torch.einsum("bvij,bvhwdj->bvhwdi", petr.cameras(1), points)
-    depth = seen[..., 2]
-    rows, columns = (16.0 * torch.arange(n) for n in petr.MAP)
+    points = F.pad(low + normalised * (high - low), (0, 1), value=1.0).double()
+    projected = torch.einsum("bvij,bvhwdj->bvhwdi", petr.cameras(1), points)
+    depth = projected[..., 2]
+    rows, columns = (float(STRIDE) * torch.arange(size) for size in petr.MAP)
     assert inside.float().mean() > 0.3
-    assert (depth - depths())[inside].abs().max() < 0.05
-    assert (seen[..., 0] / depth - columns.view(-1, 1))[inside].abs().max() < 0.2
-    assert (seen[..., 1] / depth - rows.view(-1, 1, 1))[inside].abs().max() < 0.2
+    assert (depth - ray_depths())[inside].abs().max() < 0.05
+    assert (projected[..., 0] / depth - columns.view(-1, 1))[inside].abs().max() < 0.2
+    assert (projected[..., 1] / depth - rows.view(-1, 1, 1))[inside].abs().max() < 0.2
 
 
-def test_depths_begin_at_a_metre_and_grow() -> None:
-    assert depths()[0] == NEAREST
-    assert depths()[-1] < FARTHEST
-    assert (depths().diff().diff() > 0).all()
+def test_depths_start_at_one_metre_with_growing_distances() -> None:
+    assert ray_depths()[0] == NEAREST
+    assert ray_depths()[-1] < FARTHEST
+    assert (ray_depths().diff().diff() > 0).all()
 
 
-# what tokens are told of where they are
+# The position embedding of the tokens
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["PETR", "PETRv2"])
-def test_positions_are_those_of_the_papers_written_out(gated: bool) -> None:
-    """Matrices and 1x1 convolutions, view by view, as the published code has them."""
+def test_position_embeddings_equal_the_formulas_of_the_papers(gated: bool) -> None:
+    """They are computed view by view, with matrices and 1x1 convolutions as in published code."""
     torch.manual_seed(0)
     channels = 16
-    place = Gated(MLP(channels, channels, channels, num_layers=2)) if gated else Given()
-    encoder = CameraEncoder(torch.nn.Identity(), channels, place, stride=16)
+    gate = MLP(channels, channels, channels, num_layers=2)
+    position_embedding = GatedPositionEmbedding(gate) if gated else FixedPositionEmbedding()
+    encoder = CameraEncoder(nn.Identity(), channels, position_embedding, stride=STRIDE)
     maps = torch.randn(2 * 6, channels, *petr.MAP)
+    images = camera_images()
     with torch.no_grad():
-        memory = encoder.encode(maps, *scene().beside)
-        told = (memory.tokens, memory.position)
-        tokens, positions = (x.unflatten(1, (6, *petr.MAP)).permute(0, 1, 4, 2, 3) for x in told)
-        assert torch.equal(tokens.flatten(0, 1), maps)
-        for b, v in ((0, 0), (1, 4)):
-            space = convolved(encoder.points, points(scene().image_to_lidar[b, v]))
-            if isinstance(place, Gated):
-                space = space * convolved(place.gate, maps[6 * b + v]).sigmoid()
-            expected = space + convolved(encoder.views, waves(v, channels // 2))
-            assert (positions[b, v] - expected).abs().max() < 1e-5
+        memory = encoder.encode(maps, images.image_to_lidar, images.elapsed)
+        assert torch.equal(maps_of_views(memory.tokens).flatten(0, 1), maps)
+        positions = maps_of_views(memory.position)
+        for image, view in ((0, 0), (1, 4)):
+            image_to_lidar = images.image_to_lidar[image, view]
+            expected = apply_as_convolutions(encoder.points, frustum_points(image_to_lidar))
+            if gated:
+                gate_logits = apply_as_convolutions(gate, maps[6 * image + view])
+                expected = expected * gate_logits.sigmoid()
+            sine = view_sine_embedding(view, channels // 2)
+            expected = expected + apply_as_convolutions(encoder.views, sine)
+            assert (positions[image, view] - expected).abs().max() < 1e-5
 
 
-def convolved(mlp: MLP, x: Tensor) -> Tensor:
-    """[C,H,W] -> [C',H,W]"""
+def maps_of_views(tokens: Tensor) -> Tensor:
+    """Return tokens [B,V*H*W,C] as maps [B,V,C,H,W]."""
+    return tokens.unflatten(1, (6, *petr.MAP)).permute(0, 1, 4, 2, 3)
+
+
+def apply_as_convolutions(mlp: MLP, x: Tensor) -> Tensor:
+    """Apply a two-layer MLP to a map by 1x1 convolutions: [C,H,W] -> [C',H,W]."""
     first, last = mlp.layers
     hidden = F.conv2d(x[None], first.weight[..., None, None], first.bias).relu()
     return F.conv2d(hidden, last.weight[..., None, None], last.bias)[0]
 
 
-def points(image_to_lidar: Tensor) -> Tensor:
-    """[3*D,H,W], point after point."""
+def frustum_points(image_to_lidar: Tensor) -> Tensor:
+    """Return the points on the ray of every token of a view, [depths*3,H,W].
+
+    They are normalised, and passed through the inverse sigmoid.
+    """
     height, width = petr.MAP
+    v, u = torch.meshgrid(
+        float(STRIDE) * torch.arange(height), float(STRIDE) * torch.arange(width), indexing="ij"
+    )
+    bounds = ((-61.2, 61.2), (-61.2, 61.2), (-10, 10))
     maps = []
     for i in range(64):
         depth = 1 + (61.2 - 1) / (64 * 65) * i * (i + 1)
-        v, u = torch.meshgrid(
-            16.0 * torch.arange(height), 16.0 * torch.arange(width), indexing="ij"
-        )
         frustum = torch.stack(
             [u * depth, v * depth, torch.full_like(u, depth), torch.ones_like(u)], dim=-1
         )
         x, y, z, _ = (frustum @ image_to_lidar.T).unbind(-1)
-        for value, (low, high) in zip((x, y, z), ((-61.2, 61.2), (-61.2, 61.2), (-10, 10))):
-            share = ((value - low) / (high - low)).clamp(0, 1)
-            maps.append((share.clamp(min=1e-5) / (1 - share).clamp(min=1e-5)).log())
+        for coordinate, (low, high) in zip((x, y, z), bounds):
+            normalised = ((coordinate - low) / (high - low)).clamp(0, 1)
+            inverse = normalised.clamp(min=1e-5) / (1 - normalised).clamp(min=1e-5)
+            maps.append(inverse.log())
     return torch.stack(maps)
 
 
-def waves(view: int, channels: int) -> Tensor:
-    """[3*channels,H,W] of one of six views, of each axis the sines first."""
-    place = torch.zeros(3 * channels, *petr.MAP)
-    for row, column in product(*map(range, petr.MAP)):
-        for axis, (index, size) in enumerate(zip((view, row, column), (6, *petr.MAP))):
-            half = channels // 2
+def view_sine_embedding(view: int, channels: int) -> Tensor:
+    """Return the sine embedding of one of six views, [3*channels,H,W].
+
+    For each axis (view, row, column), all sines come before all cosines.
+    """
+    embedding = torch.zeros(3 * channels, *petr.MAP)
+    height, width = petr.MAP
+    half = channels // 2
+    for row, column in product(range(height), range(width)):
+        axes = ((view, 6), (row, height), (column, width))
+        for axis, (index, size) in enumerate(axes):
             for k in range(half):
                 angle = (index + 1) / (size + 1e-6) * 2 * math.pi / 10000 ** (2 * k / channels)
-                place[axis * channels + k, row, column] = math.sin(angle)
-                place[axis * channels + half + k, row, column] = math.cos(angle)
-    return place
+                embedding[axis * channels + k, row, column] = math.sin(angle)
+                embedding[axis * channels + half + k, row, column] = math.cos(angle)
+    return embedding

@@ -1,4 +1,4 @@
-"""Masks of objects are kept in windows, and looked at between their pixels as if they were whole."""
+"""Cropped masks of objects, sampled at points as if they were stored at full size."""
 
 from __future__ import annotations
 
@@ -11,89 +11,93 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.structures import masks as masks_module
-from groupdetr.structures.masks import Bitmaps
+from groupdetr.structures.masks import CroppedMasks
 from tests.dense import dense_masks
 
 SIDES = st.integers(1, 12)
 COUNTS = st.integers(0, 5)
-SHARES = st.sampled_from([0.0, 0.05, 0.5, 1.0])
+DENSITIES = st.sampled_from([0.0, 0.05, 0.5, 1.0])  # share of the pixels inside of a mask
 
 
-def some(count: int, height: int, width: int, share: float, seed: int = 0) -> Tensor:
-    """[T,H,W] bool, of noise."""
-    return torch.rand(count, height, width, generator=torch.Generator().manual_seed(seed)) < share
+def random_masks(count: int, height: int, width: int, density: float, seed: int = 0) -> Tensor:
+    """Return masks [T,H,W] bool of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, height, width, generator=generator) < density
 
 
-def centres(height: int, width: int) -> Tensor:
-    """[H*W,2] x, y of the pixels' centres."""
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+def grid_points(y: Tensor, x: Tensor) -> Tensor:
+    """Return all points [len(y)*len(x),2] of a grid, x and y."""
+    y, x = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([x, y], -1).view(-1, 2)
 
 
-def sampled(masks: Tensor, points: Tensor) -> Tensor:
-    """[T,P] of [T,H,W] by torch, which wants places from -1 to 1."""
+def grid_sampled(masks: Tensor, points: Tensor) -> Tensor:
+    """Sample masks [T,H,W] at points [P,2] by torch, in double precision: [T,P]."""
     size = torch.tensor([masks.shape[2], masks.shape[1]], dtype=torch.float64)
-    grid = (2 * points.double() / size - 1).expand(len(masks), 1, -1, 2)
-    return F.grid_sample(masks[:, None].double(), grid, "bilinear", "zeros", align_corners=False)[
-        :, 0, 0
-    ]
+    grid = (2 * points.double() / size - 1).expand(len(masks), 1, -1, 2)  # in [-1,1]
+    sampled = F.grid_sample(masks[:, None].double(), grid, "bilinear", "zeros", align_corners=False)
+    return sampled[:, 0, 0]
 
 
-@given(count=COUNTS, height=SIDES, width=SIDES, share=SHARES)
-def test_at_the_centres_of_pixels_a_mask_is_what_it_was_made_of(
-    count: int, height: int, width: int, share: float
+@given(count=COUNTS, height=SIDES, width=SIDES, density=DENSITIES)
+def test_at_pixel_centres_a_cropped_mask_equals_its_pixels(
+    count: int, height: int, width: int, density: float
 ) -> None:
-    masks = some(count, height, width, share)
-    bitmaps = Bitmaps.of(masks)
-    assert len(bitmaps) == count
-    assert torch.equal(dense_masks(bitmaps, (height, width)), masks)
-    assert torch.equal(bitmaps.at(centres(height, width)).view(count, height, width), masks.float())
+    masks = random_masks(count, height, width, density)
+    cropped = CroppedMasks.from_dense(masks)
+    assert len(cropped) == count
+    assert torch.equal(dense_masks(cropped, (height, width)), masks)
+    centres = grid_points(torch.arange(height) + 0.5, torch.arange(width) + 0.5)
+    assert torch.equal(cropped.at(centres).view(count, height, width), masks.float())
 
 
-@given(count=st.integers(1, 5), height=SIDES, width=SIDES, share=SHARES, seed=st.integers(0, 99))
-def test_between_pixels_and_beyond_edges_a_mask_is_sampled_as_if_it_were_whole(
-    count: int, height: int, width: int, share: float, seed: int
+@given(
+    count=st.integers(1, 5), height=SIDES, width=SIDES, density=DENSITIES, seed=st.integers(0, 99)
+)
+def test_at_any_point_a_cropped_mask_equals_the_full_mask(
+    count: int, height: int, width: int, density: float, seed: int
 ) -> None:
-    """Also exactly on the edge, on corners of pixels, and outside."""
+    """This includes points on edges and corners of pixels, and outside of the image."""
     generator = torch.Generator().manual_seed(seed)
-    anywhere = (torch.rand(40, 2, generator=generator) * 1.4 - 0.2) * torch.tensor([width, height])
-    y, x = torch.meshgrid(
-        torch.arange(-1, height + 2.0), torch.arange(-1, width + 2.0), indexing="ij"
-    )
-    points = torch.cat([anywhere, torch.stack([x, y], -1).view(-1, 2)])
-    masks = some(count, height, width, share, seed)
-    torch.testing.assert_close(
-        Bitmaps.of(masks).at(points).double(), sampled(masks, points), rtol=0, atol=2e-6
-    )
+    random_points = torch.rand(40, 2, generator=generator) * 1.4 - 0.2
+    random_points = random_points * torch.tensor([width, height])
+    corners = grid_points(torch.arange(-1, height + 2.0), torch.arange(-1, width + 2.0))
+    points = torch.cat([random_points, corners])
+    masks = random_masks(count, height, width, density, seed)
+    sampled = CroppedMasks.from_dense(masks).at(points)
+    torch.testing.assert_close(sampled.double(), grid_sampled(masks, points), rtol=0, atol=2e-6)
 
 
-def test_padding_of_the_batch_is_empty_like_the_rest_around_a_mask() -> None:
-    masks = some(3, 5, 7, 0.6)
+def test_masks_are_empty_in_the_padding_of_the_batch() -> None:
+    masks = random_masks(3, 5, 7, 0.6)
     padded = F.pad(masks, (0, 9, 0, 4))
     points = torch.rand(200, 2) * torch.tensor([16.0, 9.0])
-    torch.testing.assert_close(
-        Bitmaps.of(masks).at(points).double(), sampled(padded, points), rtol=0, atol=2e-6
-    )
+    sampled = CroppedMasks.from_dense(masks).at(points)
+    torch.testing.assert_close(sampled.double(), grid_sampled(padded, points), rtol=0, atol=2e-6)
 
 
-def test_looking_up_in_slabs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    bitmaps, points = Bitmaps.of(some(7, 9, 8, 0.5)), 10 * torch.rand(30, 2)
-    whole = bitmaps.at(points)
-    monkeypatch.setattr(masks_module, "SLAB", 60)
-    assert torch.equal(bitmaps.at(points), whole)
+def test_sampling_a_few_objects_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    cropped = CroppedMasks.from_dense(random_masks(7, 9, 8, 0.5))
+    points = 10 * torch.rand(30, 2)
+    expected = cropped.at(points)
+    monkeypatch.setattr(masks_module, "MAX_LOOKUPS", 60)
+    assert torch.equal(cropped.at(points), expected)
 
 
-def test_no_objects_are_looked_up_without_trouble() -> None:
-    assert Bitmaps.of(torch.zeros(0, 4, 5)).at(torch.rand(6, 2)).shape == (0, 6)
-    assert Bitmaps.of(torch.zeros(2, 4, 5)).at(torch.rand(6, 2)).tolist() == [[0.0] * 6] * 2
+def test_no_objects_and_empty_masks_can_be_sampled() -> None:
+    points = torch.rand(6, 2)
+    no_objects = CroppedMasks.from_dense(torch.zeros(0, 4, 5))
+    assert no_objects.at(points).shape == (0, 6)
+    empty_masks = CroppedMasks.from_dense(torch.zeros(2, 4, 5))
+    assert empty_masks.at(points).tolist() == [[0.0] * 6] * 2
 
 
-def test_three_hundred_objects_take_the_memory_of_their_windows() -> None:
-    """A hundredth of three hundred whole masks, where objects are a tenth of the picture high and wide."""
+def test_three_hundred_masks_take_the_memory_of_their_windows() -> None:
+    """That is a hundredth of full masks if objects have a tenth of the image's height and width."""
     masks = np.zeros((300, 400, 400), dtype=bool)
     corners = np.random.default_rng(0).integers(0, 360, (300, 2))
     for mask, (y, x) in zip(masks, corners):
         mask[y : y + 40, x : x + 40] = True
-    bitmaps = Bitmaps.of(torch.from_numpy(masks))
-    assert bitmaps.pixels.nbytes == 300 * 40 * 40 + 1
-    assert bitmaps.pixels.nbytes + bitmaps.windows.nbytes < 0.0103 * masks.nbytes
+    cropped = CroppedMasks.from_dense(torch.from_numpy(masks))
+    assert cropped.pixels.nbytes == 300 * 40 * 40 + 1
+    assert cropped.pixels.nbytes + cropped.windows.nbytes < 0.0103 * masks.nbytes

@@ -20,9 +20,9 @@ from groupdetr.experiments import recipe_from
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
-from groupdetr.weights.dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights
+from groupdetr.weights.official_dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 
 from .conftest import SIZES, dab_state
 
@@ -64,7 +64,7 @@ def same(a: DetectionTransformer, b: DetectionTransformer) -> bool:
 
 
 def test_their_checkpoint_fills_the_model(model: DetectionTransformer, tmp_path: Path) -> None:
-    """Also with K*N rows of anchors, though their code has no groups."""
+    """It may have K*N rows of anchors, although their code has no groups."""
     torch.manual_seed(1)
     loaded = model.recipe.build()
     assert not same(loaded, model)
@@ -78,7 +78,7 @@ def test_their_checkpoint_fills_the_model(model: DetectionTransformer, tmp_path:
 @pytest.mark.parametrize(
     ("recipe", "layout", "count"), [(DABDETR(), OFFICIAL_DAB, 590), (DNDETR(), OFFICIAL_DN, 591)]
 )
-def test_their_tensors_are_all_of_ours(recipe: DABDETR, layout: object, count: int) -> None:
+def test_their_tensors_are_exactly_ours(recipe: DABDETR, layout: object, count: int) -> None:
     small = replace(recipe, num_queries=3, channels=16, num_heads=2, hidden=16)
     model = small.build()
     theirs = dab_state(model)
@@ -87,43 +87,48 @@ def test_their_tensors_are_all_of_ours(recipe: DABDETR, layout: object, count: i
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
-def test_groups_are_fitted_and_group_0_answers_alike(
+def test_groups_are_fitted_and_group_0_predicts_the_same(
     groups: int, model: DetectionTransformer, tmp_path: Path
 ) -> None:
     other = replace(model.recipe, num_groups=groups).build()
     load_weights(other, write(tmp_path / "checkpoint.pth", dab_state(model)))
     images = Images.from_list([torch.randn(3, 64, 48)])
     with torch.no_grad():
-        assert torch.equal(other.eval()(images).answer.boxes, model.eval()(images).answer.boxes)
+        assert torch.equal(other.eval()(images).final.boxes, model.eval()(images).final.boxes)
 
 
-def test_the_temperature_is_the_files(tmp_path: Path) -> None:
-    """Published weights of one detector differ in it, and no tensor shows it."""
+def test_the_temperature_of_the_file_is_used(tmp_path: Path) -> None:
+    """Published weights of one detector differ in the temperature, and no tensor shows it."""
     model, loaded = DAB.build(), replace(DAB, temperature=10.0).build()
     report = load_weights(loaded, write(tmp_path / "checkpoint.pth", dab_state(model)))
-    assert "temperature: 20 in the file, 10 in the model: took the file's" in report.lines
-    assert loaded.recipe.temperature == 20.0
+    assert "temperature: 20 in the file, 10 in the model: set to 20" in report.lines
+    assert report.recipe_changes == {"temperature": 20.0}
+    assert loaded.recipe == replace(DAB, temperature=20.0)
     images = Images.from_list([torch.randn(3, 64, 48)])
     with torch.no_grad():
-        assert torch.equal(loaded.eval()(images).answer.boxes, model.eval()(images).answer.boxes)
+        assert torch.equal(loaded.eval()(images).final.boxes, model.eval()(images).final.boxes)
 
 
-def test_what_the_model_does_otherwise_is_said(tmp_path: Path) -> None:
+def test_a_difference_that_the_model_keeps_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "checkpoint.pth", dab_state(DAB.build()), nheads=4)
-    assert (
-        "num_heads: 4 in the file, 2 in the model, which will answer otherwise"
-        in load_weights(DAB.build(), path).lines
-    )
+    model = DAB.build()
+    report = load_weights(model, path)
+    assert report.lines[-1].startswith("num_heads: 4 in the file, 2 in the model: the predictions")
+    assert report.recipe_changes == {}
+    assert model.recipe == DAB
 
 
-def test_temperatures_that_differ_are_refused(tmp_path: Path) -> None:
+def test_two_temperatures_that_differ_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "checkpoint.pth", dab_state(DAB.build()), pe_temperatureW=10)
-    with pytest.raises(WeightsError, match=r"height \(20\) and width \(10\) differ"):
+    with pytest.raises(WeightsError, match=r"height \(20\) and another for width \(10\)"):
         load_weights(DAB.build(), path)
 
 
 def test_labels_follow_the_classes_by_name(tmp_path: Path) -> None:
-    """The embedding of a class goes where its row of the head goes, and that of none stays the last."""
+    """The label embedding of a class goes to the same row as its class head.
+
+    That for "no object" remains the last.
+    """
     coco, mine = replace(DN, num_classes=91).build(), replace(DN, num_classes=3).build()
     path = write(tmp_path / "coco.pth", dab_state(coco))
     with pytest.raises(WeightsError, match="91 classes in the file, 3 in the model"):
@@ -139,7 +144,7 @@ def test_labels_follow_the_classes_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "recipe", [DABDETR(), DABDETR(num_patterns=3), DNDETR()], ids=["dab", "dab-3", "dn"]
 )
-def test_an_import_reads_the_recipe_off_the_file(
+def test_an_import_reads_the_recipe_from_the_file(
     recipe: DABDETR, dilation: bool, tmp_path: Path
 ) -> None:
     small = replace(
@@ -155,7 +160,7 @@ def test_an_import_reads_the_recipe_off_the_file(
         tmp_path / "checkpoint.pth", dab_state(small.build()), dilation=dilation, num_queries=3
     )
     import_weights(path, tmp_path / "out.safetensors")
-    found = recipe_from(read(tmp_path / "out.safetensors")[1]["recipe"])
+    recipe_of_import = recipe_from(read(tmp_path / "out.safetensors")[1]["recipe"])
     family = "dn-detr" if isinstance(recipe, DNDETR) else "dab-detr"
     noise = (
         {"denoising_groups": 5, "label_noise_ratio": 0.1, "box_noise_scale": 0.3}
@@ -163,7 +168,9 @@ def test_an_import_reads_the_recipe_off_the_file(
         else {}
     )
     preset = f"{family}-r50" + "-dc5" * dilation
-    assert found == small.with_options(preset=preset, dilated=dilation, temperature=20.0, **noise)
+    assert recipe_of_import == small.with_options(
+        preset=preset, dilated=dilation, temperature=20.0, **noise
+    )
 
 
 def test_our_own_file_fills_the_model(model: DetectionTransformer, tmp_path: Path) -> None:

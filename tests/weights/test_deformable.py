@@ -1,4 +1,4 @@
-"""Checkpoints of DAB-Deformable-DETR and DINO as their authors save them, and of DINO as detrex does."""
+"""Checkpoints of DAB-Deformable-DETR and DINO as their authors save them, and detrex's of DINO."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from groupdetr.experiments import recipe_from
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
-from groupdetr.weights.deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
-from groupdetr.weights.detrex import DETREX_DINO
+from groupdetr.weights.detrex_dino import DETREX_DINO
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights
+from groupdetr.weights.official_deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
 
 from .deformable import dab_deformable_state, detrex_state, dino_state
 
@@ -53,13 +53,13 @@ GROUPED = re.compile(r"queries\.(matching\.)?(embedding|anchors|heads\..*)")
 
 @dataclass(frozen=True)
 class Family:
-    """A recipe, its checkpoint as somebody saves it, and that layout."""
+    """A recipe, its checkpoint as one project saves it, and the layout of that project."""
 
     recipe: DABDeformableDETR
     state: Callable[[DetectionTransformer], dict[str, Tensor]]
     layout: Layout
     args: dict[str, object]
-    tensors: int  # of the published size
+    tensors: int  # number in the published checkpoint
     full: DABDeformableDETR
 
     def write(self, path: Path, model: DetectionTransformer, **others: object) -> Path:
@@ -87,7 +87,7 @@ FAMILIES = {
         replace(DINO(), num_classes=80, shared_heads=False),
     ),
 }
-PROPOSING = ["dino", "detrex"]
+TWO_STAGE = ["dino", "detrex"]
 
 
 @pytest.fixture
@@ -113,17 +113,17 @@ def same(a: DetectionTransformer, b: DetectionTransformer) -> bool:
     )
 
 
-def answer(model: DetectionTransformer) -> Tensor:
+def predict_boxes(model: DetectionTransformer) -> Tensor:
     with torch.no_grad():
-        return model.eval()(Images.from_list([picture()])).answer.boxes
+        return model.eval()(Images.from_list([image()])).final.boxes
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 every = pytest.mark.parametrize("family", FAMILIES, indirect=True)
-proposing = pytest.mark.parametrize("family", PROPOSING, indirect=True)
+proposing = pytest.mark.parametrize("family", TWO_STAGE, indirect=True)
 
 
 # names
@@ -133,7 +133,7 @@ proposing = pytest.mark.parametrize("family", PROPOSING, indirect=True)
 def test_their_checkpoint_fills_the_model(
     family: Family, model: DetectionTransformer, tmp_path: Path
 ) -> None:
-    if family.layout is DETREX_DINO:  # theirs does not have it, and nobody reads it
+    if family.layout is DETREX_DINO:  # their file does not have this row, and nothing uses it
         model.queries.labels.weight.data[-1] = 0.0  # type: ignore[union-attr, operator]
     torch.manual_seed(1)
     loaded = family.recipe.build()
@@ -145,7 +145,7 @@ def test_their_checkpoint_fills_the_model(
 
 
 @every
-def test_their_tensors_are_all_of_ours(family: Family) -> None:
+def test_their_tensors_are_exactly_ours(family: Family) -> None:
     model = replace(family.full, num_queries=3, channels=32, num_heads=2, hidden=16).build()
     theirs = family.state(model)
     assert len(theirs) == family.tensors
@@ -166,22 +166,22 @@ def test_second_names_that_differ_are_refused(
         load_weights(model, path)
 
 
-def test_heads_of_layers_that_differ_are_no_shared_head(tmp_path: Path) -> None:
-    """Neither in the authors' file nor, loaded into a model whose layers share one, in a file of ours."""
+def test_different_heads_cannot_become_a_shared_head(tmp_path: Path) -> None:
+    """Neither heads of the authors' file nor heads of a file of ours."""
     state = dino_state(DINO_TINY.build())
     path = saved(
         tmp_path / "x.pth", state | {"class_embed.1.bias": state["class_embed.1.bias"] + 1}, **ARGS
     )
     with pytest.raises(WeightsError, match=r"several of these, which differ: class_embed\.1\.bias"):
         load_weights(DINO_TINY.build(), path)
-    apart = replace(DINO_TINY, shared_heads=False)
-    save(apart.build(), tmp_path / "apart.safetensors", {})
+    separate = replace(DINO_TINY, shared_heads=False)
+    save(separate.build(), tmp_path / "separate.safetensors", {})
     with pytest.raises(
         WeightsError,
         match=r"layers share these, which differ in the file: decoder\.heads\.1\.class",
     ):
-        load_weights(DINO_TINY.build(), tmp_path / "apart.safetensors")
-    load_weights(apart.build(), tmp_path / "apart.safetensors")
+        load_weights(DINO_TINY.build(), tmp_path / "separate.safetensors")
+    load_weights(separate.build(), tmp_path / "separate.safetensors")
 
 
 # groups and queries
@@ -189,22 +189,22 @@ def test_heads_of_layers_that_differ_are_no_shared_head(tmp_path: Path) -> None:
 
 @every
 @pytest.mark.parametrize("groups", [2, 5])
-def test_a_baseline_is_group_0_and_others_keep_their_draws(
+def test_a_baseline_is_group_0_and_other_groups_keep_their_initialisation(
     groups: int, family: Family, model: DetectionTransformer, tmp_path: Path
 ) -> None:
-    """Tables as well as what proposes; and group 0 answers as the baseline does."""
+    """Both query tables and proposal heads. Group 0 predicts what the baseline predicts."""
     torch.manual_seed(2)
     more = replace(family.recipe, num_groups=groups).build()
-    fresh = {
+    before = {
         name: value.clone() for name, value in more.state_dict().items() if GROUPED.fullmatch(name)
     }
     load_weights(more, family.write(tmp_path / "checkpoint.pth", model))
     ours, theirs = more.state_dict(), model.state_dict()
-    assert len(fresh) == (2 if family.layout is OFFICIAL_DAB_DEFORMABLE else 13)
-    for name in fresh:
+    assert len(before) == (2 if family.layout is OFFICIAL_DAB_DEFORMABLE else 13)
+    for name in before:
         assert torch.equal(ours[name][:1], theirs[name])
-        assert torch.equal(ours[name][1:], fresh[name][1:])
-    assert torch.equal(answer(more), answer(model))
+        assert torch.equal(ours[name][1:], before[name][1:])
+    assert torch.equal(predict_boxes(more), predict_boxes(model))
 
 
 @pytest.mark.parametrize(
@@ -217,15 +217,15 @@ def test_eleven_groups_become_one(recipe: DABDeformableDETR, tmp_path: Path) -> 
     eleven, one = replace(recipe, num_groups=11).build(), recipe.build()
     save(eleven, tmp_path / "eleven.safetensors", {})
     report = load_weights(one, tmp_path / "eleven.safetensors")
-    assert "groups: 11 in the file, 1 in the model: took the first 1" in report.lines
-    assert torch.equal(answer(one), answer(eleven))
+    assert "groups: 11 in the file, 1 in the model: loaded the first 1" in report.lines
+    assert torch.equal(predict_boxes(one), predict_boxes(eleven))
 
 
-def test_rows_of_the_authors_are_groups_end_to_end(tmp_path: Path) -> None:
+def test_query_rows_of_the_authors_are_group_after_group(tmp_path: Path) -> None:
     torch.manual_seed(0)
     eleven, one = replace(DAB, num_groups=11).build(), DAB.build()
     load_weights(one, FAMILIES["dab"].write(tmp_path / "checkpoint.pth", eleven))
-    assert torch.equal(answer(one), answer(eleven))
+    assert torch.equal(predict_boxes(one), predict_boxes(eleven))
 
 
 @every
@@ -248,25 +248,25 @@ def test_queries_are_fitted(
 
 
 @every
-def test_classes_are_found_by_name_in_all_that_knows_them(family: Family, tmp_path: Path) -> None:
-    """Heads of all layers, the proposal heads of the groups that the file has, and the embedding of labels."""
+def test_class_rows_are_loaded_by_name(family: Family, tmp_path: Path) -> None:
+    """In heads of all layers, in proposal heads of the file's groups and in the label embedding."""
     theirs = [name for _, name in family.layout.categories({"dataset_file": "coco"})]
     coco = replace(family.recipe, num_classes=len(theirs)).build()
     mine = replace(family.recipe, num_classes=3, num_groups=3).build()
-    fresh = {name: value.clone() for name, value in mine.state_dict().items()}
+    before = {name: value.clone() for name, value in mine.state_dict().items()}
     path = family.write(tmp_path / "coco.pth", coco)
     with pytest.raises(WeightsError, match=f"{len(theirs)} classes in the file, 3 in the model"):
         load_weights(mine, path)
     report = load_weights(mine, path, new_head=True, class_names=["zebra", "drone", "person"])
-    assert "classes: 2 rows taken by name, 1 started anew" in report.lines
+    assert "classes: 2 rows loaded by name, 1 newly initialised" in report.lines
     ours, old = mine.state_dict(), coco.state_dict()
     rows = [theirs.index("zebra"), theirs.index("person")]
     for name in [name for name in ours if re.search(r"heads(\.\d+)?\.classify", name)]:
-        grouped = name.startswith("queries.")
-        found, file = (ours[name][0], old[name][0]) if grouped else (ours[name], old[name])
-        assert torch.equal(found[[0, 2]], file[rows])
-        assert not any(torch.equal(found[1], row) for row in file) or name.endswith("bias")
-        assert not grouped or torch.equal(ours[name][1:], fresh[name][1:])
+        has_groups = name.startswith("queries.")
+        loaded, file = (ours[name][0], old[name][0]) if has_groups else (ours[name], old[name])
+        assert torch.equal(loaded[[0, 2]], file[rows])
+        assert not any(torch.equal(loaded[1], row) for row in file) or name.endswith("bias")
+        assert not has_groups or torch.equal(ours[name][1:], before[name][1:])
     if family.layout is not OFFICIAL_DAB_DEFORMABLE:
         labels, file = ours["queries.labels.weight"], old["queries.labels.weight"]
         last = torch.zeros(32) if family.layout is DETREX_DINO else file[-1]
@@ -275,27 +275,28 @@ def test_classes_are_found_by_name_in_all_that_knows_them(family: Family, tmp_pa
         assert not any(torch.equal(labels[1], row) for row in file)
 
 
-# what no tensor shows
+# recipe fields that no tensor shows
 
 
-def test_the_position_embedding_is_the_files(tmp_path: Path) -> None:
-    """detrex's has another temperature and another offset than the authors', and none is in the file."""
+def test_the_position_embedding_of_the_layout_is_used(tmp_path: Path) -> None:
+    """detrex's temperature and offset differ from the authors', and the file does not have them."""
     torch.manual_seed(0)
     theirs, ours = DETREX.build(), replace(DETREX, temperature=20.0, offset=0.0).build()
     report = load_weights(ours, saved(tmp_path / "x.pth", detrex_state(theirs)))
     assert report.lines[1:] == [
-        "temperature: 10000 in the file, 20 in the model: took the file's",
-        "offset: -0.5 in the file, 0 in the model: took the file's",
+        "temperature: 10000 in the file, 20 in the model: set to 10000",
+        "offset: -0.5 in the file, 0 in the model: set to -0.5",
     ]
+    assert report.recipe_changes == {"temperature": 10000.0, "offset": -0.5}
     assert (ours.recipe.temperature, ours.recipe.offset) == (10000.0, -0.5)
-    assert torch.equal(answer(ours), answer(theirs))
+    assert torch.equal(predict_boxes(ours), predict_boxes(theirs))
 
 
 # imports
 
 
 NOISE = {"dn_number": 50, "dn_label_noise_ratio": 0.25, "dn_box_noise_scale": 0.4}
-TOLD = {"num_denoising": 50, "label_noise_ratio": 0.25, "box_noise_scale": 0.4}
+NOISE_FIELDS = {"num_denoising": 50, "label_noise_ratio": 0.25, "box_noise_scale": 0.4}
 ODD = {
     "num_queries": 3,
     "channels": 32,
@@ -307,7 +308,7 @@ ODD = {
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe", "args", "told"),
+    ("name", "recipe", "args", "expected"),
     [
         (
             "dab",
@@ -325,21 +326,21 @@ ODD = {
             "dino",
             DINO(**ODD, decoder_layers=2, num_points=2),
             NOISE,
-            {"preset": "dino-4scale-r50", **TOLD},
+            {"preset": "dino-4scale-r50", **NOISE_FIELDS},
         ),
     ],
 )
-def test_an_import_reads_the_recipe_off_the_file(
+def test_an_import_reads_the_recipe_from_the_file(
     name: str,
     recipe: DABDeformableDETR,
     args: dict[str, object],
-    told: dict[str, object],
+    expected: dict[str, object],
     tmp_path: Path,
 ) -> None:
     path = FAMILIES[name].write(tmp_path / "checkpoint.pth", recipe.build(), num_queries=3, **args)
     import_weights(path, tmp_path / "out.safetensors")
     metadata = read(tmp_path / "out.safetensors")[1]
-    assert recipe_from(metadata["recipe"]) == recipe.with_options(**told)
+    assert recipe_from(metadata["recipe"]) == recipe.with_options(**expected)
     assert metadata["categories"] == [[i, name] for i, name in enumerate(COCO_91)]
 
 
@@ -357,23 +358,23 @@ def test_an_import_of_two_stages_is_complete(tmp_path: Path) -> None:
     )
 
 
-def test_an_import_from_detrex_answers_with_cocos_ids(tmp_path: Path) -> None:
-    """A complete file of ours: heads for each layer, its position embedding, the 80 classes."""
+def test_an_import_from_detrex_predicts_cocos_category_ids(tmp_path: Path) -> None:
+    """The file is complete: heads for each layer, the position embedding, the 80 classes."""
     torch.manual_seed(0)
     theirs = DETREX.build()
     path = saved(tmp_path / "model_final.pth", detrex_state(theirs))
     import_weights(path, tmp_path / "out.safetensors", file_groups=1, num_heads=2)
     metadata = read(tmp_path / "out.safetensors")[1]
-    found = recipe_from(metadata["recipe"])
-    assert found == replace(DETREX, preset="dino-4scale-r50")
+    recipe = recipe_from(metadata["recipe"])
+    assert recipe == replace(DETREX, preset="dino-4scale-r50")
     assert metadata["categories"][0] == [1, "person"]
     assert metadata["categories"][-1] == [90, "toothbrush"]
     assert len(metadata["categories"]) == 80
-    again = found.build()
+    again = recipe.build()
     load_weights(again, tmp_path / "out.safetensors")
-    assert torch.equal(answer(again), answer(theirs))
-    image = (picture().permute(1, 2, 0).sigmoid() * 255).byte().numpy()
-    (result,) = Detector(tmp_path / "out.safetensors", imgsz=64).predict(image, score=0.0)
+    assert torch.equal(predict_boxes(again), predict_boxes(theirs))
+    pixels = (image().permute(1, 2, 0).sigmoid() * 255).byte().numpy()
+    (result,) = Detector(tmp_path / "out.safetensors", imgsz=64).predict(pixels, score=0.0)
     assert set(result.ids) <= {id for id, _ in metadata["categories"]}
     assert len(result.ids)
 
@@ -381,18 +382,19 @@ def test_an_import_from_detrex_answers_with_cocos_ids(tmp_path: Path) -> None:
 # wrong files
 
 
-def test_weights_of_another_detector_are_told(tmp_path: Path) -> None:
+def test_weights_of_another_detector_are_refused(tmp_path: Path) -> None:
     path = FAMILIES["dino"].write(tmp_path / "dino.pth", DINO_TINY.build())
     with pytest.raises(WeightsError, match=r"the model has no .*queries\.labels\.weight"):
         load_weights(DAB.build(), path)
     path = FAMILIES["dab"].write(tmp_path / "dab.pth", DAB.build())
     with pytest.raises(
-        WeightsError, match=r"the model has no decoder\.heads\.1|decoder\.places\.1\.scale"
+        WeightsError,
+        match=r"the model has no decoder\.heads\.1|decoder\.position_embeddings\.1\.scale",
     ):
         load_weights(DINO_TINY.build(), path)
 
 
-def test_heads_for_every_layer_do_not_go_into_one(tmp_path: Path) -> None:
+def test_heads_for_every_layer_do_not_fit_a_shared_head(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", detrex_state(DETREX.build()))
     with pytest.raises(
         WeightsError, match=r"layers share these, which differ in the file: decoder\.heads\.1"
@@ -401,7 +403,7 @@ def test_heads_for_every_layer_do_not_go_into_one(tmp_path: Path) -> None:
 
 
 @every
-def test_missing_and_unknown_tensors_are_named(
+def test_missing_and_unknown_tensors_are_reported(
     family: Family, model: DetectionTransformer, tmp_path: Path
 ) -> None:
     state = family.state(model)
@@ -410,7 +412,8 @@ def test_missing_and_unknown_tensors_are_named(
         tmp_path / "x.pth", {key: state[key] for key in state if key != name}, **family.args
     )
     with pytest.raises(
-        WeightsError, match=r"the file has no decoder\.places\.0\.mlp\.layers\.0\.weight"
+        WeightsError,
+        match=r"the file has no decoder\.position_embeddings\.0\.mlp\.layers\.0\.weight",
     ):
         load_weights(model, path)
     path = saved(
@@ -423,7 +426,9 @@ def test_missing_and_unknown_tensors_are_named(
 
 
 @every
-def test_other_sizes_are_told(family: Family, model: DetectionTransformer, tmp_path: Path) -> None:
+def test_other_sizes_are_refused(
+    family: Family, model: DetectionTransformer, tmp_path: Path
+) -> None:
     path = family.write(tmp_path / "x.pth", model)
     for change in ({"channels": 64}, {"num_points": 2}, {"hidden": 32}):
         with pytest.raises(WeightsError, match="of another shape than the model's"):

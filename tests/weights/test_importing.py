@@ -1,3 +1,5 @@
+"""Imports of Conditional DETR's checkpoints to files of this library."""
+
 from __future__ import annotations
 
 from argparse import Namespace
@@ -21,7 +23,7 @@ from .conftest import official_args, official_state
 TINY = "conditional-detr-tiny"
 
 
-def test_an_import_is_a_complete_file_of_ours(
+def test_an_import_is_a_complete_file(
     model: DetectionTransformer, official_file: Path, tmp_path: Path
 ) -> None:
     report = import_weights(official_file, tmp_path / "out.safetensors", TINY)
@@ -29,14 +31,14 @@ def test_an_import_is_a_complete_file_of_ours(
     again = recipe_from(metadata["recipe"]).build()
     load_weights(again, tmp_path / "out.safetensors")
     images = Images.from_list([torch.randn(3, 64, 48)])
-    assert torch.equal(again.eval()(images).answer.boxes, model.eval()(images).answer.boxes)
+    assert torch.equal(again.eval()(images).final.boxes, model.eval()(images).final.boxes)
     assert asdict(again.recipe) == asdict(model.recipe) | {"preset": TINY, "dropout": 0.1}
     assert metadata["categories"] == [[row, f"class {row}"] for row in range(5)]
     assert metadata["imgsz"] == experiment(TINY).settings.imgsz
     assert report.lines[-1] == f"{tmp_path / 'out.safetensors'}: {TINY}, 3 x 4 queries, 5 classes"
 
 
-def test_an_import_keeps_fewer_groups_if_asked(
+def test_an_import_with_one_group_keeps_group_0(
     model: DetectionTransformer, official_file: Path, tmp_path: Path
 ) -> None:
     import_weights(official_file, tmp_path / "out.safetensors", TINY, num_groups=1)
@@ -45,7 +47,9 @@ def test_an_import_keeps_fewer_groups_if_asked(
     assert torch.equal(state["queries.embedding"], model.queries.embedding[:1])
 
 
-def test_an_import_of_ours_keeps_what_it_knows(official_file: Path, tmp_path: Path) -> None:
+def test_an_import_of_a_file_of_ours_keeps_its_metadata(
+    official_file: Path, tmp_path: Path
+) -> None:
     import_weights(official_file, tmp_path / "one.safetensors", TINY)
     import_weights(tmp_path / "one.safetensors", tmp_path / "two.safetensors", num_queries=2)
     one, two = read(tmp_path / "one.safetensors")[1], read(tmp_path / "two.safetensors")[1]
@@ -55,7 +59,7 @@ def test_an_import_of_ours_keeps_what_it_knows(official_file: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("dilation", "preset"), [(False, "conditional-detr-r50"), (True, "conditional-detr-r50-dc5")]
 )
-def test_the_settings_beside_the_weights_tell_r50_from_dc5(
+def test_the_training_arguments_distinguish_r50_and_dc5(
     dilation: bool, preset: str, tmp_path: Path
 ) -> None:
     recipe = ConditionalDETR(
@@ -71,7 +75,9 @@ def test_the_settings_beside_the_weights_tell_r50_from_dc5(
     assert metadata["categories"][18] == [18, "dog"]
 
 
-def test_a_file_that_says_neither_must_be_told(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_without_training_arguments_the_preset_must_be_named(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
     torch.save({"model": official_state(model), "args": Namespace()}, tmp_path / "bare.pth")
     with pytest.raises(
         WeightsError, match="does not say if it is conditional-detr-r50 or conditional-detr-r50-dc5"

@@ -55,7 +55,7 @@ def images() -> Images:
 
 @pytest.fixture(scope="module")
 def file(model: DetectionTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With 3 groups of 4 queries, of which it says nothing."""
+    """A checkpoint with 3 groups of 4 queries, which has no metadata that says so."""
     return write_pickle(
         tmp_path_factory.mktemp("official") / "model_final.pkl", mask2former_state(model)
     )
@@ -67,15 +67,15 @@ def another(**options: Any) -> DetectionTransformer:
 
 
 @torch.no_grad()
-def answer(model: DetectionTransformer, images: Images) -> Predictions:
-    return model(images).answer
+def predict(model: DetectionTransformer, images: Images) -> Predictions:
+    return model(images).final
 
 
 # names
 
 
 def published() -> Iterator[str]:
-    """The names of model_final_3c8ec9.pkl, R50 with 50 epochs."""
+    """Yield the names of model_final_3c8ec9.pkl, R50 with 50 epochs."""
     norm, both = ("weight", "bias", "running_mean", "running_var"), ("weight", "bias")
     convs = ["stem.conv1"]
     for stage, blocks in {2: 3, 3: 4, 4: 6, 5: 3}.items():
@@ -117,13 +117,14 @@ def published() -> Iterator[str]:
     )
 
 
-def test_the_558_published_tensors_are_all_of_ours(tmp_path: Path) -> None:
+def test_the_558_published_tensors_are_exactly_ours(tmp_path: Path) -> None:
     full = Mask2Former().build()
     state = mask2former_state(full)
     assert [*sorted(state)] == [*sorted(published())]
     assert len(state) == 558
     torch.manual_seed(1)
-    load_weights(loaded := Mask2Former().build(), write_pickle(tmp_path / "model_final.pkl", state))
+    loaded = Mask2Former().build()
+    load_weights(loaded, write_pickle(tmp_path / "model_final.pkl", state))
     assert same(loaded, full)
 
 
@@ -135,11 +136,11 @@ def test_a_pickle_of_arrays_fills_the_model(
     report = load_weights(loaded, file, file_groups=3)
     assert same(loaded, model)
     assert report.lines == [
-        f"{file}: read as the authors' Mask2Former, {len(unique_state(model))} tensors of ours"
+        f"{file}: read as the authors' Mask2Former, {len(unique_state(model))} tensors"
     ]
-    found, meant = answer(loaded, images), answer(model, images)
-    assert torch.equal(found.logits, meant.logits)
-    assert torch.equal(found.masks.full(), meant.masks.full())
+    ours, expected = predict(loaded, images), predict(model, images)
+    assert torch.equal(ours.logits, expected.logits)
+    assert torch.equal(ours.masks.full(), expected.masks.full())
 
 
 def test_a_training_state_of_tensors_fills_the_model(
@@ -149,7 +150,8 @@ def test_a_training_state_of_tensors_fills_the_model(
     torch.save(
         {"model": mask2former_state(model), "optimizer": {"state": {}}, "iteration": 99}, path
     )
-    load_weights(loaded := another(), path)
+    loaded = another()
+    load_weights(loaded, path)
     assert same(loaded, model)
 
 
@@ -159,27 +161,28 @@ def test_older_files_are_read(model: DetectionTransformer, tmp_path: Path) -> No
         for name, value in mask2former_state(model).items()
     }
     older |= {"pixel_mean": torch.zeros(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
-    load_weights(loaded := another(), write_pickle(tmp_path / "old.pkl", older))
+    loaded = another()
+    load_weights(loaded, write_pickle(tmp_path / "old.pkl", older))
     assert same(loaded, model)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("predictor.class_embed.bias", "decoder.heads.0.classify.bias"),
         ("predictor.decoder_norm.bias", "decoder.norm"),
     ],
 )
-def test_missing_names_are_told(
-    name: str, told: str, model: DetectionTransformer, tmp_path: Path
+def test_missing_names_are_reported(
+    name: str, reported: str, model: DetectionTransformer, tmp_path: Path
 ) -> None:
     state = mask2former_state(model)
     del state[f"sem_seg_head.{name}"]
-    with pytest.raises(WeightsError, match=f"the file has no {re.escape(told)}"):
+    with pytest.raises(WeightsError, match=f"the file has no {re.escape(reported)}"):
         load_weights(another(), write_pickle(tmp_path / "x.pkl", state))
 
 
-def test_another_backbone_is_told(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_another_backbone_is_refused(model: DetectionTransformer, tmp_path: Path) -> None:
     state = mask2former_state(model) | {"backbone.patch_embed.proj.weight": torch.ones(1)}
     with pytest.raises(
         WeightsError, match=r"Mask2Former has no backbone\.patch_embed\.proj\.weight"
@@ -195,28 +198,34 @@ def test_an_import_with_one_group_keeps_group_0(
 ) -> None:
     out = tmp_path / "one.safetensors"
     report = import_weights(file, out, file_groups=3, num_groups=1, num_heads=2)
-    assert "groups: 3 in the file, 1 in the model: took the first 1" in report.lines
+    assert "groups: 3 in the file, 1 in the model: loaded the first 1" in report.lines
     state, metadata = read(out)
     for table in ("embedding", "position"):
         assert torch.equal(state[f"queries.{table}"], getattr(model.queries, table)[:1])
     one = recipe_from(metadata["recipe"]).build().eval()
     load_weights(one, out)
-    found, meant = answer(one, images), answer(model, images)
-    assert torch.equal(found.logits, meant.logits)
-    assert torch.equal(found.masks.full(), meant.masks.full())
+    ours, expected = predict(one, images), predict(model, images)
+    assert torch.equal(ours.logits, expected.logits)
+    assert torch.equal(ours.masks.full(), expected.masks.full())
 
 
-def test_more_groups_than_the_file_has_are_drawn(model: DetectionTransformer, file: Path) -> None:
-    fresh = another(num_groups=5)
-    own = fresh.queries.position.detach().clone()
-    report = load_weights(fresh, file, file_groups=3)
-    assert report.lines[1:] == ["groups: 3 in the file, 5 in the model: took 3, drew the other 2"]
-    assert torch.equal(fresh.queries.position[:3], model.queries.position)
-    assert torch.equal(fresh.queries.position[3:], own[3:])
+def test_groups_that_the_file_lacks_are_newly_initialised(
+    model: DetectionTransformer, file: Path
+) -> None:
+    loaded = another(num_groups=5)
+    before = loaded.queries.position.detach().clone()
+    report = load_weights(loaded, file, file_groups=3)
+    assert report.lines[1:] == [
+        "groups: 3 in the file, 5 in the model: loaded 3, newly initialised the other 2"
+    ]
+    assert torch.equal(loaded.queries.position[:3], model.queries.position)
+    assert torch.equal(loaded.queries.position[3:], before[3:])
 
 
-def test_rows_that_are_no_whole_groups_must_be_told(file: Path, tmp_path: Path) -> None:
-    """Published files have 100 rows, and do not say so."""
+def test_rows_that_are_no_whole_number_of_groups_need_file_groups(
+    file: Path, tmp_path: Path
+) -> None:
+    """Published files have 100 rows, and no metadata that says so."""
     with pytest.raises(
         WeightsError,
         match=r"12 query rows are no whole number of groups of 100\n.*\n.*file_groups=1",
@@ -224,23 +233,24 @@ def test_rows_that_are_no_whole_groups_must_be_told(file: Path, tmp_path: Path) 
         import_weights(file, tmp_path / "out.safetensors")
 
 
-def test_an_import_reads_its_recipe_off_the_tensors(file: Path, tmp_path: Path) -> None:
+def test_an_import_reads_its_recipe_from_the_tensors(file: Path, tmp_path: Path) -> None:
     import_weights(file, tmp_path / "out.safetensors", file_groups=3, num_heads=2)
     metadata = read(tmp_path / "out.safetensors")[1]
-    meant = replace(SMALL, preset="mask2former-r50", num_samples=Mask2Former().num_samples)
-    assert metadata["recipe"] == asdict(meant)
+    expected = replace(SMALL, preset="mask2former-r50", num_samples=Mask2Former().num_samples)
+    assert metadata["recipe"] == asdict(expected)
     assert metadata["categories"] == [[row, f"class {row}"] for row in range(5)]
     assert metadata["imgsz"] == 800
 
 
-def test_a_temperature_of_the_file_is_taken_where_positions_are_made(
+def test_the_temperature_of_the_file_is_used_by_pixel_decoder_and_its_encoder(
     tmp_path: Path, images: Images
 ) -> None:
     warm = another(temperature=20.0)
     save(warm, tmp_path / "warm.safetensors", {"recipe": asdict(warm.recipe)})
-    report = load_weights(loaded := another(), tmp_path / "warm.safetensors")
-    assert "temperature: 20 in the file, 10000 in the model: took the file's" in report.lines
-    assert torch.equal(answer(loaded, images).logits, answer(warm, images).logits)
+    loaded = another()
+    report = load_weights(loaded, tmp_path / "warm.safetensors")
+    assert "temperature: 20 in the file, 10000 in the model: set to 20" in report.lines
+    assert torch.equal(predict(loaded, images).logits, predict(warm, images).logits)
 
 
 # classes
@@ -269,49 +279,48 @@ def test_the_last_row_is_no_object(
     assert metadata["categories"] == [[id, COCO_91[id]] for id in ids]
     theirs = mask2former_state(coco)["sem_seg_head.predictor.class_embed.weight"]
     assert torch.equal(state["decoder.heads.0.classify.weight"], theirs[:80])
-    assert torch.equal(state["decoder.heads.0.nothing.weight"], theirs[80:])
+    assert torch.equal(state["decoder.heads.0.no_object.weight"], theirs[80:])
 
 
-def test_another_number_of_classes_must_be_asked_for(coco_file: Path) -> None:
+def test_another_number_of_classes_needs_new_head(coco_file: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"80 classes in the file, 3 in the model\n.*\n.*new_head=True"
     ):
         load_weights(another(num_classes=3, num_groups=1), coco_file)
 
 
-def test_80_classes_become_3_by_name_and_no_object_stays(
+def test_80_classes_become_3_by_name_and_no_object_remains(
     coco: DetectionTransformer, coco_file: Path
 ) -> None:
     model = another(num_classes=3, num_groups=1)
     report = load_weights(
         model, coco_file, new_head=True, class_names=["Zebra", "drone", "person "]
     )
-    assert report.lines[1:] == ["classes: 2 rows taken by name, 1 started anew"]
+    assert report.lines[1:] == ["classes: 2 rows loaded by name, 1 newly initialised"]
     head, theirs = model.decoder.heads[0], coco.decoder.heads[0]
     for row, old in ((0, 22), (2, 0)):
         assert torch.equal(head.classify.weight[row], theirs.classify.weight[old])
         assert torch.equal(head.classify.bias[row], theirs.classify.bias[old])
     for part in ("weight", "bias"):
-        assert torch.equal(getattr(head.nothing, part), getattr(theirs.nothing, part))
+        assert torch.equal(getattr(head.no_object, part), getattr(theirs.no_object, part))
 
 
-def test_new_rows_of_a_softmax_start_without_a_prior(coco_file: Path) -> None:
-    """As torch starts a linear layer: weights and bias uniform within the same bound."""
-    names = [f"thing {i}" for i in range(200)]
-    load_weights(
-        model := another(num_classes=200, num_groups=1), coco_file, new_head=True, class_names=names
-    )
+def test_new_rows_of_a_softmax_have_no_prior(coco_file: Path) -> None:
+    """They have torch's initialisation: weights and bias are uniform within the same bound."""
+    names = [f"new class {i}" for i in range(200)]
+    model = another(num_classes=200, num_groups=1)
+    load_weights(model, coco_file, new_head=True, class_names=names)
     bound = 32**-0.5
     for rows in model.decoder.heads[0].classify.parameters():
         assert 0.9 * bound < rows.abs().max() <= bound
         assert rows.mean().abs() < 0.2 * bound
 
 
-# Hugging Face's settings
+# Hugging Face's configuration
 
 
 @pytest.mark.parametrize("other", [{"pre_norm": True}, {"activation_function": "gelu"}])
-def test_settings_that_the_tensors_do_not_show_are_refused(other: dict[str, object]) -> None:
+def test_a_configuration_of_another_transformer_is_refused(other: dict[str, object]) -> None:
     assert options({"num_attention_heads": 4, "pre_norm": False}) == {"num_heads": 4}
     with pytest.raises(WeightsError, match=next(iter(other))):
         options(other)

@@ -17,13 +17,13 @@ from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.vovnet import Widths, vovnet99
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
-from groupdetr.weights.loading import categories, load_weights, translate
+from groupdetr.weights.loading import convert_checkpoint, file_categories, load_weights
 from tests.parity import petr
 
 from .petr import petr_state
 from .test_loading import same
 
-NARROW = Widths(stem=4, inside=(6, 6, 6, 6), outside=(8, 8, 8, 8), blocks=(1, 1, 2, 1))
+NARROW = Widths(stem=4, conv_channels=(6, 6, 6, 6), out_channels=(8, 8, 8, 8), blocks=(1, 1, 2, 1))
 SMALL: dict[str, Any] = {
     "num_groups": 3,
     "num_queries": 4,
@@ -49,18 +49,20 @@ class SmallPETRv2(SmallPETR, PETRv2):
 KINDS = [pytest.param(SmallPETR, id="petr"), pytest.param(SmallPETRv2, id="petrv2")]
 
 
-def built(kind: type[PETR], seed: int = 0, **options: Any) -> DetectionTransformer:
+def build_small(kind: type[PETR], seed: int = 0, **options: Any) -> DetectionTransformer:
     torch.manual_seed(seed)
     return replace(kind(**SMALL), **options).build().eval()
 
 
-def written(path: Path, state: dict[str, Tensor], meta: dict[str, Any] | None = None) -> Path:
+def write_checkpoint(
+    path: Path, state: dict[str, Tensor], meta: dict[str, Any] | None = None
+) -> Path:
     torch.save({"meta": meta or {}, "state_dict": state, "optimizer": {"state": {}}}, path)
     return path
 
 
 def published(version: int) -> Iterator[str]:
-    """The names of their files."""
+    """Yield the names of their files."""
     both = ("weight", "bias")
     convs = [f"stem.stem_{i}" for i in (1, 2, 3)]
     for stage, blocks in {2: 1, 3: 3, 4: 9, 5: 3}.items():
@@ -106,8 +108,8 @@ def published(version: int) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("kind", "version", "count"), [(PETR, 1, 854), (PETRv2, 2, 966)], ids=["petr", "petrv2"]
 )
-def test_the_published_tensors_are_all_of_ours(kind: type[PETR], version: int, count: int) -> None:
-    """That they fill the model is proved by its answers (`tests.parity.test_petr_golden`)."""
+def test_the_published_tensors_are_exactly_ours(kind: type[PETR], version: int, count: int) -> None:
+    """`tests.parity.test_petr_golden` proves by predictions that they fill the model."""
     with torch.device("meta"):
         names = petr_state(kind().build())
     assert [*sorted(names)] == [*sorted(published(version))]
@@ -115,44 +117,48 @@ def test_the_published_tensors_are_all_of_ours(kind: type[PETR], version: int, c
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_authors_file_fills_the_model(kind: type[PETR], tmp_path: Path) -> None:
-    model, loaded = built(kind), built(kind, seed=1)
-    path = written(tmp_path / "latest.pth", petr_state(model), MMCV)
+def test_a_file_of_the_authors_fills_the_model(kind: type[PETR], tmp_path: Path) -> None:
+    model, loaded = build_small(kind), build_small(kind, seed=1)
+    path = write_checkpoint(tmp_path / "latest.pth", petr_state(model), MMCV)
     assert not same(loaded, model)
     report = load_weights(loaded, path, file_groups=3)
     assert same(loaded, model)
     assert "read as the authors' PETR" in report.lines[0]
-    layout, file = translate(path)
-    assert [name for _, name in categories(layout, file)][::9] == ["car", "traffic_cone"]
+    layout, file = convert_checkpoint(path)
+    assert [name for _, name in file_categories(layout, file)][::9] == ["car", "traffic_cone"]
     assert layout.preset(file) == ("petrv2-v99" if kind is SmallPETRv2 else "petr-v99")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_detector_of_one_group_takes_the_first(kind: type[PETR], tmp_path: Path) -> None:
-    model, one = built(kind), built(kind, seed=1, num_groups=1)
-    load_weights(one, written(tmp_path / "latest.pth", petr_state(model), MMCV), file_groups=3)
-    moments = 2 if kind is SmallPETRv2 else 1
-    images = petr.images(moments)
+def test_a_detector_of_one_group_loads_the_first(kind: type[PETR], tmp_path: Path) -> None:
+    model, one = build_small(kind), build_small(kind, seed=1, num_groups=1)
+    load_weights(
+        one, write_checkpoint(tmp_path / "latest.pth", petr_state(model), MMCV), file_groups=3
+    )
+    frames = 2 if kind is SmallPETRv2 else 1
+    images = petr.images(frames)
     images.pixels.normal_(generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        found, meant = one(images).answer, model(images).answer
-    assert torch.equal(found.logits, meant.logits)
-    assert torch.equal(found.boxes, meant.boxes)
+        ours, expected = one(images).final, model(images).final
+    assert torch.equal(ours.logits, expected.logits)
+    assert torch.equal(ours.boxes, expected.boxes)
 
 
-def test_mmdet3ds_file_says_length_and_width_the_other_way_round(tmp_path: Path) -> None:
-    model, loaded = built(SmallPETR), built(SmallPETR, seed=1)
+def test_mmdet3ds_file_has_length_and_width_in_the_other_order(tmp_path: Path) -> None:
+    model, loaded = build_small(SmallPETR), build_small(SmallPETR, seed=1)
     state = petr_state(model)
     for name in [name for name in state if ".reg_branches." in name and name.split(".")[-2] == "4"]:
         state[name] = state[name][LENGTH_FIRST]
-    report = load_weights(loaded, written(tmp_path / "petr.pth", state, MMENGINE), file_groups=3)
+    report = load_weights(
+        loaded, write_checkpoint(tmp_path / "petr.pth", state, MMENGINE), file_groups=3
+    )
     assert same(loaded, model)
     assert "read as mmdet3d's PETR" in report.lines[0]
 
 
-def test_a_file_that_does_not_say_by_whom_it_is_is_not_guessed_at(tmp_path: Path) -> None:
-    model, loaded = built(SmallPETR), built(SmallPETR, seed=1)
-    path = written(tmp_path / "bare.pth", petr_state(model))
+def test_a_file_without_its_origin_is_not_guessed(tmp_path: Path) -> None:
+    model, loaded = build_small(SmallPETR), build_small(SmallPETR, seed=1)
+    path = write_checkpoint(tmp_path / "bare.pth", petr_state(model))
     with pytest.raises(
         WeightsError, match="the authors' PETR or mmdet3d's PETR, and it does not say which"
     ):
@@ -163,19 +169,23 @@ def test_a_file_that_does_not_say_by_whom_it_is_is_not_guessed_at(tmp_path: Path
     assert not same(loaded, model)
 
 
-def test_a_file_that_only_one_of_them_writes_need_not_say_so(tmp_path: Path) -> None:
-    """mmdet3d has no PETRv2; what mmengine wrote is another's all the same."""
-    model, loaded = built(SmallPETRv2), built(SmallPETRv2, seed=1)
-    load_weights(loaded, written(tmp_path / "bare.pth", petr_state(model)), file_groups=3)
+def test_a_file_of_petrv2_needs_no_origin(tmp_path: Path) -> None:
+    """mmdet3d has no PETRv2. But a file that mmengine wrote is not the authors'."""
+    model, loaded = build_small(SmallPETRv2), build_small(SmallPETRv2, seed=1)
+    load_weights(loaded, write_checkpoint(tmp_path / "bare.pth", petr_state(model)), file_groups=3)
     assert same(loaded, model)
     with pytest.raises(WeightsError, match="it does not say which"):
         load_weights(
-            loaded, written(tmp_path / "other.pth", petr_state(model), MMENGINE), file_groups=3
+            loaded,
+            write_checkpoint(tmp_path / "other.pth", petr_state(model), MMENGINE),
+            file_groups=3,
         )
 
 
-def test_heads_of_petr_must_be_alike(tmp_path: Path) -> None:
-    state = petr_state(built(SmallPETR))
+def test_heads_of_petr_must_be_equal(tmp_path: Path) -> None:
+    state = petr_state(build_small(SmallPETR))
     state["pts_bbox_head.cls_branches.1.6.bias"] = state["pts_bbox_head.cls_branches.1.6.bias"] + 1
     with pytest.raises(WeightsError, match="share these, which differ in the file"):
-        load_weights(built(SmallPETR), written(tmp_path / "x.pth", state, MMCV), file_groups=3)
+        load_weights(
+            build_small(SmallPETR), write_checkpoint(tmp_path / "x.pth", state, MMCV), file_groups=3
+        )

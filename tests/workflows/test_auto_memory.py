@@ -1,5 +1,4 @@
-"""The same training in whatever memory there is: what `auto` chooses fits, is no dearer than it must be, and changes
-nothing else."""
+"""`auto` chooses for the memory how much of a step is computed at once, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,354 +22,409 @@ from torch import nn
 
 from groupdetr import Detector
 from groupdetr.cli.main import main
-from groupdetr.data.worst_case import Worst
-from groupdetr.engine.accelerator import accelerator
+from groupdetr.data.worst_case import WorstCaseBatch
+from groupdetr.engine.accelerator import create_accelerator
 from groupdetr.engine.memory import HostMeter
 from groupdetr.engine.trainer import Trainer
 from groupdetr.experiments import experiment
 from groupdetr.settings import Settings
-from groupdetr.workflows import auto_memory as fitting
-from groupdetr.workflows import train as training
-from groupdetr.workflows.auto_memory import Case, Fit, Way
-from tests.runs import OF_PICTURES, TINY, arguments, checkpoint, losses, same, torchrun, train
+from groupdetr.workflows import auto_memory
+from groupdetr.workflows import train as train_workflow
+from groupdetr.workflows.auto_memory import FitProblem, MemoryProbe, PlanSearch, StepPlan
+from groupdetr.workflows.detector_plan import DetectorPlan
+from tests.runs import (
+    IMAGE_PRESETS,
+    SMALL_MODEL,
+    SMALL_SETTINGS,
+    TINY_PRESETS,
+    is_identical,
+    load_checkpoint,
+    losses_by_step,
+    torchrun,
+    train,
+    train_arguments,
+)
 
 MIB = 1 << 20
-DataFor = Callable[[str], Path]  # a preset
-WORST = Worst((50, 40), (50, 50), 3)
+UNLIMITED = 1 << 40
+DataFor = Callable[[str], Path]  # a preset -> its data set
+WORST_CASE = WorstCaseBatch(single_size=(50, 40), batch_size=(50, 50), objects=3)
 AUTO = ("--groups", "auto", "--batch", "auto")
 
 
-def case(name: str = "conditional-detr-tiny", processes: int = 1, **settings: Any) -> Case:
-    chosen = experiment(name)
-    recipe = replace(chosen.recipe, num_groups=chosen.groups or chosen.recipe.num_groups)
-    return Case(recipe, Settings(**{"batch": 8, **settings}), WORST, processes)
+def fit_problem(
+    name: str = "conditional-detr-tiny", processes: int = 1, **settings: Any
+) -> FitProblem:
+    """Return the problem of a preset with a batch of eight images."""
+    preset = experiment(name)
+    recipe = replace(preset.recipe, num_groups=preset.groups or preset.recipe.num_groups)
+    return FitProblem(recipe, Settings(**{"batch": 8, **settings}), WORST_CASE, processes)
 
 
-def config(run: Path) -> dict[str, Any]:
+def all_step_plans() -> list[StepPlan]:
+    """Return the step plans of Conditional DETR with six groups."""
+    return fit_problem().step_plans(may_reduce_groups=False)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the content of config.yaml."""
     return yaml.safe_load((run / "config.yaml").read_text())
 
 
-def numbers(run: Path) -> tuple[str, ...]:
-    """The options that a run was fitted with."""
-    told = config(run)
-    names = ("batch", "accumulate", "group_chunk")
-    flags = [("groups", told["groups"]), *((name, told["settings"][name]) for name in names)]
-    assert all(isinstance(value, int) for _, value in flags)
-    return tuple(
-        text for name, value in flags for text in (f"--{name.replace('_', '-')}", str(value))
-    )
+def fitted_flags(run: Path) -> list[str]:
+    """Return the options of `groupdetr train` that choose what was fitted for a run."""
+    config = read_config(run)
+    settings = config["settings"]
+    values = {
+        "--groups": config["groups"],
+        "--batch": settings["batch"],
+        "--accumulate": settings["accumulate"],
+        "--group-chunk": settings["group_chunk"],
+    }
+    flags = []
+    for flag, value in values.items():
+        assert isinstance(value, int)
+        flags += [flag, str(value)]
+    return flags
 
 
-def passes(run: Path) -> int:
-    told = config(run)
-    return told["settings"]["accumulate"] * math.ceil(
-        told["groups"] / told["settings"]["group_chunk"]
-    )
+def passes_of(run: Path) -> int:
+    """Return the passes of the decoder in a step of a run."""
+    config = read_config(run)
+    settings = config["settings"]
+    return settings["accumulate"] * math.ceil(config["groups"] / settings["group_chunk"])
 
 
-def limited(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
-    monkeypatch.setattr(fitting, "usable", lambda *_: memory)
+def limit_memory(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
+    """Let the tensors of this process take at most ``memory`` bytes."""
+    monkeypatch.setattr(auto_memory, "usable_bytes", lambda device, reserved: memory)
 
 
-# which ways there are
+# all step plans
 
 
-def test_ways_go_from_all_at_once_to_one_image_and_one_group() -> None:
-    ways = case().ways(fewer=True)
-    assert (ways[0].images, ways[0].chunk, ways[0].passes) == (8, 6, 1)
-    assert (ways[-1].images, ways[-1].chunk, ways[-1].passes) == (1, 1, 48)
-    assert all(a.passes <= b.passes for a, b in pairwise(ways))
-    assert {way.groups for way in ways} == {6}, (
-        "groups one at a time need hardly more than one group"
-    )
-    assert {way.images * way.pieces for way in ways} == {8}
-    assert {way.chunk for way in ways} == {1, 2, 3, 6}
+def test_step_plans_go_from_everything_at_once_to_one_image_and_one_group() -> None:
+    plans = fit_problem().step_plans(may_reduce_groups=True)
+    assert (plans[0].images, plans[0].chunk, plans[0].passes) == (8, 6, 1)
+    assert (plans[-1].images, plans[-1].chunk, plans[-1].passes) == (1, 1, 48)
+    assert all(plan.passes <= next_plan.passes for plan, next_plan in pairwise(plans))
+    # Six groups in chunks of one need hardly more memory than one group.
+    assert {plan.groups for plan in plans} == {6}
+    assert {plan.images * plan.micro_batches for plan in plans} == {8}
+    assert {plan.chunk for plan in plans} == {1, 2, 3, 6}
 
 
 def test_processes_share_a_batch() -> None:
-    ways = case(processes=2).ways(fewer=False)
-    assert {way.images * way.pieces for way in ways} == {4}
+    plans = fit_problem(processes=2).step_plans(may_reduce_groups=False)
+    assert {plan.images * plan.micro_batches for plan in plans} == {4}
 
 
-def test_what_was_asked_for_stays() -> None:
-    assert {way.pieces for way in case(accumulate=2).ways(fewer=True)} == {2}
-    assert {way.chunk for way in case(group_chunk=4).ways(fewer=True)} == {4}
-    assert {way.chunk for way in case(group_chunk=20).ways(fewer=True)} == {6}
+def test_options_that_are_given_stay() -> None:
+    plans = fit_problem(accumulate=2).step_plans(may_reduce_groups=True)
+    assert {plan.micro_batches for plan in plans} == {2}
+    plans = fit_problem(group_chunk=4).step_plans(may_reduce_groups=True)
+    assert {plan.chunk for plan in plans} == {4}
+    plans = fit_problem(group_chunk=20).step_plans(may_reduce_groups=True)
+    assert {plan.chunk for plan in plans} == {6}, "there are only six groups"
 
 
 @pytest.mark.parametrize("name", ["table7/b-tiny", "table7/c-tiny"])
-def test_groups_that_cannot_be_computed_apart_are_all_at_once_and_fewer_if_that_was_asked_for(
-    name: str,
+@pytest.mark.parametrize(
+    ("may_reduce_groups", "expected"), [(False, [6]), (True, [6, 5, 4, 3, 2, 1])]
+)
+def test_dependent_groups_are_computed_at_once_and_are_reduced_only_on_request(
+    name: str, may_reduce_groups: bool, expected: list[int]
 ) -> None:
-    for fewer, groups in ((False, [6]), (True, [6, 5, 4, 3, 2, 1])):
-        ways = case(name).ways(fewer)
-        assert list(dict.fromkeys(way.groups for way in ways)) == groups
-        assert all(way.chunk == way.groups for way in ways)
+    plans = fit_problem(name).step_plans(may_reduce_groups)
+    assert list(dict.fromkeys(plan.groups for plan in plans)) == expected
+    assert all(plan.chunk == plan.groups for plan in plans)
 
 
-# which of them is chosen
+# the search
 
 
-def linear(fixed: float, image: float, group: float, both: float) -> Callable[[Way], float]:
-    return lambda way: (
-        fixed + image * way.pixels + group * way.chunk + both * way.pixels * way.chunk
-    )
+def linear_memory(
+    fixed: float, per_pixel: float, per_group: float, per_both: float
+) -> Callable[[StepPlan], float]:
+    """Return a function of a step plan: the bytes that it needs, if memory is linear."""
+
+    def needed_bytes(plan: StepPlan) -> float:
+        pixel_bytes, group_bytes = per_pixel * plan.pixels, per_group * plan.chunk
+        return fixed + pixel_bytes + group_bytes + per_both * plan.pixels * plan.chunk
+
+    return needed_bytes
 
 
-COSTS = st.floats(0, 100)
+COEFFICIENTS = st.floats(0, 100)
+MEMORIES = st.integers(1, 10**7)
 
 
-@given(COSTS, COSTS, COSTS, COSTS, st.integers(1, 10**7))
-def test_where_memory_is_linear_the_first_way_that_fits_is_found_by_few_measurements(
-    fixed: float, image: float, group: float, both: float, memory: int
+@given(COEFFICIENTS, COEFFICIENTS, COEFFICIENTS, COEFFICIENTS, MEMORIES)
+def test_if_memory_is_linear_the_first_plan_that_fits_is_found_with_few_measurements(
+    fixed: float, per_pixel: float, per_group: float, per_both: float, memory: int
 ) -> None:
-    needed, tried, ways = linear(fixed, image, group, both), list[Way](), case().ways(fewer=False)
+    needed_bytes = linear_memory(fixed, per_pixel, per_group, per_both)
+    plans = all_step_plans()
+    measured: list[StepPlan] = []
 
-    def measure(way: Way) -> float:
-        tried.append(way)
-        return needed(way) if needed(way) <= memory else math.inf
+    def measure(plan: StepPlan) -> float:
+        measured.append(plan)
+        needed = needed_bytes(plan)
+        return needed if needed <= memory else math.inf
 
-    fit = Fit(ways, measure, memory)
-    best = next((way for way in ways if needed(way) <= memory), None)
-    if fit.way != best:  # at the very edge rounding may tell otherwise
+    result = PlanSearch(plans, measure, memory).result
+    best = next((plan for plan in plans if needed_bytes(plan) <= memory), None)
+    if result != best:
+        # Rounding decides if the best plan needs all of the memory.
         assert best is not None
-        assert needed(best) == pytest.approx(memory, rel=1e-6)
-    assert len(tried) == len(set(tried)) <= 6
+        assert needed_bytes(best) == pytest.approx(memory, rel=1e-6)
+    assert len(measured) == len(set(measured)) <= 6
 
 
-@given(COSTS, COSTS, st.floats(0, 1e-2), st.integers(1, 10**7))
-def test_where_it_is_not_what_is_chosen_fits_all_the_same(
-    fixed: float, image: float, curve: float, memory: int
+@given(COEFFICIENTS, COEFFICIENTS, st.floats(0, 1e-2), MEMORIES)
+def test_if_memory_is_not_linear_the_result_fits_all_the_same(
+    fixed: float, per_pixel: float, curvature: float, memory: int
 ) -> None:
-    def needed(way: Way) -> float:
-        return fixed + image * way.pixels + curve * (way.pixels * way.chunk) ** 1.3
+    def needed_bytes(plan: StepPlan) -> float:
+        return fixed + per_pixel * plan.pixels + curvature * (plan.pixels * plan.chunk) ** 1.3
 
-    fit = Fit(case().ways(fewer=False), needed, memory)
-    assert fit.way is None or needed(fit.way) <= memory
+    result = PlanSearch(all_step_plans(), needed_bytes, memory).result
+    assert result is None or needed_bytes(result) <= memory
 
 
-@given(COSTS, COSTS, COSTS, COSTS, st.lists(st.integers(1, 10**7), min_size=2, max_size=2))
-def test_less_memory_is_never_fewer_passes(
-    fixed: float, image: float, group: float, both: float, memories: list[int]
+@given(COEFFICIENTS, COEFFICIENTS, COEFFICIENTS, COEFFICIENTS, MEMORIES, MEMORIES)
+def test_less_memory_never_means_fewer_passes(
+    fixed: float, per_pixel: float, per_group: float, per_both: float, memory: int, other: int
 ) -> None:
-    less, more = (
-        Fit(case().ways(fewer=False), linear(fixed, image, group, both), memory).way
-        for memory in sorted(memories)
-    )
+    needed_bytes = linear_memory(fixed, per_pixel, per_group, per_both)
+    plans = all_step_plans()
+    less = PlanSearch(plans, needed_bytes, min(memory, other)).result
+    more = PlanSearch(plans, needed_bytes, max(memory, other)).result
     assert less is None or (more is not None and less.passes >= more.passes)
 
 
-def test_what_is_as_large_as_what_failed_is_not_tried() -> None:
-    ways, tried = case().ways(fewer=False), list[Way]()
+def test_a_plan_that_is_as_large_as_one_that_failed_is_not_measured() -> None:
+    measured: list[StepPlan] = []
 
-    def needed(way: Way) -> float:
-        return math.inf if way.images > 1 or way.chunk > 3 else 1.0
+    def needed_bytes(plan: StepPlan) -> float:
+        return math.inf if plan.images > 1 or plan.chunk > 3 else 1.0
 
-    def measure(way: Way) -> float:
-        tried.append(way)
-        return needed(way)
+    def measure(plan: StepPlan) -> float:
+        measured.append(plan)
+        return needed_bytes(plan)
 
-    fit = Fit(ways, measure, 10)
-    assert fit.way is not None
-    assert (fit.way.images, fit.way.chunk) == (1, 3)
-    for i, way in enumerate(tried):
-        assert not any(way.covers(before) for before in tried[:i] if needed(before) == math.inf)
+    result = PlanSearch(all_step_plans(), measure, memory=10).result
+    assert result is not None
+    assert (result.images, result.chunk) == (1, 3)
+    failed: list[StepPlan] = []
+    for plan in measured:
+        assert not any(plan.covers(smaller) for smaller in failed)
+        if needed_bytes(plan) == math.inf:
+            failed.append(plan)
 
 
-def test_a_way_that_ran_out_of_memory_is_not_chosen_however_little_it_seems_to_need() -> None:
-    it = case(accumulate=2, group_chunk=3)
-    fit = Fit(case().ways(fewer=False), lambda _: 1.0, 10, [it.current])
-    assert fit.way is not None
-    assert not fit.way.covers(it.current)
+def test_a_plan_that_ran_out_of_memory_is_not_chosen_even_if_it_is_measured_to_fit() -> None:
+    failed = fit_problem(accumulate=2, group_chunk=3).current
+    result = PlanSearch(all_step_plans(), lambda _: 1.0, 10, known_failures=[failed]).result
+    assert result is not None
+    assert not result.covers(failed)
 
 
 # trainings
 
 
-def peak(monkeypatch: pytest.MonkeyPatch, *options: Any) -> int:
-    """Bytes of all tensors of a training at once, its validation included."""
-    host, fitted = HostMeter(1 << 40), fitting.fitted
+def peak_of_training(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, *options: str) -> int:
+    """Train, and return the peak of all tensors in bytes, with validation and without fitting."""
+    meter, fit_to_memory = HostMeter(UNLIMITED), auto_memory.fit_to_memory
 
-    def forgotten(*asked: Any) -> Any:
-        answer = fitted(*asked)
+    def fit_and_reset_peak(plan: DetectorPlan, may_reduce_groups: bool) -> DetectorPlan:
+        fitted = fit_to_memory(plan, may_reduce_groups)
         gc.collect()
-        host.peak = host.held
-        return answer
+        meter.counter.peak = meter.counter.held
+        return fitted
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "fitted", forgotten)
-        patch.setattr(training, "finish", lambda *_: None)
-        return host(lambda: train(*options))
+        patch.setattr(train_workflow, "fit_to_memory", fit_and_reset_peak)
+        # The page of the run is not written.
+        patch.setattr(train_workflow, "finish", lambda *_: None)
+        return meter(lambda: train(data, out, *options))
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_a_fitted_run_of_any_detector_stays_below_its_memory(
+@pytest.mark.parametrize("name", TINY_PRESETS)
+def test_a_fitted_run_of_any_detector_stays_below_the_limit(
     name: str, data_for: DataFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    augment = "detr" if name in OF_PICTURES else "petr"
-    options = (
-        "--model",
-        name,
-        "--steps",
-        "3",
-        "--eval-every",
-        "6",
-        "--augment",
-        augment,
-        "--ema",
-        "0.9",
+    augment = "detr" if name in IMAGE_PRESETS else "petr"
+    options = ["--model", name, "--augment", augment]
+    options += shlex.split("--steps 3 --eval-every 6 --ema 0.9 --set num_queries=50")
+    data = data_for(name)
+    unfitted = peak_of_training(
+        monkeypatch, data, tmp_path / "unfitted", *options, "--batch", "8", "--groups", "6"
     )
-    options = (*options, "--set", "num_queries=50")
-    whole = peak(
-        monkeypatch, data_for(name), tmp_path / "whole", *options, "--batch", "8", "--groups", "6"
-    )
-    memory = int(0.6 * whole)
-    limited(monkeypatch, memory)
-    assert (
-        0.5 * memory
-        < peak(monkeypatch, data_for(name), tmp_path / "run", *options, *AUTO)
-        <= memory
-    )
-    assert passes(tmp_path / "run") > 1
+    memory = int(0.6 * unfitted)
+    limit_memory(monkeypatch, memory)
+    fitted = peak_of_training(monkeypatch, data, tmp_path / "fitted", *options, *AUTO)
+    assert 0.5 * memory < fitted <= memory
+    assert passes_of(tmp_path / "fitted") > 1
 
 
-def test_measuring_leaves_random_numbers_as_they_were() -> None:
-    """With denoising, which draws them."""
-    it, before = case("dn-detr-tiny"), torch.get_rng_state()
-    probe = fitting.Probe(it, accelerator(Settings(device="cpu")), 1 << 40)
-    assert 0 < probe(it.ways(fewer=False)[-1]) < math.inf
+def test_measuring_does_not_change_the_random_state() -> None:
+    """DN-DETR draws random numbers for denoising."""
+    problem = fit_problem("dn-detr-tiny")
+    before = torch.get_rng_state()
+    probe = MemoryProbe(problem, create_accelerator(Settings(device="cpu")), UNLIMITED)
+    smallest = problem.step_plans(may_reduce_groups=False)[-1]
+    assert 0 < probe(smallest) < math.inf
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("name", ["conditional-detr-tiny", "dino-tiny"])
-def test_fitting_changes_no_bit_of_a_training_that_is_told_the_same_numbers(
+def test_a_fitted_run_is_bit_identical_to_one_with_the_same_numbers_given(
     name: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, 12 * MIB)
+    limit_memory(monkeypatch, 12 * MIB)
     options = ("--model", name, "--steps", "3", "--set", "dropout=0.1", "num_queries=8")
     fitted = train(shapes, tmp_path / "fitted", *options, *AUTO)
-    told = train(shapes, tmp_path / "told", *options, *numbers(fitted))
-    assert config(fitted)["settings"]["accumulate"] > 1
-    assert losses(fitted) == losses(told)
-    assert same(checkpoint(fitted), checkpoint(told))
-    assert config(fitted) == config(told)
-    assert "fit" not in config(fitted)
+    given_numbers = train(shapes, tmp_path / "given", *options, *fitted_flags(fitted))
+    assert read_config(fitted)["settings"]["accumulate"] > 1
+    assert losses_by_step(fitted) == losses_by_step(given_numbers)
+    assert is_identical(load_checkpoint(fitted), load_checkpoint(given_numbers))
+    assert read_config(fitted) == read_config(given_numbers)
+    assert "auto_batch" not in read_config(fitted)
 
 
-def test_a_fitted_run_on_scenes_learns_what_one_of_all_at_once_does(
+def test_a_fitted_run_on_scenes_has_the_losses_of_a_run_with_everything_at_once(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the order of sums, where no random numbers are drawn."""
+    """They are equal up to the order of sums, because PETR draws no random numbers."""
     options = ("--model", "petr-tiny", "--steps", "2", "--eval-every", "9")
-    whole = train(scenes, tmp_path / "whole", *options, "--batch", "8", "--groups", "6")
-    limited(monkeypatch, 30 * MIB)
+    at_once = train(scenes, tmp_path / "at_once", *options, "--batch", "8", "--groups", "6")
+    limit_memory(monkeypatch, 30 * MIB)
     fitted = train(scenes, tmp_path / "fitted", *options, *AUTO)
-    assert config(fitted)["settings"]["accumulate"] > 1
-    for step, expected in losses(whole).items():
-        assert losses(fitted)[step] == pytest.approx(expected, rel=1e-4)
+    assert read_config(fitted)["settings"]["accumulate"] > 1
+    for step, expected in losses_by_step(at_once).items():
+        assert losses_by_step(fitted)[step] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_resumed_run_is_not_fitted_again(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--steps", "3", "--model", "dn-detr-tiny", *AUTO)
-    limited(monkeypatch, 5 * MIB)
+    limit_memory(monkeypatch, 5 * MIB)
     run = train(shapes, tmp_path / "run", *options, "--stop-after", "1")
-    before = config(run)
-    whole = train(shapes, tmp_path / "whole", *options)
-    limited(monkeypatch, 0)
+    config = read_config(run)
+    uninterrupted = train(shapes, tmp_path / "uninterrupted", *options)
+    limit_memory(monkeypatch, 0)
     assert main(["train", "--resume", str(run)]) == 0
-    assert config(run) == before
-    assert same(checkpoint(run), checkpoint(whole))
+    assert read_config(run) == config
+    assert is_identical(load_checkpoint(run), load_checkpoint(uninterrupted))
 
 
-def test_but_it_is_if_it_is_asked_to_be(
+def test_a_resumed_run_is_fitted_again_with_batch_auto_and_keeps_its_groups(
     shapes: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    limited(monkeypatch, 5 * MIB)
+    limit_memory(monkeypatch, 5 * MIB)
     run = train(shapes, tmp_path / "run", "--steps", "2", *AUTO, "--stop-after", "1")
-    assert config(run)["settings"]["accumulate"] > 1
-    limited(monkeypatch, 1 << 40)
+    assert read_config(run)["settings"]["accumulate"] > 1
+    limit_memory(monkeypatch, UNLIMITED)
     assert main(["train", "--resume", str(run), "--batch=auto"]) == 0
-    assert config(run)["settings"]["accumulate"] == 1
+    assert read_config(run)["settings"]["accumulate"] == 1
     assert main(["train", "--resume", str(run), "--groups", "auto"]) == 2
     assert "--batch auto" in capsys.readouterr().err
 
 
-def test_it_says_why(
+def test_the_reason_of_the_choice_is_printed(
     shapes: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    limited(monkeypatch, 20 * MIB)
+    limit_memory(monkeypatch, 20 * MIB)
     run = train(shapes, tmp_path / "run", "--steps", "1", *AUTO)
-    said = capsys.readouterr().out
-    assert "20 MiB to be used on cpu" in said
-    assert "48 x 48 pixels with 3 objects" in said
-    assert re.search(r"images x groups at once: .* MiB for 1 x 1, .* MiB for 2 x 1", said)
-    assert f"chosen  {' '.join(numbers(run))}" in said
+    output = capsys.readouterr().out
+    assert "20 MiB to be used on cpu" in output
+    assert "48 x 48 pixels with 3 objects" in output
+    assert re.search(r"images x groups at once: .* MiB for 1 x 1, .* MiB for 2 x 1", output)
+    assert f"chosen  {' '.join(fitted_flags(run))}" in output
 
 
-def test_k_and_batch_are_the_models_own_unless_given(
+@pytest.mark.parametrize(
+    ("options", "groups", "batch"),
+    [((), "6", "8"), (("--groups", "3"), "3", "8"), (("--batch", "6"), "6", "6")],
+)
+def test_with_auto_the_groups_and_the_batch_are_those_of_the_model_unless_given(
+    options: tuple[str, ...],
+    groups: str,
+    batch: str,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit_memory(monkeypatch, UNLIMITED)
+    run = train(shapes, tmp_path / "run", "--steps", "1", *AUTO, *options)
+    expected = f"--groups {groups} --batch {batch} --accumulate 1 --group-chunk {groups}"
+    assert fitted_flags(run) == expected.split()
+
+
+def test_with_auto_the_default_folder_is_named_after_the_number_of_groups(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, 1 << 40)
-    for more, groups, batch in (((), 6, 8), (("--groups", "3"), 3, 8), (("--batch", "6"), 6, 6)):
-        run = train(shapes, tmp_path / f"{groups}-{batch}", "--steps", "1", *AUTO, *more)
-        assert numbers(run) == (
-            *("--groups", str(groups), "--batch", str(batch)),
-            *("--accumulate", "1", "--group-chunk", str(groups)),
-        )
+    limit_memory(monkeypatch, UNLIMITED)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", str(shapes), "--model", "conditional-detr-tiny"]
+    assert main([*arguments, *SMALL_MODEL, *SMALL_SETTINGS, "--steps", "1", *AUTO]) == 0
+    (run,) = Path("runs").iterdir()
+    assert run.name.startswith(f"{shapes.name}-conditional-detr-tiny-6g-")
 
 
-def test_fewer_groups_are_taken_where_nothing_else_helps(
+def test_dependent_groups_are_reduced_if_micro_batches_do_not_suffice(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, 12 * MIB)
+    limit_memory(monkeypatch, 12 * MIB)
     options = ("--model", "table7/c-tiny", "--steps", "1", "--set", "num_queries=100")
     run = train(shapes, tmp_path / "run", *options, *AUTO)
-    told = config(run)
-    assert 1 < told["groups"] < 6
-    assert told["settings"]["accumulate"] == 8
-    assert Detector(run).recipe.num_groups == told["groups"]
+    config = read_config(run)
+    assert 1 < config["groups"] < 6
+    assert config["settings"]["accumulate"] == 8
+    assert Detector(run).recipe.num_groups == config["groups"]
 
 
-def test_where_nothing_fits_the_error_says_what_else_saves_memory(
+def test_if_nothing_fits_the_error_names_other_options_that_save_memory(
     shapes: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    limited(monkeypatch, MIB)
-    assert main(arguments(shapes, tmp_path / "run", *AUTO)) == 2
-    said = capsys.readouterr().err
-    assert "1 image and 1 group" in said
-    assert "--imgsz below 48 or --recompute or --precision bf16" in said
-    again = arguments(shapes, tmp_path / "run", *AUTO, "--recompute", "--accumulate", "2")
-    assert main(again) == 2
-    assert "without --accumulate or --imgsz below 48 or --precision bf16" in capsys.readouterr().err
+    limit_memory(monkeypatch, MIB)
+    assert main(train_arguments(shapes, tmp_path / "run", *AUTO)) == 2
+    error = capsys.readouterr().err
+    assert "1 image and 1 group" in error
+    assert "--imgsz below 48 or --recompute or --precision bf16" in error
+    arguments = train_arguments(shapes, tmp_path / "run", *AUTO, "--recompute", "--accumulate", "2")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "without --accumulate or --imgsz below 48 or --precision bf16" in error
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    "nonsense", [("--groups", "many"), ("--batch", "soon"), ("--group-chunk", "auto")]
+    ("option", "value"), [("--groups", "many"), ("--batch", "soon"), ("--group-chunk", "auto")]
 )
-def test_other_words_than_auto_are_refused(
-    nonsense: tuple[str, str], capsys: pytest.CaptureFixture[str]
+def test_no_other_word_than_auto_is_accepted(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "data", *nonsense])
-    assert stopped.value.code == 2
-    said = capsys.readouterr()
-    assert nonsense[1] in said.out + said.err
+    with pytest.raises(SystemExit) as raised:
+        main(["train", "data", option, value])
+    assert raised.value.code == 2
+    output = capsys.readouterr()
+    assert value in output.out + output.err
 
 
 @pytest.mark.parametrize("count", ["0", "-1"])
-def test_so_are_numbers_of_groups_that_are_none(
+def test_the_number_of_groups_must_be_positive(
     count: str, shapes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", str(shapes), "--groups", count]) == 2
@@ -380,135 +434,143 @@ def test_so_are_numbers_of_groups_that_are_none(
 # out of memory
 
 
-def as_a_gpu_says_it() -> None:
+def run_out_of_gpu_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
 
-def as_a_cpu_says_it() -> None:
+def run_out_of_cpu_memory() -> None:
     torch.empty(1 << 50)
 
 
-def failing(
-    monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]
+def fail_in_second_step(
+    monkeypatch: pytest.MonkeyPatch, fail: Callable[[], object]
 ) -> list[weakref.ref[nn.Module]]:
-    """Memory runs out in the second step of all that is not cut to pieces. Returns the detectors that were trained."""
-    step, trained = Trainer.step, list[weakref.ref[nn.Module]]()
+    """Let the second step of a training fail, unless its batch is divided into micro-batches.
 
-    def limited_step(self: Trainer, network: nn.Module, pieces: list[Any]) -> Any:
-        if len(pieces) == 1 and self.state.progress.step == 1:
-            trained.append(weakref.ref(self.model))
-            kept = self.model(pieces[0].images(torch.device("cpu")), pieces[0].targets)
+    Return a list to which the detectors are added whose training failed.
+    """
+    step = Trainer.step
+    failed_models: list[weakref.ref[nn.Module]] = []
+
+    def failing_step(self: Trainer, network: nn.Module, micro_batches: list[Any]) -> Any:
+        if len(micro_batches) == 1 and self.state.progress.step == 1:
+            failed_models.append(weakref.ref(self.model))
+            images = micro_batches[0].images(torch.device("cpu"))
+            # Activations exist when memory runs out.
+            outputs = self.model(images, micro_batches[0].targets)
             fail()
-            del kept
-        return step(self, network, pieces)
+            del outputs
+        return step(self, network, micro_batches)
 
-    monkeypatch.setattr(Trainer, "step", limited_step)
-    return trained
+    monkeypatch.setattr(Trainer, "step", failing_step)
+    return failed_models
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Of a training of all at once, where ``memory`` in MiB is too little for it."""
+    """A training of everything at once that runs out of memory."""
 
-    name: str
-    memory: int
-    says: Callable[[], None]
+    model: str
+    memory: int  # in MiB
+    fail: Callable[[], None]
 
 
 @pytest.mark.parametrize(
     "failure",
     [
-        Failure("dn-detr-tiny", 5, as_a_gpu_says_it),
-        Failure("dn-detr-tiny", 5, as_a_cpu_says_it),
-        Failure("petr-tiny", 30, as_a_gpu_says_it),
+        Failure("dn-detr-tiny", 5, run_out_of_gpu_memory),
+        Failure("dn-detr-tiny", 5, run_out_of_cpu_memory),
+        Failure("petr-tiny", 30, run_out_of_gpu_memory),
     ],
-    ids=lambda failure: f"{failure.name}-{failure.says.__name__}",
+    ids=lambda failure: f"{failure.model}-{failure.fail.__name__}",
 )
-def test_out_of_memory_names_what_would_have_fitted_and_that_works(
+def test_out_of_memory_prints_a_command_that_resumes_the_run_and_fits(
     failure: Failure,
     data_for: DataFor,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    limited(monkeypatch, failure.memory * MIB)
-    failing(monkeypatch, failure.says)
-    run, options = tmp_path / "run", ("--model", failure.name, "--steps", "3", "--save-every", "1")
-    assert main(arguments(data_for(failure.name), run, *options)) == 2
-    said = capsys.readouterr().err
-    assert "memory ran out at step 2" in said
-    (command,) = re.findall(r"do: +groupdetr (train --resume .*)", said)
+    limit_memory(monkeypatch, failure.memory * MIB)
+    fail_in_second_step(monkeypatch, failure.fail)
+    run = tmp_path / "run"
+    options = ("--model", failure.model, "--steps", "3", "--save-every", "1")
+    assert main(train_arguments(data_for(failure.model), run, *options)) == 2
+    error = capsys.readouterr().err
+    assert "memory ran out at step 2" in error
+    (command,) = re.findall(r"do: +groupdetr (train --resume .*)", error)
     assert re.search(r"--accumulate [24] --group-chunk [12]$", command)
     assert main(shlex.split(command)) == 0
-    assert checkpoint(run)["progress"]["step"] == 3
+    assert load_checkpoint(run)["progress"]["step"] == 3
 
 
-def test_the_memory_of_the_training_is_free_before_it_is_measured_what_fits(
+def test_after_out_of_memory_the_model_is_freed_before_the_hint_is_measured(
     shapes: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And were there plenty of it then, the way that failed is not named again."""
-    trained, alive = failing(monkeypatch, as_a_gpu_says_it), list[bool]()
+    """Even with unlimited memory, the hint does not name the plan that failed."""
+    failed_models = fail_in_second_step(monkeypatch, run_out_of_gpu_memory)
+    is_alive: list[bool] = []
 
-    def look(*_: Any) -> int:
+    def check_model_and_return_memory(device: torch.device, reserved: int) -> int:
         gc.collect()
-        alive.append(trained[0]() is not None)
-        return 1 << 40
+        is_alive.append(failed_models[0]() is not None)
+        return UNLIMITED
 
-    monkeypatch.setattr(fitting, "usable", look)
-    assert main(arguments(shapes, tmp_path / "run", "--steps", "3")) == 2
-    assert alive == [False]
+    monkeypatch.setattr(auto_memory, "usable_bytes", check_model_and_return_memory)
+    assert main(train_arguments(shapes, tmp_path / "run", "--steps", "3")) == 2
+    assert is_alive == [False]
     assert "--accumulate 1 --group-chunk 1" in capsys.readouterr().err
 
 
-def test_where_nothing_would_have_fitted_it_says_what_else_saves_memory(
+def test_if_no_plan_would_have_fitted_the_hint_names_other_options_that_save_memory(
     shapes: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    limited(monkeypatch, MIB)
-    failing(monkeypatch, as_a_gpu_says_it)
-    assert main(arguments(shapes, tmp_path / "run", "--steps", "3", "--precision", "bf16")) == 2
+    limit_memory(monkeypatch, MIB)
+    fail_in_second_step(monkeypatch, run_out_of_gpu_memory)
+    options = ("--steps", "3", "--precision", "bf16")
+    assert main(train_arguments(shapes, tmp_path / "run", *options)) == 2
     assert "resume with --imgsz below 48 or --recompute" in capsys.readouterr().err
 
 
-def test_other_errors_are_not_taken_for_it(
+def test_other_errors_are_not_reported_as_out_of_memory(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, lambda: torch.zeros(2) @ torch.zeros(3))
+    fail_in_second_step(monkeypatch, lambda: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
-        main(arguments(shapes, tmp_path / "run", "--steps", "3"))
+        main(train_arguments(shapes, tmp_path / "run", "--steps", "3"))
 
 
 # several processes
 
-LIMITED = """
+# `groupdetr` with another limit of memory in every process.
+LIMITED_PROGRAM = """
+import os
 import sys
-from groupdetr.workflows import auto_memory as fitting
-from groupdetr.workflows import train as training
-from groupdetr.cli import main
+from groupdetr.cli.main import main
+from groupdetr.workflows import auto_memory
 
-fitting.usable = lambda device, apart: {memory}[int(__import__("os").environ["RANK"])]
+memory = {memory}[int(os.environ["RANK"])]
+auto_memory.usable_bytes = lambda device, reserved: memory
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_processes_choose_alike_for_the_one_with_the_least_memory(
+def test_all_processes_choose_the_plan_of_the_one_with_the_least_memory(
     shapes: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "limited.py").write_text(LIMITED.format(memory=[1 << 40, 5 * MIB]))
-    run = tmp_path / "run"
-    done = torchrun(
-        2,
-        29641,
-        arguments(shapes, run, "--steps", "2", *AUTO),
-        program=[str(tmp_path / "limited.py")],
-    )
-    assert done.returncode == 0, done.stderr
-    assert passes(run) > 1
-    told = train(shapes, tmp_path / "told", "--steps", "2", *numbers(run))
-    for step, expected in losses(told).items():
-        assert losses(run)[step] == pytest.approx(expected, rel=1e-4)
+    program = tmp_path / "limited.py"
+    program.write_text(LIMITED_PROGRAM.format(memory=[UNLIMITED, 5 * MIB]))
+    fitted = tmp_path / "fitted"
+    arguments = train_arguments(shapes, fitted, "--steps", "2", *AUTO)
+    process = torchrun(2, 29641, arguments, program=[str(program)])
+    assert process.returncode == 0, process.stderr
+    assert passes_of(fitted) > 1
+    given_numbers = train(shapes, tmp_path / "given", "--steps", "2", *fitted_flags(fitted))
+    for step, expected in losses_by_step(given_numbers).items():
+        assert losses_by_step(fitted)[step] == pytest.approx(expected, rel=1e-4)

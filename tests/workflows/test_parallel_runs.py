@@ -1,4 +1,4 @@
-"""Trainings side by side: none goes on unseen, and the longer ones last as long as they should."""
+"""Parallel training runs: all are terminated at the end, and equal-time runs have their length."""
 
 from __future__ import annotations
 
@@ -12,48 +12,57 @@ from pathlib import Path
 import pytest
 
 from groupdetr.settings import Settings
-from groupdetr.workflows.parallel_runs import Arm, Pair, ending
+from groupdetr.workflows.parallel_runs import Comparison, TrainingRun, terminate_at_exit
 
 
-def arm(folder: Path, groups: int, epochs: float, seconds: float) -> Arm:
-    """One that is done after 10 steps, evaluated, in so many seconds."""
+def finished_run(folder: Path, groups: int, epochs: float, seconds: float) -> TrainingRun:
+    """Return a run that took so many seconds for its 10 steps, and was evaluated."""
     folder.mkdir()
     record = {"step": 10, "seconds": seconds, "peak_memory_mb": 1.0}
     (folder / "log.jsonl").write_text(json.dumps(record) + "\n")
-    return Arm("conditional-detr-tiny", folder, folder, groups, Settings(epochs=epochs), steps=10)
+    return TrainingRun(
+        model="conditional-detr-tiny",
+        data=folder,
+        folder=folder,
+        groups=groups,
+        settings=Settings(epochs=epochs),
+        steps=10,
+    )
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(0.02, 0.03), (8.0, 12.0), (80.0, 120.0)])
-def test_the_longer_baseline_lasts_as_long_as_the_groups_however_short(
+def test_an_equal_time_run_takes_as_long_as_the_run_with_groups(
     epochs: float, expected: float, tmp_path: Path
 ) -> None:
-    pair = Pair(arm(tmp_path / "k1", 1, epochs, 10.0), arm(tmp_path / "k6", 6, epochs, 15.0))
-    longer = pair.longer()
+    base = finished_run(tmp_path / "k1", 1, epochs, seconds=10.0)
+    grouped = finished_run(tmp_path / "k6", 6, epochs, seconds=15.0)
+    longer = Comparison(base, grouped).equal_time_run()
     assert longer is not None
     assert longer.settings.epochs == pytest.approx(expected)
     assert longer.steps == 15
 
 
-def test_a_longer_baseline_is_never_shorter(tmp_path: Path) -> None:
-    pair = Pair(arm(tmp_path / "k1", 1, 0.02, 10.0), arm(tmp_path / "k6", 6, 0.02, 9.0))
-    longer = pair.longer()
+def test_an_equal_time_run_is_never_shorter_than_the_baseline(tmp_path: Path) -> None:
+    base = finished_run(tmp_path / "k1", 1, 0.02, seconds=10.0)
+    grouped = finished_run(tmp_path / "k6", 6, 0.02, seconds=9.0)
+    longer = Comparison(base, grouped).equal_time_run()
     assert longer is not None
     assert (longer.settings.epochs, longer.steps) == (0.02, 10)
 
 
-def test_sigterm_ends_the_trainings_too(tmp_path: Path) -> None:
-    training = replace(arm(tmp_path / "k1", 1, 1.0, 10.0), steps=20)
+def test_sigterm_terminates_the_trainings(tmp_path: Path) -> None:
+    run = replace(finished_run(tmp_path / "k1", 1, 1.0, seconds=10.0), steps=20)
 
     def ignore(*_: object) -> None:
         pass
 
-    before = signal.signal(signal.SIGTERM, ignore)
-    sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    former_handler = signal.signal(signal.SIGTERM, ignore)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        with pytest.raises(KeyboardInterrupt), ending({training: sleeping}):
+        with pytest.raises(KeyboardInterrupt), terminate_at_exit({run: process}):
             signal.raise_signal(signal.SIGTERM)
-        assert sleeping.wait(timeout=20) != 0
-        assert signal.getsignal(signal.SIGTERM) is ignore
+        assert process.wait(timeout=20) != 0
+        assert signal.getsignal(signal.SIGTERM) is ignore, "the former handler is restored"
     finally:
-        sleeping.kill()
-        signal.signal(signal.SIGTERM, before)
+        process.kill()
+        signal.signal(signal.SIGTERM, former_handler)

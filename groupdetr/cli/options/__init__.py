@@ -1,1 +1,1 @@
-"""One file for each verb: its options as a dataclass. None imports torch."""
+"""The options of each verb as a dataclass. A file for each verb; none imports torch."""

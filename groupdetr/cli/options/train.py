@@ -1,8 +1,9 @@
-"""groupdetr train: from a data set to a run folder."""
+"""The options of `groupdetr train`, and their defaults that depend on other options."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,68 +18,83 @@ MODEL = "conditional-detr-r50"
 
 
 @dataclass(frozen=True)
-class Options:
-    """Train a detector on a data set: a folder in a known COCO layout, or an annotation file with --images."""
+class TrainOptions:
+    """Train a detector on a data set: a folder in a known layout, or an annotation file.
+
+    Layouts are those of COCO and nuScenes. An annotation file needs --images.
+    """
 
     data: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """The data set."""
     images: Path | None = None
-    """Folder of the pictures, if DATA is an annotation file."""
+    """Folder of the images, if DATA is an annotation file."""
     model: str = MODEL
     """A preset or an experiment of the paper; `groupdetr presets` lists them."""
     groups: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--group-detr"])] = None
     """K, groups of queries in training. None: as the model says, the paper's 11 for full-size ones.
 
-    auto: the same; --accumulate and --group-chunk are chosen for the memory at hand, with the same result.
+    auto: the same; --accumulate and --group-chunk are chosen for the memory at hand, with the same
+    result.
     """
     queries: int | None = None
-    """N, queries of a group; the most objects that can be found in an image."""
+    """N, queries of a group; the most objects that can be detected in an image."""
     set: tuple[str, ...] = ()
     """Other fields of the model's recipe, as name=value: --set dropout=0 decoder_layers=3."""
     weights: Path | None = None
-    """Weights to start from: a published checkpoint or one of ours."""
+    """Weights to start from: a published checkpoint, or a file or run of this library."""
     pretrained_backbone: str = "auto"
-    """auto: ImageNet weights for backbones that have them, unless --weights is given; none; or a file."""
+    """auto: ImageNet weights for backbones that have them, unless --weights is given; none; or a
+    file."""
     out: Path | None = None
     """Folder of the run. None: runs/DATA-MODEL-Kg-TIME."""
     resume: Path | None = None
-    """A run to continue exactly where it was; other options given override the run's."""
+    """A run to continue exactly where it was; other options that are given override the run's."""
     check: bool = True
-    """Open every picture before training starts. --no-check reads only the annotations."""
+    """Open every image before training starts. --no-check reads only the annotations."""
     stop_after: int | None = None
     """Stop at this step, to be resumed later; the schedule stays that of the whole training."""
-    fit: Annotated[bool, tyro.conf.Suppress] = False
-    """What --batch auto says."""
+    auto_batch: Annotated[bool, tyro.conf.Suppress] = False
+    """True for --batch auto."""
     settings: Settings = field(default_factory=Settings)
 
-    def run(self) -> int:
-        from groupdetr.workflows.train import train
 
-        train(self)
-        return 0
+def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
+    """Return the arguments for tyro, and the defaults of the options.
 
-
-def prepared(arguments: list[str]) -> tuple[list[str], Options]:
-    """Defaults that depend on other options: those of the model, or of the run that is resumed."""
-    arguments, fit = _without_auto(_with_folder_to_resume(arguments))
-    resumed, name = _value(arguments, "--resume"), _value(arguments, "--model")
+    The defaults are those of the model that --model names, or of the run that --resume names.
+    """
+    arguments = _complete_resume(list(arguments))
+    arguments, auto_batch = _without_auto_batch(arguments)
+    resumed, model = _last_value(arguments, "--resume"), _last_value(arguments, "--model")
     if resumed is not None:
-        options = from_config(RunFolder.existing(Path(resumed)).read_config(), Path(resumed))
-        if fit:  # anew, whatever was chosen when the run began
-            options = replace(
-                options, settings=replace(options.settings, accumulate=1, group_chunk=None)
-            )
-    elif name is None:
-        options = Options()
+        run = Path(resumed)
+        options = from_config(RunFolder.existing(run).read_config(), run)
+        if auto_batch:
+            # Fit to the memory of this machine, whatever was chosen when the run began.
+            settings = replace(options.settings, accumulate=1, group_chunk=None)
+            options = replace(options, settings=settings)
+    elif model is None:
+        options = TrainOptions()
     else:
         from groupdetr.experiments import experiment
 
-        options = Options(model=name, settings=experiment(name).settings)
-    return arguments, replace(options, fit=fit)
+        options = TrainOptions(model=model, settings=experiment(model).settings)
+    return arguments, replace(options, auto_batch=auto_batch)
 
 
-def _value(arguments: list[str], flag: str) -> str | None:
-    """The last one counts."""
+def from_config(config: dict[str, Any], run: Path) -> TrainOptions:
+    """Return the options of a run that is resumed, from the content of its config.yaml."""
+    known = {option.name for option in dataclasses.fields(TrainOptions)}
+    values = {name: value for name, value in config.items() if name in known}
+    for name in ("data", "images", "weights"):
+        values[name] = Path(values[name]) if values.get(name) else None
+    values["settings"] = Settings(**values.get("settings", {}))
+    values["set"] = tuple(values.get("set", ()))
+    return TrainOptions(**values | {"out": run, "resume": run})
+
+
+def _last_value(arguments: list[str], flag: str) -> str | None:
+    """Return the value of the last occurrence of a flag, None if there is none."""
     value = None
     for i, argument in enumerate(arguments):
         if argument == flag and i + 1 < len(arguments):
@@ -88,56 +104,44 @@ def _value(arguments: list[str], flag: str) -> str | None:
     return value
 
 
-def _without_auto(arguments: list[str]) -> tuple[list[str], bool]:
-    """Without ``--batch auto``, and whether that was said last: a batch is a number, by default the model's own."""
-    others, values, rest = list[str](), list[str](), iter(arguments)
-    for argument in rest:
-        if argument.partition("=")[0] == "--batch":
-            values.append(argument.partition("=")[2] or next(rest, ""))
+def _without_auto_batch(arguments: list[str]) -> tuple[list[str], bool]:
+    """Remove ``--batch auto``; the second value is True if it was there.
+
+    With it, the batch is the model's own. If --batch is given several times, the last one counts.
+    """
+    others: list[str] = []
+    values: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, separator, value = argument.partition("=")
+        if flag == "--batch":
+            values.append(value if separator else next(remaining, ""))
         else:
             others.append(argument)
-    fit = values[-1:] == ["auto"]
-    return others if fit or not values else [*others, "--batch", values[-1]], fit
+    if not values:
+        return others, False
+    if values[-1] == "auto":
+        return others, True
+    return [*others, "--batch", values[-1]], False
 
 
-def _with_folder_to_resume(arguments: list[str]) -> list[str]:
-    """A bare --resume means the run of --out, or the one that was worked on last."""
-    places = [i for i, a in enumerate(arguments) if a == "--resume"]
-    if not places or (
-        places[0] + 1 < len(arguments) and not arguments[places[0] + 1].startswith("-")
-    ):
+def _complete_resume(arguments: list[str]) -> list[str]:
+    """Complete a --resume without a value: the run of --out, or the one that changed last."""
+    if "--resume" not in arguments:
         return arguments
-    out = _value(arguments, "--out")
-    runs = sorted(Path("runs").glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
-    if out is None and not runs:
-        raise UsageError(
-            "there is no run to resume",
-            str(Path("runs").resolve()),
-            "pass its folder: --resume RUN",
-        )
-    folder = out or str(runs[-1].parent)
-    return [*arguments[: places[0] + 1], folder, *arguments[places[0] + 1 :]]
-
-
-def to_config(options: Options) -> dict[str, Any]:
-    """What config.yaml holds: the options, with paths that are valid from anywhere."""
-    config = dataclasses.asdict(options)
-    for name in ("resume", "stop_after", "out", "fit"):
-        del config[name]
-    paths = {
-        name: str(value.resolve()) for name, value in config.items() if isinstance(value, Path)
-    }
-    return config | paths | {"set": list(options.set)}
-
-
-def from_config(config: dict[str, Any], run: Path) -> Options:
-    """The options of a run, to be resumed."""
-    known = {f.name for f in dataclasses.fields(Options)}
-    values = {name: value for name, value in config.items() if name in known}
-    for name in ("data", "images", "weights"):
-        values[name] = Path(values[name]) if values.get(name) else None
-    settings = Settings(**values.pop("settings", {}))
-    return Options(
-        **values
-        | {"set": tuple(values.get("set", ())), "settings": settings, "out": run, "resume": run}
-    )
+    position = arguments.index("--resume")
+    value = arguments[position + 1 : position + 2]
+    if value and not value[0].startswith("-"):
+        return arguments
+    folder = _last_value(arguments, "--out")
+    if folder is None:
+        configs = Path("runs").glob("*/config.yaml")
+        runs = sorted(configs, key=lambda path: path.stat().st_mtime)
+        if not runs:
+            raise UsageError(
+                "there is no run to resume",
+                str(Path("runs").resolve()),
+                "pass its folder: --resume RUN",
+            )
+        folder = str(runs[-1].parent)
+    return [*arguments[: position + 1], folder, *arguments[position + 1 :]]

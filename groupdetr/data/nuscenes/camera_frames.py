@@ -1,4 +1,7 @@
-"""Everything the cameras recorded, between key frames too, as arrays: a million pictures take 200 MB, not gigabytes."""
+"""All camera images of a nuScenes version, key frames and sweeps, as arrays.
+
+Arrays keep a million images in 200 MB. The JSON records of the same images take gigabytes.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,32 @@ from pathlib import Path
 
 import numpy as np
 
-from groupdetr.data.nuscenes.geometry import embedded, inverse, poses
+from groupdetr.data.nuscenes.geometry import invert_poses, pose_matrices, to_homogeneous
 from groupdetr.data.nuscenes.names import CAMERAS
-from groupdetr.data.nuscenes.tables import Row, Table, Tables, numbers, record_of, refused
+from groupdetr.data.nuscenes.tables import Row, Table, Tables, describe_record, read_floats, refusal
 from groupdetr.data.records import Floats, Ints
 
-INTERVALS = 5  # how many key frames earlier frames reach back
-BETWEEN = 5  # frames of a camera between two key frames, at 12 Hz
+INTERVALS = 5  # intervals between key frames that earlier frames reach back
+SWEEPS = 5  # images that a camera takes between two key frames, at 12 Hz
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What V cameras saw at about one moment."""
+    """V images, one of each camera, taken at about the same time."""
 
     paths: tuple[Path, ...]  # [V]
     sizes: Ints  # [V,2] width, height in pixels
     times: Ints  # [V] microseconds
-    lidar_to_image: (
-        Floats  # [V,4,4] from the lidar frame of the sample, whenever this was, to (u d, v d, d, 1)
-    )
+    # [V,4,4] from the lidar frame of the sample to (u d, v d, d, 1). An earlier frame of the same
+    # sample is projected from the same lidar frame.
+    lidar_to_image: Floats
 
     def ages(self, time: int) -> Floats:
-        """[V] seconds from the pictures to ``time``."""
+        """Return the seconds from each image to ``time`` (microseconds): [V]."""
         return np.asarray((time - self.times) * 1e-6, dtype=np.float64)
 
-    def followed_by(self, other: Frame) -> Frame:
-        """The views of both."""
+    def cat(self, other: Frame) -> Frame:
+        """Return a frame with the images of both, those of ``other`` last."""
         return Frame(
             self.paths + other.paths,
             np.concatenate([self.sizes, other.sizes]),
@@ -44,108 +47,130 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class Footage:
-    """N pictures, each with the ego pose of its own moment."""
+class CameraFrames:
+    """N images, each with the ego pose at its own time."""
 
     root: Path
-    names: tuple[str, ...]  # [N] relative to the root
+    names: tuple[str, ...]  # [N] file names relative to the root
     sizes: Ints  # [N,2] width, height in pixels
     times: Ints  # [N] microseconds
-    previous: (
-        Ints  # [N] row of the picture that the same camera took before; -1 where there is none
-    )
-    translations: Floats  # [N,3] of the vehicle in the world, metres
-    rotations: Floats  # [N,4] w, x, y, z
-    cameras: Ints  # [N] row of the calibrations
-    ego_to_image: Floats  # [C,4,4] of the calibrations
+    previous: Ints  # [N] index of the previous image of the same camera; -1 if there is none
+    translations: Floats  # [N,3] of the ego vehicle in the global frame, metres
+    rotations: Floats  # [N,4] quaternions w, x, y, z of the ego vehicle
+    calibrations: Ints  # [N] index into ego_to_image
+    ego_to_image: Floats  # [C,4,4] of the calibrated cameras
 
     @classmethod
-    def of(cls, tables: Tables) -> Footage:
-        """Of a whole version, whatever its splits. A `DataError` where a pose or a calibration cannot be."""
-        rows = filmed(tables)
-        data = [tables["sample_data"][token] for token in rows]
-        ego = [tables.find("ego_pose", row["ego_pose_token"], "sample_data", row) for row in data]
-        translations, quaternions = located(tables["ego_pose"], ego)
-        calibrations = {row["calibrated_sensor_token"]: None for row in data}
-        places = {token: place for place, token in enumerate(calibrations)}
+    def from_tables(cls, tables: Tables) -> CameraFrames:
+        """Read the images of a whole version, of all splits.
+
+        `DataError` if a pose or a calibration is invalid.
+        """
+        indices = camera_frame_indices(tables)
+        rows = [tables["sample_data"][token] for token in indices]
+        ego_rows = [
+            tables.lookup("ego_pose", row["ego_pose_token"], "sample_data", row) for row in rows
+        ]
+        translations, rotations = read_poses(tables["ego_pose"], ego_rows)
+        # Calibrations are numbered in the order in which images refer to them.
+        calibration_indices: dict[str, int] = {}
+        for row in rows:
+            token = row["calibrated_sensor_token"]
+            calibration_indices.setdefault(token, len(calibration_indices))
+        sizes = [(row["width"], row["height"]) for row in rows]
+        times = [row["timestamp"] for row in rows]
+        previous = [indices.get(row["prev"], -1) for row in rows]
+        calibrations = [calibration_indices[row["calibrated_sensor_token"]] for row in rows]
         return cls(
             root=tables.root,
-            names=tuple(row["filename"] for row in data),
-            sizes=np.array([(row["width"], row["height"]) for row in data], dtype=np.int64).reshape(
-                -1, 2
-            ),
-            times=np.array([row["timestamp"] for row in data], dtype=np.int64),
-            previous=np.array([rows.get(row["prev"], -1) for row in data], dtype=np.int64),
+            names=tuple(row["filename"] for row in rows),
+            sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+            times=np.array(times, dtype=np.int64),
+            previous=np.array(previous, dtype=np.int64),
             translations=translations,
-            rotations=quaternions,
-            cameras=np.array(
-                [places[row["calibrated_sensor_token"]] for row in data], dtype=np.int64
-            ),
-            ego_to_image=projections(tables["calibrated_sensor"], list(calibrations)),
+            rotations=rotations,
+            calibrations=np.array(calibrations, dtype=np.int64),
+            ego_to_image=read_projections(tables["calibrated_sensor"], list(calibration_indices)),
         )
 
-    def frame(self, rows: Ints, lidar_to_global: Floats) -> Frame:
-        """The pictures ``rows`` [V], seen from a lidar."""
-        vehicle = poses(self.translations[rows], self.rotations[rows])
-        chain = self.ego_to_image[self.cameras[rows]] @ (inverse(vehicle) @ lidar_to_global)
-        paths = tuple(self.root / self.names[row] for row in rows.tolist())
-        return Frame(paths, self.sizes[rows], self.times[rows], chain)
+    def frame(self, indices: Ints, lidar_to_global: Floats) -> Frame:
+        """Return the images ``indices`` [V], projected from a lidar at pose ``lidar_to_global``."""
+        # The vehicle moves between the time of the lidar and that of an image, so points go through
+        # the global frame: lidar -> global -> ego at the image's time -> image.
+        ego_to_global = pose_matrices(self.translations[indices], self.rotations[indices])
+        lidar_to_ego = invert_poses(ego_to_global) @ lidar_to_global
+        lidar_to_image = self.ego_to_image[self.calibrations[indices]] @ lidar_to_ego
+        paths = tuple(self.root / self.names[index] for index in indices.tolist())
+        return Frame(paths, self.sizes[indices], self.times[indices], lidar_to_image)
 
-    def earlier(self, keys: Sequence[Ints]) -> Ints:
-        """The frames before a key frame, most recent first: [E,V], E at most 30.
+    def earlier_frames(self, key_frames: Sequence[Ints]) -> Ints:
+        """Return the frames before a key frame, most recent first: indices [E,V], E at most 30.
 
-        ``keys``: rows [V] of the key frame and of those before it, most recent first, six at most. As PETRv2 walks:
-        for each interval five pictures back with every camera, then the key frame before. Where one has no picture
-        left the last frame is repeated. A camera that took fewer than five waits at the key frame, which keeps frames
-        in the order of time.
+        ``key_frames`` holds image indices [V] of the key frame and of those before it, most recent
+        first, at most six. The order is that of PETRv2's code: for each interval, five images
+        back with every camera, then the previous key frame. Where a camera has no image left, the
+        last frame is repeated. A camera with fewer than five images in an interval stays at the
+        previous key frame, which keeps the frames in the order of time.
         """
         frames: list[Ints] = []
-        for now, before in pairwise(keys):
-            taken = [*self._walked(now, before)]
-            last = (taken or frames or [before])[-1]
-            frames += [*taken, *[last] * (BETWEEN - len(taken)), before]
-        return np.array(frames, dtype=np.int64).reshape(-1, len(keys[0]))
+        for current, previous in pairwise(key_frames):
+            sweeps = list(self._sweeps_between(current, previous))
+            if sweeps:
+                last = sweeps[-1]
+            elif frames:
+                last = frames[-1]
+            else:
+                last = previous
+            repeated = [last] * (SWEEPS - len(sweeps))
+            frames += [*sweeps, *repeated, previous]
+        return np.array(frames, dtype=np.int64).reshape(-1, len(key_frames[0]))
 
-    def _walked(self, now: Ints, before: Ints) -> Iterator[Ints]:
-        """The frames between two key frames, most recent first, as long as every camera has one."""
-        for _ in range(BETWEEN):
-            now = np.where(now == before, now, self.previous[now])
-            if (now < 0).any():
+    def _sweeps_between(self, current: Ints, previous: Ints) -> Iterator[Ints]:
+        """Yield the frames between two key frames, most recent first.
+
+        It ends at the first frame that one of the cameras does not have.
+        """
+        for _ in range(SWEEPS):
+            current = np.where(current == previous, current, self.previous[current])
+            if (current < 0).any():
                 return
-            yield now
+            yield current
 
 
-def filmed(tables: Tables) -> dict[str, int]:
-    """The pictures of cameras: token of sample_data, and row of the footage."""
-    tokens = (
-        token for token, data in tables["sample_data"].items() if tables.channel(data) in CAMERAS
-    )
-    return {token: row for row, token in enumerate(tokens)}
+def camera_frame_indices(tables: Tables) -> dict[str, int]:
+    """Return the index in `CameraFrames` of every camera image, by its token in sample_data."""
+    indices: dict[str, int] = {}
+    for token, row in tables["sample_data"].items():
+        if tables.channel(row) in CAMERAS:
+            indices[token] = len(indices)
+    return indices
 
 
-def located(table: Table, rows: Sequence[Row]) -> tuple[Floats, Floats]:
-    """Translations [N,3] and rotations [N,4] of records."""
-    translations = numbers(table, "bad-pose", rows, "translation")
-    rotations = numbers(table, "bad-pose", rows, "rotation")
+def read_poses(table: Table, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+    """Return translations [N,3] and rotations [N,4] of records. `DataError` if one is invalid."""
+    translations = read_floats(table, "bad-pose", rows, "translation")
+    rotations = read_floats(table, "bad-pose", rows, "rotation")
     lengths = np.linalg.norm(rotations, axis=1)
     if not lengths.all():
-        raise refused(
-            "bad-pose",
-            table.file,
-            record_of(rows[int(lengths.argmin())]),
-            "its rotation has length 0",
-        )
+        record = describe_record(rows[int(lengths.argmin())])
+        raise refusal("bad-pose", table.file, record, "its rotation has length 0")
     return translations, rotations
 
 
-def projections(table: Table, tokens: Sequence[str]) -> Floats:
-    """From the vehicle to the pictures of calibrated cameras [C,4,4]."""
+def read_projections(table: Table, tokens: Sequence[str]) -> Floats:
+    """Return the projections of calibrated cameras [C,4,4], from the ego vehicle to the image.
+
+    `DataError` if a calibration is invalid.
+    """
     rows = [table[token] for token in tokens]
-    intrinsics = numbers(table, "bad-calibration", rows, "camera_intrinsic")
-    wrong = (intrinsics[:, [0, 1], [0, 1]] <= 0).any(1) | (intrinsics[:, 2] != (0, 0, 1)).any(1)
-    if wrong.any():
-        record = record_of(rows[int(wrong.argmax())])
-        raise refused(
-            "bad-calibration", table.file, record, "its camera_intrinsic is not that of a camera"
-        )
-    return embedded(intrinsics) @ inverse(poses(*located(table, rows)))
+    intrinsics = read_floats(table, "bad-calibration", rows, "camera_intrinsic")
+    bad_focal_length = (intrinsics[:, [0, 1], [0, 1]] <= 0).any(1)
+    bad_last_row = (intrinsics[:, 2] != (0, 0, 1)).any(1)
+    invalid = bad_focal_length | bad_last_row
+    if invalid.any():
+        record = describe_record(rows[int(invalid.argmax())])
+        what = "its camera_intrinsic is not that of a camera"
+        raise refusal("bad-calibration", table.file, record, what)
+    translations, rotations = read_poses(table, rows)
+    camera_to_ego = pose_matrices(translations, rotations)
+    return to_homogeneous(intrinsics) @ invert_poses(camera_to_ego)

@@ -1,6 +1,7 @@
-"""What would break training on a nuScenes version, or mislead it: all of it at once, before the first step.
+"""The check of a nuScenes version: everything that would break a training or mislead it.
 
-As `groupdetr.data.check` for pictures with boxes: bad data never raises, whatever is found becomes a finding.
+It is like `groupdetr.data.check` for images with boxes. Bad data never raises an error here:
+every problem becomes a finding, so that all are reported before the first step.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from groupdetr.data.findings import Finding, RefusedError, shown
-from groupdetr.data.images import examine
-from groupdetr.data.nuscenes.camera_frames import Footage
-from groupdetr.data.nuscenes.samples import Sample, samples_of
-from groupdetr.data.nuscenes.statistics import SceneReport, count
+from groupdetr.data.findings import Finding, RefusedError, printable
+from groupdetr.data.images import check_image
+from groupdetr.data.nuscenes.camera_frames import CameraFrames
+from groupdetr.data.nuscenes.samples import Sample, read_scene_samples
+from groupdetr.data.nuscenes.statistics import SceneReport, count_objects
 from groupdetr.data.nuscenes.tables import (
     FIELDS,
     SPLITS_FILE,
     Tables,
-    empty_split,
-    split_names,
-    whole_split,
+    empty_split_finding,
+    read_splits_file,
+    splits_of_all_scenes,
 )
 
 Splits = dict[str, tuple[Sample, ...]]
@@ -38,178 +39,209 @@ def check(
     decode: bool = True,
     two_frames: bool | None = None,
 ) -> SceneReport:
-    """Everything that is wrong with a version. ``splits``: those that must be there; else all that are known.
+    """Return a report of all problems of a version.
 
-    Without ``decode`` only the headers of the pictures are read: quick, but broken pictures pass. ``two_frames``: is
-    an earlier frame looked at, too? Where that is not known, what is wrong with its pictures is a warning.
+    ``splits`` names the splits that must exist; without it, all known splits are checked. Without
+    ``decode`` only the headers of images are read, which is quick, but broken images pass.
+    ``two_frames`` is True if the detector uses an earlier frame, too, and None if that is not
+    known: then problems of the images of earlier frames are warnings.
     """
     root = Path(root)
-    read: Splits = {}
-    findings = missing_tables(root / version)
+    folder = root / version
+    samples: Splits = {}
+    findings = missing_tables(folder)
     if not findings:
         try:
             tables = Tables(root, version)
-            footage = Footage.of(tables)
-            read, findings = _read(tables, footage, splits)
-            findings += _examined(read, footage, root / version / SPLITS_FILE, decode, two_frames)
+            camera_frames = CameraFrames.from_tables(tables)
+            samples, findings = _read_splits(tables, camera_frames, splits)
+            splits_file = folder / SPLITS_FILE
+            findings += _check_splits(samples, camera_frames, splits_file, decode, two_frames)
         except RefusedError as error:
             findings = [error.finding]
-        except (
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:  # a text for a number, a list for a name
-            what = f"a record holds another kind of value than it should ({error})"
-            findings = [Finding("bad-table", str(root / version), "", what)]
+        # Values of an unexpected type, such as a text in the place of a number.
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            what = f"a record holds a value of another type than it should ({error})"
+            findings = [Finding("bad-table", str(folder), "", what)]
     errors = [finding for finding in findings if finding.is_error]
     warnings = [finding for finding in findings if not finding.is_error]
-    return SceneReport(
-        root, errors, warnings, counts={name: count(samples) for name, samples in read.items()}
-    )
+    counts = {name: count_objects(split) for name, split in samples.items()}
+    return SceneReport(root, errors, warnings, counts=counts)
 
 
 def missing_tables(folder: Path) -> list[Finding]:
-    """One finding for each table that is not there."""
-    files = [folder / f"{name}.json" for name in FIELDS]
-    return [
-        Finding("missing-table", str(file), "", "there is no such table")
-        for file in files
-        if not file.is_file()
-    ]
+    """Return one finding for each table that does not exist."""
+    findings = []
+    for name in FIELDS:
+        file = folder / f"{name}.json"
+        if not file.is_file():
+            findings.append(Finding("missing-table", str(file), "", "there is no such table"))
+    return findings
 
 
-def _read(tables: Tables, footage: Footage, splits: Sequence[str]) -> tuple[Splits, list[Finding]]:
-    """The splits that can be read, and why others cannot; a `RefusedError` where nothing can go on."""
+def _read_splits(
+    tables: Tables, camera_frames: CameraFrames, splits: Sequence[str]
+) -> tuple[Splits, list[Finding]]:
+    """Return the splits that can be read, and the findings about the others.
+
+    `RefusedError` if no split is known.
+    """
     findings: list[Finding] = []
-    read: Splits = {}
+    samples: Splits = {}
     for name in splits or known_splits(tables):
         try:
-            read[name] = samples_of(tables, footage, tables.scenes(name))
+            samples[name] = read_scene_samples(tables, camera_frames, tables.scenes(name))
         except RefusedError as error:
-            findings.append(error.finding if splits else _not_here(error.finding))
-    if not read and not findings:
-        tables.scenes("train")
-    return read, [*dict.fromkeys(findings)]  # what is wrong with a table is so in every split
+            findings.append(error.finding if splits else _as_optional_split(error.finding))
+    if not samples and not findings:
+        tables.scenes("train")  # raises the error that says how to list scenes
+    # A problem of a table is found again in every split, and reported once.
+    return samples, [*dict.fromkeys(findings)]
 
 
-def _examined(
-    read: Splits, footage: Footage, file: Path, decode: bool, two_frames: bool | None
+def _check_splits(
+    splits: Splits,
+    camera_frames: CameraFrames,
+    splits_file: Path,
+    decode: bool,
+    two_frames: bool | None,
 ) -> list[Finding]:
-    """What is wrong with splits that can be read, and with their pictures."""
-    whole = whole_split(file.parent.name)  # without annotations
-    findings = [
-        finding for name in read if name not in whole for finding in remarks(name, read[name], file)
-    ]
-    findings += _shared(read, file)
-    unseen = {name: unseen_scenes(footage, samples) for name, samples in read.items()}
-    findings += [finding for name in read for finding in _unseen(name, unseen[name], footage)]
-    rest = [[sample for sample in read[name] if sample.scene not in unseen[name]] for name in read]
-    return findings + inspect_pictures(footage, rest, decode, two_frames)
+    """Return the findings about the splits that were read, and about their images."""
+    without_annotations = splits_of_all_scenes(splits_file.parent.name)
+    findings: list[Finding] = []
+    for name, samples in splits.items():
+        if name not in without_annotations:
+            findings += statistics_findings(name, samples, splits_file)
+    findings += _shared_samples(splits, splits_file)
+    # A scene without any image is reported once, and its images are not checked one by one.
+    checked: list[list[Sample]] = []
+    for name, samples in splits.items():
+        missing = scenes_without_images(camera_frames, samples)
+        findings += _missing_scenes_findings(name, missing, camera_frames)
+        checked.append([sample for sample in samples if sample.scene not in missing])
+    return findings + check_images(camera_frames, checked, decode, two_frames)
 
 
 def known_splits(tables: Tables) -> tuple[str, ...]:
-    """Those of splits.json, or else those all of whose scenes are there."""
-    return tuple(split_names(tables.root / tables.version / SPLITS_FILE)) or tables.here()
+    """Return the splits of splits.json, or else those all of whose scenes are in this version."""
+    listed = read_splits_file(tables.root / tables.version / SPLITS_FILE)
+    return tuple(listed) or tables.available_splits()
 
 
-def _not_here(finding: Finding) -> Finding:
-    """The lists of scenes may tell of more than this version has, as the devkit's do: test scenes, or those of mini."""
+def _as_optional_split(finding: Finding) -> Finding:
+    """Turn the error that a scene is unknown into a warning.
+
+    Lists of scenes may name more than this version has. Those of the devkit also name the scenes of
+    the test set and of mini.
+    """
     code = "split-not-here" if finding.code == "unknown-scene" else finding.code
     return Finding(code, finding.file, finding.record, finding.what)
 
 
-def remarks(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Finding]:
-    """What is odd about a split: empty samples, classes that are not there, objects that are dropped."""
+def statistics_findings(name: str, samples: Sequence[Sample], file: Path) -> Iterator[Finding]:
+    """Yield the findings about the objects of a split.
+
+    They are about samples without objects, classes without objects, and objects that are dropped.
+    """
+    record = f"split {printable(name)}"
     if not samples:
-        yield empty_split(file, name)
+        yield empty_split_finding(file, name)
         return
-    truths = [sample.truth for sample in samples]
-    counted = count(samples)
-    counts = {
-        "sample-without-objects": (
-            counted.empty_samples,
-            f"of {len(samples)} samples have nothing to learn",
-        ),
-        "objects-out-of-range": (
-            sum(int((~truth.in_range).sum()) for truth in truths),
-            "objects are too far away",
-        ),
-        "objects-without-points": (
-            sum(int((truth.points <= 0).sum()) for truth in truths),
-            "objects have no point",
-        ),
-    }
-    if not counted.objects:
-        what = f"no key frame of split {shown(name)} has an object within range and with a point"
-        yield Finding("split-without-objects", str(file), f"split {shown(name)}", what)
-    for code, (number, what) in counts.items():
-        if number:
-            yield Finding(code, str(file), f"split {shown(name)}", f"{number} {what}")
-    for kind, number in counted.classes.items():
+    counts = count_objects(samples)
+    if not counts.objects:
+        what = f"no key frame of {record} has an object within range and with a point"
+        yield Finding("split-without-objects", str(file), record, what)
+    if counts.empty_samples:
+        what = f"{counts.empty_samples} of {len(samples)} samples have no object to train on"
+        yield Finding("sample-without-objects", str(file), record, what)
+    out_of_range = sum(int((~sample.truth.in_range).sum()) for sample in samples)
+    if out_of_range:
+        yield Finding(
+            "objects-out-of-range", str(file), record, f"{out_of_range} objects are too far away"
+        )
+    without_points = sum(int((sample.truth.points <= 0).sum()) for sample in samples)
+    if without_points:
+        what = f"{without_points} objects have no point"
+        yield Finding("objects-without-points", str(file), record, what)
+    for class_name, number in counts.classes.items():
         if not number:
-            what = f"class {kind} has no object"
-            yield Finding("class-without-boxes", str(file), f"split {shown(name)}", what)
+            what = f"class {class_name} has no object"
+            yield Finding("class-without-boxes", str(file), record, what)
 
 
-def _shared(read: Splits, file: Path) -> list[Finding]:
-    """Key frames of training that are evaluated on, too."""
-    ours = {sample.token for sample in read.get("train", ())}
-    shared = len(ours & {sample.token for sample in read.get("val", ())})
-    what = f"{shared} key frames are in train and in val"
-    return [Finding("shared-images", str(file), "", what)] if shared else []
+def _shared_samples(splits: Splits, file: Path) -> list[Finding]:
+    """Return the finding that key frames are both in train and in val."""
+    train = {sample.token for sample in splits.get("train", ())}
+    val = {sample.token for sample in splits.get("val", ())}
+    shared = len(train & val)
+    if not shared:
+        return []
+    return [Finding("shared-images", str(file), "", f"{shared} key frames are in train and in val")]
 
 
-def unseen_scenes(footage: Footage, samples: Iterable[Sample]) -> list[str]:
-    """The names of scenes none of whose key frames' pictures is there."""
-    views: dict[str, list[int]] = defaultdict(list)
+def scenes_without_images(camera_frames: CameraFrames, samples: Iterable[Sample]) -> list[str]:
+    """Return the names of scenes of which no image of a key frame exists."""
+    indices_by_scene: dict[str, list[int]] = defaultdict(list)
     for sample in samples:
-        views[sample.scene] += sample.views.tolist()
-    files = {
-        scene: (footage.root / footage.names[row] for row in rows) for scene, rows in views.items()
-    }
-    return [scene for scene, paths in files.items() if not any(path.exists() for path in paths)]
+        indices_by_scene[sample.scene] += sample.image_indices.tolist()
+    missing = []
+    for scene, indices in indices_by_scene.items():
+        paths = (camera_frames.root / camera_frames.names[index] for index in indices)
+        if not any(path.exists() for path in paths):
+            missing.append(scene)
+    return missing
 
 
-def _unseen(name: str, scenes: Sequence[str], footage: Footage) -> Iterator[Finding]:
-    """Pictures of trainval are ten downloads, each of whole scenes; the tables tell of all of them."""
-    if scenes:
-        what = f"no picture of {len(scenes)} scenes is here, such as {shown(scenes[0])}"
-        yield Finding("scenes-without-pictures", str(footage.root), f"split {shown(name)}", what)
+def _missing_scenes_findings(
+    name: str, scenes: Sequence[str], camera_frames: CameraFrames
+) -> list[Finding]:
+    """Return the finding that scenes of a split have no images.
+
+    The images of trainval are ten downloads, each of whole scenes. The tables list all scenes.
+    """
+    if not scenes:
+        return []
+    what = f"no image of {len(scenes)} scenes exists, such as {printable(scenes[0])}"
+    root = str(camera_frames.root)
+    return [Finding("scenes-without-images", root, f"split {printable(name)}", what)]
 
 
-def inspect_pictures(
-    footage: Footage,
+def check_images(
+    camera_frames: CameraFrames,
     splits: Iterable[Sequence[Sample]],
     decode: bool = True,
     two_frames: bool | None = None,
 ) -> list[Finding]:
-    """What is wrong with the pictures that samples look at. ``two_frames`` as in `check`."""
-    samples = [sample for split in splits for sample in split]
-    now = {row for sample in samples for row in sample.views.tolist()}
-    before = {row for sample in samples for row in np.unique(sample.earlier).tolist()} - now
-    found = inspect_rows(footage, sorted(now), decode)
+    """Return the findings about the images of samples. ``two_frames`` as in `check`."""
+    key_frames: set[int] = set()
+    earlier_frames: set[int] = set()
+    for samples in splits:
+        for sample in samples:
+            key_frames.update(sample.image_indices.tolist())
+            earlier_frames.update(np.unique(sample.earlier_indices).tolist())
+    findings = check_image_files(camera_frames, sorted(key_frames), decode)
     if two_frames is False:
-        return found
-    earlier = inspect_rows(footage, sorted(before), decode)
-    return found + [each if two_frames else _of_earlier_frames(each) for each in earlier]
+        return findings
+    earlier = check_image_files(camera_frames, sorted(earlier_frames - key_frames), decode)
+    if two_frames is None:
+        # Whether it is a problem depends on the detector, so it becomes a warning.
+        earlier = [replace(finding, code="earlier-frame") for finding in earlier]
+    return findings + earlier
 
 
-def _of_earlier_frames(finding: Finding) -> Finding:
-    """As a warning: it depends on the detector."""
-    return replace(finding, code="earlier-frame")
+def check_image_files(
+    camera_frames: CameraFrames, indices: Sequence[int], decode: bool
+) -> list[Finding]:
+    """Return the findings about the images ``indices``, which are read by several threads."""
 
-
-def inspect_rows(footage: Footage, rows: Sequence[int], decode: bool) -> list[Finding]:
-    """What is wrong with the pictures of rows."""
-
-    def look(row: int) -> Finding | None:
-        width, height = footage.sizes[row].tolist()
+    def check_one(index: int) -> Finding | None:
+        width, height = camera_frames.sizes[index].tolist()
         try:
-            examine(footage.root / footage.names[row], (width, height), decode)
+            path = camera_frames.root / camera_frames.names[index]
+            check_image(path, (width, height), decode)
         except RefusedError as error:
             return error.finding
         return None
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return [finding for finding in pool.map(look, rows) if finding]
+        return [finding for finding in pool.map(check_one, indices) if finding]

@@ -1,4 +1,7 @@
-"""Samples as training and evaluation take them: pictures of six cameras, or of six now and six before, and boxes."""
+"""The PyTorch dataset of nuScenes samples, and its batches.
+
+A sample has the images of six cameras, or of two frames of six cameras, and 3D boxes.
+"""
 
 from __future__ import annotations
 
@@ -10,82 +13,92 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from groupdetr.data.batch import Draw
+from groupdetr.data.dataset import SampleIndex
 from groupdetr.data.images import load_pixels
 from groupdetr.data.nuscenes.camera_frames import Frame
 from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.samples import Sample
-from groupdetr.data.nuscenes.transforms import IMGSZ, Augment, Augmentation, unchanged
+from groupdetr.data.nuscenes.transforms import (
+    IMAGE_SIZE,
+    Augment,
+    Augmentation,
+    ResizeCropFlip,
+    no_augmentation,
+)
 from groupdetr.data.records import Floats
 from groupdetr.errors import DataError
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.targets import Target
 
-EARLIEST, LATEST = 3, 27  # pictures ago, between which an earlier frame is drawn in training
-TESTED = (EARLIEST + LATEST) // 2 - 1  # and the one that is taken in a test: 1.25 s ago
-REPEATED_AGE = (
-    15 * 0.083
-)  # seconds that the frame of now is made older by, where there is none before
+# PETRv2: the earlier frame of a training sample is drawn among those from index 3 up to index 27,
+# 27 excluded. Index 0 is one image before the key frame, a twelfth of a second earlier.
+FIRST_EARLIER_FRAME, LAST_EARLIER_FRAME = 3, 27
+# In validation it is always the one in the middle, 1.25 s earlier.
+VAL_EARLIER_FRAME = (FIRST_EARLIER_FRAME + LAST_EARLIER_FRAME) // 2 - 1
+# If there is no earlier frame, the key frame is used twice, the second time as if it were so many
+# seconds older.
+REPEATED_FRAME_AGE = 15 * 0.083
+
+# Mean and standard deviation of bytes, in the order blue, green, red, as in PETR's code.
+MEAN = (103.530, 116.280, 123.675)
+STD = (57.375, 57.120, 58.395)
 
 
 @dataclass(frozen=True)
-class MultiView:
-    """One sample of V views. V is 6, or 12 with an earlier frame, which comes last."""
+class MultiViewSample:
+    """One sample of V images. V is 6, or 12 with an earlier frame, whose images come last."""
 
     pixels: Tensor  # [V,3,H,W] uint8, channels last in memory
-    lidar_to_image: Tensor  # [V,4,4] float64, to (u d, v d, d, 1) in pixels of these pictures
-    ages: Tensor  # [V] float64, seconds from the picture to the lidar: about 0 now, positive before
+    lidar_to_image: Tensor  # [V,4,4] float64, to (u d, v d, d, 1) in pixels of these images
+    # [V] float64, seconds from the image to the lidar: about 0 in the key frame, positive earlier
+    ages: Tensor
     target: Target  # boxes [T,9] float32: centre x, y, z, width, length, height, yaw, velocity x, y
-    index: int  # of the sample
+    index: int  # of the sample in the dataset
 
     @property
     def elapsed(self) -> float:
-        """Seconds from the earlier frame to that of now, the mean over cameras; 0 of one frame."""
-        now, before = self.ages[: len(CAMERAS)], self.ages[len(CAMERAS) :]
-        return float((before - now).mean()) if len(before) else 0.0
-
-
-MEAN, DEVIATION = (
-    (103.530, 116.280, 123.675),
-    (57.375, 57.120, 58.395),
-)  # of bytes, blue first, as published
+        """Seconds from the earlier frame to the key frame, averaged over cameras; 0 without one."""
+        key_frame_ages = self.ages[: len(CAMERAS)]
+        earlier_ages = self.ages[len(CAMERAS) :]
+        if not len(earlier_ages):
+            return 0.0
+        return float((earlier_ages - key_frame_ages).mean())
 
 
 @dataclass
-class Scenes:
-    """Samples as the loader hands them over: bytes still."""
+class SceneBatch:
+    """A batch of B samples from the data loader. Images are still bytes."""
 
     pixels: Tensor  # [B,V,3,H,W] uint8
     lidar_to_image: Tensor  # [B,V,4,4] float64
-    elapsed: Tensor  # [B] seconds from the earlier frame to that of now
+    elapsed: Tensor  # [B] seconds from the earlier frame to the key frame
     targets: list[Target]
-    indices: list[int]  # of the samples
+    indices: list[int]  # of the samples in the dataset
 
     def images(self, device: torch.device) -> CameraImages:
-        """On the device and normalised, blue first."""
-        pixels, matrices, elapsed = (
-            x.to(device, non_blocking=True)
-            for x in (self.pixels, self.lidar_to_image, self.elapsed)
-        )
-        mean, deviation = (
-            pixels.new_tensor(x, dtype=torch.float32).view(3, 1, 1) for x in (MEAN, DEVIATION)
-        )
-        return CameraImages.seen_through(
-            (pixels.flip(2).float() - mean) / deviation, matrices, elapsed
+        """Return the images on ``device``, normalised, in the order blue, green, red."""
+        pixels = self.pixels.to(device, non_blocking=True)
+        lidar_to_image = self.lidar_to_image.to(device, non_blocking=True)
+        elapsed = self.elapsed.to(device, non_blocking=True)
+        mean = pixels.new_tensor(MEAN, dtype=torch.float32).view(3, 1, 1)
+        std = pixels.new_tensor(STD, dtype=torch.float32).view(3, 1, 1)
+        normalised = (pixels.flip(2).float() - mean) / std
+        return CameraImages.from_projections(normalised, lidar_to_image, elapsed)
+
+    def pin_memory(self) -> SceneBatch:
+        """Return the batch in pinned memory, so that copies to a GPU are asynchronous."""
+        return SceneBatch(
+            self.pixels.pin_memory(),
+            self.lidar_to_image.pin_memory(),
+            self.elapsed.pin_memory(),
+            [target.map(Tensor.pin_memory) for target in self.targets],
+            self.indices,
         )
 
-    def pin_memory(self) -> Scenes:
-        """All of it, so that no copy to a GPU is waited for."""
-        pixels, matrices, elapsed = (
-            x.pin_memory() for x in (self.pixels, self.lidar_to_image, self.elapsed)
-        )
-        targets = [target.mapped(Tensor.pin_memory) for target in self.targets]
-        return Scenes(pixels, matrices, elapsed, targets, self.indices)
 
-
-def collate(samples: Sequence[MultiView]) -> Scenes:
-    """Samples side by side."""
-    return Scenes(
+def collate(samples: Sequence[MultiViewSample]) -> SceneBatch:
+    """Stack samples into a batch."""
+    return SceneBatch(
         torch.stack([sample.pixels for sample in samples]),
         torch.stack([sample.lidar_to_image for sample in samples]),
         torch.tensor([sample.elapsed for sample in samples], dtype=torch.float32),
@@ -94,88 +107,116 @@ def collate(samples: Sequence[MultiView]) -> Scenes:
     )
 
 
-class Views(Dataset[MultiView]):
-    """The samples of a split. What is drawn of one depends on (seed, epoch, index) alone."""
+class SceneDataset(Dataset[MultiViewSample]):
+    """The samples of a split. Random choices depend on (seed, epoch, index) only."""
 
     collate = staticmethod(collate)
 
     def __init__(
         self,
         samples: Sequence[Sample],
-        size: tuple[int, int] = IMGSZ,
+        size: tuple[int, int] = IMAGE_SIZE,
         augment: Augment | None = None,
         two_frames: bool = False,
         seed: int = 0,
     ) -> None:
-        """``size``: height and width. ``augment``: what training does to a sample, None in a test. In training a sample
-        without objects is replaced by another one; a `DataError` if none has any."""
-        self.samples, self.size, self.two_frames, self.seed = samples, size, two_frames, seed
-        self.augment = augment
-        self.learnable = (
-            np.flatnonzero([sample.truth.learned.any() for sample in samples]) if augment else None
-        )
-        if self.learnable is not None and not len(self.learnable):
-            raise DataError(
-                "no sample has an object to learn", remedy="annotate objects in the train split"
-            )
+        """Create a dataset for training or, if ``augment`` is None, for validation.
+
+        ``size`` is the height and width of images. ``two_frames`` adds an earlier frame. In
+        training, a sample without trainable objects is replaced by a random one that has some.
+        `DataError` if no sample has any.
+        """
+        self.samples, self.size, self.augment = samples, size, augment
+        self.two_frames, self.seed = two_frames, seed
+        # Indices of the samples to train on; None in validation.
+        self.trainable_samples = None
+        if augment is not None:
+            has_objects = [sample.truth.trainable.any() for sample in samples]
+            self.trainable_samples = np.flatnonzero(has_objects)
+            if not len(self.trainable_samples):
+                raise DataError(
+                    "no sample has an object to train on",
+                    remedy="annotate objects in the train split",
+                )
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw | int) -> MultiView:
-        draw = Draw(0, draw) if isinstance(draw, int) else draw
-        seed = np.random.SeedSequence((self.seed, draw.epoch, draw.index)).generate_state(1)[0]
+    def __getitem__(self, index: SampleIndex | int) -> MultiViewSample:
+        if isinstance(index, int):
+            index = SampleIndex(0, index)
+        entropy = (self.seed, index.epoch, index.index)
+        seed = np.random.SeedSequence(entropy).generate_state(1)[0]
         generator = Generator().manual_seed(int(seed))
-        index = self._with_objects(draw.index, generator)
-        augmentation = (self.augment or unchanged)(generator)
-        frame, ages = self._seen(self.samples[index], generator)
-        pixels, matrices = placed(frame, augmentation, self.size)
-        target = target_of(self.samples[index], augmentation)
-        return MultiView(pixels, torch.from_numpy(matrices), torch.from_numpy(ages), target, index)
+        sample_index = self._with_objects(index.index, generator)
+        augment = self.augment or no_augmentation
+        augmentation = augment(generator)
+        sample = self.samples[sample_index]
+        frame, ages = self._frames_and_ages(sample, generator)
+        pixels, lidar_to_image = load_augmented(frame, augmentation, self.size)
+        return MultiViewSample(
+            pixels,
+            torch.from_numpy(lidar_to_image),
+            torch.from_numpy(ages),
+            create_target(sample, augmentation),
+            sample_index,
+        )
 
     def _with_objects(self, index: int, generator: Generator) -> int:
-        if self.learnable is None or self.samples[index].truth.learned.any():
+        """Return the index, or a random one if the sample has no object to train on."""
+        if self.trainable_samples is None or self.samples[index].truth.trainable.any():
             return index
-        return int(self.learnable[torch.randint(len(self.learnable), (), generator=generator)])
+        draw = torch.randint(len(self.trainable_samples), (), generator=generator)
+        return int(self.trainable_samples[draw])
 
-    def _seen(self, sample: Sample, generator: Generator) -> tuple[Frame, Floats]:
-        """All views, and their ages in seconds."""
-        now = sample.frame()
-        ages = now.ages(sample.time)
+    def _frames_and_ages(self, sample: Sample, generator: Generator) -> tuple[Frame, Floats]:
+        """Return the V images of a sample, and their ages [V] in seconds."""
+        key_frame = sample.frame()
+        ages = key_frame.ages(sample.time)
         if not self.two_frames:
-            return now, ages
-        if not len(sample.earlier):
-            return now.followed_by(now), np.concatenate([ages, ages + REPEATED_AGE])
-        number = len(sample.earlier)
-        before = sample.frame_before(
-            drawn_earlier(number, generator) if self.augment else min(TESTED, number - 1)
-        )
-        return now.followed_by(before), np.concatenate([ages, before.ages(sample.time)])
+            return key_frame, ages
+        num_earlier = len(sample.earlier_indices)
+        if not num_earlier:
+            return key_frame.cat(key_frame), np.concatenate([ages, ages + REPEATED_FRAME_AGE])
+        if self.augment:
+            index = draw_earlier_frame(num_earlier, generator)
+        else:
+            index = min(VAL_EARLIER_FRAME, num_earlier - 1)
+        earlier = sample.earlier_frame(index)
+        return key_frame.cat(earlier), np.concatenate([ages, earlier.ages(sample.time)])
 
 
-def drawn_earlier(number: int, generator: Generator) -> int:
-    """Which of ``number`` earlier frames is taken in training: one of 3 to 26, or the earliest of a few."""
-    last = min(LATEST, number)
-    return (
-        int(torch.randint(EARLIEST, last, (), generator=generator)) if last > EARLIEST else last - 1
-    )
+def draw_earlier_frame(num_earlier: int, generator: Generator) -> int:
+    """Draw the index of the earlier frame of a training sample: 3 to 26, as in PETRv2's code.
+
+    If there are at most three earlier frames, it is the earliest one.
+    """
+    end = min(LAST_EARLIER_FRAME, num_earlier)
+    if end <= FIRST_EARLIER_FRAME:
+        return end - 1
+    return int(torch.randint(FIRST_EARLIER_FRAME, end, (), generator=generator))
 
 
-def placed(
+def load_augmented(
     frame: Frame, augmentation: Augmentation, size: tuple[int, int]
 ) -> tuple[Tensor, Floats]:
-    """Pictures [V,3,H,W] uint8 and lidar_to_image [V,4,4], augmented."""
-    crops = [augmentation.crop((height, width), size) for width, height in frame.sizes.tolist()]
-    matrices = np.stack([crop.matrix() for crop in crops]) @ frame.lidar_to_image
-    pixels = np.empty((len(crops), *size, 3), dtype=np.uint8)
-    for place, crop, path, recorded in zip(pixels, crops, frame.paths, frame.sizes.tolist()):
-        place[:] = crop.of(load_pixels(path, tuple(recorded)))
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), augmentation.views(matrices)
+    """Return the augmented images [V,3,H,W] uint8 of a frame, and lidar_to_image [V,4,4]."""
+    pixels = np.empty((len(frame.paths), *size, 3), dtype=np.uint8)
+    transforms: list[ResizeCropFlip] = []
+    for output, path, (width, height) in zip(pixels, frame.paths, frame.sizes.tolist()):
+        transform = augmentation.image_transform((height, width), size)
+        output[:] = transform.apply(load_pixels(path, (width, height)))
+        transforms.append(transform)
+    matrices = np.stack([transform.matrix() for transform in transforms])
+    lidar_to_image = augmentation.transform_projections(matrices @ frame.lidar_to_image)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), lidar_to_image
 
 
-def target_of(sample: Sample, augmentation: Augmentation) -> Target:
-    """What is learned of a sample. Range is judged before the world is turned, as published."""
-    boxes, labels = sample.objects()
-    return Target(
-        torch.from_numpy(labels), torch.from_numpy(augmentation.boxes(boxes).astype(np.float32))
-    )
+def create_target(sample: Sample, augmentation: Augmentation) -> Target:
+    """Return the objects to train on.
+
+    As in PETR's code, an object must be in range before the world is rotated and scaled.
+    """
+    boxes, labels = sample.trainable_objects()
+    augmented = augmentation.transform_boxes(boxes).astype(np.float32)
+    return Target(torch.from_numpy(labels), torch.from_numpy(augmented))

@@ -1,4 +1,4 @@
-"""What things are called in nuScenes: cameras, classes, categories and attributes."""
+"""Names in nuScenes: sensors, detection classes, categories and attributes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ CLASSES = (
     "traffic_cone",
 )
 
-CATEGORIES = {  # category: class; all others are not detected
+# Detection class of each category. Objects of all other categories are not detected.
+CATEGORIES = {
     "movable_object.barrier": "barrier",
     "vehicle.bicycle": "bicycle",
     "vehicle.bus.bendy": "bus",
@@ -41,7 +42,8 @@ CATEGORIES = {  # category: class; all others are not detected
     "vehicle.trailer": "trailer",
     "vehicle.truck": "truck",
 }
-BICYCLE_RACK = "static_object.bicycle_rack"  # cycles in one are not evaluated
+# Bicycles and motorcycles inside of a bicycle rack are not evaluated.
+BICYCLE_RACK = "static_object.bicycle_rack"
 
 ATTRIBUTES = (
     "vehicle.moving",

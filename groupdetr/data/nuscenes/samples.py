@@ -1,7 +1,7 @@
-"""Key frames: what six cameras saw, where the lidar was, and what stood around it.
+"""Samples: the key frames of nuScenes, each with six images, the pose of the lidar and objects.
 
-All geometry is in the lidar frame of the key frame: x to the right, y ahead, z up. Every picture, and the lidar, has
-the vehicle's pose of its own moment.
+All geometry is in the lidar frame of the key frame: x to the right, y ahead, z up. Every image,
+and the lidar, has the ego pose at its own time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groupdetr.data.nuscenes.camera_frames import INTERVALS, Footage, Frame, filmed, located
-from groupdetr.data.nuscenes.geometry import poses
+from groupdetr.data.nuscenes.camera_frames import (
+    INTERVALS,
+    CameraFrames,
+    Frame,
+    camera_frame_indices,
+    read_poses,
+)
+from groupdetr.data.nuscenes.geometry import pose_matrices
 from groupdetr.data.nuscenes.names import CAMERAS, LIDAR
-from groupdetr.data.nuscenes.objects import Objects3D, objects
-from groupdetr.data.nuscenes.tables import Row, Tables, record_of, refused
+from groupdetr.data.nuscenes.objects import Objects3D, read_objects
+from groupdetr.data.nuscenes.tables import Row, Tables, describe_record, refusal
 from groupdetr.data.records import Floats, Ints
 
 
@@ -25,14 +31,16 @@ class Sample:
     """A key frame."""
 
     token: str
-    scene: str  # its name
+    scene: str  # name of the scene
     time: int  # of the lidar, microseconds
     lidar_to_ego: Floats  # [4,4]
-    ego_to_global: Floats  # [4,4] when the lidar looked
-    truth: Objects3D  # everything that is of a class, learned or not
-    footage: Footage  # that all samples share
-    views: Ints  # [6] rows of the footage, in the order of CAMERAS
-    earlier: Ints  # [E,6] the same of frames before, most recent first; none in the first key frame of a scene
+    ego_to_global: Floats  # [4,4] at the time of the lidar
+    truth: Objects3D  # all annotated objects of a detection class, trainable or not
+    camera_frames: CameraFrames  # shared by all samples
+    image_indices: Ints  # [6] into camera_frames, in the order of CAMERAS
+    # [E,6] indices of the images of earlier frames, most recent first. E is 0 in the first key
+    # frame of a scene.
+    earlier_indices: Ints
 
     @property
     def lidar_to_global(self) -> Floats:
@@ -40,118 +48,124 @@ class Sample:
         return self.ego_to_global @ self.lidar_to_ego
 
     def frame(self) -> Frame:
-        """What the cameras see."""
-        return self.footage.frame(self.views, self.lidar_to_global)
+        """Return the six images of the key frame."""
+        return self.camera_frames.frame(self.image_indices, self.lidar_to_global)
 
-    def frame_before(self, index: int) -> Frame:
-        """What they saw ``index`` + 1 pictures ago, from the lidar frame of now."""
-        return self.footage.frame(self.earlier[index], self.lidar_to_global)
+    def earlier_frame(self, index: int) -> Frame:
+        """Return the six images ``index`` + 1 frames earlier, projected from the lidar of now."""
+        return self.camera_frames.frame(self.earlier_indices[index], self.lidar_to_global)
 
-    def objects(self) -> tuple[Floats, Ints]:
-        """What is learned: boxes [T',9] as `Objects3D` has them, an unknown velocity as none, and labels [T']."""
-        learned = self.truth.learned
-        return np.nan_to_num(self.truth.boxes[learned], nan=0.0), self.truth.labels[learned]
+    def trainable_objects(self) -> tuple[Floats, Ints]:
+        """Return boxes [T',9] as in `Objects3D` and labels [T'] of the objects to train on.
+
+        An unknown velocity becomes zero.
+        """
+        trainable = self.truth.trainable
+        boxes = np.nan_to_num(self.truth.boxes[trainable], nan=0.0)
+        return boxes, self.truth.labels[trainable]
 
 
 def read_samples(tables: Tables, split: str) -> tuple[Sample, ...]:
-    """The key frames of a split by time. A `DataError` where a table lacks what they need."""
-    footage = Footage.of(tables)
-    return samples_of(tables, footage, tables.scenes(split))
+    """Return the samples of a split in the order of time. `DataError` if a table is incomplete."""
+    camera_frames = CameraFrames.from_tables(tables)
+    return read_scene_samples(tables, camera_frames, tables.scenes(split))
 
 
-def samples_of(tables: Tables, footage: Footage, scenes: set[str]) -> tuple[Sample, ...]:
-    """The key frames of scenes, told by their tokens."""
-    chosen = [row for row in tables["sample"].values() if row["scene_token"] in scenes]
-    chosen.sort(key=lambda row: (row["timestamp"], row["token"]))
-    tokens = {row["token"] for row in chosen}
-    annotations, sensors, rows = (
-        _annotations(tables, tokens),
-        _sensors(tables, tokens),
-        filmed(tables),
-    )
-    views = {token: _views(tables, token, sensors[token], rows) for token in tokens}
-    return tuple(
-        _sample(
-            tables, row, annotations[row["token"]], sensors[row["token"]][LIDAR], (footage, views)
+def read_scene_samples(
+    tables: Tables, camera_frames: CameraFrames, scenes: set[str]
+) -> tuple[Sample, ...]:
+    """Return the samples of scenes, given by their tokens, in the order of time."""
+    rows = [row for row in tables["sample"].values() if row["scene_token"] in scenes]
+    rows.sort(key=lambda row: (row["timestamp"], row["token"]))
+    tokens = {row["token"] for row in rows}
+    annotations = _annotations_by_sample(tables, tokens)
+    sensors = _key_frame_data(tables, tokens)
+    frame_indices = camera_frame_indices(tables)
+    image_indices = {
+        token: _image_indices(tables, token, sensors[token], frame_indices) for token in tokens
+    }
+    samples = []
+    for row in rows:
+        token = row["token"]
+        lidar = sensors[token][LIDAR]
+        samples.append(
+            _read_sample(tables, row, annotations[token], lidar, camera_frames, image_indices)
         )
-        for row in chosen
-    )
+    return tuple(samples)
 
 
-def _annotations(tables: Tables, tokens: set[str]) -> Mapping[str, list[Row]]:
-    """By sample."""
-    dealt: dict[str, list[Row]] = defaultdict(list)
+def _annotations_by_sample(tables: Tables, tokens: set[str]) -> Mapping[str, list[Row]]:
+    """Return the records of sample_annotation of each sample."""
+    by_sample: dict[str, list[Row]] = defaultdict(list)
     for row in tables["sample_annotation"].values():
         if row["sample_token"] in tokens:
-            dealt[row["sample_token"]].append(row)
-    return dealt
+            by_sample[row["sample_token"]].append(row)
+    return by_sample
 
 
-def _sensors(tables: Tables, tokens: set[str]) -> Mapping[str, dict[str, Row]]:
-    """What belongs to each key frame, by channel."""
-    dealt: dict[str, dict[str, Row]] = defaultdict(dict)
-    for data in tables["sample_data"].values():
-        if data["is_key_frame"] and data["sample_token"] in tokens:
-            dealt[data["sample_token"]][tables.channel(data)] = data
-    return dealt
+def _key_frame_data(tables: Tables, tokens: set[str]) -> Mapping[str, dict[str, Row]]:
+    """Return the records of sample_data of each key frame, by channel."""
+    by_sample: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in tables["sample_data"].values():
+        if row["is_key_frame"] and row["sample_token"] in tokens:
+            by_sample[row["sample_token"]][tables.channel(row)] = row
+    return by_sample
 
 
-def _views(tables: Tables, token: str, sensors: Mapping[str, Row], rows: Mapping[str, int]) -> Ints:
-    """[6] rows of the footage."""
-    if missing := [channel for channel in (LIDAR, *CAMERAS) if channel not in sensors]:
-        raise refused(
-            "missing-view",
-            tables.file("sample_data"),
-            f"sample {token}",
-            f"it lacks {', '.join(missing)}",
-        )
-    return np.array([rows[sensors[camera]["token"]] for camera in CAMERAS], dtype=np.int64)
+def _image_indices(
+    tables: Tables, token: str, sensors: Mapping[str, Row], frame_indices: Mapping[str, int]
+) -> Ints:
+    """Return the indices [6] of a key frame's images. `DataError` if it lacks a sensor."""
+    missing = [channel for channel in (LIDAR, *CAMERAS) if channel not in sensors]
+    if missing:
+        what = f"it lacks {', '.join(missing)}"
+        raise refusal("missing-view", tables.file("sample_data"), f"sample {token}", what)
+    return np.array([frame_indices[sensors[camera]["token"]] for camera in CAMERAS], dtype=np.int64)
 
 
-def _sample(
+def _read_sample(
     tables: Tables,
     row: Row,
     annotations: list[Row],
     lidar: Row,
-    seen: tuple[Footage, Mapping[str, Ints]],
+    camera_frames: CameraFrames,
+    image_indices: Mapping[str, Ints],
 ) -> Sample:
-    footage, views = seen
-    ego_to_global = _pose(tables, "ego_pose", lidar)
-    lidar_to_ego = _pose(tables, "calibrated_sensor", lidar)
+    ego_to_global = _read_pose(tables, "ego_pose", lidar)
+    lidar_to_ego = _read_pose(tables, "calibrated_sensor", lidar)
+    key_frames = [image_indices[token] for token in _latest_key_frames(tables, row)]
     return Sample(
         token=row["token"],
         scene=tables["scene"][row["scene_token"]]["name"],
         time=int(lidar["timestamp"]),
         lidar_to_ego=lidar_to_ego,
         ego_to_global=ego_to_global,
-        truth=objects(tables, annotations, ego_to_global @ lidar_to_ego),
-        footage=footage,
-        views=views[row["token"]],
-        earlier=footage.earlier([views[token] for token in _back(tables, row)]),
+        truth=read_objects(tables, annotations, ego_to_global @ lidar_to_ego),
+        camera_frames=camera_frames,
+        image_indices=image_indices[row["token"]],
+        earlier_indices=camera_frames.earlier_frames(key_frames),
     )
 
 
-def _pose(tables: Tables, name: str, data: Row) -> Floats:
-    """[4,4] that a record of sample_data refers to."""
-    translations, rotations = located(
-        tables[name], [tables.find(name, data[f"{name}_token"], "sample_data", data)]
-    )
-    return np.asarray(poses(translations, rotations)[0])
+def _read_pose(tables: Tables, name: str, data: Row) -> Floats:
+    """Return the pose [4,4] in table ``name`` that a record of sample_data refers to."""
+    row = tables.lookup(name, data[f"{name}_token"], "sample_data", data)
+    translations, rotations = read_poses(tables[name], [row])
+    return np.asarray(pose_matrices(translations, rotations)[0])
 
 
-def _back(tables: Tables, row: Row) -> Iterator[str]:
-    """The tokens of a sample and of those before it in its scene, as many as earlier frames reach back."""
+def _latest_key_frames(tables: Tables, row: Row) -> Iterator[str]:
+    """Yield the tokens of a sample and of those before it in its scene, most recent first.
+
+    There are at most as many as earlier frames reach back. `DataError` if one is of another scene.
+    """
     yield row["token"]
     for _ in range(INTERVALS):
         if not row["prev"]:
             return
-        before = tables.find("sample", row["prev"], "sample", row)
-        if before["scene_token"] != row["scene_token"]:
-            raise refused(
-                "dangling-token",
-                tables.file("sample"),
-                record_of(row),
-                "the one before is of another scene",
-            )
-        row = before
+        previous = tables.lookup("sample", row["prev"], "sample", row)
+        if previous["scene_token"] != row["scene_token"]:
+            what = "its previous sample belongs to another scene"
+            raise refusal("dangling-token", tables.file("sample"), describe_record(row), what)
+        row = previous
         yield row["token"]

@@ -1,4 +1,4 @@
-"""The figures of a version's splits, and a report that shows them."""
+"""Object counts of the splits of a nuScenes version, and the report that shows them."""
 
 from __future__ import annotations
 
@@ -12,65 +12,66 @@ from groupdetr.data.check import Report
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 
-TRAINED = ("train", "mini_train")  # the first that is there is trained on
+TRAIN_SPLITS = ("train", "mini_train")  # the first of them that exists is trained on
 
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """The figures of one split. Objects are those that training would use: in range, and with a point."""
+    """Counts of one split. Objects are those to train on: in range, and with a point."""
 
     samples: int
-    empty_samples: int  # without such an object
+    empty_samples: int  # samples without such an object
     objects: int
-    classes: dict[str, int]  # name: objects, of all ten
+    classes: dict[str, int]  # number of objects by class name, of all ten classes
 
     def __str__(self) -> str:
-        classes = ", ".join(f"{name} {number}" for name, number in self.classes.items() if number)
-        told = (
+        text = (
             f"{self.samples} samples ({self.empty_samples} without objects), {self.objects} objects"
         )
-        return f"{told}: {classes}" if classes else told
+        classes = ", ".join(f"{name} {number}" for name, number in self.classes.items() if number)
+        return f"{text}: {classes}" if classes else text
 
 
-def count(samples: Sequence[Sample]) -> SampleCounts:
-    """Of a split."""
-    labels = [sample.truth.labels[sample.truth.learned] for sample in samples]
-    per_class = np.bincount(
-        np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(CLASSES)
-    ).tolist()
-    empty = sum(not len(some) for some in labels)
-    return SampleCounts(len(samples), empty, sum(per_class), dict(zip(CLASSES, per_class)))
+def count_objects(samples: Sequence[Sample]) -> SampleCounts:
+    """Count the objects of a split."""
+    labels = [sample.truth.labels[sample.truth.trainable] for sample in samples]
+    all_labels = np.concatenate([np.zeros(0, np.int64), *labels])
+    per_class = np.bincount(all_labels, minlength=len(CLASSES)).tolist()
+    empty_samples = sum(len(sample_labels) == 0 for sample_labels in labels)
+    classes = dict(zip(CLASSES, per_class))
+    return SampleCounts(len(samples), empty_samples, sum(per_class), classes)
 
 
 @dataclass(frozen=True, eq=False)
 class SceneReport(Report):
-    """What a check of scenes found."""
+    """The result of a check of a nuScenes version."""
 
-    counts: dict[str, SampleCounts] = field(
-        default_factory=dict
-    )  # by split, as the version calls it
+    counts: dict[str, SampleCounts] = field(default_factory=dict)  # by the version's split names
 
     @property
     def images(self) -> int:
-        """Samples that are trained on."""
-        return self._trained().samples
+        """Number of samples that are trained on."""
+        return self._train_counts().samples
 
     @property
     def boxes(self) -> int:
-        """Objects that are learned."""
-        return self._trained().objects
+        """Number of objects that are trained on."""
+        return self._train_counts().objects
 
-    def _trained(self) -> SampleCounts:
-        return next((self.counts[name] for name in TRAINED if name in self.counts), count([]))
+    def _train_counts(self) -> SampleCounts:
+        for name in TRAIN_SPLITS:
+            if name in self.counts:
+                return self.counts[name]
+        return count_objects([])
 
     def to_json(self) -> dict[str, Any]:
-        """As of pictures, but a split has samples and objects."""
-        return super().to_json() | {
-            "splits": {name: asdict(counts) for name, counts in self.counts.items()}
-        }
+        """Return the same keys as for images, but a split has counts of samples and objects."""
+        splits = {name: asdict(counts) for name, counts in self.counts.items()}
+        return super().to_json() | {"splits": splits}
 
     def render(self) -> str:
-        """The findings, and a line for each split."""
-        return "\n".join(
-            [super().render(), *(f"{name}: {counts}" for name, counts in self.counts.items())]
-        )
+        """Return the findings, and a line for each split, as text."""
+        lines = [super().render()]
+        for name, counts in self.counts.items():
+            lines.append(f"{name}: {counts}")
+        return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""A nuScenes drawn from a seed: all thirteen tables, splits, a map, and six cameras that see a town square.
+"""A synthetic nuScenes generated from a seed: all thirteen tables, splits, a map and images.
 
-Key frames come twice a second, pictures twelve times if asked for. Every camera has its own phase, and every record
-its own ego pose. Lidar is recorded, since poses come with it, but has no files. The tables come last, so a set that
-has them is whole.
+Six cameras record a town square. There are two key frames per second, and optionally twelve images
+per second of each camera. Every camera has its own phase, and every record its own ego pose. The
+tables contain lidar records, because these have the poses of key frames, but no lidar files are
+written. The tables are written last, so a set that has them is complete.
 """
 
 from __future__ import annotations
@@ -15,102 +16,107 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from groupdetr.data.nuscenes.synthetic_records import KEY, Records, Scene
-from groupdetr.data.nuscenes.synthetic_world import world
+from groupdetr.data.nuscenes.synthetic_records import KEY_FRAME_INTERVAL, Records, SyntheticScene
+from groupdetr.data.nuscenes.synthetic_world import random_world
 from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Row
 from groupdetr.data.synthetic import jpeg, save
 from groupdetr.errors import DataError
 
-REVISION = 1  # raise it when a config draws something else than before
+REVISION = 1  # to be raised when the same config generates other data than before
 VERSION = "v1.0-synthetic"
-START = 1_533_000_000_000_000  # microseconds: the first key frame
-BETWEEN_SCENES = 60.0  # seconds
-_RECORD = "synthetic.json"
+START_TIME = 1_533_000_000_000_000  # microseconds: the first key frame of the first scene
+TIME_BETWEEN_SCENES = 60.0  # seconds
+_CONFIG_FILE = "synthetic.json"
+_MINIMA = {
+    "train_scenes": 1,
+    "val_scenes": 1,
+    "samples": 2,
+    "width": 32,
+    "height": 32,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What is drawn. A scene has ``samples`` key frames; without ``sweeps`` there are pictures of those only."""
+    """What is generated. `ValueError` if a value is too small."""
 
     train_scenes: int = 1
     val_scenes: int = 1
-    samples: int = 4
-    width: int = 400
+    samples: int = 4  # key frames of a scene
+    width: int = 400  # of images, pixels
     height: int = 225
-    sweeps: bool = True
+    sweeps: bool = True  # True if there are images between key frames
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {
-            "train_scenes": 1,
-            "val_scenes": 1,
-            "samples": 2,
-            "width": 32,
-            "height": 32,
-            "seed": 0,
-        }
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name, minimum in _MINIMA.items():
+            value = getattr(self, name)
+            if value < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {value}")
 
     def splits(self) -> dict[str, list[str]]:
-        """Names of the scenes."""
+        """Return the names of the scenes of each split."""
         names = [f"scene-{9001 + index}" for index in range(self.train_scenes + self.val_scenes)]
         return {"train": names[: self.train_scenes], "val": names[self.train_scenes :]}
 
 
 def write(config: SyntheticConfig, root: Path | str, version: str = VERSION) -> None:
-    """Writes ``<root>/<version>/*.json``, ``maps``, ``samples`` and ``sweeps``.
+    """Write ``<root>/<version>/*.json``, ``maps``, ``samples`` and ``sweeps``.
 
-    A set that is there already, from this config, is kept; anything else in its place is a `DataError`.
+    If the folder already holds the set of this config, nothing is written. `DataError` if it
+    holds other data.
     """
     root = Path(root)
     folder = root / version
     if _is_written(config, folder):
         return
-    save(folder / _RECORD, _json(_info(config)))
+    save(folder / _CONFIG_FILE, _to_json(_metadata(config)))
     records = Records(config.seed)
-    for scene in scenes(config):
-        for name, pixels in scene.recorded(records):
+    for scene in generate_scenes(config):
+        for name, pixels in scene.record(records):
             save(root / name, jpeg(pixels))
-    save(root / records.rows["map"][0]["filename"], _png(np.full((64, 64), 255, dtype=np.uint8)))
-    save(folder / SPLITS_FILE, _json(config.splits()))
+    map_file = root / records.rows["map"][0]["filename"]
+    save(map_file, _to_png(np.full((64, 64), 255, dtype=np.uint8)))
+    save(folder / SPLITS_FILE, _to_json(config.splits()))
     for table, rows in records.rows.items():
-        save(folder / f"{table}.json", _json(rows))
+        save(folder / f"{table}.json", _to_json(rows))
 
 
-def scenes(config: SyntheticConfig) -> Iterator[Scene]:
-    """Those of all splits, one after the other."""
+def generate_scenes(config: SyntheticConfig) -> Iterator[SyntheticScene]:
+    """Yield the scenes of all splits, one after the other."""
     names = [name for split in config.splits().values() for name in split]
     for index, name in enumerate(names):
-        place = world(np.random.default_rng((config.seed, index)))
-        start = START + round(index * (BETWEEN_SCENES + KEY * config.samples) * 1e6)
-        yield Scene(
-            name, place, start, config.samples, (config.width, config.height), config.sweeps
-        )
+        world = random_world(np.random.default_rng((config.seed, index)))
+        duration = TIME_BETWEEN_SCENES + KEY_FRAME_INTERVAL * config.samples
+        start_time = START_TIME + round(index * duration * 1e6)
+        size = (config.width, config.height)
+        yield SyntheticScene(name, world, start_time, config.samples, size, config.sweeps)
 
 
 def _is_written(config: SyntheticConfig, folder: Path) -> bool:
-    tables = [(folder / f"{name}.json").exists() for name in FIELDS]
-    record = folder / _RECORD
-    found = record.read_bytes() if record.exists() else b""
-    if (found or any(tables)) and found != _json(_info(config)):
-        remedy = "choose another folder, or delete this one to draw it again"
+    """Return whether the complete set of this config exists. `DataError` if it is another set."""
+    tables_exist = [(folder / f"{name}.json").exists() for name in FIELDS]
+    config_file = folder / _CONFIG_FILE
+    content = config_file.read_bytes() if config_file.exists() else b""
+    if (content or any(tables_exist)) and content != _to_json(_metadata(config)):
+        remedy = "choose another folder, or delete this one to generate it again"
         raise DataError("the folder holds another data set", str(folder), remedy)
-    return bool(found) and all(tables)
+    return bool(content) and all(tables_exist)
 
 
-def _info(config: SyntheticConfig) -> Row:
+def _metadata(config: SyntheticConfig) -> Row:
     return {"description": "groupdetr synthetic nuScenes", "revision": REVISION, **asdict(config)}
 
 
-def _json(value: Any) -> bytes:
+def _to_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _png(image: Any) -> bytes:
+def _to_png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()

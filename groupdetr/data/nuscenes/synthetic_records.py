@@ -1,88 +1,91 @@
-"""What a nuScenes records of a scene, table by table: instances and their boxes, the lidar's poses, six cameras."""
+"""The records of a synthetic scene in all tables of nuScenes.
+
+They are instances and their boxes, the poses of the lidar, and the images of six cameras.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groupdetr.data.nuscenes.geometry import inverse, yaw
+from groupdetr.data.nuscenes.geometry import invert_poses, yaw
 from groupdetr.data.nuscenes.names import ATTRIBUTES, CAMERAS, CATEGORIES, LIDAR
 from groupdetr.data.nuscenes.synthetic_cameras import (
-    LIDAR_PLACE,
+    LIDAR_POSITION,
     LIDAR_ROTATION,
     MOUNTS,
-    Mount,
-    Solid,
-    picture,
+    CameraMount,
+    RenderedBox,
+    render,
 )
-from groupdetr.data.nuscenes.synthetic_world import Thing, World
+from groupdetr.data.nuscenes.synthetic_world import World, WorldObject
 from groupdetr.data.nuscenes.tables import FIELDS, Row
 from groupdetr.data.records import Floats
 
-KEY = 0.5  # seconds between key frames
-FRAMES = 6  # pictures of a camera from one key frame to the next, sweeps included
-_LEVELS = ("v0-40", "v40-60", "v60-80", "v80-100")  # per cent visible
+KEY_FRAME_INTERVAL = 0.5  # seconds
+IMAGES_PER_INTERVAL = 6  # of a camera, from one key frame to the next, with sweeps
+_VISIBILITY_LEVELS = ("v0-40", "v40-60", "v60-80", "v80-100")  # visible per cent
 
-Picture = tuple[str, NDArray[np.uint8]]  # file name, [H,W,3]
+RenderedImage = tuple[str, NDArray[np.uint8]]  # file name, [H,W,3]
 
 
 class Records:
-    """The tables as they grow. Tokens are 32 hexadecimal digits that depend on the seed and on what they stand for."""
+    """Tables to which records are added.
+
+    Tokens are 32 hexadecimal digits. They depend on the seed and on what the record stands for.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rows: dict[str, list[Row]] = {name: [] for name in FIELDS}
-        for table, names in (("category", CATEGORIES), ("attribute", ATTRIBUTES)):
-            for name in names:
-                self.add(table, name, name=name, description="")
-        self.rows["visibility"] = [
-            {"token": str(number), "level": level, "description": ""}
-            for number, level in enumerate(_LEVELS, 1)
-        ]
-        for channel in (LIDAR, *CAMERAS):
-            self.add(
-                "sensor",
-                channel,
-                channel=channel,
-                modality="lidar" if channel == LIDAR else "camera",
+        for name in CATEGORIES:
+            self.add("category", name, name=name, description="")
+        for name in ATTRIBUTES:
+            self.add("attribute", name, name=name, description="")
+        for number, level in enumerate(_VISIBILITY_LEVELS, 1):
+            self.rows["visibility"].append(
+                {"token": str(number), "level": level, "description": ""}
             )
+        for channel in (LIDAR, *CAMERAS):
+            modality = "lidar" if channel == LIDAR else "camera"
+            self.add("sensor", channel, channel=channel, modality=modality)
         filename = f"maps/{self.token('map', 'square')}.png"
         self.add("map", "square", log_tokens=[], filename=filename, category="semantic_prior")
 
-    def token(self, table: str, *parts: Any) -> str:
-        """Of the record that ``parts`` tell."""
-        text = "/".join(map(str, (self.seed, table, *parts)))
+    def token(self, table: str, *key: object) -> str:
+        """Return the token of the record with this key."""
+        text = "/".join(map(str, (self.seed, table, *key)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def tokens(self, table: str, *parts: Any, numbers: range) -> list[str]:
-        """Of a numbered row of records."""
-        return [self.token(table, *parts, number) for number in numbers]
+    def tokens(self, table: str, *key: object, numbers: range) -> list[str]:
+        """Return the tokens of numbered records with a common key."""
+        return [self.token(table, *key, number) for number in numbers]
 
-    def add(self, table: str, *parts: Any, **fields: Any) -> str:
-        """Writes a record and gives its token."""
-        token = self.token(table, *parts)
+    def add(self, table: str, *key: object, **fields: object) -> str:
+        """Add a record and return its token."""
+        token = self.token(table, *key)
         self.rows[table].append({"token": token, **fields})
         return token
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One scene to be recorded."""
+class SyntheticScene:
+    """One scene, and how it is recorded."""
 
     name: str
-    place: World
-    start: int  # microseconds, of the first key frame
-    samples: int  # key frames
-    size: tuple[int, int]  # width and height of pictures
-    sweeps: bool  # pictures between key frames, too
+    world: World
+    start_time: int  # of the first key frame, microseconds
+    samples: int  # number of key frames
+    size: tuple[int, int]  # width and height of images
+    sweeps: bool  # True if there are images between key frames
 
-    def recorded(self, records: Records) -> Iterator[Picture]:
-        """Into all tables; gives the pictures as they are drawn."""
+    def record(self, records: Records) -> Iterator[RenderedImage]:
+        """Add the records of the scene to all tables, and yield its images."""
         samples = records.tokens("sample", self.name, numbers=range(self.samples))
         log = records.add(
             "log", self.name, logfile=self.name, vehicle="", date_captured="", location="square"
@@ -98,135 +101,158 @@ class Scene:
             first_sample_token=samples[0],
             last_sample_token=samples[-1],
         )
-        for number, (token, links) in enumerate(_chain(samples)):
-            row = {
-                "token": token,
-                "timestamp": self._stamp(number * KEY),
-                "scene_token": scene,
-                **links,
-            }
+        for number, (token, links) in enumerate(_with_links(samples)):
+            timestamp = self._timestamp(number * KEY_FRAME_INTERVAL)
+            row = {"token": token, "timestamp": timestamp, "scene_token": scene, **links}
             records.rows["sample"].append(row)
-        for number, thing in enumerate(self.place.things):
-            self._instance(records, thing, number, samples)
-        self._lidar(records, samples)
+        for number, world_object in enumerate(self.world.objects):
+            self._record_instance(records, world_object, number, samples)
+        self._record_lidar(records, samples)
         for camera, mount in MOUNTS.items():
-            yield from self._camera(records, camera, mount, samples)
+            yield from self._record_camera(records, camera, mount, samples)
 
-    def _stamp(self, seconds: float) -> int:
-        """Microseconds."""
-        return self.start + round(seconds * 1e6)
+    def _timestamp(self, seconds: float) -> int:
+        """Return microseconds."""
+        return self.start_time + round(seconds * 1e6)
 
-    def _instance(self, records: Records, thing: Thing, which: int, samples: list[str]) -> None:
-        tokens = records.tokens("sample_annotation", self.name, which, numbers=range(self.samples))
-        category = next(category for category, kind in CATEGORIES.items() if kind == thing.name)
+    def _record_instance(
+        self, records: Records, world_object: WorldObject, number: int, samples: list[str]
+    ) -> None:
+        """Add an object, and its box in every key frame."""
+        tokens = records.tokens("sample_annotation", self.name, number, numbers=range(self.samples))
+        category = next(
+            category for category, name in CATEGORIES.items() if name == world_object.name
+        )
         instance = records.add(
             "instance",
             self.name,
-            which,
+            number,
             category_token=records.token("category", category),
             nbr_annotations=len(tokens),
             first_annotation_token=tokens[0],
             last_annotation_token=tokens[-1],
         )
-        about = {
-            "instance_token": instance,
-            "size": list(thing.size),
-            "visibility_token": str(len(_LEVELS)),
-        }
-        about["attribute_tokens"] = (
-            [records.token("attribute", thing.attribute)] if thing.attribute else []
-        )
-        for number, (token, links) in enumerate(_chain(tokens)):
-            seen = {
-                "sample_token": samples[number],
-                "num_lidar_pts": self._points(thing, number),
+        attribute_tokens = []
+        if world_object.attribute:
+            attribute_tokens.append(records.token("attribute", world_object.attribute))
+        for index, (token, links) in enumerate(_with_links(tokens)):
+            pose = self.world.object_pose(world_object, index * KEY_FRAME_INTERVAL)
+            row = {
+                "token": token,
+                "instance_token": instance,
+                "size": list(world_object.size),
+                "visibility_token": str(len(_VISIBILITY_LEVELS)),
+                "attribute_tokens": attribute_tokens,
+                "sample_token": samples[index],
+                "num_lidar_pts": self._num_lidar_points(world_object, index),
                 "num_radar_pts": 0,
+                **_pose_fields(pose),
+                **links,
             }
-            place = _located(self.place.pose(thing, number * KEY))
-            records.rows["sample_annotation"].append(
-                {"token": token} | about | seen | place | links
-            )
+            records.rows["sample_annotation"].append(row)
 
-    def _points(self, thing: Thing, number: int) -> int:
-        """Of the lidar on a thing in a key frame: fewer, the farther it is, but some."""
-        time = number * KEY
-        away = self.place.pose(thing, time)[:2, 3] - self.place.vehicle(time)[:2, 3]
-        return max(1, round(4000 / float(away @ away)))
+    def _num_lidar_points(self, world_object: WorldObject, key_frame: int) -> int:
+        """Return the number of lidar points on an object: it falls with distance, down to 1."""
+        time = key_frame * KEY_FRAME_INTERVAL
+        object_position = self.world.object_pose(world_object, time)[:2, 3]
+        offset = object_position - self.world.car_pose(time)[:2, 3]
+        return max(1, round(4000 / float(offset @ offset)))
 
-    def _lidar(self, records: Records, samples: list[str]) -> None:
+    def _record_lidar(self, records: Records, samples: list[str]) -> None:
+        """Add the lidar's calibration, and a record in every key frame."""
         calibration = records.add(
             "calibrated_sensor",
             self.name,
             LIDAR,
             sensor_token=records.token("sensor", LIDAR),
-            translation=list(LIDAR_PLACE),
+            translation=list(LIDAR_POSITION),
             rotation=list(LIDAR_ROTATION),
             camera_intrinsic=[],
         )
         tokens = records.tokens("sample_data", self.name, LIDAR, numbers=range(self.samples))
-        for number, (token, links) in enumerate(_chain(tokens)):
-            data = _data(LIDAR, token, samples[number], True) | {
-                "calibrated_sensor_token": calibration
+        for number, (token, links) in enumerate(_with_links(tokens)):
+            row = {
+                **_sensor_fields(LIDAR, token, samples[number], True),
+                "calibrated_sensor_token": calibration,
+                "width": 0,
+                "height": 0,
+                **links,
             }
-            self._sensed(records, data | {"width": 0, "height": 0} | links, number * KEY)
+            self._record_data(records, row, number * KEY_FRAME_INTERVAL)
 
-    def _camera(
-        self, records: Records, camera: str, mount: Mount, samples: list[str]
-    ) -> Iterator[Picture]:
-        intrinsic = mount.intrinsic(*self.size)
+    def _record_camera(
+        self, records: Records, camera: str, mount: CameraMount, samples: list[str]
+    ) -> Iterator[RenderedImage]:
+        """Add a camera's calibration and the records of its images, and yield the images."""
+        width, height = self.size
+        intrinsic = mount.intrinsic(width, height)
         calibration = records.add(
             "calibrated_sensor",
             self.name,
             camera,
             sensor_token=records.token("sensor", camera),
-            translation=list(mount.place),
+            translation=list(mount.position),
             rotation=list(mount.rotation),
             camera_intrinsic=intrinsic.tolist(),
         )
-        frames = range(0, (self.samples - 1) * FRAMES + 1, 1 if self.sweeps else FRAMES)
-        tokens = records.tokens("sample_data", self.name, camera, numbers=frames)
-        for frame, (token, links) in zip(frames, _chain(tokens)):
-            time = frame * KEY / FRAMES - mount.delay
-            following = samples[
-                -(-frame // FRAMES)
-            ]  # pictures in between belong to the key frame after them
-            data = _data(camera, token, following, frame % FRAMES == 0) | {
-                "calibrated_sensor_token": calibration
+        last = (self.samples - 1) * IMAGES_PER_INTERVAL
+        numbers = range(0, last + 1, 1 if self.sweeps else IMAGES_PER_INTERVAL)
+        tokens = records.tokens("sample_data", self.name, camera, numbers=numbers)
+        for number, (token, links) in zip(numbers, _with_links(tokens)):
+            time = number * KEY_FRAME_INTERVAL / IMAGES_PER_INTERVAL - mount.delay
+            # An image between two key frames belongs to the later one.
+            sample = samples[math.ceil(number / IMAGES_PER_INTERVAL)]
+            is_key_frame = number % IMAGES_PER_INTERVAL == 0
+            row = {
+                **_sensor_fields(camera, token, sample, is_key_frame),
+                "calibrated_sensor_token": calibration,
+                "width": width,
+                "height": height,
+                **links,
             }
-            self._sensed(records, data | dict(zip(("width", "height"), self.size)) | links, time)
-            yield data["filename"], self._picture(mount, intrinsic, time)
+            self._record_data(records, row, time)
+            yield row["filename"], self._render(mount, intrinsic, time)
 
-    def _sensed(self, records: Records, data: Row, time: float) -> None:
-        """A record of a sensor, and the vehicle's pose at its time."""
-        stamp, place = self._stamp(time), _located(self.place.vehicle(time))
-        pose = records.add("ego_pose", data["token"], timestamp=stamp, **place)
-        records.rows["sample_data"].append(data | {"timestamp": stamp, "ego_pose_token": pose})
+    def _record_data(self, records: Records, row: Row, time: float) -> None:
+        """Add a record of sample_data, and the pose of the car at its time."""
+        timestamp = self._timestamp(time)
+        pose_fields = _pose_fields(self.world.car_pose(time))
+        pose = records.add("ego_pose", row["token"], timestamp=timestamp, **pose_fields)
+        records.rows["sample_data"].append({**row, "timestamp": timestamp, "ego_pose_token": pose})
 
-    def _picture(self, mount: Mount, intrinsic: Floats, time: float) -> NDArray[np.uint8]:
-        seen = inverse(self.place.vehicle(time) @ mount.camera_to_ego())
-        solids = [
-            Solid(thing.name, seen @ self.place.pose(thing, time), thing.size)
-            for thing in self.place.things
-        ]
-        return picture(solids, intrinsic, *self.size)
-
-
-def _data(channel: str, token: str, sample: str, key: bool) -> Row:
-    """What a record of any sensor says."""
-    ending = "pcd.bin" if channel == LIDAR else "jpg"
-    filename = f"{'samples' if key else 'sweeps'}/{channel}/{token}.{ending}"
-    about = {"fileformat": ending.removesuffix(".bin"), "filename": filename}
-    return {"token": token, "sample_token": sample, "is_key_frame": key, **about}
+    def _render(self, mount: CameraMount, intrinsic: Floats, time: float) -> NDArray[np.uint8]:
+        """Return the image of a camera at a time."""
+        global_to_camera = invert_poses(self.world.car_pose(time) @ mount.camera_to_ego())
+        boxes = []
+        for world_object in self.world.objects:
+            to_camera = global_to_camera @ self.world.object_pose(world_object, time)
+            boxes.append(RenderedBox(world_object.name, to_camera, world_object.size))
+        return render(boxes, intrinsic, *self.size)
 
 
-def _chain(tokens: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each token, and who comes before and after."""
-    for token, before, after in zip(tokens, ["", *tokens], [*tokens[1:], ""]):
-        yield token, {"prev": before, "next": after}
+def _sensor_fields(channel: str, token: str, sample: str, is_key_frame: bool) -> Row:
+    """Return the fields of sample_data that all sensors have in common."""
+    extension = "pcd.bin" if channel == LIDAR else "jpg"
+    folder = "samples" if is_key_frame else "sweeps"
+    return {
+        "token": token,
+        "sample_token": sample,
+        "is_key_frame": is_key_frame,
+        "fileformat": extension.removesuffix(".bin"),
+        "filename": f"{folder}/{channel}/{token}.{extension}",
+    }
 
 
-def _located(pose: Floats) -> Row:
-    """Where something upright is."""
+def _with_links(tokens: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each token with the fields "prev" and "next", empty at the ends."""
+    for index, token in enumerate(tokens):
+        previous = tokens[index - 1] if index > 0 else ""
+        following = tokens[index + 1] if index + 1 < len(tokens) else ""
+        yield token, {"prev": previous, "next": following}
+
+
+def _pose_fields(pose: Floats) -> Row:
+    """Return translation and rotation of an upright pose."""
     half = float(yaw(pose)) / 2
     return {
         "translation": pose[:3, 3].tolist(),

@@ -1,8 +1,10 @@
-"""PETR's augmentation, at any size: pictures resized, cropped and flipped, the world turned and scaled about the lidar.
+"""PETR's augmentation at any image size.
 
-One draw holds for all views of a sample, those of an earlier frame included. Pictures stay bytes; whatever happens to
-them happens to ``lidar_to_image`` too, and what happens to the world is undone in it, so that every object stays on
-its pixels.
+Images are resized, cropped and flipped, and the world is rotated and scaled about the lidar
+(``ResizeCropFlipImage`` and ``GlobalRotScaleTransImage`` in PETR's code). One random draw applies
+to all images of a sample, those of an earlier frame included. Images stay bytes. Every change of
+an image is applied to its ``lidar_to_image``, too, and every change of the world is undone there,
+so that all objects stay on their pixels.
 """
 
 from __future__ import annotations
@@ -16,102 +18,129 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Generator
 
-from groupdetr.data.nuscenes.geometry import about_z, embedded
+from groupdetr.data.nuscenes.geometry import rotation_about_z, to_homogeneous
 from groupdetr.data.records import Floats
 
-IMGSZ = (320, 800)  # height and width that pictures of 900 x 1600 become
-ZOOM = (
-    0.94,
-    1.25,
-)  # times the scale at which a picture fills IMGSZ: 0.47 to 0.625 of 1600 x 900 for 800 x 320
-TURN = 0.3925  # radians at most, either way
-SCALE = (0.95, 1.05)  # of the world
+IMAGE_SIZE = (320, 800)  # height and width to which PETR brings images of 900 x 1600
+# Range of the resize factor, relative to the scale at which an image fills the output. For 800 x
+# 320 these are PETR's scales, 0.47 to 0.625 of 1600 x 900.
+RESIZE_RANGE = (0.94, 1.25)
+MAX_ROTATION = 0.3925  # radians, in either direction
+SCALE_RANGE = (0.95, 1.05)  # of the world
 
 
 @dataclass(frozen=True)
-class Crop:
-    """Where a picture of one size goes: scaled by ``scale``, then ``left`` and ``top`` pixels are cut off (or, where
-    negative, black is put there), up to ``size``; then it may be flipped."""
+class ResizeCropFlip:
+    """The transform of one image: resize by ``scale``, crop to ``size``, then flip.
+
+    The crop begins ``left`` and ``top`` pixels inside the resized image. A negative offset adds
+    black pixels.
+    """
 
     scale: float
     left: int
     top: int
-    size: tuple[int, int]  # height and width
-    flip: bool = False
+    size: tuple[int, int]  # height and width of the output
+    flip: bool = False  # True if the output is mirrored horizontally
 
     def matrix(self) -> Floats:
-        """[4,4] what it does to (u d, v d, d, 1)."""
-        a = np.array([[self.scale, 0, -self.left], [0, self.scale, -self.top], [0, 0, 1]])
-        mirror = np.array([[-1, 0, self.size[1]], [0, 1, 0], [0, 0, 1]])
-        return embedded(mirror @ a if self.flip else a)
+        """Return the matrix [4,4] that it applies to (u d, v d, d, 1)."""
+        matrix = np.array([[self.scale, 0, -self.left], [0, self.scale, -self.top], [0, 0, 1]])
+        if self.flip:
+            mirror = np.array([[-1, 0, self.size[1]], [0, 1, 0], [0, 0, 1]])
+            matrix = mirror @ matrix
+        return to_homogeneous(matrix)
 
-    def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A picture [H,W,3], bicubic as published, black where there is none.
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the transformed image [H',W',3] of an image [H,W,3], bicubic as in PETR's code.
 
-        Only what is kept is resized, which takes half the time; here and there a byte is rounded the other way.
+        Only the visible part is resized, which takes half the time. A few bytes are rounded
+        differently than if the whole image were resized.
         """
-        height, width = (max(1, int(side * self.scale)) for side in pixels.shape[:2])
+        height = max(1, int(pixels.shape[0] * self.scale))
+        width = max(1, int(pixels.shape[1] * self.scale))
+        # The visible part, in pixels of the resized image.
         x0, y0 = max(0, self.left), max(0, self.top)
         x1, y1 = min(width, self.left + self.size[1]), min(height, self.top + self.size[0])
-        wide, high = pixels.shape[1] / width, pixels.shape[0] / height
-        box = (x0 * wide, y0 * high, x1 * wide, y1 * high)
-        kept = Image.fromarray(pixels).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box)
-        whole = np.zeros((*self.size, 3), dtype=np.uint8)
-        whole[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = np.asarray(kept)
-        return whole[:, ::-1] if self.flip else whole
+        # The same in pixels of the original.
+        x_ratio = pixels.shape[1] / width
+        y_ratio = pixels.shape[0] / height
+        box = (x0 * x_ratio, y0 * y_ratio, x1 * x_ratio, y1 * y_ratio)
+        image = Image.fromarray(pixels)
+        visible = image.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box)
+        output = np.zeros((*self.size, 3), dtype=np.uint8)
+        rows = slice(y0 - self.top, y1 - self.top)
+        columns = slice(x0 - self.left, x1 - self.left)
+        output[rows, columns] = np.asarray(visible)
+        return output[:, ::-1] if self.flip else output
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to all pictures of a sample, and to its world. As it stands: what is done in a test."""
+    """The augmentation of a sample: of all its images, and of its world.
 
-    zoom: float = 1.0  # times the scale at which a picture fills the output
-    left: float = 0.5  # what is cut off at the left, as a share of all that is cut off at the sides
+    The default values are those of validation.
+    """
+
+    resize: float = 1.0  # relative to the scale at which an image fills the output
+    crop_left: float = 0.5  # share of the width to cut off that is cut off at the left
     flip: bool = False
-    turn: float = 0.0  # radians, counter-clockwise
-    scale: float = 1.0
+    rotation: float = 0.0  # of the world, radians, counter-clockwise
+    scale: float = 1.0  # of the world
 
-    def crop(self, size: tuple[int, int], output: tuple[int, int]) -> Crop:
-        """For a picture of (height, width) ``size``. The bottom is kept: the sky tells least."""
-        scale = self.zoom * max(output[0] / size[0], output[1] / size[1])
-        height, width = (int(side * scale) for side in size)
-        left = int(self.left * max(0, width - output[1]))
-        return Crop(scale, left, height - output[0], output, self.flip)
+    def image_transform(self, size: tuple[int, int], output: tuple[int, int]) -> ResizeCropFlip:
+        """Return the transform of an image of (height, width) ``size`` to size ``output``.
 
-    def world(self) -> Floats:
-        """[4,4] from where things are to where they are put."""
-        return embedded(self.scale * about_z(self.turn))
+        It cuts off the top of the image, where there is only sky, and keeps the bottom.
+        """
+        scale = self.resize * max(output[0] / size[0], output[1] / size[1])
+        height = int(size[0] * scale)
+        width = int(size[1] * scale)
+        left = int(self.crop_left * max(0, width - output[1]))
+        return ResizeCropFlip(scale, left, height - output[0], output, self.flip)
 
-    def views(self, lidar_to_image: Floats) -> Floats:
-        """[V,4,4] for the world as it is put. Depths along a ray keep their length, as published."""
-        return lidar_to_image @ np.linalg.inv(self.world())
+    def world_matrix(self) -> Floats:
+        """Return the matrix [4,4] that rotates and scales the world about the lidar."""
+        return to_homogeneous(self.scale * rotation_about_z(self.rotation))
 
-    def boxes(self, boxes: Floats) -> Floats:
-        """[T,9]: centres, sizes, yaws and velocities as they are put."""
-        turned, spin = boxes.copy(), self.world()[:3, :3]
-        turned[:, :3] = boxes[:, :3] @ spin.T
-        turned[:, 3:6] *= self.scale
-        turned[:, 6] += self.turn
-        turned[:, 7:9] = boxes[:, 7:9] @ spin[:2, :2].T
-        return turned
+    def transform_projections(self, lidar_to_image: Floats) -> Floats:
+        """Return the projections [V,4,4] from the transformed world to the same pixels.
+
+        As in PETR's code, the depth along a ray is not scaled with the world.
+        """
+        return lidar_to_image @ np.linalg.inv(self.world_matrix())
+
+    def transform_boxes(self, boxes: Floats) -> Floats:
+        """Return boxes [T,9] in the transformed world."""
+        matrix = self.world_matrix()[:3, :3]
+        transformed = boxes.copy()
+        transformed[:, :3] = boxes[:, :3] @ matrix.T
+        transformed[:, 3:6] *= self.scale
+        transformed[:, 6] += self.rotation
+        transformed[:, 7:9] = boxes[:, 7:9] @ matrix[:2, :2].T
+        return transformed
 
 
 Augment = Callable[[Generator], Augmentation]
 
 
-def published(generator: Generator) -> Augmentation:
-    """As PETR and PETRv2 are trained at 800 x 320."""
-    zoom, left, turn, scale, coin = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+def petr_augmentation(generator: Generator) -> Augmentation:
+    """Draw an augmentation as PETR and PETRv2 do in training at 800 x 320."""
+    draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    resize, crop_left, rotation, scale, flip = draws
     return Augmentation(
-        between(*ZOOM, zoom), left, coin < 0.5, between(-TURN, TURN, turn), between(*SCALE, scale)
+        resize=_interpolate(*RESIZE_RANGE, resize),
+        crop_left=crop_left,
+        flip=flip < 0.5,
+        rotation=_interpolate(-MAX_ROTATION, MAX_ROTATION, rotation),
+        scale=_interpolate(*SCALE_RANGE, scale),
     )
 
 
-def unchanged(generator: Generator) -> Augmentation:
-    """As in a test: the picture fills the output, and the world is left alone."""
-    del generator
+def no_augmentation(generator: Generator) -> Augmentation:
+    """Return what validation does: the image fills the output, and the world is unchanged."""
     return Augmentation()
 
 
-def between(low: float, high: float, share: float) -> float:
-    return low + (high - low) * share
+def _interpolate(low: float, high: float, fraction: float) -> float:
+    return low + (high - low) * fraction

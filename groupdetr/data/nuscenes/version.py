@@ -1,4 +1,4 @@
-"""A nuScenes version as a data set: its classes, and the samples of train and val."""
+"""A nuScenes version as a dataset: its classes, and the samples of its train and val splits."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from groupdetr.data.findings import RefusedError
-from groupdetr.data.nuscenes.camera_frames import Footage
+from groupdetr.data.nuscenes.camera_frames import CameraFrames
 from groupdetr.data.nuscenes.check import check
 from groupdetr.data.nuscenes.names import CLASSES
-from groupdetr.data.nuscenes.samples import Sample, samples_of
+from groupdetr.data.nuscenes.samples import Sample, read_scene_samples
 from groupdetr.data.nuscenes.statistics import SceneReport
 from groupdetr.data.nuscenes.tables import (
     FIELDS,
     SPLITS_FILE,
     Tables,
-    empty_split,
-    refused,
-    split_names,
-    whole_split,
+    empty_split_finding,
+    read_splits_file,
+    refusal,
+    splits_of_all_scenes,
 )
 from groupdetr.data.records import Category
 
-SEVERAL = 3  # tables in a folder make it one of a version, though some may be missing
-MINI_SPLITS = {
-    "train": "mini_train",
-    "val": "mini_val",
-}  # where there are no lists of train and val
+# A folder with at least so many tables is one of a version. Some tables may be missing.
+MIN_TABLES = 3
+# The names of train and val in v1.0-mini, if its splits.json has no "train".
+MINI_SPLITS = {"train": "mini_train", "val": "mini_val"}
 
 
 @dataclass(frozen=True, eq=False)
 class NuScenes:
-    """``splits``: the samples of train and of val, by time."""
+    """A nuScenes version. ``splits`` holds the samples of train and of val in order of time."""
 
     root: Path
     version: str
@@ -41,91 +40,100 @@ class NuScenes:
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """The ten classes, which have names alone."""
+        """The ten detection classes. Their ids are their names, because they have no others."""
         return tuple(Category(name, name) for name in CLASSES)
 
-    def card(self) -> dict[str, Any]:
-        """What a run was trained on, for a file."""
+    def metadata(self) -> dict[str, Any]:
+        """Return what a run stores about the data that it was trained on."""
         splits = {
             name: {"version": self.version, "images": len(samples)}
             for name, samples in self.splits.items()
         }
-        names = [{"id": category.id, "name": category.name} for category in self.categories]
-        return {"root": str(self.root), "categories": names, "splits": splits}
+        categories = [{"id": category.id, "name": category.name} for category in self.categories]
+        return {"root": str(self.root), "categories": categories, "splits": splits}
 
 
 def load(data: Path | str, split: str | None = None) -> NuScenes:
-    """The version in a folder, or of a folder that holds one; a `DataError` for the first thing that is wrong.
+    """Read the version in ``data``, a folder of tables or a folder that holds one.
 
-    ``split``: one that stands for both train and val, and nothing else is read.
+    With ``split``, only that split is read, and it takes the place of both train and val.
+    `DataError` for the first problem.
     """
-    root, version = located(data)
-    tables, names = Tables(root, version), spelled(root, version)
+    root, version = find_version(data)
+    tables = Tables(root, version)
+    aliases = split_aliases(root, version)
     if split is not None:
-        names = dict.fromkeys(names, names.get(split, split))
-    footage = Footage.of(tables)
+        name = aliases.get(split, split)
+        aliases = {"train": name, "val": name}
+    camera_frames = CameraFrames.from_tables(tables)
     samples = {
-        name: samples_of(tables, footage, tables.scenes(name))
-        for name in dict.fromkeys(names.values())
+        name: read_scene_samples(tables, camera_frames, tables.scenes(name))
+        for name in dict.fromkeys(aliases.values())
     }
-    if empty := [name for name in samples if not samples[name]]:
-        raise RefusedError(empty_split(root / version / SPLITS_FILE, empty[0]))
-    return NuScenes(root, version, {ours: samples[name] for ours, name in names.items()})
+    for name in samples:
+        if not samples[name]:
+            raise RefusedError(empty_split_finding(root / version / SPLITS_FILE, name))
+    return NuScenes(root, version, {alias: samples[name] for alias, name in aliases.items()})
 
 
 def is_version(data: Path | str) -> bool:
-    """Is it the folder of a version, or one with versions? Tables of it may be missing."""
-    return holds_tables(Path(data)) or bool(versions_in(Path(data)))
+    """Return whether a folder is that of a version, or has versions inside.
+
+    Some tables of the version may be missing.
+    """
+    return has_tables(Path(data)) or bool(version_names(Path(data)))
 
 
-def holds_tables(folder: Path) -> bool:
-    return sum((folder / f"{name}.json").is_file() for name in FIELDS) >= SEVERAL
+def has_tables(folder: Path) -> bool:
+    """Return whether a folder holds enough tables to be that of a version."""
+    return sum((folder / f"{name}.json").is_file() for name in FIELDS) >= MIN_TABLES
 
 
-def versions_in(folder: Path) -> list[str]:
-    """The names of the folders of tables."""
-    return sorted(path.name for path in folder.glob("*/") if holds_tables(path))
+def version_names(folder: Path) -> list[str]:
+    """Return the names of the folders of tables inside ``folder``."""
+    return sorted(path.name for path in folder.glob("*/") if has_tables(path))
 
 
 def check_version(
     data: Path | str, decode: bool = True, two_frames: bool | None = None
 ) -> SceneReport:
-    """Everything that is wrong with what training looks at; of a version of test scenes, with its one split.
+    """Return a report of all problems of the train and val splits of the version in ``data``.
 
-    ``two_frames``: is an earlier frame looked at, too? None where it is not known what will be trained, if anything.
+    ``two_frames`` is True if the detector uses an earlier frame, too, and None if no detector is
+    given. Only then a version of test scenes is checked, with its one split.
     """
     try:
-        root, version = located(data)
-        splits = whole_split(version) if two_frames is None else ()
-        return check(
-            root, version, splits or tuple(spelled(root, version).values()), decode, two_frames
-        )
+        root, version = find_version(data)
+        splits = splits_of_all_scenes(version) if two_frames is None else ()
+        if not splits:
+            splits = tuple(split_aliases(root, version).values())
+        return check(root, version, splits, decode, two_frames)
     except RefusedError as error:
         return SceneReport(Path(data), [error.finding], [])
 
 
-def located(data: Path | str) -> tuple[Path, str]:
-    """The root and the name of the version, which may be told or the only one."""
+def find_version(data: Path | str) -> tuple[Path, str]:
+    """Return the root and the name of the version in ``data``.
+
+    ``data`` is the folder of a version, or a root with a single one. `DataError` otherwise.
+    """
     folder = Path(data)
-    if holds_tables(folder):
-        whole = Path(os.path.abspath(folder))  # "." has neither a name nor a parent
-        return whole.parent, whole.name
-    versions = versions_in(folder)
-    if len(versions) != 1:
-        what = (
-            f"there are {len(versions)} versions here: {', '.join(versions)}"
-            if versions
-            else "no version is here"
-        )
-        raise refused("which-version", folder, "", what)
-    return folder, versions[0]
+    if has_tables(folder):
+        absolute = Path(os.path.abspath(folder))  # "." has neither a name nor a parent
+        return absolute.parent, absolute.name
+    versions = version_names(folder)
+    if len(versions) == 1:
+        return folder, versions[0]
+    if versions:
+        what = f"the folder has {len(versions)} versions: {', '.join(versions)}"
+    else:
+        what = "the folder has no version of nuScenes"
+    raise refusal("which-version", folder, "", what)
 
 
-def spelled(root: Path, version: str) -> dict[str, str]:
-    """How a version calls train and val."""
-    own = split_names(root / version / SPLITS_FILE)
-    return (
-        MINI_SPLITS
-        if version.endswith("mini") and "train" not in own
-        else {"train": "train", "val": "val"}
-    )
+def split_aliases(root: Path, version: str) -> dict[str, str]:
+    """Return the names that a version has for train and val."""
+    listed = read_splits_file(root / version / SPLITS_FILE)
+    if version.endswith("mini") and "train" not in listed:
+        return MINI_SPLITS
+    return {"train": "train", "val": "val"}

@@ -1,4 +1,7 @@
-"""The worst case of samples: the most objects that one of them teaches. In pictures all are alike."""
+"""The worst case of a training on nuScenes: the sample with the largest number of objects.
+
+The images of all samples have the same size.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +10,41 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from groupdetr.data.nuscenes.dataset import MultiView, Scenes, Views, collate
-from groupdetr.data.worst_case import heaviest
+from groupdetr.data.nuscenes.dataset import MultiViewSample, SceneBatch, SceneDataset, collate
+from groupdetr.data.worst_case import max_by_load
 from groupdetr.structures.targets import Target
 
 
 @dataclass(frozen=True, eq=False)
-class Worst:
-    """What samples of a split become in training: as many views of one size each, and their objects."""
+class WorstCaseSceneBatch:
+    """The largest batches that a training can draw from a split."""
 
-    scene: MultiView  # one of them: its pictures, and cameras that stand as cameras do
-    objects: int  # of a sample
+    sample: MultiViewSample  # any one: its images, and its cameras as they are mounted
+    objects: int  # per sample
 
     def __str__(self) -> str:
-        views, _, height, width = self.scene.pixels.shape
-        return f"images of {views} x {width} x {height} pixels with {self.objects} objects"
+        num_images, _, height, width = self.sample.pixels.shape
+        return f"images of {num_images} x {width} x {height} pixels with {self.objects} objects"
 
-    def pixels(self, images: int) -> int:
-        """Of a batch, in all views."""
-        views, _, height, width = self.scene.pixels.shape
-        return images * views * height * width
+    def pixels(self, samples: int) -> int:
+        """Return the number of pixels of a batch of so many samples, in all their images."""
+        num_images, _, height, width = self.sample.pixels.shape
+        return samples * num_images * height * width
 
-    def batch(self, images: int) -> Scenes:
-        """The one scene again and again, with random boxes of the first class."""
-        return collate([replace(self.scene, target=self.target()) for _ in range(images)])
+    def batch(self, samples: int) -> SceneBatch:
+        """Return a batch that repeats one sample, with random boxes of the first class."""
+        return collate([replace(self.sample, target=self.target()) for _ in range(samples)])
 
     def target(self) -> Target:
-        return Target(
-            torch.zeros(self.objects, dtype=torch.int64), 0.5 + torch.rand(self.objects, 9)
-        )
+        """Return random boxes whose sizes are positive, because training takes their logarithm."""
+        labels = torch.zeros(self.objects, dtype=torch.int64)
+        return Target(labels, 0.5 + torch.rand(self.objects, 9))
 
 
-def worst_of(views: Views, burden: Callable[[int], int]) -> Worst:
-    """Of a split, as it is trained on. ``burden`` of a number of objects: how much they weigh."""
-    counts = {int(sample.truth.learned.sum()) for sample in views.samples}
-    return Worst(views[0], heaviest(counts, burden))
+def worst_case(dataset: SceneDataset, query_count: Callable[[int], int]) -> WorstCaseSceneBatch:
+    """Return the largest batches of a training on ``dataset``.
+
+    ``query_count(n)`` is the number of queries per group for n objects.
+    """
+    counts = {int(sample.truth.trainable.sum()) for sample in dataset.samples}
+    return WorstCaseSceneBatch(dataset[0], max_by_load(counts, query_count))

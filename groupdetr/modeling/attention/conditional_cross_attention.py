@@ -1,7 +1,8 @@
-"""Looking at the image: conditional cross-attention (Conditional DETR, Meng et al. 2021, Sec. 3.3).
+"""Conditional cross-attention (Conditional DETR, Meng et al. 2021, Sec. 3.3).
 
-Content and place are compared apart: in every head a query is [content ; place] and a key is [content ; place], each
-half as wide as the head's value. Where a query looks is an aim, a part of its own.
+Content and position are compared separately. In every head a query is the concatenation
+[content ; sine embedding of its reference point] and a key is [content ; position embedding].
+Queries and keys are therefore twice as wide as the values.
 """
 
 from __future__ import annotations
@@ -9,23 +10,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from groupdetr.groups import end_to_end
-from groupdetr.modeling.attention.multihead import View, attend, split_heads
+from groupdetr.groups import flatten_groups
+from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
+from groupdetr.modeling.attention.multihead import attend, split_heads
 from groupdetr.modeling.linear import Linear
 from groupdetr.modeling.mlp import MLP
 from groupdetr.ops.position import sine_embedding
 from groupdetr.structures.memory import Memory
 
 
-class PointAim(nn.Module):
-    """Where a query looks, [B,K,N,C]: the sine embedding of its reference point (or of its box's centre)."""
+class ReferencePointEmbedding(nn.Module):
+    """Sine embedding of the reference point, or of the centre of the reference box.
+
+    ``content`` [B,K,N,C] and ``reference`` [B|1,K,N,R] -> [B|1,K,N,C].
+    """
 
     def forward(self, content: Tensor, reference: Tensor) -> Tensor:
-        return sine_embedding(reference[..., :2], content.shape[-1] // 2).to(content.dtype)
+        channels = content.shape[-1]
+        return sine_embedding(reference[..., :2], channels // 2).to(content.dtype)
 
 
-class ScaledAim(PointAim):
-    """Scaled by what the query knows: T of Conditional DETR's Eq. 5, a network that decoder layers share."""
+class ContentScaledPointEmbedding(ReferencePointEmbedding):
+    """Sine embedding multiplied by T, an MLP of the content (Conditional DETR, Eq. 5).
+
+    Decoder layers share the MLP ``scale``.
+    """
 
     def __init__(self, scale: MLP) -> None:
         super().__init__()
@@ -35,95 +44,120 @@ class ScaledAim(PointAim):
         return super().forward(content, reference) * self.scale(content)
 
 
-class ModulatedAim(nn.Module):
-    """As ``point`` aims, and the narrower the smaller the query's box is (DAB-DETR, Liu et al. 2022, Eq. 6).
+class BoxModulatedPointEmbedding(nn.Module):
+    """Width- and height-modulated sine embedding (DAB-DETR, Liu et al. 2022, Eq. 6).
 
-    ``size`` tells what width and height the query reckons with; decoder layers share it. The likeness in x is
-    weighted by that width over the width of the box, and so is y by the heights.
+    The x half of the embedding is multiplied by w_ref / w and the y half by h_ref / h, where
+    (w_ref, h_ref) = sigmoid(MLP(content)) and (w, h) is the size of the reference box. The smaller
+    the box, the sharper the attention around its centre. Decoder layers share the MLP ``size``.
     """
 
-    def __init__(self, point: PointAim, size: MLP) -> None:
+    def __init__(self, point: ReferencePointEmbedding, size: MLP) -> None:
         super().__init__()
         self.point, self.size = point, size
 
     def forward(self, content: Tensor, reference: Tensor) -> Tensor:
-        halves = self.point(content, reference).unflatten(-1, (2, -1))  # y, x
-        expected = self.size(content).to(reference.dtype).sigmoid()  # w, h
-        return (halves * (expected / reference[..., 2:]).flip(-1).unsqueeze(-1)).flatten(-2)
+        # The embedding is [y half ; x half], the order of `sine_embedding`.
+        halves = self.point(content, reference).unflatten(-1, (2, -1))
+        reference_size = self.size(content).to(reference.dtype).sigmoid()
+        ratio = reference_size / reference[..., 2:]  # width, height
+        return (halves * ratio.flip(-1).unsqueeze(-1)).flatten(-2)
 
 
-class ConditionalCrossAttention(nn.Module):
-    """Queries [B,K,N,C] look at the memory where they `aim` [B,K,N,C] -> [B,K,N,C]."""
+class ConditionalCrossAttention(CrossAttention):
+    """Cross-attention of Conditional DETR and DAB-DETR, from the second decoder layer on.
 
-    def __init__(self, channels: int, num_heads: int, dropout: float, aim: nn.Module) -> None:
+    ``query_sine_embed`` computes the positional half of the queries from content and reference.
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, dropout: float, query_sine_embed: nn.Module
+    ) -> None:
         super().__init__()
-        self.num_heads, self.dropout, self.aim = num_heads, dropout, aim
-        self.query_content, self.query_place = (
-            Linear(channels, channels),
-            Linear(channels, channels),
-        )
-        self.key_content, self.key_place = Linear(channels, channels), Linear(channels, channels)
-        self.value, self.output = Linear(channels, channels), Linear(channels, channels)
-        nn.init.zeros_(self.output.bias)
+        self.num_heads, self.dropout = num_heads, dropout
+        self.query_sine_embed = query_sine_embed
+        self.query_content_proj = Linear(channels, channels)
+        self.query_sine_proj = Linear(channels, channels)
+        self.key_content_proj = Linear(channels, channels)
+        self.key_pos_proj = Linear(channels, channels)
+        self.value_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
+        nn.init.zeros_(self.output_proj.bias)
 
-    def view(self, memory: Memory) -> View:
-        """Keys [B,heads,S,2*C/heads] and values [B,heads,S,C/heads]."""
-        place = self.key_place(memory.position)
-        key = self.beside(self.content_of_tokens(memory.tokens, place), place)
-        return key, split_heads(self.value(memory.tokens), self.num_heads)
+    def embed_reference(self, content: Tensor, reference: Tensor) -> Tensor:
+        """Return the sine embedding of the reference, [B,K,N,C]."""
+        return self.query_sine_embed(content, reference)
+
+    def precompute_keys_values(self, memory: Memory) -> KeysValues:
+        """Return keys [B,heads,S,2*C/heads] and values [B,heads,S,C/heads]."""
+        key_position = self.key_pos_proj(memory.position)
+        key_content = self.project_key_content(memory.tokens, key_position)
+        key = self.concat_per_head(key_content, key_position)
+        value = split_heads(self.value_proj(memory.tokens), self.num_heads)
+        return key, value
 
     def forward(
         self,
         content: Tensor,
         position: Tensor,
-        aim: Tensor,
+        reference: Tensor,
         memory: Memory,
-        view: View | None = None,
+        keys_values: KeysValues | None = None,
     ) -> Tensor:
-        key, value = view or self.view(memory)
-        content_of_queries = self.content_of_queries(content, position)
-        query = self.beside(end_to_end(content_of_queries), end_to_end(self.query_place(aim)))
-        seen = attend(query, key, value, memory.unseen, self.dropout if self.training else 0.0)
-        return self.output(seen).reshape(content.shape)
+        key, value = keys_values or self.precompute_keys_values(memory)
+        query_content = self.project_query_content(content, position)
+        query_sine = self.query_sine_proj(reference)
+        query = self.concat_per_head(flatten_groups(query_content), flatten_groups(query_sine))
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, memory.key_padding_mask, dropout)
+        return self.output_proj(attended).reshape(content.shape)
 
     @torch.no_grad()
-    def start_around_the_reference(self, gain: float) -> None:
-        """Let queries look around their reference point from the first step on, instead of learning to.
+    def init_around_reference(self, gain: float) -> None:
+        """Initialise so that every query attends around its reference point from the first step.
 
-        With equal projections of both places, attention starts as the likeness of their sine embeddings, the sharper
-        the larger ``gain``; and T starts at one. Not in the paper: a start for trainings of minutes.
+        The projections of query and key positions become equal, so attention starts as the
+        similarity of their sine embeddings. A larger ``gain`` makes it sharper. T starts at one.
+        This is not in the paper. It is for trainings of minutes.
         """
-        self.query_place.weight.copy_(self.key_place.weight).mul_(gain)
-        self.key_place.weight.mul_(gain)
-        for aim in self.aim.modules():
-            if isinstance(aim, ScaledAim):
-                aim.scale.start_at(1.0)
+        self.query_sine_proj.weight.copy_(self.key_pos_proj.weight).mul_(gain)
+        self.key_pos_proj.weight.mul_(gain)
+        for module in self.query_sine_embed.modules():
+            if isinstance(module, ContentScaledPointEmbedding):
+                module.scale.init_constant(1.0)
 
-    def content_of_queries(self, content: Tensor, position: Tensor) -> Tensor:
-        """The content half of queries [B,K,N,C]."""
-        del position  # the first layer's alone
-        return self.query_content(content)
+    def project_query_content(self, content: Tensor, position: Tensor) -> Tensor:
+        """Return the content half of the queries, [B,K,N,C]. Only the first layer uses position."""
+        return self.query_content_proj(content)
 
-    def content_of_tokens(self, tokens: Tensor, place: Tensor) -> Tensor:
-        """The content half of keys [B,S,C]."""
-        del place
-        return self.key_content(tokens)
+    def project_key_content(self, tokens: Tensor, key_position: Tensor) -> Tensor:
+        """Return the content half of the keys, [B,S,C]."""
+        return self.key_content_proj(tokens)
 
-    def beside(self, content: Tensor, place: Tensor) -> Tensor:
-        """Content and place [B,N,C] concatenated inside every head: [B,heads,N,2*C/heads]."""
-        halves = (content, place.expand_as(content))
+    def concat_per_head(self, content: Tensor, position: Tensor) -> Tensor:
+        """Concatenate two halves [B,N,C] inside every head: [B,heads,N,2*C/heads].
+
+        A tensor of positions may have one image instead of B.
+        """
+        halves = (content, position.expand_as(content))
         return torch.cat([split_heads(half, self.num_heads) for half in halves], dim=-1)
 
 
 class FirstConditionalCrossAttention(ConditionalCrossAttention):
-    """The first decoder layer's: queries know nothing yet, so their position stands in for content."""
+    """Cross-attention of the first decoder layer.
 
-    def __init__(self, channels: int, num_heads: int, dropout: float, aim: nn.Module) -> None:
-        super().__init__(channels, num_heads, dropout, aim)
-        self.query_position = Linear(channels, channels)
+    The content of the queries is still zero, so position embeddings are added to the content
+    halves of queries and keys, as in the official code.
+    """
 
-    def content_of_queries(self, content: Tensor, position: Tensor) -> Tensor:
-        return self.query_content(content) + self.query_position(position)
+    def __init__(
+        self, channels: int, num_heads: int, dropout: float, query_sine_embed: nn.Module
+    ) -> None:
+        super().__init__(channels, num_heads, dropout, query_sine_embed)
+        self.query_pos_proj = Linear(channels, channels)
 
-    def content_of_tokens(self, tokens: Tensor, place: Tensor) -> Tensor:
-        return self.key_content(tokens) + place
+    def project_query_content(self, content: Tensor, position: Tensor) -> Tensor:
+        return self.query_content_proj(content) + self.query_pos_proj(position)
+
+    def project_key_content(self, tokens: Tensor, key_position: Tensor) -> Tensor:
+        return self.key_content_proj(tokens) + key_position

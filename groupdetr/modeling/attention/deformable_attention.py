@@ -1,7 +1,8 @@
-"""Looking at a few points of every level: deformable attention (Deformable DETR, Zhu et al. 2021, Sec. 4.1).
+"""Deformable attention (Deformable DETR, Zhu et al. 2021, Sec. 4.1).
 
-A query says where to look, P points of each level for each head, and how much each counts. There is nothing to
-compile: on CUDA devices the operation is a Triton kernel, elsewhere plain PyTorch, and `attending` chooses otherwise.
+In every head, a query attends to P sampling points on each of L levels. It predicts their sampling
+offsets and their attention weights. Nothing has to be compiled at installation: on CUDA devices the
+operation is a Triton kernel, elsewhere it is plain PyTorch. `use_backend` overrides that choice.
 """
 
 from __future__ import annotations
@@ -19,95 +20,125 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from groupdetr.groups import end_to_end
-from groupdetr.modeling.attention.multihead import View
+from groupdetr.groups import flatten_groups
+from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
 from groupdetr.modeling.linear import Linear
 from groupdetr.structures.memory import Memory
 
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of every level, as in `Memory`
+
+# A backend: (value, shapes, sampling_locations, attention_weights) -> attended values
 Attend = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
+
+# The backend that `use_backend` has selected; None selects it by device. This is a module variable
+# and not a ContextVar, because autograd's own threads, in which gradient checkpointing runs a layer
+# again, must use the backend of the forward pass.
+_selected_backend: Attend | None = None
 
 
 def deformable_attention(
-    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor
+    value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """Value [B,S,heads,C] at locations [B,Q,heads,L,P,2], weighted by [B,Q,heads,L,P] and summed: [B,Q,heads*C].
+    """Sample values bilinearly and sum them by their weights.
 
-    Locations are x, y with the image in [0,1], bilinear between the centres of pixels; outside there are zeros. They
-    need 32 bits even if value has 16: eight bits do not tell neighbouring pixels apart. Sums are made in 32 bits at
-    least, and the result is of value's dtype. Between inputs and gradients nothing is kept but the inputs.
+    ``value`` [B,S,heads,C], ``sampling_locations`` [B,Q,heads,L,P,2], ``attention_weights``
+    [B,Q,heads,L,P] -> [B,Q,heads*C] in the dtype of ``value``.
+
+    Locations are x and y, with the image in [0,1]. Values are interpolated between the centres of
+    pixels and are zero outside the image. Locations need 32 bits even if values have 16, because
+    the eight significant bits of bfloat16 cannot distinguish neighbouring pixels. Sums are computed
+    in at least 32 bits. Only the inputs are kept for the backward pass. `ValueError` if the shapes
+    of the inputs do not fit.
     """
     images, tokens, heads, _ = value.shape
-    expected = (images, locations.shape[1], heads, len(shapes), locations.shape[4], 2)
-    if locations.shape != expected or weights.shape != expected[:-1]:
+    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    expected = (images, queries, heads, len(shapes), points, 2)
+    if sampling_locations.shape != expected or attention_weights.shape != expected[:-1]:
         raise ValueError(
-            f"locations {tuple(locations.shape)} and weights {tuple(weights.shape)} must be {expected}"
+            f"sampling locations {tuple(sampling_locations.shape)} must be {expected}, and "
+            f"attention weights {tuple(attention_weights.shape)} must be {expected[:-1]}"
         )
     if sum(height * width for height, width in shapes) != tokens:
         raise ValueError(f"shapes {shapes} must add up to {tokens} tokens")
-    attend = _chosen or (in_triton if value.is_cuda and _triton_is_there() else in_pytorch)
-    return attend(value, shapes, locations, weights)
-
-
-_chosen: Attend | None = None
+    attend = _selected_backend
+    if attend is None:
+        attend = in_triton if value.is_cuda and _triton_is_installed() else in_pytorch
+    return attend(value, shapes, sampling_locations, attention_weights)
 
 
 @contextmanager
-def attending(attend: Attend) -> Iterator[None]:
-    """Within, `deformable_attention` is `in_pytorch` or `in_triton` whatever the device.
+def use_backend(attend: Attend) -> Iterator[None]:
+    """Make `deformable_attention` call `in_pytorch` or `in_triton` on any device.
 
-    ``with attending(in_pytorch): torch.export.export(model, ...)`` exports a model on a GPU without the kernel.
+    For example, ``with use_backend(in_pytorch): torch.export.export(model, ...)`` exports a model
+    on a GPU without the kernel. The choice holds for all threads of the process.
     """
-    global _chosen
-    before, _chosen = _chosen, attend
+    global _selected_backend
+    previous = _selected_backend
+    _selected_backend = attend
     try:
         yield
     finally:
-        _chosen = before
+        _selected_backend = previous
 
 
 @torch.compiler.assume_constant_result
 @cache
-def _triton_is_there() -> bool:
+def _triton_is_installed() -> bool:
+    """Return whether Triton can be imported, and warn once if it cannot."""
     if find_spec("triton"):
         return True
     warnings.warn(
-        "Triton is not installed: deformable attention runs in plain PyTorch, several times slower. "
-        "pip install triton, or attending(in_pytorch) to say that it shall.",
+        "Triton is not installed: deformable attention runs in plain PyTorch, several times "
+        "slower. Install it with `pip install triton`, or silence this warning with "
+        "`with use_backend(in_pytorch)`.",
         stacklevel=3,
     )
     return False
 
 
-def in_triton(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`deformable_attention` as a kernel, an opaque operation to torch.compile."""
+def in_triton(
+    value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`deformable_attention` as a Triton kernel, which is an opaque operation to torch.compile."""
     from groupdetr.modeling.attention import deformable_triton
 
-    return deformable_triton.attend(
-        value, [side for shape in shapes for side in shape], locations, weights
-    )
+    sides = [side for shape in shapes for side in shape]
+    return deformable_triton.attend(value, sides, sampling_locations, attention_weights)
 
 
-def in_pytorch(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`deformable_attention` by grid_sample, on any device, for torch.compile and for export."""
-    differentiable = torch.is_grad_enabled() and not torch.compiler.is_exporting()
-    return (_InPytorch.apply if differentiable else _seen)(value, shapes, locations, weights)
+def in_pytorch(
+    value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`deformable_attention` by grid_sample, for any device, torch.compile and export."""
+    # An exported graph cannot hold an autograd function.
+    if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        return _DeformableAttentionFunction.apply(
+            value, shapes, sampling_locations, attention_weights
+        )
+    return _attend(value, shapes, sampling_locations, attention_weights)
 
 
-def _wide(*tensors: Tensor) -> torch.dtype:
-    """At least 32 bits. (torch.promote_types would be a node of exported graphs.)"""
+def _at_least_float32(*tensors: Tensor) -> torch.dtype:
+    """Return float64 if a tensor has it, otherwise float32."""
+    # `torch.promote_types` would become a node of exported graphs.
     return torch.float64 if torch.float64 in [x.dtype for x in tensors] else torch.float32
 
 
-# in PyTorch
+# The operation in PyTorch. Below, "locations" are the sampling locations and "weights" the
+# attention weights.
 
-CACHE = (
-    2**18
-)  # numbers that a CPU samples at once: 1 MiB, so that they are summed before they leave its cache
+# The most numbers that are sampled at once on a CPU: 1 MiB of float32. The samples are then summed
+# while they are still in the processor's cache.
+MAX_CPU_SAMPLES = 2**18
 
 
-class _InPytorch(torch.autograd.Function):
-    """Level by level, so that L*P samples never stand side by side; backward samples again instead of keeping them."""
+class _DeformableAttentionFunction(torch.autograd.Function):
+    """The operation and its gradients, one level after the other.
+
+    The samples of all L*P points never exist at the same time. The backward pass samples again
+    instead of keeping the samples.
+    """
 
     @staticmethod
     def forward(
@@ -115,130 +146,156 @@ class _InPytorch(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(value, locations, weights)
         ctx.shapes = shapes
-        return _seen(value, shapes, locations, weights)
+        return _attend(value, shapes, locations, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-        inputs = value, locations, weights = ctx.saved_tensors
+        value, locations, weights = ctx.saved_tensors
         images, _, heads, _ = value.shape
-        maps, grid, shares = _by_head(*inputs)
+        maps, grid, head_weights = _heads_as_images(value, locations, weights)
         grad = grad.to(maps.dtype).unflatten(2, (heads, -1)).permute(0, 2, 3, 1).flatten(0, 1)
-        blocks = [
-            _sampled_backward(ctx.shapes, *block) for block in _blocks(maps, grid, shares, grad)
-        ]
-        by_map, by_grid, by_share = (
-            torch.cat(x).unflatten(0, (images, heads)) for x in zip(*blocks)
-        )
-        by_value = by_map.permute(0, 3, 1, 2).to(value.dtype)
-        by_locations = by_grid.permute(0, 4, 1, 2, 3, 5).mul(2).to(locations.dtype)
-        return by_value, None, by_locations, by_share.permute(0, 4, 1, 2, 3).to(weights.dtype)
+
+        grads_maps, grads_grid, grads_weights = [], [], []
+        for part in _split_for_cache(maps, grid, head_weights, grad):
+            grad_maps, grad_grid, grad_weights = _sample_backward(ctx.shapes, *part)
+            grads_maps.append(grad_maps)
+            grads_grid.append(grad_grid)
+            grads_weights.append(grad_weights)
+
+        # Back to the axes of the inputs: the reverse of `_heads_as_images`. The grid is twice the
+        # locations minus one, hence the factor of two.
+        grad_maps = torch.cat(grads_maps).unflatten(0, (images, heads))  # [B,heads,C,S]
+        grad_grid = torch.cat(grads_grid).unflatten(0, (images, heads))  # [B,heads,L,P,Q,2]
+        grad_weights = torch.cat(grads_weights).unflatten(0, (images, heads))  # [B,heads,L,P,Q]
+        grad_value = grad_maps.permute(0, 3, 1, 2).to(value.dtype)
+        grad_locations = grad_grid.permute(0, 4, 1, 2, 3, 5).mul(2).to(locations.dtype)
+        grad_weights = grad_weights.permute(0, 4, 1, 2, 3).to(weights.dtype)
+        return grad_value, None, grad_locations, grad_weights
 
 
-def _seen(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def _attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     images, _, heads, _ = value.shape
-    seen = [_sampled(shapes, *block) for block in _blocks(*_by_head(value, locations, weights))]
-    return (
-        torch.cat(seen).unflatten(0, (images, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
-    )
+    maps, grid, head_weights = _heads_as_images(value, locations, weights)
+    attended = []
+    for part in _split_for_cache(maps, grid, head_weights):
+        attended.append(_sample(shapes, *part))
+    by_head = torch.cat(attended).unflatten(0, (images, heads))  # [B,heads,C,Q]
+    return by_head.permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
-def _by_head(value: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps [B*heads,C,S], grid [B*heads,L,P,Q,2] in [-1,1], weights [B*heads,L,P,Q]: every head an image of its own.
+def _heads_as_images(
+    value: Tensor, locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn every head into an image of its own, as grid_sample needs it.
 
-    Queries come last, so that summing over points adds rows.
+    Returns maps [B*heads,C,S], a grid [B*heads,L,P,Q,2] in [-1,1] and weights [B*heads,L,P,Q].
+    Queries come last, so that a sum over points adds contiguous rows.
     """
-    number = _wide(value, locations)
-    maps = value.to(number).permute(0, 2, 3, 1).flatten(0, 1)
-    grid = (2 * locations.to(number) - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)
-    return maps, grid, weights.to(number).permute(0, 2, 3, 4, 1).flatten(0, 1)
+    dtype = _at_least_float32(value, locations)
+    maps = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
+    grid = (2 * locations.to(dtype) - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)
+    head_weights = weights.to(dtype).permute(0, 2, 3, 4, 1).flatten(0, 1)
+    return maps, grid, head_weights
 
 
-def _blocks(maps: Tensor, grid: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The rows of all tensors, as many at once as fit into a CPU's cache; elsewhere, and in a traced graph, all."""
+def _split_for_cache(maps: Tensor, grid: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split all tensors along their first axis into parts whose samples fit into a CPU's cache.
+
+    On other devices and in a traced graph there is one part.
+    """
     if maps.device.type != "cpu" or torch.compiler.is_compiling():
         return iter([(maps, grid, *others)])
-    rows = max(1, CACHE // max(1, maps.shape[1] * grid.shape[2] * grid.shape[3]))
+    samples_per_row = maps.shape[1] * grid.shape[2] * grid.shape[3]  # C * P * Q
+    rows = max(1, MAX_CPU_SAMPLES // max(1, samples_per_row))
     return zip(*(x.split(rows) for x in (maps, grid, *others)))
 
 
-def _levels(maps: Tensor, shapes: Shapes) -> list[Tensor]:
-    """[.,C,S] -> L of [.,C,H,W]"""
-    parts = maps.split([height * width for height, width in shapes], dim=2)
-    return [part.unflatten(2, shape) for part, shape in zip(parts, shapes)]
+def _split_levels(maps: Tensor, shapes: Shapes) -> list[Tensor]:
+    """[.,C,S] -> L maps [.,C,H,W]."""
+    levels = maps.split([height * width for height, width in shapes], dim=2)
+    return [level.unflatten(2, shape) for level, shape in zip(levels, shapes)]
 
 
-def _sampled(shapes: Shapes, maps: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
-    """What every query sees, [.,C,Q]."""
-    seen = maps.new_zeros(*maps.shape[:2], grid.shape[3])
-    for level, features in enumerate(_levels(maps, shapes)):
+def _sample(shapes: Shapes, maps: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sum of every query's samples, [.,C,Q]."""
+    attended = maps.new_zeros(*maps.shape[:2], grid.shape[3])
+    for level, features in enumerate(_split_levels(maps, shapes)):
         samples = F.grid_sample(features, grid[:, level], align_corners=False)  # [.,C,P,Q]
-        seen += samples.mul_(weights[:, level].unsqueeze(1)).sum(2)
-    return seen
+        attended += samples.mul_(weights[:, level].unsqueeze(1)).sum(2)
+    return attended
 
 
-def _sampled_backward(
+def _sample_backward(
     shapes: Shapes, maps: Tensor, grid: Tensor, weights: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of maps, grid and weights by that of `_sampled`."""
-    by_map, by_grid, by_weight = [], [], []
-    for level, features in enumerate(_levels(maps, shapes)):
-        samples = F.grid_sample(features, grid[:, level], align_corners=False)
-        by_weight.append(samples.mul_(grad.unsqueeze(2)).sum(1))
-        by_samples = torch.mul(grad.unsqueeze(2), weights[:, level].unsqueeze(1), out=samples)
-        by_features, by_points = torch.ops.aten.grid_sampler_2d_backward(
-            by_samples,
+    """Return the gradients of maps, grid and weights. ``grad`` [.,C,Q] is that of `_sample`."""
+    grads_maps, grads_grid, grads_weights = [], [], []
+    for level, features in enumerate(_split_levels(maps, shapes)):
+        samples = F.grid_sample(features, grid[:, level], align_corners=False)  # [.,C,P,Q]
+        grads_weights.append(samples.mul_(grad.unsqueeze(2)).sum(1))
+        # The samples are not needed any more, so their memory takes their gradient.
+        grad_samples = torch.mul(grad.unsqueeze(2), weights[:, level].unsqueeze(1), out=samples)
+        bilinear, zeros, align_corners = 0, 0, False  # modes of interpolation and padding
+        grad_features, grad_points = torch.ops.aten.grid_sampler_2d_backward(
+            grad_samples,
             features,
             grid[:, level],
-            0,
-            0,
-            False,
-            [True, True],  # bilinear, zeros outside
+            bilinear,
+            zeros,
+            align_corners,
+            [True, True],  # compute both gradients
         )
-        by_map.append(by_features.flatten(2))
-        by_grid.append(by_points)
-    return torch.cat(by_map, 2), torch.stack(by_grid, 1), torch.stack(by_weight, 1)
+        grads_maps.append(grad_features.flatten(2))
+        grads_grid.append(grad_points)
+    return torch.cat(grads_maps, 2), torch.stack(grads_grid, 1), torch.stack(grads_weights, 1)
 
 
-# the layer
+# The layer
 
 
-class DeformableAttention(nn.Module):
-    """Queries look at points around their reference: queries [B,K,N,C] at a memory, or its own tokens [B,S,C] at it."""
+class DeformableAttention(CrossAttention):
+    """Every query attends to P points of each of L levels, around its reference.
+
+    The queries are object queries [B,K,N,C], or in an encoder the tokens [B,S,C] themselves.
+    """
 
     def __init__(self, channels: int, num_heads: int, levels: int, points: int) -> None:
         super().__init__()
         self.num_heads, self.levels, self.points = num_heads, levels, points
-        self.value, self.output = Linear(channels, channels), Linear(channels, channels)
-        self.offsets = Linear(channels, num_heads * levels * points * 2)
-        self.weights = Linear(channels, num_heads * levels * points)
+        self.value_proj, self.output_proj = Linear(channels, channels), Linear(channels, channels)
+        self.sampling_offsets = Linear(channels, num_heads * levels * points * 2)
+        self.attention_weights = Linear(channels, num_heads * levels * points)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Every head starts looking its own way, point p at p pixels' distance, at all points alike.
+        """Initialise as in Deformable DETR: all points have equal weight, every head has its ray.
 
-        A detector that initialises all its weights by Xavier's rule calls this again afterwards.
+        A detector that initialises all of its weights by Xavier's rule calls this again afterwards.
         """
-        for projection in (self.value, self.output):
+        for projection in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(projection.weight)
-        for projection in (self.offsets, self.weights):
+        for projection in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(projection.weight)
-        for projection in (self.value, self.output, self.weights):
+        for projection in (self.value_proj, self.output_proj, self.attention_weights):
             nn.init.zeros_(projection.bias)
-        self.offsets.bias.copy_(self.first_offsets().flatten())
+        self.sampling_offsets.bias.copy_(self.initial_offsets().flatten())
 
-    def first_offsets(self) -> Tensor:
-        """[heads,L,P,2] pixels: rays to the border of a square."""
+    def initial_offsets(self) -> Tensor:
+        """Return [heads,L,P,2] offsets in pixels: point p of a head lies p pixels along its ray.
+
+        The rays of the heads go in equally spaced directions and end on the border of a square.
+        """
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
         ray = ray / ray.abs().amax(dim=-1, keepdim=True)
         distance = torch.arange(1, self.points + 1)
         return (ray[:, None, None] * distance[:, None]).expand(-1, self.levels, -1, -1)
 
-    def view(self, memory: Memory) -> View:
-        """The values [B,S,heads,C/heads], of which there are none in the padding."""
-        value = self.value(memory.tokens)
+    def precompute_keys_values(self, memory: Memory) -> KeysValues:
+        """Return the values [B,S,heads,C/heads]. They are zero in the padding."""
+        value = self.value_proj(memory.tokens)
         if memory.padded:
             value = value.masked_fill(memory.padding.unsqueeze(-1), 0.0)
         return (value.unflatten(-1, (self.num_heads, -1)),)
@@ -247,55 +304,69 @@ class DeformableAttention(nn.Module):
         self,
         content: Tensor,
         position: Tensor,
-        aim: Tensor,
+        reference: Tensor,
         memory: Memory,
-        view: View | None = None,
+        keys_values: KeysValues | None = None,
     ) -> Tensor:
-        """``aim`` [...,L,R]: the reference of a query, a point (R=2) or a box (R=4), in [0,1] of every level.
+        """``content`` and ``position`` [B,K,N,C] or [B,S,C] -> the shape of ``content``.
 
-        Levels are padded, so where the image ends may differ from one to the next.
+        ``reference`` [...,L,R] is a point (R=2: x, y) or a box (R=4: cx, cy, w, h) in [0,1] of each
+        padded level. Levels are padded by different shares, so it has a level axis.
         """
         query = content + position
-        (value,) = view or self.view(memory)
-        points = self.locations(query, aim, memory.shapes), self.shares(query)
-        locations, weights = (end_to_end(x) for x in points) if content.ndim == 4 else points
-        return self.output(deformable_attention(value, memory.shapes, locations, weights)).reshape(
-            content.shape
-        )
+        (value,) = keys_values or self.precompute_keys_values(memory)
+        locations = self.compute_sampling_locations(query, reference, memory.shapes)
+        weights = self.compute_attention_weights(query)
+        if content.ndim == 4:
+            locations, weights = flatten_groups(locations), flatten_groups(weights)
+        attended = deformable_attention(value, memory.shapes, locations, weights)
+        return self.output_proj(attended).reshape(content.shape)
 
-    def locations(self, query: Tensor, aim: Tensor, shapes: Shapes) -> Tensor:
-        """Where to look, [...,heads,L,P,2] and never in 16 bits: offsets are in pixels around a point, and around a
-        box in shares of half its size, point p reaching p of P of them at first.
+    def compute_sampling_locations(
+        self, query: Tensor, reference: Tensor, shapes: Shapes
+    ) -> Tensor:
+        """Return the sampling locations [...,heads,L,P,2], x and y in [0,1], in at least 32 bits.
+
+        Around a point, offsets are in pixels of the level. Around a box, an offset of P is half of
+        the box's width or height, so that initially point p reaches p / P of the way to its border.
         """
-        offsets = self.offsets(query).unflatten(-1, (self.num_heads, self.levels, self.points, 2))
-        aim = aim.to(_wide(aim)).unsqueeze(-2).unsqueeze(-4)  # [...,1,L,1,R]
-        if aim.shape[-1] == 2:
-            sizes = torch.tensor([shape[::-1] for shape in shapes], dtype=aim.dtype)
-            return aim + offsets / sizes.to(aim.device, non_blocking=True).unsqueeze(-2)
-        return aim[..., :2] + offsets / self.points * aim[..., 2:] * 0.5
+        offsets = self.sampling_offsets(query)
+        offsets = offsets.unflatten(-1, (self.num_heads, self.levels, self.points, 2))
+        reference = reference.to(_at_least_float32(reference))
+        reference = reference.unsqueeze(-2).unsqueeze(-4)  # [...,1,L,1,R]
+        if reference.shape[-1] == 2:
+            sizes = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
+            sizes = sizes.to(reference.device, non_blocking=True)
+            return reference + offsets / sizes.unsqueeze(-2)
+        return reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
 
-    def shares(self, query: Tensor) -> Tensor:
-        """How much each point counts, [...,heads,L,P], at least in 32 bits: those of a head add up to one."""
-        weights = self.weights(query).unflatten(-1, (self.num_heads, self.levels * self.points))
-        return weights.softmax(-1, dtype=_wide(weights)).unflatten(-1, (self.levels, self.points))
+    def compute_attention_weights(self, query: Tensor) -> Tensor:
+        """Return the attention weights [...,heads,L,P] in at least 32 bits.
+
+        The weights of a head add up to one over its L * P points.
+        """
+        weights = self.attention_weights(query)
+        weights = weights.unflatten(-1, (self.num_heads, self.levels * self.points))
+        weights = weights.softmax(-1, dtype=_at_least_float32(weights))
+        return weights.unflatten(-1, (self.levels, self.points))
 
 
 class DeformableCrossAttention(DeformableAttention):
-    """Of queries [B,K,N,C], which aim at their reference [B|1,K,N,R], in [0,1] of the image without its padding."""
+    """Deformable attention of object queries [B,K,N,C].
 
-    def aim(self, content: Tensor, reference: Tensor) -> Tensor:
-        del content
-        return reference
+    Their reference [B|1,K,N,R] is in [0,1] of the image without its padding.
+    """
 
     def forward(
         self,
         content: Tensor,
         position: Tensor,
-        aim: Tensor,
+        reference: Tensor,
         memory: Memory,
-        view: View | None = None,
+        keys_values: KeysValues | None = None,
     ) -> Tensor:
-        ratios = memory.valid_ratios.repeat(1, 1, aim.shape[-1] // 2)  # [B,L,R]
-        return super().forward(
-            content, position, aim.unsqueeze(-2) * ratios[:, None, None], memory, view
-        )
+        # From the unpadded image to every padded level: x and w by the valid ratio of the widths,
+        # y and h by that of the heights.
+        ratios = memory.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)  # [B,L,R]
+        reference_by_level = reference.unsqueeze(-2) * ratios[:, None, None]
+        return super().forward(content, position, reference_by_level, memory, keys_values)

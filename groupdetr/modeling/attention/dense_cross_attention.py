@@ -1,42 +1,45 @@
-"""Looking at the image: DETR's cross-attention, in which every query sees every token (Carion et al. 2020)."""
+"""DETR's cross-attention, in which every query attends to every token (Carion et al. 2020)."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from groupdetr.groups import end_to_end
-from groupdetr.modeling.attention.multihead import View, attend, split_heads
-from groupdetr.modeling.attention.self_attention import projections
+from groupdetr.groups import flatten_groups
+from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
+from groupdetr.modeling.attention.multihead import attend, split_heads
+from groupdetr.modeling.attention.self_attention import attention_projections
 from groupdetr.structures.memory import Memory
 
 
-class DenseCrossAttention(nn.Module):
-    """Queries [B,K,N,C] look at the whole memory -> [B,K,N,C]; where they are is known by their position alone."""
+class DenseCrossAttention(CrossAttention):
+    """Query = content + position, key = tokens + position, value = tokens.
+
+    The reference points are not used. Positions reach the attention as embeddings only.
+    """
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query, self.key, self.value, self.output = projections(channels)
+        self.query_proj, self.key_proj, self.value_proj, self.output_proj = attention_projections(
+            channels
+        )
 
-    def aim(self, content: Tensor, reference: Tensor) -> Tensor:
-        del content
-        return reference
-
-    def view(self, memory: Memory) -> View:
-        """Keys and values [B,heads,S,C/heads]."""
-        key, value = self.key(memory.tokens + memory.position), self.value(memory.tokens)
+    def precompute_keys_values(self, memory: Memory) -> KeysValues:
+        """Return keys and values, [B,heads,S,C/heads] each."""
+        key = self.key_proj(memory.tokens + memory.position)
+        value = self.value_proj(memory.tokens)
         return split_heads(key, self.num_heads), split_heads(value, self.num_heads)
 
     def forward(
         self,
         content: Tensor,
         position: Tensor,
-        aim: Tensor,
+        reference: Tensor,
         memory: Memory,
-        view: View | None = None,
+        keys_values: KeysValues | None = None,
     ) -> Tensor:
-        del aim
-        key, value = view or self.view(memory)
-        query = split_heads(self.query(end_to_end(content + position)), self.num_heads)
-        seen = attend(query, key, value, memory.unseen, self.dropout if self.training else 0.0)
-        return self.output(seen).reshape(content.shape)
+        key, value = keys_values or self.precompute_keys_values(memory)
+        query = split_heads(self.query_proj(flatten_groups(content + position)), self.num_heads)
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, memory.key_padding_mask, dropout)
+        return self.output_proj(attended).reshape(content.shape)

@@ -1,4 +1,7 @@
-"""Looking at one's like: self-attention of tokens (DETR) and of queries (Conditional DETR)."""
+"""Self-attention of tokens (DETR) and of object queries (Conditional DETR).
+
+Every axis before the last two is batch, so queries [B,K,N,C] attend only within their group.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from groupdetr.modeling.attention.multihead import attend, split_heads
 from groupdetr.modeling.linear import Linear
 
 
-def projections(channels: int) -> list[Linear]:
-    """Of query, key, value and output."""
+def attention_projections(channels: int) -> list[Linear]:
+    """Return the projections of query, key, value and output, initialised as in torch.
+
+    `nn.MultiheadAttention` stacks query, key and value into one matrix. Xavier's bound of the
+    stacked matrix is smaller by the square root of two, which is the ``gain`` here.
+    """
     *inputs, output = (Linear(channels, channels) for _ in range(4))
     for projection in inputs:
-        # the bound of Xavier's rule for the three stacked into one matrix, as in nn.MultiheadAttention
         nn.init.xavier_uniform_(projection.weight, gain=2**-0.5)
     nn.init.xavier_uniform_(output.weight)
     for projection in (*inputs, output):
@@ -21,47 +27,55 @@ def projections(channels: int) -> list[Linear]:
 
 
 class SelfAttention(nn.Module):
-    """DETR's: query = key = content + position, value = content. [...,N,C] -> [...,N,C]
+    """DETR's self-attention: query = key = content + position, value = content.
 
-    ``blocked``, bool that broadcasts to [...,heads,N,N]: True where one (row) does not see another (column).
+    ``content`` and ``position`` [...,N,C] -> [...,N,C]. ``blocked``, a bool that broadcasts to
+    [...,heads,N,N], is True where a token (row) does not attend to another (column).
     """
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query, self.key, self.value, self.output = projections(channels)
+        self.query_proj, self.key_proj, self.value_proj, self.output_proj = attention_projections(
+            channels
+        )
 
     def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
-        placed = content + position
-        heads = [self.query(placed), self.key(placed), self.value(content)]
-        query, key, value = (split_heads(x.flatten(0, -3), self.num_heads) for x in heads)
-        mixed = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
-        return self.output(mixed).reshape(content.shape)
+        with_position = content + position
+        query = self.query_proj(with_position)
+        key = self.key_proj(with_position)
+        value = self.value_proj(content)
+        query, key, value = (
+            split_heads(x.flatten(0, -3), self.num_heads) for x in (query, key, value)
+        )
+        attended = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
+        return self.output_proj(attended).reshape(content.shape)
 
 
 class ConditionalSelfAttention(nn.Module):
-    """Conditional DETR's: content and position each with a projection of its own, added. [...,N,C] -> [...,N,C]
+    """Conditional DETR's self-attention: content and position are projected separately and added.
 
-    ``blocked`` [N,N] bool: True where a query (row) does not see another (column).
+    ``content`` and ``position`` [...,N,C] -> [...,N,C]. ``blocked`` [N,N] bool is True where a
+    query (row) does not attend to another (column).
     """
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query_content, self.query_position = (
-            Linear(channels, channels),
-            Linear(channels, channels),
-        )
-        self.key_content, self.key_position = Linear(channels, channels), Linear(channels, channels)
-        self.value, self.output = Linear(channels, channels), Linear(channels, channels)
-        nn.init.zeros_(self.output.bias)
+        self.query_content_proj = Linear(channels, channels)
+        self.query_pos_proj = Linear(channels, channels)
+        self.key_content_proj = Linear(channels, channels)
+        self.key_pos_proj = Linear(channels, channels)
+        self.value_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
+        nn.init.zeros_(self.output_proj.bias)
 
     def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
-        heads = [
-            self.query_content(content) + self.query_position(position),
-            self.key_content(content) + self.key_position(position),
-            self.value(content),
-        ]
-        query, key, value = (split_heads(x.flatten(0, -3), self.num_heads) for x in heads)
-        mixed = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
-        return self.output(mixed).reshape(content.shape)
+        query = self.query_content_proj(content) + self.query_pos_proj(position)
+        key = self.key_content_proj(content) + self.key_pos_proj(position)
+        value = self.value_proj(content)
+        query, key, value = (
+            split_heads(x.flatten(0, -3), self.num_heads) for x in (query, key, value)
+        )
+        attended = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
+        return self.output_proj(attended).reshape(content.shape)

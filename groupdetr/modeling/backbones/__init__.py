@@ -1,1 +1,1 @@
-"""From pixels to feature maps, fine to coarse: timm's networks, as detectors use them."""
+"""Backbones: from images to feature maps, fine to coarse. Most are networks of timm."""

@@ -1,4 +1,4 @@
-"""From pixels to feature maps: a network, with what detectors freeze of it and how fast its layers learn."""
+"""The backbone of a detector: a network, its frozen parts, and its layer-wise learning rates."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class Layers:
-    """The layers of a network, where each learns slower than the one after it and their norms are not decayed."""
+class LayerDecay:
+    """Layer-wise learning rate decay: the earlier a layer of the network, the lower its rate.
 
-    names: tuple[str, ...] = ()  # of submodules, first to last
-    stem: str = ""  # what comes before them
-    stem_factor: float = 1.0  # of its rate, whatever the decay
+    The layer norms of these layers have no weight decay.
+    """
+
+    layers: tuple[str, ...] = ()  # names of submodules, from first to last
+    stem: str = ""  # name of the submodule in front of the layers
+    stem_factor: float = 1.0  # of the stem's learning rate, for any decay
 
 
 class Backbone(nn.Module):
-    """Images [...,3,H,W] -> feature maps [B,C,.,.] of all of them in turn, fine to coarse.
+    """Images [...,3,H,W] -> feature maps [B,C_l,H_l,W_l] from fine to coarse.
 
-    ``frozen`` names the submodules that do not learn; images are padded with zeros to a ``multiple`` of pixels, after
-    they went through ``augment``.
+    The leading axes of the images are flattened to B. ``channels`` are the C_l. The submodules
+    named in ``frozen`` are not trained. ``augment`` is applied to the images; they are then padded
+    with zeros until both sides are a ``multiple`` of so many pixels.
     """
 
     def __init__(
@@ -31,13 +35,14 @@ class Backbone(nn.Module):
         network: nn.Module,
         channels: Sequence[int],
         frozen: tuple[str, ...] = (),
-        layers: Layers | None = None,
+        layer_decay: LayerDecay | None = None,
         multiple: int = 1,
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.channels, self.layers, self.multiple = list(channels), layers or Layers(), multiple
+        self.channels, self.multiple = list(channels), multiple
+        self.layer_decay = layer_decay or LayerDecay()
         self.augment = augment or nn.Identity()
         for name in frozen:
             network.get_submodule(name).requires_grad_(False)
@@ -50,30 +55,45 @@ class Backbone(nn.Module):
 
     @property
     def has_layers(self) -> bool:
-        return bool(self.layers.names)
+        """Whether the backbone supports layer-wise learning rate decay."""
+        return bool(self.layer_decay.layers)
 
     def rate_factor(self, name: str, decay: float) -> float:
-        """Of the rate of parameter ``name``: ``decay`` once for its layer and once for every later one."""
-        if self.layers.stem and _inside(name, self.layers.stem):
-            return self.layers.stem_factor
-        layer = self._layer(name)
-        return 1.0 if layer is None else decay ** (len(self.layers.names) - layer)
+        """Return the factor of the learning rate of parameter ``name``.
+
+        The last layer has ``decay``, the one before it decay**2, and so on. Parameters outside of
+        the layers and the stem have 1.
+        """
+        stem = self.layer_decay.stem
+        if stem and _is_inside(name, stem):
+            return self.layer_decay.stem_factor
+        layer = self._layer_index(name)
+        if layer is None:
+            return 1.0
+        return decay ** (len(self.layer_decay.layers) - layer)
 
     def is_decayed(self, name: str) -> bool:
-        """Does weight decay pull at parameter ``name``?"""
-        norm = isinstance(self.get_submodule(name.rpartition(".")[0]), nn.LayerNorm)
-        return not (norm and self._layer(name) is not None)
+        """Return whether parameter ``name`` has weight decay: all but layer norms in layers."""
+        module_name = name.rpartition(".")[0]
+        is_layer_norm = isinstance(self.get_submodule(module_name), nn.LayerNorm)
+        return not (is_layer_norm and self._layer_index(name) is not None)
 
-    def _layer(self, name: str) -> int | None:
-        return next((i for i, layer in enumerate(self.layers.names) if _inside(name, layer)), None)
+    def _layer_index(self, name: str) -> int | None:
+        for index, layer in enumerate(self.layer_decay.layers):
+            if _is_inside(name, layer):
+                return index
+        return None
 
 
-def _inside(name: str, module: str) -> bool:
-    """Is this parameter of the backbone one of that module of its network?"""
+def _is_inside(name: str, module: str) -> bool:
+    """Return whether the backbone's parameter ``name`` belongs to a ``module`` of its network."""
     return name.startswith(f"network.{module}.")
 
 
 def pad_to_multiple(pixels: Tensor, size: int) -> Tensor:
-    """Zeros to the right and below, until both sides are a multiple of ``size``: [B,C,H,W] -> [B,C,H',W']."""
+    """Pad with zeros on the right and at the bottom, [B,C,H,W] -> [B,C,H',W'].
+
+    Both sides become a multiple of ``size``.
+    """
     height, width = pixels.shape[-2:]
     return F.pad(pixels, (0, -width % size, 0, -height % size))

@@ -1,26 +1,33 @@
-"""Batch norm with fixed statistics, folded into the convolution before it.
+"""Frozen batch norm, folded into the convolution before it.
 
-Normalising is then a multiplication of weights, not of maps: no pass over a map, forward or backward. Weights and
-statistics keep the names that all checkpoints have for them, and the weights learn as ever.
+A batch norm with fixed statistics multiplies and shifts every channel. Here it multiplies the
+weights of the convolution instead of the feature map, so it needs no pass over the map, forward or
+backward. Weights and statistics keep the names that they have in all checkpoints, and the
+convolution's weights are trained as usual.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor, nn
 
 
-class FrozenNorm(nn.Module):
-    """A scale and a shift of every channel, which `NormedConv2d` applies: [B,C,H,W] -> the same."""
+class FrozenBatchNorm(nn.Module):
+    """The scale and shift of every channel, which `NormedConv2d` applies.
 
-    weight: Tensor  # this and the next three [C], as checkpoints have them
+    The forward pass returns its input [B,C,H,W] unchanged, because it is already normalised.
+    """
+
+    # [C] each, as in checkpoints
+    weight: Tensor
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
-    scale: Tensor  # [C], derived from those
+    # [C] each, computed from those
+    scale: Tensor
     shift: Tensor
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -28,18 +35,22 @@ class FrozenNorm(nn.Module):
         self.eps = norm.eps
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.register_buffer(name, getattr(norm, name).detach().clone())
-        self.register_load_state_dict_post_hook(lambda module, _: module.derive())
-        self.derive()
+        self.register_load_state_dict_post_hook(lambda module, _: module.update_scale_and_shift())
+        self.update_scale_and_shift()
 
-    def derive(self) -> None:
-        """Scale and shift from what a checkpoint has; whoever changes that otherwise than by loading calls this."""
+    def update_scale_and_shift(self) -> None:
+        """Compute scale and shift from weight, bias and statistics.
+
+        Loading a checkpoint calls this. Call it after every other change of these buffers.
+        """
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", self.bias - self.running_mean * scale, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        self.derive()  # in the precision that the module has now
+        # After .double(), for example, the precision of the buffers allows a more exact result.
+        self.update_scale_and_shift()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,35 +58,48 @@ class FrozenNorm(nn.Module):
 
 
 class NormedConv2d(nn.Conv2d):
-    """A convolution without a bias, and the frozen norm that follows it in the network."""
+    """A convolution without bias that applies the frozen batch norm after it in the network."""
 
-    def __init__(self, conv: nn.Conv2d, norm: FrozenNorm) -> None:
-        options: dict[str, Any] = {
-            name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")
-        }
+    norm: FrozenBatchNorm
+
+    def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm) -> None:
+        assert not isinstance(conv.padding, str)
         super().__init__(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
+            _pair(conv.kernel_size),
+            _pair(conv.stride),
+            _pair(conv.padding),
+            _pair(conv.dilation),
+            conv.groups,
             bias=False,
-            device="meta",
-            **options,
-        )  # type: ignore[arg-type]
+            device="meta",  # the weight is that of `conv`, so none has to be allocated
+        )
         self.weight = conv.weight
-        self.__dict__["norm"] = norm  # not as a submodule: the network has it
+        # The norm is already a submodule of the network. Setting the attribute in the usual way
+        # would make it a submodule of the convolution, too.
+        object.__setattr__(self, "norm", norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        norm: FrozenNorm = self.__dict__["norm"]
-        return self._conv_forward(x, self.weight * norm.scale.view(-1, 1, 1, 1), norm.shift)
+        weight = self.weight * self.norm.scale.view(-1, 1, 1, 1)
+        return self._conv_forward(x, weight, self.norm.shift)
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    height, width = values
+    return height, width
 
 
 def freeze_norms(network: nn.Module) -> nn.Module:
-    """Every batch norm of a ResNet of timm's, each right behind its convolution, frozen in place."""
+    """Replace every batch norm of a timm ResNet, in place, and return the network.
+
+    Every batch norm must directly follow its convolution in the order of submodules.
+    """
     for block in list(network.modules()):
-        for (first, conv), (second, norm) in pairwise(list(block.named_children())):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(block.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                frozen = FrozenNorm(norm)
-                block.register_module(second, frozen)
-                block.register_module(first, NormedConv2d(conv, frozen))
+                frozen = FrozenBatchNorm(norm)
+                block.register_module(norm_name, frozen)
+                block.register_module(conv_name, NormedConv2d(conv, frozen))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     return network

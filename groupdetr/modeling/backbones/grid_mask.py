@@ -1,4 +1,4 @@
-"""GridMask (Chen et al., arXiv 2001.04086): a regular pattern of squares of the images is hidden in training."""
+"""GridMask augmentation (Chen et al., arXiv 2001.04086): hides a regular grid of squares."""
 
 from __future__ import annotations
 
@@ -7,34 +7,49 @@ from torch import Tensor, nn
 
 
 class GridMask(nn.Module):
-    """Images [B,3,H,W] -> the same; in training, with a ``probability``, without the squares of one grid for all.
+    """Images [B,3,H,W] -> the same images, in training with hidden squares.
 
-    As in PETR's code, which never turns the grid. ``share``: of the side of a square in the period.
+    With the given ``probability``, the pixels of a random grid of squares become zero, the same
+    grid in all images of the batch. The grid is never rotated, as in PETR's code. ``ratio`` is the
+    width of the visible stripes between the squares, relative to the period of the grid.
     """
 
-    def __init__(self, probability: float, share: float = 0.5) -> None:
+    def __init__(self, probability: float, ratio: float = 0.5) -> None:
         super().__init__()
-        self.probability, self.share = probability, share
+        self.probability, self.ratio = probability, ratio
 
     def forward(self, pixels: Tensor) -> Tensor:
         if not (self.training and self.probability):
             return pixels
-        happens = torch.rand((), device=pixels.device) < self.probability
-        return pixels.masked_fill(self.squares(pixels) & happens, 0.0)
+        # A tensor and not a bool, so that a GPU does not have to wait.
+        is_applied = torch.rand((), device=pixels.device) < self.probability
+        return pixels.masked_fill(self.squares(pixels) & is_applied, 0.0)
 
     def squares(self, pixels: Tensor) -> Tensor:
-        """[H,W] bool: between stripes of rows and of columns, which are seen."""
+        """Draw a grid and return [H,W] bool, True for hidden pixels.
+
+        A pixel is hidden if it is in no visible stripe of rows and in none of columns.
+        """
         height, width = pixels.shape[-2:]
         period = torch.randint(2, max(height, 3), (), device=pixels.device)
-        side = (period * self.share + 0.5).floor().clamp(min=1).minimum(period - 1)
-        return ~(stripes(height, period, side).unsqueeze(1) | stripes(width, period, side))
+        # At least one pixel of a period is visible, and at least one is hidden.
+        side = (period * self.ratio + 0.5).floor().clamp(min=1).minimum(period - 1)
+        rows = stripes(height, period, side).unsqueeze(1)
+        columns = stripes(width, period, side)
+        return ~(rows | columns)
 
 
 def stripes(size: int, period: Tensor, side: Tensor) -> Tensor:
-    """[size] bool: ``side`` of every ``period`` pixels, beginning anywhere, in the middle of a canvas half as large
-    again, on which as many whole periods are."""
+    """Return [size] bool, True for `side` of every `period` pixels, with a random phase.
+
+    It is cropped from the centre of a canvas 1.5 times as large that holds whole periods only, as
+    in PETR's code.
+    """
     canvas = int(1.5 * size)
-    before = (canvas - size) // 2
-    first = (torch.rand((), device=period.device) * period).floor()
-    place = torch.arange(before, before + size, device=period.device) - first
-    return (place >= 0) & (place % period < side) & (place // period < canvas // period)
+    crop_offset = (canvas - size) // 2
+    phase = (torch.rand((), device=period.device) * period).floor()
+    position = torch.arange(crop_offset, crop_offset + size, device=period.device) - phase
+    in_stripe = position % period < side
+    # Before the phase and after the last whole period there are no stripes.
+    in_whole_period = (position >= 0) & (position // period < canvas // period)
+    return in_whole_period & in_stripe

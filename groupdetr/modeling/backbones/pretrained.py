@@ -1,4 +1,4 @@
-"""A timm network with its weights: from the hub, from a local file, or random."""
+"""Pretrained weights of a backbone: from the Hugging Face hub, from a local file, or none."""
 
 from __future__ import annotations
 
@@ -12,48 +12,52 @@ from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
 from groupdetr.errors import WeightsError
 
 
-def create(
+def create_network(
     name: str, pretrained: bool | str, layouts: tuple[Layout, ...], **options: Any
 ) -> nn.Module:
-    """The network ``name`` of timm, its weights from the hub (True), a file (a path) or random (False).
+    """Return timm's network ``name``, created with timm's ``options``.
 
-    ``layouts``: those that the file may have. timm would read it too, but leave out what does not fit.
+    ``pretrained`` is True for the weights of the hub, the path of a local file, or False for random
+    weights. A file must have one of the ``layouts``. timm could read it, too, but it would ignore
+    tensors that do not fit. `WeightsError` if the weights cannot be downloaded or do not fit.
     """
     try:
         network = timm.create_model(name, pretrained=pretrained is True, **options)
-    except OSError as error:  # what hub and http failures derive from
+    except OSError as error:  # the base class of the errors of the hub and of HTTP
+        what = f"the weights of {name} could not be downloaded: {error}".splitlines()[0]
         raise WeightsError(
-            f"the weights of {name} could not be fetched: {error}".splitlines()[0],
+            what,
             f"timm/{name} on the Hugging Face hub",
-            "go online once, pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), or none",
+            "go online once, pass a local file with --pretrained-backbone FILE "
+            "(pretrained_backbone=FILE), or train without pretrained weights",
         ) from error
     if isinstance(pretrained, str):
-        fill(network, read(pretrained, layouts))
+        load_all_weights(network, read_backbone_file(pretrained, layouts))
     return network
 
 
-def read(path: str, layouts: tuple[Layout, ...]) -> Checkpoint:
-    """A file of one of the ``layouts``, under our names."""
+def read_backbone_file(path: str, layouts: tuple[Layout, ...]) -> Checkpoint:
+    """Read a file that has one of the ``layouts``, and convert it to our names."""
     file = open_checkpoint(path)
     for layout in layouts:
         if layout.fits(file.state):
             return layout.convert(file)
-    known = " or ".join(layout.title for layout in layouts)
+    titles = " or ".join(layout.title for layout in layouts)
     raise WeightsError(
-        f"these are not the weights of {known}",
-        path,
-        "pass a file of the backbone that the model has",
+        f"these are not the weights of {titles}", path, "pass a file of the model's own backbone"
     )
 
 
-def fill(network: nn.Module, file: Checkpoint) -> None:
-    """All weights of the file into all of the network; counters of batch norms and the like are left alone."""
-    ours = {
-        name: value for name, value in network.state_dict().items() if value.is_floating_point()
-    }
+def load_all_weights(network: nn.Module, file: Checkpoint) -> None:
+    """Load all tensors of the file into all weights of the network.
+
+    Tensors that are not floating point, such as the counters of batch norms, are not loaded.
+    `WeightsError` if names or shapes differ.
+    """
+    state = network.state_dict()
+    ours = {name: value for name, value in state.items() if value.is_floating_point()}
     refuse(file.state.keys() - ours.keys(), "the backbone has no", file.where)
     refuse(ours.keys() - file.state.keys(), "the file has no", file.where)
-    refuse(
-        (n for n in ours if ours[n].shape != file.state[n].shape), "of another shape:", file.where
-    )
+    unequal_shapes = [name for name in ours if ours[name].shape != file.state[name].shape]
+    refuse(unequal_shapes, "of another shape:", file.where)
     network.load_state_dict(file.state, strict=False)

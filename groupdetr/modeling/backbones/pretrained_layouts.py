@@ -1,72 +1,79 @@
-"""Files that backbones start from, as layouts: what is no part of the backbone is dropped."""
+"""The layouts of files with pretrained backbones. Tensors outside of the backbone are dropped."""
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from groupdetr.checkpoints.layout import Category, Facts, Layout, Names, within
+from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.modeling.backbones.swin_names import SWIN
-from groupdetr.modeling.backbones.vovnet_names import VOVNET
+from groupdetr.modeling.backbones.swin_names import OFFICIAL_SWIN_NAMES
+from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 
 
-def _no_options(facts: Facts) -> dict[str, Any]:
-    del facts
+def _no_options(metadata: Metadata) -> dict[str, Any]:
     return {}
 
 
-def _no_categories(facts: Facts) -> list[Category]:
-    del facts
+def _no_categories(metadata: Metadata) -> list[Category]:
     return []
 
 
-def backbone_alone(file: Checkpoint) -> NoReturn:
-    """There is no detector in it."""
+def refuse_backbone_only(file: Checkpoint) -> NoReturn:
+    """Raise `WeightsError`: a detector is needed, and the file has a backbone only."""
     raise WeightsError(
-        "these are weights of a backbone alone", file.where, "--pretrained-backbone FILE takes them"
+        "this file has the weights of a backbone only, and not of a detector",
+        file.where,
+        "train a detector from it: groupdetr train --pretrained-backbone FILE",
     )
 
 
 def _layout(title: str, signature: tuple[str, ...], names: Names) -> Layout:
-    return Layout(title, backbone_alone, signature, names, _no_options, _no_categories)
+    return Layout(title, refuse_backbone_only, signature, names, _no_options, _no_categories)
 
 
 RESNET = _layout(
     "torchvision's ResNet",
     ("bn1.weight", "layer4.0.downsample.0.weight"),
+    # timm's names are the same.
     {"fc.*": (), "*.num_batches_tracked": (), "*": "*"},
-)  # timm's names are the same
+)
 
 OFFICIAL_SWIN = _layout(
     "the authors' Swin Transformer",
     ("layers.0.downsample.reduction.weight",),
-    {"head.*": (), **SWIN, "norm.*": "norm.*"},
+    {"head.*": (), **OFFICIAL_SWIN_NAMES, "norm.*": "norm.*"},
 )
 TIMM_SWIN = _layout(
     "timm's Swin Transformer", ("layers.3.downsample.reduction.weight",), {"head.*": (), "*": "*"}
 )
+
+# The names of the authors' files, of timm's and of detectron2's.
 MAE = _layout(
     "a Vision Transformer trained by MAE",
     ("patch_embed.proj.weight", "blocks.#.attn.qkv.weight"),
     {
-        **dict.fromkeys(
-            ("cls_token", "pos_embed", "mask_token", "norm.*", "fc_norm.*", "head.*", "decoder_*"),
-            (),
-        ),
+        "cls_token": (),
+        "pos_embed": (),
+        "mask_token": (),
+        "norm.*": (),
+        "fc_norm.*": (),
+        "head.*": (),
+        "decoder_*": (),
         "patch_embed.*": "patch_embed.*",
         "blocks.*": "blocks.*",
     },
-)  # the authors' names, timm's and detectron2's
+)
 
 PETR_VOVNET = _layout(
     "PETR's or FCOS3D's VoVNet",
     ("img_backbone.stem.stem_1/conv.weight",),
-    {**within(VOVNET, "img_backbone.", ""), "*": ()},
+    {**with_prefixes(VOVNET_NAMES, "img_backbone.", ""), "*": ()},
 )
 DD3D_VOVNET = _layout(
     "DD3D's VoVNet",
     ("backbone.bottom_up.stem.stem_1/conv.weight",),
-    {**within(VOVNET, "backbone.bottom_up.", ""), "*": ()},
+    {**with_prefixes(VOVNET_NAMES, "backbone.bottom_up.", ""), "*": ()},
 )
+
 BACKBONES = (RESNET, OFFICIAL_SWIN, TIMM_SWIN, MAE, PETR_VOVNET, DD3D_VOVNET)

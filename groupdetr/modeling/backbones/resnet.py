@@ -1,17 +1,19 @@
-"""Residual networks: ResNet-50 as all official detectors have it, and a small one to train from scratch."""
+"""ResNets: ResNet-50 as in all official detectors, and a small one to train from scratch."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from timm.models import FeatureListNet
 from torch import nn
 
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.frozen_batch_norm import freeze_norms
-from groupdetr.modeling.backbones.pretrained import create
+from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.pretrained_layouts import RESNET
 
-FROZEN = ("conv1", "layer1")  # in all official detectors
+FROZEN = ("conv1", "layer1")  # not trained in all official detectors
+NUM_STAGES = 4  # of timm's ResNets
 
 
 def resnet50(
@@ -21,14 +23,15 @@ def resnet50(
     frozen: tuple[str, ...] = FROZEN,
     multiple: int = 1,
 ) -> Backbone:
-    """ResNet-50's stages ``levels`` with frozen batch norm and more that is ``frozen``.
+    """Return the stages ``levels`` of ResNet-50 with frozen batch norm and ``frozen`` submodules.
 
-    Stage s has stride 2 ** (s + 1) and 128 * 2 ** s channels. ``dilated`` (DC5): stage 4 keeps stride 16; its first
-    block has dilation 1 and the others 2, as torchvision's. ``pretrained``: True for ImageNet V1 weights through the
-    hub, or the path of a local file with them.
+    Stage s has stride 2 ** (s + 1) and 128 * 2 ** s channels. With ``dilated`` (DC5), stage 4 keeps
+    stride 16; its first block has dilation 1 and the others 2, as in torchvision. ``pretrained`` is
+    True for ImageNet V1 weights from the hub, or the path of a local file with them.
     """
-    network = _features("resnet50.tv_in1k", pretrained, levels, output_stride=16 if dilated else 32)
-    channels = network.feature_info.channels()  # type: ignore[union-attr, operator]
+    stride = 16 if dilated else 32
+    network = _create_stages("resnet50.tv_in1k", pretrained, levels, output_stride=stride)
+    channels = network.feature_info.channels()
     return Backbone(freeze_norms(network), channels, frozen, multiple=multiple)
 
 
@@ -39,24 +42,37 @@ def small_resnet(
     multiple: int = 1,
     augment: nn.Module | None = None,
 ) -> Backbone:
-    """A small ResNet with group norm, never pretrained; stage s has stride 2 ** (s + 1). ``levels``: the stages to
-    return, by default the last one alone.
+    """Return the stages ``levels`` of a small ResNet with group norm, which is never pretrained.
 
-    Group norm does not mix pictures, so a batch may be cut into pieces without a difference. Residual branches start
-    switched on, unlike timm's default: there are few of them, and little time.
+    ``widths`` and ``depths`` are the channels and blocks of its stages. Stage s has stride
+    2 ** (s + 1). By default only the last stage is returned.
+
+    Group norm does not mix images, so a batch can be split into micro-batches without a difference.
+    Unlike timm's default, the last norm of a residual branch does not start at zero, because there
+    are few branches and little time to train them.
     """
-    unused = 4 - len(
-        widths
-    )  # timm builds four stages and drops what comes after the last one asked for
-    stages = {"channels": (*widths, *[widths[-1]] * unused), "layers": (*depths, *[1] * unused)}
-    options = {"norm_layer": "groupnorm1", "stem_width": widths[0] // 2, "zero_init_last": False}
-    network = _features("resnet10t", False, levels or (len(widths),), **stages, **options)
-    channels = network.feature_info.channels()  # type: ignore[union-attr, operator]
+    # timm always builds four stages and drops those after the last one that is returned.
+    num_unused = NUM_STAGES - len(widths)
+    network = _create_stages(
+        "resnet10t",
+        False,
+        levels or (len(widths),),
+        channels=(*widths, *[widths[-1]] * num_unused),
+        layers=(*depths, *[1] * num_unused),
+        norm_layer="groupnorm1",
+        stem_width=widths[0] // 2,
+        zero_init_last=False,
+    )
+    channels = network.feature_info.channels()
     return Backbone(network, channels, multiple=multiple, augment=augment)
 
 
-def _features(
+def _create_stages(
     name: str, pretrained: bool | str, levels: tuple[int, ...], **options: Any
-) -> nn.Module:
-    """The stages ``levels`` of a timm network, and what comes before them."""
-    return create(name, pretrained, (RESNET,), features_only=True, out_indices=levels, **options)
+) -> FeatureListNet:
+    """Return a timm network whose forward pass returns the feature maps of stages ``levels``."""
+    network = create_network(
+        name, pretrained, (RESNET,), features_only=True, out_indices=levels, **options
+    )
+    assert isinstance(network, FeatureListNet)
+    return network

@@ -1,43 +1,52 @@
-"""Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030): windows that shift from block to block."""
+"""Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030): attention in shifted windows."""
 
 from __future__ import annotations
 
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+import torch
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.backbones.backbone import Backbone, pad_to_multiple
-from groupdetr.modeling.backbones.pretrained import create
+from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.pretrained_layouts import OFFICIAL_SWIN, TIMM_SWIN
 
-PATCH = 4
+PATCH = 4  # pixels
+
+# Options of timm's network.
 OPTIONS = {
     "num_classes": 0,
     "drop_path_rate": 0.2,
-    "strict_img_size": False,  # masks follow the size of the image
-    "always_partition": True,  # windows are never smaller, and shift in the last stage, too
+    "strict_img_size": False,  # attention masks are computed for the size of every batch
+    # Windows never become smaller than their nominal size, and they shift in the last stage, too.
+    "always_partition": True,
 }
 
 
 def swin_large(pretrained: bool | str, recompute: bool) -> Backbone:
-    """Swin-L with windows of 12, as DINO has it: stages 1 to 3, of strides 8, 16 and 32; nothing is frozen.
+    """Return Swin-L with windows of 12, as in DINO: stages 1 to 3, of strides 8, 16 and 32.
 
-    ``pretrained``: True for ImageNet-22k weights (384 pixels) through the hub, or the path of a local file with them,
-    of the authors or of timm. ``recompute``: gradient checkpointing.
+    Nothing is frozen. ``pretrained`` is True for ImageNet-22k weights (384 pixels) from the hub, or
+    the path of a local file with them, the authors' or timm's. ``recompute`` turns on gradient
+    checkpointing.
     """
     name = "swin_large_patch4_window12_384.ms_in22k"
-    return swin(create(name, pretrained, (OFFICIAL_SWIN, TIMM_SWIN), **OPTIONS), recompute)
+    network = create_network(name, pretrained, (OFFICIAL_SWIN, TIMM_SWIN), **OPTIONS)
+    return swin(network, recompute)
 
 
 def swin(network: nn.Module, recompute: bool) -> Backbone:
-    """A Swin Transformer of timm, built with ``OPTIONS``, as a backbone."""
+    """Return a backbone made of timm's Swin Transformer, which was built with ``OPTIONS``."""
     assert isinstance(network, SwinTransformer)
     channels = [network.embed_dim << stage for stage in range(1, network.num_layers)]
     return Backbone(Swin(network, channels, recompute), channels)
 
 
 class Swin(nn.Module):
-    """Images [B,3,H,W] of any size -> the maps of all stages but the first, each with a norm of its own."""
+    """Images [B,3,H,W] of any size -> the maps of all stages but the first, each normalised.
+
+    It takes over the modules of ``network``. ``channels`` are those of the returned maps.
+    """
 
     def __init__(self, network: SwinTransformer, channels: list[int], recompute: bool) -> None:
         super().__init__()
@@ -46,25 +55,50 @@ class Swin(nn.Module):
             {str(stage): nn.LayerNorm(width) for stage, width in enumerate(channels, 1)}
         )
         network.set_grad_checkpointing(recompute)  # block by block
-        for block in self.modules():
-            if isinstance(block, SwinTransformerBlock):
-                block.__class__ = Block
+        for stage in self.layers:
+            assert isinstance(stage, SwinTransformerStage)
+            for index, block in enumerate(stage.blocks):
+                assert isinstance(block, SwinTransformerBlock)
+                stage.blocks[index] = PaddedBlock(block)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        first, *others = self.layers
-        x = first(self.patch_embed(pad_to_multiple(pixels, PATCH)))  # [B,h,w,C]
+        first_stage, *later_stages = self.layers
+        patches = self.patch_embed(pad_to_multiple(pixels, PATCH))  # [B,h,w,C]
+        x = first_stage(patches)
         maps = []
-        for stage, norm in zip(others, self.norms.values()):
+        for stage, norm in zip(later_stages, self.norms.values()):
             x = stage(x)
             maps.append(norm(x).permute(0, 3, 1, 2))
         return maps
 
 
-class Block(SwinTransformerBlock):
-    """timm's block, padded to whole windows before they shift, as the authors do; timm shifts first. It matters to all
-    images whose sides are no multiples of window times stride."""
+class PaddedBlock(SwinTransformerBlock):
+    """timm's block, but maps are padded to whole windows before the windows shift.
+
+    The authors pad first, and timm shifts first. The results differ for all images whose sides are
+    not multiples of window times stride. The new block takes over all submodules of ``block``.
+    """
+
+    def __init__(self, block: SwinTransformerBlock) -> None:
+        # On the meta device, the submodules that are replaced below draw no random numbers.
+        with torch.device("meta"):
+            super().__init__(
+                dim=block.dim,
+                input_resolution=block.input_resolution,
+                num_heads=block.attn.num_heads,
+                window_size=block.window_size,
+                shift_size=block.target_shift_size,
+                always_partition=block.always_partition,
+                dynamic_mask=block.dynamic_mask,
+                mlp_ratio=block.mlp_ratio,
+            )
+        self.norm1, self.attn, self.drop_path1 = block.norm1, block.attn, block.drop_path1
+        self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
+        self.attn_mask = block.attn_mask  # None if it is computed for every batch
 
     def _attn(self, x: Tensor) -> Tensor:
+        """Windowed attention, [B,H,W,C] -> [B,H,W,C]."""
         height, width = x.shape[1:3]
-        down, right = (-side % window for side, window in zip((height, width), self.window_size))
-        return super()._attn(F.pad(x, (0, 0, 0, right, 0, down)))[:, :height, :width]
+        window_height, window_width = self.window_size
+        padded = F.pad(x, (0, 0, 0, -width % window_width, 0, -height % window_height))
+        return super()._attn(padded)[:, :height, :width]

@@ -1,27 +1,26 @@
-"""What the authors' Swin Transformer calls its tensors: in DINO's checkpoints, and in the files that start them.
+"""Tensor names of the authors' Swin Transformer, in pretrained files and in DINO's checkpoints.
 
-They merge patches at the end of a stage, and timm at the start of the next; both order the four patches alike.
+The authors merge patches at the end of a stage, and timm at the start of the next one. Both order
+the four merged patches in the same way.
 """
 
 from __future__ import annotations
 
-from groupdetr.checkpoints.layout import Names
+from groupdetr.checkpoints.layout import Names, with_prefixes
 
-MERGING: Names = {
-    f"layers.{stage}.downsample.*": f"layers.{stage + 1}.downsample.*" for stage in range(3)
-}
-
-SWIN: Names = {
-    "*.relative_position_index": (),  # follow from the size of window and image
-    "*.attn_mask": (),
+OFFICIAL_SWIN_NAMES: Names = {
+    # These follow from the sizes of windows and images.
+    "layers.*.relative_position_index": (),
+    "layers.*.attn_mask": (),
     "patch_embed.*": "patch_embed.*",
     "layers.#.blocks.#.*": "layers.#.blocks.#.*",
-    **MERGING,
+    "layers.0.downsample.*": "layers.1.downsample.*",
+    "layers.1.downsample.*": "layers.2.downsample.*",
+    "layers.2.downsample.*": "layers.3.downsample.*",
 }
 
-DETECTOR: Names = {
-    f"backbone.0.{theirs}" if theirs[0] != "*" else f"backbone.0.layers.{theirs}": (
-        f"backbone.network.{ours}" if isinstance(ours, str) else ours
-    )
-    for theirs, ours in {**SWIN, "norm#.*": "norms.#.*"}.items()
-}  # 355 entries of a checkpoint of DINO with Swin-L; ours count the norms of stages 1 to 3 from 1, too
+# The backbone's 355 tensors in a checkpoint of DINO with Swin-L. Both sides count the norms of
+# stages 1 to 3 from 1.
+DINO_SWIN: Names = with_prefixes(
+    {**OFFICIAL_SWIN_NAMES, "norm#.*": "norms.#.*"}, "backbone.0.", "backbone.network."
+)

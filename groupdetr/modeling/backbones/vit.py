@@ -1,13 +1,13 @@
-"""Plain Vision Transformers for detection (ViTDet, arXiv 2203.16527): windows, and a few blocks that see everything.
+"""Plain Vision Transformer for detection (ViTDet, arXiv 2203.16527).
 
-ViT-Huge is that of Group DETR v2 (arXiv 2211.03594), with the numbers of PaddleDetection's code.
+Most blocks attend within windows, a few attend globally. ViT-Huge is that of Group DETR v2 (arXiv
+2211.03594), with the hyperparameters of PaddleDetection's code.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from functools import partial
 
 from timm.layers import resample_patch_embed
 from timm.models.vision_transformer_sam import VisionTransformerSAM
@@ -15,26 +15,32 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from groupdetr.checkpoints.reading import Checkpoint
-from groupdetr.modeling.backbones.backbone import Backbone, Layers, pad_to_multiple
-from groupdetr.modeling.backbones.pretrained import create, fill, read
+from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, pad_to_multiple
+from groupdetr.modeling.backbones.pretrained import (
+    create_network,
+    load_all_weights,
+    read_backbone_file,
+)
 from groupdetr.modeling.backbones.pretrained_layouts import MAE
 from groupdetr.modeling.backbones.simple_pyramid import SimplePyramid
 
-PATCH = 16
-STEM_FACTOR = 0.01  # of the rate, for the patch embedding
+PATCH = 16  # pixels
+STEM_FACTOR = 0.01  # of the patch embedding's learning rate
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a plain Vision Transformer and its pyramid."""
+    """The sizes of a plain Vision Transformer and its pyramid."""
 
     width: int
     depth: int
     num_heads: int
-    window: int  # side, in patches
-    global_blocks: tuple[int, ...]  # those without windows, counted from 0
-    image: int = 1024  # the side in pixels that their tables of relative positions are made for; others interpolate
-    drop_path: float = 0.1  # of the last block; rises from 0
+    window: int  # side of a window, in patches
+    global_blocks: tuple[int, ...]  # indices of the blocks without windows
+    # Side in pixels of the images that the tables of relative positions are made for. They are
+    # interpolated for other images.
+    image: int = 1024
+    drop_path: float = 0.1  # rate of the last block; it rises linearly from 0
     channels: int = 256  # of the pyramid
 
 
@@ -42,28 +48,29 @@ HUGE = Sizes(width=1280, depth=32, num_heads=16, window=14, global_blocks=(7, 15
 
 
 def vit_huge(pretrained: bool | str, recompute: bool, sizes: Sizes = HUGE) -> Backbone:
-    """ViT-H/16 with a simple pyramid: maps of strides 8, 16, 32 and 64, all of ``sizes.channels``.
+    """Return ViT-H/16 with a simple pyramid: maps of strides 8, 16, 32 and 64.
 
-    ``pretrained``: True for MAE's weights through the hub, or the path of a local file with them, timm's or the
-    authors'; their patches of 14 pixels are resampled to 16. ``recompute``: gradient checkpointing. Other ``sizes``
-    make a smaller one of its kind.
+    ``pretrained`` is True for MAE's weights from the hub, or the path of a local file with them,
+    timm's or the authors'. Their patches of 14 pixels are resampled to 16. ``recompute`` turns on
+    gradient checkpointing. Other ``sizes`` give a smaller network of the same kind.
     """
     vit = ViT(sizes, recompute)
     if pretrained is True:
-        start(vit, _from_the_hub("vit_huge_patch14_224.mae"))
+        load_mae(vit, _download_mae("vit_huge_patch14_224.mae"))
     elif pretrained:
-        start(vit, read(pretrained, (MAE,)))
-    network = nn.Sequential(
-        OrderedDict(vit=vit, pyramid=SimplePyramid(sizes.width, sizes.channels))
-    )
-    layers = Layers(
-        tuple(f"vit.blocks.{i}" for i in range(sizes.depth)), "vit.patch_embed", STEM_FACTOR
-    )
-    return Backbone(network, [sizes.channels] * 4, layers=layers)
+        load_mae(vit, read_backbone_file(pretrained, (MAE,)))
+    pyramid = SimplePyramid(sizes.width, sizes.channels)
+    network = nn.Sequential(OrderedDict(vit=vit, pyramid=pyramid))
+    blocks = tuple(f"vit.blocks.{i}" for i in range(sizes.depth))
+    layer_decay = LayerDecay(blocks, stem="vit.patch_embed", stem_factor=STEM_FACTOR)
+    return Backbone(network, [sizes.channels] * 4, layer_decay=layer_decay)
 
 
 class ViT(nn.Module):
-    """Images [B,3,H,W] of any size -> a map [B,width,H/16,W/16], rounded up. There is no last norm."""
+    """Images [B,3,H,W] of any size -> a map [B,width,H/16,W/16], rounded up.
+
+    There is no norm after the last block.
+    """
 
     def __init__(self, sizes: Sizes, recompute: bool) -> None:
         super().__init__()
@@ -80,13 +87,10 @@ class ViT(nn.Module):
             use_abs_pos=False,
             neck_chans=0,
             num_classes=0,
-            norm_layer=partial(nn.LayerNorm, eps=1e-5),  # type: ignore[arg-type]  # PaddleDetection's; 1e-6 in ViTDet
+            norm_layer=nn.LayerNorm,  # with eps 1e-5, as in PaddleDetection; ViTDet has 1e-6
         )
-        self.patch_embed, self.blocks, self.recompute = (
-            network.patch_embed,
-            network.blocks,
-            recompute,
-        )
+        self.patch_embed, self.blocks = network.patch_embed, network.blocks
+        self.recompute = recompute
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.patch_embed(pad_to_multiple(pixels, PATCH))  # [B,h,w,width]
@@ -95,20 +99,27 @@ class ViT(nn.Module):
         return x.permute(0, 3, 1, 2)
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        return (
-            checkpoint(block, x, use_reentrant=False)
-            if self.recompute and self.training
-            else block(x)
-        )
+        """Run one block, with gradient checkpointing if it is turned on."""
+        if self.recompute and self.training:
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
 
 
-def start(vit: ViT, file: Checkpoint) -> None:
-    """With a classifier's weights: patches resampled; relative positions, which it has not, stay at zero."""
-    own = {name: value for name, value in vit.state_dict().items() if "rel_pos" in name}
+def load_mae(vit: ViT, file: Checkpoint) -> None:
+    """Load the weights of a classifier that was trained by MAE.
+
+    The kernel of the patch embedding is resampled. A classifier has no relative positions; they
+    keep their initial zeros.
+    """
+    relative_positions = {
+        name: value for name, value in vit.state_dict().items() if "rel_pos" in name
+    }
     patches = resample_patch_embed(file.state["patch_embed.proj.weight"], [PATCH, PATCH])
-    fill(vit, replace(file, state={**own, **file.state, "patch_embed.proj.weight": patches}))
+    state = {**relative_positions, **file.state, "patch_embed.proj.weight": patches}
+    load_all_weights(vit, replace(file, state=state))
 
 
-def _from_the_hub(name: str) -> Checkpoint:
-    network = create(name, True, (), num_classes=0)
-    return MAE.convert(Checkpoint(network.state_dict(), {}, f"timm/{name} on the Hugging Face hub"))
+def _download_mae(name: str) -> Checkpoint:
+    network = create_network(name, True, (), num_classes=0)
+    where = f"timm/{name} on the Hugging Face hub"
+    return MAE.convert(Checkpoint(network.state_dict(), {}, where))

@@ -1,8 +1,12 @@
-"""VoVNetV2-99 with eSE (Lee and Park, CVPR 2020, arXiv 1911.06667), as DD3D and PETR have it: eSE in every block."""
+"""VoVNetV2-99 with eSE (Lee and Park, CVPR 2020, arXiv 1911.06667).
+
+As in DD3D and PETR, every block has eSE.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -11,89 +15,97 @@ from torch.utils.checkpoint import checkpoint
 
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.pretrained import fill, read
+from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backbone_file
 from groupdetr.modeling.backbones.pretrained_layouts import DD3D_VOVNET, PETR_VOVNET
+from groupdetr.modeling.module_list import ModuleList
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Of a VoVNet: channels and blocks of the stages, of strides 4, 8, 16 and 32."""
+    """The channels and blocks of a VoVNet. Its stages have strides 4, 8, 16 and 32."""
 
     stem: int
-    inside: tuple[int, ...]  # of the convolutions of a block
-    outside: tuple[int, ...]  # of what a block hands on
-    blocks: tuple[int, ...]
+    conv_channels: tuple[int, ...]  # channels of the convolutions inside the blocks of each stage
+    out_channels: tuple[int, ...]  # channels of the output of each stage
+    blocks: tuple[int, ...]  # number of blocks of each stage
 
 
 V99 = Widths(
-    stem=64, inside=(128, 160, 192, 224), outside=(256, 512, 768, 1024), blocks=(1, 3, 9, 3)
+    stem=64,
+    conv_channels=(128, 160, 192, 224),
+    out_channels=(256, 512, 768, 1024),
+    blocks=(1, 3, 9, 3),
 )
 CONVS = 5  # of a block
-STRIDE = 32  # of the last stage: images are padded to a multiple of it
+STRIDE = 32  # of the last stage; images are padded to a multiple of it
 
 
 def vovnet99(
     pretrained: bool | str, recompute: bool, augment: nn.Module, widths: Widths = V99
 ) -> Backbone:
-    """VoVNetV2-99's maps of strides 16 and 32; nothing is frozen but what batch norm counts.
+    """Return VoVNetV2-99 with the maps of strides 16 and 32.
 
-    ``pretrained``: the path of a local file of PETR, FCOS3D or DD3D; there is none on the hub. ``augment`` is the
-    backbone's. Other ``widths`` make a smaller one of its kind.
+    Nothing is frozen except the statistics of batch norms. ``pretrained`` is the path of a local
+    file of PETR, FCOS3D or DD3D; the hub has no weights. ``augment`` as in `Backbone`. Other
+    ``widths`` give a smaller network of the same kind.
     """
     network = VoVNet(widths, recompute)
     if pretrained is True:
-        remedy = (
-            "pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), or none"
-        )
         raise WeightsError(
-            "there are no weights of VoVNetV2-99 to fetch", "the Hugging Face hub", remedy
+            "there are no weights of VoVNetV2-99 to download",
+            "the Hugging Face hub",
+            "pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), "
+            "or train without pretrained weights",
         )
     if pretrained:
-        fill(network, read(pretrained, (PETR_VOVNET, DD3D_VOVNET)))
-    return Backbone(network, widths.outside[-2:], multiple=STRIDE, augment=augment)
+        load_all_weights(network, read_backbone_file(pretrained, (PETR_VOVNET, DD3D_VOVNET)))
+    return Backbone(network, widths.out_channels[-2:], multiple=STRIDE, augment=augment)
 
 
-class LearningNorm(nn.Module):
-    """Batch norm with fixed statistics whose scale and shift learn. `NormedConv` applies it."""
+class FixedStatisticsNorm(nn.Module):
+    """Batch norm with fixed statistics and trained scale and shift. `NormedConv` applies it."""
 
-    running_mean: Tensor  # [C], as the next
+    # [C] each
+    running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.weight, self.bias = (
-            nn.Parameter(torch.ones(channels)),
-            nn.Parameter(torch.zeros(channels)),
-        )
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift of every channel, [C] each."""
+        """Return scale and shift of every channel, [C] each."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
 
 class NormedConv(nn.Module):
-    """A convolution without a bias, its norm, which is folded into it, and ReLU: [B,in,H,W] -> [B,out,.,.]."""
+    """A convolution without bias, its batch norm and ReLU: [B,in,H,W] -> [B,out,.,.].
+
+    The batch norm is folded into the convolution.
+    """
 
     def __init__(self, in_channels: int, channels: int, size: int = 3, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, channels, size, stride, padding=size // 2, bias=False)
-        self.norm = LearningNorm(channels)
+        self.norm = FixedStatisticsNorm(channels)
         nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         scale, shift = self.norm()
-        return F.relu(
-            self.conv._conv_forward(x, self.conv.weight * scale.view(-1, 1, 1, 1), shift),
-            inplace=True,
-        )
+        weight = self.conv.weight * scale.view(-1, 1, 1, 1)
+        return F.relu(self.conv._conv_forward(x, weight, shift), inplace=True)
 
 
 class SqueezeExcite(nn.Module):
-    """Every channel weighted by what all of them are on average (eSE). [B,C,H,W] -> the same"""
+    """Effective squeeze-and-excitation (eSE): channels are weighted by the mean of all channels.
+
+    [B,C,H,W] -> [B,C,H,W].
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -104,67 +116,66 @@ class SqueezeExcite(nn.Module):
 
 
 class Block(nn.Module):
-    """One-shot aggregation: what goes in and what five convolutions in a row make of it, joined once.
+    """One-shot aggregation (OSA): five convolutions in a row, all concatenated once at the end.
 
-    ``residual``: it goes on beside, too, as in all blocks of a stage but the first.
+    The input is concatenated, too. With ``residual``, it is also added to the output, as in all
+    blocks of a stage but the first.
     """
 
-    def __init__(self, in_channels: int, inside: int, channels: int, residual: bool) -> None:
+    def __init__(self, in_channels: int, conv_channels: int, channels: int, residual: bool) -> None:
         super().__init__()
-        widths = [in_channels, *[inside] * CONVS]
-        self.convs = nn.ModuleList(NormedConv(a, inside) for a in widths[:-1])
-        self.join, self.weigh, self.residual = (
-            NormedConv(sum(widths), channels, 1),
-            SqueezeExcite(channels),
-            residual,
-        )
+        widths = [in_channels, *[conv_channels] * CONVS]
+        self.convs = nn.ModuleList(NormedConv(a, b) for a, b in pairwise(widths))
+        self.join = NormedConv(sum(widths), channels, size=1)
+        self.weigh = SqueezeExcite(channels)
+        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = [x]
+        features = [x]
         for conv in self.convs:
-            seen.append(conv(seen[-1]))
-        joined = self.weigh(self.join(torch.cat(seen, dim=1)))
+            features.append(conv(features[-1]))
+        joined = self.weigh(self.join(torch.cat(features, dim=1)))
         return joined + x if self.residual else joined
 
 
 class VoVNet(nn.Module):
-    """Images [B,3,H,W], whose sides are multiples of 32 -> the maps of the last two stages, of strides 16 and 32.
+    """Images [B,3,H,W] -> the maps of the last two stages, of strides 16 and 32.
 
-    ``recompute``: gradient checkpointing, block by block, as PETR's code.
+    The sides of the images are multiples of 32. ``recompute`` turns on gradient checkpointing of
+    every block, as in PETR's code.
     """
 
     def __init__(self, widths: Widths, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        stem, channels = widths.stem, 2 * widths.stem
+        channels = 2 * widths.stem
         self.stem = nn.Sequential(
-            NormedConv(3, stem, stride=2),
-            NormedConv(stem, stem),
-            NormedConv(stem, channels, stride=2),
+            NormedConv(3, widths.stem, stride=2),
+            NormedConv(widths.stem, widths.stem),
+            NormedConv(widths.stem, channels, stride=2),
         )
-        self.stages = nn.ModuleList()
-        for inside, outside, count in zip(
-            widths.inside, widths.outside, widths.blocks, strict=True
-        ):
-            ins = [channels, *[outside] * (count - 1)]
-            self.stages.append(
-                nn.ModuleList(Block(a, inside, outside, i > 0) for i, a in enumerate(ins))
-            )
-            channels = outside
+        self.stages: ModuleList[ModuleList[Block]] = ModuleList()
+        stage_widths = zip(widths.conv_channels, widths.out_channels, widths.blocks, strict=True)
+        for conv_channels, out_channels, num_blocks in stage_widths:
+            blocks: ModuleList[Block] = ModuleList()
+            for index in range(num_blocks):
+                blocks.append(Block(channels, conv_channels, out_channels, residual=index > 0))
+                channels = out_channels
+            self.stages.append(blocks)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        x, maps = self.stem(pixels), []
-        for i, stage in enumerate(self.stages):
-            if i:
+        x = self.stem(pixels)
+        maps = []
+        for index, stage in enumerate(self.stages):
+            if index > 0:
                 x = F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)
-            for block in stage:  # type: ignore[attr-defined]
+            for block in stage:
                 x = self.run(block, x)
             maps.append(x)
         return maps[-2:]
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        return (
-            checkpoint(block, x, use_reentrant=False)
-            if self.recompute and self.training
-            else block(x)
-        )
+        """Run one block, with gradient checkpointing if it is turned on."""
+        if self.recompute and self.training:
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)

@@ -1,1 +1,1 @@
-"""From feature maps to the memory that queries look at."""
+"""Encoders: from feature maps to the memory that object queries attend to."""

@@ -1,4 +1,4 @@
-"""Deformable DETR's encoder: tokens of several levels, each of which looks at a few points of all levels."""
+"""Deformable DETR's encoder: tokens of several levels attend to a few points of all levels."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from groupdetr.modeling.attention.deformable_attention import DeformableAttention
+from groupdetr.modeling.encoders.encoder import Encoder, run_layer
 from groupdetr.modeling.mlp import FeedForward
 from groupdetr.ops.position import image_embedding
+from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable attention, then a feed-forward network, each followed by a norm. [B,S,C] -> [B,S,C]"""
+    """Deformable attention, then a feed-forward network, each followed by a norm.
+
+    [B,S,C] -> [B,S,C].
+    """
 
     def __init__(
         self,
@@ -30,21 +34,26 @@ class DeformableEncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, points: Tensor, memory: Memory) -> Tensor:
-        """``points`` [B,S,L,2]: where every token is, on every level. The memory's own tokens are those before."""
-        x = self.norm1(x + self.dropout(self.attention(x, memory.position, points, memory)))
+    def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        """``reference`` [B,S,L,2]: the centre of every token on every level.
+
+        ``memory`` holds the same tokens as ``x``.
+        """
+        attended = self.attention(x, memory.position, reference, memory)
+        x = self.norm1(x + self.dropout(attended))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
-class DeformableEncoder(nn.Module):
-    """Feature maps of L levels and the images' padding [B,H,W] -> `Memory`.
+class DeformableEncoder(Encoder):
+    """Encodes the feature maps of L levels.
 
-    ``temperature`` and ``offset`` are those of `image_embedding`.
+    ``projection`` brings all maps to one width. ``temperature`` and ``offset`` are those of
+    `image_embedding`. ``recompute`` turns on gradient checkpointing.
     """
 
     def __init__(
         self,
-        pyramid: nn.Module,
+        projection: nn.Module,
         layers: list[DeformableEncoderLayer],
         num_levels: int,
         temperature: float,
@@ -52,61 +61,66 @@ class DeformableEncoder(nn.Module):
         recompute: bool,
     ) -> None:
         super().__init__()
-        self.project, self.layers = pyramid, nn.ModuleList(layers)
+        self.project, self.layers = projection, nn.ModuleList(layers)
         channels = layers[0].norm1.normalized_shape[0]
-        self.level = nn.Parameter(torch.randn(num_levels, channels))
+        self.level_embed = nn.Parameter(torch.randn(num_levels, channels))
         self.temperature, self.offset, self.recompute = temperature, offset, recompute
 
-    def forward(self, features: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
-        return self.encode(self.project(features), padding, padded)
+    def set_position_embedding(self, temperature: float, offset: float) -> None:
+        self.temperature, self.offset = temperature, offset
+
+    def forward(self, features: list[Tensor], images: Images) -> Memory:
+        return self.encode(self.project(features), images.padding, images.padded)
 
     def encode(self, maps: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
-        """Of maps that are projected."""
-        memory = self.flat(maps, padding, padded)
-        points = token_points(memory)
+        """Encode L projected maps [B,C,H_l,W_l]. ``padding`` [B,H,W] is that of the images."""
+        memory = self.flatten_levels(maps, padding, padded)
+        reference = token_references(memory)
+        recompute = self.recompute and self.training
         for layer in self.layers:
-            memory = replace(memory, tokens=self.run(layer, memory.tokens, points, memory))
+            tokens = run_layer(layer, memory.tokens, reference, memory, recompute=recompute)
+            memory = replace(memory, tokens=tokens)
         return memory
 
-    def flat(self, maps: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
-        """All levels end to end."""
-        paddings = [
-            F.interpolate(padding[:, None].float(), size=x.shape[-2:])[:, 0].bool() for x in maps
-        ]
-        positions = [
-            image_embedding(p, x.shape[1], self.temperature, self.offset).to(x.dtype) + level
-            for p, x, level in zip(paddings, maps, self.level)
-        ]
-        return Memory(
-            torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1),
-            torch.cat([position.flatten(1, 2) for position in positions], 1),
-            torch.cat([p.flatten(1) for p in paddings], 1),
-            tuple((x.shape[2], x.shape[3]) for x in maps),
-            padded,
+    def flatten_levels(self, maps: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
+        """Return the tokens of all levels, one level after the other.
+
+        Their position embedding is that of the image plus the embedding of their level.
+        """
+        tokens, positions, paddings = [], [], []
+        for x, level_embed in zip(maps, self.level_embed):
+            level_padding = F.interpolate(padding[:, None].float(), size=x.shape[-2:])[:, 0].bool()
+            position = image_embedding(level_padding, x.shape[1], self.temperature, self.offset).to(
+                x.dtype
+            )
+            tokens.append(x.flatten(2).transpose(1, 2))
+            positions.append((position + level_embed).flatten(1, 2))
+            paddings.append(level_padding.flatten(1))
+        return Memory.from_tokens(
+            tokens=torch.cat(tokens, 1),
+            position=torch.cat(positions, 1),
+            padding=torch.cat(paddings, 1),
+            shapes=tuple((x.shape[2], x.shape[3]) for x in maps),
+            padded=padded,
         )
 
-    def run(self, layer: nn.Module, *inputs: Tensor | Memory) -> Tensor:
-        return (
-            checkpoint(layer, *inputs, use_reentrant=False)
-            if self.recompute and self.training
-            else layer(*inputs)
-        )
 
-
-def token_points(memory: Memory) -> Tensor:
-    """[B,S,L,2]: the centre of every token x, y in the image, and so on every level, padding included."""
+def token_references(memory: Memory) -> Tensor:
+    """[B,S,L,2]: the centre of every token, x and y in [0,1] of each padded level."""
     centres = token_centres(memory)
     return centres.unsqueeze(2) * memory.valid_ratios.unsqueeze(1)
 
 
 def token_centres(memory: Memory) -> Tensor:
-    """[B,S,2] x, y in [0,1] of the image without its padding; beyond 1 in the padding."""
-    grids = []
-    for (height, width), size in zip(memory.shapes, memory.valid_sizes.unbind(1)):
-        y, x = torch.meshgrid(
-            torch.arange(height, device=size.device) + 0.5,
-            torch.arange(width, device=size.device) + 0.5,
-            indexing="ij",
-        )
-        grids.append(torch.stack([x, y], -1).flatten(0, 1) / size.unsqueeze(1))
-    return torch.cat(grids, 1)
+    """[B,S,2]: the centre of every token, x and y in [0,1] of the image without its padding.
+
+    Centres of tokens in the padding are greater than 1.
+    """
+    centres = []
+    for (height, width), valid_size in zip(memory.shapes, memory.valid_sizes.unbind(1)):
+        rows = torch.arange(height, device=valid_size.device) + 0.5
+        columns = torch.arange(width, device=valid_size.device) + 0.5
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        level_centres = torch.stack([x, y], -1).flatten(0, 1)  # [H*W,2] in tokens
+        centres.append(level_centres / valid_size.unsqueeze(1))
+    return torch.cat(centres, 1)

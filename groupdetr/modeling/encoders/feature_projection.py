@@ -1,4 +1,4 @@
-"""From a backbone's feature maps, each with its own channels, to maps of one width."""
+"""Projections of a backbone's feature maps, which have different widths, to maps of one width."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NORM_GROUPS = 32
+NORM_GROUPS = 32  # of the group norms, as in Deformable DETR
 
 
-class Pyramid(nn.Module):
-    """Deformable DETR's: every map through a 1x1 convolution and a norm, and coarser levels from the last map as it
-    came, each of half the size of the one before. [B,C_l,H,W] to ``num_levels`` of [B,C,H,W]."""
+class MultiScaleProjection(nn.Module):
+    """Deformable DETR's projection: [B,C_l,H_l,W_l] -> ``num_levels`` maps [B,C,H_l,W_l].
+
+    Every map goes through a 1x1 convolution and a group norm. If there are fewer maps than levels,
+    further levels come from 3x3 convolutions of stride 2, the first of them from the last
+    (unprojected) map.
+    """
 
     def __init__(self, in_channels: Sequence[int], channels: int, num_levels: int) -> None:
         super().__init__()
-        extra = num_levels - len(in_channels)
-        same = [nn.Conv2d(width, channels, kernel_size=1) for width in in_channels]
-        coarser = [
-            nn.Conv2d(width, channels, kernel_size=3, stride=2, padding=1)
-            for width in [in_channels[-1], *[channels] * extra][:extra]
-        ]
+        convs = [nn.Conv2d(width, channels, kernel_size=1) for width in in_channels]
+        for extra in range(num_levels - len(in_channels)):
+            width = in_channels[-1] if extra == 0 else channels
+            convs.append(nn.Conv2d(width, channels, kernel_size=3, stride=2, padding=1))
         self.levels = nn.ModuleList(
-            nn.Sequential(conv, nn.GroupNorm(NORM_GROUPS, channels)) for conv in same + coarser
+            nn.Sequential(conv, nn.GroupNorm(NORM_GROUPS, channels)) for conv in convs
         )
-        for conv in same + coarser:
+        for conv in convs:
             nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         maps = [level(x) for level, x in zip(self.levels, features)]
@@ -38,8 +41,11 @@ class Pyramid(nn.Module):
         return maps
 
 
-class TopDown(nn.Module):
-    """Of two maps the finer one, which the coarser was added to (FPN, Lin et al. 2017): [B,C_l,.,.] to [B,C,H,W]."""
+class FPN(nn.Module):
+    """Feature pyramid network of two maps, of which the finer is returned (Lin et al. 2017).
+
+    [B,C_l,H_l,W_l] -> [B,C,H,W].
+    """
 
     def __init__(self, in_channels: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -54,10 +60,3 @@ class TopDown(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         fine, coarse = (conv(x) for conv, x in zip(self.lateral, features, strict=True))
         return self.smooth(fine + F.interpolate(coarse, fine.shape[-2:]))
-
-
-class AsTheyAre(nn.Module):
-    """For backbones whose maps have that width already."""
-
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        return features

@@ -1,4 +1,7 @@
-"""Mask2Former's pixel decoder: a deformable encoder on three levels, and the pixels that masks are told of."""
+"""Mask2Former's pixel decoder: a deformable encoder, and the features that masks are computed from.
+
+(Cheng et al., CVPR 2022, Sec. 3.2)
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder
+from groupdetr.modeling.encoders.encoder import Encoder
 from groupdetr.modeling.encoders.feature_projection import NORM_GROUPS
 from groupdetr.ops.position import image_embedding
-from groupdetr.structures.masks import Canvas
+from groupdetr.structures.images import Images
+from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.memory import Memory, PixelMemory
 
 
-class PixelDecoder(nn.Module):
-    """Feature maps of strides 4, 8, 16 and 32, and the images' padding [B,H,W] -> `PixelMemory`, coarse to fine.
+class PixelDecoder(Encoder):
+    """Feature maps of strides 4, 8, 16 and 32 -> `PixelMemory`, with levels from coarse to fine.
 
-    As published: it knows nothing of padding, and computes in its weights' float32 under any autocast. In training the
-    canvas has ``num_points`` points where masks are compared.
+    As in the published code, it ignores padding, and it computes in the float32 of its weights
+    under any autocast. In training, the mask features are sampled at ``num_points`` random points,
+    where masks are compared.
     """
 
     def __init__(self, encoder: DeformableEncoder, finest_channels: int, num_points: int) -> None:
         super().__init__()
-        levels, channels = encoder.level.shape
+        levels, channels = encoder.level_embed.shape
         self.encoder, self.num_points = encoder, num_points
         self.lateral = nn.Sequential(
             nn.Conv2d(finest_channels, channels, kernel_size=1, bias=False),
@@ -33,53 +39,71 @@ class PixelDecoder(nn.Module):
             nn.GroupNorm(NORM_GROUPS, channels),
         )
         self.pixels = nn.Conv2d(channels, channels, kernel_size=1)
-        self.level = nn.Parameter(torch.randn(levels, channels))  # that queries see
+        # The encoder has a level embedding of its own; this one is for the decoder's queries.
+        self.level_embed = nn.Parameter(torch.randn(levels, channels))
         for conv in (self.lateral[0], self.smooth[0], self.pixels):
-            nn.init.kaiming_uniform_(conv.weight, a=1)  # type: ignore[arg-type]
-        nn.init.zeros_(self.pixels.bias)  # type: ignore[arg-type]
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+        assert self.pixels.bias is not None
+        nn.init.zeros_(self.pixels.bias)
 
     @property
     def project(self) -> nn.Module:
-        """What is in front of the encoder."""
+        """The projection of feature maps in front of the encoder."""
         return self.encoder.project
 
-    def forward(self, features: list[Tensor], padding: Tensor, padded: bool = True) -> PixelMemory:
-        del padded
-        with torch.autocast(padding.device.type, enabled=False):
-            finest, *coarser = (x.to(self.level.dtype) for x in features)
-            memory = self.encoder(coarser[::-1], torch.zeros_like(padding[:, :1, :1]), padded=False)
-            canvas = Canvas(self.drawn(finest, memory), sizes(padding))
-            return self.seen(
-                memory, canvas.with_points(self.num_points) if self.training else canvas
-            )
+    def set_position_embedding(self, temperature: float, offset: float) -> None:
+        self.encoder.set_position_embedding(temperature, offset)
 
-    def drawn(self, finest: Tensor, memory: Memory) -> Tensor:
-        """The pixels that masks are told of, [B,C,h,w]."""
-        below = memory.levels(memory.tokens)[-1].permute(0, 3, 1, 2)
-        below = F.interpolate(below, finest.shape[-2:], mode="bilinear", align_corners=False)
-        return self.pixels(F.relu(self.smooth(self.lateral(finest) + below)))
+    def forward(self, features: list[Tensor], images: Images) -> PixelMemory:
+        with torch.autocast(images.padding.device.type, enabled=False):
+            finest, *coarser = (x.to(self.level_embed.dtype) for x in features)
+            no_padding = torch.zeros_like(images.padding[:, :1, :1])
+            maps = self.encoder.project(coarser[::-1])
+            memory = self.encoder.encode(maps, no_padding, padded=False)
+            pixels = self.compute_mask_features(finest, memory)
+            mask_features = MaskFeatures(pixels, image_sizes(images.padding))
+            if self.training:
+                mask_features = mask_features.with_points(self.num_points)
+            return self.build_memory(memory, mask_features)
 
-    def seen(self, memory: Memory, canvas: Canvas) -> PixelMemory:
-        """What queries look at: tokens that know their level, whose position does not tell it."""
-        own = torch.cat(
-            [level.expand(h * w, -1) for level, (h, w) in zip(self.level, memory.shapes)]
-        )
-        position = torch.cat([self.place(padding) for padding in memory.levels(memory.padding)], 1)
-        return PixelMemory(
-            memory.tokens + own,
-            position,
-            memory.padding,
-            memory.shapes,
+    def compute_mask_features(self, finest: Tensor, memory: Memory) -> Tensor:
+        """Return [B,C,h,w]: the finest feature map plus the finest encoded level, as in an FPN."""
+        encoded = memory.levels(memory.tokens)[-1].permute(0, 3, 1, 2)
+        encoded = F.interpolate(encoded, finest.shape[-2:], mode="bilinear", align_corners=False)
+        return self.pixels(F.relu(self.smooth(self.lateral(finest) + encoded)))
+
+    def build_memory(self, memory: Memory, mask_features: MaskFeatures) -> PixelMemory:
+        """Return the memory for the decoder.
+
+        Unlike in the encoder, the level embedding is added to the tokens and not to their
+        position embedding.
+        """
+        level_embeds, positions = [], []
+        for level_embed, (height, width) in zip(self.level_embed, memory.shapes):
+            level_embeds.append(level_embed.expand(height * width, -1))
+        for padding in memory.levels(memory.padding):
+            positions.append(self.embed_positions(padding))
+        return PixelMemory.from_tokens(
+            tokens=memory.tokens + torch.cat(level_embeds),
+            position=torch.cat(positions, 1),
+            padding=memory.padding,
+            shapes=memory.shapes,
             padded=False,
-            canvas=canvas,
+            mask_features=mask_features,
         )
 
-    def place(self, padding: Tensor) -> Tensor:
-        """Of a level [B,H,W]: [B,H*W,C]."""
-        channels, encoder = self.level.shape[1], self.encoder
+    def embed_positions(self, padding: Tensor) -> Tensor:
+        """Return the position embedding of a level with padding [B,H,W]: [B,H*W,C]."""
+        channels, encoder = self.level_embed.shape[1], self.encoder
         return image_embedding(padding, channels, encoder.temperature, encoder.offset).flatten(1, 2)
 
 
-def sizes(padding: Tensor) -> Tensor:
-    """Padding [B,H,W] to the height and width of every image without it, [B,2] int64."""
-    return torch.stack([(~padding).any(2).sum(1), (~padding).any(1).sum(1)], dim=1)
+def image_sizes(padding: Tensor) -> Tensor:
+    """Return the height and width of every image without its padding, [B,2] int64.
+
+    ``padding`` [B,H,W] bool.
+    """
+    heights = (~padding).any(2).sum(1)
+    widths = (~padding).any(1).sum(1)
+    return torch.stack([heights, widths], dim=1)

@@ -1,19 +1,24 @@
-"""DETR's encoder: one feature map, projected to tokens that look at each other."""
+"""DETR's encoder: one feature map becomes tokens that attend to each other."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from groupdetr.modeling.attention.self_attention import SelfAttention
+from groupdetr.modeling.encoders.encoder import Encoder, run_layer
 from groupdetr.modeling.mlp import FeedForward
+from groupdetr.modeling.position_embedding import PositionEmbedding
 from groupdetr.ops.position import image_embedding
+from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over all tokens, then a feed-forward network, each followed by a norm. [B,S,C] -> [B,S,C]"""
+    """Self-attention over all tokens, then a feed-forward network, each followed by a norm.
+
+    [B,S,C] -> [B,S,C].
+    """
 
     def __init__(
         self, attention: SelfAttention, feed_forward: FeedForward, channels: int, dropout: float
@@ -23,58 +28,64 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, unseen: Tensor | None) -> Tensor:
-        x = self.norm1(x + self.dropout(self.attention(x, position, unseen)))
+    def forward(self, x: Tensor, position: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        attended = self.attention(x, position, key_padding_mask)
+        x = self.norm1(x + self.dropout(attended))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
-class TransformerEncoder(nn.Module):
-    """Feature maps, of which the coarsest is used, and the images' padding [B,H,W] -> `Memory`.
+class TransformerEncoder(Encoder):
+    """Encodes the coarsest feature map.
 
-    ``place`` is the position embedding that a layer adds to its tokens, a `Given` or a `Scaled` one. ``temperature``
-    and ``offset`` are those of `image_embedding`.
+    ``position_embedding`` is what every layer adds to its tokens: a `FixedPositionEmbedding` or a
+    `ContentScaledPositionEmbedding`. ``temperature`` and ``offset`` are those of
+    `image_embedding`. ``recompute`` turns on gradient checkpointing.
     """
 
     def __init__(
         self,
         in_channels: int,
         layers: list[EncoderLayer],
-        place: nn.Module,
+        position_embedding: PositionEmbedding,
         temperature: float,
         offset: float,
         recompute: bool,
     ) -> None:
         super().__init__()
-        self.layers, self.place = nn.ModuleList(layers), place
-        self.projection = nn.Conv2d(in_channels, layers[0].norm1.normalized_shape[0], kernel_size=1)
+        self.layers, self.position_embedding = nn.ModuleList(layers), position_embedding
+        channels = layers[0].norm1.normalized_shape[0]
+        self.projection = nn.Conv2d(in_channels, channels, kernel_size=1)
         self.temperature, self.offset, self.recompute = temperature, offset, recompute
 
-    def forward(self, features: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
-        return self.encode(self.project(features), padding, padded)
+    def set_position_embedding(self, temperature: float, offset: float) -> None:
+        self.temperature, self.offset = temperature, offset
+
+    def forward(self, features: list[Tensor], images: Images) -> Memory:
+        return self.encode(self.project(features), images.padding, images.padded)
 
     def project(self, features: list[Tensor]) -> list[Tensor]:
+        """Project the coarsest map to the width of the transformer, [B,C,H,W]."""
         return [self.projection(features[-1])]
 
     def encode(self, maps: list[Tensor], padding: Tensor, padded: bool = True) -> Memory:
-        """Of maps that are projected."""
+        """Encode a projected map [B,C,H,W]. ``padding`` [B,H',W'] is that of the images."""
         (projected,) = maps
-        shape = projected.shape[-2:]
-        padding = F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool()
-        position = image_embedding(padding, projected.shape[1], self.temperature, self.offset).to(
-            projected.dtype
+        height, width = projected.shape[-2:]
+        padding = F.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
+        channels = projected.shape[1]
+        position = image_embedding(padding, channels, self.temperature, self.offset)
+        memory = Memory.from_tokens(
+            tokens=projected.flatten(2).transpose(1, 2),
+            position=position.to(projected.dtype).flatten(1, 2),
+            padding=padding.flatten(1),
+            shapes=((height, width),),
+            padded=padded,
         )
-        tokens = projected.flatten(2).transpose(1, 2)
-        memory = Memory(
-            tokens, position.flatten(1, 2), padding.flatten(1), ((shape[0], shape[1]),), padded
-        )
+        recompute = self.recompute and self.training
         for layer in self.layers:
-            memory.tokens = self.run(layer, memory)
+            x = memory.tokens
+            position = self.position_embedding(memory.position, x)
+            memory.tokens = run_layer(
+                layer, x, position, memory.key_padding_mask, recompute=recompute
+            )
         return memory
-
-    def run(self, layer: nn.Module, memory: Memory) -> Tensor:
-        inputs = memory.tokens, self.place(memory.position, memory.tokens), memory.unseen
-        return (
-            checkpoint(layer, *inputs, use_reentrant=False)
-            if self.recompute and self.training
-            else layer(*inputs)
-        )

@@ -1,1 +1,1 @@
-"""Where queries come from. A query source yields K groups in training and those kept at inference otherwise."""
+"""Query sources: learned queries, proposals of the encoder, and denoising queries."""

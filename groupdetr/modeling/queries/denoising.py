@@ -1,8 +1,12 @@
-"""Denoising queries (DN-DETR, Li et al. 2022; DINO, Zhang et al. 2023): noised objects, to be put right again.
+"""Denoising queries (DN-DETR, Li et al. 2022; DINO, Zhang et al. 2023): noised ground truth.
 
-The sequence of group k is [DN_k | Q_k], each with its own noise. Denoising queries come in copies of all objects; a
-copy sees itself and the matching queries, and matching queries never see a denoising one, whose box and label would
-tell them the answer. A copy may show an object more than once: as one to be found again, and as one to be refused.
+In training, every group of queries is [denoising queries | matching queries]. The denoising queries
+are noised labels and boxes of the objects, which the decoder learns to reconstruct. Each group has
+its own noise. The papers repeat the objects in several "denoising groups"; here these are called
+copies, because groups are the K groups of Group DETR. Denoising queries attend to their own copy
+and to the matching queries. Matching queries never attend to denoising queries, whose boxes and
+labels would leak the ground truth. With DINO's contrastive noise, a copy has two queries for every
+object: a positive one to reconstruct and a negative one to classify as background.
 """
 
 from __future__ import annotations
@@ -16,79 +20,101 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.groups import Denoise
+from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Denoising, Queries
-from groupdetr.structures.targets import Objects, Target
+from groupdetr.structures.targets import Target, TargetBatch
 
 
 class LabelAndBoxNoise:
-    """DN-DETR's: a label becomes any of ``num_classes`` with probability ``label_ratio``; a box moves by up to
-    ``box_scale`` of its half size, and each of its sides changes by up to ``box_scale`` of itself.
+    """DN-DETR's noise: label flipping, centre shifting and box scaling.
 
-    Of labels [...,E,T] and boxes [...,E,T,4], E times each of T objects.
+    A label is replaced with probability ``label_ratio`` by a random one of ``num_classes``, which
+    may be the same. The centre of a box moves by up to ``box_scale`` of half its size, and its
+    width and height change by up to ``box_scale`` of themselves.
+
+    Labels are [...,E,T] and boxes [...,E,T,4], for T objects with E queries each.
     """
 
-    shown = 1  # E, how often a copy shows an object
+    boxes_per_object = 1  # E, the number of denoising queries of an object in one copy
 
     def __init__(self, num_classes: int, label_ratio: float, box_scale: float) -> None:
         self.num_classes, self.label_ratio, self.box_scale = num_classes, label_ratio, box_scale
 
     def __call__(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        return self.of_labels(labels), self.of_boxes(boxes)
+        return self.noise_labels(labels), self.noise_boxes(boxes)
 
-    def of_labels(self, labels: Tensor) -> Tensor:
+    def noise_labels(self, labels: Tensor) -> Tensor:
+        """Return labels of which some are replaced."""
         flipped = torch.rand(labels.shape, device=labels.device) < self.label_ratio
         return torch.where(flipped, torch.randint_like(labels, self.num_classes), labels)
 
-    def of_boxes(self, boxes: Tensor) -> Tensor:
-        reach = self.box_scale * torch.cat([boxes[..., 2:] / 2, boxes[..., 2:]], dim=-1)
-        return (boxes + (2 * torch.rand_like(boxes) - 1) * reach).clamp(0, 1)
+    def noise_boxes(self, boxes: Tensor) -> Tensor:
+        """Return noised boxes (cx, cy, w, h), clamped to [0,1]."""
+        size = boxes[..., 2:]
+        max_change = self.box_scale * torch.cat([size / 2, size], dim=-1)
+        uniform = 2 * torch.rand_like(boxes) - 1  # in [-1,1]
+        return (boxes + uniform * max_change).clamp(0, 1)
 
     def unsupervised(self, padding: Tensor) -> Tensor:
-        """Who of [B,1,D] is told nothing: here where there is no object."""
+        """Return the denoising queries [B,1,D] bool that have no loss.
+
+        ``padding`` [B,1,D] is True for queries without an object. Here they have no loss.
+        """
         return padding
 
 
 class ContrastiveNoise(LabelAndBoxNoise):
-    """DINO's: a copy shows every object twice, less noised to be found again, and more so to be refused.
+    """DINO's contrastive denoising: a positive and a negative query for every object.
 
-    The corners of a box move by up to ``box_scale`` of its half size, or by one to two times that. Empty slots are
-    refused, too.
+    Each corner coordinate of a positive box moves by up to ``box_scale`` of half the box's size,
+    and of a negative box by one to two times that. Queries without an object count as negative.
     """
 
-    shown = 2
+    boxes_per_object = 2
 
-    def of_boxes(self, boxes: Tensor) -> Tensor:
-        far = torch.rand_like(boxes)
-        far[..., 1, :, :] += 1.0
+    def noise_boxes(self, boxes: Tensor) -> Tensor:
+        """Return noised boxes. On axis E, the first is positive and the second negative."""
+        distance = torch.rand_like(boxes)
+        distance[..., 1, :, :] += 1.0  # negative boxes
         sign = 2.0 * torch.randint_like(boxes, 2) - 1.0
-        reach = self.box_scale * boxes[..., 2:].repeat(*[1] * (boxes.ndim - 1), 2) / 2
-        return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + sign * far * reach).clamp(0, 1))
+        sides = torch.cat([boxes[..., 2:], boxes[..., 2:]], dim=-1)  # w, h, w, h
+        max_change = self.box_scale * sides / 2
+        corners = cxcywh_to_xyxy(boxes) + sign * distance * max_change
+        return xyxy_to_cxcywh(corners.clamp(0, 1))
 
     def unsupervised(self, padding: Tensor) -> Tensor:
+        """All denoising queries have a loss."""
         return torch.zeros_like(padding)
 
 
 class LabelEmbedding(nn.Module):
-    """What a denoising query knows at first: its label. (DINO; its table has a row more than is ever read.)"""
+    """The content of a denoising query: an embedding of its label (DINO).
+
+    As in DINO's code, the table has one row more than there are classes, which is never used.
+    """
 
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_classes + 1, channels))
 
     def forward(self, labels: Tensor) -> Tensor:
-        """[...] to [...,C]"""
+        """Return the content [...,C] of denoising queries with labels [...]."""
         return self.weight[labels]
 
-    def of_matching(self, content: Tensor) -> Tensor:
-        """What a matching query knows, from what it knew: [...,C]."""
+    def matching_content(self, content: Tensor) -> Tensor:
+        """Return the content [...,C] of matching queries, given their learned content."""
         return content
 
 
-class MarkedLabelEmbedding(LabelEmbedding):
-    """DN-DETR's: a matching query has a label as well, that of no object, and the last channel tells them apart."""
+class IndicatorLabelEmbedding(LabelEmbedding):
+    """DN-DETR's label embedding, whose last channel is an indicator.
+
+    The indicator is 1 for denoising queries and 0 for matching queries. Matching queries get the
+    embedding of an additional "no object" label.
+    """
 
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__(num_classes, channels - 1)
@@ -96,21 +122,24 @@ class MarkedLabelEmbedding(LabelEmbedding):
     def forward(self, labels: Tensor) -> Tensor:
         return F.pad(super().forward(labels), (0, 1), value=1.0)
 
-    def of_matching(self, content: Tensor) -> Tensor:
+    def matching_content(self, content: Tensor) -> Tensor:
         return content + F.pad(self.weight[-1], (0, 1))
 
 
-class DenoisingQueries(nn.Module):
-    """The queries of ``matching``, and in training denoising ones in front.
+class DenoisingQueries(QuerySource):
+    """The queries of ``matching``; in training, denoising queries are put in front of them.
 
-    Without targets there are none of them, but the graph is the same: so it is on every process of a distributed run,
-    whatever its images hold. ``copies`` says how many copies of T objects there are; ``denoise`` in which groups they
-    count; ``eps`` is that of `inverse_sigmoid`, which bounds the noised boxes.
+    Without targets there are no denoising queries, but the autograd graph uses the same parameters,
+    so it is the same on every process of a distributed run whatever its images contain.
+
+    ``copies`` returns the number of copies for T objects. ``denoise`` returns the number of groups
+    in which denoising queries are supervised. ``eps`` is that of `inverse_sigmoid`, which bounds
+    the noised boxes.
     """
 
     def __init__(
         self,
-        matching: nn.Module,
+        matching: QuerySource,
         labels: LabelEmbedding,
         noise: LabelAndBoxNoise,
         copies: Callable[[int], int],
@@ -123,83 +152,128 @@ class DenoisingQueries(nn.Module):
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         queries = self.matching(memory, targets)
-        queries = replace(queries, content=self.labels.of_matching(queries.content))
-        return self.denoised(queries, objects_of(targets, memory)) if self.training else queries
+        queries = replace(queries, content=self.labels.matching_content(queries.content))
+        if not self.training:
+            return queries
+        return self.add_denoising(queries, pad_targets(targets, memory))
 
-    def denoised(self, queries: Queries, objects: Objects) -> Queries:
-        """With denoising queries D before the matching ones N: [B,K,D+N,.]"""
+    def add_denoising(self, queries: Queries, objects: TargetBatch) -> Queries:
+        """Put D denoising queries in front of the N matching queries of every group: [B,K,D+N,.].
+
+        D is copies * E * T, for T padded objects with E queries each.
+        """
         images, groups, num_matching, _ = queries.content.shape
-        copies, shown, most = (
-            self.copies(objects.labels.shape[1]),
-            self.noise.shown,
-            objects.labels.shape[1],
+        num_objects = objects.labels.shape[1]  # T, with padding
+        copies = self.copies(num_objects)
+        boxes_per_object = self.noise.boxes_per_object
+        queries_per_copy = boxes_per_object * num_objects
+
+        # Repeat the objects before they are noised, so that every query has its own noise.
+        labels = objects.labels[:, None, None, None]  # [B,1,1,1,T]
+        labels = labels.expand(-1, groups, copies, boxes_per_object, -1)
+        boxes = objects.boxes[:, None, None, None]  # [B,1,1,1,T,4]
+        boxes = boxes.expand(-1, groups, copies, boxes_per_object, -1, -1)
+        labels, boxes = self.noise(labels, boxes)
+        labels, boxes = labels.flatten(2, 4), boxes.flatten(2, 4)  # [B,K,D], [B,K,D,4]
+
+        # Images with fewer objects than others have denoising queries without an object.
+        padding = padded_queries(objects, copies * boxes_per_object)
+        no_object = padding.unsqueeze(-1)
+        content = self.labels(labels).masked_fill(no_object, 0.0)
+        # There and back, so that boxes keep the distance `eps` from 0 and 1.
+        reference = inverse_sigmoid(boxes, self.eps).sigmoid().masked_fill(no_object, 0.5)
+
+        supervised_groups = self.denoise(groups)
+        assignment = denoising_assignment(
+            objects.counts, copies, supervised_groups, stride=queries_per_copy
         )
-        labels = objects.labels[:, None, None, None].expand(-1, groups, copies, shown, -1)
-        boxes = objects.boxes[:, None, None, None].expand(-1, groups, copies, shown, -1, -1)
-        labels, boxes = (x.flatten(2, 4) for x in self.noise(labels, boxes))  # [B,K,D], [B,K,D,4]
-        padding = padded_slots(objects, copies * shown)
-        content = self.labels(labels).masked_fill(padding.unsqueeze(-1), 0.0)
-        reference = (
-            inverse_sigmoid(boxes, self.eps).sigmoid().masked_fill(padding.unsqueeze(-1), 0.5)
+        denoising = Denoising(
+            assignment.to(content.device),
+            self.noise.unsupervised(padding),
+            copies,
+            supervised_groups,
         )
-        supervised = self.denoise(groups)
-        known = known_pairs(objects.counts, copies, supervised, stride=shown * most).to(
-            content.device
-        )
+        matching_reference = queries.reference.expand(images, -1, -1, -1)
         return replace(
             queries,
             content=torch.cat([content.to(queries.content.dtype), queries.content], dim=2),
-            reference=torch.cat([reference, queries.reference.expand(images, -1, -1, -1)], dim=2),
-            blocked=copies_apart(copies, shown * most, num_matching, content.device),
-            denoising=Denoising(known, self.noise.unsupervised(padding), copies, supervised),
+            reference=torch.cat([reference, matching_reference], dim=2),
+            blocked=denoising_attn_mask(copies, queries_per_copy, num_matching, content.device),
+            denoising=denoising,
         )
 
     @property
     def inference_group(self) -> int | None:
-        """The group that inference keeps, None for all."""
-        return self.matching.inference_group  # type: ignore[return-value]
+        """The group that runs at inference; None for all groups."""
+        return self.matching.inference_group
 
     @inference_group.setter
     def inference_group(self, group: int | None) -> None:
-        self.matching.inference_group = group  # type: ignore[assignment]
+        self.matching.inference_group = group
 
 
-def copies_that_fit(num_denoising: int, objects: int) -> int:
-    """As many copies of ``objects`` as go into ``num_denoising`` queries, one at least (DINO's dynamic groups)."""
+def num_dn_groups(num_denoising: int, objects: int) -> int:
+    """Return how many copies of the objects fit into ``num_denoising`` queries, at least one.
+
+    These are the dynamic denoising groups of DINO.
+    """
     return max(1, num_denoising // max(1, objects))
 
 
-def objects_of(targets: Sequence[Target] | None, memory: Memory) -> Objects:
-    """Those of the targets; without targets, none in any image."""
-    nothing = Target(memory.padding.new_zeros(0, dtype=torch.int64), memory.tokens.new_zeros(0, 4))
-    return Objects.from_targets(targets or [nothing] * len(memory.tokens))
+def pad_targets(targets: Sequence[Target] | None, memory: Memory) -> TargetBatch:
+    """Return the targets as a padded batch. Without targets, no image has objects."""
+    if not targets:
+        no_labels = memory.padding.new_zeros(0, dtype=torch.int64)
+        no_boxes = memory.tokens.new_zeros(0, 4)
+        targets = [Target(no_labels, no_boxes)] * len(memory.tokens)
+    return TargetBatch.from_targets(targets)
 
 
-def padded_slots(objects: Objects, times: int) -> Tensor:
-    """[B,1,D] bool: the slots that images with fewer objects than others leave empty."""
+def padded_queries(objects: TargetBatch, repeats: int) -> Tensor:
+    """Return [B,1,D] bool, True for denoising queries without an object.
+
+    D is ``repeats`` times the number of padded objects T.
+    """
     counts = torch.tensor(objects.counts).unsqueeze(1)
-    padding = torch.arange(objects.labels.shape[1]) >= counts
-    return padding.repeat(1, times).unsqueeze(1).to(objects.labels.device)
+    padding = torch.arange(objects.labels.shape[1]) >= counts  # [B,T]
+    return padding.repeat(1, repeats).unsqueeze(1).to(objects.labels.device)
 
 
-def copies_apart(
-    copies: int, size: int, matching: int, device: torch.device | None = None
+def denoising_attn_mask(
+    copies: int, queries_per_copy: int, num_matching: int, device: torch.device | None = None
 ) -> Tensor:
-    """[D+N,D+N] bool, True where a query (row) does not see another (column): a denoising one of another copy."""
-    copy = torch.arange(copies, device=device).unsqueeze(1).expand(-1, size).flatten()
-    copy = torch.cat([copy, copy.new_full((matching,), -1)])
-    return (copy[:, None] != copy) & (copy >= 0)
+    """Return [D+N,D+N] bool, True where a query (row) does not attend to another (column).
+
+    No query attends to a denoising query of another copy; matching queries belong to no copy.
+    """
+    copy = torch.arange(copies, device=device).unsqueeze(1).expand(-1, queries_per_copy).flatten()
+    copy = torch.cat([copy, copy.new_full((num_matching,), -1)])
+    is_denoising = copy >= 0
+    return (copy[:, None] != copy) & is_denoising
 
 
-def known_pairs(counts: Sequence[int], copies: int, groups: int, stride: int) -> Assignment:
-    """[1,M], group after group: in each of ``groups`` the t-th object of an image is that of slot t of every copy,
-    ``stride`` apart."""
-    images = []
+def denoising_assignment(
+    counts: Sequence[int], copies: int, groups: int, stride: int
+) -> Assignment:
+    """Return the known assignment [1,M] of the denoising queries, one group after the other.
+
+    In each of ``groups``, object t of an image is assigned to the t-th query of every copy. Copies
+    begin ``stride`` queries apart. ``counts`` [B] are the numbers of objects.
+    """
+    image_columns, query_columns, target_columns = [], [], []
     for image, count in enumerate(counts):
-        copy, target = (x.ravel() for x in np.indices((copies, count)))
-        images.append((np.full(copy.shape, image), copy * stride + target, target))
-    of_one = [np.concatenate(column) for column in zip(*images)]
-    of_image, of_query, of_target = (np.tile(column, groups)[None] for column in of_one)
-    return Assignment.of(
-        of_image, np.arange(groups).repeat(len(of_one[0]))[None], of_query, of_target
+        copy, target = np.indices((copies, count))
+        image_columns.append(np.full(copies * count, image))
+        query_columns.append((copy * stride + target).ravel())
+        target_columns.append(target.ravel())
+    image_column = np.concatenate(image_columns)
+    query_column = np.concatenate(query_columns)
+    target_column = np.concatenate(target_columns)
+    pairs_per_group = len(image_column)
+    # All groups have the same pairs.
+    return Assignment.from_columns(
+        np.tile(image_column, groups)[None],
+        np.arange(groups).repeat(pairs_per_group)[None],
+        np.tile(query_column, groups)[None],
+        np.tile(target_column, groups)[None],
     )

@@ -1,4 +1,4 @@
-"""Learned queries: a table of K groups of N rows, the same for every image."""
+"""Learned queries: parameters of K groups of N queries, the same for every image."""
 
 from __future__ import annotations
 
@@ -6,36 +6,32 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from groupdetr.groups import kept_at_inference
 from groupdetr.modeling.mlp import MLP
+from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.ops.position import sine_embedding
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.targets import Target
 
 
-class LearnedQueries(nn.Module):
-    """Groups start as independent draws: equal ones would be taught the same for ever.
+class LearnedQueries(QuerySource):
+    """Base of query sources with parameters of their own.
 
-    ``inference_group``: the group that inference keeps, None for all.
+    Groups are initialised independently: equal groups would get equal gradients and stay equal.
+    ``inference_group`` is the group that runs at inference; None for all groups.
     """
 
     def __init__(self, inference_group: int | None) -> None:
         super().__init__()
         self.inference_group = inference_group
 
-    @property
-    def running(self) -> slice:
-        """The groups that run: all in training, those that are kept otherwise."""
-        return slice(None) if self.training else kept_at_inference(self.inference_group)
-
 
 class LearnedPoints(LearnedQueries):
-    """Conditional DETR's queries: a learned position embedding, from which the reference point is read.
+    """Conditional DETR's queries: learned position embeddings.
 
-    The content starts at zero.
+    An MLP computes the reference point from the position embedding. The content starts at zero.
     """
 
     def __init__(
@@ -43,22 +39,25 @@ class LearnedPoints(LearnedQueries):
     ) -> None:
         super().__init__(inference_group)
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
-        self.point = MLP(channels, channels, 2, num_layers=2)
+        self.ref_point_head = MLP(channels, channels, 2, num_layers=2)
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
-        del targets  # denoising needs them, these queries do not
-        embedding = self.embedding[self.running]
-        reference = self.point(embedding).sigmoid()
-        content = torch.zeros_like(embedding).expand(len(memory.tokens), *embedding.shape)
-        return Queries(content, reference.unsqueeze(0), embedding.unsqueeze(0))
+        position = self.embedding[self.active_groups]
+        reference = self.ref_point_head(position).sigmoid()
+        content = torch.zeros_like(position).expand(len(memory.tokens), *position.shape)
+        return Queries(content, reference.unsqueeze(0), position.unsqueeze(0))
 
 
 class LearnedAnchors(LearnedQueries):
-    """DAB-DETR's queries: a learned box, from which the position embedding is read; the content starts at zero.
+    """DAB-DETR's queries: learned anchor boxes.
 
-    With P patterns (Anchor DETR, Wang et al. 2022), which groups share, every anchor asks P times, each time with
-    another content to start from; then N is P times the number of anchors, pattern after pattern.
+    The decoder computes the position embedding from the box. The content starts at zero, or at one
+    of P learned patterns (Anchor DETR, Wang et al. 2022), which all groups share. With patterns,
+    every anchor is used P times, once with each of them. N is then P times the number of anchors:
+    all anchors with the first pattern, then all with the second, and so on.
     """
+
+    patterns: Tensor
 
     def __init__(
         self,
@@ -76,26 +75,26 @@ class LearnedAnchors(LearnedQueries):
             self.register_buffer("patterns", torch.zeros(1, channels), persistent=False)
 
     @torch.no_grad()
-    def start_all_over(self, size: float) -> None:
-        """Let anchors start anywhere in the image, alike in width and height, instead of large and near its middle.
+    def init_uniform_anchors(self, size: float) -> None:
+        """Initialise anchors with uniformly distributed centres, and the same width and height.
 
-        Not in the paper: a start for trainings of minutes.
+        By default, anchors start large and near the middle of the image. This is not in the paper.
+        It is for trainings of minutes.
         """
         self.anchors[..., :2].uniform_(0.02, 0.98).logit_()
-        self.anchors[..., 2:] = math.log(size / (1 - size))
+        self.anchors[..., 2:] = math.log(size / (1 - size))  # the inverse sigmoid of size
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
-        del targets
-        anchors = self.anchors[self.running]
-        content = self.patterns.repeat_interleave(anchors.shape[1], dim=0)  # [P*N,C]
-        reference = anchors.sigmoid().repeat(1, len(self.patterns), 1)
-        return Queries(
-            content.expand(len(memory.tokens), len(anchors), -1, -1), reference.unsqueeze(0)
-        )
+        anchors = self.anchors[self.active_groups]  # [K,A,4]
+        num_groups, num_anchors, _ = anchors.shape
+        content = self.patterns.repeat_interleave(num_anchors, dim=0)  # [P*A,C]
+        content = content.expand(len(memory.tokens), num_groups, -1, -1)
+        reference = anchors.sigmoid().repeat(1, len(self.patterns), 1)  # [K,P*A,4]
+        return Queries(content, reference.unsqueeze(0))
 
 
 class LearnedAnchorsAndContents(LearnedQueries):
-    """DAB-Deformable-DETR's queries: a learned box, and learned what is known at first."""
+    """DAB-Deformable-DETR's queries: learned anchor boxes and learned contents."""
 
     def __init__(
         self, num_groups: int, num_queries: int, channels: int, inference_group: int | None
@@ -105,16 +104,16 @@ class LearnedAnchorsAndContents(LearnedQueries):
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
-        del targets
-        anchors, embedding = self.anchors[self.running], self.embedding[self.running]
-        return Queries(
-            embedding.expand(len(memory.tokens), -1, -1, -1), anchors.sigmoid().unsqueeze(0)
-        )
+        reference = self.anchors[self.active_groups].sigmoid()
+        content = self.embedding[self.active_groups]
+        return Queries(content.expand(len(memory.tokens), -1, -1, -1), reference.unsqueeze(0))
 
 
 class LearnedContents(LearnedQueries):
-    """Mask2Former's queries: learned what is known at first, and a learned position; they look nowhere in particular
-    until they have told a mask."""
+    """Mask2Former's queries: learned contents and learned position embeddings.
+
+    They have no reference until they have predicted a mask.
+    """
 
     def __init__(
         self, num_groups: int, num_queries: int, channels: int, inference_group: int | None
@@ -124,42 +123,43 @@ class LearnedContents(LearnedQueries):
         self.position = nn.Parameter(torch.randn(num_groups, num_queries, channels))
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
-        del targets
-        embedding, position = self.embedding[self.running], self.position[self.running].unsqueeze(0)
-        return Queries(
-            embedding.expand(len(memory.tokens), -1, -1, -1), position[..., :0], position
-        )
+        content = self.embedding[self.active_groups]
+        position = self.position[self.active_groups].unsqueeze(0)
+        no_reference = position[..., :0]  # [1,K,N,0]
+        return Queries(content.expand(len(memory.tokens), -1, -1, -1), no_reference, position)
 
 
-class LearnedSpacePoints(LearnedQueries):
-    """PETR's queries: a learned point in space, in shares of it, from which the position embedding is read; the
-    content starts at zero. As published, nothing keeps points in [0,1]."""
+class LearnedPoints3D(LearnedQueries):
+    """PETR's queries: learned 3D points, normalised to [0,1] of the detection space.
+
+    An MLP computes the position embedding from the point. The content starts at zero. As in the
+    published code, nothing keeps the points in [0,1].
+    """
 
     def __init__(
         self, num_groups: int, num_queries: int, channels: int, inference_group: int | None
     ) -> None:
         super().__init__(inference_group)
-        self.place = MLP(3 * channels // 2, channels, channels, num_layers=2)
+        self.position_embedding = MLP(3 * channels // 2, channels, channels, num_layers=2)
         self.points = nn.Parameter(torch.rand(num_groups, num_queries, 3))
 
     @torch.no_grad()
-    def start_around(self, radius: float) -> None:
-        """Let points start within a radius of the vehicle, in shares of the space, halfway up.
+    def init_around_origin(self, radius: float) -> None:
+        """Initialise points uniformly in a disc around the vehicle, at half of the height.
 
-        Not in the paper: a start for few queries and trainings of minutes.
+        ``radius`` is normalised to the detection space. This is not in the paper. It is for few
+        queries and trainings of minutes.
         """
         angle, distance = torch.rand(2, *self.points.shape[:-1])
-        angle, distance = (
-            2 * math.pi * angle,
-            radius * distance.sqrt(),
-        )  # as many to an area everywhere
-        self.points.copy_(
-            0.5 + torch.stack([distance * angle.cos(), distance * angle.sin(), 0 * angle], dim=-1)
-        )
+        angle = 2 * math.pi * angle
+        # The square root makes the density uniform over the area of the disc.
+        distance = radius * distance.sqrt()
+        offsets = [distance * angle.cos(), distance * angle.sin(), torch.zeros_like(distance)]
+        self.points.copy_(0.5 + torch.stack(offsets, dim=-1))
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
-        del targets
-        points = self.points[self.running]
-        position = self.place(sine_embedding(points, memory.tokens.shape[-1] // 2).to(points.dtype))
+        points = self.points[self.active_groups]
+        sine = sine_embedding(points, memory.tokens.shape[-1] // 2)
+        position = self.position_embedding(sine.to(points.dtype))
         content = torch.zeros_like(position).expand(len(memory.tokens), *position.shape)
         return Queries(content, points.unsqueeze(0), position.unsqueeze(0))

@@ -1,7 +1,8 @@
-"""Proposals (two-stage detectors): every group picks its own queries from the encoder's tokens, with a head of its own.
+"""Two-stage query selection: every group selects its own proposals of the encoder.
 
-A shared head would propose the same to all groups. So a group has its own projection, class head and box head (as in
-Baidu's Group DINO and in LW-DETR); their parameters have the group as first axis.
+A shared head would select the same tokens in all groups. So every group has a projection, a class
+head and a box head of its own, as in Baidu's Group DINO and in LW-DETR. The first axis of their
+parameters is the group.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from torch.nn import functional as F
 from groupdetr.modeling.encoders.deformable_encoder import token_centres
 from groupdetr.modeling.heads import PRIOR
 from groupdetr.modeling.linear import linear
+from groupdetr.modeling.module_list import ModuleList
 from groupdetr.modeling.queries.learned_queries import LearnedQueries
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.targets import Target
 
-SIZE = 0.05  # of a proposal on the finest level, doubled on each coarser one (Deformable DETR)
-MARGIN = 0.01  # proposals nearer to 0 or 1 than this are not made
+# Width and height of a proposal on the finest level; twice as much on each coarser level
+# (Deformable DETR).
+SIZE = 0.05
+MARGIN = 0.01  # boxes that are closer than this to 0 or 1 are no proposals
 
 
 class GroupLinear(nn.Module):
-    """K linear layers side by side: [B,1|K,M,in] -> [B,K,M,out]."""
+    """K linear layers, one for each group: [B,1|K,M,in] -> [B,K,M,out]."""
 
     def __init__(self, num_groups: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -37,6 +41,7 @@ class GroupLinear(nn.Module):
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
     def forward(self, x: Tensor, groups: slice) -> Tensor:
+        """Apply the layers of ``groups``."""
         weight, bias = self.weight[groups], self.bias[groups]
         if len(weight) == 1:
             return linear(x, weight[0], bias[0])
@@ -44,7 +49,7 @@ class GroupLinear(nn.Module):
 
 
 class GroupHeads(nn.Module):
-    """What every group reads off tokens: [B,1|K,M,C] to the content, class logits and box offsets of a proposal."""
+    """The heads of every group: they compute content, class logits and box offsets of proposals."""
 
     def __init__(self, num_groups: int, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -53,18 +58,20 @@ class GroupHeads(nn.Module):
         self.norm_bias = nn.Parameter(torch.zeros(num_groups, channels))
         self.classify = GroupLinear(num_groups, channels, num_classes)
         widths = (channels, channels, channels, 4)
-        self.regress = nn.ModuleList(GroupLinear(num_groups, a, b) for a, b in pairwise(widths))
+        self.regress: ModuleList[GroupLinear] = ModuleList(
+            GroupLinear(num_groups, a, b) for a, b in pairwise(widths)
+        )
         nn.init.constant_(self.classify.bias, -math.log((1 - PRIOR) / PRIOR))
-        nn.init.zeros_(self.regress[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.regress[-1].bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.regress[-1].weight)
+        nn.init.zeros_(self.regress[-1].bias)
 
     def content(self, tokens: Tensor, groups: slice) -> Tensor:
-        """[B,K,M,C]"""
+        """Return the content [B,K,M,C] of tokens [B,1|K,M,C]: a linear layer and a layer norm."""
         x = F.layer_norm(self.project(tokens, groups), tokens.shape[-1:])
         return x * self.norm_weight[groups].unsqueeze(1) + self.norm_bias[groups].unsqueeze(1)
 
     def offsets(self, content: Tensor, groups: slice) -> Tensor:
-        """[B,K,M,4] before the sigmoid."""
+        """Return the box offsets [B,K,M,4], before the sigmoid."""
         *hidden, last = self.regress
         for layer in hidden:
             content = F.relu(layer(content, groups))
@@ -72,11 +79,13 @@ class GroupHeads(nn.Module):
 
 
 class Proposals(LearnedQueries):
-    """DAB-Deformable-DETR's second stage (as detrex has it): a group's N tokens of highest score, by any class, are its
-    queries; their boxes are where they look, and they know what the token says.
+    """Two-stage DAB-Deformable-DETR, as in detrex.
 
-    Tokens that are scored teach nothing unless they are chosen, so scores are taken without a graph, of one group after
-    another as there are many tokens, and the chosen ones read again. An image of fewer tokens has fewer queries.
+    The queries of a group are the N tokens with the highest scores of any class. Their boxes become
+    the references and their features the contents. The scores of all tokens are computed without a
+    graph, because only selected tokens have a loss. They are computed for one group after the
+    other, because there are many tokens. The heads then run again, with gradients, on the selected
+    tokens. An image with fewer than N tokens has fewer queries.
     """
 
     def __init__(
@@ -92,34 +101,40 @@ class Proposals(LearnedQueries):
         self.heads = GroupHeads(num_groups, channels, num_classes)
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
-        del targets
-        groups = self.running
-        tokens, anchors = proposable(memory)
-        scores = [self.score(tokens, slice(k, k + 1)) for k in range(self.num_groups)[groups]]
-        chosen = self.choose(torch.cat(scores, dim=1), anchors)
-        content = self.heads.content(rows(tokens, chosen), groups)
-        boxes = (self.heads.offsets(content, groups) + rows(anchors, chosen)).sigmoid()
-        said = Predictions(self.heads.classify(content, groups), boxes)
-        return Queries(self.known(content, groups), boxes.detach(), proposals=said)
+        groups = self.active_groups
+        tokens, anchors = encoder_proposals(memory)
+        scores = []
+        for group in range(self.num_groups)[groups]:
+            scores.append(self.score(tokens, slice(group, group + 1)))
+        index = self.select(torch.cat(scores, dim=1), anchors)
+        content = self.heads.content(gather_rows(tokens, index), groups)
+        boxes = (self.heads.offsets(content, groups) + gather_rows(anchors, index)).sigmoid()
+        proposals = Predictions(self.heads.classify(content, groups), boxes)
+        # The losses of the proposals train the heads. The decoder's losses do not, so the reference
+        # is detached.
+        return Queries(self.initial_content(content, groups), boxes.detach(), proposals=proposals)
 
     @torch.no_grad()
     def score(self, tokens: Tensor, groups: slice) -> Tensor:
-        """Of all tokens [B,S,C], by their likeliest class: [B,K,S]."""
-        return self.heads.classify(self.heads.content(tokens.unsqueeze(1), groups), groups).amax(-1)
+        """Return the logit of the most likely class of all tokens [B,S,C]: [B,K,S]."""
+        content = self.heads.content(tokens.unsqueeze(1), groups)
+        return self.heads.classify(content, groups).amax(-1)
 
-    def choose(self, scores: Tensor, anchors: Tensor) -> Tensor:
-        """The tokens of highest score [B,K,S]: their indices [B,K,N,1]. Tokens without a box are not left out."""
-        del anchors
-        return scores.topk(min(self.num_queries, scores.shape[-1]), dim=-1).indices.unsqueeze(-1)
+    def select(self, scores: Tensor, anchors: Tensor) -> Tensor:
+        """Return the indices [B,K,N,1] of the tokens with the highest scores [B,K,S].
 
-    def known(self, content: Tensor, groups: slice) -> Tensor:
-        """What queries know at first, [B,K,N,C], from what their tokens say."""
-        del groups
+        Tokens without a valid anchor may be selected, too.
+        """
+        num_queries = min(self.num_queries, scores.shape[-1])
+        return scores.topk(num_queries, dim=-1).indices.unsqueeze(-1)
+
+    def initial_content(self, content: Tensor, groups: slice) -> Tensor:
+        """Return the content [B,K,N,C] of the queries, given that of their tokens."""
         return content.detach()
 
 
 class MixedProposals(Proposals):
-    """DINO's mixed query selection: where to look comes from the token, what is known is learned."""
+    """DINO's mixed query selection: the reference comes from the token, the content is learned."""
 
     def __init__(
         self,
@@ -132,28 +147,30 @@ class MixedProposals(Proposals):
         super().__init__(num_groups, num_queries, channels, num_classes, inference_group)
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
 
-    def known(self, content: Tensor, groups: slice) -> Tensor:
-        return self.embedding[groups, : content.shape[2]].expand(len(content), -1, -1, -1)
+    def initial_content(self, content: Tensor, groups: slice) -> Tensor:
+        num_queries = content.shape[2]
+        return self.embedding[groups, :num_queries].expand(len(content), -1, -1, -1)
 
 
-def proposable(memory: Memory) -> tuple[Tensor, Tensor]:
-    """Tokens [B,S,C] and the box of each before the sigmoid [B,S,4]: at its centre, the larger the coarser its level.
+def encoder_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
+    """Return tokens [B,S,C] and the anchor box of every token before the sigmoid [B,S,4].
 
-    In the padding, and where a box would come too near to 0 or 1, tokens are zero and boxes infinite.
+    An anchor is centred on its token, and it is larger on coarser levels. In the padding, and where
+    an anchor is too close to 0 or 1, the token is zero and the anchor infinite.
     """
-    sizes = [
-        SIZE * 2.0**level
-        for level, shape in enumerate(memory.shapes)
-        for _ in range(math.prod(shape))
-    ]
-    centres = token_centres(memory)
-    boxes = torch.cat([centres, centres.new_tensor(sizes)[:, None].expand_as(centres)], dim=-1)
-    outside = memory.padding | ~((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)
-    anchors = boxes.logit().masked_fill(outside.unsqueeze(-1), float("inf"))
-    return memory.tokens.masked_fill(outside.unsqueeze(-1), 0.0), anchors
+    sizes = []
+    for level, (height, width) in enumerate(memory.shapes):
+        sizes += [SIZE * 2.0**level] * (height * width)
+    centres = token_centres(memory)  # [B,S,2]
+    widths_heights = centres.new_tensor(sizes)[:, None].expand_as(centres)
+    boxes = torch.cat([centres, widths_heights], dim=-1)
+    is_inside = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)
+    invalid = (memory.padding | ~is_inside).unsqueeze(-1)
+    anchors = boxes.logit().masked_fill(invalid, float("inf"))
+    return memory.tokens.masked_fill(invalid, 0.0), anchors
 
 
-def rows(x: Tensor, chosen: Tensor) -> Tensor:
-    """Rows [B,S,C] by index [B,K,N,1]: [B,K,N,C]."""
-    flat = chosen.flatten(1, 2).expand(-1, -1, x.shape[-1])
-    return x.gather(1, flat).unflatten(1, chosen.shape[1:3])
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Return the rows of ``x`` [B,S,C] that ``index`` [B,K,N,1] selects: [B,K,N,C]."""
+    flat_index = index.flatten(1, 2).expand(-1, -1, x.shape[-1])
+    return x.gather(1, flat_index).unflatten(1, index.shape[1:3])

@@ -1,4 +1,4 @@
-"""Instance segmentation: COCO masks in, scored masks out."""
+"""Instance segmentation in images: post-processing of masks, and evaluation."""
 
 from __future__ import annotations
 
@@ -10,85 +10,134 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.data.formats import DataSet
-from groupdetr.evaluation.coco import Evaluation, evaluate
+from groupdetr.data.formats import DatasetSplits
+from groupdetr.evaluation.coco import CocoEvaluation, evaluate
 from groupdetr.settings import Settings
-from groupdetr.structures.detections import Detections, Runs, bounds, encoded
-from groupdetr.structures.masks import Canvas
+from groupdetr.structures.detections import RLE, Detections, encode_masks, masks_to_boxes
+from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.detection2d.task import DetectionTask, best_pairs
 
-PIXELS = 1 << 24  # of masks that are worked on at once
+MAX_PIXELS = 1 << 24  # of all masks that are computed at once
 
 
 @torch.no_grad()
-def masks_of(answer: Predictions, sizes: Sequence[tuple[int, int]], most: int) -> list[Detections]:
-    """The ``most`` best (query, class) pairs of each image, with masks of pictures of (width, height).
+def postprocess_masks(
+    predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
+) -> list[Detections]:
+    """Return the ``num_detections`` best (query, class) pairs of each image, by falling score.
 
-    As in Mask2Former: scores by softmax, no threshold, no non-maximum suppression; a query may appear with several
-    classes. A score is multiplied by how sure the mask is of its pixels. Boxes are the tightest around the masks.
+    Predictions have the axes [B,N,.], and ``sizes`` are (width, height) of the B original images.
+    As in Mask2Former: scores by softmax, no threshold, no non-maximum suppression; a query may
+    appear with several classes. A score is multiplied by the mean probability of the pixels inside
+    of the mask. Boxes are the tightest ones around the masks.
     """
-    scores, query, label = best_pairs(answer.logits.float().softmax(-1)[..., :-1], most)
-    embedding = answer.masks.embedding
-    chosen = embedding.gather(1, query.unsqueeze(-1).expand(-1, -1, embedding.shape[-1])).float()
-    found = []
+    # The last class is "no object".
+    probabilities = predictions.logits.float().softmax(-1)[..., :-1]
+    class_scores, query, label = best_pairs(probabilities, num_detections)
+    embedding = predictions.masks.embedding
+    index = query.unsqueeze(-1).expand(-1, -1, embedding.shape[-1])
+    best_embedding = embedding.gather(1, index).float()
+    mask_features = predictions.masks.mask_features
+    results = []
     for image, size in enumerate(sizes):
-        sureness, masks = drawn(chosen[image], answer.masks.canvas, image, size)
-        sure, order = (scores[image] * sureness).sort(descending=True, stable=True)
-        ranked = tuple(masks[place] for place in order.tolist())
-        found.append(
-            Detections(sure.cpu(), label[image, order].cpu(), bounds(ranked).float(), ranked)
+        mask_scores, masks = compute_masks(best_embedding[image], mask_features, image, size)
+        scores = class_scores[image] * mask_scores
+        scores, order = scores.sort(descending=True, stable=True)
+        sorted_masks = tuple(masks[position] for position in order.tolist())
+        results.append(
+            Detections(
+                scores=scores.cpu(),
+                labels=label[image, order].cpu(),
+                boxes=masks_to_boxes(sorted_masks).float(),
+                masks=sorted_masks,
+            )
         )
-    return found
+    return results
 
 
-def drawn(
-    embedding: Tensor, canvas: Canvas, image: int, size: tuple[int, int]
-) -> tuple[Tensor, list[Runs]]:
-    """Embeddings [D,C] to D masks of one picture of (width, height), and how sure each is, [D]: the mean probability
-    of the pixels inside. So many at once as fit into PIXELS."""
+def compute_masks(
+    embedding: Tensor, mask_features: MaskFeatures, image: int, size: tuple[int, int]
+) -> tuple[Tensor, list[RLE]]:
+    """Compute the masks of mask embeddings [D,C] in image ``image`` of a batch.
+
+    ``size`` is (width, height) of the original image. Returns the mean probability of the pixels
+    inside of each mask [D], and the masks at the size of the original image. Masks are computed in
+    chunks of at most `MAX_PIXELS` pixels.
+    """
     width, height = size
-    at_once = max(1, PIXELS // max(width * height, canvas.shape[0] * canvas.shape[1]))
-    pixels, inside = canvas.pixels[image].float(), canvas.sizes[image].tolist()
-    sureness, masks = list[Tensor](), list[Runs]()
-    for part in embedding.split(at_once):
-        maps = (part @ pixels.flatten(1)).unflatten(1, pixels.shape[1:])
-        logits = in_picture(maps, canvas.shape, inside, (height, width))
+    padded_height, padded_width = mask_features.shape
+    # A mask is interpolated to the padded image first, so the larger of both sizes counts.
+    pixels_of_mask = max(width * height, padded_height * padded_width)
+    chunk_size = max(1, MAX_PIXELS // pixels_of_mask)
+    pixels = mask_features.pixels[image].float()
+    unpadded_size = mask_features.sizes[image].tolist()
+
+    scores: list[Tensor] = []
+    masks: list[RLE] = []
+    for chunk in embedding.split(chunk_size):
+        low_resolution = (chunk @ pixels.flatten(1)).unflatten(1, pixels.shape[1:])
+        logits = resize_to_image(
+            low_resolution, mask_features.shape, unpadded_size, (height, width)
+        )
         mask = logits > 0
-        sureness.append((logits.sigmoid() * mask).sum((1, 2)) / (mask.sum((1, 2)) + 1e-6))
-        masks += encoded(mask.transpose(1, 2).contiguous().cpu().numpy().transpose(0, 2, 1))
-    return torch.cat(sureness), masks
+        area = mask.sum((1, 2))
+        scores.append((logits.sigmoid() * mask).sum((1, 2)) / (area + 1e-6))
+        # Run lengths go down the columns, so encoding is fastest if columns are contiguous.
+        columns = mask.transpose(1, 2).contiguous().cpu().numpy()
+        masks += encode_masks(columns.transpose(0, 2, 1))
+    return torch.cat(scores), masks
 
 
-def in_picture(
-    logits: Tensor, padded: tuple[int, int], inside: Sequence[int], size: tuple[int, int]
+def resize_to_image(
+    logits: Tensor,
+    padded_size: tuple[int, int],
+    unpadded_size: Sequence[int],
+    image_size: tuple[int, int],
 ) -> Tensor:
-    """Maps [D,h,w] of a padded image to its picture, [D,H,W]: sizes are height, width, with and without the padding,
-    and of the picture."""
-    logits = F.interpolate(logits.unsqueeze(1), padded, mode="bilinear", align_corners=False)
-    logits = logits[..., : inside[0], : inside[1]]
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False).squeeze(1)
+    """Resize mask logits [D,h,w] of a padded image to the original image, [D,H,W].
+
+    All sizes are (height, width): of the network's input with and without its padding, and of the
+    original image.
+    """
+    logits = F.interpolate(logits.unsqueeze(1), padded_size, mode="bilinear", align_corners=False)
+    height, width = unpadded_size
+    logits = logits[..., :height, :width]
+    logits = F.interpolate(logits, image_size, mode="bilinear", align_corners=False)
+    return logits.squeeze(1)
 
 
 class InstanceTask(DetectionTask):
-    """Instance segmentation on a data set with ``train`` and ``val`` splits whose objects have masks."""
+    """Instance segmentation on a data set with ``train`` and ``val`` whose objects have masks."""
 
     kind: ClassVar[str] = "mask"
-    masks: ClassVar[bool] = True
-    found = staticmethod(masks_of)
+    reads_masks: ClassVar[bool] = True
 
-    def __init__(self, data: DataSet, settings: Settings, most: int, workers: int = 0) -> None:
-        """Pictures without objects are not trained on, as in detectron2."""
+    def __init__(
+        self, data: DatasetSplits, settings: Settings, num_detections: int, workers: int = 0
+    ) -> None:
+        """Images without objects are left out of the training, as in detectron2."""
         splits = {**data.splits, "train": data.splits["train"].with_objects()}
-        super().__init__(DataSet(data.root, splits), settings, most, workers)
+        super().__init__(DatasetSplits(data.root, splits), settings, num_detections, workers)
 
-    def evaluate(self, found: Sequence[Detections]) -> Evaluation:
-        """AP of masks, and beside it that of the boxes around them."""
-        return evaluate(self.data.splits["val"], found, self.kind).beside(super().evaluate(found))
+    @staticmethod
+    def postprocess(
+        predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
+    ) -> list[Detections]:
+        return postprocess_masks(predictions, sizes, num_detections)
 
-    def truth(self, index: int) -> Detections:
+    def evaluate(self, detections: Sequence[Detections]) -> CocoEvaluation:
+        """Return AP of the masks, and the main figures of the boxes around them."""
+        of_masks = evaluate(self.data.splits["val"], detections, self.kind)
+        of_boxes = super().evaluate(detections)
+        return of_masks.with_box_figures(of_boxes)
+
+    def ground_truth(self, index: int) -> Detections:
         record = self.val.records[index]
-        outlines = record.outlines()
-        assert outlines is not None, "the data set was read with masks"
-        masks = tuple(shape.runs(record.height, record.width) for shape in outlines)
-        return replace(super().truth(index), masks=masks)
+        object_masks = record.object_masks()
+        assert object_masks is not None, "the data set was read without masks"
+        masks = []
+        for mask in object_masks:
+            rle = mask.to_rle(record.height, record.width)
+            masks.append(RLE(size=rle["size"], counts=rle["counts"]))
+        return replace(super().ground_truth(index), masks=tuple(masks))

@@ -1,99 +1,136 @@
-"""The users' face: a trained detector that takes pictures and gives boxes or masks with names."""
+"""Prediction of objects in images: `Detector` and `Result`, and the verb predict."""
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from rich.progress import track
 from torch import Tensor
 
-from groupdetr.checkpoints import native
-from groupdetr.data.batch import normalised, to_pixels
+from groupdetr.data.batch import normalised
+from groupdetr.data.dataset import to_pixels
 from groupdetr.data.images import load_image
-from groupdetr.data.transforms import validation
-from groupdetr.engine.accelerator import expect_device
-from groupdetr.engine.run_folder import RunFolder
-from groupdetr.errors import UsageError
-from groupdetr.experiments import experiment, recipe_from
-from groupdetr.settings import expect_positive
-from groupdetr.structures.detections import Detections, decoded
-from groupdetr.structures.images import Images
-from groupdetr.visualize.images import draw_found
-from groupdetr.weights.loading import load_weights
+from groupdetr.data.transforms import val_transform
+from groupdetr.engine.run_folder import write_json
+from groupdetr.errors import DataError, UsageError, unreadable_inputs
+from groupdetr.structures.detections import Detections, decode_mask
+from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.trained_detector import TrainedDetector
+from groupdetr.visualize.images import draw_detections
 
 if TYPE_CHECKING:
     import supervision
 
-Picture = str | Path | Image.Image | np.ndarray | Tensor
+ImageInput = str | Path | Image.Image | NDArray[Any] | Tensor
+
+DEFAULT_SCORE = 0.5  # the lowest score that predict reports
+SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".jp2",
+    ".ppm",
+}
 
 
 @dataclass
 class Result:
-    """What was found in one picture, by falling score. ``labels`` index ``names``; ``ids`` are the data set's own."""
+    """The detections in one image, by falling score.
+
+    ``labels`` are indices into the classes of the detector, ``ids`` are the category ids of the
+    data set, and ``names`` are the names of the classes.
+    """
 
     image: Image.Image
     detections: Detections
-    categories: Sequence[tuple[int | str, str]]  # (original id, name) of every class
-    source: str = ""
+    categories: Sequence[tuple[int | str, str]]  # (id in the data set, name) of every class
+    source: str = ""  # the path of the image, if it has one
 
     @property
-    def boxes(self) -> np.ndarray:
+    def boxes(self) -> NDArray[np.float32]:
         """[D,4] x0, y0, x1, y1 in pixels."""
-        return self.detections.boxes.numpy()
+        boxes: NDArray[np.float32] = self.detections.boxes.numpy()
+        return boxes
 
     @property
-    def masks(self) -> np.ndarray | None:
-        """[D,H,W] bool, of the picture's size; None of a detector that says boxes alone. Kept as run lengths,
-        ``detections.masks``, and made pixels anew at every look."""
-        masks = self.detections.masks
-        if masks is None:
+    def masks(self) -> NDArray[np.bool_] | None:
+        """[D,H,W] bool at the size of the image; None if the detector predicts boxes only.
+
+        Masks are stored as run lengths in ``detections.masks``. Every access decodes them again.
+        """
+        rles = self.detections.masks
+        if rles is None:
             return None
-        pixels = np.zeros((len(masks), self.image.height, self.image.width), dtype=bool)
-        for mask, runs in zip(pixels, masks):
-            mask[:] = decoded(runs)
-        return pixels
+        masks = np.zeros((len(rles), self.image.height, self.image.width), dtype=bool)
+        for index, rle in enumerate(rles):
+            masks[index] = decode_mask(rle)
+        return masks
 
     @property
-    def scores(self) -> np.ndarray:
-        return self.detections.scores.numpy()
+    def scores(self) -> NDArray[np.float32]:
+        """[D] in [0,1]."""
+        scores: NDArray[np.float32] = self.detections.scores.numpy()
+        return scores
 
     @property
-    def labels(self) -> np.ndarray:
-        return self.detections.labels.numpy()
+    def labels(self) -> NDArray[np.int64]:
+        """[D] class indices."""
+        labels: NDArray[np.int64] = self.detections.labels.numpy()
+        return labels
 
     @property
     def ids(self) -> list[int | str]:
-        """The data set's own category id of every detection."""
+        """The category id of every detection, as in the data set."""
         return [self.categories[label][0] for label in self.labels]
 
     @property
     def names(self) -> list[str]:
+        """The class name of every detection."""
         return [self.categories[label][1] for label in self.labels]
 
     def __len__(self) -> int:
         return len(self.detections)
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
-        """COCO results: original category ids, boxes as [x, y, width, height], masks as compressed run lengths."""
-        image_id = self.source if image_id is None else image_id
+        """Return COCO results with the category ids of the data set.
+
+        Boxes are [x, y, width, height], masks are compressed run lengths. Without ``image_id`` the
+        path of the image is used.
+        """
         rows = zip(
             self.ids,
             self.detections.xywh().tolist(),
             self.scores.tolist(),
             self.detections.segmentations(),
         )
-        return [
-            {"image_id": image_id, "category_id": key, "bbox": box, "score": score} | mask
-            for key, box, score, mask in rows
-        ]
+        results = []
+        for category_id, box, score, segmentation in rows:
+            result = {
+                "image_id": self.source if image_id is None else image_id,
+                "category_id": category_id,
+                "bbox": box,
+                "score": score,
+            }
+            results.append(result | segmentation)
+        return results
 
     def to_supervision(self) -> supervision.Detections:
-        """As ``supervision.Detections``; needs ``pip install 'groupdetr[supervision]'``."""
+        """Return ``supervision.Detections``. It needs ``pip install 'groupdetr[supervision]'``."""
         try:
             import supervision
         except ImportError as error:
@@ -104,129 +141,214 @@ class Result:
         return supervision.Detections(self.boxes, self.masks, self.scores, self.labels, data=data)
 
     def draw(self) -> Image.Image:
-        """The picture with its boxes and masks."""
+        """Return a copy of the image with its boxes and masks."""
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
-        return draw_found(self.image, self.detections, captions)
+        return draw_detections(self.image, self.detections, captions)
 
     def save(self, path: str | Path) -> None:
-        """Write the annotated picture."""
+        """Write the annotated image."""
         self.draw().save(path)
 
 
-class Trained:
-    """A run's best weights, or a weights file of this library, built again.
+class Detector(TrainedDetector):
+    """A trained detector of objects in images: a run, or a weights file of this library.
 
-    ``device``: auto, cpu, cuda, mps. ``imgsz``: shortest side the network sees, the run's own by default.
+    ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the shortest side of the network's input in
+    pixels; None uses that of the training.
+
+    Example::
+
+        detector = groupdetr.Detector("runs/train")
+        for result in detector.predict(["a.jpg", "b.jpg"]):
+            result.save(f"{result.source}-annotated.jpg")
     """
 
-    sees: ClassVar[str | None] = None  # pictures or scenes; None for whichever
+    input_kind: ClassVar[str | None] = "images"
 
-    def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
-        self.path, about = described(source)
-        self.recipe = recipe_from(about["recipe"])
-        self.experiment = experiment(self.recipe.preset)
-        self.task = self.experiment.task
-        if self.sees not in (None, self.task.sees):
-            what = f"this detector sees {self.task.sees}, not {self.sees}"
-            raise UsageError(
-                what,
-                str(self.path),
-                "groupdetr.Detector sees pictures, groupdetr.SceneDetector scenes",
-            )
-        self.categories = [
-            (key, name)
-            for key, name in about.get("categories") or _numbered(self.recipe.num_classes)
-        ]
-        self.imgsz = int(about.get("imgsz", 800)) if imgsz is None else imgsz
-        expect_positive(self, "imgsz")
-        expect_device(device.partition(":")[0])  # which of several may be said
-        self.device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
-        self.model = self.recipe.build()
-        load_weights(self.model, self.path)
-        self.model.to(self.device).eval()
+    task: type[DetectionTask]
 
-    @property
-    def names(self) -> list[str]:
-        return [name for _, name in self.categories]
+    def predict(
+        self, images: ImageInput | Sequence[ImageInput], score: float = 0.5
+    ) -> list[Result]:
+        """Return the detections in each image whose score is at least ``score``.
 
-    def task_on(self, data: Any) -> Any:
-        """What the detector was trained for, on a data set that was read with the masks that its task asks for."""
-        return self.task(
-            data, replace(self.experiment.settings, imgsz=self.imgsz), self.recipe.num_detections
-        )
-
-
-class Detector(Trained):
-    """A detector of objects in pictures, ready to predict: a run's best weights, or a weights file of this library.
-
-    ``device``: auto, cpu, cuda, mps. ``imgsz``: shortest side the network sees, the run's own by default.
-    """
-
-    sees: ClassVar[str | None] = "pictures"
-
-    def predict(self, pictures: Picture | Sequence[Picture], score: float = 0.5) -> list[Result]:
-        """What is in each picture, with a score of at least ``score``. A picture is a path, a PIL image, an array
-        [H,W,3] or [H,W] of bytes, or a tensor [3,H,W] of bytes or of floats in [0,1]."""
-        single = isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor)
-        return list(self.stream([pictures] if single else pictures, score))  # type: ignore[list-item, arg-type]
+        An image is a path, a PIL image, an array [H,W,3] or [H,W] of bytes, or a tensor [3,H,W] of
+        bytes or of floats in [0,1].
+        """
+        if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
+            images = [images]
+        return list(self.stream(images, score))
 
     @torch.inference_mode()
-    def stream(self, pictures: Sequence[Picture], score: float = 0.5) -> Iterator[Result]:
-        """As `predict`, one picture after the other: each is seen without padding, as it will be used."""
-        for picture in pictures:
-            image = as_image(picture)
-            pixels = to_pixels(image, validation(self.imgsz)).unsqueeze(0).to(self.device)
-            images: Images = normalised(
-                pixels, torch.zeros_like(pixels[:, 0], dtype=torch.bool), padded=False
+    def stream(self, images: Sequence[ImageInput], score: float = 0.5) -> Iterator[Result]:
+        """Yield the same results as `predict`, image by image.
+
+        The network sees every image alone and without padding.
+        """
+        for source in images:
+            image = to_rgb(source)
+            pixels = to_pixels(image, val_transform(self.imgsz)).unsqueeze(0).to(self.device)
+            no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
+            batch = normalised(pixels, no_padding, padded=False)
+            predictions = self.model(batch).final
+            (detections,) = self.task.postprocess(
+                predictions, [image.size], self.recipe.num_detections
             )
-            answer = self.model(images).answer
-            (found,) = self.task.found(answer, [image.size], self.recipe.num_detections)
-            found.boxes = found.boxes.clamp(min=0).minimum(
-                torch.tensor(image.size * 2)
-            )  # people expect boxes inside
-            source = str(picture) if isinstance(picture, str | Path) else ""
-            yield Result(image, found.above(score), self.categories, source)
+            # Users expect boxes inside of the image.
+            width, height = image.size
+            limit = torch.tensor([width, height, width, height])
+            detections.boxes = detections.boxes.clamp(min=0).minimum(limit)
+            path = str(source) if isinstance(source, str | Path) else ""
+            yield Result(image, detections.above(score), self.categories, path)
 
 
-def described(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The weights file of a run, or the file itself, and what it says of itself."""
-    path = Path(source)
-    file = RunFolder.existing(path).best if path.is_dir() else path
-    _, about = native.read(file)
-    if "recipe" not in about:
-        remedy = "groupdetr import FILE --out NEW.safetensors"
-        raise UsageError("this file does not say which model it is", str(file), remedy)
-    return file, about
-
-
-def task_of(source: str | Path) -> Any:
-    """What the detector of a run or a file was trained for."""
-    return experiment(described(source)[1]["recipe"]["preset"]).task
-
-
-def as_image(picture: Picture) -> Image.Image:
-    """Any picture as RGB, turned as its EXIF orientation says."""
-    if isinstance(picture, str | Path):
-        return load_image(Path(picture))
-    if isinstance(picture, Image.Image):
-        return ImageOps.exif_transpose(picture).convert("RGB")
-    if isinstance(picture, Tensor):
-        picture = picture.detach().cpu()
-        picture = (
-            (picture * 255).round().clamp(0, 255).byte() if picture.is_floating_point() else picture
-        )
-        picture = picture.permute(1, 2, 0).numpy() if picture.ndim == 3 else picture.numpy()
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+def to_rgb(image: ImageInput) -> Image.Image:
+    """Return any image as RGB, rotated according to its EXIF orientation."""
+    if isinstance(image, str | Path):
+        return load_image(Path(image))
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    array = _to_array(image) if isinstance(image, Tensor) else image
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
         raise UsageError(
-            f"an array of {picture.dtype} {picture.shape} is not a picture",
+            f"an array of {array.dtype} {array.shape} is not an image",
             remedy="pass [H,W,3] or [H,W] of uint8",
         )
-    return Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).convert(
-        "RGB"
+    if array.shape[-1] == 1:
+        array = array.squeeze(-1)
+    return Image.fromarray(array).convert("RGB")
+
+
+def _to_array(image: Tensor) -> NDArray[Any]:
+    """Convert [3,H,W] to [H,W,3], and floats in [0,1] to bytes."""
+    image = image.detach().cpu()
+    if image.is_floating_point():
+        image = (image * 255).round().clamp(0, 255).byte()
+    if image.ndim == 3:
+        image = image.permute(1, 2, 0)
+    array: NDArray[Any] = image.numpy()
+    return array
+
+
+def predict(
+    run: Path,
+    inputs: Sequence[str],
+    *,
+    score: float | None,
+    imgsz: int | None,
+    split: str,
+    limit: int | None,
+    device: str,
+    out: Path,
+    json: bool,
+) -> None:
+    """Write annotated copies of images, and predictions.json, to the folder ``out``.
+
+    ``inputs`` are files, folders and globs. ``score`` is the lowest score to report; None: 0.5.
+    ``split`` and ``limit`` are for scenes. With ``json``, predictions.json is also printed, instead
+    of one line for each image. Images that cannot be read are skipped; `DataError` at the end.
+    """
+    if not inputs:
+        raise UsageError(
+            "no images were given", remedy="groupdetr predict RUN photo.jpg folder/ '*.png'"
+        )
+    paths: list[Path] = []
+    for pattern in inputs:
+        paths += find_images(pattern)
+    min_score = DEFAULT_SCORE if score is None else score
+    detector = Detector(run, device, imgsz)
+    out.mkdir(parents=True, exist_ok=True)
+    copies = annotated_paths(paths, out)
+
+    content: list[dict[str, Any]] = []
+    unreadable: list[DataError] = []
+    images = list(zip(paths, copies))
+    for path, copy in track(images, "predict", transient=True, disable=json):
+        try:
+            (result,) = detector.predict(path, min_score)
+        except DataError as error:
+            unreadable.append(error)
+            continue
+        result.save(copy)
+        content.append(to_json(result, path, copy))
+    write_json(out / "predictions.json", content)
+    if json:
+        print(dumps(content, indent=1))
+    else:
+        print_counts(content, out)
+    if unreadable:
+        raise unreadable_inputs(unreadable, len(paths), "images")
+
+
+def find_images(pattern: str) -> list[Path]:
+    """Return the images that a file, a folder or a glob stands for, in a fixed order."""
+    path = Path(pattern)
+    if path.is_dir():
+        candidates = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+        paths = sorted(file for file in candidates if file.is_file())
+    elif path.exists():
+        paths = [path]
+    else:
+        matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+        paths = sorted(match for match in matches if match.is_file())
+    if not paths:
+        raise UsageError("no images were found", pattern, "pass files, folders or globs of images")
+    return paths
+
+
+def annotated_paths(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Return the path of the annotated copy of each image, in the folder ``out``.
+
+    Images with the same name in several folders get different paths. Copies are PNG files if the
+    image is one, and otherwise JPEG files.
+    """
+    used_names: set[str] = set()
+    annotated = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name in used_names:
+            number += 1
+            name = f"{path.stem}-{number}"
+        used_names.add(name)
+        suffix = ".png" if path.suffix.lower() == ".png" else ".jpg"
+        annotated.append(out / f"{name}{suffix}")
+    return annotated
+
+
+def to_json(result: Result, path: Path, annotated: Path) -> dict[str, Any]:
+    """Return the entry of one image in predictions.json.
+
+    Category ids are those of the data set. Masks are COCO's compressed run lengths.
+    """
+    rows = zip(
+        result.ids,
+        result.names,
+        result.scores.tolist(),
+        result.boxes.tolist(),
+        result.detections.segmentations(),
     )
+    detections = []
+    for category_id, name, score, box, segmentation in rows:
+        detection = {
+            "category_id": category_id,
+            "name": name,
+            "score": round(score, 6),
+            "box": [round(coordinate, 3) for coordinate in box],
+        }
+        detections.append(detection | segmentation)
+    return {
+        "file": str(path),
+        "width": result.image.width,
+        "height": result.image.height,
+        "annotated": annotated.name,
+        "detections": detections,
+    }
 
 
-def _numbered(num_classes: int) -> list[tuple[int, str]]:
-    return [(i, f"class {i}") for i in range(num_classes)]
+def print_counts(content: Sequence[dict[str, Any]], out: Path) -> None:
+    """Print one line for each image: how many objects of each class were detected."""
+    for image in content:
+        names = [detection["name"] for detection in image["detections"]]
+        counts = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
+        print(f"{image['file']}: {', '.join(counts) or 'no objects'}")
+    print(f"{len(content)} annotated images and predictions.json are in {out}")

@@ -1,4 +1,4 @@
-"""Object detection: COCO boxes in, scored boxes out."""
+"""Object detection in images: COCO data sets, post-processing of boxes, and evaluation."""
 
 from __future__ import annotations
 
@@ -10,102 +10,142 @@ import torch
 from torch import Tensor
 
 from groupdetr.data import transforms
-from groupdetr.data.batch import Pictures
 from groupdetr.data.check import Report, check
-from groupdetr.data.formats import DataSet, load
-from groupdetr.data.worst_case import Worst, worst_of
+from groupdetr.data.dataset import DetectionDataset
+from groupdetr.data.formats import DatasetSplits, load
+from groupdetr.data.worst_case import WorstCaseBatch, worst_case
+from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
-from groupdetr.evaluation.coco import FIGURES, Evaluation, evaluate
+from groupdetr.evaluation.coco import FIGURES, CocoEvaluation, evaluate
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.predictions import Predictions
 
 AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
-    "detr": transforms.training,
-    "lsj": transforms.jittering,
-    "flip": transforms.flipping,
-    "none": transforms.validation,
+    "detr": transforms.detr_transform,
+    "lsj": transforms.lsj_transform,
+    "flip": transforms.flip_transform,
+    "none": transforms.val_transform,
 }
-CACHE = 1 << 30  # bytes of decoded training pictures that all loader processes together keep
+# Bytes of decoded training images that all loader workers together keep at most.
+MAX_CACHE_BYTES = 1 << 30
 
 
 def augmentation(name: str) -> Callable[[int], transforms.Transform]:
+    """Return the function from imgsz to the transform called ``name``."""
     if name not in AUGMENTATIONS:
         raise UsageError(
-            f"--augment {name} is for scenes", remedy=f"for pictures: {', '.join(AUGMENTATIONS)}"
+            f"--augment {name} is for scenes", remedy=f"for images: {', '.join(AUGMENTATIONS)}"
         )
     return AUGMENTATIONS[name]
 
 
 @torch.no_grad()
-def boxes_of(answer: Predictions, sizes: Sequence[tuple[int, int]], most: int) -> list[Detections]:
-    """The ``most`` best (query, class) pairs of each image, boxes in pixels of pictures of (width, height).
+def postprocess_boxes(
+    predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
+) -> list[Detections]:
+    """Return the ``num_detections`` best (query, class) pairs of each image, by falling score.
 
-    As in Deformable DETR: scores by sigmoid, no threshold, no non-maximum suppression; a query may appear with
-    several classes. Boxes may reach over the picture's edge.
+    Predictions have the axes [B,N,.], and ``sizes`` are (width, height) of the B original images.
+    Boxes are in pixels of these and may reach outside of the image. As in Deformable DETR: scores
+    by sigmoid, no threshold, no non-maximum suppression; a query may appear with several classes.
     """
-    scores, query, label = best_pairs(answer.logits.float().sigmoid(), most)
-    boxes = cxcywh_to_xyxy(answer.boxes.float()).gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-    boxes = boxes * torch.tensor([[w, h, w, h] for w, h in sizes], device=boxes.device).unsqueeze(1)
-    return [Detections(*parts) for parts in zip(scores.cpu(), label.cpu(), boxes.cpu())]
+    scores, query, label = best_pairs(predictions.logits.float().sigmoid(), num_detections)
+    boxes = cxcywh_to_xyxy(predictions.boxes.float())
+    boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+    scale = torch.tensor([[w, h, w, h] for w, h in sizes], device=boxes.device)
+    boxes = boxes * scale.unsqueeze(1)
+    images = zip(scores.cpu(), label.cpu(), boxes.cpu())
+    return [Detections(*detections) for detections in images]
 
 
-def best_pairs(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[B,N,classes] to the scores, queries and classes [B,D] of the best pairs of each image, by falling score."""
-    best, places = scores.flatten(1).topk(min(most, scores[0].numel()), dim=1)
-    return best, places.div(scores.shape[-1], rounding_mode="floor"), places % scores.shape[-1]
+def best_pairs(scores: Tensor, num_detections: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the (query, class) pairs with the highest scores of each image, by falling score.
+
+    ``scores`` are [B,N,classes]. Returns scores, query indices and class indices [B,D].
+    """
+    num_classes = scores.shape[-1]
+    num_pairs = scores[0].numel()
+    best, pair = scores.flatten(1).topk(min(num_detections, num_pairs), dim=1)
+    query = pair.div(num_classes, rounding_mode="floor")
+    return best, query, pair % num_classes
 
 
-class DetectionTask:
-    """Detection on a data set with ``train`` and ``val`` splits. ``most``: detections kept of an image."""
+class DetectionTask(Task):
+    """Object detection on a data set with the splits ``train`` and ``val``.
 
-    kind: ClassVar[str] = "box"  # what AP is of
-    sees: ClassVar[str] = "pictures"
-    figures: ClassVar[tuple[str, ...]] = FIGURES[
-        :6
-    ]  # that are shown while training, the deciding one first
-    masks: ClassVar[bool] = False  # are the masks of objects asked for?
-    found = staticmethod(boxes_of)  # what answers [B,N,.] say, whatever the data set
+    ``num_detections`` is the number of detections kept of each image. ``workers`` are the processes
+    that load images.
+    """
 
-    def __init__(self, data: DataSet, settings: Settings, most: int, workers: int = 0) -> None:
-        imgsz, augment = settings.imgsz, augmentation(settings.augment)
-        self.data, self.settings, self.most, self.loaders = data, settings, most, max(1, workers)
-        self.train = Pictures(
-            data.splits["train"].records, augment(imgsz), settings.seed, CACHE // self.loaders
+    kind: ClassVar[str] = "box"
+    input_kind: ClassVar[str] = "images"
+    figures: ClassVar[tuple[str, ...]] = FIGURES[:6]
+    reads_masks: ClassVar[bool] = False  # True: data sets are read with the masks of objects
+
+    train: DetectionDataset
+    val: DetectionDataset
+
+    def __init__(
+        self, data: DatasetSplits, settings: Settings, num_detections: int, workers: int = 0
+    ) -> None:
+        self.data, self.settings = data, settings
+        self.num_detections = num_detections
+        # Without workers, the training process loads the images.
+        self.num_loaders = max(1, workers)
+        self.train = DetectionDataset(
+            data.splits["train"].records,
+            augmentation(settings.augment)(settings.imgsz),
+            settings.seed,
+            MAX_CACHE_BYTES // self.num_loaders,
         )
-        self.val = Pictures(data.splits["val"].records, transforms.validation(imgsz))
+        self.val = DetectionDataset(
+            data.splits["val"].records, transforms.val_transform(settings.imgsz)
+        )
 
     @classmethod
-    def read(cls, data: Path, images: Path | None) -> DataSet:
-        """A data set from disk; `DataError` for the first thing that would mislead training."""
-        return load(data, images, masks=cls.masks)
+    def read(cls, data: Path, images: Path | None) -> DatasetSplits:
+        """Read a data set from disk. `DataError` for the first problem that would mislead."""
+        return load(data, images, masks=cls.reads_masks)
 
     @classmethod
     def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
-        """Everything that is wrong with it."""
-        return check(data, images, num_queries, decode, masks=cls.masks)
+        """Return all problems of a data set. With ``decode``, all images are decoded."""
+        return check(data, images, num_queries, decode, masks=cls.reads_masks)
+
+    @staticmethod
+    def postprocess(
+        predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
+    ) -> list[Detections]:
+        """Return the detections of images of any data set, from predictions [B,N,.]."""
+        return postprocess_boxes(predictions, sizes, num_detections)
 
     @property
-    def kept(self) -> int:
-        """Every loader process sees every picture sooner or later."""
-        return self.loaders * self.train.kept
+    def cache_bytes(self) -> int:
+        # Every loader worker loads every image sooner or later, so each fills its own cache.
+        return self.num_loaders * self.train.max_cache_bytes
 
-    def worst(self, burden: Callable[[int], int]) -> Worst:
-        return worst_of(self.train.records, self.settings.imgsz, self.settings.augment, burden)
+    def worst_case(self, query_count: Callable[[int], int]) -> WorstCaseBatch:
+        return worst_case(
+            self.train.records, self.settings.imgsz, self.settings.augment, query_count
+        )
 
-    def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Detections]:
+    def postprocess_val(self, predictions: Predictions, indices: Sequence[int]) -> list[Detections]:
         records = [self.val.records[index] for index in indices]
-        return self.found(answer, [(record.width, record.height) for record in records], self.most)
+        sizes = [(record.width, record.height) for record in records]
+        return self.postprocess(predictions, sizes, self.num_detections)
 
-    def evaluate(self, found: Sequence[Detections]) -> Evaluation:
-        return evaluate(self.data.splits["val"], found)
+    def evaluate(self, detections: Sequence[Detections]) -> CocoEvaluation:
+        return evaluate(self.data.splits["val"], detections)
 
-    def truth(self, index: int) -> Detections:
-        """What is in val picture ``index``, as if it had been found."""
-        corners, labels = self.val.records[index].training()
+    def ground_truth(self, index: int) -> Detections:
+        """Return the objects of validation image ``index`` as detections with a score of 1."""
+        corners, labels = self.val.records[index].trainable_objects()
         return Detections(
-            torch.ones(len(labels)), torch.from_numpy(labels), torch.from_numpy(corners).float()
+            scores=torch.ones(len(labels)),
+            labels=torch.from_numpy(labels),
+            boxes=torch.from_numpy(corners).float(),
         )
 
     def names(self, indices: Sequence[int]) -> list[str]:

@@ -1,10 +1,11 @@
-"""Evaluating a trained detector: as it is used, and every group by itself."""
+"""The verb val on images: evaluate a trained detector, and each of its groups."""
 
 from __future__ import annotations
 
 import csv
 import io
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,164 +14,210 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from groupdetr.cli.options.val import Options
-from groupdetr.data.formats import DataSet
+from groupdetr.data.formats import DatasetSplits
 from groupdetr.data.records import Category
-from groupdetr.engine.accelerator import accelerator, loader_workers
-from groupdetr.engine.inference import find, running
+from groupdetr.engine.accelerator import create_accelerator, loader_workers
+from groupdetr.engine.inference import run_inference, use_group
 from groupdetr.engine.progress import percent
-from groupdetr.engine.run_folder import own_data, write_json, write_text
+from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
-from groupdetr.evaluation.coco import Evaluation, to_coco_results
+from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
 
-FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of the printed tables
+MAX_UNKNOWN_CLASSES, MAX_KNOWN_CLASSES = 10, 100  # that an error message lists
+
+TableRow = dict[str, str]  # column -> cell
 
 
 @dataclass
 class Validation:
-    """What came out. ``groups``: the evaluation of each group, if asked for."""
+    """The detections in a split, and what they were evaluated to."""
 
-    data: DataSet
-    found: list[Detections]
-    evaluation: Evaluation
-    groups: list[Evaluation]
-
-
-def validate(options: Options) -> dict[str, Any]:
-    """Run the detector over the split, print and write what it is worth; returns what metrics.json holds."""
-    return written(options, evaluated(options))
+    data: DatasetSplits
+    detections: list[Detections]
+    evaluation: CocoEvaluation
+    groups: list[CocoEvaluation]  # of every group alone; empty if not asked for
 
 
-def evaluated(options: Options) -> Validation:
-    settings = Settings(device=options.device, workers=options.workers)
-    machine = accelerator(settings)
-    detector = Detector(options.run_, str(machine.device), options.imgsz)
-    data = chosen_split(options, detector)
-    task = detector.task_on(data)
-    everything = detections(detector, task, machine, options)
-    evaluations = [task.evaluate(found) for found in everything]
-    return Validation(data, everything[0], evaluations[0], evaluations[1:])
+def validate(
+    run: Path,
+    *,
+    data: Path | None,
+    images: Path | None,
+    split: str,
+    per_group: bool,
+    imgsz: int | None,
+    batch: int,
+    workers: int | None,
+    device: str,
+    out: Path,
+    json: bool,
+) -> dict[str, Any]:
+    """Evaluate a detector on a split, print tables, write files, return what metrics.json holds.
 
-
-def chosen_split(options: Options, detector: Detector) -> DataSet:
-    """The split to evaluate, in the place of val, with labels that are rows of the detector's head.
-
-    The detector may know more classes: an imported COCO model has 91 rows, of which a data set uses some.
+    ``run`` is the folder of a run or a weights file. Without ``data`` the data set of the run is
+    used; ``images`` is the folder of images if ``data`` is an annotation file. ``per_group`` also
+    evaluates every group of queries alone. Files go to the folder ``out``. With ``json`` no tables
+    are printed.
     """
-    given = (options.data, options.images) if options.data else None
-    root, images = given or own_data(options.run_, "add --data DATA")
-    data = detector.task.read(root, images)
-    if options.split not in data.splits:
-        raise UsageError(
-            f"there is no split {options.split!r}",
-            str(root),
-            f"choose from {', '.join(data.splits)}",
-        )
-    known = {
-        category.id: category
-        for category in (Category(key, name) for key, name in detector.categories)
-    }
-    strange = [
-        c
-        for c in data.categories
-        if c.id not in known or known[c.id].name.casefold() != c.name.casefold()
-    ]
-    if strange:
-        raise UsageError(
-            f"the detector does not know {', '.join(f'{c.name} (id {c.id})' for c in strange[:10])}",
-            str(root),
-            f"it knows {', '.join(f'{c.name} (id {c.id})' for c in list(known.values())[:100])}",
-        )
-    split = data.splits[options.split].with_categories(tuple(known.values()))
-    return DataSet(data.root, {"train": split, "val": split})
+    accelerator = create_accelerator(Settings(device=device, workers=workers))
+    detector = Detector(run, str(accelerator.device), imgsz)
+    if data is None:
+        data, images = training_data(run, "add --data DATA")
+    dataset = read_split(detector, data, images, split)
+    task = detector.create_task(dataset)
 
+    detections = detect(detector, task, accelerator, batch, workers)
+    groups = []
+    if per_group:
+        for group in range(detector.recipe.num_groups):
+            with use_group(detector.model, group):
+                of_group = detect(detector, task, accelerator, batch, workers)
+            groups.append(task.evaluate(of_group))
+    validation = Validation(dataset, detections, task.evaluate(detections), groups)
 
-def detections(
-    detector: Detector, task: DetectionTask, machine: Accelerator, options: Options
-) -> list[list[Detections]]:
-    """What the detector finds; and then, if asked for, what each of its groups finds alone."""
-    workers = loader_workers(Settings(workers=options.workers))
-    everything = [find(detector.model, task, machine, options.batch, workers)]
-    for group in range(detector.recipe.num_groups) if options.per_group else ():
-        with running(detector.model, group):
-            everything.append(find(detector.model, task, machine, options.batch, workers))
-    return everything
-
-
-def written(options: Options, validation: Validation) -> dict[str, Any]:
-    """Print the tables and write the files; returns what metrics.json holds."""
-    folder = options.folder
-    evaluation = validation.evaluation
-    content = {"split": options.split, **evaluation.to_json()}
-    if validation.groups:
-        content["per_group"] = [group.to_json() for group in validation.groups]
-        write_text(folder / "per_group.csv", as_csv(group_rows(validation.groups)))
-    write_json(folder / "metrics.json", content)
-    write_text(folder / "per_class.csv", as_csv(class_rows(evaluation)))
-    write_json(
-        folder / "predictions.json",
-        to_coco_results(validation.data.splits["val"], validation.found),
-    )
-    if not options.json:
-        show(validation, folder)
+    content = write_results(validation, split, out)
+    if not json:
+        print_tables(validation, out)
     return content
 
 
-def show(validation: Validation, folder: Path) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(as_table(figure_rows(validation.evaluation)))
-    console.print(as_table(class_rows(validation.evaluation)))
-    if validation.groups:
-        console.print(as_table(group_rows(validation.groups)))
-        aps = [100 * group.stats["AP"] for group in validation.groups]
-        console.print(
-            f"groups: median AP {statistics.median(aps):.1f}, from {min(aps):.1f} to {max(aps):.1f}"
+def read_split(detector: Detector, root: Path, images: Path | None, split: str) -> DatasetSplits:
+    """Return a data set whose ``val`` is the split to evaluate.
+
+    Its labels are class indices of the detector. The detector may have more classes than the data
+    set: an imported COCO model has 91 class indices, and a data set may use some of them. A class
+    that the detector does not have is a `UsageError`.
+    """
+    data = detector.task.read(root, images)
+    if split not in data.splits:
+        raise UsageError(
+            f"there is no split {split!r}", str(root), f"choose from {', '.join(data.splits)}"
         )
+    classes = [Category(category_id, name) for category_id, name in detector.categories]
+    expect_known_classes(data.categories, classes, root)
+    evaluated = data.splits[split].with_categories(tuple(classes))
+    return DatasetSplits(data.root, {"train": evaluated, "val": evaluated})
+
+
+def expect_known_classes(
+    categories: Sequence[Category], classes: Sequence[Category], root: Path
+) -> None:
+    """Raise `UsageError` if the detector's classes lack a category with the same id and name.
+
+    Upper and lower case do not matter.
+    """
+    name_of_id = {category.id: category.name.casefold() for category in classes}
+    unknown = []
+    for category in categories:
+        if name_of_id.get(category.id) != category.name.casefold():
+            unknown.append(category)
+    if unknown:
+        raise UsageError(
+            f"the detector does not know {_list_categories(unknown[:MAX_UNKNOWN_CLASSES])}",
+            str(root),
+            f"it knows {_list_categories(classes[:MAX_KNOWN_CLASSES])}",
+        )
+
+
+def _list_categories(categories: Sequence[Category]) -> str:
+    return ", ".join(f"{category.name} (id {category.id})" for category in categories)
+
+
+def detect(
+    detector: Detector,
+    task: DetectionTask,
+    accelerator: Accelerator,
+    batch: int,
+    workers: int | None,
+) -> list[Detections]:
+    """Return the detections of the detector in every image of ``val``."""
+    num_workers = loader_workers(Settings(workers=workers))
+    return run_inference(detector.model, task, accelerator, batch, num_workers)
+
+
+def write_results(validation: Validation, split: str, folder: Path) -> dict[str, Any]:
+    """Write metrics.json, predictions.json and the CSV files; return what metrics.json holds."""
+    content = {"split": split, **validation.evaluation.to_json()}
+    if validation.groups:
+        content["per_group"] = [group.to_json() for group in validation.groups]
+        write_text(folder / "per_group.csv", format_csv(group_rows(validation.groups)))
+    write_json(folder / "metrics.json", content)
+    write_text(folder / "per_class.csv", format_csv(class_rows(validation.evaluation)))
+    results = to_coco_results(validation.data.splits["val"], validation.detections)
+    write_json(folder / "predictions.json", results)
+    return content
+
+
+def print_tables(validation: Validation, folder: Path) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(format_table(figure_rows(validation.evaluation)))
+    console.print(format_table(class_rows(validation.evaluation)))
+    if validation.groups:
+        console.print(format_table(group_rows(validation.groups)))
+        ap = [100 * group.stats["AP"] for group in validation.groups]
+        median = statistics.median(ap)
+        console.print(f"groups: median AP {median:.1f}, from {min(ap):.1f} to {max(ap):.1f}")
     console.print(f"written to {folder}")
 
 
-def figure_rows(evaluation: Evaluation) -> list[dict[str, str]]:
-    """One row for each kind of AP."""
-    return [
-        {"of": kind} | {name: percent(figures[name]) if name in figures else "" for name in FIGURES}
-        for kind, figures in evaluation.by_kind().items()
-    ]
-
-
-def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:
-    """One row for each class that the split shows."""
+def figure_rows(evaluation: CocoEvaluation) -> list[TableRow]:
+    """Return one row for each kind of AP, box or mask."""
     rows = []
-    for row in evaluation.per_class:
-        if not row.objects:
-            continue
-        figures = {"AP": percent(row.AP), "AP50": percent(row.AP50)}
-        rows.append(
-            {"class": row.name, **figures, "objects": str(row.objects), "images": str(row.images)}
-        )
+    for kind, figures in evaluation.by_kind().items():
+        row = {"of": kind}
+        for name in FIGURES:
+            row[name] = percent(figures[name]) if name in figures else ""
+        rows.append(row)
     return rows
 
 
-def group_rows(groups: list[Evaluation]) -> list[dict[str, str]]:
-    return [
-        {"group": str(k), **{name: percent(group.stats[name]) for name in FIGURES}}
-        for k, group in enumerate(groups)
-    ]
+def class_rows(evaluation: CocoEvaluation) -> list[TableRow]:
+    """Return one row for each class that has objects in the split."""
+    rows = []
+    for row in evaluation.per_class:
+        if row.objects:
+            rows.append(
+                {
+                    "class": row.name,
+                    "AP": percent(row.AP),
+                    "AP50": percent(row.AP50),
+                    "objects": str(row.objects),
+                    "images": str(row.images),
+                }
+            )
+    return rows
 
 
-def as_table(rows: list[dict[str, str]]) -> Table:
-    table = Table(*(rows[0] if rows else ()), box=None, pad_edge=False)
+def group_rows(groups: Sequence[CocoEvaluation]) -> list[TableRow]:
+    """Return one row for each group."""
+    rows = []
+    for index, group in enumerate(groups):
+        row = {"group": str(index)}
+        for name in FIGURES:
+            row[name] = percent(group.stats[name])
+        rows.append(row)
+    return rows
+
+
+def format_table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """Return a table for the terminal, with the keys of the rows as its header."""
+    columns = list(rows[0]) if rows else []
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row.values())
     return table
 
 
-def as_csv(rows: list[dict[str, str]]) -> str:
+def format_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a CSV file, with the keys of the rows as its header."""
+    columns = list(rows[0]) if rows else []
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,1 +1,1 @@
-"""Detection in space: the task, and what the verbs of the command line do for it."""
+"""3D detection: the task, and the workflows of its detectors."""

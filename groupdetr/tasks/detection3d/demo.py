@@ -1,111 +1,117 @@
-"""The demo of detectors of scenes: what it draws and trains on, and what its page shows."""
+"""The demo of detectors of scenes: its synthetic data set, and sections of its page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from groupdetr.analysis.matched_queries import matched
-from groupdetr.data.nuscenes.dataset import Views, collate
+from groupdetr.analysis.matched_queries import last_layer_matches
+from groupdetr.data.nuscenes.dataset import SceneDataset, collate
 from groupdetr.data.nuscenes.synthetic import write
 from groupdetr.evaluation.nuscenes import ERRORS, FIGURES
-from groupdetr.experiments import DEMO_SCENES, DEMO_SCENES_DATA
 from groupdetr.modeling.heads import HIGH, LOW
-from groupdetr.ops.boxes3d import code_to_box
-from groupdetr.report.demo import Subject
-from groupdetr.report.page import Html, Picture, gallery, prose, section, wide
+from groupdetr.ops.boxes3d import decode_boxes3d
+from groupdetr.report.demo import ReportSubject
+from groupdetr.report.page import CaptionedImage, Html, gallery, prose, section, wide
 from groupdetr.report.panels import group_legend
-from groupdetr.tasks.demo_spec import Exhibit
-from groupdetr.tasks.detection3d.prediction import SceneDetector, spread
+from groupdetr.tasks.demo_spec import DemoSpec
+from groupdetr.tasks.detection3d.demo_data import DEMO_DATA, DEMO_SETTINGS
+from groupdetr.tasks.detection3d.prediction import SceneDetector, evenly_spaced_indices
 from groupdetr.visualize.scenes import draw_groups_from_above
 
-SCENES, GROUP_SCENES = 2, 3  # on the page
-WIDTH = 480  # pixels of a camera's picture there
-SOME = 5  # objects of a scene, of which every group's query is drawn
+NUM_SAMPLES = 2  # with detections, on the page
+NUM_GROUP_SAMPLES = 3  # with the matched queries of every group
+IMAGE_WIDTH = 480  # pixels of one camera's image on the page
+NUM_GROUP_OBJECTS = 5  # objects of a sample whose matched queries are drawn
 
 
-def draw(folder: Path) -> None:
-    write(DEMO_SCENES_DATA, folder)
+def write_data(folder: Path) -> None:
+    """Write the synthetic data set, unless the folder holds it already."""
+    write(DEMO_DATA, folder)
 
 
-def subject(kind: str) -> Subject:
-    del kind
+def subject(kind: str) -> ReportSubject:
+    """Return what the page compares. ``kind`` is "space"."""
     caption = (
-        "The detection score of nuScenes and mAP on the validation samples, in points, and the mean errors of boxes "
-        "that are within two metres of an object, after the last epoch."
+        "The detection score of nuScenes (NDS) and mAP on the validation samples, in percent, and "
+        "the mean errors of boxes that are within two metres of an object, after the last epoch."
     )
-    return Subject(
-        "drawn scenes of six cameras", FIGURES[:2], caption, [f"m{name}" for name in ERRORS]
-    )
+    errors = [f"m{name}" for name in ERRORS]
+    return ReportSubject("synthetic scenes of six cameras", FIGURES[:2], caption, errors)
 
 
 def sections(data: Path, runs: Mapping[str, Path]) -> list[Html]:
-    """What each run finds, and what every group of the last one does."""
+    """Return the detections of all runs, and the matched queries of the last run."""
     detectors = {name: SceneDetector(run, "cpu") for name, run in runs.items()}
-    *_, grouped = detectors.values()
-    return [what_they_find(data, detectors), queries_of_every_group(grouped, grouped.samples(data))]
+    grouped = list(detectors.values())[-1]
+    return [
+        detections_section(data, detectors),
+        groups_section(grouped, grouped.samples(data)),
+    ]
 
 
-def what_they_find(data: Path, detectors: Mapping[str, SceneDetector]) -> Html:
-    words = (
-        "Samples that no run was trained on. Of each detector as many boxes are drawn as there are objects (white), "
-        "the surest first: a common score threshold would favour whichever is the more confident."
+def detections_section(data: Path, detectors: Mapping[str, SceneDetector]) -> Html:
+    """Return the section that compares the detections of the runs."""
+    text = (
+        "These samples were not used for training. For each detector, as many boxes are drawn as "
+        "there are objects (white), those with the highest scores. A common score threshold would "
+        "favour the detector with the higher scores."
     )
     results = {
-        name: each.predict(data, score=0.0, limit=SCENES) for name, each in detectors.items()
+        name: detector.predict(data, score=0.0, limit=NUM_SAMPLES)
+        for name, detector in detectors.items()
     }
-    rows = [(name, found) for same in zip(*results.values()) for name, found in zip(results, same)]
-    pictures = [
-        Picture(
-            found.best(len(found.truth)).draw(WIDTH),
-            name,
-            f"{len(found.truth)} objects, {found.sample.scene}",
-        )
-        for name, found in rows
-    ]
-    return section("What they find", prose(words), wide(pictures))
+    images = []
+    for same_sample in zip(*results.values()):
+        for name, result in zip(results, same_sample):
+            num_objects = len(result.truth)
+            image = result.best(num_objects).draw(IMAGE_WIDTH)
+            caption = f"{num_objects} objects, {result.sample.scene}"
+            images.append(CaptionedImage(image, name, caption))
+    return section("Detections", prose(text), wide(images))
 
 
-def queries_of_every_group(detector: SceneDetector, samples: Views) -> Html:
-    words = (
-        "From above, the box that each group's query says of some objects (white), and a dot where that query looks. "
-        "As in the paper's Fig. 3, the groups look at the same thing from different places, like augmentations of one "
-        "query."
+def groups_section(detector: SceneDetector, samples: SceneDataset) -> Html:
+    """Return the section that shows the query of every group that is matched to an object."""
+    text = (
+        "For some objects (white), from above, the predicted box and the reference point (a dot) "
+        "of the query that each group matched to it. As in the paper's Fig. 3, the queries of "
+        "different groups attend to the same object from different positions, like augmentations "
+        "of one query."
     )
+    images = []
+    for index in evenly_spaced_indices(len(samples), NUM_GROUP_SAMPLES):
+        images.append(groups_image(detector, samples, index))
     legend = group_legend(detector.recipe.num_groups)
-    return section(
-        "One object, a query of every group",
-        prose(words),
-        legend,
-        gallery([*of_groups(detector, samples)]),
-    )
+    return section("One object and its query in every group", prose(text), legend, gallery(images))
 
 
-def of_groups(detector: SceneDetector, samples: Views) -> Iterator[Picture]:
-    for index in spread(len(samples), GROUP_SCENES):
-        batch = collate([samples[index]])
-        found, objects = (
-            matched(detector.model, detector.recipe.criterion(), batch),
-            batch.targets[0].boxes,
-        )
-        low = found.reference.new_tensor(LOW)
-        points = found.reference * (found.reference.new_tensor(HIGH) - low) + low
-        said, places = (
-            found.by_object(x, len(objects)) for x in (code_to_box(found.said.boxes), points)
-        )
-        some = spread(len(objects), SOME)
-        yield Picture(
-            draw_groups_from_above(objects[some], said[some], places[some]),
-            samples.samples[index].scene,
-        )
+def groups_image(detector: SceneDetector, samples: SceneDataset, index: int) -> CaptionedImage:
+    """Return a sample from above with the queries that are matched to some of its objects."""
+    batch = collate([samples[index]])
+    matches = last_layer_matches(detector.model, detector.recipe.criterion(), batch)
+    objects = batch.targets[0].boxes
+    # Reference points are in [0,1] of the space in which heads predict centres.
+    low = matches.reference.new_tensor(LOW)
+    high = matches.reference.new_tensor(HIGH)
+    points = matches.reference * (high - low) + low
+    boxes = decode_boxes3d(matches.predictions.boxes)
+    boxes_by_object = matches.by_object(boxes, len(objects))  # [T,K,9]
+    points_by_object = matches.by_object(points, len(objects))  # [T,K,3]
+    shown = evenly_spaced_indices(len(objects), NUM_GROUP_OBJECTS)
+    image = draw_groups_from_above(objects[shown], boxes_by_object[shown], points_by_object[shown])
+    return CaptionedImage(image, samples.samples[index].scene)
 
 
-EXHIBIT = Exhibit(
-    draw,
-    DEMO_SCENES_DATA.train_scenes * DEMO_SCENES_DATA.samples,
-    DEMO_SCENES_DATA,
-    f"{DEMO_SCENES_DATA.train_scenes} training and {DEMO_SCENES_DATA.val_scenes} validation scenes of six cameras",
-    DEMO_SCENES,
-    subject,
-    sections,
+DEMO_SPEC = DemoSpec(
+    write_data=write_data,
+    num_train=DEMO_DATA.train_scenes * DEMO_DATA.samples,
+    config=DEMO_DATA,
+    description=(
+        f"{DEMO_DATA.train_scenes} training and {DEMO_DATA.val_scenes} validation scenes "
+        "of six cameras"
+    ),
+    settings=DEMO_SETTINGS,
+    subject=subject,
+    sections=sections,
 )

@@ -1,176 +1,241 @@
-"""The users' face for scenes: a trained detector that takes samples of a nuScenes version and gives boxes in space."""
+"""Prediction of 3D boxes in scenes: `SceneDetector` and `SceneResult`, and the verb predict."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from json import dumps
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from groupdetr.cli.options.predict import Options
 from groupdetr.data.images import load_image
-from groupdetr.data.nuscenes.dataset import Views
+from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import load
-from groupdetr.engine.run_folder import own_data, write_json
-from groupdetr.errors import DataError, UsageError, unread
+from groupdetr.engine.run_folder import training_data, write_json
+from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.evaluation.nuscenes_results import to_results
-from groupdetr.tasks.detection2d.prediction import Trained
-from groupdetr.tasks.detection3d.task import Found, in_the_world, learned
-from groupdetr.visualize.scenes import Solids, draw_scene
+from groupdetr.structures.detections3d import Detections3D
+from groupdetr.tasks.detection3d.task import (
+    Detection3DTask,
+    to_global_frame,
+    trainable_as_detections,
+)
+from groupdetr.tasks.trained_detector import TrainedDetector
+from groupdetr.visualize.scenes import DrawableBoxes3D, draw_scene
 
-SCORE = 0.3  # the least that is reported unless told
+DEFAULT_SCORE = 0.3  # the lowest score that predict reports
 
 
 @dataclass
 class SceneResult:
-    """What was found in one sample, by falling score, in the frame of its lidar."""
+    """The detections in one sample, by falling score, in the frame of its lidar.
+
+    ``labels`` are indices into the ten classes of nuScenes, and ``names`` are their names.
+    """
 
     sample: Sample
-    found: Found
+    detections: Detections3D
 
     @property
-    def boxes(self) -> np.ndarray:
-        """[D,9] x, y, z, width, length, height in metres, yaw in radians, velocity x, y in metres a second."""
-        return self.found.boxes.numpy()
+    def boxes(self) -> NDArray[np.float32]:
+        """[D,9] x, y, z, width, length, height, yaw, velocity x, y.
+
+        Lengths are in metres, the yaw in radians, velocities in metres per second.
+        """
+        boxes: NDArray[np.float32] = self.detections.boxes.numpy()
+        return boxes
 
     @property
-    def scores(self) -> np.ndarray:
-        return self.found.scores.numpy()
+    def scores(self) -> NDArray[np.float32]:
+        """[D] in [0,1]."""
+        scores: NDArray[np.float32] = self.detections.scores.numpy()
+        return scores
 
     @property
-    def labels(self) -> np.ndarray:
-        """[D] of the ten classes."""
-        return self.found.labels.numpy()
+    def labels(self) -> NDArray[np.int64]:
+        """[D] class indices."""
+        labels: NDArray[np.int64] = self.detections.labels.numpy()
+        return labels
 
     @property
     def names(self) -> list[str]:
+        """The class name of every detection."""
         return [CLASSES[label] for label in self.labels]
 
     @property
-    def truth(self) -> Found:
-        """What is annotated and can be learned; nothing in a version without annotations."""
-        return learned(self.sample)
+    def truth(self) -> Detections3D:
+        """The annotated objects to train on. A version without annotations has none."""
+        return trainable_as_detections(self.sample)
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.detections)
 
     def best(self, number: int) -> SceneResult:
-        return replace(self, found=self.found[:number])
+        """Return the result with only the ``number`` detections of the highest scores."""
+        return replace(self, detections=self.detections[:number])
 
     def draw(self, width: int = 640) -> Image.Image:
-        """The six pictures, each ``width`` pixels wide, and the scene from above; what is annotated is white."""
-        frame, truth = self.sample.frame(), self.truth
+        """Return the six images, each ``width`` pixels wide, and the scene from above.
+
+        Detections have the colours of their classes. Annotated objects are white.
+        """
+        frame = self.sample.frame()
+        images = [load_image(path) for path in frame.paths]
         captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
-        pictures = [load_image(path) for path in frame.paths]
-        seen = Solids(self.boxes, self.labels, captions)
-        return draw_scene(
-            pictures, frame.lidar_to_image, seen, Solids(truth.boxes.numpy()), CLASSES, width
-        )
+        detections = DrawableBoxes3D(self.boxes, self.labels, captions)
+        truth = DrawableBoxes3D(self.truth.boxes.numpy())
+        return draw_scene(images, frame.lidar_to_image, detections, truth, CLASSES, width)
 
     def save(self, path: str | Path) -> None:
-        """Write the annotated pictures as one."""
+        """Write the annotated images as one image."""
         self.draw().save(path)
 
 
-class SceneDetector(Trained):
-    """A detector of objects in space, ready to predict: a run's best weights, or a weights file of this library.
+class SceneDetector(TrainedDetector):
+    """A trained detector of 3D boxes in scenes: a run, or a weights file of this library.
 
-    ``device``: auto, cpu, cuda, mps. ``imgsz``: height of the pictures the network sees, the run's own by default.
+    ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the height of the network's images in
+    pixels; None uses that of the training.
+
+    Example::
+
+        detector = groupdetr.SceneDetector("runs/scenes")
+        for result in detector.predict("nuscenes", limit=4):
+            result.save(f"{result.sample.token}.jpg")
     """
 
-    sees: ClassVar[str | None] = "scenes"
+    input_kind: ClassVar[str | None] = "scenes"
+
+    task: type[Detection3DTask]
 
     def predict(
-        self, data: str | Path, split: str = "val", score: float = SCORE, limit: int | None = None
+        self,
+        data: str | Path,
+        split: str = "val",
+        score: float = DEFAULT_SCORE,
+        limit: int | None = None,
     ) -> list[SceneResult]:
-        """What is in samples of a nuScenes version, with a score of at least ``score``: all of a split, or ``limit``
-        that are evenly spread over it."""
-        samples = self.samples(data, split)
-        return [self.look(samples, index, score) for index in spread(len(samples), limit)]
+        """Return the detections in samples of a nuScenes version.
 
-    def samples(self, data: str | Path, split: str = "val") -> Views:
-        """Those of a split, as the network sees them."""
-        views: Views = self.task.seen(load(data, split).splits["val"], self.imgsz)
-        return views
+        ``score`` is the lowest score to report. ``limit`` is the number of samples, at most, which
+        are evenly spread over the split. None: all.
+        """
+        samples = self.samples(data, split)
+        indices = evenly_spaced_indices(len(samples), limit)
+        return [self.predict_sample(samples, index, score) for index in indices]
+
+    def samples(self, data: str | Path, split: str = "val") -> SceneDataset:
+        """Return the samples of a split as input of the network."""
+        # `load` puts the split in the place of val.
+        return self.task.val_dataset(load(data, split).splits["val"], self.imgsz)
 
     @torch.inference_mode()
-    def look(self, samples: Views, index: int, score: float = SCORE) -> SceneResult:
-        """What is in one of `samples`."""
+    def predict_sample(
+        self, samples: SceneDataset, index: int, score: float = DEFAULT_SCORE
+    ) -> SceneResult:
+        """Return the detections in one of `samples`."""
         images = samples.collate([samples[index]]).images(self.device)
-        (found,) = self.task.found(self.model(images).answer, self.recipe.num_detections)
-        return SceneResult(samples.samples[index], found.above(score))
+        predictions = self.model(images).final
+        (detections,) = self.task.postprocess(predictions, self.recipe.num_detections)
+        return SceneResult(samples.samples[index], detections.above(score))
 
 
-def spread(count: int, limit: int | None) -> list[int]:
-    """Indices of at most ``limit`` of ``count`` things, the first among them, evenly apart."""
-    few = count if limit is None else min(limit, count)
-    return [place * count // few for place in range(few)]
+def evenly_spaced_indices(count: int, limit: int | None) -> list[int]:
+    """Return at most ``limit`` indices below ``count``, the first of which is 0. None: all."""
+    number = count if limit is None else min(limit, count)
+    return [index * count // number for index in range(number)]
 
 
-def predict(options: Options) -> None:
-    """Write a picture for each sample, and predictions.json, which the devkit of nuScenes reads."""
-    if options.limit is not None and options.limit < 1:
+def predict(
+    run: Path,
+    inputs: Sequence[str],
+    *,
+    score: float | None,
+    imgsz: int | None,
+    split: str,
+    limit: int | None,
+    device: str,
+    out: Path,
+    json: bool,
+) -> None:
+    """Write an image for each sample, and predictions.json, to the folder ``out``.
+
+    predictions.json is a result file as the devkit of nuScenes reads it. ``inputs`` is the folder
+    of a nuScenes version, or empty for the data of the run. ``score`` is the lowest score to
+    report; None: 0.3. ``limit`` is the number of samples; None: all. With ``json``,
+    predictions.json is also printed, instead of one line for each sample. Samples that cannot be
+    read are skipped; `DataError` at the end.
+    """
+    if limit is not None and limit < 1:
         raise UsageError(
-            f"--limit {options.limit} leaves nothing to look at",
-            remedy="--limit 1 or more, or none",
+            f"--limit {limit} leaves no sample to predict",
+            remedy="use --limit 1 or more, or leave it out for all samples",
         )
-    detector = SceneDetector(options.run_, options.device, options.imgsz)
-    samples = detector.samples(folder_of(options), options.split)
-    indices = spread(len(samples), options.limit)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    done, failed = [], []
-    for index in track(indices, "predict", transient=True, disable=options.json):
+    min_score = DEFAULT_SCORE if score is None else score
+    detector = SceneDetector(run, device, imgsz)
+    samples = detector.samples(data_folder(run, inputs), split)
+    indices = evenly_spaced_indices(len(samples), limit)
+
+    results: list[SceneResult] = []
+    unreadable: list[DataError] = []
+    for index in track(indices, "predict", transient=True, disable=json):
         try:
-            result = detector.look(
-                samples, index, SCORE if options.score is None else options.score
-            )
+            result = detector.predict_sample(samples, index, min_score)
         except DataError as error:
-            failed.append(error)
+            unreadable.append(error)
             continue
-        result.save(options.folder / f"{result.sample.scene}-{result.sample.token}.jpg")
-        done.append(result)
-        if not options.json:
-            tell(result)
-    content = written(done)
-    write_json(options.folder / "predictions.json", content)
-    about = f"{len(done)} samples, annotated, and predictions.json: {options.folder}"
-    print(json.dumps(content, indent=1) if options.json else about)
-    if failed:
-        raise unread(failed, len(indices), "samples")
+        result.save(out / f"{result.sample.scene}-{result.sample.token}.jpg")
+        results.append(result)
+        if not json:
+            print_counts(result)
+    content = to_result_file(results)
+    write_json(out / "predictions.json", content)
+    if json:
+        print(dumps(content, indent=1))
+    else:
+        print(f"{len(results)} annotated samples and predictions.json are in {out}")
+    if unreadable:
+        raise unreadable_inputs(unreadable, len(indices), "samples")
 
 
-def folder_of(options: Options) -> Path:
-    """The data that is given, or that of the run."""
-    missing = [name for name in options.pictures if not Path(name).exists()]
-    if missing:
-        raise UsageError(
-            "there is no such folder", missing[0], "pass the folder of one nuScenes version"
-        )
-    if len(options.pictures) > 1 or any(not Path(name).is_dir() for name in options.pictures):
-        what = "this detector sees scenes of six cameras, not single pictures"
-        raise UsageError(what, options.pictures[0], "pass the folder of one nuScenes version")
-    if options.pictures:
-        return Path(options.pictures[0])
-    return own_data(options.run_, f"groupdetr predict {options.run_} NUSCENES")[0]
+def data_folder(run: Path, inputs: Sequence[str]) -> Path:
+    """Return the folder that ``inputs`` names, or that of the run's own data.
+
+    `UsageError` if it does not exist or if there are images in its place.
+    """
+    remedy = "pass the folder of one nuScenes version"
+    for name in inputs:
+        if not Path(name).exists():
+            raise UsageError("there is no such folder", name, remedy)
+    if not inputs:
+        data, _ = training_data(run, f"groupdetr predict {run} NUSCENES")
+        return data
+    if len(inputs) > 1 or not Path(inputs[0]).is_dir():
+        what = "this detector needs scenes of six cameras, not single images"
+        raise UsageError(what, inputs[0], remedy)
+    return Path(inputs[0])
 
 
-def written(results: Sequence[SceneResult]) -> dict[str, Any]:
-    """As the result file of the nuScenes detection challenge, with these samples alone."""
-    world = [in_the_world(result.found, result.sample) for result in results]
-    return to_results([result.sample.token for result in results], world)
+def to_result_file(results: Sequence[SceneResult]) -> dict[str, Any]:
+    """Return the content of a result file of the nuScenes detection challenge.
+
+    It has only these samples, not those of a whole split.
+    """
+    tokens = [result.sample.token for result in results]
+    boxes = [to_global_frame(result.detections, result.sample) for result in results]
+    return to_results(tokens, boxes)
 
 
-def tell(result: SceneResult) -> None:
-    counts = (
-        ", ".join(f"{result.names.count(name)} {name}" for name in dict.fromkeys(result.names))
-        or "nothing"
-    )
-    print(f"{result.sample.scene} {result.sample.token}: {counts}")
+def print_counts(result: SceneResult) -> None:
+    """Print one line: how many objects of each class were detected in a sample."""
+    names = result.names
+    counts = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
+    print(f"{result.sample.scene} {result.sample.token}: {', '.join(counts) or 'no objects'}")

@@ -1,4 +1,4 @@
-"""The page of a run on scenes."""
+"""The HTML page of a run of a 3D detector."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 from groupdetr.engine.run_folder import RunFolder
-from groupdetr.evaluation.nuscenes import ERRORS, FIGURES, Evaluation
+from groupdetr.evaluation.nuscenes import ERRORS, FIGURES, NuScenesEvaluation
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.page import (
+    CaptionedImage,
     Cell,
     Column,
     Html,
-    Picture,
     Tile,
     facts,
     page,
@@ -22,78 +22,89 @@ from groupdetr.report.page import (
     tiles,
     wide,
 )
-from groupdetr.report.run import cost, lead, learning
-from groupdetr.report.run_summary import about, summary
+from groupdetr.report.run import cost_tiles, lead_paragraph, learning_section
+from groupdetr.report.run_summary import run_details, summarize_run
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 
-PANELS = 4  # scenes on the page
-WIDTH = 480  # pixels of a camera's picture there
+NUM_SAMPLES = 4  # samples that are drawn on the page
+IMAGE_WIDTH = 480  # pixels of one camera's image on the page
+METRICS = FIGURES[:2]  # NDS and mAP
 
 
 def report(run: RunFolder) -> Path:
-    """Write report.html of a run that has been evaluated at least once."""
-    config, card = run.read_config(), json.loads(run.data.read_text())
+    """Write report.html of a run that has been evaluated at least once, and return its path."""
+    config = run.read_config()
+    metadata = json.loads(run.data.read_text())
+    metrics = json.loads((run.val / "metrics.json").read_text())
+    evaluation = NuScenesEvaluation.from_json(metrics)
     detector = SceneDetector(run.path, "cpu")
-    evaluation = Evaluation.from_json(json.loads((run.val / "metrics.json").read_text()))
-    splits = {
-        name: f"{split['images']} samples of {split['version']}"
-        for name, split in card["splits"].items()
-    }
-    trained = summary(run)
+    summary = summarize_run(run)
+    data: dict[str, object] = {"data": metadata["root"]}
+    for name, split in metadata["splits"].items():
+        data[name] = f"{split['images']} samples of {split['version']}"
     body = [
-        headline(evaluation, trained),
-        learning(trained, FIGURES[:2], "samples"),
-        section("Every class", classes(evaluation)),
-        what_it_finds(detector, config["data"]),
-        section("Data", facts({"data": card["root"], **splits})),
-        section("Run", facts(about(config, detector.recipe))),
+        headline(evaluation, summary),
+        learning_section(summary, METRICS, "samples"),
+        section("Every class", class_table(evaluation)),
+        detections_section(detector, config["data"]),
+        section("Data", facts(data)),
+        section("Run", facts(run_details(config, detector.recipe))),
     ]
-    run.report.write_text(
-        page("groupdetr run", run.path.name, lead(config["model"], trained), body), encoding="utf-8"
-    )
+    lead = lead_paragraph(config["model"], summary)
+    document = page("groupdetr run", run.path.name, lead, body)
+    run.report.write_text(document, encoding="utf-8")
     return run.report
 
 
-def headline(evaluation: Evaluation, trained: RunSummary) -> Html:
-    score, precision = (f"{100 * evaluation.stats[name]:.1f}" for name in FIGURES[:2])
-    error = Tile(
-        "Error of places", f"{evaluation.stats['mATE']:.2f}", "m", "of hits within two metres"
+def headline(evaluation: NuScenesEvaluation, summary: RunSummary) -> Html:
+    """Return the tiles with the most important figures."""
+    nds, mean_ap = (f"{100 * evaluation.stats[name]:.1f}" for name in METRICS)
+    translation_error = f"{evaluation.stats['mATE']:.2f}"
+    return tiles(
+        [
+            Tile("NDS", nds, strong=True),
+            Tile("mAP", mean_ap),
+            Tile("Translation error", translation_error, "m", "of matches within two metres"),
+            *cost_tiles(summary),
+        ]
     )
-    return tiles([Tile("NDS", score, strong=True), Tile("mAP", precision), error, *cost(trained)])
 
 
-def classes(evaluation: Evaluation) -> Html:
-    head = [
-        Column("class"),
-        Column("AP", 1),
-        *(Column(name, 2) for name in ERRORS),
-        Column("objects", 0),
-    ]
-    objects = sum(row.objects for row in evaluation.per_class)
-    mean: list[Cell] = [
-        "mean",
-        100 * evaluation.stats["mAP"],
-        *(evaluation.stats[f"m{name}"] for name in ERRORS),
-        objects,
-    ]
-    rows: list[list[Cell]] = [
-        [row.name, 100 * row.AP, *(getattr(row, name) for name in ERRORS), row.objects]
-        for row in evaluation.per_class
-    ]
-    words = (
-        "AP in points; errors of hits within two metres, in place (m), scale, orientation (rad), velocity (m/s) and "
-        "attribute; a dash where there is no such error."
+def class_table(evaluation: NuScenesEvaluation) -> Html:
+    """Return the table of AP and errors of all classes, with their mean as the first row."""
+    columns = [Column("class"), Column("AP", 1)]
+    columns += [Column(name, 2) for name in ERRORS]
+    columns.append(Column("objects", 0))
+
+    mean: list[Cell] = ["mean", 100 * evaluation.stats["mAP"]]
+    mean += [evaluation.stats[f"m{name}"] for name in ERRORS]
+    mean.append(sum(score.objects for score in evaluation.per_class))
+    rows = [mean]
+    for score in evaluation.per_class:
+        row: list[Cell] = [score.name, 100 * score.AP]
+        row += [getattr(score, name) for name in ERRORS]
+        row.append(score.objects)
+        rows.append(row)
+    caption = (
+        "AP in percent. The errors are means over matches within two metres, of translation (m), "
+        "scale, orientation (rad), velocity (m/s) and attribute. A dash means that the class has "
+        "no such error."
     )
-    return table(head, [mean, *rows], words)
+    return table(columns, rows, caption)
 
 
-def what_it_finds(detector: SceneDetector, data: str) -> Html:
-    """Samples of val with as many boxes as there are objects."""
-    words = "Validation samples, with as many boxes as there are objects, the surest first; what is there is white."
-    pictures = []
-    for result in detector.predict(data, score=0.0, limit=PANELS):
-        result = result.best(len(result.truth))
-        lowest = f", the last box has a score of {result.scores[-1]:.2f}" if len(result) else ""
-        caption = f"{len(result.truth)} objects{lowest}"
-        pictures.append(Picture(result.draw(WIDTH), result.sample.scene, caption))
-    return section("What it finds", prose(words), wide(pictures))
+def detections_section(detector: SceneDetector, data: str) -> Html:
+    """Return the section with drawn samples of val."""
+    text = (
+        "Validation samples. As many boxes are drawn as there are objects, those with the highest "
+        "scores. Objects are white."
+    )
+    images = []
+    for full_result in detector.predict(data, score=0.0, limit=NUM_SAMPLES):
+        num_objects = len(full_result.truth)
+        result = full_result.best(num_objects)
+        caption = f"{num_objects} objects"
+        if len(result):
+            caption += f", the last box has a score of {result.scores[-1]:.2f}"
+        images.append(CaptionedImage(result.draw(IMAGE_WIDTH), result.sample.scene, caption))
+    return section("Detections", prose(text), wide(images))

@@ -1,167 +1,190 @@
-"""Detection in space: what six cameras saw in, scored boxes around the vehicle out."""
+"""3D detection: from the images of six cameras to scored boxes around the vehicle."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from groupdetr.data.check import Report
-from groupdetr.data.nuscenes.dataset import Views
+from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.samples import Sample
-from groupdetr.data.nuscenes.transforms import IMGSZ, Augment, published, unchanged
+from groupdetr.data.nuscenes.transforms import (
+    IMAGE_SIZE,
+    Augment,
+    no_augmentation,
+    petr_augmentation,
+)
 from groupdetr.data.nuscenes.version import NuScenes, check_version, load
-from groupdetr.data.nuscenes.worst_case import Worst, worst_of
+from groupdetr.data.nuscenes.worst_case import WorstCaseSceneBatch, worst_case
+from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
-from groupdetr.evaluation.boxes3d import Boxes3D, Pose, found_boxes
-from groupdetr.evaluation.nuscenes import Evaluation, Scene, evaluate
-from groupdetr.ops.boxes3d import code_to_box
+from groupdetr.evaluation.boxes3d import Boxes3D, Pose, predicted_boxes
+from groupdetr.evaluation.nuscenes import NuScenesEvaluation, SampleGroundTruth, evaluate
+from groupdetr.ops.boxes3d import decode_boxes3d
 from groupdetr.settings import Settings
+from groupdetr.structures.detections3d import Detections3D
 from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.detection2d.task import best_pairs
 
-AUGMENTATIONS: dict[str, Augment] = {"petr": published, "none": unchanged}
-LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)  # metres: centres beyond are dropped
-COARSEST = 32  # pixels of a picture that are one of a backbone's coarsest map
-
-
-@dataclass
-class Found:
-    """Of one sample, by falling score, in the lidar frame."""
-
-    scores: Tensor  # [D] in [0,1]
-    labels: Tensor  # [D] int64
-    boxes: Tensor  # [D,9] as in ops/boxes3d
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def __getitem__(self, kept: Tensor | slice) -> Found:
-        return Found(self.scores[kept], self.labels[kept], self.boxes[kept])
-
-    def above(self, score: float) -> Found:
-        """Those with at least this score."""
-        return self[self.scores >= score]
+AUGMENTATIONS: dict[str, Augment] = {"petr": petr_augmentation, "none": no_augmentation}
+# Bounds of x, y, z in metres. Boxes whose centre is outside are dropped.
+LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)
+MAX_STRIDE = 32  # of a backbone's feature maps, in pixels
 
 
 @torch.no_grad()
-def boxes_in_space(answer: Predictions, most: int) -> list[Found]:
-    """The ``most`` best (query, class) pairs of each scene. As in PETR: no threshold, no non-maximum suppression."""
-    scores, query, label = best_pairs(answer.logits.float().sigmoid(), most)
-    codes = answer.boxes.float().gather(
-        1, query.unsqueeze(-1).expand(-1, -1, answer.boxes.shape[-1])
-    )
-    boxes = code_to_box(codes)
+def postprocess_boxes3d(predictions: Predictions, num_detections: int) -> list[Detections3D]:
+    """Return the ``num_detections`` best (query, class) pairs of each scene.
+
+    As in PETR's code, scores are sigmoids, and there is no threshold and no non-maximum
+    suppression. Boxes whose centre is outside of `LOW` and `HIGH` are dropped afterwards.
+    """
+    scores, query, labels = best_pairs(predictions.logits.float().sigmoid(), num_detections)
+    encoded = predictions.boxes.float()
+    encoded = encoded.gather(1, query.unsqueeze(-1).expand(-1, -1, encoded.shape[-1]))
+    boxes = decode_boxes3d(encoded)
     low, high = boxes.new_tensor(LOW), boxes.new_tensor(HIGH)
-    within = ((boxes[..., :3] >= low) & (boxes[..., :3] <= high)).all(-1)
-    parts = (scores.cpu(), label.cpu(), boxes.cpu(), within.cpu())
-    return [Found(score[kept], kind[kept], box[kept]) for score, kind, box, kept in zip(*parts)]
+    centres = boxes[..., :3]
+    inside = ((centres >= low) & (centres <= high)).all(-1)
+    # One copy to the host for the whole batch.
+    scores, labels, boxes, inside = scores.cpu(), labels.cpu(), boxes.cpu(), inside.cpu()
+    detections = []
+    for index in range(len(scores)):
+        scene = Detections3D(scores[index], labels[index], boxes[index])
+        detections.append(scene[inside[index]])
+    return detections
 
 
-class Detection3DTask:
-    """Detection on the samples of a nuScenes version. ``most``: boxes kept of a sample."""
+class Detection3DTask(Task):
+    """3D detection on the samples of a nuScenes version."""
 
     kind: ClassVar[str] = "space"
-    sees: ClassVar[str] = "scenes"
-    figures: ClassVar[tuple[str, ...]] = (
-        "NDS",
-        "mAP",
-    )  # that are shown while training, the deciding one first
-    two_frames: ClassVar[bool] = False  # is an earlier frame looked at, too?
-    kept: ClassVar[int] = 0  # bytes: pictures are decoded anew whenever they are drawn
-    found = staticmethod(boxes_in_space)
+    input_kind: ClassVar[str] = "scenes"
+    figures: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # shown during training, deciding one first
+    two_frames: ClassVar[bool] = False  # True if a sample has the images of an earlier frame, too
+    postprocess = staticmethod(postprocess_boxes3d)
 
-    def __init__(self, data: NuScenes, settings: Settings, most: int, workers: int = 0) -> None:
-        del workers
-        self.data, self.settings, self.most = data, settings, most
-        self.augment = augmentation(settings.augment)
-        self.val = self.seen(data.splits["val"], settings.imgsz)
+    train: SceneDataset
+    val: SceneDataset
 
-    @cached_property
-    def train(self) -> Views:
-        size, seed = size_of(self.settings.imgsz), self.settings.seed
-        return Views(self.data.splits["train"], size, self.augment, self.two_frames, seed)
+    def __init__(
+        self, data: NuScenes, settings: Settings, num_detections: int, workers: int = 0
+    ) -> None:
+        """``num_detections`` is the number of boxes of a sample, at most.
+
+        `DataError` if no sample of the train split has an object to train on.
+        """
+        self.data, self.settings, self.num_detections = data, settings, num_detections
+        self.train = SceneDataset(
+            data.splits["train"],
+            image_size(settings.imgsz),
+            augmentation(settings.augment),
+            self.two_frames,
+            settings.seed,
+        )
+        self.val = self.val_dataset(data.splits["val"], settings.imgsz)
 
     @classmethod
-    def seen(cls, samples: Sequence[Sample], imgsz: int) -> Views:
-        """Samples as they are when nothing is learned."""
-        return Views(samples, size_of(imgsz), two_frames=cls.two_frames)
+    def val_dataset(cls, samples: Sequence[Sample], imgsz: int) -> SceneDataset:
+        """Return a dataset of samples without augmentation. Images become ``imgsz`` high."""
+        return SceneDataset(samples, image_size(imgsz), two_frames=cls.two_frames)
 
     @classmethod
     def read(cls, data: Path, images: Path | None) -> NuScenes:
-        """A version from disk; `DataError` for the first thing that would mislead training."""
-        del images
+        """Read a version from disk. `DataError` for the first problem that would mislead."""
         return load(data)
 
     @classmethod
     def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
-        """Everything that is wrong with it."""
-        del images, num_queries
+        """Return a report of all problems of a version."""
         return check_version(data, decode, cls.two_frames)
 
-    def worst(self, burden: Callable[[int], int]) -> Worst:
-        return worst_of(self.train, burden)
+    @property
+    def cache_bytes(self) -> int:
+        """Always 0: decoded images are not cached."""
+        return 0
 
-    def postprocess(self, answer: Predictions, indices: Sequence[int]) -> list[Found]:
-        del indices
-        return boxes_in_space(answer, self.most)
+    def worst_case(self, query_count: Callable[[int], int]) -> WorstCaseSceneBatch:
+        return worst_case(self.train, query_count)
 
-    def evaluate(self, found: Sequence[Found]) -> Evaluation:
-        scenes = [scene_of(sample) for sample in self.val.samples]
-        return evaluate(
-            scenes, [in_the_world(each, sample) for each, sample in zip(found, self.val.samples)]
-        )
+    def postprocess_val(
+        self, predictions: Predictions, indices: Sequence[int]
+    ) -> list[Detections3D]:
+        return postprocess_boxes3d(predictions, self.num_detections)
+
+    def evaluate(self, detections: Sequence[Detections3D]) -> NuScenesEvaluation:
+        ground_truth = [sample_ground_truth(sample) for sample in self.val.samples]
+        boxes = [
+            to_global_frame(sample_detections, sample)
+            for sample_detections, sample in zip(detections, self.val.samples)
+        ]
+        return evaluate(ground_truth, boxes)
 
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"sample {self.train.samples[index].token}" for index in indices]
 
 
+class TwoFrameTask(Detection3DTask):
+    """3D detection from two frames: the images of the key frame and those of an earlier frame."""
+
+    two_frames: ClassVar[bool] = True
+
+
 def augmentation(name: str) -> Augment:
+    """Return the augmentation called ``name``. `UsageError` if it is not one for scenes."""
     if name not in AUGMENTATIONS:
         raise UsageError(
-            f"--augment {name} is for pictures", remedy=f"for scenes: {' or '.join(AUGMENTATIONS)}"
+            f"--augment {name} is for images", remedy=f"for scenes: {' or '.join(AUGMENTATIONS)}"
         )
     return AUGMENTATIONS[name]
 
 
-def size_of(imgsz: int) -> tuple[int, int]:
-    """Pictures become as high as ``imgsz``, and about two and a half times as wide, as published: a multiple of what
-    divides ``imgsz`` and `COARSEST`, so that no backbone whose tokens fit the height has to pad the width."""
-    whole = math.gcd(imgsz, COARSEST)
-    return imgsz, round(imgsz * IMGSZ[1] / IMGSZ[0] / whole) * whole
+def image_size(imgsz: int) -> tuple[int, int]:
+    """Return the height and width of images that become ``imgsz`` high.
+
+    As in PETR, they are about two and a half times as wide. The width is a multiple of the greatest
+    common divisor of ``imgsz`` and `MAX_STRIDE`. So a backbone whose tokens fit the height does not
+    have to pad the width.
+    """
+    divisor = math.gcd(imgsz, MAX_STRIDE)
+    width = imgsz * IMAGE_SIZE[1] / IMAGE_SIZE[0]
+    return imgsz, round(width / divisor) * divisor
 
 
-def learned(sample: Sample) -> Found:
-    """What is there to be learned, as if it had been found."""
-    boxes, labels = sample.objects()
-    return Found(torch.ones(len(labels)), torch.from_numpy(labels), torch.from_numpy(boxes))
+def trainable_as_detections(sample: Sample) -> Detections3D:
+    """Return the trainable objects of a sample as detections with score 1."""
+    boxes, labels = sample.trainable_objects()
+    scores = torch.ones(len(labels))
+    return Detections3D(scores, torch.from_numpy(labels), torch.from_numpy(boxes))
 
 
-def scene_of(sample: Sample) -> Scene:
-    """What is there."""
+def sample_ground_truth(sample: Sample) -> SampleGroundTruth:
+    """Return all annotated objects of a sample for the evaluation."""
     truth = sample.truth
-    return Scene.seen_from(
-        pose_of(sample), truth.boxes, truth.labels, truth.attributes, truth.points, truth.racks
+    return SampleGroundTruth.from_lidar_frame(
+        lidar_pose(sample),
+        truth.boxes,
+        truth.labels,
+        truth.attributes,
+        truth.points,
+        truth.racks,
     )
 
 
-def in_the_world(found: Found, sample: Sample) -> Boxes3D:
-    return found_boxes(
-        found.boxes.numpy(), found.labels.numpy(), found.scores.numpy(), pose_of(sample)
+def to_global_frame(detections: Detections3D, sample: Sample) -> Boxes3D:
+    """Return the detections of a sample as boxes in the global frame."""
+    return predicted_boxes(
+        detections.boxes.numpy(),
+        detections.labels.numpy(),
+        detections.scores.numpy(),
+        lidar_pose(sample),
     )
 
 
-def pose_of(sample: Sample) -> Pose:
+def lidar_pose(sample: Sample) -> Pose:
+    """Return the pose of the lidar of a sample."""
     return Pose(sample.lidar_to_ego, sample.ego_to_global)
-
-
-class TwoFrameTask(Detection3DTask):
-    """The same from what was seen now and a moment before."""
-
-    two_frames: ClassVar[bool] = True

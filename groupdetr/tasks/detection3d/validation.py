@@ -1,104 +1,132 @@
-"""Evaluating a detector of scenes: as it is used, and every group by itself."""
+"""The verb val for 3D detectors: evaluation as they are used, and of every group alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from groupdetr.cli.options.val import Options
 from groupdetr.data.nuscenes.version import NuScenes, load
-from groupdetr.engine.accelerator import accelerator, loader_workers
-from groupdetr.engine.inference import find, running
-from groupdetr.engine.run_folder import own_data, write_json, write_text
+from groupdetr.engine.accelerator import create_accelerator, loader_workers
+from groupdetr.engine.inference import run_inference, use_group
+from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
-from groupdetr.evaluation.nuscenes import ERRORS, Evaluation
+from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
 from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.settings import Settings
-from groupdetr.tasks.detection2d.validation import as_csv, as_table
+from groupdetr.structures.detections3d import Detections3D
+from groupdetr.tasks.detection2d.validation import format_csv, format_table
 from groupdetr.tasks.detection3d.prediction import SceneDetector
-from groupdetr.tasks.detection3d.task import Detection3DTask, Found, in_the_world
+from groupdetr.tasks.detection3d.task import Detection3DTask, to_global_frame
 
 
-def validate(options: Options) -> dict[str, Any]:
-    """Run the detector over the split, print and write what it is worth; returns what metrics.json holds."""
-    settings = Settings(device=options.device, workers=options.workers)
-    machine = accelerator(settings)
-    detector = SceneDetector(options.run_, str(machine.device), options.imgsz)
-    data = chosen_split(options)
-    task: Detection3DTask = detector.task_on(data)
-    ask = partial(find, detector.model, task, machine, options.batch, loader_workers(settings))
-    found = ask()
-    evaluation = task.evaluate(found)
-    folder, samples = options.folder, task.val.samples
-    groups = [task.evaluate(each) for each in by_group(detector, ask)] if options.per_group else []
-    content = {"split": options.split, **evaluation.to_json()}
+def validate(
+    run: Path,
+    *,
+    data: Path | None,
+    images: Path | None,
+    split: str,
+    per_group: bool,
+    imgsz: int | None,
+    batch: int,
+    workers: int | None,
+    device: str,
+    out: Path,
+    json: bool,
+) -> dict[str, Any]:
+    """Evaluate a 3D detector on a split, write the figures to the folder ``out``, and return them.
+
+    ``data`` is the folder of a nuScenes version; None: the data of the run. With ``per_group``,
+    every group is also evaluated alone. With ``json``, no tables are printed. It writes
+    metrics.json, whose content is returned, per_class.csv, per_group.csv if asked for, and
+    predictions.json, a result file as the devkit of nuScenes reads it. ``images`` is for images.
+    """
+    settings = Settings(device=device, workers=workers)
+    accelerator = create_accelerator(settings)
+    detector = SceneDetector(run, str(accelerator.device), imgsz)
+    task: Detection3DTask = detector.create_task(load_split(run, data, split))
+    num_workers = loader_workers(settings)
+
+    def detect() -> list[Detections3D]:
+        return run_inference(detector.model, task, accelerator, batch, num_workers)
+
+    detections = detect()
+    evaluation = task.evaluate(detections)
+    groups: list[NuScenesEvaluation] = []
+    if per_group:
+        for group in range(detector.recipe.num_groups):
+            with use_group(detector.model, group):
+                groups.append(task.evaluate(detect()))
+
+    content = {"split": split, **evaluation.to_json()}
     if groups:
         content["per_group"] = [group.to_json() for group in groups]
-        write_text(folder / "per_group.csv", as_csv(group_rows(groups)))
-    write_json(folder / "metrics.json", content)
-    write_text(folder / "per_class.csv", as_csv(class_rows(evaluation)))
-    world = [in_the_world(each, sample) for each, sample in zip(found, samples)]
-    write_results(folder / "predictions.json", [sample.token for sample in samples], world)
-    if not options.json:
-        show(evaluation, groups, folder)
+        write_text(out / "per_group.csv", format_csv(group_rows(groups)))
+    write_json(out / "metrics.json", content)
+    write_text(out / "per_class.csv", format_csv(class_rows(evaluation)))
+    samples = task.val.samples
+    boxes = []
+    for sample_detections, sample in zip(detections, samples):
+        boxes.append(to_global_frame(sample_detections, sample))
+    write_results(out / "predictions.json", [sample.token for sample in samples], boxes)
+    if not json:
+        print_tables(evaluation, groups, out)
     return content
 
 
-def by_group(detector: SceneDetector, ask: Callable[[], list[Found]]) -> Iterator[list[Found]]:
-    """What each group finds alone."""
-    for group in range(detector.recipe.num_groups):
-        with running(detector.model, group):
-            yield ask()
+def load_split(run: Path, data: Path | None, split: str) -> NuScenes:
+    """Return the data whose val split is the split to evaluate.
 
-
-def chosen_split(options: Options) -> NuScenes:
-    """The split to evaluate, in the place of val."""
-    root = options.data or own_data(options.run_, "add --data DATA")[0]
-    data = load(root, options.split)
-    if not any(sample.truth.learned.any() for sample in data.splits["val"]):
-        remedy = f"look at what is found: groupdetr predict {options.run_} {root} --split {options.split}"
+    `UsageError` if it has no object to evaluate.
+    """
+    root = data or training_data(run, "add --data DATA")[0]
+    dataset = load(root, split)
+    if not any(sample.truth.trainable.any() for sample in dataset.splits["val"]):
         raise UsageError(
-            f"split {options.split!r} has no object that can be found", str(root), remedy
+            f"split {split!r} has no object to evaluate",
+            str(root),
+            f"to see the predictions: groupdetr predict {run} {root} --split {split}",
         )
-    return data
+    return dataset
 
 
-def show(evaluation: Evaluation, groups: list[Evaluation], folder: Path) -> None:
+def print_tables(
+    evaluation: NuScenesEvaluation, groups: Sequence[NuScenesEvaluation], out: Path
+) -> None:
+    """Print the figures of all classes together, of every class, and of every group."""
     console = Console(highlight=False, soft_wrap=True)
-    tables = (
-        [figures(evaluation)],
-        class_rows(evaluation),
-        *([group_rows(groups)] if groups else []),
-    )
-    console.print(*map(as_table, tables), f"written to {folder}", sep="\n")
+    console.print(format_table([figures(evaluation)]))
+    console.print(format_table(class_rows(evaluation)))
+    if groups:
+        console.print(format_table(group_rows(groups)))
+    console.print(f"written to {out}")
 
 
-def figures(evaluation: Evaluation) -> dict[str, str]:
-    return {name: number(value) for name, value in evaluation.stats.items()}
+def figures(evaluation: NuScenesEvaluation) -> dict[str, str]:
+    """Return the figures as text, by name."""
+    return {name: format_figure(value) for name, value in evaluation.stats.items()}
 
 
-def number(value: float) -> str:
-    """A dash where it is undefined: an error without hits."""
+def format_figure(value: float) -> str:
+    """Return three decimals, or a dash if the figure is undefined: an error without any match."""
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:
-    """One row for each class, with the errors of its hits."""
-    return [
-        {
-            "class": row.name,
-            "AP": number(row.AP),
-            **{name: number(getattr(row, name)) for name in ERRORS},
-        }
-        | {"objects": str(row.objects)}
-        for row in evaluation.per_class
-    ]
+def class_rows(evaluation: NuScenesEvaluation) -> list[dict[str, str]]:
+    """Return one row for each class: its AP, the mean errors of its matches, and its objects."""
+    rows = []
+    for score in evaluation.per_class:
+        row = {"class": score.name, "AP": format_figure(score.AP)}
+        for name in ERRORS:
+            row[name] = format_figure(getattr(score, name))
+        row["objects"] = str(score.objects)
+        rows.append(row)
+    return rows
 
 
-def group_rows(groups: list[Evaluation]) -> list[dict[str, str]]:
+def group_rows(groups: Sequence[NuScenesEvaluation]) -> list[dict[str, str]]:
+    """Return one row for each group."""
     return [{"group": str(k)} | figures(group) for k, group in enumerate(groups)]

@@ -1,4 +1,4 @@
-"""A synthetic nuScenes, written once, and ways to break a copy of it."""
+"""A synthetic nuScenes, written once, and helpers to break a copy of it."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from groupdetr.data.nuscenes.synthetic_cameras import COLOURS, GROUND, SHADES, S
 from groupdetr.data.nuscenes.tables import Tables
 
 CONFIG = SyntheticConfig(train_scenes=2, samples=3)
-LONG = SyntheticConfig(samples=8, width=64, height=36)
+LONG_CONFIG = SyntheticConfig(samples=8, width=64, height=36)
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +29,9 @@ def samples(root):
 
 @pytest.fixture(scope="session")
 def long_root(tmp_path_factory):
-    """Small pictures, but long enough a scene for thirty earlier frames."""
+    """A set with small images, but scenes that are long enough for thirty earlier frames."""
     folder = tmp_path_factory.mktemp("long")
-    write(LONG, folder)
+    write(LONG_CONFIG, folder)
     return folder
 
 
@@ -42,7 +42,7 @@ def long_samples(long_root):
 
 @pytest.fixture
 def copy(root, tmp_path):
-    """To be broken: the tables are copied, the pictures are the same."""
+    """A copy of the set that a test may break. The tables are copied, the images are links."""
     for folder in ("samples", "sweeps", "maps"):
         (tmp_path / folder).symlink_to(root / folder)
     shutil.copytree(root / VERSION, tmp_path / VERSION)
@@ -51,53 +51,58 @@ def copy(root, tmp_path):
 
 @pytest.fixture
 def edit(copy):
-    """``edit("sample", change)``: changes the records of a table in place, then writes it."""
+    """``edit("sample", change)`` changes the records of a table in place and returns the copy."""
 
-    def edited(name, change):
+    def edit_table(name, change):
         file = copy / VERSION / f"{name}.json"
         rows = json.loads(file.read_text())
         change(rows)
         file.write_text(json.dumps(rows))
         return copy
 
-    return edited
+    return edit_table
 
 
-PAINTS = [(name, shade * np.array(colour)) for name, colour in COLOURS.items() for shade in SHADES]
-PAINTS += [("sky", np.array(SKY)), ("ground", np.array(GROUND))]
+SHADED_COLOURS = [("sky", np.array(SKY)), ("ground", np.array(GROUND))]
+for class_name, class_colour in COLOURS.items():
+    for class_shade in SHADES:
+        SHADED_COLOURS.append((class_name, class_shade * np.array(class_colour)))
 
 
-def painted(pixel):
-    """The name of the class that has the colour of a pixel [3]."""
-    return min(PAINTS, key=lambda paint: np.abs(paint[1] - pixel).sum())[0]
+def class_of_pixel(pixel):
+    """Return the name of the class whose colour is nearest to a pixel [3], or sky or ground."""
+    distances = [np.abs(colour - pixel).sum() for _, colour in SHADED_COLOURS]
+    return SHADED_COLOURS[int(np.argmin(distances))][0]
 
 
 def corners_of(box):
-    """[8,3] of a box [9]."""
+    """Return the corners [8,3] of a box [9]."""
     x, y, z, width, length, height, yaw = box[:7]
     signs = np.array([(a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) / 2
-    along, across = (
-        np.array([np.cos(yaw), np.sin(yaw), 0]),
-        np.array([-np.sin(yaw), np.cos(yaw), 0]),
-    )
+    along = np.array([np.cos(yaw), np.sin(yaw), 0])
+    across = np.array([-np.sin(yaw), np.cos(yaw), 0])
     offsets = signs * (length, width, height) @ np.stack([along, across, (0, 0, 1)])
     return np.array([x, y, z]) + offsets
 
 
-def in_sight(eye, boxes, which, margin=1.15):
-    """Whether nothing stands between a point [3] and the centre of a box, all boxes being a little larger."""
-    target = boxes[which, :3]
-    return not any(
-        _hit(eye, target, box, margin) for place, box in enumerate(boxes) if place != which
-    )
+def is_visible(camera, boxes, index, margin=1.15):
+    """Return whether no other box is between a point [3] and the centre of a box.
+
+    All other boxes are enlarged by ``margin``.
+    """
+    target = boxes[index, :3]
+    for other, box in enumerate(boxes):
+        if other != index and _intersects(camera, target, box, margin):
+            return False
+    return True
 
 
-def _hit(eye, target, box, margin):
-    """Whether the segment meets the box, by the slabs of the box's own axes."""
-    turn = np.array(
-        [[np.cos(box[6]), np.sin(box[6]), 0], [-np.sin(box[6]), np.cos(box[6]), 0], [0, 0, 1]]
-    )
-    start, way = turn @ (eye - box[:3]), turn @ (target - eye)
-    half = margin * box[[4, 3, 5]] / 2
-    ends = np.stack([(-half - start) / way, (half - start) / way])
-    return max(0, ends.min(0).max()) < min(1, ends.max(0).min())
+def _intersects(start, end, box, margin):
+    """Return whether a segment intersects a box, by the slab method in the axes of the box."""
+    cos, sin = np.cos(box[6]), np.sin(box[6])
+    to_box = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    origin = to_box @ (start - box[:3])
+    direction = to_box @ (end - start)
+    half_size = margin * box[[4, 3, 5]] / 2
+    crossings = np.stack([(-half_size - origin) / direction, (half_size - origin) / direction])
+    return max(0, crossings.min(0).max()) < min(1, crossings.max(0).min())

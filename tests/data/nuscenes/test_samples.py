@@ -1,4 +1,4 @@
-"""Claims about key frames: their order, their frames before, and which boxes are learned."""
+"""Samples: their order, their earlier frames, and their trainable boxes."""
 
 from dataclasses import replace
 
@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
-from groupdetr.data.nuscenes.objects import velocity
+from groupdetr.data.nuscenes.objects import estimate_velocity
 from groupdetr.data.nuscenes.samples import read_samples
 from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
 from groupdetr.data.nuscenes.tables import Tables
 from groupdetr.errors import DataError
 
 
-def first_of(samples):
-    """Of each scene, the first key frame."""
-    return [sample for sample in samples if not len(sample.earlier)]
+def first_of_scenes(samples):
+    """Return the first key frame of each scene."""
+    return [sample for sample in samples if not len(sample.earlier_indices)]
 
 
-def test_samples_come_by_time_with_six_cameras_in_the_published_order(samples):
+def test_samples_are_in_order_of_time_with_six_cameras_in_the_published_order(samples):
     assert [sample.time for sample in samples] == sorted(sample.time for sample in samples)
     assert {sample.scene for sample in samples} == {"scene-9001", "scene-9002"}
     for sample in samples:
@@ -32,54 +32,57 @@ def test_labels_are_indices_of_the_published_classes():
     assert len(CLASSES) == 10
 
 
-# Frames before.
+# Earlier frames.
 
 
-def test_earlier_frames_reach_back_thirty_pictures_in_steps_of_a_twelfth_of_a_second(long_samples):
+def test_earlier_frames_reach_back_thirty_images_in_steps_of_a_twelfth_of_a_second(long_samples):
     sample = long_samples[-1]
-    assert sample.earlier.shape == (30, 6)
+    assert sample.earlier_indices.shape == (30, 6)
     for index in range(30):
-        ages = sample.frame_before(index).ages(sample.time) - sample.frame().ages(sample.time)
+        ages = sample.earlier_frame(index).ages(sample.time) - sample.frame().ages(sample.time)
         assert np.allclose(ages, (index + 1) / 12, atol=1e-5)
 
 
 def test_earlier_frames_end_with_the_scene(long_samples, samples):
-    assert [len(sample.earlier) for sample in long_samples] == [0, 6, 12, 18, 24, 30, 30, 30]
-    assert len(first_of(samples)) == 2
+    counts = [len(sample.earlier_indices) for sample in long_samples]
+    assert counts == [0, 6, 12, 18, 24, 30, 30, 30]
+    assert len(first_of_scenes(samples)) == 2
 
 
 def test_every_sixth_earlier_frame_is_a_key_frame(long_samples):
-    frames = [long_samples[-1].frame_before(index) for index in range(30)]
+    frames = [long_samples[-1].earlier_frame(index) for index in range(30)]
     folders = [{path.parts[-3] for path in frame.paths} for frame in frames]
     assert folders == ([{"sweeps"}] * 5 + [{"samples"}]) * 5
 
 
-@pytest.mark.parametrize(("last", "until"), [(1, 5), (5, 11), (7, 11)])
-def test_the_last_frame_is_repeated_where_a_camera_has_none_left(long_samples, last, until):
+@pytest.mark.parametrize(("last", "end"), [(1, 5), (5, 11), (7, 11)])
+def test_the_last_frame_is_repeated_if_a_camera_has_none_left(long_samples, last, end):
     sample = long_samples[-1]
-    broken = sample.footage.previous.copy()
-    broken[sample.earlier[last][2]] = -1  # one camera took no picture before this one
-    walked = replace(sample.footage, previous=broken).earlier(
-        [s.views for s in reversed(long_samples[-6:])]
-    )
-    assert (walked[: last + 1] == sample.earlier[: last + 1]).all()
-    assert (walked[last:until] == sample.earlier[last]).all()
-    assert (walked[until:] == sample.earlier[until:]).all()
+    complete = sample.earlier_indices
+    previous = sample.camera_frames.previous.copy()
+    previous[complete[last][2]] = -1  # one camera has no image before this one
+    camera_frames = replace(sample.camera_frames, previous=previous)
+    key_frames = [key_frame.image_indices for key_frame in reversed(long_samples[-6:])]
+    frames = camera_frames.earlier_frames(key_frames)
+    assert (frames[: last + 1] == complete[: last + 1]).all()
+    assert (frames[last:end] == complete[last]).all()
+    assert (frames[end:] == complete[end:]).all()
 
 
-def test_without_sweeps_earlier_frames_wait_at_key_frames(tmp_path):
+def test_without_sweeps_earlier_frames_are_repeated_key_frames(tmp_path):
     write(SyntheticConfig(samples=3, width=32, height=32, sweeps=False), tmp_path)
     first, second, third = read_samples(Tables(tmp_path, VERSION), "train")
-    assert (third.earlier == np.stack([second.views] * 6 + [first.views] * 6)).all()
+    expected = np.stack([second.image_indices] * 6 + [first.image_indices] * 6)
+    assert (third.earlier_indices == expected).all()
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_a_camera_without_a_picture_before_leaves_the_key_frame_before(long_samples):
-    now, before = (long_samples[i].views for i in (-1, -2))
-    footage = replace(
-        long_samples[0].footage, previous=np.full(len(long_samples[0].footage.names), -1)
-    )
-    assert (footage.earlier([now, before]) == before).all()
+def test_without_any_sweep_only_the_previous_key_frame_is_left(long_samples):
+    current = long_samples[-1].image_indices
+    previous = long_samples[-2].image_indices
+    camera_frames = long_samples[0].camera_frames
+    without_previous = replace(camera_frames, previous=np.full(len(camera_frames.names), -1))
+    assert (without_previous.earlier_frames([current, previous]) == previous).all()
 
 
 # Boxes.
@@ -95,116 +98,118 @@ def annotations_of(samples, root):
     return tables, rows
 
 
-def test_velocity_is_the_difference_of_both_neighbours(samples, root):
+def test_velocity_is_the_difference_of_the_positions_before_and_after(samples, root):
     tables, rows = annotations_of(samples, root)
     before = tables["sample_annotation"][rows[0]["prev"]]["translation"]
     after = tables["sample_annotation"][rows[0]["next"]]["translation"]
-    assert np.allclose(velocity(tables, rows[0]), np.subtract(after, before) / 1.0)
+    assert np.allclose(estimate_velocity(tables, rows[0]), np.subtract(after, before) / 1.0)
 
 
-@pytest.mark.parametrize(("cut", "sign"), [("prev", 1), ("next", -1)])
-def test_velocity_is_told_by_one_neighbour_within_a_second_and_a_half(samples, root, cut, sign):
+@pytest.mark.parametrize(("missing", "sign"), [("prev", 1), ("next", -1)])
+def test_velocity_from_one_neighbour_needs_it_within_a_second_and_a_half(
+    samples, root, missing, sign
+):
     tables, rows = annotations_of(samples, root)
-    row = rows[-1] | {cut: ""}
+    row = rows[-1] | {missing: ""}
     other = tables["sample_annotation"][row["next"] or row["prev"]]
-    gap = np.subtract(other["translation"], row["translation"]) * sign
-    assert np.allclose(velocity(tables, row), gap / 0.5)
+    distance = np.subtract(other["translation"], row["translation"]) * sign
+    assert np.allclose(estimate_velocity(tables, row), distance / 0.5)
     tables["sample"][other["sample_token"]]["timestamp"] += sign * 1_000_000
-    assert np.allclose(velocity(tables, row), gap / 1.5)
+    assert np.allclose(estimate_velocity(tables, row), distance / 1.5)
     tables["sample"][other["sample_token"]]["timestamp"] += sign
-    assert np.isnan(velocity(tables, row)).all()
+    assert np.isnan(estimate_velocity(tables, row)).all()
 
 
 def test_velocity_of_two_neighbours_may_span_three_seconds(samples, root):
     tables, rows = annotations_of(samples, root)
-    time = tables["sample"][tables["sample_annotation"][rows[0]["next"]]["sample_token"]]
-    time["timestamp"] += 2_000_000
-    assert np.isfinite(velocity(tables, rows[0])).all()
-    time["timestamp"] += 1
-    assert np.isnan(velocity(tables, rows[0])).all()
+    after = tables["sample_annotation"][rows[0]["next"]]
+    sample = tables["sample"][after["sample_token"]]
+    sample["timestamp"] += 2_000_000
+    assert np.isfinite(estimate_velocity(tables, rows[0])).all()
+    sample["timestamp"] += 1
+    assert np.isnan(estimate_velocity(tables, rows[0])).all()
 
 
-def test_what_is_seen_once_has_no_velocity_and_is_learned_as_standing(edit, samples):
-    def alone(rows):
+def test_an_object_annotated_once_has_no_velocity_and_is_trained_on_as_standing(edit, samples):
+    def remove_neighbours(rows):
         for row in rows:
             row["prev"] = row["next"] = ""
 
-    sample = read_samples(Tables(edit("sample_annotation", alone), VERSION), "train")[0]
+    sample = read_samples(Tables(edit("sample_annotation", remove_neighbours), VERSION), "train")[0]
     assert np.isnan(sample.truth.boxes[:, 7:]).all()
-    boxes, labels = sample.objects()
+    boxes, labels = sample.trainable_objects()
     assert (boxes[:, 7:] == 0).all()
     assert (boxes[:, :7] == samples[0].truth.boxes[:, :7]).all()
     assert len(labels) == len(boxes) == 16
 
 
-def test_velocity_is_told_without_its_height(edit, samples):
-    """Which would leak into x and y, since the lidar is not level."""
+def test_velocity_is_without_its_vertical_part(edit, samples):
+    """The lidar is not level, so the vertical part would change x and y."""
 
-    def climb(rows):
+    def lift_all_but_the_first(rows):
         for row in rows:
             row["translation"][2] += 5 * (not row["prev"])
 
-    climbing = read_samples(Tables(edit("sample_annotation", climb), VERSION), "train")[1].truth
-    assert (climbing.boxes[:, 7:] == samples[1].truth.boxes[:, 7:]).all()
+    copy = edit("sample_annotation", lift_all_but_the_first)
+    truth = read_samples(Tables(copy, VERSION), "train")[1].truth
+    assert (truth.boxes[:, 7:] == samples[1].truth.boxes[:, 7:]).all()
 
 
-def test_boxes_in_the_lidar_frame_are_those_of_the_world(samples, root):
+def test_boxes_in_the_lidar_frame_equal_those_in_the_global_frame(samples, root):
     tables, rows = annotations_of(samples, root)
     sample = samples[1]
-    centres = np.c_[sample.truth.boxes[:, :3], np.ones(16)] @ sample.lidar_to_global.T
+    boxes = sample.truth.boxes
+    centres = np.c_[boxes[:, :3], np.ones(16)] @ sample.lidar_to_global.T
     assert np.allclose(centres[:, :3], [row["translation"] for row in rows])
-    assert np.allclose(sample.truth.boxes[:, 3:6], [row["size"] for row in rows])
-    heading = np.stack(
-        [np.cos(sample.truth.boxes[:, 6]), np.sin(sample.truth.boxes[:, 6]), np.zeros(16)], 1
-    )
-    turned = heading @ sample.lidar_to_global[:3, :3].T
+    assert np.allclose(boxes[:, 3:6], [row["size"] for row in rows])
+    # The lidar is not level, so yaws and velocities are equal only approximately.
+    directions = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6]), np.zeros(16)], 1)
+    global_directions = directions @ sample.lidar_to_global[:3, :3].T
     yaws = [2 * np.arctan2(row["rotation"][3], row["rotation"][0]) for row in rows]
-    assert np.allclose(
-        turned[:, :2], np.stack([np.cos(yaws), np.sin(yaws)], 1), atol=2e-3
-    )  # the lidar is not level
-    speeds = np.stack([velocity(tables, row) for row in rows])
-    assert np.allclose(
-        np.linalg.norm(sample.truth.boxes[:, 7:], axis=1), np.linalg.norm(speeds, axis=1), atol=1e-2
-    )
+    expected = np.stack([np.cos(yaws), np.sin(yaws)], 1)
+    assert np.allclose(global_directions[:, :2], expected, atol=2e-3)
+    speeds = np.linalg.norm(boxes[:, 7:], axis=1)
+    velocities = np.stack([estimate_velocity(tables, row) for row in rows])
+    assert np.allclose(speeds, np.linalg.norm(velocities, axis=1), atol=1e-2)
 
 
-def test_objects_without_points_and_beyond_the_range_are_kept_but_not_learned(edit, samples):
-    target = samples[0].lidar_to_global @ np.array([51.2001, 0, 0, 1])
+def test_objects_without_points_or_out_of_range_are_kept_but_not_trainable(edit, samples):
+    out_of_range = samples[0].lidar_to_global @ np.array([51.2001, 0, 0, 1])
 
     def change(rows):
-        mine = [row for row in rows if row["sample_token"] == samples[0].token]
-        mine[0]["num_lidar_pts"] = 0
-        mine[1] |= {"num_lidar_pts": 0, "num_radar_pts": 1}
-        mine[2]["translation"] = target[:3].tolist()
+        first_sample = [row for row in rows if row["sample_token"] == samples[0].token]
+        first_sample[0]["num_lidar_pts"] = 0
+        first_sample[1] |= {"num_lidar_pts": 0, "num_radar_pts": 1}
+        first_sample[2]["translation"] = out_of_range[:3].tolist()
 
     truth = read_samples(Tables(edit("sample_annotation", change), VERSION), "train")[0].truth
     assert len(truth.boxes) == 16
-    assert truth.learned.tolist() == [False, True, False] + [True] * 13
+    assert truth.trainable.tolist() == [False, True, False] + [True] * 13
 
 
-def test_height_does_not_matter(edit):
+def test_the_height_of_an_object_does_not_matter(edit):
     def lift(rows):
         for row in rows:
             row["translation"][2] += 60
 
-    assert read_samples(Tables(edit("sample_annotation", lift), VERSION), "train")[
-        0
-    ].truth.learned.all()
+    samples = read_samples(Tables(edit("sample_annotation", lift), VERSION), "train")
+    assert samples[0].truth.trainable.all()
 
 
-def test_other_categories_are_dropped_and_bicycle_racks_stand_apart(edit, samples):
+def test_other_categories_are_dropped_and_bicycle_racks_are_separate(edit, samples):
     def change(rows):
         rows[0] |= {"name": "static_object.bicycle_rack"}  # the barriers
         next(row for row in rows if row["name"] == "vehicle.trailer")["name"] = "animal"
 
     truth = read_samples(Tables(edit("category", change), VERSION), "train")[0].truth
     before = samples[0].truth
-    barriers, trailers = (before.labels == CLASSES.index(name) for name in ("barrier", "trailer"))
+    barriers = before.labels == CLASSES.index("barrier")
+    trailers = before.labels == CLASSES.index("trailer")
     assert (truth.racks == before.boxes[barriers, :7]).all()
     assert (truth.boxes == before.boxes[~barriers & ~trailers]).all()
 
 
-def test_a_key_frame_without_a_camera_is_refused_by_name(edit, samples):
+def test_a_key_frame_without_a_camera_is_refused_with_its_name(edit, samples):
     token = samples[0].token
 
     def change(rows):
@@ -234,9 +239,7 @@ def test_a_key_frame_without_a_camera_is_refused_by_name(edit, samples):
         ("sample_annotation", "size", [0, 1, 1], "its size is not positive"),
     ],
 )
-def test_poses_calibrations_and_sizes_that_cannot_be_are_refused(
-    edit, table, field, value, message
-):
+def test_invalid_poses_calibrations_and_sizes_are_refused(edit, table, field, value, message):
     def change(rows):
         rows[-1 if table != "sample_annotation" else 0][field] = value
 

@@ -1,4 +1,4 @@
-"""Claims about the synthetic nuScenes: it repeats, holds all classes within reach, and destroys nothing."""
+"""The synthetic nuScenes: reproducible, complete, and never written over other data."""
 
 import json
 
@@ -8,22 +8,25 @@ from PIL import Image
 
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
-from groupdetr.data.nuscenes.synthetic_cameras import COLOURS, Solid, picture
-from groupdetr.data.nuscenes.synthetic_world import SIZES, Orbit, Thing
+from groupdetr.data.nuscenes.synthetic_cameras import COLOURS, RenderedBox, render
+from groupdetr.data.nuscenes.synthetic_world import SIZES, Orbit, WorldObject
 from groupdetr.data.nuscenes.tables import FIELDS
 from groupdetr.errors import DataError
 
 TINY = SyntheticConfig(samples=2, width=64, height=36)
-REACH = dict.fromkeys(CLASSES, 50) | {"pedestrian": 40, "motorcycle": 40, "bicycle": 40}
-REACH |= {"traffic_cone": 30, "barrier": 30}
+# Distance from the ego vehicle up to which nuScenes evaluates a class, in metres.
+CLASS_RANGES = dict.fromkeys(CLASSES, 50)
+CLASS_RANGES |= {"pedestrian": 40, "motorcycle": 40, "bicycle": 40}
+CLASS_RANGES |= {"traffic_cone": 30, "barrier": 30}
 
 
 def content(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    """Return the content of all files in a folder, by name."""
+    files = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            files[str(path.relative_to(folder))] = path.read_bytes()
+    return files
 
 
 def table(folder, name):
@@ -39,7 +42,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path):
     assert a[f"{VERSION}/ego_pose.json"] != c[f"{VERSION}/ego_pose.json"]
 
 
-def test_what_is_there_is_kept(tmp_path):
+def test_an_existing_set_is_not_written_again(tmp_path):
     write(TINY, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     write(TINY, tmp_path)
@@ -62,30 +65,31 @@ def test_a_real_version_is_not_overwritten(tmp_path):
     assert [*content(tmp_path)] == [f"{VERSION}/category.json"]
 
 
-def test_what_was_interrupted_is_completed(tmp_path):
+def test_an_interrupted_set_is_completed(tmp_path):
     write(TINY, tmp_path)
-    whole = content(tmp_path)
+    complete = content(tmp_path)
     (tmp_path / VERSION / "sample.json").unlink()
     next(tmp_path.rglob("*.jpg")).unlink()
     write(TINY, tmp_path)
-    assert content(tmp_path) == whole
+    assert content(tmp_path) == complete
 
 
-def test_every_key_frame_has_all_classes_within_reach_and_half_of_the_things_move(
+def test_every_key_frame_has_all_classes_in_range_and_half_of_the_objects_move(
     samples, long_samples
 ):
     for sample in [*samples, *long_samples]:
         truth = sample.truth
         assert {*truth.labels.tolist()} == {*range(len(CLASSES))}
-        away = np.linalg.norm(
-            truth.boxes[:, :2] @ sample.lidar_to_ego[:2, :2].T + sample.lidar_to_ego[:2, 3], axis=1
-        )
-        assert (away < [REACH[CLASSES[label]] for label in truth.labels]).all()
-        assert (np.linalg.norm(truth.boxes[:, 7:], axis=1) > 0.2).mean() == 0.5
-        assert truth.learned.all()
+        rotation, translation = sample.lidar_to_ego[:2, :2], sample.lidar_to_ego[:2, 3]
+        distances = np.linalg.norm(truth.boxes[:, :2] @ rotation.T + translation, axis=1)
+        ranges = [CLASS_RANGES[CLASSES[label]] for label in truth.labels]
+        assert (distances < ranges).all()
+        speeds = np.linalg.norm(truth.boxes[:, 7:], axis=1)
+        assert (speeds > 0.2).mean() == 0.5
+        assert truth.trainable.all()
 
 
-ATTRIBUTES = {  # class: moving, standing
+ATTRIBUTES = {  # class: attribute of an object that moves, and of one that stands
     "bus": ("vehicle.moving", "vehicle.stopped"),
     "bicycle": ("cycle.with_rider", "cycle.without_rider"),
     "motorcycle": ("cycle.with_rider", "cycle.without_rider"),
@@ -93,63 +97,57 @@ ATTRIBUTES = {  # class: moving, standing
     "barrier": ("", ""),
     "traffic_cone": ("", ""),
 }
+OTHER_VEHICLES = ("vehicle.moving", "vehicle.parked")
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_attributes_are_those_that_are_guessed_from_the_speed(name):
-    things = [Thing(name, SIZES[name], Orbit(20, 0, speed)) for speed in (2, 0)]
-    assert tuple(thing.attribute for thing in things) == ATTRIBUTES.get(
-        name, ("vehicle.moving", "vehicle.parked")
-    )
+def test_attributes_are_those_that_the_evaluation_derives_from_the_speed(name):
+    attributes = []
+    for speed in (2, 0):
+        attributes.append(WorldObject(name, SIZES[name], Orbit(20, 0, speed)).attribute)
+    assert tuple(attributes) == ATTRIBUTES.get(name, OTHER_VEHICLES)
 
 
-def test_the_tables_say_which_things_move(samples):
+def test_attributes_in_the_tables_agree_with_the_velocities(samples):
     truth = samples[1].truth
-    moves = np.linalg.norm(truth.boxes[:, 7:], axis=1) > 0.2
-    for label, moving, attribute in zip(truth.labels, moves, truth.attributes):
-        moved, stood = ATTRIBUTES.get(CLASSES[label], ("vehicle.moving", "vehicle.parked"))
-        assert attribute == (moved if moving else stood)
+    is_moving = np.linalg.norm(truth.boxes[:, 7:], axis=1) > 0.2
+    for label, moves, attribute in zip(truth.labels, is_moving, truth.attributes):
+        moving, standing = ATTRIBUTES.get(CLASSES[label], OTHER_VEHICLES)
+        assert attribute == (moving if moves else standing)
 
 
-def test_what_moves_looks_where_it_goes(samples):
+def test_objects_move_in_the_direction_of_their_yaw(samples):
     boxes = samples[1].truth.boxes
-    moving = np.linalg.norm(boxes[:, 7:], axis=1) > 0.2
+    is_moving = np.linalg.norm(boxes[:, 7:], axis=1) > 0.2
     directions = np.arctan2(boxes[:, 8], boxes[:, 7])
-    assert np.abs(np.exp(1j * directions) - np.exp(1j * boxes[:, 6]))[moving].max() < 0.02
+    difference = np.abs(np.exp(1j * directions) - np.exp(1j * boxes[:, 6]))
+    assert difference[is_moving].max() < 0.02
 
 
-@pytest.mark.parametrize(("towards", "shade"), [(1, 1.0), (-1, 0.8)])
-def test_the_face_that_looks_at_the_camera_is_drawn_and_a_front_is_lighter_than_a_rear(
-    towards, shade
+INTRINSIC = np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(("direction", "shade"), [(1, 1.0), (-1, 0.8)])
+def test_the_face_that_faces_the_camera_is_rendered_and_a_front_is_lighter_than_a_rear(
+    direction, shade
 ):
     to_camera = np.eye(4)
-    to_camera[:3, :3] = np.array([(0, 0, -towards), (towards, 0, 0), (0, -1, 0)]).T
+    to_camera[:3, :3] = np.array([(0, 0, -direction), (direction, 0, 0), (0, -1, 0)]).T
     to_camera[2, 3] = 10
-    image = picture(
-        [Solid("car", to_camera, (2, 4, 2))],
-        np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]]),
-        64,
-        36,
-    )
-    assert image[18, 32].tolist() == [round(shade * channel) for channel in COLOURS["car"]]
+    rendered = render([RenderedBox("car", to_camera, (2, 4, 2))], INTRINSIC, 64, 36)
+    assert rendered[18, 32].tolist() == [round(shade * channel) for channel in COLOURS["car"]]
 
 
-def test_a_box_behind_the_camera_is_not_drawn():
+def test_a_box_behind_the_camera_is_not_rendered():
     to_camera = np.eye(4)
     to_camera[2, 3] = -10
-    intrinsic = np.array([[50, 0, 32], [0, 50, 18], [0, 0, 1]])
-    assert (
-        picture([Solid("car", to_camera, (2, 4, 2))], intrinsic, 64, 36)
-        == picture([], intrinsic, 64, 36)
-    ).all()
+    rendered = render([RenderedBox("car", to_camera, (2, 4, 2))], INTRINSIC, 64, 36)
+    assert (rendered == render([], INTRINSIC, 64, 36)).all()
 
 
-def test_all_files_are_there_at_their_recorded_size(root):
-    assert {path.stem for path in (root / VERSION).glob("*.json")} == {
-        *FIELDS,
-        "splits",
-        "synthetic",
-    }
+def test_all_files_exist_and_images_have_their_recorded_size(root):
+    names = {path.stem for path in (root / VERSION).glob("*.json")}
+    assert names == {*FIELDS, "splits", "synthetic"}
     assert all((root / row["filename"]).is_file() for row in table(root, "map"))
     for data in table(root, "sample_data"):
         if data["fileformat"] == "jpg":
@@ -158,7 +156,7 @@ def test_all_files_are_there_at_their_recorded_size(root):
 
 
 @pytest.mark.parametrize("name", ["sample", "sample_data", "sample_annotation"])
-def test_records_of_a_chain_point_at_each_other(root, name):
+def test_next_and_previous_records_refer_to_each_other(root, name):
     rows = {row["token"]: row for row in table(root, name)}
     assert len(rows) == len(table(root, name))
     for token, row in rows.items():
@@ -166,27 +164,28 @@ def test_records_of_a_chain_point_at_each_other(root, name):
         assert not row["prev"] or rows[row["prev"]]["next"] == token
 
 
-def test_tables_refer_to_records_that_are_there(root):
+def test_tables_refer_only_to_existing_records(root):
     tokens = {name: {row["token"] for row in table(root, name)} for name in FIELDS}
     for name in FIELDS:
         for row in table(root, name):
             for key, value in row.items():
+                # "sensor_token" and "log_tokens" refer to the tables "sensor" and "log".
                 other = key.removesuffix("s").removesuffix("_token")
                 if other in tokens and other != key:
-                    assert {*(value if isinstance(value, list) else [value])} <= tokens[other], (
-                        name,
-                        key,
-                    )
+                    references = value if isinstance(value, list) else [value]
+                    assert {*references} <= tokens[other], (name, key)
 
 
-def test_pictures_between_key_frames_belong_to_the_next_one(root):
+def test_images_between_key_frames_belong_to_the_next_one(root):
     times = {row["token"]: row["timestamp"] for row in table(root, "sample")}
     for data in table(root, "sample_data"):
-        wait = times[data["sample_token"]] - data["timestamp"]
-        assert 0 <= wait < (50_000 if data["is_key_frame"] else 500_000)
+        time_to_key_frame = times[data["sample_token"]] - data["timestamp"]
+        assert 0 <= time_to_key_frame < (50_000 if data["is_key_frame"] else 500_000)
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 1}, {"train_scenes": 0}, {"width": 8}, {"seed": -1}])
-def test_a_config_that_cannot_be_drawn_is_refused_by_name(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        SyntheticConfig(**wrong)
+@pytest.mark.parametrize(
+    "too_small", [{"samples": 1}, {"train_scenes": 0}, {"width": 8}, {"seed": -1}]
+)
+def test_an_error_about_a_value_that_is_too_small_names_it(too_small):
+    with pytest.raises(ValueError, match=next(iter(too_small))):
+        SyntheticConfig(**too_small)

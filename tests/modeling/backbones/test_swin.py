@@ -1,4 +1,4 @@
-"""Swin Transformers take images of any size; Swin-L is the published one in size, and starts from published files."""
+"""Swin Transformers take images of any size; Swin-L has the published sizes and loads its files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
+from torch.nn import functional as F
 
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.pretrained import fill, read
+from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backbone_file
 from groupdetr.modeling.backbones.pretrained_layouts import OFFICIAL_SWIN, TIMM_SWIN
 from groupdetr.modeling.backbones.swin import OPTIONS, swin, swin_large
 
@@ -25,101 +26,115 @@ SMALL = {
 }
 
 
-def network(seed: int = 0) -> SwinTransformer:
+def small_network(seed: int = 0) -> SwinTransformer:
     torch.manual_seed(seed)
     return SwinTransformer(**{**SMALL, **OPTIONS})
 
 
-def small(recompute: bool = False) -> Backbone:
-    return swin(network(), recompute)
+def small_backbone(recompute: bool = False) -> Backbone:
+    return swin(small_network(), recompute)
 
 
-def pixels(*size: int) -> Tensor:
-    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+def random_pixels(height: int, width: int) -> Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 64), (61, 90), (13, 5)])
 def test_maps_of_any_size_have_strides_8_to_32(height: int, width: int) -> None:
-    backbone = small().eval()
-    maps = backbone(pixels(height, width))
+    backbone = small_backbone().eval()
+    maps = backbone(random_pixels(height, width))
     assert backbone.channels == [32, 64, 128]
     for x, channels, stride in zip(maps, backbone.channels, (8, 16, 32), strict=True):
         assert x.shape == (2, channels, -(-height // stride), -(-width // stride))
-        assert x.mean(1).abs().max() < 1e-5  # each has its norm
+        assert x.mean(1).abs().max() < 1e-5, "every map has a layer norm"
     assert maps[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_edge_that_is_padded_inside_is_that_of_zeros_outside() -> None:
-    """To the multiple of a patch; windows are padded after the norm, which no image can say."""
-    backbone = small().eval()
-    inside, outside = (
-        backbone(pixels(62, 91)),
-        backbone(torch.nn.functional.pad(pixels(62, 91), (0, 1, 0, 2))),
-    )
-    assert all(torch.equal(a, b) for a, b in zip(inside, outside))
+def test_images_are_padded_with_zeros_to_whole_patches() -> None:
+    """Padding to whole windows comes after a norm, so zeros in the image cannot replace it."""
+    backbone = small_backbone().eval()
+    pixels = random_pixels(62, 91)
+    actual = backbone(pixels)
+    expected = backbone(F.pad(pixels, (0, 1, 0, 2)))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected))
+
+
+def test_taking_over_a_network_keeps_its_parameters_and_draws_no_random_numbers() -> None:
+    network = small_network()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    blocks = swin(network, recompute=False).network.layers
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for name, value in blocks.state_dict().items():
+        assert torch.equal(value, state[f"layers.{name}"]), name
 
 
 def test_recomputing_gives_the_same_gradients() -> None:
-    """With its random paths, too."""
-    plain, frugal = small().train(), small(recompute=True).train()
-    frugal.load_state_dict(plain.state_dict())
+    """This holds with stochastic depth, too."""
+    plain, recomputing = small_backbone().train(), small_backbone(recompute=True).train()
+    recomputing.load_state_dict(plain.state_dict())
     losses = []
-    for backbone in (plain, frugal):
+    for backbone in (plain, recomputing):
         torch.manual_seed(3)
-        losses.append(sum(x.square().sin().sum() for x in backbone(pixels(61, 90))))
-        losses[-1].backward()
+        loss = sum(x.square().sin().sum() for x in backbone(random_pixels(61, 90)))
+        loss.backward()
+        losses.append(loss)
     assert torch.equal(*losses)
-    for (name, a), b in zip(plain.named_parameters(), frugal.parameters()):
+    for (name, a), b in zip(plain.named_parameters(), recomputing.parameters()):
         assert a.grad is not None, name
         assert torch.allclose(a.grad, b.grad, atol=1e-5), name
 
 
-def test_swin_large_is_that_of_the_spec() -> None:
+def test_swin_large_has_the_published_sizes() -> None:
     with torch.device("meta"):
         backbone = swin_large(pretrained=False, recompute=True)
     assert backbone.channels == [384, 768, 1536]
     assert sum(p.numel() for p in backbone.parameters()) == 195_200_820
     assert all(p.requires_grad for p in backbone.parameters())
-    rates = [
-        getattr(block.drop_path2, "drop_prob", 0.0)
-        for stage in backbone.network.layers
-        for block in stage.blocks
-    ]  # type: ignore[union-attr]
+    rates = []
+    for stage in backbone.network.layers:
+        for block in stage.blocks:
+            rates.append(getattr(block.drop_path2, "drop_prob", 0.0))
     assert rates == pytest.approx([0.2 * i / 23 for i in range(24)])
 
 
-def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As the authors' classifiers are saved, with all that we drop."""
-    theirs = {}
+def official_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of timm's network as the authors save their classifiers."""
+    official = {}
     for name, value in state.items():
         parts = name.split(".")
         if "downsample" in parts:
             parts[1] = str(int(parts[1]) - 1)
-        theirs[".".join(parts)] = value
-    extra = {
-        "layers.0.blocks.1.attn_mask": 1,
-        "layers.0.blocks.0.attn.relative_position_index": 1,
-        "head.weight": 1,
-    }
-    return {**theirs, **dict.fromkeys(extra, torch.ones(1))}
+        official[".".join(parts)] = value
+    # Tensors that are dropped.
+    official["layers.0.blocks.1.attn_mask"] = torch.ones(1)
+    official["layers.0.blocks.0.attn.relative_position_index"] = torch.ones(1)
+    official["head.weight"] = torch.ones(1)
+    return official
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_files_of_the_authors_and_of_timm_are_read(wrapped: bool, tmp_path: Path) -> None:
-    source = network(seed=5)
+@pytest.mark.parametrize("is_official", [False, True])
+def test_files_of_the_authors_and_of_timm_are_loaded(is_official: bool, tmp_path: Path) -> None:
+    source = small_network(seed=5)
     state = source.state_dict()
-    saved = {"model": official(state)} if wrapped else {**state, "head.fc.weight": torch.ones(1)}
+    if is_official:
+        saved = {"model": official_state(state)}
+    else:
+        saved = {**state, "head.fc.weight": torch.ones(1)}
     torch.save(saved, tmp_path / "swin.pth")
-    target = network(seed=6)
-    fill(target, read(str(tmp_path / "swin.pth"), (OFFICIAL_SWIN, TIMM_SWIN)))
-    assert all(torch.equal(value, state[name]) for name, value in target.state_dict().items())
-    maps = [
-        swin(copy.deepcopy(x), recompute=False).eval()(pixels(61, 90)) for x in (source, target)
-    ]
+    target = small_network(seed=6)
+    file = read_backbone_file(str(tmp_path / "swin.pth"), (OFFICIAL_SWIN, TIMM_SWIN))
+    load_all_weights(target, file)
+    for name, value in target.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    maps = []
+    for network in (source, target):
+        backbone = swin(copy.deepcopy(network), recompute=False).eval()
+        maps.append(backbone(random_pixels(61, 90)))
     assert all(torch.equal(a, b) for a, b in zip(*maps))
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"bn1.weight": torch.ones(1)}, tmp_path / "resnet.pth")
     with pytest.raises(
         WeightsError, match="these are not the weights of the authors' Swin Transformer or timm's"

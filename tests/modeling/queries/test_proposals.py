@@ -1,12 +1,13 @@
-"""Queries from the encoder: which tokens can be proposed, and what becomes of small images."""
+"""Two-stage query selection: which tokens are valid proposals, and what happens in small images."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from groupdetr.detectors.tiny import TinyDABDeformableDETR, TinyDINO, TinyTwoStageDABDeformableDETR
-from groupdetr.modeling.queries.proposals import GroupLinear, proposable
+from groupdetr.modeling.queries.proposals import GroupLinear, encoder_proposals
 from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.targets import Target
@@ -14,97 +15,112 @@ from groupdetr.structures.targets import Target
 TWO_STAGE = [TinyDINO, TinyTwoStageDABDeformableDETR]
 
 
-def memory(valid: tuple[int, int]) -> Memory:
-    """One image on two levels, 6 x 8 and 3 x 4 tokens, of which ``valid`` (height, width) on the first are image."""
+def random_memory(valid_size: tuple[int, int]) -> Memory:
+    """One image on two levels of 6 x 8 and 3 x 4 tokens.
+
+    ``valid_size`` is the height and width of the image without padding, in tokens of the first
+    level.
+    """
+    valid_height, valid_width = valid_size
     paddings = []
     for shape, scale in (((6, 8), 1), ((3, 4), 2)):
         padding = torch.ones(shape, dtype=torch.bool)
-        padding[: valid[0] // scale, : valid[1] // scale] = False
+        padding[: valid_height // scale, : valid_width // scale] = False
         paddings.append(padding.flatten())
-    padding = torch.cat(paddings).unsqueeze(0)
     tokens = torch.randn(1, 60, 5)
-    return Memory(tokens, torch.zeros_like(tokens), padding, ((6, 8), (3, 4)))
+    return Memory.from_tokens(
+        tokens=tokens,
+        position=torch.zeros_like(tokens),
+        padding=torch.cat(paddings).unsqueeze(0),
+        shapes=((6, 8), (3, 4)),
+    )
 
 
-def test_a_token_proposes_a_box_at_its_centre_twice_as_large_on_each_coarser_level() -> None:
-    here = memory((4, 4))
-    tokens, anchors = proposable(here)
+def test_anchors_are_centred_on_tokens_and_twice_as_large_on_each_coarser_level() -> None:
+    memory = random_memory((4, 4))
+    tokens, anchors = encoder_proposals(memory)
     boxes = anchors.sigmoid()
     assert torch.allclose(boxes[0, 0], torch.tensor([0.125, 0.125, 0.05, 0.05]))
     assert torch.allclose(boxes[0, 8 * 3 + 2], torch.tensor([0.625, 0.875, 0.05, 0.05]))
     assert torch.allclose(boxes[0, 48 + 1], torch.tensor([0.75, 0.25, 0.1, 0.1]))
-    assert torch.equal(tokens[0, 0], here.tokens[0, 0])
+    assert torch.equal(tokens[0, 0], memory.tokens[0, 0])
 
 
-def test_padding_proposes_nothing() -> None:
-    here = memory((4, 4))
-    tokens, anchors = proposable(here)
-    assert (tokens[here.padding] == 0).all()
-    assert anchors[here.padding].isinf().all()
-    assert anchors[~here.padding].isfinite().all()
+def test_tokens_in_the_padding_are_no_proposals() -> None:
+    memory = random_memory((4, 4))
+    tokens, anchors = encoder_proposals(memory)
+    assert (tokens[memory.padding] == 0).all()
+    assert anchors[memory.padding].isinf().all()
+    assert anchors[~memory.padding].isfinite().all()
 
 
-def test_boxes_near_the_border_are_not_proposed() -> None:
-    """Of 200 tokens in a row the first has its centre at a four-hundredth."""
+def test_boxes_near_the_border_are_no_proposals() -> None:
+    """Of 200 tokens in a row, the first has its centre at 1/400."""
     tokens = torch.randn(1, 200, 3)
-    row = Memory(tokens, tokens, torch.zeros(1, 200, dtype=torch.bool), ((1, 200),))
-    _, anchors = proposable(row)
-    outside = anchors.isinf().all(-1)[0]
-    assert outside.nonzero().flatten().tolist() == [0, 1, 198, 199]
+    memory = Memory.from_tokens(
+        tokens=tokens,
+        position=tokens,
+        padding=torch.zeros(1, 200, dtype=torch.bool),
+        shapes=((1, 200),),
+    )
+    _, anchors = encoder_proposals(memory)
+    invalid = anchors.isinf().all(-1)[0]
+    assert invalid.nonzero().flatten().tolist() == [0, 1, 198, 199]
 
 
-def test_groups_of_linear_layers_are_linear_layers() -> None:
+def test_group_linear_equals_one_linear_layer_per_group() -> None:
     layers, x = GroupLinear(3, 5, 4), torch.randn(2, 1, 7, 5)
     for group in range(3):
-        expected = torch.nn.functional.linear(x[:, 0], layers.weight[group], layers.bias[group])
+        expected = F.linear(x[:, 0], layers.weight[group], layers.bias[group])
         assert torch.allclose(layers(x, slice(None))[:, group], expected, atol=1e-6)
         assert torch.allclose(layers(x, slice(group, group + 1))[:, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", TWO_STAGE)
-@pytest.mark.parametrize("mode", [True, False])
-def test_an_image_of_fewer_tokens_than_queries_has_fewer_queries(
-    recipe: type[TinyDINO], mode: bool
+@pytest.mark.parametrize("training", [True, False])
+def test_an_image_with_fewer_tokens_than_queries_has_fewer_queries(
+    recipe: type[TinyDINO], training: bool
 ) -> None:
     """32 x 40 pixels are 4 x 5, 2 x 3 and 1 x 2 tokens."""
-    model = recipe(num_classes=3, num_groups=2, num_queries=200).build().train(mode)
+    model = recipe(num_classes=3, num_groups=2, num_queries=200).build().train(training)
     images = Images.from_list([torch.randn(3, 32, 40)] * 2)
     targets = [
         Target(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.3, 0.3]])),
         Target(torch.zeros(0).long(), torch.zeros(0, 4)),
     ]
     outputs = model(images, targets)
-    groups = 2 if mode else 1
-    assert outputs.answer.logits.shape == (2, 28 * groups, 3)
+    groups = 2 if training else 1
+    assert outputs.final.logits.shape == (2, 28 * groups, 3)
     losses = model.recipe.criterion()(outputs, targets)
     assert all(loss.isfinite() for loss in losses.values())
-    if mode:
+    if training:
         torch.stack([*losses.values()]).sum().backward()
-        assert not [
-            name for name, p in model.named_parameters() if p.requires_grad and p.grad is None
-        ]
+        for name, parameter in model.named_parameters():
+            assert not parameter.requires_grad or parameter.grad is not None, name
 
 
-def test_groups_choose_for_themselves_each_by_its_own_head() -> None:
+def test_every_group_selects_its_own_proposals() -> None:
     torch.manual_seed(0)
     model = TinyDINO(num_classes=3, num_groups=3, num_queries=5).build().train()
-    queries = model(Images.from_list([torch.randn(3, 96, 96)])).queries
-    places = {tuple(map(tuple, queries.reference[0, k].tolist())) for k in range(3)}
-    assert len(places) == 3
+    reference = model(Images.from_list([torch.randn(3, 96, 96)])).queries.reference
+    assert not torch.equal(reference[0, 0], reference[0, 1])
+    assert not torch.equal(reference[0, 0], reference[0, 2])
+    assert not torch.equal(reference[0, 1], reference[0, 2])
 
 
-def test_where_to_look_does_not_teach_the_proposing_head_and_what_it_says_does() -> None:
+def test_the_proposal_heads_are_trained_by_proposal_losses_only() -> None:
     model = TinyDINO(num_classes=3, num_groups=2, num_queries=5).build().train()
     outputs = model(Images.from_list([torch.randn(3, 64, 64)]))
     assert not outputs.queries.reference.requires_grad
-    assert outputs.stages()[0].names[0] == "proposals"
-    head = model.queries.matching.heads.classify.weight
-    assert torch.autograd.grad(
-        outputs.layers[-1].logits.sum(), head, retain_graph=True, allow_unused=True
-    ) == (None,)
-    assert torch.autograd.grad(outputs.queries.proposals.logits.sum(), head)[0].abs().sum() > 0
+    assert outputs.supervised()[0].names[0] == "proposals"
+    weight = model.queries.matching.heads.classify.weight
+    decoder_loss = outputs.layers[-1].logits.sum()
+    (gradient,) = torch.autograd.grad(decoder_loss, weight, retain_graph=True, allow_unused=True)
+    assert gradient is None
+    (gradient,) = torch.autograd.grad(outputs.queries.proposals.logits.sum(), weight)
+    assert gradient.abs().sum() > 0
 
 
-def test_one_stage_proposes_nothing() -> None:
+def test_one_stage_detectors_have_no_proposals() -> None:
     model = TinyDABDeformableDETR(num_classes=3, num_queries=5).build().train()
     assert model(Images.from_list([torch.randn(3, 64, 64)])).queries.proposals is None

@@ -1,4 +1,4 @@
-"""A detector that needs no training: it finds red, green and blue rectangles on black by their colour."""
+"""A detector that needs no training: it finds red, green and blue rectangles by their colour."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,50 +18,53 @@ from torch.nn import functional as F
 from groupdetr.checkpoints import native
 from groupdetr.data.batch import normalised
 from groupdetr.detectors.tiny import TinyConditionalDETR
-from groupdetr.experiments import EXPERIMENTS, TINY, Experiment
+from groupdetr.experiments import EXPERIMENTS, TINY_SETTINGS, Experiment
 from groupdetr.structures.images import Images
-from groupdetr.structures.masks import Canvas, Masks
+from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
-from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
 
 COLOURS = ("red", "green", "blue")
-NAME = "colours"
+PRESET = "colours"
 
 
 class Segmenter(nn.Module):
-    """One query for each colour, sure of its class; its mask is where the colour is."""
+    """One query for each colour, certain of its class. Its mask is the area of the colour."""
 
     def __init__(self) -> None:
         super().__init__()
         self.content = nn.Parameter(torch.zeros(1, 1, 3, 4))
-        nothing = torch.zeros(1, 1, 1, dtype=torch.bool)
-        black, white = (
-            normalised(torch.full((1, 3, 1, 1), v, dtype=torch.uint8), nothing) for v in (0, 255)
-        )
-        self.black, self.range = black.pixels, white.pixels - black.pixels
+        # A black and a white pixel show how images are normalised.
+        no_padding = torch.zeros(1, 1, 1, dtype=torch.bool)
+        black = torch.full((1, 3, 1, 1), 0, dtype=torch.uint8)
+        white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+        self.black = normalised(black, no_padding).pixels
+        self.range = normalised(white, no_padding).pixels - self.black
 
     def forward(self, images: Images) -> Outputs:
-        pixels = F.avg_pool2d((images.pixels - self.black) / self.range, 4)
-        canvas = Canvas(torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1), self.sizes(images))
+        # The features of a pixel are its red, green and blue in [0,1], and a constant.
+        colours = F.avg_pool2d((images.pixels - self.black) / self.range, 4)
+        features = torch.cat([colours, torch.ones_like(colours[:, :1])], dim=1)
+        mask_features = MaskFeatures(features, self.sizes(images))
+        # A mask logit is positive if its colour is stronger than the others by one half.
         batch = len(images)
-        embedding = 40 * torch.cat([2 * torch.eye(3) - 1, torch.full((3, 1), -0.5)], 1).expand(
-            batch, 1, 3, 4
-        )
+        weights = torch.cat([2 * torch.eye(3) - 1, torch.full((3, 1), -0.5)], dim=1)
+        embedding = 40 * weights.expand(batch, 1, 3, 4)
         logits = 20 * F.pad(torch.eye(3), (0, 1)).expand(batch, 1, 3, 4)
         queries = Queries(self.content.expand(batch, -1, -1, -1), torch.zeros(1, 1, 3, 0))
-        return Outputs([Predictions(logits, masks=Masks(embedding, canvas))], queries)
+        return Outputs([Predictions(logits, embedding, mask_features)], queries)
 
     @staticmethod
     def sizes(images: Images) -> Tensor:
-        seen = ~images.padding
-        return torch.stack([seen[:, :, 0].sum(1), seen[:, 0].sum(1)], 1)
+        """Return height and width of each image without its padding, [B,2]."""
+        inside = ~images.padding
+        return torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], dim=1)
 
 
 @dataclass(frozen=True)
-class Colours(TinyConditionalDETR):
-    """The recipe of it."""
+class SegmenterRecipe(TinyConditionalDETR):
+    """The recipe that builds a `Segmenter`."""
 
     num_classes: int = 3
     num_queries: int = 3
@@ -69,67 +73,83 @@ class Colours(TinyConditionalDETR):
         return Segmenter()
 
 
-def register(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under its name, as an experiment whose task is to say masks; it has no weights to be loaded."""
-    monkeypatch.setattr("groupdetr.tasks.detection2d.prediction.load_weights", lambda *_: None)
-    monkeypatch.setitem(
-        EXPERIMENTS, NAME, Experiment(Colours(preset=NAME), TINY, task=InstanceTask)
+def register_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the preset. Weights are not loaded, because the segmenter has none."""
+    monkeypatch.setattr("groupdetr.tasks.trained_detector.load_weights", lambda *_: None)
+    experiment = Experiment(
+        SegmenterRecipe(preset=PRESET), TINY_SETTINGS, task="instance_segmentation"
     )
+    monkeypatch.setitem(EXPERIMENTS, PRESET, experiment)
 
 
-def save(path: Path, imgsz: int) -> Path:
-    """A weights file, as a training would leave it."""
-    categories = [[10 * number, name] for number, name in enumerate(COLOURS, 1)]
-    about = {
-        "recipe": dataclasses.asdict(Colours(preset=NAME)),
-        "categories": categories,
+def save_weights(path: Path, imgsz: int) -> Path:
+    """Write a weights file like that of a training."""
+    metadata = {
+        "recipe": dataclasses.asdict(SegmenterRecipe(preset=PRESET)),
+        "categories": [[10 * number, name] for number, name in enumerate(COLOURS, 1)],
         "imgsz": imgsz,
     }
-    native.save(Segmenter(), path, about)
+    native.save(Segmenter(), path, metadata)
     return path
 
 
-def draw(folder: Path, pictures: int = 3) -> Path:
-    """A data set of one rectangle of every colour but one in each picture, and a crowd; the last picture is empty."""
+def write_data(folder: Path, num_images: int = 3) -> Path:
+    """Write a data set. Images have a rectangle of every colour but one, and a crowd.
+
+    The last image is empty. Train and val are the same.
+    """
     for split in ("train", "val"):
-        (folder / "images" / split).mkdir(parents=True)
-        images, annotations = [], []
-        for image in range(pictures):
-            objects = [] if image == pictures - 1 else rectangles(image)
-            pixels = np.zeros((48, 64, 3), np.uint8)
-            for colour, (x, y, w, h) in objects:
-                pixels[y : y + h, x : x + w, colour] = 255
-                annotations.append(
-                    annotation(len(annotations) + 1, image + 5, colour, (x, y, w, h))
-                )
-            if objects:
-                annotations.append(
-                    annotation(len(annotations) + 1, image + 5, 0, (0, 40, 64, 8)) | {"iscrowd": 1}
-                )
-            Image.fromarray(pixels).save(folder / "images" / split / f"{image}.png")
-            images.append({"id": image + 5, "file_name": f"{image}.png", "width": 64, "height": 48})
-        categories = [{"id": 10 * number, "name": name} for number, name in enumerate(COLOURS, 1)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        path = folder / "annotations" / f"instances_{split}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content))
+        _write_split(folder, split, num_images)
     return folder
 
 
+def _write_split(folder: Path, split: str, num_images: int) -> None:
+    (folder / "images" / split).mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(num_images):
+        image_id = index + 5
+        is_empty = index == num_images - 1
+        pixels = np.zeros((48, 64, 3), np.uint8)
+        if not is_empty:
+            for colour, (x, y, w, h) in rectangles(index):
+                pixels[y : y + h, x : x + w, colour] = 255
+                annotation_id = len(annotations) + 1
+                annotations.append(annotation(annotation_id, image_id, colour, (x, y, w, h)))
+            crowd = annotation(len(annotations) + 1, image_id, 0, (0, 40, 64, 8))
+            annotations.append(crowd | {"iscrowd": 1})
+        file_name = f"{index}.png"
+        Image.fromarray(pixels).save(folder / "images" / split / file_name)
+        images.append({"id": image_id, "file_name": file_name, "width": 64, "height": 48})
+    categories = [{"id": 10 * number, "name": name} for number, name in enumerate(COLOURS, 1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
 def rectangles(image: int) -> list[tuple[int, tuple[int, int, int, int]]]:
-    """Colour, and x, y, width, height that are multiples of four, as the detector's pixels are."""
-    places = ((0, 0, 20, 20), (32, 4, 28, 16), (12, 20, 24, 20))
-    return [(colour, places[(colour + image) % 3]) for colour in range(3) if colour != image]
+    """Return colour and x, y, width, height of the rectangles of an image.
+
+    All numbers are multiples of four, the stride of the segmenter.
+    """
+    boxes = ((0, 0, 20, 20), (32, 4, 28, 16), (12, 20, 24, 20))
+    missing_colour = image
+    return [
+        (colour, boxes[(colour + image) % 3]) for colour in range(3) if colour != missing_colour
+    ]
 
 
-def annotation(key: int, image: int, colour: int, box: tuple[int, int, int, int]) -> dict:
+def annotation(
+    annotation_id: int, image_id: int, colour: int, box: tuple[int, int, int, int]
+) -> dict[str, Any]:
     x, y, w, h = box
-    outline = [x, y, x + w, y, x + w, y + h, x, y + h]
-    about = {
-        "id": key,
-        "image_id": image,
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
         "category_id": 10 * (colour + 1),
         "bbox": [*box],
         "iscrowd": 0,
+        "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+        "area": w * h,
     }
-    return {**about, "segmentation": [outline], "area": w * h}

@@ -1,7 +1,8 @@
 """detrex's checkpoints of DINO with ResNet-50 (github.com/IDEA-Research/detrex), 634 tensors.
 
-Its detector differs from the authors': every layer has heads of its own, the position embedding of the image is
-Deformable DETR's, and classes are the 80 that COCO uses. None of this stands in the file beside the tensors.
+Its detector differs from the authors': every layer has heads of its own, the position embedding of
+the image is Deformable DETR's, and the classes are the 80 that COCO uses. The file has no metadata
+that says so.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints.layout import Category, Facts, Layout, Names, within
+from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
 from groupdetr.weights.adapt import LABEL_ROWS
 from groupdetr.weights.coco_names import COCO_91
-from groupdetr.weights.deformable import ATTENTION
-from groupdetr.weights.detectron2 import RESNET
+from groupdetr.weights.detectron2_resnet import RESNET
+from groupdetr.weights.official_deformable import ATTENTION
 
 LAYERS = 6  # of the decoder
-LEVELS = 3  # from the backbone; one is made of the last
-
+LEVELS = 3  # that come from the backbone; a fourth is computed from the last of them
 
 NECK: Names = {
     "neck.convs.#.conv.*": "encoder.project.levels.#.0.*",
@@ -28,48 +28,50 @@ NECK: Names = {
     "neck.extra_convs.0.norm.*": f"encoder.project.levels.{LEVELS}.1.*",
 }
 
+# One encoder layer.
 ENCODER: Names = {
-    **within(ATTENTION, "attentions.0.", "attention."),
+    **with_prefixes(ATTENTION, "attentions.0.", "attention."),
     "ffns.0.layers.0.0.*": "feed_forward.expand.*",
     "ffns.0.layers.1.*": "feed_forward.contract.*",
     "norms.0.*": "norm1.*",
     "norms.1.*": "norm2.*",
-}  # of one layer
+}
 
+# One decoder layer.
 DECODER: Names = {
     "attentions.0.attn.in_proj_*": (
-        "self_attention.query.*",
-        "self_attention.key.*",
-        "self_attention.value.*",
+        "self_attention.query_proj.*",
+        "self_attention.key_proj.*",
+        "self_attention.value_proj.*",
     ),
-    "attentions.0.attn.out_proj.*": "self_attention.output.*",
-    **within(ATTENTION, "attentions.1.", "cross_attention."),
+    "attentions.0.attn.out_proj.*": "self_attention.output_proj.*",
+    **with_prefixes(ATTENTION, "attentions.1.", "cross_attention."),
     "ffns.0.layers.0.0.*": "feed_forward.expand.*",
     "ffns.0.layers.1.*": "feed_forward.contract.*",
-    "norms.0.*": "norm1.*",  # by turn, unlike the authors'
+    "norms.0.*": "norm1.*",  # in the order of execution, unlike in the authors' file
     "norms.1.*": "norm2.*",
     "norms.2.*": "norm3.*",
-}  # of one layer
+}
 
 HEADS: Names = {
-    f"class_embed.{LAYERS}.*": "queries.matching.heads.classify.*",  # one more than layers, for the proposals
+    # There is one head more than layers, for the proposals.
+    f"class_embed.{LAYERS}.*": "queries.matching.heads.classify.*",
     f"bbox_embed.{LAYERS}.layers.#.*": "queries.matching.heads.regress.#.*",
     "class_embed.#.*": "decoder.heads.#.classify.*",
     "bbox_embed.#.*": "decoder.heads.#.regress.*",
 }
 
-
 NAMES: Names = {
     "*.num_batches_tracked": (),
     **RESNET,
     **NECK,
-    "transformer.level_embeds": "encoder.level",
-    **within(ENCODER, "transformer.encoder.layers.#.", "encoder.layers.#."),
-    **within(DECODER, "transformer.decoder.layers.#.", "decoder.layers.#."),
+    "transformer.level_embeds": "encoder.level_embed",
+    **with_prefixes(ENCODER, "transformer.encoder.layers.#.", "encoder.layers.#."),
+    **with_prefixes(DECODER, "transformer.decoder.layers.#.", "decoder.layers.#."),
     "transformer.decoder.norm.*": "decoder.norm.*",
-    "transformer.decoder.ref_point_head.*": "decoder.places.0.mlp.*",
+    "transformer.decoder.ref_point_head.*": "decoder.position_embeddings.0.mlp.*",
     **HEADS,
-    **within(HEADS, "transformer.decoder.", ""),  # the same under a second name
+    **with_prefixes(HEADS, "transformer.decoder.", ""),  # a second name of the same
     "transformer.tgt_embed.weight": "queries.matching.embedding",
     "transformer.enc_output.*": "queries.matching.heads.project.*",
     "transformer.enc_output_norm.weight": "queries.matching.heads.norm_weight",
@@ -78,35 +80,33 @@ NAMES: Names = {
 }
 
 
-def options(facts: Facts) -> dict[str, Any]:
-    """As in all its configurations of DINO."""
-    del facts
+def options(metadata: Metadata) -> dict[str, Any]:
+    """Return the recipe fields that all its configurations of DINO share."""
     return {"shared_heads": False, "temperature": 10000.0, "offset": -0.5}
 
 
-def categories(facts: Facts) -> list[Category]:
-    """Rows are the categories that COCO uses, in the order of their ids."""
-    del facts
+def categories(metadata: Metadata) -> list[Category]:
+    """Return the categories that COCO uses, in the order of their ids."""
     return [(id, name) for id, name in enumerate(COCO_91) if name != "N/A"]
 
 
-def complete(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With a last row of labels, which the authors' table has and DINO never reads."""
+def add_no_object_label(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add a last row to the label embedding. The authors' table has it, and DINO never uses it."""
     labels = state[LABEL_ROWS]
     return state | {LABEL_ROWS: torch.cat([labels, torch.zeros_like(labels[:1])])}
 
 
 DETREX_DINO = Layout(
-    "detrex's DINO",
-    lambda _: "dino-4scale-r50",
-    (
+    title="detrex's DINO",
+    preset=lambda _: "dino-4scale-r50",
+    signature=(
         "transformer.level_embeds",
         "transformer.enc_output.weight",
         "neck.convs.#.conv.weight",
         "label_enc.weight",
     ),
-    NAMES,
-    options,
-    categories,
-    complete,
+    names=NAMES,
+    options=options,
+    categories=categories,
+    complete=add_no_object_label,
 )

@@ -1,0 +1,132 @@
+"""PyTorch dataset of images and targets: decode, augment, and drop what the crop removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from groupdetr.data.batch import collate
+from groupdetr.data.images import load_pixels
+from groupdetr.data.records import Ints, Record
+from groupdetr.data.segmentations import Segmentation
+from groupdetr.data.transforms import AugmentedImage, Transform
+from groupdetr.ops.boxes import xyxy_to_cxcywh
+from groupdetr.structures.masks import CroppedMasks
+from groupdetr.structures.targets import Target
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Identifies one sample of a training: the epoch and the index of the image."""
+
+    epoch: int
+    index: int
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
+    """The images of a split as samples (image [3,H,W] uint8, target, index).
+
+    The augmentation of a sample depends on (seed, epoch, index) alone. Every worker keeps decoded
+    images in memory up to ``cache_bytes``.
+    """
+
+    collate = staticmethod(collate)
+
+    def __init__(
+        self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0
+    ) -> None:
+        self.records, self.transform, self.seed = records, transform, seed
+        self.free_cache_bytes = cache_bytes
+        self.cache: dict[int, Tensor] = {}  # index -> decoded image
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def max_cache_bytes(self) -> int:
+        """Bytes of decoded images that each worker will keep in memory at most.
+
+        This is less than ``cache_bytes`` if all images together take less.
+        """
+        total = sum(3 * record.width * record.height for record in self.records)
+        return min(self.free_cache_bytes, total)
+
+    def __getitem__(self, index: SampleIndex | int) -> tuple[Tensor, Target, int]:
+        """Return a sample. A plain int stands for an image of epoch 0."""
+        sample_index = SampleIndex(0, index) if isinstance(index, int) else index
+        entropy = (self.seed, sample_index.epoch, sample_index.index)
+        seed = np.random.SeedSequence(entropy).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(seed))
+        image, target = self.load(sample_index.index, generator)
+        return image, target, sample_index.index
+
+    def load(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
+        """Return the augmented image [3,H,W] and its target."""
+        record = self.records[index]
+        boxes, labels = record.trainable_objects()
+        original = AugmentedImage(self.decode(index), boxes.astype(np.float32))
+        augmented = self.transform(original, generator)
+        height, width = augmented.size
+        side = np.array([width, height, width, height], dtype=np.float32)
+        corners = augmented.boxes.clip(0, side)
+        # As in DETR, objects that the crop left without an area are dropped.
+        has_area = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        rows = np.flatnonzero(has_area)
+        masks = None
+        segmentations = record.object_masks()
+        if segmentations is not None:
+            rows, masks = rasterised_masks(segmentations, rows, augmented)
+        normalised_boxes = xyxy_to_cxcywh(torch.from_numpy(corners[rows])) / torch.from_numpy(side)
+        return augmented.image, Target(torch.from_numpy(labels[rows]), normalised_boxes, masks)
+
+    def decode(self, index: int) -> Tensor:
+        """Return the image on disk, [3,H,W] uint8, channels last in memory."""
+        if index in self.cache:
+            return self.cache[index]
+        record = self.records[index]
+        image = channels_first(load_pixels(record.path, (record.width, record.height)))
+        if image.nbytes <= self.free_cache_bytes:
+            self.free_cache_bytes -= image.nbytes
+            self.cache[index] = image
+        return image
+
+
+def rasterised_masks(
+    segmentations: Sequence[Segmentation], rows: Ints, image: AugmentedImage
+) -> tuple[Ints, CroppedMasks]:
+    """Return the masks of the objects ``rows`` in an augmented image.
+
+    Objects without a pixel in the image are dropped; the first result are the remaining rows.
+    """
+    remaining: list[int] = []
+    masks = []
+    for row in rows.tolist():
+        mask = segmentations[row].rasterise(image.from_original, image.size)
+        if mask.pixels.any():
+            remaining.append(row)
+            masks.append(mask)
+    # `CroppedMasks` holds the windows one after the other and ends with one zero.
+    flat = [mask.pixels.ravel() for mask in masks]
+    pixels = np.concatenate([*flat, np.zeros(1, dtype=bool)])
+    windows = np.array([mask.window for mask in masks], dtype=np.int64).reshape(-1, 4)
+    cropped = CroppedMasks(torch.from_numpy(pixels.view(np.uint8)), torch.from_numpy(windows))
+    return np.array(remaining, dtype=np.int64), cropped
+
+
+def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return a view [3,H,W] of pixels [H,W,3]; the memory stays channels last."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_pixels(image: Image.Image, transform: Transform) -> Tensor:
+    """Apply ``transform`` to an image that is in no dataset. Returns [3,H,W] uint8."""
+    pixels = channels_first(np.array(image.convert("RGB")))
+    no_boxes = np.empty((0, 4), dtype=np.float32)
+    return transform(AugmentedImage(pixels, no_boxes), torch.Generator()).image

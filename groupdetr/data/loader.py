@@ -1,0 +1,162 @@
+"""Data loaders: which images a training step takes, and how worker processes load them.
+
+Training reads one endless stream of images, epoch after epoch, each shuffled by (seed, epoch).
+Step s takes a fixed part of the stream, and the augmentation of an image depends on (seed, epoch,
+image) alone. Therefore a run can be resumed at any step, with any number of workers or processes,
+and sees the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from groupdetr.data.dataset import SampleIndex
+from groupdetr.errors import GroupDETRError
+
+
+class CollatingDataset(Protocol):
+    """A dataset that makes batches of its samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one sample. ``index`` is an int or a `SampleIndex`."""
+        ...
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Return the batch of samples."""
+        ...
+
+
+class StepBatchSampler(Sampler[list[SampleIndex]]):
+    """The micro-batches of one process, for the steps from ``start`` to ``stop``, excluded.
+
+    A step takes ``batch`` images. Each of the ``ranks`` processes yields ``accumulate`` lists of
+    ``batch`` / (ranks * accumulate) images for it. The images of a step are dealt to the processes
+    in turn, so all processes together see the same images as one process would.
+    """
+
+    def __init__(self, num_images: int, batch: int, seed: int, start: int, stop: int) -> None:
+        self.num_images, self.batch, self.seed = num_images, batch, seed
+        self.start, self.stop = start, stop
+        self.rank, self.ranks, self.accumulate = 0, 1, 1
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        current_epoch = -1
+        order = np.empty(0, dtype=np.int64)
+        for step in range(self.start, self.stop):
+            samples: list[SampleIndex] = []
+            for position in range(step * self.batch, (step + 1) * self.batch):
+                epoch, position_in_epoch = divmod(position, self.num_images)
+                if epoch != current_epoch:
+                    generator = np.random.default_rng((self.seed, epoch))
+                    order = generator.permutation(self.num_images)
+                    current_epoch = epoch
+                samples.append(SampleIndex(epoch, int(order[position_in_epoch])))
+            samples_of_rank = samples[self.rank :: self.ranks]
+            size = len(samples_of_rank) // self.accumulate
+            for i in range(self.accumulate):
+                yield samples_of_rank[i * size : (i + 1) * size]
+
+
+class BatchDataset(Dataset[Any]):
+    """A dataset that the data loader reads by the batch.
+
+    It returns errors that a user can act on instead of raising them. PyTorch would replace an
+    error raised in a worker by another one, whose message is a page long.
+    """
+
+    def __init__(self, dataset: CollatingDataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[Any]) -> Any:
+        """Return the batch of these samples, or the error that one of them caused."""
+        try:
+            return self.dataset.collate([self.dataset[index] for index in indices])
+        except GroupDETRError as error:
+            return error
+
+
+class Loader(DataLoader[Any]):
+    """Loads batches of a `CollatingDataset` and raises the errors that workers returned.
+
+    ``batches`` lists the indices of every batch. With ``persistent_workers``, the worker processes
+    stay alive between two iterations.
+    """
+
+    def __init__(
+        self,
+        dataset: CollatingDataset,
+        batches: Iterable[list[Any]],
+        workers: int,
+        persistent_workers: bool = False,
+    ) -> None:
+        super().__init__(
+            BatchDataset(dataset),
+            batch_sampler=batches,
+            collate_fn=_identity,
+            num_workers=workers,
+            worker_init_fn=limit_worker_threads,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=persistent_workers,
+        )
+
+    def __iter__(self) -> Any:
+        return map(_raise_error, super().__iter__())
+
+
+def training_loader(dataset: CollatingDataset, sampler: StepBatchSampler, workers: int) -> Loader:
+    """Return a loader of the micro-batches of ``sampler``."""
+    return Loader(dataset, sampler, workers)
+
+
+class ValidationLoader:
+    """Loads images of one dataset in order, again and again, with the same worker processes.
+
+    Worker processes that are not forked take seconds to start. They stay alive as long as this
+    object, or until `batches` is called with other arguments.
+    """
+
+    def __init__(self, dataset: CollatingDataset) -> None:
+        self.dataset = dataset
+        self._loader: Loader | None = None
+        self._arguments: tuple[range, int, int] | None = None
+
+    def batches(self, indices: range, batch_size: int, workers: int) -> Loader:
+        """Return the loader of the images ``indices``, in this order, in batches."""
+        arguments = (indices, batch_size, workers)
+        if self._loader is None or arguments != self._arguments:
+            batches = [
+                list(indices[first : first + batch_size])
+                for first in range(0, len(indices), batch_size)
+            ]
+            self._loader = Loader(self.dataset, batches, workers, persistent_workers=workers > 0)
+            self._arguments = arguments
+        return self._loader
+
+
+def limit_worker_threads(worker: int) -> None:
+    """Let a worker process use one thread.
+
+    There are several worker processes, and more threads would compete with the training.
+    """
+    torch.set_num_threads(1)
+
+
+def _identity(batch: Any) -> Any:
+    """Return the batch, which `BatchDataset` has collated already."""
+    return batch
+
+
+def _raise_error(batch: Any) -> Any:
+    if isinstance(batch, GroupDETRError):
+        raise batch
+    return batch

@@ -1,0 +1,64 @@
+"""The page of a run on images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from groupdetr.data.images import load_image
+from groupdetr.engine.run_folder import RunFolder
+from groupdetr.evaluation.coco import CocoEvaluation
+from groupdetr.report.panels import DetectionPanel
+from groupdetr.report.run import RunReport, write_run_report
+from groupdetr.report.run_summary import run_details, summarize_run
+from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.detection2d.task import DetectionTask
+
+NUM_IMAGES = 8  # on the page
+
+
+def report(run: RunFolder) -> Path:
+    """Write report.html of a run that has been evaluated at least once, and return its path."""
+    config = run.read_config()
+    detector = Detector(run.path, "cpu")
+    task = detector.create_task(detector.task.read(config["data"], config["images"]))
+    panels = []
+    for index in range(min(NUM_IMAGES, len(task.val))):
+        panels.append(detection_panel(task, {"Detections": detector}, index))
+
+    metadata = json.loads(run.data.read_text())
+    data = {"data": metadata["root"]}
+    for name, split in metadata["splits"].items():
+        data[name] = f"{split['images']} images"
+    data["classes"] = len(metadata["categories"])
+
+    content = RunReport(
+        name=run.path.name,
+        detector=config["model"],
+        summary=summarize_run(run),
+        evaluation=best_evaluation(run),
+        class_names=detector.names,
+        panels=panels,
+        data=data,
+        details=run_details(config, detector.recipe),
+    )
+    write_run_report(run.report, content)
+    return run.report
+
+
+def best_evaluation(run: RunFolder) -> CocoEvaluation:
+    """Return the evaluation of the best weights, which the training wrote."""
+    return CocoEvaluation.from_json(json.loads((run.val / "metrics.json").read_text()))
+
+
+def detection_panel(
+    task: DetectionTask, detectors: Mapping[str, Detector], index: int
+) -> DetectionPanel:
+    """Return validation image ``index``, its ground truth, and the detections of each detector."""
+    path = task.val.records[index].path
+    detections = {}
+    for name, detector in detectors.items():
+        (result,) = detector.predict(path, score=0.0)
+        detections[name] = result.detections
+    return DetectionPanel(load_image(path), task.ground_truth(index), detections)

@@ -1,0 +1,28 @@
+"""Registry of tasks: from the name of a task to its class."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from groupdetr.errors import UsageError
+
+# name: (module, class). A module is imported when its task is asked for, because tasks import
+# data sets and evaluations that a detector alone does not need.
+TASKS = {
+    "detection": ("groupdetr.tasks.detection2d.task", "DetectionTask"),
+    "instance_segmentation": ("groupdetr.tasks.detection2d.instance_segmentation", "InstanceTask"),
+    "detection3d": ("groupdetr.tasks.detection3d.task", "Detection3DTask"),
+    "detection3d_two_frames": ("groupdetr.tasks.detection3d.task", "TwoFrameTask"),
+}
+
+
+def task_class(name: str) -> Any:
+    """Return the class of the task called ``name``, such as `DetectionTask` for "detection".
+
+    `UsageError` if there is no such task.
+    """
+    if name not in TASKS:
+        raise UsageError(f"unknown task {name!r}", remedy=f"known tasks: {', '.join(TASKS)}")
+    module, class_name = TASKS[name]
+    return getattr(import_module(module), class_name)

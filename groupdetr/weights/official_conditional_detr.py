@@ -1,0 +1,107 @@
+"""The authors' Conditional DETR checkpoints, R50 and R50-DC5, 564 tensors each.
+
+(github.com/Atten4Vis/ConditionalDETR) The branch GroupDETR differs in one tensor:
+``query_embed.weight`` has K*N rows, group after group.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.errors import WeightsError
+from groupdetr.weights.coco_names import COCO_91
+
+# One decoder layer, without what Hugging Face stores under other names.
+DECODER: Names = {
+    "sa_qcontent_proj.*": "self_attention.query_content_proj.*",
+    "sa_qpos_proj.*": "self_attention.query_pos_proj.*",
+    "sa_kcontent_proj.*": "self_attention.key_content_proj.*",
+    "sa_kpos_proj.*": "self_attention.key_pos_proj.*",
+    "sa_v_proj.*": "self_attention.value_proj.*",
+    "self_attn.out_proj.*": "self_attention.output_proj.*",
+    "ca_qcontent_proj.*": "cross_attention.query_content_proj.*",
+    "ca_qpos_proj.*": "cross_attention.query_pos_proj.*",  # layer 0 only
+    "ca_kcontent_proj.*": "cross_attention.key_content_proj.*",
+    "ca_kpos_proj.*": "cross_attention.key_pos_proj.*",
+    "ca_qpos_sine_proj.*": "cross_attention.query_sine_proj.*",
+    "ca_v_proj.*": "cross_attention.value_proj.*",
+}
+
+# Conditional DETR and its descendants DAB-DETR and DN-DETR.
+SHARED: Names = {
+    "*.num_batches_tracked": (),  # frozen batch norms count no batches
+    "backbone.0.body.*": "backbone.network.*",
+    "input_proj.*": "encoder.projection.*",
+    "transformer.encoder.layers.#.self_attn.in_proj_*": (
+        "encoder.layers.#.attention.query_proj.*",
+        "encoder.layers.#.attention.key_proj.*",
+        "encoder.layers.#.attention.value_proj.*",
+    ),
+    "transformer.encoder.layers.#.self_attn.out_proj.*": "encoder.layers.#.attention.output_proj.*",
+    "transformer.encoder.layers.#.linear1.*": "encoder.layers.#.feed_forward.expand.*",
+    "transformer.encoder.layers.#.linear2.*": "encoder.layers.#.feed_forward.contract.*",
+    "transformer.encoder.layers.#.norm#.*": "encoder.layers.#.norm#.*",
+    **with_prefixes(DECODER, "transformer.decoder.layers.#.", "decoder.layers.#."),
+    "transformer.decoder.layers.#.cross_attn.out_proj.*": (
+        "decoder.layers.#.cross_attention.output_proj.*"
+    ),
+    "transformer.decoder.layers.#.linear1.*": "decoder.layers.#.feed_forward.expand.*",
+    "transformer.decoder.layers.#.linear2.*": "decoder.layers.#.feed_forward.contract.*",
+    "transformer.decoder.layers.#.norm#.*": "decoder.layers.#.norm#.*",
+    "transformer.decoder.norm.*": "decoder.norm.*",
+    "class_embed.*": "decoder.heads.0.classify.*",
+    "bbox_embed.*": "decoder.heads.0.regress.*",
+}
+
+NAMES: Names = {
+    **SHARED,
+    "query_embed.weight": "queries.embedding",
+    "transformer.decoder.ref_point_head.*": "queries.ref_point_head.*",
+    # All layers from layer 1 on share this module.
+    "transformer.decoder.query_scale.*": (
+        "decoder.layers.1.cross_attention.query_sine_embed.scale.*"
+    ),
+}
+
+
+def options(args: Metadata) -> dict[str, Any]:
+    """Return the recipe fields that the training script's arguments give."""
+    fields = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
+    return {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
+
+
+def categories(args: Metadata) -> list[Category]:
+    """Return COCO's category ids, which are the rows, unless the data set was another."""
+    return list(enumerate(COCO_91)) if args.get("dataset_file") == "coco" else []
+
+
+def r50_or_dc5(family: str, dilation: str, file: Checkpoint) -> str:
+    """Return the preset: ``family``-r50 or ``family``-r50-dc5.
+
+    Both have the same tensors. Only the entry ``dilation`` of the metadata distinguishes them.
+    """
+    r50, dc5 = f"{family}-r50", f"{family}-r50-dc5"
+    if dilation not in file.metadata:
+        raise WeightsError(
+            f"the file does not say if it is {r50} or {dc5}",
+            file.where,
+            f"name the model: groupdetr import {file.where} --model {r50} (Python: preset={r50!r})",
+        )
+    return dc5 if file.metadata[dilation] else r50
+
+
+OFFICIAL = Layout(
+    title="the authors' Conditional DETR",
+    preset=partial(r50_or_dc5, "conditional-detr", "dilation"),
+    signature=(
+        "class_embed.weight",
+        "query_embed.weight",
+        "transformer.decoder.ref_point_head.*",
+    ),
+    names=NAMES,
+    options=options,
+    categories=categories,
+)

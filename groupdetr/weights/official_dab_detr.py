@@ -1,0 +1,93 @@
+"""The authors' checkpoints of DAB-DETR and DN-DETR, R50 and R50-DC5.
+
+(github.com/IDEA-Research) They have 590 tensors, one more with patterns, and one more in DN-DETR:
+the label embedding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from groupdetr.checkpoints.layout import Layout, Metadata, Names
+from groupdetr.errors import WeightsError
+from groupdetr.weights.official_conditional_detr import SHARED, categories, r50_or_dc5
+from groupdetr.weights.official_conditional_detr import options as conditional_options
+
+NAMES: Names = {
+    "transformer.decoder.bbox_embed.*": (),  # a second name of bbox_embed
+    **SHARED,
+    "transformer.encoder.layers.#.activation.weight": (
+        "encoder.layers.#.feed_forward.activation.weight"
+    ),
+    "transformer.encoder.query_scale.*": "encoder.position_embedding.scale.*",
+    "transformer.decoder.layers.#.activation.weight": (
+        "decoder.layers.#.feed_forward.activation.weight"
+    ),
+    "transformer.decoder.ref_point_head.*": "decoder.position_embeddings.0.mlp.*",
+    "transformer.decoder.ref_anchor_head.*": (
+        "decoder.layers.0.cross_attention.query_sine_embed.size.*"
+    ),
+    # All layers from layer 1 on share this module.
+    "transformer.decoder.query_scale.*": (
+        "decoder.layers.1.cross_attention.query_sine_embed.point.scale.*"
+    ),
+    "refpoint_embed.weight": "queries.anchors",
+    "transformer.patterns.weight": "queries.patterns",
+}
+
+DENOISING: Names = {
+    **NAMES,
+    "label_enc.weight": "queries.labels.weight",
+    "refpoint_embed.weight": "queries.matching.anchors",
+    "transformer.patterns.weight": "queries.matching.patterns",
+}
+
+
+def options(args: Metadata) -> dict[str, Any]:
+    """Return the recipe fields that the training script's arguments give."""
+    return {**conditional_options(args), **temperature(args, "pe_temperatureH", "pe_temperatureW")}
+
+
+def temperature(metadata: Metadata, height: str, width: str) -> dict[str, Any]:
+    """Return the temperature of the image's position embedding as a recipe field, {} if unknown.
+
+    ``height`` and ``width`` are the two entries of the metadata. WeightsError if they differ.
+    """
+    if metadata.get(height) != metadata.get(width):
+        raise WeightsError(
+            "the position embedding has one temperature for height "
+            f"({metadata.get(height)}) and another for width ({metadata.get(width)})",
+            remedy="groupdetr has one temperature for both: use other weights",
+        )
+    return {"temperature": float(metadata[height])} if height in metadata else {}
+
+
+def denoising_options(args: Metadata) -> dict[str, Any]:
+    """Return the recipe fields of DN-DETR that the training script's arguments give."""
+    fields = {
+        "scalar": "denoising_groups",
+        "label_noise_scale": "label_noise_ratio",
+        "box_noise_scale": "box_noise_scale",
+    }
+    denoising = {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
+    return {**options(args), **denoising}
+
+
+SIGNATURE = ("class_embed.weight", "refpoint_embed.weight", "transformer.decoder.ref_anchor_head.*")
+OFFICIAL_DAB = Layout(
+    title="the authors' DAB-DETR",
+    preset=partial(r50_or_dc5, "dab-detr", "dilation"),
+    signature=SIGNATURE,
+    names=NAMES,
+    options=options,
+    categories=categories,
+)
+OFFICIAL_DN = Layout(
+    title="the authors' DN-DETR",
+    preset=partial(r50_or_dc5, "dn-detr", "dilation"),
+    signature=(*SIGNATURE, "label_enc.weight"),
+    names=DENOISING,
+    options=denoising_options,
+    categories=categories,
+)

@@ -1,0 +1,166 @@
+"""Checkpoints of PETR and PETRv2 with VoVNetV2-99.
+
+The authors' files (github.com/megvii-research/PETR) have 854 and 966 tensors. mmcv writes them,
+with the tensors under ``state_dict``. mmdet3d 1.x has a PETR with the same names and another
+encoding of boxes, with the length before the width. If one is read as the other, only the sizes of
+boxes are wrong, which is easily missed. Only the metadata distinguishes them: mmcv writes its
+version there, and mmengine, on which mmdet3d 1.x is built, writes its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
+from groupdetr.ops.boxes3d import LENGTH_FIRST
+
+NUSCENES = (
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
+    "traffic_cone",
+)
+# Modules that are 1x1 convolutions in their code and linear layers in ours.
+LINEAR = ("encoder.points.", "encoder.views.", "encoder.position_embedding.")
+
+
+def two_layers(theirs: str, ours: str) -> Names:
+    """Return the table of an MLP of two layers. They also count the activation between them."""
+    return {f"{theirs}.0.*": f"{ours}.layers.0.*", f"{theirs}.2.*": f"{ours}.layers.1.*"}
+
+
+NECK: Names = {"lateral_convs.#.conv.*": "lateral.#.*", "fpn_convs.0.conv.*": "smooth.*"}
+
+INPUTS: Names = {
+    "attn.in_proj_*": ("query_proj.*", "key_proj.*", "value_proj.*"),
+    "attn.out_proj.*": "output_proj.*",
+}
+# One decoder layer.
+LAYER: Names = {
+    **with_prefixes(INPUTS, "attentions.0.", "self_attention."),
+    **with_prefixes(INPUTS, "attentions.1.", "cross_attention."),
+    # Older files of mmcv have these names for the two attentions.
+    **with_prefixes(INPUTS, "self_attn.", "self_attention."),
+    **with_prefixes(INPUTS, "multihead_attn.", "cross_attention."),
+    "ffns.0.layers.0.0.*": "feed_forward.expand.*",
+    "ffns.0.layers.1.*": "feed_forward.contract.*",
+    "norms.0.*": "norm1.*",
+    "norms.1.*": "norm2.*",
+    "norms.2.*": "norm3.*",
+}
+
+# The box regression of PETR is an MLP. That of PETRv2 has a shared MLP and an MLP for each part of
+# the box. They also count the activations and the dropout.
+REGRESS: Names = {
+    "0.*": "layers.0.*",
+    "2.*": "layers.1.*",
+    "4.*": "layers.2.*",
+    "reg_branch.0.*": "shared.layers.0.*",
+    "reg_branch.3.*": "shared.layers.1.*",
+    "task_heads.#.0.*": "branches.#.layers.0.*",
+    "task_heads.#.2.*": "branches.#.layers.1.*",
+}
+
+HEAD: Names = {
+    "code_weights": (),
+    "input_proj.*": "encoder.projection.*",
+    **two_layers("position_encoder", "encoder.points"),
+    **two_layers("adapt_pos3d", "encoder.views"),
+    "fpe.conv_reduce.*": "encoder.position_embedding.gate.layers.0.*",
+    "fpe.conv_expand.*": "encoder.position_embedding.gate.layers.1.*",
+    "reference_points.weight": "queries.points",
+    **two_layers("query_embedding", "queries.position_embedding"),
+    **with_prefixes(LAYER, "transformer.decoder.layers.#.", "decoder.layers.#."),
+    "transformer.decoder.post_norm.*": "decoder.norm.*",
+    "transformer.decoder.norm.*": "decoder.norm.*",  # in older files
+    "cls_branches.#.6.*": "decoder.heads.#.classify.*",
+    "cls_branches.#.#.*": "decoder.heads.#.cls_branch.#.*",
+    **with_prefixes(REGRESS, "reg_branches.#.", "decoder.heads.#.regress."),
+}
+
+NAMES: Names = {
+    "*.num_batches_tracked": (),
+    **with_prefixes(VOVNET_NAMES, "img_backbone.", "backbone.network."),
+    **with_prefixes(NECK, "img_neck.", "encoder.neck."),
+    **with_prefixes(HEAD, "pts_bbox_head.", ""),
+}
+
+
+def preset(file: Checkpoint) -> str:
+    """Return "petrv2-v99" for a file that has the gate of PETRv2's position embedding."""
+    is_v2 = "encoder.position_embedding.gate.layers.0.weight" in file.state
+    return "petrv2-v99" if is_v2 else "petr-v99"
+
+
+def options(metadata: Metadata) -> dict[str, Any]:
+    """Return {}: the metadata has no field of a recipe."""
+    return {}
+
+
+def categories(metadata: Metadata) -> list[Category]:
+    """Return the classes of nuScenes, in the order of all their configurations."""
+    return list(enumerate(NUSCENES))
+
+
+def to_linear(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the weights of their 1x1 convolutions of positions into those of linear layers."""
+    converted = dict(state)
+    for name, value in state.items():
+        if name.startswith(LINEAR) and value.ndim == 4:
+            converted[name] = value.flatten(1)
+    return converted
+
+
+def to_width_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert an mmdet3d file: as `to_linear`, and reorder the encoded boxes as the authors do."""
+    last_layer = re.compile(r"decoder\.heads\.\d+\.regress\.layers\.2\.(weight|bias)")
+    converted = to_linear(state)
+    for name, value in state.items():
+        if last_layer.fullmatch(name):
+            converted[name] = value[LENGTH_FIRST]
+    return converted
+
+
+def is_mmcv(metadata: Metadata) -> bool:
+    return "mmcv_version" in metadata and "mmengine_version" not in metadata
+
+
+def is_mmengine(metadata: Metadata) -> bool:
+    return "mmengine_version" in metadata
+
+
+OFFICIAL_PETR = Layout(
+    title="the authors' PETR",
+    preset=preset,
+    signature=(
+        "pts_bbox_head.reference_points.weight",
+        "pts_bbox_head.position_encoder.0.weight",
+    ),
+    names=NAMES,
+    options=options,
+    categories=categories,
+    complete=to_linear,
+    matches_metadata=is_mmcv,
+)
+MMDET3D_PETR = Layout(
+    title="mmdet3d's PETR",
+    preset=preset,
+    # mmdet3d has no PETRv2, so the regression has the names of PETR.
+    signature=(*OFFICIAL_PETR.signature, "pts_bbox_head.reg_branches.0.4.weight"),
+    names=NAMES,
+    options=options,
+    categories=categories,
+    complete=to_width_first,
+    matches_metadata=is_mmengine,
+)

@@ -1,0 +1,79 @@
+"""`groupdetr doctor`: this machine, and a test that groups do not leak into each other."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from groupdetr.analysis.isolation import Isolation, measure
+from groupdetr.create import create_model
+from groupdetr.engine.accelerator import create_accelerator, environment
+from groupdetr.settings import Settings
+from groupdetr.tasks.trained_detector import TrainedDetector
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """What `doctor` returns."""
+
+    isolation: Isolation
+
+    @property
+    def exit_code(self) -> int:
+        """0 if the groups are separate, else 1."""
+        return 0 if self.isolation.holds else 1
+
+
+def doctor(*, model: str, groups: int, device: str, json: bool) -> DoctorResult:
+    """Measure the isolation of the groups of a detector, and print it with the environment.
+
+    The arguments are the options of `groupdetr doctor`.
+    """
+    torch_device = create_accelerator(Settings(device=device)).device
+    torch.manual_seed(0)
+    if Path(model).exists():
+        network = TrainedDetector(model, str(torch_device)).model
+    else:
+        network = create_model(model, num_groups=groups).to(torch_device)
+    isolation = measure(network)
+    content = {
+        "environment": environment(),
+        "device": str(torch_device),
+        "model": model,
+        "isolation": asdict(isolation),
+    }
+    if json:
+        print(json_format.dumps({**content, "holds": isolation.holds}, indent=1))
+    else:
+        show(content, isolation.holds)
+    return DoctorResult(isolation)
+
+
+def show(content: dict[str, Any], holds: bool) -> None:
+    """Print the environment and the three measurements."""
+    for name, value in content["environment"].items():
+        if name == "packages":
+            value = ", ".join(f"{package} {version}" for package, version in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value) or "none"
+        print(f"{name:<10}{value}")
+    print(f"{'device':<10}{content['device']}")
+    print(
+        f"\ngroup isolation of {content['model']}: "
+        "the largest change of any logit or box coordinate"
+    )
+    measurements = {
+        "leak": "in other groups, when the queries of one are changed",
+        "apart": "between all groups in one pass and each by itself",
+        "inference": "between inference and the primary group in training",
+    }
+    for name, explanation in measurements.items():
+        print(f"  {content['isolation'][name]:.1e}  {explanation}")
+    if holds:
+        print("groups are separate")
+    else:
+        print("GROUPS LEAK INTO EACH OTHER: this is not Group DETR")

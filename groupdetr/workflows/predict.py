@@ -1,0 +1,47 @@
+"""`groupdetr predict`: detect objects and draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from groupdetr.errors import UsageError
+from groupdetr.settings import expect_positive
+from groupdetr.tasks.trained_detector import task_of
+from groupdetr.workflows.output_folder import output_folder
+from groupdetr.workflows.task_workflows import workflows_for
+
+
+def predict(
+    *,
+    run: Path,
+    inputs: Sequence[str],
+    score: float | None,
+    imgsz: int | None,
+    split: str,
+    limit: int | None,
+    device: str,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Write annotated images or scenes, and predictions.json.
+
+    The arguments are the options of `groupdetr predict`.
+    """
+    expect_positive(imgsz=imgsz)
+    if score is not None and not 0 <= score <= 1:
+        raise UsageError(
+            f"score must be between 0 and 1, not {score}", remedy="--score 0.5, for example"
+        )
+    workflows = workflows_for(task_of(run))
+    workflows.predict(
+        run,
+        inputs,
+        score=score,
+        imgsz=imgsz,
+        split=split,
+        limit=limit,
+        device=device,
+        out=output_folder(out, run, "predict"),
+        json=json,
+    )

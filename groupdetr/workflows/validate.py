@@ -1,0 +1,51 @@
+"""`groupdetr val`: evaluate a trained detector."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import Any
+
+from groupdetr.settings import expect_positive
+from groupdetr.tasks.trained_detector import task_of
+from groupdetr.workflows.output_folder import output_folder
+from groupdetr.workflows.task_workflows import workflows_for
+
+
+def validate(
+    *,
+    run: Path,
+    data: Path | None,
+    images: Path | None,
+    split: str,
+    per_group: bool,
+    imgsz: int | None,
+    batch: int,
+    workers: int | None,
+    device: str,
+    out: Path | None,
+    json: bool,
+) -> dict[str, Any]:
+    """Evaluate a run or a weights file, write the figures, and return what metrics.json holds.
+
+    The arguments are the options of `groupdetr val`.
+    """
+    expect_positive(imgsz=imgsz, batch=batch)
+    workflows = workflows_for(task_of(run))
+    metrics = workflows.validate(
+        run,
+        data=data,
+        images=images,
+        split=split,
+        per_group=per_group,
+        imgsz=imgsz,
+        batch=batch,
+        workers=workers,
+        device=device,
+        # Created now: an hour of evaluation must not end with a folder that cannot be written to.
+        out=output_folder(out, run, "val"),
+        json=json,
+    )
+    if json:
+        print(json_format.dumps(metrics, indent=1))
+    return metrics

@@ -1,0 +1,113 @@
+"""Every option that a message names exists in the verb that prints the message."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from groupdetr.cli.main import VERBS, read_options
+from tests.test_structure import IMPORTS, TREES, room
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
+COMMAND = re.compile(r"groupdetr (demo|check|train|val|predict|import|doctor|presets)\b")
+# Programs of others whose options are named in messages.
+FOREIGN = {"--nproc-per-node"}
+
+
+@cache
+def options_of(verb: str) -> set[str]:
+    """The options of a verb, as its own help lists them."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        read_options(verb, ["--help"])
+    return set(OPTION.findall(text.getvalue()))
+
+
+@cache
+def modules_of(verb: str) -> set[str]:
+    """The modules that a verb can run: all that its workflow imports, directly or not."""
+    start = VERBS[verb].workflow.split(":")[0]
+    reached, waiting = {start}, [start]
+    while waiting:
+        for module in IMPORTS[waiting.pop()] - reached:
+            reached.add(module)
+            waiting.append(module)
+    return reached
+
+
+def docstrings(tree: ast.AST) -> set[int]:
+    """The ids of the nodes that are docstrings, of functions, classes, modules and fields."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        for statement in node.body:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                found.add(id(statement.value))
+    return found
+
+
+def messages(tree: ast.AST) -> Iterator[str]:
+    """The texts of a file that name an option, f-strings with their values left out."""
+    skipped = docstrings(tree)
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(value) for value in node.values}
+            yield "".join(v.value if isinstance(v, ast.Constant) else "X" for v in node.values)
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in skipped | inside:
+            yield node.value
+
+
+# Modules that several verbs import, and whose messages only some of them can print.
+READS_ANNOTATIONS = {"check", "train", "val"}
+PRINTED_BY = {
+    "groupdetr.data.findings": {"check", "train"},
+    "groupdetr.data.formats": READS_ANNOTATIONS,
+    "groupdetr.engine.accelerator": {"train", "val", "predict", "doctor"},
+    "groupdetr.engine.memory": {"train"},
+    "groupdetr.modeling.backbones.pretrained": {"train"},
+    "groupdetr.modeling.backbones.vovnet": {"train"},
+    "groupdetr.settings": {"train"},
+    "groupdetr.tasks.detection2d.task": {"train"},
+    "groupdetr.tasks.detection2d.validation": {"val"},
+    "groupdetr.tasks.detection3d.prediction": {"predict"},
+    "groupdetr.tasks.detection3d.task": {"train"},
+    "groupdetr.tasks.detection3d.validation": {"val"},
+    "groupdetr.workflows.parallel_runs": {"train"},  # it starts trainings
+}
+# Style sheets have names that look like options.
+WITHOUT_MESSAGES = {"report", "visualize"}
+
+
+def printing_verbs(module: str) -> set[str]:
+    importing = {verb for verb in VERBS if module in modules_of(verb)}
+    return PRINTED_BY.get(module, importing)
+
+
+def test_every_option_that_a_message_names_exists() -> None:
+    wrong = []
+    for module, tree in TREES.items():
+        if room(module) in WITHOUT_MESSAGES | {"cli"}:
+            continue
+        for message in messages(tree):
+            options = set(OPTION.findall(message)) - FOREIGN
+            named = set(COMMAND.findall(message))
+            if not options:
+                continue
+            if named:
+                # The message names a command, and the options are of that command.
+                known = set().union(*(options_of(verb) for verb in named))
+                if not options <= known:
+                    wrong.append(f"{module}: groupdetr {named} has no {options - known}")
+                continue
+            for verb in printing_verbs(module):
+                if not options <= options_of(verb):
+                    wrong.append(f"{module}: {verb} has no {options - options_of(verb)}")
+    assert not wrong, "\n".join(wrong)

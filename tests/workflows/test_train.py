@@ -1,0 +1,115 @@
+"""`train` as a function: its result, its exit code, and how a signal stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from groupdetr.cli.main import main, read_options
+from groupdetr.cli.options.train import TrainOptions
+from groupdetr.engine.trainer import Trainer
+from groupdetr.workflows.train import TrainingResult
+from groupdetr.workflows.train import train as train_workflow
+from tests.runs import load_checkpoint, train_arguments
+
+
+def call_train(data: Path, out: Path, *options: str) -> TrainingResult:
+    """Call the workflow as `main` does: with the fields of the options."""
+    arguments = train_arguments(data, out, "--steps", "4", *options)
+    parsed = read_options("train", arguments[1:])
+    assert isinstance(parsed, TrainOptions)
+    return train_workflow(**vars(parsed))
+
+
+def call_in_second_step(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    """Call ``function(trainer)`` at the beginning of the second step of a training."""
+    step = Trainer.step
+
+    def step_with_call(self: Trainer, network: nn.Module, micro_batches: list[Any]) -> Any:
+        if self.state.progress.step == 1:
+            function(self)
+        return step(self, network, micro_batches)
+
+    monkeypatch.setattr(Trainer, "step", step_with_call)
+
+
+def test_a_complete_training_returns_its_folder_and_exit_code_0(
+    shapes: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    result = call_train(shapes, run)
+    assert result == TrainingResult(run, interrupted=False)
+    assert result.exit_code == 0
+
+
+def test_a_training_that_is_stopped_returns_exit_code_130_without_a_keyboard_interrupt(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_in_second_step(monkeypatch, Trainer.request_stop)
+    run = tmp_path / "run"
+    result = call_train(shapes, run)
+    assert result == TrainingResult(run, interrupted=True)
+    assert result.exit_code == 130
+    assert load_checkpoint(run)["progress"]["step"] == 2, "the step was finished"
+
+
+def test_the_program_ends_with_130_and_prints_how_to_resume(
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call_in_second_step(monkeypatch, Trainer.request_stop)
+    run = tmp_path / "run"
+    assert main(train_arguments(shapes, run, "--steps", "4")) == 130
+    output = capsys.readouterr()
+    assert f"groupdetr train --resume {run}" in output.out
+    assert output.err == "", "a stop is not an error"
+
+
+def test_a_training_that_ends_at_stop_after_was_not_interrupted(
+    shapes: Path, tmp_path: Path
+) -> None:
+    result = call_train(shapes, tmp_path / "run", "--stop-after", "2")
+    assert not result.interrupted
+    assert result.exit_code == 0
+
+
+def test_paths_with_brackets_are_printed_unchanged(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The console could take them for markup."""
+    run = tmp_path / "run[bold]"
+    call_train(shapes, run, "--steps", "1")
+    assert f"groupdetr predict {run} IMAGES" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_current_step_and_its_handler_is_restored(
+    number: signal.Signals, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_in_second_step(monkeypatch, lambda _: os.kill(os.getpid(), number))
+    former_handler = signal.getsignal(number)
+    run = tmp_path / "run"
+    assert call_train(shapes, run).interrupted
+    assert load_checkpoint(run)["progress"]["step"] == 2
+    assert signal.getsignal(number) == former_handler
+
+
+def test_a_second_signal_stops_at_once(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt_twice(_: Trainer) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    call_in_second_step(monkeypatch, interrupt_twice)
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        call_train(shapes, run)
+    assert load_checkpoint(run)["progress"]["step"] == 0, "the checkpoint before the first step"
