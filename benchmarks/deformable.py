@@ -118,20 +118,20 @@ class SamplingInputs:
         images = options.images
         if case == "encoder":
             # The centres of all tokens; offsets of about two pixels of each level.
-            centers = torch.cat([pixel_centers(height, width) for height, width in self.shapes])
-            centers = centers.expand(images, -1, -1)
+            centres = torch.cat([pixel_centres(height, width) for height, width in self.shapes])
+            centres = centres.expand(images, -1, -1)
             widths_heights = torch.tensor([(width, height) for height, width in self.shapes])
             offset_scale = 2.0 / widths_heights.unsqueeze(1)
         else:
             # The centres of boxes; offsets of about a tenth of the image.
-            centers = torch.rand(images, options.groups * DECODER_QUERIES, 2)
+            centres = torch.rand(images, options.groups * DECODER_QUERIES, 2)
             offset_scale = torch.full((1, 1, 1), 0.1)
-        self.num_queries = centers.shape[1]
+        self.num_queries = centres.shape[1]
 
         levels = len(self.shapes)
         sample_axes = (images, self.num_queries, HEADS, levels, POINTS)
         offsets = torch.randn(*sample_axes, 2) * offset_scale
-        locations = centers[:, :, None, None, None] + offsets
+        locations = centres[:, :, None, None, None] + offsets
         logits = torch.randn(images, self.num_queries, HEADS, levels * POINTS)
         weights = logits.softmax(-1).reshape(sample_axes)
         tokens = sum(height * width for height, width in self.shapes)
@@ -195,7 +195,7 @@ class SamplingInputs:
         return [x.detach().float() for x in (attended, *gradients)]
 
 
-def pixel_centers(height: int, width: int) -> Tensor:
+def pixel_centres(height: int, width: int) -> Tensor:
     """Return the centres of all pixels, x and y in [0,1], row by row: [height*width,2]."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return torch.stack([x / width, y / height], dim=-1).flatten(0, 1)

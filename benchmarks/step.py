@@ -164,12 +164,12 @@ def random_3d_target(options: Options) -> groupdetr.Target:
 
 def ellipses(boxes: Tensor, height: int, width: int) -> Tensor:
     """Return the ellipses that fit into boxes [T,4] as masks, [T,height,width] bool."""
-    center_x, center_y, box_width, box_height = boxes.unsqueeze(-1).unbind(1)  # [T,1] each
+    centre_x, centre_y, box_width, box_height = boxes.unsqueeze(-1).unbind(1)  # [T,1] each
     x = (torch.arange(width, device=boxes.device) + 0.5) / width
     y = (torch.arange(height, device=boxes.device) + 0.5) / height
     # Distance from the centre, where 1 is the edge of the box.
-    distance_x = (x - center_x) / box_width * 2  # [T,width]
-    distance_y = (y - center_y) / box_height * 2  # [T,height]
+    distance_x = (x - centre_x) / box_width * 2  # [T,width]
+    distance_y = (y - centre_y) / box_height * 2  # [T,height]
     return distance_y.square()[:, :, None] + distance_x.square()[:, None] <= 1
 
 

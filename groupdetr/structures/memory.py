@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Memory(TensorDataclass):
         padding: Tensor,
         shapes: tuple[tuple[int, int], ...],
         padded: bool = True,
-        **others: Any,
+        **others: object,
     ) -> Self:
         """Create from what the fields of the same names describe.
 
@@ -108,8 +108,8 @@ def compute_valid_sizes(
     """
     sizes = []
     for level_padding in split_levels(padding, shapes):
-        width = (~level_padding[:, 0]).sum(1)
-        height = (~level_padding[:, :, 0]).sum(1)
+        valid = ~level_padding
+        width, height = valid[:, 0].sum(1), valid[:, :, 0].sum(1)
         sizes.append(torch.stack([width, height], -1))
     valid_sizes = torch.stack(sizes, 1).float()
     padded_sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32)
