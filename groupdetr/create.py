@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.experiments import experiment
 from groupdetr.modeling.detr import DetectionTransformer
 
 
-def create_model(name: str, **options: Any) -> DetectionTransformer:
+def create_model(name: str, **options: object) -> DetectionTransformer:
     """Return the detector called ``name``, with random weights.
 
     `groupdetr presets` lists the names. ``options`` are fields of its recipe, such as

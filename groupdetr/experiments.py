@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any
 
 from groupdetr.detectors.ablations import (
     DenoisingInPrimaryGroup,
@@ -36,6 +35,7 @@ from groupdetr.detectors.tiny import (
 )
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
 
 K = 11  # the paper's number of groups (Sec. 4.1)
 TINY_K = 6  # the number of groups of the -tiny presets
@@ -358,7 +358,7 @@ def experiment(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
-def recipe_from(described: dict[str, Any]) -> Recipe:
+def recipe_from(described: JsonObject) -> Recipe:
     """Return the recipe from which `dataclasses.asdict` made the dict ``described``.
 
     It has the class of the recipe of its preset. Keys that are no fields of that are ignored.

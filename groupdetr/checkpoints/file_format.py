@@ -6,24 +6,20 @@ another number is refused, because it would load wrongly or with an error that e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from groupdetr.errors import UsageError
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.version import __version__
 
 FORMAT = 1
 KEY = "groupdetr"  # the entry of a file that holds what `file_stamp` returns
 
 
-def file_stamp() -> dict[str, Any]:
+def file_stamp() -> JsonObject:
     """Return what every file of this library carries: the format number and the version."""
     return {"format": FORMAT, "version": __version__}
 
 
-def require_format(
-    stamp: Mapping[str, Any], where: str, remedy: str, error: type[UsageError]
-) -> None:
+def require_format(stamp: JsonObject, where: str, remedy: str, error: type[UsageError]) -> None:
     """Raise ``error`` unless a file with this ``stamp`` has the format that this version reads.
 
     ``where``: the file. ``remedy``: what to do about a file without a number, which was written

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints.reading import Checkpoint, first_names
+from groupdetr.checkpoints.reading import Checkpoint, Metadata, first_names
 from groupdetr.errors import WeightsError
 
 # Their name -> our name, or several of ours, or none. See `Layout.names`.
 Names = Mapping[str, str | tuple[str, ...]]
 Category = tuple[int, str]  # original id and name of a class
-Metadata = Mapping[str, Any]  # what a file holds beside its tensors
+RecipeFields = dict[str, Any]  # fields of a detector's recipe by name, each of its own type
 
 
 def any_metadata(metadata: Metadata) -> bool:
@@ -46,7 +46,7 @@ class Layout:
     signature: tuple[str, ...]
     names: Names
     # Returns the recipe fields that the metadata gives and the shapes of tensors do not show.
-    options: Callable[[Metadata], dict[str, Any]]
+    options: Callable[[Metadata], RecipeFields]
     # Returns what the rows of the class head stand for, [] if unknown.
     categories: Callable[[Metadata], list[Category]]
     # Changes the converted tensors where a renaming is not enough.

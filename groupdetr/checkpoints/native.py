@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from groupdetr.checkpoints.file_format import KEY, file_stamp, require_format
 from groupdetr.errors import WeightsError
+from groupdetr.structures.json_object import JsonObject
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def save(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> None:
+def save(model: nn.Module, path: str | Path, metadata: JsonObject) -> None:
     """Write the weights of ``model`` completely or not at all.
 
     If the process dies while it writes, the previous file remains as it was. ``metadata`` is
@@ -57,7 +57,7 @@ def save(model: nn.Module, path: str | Path, metadata: Mapping[str, Any]) -> Non
         temporary.unlink(missing_ok=True)
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: str | Path) -> tuple[dict[str, Tensor], JsonObject]:
     """Return the tensors of a safetensors file, and the metadata that `save` was given.
 
     The metadata is {} if another program wrote the file. WeightsError if the file cannot be read,
@@ -73,7 +73,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def _read_metadata(header: Mapping[str, str], where: str) -> dict[str, Any]:
+def _read_metadata(header: Mapping[str, str], where: str) -> JsonObject:
     """Return the metadata in the header of a safetensors file, without the format number."""
     if KEY not in header:
         return {}

@@ -68,7 +68,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-REPLACEMENTS: dict[str, Callable[..., Any]] = {
+REPLACEMENTS: dict[str, Callable[..., object]] = {
     "numpy._core.multiarray._reconstruct": _empty,
     "numpy._core.numeric._frombuffer": Array.from_buffer,  # since protocol 5
     "numpy.ndarray": Array,
@@ -80,7 +80,7 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
         full_name = f"{module}.{name}"
         # numpy 1 calls the package numpy.core.
         key = full_name.replace("numpy.core.", "numpy._core.")
@@ -89,7 +89,7 @@ class _Unpickler(pickle.Unpickler):
         return REPLACEMENTS[key]
 
 
-def read_arrays(file: BinaryIO) -> Any:
+def read_arrays(file: BinaryIO) -> object:
     """Return the content of a pickle with tensors in place of its arrays.
 
     UnpicklingError if the pickle contains anything but arrays and plain values.
@@ -97,7 +97,7 @@ def read_arrays(file: BinaryIO) -> Any:
     return _to_tensors(_Unpickler(file).load())
 
 
-def _to_tensors(content: Any) -> Any:
+def _to_tensors(content: object) -> object:
     if isinstance(content, Mapping):
         return {name: _to_tensors(value) for name, value in content.items()}
     return content.tensor if isinstance(content, Array) else content

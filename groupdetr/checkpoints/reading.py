@@ -20,15 +20,16 @@ from groupdetr.errors import WeightsError
 
 # In the first bytes of a file of torch before 1.6.
 TORCH_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+Metadata = Mapping[str, Any]  # what a file holds beside its tensors
 MAX_NAMES = 10  # that an error message lists
 
 
 class Ignored:
     """Stands for the objects that mmengine logs beside the weights. It takes any state."""
 
-    def __init__(self, *_: Any) -> None: ...
+    def __init__(self, *_: object) -> None: ...
 
-    def __setstate__(self, _: Any) -> None: ...
+    def __setstate__(self, _: object) -> None: ...
 
 
 # Everything that a pickle needs for the losses and learning rates that mmengine keeps.
@@ -53,7 +54,7 @@ class Checkpoint:
     """
 
     state: dict[str, Tensor]
-    metadata: dict[str, Any]
+    metadata: Metadata
     where: str
 
     def positive_int(self, name: str) -> int | None:
@@ -124,32 +125,38 @@ def _open_pickle(path: Path) -> Checkpoint:
     if _is_training_checkpoint(content):
         remedy = "train again with groupdetr train"
         require_format(content.get(KEY, {}), str(path), remedy, WeightsError)
-    tensors = _find_tensors(content)
-    others = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
+    tensors: dict[str, Tensor] = {}
+    others: list[str] = []
+    for name, value in _find_tensors(content).items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            others.append(str(name))
     if others:
         raise WeightsError(
             f"these entries are no tensors: {first_names(others)}",
             str(path),
             "pass a file of named tensors: the state_dict of a model",
         )
-    return Checkpoint(dict(tensors), _find_metadata(content), str(path))
+    return Checkpoint(tensors, _find_metadata(content), str(path))
 
 
-def _is_training_checkpoint(content: Mapping[str, Any]) -> bool:
+def _is_training_checkpoint(content: Mapping[str, object]) -> bool:
     """True for the ``last.pt`` of a run of this library, with or without a format number."""
     without_number = {"model", "optimizer", "ema", "progress", "matched"}
     return isinstance(content.get(KEY), Mapping) or content.keys() == without_number
 
 
-def _find_tensors(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def _find_tensors(content: Mapping[str, object]) -> Mapping[str, object]:
     """Return the entry of a training script's dict that holds the tensors, or all of it."""
     for key in ("model", "state_dict"):
-        if isinstance(content.get(key), Mapping):
-            return content[key]
+        value = content.get(key)
+        if isinstance(value, Mapping):
+            return value
     return content
 
 
-def _find_metadata(content: Mapping[str, Any]) -> dict[str, Any]:
+def _find_metadata(content: Mapping[str, object]) -> Metadata:
     """Return the training arguments, or the ``meta`` of mmcv and mmengine; {} without them."""
     metadata = content.get("args", content.get("meta", {}))
     if isinstance(metadata, Namespace):
@@ -157,7 +164,7 @@ def _find_metadata(content: Mapping[str, Any]) -> dict[str, Any]:
     return dict(metadata) if isinstance(metadata, Mapping) else {}
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path) -> object:
     """Unpickle tensors or arrays, plain values, and a Namespace of them.
 
     Anything else is not executed; the WeightsError names it.

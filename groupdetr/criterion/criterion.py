@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +66,7 @@ class SetCriterion(nn.Module):
         """Return the names of the losses [terms * L] in the order of `MatchedLosses`."""
         return [f"{layer}/{term.name}" for term in self.terms for layer in supervised.names]
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: object) -> None:
         """Compile the costs and the losses with torch.compile and its ``options``.
 
         The matching between the two runs on the host. The number of objects may change from step to

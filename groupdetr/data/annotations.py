@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from groupdetr.data.findings import Findings, printable
 from groupdetr.data.records import Bools, Floats, Ints
 from groupdetr.data.segmentations import Segmentation
 from groupdetr.data.values import Id, parse_box, parse_id, parse_number, report_id_types
+from groupdetr.structures.json_object import JsonObject
 
 # They take the place of an index. UNKNOWN: the file does not list the id. REFUSED: the file lists
 # it, but the entry cannot be used and was reported.
@@ -60,7 +60,7 @@ class AnnotationTable:
 
 
 def read_annotations(
-    items: list[Any],
+    items: list[object],
     sizes: Floats,
     images: dict[Id, int],
     labels: dict[Id, int],
@@ -93,7 +93,7 @@ def read_annotations(
     return table
 
 
-def _objects(items: list[Any], findings: Findings) -> list[dict[str, Any]]:
+def _objects(items: list[object], findings: Findings) -> list[JsonObject]:
     objects = []
     for position, item in enumerate(items):
         if isinstance(item, dict):
@@ -104,13 +104,13 @@ def _objects(items: list[Any], findings: Findings) -> list[dict[str, Any]]:
     return objects
 
 
-def _record_name(annotation: dict[str, Any]) -> str:
+def _record_name(annotation: JsonObject) -> str:
     if "id" in annotation:
         return f"annotation {printable(annotation['id'])}"
     return f"an annotation of image {printable(annotation.get('image_id'))}"
 
 
-def _check_ids(annotations: list[dict[str, Any]], findings: Findings) -> None:
+def _check_ids(annotations: list[JsonObject], findings: Findings) -> None:
     """Check the annotations' own ids. They are renumbered, so no problem stops the training."""
     values = [annotation.get("id") for annotation in annotations]
     report_id_types(values, "annotation", findings)
@@ -129,7 +129,7 @@ def _check_ids(annotations: list[dict[str, Any]], findings: Findings) -> None:
 
 
 def _lookup(
-    annotations: list[dict[str, Any]],
+    annotations: list[JsonObject],
     key: str,
     index: dict[Id, int],
     code: str,
@@ -159,7 +159,7 @@ def _type_hint(value: Id | None, index: dict[Id, int]) -> str:
     return f", but the list has {printable(other)}" if other in index else ""
 
 
-def _boxes(annotations: list[dict[str, Any]], findings: Findings) -> tuple[Floats, Bools]:
+def _boxes(annotations: list[JsonObject], findings: Findings) -> tuple[Floats, Bools]:
     """Return boxes [A,4], zero where malformed, and which of them can be used, [A] bool."""
     parsed = [parse_box(annotation.get("bbox")) for annotation in annotations]
     filled = [box or [0.0] * 4 for box in parsed]
@@ -174,7 +174,7 @@ def _boxes(annotations: list[dict[str, Any]], findings: Findings) -> tuple[Float
     return boxes, ~unusable
 
 
-def _areas(annotations: list[dict[str, Any]], boxes: Floats, findings: Findings) -> Floats:
+def _areas(annotations: list[JsonObject], boxes: Floats, findings: Findings) -> Floats:
     """Return areas [A] as recorded, or the area of the box where none or no valid one is."""
     values = [annotation.get("area") for annotation in annotations]
     numbers = [parse_number(value) for value in values]
@@ -189,7 +189,7 @@ def _areas(annotations: list[dict[str, Any]], boxes: Floats, findings: Findings)
         return np.where(usable, areas, boxes[:, 2] * boxes[:, 3])
 
 
-def _crowd(annotations: list[dict[str, Any]], findings: Findings) -> Bools:
+def _crowd(annotations: list[JsonObject], findings: Findings) -> Bools:
     values = [annotation.get("iscrowd") for annotation in annotations]
     for annotation, value in zip(annotations, values):
         is_zero_or_one = isinstance(value, (int, float)) and value in (0, 1)
@@ -200,7 +200,7 @@ def _crowd(annotations: list[dict[str, Any]], findings: Findings) -> Bools:
 
 
 def _check_box_positions(
-    annotations: list[dict[str, Any]], table: AnnotationTable, sizes: Floats, findings: Findings
+    annotations: list[JsonObject], table: AnnotationTable, sizes: Floats, findings: Findings
 ) -> None:
     """Check that the boxes lie in their images, of ``sizes`` [A,2], and follow the convention."""
     no_crowd = ~table.crowd
@@ -223,7 +223,7 @@ def _check_box_positions(
 
 
 def _with_segmentations(
-    annotations: list[dict[str, Any]], table: AnnotationTable, sizes: Floats, findings: Findings
+    annotations: list[JsonObject], table: AnnotationTable, sizes: Floats, findings: Findings
 ) -> AnnotationTable:
     """Return the annotations whose segmentation can be used, in images of ``sizes`` [A,2]."""
     usable_rows: list[int] = []
@@ -243,7 +243,7 @@ def _with_segmentations(
 
 
 def _segmentation(
-    annotation: dict[str, Any], crowd: bool, box: Floats, size: Floats, findings: Findings
+    annotation: JsonObject, crowd: bool, box: Floats, size: Floats, findings: Findings
 ) -> Segmentation | None:
     """Return the segmentation of an annotation. A crowd without one gets that of its box."""
     value = annotation.get("segmentation")

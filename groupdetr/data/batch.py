@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -58,7 +59,7 @@ class Batch:
         targets = [target.map(Tensor.pin_memory) for target in self.targets]
         return Batch(self.pixels.pin_memory(), self.sizes.pin_memory(), targets, self.indices)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the state to pickle, in which small tensors are numpy arrays.
 
         A worker sends tensors as shared memory, one file each. That is efficient for the pixels,
@@ -74,7 +75,7 @@ class Batch:
         self.targets = targets
 
 
-def _to_arrays(target: Target) -> tuple[NDArray[Any], ...]:
+def _to_arrays(target: Target) -> tuple[NDArray[np.generic], ...]:
     labels = target.labels.numpy()
     boxes = target.boxes.numpy()
     if target.masks is None:
@@ -83,10 +84,10 @@ def _to_arrays(target: Target) -> tuple[NDArray[Any], ...]:
 
 
 def _from_arrays(
-    labels: NDArray[Any],
-    boxes: NDArray[Any],
-    mask_pixels: NDArray[Any] | None = None,
-    mask_windows: NDArray[Any] | None = None,
+    labels: NDArray[np.int64],
+    boxes: NDArray[np.float32],
+    mask_pixels: NDArray[np.uint8] | None = None,
+    mask_windows: NDArray[np.int64] | None = None,
 ) -> Target:
     masks = None
     if mask_pixels is not None and mask_windows is not None:

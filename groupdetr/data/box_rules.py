@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from groupdetr.data.records import Bools, Floats, clip_boxes
+from groupdetr.data.records import Bools, Floats, Ints, clip_boxes
 
 _LARGEST = 1e9  # pixels; no image is that large, and the square is still finite
 _ROUNDING = 1.0  # pixels; many tools write edges that are off by one
@@ -37,7 +34,7 @@ def misplaced(boxes: Floats, sizes: Floats) -> dict[str, Bools]:
     }
 
 
-def repeated(boxes: Floats, owners: NDArray[Any]) -> Bools:
+def repeated(boxes: Floats, owners: Ints) -> Bools:
     """Return which of the boxes [A,4] occurred before with the same owner, [A] bool.
 
     An owner is a row [A,.] of image and class.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from groupdetr.data.findings import Finding, RefusedError, printable
 from groupdetr.data.formats import DatasetSplits, read_with_findings
@@ -17,6 +16,7 @@ from groupdetr.data.image_checks import inspect_images
 from groupdetr.data.mask_rules import mask_findings
 from groupdetr.data.statistics import SplitStatistics, split_statistics, statistics_findings
 from groupdetr.errors import DataError
+from groupdetr.structures.json_object import JsonObject
 
 _MAX_CLASSES = 12  # lines of a class histogram
 _MAX_FINDINGS = 3  # findings of one code on the console; JSON has all
@@ -59,7 +59,7 @@ class Report:
             remedy += f"\n{len(self.errors) - 1} more: groupdetr check {self.root}"
         raise DataError(first.what, first.where, remedy)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "verdict": self.verdict,
             "errors": [finding.to_json() for finding in self.errors],
@@ -132,16 +132,16 @@ def _findings_by_code(severity: str, findings: list[Finding]) -> Iterator[str]:
 
 def _class_histogram(statistics: SplitStatistics) -> Iterator[str]:
     """Yield one line for each class, the most frequent first, and one for all remaining ones."""
-    classes = sorted(statistics.classes, key=lambda row: -row["boxes"])
+    classes = sorted(statistics.classes, key=lambda row: -row.boxes)
     frequent, remaining = classes[:_MAX_CLASSES], classes[_MAX_CLASSES:]
-    names = [printable(row["name"]) for row in frequent]
+    names = [printable(row.name) for row in frequent]
     name_width = max((len(name) for name in names), default=0)
     for name, row in zip(names, frequent):
-        share_of_largest = row["boxes"] / max(1, classes[0]["boxes"])
+        share_of_largest = row.boxes / max(1, classes[0].boxes)
         bar = "█" * round(30 * share_of_largest)
-        yield f"    {name:<{name_width}} {row['boxes']:>7} {bar}"
+        yield f"    {name:<{name_width}} {row.boxes:>7} {bar}"
     if remaining:
-        boxes = sum(row["boxes"] for row in remaining)
+        boxes = sum(row.boxes for row in remaining)
         yield f"    and {len(remaining)} more classes with {boxes} boxes"
 
 

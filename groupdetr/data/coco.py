@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from groupdetr.data.jsonfile import read_object
 from groupdetr.data.paths import ImageFolder
 from groupdetr.data.records import Category, CocoSplit, Record
 from groupdetr.data.values import Id, parse_id, parse_side, report_id_types
+from groupdetr.structures.json_object import JsonObject
 
 __all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_holdout"]
 
@@ -96,7 +96,7 @@ def _parse(
     return CocoSplit(name, annotation_file, images_dir, categories, records), findings
 
 
-def _list(content: dict[str, Any] | None, key: str, findings: Findings) -> list[Any]:
+def _list(content: JsonObject | None, key: str, findings: Findings) -> list[object]:
     if content is None:  # reported already
         return []
     value = content.get(key)
@@ -109,36 +109,39 @@ def _list(content: dict[str, Any] | None, key: str, findings: Findings) -> list[
     return value
 
 
-def _item_id(item: Any, kind: str, position: int, findings: Findings) -> Id | None:
-    """Return the id of an image or a category. Without one, return None and add a finding."""
-    item_id = parse_id(item.get("id")) if isinstance(item, dict) else None
-    if item_id is None:
+def _objects_with_id(
+    items: list[object], kind: str, findings: Findings
+) -> Iterator[tuple[Id, JsonObject]]:
+    """Yield images or categories that have an id, with their ids. Add findings for the others."""
+    for position, item in enumerate(items):
         if isinstance(item, dict):
+            item_id = parse_id(item.get("id"))
+            if item_id is not None:
+                yield item_id, item
+                continue
             what = f"its id is {printable(item.get('id'))}"
         else:
             what = f"it is {printable(item)}, not an object"
         findings.add(f"bad-{kind}", f"{kind} number {position + 1}", what)
-    return item_id
 
 
-def _ids(items: list[Any]) -> list[Any]:
+def _ids(items: list[object]) -> list[object]:
     return [item.get("id") for item in items if isinstance(item, dict)]
 
 
 # categories
 
 
-def _categories(items: list[Any], findings: Findings) -> tuple[tuple[Category, ...], dict[Id, int]]:
+def _categories(
+    items: list[object], findings: Findings
+) -> tuple[tuple[Category, ...], dict[Id, int]]:
     """Return the categories, and a map from ids to labels.
 
     Categories are in the order of their ids, numbers before texts.
     """
     labels: dict[Id, int] = {}
     categories: list[Category] = []
-    for position, item in enumerate(items):
-        category_id = _item_id(item, "category", position, findings)
-        if category_id is None:
-            continue
+    for category_id, item in _objects_with_id(items, "category", findings):
         record = f"category {printable(category_id)}"
         name = item.get("name")
         if category_id in labels:
@@ -188,15 +191,12 @@ class _Image:
 
 
 def _images(
-    items: list[Any], folder: ImageFolder, findings: Findings
+    items: list[object], folder: ImageFolder, findings: Findings
 ) -> tuple[list[_Image], dict[Id, int]]:
     """Return the images that can be used, and a map from ids to their index."""
     images: list[_Image] = []
     index: dict[Id, int] = {}
-    for position, item in enumerate(items):
-        image_id = _item_id(item, "image", position, findings)
-        if image_id is None:
-            continue
+    for image_id, item in _objects_with_id(items, "image", findings):
         if image_id in index:
             what = "another image has the same id"
             findings.add("duplicate-image-id", f"image {printable(image_id)}", what)
@@ -211,7 +211,7 @@ def _images(
 
 
 def _image(
-    image_id: Id, item: dict[str, Any], folder: ImageFolder, findings: Findings
+    image_id: Id, item: JsonObject, folder: ImageFolder, findings: Findings
 ) -> _Image | None:
     record = f"image {printable(image_id)}"
     name = item.get("file_name")
@@ -225,9 +225,7 @@ def _image(
     return _Image(image_id, path, name, size) if size else None
 
 
-def _size(
-    item: dict[str, Any], path: Path, record: str, findings: Findings
-) -> tuple[int, int] | None:
+def _size(item: JsonObject, path: Path, record: str, findings: Findings) -> tuple[int, int] | None:
     """Return the recorded (width, height), or that of the image file if one is not recorded."""
     recorded_width, recorded_height = item.get("width"), item.get("height")
     width: int | None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from groupdetr.errors import DataError
 
@@ -220,7 +219,7 @@ _short_repr.maxlong = 80
 _short_repr.maxlevel = 2  # six entries on each of six levels would be too long
 
 
-def printable(value: Any) -> str:
+def printable(value: object) -> str:
     """Return a value of a file as short text.
 
     It is safe to print: ``repr`` escapes the control characters that would disturb a terminal.

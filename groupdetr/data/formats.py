@@ -6,12 +6,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from groupdetr.data.coco import CocoSplit, parse, split_holdout
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable, raise_first_error
 from groupdetr.data.records import Category
 from groupdetr.errors import UsageError
+from groupdetr.structures.json_object import JsonObject
 
 HOLDOUT = 0.2  # part of the train images that becomes val if a dataset has no val split
 _IMAGE_SUFFIXES = (
@@ -78,7 +79,7 @@ class DatasetSplits:
     def categories(self) -> tuple[Category, ...]:
         return self.splits["train"].categories
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> JsonObject:
         """Return what a run records about its dataset, as JSON."""
         splits = {}
         for name, split in self.splits.items():

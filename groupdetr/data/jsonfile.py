@@ -7,12 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from groupdetr.data.findings import Findings, printable
+from groupdetr.structures.json_object import JsonObject
 
 
-def read_object(path: Path, findings: Findings) -> dict[str, Any] | None:
+def read_object(path: Path, findings: Findings) -> JsonObject | None:
     """Return the JSON object in ``path``. Without one, return None and add a finding."""
     raw = _read_bytes(path, findings)
     if raw is None:
@@ -55,10 +55,10 @@ def _read_bytes(path: Path, findings: Findings) -> bytes | None:
 
 def _report_duplicate_keys(
     findings: Findings,
-) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+) -> Callable[[list[tuple[str, object]]], JsonObject]:
     """Return a hook for `json.loads` that builds dicts and reports keys that occur twice."""
 
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def build(pairs: list[tuple[str, object]]) -> JsonObject:
         content = dict(pairs)
         if len(content) != len(pairs):
             counts = Counter(key for key, _ in pairs)
@@ -70,11 +70,11 @@ def _report_duplicate_keys(
     return build
 
 
-def _record_name(content: dict[str, Any]) -> str:
+def _record_name(content: JsonObject) -> str:
     return f"object with id {printable(content['id'])}" if "id" in content else ""
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: object) -> str:
     names = {
         list: "a list",
         str: "a text",

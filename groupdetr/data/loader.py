@@ -9,7 +9,7 @@ and sees the same data.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,17 +18,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from groupdetr.data.dataset import SampleIndex
 from groupdetr.errors import GroupDETRError
 
+BatchT = TypeVar("BatchT")
+BatchT_co = TypeVar("BatchT_co", covariant=True)
 
-class CollatingDataset(Protocol):
-    """A dataset that makes batches of its samples."""
+
+class CollatingDataset(Protocol[BatchT_co]):
+    """A dataset that makes batches of its samples. Only the dataset knows the type of a sample."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Any) -> Any:
-        """Return one sample. ``index`` is an int or a `SampleIndex`."""
+    def __getitem__(self, index: SampleIndex | int) -> Any:
+        """Return one sample. In training, ``index`` is a `SampleIndex` with the epoch."""
         ...
 
-    def collate(self, samples: Sequence[Any]) -> Any:
+    def collate(self, samples: Sequence[Any]) -> BatchT_co:
         """Return the batch of samples."""
         ...
 
@@ -38,13 +41,25 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
 
     A step takes ``batch`` images. Each of the ``ranks`` processes yields ``accumulate`` lists of
     ``batch`` / (ranks * accumulate) images for it. The images of a step are dealt to the processes
-    in turn, so all processes together see the same images as one process would.
+    in turn, so all processes together see the same images as one process would. ``rank`` is the
+    index of this process.
     """
 
-    def __init__(self, num_images: int, batch: int, seed: int, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch: int,
+        seed: int,
+        start: int,
+        stop: int,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        accumulate: int = 1,
+    ) -> None:
         self.num_images, self.batch, self.seed = num_images, batch, seed
         self.start, self.stop = start, stop
-        self.rank, self.ranks, self.accumulate = 0, 1, 1
+        self.rank, self.ranks, self.accumulate = rank, ranks, accumulate
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulate
@@ -67,17 +82,17 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
                 yield samples_of_rank[i * size : (i + 1) * size]
 
 
-class BatchDataset(Dataset[Any]):
+class BatchDataset(Dataset[BatchT | GroupDETRError]):
     """A dataset that the data loader reads by the batch.
 
     It returns errors that a user can act on instead of raising them. PyTorch would replace an
     error raised in a worker by another one, whose message is a page long.
     """
 
-    def __init__(self, dataset: CollatingDataset) -> None:
+    def __init__(self, dataset: CollatingDataset[BatchT]) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, indices: list[Any]) -> Any:
+    def __getitems__(self, indices: Sequence[SampleIndex | int]) -> BatchT | GroupDETRError:
         """Return the batch of these samples, or the error that one of them caused."""
         try:
             return self.dataset.collate([self.dataset[index] for index in indices])
@@ -85,8 +100,8 @@ class BatchDataset(Dataset[Any]):
             return error
 
 
-class Loader(DataLoader[Any]):
-    """Loads batches of a `CollatingDataset` and raises the errors that workers returned.
+class Loader(Generic[BatchT]):
+    """Loads batches of a dataset with PyTorch's data loader, and raises errors of its workers.
 
     ``batches`` lists the indices of every batch. With ``persistent_workers``, the worker processes
     stay alive between two iterations.
@@ -94,12 +109,12 @@ class Loader(DataLoader[Any]):
 
     def __init__(
         self,
-        dataset: CollatingDataset,
-        batches: Iterable[list[Any]],
+        dataset: CollatingDataset[BatchT],
+        batches: Iterable[list[SampleIndex]] | Iterable[list[int]],
         workers: int,
         persistent_workers: bool = False,
     ) -> None:
-        super().__init__(
+        self.loader = DataLoader(
             BatchDataset(dataset),
             batch_sampler=batches,
             collate_fn=_identity,
@@ -109,28 +124,30 @@ class Loader(DataLoader[Any]):
             persistent_workers=persistent_workers,
         )
 
-    def __iter__(self) -> Any:
-        return map(_raise_error, super().__iter__())
+    def __iter__(self) -> Iterator[BatchT]:
+        return map(_raise_error, self.loader)
 
 
-def training_loader(dataset: CollatingDataset, sampler: StepBatchSampler, workers: int) -> Loader:
+def training_loader(
+    dataset: CollatingDataset[BatchT], sampler: StepBatchSampler, workers: int
+) -> Loader[BatchT]:
     """Return a loader of the micro-batches of ``sampler``."""
     return Loader(dataset, sampler, workers)
 
 
-class ValidationLoader:
+class ValidationLoader(Generic[BatchT]):
     """Loads images of one dataset in order, again and again, with the same worker processes.
 
     Worker processes that are not forked take seconds to start. They stay alive as long as this
     object, or until `batches` is called with other arguments.
     """
 
-    def __init__(self, dataset: CollatingDataset) -> None:
+    def __init__(self, dataset: CollatingDataset[BatchT]) -> None:
         self.dataset = dataset
-        self._loader: Loader | None = None
+        self._loader: Loader[BatchT] | None = None
         self._arguments: tuple[range, int, int] | None = None
 
-    def batches(self, indices: range, batch_size: int, workers: int) -> Loader:
+    def batches(self, indices: range, batch_size: int, workers: int) -> Loader[BatchT]:
         """Return the loader of the images ``indices``, in this order, in batches."""
         arguments = (indices, batch_size, workers)
         if self._loader is None or arguments != self._arguments:
@@ -151,12 +168,12 @@ def limit_worker_threads(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _identity(batch: Any) -> Any:
+def _identity(batch: BatchT) -> BatchT:
     """Return the batch, which `BatchDataset` has collated already."""
     return batch
 
 
-def _raise_error(batch: Any) -> Any:
+def _raise_error(batch: BatchT | GroupDETRError) -> BatchT:
     if isinstance(batch, GroupDETRError):
         raise batch
     return batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from faster_coco_eval.core import mask as coco
@@ -13,6 +12,7 @@ from groupdetr.data.findings import Finding, Findings, printable
 from groupdetr.data.records import CocoSplit, Floats, Record
 from groupdetr.data.segmentations import Polygons, RunLengths, Segmentation, decode_counts
 from groupdetr.data.values import parse_numbers
+from groupdetr.structures.json_object import JsonObject
 
 _LONGEST_RUN = 2**31 - 1  # pixels; no image has as many
 # A mask and its box disagree if an edge differs by more than the sum of the two:
@@ -21,7 +21,7 @@ _TOLERANCE_SIDE = 0.1  # part of the side of the box
 
 
 def parse_segmentation(
-    value: Any, size: tuple[int, int], record: str, findings: Findings
+    value: object, size: tuple[int, int], record: str, findings: Findings
 ) -> Segmentation | None:
     """Return a segmentation of an image of ``size`` (width, height).
 
@@ -36,7 +36,7 @@ def parse_segmentation(
 
 
 def _parse_polygons(
-    value: Any, size: tuple[int, int], record: str, findings: Findings
+    value: object, size: tuple[int, int], record: str, findings: Findings
 ) -> Polygons | None:
     items = value if type(value) is list else [None]
     well_formed: list[list[float]] = []  # lists of an even number of numbers
@@ -69,7 +69,7 @@ def _within_reach(points: NDArray[np.float64], size: tuple[int, int]) -> bool:
 
 
 def _parse_rle(
-    value: dict[str, Any], size: tuple[int, int], record: str, findings: Findings
+    value: JsonObject, size: tuple[int, int], record: str, findings: Findings
 ) -> RunLengths | None:
     width, height = size
     counts = value.get("counts")
@@ -94,7 +94,7 @@ def _parse_rle(
     return RunLengths(compressed["counts"], (height, width))
 
 
-def _parse_counts(counts: Any) -> list[int] | None:
+def _parse_counts(counts: object) -> list[int] | None:
     """Return run lengths, given as a list or as COCO's compressed text; None for other values."""
     if isinstance(counts, str):
         decoded = decode_counts(counts.encode()) if counts.isascii() else None

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groupdetr.data.segmentations import Segmentation
+from groupdetr.structures.json_object import JsonObject
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,6 +26,19 @@ class Category:
 
     id: int | str
     name: str
+
+
+class TrainingData(Protocol):
+    """A data set that was read from disk, of images or of scenes."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes, in the order of their labels."""
+        ...
+
+    def metadata(self) -> JsonObject:
+        """Return what a run records about its data set."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 
 from groupdetr.data.image_transform import ImageTransform
+from groupdetr.structures.rle import RLE
 
 
 class CroppedMask(NamedTuple):
@@ -39,7 +40,7 @@ class Polygons:
         moved = [transform.apply(part) for part in self.parts]
         return decode_rle(_rasterise_polygons(moved, *size))
 
-    def to_rle(self, height: int, width: int) -> dict[str, Any]:
+    def to_rle(self, height: int, width: int) -> RLE:
         """Return COCO's compressed run lengths in the image on disk, which has this size."""
         return _rasterise_polygons(self.parts, height, width)
 
@@ -62,7 +63,7 @@ class RunLengths:
         window = (x, y, len(columns), len(rows))
         return CroppedMask(window, pixels[rows[:, None], columns])
 
-    def to_rle(self, height: int, width: int) -> dict[str, Any]:
+    def to_rle(self, height: int, width: int) -> RLE:
         """Return COCO's compressed run lengths in the image on disk, which has this size."""
         assert (height, width) == self.size, "the size is checked when the file is read"
         return {"size": [height, width], "counts": self.counts}
@@ -71,7 +72,7 @@ class RunLengths:
 Segmentation = Polygons | RunLengths
 
 
-def decode_rle(rle: dict[str, Any]) -> CroppedMask:
+def decode_rle(rle: RLE) -> CroppedMask:
     """Decode compressed run lengths to pixels in a tight window."""
     left, top, width, height = (int(x) for x in coco.toBbox(rle))
     lengths = decode_counts(rle["counts"])
@@ -116,9 +117,7 @@ def decode_counts(counts: bytes) -> NDArray[np.int64] | None:
     return numbers
 
 
-def _rasterise_polygons(
-    polygons: Sequence[NDArray[np.float64]], height: int, width: int
-) -> dict[str, Any]:
+def _rasterise_polygons(polygons: Sequence[NDArray[np.float64]], height: int, width: int) -> RLE:
     """Return the compressed run lengths of the union of polygons [P,2]."""
     coordinates = [polygon.ravel().tolist() for polygon in polygons]
     parts = coco.frPyObjects(coordinates, height, width)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from groupdetr.data.findings import Finding, printable
 from groupdetr.data.records import CocoSplit, Ints
+from groupdetr.structures.json_object import JsonObject
 
 _SMALL, _MEDIUM = 32**2, 96**2  # square pixels, COCO's own limits
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """The number of boxes of one class."""
+
+    id: int | str
+    name: str
+    boxes: int
 
 
 @dataclass(frozen=True)
@@ -28,9 +37,9 @@ class SplitStatistics:
     crowds: int
     objects_per_image: dict[str, float]  # p50, p99, max
     sizes: dict[str, int]  # small, medium, large
-    classes: list[dict[str, Any]]  # id, name, boxes
+    classes: list[ClassStatistics]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 
@@ -76,10 +85,10 @@ def _percentiles(per_image: Ints) -> dict[str, float]:
     return {"p50": p50, "p99": p99, "max": largest}
 
 
-def _class_histogram(split: CocoSplit, labels: Ints) -> list[dict[str, Any]]:
+def _class_histogram(split: CocoSplit, labels: Ints) -> list[ClassStatistics]:
     num_boxes = np.bincount(labels, minlength=len(split.categories)).tolist()
     return [
-        {"id": category.id, "name": category.name, "boxes": boxes}
+        ClassStatistics(category.id, category.name, boxes)
         for category, boxes in zip(split.categories, num_boxes)
     ]
 
@@ -103,9 +112,9 @@ def statistics_findings(
         yield Finding("crowds", file, "", f"{statistics.crowds} annotations are crowds")
     if is_train and statistics.boxes:
         for row in statistics.classes:
-            if not row["boxes"]:
-                record = f"category {printable(row['id'])}"
-                what = f"class {printable(row['name'])} has no box in the train split"
+            if not row.boxes:
+                record = f"category {printable(row.id)}"
+                what = f"class {printable(row.name)} has no box in the train split"
                 yield Finding("class-without-boxes", file, record, what)
     if num_queries:
         yield from _too_many_objects(file, statistics.objects_per_image, num_queries)

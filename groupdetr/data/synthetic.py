@@ -15,17 +15,18 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from PIL import Image
 
 from groupdetr.data.synthetic_rendering import render
 from groupdetr.data.synthetic_shapes import SHAPES, SyntheticObject, random_coverage
 from groupdetr.errors import DataError
+from groupdetr.structures.json_object import JsonObject
 
-Array = npt.NDArray[Any]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Progress = Callable[[str, int, int], None]  # split, number of images done, number of all images
 
 # To be raised when the same config generates other images than before, so that an old folder is
@@ -93,10 +94,10 @@ class SyntheticConfig:
 class SyntheticImage:
     """One image and its objects, the farthest first. A box is tight around the visible part."""
 
-    image: Array  # [H,W,3] uint8
-    boxes: Array  # [T,4] float32, xyxy pixels, right and bottom exclusive
-    labels: Array  # [T] int64, from 0
-    masks: Array  # [T,H,W] bool, disjoint
+    image: NDArray[np.uint8]  # [H,W,3] uint8
+    boxes: NDArray[np.float32]  # [T,4] float32, xyxy pixels, right and bottom exclusive
+    labels: Ints  # [T] int64, from 0
+    masks: Bools  # [T,H,W] bool, disjoint
 
 
 def class_names(config: SyntheticConfig) -> tuple[str, ...]:
@@ -113,7 +114,7 @@ def draw(config: SyntheticConfig, split: str, index: int) -> SyntheticImage:
     seeds = np.random.SeedSequence(config.seed, spawn_key=spawn_key)
     layout_seed, appearance_seed = seeds.spawn(2)
     objects, owner = _arrange(config, np.random.default_rng(layout_seed))
-    masks: Array = owner == np.arange(1, len(objects) + 1)[:, None, None]
+    masks: Bools = owner == np.arange(1, len(objects) + 1)[:, None, None]
     labels = np.array([item.label for item in objects], dtype=np.int64)
     rng = np.random.default_rng(appearance_seed)
     image = render(config.image_size, objects, config.texture, rng)
@@ -130,7 +131,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _arrange(
     config: SyntheticConfig, rng: np.random.Generator
-) -> tuple[list[SyntheticObject], Array]:
+) -> tuple[list[SyntheticObject], Ints]:
     """Return objects from back to front, and the owner of each pixel [H,W].
 
     The owner is 0 for the background, else 1 + the index of the object.
@@ -148,7 +149,7 @@ def _arrange(
 def _place_object(
     config: SyntheticConfig,
     objects: list[SyntheticObject],
-    owner: Array,
+    owner: Ints,
     rng: np.random.Generator,
 ) -> SyntheticObject | None:
     """Return a new object in front of the others that leaves enough of each visible.
@@ -171,7 +172,7 @@ def _place_object(
     return None
 
 
-def _areas(owner: Array, count: int) -> Array:
+def _areas(owner: Ints, count: int) -> Ints:
     """Return how many of these pixels belong to each of ``count`` objects: [count]."""
     return np.bincount(owner.ravel(), minlength=count + 1)[1:]
 
@@ -205,7 +206,7 @@ def _random_object(
     return SyntheticObject(label, coverage, int(top), int(left))
 
 
-def _tight_boxes(masks: Array) -> Array:
+def _tight_boxes(masks: Bools) -> NDArray[np.float32]:
     """Return the boxes [T,4] of masks [T,H,W], each of which has at least one pixel."""
     columns = masks.max(1)  # [T,W], True where a column has a pixel
     rows = masks.max(2)  # [T,H]
@@ -243,8 +244,8 @@ def write(
 def _write_split(
     config: SyntheticConfig, folder: Path, split: str, count: int, progress: Progress | None
 ) -> None:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[JsonObject] = []
+    annotations: list[JsonObject] = []
     for index in range(count):
         image_id = index + 1
         name = f"{image_id:06d}.jpg"
@@ -267,7 +268,7 @@ def _write_split(
     save(_annotation_file(folder, split), json.dumps(content).encode())
 
 
-def run_lengths(mask: Array) -> list[int]:
+def run_lengths(mask: Bools) -> list[int]:
     """Return COCO's uncompressed run lengths of a mask [H,W].
 
     The runs go down the columns; the first one is of zeros and may be empty.
@@ -278,9 +279,7 @@ def run_lengths(mask: Array) -> list[int]:
     return lengths
 
 
-def _annotations(
-    synthetic_image: SyntheticImage, image_id: int, first_id: int
-) -> list[dict[str, Any]]:
+def _annotations(synthetic_image: SyntheticImage, image_id: int, first_id: int) -> list[JsonObject]:
     annotations = []
     boxes = synthetic_image.boxes.tolist()
     labels = synthetic_image.labels.tolist()
@@ -304,7 +303,7 @@ def _annotation_file(folder: Path, split: str) -> Path:
     return folder / "annotations" / f"instances_{split}.json"
 
 
-def _info(config: SyntheticConfig, split: str, count: int) -> dict[str, Any]:
+def _info(config: SyntheticConfig, split: str, count: int) -> JsonObject:
     """Return the config and the count of a split, as they are read back from JSON."""
     return {
         "description": "groupdetr synthetic",
@@ -339,7 +338,7 @@ def _is_written(config: SyntheticConfig, folder: Path, split: str, count: int) -
     return num_images >= count
 
 
-def jpeg(image: Array) -> bytes:
+def jpeg(image: NDArray[np.uint8]) -> bytes:
     """Encode an image [H,W,3] at a quality that looks the same as the original.
 
     PNG would take five times as long to write and twice as long to read, because of the noise.

@@ -7,18 +7,17 @@ shadow needs to be clipped.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from groupdetr.data.synthetic_shapes import SyntheticObject
 
-Array = npt.NDArray[Any]
+Floats = NDArray[np.float32]
 
 
-def _palette(colours: str) -> Array:
+def _palette(colours: str) -> Floats:
     """Return colours [n,3] from hexadecimal numbers."""
     return np.frombuffer(bytes.fromhex(colours), dtype=np.uint8).reshape(-1, 3).astype(np.float32)
 
@@ -35,11 +34,11 @@ CONTRAST = 170  # of an object's colour with the background, summed over the cha
 
 def render(
     side: int, objects: list[SyntheticObject], texture: float, rng: np.random.Generator
-) -> Array:
+) -> NDArray[np.uint8]:
     """Return an image [side,side,3] uint8 of objects, from back to front, on a background."""
     margin = math.ceil(side / 12)
     canvas = _background(side + 2 * margin, texture, rng)
-    colours: list[Array] = []
+    colours: list[Floats] = []
     for item in objects:
         if not colours:
             colours = list(rng.permutation(OBJECT_COLOURS))
@@ -51,7 +50,7 @@ def render(
     return np.ascontiguousarray(canvas.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _background(side: int, texture: float, rng: np.random.Generator) -> Array:
+def _background(side: int, texture: float, rng: np.random.Generator) -> Floats:
     """Return a background [3,side,side]: a gradient between two colours, with clouds and strokes.
 
     Without texture it is the gradient alone.
@@ -68,13 +67,13 @@ def _background(side: int, texture: float, rng: np.random.Generator) -> Array:
     return colour + (0.12 + 0.3 * texture) * blend * (other_colour - colour) + relief
 
 
-def _clouds(side: int, cells: int, rng: np.random.Generator) -> Array:
+def _clouds(side: int, cells: int, rng: np.random.Generator) -> Floats:
     """Return smooth noise [side,side], interpolated from ``cells`` x ``cells`` normal values."""
     nodes = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
     return np.asarray(nodes.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _strokes(side: int, texture: float, rng: np.random.Generator) -> Array:
+def _strokes(side: int, texture: float, rng: np.random.Generator) -> Floats:
     """Return random lines and arcs [side,side], around 0: clutter that belongs to no class.
 
     They are open curves, darker or lighter than the background.
@@ -98,10 +97,10 @@ def _strokes(side: int, texture: float, rng: np.random.Generator) -> Array:
 
 
 def _paint(
-    canvas: Array,
+    canvas: Floats,
     item: SyntheticObject,
     margin: int,
-    colours: list[Array],
+    colours: list[Floats],
     texture: float,
     rng: np.random.Generator,
 ) -> None:
@@ -137,7 +136,7 @@ def _paint(
     background += coverage / np.float32(255) * (light * colour - background)
 
 
-def _take_colour(colours: list[Array], background: Array) -> Array:
+def _take_colour(colours: list[Floats], background: Floats) -> Floats:
     """Remove and return the first colour [3] with enough contrast to the background [3].
 
     Without one, it is the colour with the largest contrast. The next object gets another colour.
@@ -152,8 +151,8 @@ def _take_colour(colours: list[Array], background: Array) -> Array:
 
 
 def _patterned(
-    colour: Array, side: int, margin: int, texture: float, rng: np.random.Generator
-) -> Array:
+    colour: Floats, side: int, margin: int, texture: float, rng: np.random.Generator
+) -> Floats:
     """Return stripes, checks or clouds in the colour and a tint of it, [3,side,side]."""
     angle = rng.uniform(0, math.tau)
     period = margin * rng.uniform(0.6, 1.1)

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Array = npt.NDArray[Any]
+Floats = NDArray[np.float64]
 
 SUPERSAMPLING = 4
 STRETCH = (0.87, 1.15)  # range of the factor of one axis; the other axis gets the inverse
 
 
-def _rounded(corners: Array, radius: float = 0.12) -> Array:
+def _rounded(corners: Floats, radius: float = 0.12) -> Floats:
     """Return a polygon [P,2] with rounded corners, [5P,2].
 
     Sharp corners look torn in a small image. Each corner becomes a quadratic Bezier curve.
@@ -36,34 +35,34 @@ def _rounded(corners: Array, radius: float = 0.12) -> Array:
     return (from_start + from_corner + from_end).reshape(-1, 2)
 
 
-def _arc(start: float, end: float, radius: float = 1.0, x: float = 0.0) -> Array:
+def _arc(start: float, end: float, radius: float = 1.0, x: float = 0.0) -> Floats:
     """Return 40 points of a circle around (x, 0), from angle ``start`` to ``end``."""
     angles = np.linspace(start, end, 40)
     return np.stack([x + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
-def _star_polygon(count: int, *radii: float) -> Array:
+def _star_polygon(count: int, *radii: float) -> Floats:
     """Return ``count`` corners at equal angles from the top, with these radii in turn."""
     angles = np.arange(count) * math.tau / count - math.pi / 2
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return np.resize(radii, count)[:, None] * directions
 
 
-def _heart() -> Array:
+def _heart() -> Floats:
     t = np.linspace(0, math.tau, 48, endpoint=False)
     x = 16 * np.sin(t) ** 3
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return _centred(np.stack([x, -y], axis=1))
 
 
-def _drop() -> Array:
+def _drop() -> Floats:
     t = np.linspace(0, math.tau, 48, endpoint=False)
     x = np.sin(t) * np.abs(np.sin(t / 2)) ** 1.6
     y = -1.15 * np.cos(t)
     return _centred(np.stack([x, y], axis=1))
 
 
-def _crescent() -> Array:
+def _crescent() -> Floats:
     """Return the unit circle without a circle around (x, 0)."""
     x = 0.5
     tip = 0.8  # angle at which the two circles meet
@@ -75,14 +74,14 @@ def _crescent() -> Array:
     return _centred(np.concatenate([outer, inner]))
 
 
-def _cross() -> Array:
+def _cross() -> Floats:
     quarter = np.array([(-1, -3), (1, -3), (1, -1)])
     quarter_turn = np.array([(0, 1), (-1, 0)])
     quarters = [quarter @ np.linalg.matrix_power(quarter_turn, times) for times in range(4)]
     return _centred(np.concatenate(quarters))
 
 
-def _arrow() -> Array:
+def _arrow() -> Floats:
     corners = [
         (0, -3),
         (2.4, -0.3),
@@ -95,17 +94,17 @@ def _arrow() -> Array:
     return _centred(np.array(corners))
 
 
-def _square() -> Array:
+def _square() -> Floats:
     return _centred(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]))
 
 
-def _centred(outline: Array) -> Array:
+def _centred(outline: Floats) -> Floats:
     """Move the centre of the bounding box to the origin, and scale into the unit circle."""
     outline = outline - (outline.min(0) + outline.max(0)) / 2
     return outline / np.linalg.norm(outline, axis=1).max()
 
 
-SHAPES: dict[str, tuple[Array, ...]] = {
+SHAPES: dict[str, tuple[Floats, ...]] = {
     "circle": (_arc(0, math.tau),),
     "square": (_rounded(_square()),),  # stretched, it is a rectangle
     "triangle": (_rounded(_star_polygon(3, 1.0)),),
@@ -127,15 +126,14 @@ class SyntheticObject:
     """An object of an image, with its position."""
 
     label: int
-    coverage: Array  # [h,w] uint8: how much of each pixel it covers, 0 to 255
+    coverage: NDArray[np.uint8]  # [h,w] uint8: how much of each pixel it covers, 0 to 255
     top: int
     left: int
 
     @property
-    def mask(self) -> Array:
+    def mask(self) -> NDArray[np.bool_]:
         """[h,w] bool, True for pixels of which the object covers at least half."""
-        mask: Array = self.coverage >= 128
-        return mask
+        return self.coverage >= 128
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -144,7 +142,7 @@ class SyntheticObject:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def random_coverage(label: int, diameter: float, rng: np.random.Generator) -> Array:
+def random_coverage(label: int, diameter: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return the coverage of a shape that is rotated and stretched at random, [h,w] uint8."""
     side = math.ceil(diameter * STRETCH[1]) + 2
     angle = rng.uniform(0, math.tau)

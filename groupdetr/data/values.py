@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from groupdetr.data.findings import Findings
@@ -13,7 +14,7 @@ _NUMBER_TYPES = frozenset({int, float})  # not bool
 _LARGEST_SIDE = 10**6  # pixels
 
 
-def parse_id(value: Any) -> Id | None:
+def parse_id(value: object) -> Id | None:
     """Return an id, a whole number of at most 64 bits or a text; None for any other value."""
     if type(value) is int:  # not isinstance: a bool is an int in Python, but not an id
         return value if -(2**63) <= value < 2**63 else None
@@ -22,7 +23,7 @@ def parse_id(value: Any) -> Id | None:
     return value if type(value) is str and value else None
 
 
-def report_id_types(ids: list[Any], kind: str, findings: Findings) -> None:
+def report_id_types(ids: Sequence[object], kind: str, findings: Findings) -> None:
     """Add one finding for each type of ids that other tools have problems with.
 
     ``kind`` is what the ids belong to, such as "image".
@@ -35,19 +36,19 @@ def report_id_types(ids: list[Any], kind: str, findings: Findings) -> None:
         findings.add("float-id", "", what)
 
 
-def parse_side(value: Any) -> int | None:
+def parse_side(value: object) -> int | None:
     """Return the width or height of an image in whole pixels, None for any other value."""
     number = parse_id(value)
     return number if isinstance(number, int) and 0 < number <= _LARGEST_SIDE else None
 
 
-def parse_number(value: Any) -> float | None:
+def parse_number(value: object) -> float | None:
     """Return a JSON number as a float; None for text, true, false, null and any other value."""
     floats = parse_numbers([value])
     return floats[0] if floats else None
 
 
-def parse_box(value: Any) -> list[float] | None:
+def parse_box(value: object) -> list[float] | None:
     """Return a list of four numbers as floats, finite or not; None for any other value."""
     return parse_numbers(value) if type(value) is list and len(value) == 4 else None
 

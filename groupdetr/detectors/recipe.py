@@ -21,13 +21,14 @@ from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.model_recipe import ModelRecipe
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ModelRecipe):
     """The hyperparameters that every detector has, and how its network is built from them.
 
     ``dataclasses.replace(recipe, num_groups=1)`` is the baseline of a detector with groups.

@@ -7,7 +7,6 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +14,7 @@ from accelerate.state import AcceleratorState
 
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
 
 # Packages whose versions are recorded with every run.
 PACKAGES = (
@@ -95,7 +95,7 @@ def peak_memory_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> JsonObject:
     """Return what a figure depends on besides the code: machine, versions, command."""
     gpus = []
     if torch.cuda.is_available():

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+
+from groupdetr.structures.json_object import JsonObject
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Callback:
     def on_evaluation_end(self, event: EvaluationEnd) -> None:
         """Called after every evaluation."""
 
-    def on_record(self, record: Mapping[str, Any]) -> None:
+    def on_record(self, record: JsonObject) -> None:
         """Called with every record that is written to log.jsonl."""
 
     def on_checkpoint(self) -> None:
@@ -92,7 +93,7 @@ class CallbackList(Callback, AbstractContextManager["CallbackList"]):
         for callback in self.callbacks:
             callback.on_evaluation_end(event)
 
-    def on_record(self, record: Mapping[str, Any]) -> None:
+    def on_record(self, record: JsonObject) -> None:
         for callback in self.callbacks:
             callback.on_record(record)
 

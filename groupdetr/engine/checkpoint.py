@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write ``last.pt``. If the process dies while it writes, the previous file remains."""
-        content: dict[str, Any] = {
+        content = {
             KEY: file_stamp(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -12,11 +12,11 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from groupdetr.engine.memory import trim_malloc
-from groupdetr.engine.task import Batch, Task
+from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.modeling.detr import DetectionTransformer
 
-PredictBatch = Callable[[Batch], Sequence[Any]]  # one result for each image, on the host
 OnProgress = Callable[[int, int], None]  # images done, images in all
+ResultT = TypeVar("ResultT")
 
 
 @contextmanager
@@ -43,15 +43,15 @@ def use_group(model: DetectionTransformer, group: int | None) -> Iterator[None]:
 
 def run_inference(
     model: DetectionTransformer,
-    task: Task,
+    task: Task[DetectionsT],
     accelerator: Accelerator,
     batch: int,
     workers: int,
     on_progress: OnProgress | None = None,
-) -> list[Any]:
+) -> list[DetectionsT]:
     """Return the detections of every validation image, in order."""
 
-    def predict_batch(images: Batch) -> list[Any]:
+    def predict_batch(images: Batch) -> list[DetectionsT]:
         with accelerator.autocast():
             predictions = model(images.images(accelerator.device)).final
         return task.postprocess_val(predictions, images.indices)
@@ -61,20 +61,21 @@ def run_inference(
 
 
 def map_dataset(
-    predict_batch: PredictBatch,
-    task: Task,
+    predict_batch: Callable[[Batch], Sequence[ResultT]],
+    task: Task[DetectionsT],
     accelerator: Accelerator,
     batch: int,
     workers: int,
     on_progress: OnProgress | None = None,
-) -> list[Any]:
+) -> list[ResultT]:
     """Apply ``predict_batch`` to every validation image and return the results in order.
 
-    Processes share the images. Every process gets all results.
+    ``predict_batch`` returns one result for each image of a batch, on the host. Processes share the
+    images. Every process gets all results.
     """
     total, processes = len(task.val), accelerator.num_processes
     own_indices = range(accelerator.process_index, total, processes)
-    results: list[tuple[int, Any]] = []
+    results: list[tuple[int, ResultT]] = []
     for images in task.val_loader.batches(own_indices, batch, workers):
         results += zip(images.indices, predict_batch(images))
         trim_malloc()

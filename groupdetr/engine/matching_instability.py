@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
 import numpy as np
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from torch import Tensor, from_numpy
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.engine.inference import eval_mode, map_dataset, use_group
-from groupdetr.engine.task import Batch, Task
+from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.evaluation.instability import instability, objects_of_queries, pad_and_stack
 from groupdetr.groups import attend_within_groups
 from groupdetr.modeling.detr import DetectionTransformer
@@ -24,7 +24,7 @@ from groupdetr.structures.targets import TargetBatch
 
 
 @dataclass
-class ValidationPass:
+class ValidationPass(Generic[DetectionsT]):
     """Runs a detector over the validation images.
 
     All K groups run on the first ``measured`` images, to measure the matching instability, and
@@ -34,7 +34,7 @@ class ValidationPass:
 
     model: DetectionTransformer
     criterion: SetCriterion
-    task: Task
+    task: Task[DetectionsT]
     accelerator: Accelerator
     measured: int
 
@@ -45,7 +45,7 @@ class ValidationPass:
 
     def run(
         self, batch: int, workers: int, on_progress: Callable[[int, int], None] | None = None
-    ) -> tuple[list[Any], Tensor | None]:
+    ) -> tuple[list[DetectionsT], Tensor | None]:
         """Return the detections of every validation image, and the matched objects.
 
         The matched objects [I,K,N] of the I measured images are the index of the object of every
@@ -56,10 +56,10 @@ class ValidationPass:
                 self.predict_batch, self.task, self.accelerator, batch, workers, on_progress
             )
         detections = [image_detections for image_detections, _ in results]
-        objects = [matched for _, matched in results[: self.measured]]
+        objects = [matched for _, matched in results[: self.measured] if matched is not None]
         return detections, from_numpy(pad_and_stack(objects)) if objects else None
 
-    def predict_batch(self, batch: Batch) -> list[tuple[Any, np.ndarray | None]]:
+    def predict_batch(self, batch: Batch) -> list[tuple[DetectionsT, np.ndarray | None]]:
         """Return for every image its detections and the object of every query, [K,N] or None."""
         # Images come in order, so those that are measured are the first of a batch.
         num_measured = sum(index < self.measured for index in batch.indices)

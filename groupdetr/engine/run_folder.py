@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
 
 from groupdetr.errors import UsageError
+from groupdetr.structures.json_object import JsonObject
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -34,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
 
@@ -71,7 +72,7 @@ class RunFolder:
             )
         return run
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> JsonObject:
         """Return the content of config.yaml."""
         try:
             return dict(yaml.safe_load(self.config.read_text()))
@@ -85,12 +86,12 @@ class RunFolder:
         for unfinished in [*self.path.rglob(".*.part"), *self.path.rglob(".*.tmp")]:
             unfinished.unlink(missing_ok=True)
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: JsonObject) -> None:
         """Append a record to the log."""
         with self.log.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[JsonObject]:
         """Return the records of the log, without a last line that a kill interrupted."""
         if not self.log.is_file():
             return []
@@ -103,11 +104,11 @@ class RunFolder:
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
         self.write_results(kept)
 
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[JsonObject]:
         """Return the records of the evaluations."""
         return [record for record in self.records() if is_evaluation(record)]
 
-    def write_results(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def write_results(self, records: Sequence[JsonObject]) -> None:
         """Write results.csv from the evaluations among ``records``."""
         rows = [record for record in records if is_evaluation(record)]
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
@@ -130,12 +131,12 @@ def training_data(source: Path, remedy: str) -> tuple[Path, Path | None]:
     return Path(config["data"]), Path(images) if images else None
 
 
-def is_evaluation(record: Mapping[str, Any]) -> bool:
+def is_evaluation(record: JsonObject) -> bool:
     """True if a record of the log is an evaluation, and not a step."""
     return "peak_memory_mb" in record
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: str) -> JsonObject | None:
     try:
         return dict(json.loads(line))
     except ValueError:

@@ -6,15 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
-from groupdetr.data.loader import ValidationLoader
+from groupdetr.data.check import Report
+from groupdetr.data.loader import CollatingDataset, ValidationLoader
+from groupdetr.data.records import TrainingData
+from groupdetr.settings import Settings
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.targets import Target
+
+DetectionsT = TypeVar("DetectionsT")  # the detections in one image or scene
 
 
 class EvaluationResult(Protocol):
@@ -25,7 +31,7 @@ class EvaluationResult(Protocol):
         """Figures by name. The first one decides which checkpoint is the best."""
         ...
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What metrics.json holds."""
         ...
 
@@ -41,20 +47,6 @@ class Batch(Protocol):
         ...
 
 
-class Dataset(Protocol):
-    """What is trained or validated on."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return one sample. ``index`` is an int, or a `SampleIndex` with the epoch in training."""
-        ...
-
-    def collate(self, samples: Sequence[Any]) -> Any:
-        """Return a `Batch` of samples."""
-        ...
-
-
 class WorstCaseBatch(Protocol):
     """The largest batches that a training can draw, to measure how much memory it needs."""
 
@@ -67,25 +59,39 @@ class WorstCaseBatch(Protocol):
         ...
 
 
-class Task(ABC):
+class Task(ABC, Generic[DetectionsT]):
     """What is trained and evaluated: detection, instance segmentation or 3D detection."""
 
     kind: ClassVar[str]  # what the figures measure: "box", "mask", or "space" for 3D boxes
     input_kind: ClassVar[str]  # "images" or "scenes"
     figures: ClassVar[tuple[str, ...]]  # shown during training, the deciding one first
 
-    train: Dataset
-    val: Dataset
+    train: CollatingDataset[Batch]
+    val: CollatingDataset[Batch]
+
+    @abstractmethod
+    def __init__(
+        self, data: TrainingData, settings: Settings, num_detections: int, workers: int = 0
+    ) -> None:
+        """``data`` is what `read` returned; an image has at most ``num_detections`` detections.
+
+        ``workers`` processes load the training images.
+        """
 
     @cached_property
-    def val_loader(self) -> ValidationLoader:
+    def val_loader(self) -> ValidationLoader[Batch]:
         """Loads the validation images, with the same worker processes in every evaluation."""
         return ValidationLoader(self.val)
 
     @classmethod
     @abstractmethod
-    def read(cls, data: Path, images: Path | None) -> Any:
+    def read(cls, data: Path, images: Path | None) -> TrainingData:
         """Read a data set from disk. `DataError` for the first problem that would mislead."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
+        """Return all problems of a data set. With ``decode``, all images are decoded."""
 
     @property
     @abstractmethod
@@ -101,11 +107,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def postprocess_val(self, predictions: Predictions, indices: Sequence[int]) -> list[Any]:
+    def postprocess_val(
+        self, predictions: Predictions, indices: Sequence[int]
+    ) -> list[DetectionsT]:
         """Return the detections of validation images ``indices`` from predictions [B,N,.]."""
 
     @abstractmethod
-    def evaluate(self, detections: Sequence[Any]) -> EvaluationResult:
+    def evaluate(self, detections: Sequence[DetectionsT]) -> EvaluationResult:
         """Evaluate the detections of all validation images, in the order of the dataset."""
 
     @abstractmethod

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from groupdetr.engine.callbacks import Callback
 from groupdetr.engine.run_folder import is_evaluation
+from groupdetr.structures.json_object import JsonObject
 
 
 def tensorboard_callback(folder: Path, purge_step: int) -> Callback | None:
@@ -30,7 +29,7 @@ class TensorBoardCallback(Callback):
 
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
-    def on_record(self, record: Mapping[str, Any]) -> None:
+    def on_record(self, record: JsonObject) -> None:
         prefix = "val" if is_evaluation(record) else "train"
         values = {**record, **record.get("losses", {})}
         for name, value in values.items():

@@ -164,9 +164,10 @@ class Trainer:
             self.settings.seed,
             start=self.state.progress.step,
             stop=self.plan.total_steps or ENDLESS,
+            rank=self.accelerator.process_index,
+            ranks=self.plan.num_processes,
+            accumulate=self.settings.accumulate,
         )
-        sampler.rank, sampler.ranks = self.accelerator.process_index, self.plan.num_processes
-        sampler.accumulate = self.settings.accumulate
         return iter(training_loader(self.task.train, sampler, self.plan.workers))
 
     def prepare_network(self) -> nn.Module:

@@ -6,8 +6,8 @@ Lengths are metres, speeds metres per second, angles radians. A box has a width 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,11 +62,16 @@ class Boxes3D:
 
     def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes3D:
         """Return the boxes that a boolean mask [D] or an array of indices selects."""
-        selected: dict[str, Any] = {}
-        for field in fields(self):
-            column = getattr(self, field.name)
-            selected[field.name] = None if column is None else column[index]
-        return Boxes3D(**selected)
+        return Boxes3D(
+            centres=self.centres[index],
+            sizes=self.sizes[index],
+            rotations=self.rotations[index],
+            velocities=self.velocities[index],
+            labels=self.labels[index],
+            attributes=self.attributes[index],
+            scores=None if self.scores is None else self.scores[index],
+            points=None if self.points is None else self.points[index],
+        )
 
     def yaws(self) -> Floats:
         """Return the headings [D], counter-clockwise from the x axis, seen from above."""

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.errors import DataError
 from groupdetr.evaluation.figures import with_nan, without_nan
-from groupdetr.structures.detections import RLE, Detections, rle_from_json
+from groupdetr.structures.detections import Detections
+from groupdetr.structures.json_object import JsonObject
+from groupdetr.structures.rle import RLE, rle_from_json
 
 FIGURES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
@@ -73,13 +75,13 @@ class CocoEvaluation:
             figures["box"] = {name.removeprefix("box_"): self.stats[name] for name in box_names}
         return figures
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
         rows = [without_nan(asdict(row)) for row in self.per_class]
         return {"kind": self.kind, **without_nan(self.stats), "per_class": rows}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> CocoEvaluation:
+    def from_json(cls, content: JsonObject) -> CocoEvaluation:
         """Create from what `to_json` returned. Other keys are ignored."""
         rows = [ClassAP(**with_nan(row)) for row in content["per_class"]]
         stats = {name: content[name] for name in (*FIGURES, *BOX_FIGURES) if name in content}
@@ -116,7 +118,7 @@ def evaluate(
     return CocoEvaluation(stats, _class_rows(split, class_precision), kind)
 
 
-def to_coco_results(split: CocoSplit, detections: Sequence[Detections]) -> list[dict[str, Any]]:
+def to_coco_results(split: CocoSplit, detections: Sequence[Detections]) -> list[JsonObject]:
     """Return detections as the rows of a COCO results file, with the original ids.
 
     Boxes are x, y, width, height in pixels. Masks are included if there are any.
@@ -142,7 +144,7 @@ def to_coco_results(split: CocoSplit, detections: Sequence[Detections]) -> list[
     return results
 
 
-def from_coco_results(split: CocoSplit, results: Sequence[Mapping[str, Any]]) -> list[Detections]:
+def from_coco_results(split: CocoSplit, results: Sequence[JsonObject]) -> list[Detections]:
     """Return the detections of a COCO results file, one for each record of ``split``.
 
     They are sorted by falling score. Boxes stay float64, so that rounding does not change the AP of
@@ -208,20 +210,22 @@ def _image_ids(split: CocoSplit) -> list[int]:
 
 def _ground_truth(
     split: CocoSplit, image_ids: Sequence[int], with_masks: bool
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[dict[str, object]]]:
     """Return the split as a COCO annotation file, with ids from 1."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for image_id, record in zip(image_ids, split.records):
         images.append({"id": image_id, "width": record.width, "height": record.height})
         rows = _mask_annotations(record) if with_masks else _box_annotations(record)
         for row in rows:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **row})
-    categories = [{"id": label + 1} for label in range(len(split.categories))]
+    categories: list[dict[str, object]] = []
+    for label in range(len(split.categories)):
+        categories.append({"id": label + 1})
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def _box_annotations(record: Record) -> list[dict[str, Any]]:
+def _box_annotations(record: Record) -> list[dict[str, object]]:
     columns = zip(
         record.boxes.tolist(), record.labels.tolist(), record.areas.tolist(), record.crowd.tolist()
     )
@@ -232,7 +236,7 @@ def _box_annotations(record: Record) -> list[dict[str, Any]]:
     return rows
 
 
-def _mask_annotations(record: Record) -> list[dict[str, Any]]:
+def _mask_annotations(record: Record) -> list[dict[str, object]]:
     if record.segmentations is None:
         raise ValueError(f"the masks of {record.file_name} were not read: load(..., masks=True)")
     rows = _box_annotations(record)
@@ -260,7 +264,7 @@ def _box_results(detections: Sequence[Detections], image_ids: Sequence[int]) -> 
 
 def _mask_results(
     detections: Sequence[Detections], image_ids: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return all detections as rows without boxes.
 
     The evaluator then takes the area of a detection from its mask.
@@ -325,15 +329,15 @@ def _to_numpy(x: torch.Tensor) -> NDArray[np.float64]:
 class _Result(NamedTuple):
     """One row of a results file."""
 
-    image_id: Any
-    category_id: Any
+    image_id: object
+    category_id: object
     box: list[float]  # x0, y0, x1, y1
     score: float
     mask: RLE | None
     label: int = -1  # class index, once the category is looked up
 
 
-def _parse_result(row: Mapping[str, Any], number: int, with_masks: bool) -> _Result:
+def _parse_result(row: JsonObject, number: int, with_masks: bool) -> _Result:
     try:
         x, y, width, height = (float(value) for value in row["bbox"])
         box = [x, y, x + width, y + height]
@@ -346,7 +350,7 @@ def _parse_result(row: Mapping[str, Any], number: int, with_masks: bool) -> _Res
         raise DataError(message, f"result {number}: {row!r:.200}") from error
 
 
-def _look_up(index: Mapping[Any, int], key: Any, noun: str, number: int) -> int:
+def _look_up(index: Mapping[int | str, int], key: Any, noun: str, number: int) -> int:
     try:
         return index[key]
     except (KeyError, TypeError):  # A list as an id is a TypeError.

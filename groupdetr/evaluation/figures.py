@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+
+from groupdetr.structures.json_object import JsonObject
 
 
-def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+def without_nan(row: JsonObject) -> JsonObject:
     """Return a copy with None in place of nan."""
     return {key: None if _is_nan(value) else value for key, value in row.items()}
 
 
-def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+def with_nan(row: JsonObject) -> JsonObject:
     """Return a copy with nan in place of None."""
     return {key: math.nan if value is None else value for key, value in row.items()}
 

@@ -8,9 +8,9 @@ ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from groupdetr.evaluation.boxes3d import (
     ground_truth_boxes,
 )
 from groupdetr.evaluation.figures import with_nan, without_nan
+from groupdetr.structures.json_object import JsonObject
 
 FIGURES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 # Errors of translation, scale, orientation, velocity, attribute.
@@ -94,7 +95,7 @@ class NuScenesEvaluation:
     stats: dict[str, float]  # FIGURES; the first decides which model is the best
     per_class: list[ClassScore]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
         return {
             "kind": "nuscenes",
@@ -103,7 +104,7 @@ class NuScenesEvaluation:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> NuScenesEvaluation:
+    def from_json(cls, content: JsonObject) -> NuScenesEvaluation:
         """Create from what `to_json` returned. Other keys are ignored."""
         per_class = []
         for row in content["per_class"]:

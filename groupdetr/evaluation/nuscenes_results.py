@@ -12,6 +12,7 @@ import numpy as np
 from groupdetr.data.nuscenes.names import ATTRIBUTES
 from groupdetr.errors import DataError
 from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D
+from groupdetr.structures.json_object import JsonObject
 
 MAX_BOXES = 500  # boxes per sample
 # The sensors of a camera detector. Its backbone was pretrained on other data, as PETR's was.
@@ -29,7 +30,7 @@ _REMEDY = "write the file with groupdetr, or as the detection challenge of nuSce
 
 def to_results(
     tokens: Sequence[str], predictions: Sequence[Boxes3D], inputs: Mapping[str, bool] = INPUTS
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the content of a results file.
 
     It has a list for every sample of ``tokens``, with its `MAX_BOXES` best boxes.
@@ -71,7 +72,7 @@ def read_results(path: Path, tokens: Sequence[str]) -> list[Boxes3D]:
     return [_to_boxes(results[token], f"{path}: sample {token}") for token in tokens]
 
 
-def _to_rows(token: str, boxes: Boxes3D) -> list[dict[str, Any]]:
+def _to_rows(token: str, boxes: Boxes3D) -> list[JsonObject]:
     """Return the rows of one sample."""
     if boxes.scores is None:
         raise ValueError("predicted boxes need scores")
@@ -103,7 +104,7 @@ def _to_rows(token: str, boxes: Boxes3D) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -119,7 +120,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_samples(path: Path, results: Mapping[str, Any], tokens: Sequence[str]) -> None:
+def _check_samples(path: Path, results: JsonObject, tokens: Sequence[str]) -> None:
     """Raise `DataError` unless the file has exactly the samples of ``tokens``."""
     known = set(tokens)
     missing = [token for token in tokens if token not in results]
@@ -138,7 +139,7 @@ def _check_samples(path: Path, results: Mapping[str, Any], tokens: Sequence[str]
         )
 
 
-def _to_boxes(rows: Any, where: str) -> Boxes3D:
+def _to_boxes(rows: object, where: str) -> Boxes3D:
     """Return the boxes of one sample."""
     if not isinstance(rows, list):
         raise DataError("it is not a list of boxes", where, _REMEDY)
@@ -183,7 +184,7 @@ def _parse_box(row: Any, where: str) -> _ParsedBox:
     return _ParsedBox(values, label, attribute)
 
 
-def _find_problem(parts: Mapping[str, Sequence[float]], score: float, attribute: Any) -> str:
+def _find_problem(parts: Mapping[str, Sequence[float]], score: float, attribute: object) -> str:
     """Return what is wrong with the values of a box, or "". Only velocities may be nan."""
     for key, values in parts.items():
         if len(values) != _NUM_VALUES[key]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.model_recipe import ModelRecipe
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
@@ -29,7 +29,7 @@ class DetectionTransformer(nn.Module):
         encoder: Encoder,
         queries: QuerySource,
         decoder: Decoder,
-        recipe: Any,
+        recipe: ModelRecipe,
     ) -> None:
         super().__init__()
         self.backbone, self.encoder = backbone, encoder
@@ -45,7 +45,7 @@ class DetectionTransformer(nn.Module):
         queries = self.queries(memory, targets)
         return Outputs(self.decoder(queries, memory), queries)
 
-    def compile_parts(self, **options: Any) -> None:
+    def compile_parts(self, **options: object) -> None:
         """Compile backbone, encoder and decoder with torch.compile and its ``options``.
 
         Image sizes may change: the few graphs that this takes are compiled in the first steps. The

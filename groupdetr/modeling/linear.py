@@ -107,6 +107,6 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 if ONEDNN_AVAILABLE:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _flops(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
         """Return the operations that `torch.utils.flop_counter` counts for one call."""
         return 2 * x.numel() * weight[0]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.accelerator import environment
 from groupdetr.engine.run_folder import RunFolder, is_evaluation
 from groupdetr.evaluation import coco, nuscenes
 from groupdetr.report.comparison import RunSummary
+from groupdetr.structures.json_object import JsonObject
 
 # The metrics of all kinds of evaluation.
 FIGURES = (*coco.FIGURES, *coco.BOX_FIGURES, *nuscenes.FIGURES)
@@ -41,13 +41,13 @@ def summarize_run(run: RunFolder) -> RunSummary:
     )
 
 
-def evaluations_with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def evaluations_with_losses(records: Sequence[JsonObject]) -> Iterator[JsonObject]:
     """Yield the evaluations of a log.
 
     Each has the mean loss and the last learning rate of the steps logged since the evaluation
     before it, if there are any.
     """
-    steps: list[Mapping[str, Any]] = []
+    steps: list[JsonObject] = []
     for record in records:
         if not is_evaluation(record):
             steps.append(record)
@@ -60,7 +60,7 @@ def evaluations_with_losses(records: Sequence[Mapping[str, Any]]) -> Iterator[di
         steps = []
 
 
-def run_details(config: Mapping[str, Any], recipe: Recipe) -> dict[str, object]:
+def run_details(config: JsonObject, recipe: Recipe) -> dict[str, object]:
     """Return the groups, settings, versions of packages and command of a run."""
     system = environment()
     details: dict[str, object] = {
@@ -72,6 +72,6 @@ def run_details(config: Mapping[str, Any], recipe: Recipe) -> dict[str, object]:
     return details
 
 
-def format_versions(system: Mapping[str, Any]) -> str:
+def format_versions(system: JsonObject) -> str:
     """Return the names and versions of the packages in an `environment`."""
     return ", ".join(f"{name} {version}" for name, version in system["packages"].items())

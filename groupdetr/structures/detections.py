@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -12,12 +11,7 @@ from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-class RLE(TypedDict):
-    """A mask as COCO's compressed run-length encoding."""
-
-    size: list[int]  # height and width
-    counts: bytes
+from groupdetr.structures.rle import RLE, JsonRLE, rle_to_json
 
 
 @dataclass
@@ -53,7 +47,7 @@ class Detections:
         low, high = corners[:, :2], corners[:, 2:]
         return np.concatenate([low, high - low], axis=1)
 
-    def segmentations(self) -> list[dict[str, Any]]:
+    def segmentations(self) -> list[dict[str, JsonRLE]]:
         """Return what masks add to the rows of COCO's results JSON, [D].
 
         It is ``{"segmentation": ...}`` for every detection, or ``{}`` if there are no masks.
@@ -100,19 +94,3 @@ def masks_to_boxes(masks: Sequence[RLE]) -> Tensor:
 def mask_areas(masks: Sequence[RLE]) -> NDArray[np.float64]:
     """Return the number of pixels inside each mask: [D]."""
     return np.asarray(coco_mask.area(list(masks)), dtype=np.float64).reshape(len(masks))
-
-
-def rle_to_json(rle: RLE) -> dict[str, Any]:
-    """Convert to COCO's JSON, in which the counts are text."""
-    height, width = rle["size"]
-    return {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
-
-
-def rle_from_json(segmentation: Any) -> RLE:
-    """Convert from COCO's JSON. `ValueError` for anything else, such as polygons."""
-    if not isinstance(segmentation, dict):
-        raise ValueError("not compressed run lengths")
-    size, counts = segmentation.get("size", ()), segmentation.get("counts")
-    if not isinstance(counts, str) or len(size) != 2:
-        raise ValueError("not compressed run lengths")
-    return {"size": size, "counts": counts.encode("ascii")}

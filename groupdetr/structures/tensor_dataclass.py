@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class TensorDataclass:
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with ``function`` applied to every tensor, also inside nested fields."""
 
-        def apply(value: Any) -> Any:
+        def apply(value: object) -> object:
             if isinstance(value, TensorDataclass):
                 return value.map(function)
             if isinstance(value, Tensor):

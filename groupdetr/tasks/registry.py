@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
+from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 
 # name: (module, class). A module is imported when its task is asked for, because tasks import
@@ -17,7 +17,7 @@ TASKS = {
 }
 
 
-def task_class(name: str) -> Any:
+def task_class(name: str) -> type[Task]:
     """Return the class of the task called ``name``, such as `DetectionTask` for "detection".
 
     `UsageError` if there is no such task.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -14,7 +14,8 @@ from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment, recipe_from
-from groupdetr.settings import expect_positive
+from groupdetr.settings import Settings, expect_positive
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.registry import task_class
 from groupdetr.weights.loading import load_weights
 
@@ -67,13 +68,13 @@ class TrainedDetector:
         """The names of the classes."""
         return [name for _, name in self.categories]
 
-    def create_task(self, data: Any) -> Any:
-        """Return the task of the detector on a data set that `Task.read` returned."""
-        settings = replace(self.experiment.settings, imgsz=self.imgsz)
-        return task_class(self.experiment.task)(data, settings, self.recipe.num_detections)
+    @property
+    def settings(self) -> Settings:
+        """The settings of the preset, for images of the size that the detector takes."""
+        return replace(self.experiment.settings, imgsz=self.imgsz)
 
 
-def weights_and_metadata(source: str | Path) -> tuple[Path, dict[str, Any]]:
+def weights_and_metadata(source: str | Path) -> tuple[Path, JsonObject]:
     """Return the weights file of a run, or the file itself, and its metadata.
 
     The metadata are the recipe, and, if they were recorded, categories and imgsz.
@@ -93,8 +94,7 @@ def weights_and_metadata(source: str | Path) -> tuple[Path, dict[str, Any]]:
 def task_of(source: str | Path) -> type[Task]:
     """Return the task that the detector of a run or of a weights file was trained for."""
     _, metadata = weights_and_metadata(source)
-    task: type[Task] = task_class(experiment(metadata["recipe"]["preset"]).task)
-    return task
+    return task_class(experiment(metadata["recipe"]["preset"]).task)
 
 
 def _numbered_categories(num_classes: int) -> list[tuple[int, str]]:

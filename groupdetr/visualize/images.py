@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from groupdetr.structures.detections import RLE, Detections, decode_mask, mask_areas
+from groupdetr.structures.detections import Detections, decode_mask, mask_areas
+from groupdetr.structures.rle import RLE
 
 Colour = tuple[int, int, int]
 

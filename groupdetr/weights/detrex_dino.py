@@ -7,12 +7,17 @@ that says so.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import (
+    Category,
+    Layout,
+    Metadata,
+    Names,
+    RecipeFields,
+    with_prefixes,
+)
 from groupdetr.weights.adapt import LABEL_ROWS
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.detectron2_resnet import RESNET
@@ -80,7 +85,7 @@ NAMES: Names = {
 }
 
 
-def options(metadata: Metadata) -> dict[str, Any]:
+def options(metadata: Metadata) -> RecipeFields:
     """Return the recipe fields that all its configurations of DINO share."""
     return {"shared_heads": False, "temperature": 10000.0, "offset": -0.5}
 

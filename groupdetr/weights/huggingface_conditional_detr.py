@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
-from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import (
+    Category,
+    Layout,
+    Metadata,
+    Names,
+    RecipeFields,
+    with_prefixes,
+)
 from groupdetr.weights.official_conditional_detr import DECODER, r50_or_dc5
 
 
@@ -101,7 +107,7 @@ NAMES: Names = {
 }
 
 
-def options(config: Metadata) -> dict[str, Any]:
+def options(config: Metadata) -> RecipeFields:
     """Return the recipe fields that config.json gives."""
     fields = {"encoder_attention_heads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
     return {ours: config[theirs] for theirs, ours in fields.items() if theirs in config}

@@ -7,9 +7,8 @@ value, so that the predictions are theirs.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
 from groupdetr.weights.huggingface_conditional_detr import SHARED, categories
 from groupdetr.weights.huggingface_conditional_detr import options as conditional_options
 from groupdetr.weights.official_conditional_detr import r50_or_dc5
@@ -55,7 +54,7 @@ NAMES: Names = {
 }
 
 
-def options(config: Metadata) -> dict[str, Any]:
+def options(config: Metadata) -> RecipeFields:
     """Return the recipe fields that config.json gives, and the clamp of the inverse sigmoid."""
     return {
         **conditional_options(config),

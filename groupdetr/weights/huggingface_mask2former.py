@@ -5,9 +5,7 @@ The backbone is transformers' own or timm's. The names in its files are those of
 
 from __future__ import annotations
 
-from typing import Any
-
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
 from groupdetr.errors import WeightsError
 from groupdetr.weights.huggingface_conditional_detr import RESNET, categories
 from groupdetr.weights.official_deformable import ATTENTION
@@ -68,7 +66,7 @@ NAMES: Names = {
 REQUIRED = {"pre_norm": False, "activation_function": "relu"}
 
 
-def options(config: Metadata) -> dict[str, Any]:
+def options(config: Metadata) -> RecipeFields:
     """Return the recipe fields that config.json gives.
 
     WeightsError if it is the configuration of another transformer than ours.

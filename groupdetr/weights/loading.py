@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints.layout import Category, Layout, Metadata, refuse
+from groupdetr.checkpoints.layout import Category, Layout, Metadata, RecipeFields, refuse
 from groupdetr.checkpoints.native import unique_state
 from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
+from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.pretrained_layouts import BACKBONES, refuse_backbone_only
 from groupdetr.modeling.detr import DetectionTransformer
@@ -46,7 +46,7 @@ POSITION_FIELDS = ("temperature", "offset")
 OTHER_FIELDS = ("num_heads", "dilated", "eps")
 
 
-def _native_recipe(metadata: Metadata) -> dict[str, Any]:
+def _native_recipe(metadata: Metadata) -> RecipeFields:
     return dict(metadata.get("recipe", {}))
 
 
@@ -157,13 +157,15 @@ def load_weights(
     not_finite = [name for name, value in state.items() if not value.isfinite().all()]
     refuse(not_finite, "not all finite:", where)
 
+    assert isinstance(model.recipe, Recipe)
     model_recipe = asdict(model.recipe)
     report.recipe_changes = position_changes(model_recipe, file_recipe)
     report.add(describe_differences(model_recipe, file_recipe))
     model.load_state_dict(state, strict=False)
     if report.recipe_changes:
-        model.recipe = replace(model.recipe, **report.recipe_changes)
-        model.encoder.set_position_embedding(model.recipe.temperature, model.recipe.offset)
+        model.recipe = model.recipe.with_options(**report.recipe_changes)
+        new_recipe = model_recipe | report.recipe_changes
+        model.encoder.set_position_embedding(new_recipe["temperature"], new_recipe["offset"])
     return report
 
 

@@ -7,9 +7,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import (
+    Category,
+    Layout,
+    Metadata,
+    Names,
+    RecipeFields,
+    with_prefixes,
+)
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.weights.coco_names import COCO_91
@@ -67,7 +73,7 @@ NAMES: Names = {
 }
 
 
-def options(args: Metadata) -> dict[str, Any]:
+def options(args: Metadata) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
     fields = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
     return {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}

@@ -7,9 +7,8 @@ the label embedding.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names
+from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields
 from groupdetr.errors import WeightsError
 from groupdetr.weights.official_conditional_detr import SHARED, categories, r50_or_dc5
 from groupdetr.weights.official_conditional_detr import options as conditional_options
@@ -44,12 +43,12 @@ DENOISING: Names = {
 }
 
 
-def options(args: Metadata) -> dict[str, Any]:
+def options(args: Metadata) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
     return {**conditional_options(args), **temperature(args, "pe_temperatureH", "pe_temperatureW")}
 
 
-def temperature(metadata: Metadata, height: str, width: str) -> dict[str, Any]:
+def temperature(metadata: Metadata, height: str, width: str) -> RecipeFields:
     """Return the temperature of the image's position embedding as a recipe field, {} if unknown.
 
     ``height`` and ``width`` are the two entries of the metadata. WeightsError if they differ.
@@ -63,7 +62,7 @@ def temperature(metadata: Metadata, height: str, width: str) -> dict[str, Any]:
     return {"temperature": float(metadata[height])} if height in metadata else {}
 
 
-def denoising_options(args: Metadata) -> dict[str, Any]:
+def denoising_options(args: Metadata) -> RecipeFields:
     """Return the recipe fields of DN-DETR that the training script's arguments give."""
     fields = {
         "scalar": "denoising_groups",

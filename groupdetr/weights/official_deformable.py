@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.swin_names import DINO_SWIN
 from groupdetr.weights.official_conditional_detr import categories
@@ -81,13 +79,13 @@ DINO_NAMES: Names = {
 }
 
 
-def options(args: Metadata) -> dict[str, Any]:
+def options(args: Metadata) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
     fields = {"nheads": "num_heads", "dropout": "dropout"}
     return {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
 
 
-def dino_options(args: Metadata) -> dict[str, Any]:
+def dino_options(args: Metadata) -> RecipeFields:
     """Return the recipe fields of DINO that the training script's arguments give."""
     fields = {
         "dn_number": "num_denoising",

@@ -7,11 +7,9 @@ directly in the head.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
 from groupdetr.weights.detectron2_resnet import RESNET
 from groupdetr.weights.detrex_dino import categories
 from groupdetr.weights.official_deformable import ATTENTION
@@ -79,7 +77,7 @@ NAMES: Names = {
 }
 
 
-def options(metadata: Metadata) -> dict[str, Any]:
+def options(metadata: Metadata) -> RecipeFields:
     """Return {}: the files have no metadata."""
     return {}
 

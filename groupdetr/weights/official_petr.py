@@ -10,11 +10,17 @@ version there, and mmengine, on which mmdet3d 1.x is built, writes its own.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from torch import Tensor
 
-from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import (
+    Category,
+    Layout,
+    Metadata,
+    Names,
+    RecipeFields,
+    with_prefixes,
+)
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 from groupdetr.ops.boxes3d import LENGTH_FIRST
@@ -103,7 +109,7 @@ def preset(file: Checkpoint) -> str:
     return "petrv2-v99" if is_v2 else "petr-v99"
 
 
-def options(metadata: Metadata) -> dict[str, Any]:
+def options(metadata: Metadata) -> RecipeFields:
     """Return {}: the metadata has no field of a recipe."""
     return {}
 

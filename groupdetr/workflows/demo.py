@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
-from typing import Any
 
 from groupdetr.engine.accelerator import environment
 from groupdetr.engine.run_folder import write_json
@@ -15,6 +14,7 @@ from groupdetr.experiments import experiment
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.run_summary import summarize_run
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.demo_spec import DemoSpec
 from groupdetr.tasks.registry import task_class
 from groupdetr.workflows.demo_plan import (
@@ -43,7 +43,7 @@ def demo(
     out: Path | None,
     figure: int | None,
     json: bool,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run the demo, or that of Fig. 8, and return what metrics.json holds.
 
     ``model`` is a preset. ``groups``, ``epochs`` and ``at_once`` (trainings in parallel) have
@@ -62,7 +62,7 @@ def demo(
     return content
 
 
-def compare_groups(plan: DemoPlan, model: str) -> dict[str, Any]:
+def compare_groups(plan: DemoPlan, model: str) -> JsonObject:
     """Train one group, K groups, and one group for the time of K; write the files of the demo."""
     start_time = time.monotonic()
     spec = demo_spec_of(model)
@@ -105,7 +105,7 @@ class Results:
     runs: list[RunSummary]  # one group and K groups, at equal epochs
     longer: list[RunSummary]  # one group in the time of K
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return what metrics.json holds."""
         return {
             "runs": [metrics_row(run) for run in self.runs],

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from groupdetr.experiments import experiment
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.run_summary import format_versions
 from groupdetr.settings import expect_positive
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.demo_spec import DemoSpec
 from groupdetr.tasks.registry import task_class
 from groupdetr.workflows.parallel_runs import TrainingRun
@@ -120,9 +120,9 @@ def demo_spec_of(model: str) -> DemoSpec:
     return workflows_for(task_class(experiment(model).task)).demo_spec
 
 
-def metrics_row(run: RunSummary) -> dict[str, Any]:
+def metrics_row(run: RunSummary) -> JsonObject:
     """Return the entry of one run in metrics.json. Metrics that are undefined are None."""
-    row: dict[str, Any] = {"groups": run.groups, "seed": run.seed}
+    row: JsonObject = {"groups": run.groups, "seed": run.seed}
     for name, value in run.metrics.items():
         row[name] = None if math.isnan(value) else value
     row["epochs"] = run.epochs

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from groupdetr.data.records import TrainingData
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class TrainingConfig:
     check: bool
     settings: Settings
 
-    def to_yaml(self, built: Recipe, planned: Recipe, settings: Settings) -> dict[str, Any]:
+    def to_yaml(self, built: Recipe, planned: Recipe, settings: Settings) -> JsonObject:
         """Return the content of config.yaml, with paths that are valid from every folder.
 
         ``built`` is the recipe of the model after its weights were loaded. The weights may change
@@ -58,6 +60,6 @@ class DetectorPlan(TrainingPlan):
 
     config: TrainingConfig
     recipe: Recipe
-    dataset: Any  # what `Task.read` returned
+    dataset: TrainingData
     resumes: bool  # True if the training goes on from the last checkpoint of the run
     log: Callable[[str], None]  # prints a line in the main process

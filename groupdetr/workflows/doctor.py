@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_format
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from groupdetr.analysis.isolation import Isolation, measure
 from groupdetr.create import create_model
 from groupdetr.engine.accelerator import create_accelerator, environment
 from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.trained_detector import TrainedDetector
 
 
@@ -53,7 +53,7 @@ def doctor(*, model: str, groups: int, device: str, json: bool) -> DoctorResult:
     return DoctorResult(isolation)
 
 
-def show(content: dict[str, Any], holds: bool) -> None:
+def show(content: JsonObject, holds: bool) -> None:
     """Print the environment and the three measurements."""
     for name, value in content["environment"].items():
         if name == "packages":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 from groupdetr.engine.accelerator import environment
 from groupdetr.engine.run_folder import write_json
 from groupdetr.report.fig8 import Fig8Results, write_fig8_report
 from groupdetr.report.run_summary import summarize_run
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.demo_spec import DemoSpec
 from groupdetr.workflows.demo_plan import (
     DemoPlan,
@@ -42,7 +42,7 @@ FIG8 = (
 )
 
 
-def fig8(plan: DemoPlan) -> dict[str, Any]:
+def fig8(plan: DemoPlan) -> JsonObject:
     """Train the four variants at equal epochs, write the files, return what metrics.json holds."""
     start_time = time.monotonic()
     spec = demo_spec_of(FIG8[0].preset)

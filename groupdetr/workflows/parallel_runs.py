@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -191,7 +190,6 @@ def terminate_at_exit(
     """
     # Python allows signal handlers only in the main thread.
     in_main_thread = threading.current_thread() is threading.main_thread()
-    former_handler: Any = None
     if in_main_thread:
         former_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

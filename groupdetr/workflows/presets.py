@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json as json_format
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from groupdetr.experiments import EXPERIMENTS, Experiment
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.registry import task_class
 
 
@@ -36,6 +36,6 @@ def presets(*, json: bool) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
+def describe(experiment: Experiment) -> JsonObject:
     """Return all hyperparameters, and what the figures measure: box, mask or space."""
     return asdict(experiment) | {"task": task_class(experiment.task).kind}

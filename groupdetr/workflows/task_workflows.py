@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Task
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.demo_spec import DemoSpec
 from groupdetr.tasks.detection2d import demo as demo2d
 from groupdetr.tasks.detection2d import prediction as prediction2d
@@ -24,9 +23,9 @@ from groupdetr.tasks.detection3d import validation as validation3d
 class TaskWorkflows:
     """The part of the verbs that depends on the task."""
 
-    report: Callable[[RunFolder], Path]  # writes the page of a run
+    report: Callable[..., Path]  # writes the page of a run, given its folder and its dataset
     predict: Callable[..., None]  # writes annotated images and predictions.json
-    validate: Callable[..., dict[str, Any]]  # writes figures, and returns what metrics.json holds
+    validate: Callable[..., JsonObject]  # writes figures, and returns what metrics.json holds
     demo_spec: DemoSpec
     predict_argument: str  # what `predict` takes after the run, for hints
 

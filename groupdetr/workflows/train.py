@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import yaml
@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import nn
 
 from groupdetr.checkpoints.native import save
+from groupdetr.data.records import TrainingData
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.accelerator import create_accelerator, environment, loader_workers
 from groupdetr.engine.callbacks import Callback
@@ -129,6 +130,7 @@ def make_plan(
 
     def save_best(trained: nn.Module) -> None:
         assert isinstance(trained, DetectionTransformer)
+        assert isinstance(trained.recipe, Recipe)
         described = dataclasses.asdict(replace(trained.recipe, pretrained_backbone=False))
         metadata = {
             "recipe": described,
@@ -159,7 +161,7 @@ def make_recipe(config: TrainingConfig, chosen: Experiment, resumes: bool) -> Re
     num_groups = chosen.groups or chosen.recipe.num_groups
     if isinstance(config.groups, int):
         num_groups = config.groups
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "num_groups": num_groups,
         "recompute": config.settings.recompute,
         "pretrained_backbone": _pretrained_backbone(config, chosen.recipe, resumes),
@@ -186,7 +188,7 @@ def _pretrained_backbone(config: TrainingConfig, recipe: Recipe, resumes: bool) 
     return choice
 
 
-def _parse_assignment(text: str) -> tuple[str, Any]:
+def _parse_assignment(text: str) -> tuple[str, object]:
     """Parse name=value of --set. The value is YAML."""
     name, separator, value = text.partition("=")
     if not separator:
@@ -213,7 +215,7 @@ def read_data(
     recipe: Recipe,
     accelerator: Accelerator,
     resumes: bool,
-) -> Any:
+) -> TrainingData:
     """Read the data set after the same check as `groupdetr check`, which the main process does.
 
     The data of a run that is resumed were checked when it began.
@@ -250,7 +252,7 @@ def choose_folder(
     return run
 
 
-def _print_nothing(*_: Any) -> None:
+def _print_nothing(*_: object) -> None:
     """Takes the place of print in all processes but the main one."""
 
 
@@ -316,7 +318,9 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
         else:
             # Before the configuration: a folder that is recognised as a run can be resumed.
             trainer.save()
-        config = plan.config.to_yaml(trainer.model.recipe, plan.recipe, plan.settings)
+        recipe = trainer.model.recipe
+        assert isinstance(recipe, Recipe)
+        config = plan.config.to_yaml(recipe, plan.recipe, plan.settings)
         write_text(run.config, yaml.safe_dump(config, sort_keys=False))
     plan.accelerator.wait_for_everyone()
 
@@ -380,7 +384,7 @@ def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
         return TrainingResult(run.path, interrupted=trainer.stop_requested)
     workflows = workflows_for(plan.task)
     if plan.is_main_process:
-        write_page(run, workflows.report)
+        write_page(plan, workflows.report)
     best = f"best {plan.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
     plan.log(f"{best}; weights: {run.best}; look at {run.report}")
     predict = f"groupdetr predict {run.path} {workflows.predict_argument}"
@@ -388,10 +392,11 @@ def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
     return TrainingResult(run.path, interrupted=False)
 
 
-def write_page(run: RunFolder, report: Callable[[RunFolder], object]) -> None:
+def write_page(plan: DetectorPlan, report: Callable[..., object]) -> None:
     """Write report.html. If that fails, the error says that the training itself is complete."""
+    run = plan.run
     try:
-        report(run)
+        report(run, plan.dataset)
     except Exception as error:
         what = (
             f"the training is complete, but its page could not be written: "

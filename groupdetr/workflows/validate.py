@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json as json_format
 from pathlib import Path
-from typing import Any
 
 from groupdetr.settings import expect_positive
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.output_folder import output_folder
 from groupdetr.workflows.task_workflows import workflows_for
@@ -25,7 +25,7 @@ def validate(
     device: str,
     out: Path | None,
     json: bool,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Evaluate a run or a weights file, write the figures, and return what metrics.json holds.
 
     The arguments are the options of `groupdetr val`.

@@ -114,7 +114,7 @@ def test_samples_without_objects_are_drawn_on_the_page(
     assert len(first.truth) == len(first.best(len(first.truth))) == 0
     # The page shows val.
     (data / VERSION / "splits.json").write_text(json.dumps(swap_splits(data)))
-    assert "0 objects" in detections_section(detector, str(data))
+    assert "0 objects" in detections_section(detector, load(data))
 
 
 def swap_splits(data: Path) -> dict[str, list[str]]:

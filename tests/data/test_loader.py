@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,17 +25,10 @@ from tests.data.test_batch import assert_same
 SIZES = st.integers(1, 40)
 
 
-def micro_batches(
-    sampler: StepBatchSampler, rank: int = 0, ranks: int = 1, accumulate: int = 1
-) -> list[list[SampleIndex]]:
-    sampler.rank, sampler.ranks, sampler.accumulate = rank, ranks, accumulate
-    return list(sampler)
-
-
 @given(images=SIZES, batch=SIZES, steps=st.integers(1, 20), seed=st.integers(0, 9))
 def test_every_epoch_takes_every_image_once(images: int, batch: int, steps: int, seed: int) -> None:
     samples: list[SampleIndex] = []
-    for micro_batch in micro_batches(StepBatchSampler(images, batch, seed, 0, steps)):
+    for micro_batch in StepBatchSampler(images, batch, seed, 0, steps):
         samples += micro_batch
     assert len(samples) == steps * batch
     for epoch in range(len(samples) // images):
@@ -47,8 +39,8 @@ def test_every_epoch_takes_every_image_once(images: int, batch: int, steps: int,
 
 @given(images=SIZES, batch=SIZES, start=st.integers(0, 10))
 def test_a_resumed_run_takes_the_same_images(images: int, batch: int, start: int) -> None:
-    resumed = micro_batches(StepBatchSampler(images, batch, 3, start, 20))
-    assert resumed == micro_batches(StepBatchSampler(images, batch, 3, 0, 20))[start:]
+    resumed = list(StepBatchSampler(images, batch, 3, start, 20))
+    assert resumed == list(StepBatchSampler(images, batch, 3, 0, 20))[start:]
 
 
 @given(size=st.integers(1, 4), images=SIZES, ranks=st.integers(1, 4), accumulate=st.integers(1, 3))
@@ -56,11 +48,13 @@ def test_all_ranks_and_micro_batches_together_take_the_images_of_one_process(
     images: int, size: int, ranks: int, accumulate: int
 ) -> None:
     batch = size * ranks * accumulate
-    expected = micro_batches(StepBatchSampler(images, batch, 5, 0, 4))
-    by_rank = [
-        micro_batches(StepBatchSampler(images, batch, 5, 0, 4), rank, ranks, accumulate)
-        for rank in range(ranks)
-    ]
+    expected = StepBatchSampler(images, batch, 5, 0, 4)
+    by_rank: list[list[list[SampleIndex]]] = []
+    for rank in range(ranks):
+        sampler = StepBatchSampler(
+            images, batch, 5, 0, 4, rank=rank, ranks=ranks, accumulate=accumulate
+        )
+        by_rank.append(list(sampler))
     for step, expected_samples in enumerate(expected):
         samples: list[SampleIndex] = []
         for of_rank in by_rank:
@@ -112,7 +106,7 @@ def test_a_broken_image_raises_the_same_error_with_and_without_workers(
 class ProcessIdDataset(DetectionDataset):
     """Returns the id of the process that loads an image instead of the index of the image."""
 
-    def __getitem__(self, index: Any) -> tuple[Tensor, Target, int]:
+    def __getitem__(self, index: SampleIndex | int) -> tuple[Tensor, Target, int]:
         image, target, _ = super().__getitem__(index)
         return image, target, os.getpid()
 

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
 
 MODEL = "conditional-detr-r50"
 
@@ -82,7 +83,7 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
     return arguments, replace(options, auto_batch=auto_batch)
 
 
-def from_config(config: dict[str, Any], run: Path) -> TrainOptions:
+def from_config(config: JsonObject, run: Path) -> TrainOptions:
     """Return the options of a run that is resumed, from the content of its config.yaml."""
     known = {option.name for option in dataclasses.fields(TrainOptions)}
     values = {name: value for name, value in config.items() if name in known}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
 from groupdetr.data.check import Report
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
+from groupdetr.structures.json_object import JsonObject
 
 TRAIN_SPLITS = ("train", "mini_train")  # the first of them that exists is trained on
 
@@ -64,7 +64,7 @@ class SceneReport(Report):
                 return self.counts[name]
         return count_objects([])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the same keys as for images, but a split has counts of samples and objects."""
         splits = {name: asdict(counts) for name, counts in self.counts.items()}
         return super().to_json() | {"splits": splits}

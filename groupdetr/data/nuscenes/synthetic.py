@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +111,7 @@ def _metadata(config: SyntheticConfig) -> Row:
     return {"description": "groupdetr synthetic nuScenes", "revision": REVISION, **asdict(config)}
 
 
-def _to_json(value: Any) -> bytes:
+def _to_json(value: object) -> bytes:
     return json.dumps(value).encode()
 
 

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,9 @@ from groupdetr.data.findings import Finding, RefusedError, printable
 from groupdetr.data.nuscenes.names import CAMERAS, LIDAR
 from groupdetr.data.nuscenes.splits import official_splits
 from groupdetr.data.records import Floats
+from groupdetr.structures.json_object import JsonObject
 
-Row = dict[str, Any]  # a record of a table
+Row = JsonObject  # a record of a table
 
 # The fields that are read of each table's records. Tables are read in this order, because earlier
 # ones decide which records of later ones are kept.
@@ -64,27 +64,27 @@ FIELDS = {
 SPLITS_FILE = "splits.json"
 
 
-def _is_int64(value: Any) -> bool:
+def _is_int64(value: object) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_optional_text(value: Any) -> bool:
+def _is_optional_text(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _is_list_of_texts(value: Any) -> bool:
+def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-def _is_bool(value: Any) -> bool:
+def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
 
 
-FieldType = tuple[Callable[[Any], bool], str]  # a check, and what it accepts, for messages
+FieldType = tuple[Callable[[object], bool], str]  # a check, and what it accepts, for messages
 
 _INTEGER: FieldType = (_is_int64, "a whole number")
 _TEXT: FieldType = (_is_text, "text")
@@ -304,7 +304,7 @@ def read_floats(table: Table, code: str, rows: Sequence[Row], field: str) -> Flo
     raise refusal(code, table.file, describe_record(invalid), what)
 
 
-def _to_floats(values: Sequence[Any], field: str) -> Floats | None:
+def _to_floats(values: Sequence[object], field: str) -> Floats | None:
     """Return values of a field as one array, or None if one of them is invalid."""
     shape = SHAPES[field]
     if not values:
@@ -324,7 +324,7 @@ def describe_record(row: Row) -> str:
     return f"token {printable(row['token'])}"
 
 
-def _load_json(file: Path, code: str = "bad-table") -> Any:
+def _load_json(file: Path, code: str = "bad-table") -> object:
     if not file.is_file():
         raise refusal("missing-table", file, "", "there is no such table")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from groupdetr.data.findings import RefusedError
 from groupdetr.data.nuscenes.camera_frames import CameraFrames
@@ -23,6 +22,7 @@ from groupdetr.data.nuscenes.tables import (
     splits_of_all_scenes,
 )
 from groupdetr.data.records import Category
+from groupdetr.structures.json_object import JsonObject
 
 # A folder with at least so many tables is one of a version. Some tables may be missing.
 MIN_TABLES = 3
@@ -43,7 +43,7 @@ class NuScenes:
         """The ten detection classes. Their ids are their names, because they have no others."""
         return tuple(Category(name, name) for name in CLASSES)
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> JsonObject:
         """Return what a run stores about the data that it was trained on."""
         splits = {
             name: {"version": self.version, "images": len(samples)}

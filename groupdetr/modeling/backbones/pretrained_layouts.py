@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from groupdetr.checkpoints.layout import Category, Layout, Metadata, Names, with_prefixes
+from groupdetr.checkpoints.layout import (
+    Category,
+    Layout,
+    Metadata,
+    Names,
+    RecipeFields,
+    with_prefixes,
+)
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.swin_names import OFFICIAL_SWIN_NAMES
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 
 
-def _no_options(metadata: Metadata) -> dict[str, Any]:
+def _no_options(metadata: Metadata) -> RecipeFields:
     return {}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from timm.models import FeatureListNet
 from torch import nn
 
@@ -68,7 +66,7 @@ def small_resnet(
 
 
 def _create_stages(
-    name: str, pretrained: bool | str, levels: tuple[int, ...], **options: Any
+    name: str, pretrained: bool | str, levels: tuple[int, ...], **options: object
 ) -> FeatureListNet:
     """Return a timm network whose forward pass returns the feature maps of stages ``levels``."""
     network = create_network(

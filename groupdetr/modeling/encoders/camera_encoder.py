@@ -21,7 +21,7 @@ LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)  # bounds of the embedded 
 EPS = 1e-5  # of the inverse sigmoid
 
 
-class CameraEncoder(Encoder):
+class CameraEncoder(Encoder[CameraImages]):
     """Feature maps [B*V,C_l,H_l,W_l] of all views -> `SceneMemory`.
 
     ``neck`` merges the feature maps into one of the given ``stride``. ``position_embedding`` is

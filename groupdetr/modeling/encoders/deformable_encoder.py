@@ -44,7 +44,7 @@ class DeformableEncoderLayer(nn.Module):
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
-class DeformableEncoder(Encoder):
+class DeformableEncoder(Encoder[Images]):
     """Encodes the feature maps of L levels.
 
     ``projection`` brings all maps to one width. ``temperature`` and ``offset`` are those of

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory
 
+ImagesT = TypeVar("ImagesT", Images, CameraImages)
 
-class Encoder(nn.Module, ABC):
-    """Feature maps of a backbone, and the images that they come from -> `Memory`."""
+
+class Encoder(nn.Module, ABC, Generic[ImagesT]):
+    """Feature maps of a backbone, and the images that they come from -> `Memory`.
+
+    ``Encoder[Images]`` encodes single images, ``Encoder[CameraImages]`` scenes of several cameras.
+    """
 
     @abstractmethod
-    def forward(self, features: list[Tensor], images: Any) -> Memory:
-        """``features`` from fine to coarse, ``images`` `Images` or `CameraImages`."""
+    def forward(self, features: list[Tensor], images: ImagesT) -> Memory:
+        """``features`` are in the order from fine to coarse."""
 
     def set_position_embedding(self, temperature: float, offset: float) -> None:
         """Change the position embedding of the image. See `image_embedding`.
@@ -27,7 +34,7 @@ class Encoder(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no position embedding of the image")
 
 
-def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+def run_layer(layer: nn.Module, *inputs: object, recompute: bool) -> Tensor:
     """Run one layer. With ``recompute``, the backward pass computes its activations again."""
     if recompute:
         return checkpoint(layer, *inputs, use_reentrant=False)

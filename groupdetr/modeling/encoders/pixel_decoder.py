@@ -18,7 +18,7 @@ from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.memory import Memory, PixelMemory
 
 
-class PixelDecoder(Encoder):
+class PixelDecoder(Encoder[Images]):
     """Feature maps of strides 4, 8, 16 and 32 -> `PixelMemory`, with levels from coarse to fine.
 
     As in the published code, it ignores padding, and it computes in the float32 of its weights

@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
-class TransformerEncoder(Encoder):
+class TransformerEncoder(Encoder[Images]):
     """Encodes the coarsest feature map.
 
     ``position_embedding`` is what every layer adds to its tokens: a `FixedPositionEmbedding` or a

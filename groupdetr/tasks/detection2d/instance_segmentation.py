@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from groupdetr.data.formats import DatasetSplits
 from groupdetr.evaluation.coco import CocoEvaluation, evaluate
 from groupdetr.settings import Settings
-from groupdetr.structures.detections import RLE, Detections, encode_masks, masks_to_boxes
+from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
 from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.rle import RLE
 from groupdetr.tasks.detection2d.task import DetectionTask, best_pairs
 
 MAX_PIXELS = 1 << 24  # of all masks that are computed at once
@@ -136,8 +137,5 @@ class InstanceTask(DetectionTask):
         record = self.val.records[index]
         object_masks = record.object_masks()
         assert object_masks is not None, "the data set was read without masks"
-        masks = []
-        for mask in object_masks:
-            rle = mask.to_rle(record.height, record.width)
-            masks.append(RLE(size=rle["size"], counts=rle["counts"]))
-        return replace(super().ground_truth(index), masks=tuple(masks))
+        masks = tuple(mask.to_rle(record.height, record.width) for mask in object_masks)
+        return replace(super().ground_truth(index), masks=masks)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from torch import Tensor
 
 from groupdetr.data.batch import normalised
 from groupdetr.data.dataset import to_pixels
+from groupdetr.data.formats import DatasetSplits
 from groupdetr.data.images import load_image
 from groupdetr.data.transforms import val_transform
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.structures.detections import Detections, decode_mask
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.images import draw_detections
@@ -30,7 +32,7 @@ from groupdetr.visualize.images import draw_detections
 if TYPE_CHECKING:
     import supervision
 
-ImageInput = str | Path | Image.Image | NDArray[Any] | Tensor
+ImageInput = str | Path | Image.Image | NDArray[np.generic] | Tensor
 
 DEFAULT_SCORE = 0.5  # the lowest score that predict reports
 SUFFIXES = {
@@ -106,7 +108,7 @@ class Result:
     def __len__(self) -> int:
         return len(self.detections)
 
-    def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int | str | None = None) -> list[JsonObject]:
         """Return COCO results with the category ids of the data set.
 
         Boxes are [x, y, width, height], masks are compressed run lengths. Without ``image_id`` the
@@ -137,8 +139,13 @@ class Result:
             raise UsageError(
                 "supervision is not installed", remedy="pip install 'groupdetr[supervision]'"
             ) from error
-        data: dict[str, Any] = {"class_name": np.array(self.names, dtype=str)}
-        return supervision.Detections(self.boxes, self.masks, self.scores, self.labels, data=data)
+        return supervision.Detections(
+            self.boxes,
+            self.masks,
+            self.scores,
+            self.labels,
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
 
     def draw(self) -> Image.Image:
         """Return a copy of the image with its boxes and masks."""
@@ -166,6 +173,10 @@ class Detector(TrainedDetector):
     input_kind: ClassVar[str | None] = "images"
 
     task: type[DetectionTask]
+
+    def create_task(self, data: DatasetSplits) -> DetectionTask:
+        """Return the task of the detector on a data set that its `read` returned."""
+        return self.task(data, self.settings, self.recipe.num_detections)
 
     def predict(
         self, images: ImageInput | Sequence[ImageInput], score: float = 0.5
@@ -219,15 +230,14 @@ def to_rgb(image: ImageInput) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
-def _to_array(image: Tensor) -> NDArray[Any]:
+def _to_array(image: Tensor) -> NDArray[np.generic]:
     """Convert [3,H,W] to [H,W,3], and floats in [0,1] to bytes."""
     image = image.detach().cpu()
     if image.is_floating_point():
         image = (image * 255).round().clamp(0, 255).byte()
     if image.ndim == 3:
         image = image.permute(1, 2, 0)
-    array: NDArray[Any] = image.numpy()
-    return array
+    return image.numpy()
 
 
 def predict(
@@ -260,7 +270,7 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     copies = annotated_paths(paths, out)
 
-    content: list[dict[str, Any]] = []
+    content: list[JsonObject] = []
     unreadable: list[DataError] = []
     images = list(zip(paths, copies))
     for path, copy in track(images, "predict", transient=True, disable=json):
@@ -315,7 +325,7 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> list[Path]:
     return annotated
 
 
-def to_json(result: Result, path: Path, annotated: Path) -> dict[str, Any]:
+def to_json(result: Result, path: Path, annotated: Path) -> JsonObject:
     """Return the entry of one image in predictions.json.
 
     Category ids are those of the data set. Masks are COCO's compressed run lengths.
@@ -345,7 +355,7 @@ def to_json(result: Result, path: Path, annotated: Path) -> dict[str, Any]:
     }
 
 
-def print_counts(content: Sequence[dict[str, Any]], out: Path) -> None:
+def print_counts(content: Sequence[JsonObject], out: Path) -> None:
     """Print one line for each image: how many objects of each class were detected."""
     for image in content:
         names = [detection["name"] for detection in image["detections"]]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from groupdetr.data.formats import DatasetSplits
 from groupdetr.data.images import load_image
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.evaluation.coco import CocoEvaluation
@@ -18,11 +19,14 @@ from groupdetr.tasks.detection2d.task import DetectionTask
 NUM_IMAGES = 8  # on the page
 
 
-def report(run: RunFolder) -> Path:
-    """Write report.html of a run that has been evaluated at least once, and return its path."""
+def report(run: RunFolder, dataset: DatasetSplits) -> Path:
+    """Write report.html of a run that has been evaluated at least once, and return its path.
+
+    ``dataset`` is what the run was trained on.
+    """
     config = run.read_config()
     detector = Detector(run.path, "cpu")
-    task = detector.create_task(detector.task.read(config["data"], config["images"]))
+    task = detector.create_task(dataset)
     panels = []
     for index in range(min(NUM_IMAGES, len(task.val))):
         panels.append(detection_panel(task, {"Detections": detector}, index))

@@ -72,7 +72,7 @@ def best_pairs(scores: Tensor, num_detections: int) -> tuple[Tensor, Tensor, Ten
     return best, query, pair % num_classes
 
 
-class DetectionTask(Task):
+class DetectionTask(Task[Detections]):
     """Object detection on a data set with the splits ``train`` and ``val``.
 
     ``num_detections`` is the number of detections kept of each image. ``workers`` are the processes

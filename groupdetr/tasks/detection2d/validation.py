@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -24,6 +23,7 @@ from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
 
@@ -56,7 +56,7 @@ def validate(
     device: str,
     out: Path,
     json: bool,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Evaluate a detector on a split, print tables, write files, return what metrics.json holds.
 
     ``run`` is the folder of a run or a weights file. Without ``data`` the data set of the run is
@@ -140,7 +140,7 @@ def detect(
     return run_inference(detector.model, task, accelerator, batch, num_workers)
 
 
-def write_results(validation: Validation, split: str, folder: Path) -> dict[str, Any]:
+def write_results(validation: Validation, split: str, folder: Path) -> JsonObject:
     """Write metrics.json, predictions.json and the CSV files; return what metrics.json holds."""
     content = {"split": split, **validation.evaluation.to_json()}
     if validation.groups:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from groupdetr.data.images import load_image
 from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
-from groupdetr.data.nuscenes.version import load
+from groupdetr.data.nuscenes.version import NuScenes, load
 from groupdetr.engine.run_folder import training_data, write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.evaluation.nuscenes_results import to_results
 from groupdetr.structures.detections3d import Detections3D
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection3d.task import (
     Detection3DTask,
     to_global_frame,
@@ -115,6 +116,10 @@ class SceneDetector(TrainedDetector):
     input_kind: ClassVar[str | None] = "scenes"
 
     task: type[Detection3DTask]
+
+    def create_task(self, data: NuScenes) -> Detection3DTask:
+        """Return the task of the detector on a data set that its `read` returned."""
+        return self.task(data, self.settings, self.recipe.num_detections)
 
     def predict(
         self,
@@ -224,7 +229,7 @@ def data_folder(run: Path, inputs: Sequence[str]) -> Path:
     return Path(inputs[0])
 
 
-def to_result_file(results: Sequence[SceneResult]) -> dict[str, Any]:
+def to_result_file(results: Sequence[SceneResult]) -> JsonObject:
     """Return the content of a result file of the nuScenes detection challenge.
 
     It has only these samples, not those of a whole split.

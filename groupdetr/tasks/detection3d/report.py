@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from groupdetr.data.nuscenes.version import NuScenes
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.evaluation.nuscenes import ERRORS, FIGURES, NuScenesEvaluation
 from groupdetr.report.comparison import RunSummary
@@ -24,15 +25,18 @@ from groupdetr.report.page import (
 )
 from groupdetr.report.run import cost_tiles, lead_paragraph, learning_section
 from groupdetr.report.run_summary import run_details, summarize_run
-from groupdetr.tasks.detection3d.prediction import SceneDetector
+from groupdetr.tasks.detection3d.prediction import SceneDetector, evenly_spaced_indices
 
 NUM_SAMPLES = 4  # samples that are drawn on the page
 IMAGE_WIDTH = 480  # pixels of one camera's image on the page
 METRICS = FIGURES[:2]  # NDS and mAP
 
 
-def report(run: RunFolder) -> Path:
-    """Write report.html of a run that has been evaluated at least once, and return its path."""
+def report(run: RunFolder, dataset: NuScenes) -> Path:
+    """Write report.html of a run that has been evaluated at least once, and return its path.
+
+    ``dataset`` is what the run was trained on.
+    """
     config = run.read_config()
     metadata = json.loads(run.data.read_text())
     metrics = json.loads((run.val / "metrics.json").read_text())
@@ -46,7 +50,7 @@ def report(run: RunFolder) -> Path:
         headline(evaluation, summary),
         learning_section(summary, METRICS, "samples"),
         section("Every class", class_table(evaluation)),
-        detections_section(detector, config["data"]),
+        detections_section(detector, dataset),
         section("Data", facts(data)),
         section("Run", facts(run_details(config, detector.recipe))),
     ]
@@ -93,14 +97,16 @@ def class_table(evaluation: NuScenesEvaluation) -> Html:
     return table(columns, rows, caption)
 
 
-def detections_section(detector: SceneDetector, data: str) -> Html:
-    """Return the section with drawn samples of val."""
+def detections_section(detector: SceneDetector, dataset: NuScenes) -> Html:
+    """Return the section with drawn samples of the validation split."""
     text = (
         "Validation samples. As many boxes are drawn as there are objects, those with the highest "
         "scores. Objects are white."
     )
+    samples = detector.task.val_dataset(dataset.splits["val"], detector.imgsz)
     images = []
-    for full_result in detector.predict(data, score=0.0, limit=NUM_SAMPLES):
+    for index in evenly_spaced_indices(len(samples), NUM_SAMPLES):
+        full_result = detector.predict_sample(samples, index, score=0.0)
         num_objects = len(full_result.truth)
         result = full_result.best(num_objects)
         caption = f"{num_objects} objects"

@@ -59,7 +59,7 @@ def postprocess_boxes3d(predictions: Predictions, num_detections: int) -> list[D
     return detections
 
 
-class Detection3DTask(Task):
+class Detection3DTask(Task[Detections3D]):
     """3D detection on the samples of a nuScenes version."""
 
     kind: ClassVar[str] = "space"

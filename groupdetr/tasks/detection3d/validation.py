@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,9 +17,10 @@ from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
 from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.settings import Settings
 from groupdetr.structures.detections3d import Detections3D
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.validation import format_csv, format_table
 from groupdetr.tasks.detection3d.prediction import SceneDetector
-from groupdetr.tasks.detection3d.task import Detection3DTask, to_global_frame
+from groupdetr.tasks.detection3d.task import to_global_frame
 
 
 def validate(
@@ -36,7 +36,7 @@ def validate(
     device: str,
     out: Path,
     json: bool,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Evaluate a 3D detector on a split, write the figures to the folder ``out``, and return them.
 
     ``data`` is the folder of a nuScenes version; None: the data of the run. With ``per_group``,
@@ -47,7 +47,7 @@ def validate(
     settings = Settings(device=device, workers=workers)
     accelerator = create_accelerator(settings)
     detector = SceneDetector(run, str(accelerator.device), imgsz)
-    task: Detection3DTask = detector.create_task(load_split(run, data, split))
+    task = detector.create_task(load_split(run, data, split))
     num_workers = loader_workers(settings)
 
     def detect() -> list[Detections3D]:

@@ -1,0 +1,44 @@
+"""The recipe of a detector, as its network, the engine and the analysis see it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from torch import nn
+
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.groups import GroupAttention
+from groupdetr.structures.camera_images import CameraImages
+from groupdetr.structures.images import Images
+
+
+class ModelRecipe(ABC):
+    """What a network has to know of the recipe that it was built from.
+
+    The recipes are dataclasses of hyperparameters; see `groupdetr.detectors.recipe`.
+    """
+
+    num_queries: int  # N, the queries of a group
+    inference_group: int | None  # the group that runs at inference; None for all groups
+
+    @property
+    @abstractmethod
+    def group_attention(self) -> GroupAttention:
+        """The self-attention between queries: `attend_within_groups` or `attend_across_groups`."""
+
+    @abstractmethod
+    def in_chunks(self, groups_at_once: int | None) -> bool:
+        """True if ``groups_at_once`` groups at a time need more than one pass of the decoder."""
+
+    @abstractmethod
+    def criterion(self) -> SetCriterion:
+        """Return the loss, with the terms and the matching of this detector."""
+
+    @abstractmethod
+    def no_weight_decay(self, network: nn.Module) -> Iterable[str]:
+        """Return the names of the parameters of ``network`` that have no weight decay."""
+
+    @abstractmethod
+    def example_images(self, side: int) -> Images | CameraImages:
+        """Return two images of noise that the network accepts, of different sizes, padded."""
