@@ -3,7 +3,7 @@
     python benchmarks/data.py DATA [--images 50] [--rounds 7] [--batch 2] [--workers 2]
 
 The usual form is Pillow, torchvision.transforms.v2 on Pillow's images, floats and padding. DATA is
-a data set of JPEGs, as ``groupdetr train`` takes it. All variants load the same images with the
+a dataset of JPEGs, as ``groupdetr train`` takes it. All variants load the same images with the
 same random draws; times are per image. ``difference`` is the largest difference of a pixel of the
 augmented images from the usual form, in levels of 255. ``usual on bytes`` applies v2 to the bytes
 that our decoder returns, which never become floats. Decoders that are not installed are left out.
@@ -37,11 +37,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from usual_loading import UsualDataset, UsualDatasetOnBytes, usual_loader
 
-from groupdetr.data import dataset, images, transforms
+from groupdetr.data import dataset, image_decoding, transforms
 from groupdetr.data.batch import IMAGENET_MEAN, IMAGENET_STD, collate
 from groupdetr.data.dataset import DetectionDataset, SampleIndex, channels_first
-from groupdetr.data.formats import load
-from groupdetr.data.images import load_pixels
+from groupdetr.data.image_decoding import load_pixels
+from groupdetr.data.layouts import load
 from groupdetr.data.loader import StepBatchSampler, training_loader
 from groupdetr.data.records import Record
 from groupdetr.errors import GroupDETRError
@@ -104,12 +104,12 @@ def ours(record: Record) -> Pixels:
 
 def ours_by_pillow(record: Record) -> Pixels:
     """Our decoder as it works where simplejpeg is not installed."""
-    decode_jpeg = images.decode_jpeg
-    images.decode_jpeg = None
+    decode_jpeg = image_decoding.decode_jpeg
+    image_decoding.decode_jpeg = None
     try:
         return ours(record)
     finally:
-        images.decode_jpeg = decode_jpeg
+        image_decoding.decode_jpeg = decode_jpeg
 
 
 def installed_decoders(record: Record) -> dict[str, Decoder]:

@@ -26,7 +26,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.modeling.attention.deformable_attention import Attend, Shapes, in_pytorch, in_triton
+from groupdetr.modeling.attention.deformable_attention import Backend, Shapes, in_pytorch, in_triton
 
 HEADS = 8
 CHANNELS = 32  # of a head
@@ -75,14 +75,14 @@ def by_grid_sample(
     return attended.transpose(1, 2).contiguous().to(value.dtype)
 
 
-def by_deformops() -> Attend | None:
+def by_deformops() -> Backend | None:
     """Return the kernels of the package deformops, or None if it is not installed."""
     try:
         from deformops.registry import msda  # type: ignore[import-not-found]
     except ImportError:
         return None
 
-    def attend(
+    def backend(
         value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
     ) -> Tensor:
         sizes = torch.tensor(shapes, device=value.device)
@@ -91,12 +91,12 @@ def by_deformops() -> Attend | None:
         weights = attention_weights.flatten(3)
         return msda(value, sizes, first_tokens, sampling_locations, weights).flatten(2)
 
-    return attend
+    return backend
 
 
-def variants(device: str, program: int) -> dict[str, Attend]:
+def variants(device: str, program: int) -> dict[str, Backend]:
     """Return the variants that can run on the device, by name."""
-    named: dict[str, Attend] = {"grid_sample": by_grid_sample, "PyTorch": in_pytorch}
+    named: dict[str, Backend] = {"grid_sample": by_grid_sample, "PyTorch": in_pytorch}
     if device == "cpu":
         return named
     named["compiled"] = torch.compile(in_pytorch)
@@ -141,20 +141,20 @@ class SamplingInputs:
         self.inputs = [x.to(options.device).requires_grad_() for x in (value, locations, weights)]
         self.grad = grad.to(options.device).to(dtype)  # gradient of the result
 
-    def forward(self, attend: Attend) -> Tensor:
+    def forward(self, backend: Backend) -> Tensor:
         value, locations, weights = self.inputs
-        return attend(value, self.shapes, locations, weights)
+        return backend(value, self.shapes, locations, weights)
 
-    def run(self, attend: Attend) -> measure.Times:
+    def run(self, backend: Backend) -> measure.Times:
         """Run forward and backward, and return the times of both."""
         stopwatch = measure.Stopwatch(self.options.device)
-        attended = self.forward(attend)
+        attended = self.forward(backend)
         stopwatch.lap("forward")
         torch.autograd.grad(attended, self.inputs, self.grad)
         stopwatch.lap("backward")
         return stopwatch.times
 
-    def peak(self, attend: Attend) -> float:
+    def peak(self, backend: Backend) -> float:
         """Return the memory in MiB that the allocator of the GPU needs besides the inputs.
 
         It is the largest amount during a forward and a backward pass.
@@ -162,7 +162,7 @@ class SamplingInputs:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        self.run(attend)
+        self.run(backend)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
     def floor(self) -> dict[str, float]:
@@ -177,20 +177,20 @@ class SamplingInputs:
         backward = forward + numbers * 4 / (self.options.atomics * 1e12)
         return {"forward": forward, "backward": backward, "all": forward + backward}
 
-    def error(self, attend: Attend) -> float:
+    def error(self, backend: Backend) -> float:
         """Return the largest difference from the usual form, in the result and in gradients.
 
         Each difference is divided by the largest number of its tensor.
         """
         errors = []
-        for actual, expected in zip(self.results(attend), self.results(by_grid_sample)):
+        for actual, expected in zip(self.results(backend), self.results(by_grid_sample)):
             difference = (actual - expected).abs().max()
             errors.append((difference / expected.abs().max()).item())
         return max(errors)
 
-    def results(self, attend: Attend) -> list[Tensor]:
+    def results(self, backend: Backend) -> list[Tensor]:
         """Return the result and the gradients of the inputs, in fp32."""
-        attended = self.forward(attend)
+        attended = self.forward(backend)
         gradients = torch.autograd.grad(attended, self.inputs, self.grad)
         return [x.detach().float() for x in (attended, *gradients)]
 
@@ -201,23 +201,23 @@ def pixel_centres(height: int, width: int) -> Tensor:
     return torch.stack([x / width, y / height], dim=-1).flatten(0, 1)
 
 
-def compare(inputs: SamplingInputs, attends: dict[str, Attend]) -> dict[str, dict[str, float]]:
+def compare(inputs: SamplingInputs, backends: dict[str, Backend]) -> dict[str, dict[str, float]]:
     """Return a row of the table for each variant."""
-    runs = {name: partial(inputs.run, attend) for name, attend in attends.items()}
+    runs = {name: partial(inputs.run, backend) for name, backend in backends.items()}
     timings = measure.time_interleaved(runs, inputs.options.rounds, inputs.options.seed)
     rows = {}
-    for name, attend in attends.items():
-        rows[name] = variant_row(inputs, attend, timings, name)
+    for name, backend in backends.items():
+        rows[name] = variant_row(inputs, backend, timings, name)
     return rows
 
 
 def variant_row(
-    inputs: SamplingInputs, attend: Attend, timings: measure.Timings, name: str
+    inputs: SamplingInputs, backend: Backend, timings: measure.Timings, name: str
 ) -> dict[str, float]:
     on_gpu = inputs.options.device != "cpu"
     row = {
-        "error": inputs.error(attend),
-        "kept, MiB": measure.saved_for_backward(partial(inputs.run, attend), inputs.inputs),
+        "error": inputs.error(backend),
+        "kept, MiB": measure.saved_for_backward(partial(inputs.run, backend), inputs.inputs),
     }
     for part in ("forward", "backward", "all"):
         row[f"{part}, ms"] = timings.ms(name, part)
@@ -225,13 +225,13 @@ def variant_row(
         if on_gpu:
             row[f"{part}, of the floor"] = inputs.floor()[part] * 1000 / timings.ms(name, part)
     if on_gpu:
-        row["peak, MiB"] = inputs.peak(attend)
+        row["peak, MiB"] = inputs.peak(backend)
     return row
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    attends = variants(options.device, options.program)
+    backends = variants(options.device, options.program)
     dtypes = [torch.float32] if options.device == "cpu" else [torch.float32, torch.bfloat16]
     rows: dict[str, dict[str, float]] = {}
     for case in ("encoder", "decoder"):
@@ -239,7 +239,7 @@ def main(options: Options) -> None:
             inputs = SamplingInputs(case, dtype, options)
             dtype_name = str(dtype).removeprefix("torch.")
             title = f"{case}, {inputs.num_queries} queries, {dtype_name}"
-            for name, row in compare(inputs, attends).items():
+            for name, row in compare(inputs, backends).items():
                 rows[f"{title}, {name}"] = row
     measure.show(options, rows, options.out)
 

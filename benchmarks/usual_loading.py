@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from groupdetr.data import transforms
 from groupdetr.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from groupdetr.data.dataset import SampleIndex, channels_first
-from groupdetr.data.images import load_pixels
+from groupdetr.data.image_decoding import load_pixels
 from groupdetr.data.loader import StepBatchSampler, limit_worker_threads
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import RandomResize, RandomSizeCrop

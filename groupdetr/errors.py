@@ -28,7 +28,7 @@ class UsageError(GroupDETRError):
 
 
 class DataError(GroupDETRError):
-    """A data set that would break or mislead training."""
+    """A dataset that would break or mislead training."""
 
     exit_code = 3
 
@@ -39,6 +39,7 @@ def unreadable_inputs(failed: Sequence[DataError], total: int, noun: str) -> Dat
     ``noun`` names what the ``total`` inputs are, in the plural: images, samples.
     """
     what = f"{len(failed)} of {total} {noun} could not be read; the others are done"
+    # The console prints "  where: " in front of the first line.
     where = "\n         ".join(error.where for error in failed[:10])
     return DataError(what, where, failed[0].remedy)
 

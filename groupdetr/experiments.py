@@ -126,7 +126,7 @@ ON_A_CPU = "trains from scratch on a CPU in minutes"
 
 
 def _presets() -> Iterator[NamedExperiment]:
-    """The detectors as users train them."""
+    """Yield the detectors as users train them."""
     swin_l_12 = replace(EPOCHS_12, recompute=True)
     two_stage = TwoStageDABDeformableDETR()
     about_two_stage = f"{ABOUT_LEVELS}, queries from the encoder"
@@ -157,7 +157,8 @@ def _presets() -> Iterator[NamedExperiment]:
     for name, recipe, settings, groups, about in rows_2d:
         task = "instance_segmentation" if isinstance(recipe, Mask2Former) else "detection"
         yield name, Experiment(recipe, settings, about, groups=groups, task=task)
-    about_v2, about_tiny = f"{ABOUT_V99}, two frames", f"3D boxes; {ON_A_CPU}"
+    about_v2 = f"{ABOUT_V99}, two frames"
+    about_tiny = f"3D boxes; {ON_A_CPU}"
     rows_3d: tuple[tuple[str, Recipe, Settings, int, str], ...] = (
         ("petr-v99", PETR(), PETR_EPOCHS_24, K, ABOUT_V99),
         ("petrv2-v99", PETRv2(), PETR_EPOCHS_24, K, about_v2),
@@ -358,12 +359,13 @@ def experiment(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
-def recipe_from(described: JsonObject) -> Recipe:
-    """Return the recipe from which `dataclasses.asdict` made the dict ``described``.
+def recipe_from_dict(saved: JsonObject) -> Recipe:
+    """Return the recipe whose fields `dataclasses.asdict` has saved in a dict.
 
-    It has the class of the recipe of its preset. Keys that are no fields of that are ignored.
+    Its class is that of the recipe of the saved preset. Keys that are not fields of that class are
+    ignored. `UsageError` if there is no such preset.
     """
-    recipe = experiment(described["preset"]).recipe
+    recipe = experiment(saved["preset"]).recipe
     names = {field.name for field in fields(recipe)} - {"preset"}
-    options = {name: value for name, value in described.items() if name in names}
+    options = {name: value for name, value in saved.items() if name in names}
     return recipe.with_options(**options)

@@ -148,7 +148,7 @@ def match_groups(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
 
     These are K independent problems for each layer and image. An object is assigned to one query
     of every group, to K queries in total. ``costs`` [L,B,K,T,N] must be finite. ``counts`` [B] are
-    the numbers of objects of the images; the remaining slots of T are padding.
+    the numbers of objects of the images; the remaining rows of T are padding.
     """
     num_layers, _, num_groups, _, _ = costs.shape
     pairs_of_images = []

@@ -15,7 +15,7 @@ from groupdetr.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. What is not given is the model's own choice (see `groupdetr presets`)."""
+    """Settings of a training. The model has its own defaults (see `groupdetr presets`)."""
 
     epochs: float = 12.0
     """Passes over the training images."""
@@ -26,8 +26,8 @@ class Settings:
     batch: Annotated[int, tyro.conf.arg(metavar="INT|auto")] = 16
     """Images of an optimizer step, over all processes and micro-batches.
 
-    auto: the model's own; --accumulate and --group-chunk are chosen for the memory at hand, with
-    the same result.
+    auto: the model's own batch. --accumulate and --group-chunk are then chosen so that a step fits
+    into the memory of this machine; they do not change the result.
     """
     accumulate: int = 1
     """Micro-batches of a batch (gradient accumulation): less memory, the same result."""
@@ -36,8 +36,9 @@ class Settings:
     by it."""
     augment: Literal["detr", "lsj", "flip", "none", "petr"] = "detr"
     """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square
-    of 1024/800 of imgsz; flip: flip only; none: as in validation. Scenes: petr, which zooms, crops
-    and flips the images of a sample alike, and rotates and scales the world; or none."""
+    of 1024/800 of imgsz; flip: flip only; none: as in validation. For scenes: petr, which resizes,
+    crops and flips all images of a sample in the same way, and rotates and scales the world; or
+    none."""
     lr: float = 1e-4
     """Learning rate."""
     backbone_lr: float = 1e-5
@@ -46,10 +47,11 @@ class Settings:
     """Factor of the backbone's learning rate, applied once more for every layer before the last;
     None: all layers have the same rate."""
     weight_decay: float = 1e-4
+    """Weight decay of AdamW."""
     schedule: Literal["step", "cosine"] = "step"
     """step: a tenth of the learning rate after every lr_drop; cosine: falls smoothly to zero."""
     lr_drop: tuple[float, ...] = (11 / 12,)
-    """When the step schedule drops, as shares of the training."""
+    """When the step schedule drops, as fractions of the training."""
     warmup: int = 0
     """Steps over which the learning rate rises from zero."""
     clip: float = 0.1
@@ -76,6 +78,7 @@ class Settings:
     save_every: int | None = None
     """Steps between checkpoints, besides those at every evaluation and every five minutes."""
     seed: int = 42
+    """Seed of weights, data order and augmentation."""
     workers: int | None = None
     """Processes that load images; None: one for each spare processor core, 8 at most."""
     threads: int | None = None
@@ -127,7 +130,8 @@ class Settings:
         """Return the options of `groupdetr train` that give these settings."""
         flags: list[str] = []
         for field in fields(self):
-            name, value = field.name.replace("_", "-"), getattr(self, field.name)
+            name = field.name.replace("_", "-")
+            value = getattr(self, field.name)
             if isinstance(value, tuple):
                 flags += [f"--{name}", *map(str, value)]
             elif not isinstance(value, bool):

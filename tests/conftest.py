@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: small synthetic data sets, and the folder of real ones."""
+"""Fixtures that all tests share: small synthetic datasets, and the folder of real ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic COCO data set: 24 training and 6 validation images of 48 pixels, 3 classes."""
+    """A synthetic COCO dataset: 24 training and 6 validation images of 48 pixels, 3 classes."""
     folder = tmp_path_factory.mktemp("shapes")
     write(
         SyntheticConfig(image_size=48, num_classes=3, max_objects=3),
@@ -41,18 +41,18 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic nuScenes data set with 4 training and 4 validation samples.
+    """A synthetic nuScenes dataset with 4 training and 4 validation samples.
 
     A sample has six images of 160 x 90 pixels.
     """
     root = tmp_path_factory.mktemp("nuscenes")
-    nuscenes.write(nuscenes.SyntheticConfig(samples=4, width=160, height=90), root)
+    nuscenes.write(nuscenes.SyntheticNuScenesConfig(samples=4, width=160, height=90), root)
     return root
 
 
 @pytest.fixture(scope="session")
 def data_for(shapes: Path, scenes: Path) -> Callable[[str], Path]:
-    """A function that returns the data set that a preset is trained on."""
+    """A function that returns the dataset that a preset is trained on."""
 
     def folder(preset: str) -> Path:
         task = task_class(experiment(preset).task)
@@ -63,8 +63,8 @@ def data_for(shapes: Path, scenes: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets, which the environment variable GROUPDETR_TEST_DATA names."""
+    """The folder of real datasets, which the environment variable GROUPDETR_TEST_DATA names."""
     folder = os.environ.get("GROUPDETR_TEST_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("GROUPDETR_TEST_DATA does not name the folder of real data sets")
+        pytest.skip("GROUPDETR_TEST_DATA does not name the folder of real datasets")
     return Path(folder)

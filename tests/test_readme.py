@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from groupdetr.data.synthetic import SyntheticConfig, draw, write
+from groupdetr.data.synthetic import SyntheticConfig, generate_image, write
 from tests.runs import environment
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def shorten(command: str) -> str:
 def test_all_commands_and_python_examples_of_the_readme_work(tmp_path: Path) -> None:
     config = SyntheticConfig(image_size=64, num_classes=3)
     write(config, tmp_path / "data/mine", {"train": 16, "val": 4})
-    Image.fromarray(draw(config, "other", 0).image).save(tmp_path / "photo.jpg")
+    Image.fromarray(generate_image(config, "other", 0).image).save(tmp_path / "photo.jpg")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     for command in shell_commands():
         command = shorten(command)

@@ -69,7 +69,7 @@ def messages(tree: ast.AST) -> Iterator[str]:
 READS_ANNOTATIONS = {"check", "train", "val"}
 PRINTED_BY = {
     "groupdetr.data.findings": {"check", "train"},
-    "groupdetr.data.formats": READS_ANNOTATIONS,
+    "groupdetr.data.layouts": READS_ANNOTATIONS,
     "groupdetr.engine.accelerator": {"train", "val", "predict", "doctor"},
     "groupdetr.engine.memory": {"train"},
     "groupdetr.modeling.backbones.pretrained": {"train"},

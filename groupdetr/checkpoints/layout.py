@@ -1,4 +1,4 @@
-"""A layout: the table of tensor names by which somebody's checkpoint calls what our models have."""
+"""Layouts: tables of the tensor names in checkpoints of one origin, and our names for them."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Layout:
 
     ``names`` maps their names to ours. ``#`` stands for a number and ``*`` for any other text; the
     wildcards of both sides correspond in order. A tuple of our names splits their tensor into equal
-    parts along its first axis. An empty tuple drops their tensor. The first row that matches
-    counts. If several of their tensors have the same name of ours, they must be equal.
+    parts along its first axis. An empty tuple drops their tensor. The first entry that matches a
+    name is used. If several of their tensors have the same name of ours, they must be equal.
     """
 
     title: str
-    # Returns the preset that a file with our names belongs to. WeightsError if it is unclear.
+    # Returns the preset that a file with our names belongs to. `WeightsError` if it is unclear.
     preset: Callable[[Checkpoint], str]
     # Names or patterns. A file has this layout only if it has a tensor for each of them.
     signature: tuple[str, ...]
     names: Names
-    # Returns the recipe fields that the metadata gives and the shapes of tensors do not show.
+    # Returns the recipe fields that the metadata has. The shapes of the tensors give the others.
     options: Callable[[Metadata], RecipeFields]
-    # Returns what the rows of the class head stand for, [] if unknown.
+    # Returns the categories of the rows of the class head, [] if unknown.
     categories: Callable[[Metadata], list[Category]]
     # Changes the converted tensors where a renaming is not enough.
     complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
@@ -61,7 +61,8 @@ class Layout:
     def convert(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the tensors under our names.
 
-        WeightsError if the table lacks a name of theirs, or if tensors that should be equal differ.
+        `WeightsError` if the table lacks one of their names, or if tensors that must be equal are
+        not.
         """
         ours: dict[str, Tensor] = {}
         unknown, unequal = [], []
@@ -119,7 +120,7 @@ def _fill_wildcards(target: str, values: Sequence[str]) -> str:
 
 
 def refuse(names: Iterable[str], what: str, where: str) -> None:
-    """Raise a WeightsError that lists the first ten names, unless there are none.
+    """Raise a `WeightsError` that lists the first ten names, unless there are none.
 
     ``what`` comes before the names, and ``where`` is the file.
     """

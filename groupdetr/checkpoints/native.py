@@ -1,6 +1,7 @@
 """This library's weights file ``best.safetensors``: tensors under our names, and metadata.
 
-The metadata says what the model is and what it was trained for, so that the file is complete.
+The metadata has the recipe of the model, the classes and the image size, so that no other file is
+needed to run the model.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def save(model: nn.Module, path: str | Path, metadata: JsonObject) -> None:
     If the process dies while it writes, the previous file remains as it was. ``metadata`` is
     anything that JSON can hold. With ``recipe`` (its fields), ``categories`` ([id, name] of every
     class) and ``imgsz`` the file is complete. The format number and the version of the library are
-    stored with it.
+    added to it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def save(model: nn.Module, path: str | Path, metadata: JsonObject) -> None:
 def read(path: str | Path) -> tuple[dict[str, Tensor], JsonObject]:
     """Return the tensors of a safetensors file, and the metadata that `save` was given.
 
-    The metadata is {} if another program wrote the file. WeightsError if the file cannot be read,
+    The metadata is {} if another program wrote the file. `WeightsError` if the file cannot be read,
     or if this library wrote it in another format.
     """
     try:

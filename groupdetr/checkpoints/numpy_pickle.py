@@ -21,14 +21,15 @@ class ElementType:
     """Replaces numpy.dtype: a kind of number such as f4, and its byte order."""
 
     def __init__(self, kind: str, *align_and_copy: bool) -> None:
-        self.kind, self.byte_order = kind, "|"
+        self.kind = kind
+        self.byte_order = "|"
 
     def __setstate__(self, state: Sequence[Any]) -> None:
         self.byte_order = state[1]
 
     @property
     def numpy(self) -> np.dtype:
-        """The dtype itself. UnpicklingError unless the elements are numbers or booleans."""
+        """The dtype itself. `UnpicklingError` unless the elements are numbers or booleans."""
         name = f"{self.byte_order}{self.kind}"
         if not re.fullmatch(r"[<>=|][biuf]\d", name):
             raise pickle.UnpicklingError(f"unsupported elements {name}")
@@ -92,7 +93,7 @@ class _Unpickler(pickle.Unpickler):
 def read_arrays(file: BinaryIO) -> object:
     """Return the content of a pickle with tensors in place of its arrays.
 
-    UnpicklingError if the pickle contains anything but arrays and plain values.
+    `UnpicklingError` if the pickle contains anything but arrays and plain values.
     """
     return _to_tensors(_Unpickler(file).load())
 

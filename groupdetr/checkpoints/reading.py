@@ -20,19 +20,19 @@ from groupdetr.errors import WeightsError
 
 # In the first bytes of a file of torch before 1.6.
 TORCH_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
-Metadata = Mapping[str, Any]  # what a file holds beside its tensors
+Metadata = Mapping[str, Any]  # the content of a file that is not tensors
 MAX_NAMES = 10  # that an error message lists
 
 
 class Ignored:
-    """Stands for the objects that mmengine logs beside the weights. It takes any state."""
+    """Replaces the objects that mmengine logs in a checkpoint. It accepts any state."""
 
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, _: object) -> None: ...
 
 
-# Everything that a pickle needs for the losses and learning rates that mmengine keeps.
+# All names in a pickle of the losses and learning rates that mmengine logs.
 MMENGINE_LOGS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
@@ -84,7 +84,7 @@ def _open_folder(path: Path) -> Checkpoint:
     config = path / "config.json"
     if not files or not config.is_file():
         raise WeightsError(
-            "this folder is no checkpoint: it lacks config.json and model.safetensors or "
+            "this folder is not a checkpoint: it lacks config.json and model.safetensors or "
             "pytorch_model.bin",
             str(path),
             "pass a file instead",
@@ -134,7 +134,7 @@ def _open_pickle(path: Path) -> Checkpoint:
             others.append(str(name))
     if others:
         raise WeightsError(
-            f"these entries are no tensors: {first_names(others)}",
+            f"these entries are not tensors: {first_names(others)}",
             str(path),
             "pass a file of named tensors: the state_dict of a model",
         )
@@ -167,7 +167,7 @@ def _find_metadata(content: Mapping[str, object]) -> Metadata:
 def _unpickle(path: Path) -> object:
     """Unpickle tensors or arrays, plain values, and a Namespace of them.
 
-    Anything else is not executed; the WeightsError names it.
+    Anything else is not executed; the `WeightsError` names it.
     """
     allowed: list[Any] = [Namespace]
     for name in MMENGINE_LOGS:

@@ -37,7 +37,7 @@ VERBS = {
         "groupdetr.workflows.demo:demo",
     ),
     "check": Verb(
-        "list what in a data set would break or mislead training",
+        "list what in a dataset would break or mislead training",
         "groupdetr.cli.options.check:CheckOptions",
         "groupdetr.workflows.check:check",
     ),

@@ -1,1 +1,1 @@
-"""The set criterion of DETR: match queries to objects, compare the matched pairs, normalise."""
+"""The set criterion: the matcher, the losses, and the terms that both of them use."""

@@ -33,7 +33,7 @@ class EncodedBoxes3D(BoxPairBuilder):
 
 
 @dataclass(frozen=True)
-class CodeL1(Term[AllBoxPairs, MatchedBoxPairs]):
+class EncodedBoxL1(Term[AllBoxPairs, MatchedBoxPairs]):
     """The sum of the absolute differences of the numbers of an encoded box.
 
     The matching cost ignores the two numbers of the velocity. In the loss they have the weight

@@ -42,8 +42,8 @@ class SetCriterion(nn.Module):
         ``mean_objects``, a scalar, is the number of objects of a batch, averaged over the batches
         that share an optimizer step. By default it is averaged over the ranks of this batch.
         """
-        # torch.compile specialises on sizes 0 and 1, so there are always two slots or more.
-        target_batch = TargetBatch.from_targets(targets, min_slots=2)
+        # torch.compile specialises on sizes 0 and 1, so targets are padded to two objects or more.
+        target_batch = TargetBatch.from_targets(targets, min_objects=2)
         if mean_objects is None:
             num_objects = target_batch.boxes.new_full((), sum(target_batch.counts))
             mean_objects = mean_over_ranks(num_objects)
@@ -53,7 +53,8 @@ class SetCriterion(nn.Module):
             assignment = self.assign(supervised, target_batch)
             summed = self.loss(supervised.predictions, target_batch, assignment, mean_objects)
             normalised = summed / normaliser(supervised, mean_objects)
-            losses |= zip(self.loss_names(supervised), normalised.unbind())
+            names = self.loss_names(supervised)
+            losses.update(zip(names, normalised.unbind()))
         return losses
 
     def assign(self, supervised: SupervisedPredictions, targets: TargetBatch) -> Assignment:
@@ -64,7 +65,11 @@ class SetCriterion(nn.Module):
 
     def loss_names(self, supervised: SupervisedPredictions) -> list[str]:
         """Return the names of the losses [terms * L] in the order of `MatchedLosses`."""
-        return [f"{layer}/{term.name}" for term in self.terms for layer in supervised.names]
+        names = []
+        for term in self.terms:
+            for layer in supervised.names:
+                names.append(f"{layer}/{term.name}")
+        return names
 
     def compile_parts(self, **options: object) -> None:
         """Compile the costs and the losses with torch.compile and its ``options``.
@@ -82,7 +87,8 @@ class MatchedLosses(nn.Module):
 
     def __init__(self, terms: Sequence[Term], pair_builder: PairBuilder) -> None:
         super().__init__()
-        self.terms, self.pair_builder = terms, pair_builder
+        self.terms = terms
+        self.pair_builder = pair_builder
 
     def forward(
         self,

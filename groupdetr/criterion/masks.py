@@ -194,9 +194,9 @@ class PointSampledMasks(PairBuilder[AllMaskPairs, MatchedMaskPairs]):
         ``embedding`` [L,M,C] of the matched queries, ``target`` [L,M] the indices of their objects
         in ``target_masks`` [T,P].
         """
-        # As many rows at once as fit `MAX_LOGITS`, of all layers, because the gradient of every
-        # chunk by the pixels has the size of the pixels. Activations are recomputed in backward,
-        # because they are much larger than the inputs.
+        # As many rows of all layers as `MAX_LOGITS` allows make one chunk. Chunks are as large as
+        # possible, because each has a gradient of the size of the pixels. Activations are
+        # recomputed in backward, because they are much larger than the inputs.
         rows = max(1, MAX_LOGITS // self.num_sampled)
         chunks = zip(embedding.flatten(0, 1).split(rows), target.flatten().split(rows))
         losses = []

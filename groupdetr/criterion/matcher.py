@@ -41,7 +41,7 @@ class HungarianMatcher(nn.Module):
         # Costs of every query for every object, on the host.
         costs = self.costs(supervised, targets)
 
-        # L * B * K independent problems; slots of an image beyond its objects are left out.
+        # L * B * K independent problems; the padding of the targets is left out.
         assignment = self.match(costs, targets.counts)
 
         # The pairs of all problems in one copy.
@@ -74,7 +74,8 @@ class MatchingCost(nn.Module):
 
     def __init__(self, terms: Sequence[Term], pair_builder: PairBuilder) -> None:
         super().__init__()
-        self.terms, self.pair_builder = terms, pair_builder
+        self.terms = terms
+        self.pair_builder = pair_builder
 
     def forward(self, *cost_inputs: Tensor) -> Tensor:
         pairs = self.pair_builder.all_pairs(*cost_inputs)

@@ -59,8 +59,8 @@ class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
     def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
         """Return the tensors that `all_pairs` takes, with contiguous long axes.
 
-        This part is not compiled. A compiled kernel that gathered logits itself would read them
-        object by object and wait for each.
+        This part is not compiled. A compiled kernel that gathered the logits itself would read them
+        object by object and wait for each read.
         """
 
     @abstractmethod
@@ -82,7 +82,7 @@ class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
 
 
 class BoxPairBuilder(PairBuilder[AllBoxPairs, MatchedBoxPairs]):
-    """Pairs of boxes in the form in which both are given."""
+    """Pairs of boxes in the format in which predictions and targets have them."""
 
     compiles: ClassVar[bool] = True
 
@@ -110,14 +110,14 @@ def gather_all_pairs(
     They are computed from predictions [L,B,K,N,.] and targets [B,T,.].
     """
     layers, images, groups, queries, _ = predictions.logits.shape
-    slots = targets.labels.shape[1]
+    objects = targets.labels.shape[1]  # T, with padding
     # Every query's logit of every object's class: gather along the class axis, then put the
-    # objects before the queries, as the Hungarian algorithm wants them.
-    labels = targets.labels.view(1, images, 1, 1, slots).expand(layers, -1, groups, queries, -1)
+    # objects before the queries, as `groupdetr.ops.assignment` expects them.
+    labels = targets.labels.view(1, images, 1, 1, objects).expand(layers, -1, groups, queries, -1)
     logits = predictions.logits.gather(-1, labels).float().mT.contiguous()
     pred = predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
     target = targets.boxes.float().movedim(-1, 0)
-    target = target.reshape(len(target), 1, images, 1, slots, 1)
+    target = target.reshape(len(target), 1, images, 1, objects, 1)
     return pred, target, logits
 
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from groupdetr.data import box_rules, mask_rules
 from groupdetr.data.findings import Findings, printable
+from groupdetr.data.json_values import Id, parse_box, parse_id, parse_number, report_id_types
 from groupdetr.data.records import Bools, Floats, Ints
 from groupdetr.data.segmentations import Segmentation
-from groupdetr.data.values import Id, parse_box, parse_id, parse_number, report_id_types
 from groupdetr.structures.json_object import JsonObject
 
-# They take the place of an index. UNKNOWN: the file does not list the id. REFUSED: the file lists
-# it, but the entry cannot be used and was reported.
+# Values that stand in the place of an index. UNKNOWN: the file does not list the id. REFUSED: the
+# file lists it, but the entry cannot be used and was reported.
 UNKNOWN, REFUSED = -1, -2
 
 
@@ -94,6 +94,7 @@ def read_annotations(
 
 
 def _objects(items: list[object], findings: Findings) -> list[JsonObject]:
+    """Return the items that are JSON objects, and add a finding for each other item."""
     objects = []
     for position, item in enumerate(items):
         if isinstance(item, dict):
@@ -190,6 +191,7 @@ def _areas(annotations: list[JsonObject], boxes: Floats, findings: Findings) -> 
 
 
 def _crowd(annotations: list[JsonObject], findings: Findings) -> Bools:
+    """Return which annotations are crowds, [A] bool."""
     values = [annotation.get("iscrowd") for annotation in annotations]
     for annotation, value in zip(annotations, values):
         is_zero_or_one = isinstance(value, (int, float)) and value in (0, 1)
@@ -203,9 +205,9 @@ def _check_box_positions(
     annotations: list[JsonObject], table: AnnotationTable, sizes: Floats, findings: Findings
 ) -> None:
     """Check that the boxes lie in their images, of ``sizes`` [A,2], and follow the convention."""
-    no_crowd = ~table.crowd
-    boxes = table.boxes[no_crowd]
-    if code := box_rules.wrong_convention(boxes, sizes[no_crowd]):
+    not_crowd = ~table.crowd
+    boxes = table.boxes[not_crowd]
+    if code := box_rules.wrong_convention(boxes, sizes[not_crowd]):
         what = f"the boxes of this file {_BOX_PROBLEMS[code]}, such as {boxes[0].tolist()}"
         findings.add(code, "", what)
     owners = np.stack([table.image, table.label], axis=1)
@@ -261,5 +263,5 @@ _BOX_PROBLEMS = {
     "box-no-area": "has no area",
     "box-outside": "lies outside the image",
     "box-clamped": "lies partly outside the image",
-    "duplicate-box": "is there twice for one class",
+    "duplicate-box": "occurs twice with the same class",
 }

@@ -22,8 +22,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass
-class Batch:
-    """Padded images as bytes, with their targets, as the data loader returns them.
+class ImageBatch:
+    """A batch of padded images as bytes, with their targets, as the data loader returns it.
 
     Bytes take a quarter of the memory of floats; `images` converts them on the device.
     """
@@ -41,7 +41,7 @@ class Batch:
         pixels = self.pixels.to(device, non_blocking=True)
         sizes = self.sizes.to(device, non_blocking=True)
         padding = padding_mask(sizes, pixels.shape[-2:])
-        return normalised(pixels, padding, self.padded)
+        return normalise(pixels, padding, self.padded)
 
     @property
     def padded(self) -> bool:
@@ -51,13 +51,13 @@ class Batch:
         """
         return bool((self.sizes != torch.tensor(self.pixels.shape[-2:])).any())
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> ImageBatch:
         """Return the batch with all tensors in pinned memory, so that copies to a GPU can overlap.
 
         PyTorch's data loader calls it.
         """
         targets = [target.map(Tensor.pin_memory) for target in self.targets]
-        return Batch(self.pixels.pin_memory(), self.sizes.pin_memory(), targets, self.indices)
+        return ImageBatch(self.pixels.pin_memory(), self.sizes.pin_memory(), targets, self.indices)
 
     def __getstate__(self) -> dict[str, object]:
         """Return the state to pickle, in which small tensors are numpy arrays.
@@ -95,10 +95,10 @@ def _from_arrays(
     return Target(torch.from_numpy(labels), torch.from_numpy(boxes), masks)
 
 
-def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
+def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> ImageBatch:
     """Return the batch of samples (image [3,H,W] uint8, target, index).
 
-    Images are padded with zeros to the largest height and width.
+    Images are padded with zeros at the right and below, to the largest height and width.
     """
     images = [image for image, _, _ in samples]
     targets = [target for _, target, _ in samples]
@@ -107,27 +107,27 @@ def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> Batch:
     batch_height, batch_width = sizes.amax(0).tolist()
     pixels = shared_batch(len(images), batch_height, batch_width)
     # The memory is not initialised: every pixel is written once, with the image or with zero.
-    for padded, image in zip(pixels, images):
+    for padded_image, image in zip(pixels, images):
         height, width = image.shape[1:]
-        padded[:, :height, :width] = image
-        padded[:, :height, width:] = 0
-        padded[:, height:] = 0
-    return Batch(pixels, sizes, targets, indices)
+        padded_image[:, :height, :width] = image
+        padded_image[:, :height, width:] = 0
+        padded_image[:, height:] = 0
+    return ImageBatch(pixels, sizes, targets, indices)
 
 
-def shared_batch(images: int, height: int, width: int) -> Tensor:
+def shared_batch(num_images: int, height: int, width: int) -> Tensor:
     """Return an uninitialised tensor [B,3,H,W] uint8, channels last in memory.
 
     In a worker process it lies in memory shared with the training process, so sending it needs no
     copy.
     """
-    count = images * height * width * 3
+    num_bytes = num_images * height * width * 3
     if get_worker_info():
-        storage = torch.UntypedStorage._new_shared(count)
+        storage = torch.UntypedStorage._new_shared(num_bytes)
     else:
-        storage = torch.UntypedStorage(count)
+        storage = torch.UntypedStorage(num_bytes)
     flat = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return flat.view(images, height, width, 3).permute(0, 3, 1, 2)
+    return flat.view(num_images, height, width, 3).permute(0, 3, 1, 2)
 
 
 def padding_mask(sizes: Tensor, shape: Sequence[int]) -> Tensor:
@@ -141,11 +141,11 @@ def padding_mask(sizes: Tensor, shape: Sequence[int]) -> Tensor:
     return below[:, :, None] | right[:, None, :]
 
 
-def normalised(pixels: Tensor, padding: Tensor, padded: bool = True) -> Images:
+def normalise(pixels: Tensor, padding: Tensor, padded: bool = True) -> Images:
     """Convert bytes [B,3,H,W] to floats normalised by ImageNet's mean and standard deviation.
 
-    ``padding`` [B,H,W] is True where there is no image; there the result is zero. ``padded`` is
-    False if it is nowhere True.
+    ``padding`` [B,H,W] is True where there is no image; the result is zero at these pixels.
+    ``padded`` is False if no pixel is padding.
     """
     mean = pixels.new_tensor(IMAGENET_MEAN, dtype=torch.float32).view(3, 1, 1)
     std = pixels.new_tensor(IMAGENET_STD, dtype=torch.float32).view(3, 1, 1)

@@ -1,7 +1,7 @@
 """Dataset check: finds everything that would break or mislead training before the first step.
 
-Bad data never raises here: every problem becomes a finding, and the check goes on. The meaning of
-the codes, and which of them stop training, are defined in ``findings.py``.
+Bad data never raises an error here: every problem becomes a finding, and the check goes on. The
+meaning of the codes, and which of them stop training, are defined in ``findings.py``.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groupdetr.data.findings import Finding, RefusedError, printable
-from groupdetr.data.formats import DatasetSplits, read_with_findings
 from groupdetr.data.image_checks import inspect_images
+from groupdetr.data.layouts import DatasetSplits, read_with_findings
 from groupdetr.data.mask_rules import mask_findings
 from groupdetr.data.statistics import SplitStatistics, split_statistics, statistics_findings
 from groupdetr.errors import DataError
 from groupdetr.structures.json_object import JsonObject
 
 _MAX_CLASSES = 12  # lines of a class histogram
-_MAX_FINDINGS = 3  # findings of one code on the console; JSON has all
+_MAX_FINDINGS = 3  # findings of one code on the console; the JSON output has all
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
-    """The result of a check. ``dataset`` is the valid part of the data, for a training after it."""
+class CheckReport:
+    """The result of a check.
+
+    ``dataset`` is the valid part of the data. A training that follows the check uses it.
+    """
 
     root: Path
     errors: list[Finding]
@@ -92,7 +95,7 @@ def check(
     decode: bool = True,
     workers: int | None = None,
     masks: bool = False,
-) -> Report:
+) -> CheckReport:
     """Return all problems of a dataset. ``num_queries`` is that of one group.
 
     Without ``decode`` only the headers of the images are read: this is quick, but does not find
@@ -101,7 +104,7 @@ def check(
     try:
         dataset, findings = read_with_findings(data, images, masks=masks)
     except RefusedError as error:  # there is no file to check
-        return Report(Path(data), [error.finding], [])
+        return CheckReport(Path(data), [error.finding], [])
     statistics = {name: split_statistics(split) for name, split in dataset.splits.items()}
     for name, split in dataset.splits.items():
         findings += statistics_findings(split, statistics[name], num_queries)
@@ -110,7 +113,7 @@ def check(
     findings += inspect_images(dataset.splits.values(), decode, workers)
     errors = [finding for finding in findings if finding.is_error]
     warnings = [finding for finding in findings if not finding.is_error]
-    return Report(Path(data), errors, warnings, statistics, dataset)
+    return CheckReport(Path(data), errors, warnings, statistics, dataset)
 
 
 def _plural(count: int, noun: str) -> str:
@@ -133,7 +136,8 @@ def _findings_by_code(severity: str, findings: list[Finding]) -> Iterator[str]:
 def _class_histogram(statistics: SplitStatistics) -> Iterator[str]:
     """Yield one line for each class, the most frequent first, and one for all remaining ones."""
     classes = sorted(statistics.classes, key=lambda row: -row.boxes)
-    frequent, remaining = classes[:_MAX_CLASSES], classes[_MAX_CLASSES:]
+    frequent = classes[:_MAX_CLASSES]
+    remaining = classes[_MAX_CLASSES:]
     names = [printable(row.name) for row in frequent]
     name_width = max((len(name) for name in names), default=0)
     for name, row in zip(names, frequent):
@@ -146,7 +150,9 @@ def _class_histogram(statistics: SplitStatistics) -> Iterator[str]:
 
 
 def _summary(name: str, statistics: SplitStatistics) -> str:
-    objects, sizes = statistics.objects_per_image, statistics.sizes
+    """Return one line: images, boxes, objects per image and sizes of a split."""
+    objects = statistics.objects_per_image
+    sizes = statistics.sizes
     images = f"{statistics.images} images ({statistics.empty_images} without objects)"
     boxes = f"{statistics.boxes} boxes of {len(statistics.classes)} classes"
     per_image = f"p50 {objects['p50']:.0f}, p99 {objects['p99']:.0f}, max {objects['max']:.0f}"

@@ -16,11 +16,11 @@ import numpy as np
 
 from groupdetr.data.annotations import REFUSED, AnnotationTable, read_annotations
 from groupdetr.data.findings import Findings, RefusedError, printable, raise_first_error
-from groupdetr.data.images import image_size
-from groupdetr.data.jsonfile import read_object
+from groupdetr.data.image_decoding import image_size
+from groupdetr.data.json_file import read_object
+from groupdetr.data.json_values import Id, parse_id, parse_side, report_id_types
 from groupdetr.data.paths import ImageFolder
 from groupdetr.data.records import Category, CocoSplit, Record
-from groupdetr.data.values import Id, parse_id, parse_side, report_id_types
 from groupdetr.structures.json_object import JsonObject
 
 __all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_holdout"]
@@ -97,6 +97,7 @@ def _parse(
 
 
 def _list(content: JsonObject | None, key: str, findings: Findings) -> list[object]:
+    """Return the list under ``key``. If it is missing or empty, add a finding."""
     if content is None:  # reported already
         return []
     value = content.get(key)
@@ -257,7 +258,7 @@ def _check_duplicate_files(images: list[_Image], findings: Findings) -> None:
 
 def _records(images: list[_Image], table: AnnotationTable) -> tuple[Record, ...]:
     """Return one record for each image, with its annotations in the order of the file."""
-    # Sorted by image, the annotations of an image are neighbours. The sort is stable.
+    # After sorting by image, the annotations of an image are neighbours. The sort is stable.
     table = table.rows(np.argsort(table.image, kind="stable"))
     ends = np.searchsorted(table.image, np.arange(len(images)), side="right").tolist()
     records = []

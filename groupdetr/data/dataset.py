@@ -1,4 +1,4 @@
-"""PyTorch dataset of images and targets: decode, augment, and drop what the crop removed."""
+"""PyTorch dataset of images and targets: decode, augment, drop objects that the crop removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from groupdetr.data.batch import collate
-from groupdetr.data.images import load_pixels
+from groupdetr.data.image_decoding import load_pixels
 from groupdetr.data.records import Ints, Record
 from groupdetr.data.segmentations import Segmentation
 from groupdetr.data.transforms import AugmentedImage, Transform
@@ -42,7 +42,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
     def __init__(
         self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0
     ) -> None:
-        self.records, self.transform, self.seed = records, transform, seed
+        self.records = records
+        self.transform = transform
+        self.seed = seed
         self.free_cache_bytes = cache_bytes
         self.cache: dict[int, Tensor] = {}  # index -> decoded image
 
@@ -103,7 +105,7 @@ def rasterised_masks(
 ) -> tuple[Ints, CroppedMasks]:
     """Return the masks of the objects ``rows`` in an augmented image.
 
-    Objects without a pixel in the image are dropped; the first result are the remaining rows.
+    Objects without a pixel in the image are dropped; the first result is the remaining rows.
     """
     remaining: list[int] = []
     masks = []

@@ -52,14 +52,14 @@ ERRORS = {  # code -> remedy
     "mask-missing": "give every object a 'segmentation', or train a box detector",
     "mask-malformed": "write 'segmentation' as a list of polygons [x, y, x, y, ...] of three points"
     " or more each, or as an object with 'size' and 'counts'",
-    "mask-out-of-reach": "correct the polygon or remove the annotation",
+    "mask-far-outside": "correct the polygon or remove the annotation",
     "mask-size": "write 'size' as the height and width of the image, after checking that the mask"
     " belongs to it",
     "mask-counts": "export the mask again: its run lengths must add up to the pixels of the image",
     "masks-look-normalised": "write polygons in pixels: multiply by the width and height of the"
     " image",
     # nuScenes
-    "which-version": "pass the folder of one version, such as <root>/v1.0-trainval, with its"
+    "not-one-version": "pass the folder of one version, such as <root>/v1.0-trainval, with its"
     " thirteen tables",
     "missing-table": "unpack the metadata of this version into <root>/<version>: thirteen tables",
     "bad-table": "unpack the metadata again: a table is a JSON list of records",
@@ -76,7 +76,7 @@ ERRORS = {  # code -> remedy
     " splits.json",
     "scenes-without-images": "unpack the missing parts of the download, or list the existing scenes"
     " in <root>/<version>/splits.json",
-    "missing-view": "unpack the metadata again: a key frame has one LIDAR_TOP and six cameras",
+    "missing-sensor": "unpack the metadata again: a key frame has one LIDAR_TOP and six cameras",
     "bad-pose": "unpack the metadata again: a translation is three numbers; a rotation is four"
     " numbers, not all 0",
     "bad-calibration": "unpack the metadata again: camera_intrinsic is"
@@ -120,7 +120,7 @@ WARNINGS = {  # code -> how groupdetr handles it, and what to do
     "bad-iscrowd": "read as a crowd unless it is empty or zero; write 0 or 1",
     "mask-short-part": "the part is ignored, because it has no area",
     "mask-empty": "dropped in training",
-    "mask-beside-box": "kept; make sure that the mask belongs to this object",
+    "mask-box-mismatch": "kept; make sure that the mask belongs to this object",
     "crowd-without-mask": "evaluation uses its box instead",
     "crowds": "dropped in training; evaluation handles them as COCO does",
     "empty-images": "kept: they teach the detector what background is; trainings with masks leave"
@@ -138,9 +138,9 @@ WARNINGS = {  # code -> how groupdetr handles it, and what to do
     "objects-without-points": "dropped in training and evaluation: no lidar or radar point is on"
     " them",
     "earlier-frame": "PETRv2 cannot be trained or evaluated without it; PETR does not use it",
-    "split-not-here": "it cannot be trained or evaluated on; ignore this if the split is not meant"
+    "missing-split": "it cannot be trained or evaluated on; ignore this if the split is not meant"
     " to be here",
-    "exif-turned": "rotated when it is read, because its recorded size is that of the rotated"
+    "exif-rotated": "rotated when it is read, because its recorded size is that of the rotated"
     " image",
     "exif-ambiguous": "read without rotation; the size does not tell whether the boxes were drawn"
     " on the rotated image",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groupdetr.data.findings import Finding, RefusedError, printable
-from groupdetr.data.images import check_image
+from groupdetr.data.image_decoding import check_image
 from groupdetr.data.records import CocoSplit, Record
 
 
@@ -35,8 +35,8 @@ def inspect_images(
 ) -> list[Finding]:
     """Return all findings about the image files.
 
-    Without ``decode``, only the headers are read, and duplicates are not searched for. It uses
-    threads, because Pillow decodes without holding Python's lock.
+    Without ``decode``, only the headers are read, and duplicates are not searched for. Several
+    threads read the images, because Pillow releases Python's global lock while it decodes.
     """
     images = [_ImageFile(split.name, record) for split in splits for record in split.records]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
@@ -63,7 +63,7 @@ def _check(image: _ImageFile, decode: bool) -> Finding | None:
 
 
 def _explain_missing_files(findings: list[Finding]) -> list[Finding]:
-    """Add to the findings of missing files where a file of nearly that name is.
+    """Return the findings; those of missing files name a file with nearly the same name.
 
     The name may differ in a way that some file systems ignore, or the file may be in the folder
     above.

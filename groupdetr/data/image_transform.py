@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 class ImageTransform:
     """Moves a point (x, y) of the image on disk, in pixels, to ``scale * (x, y) + shift``.
 
-    The first pixel reaches from 0 to 1. A negative scale of x is a horizontal flip.
+    The first pixel covers 0 to 1. A negative scale of x is a horizontal flip.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)  # of x and y

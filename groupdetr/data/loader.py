@@ -3,7 +3,7 @@
 Training reads one endless stream of images, epoch after epoch, each shuffled by (seed, epoch).
 Step s takes a fixed part of the stream, and the augmentation of an image depends on (seed, epoch,
 image) alone. Therefore a run can be resumed at any step, with any number of workers or processes,
-and sees the same data.
+and trains on the same data.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
     """The micro-batches of one process, for the steps from ``start`` to ``stop``, excluded.
 
     A step takes ``batch`` images. Each of the ``ranks`` processes yields ``accumulate`` lists of
-    ``batch`` / (ranks * accumulate) images for it. The images of a step are dealt to the processes
-    in turn, so all processes together see the same images as one process would. ``rank`` is the
-    index of this process.
+    ``batch`` / (ranks * accumulate) images for it. The images of a step are distributed over the
+    processes in turn, so all processes together train on the same images as one process would.
+    ``rank`` is the index of this process.
     """
 
     def __init__(
@@ -57,9 +57,14 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
         ranks: int = 1,
         accumulate: int = 1,
     ) -> None:
-        self.num_images, self.batch, self.seed = num_images, batch, seed
-        self.start, self.stop = start, stop
-        self.rank, self.ranks, self.accumulate = rank, ranks, accumulate
+        self.num_images = num_images
+        self.batch = batch
+        self.seed = seed
+        self.start = start
+        self.stop = stop
+        self.rank = rank
+        self.ranks = ranks
+        self.accumulate = accumulate
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.accumulate
@@ -136,7 +141,7 @@ def training_loader(
 
 
 class ValidationLoader(Generic[BatchT]):
-    """Loads images of one dataset in order, again and again, with the same worker processes.
+    """Loads images of one dataset in order, for every evaluation with the same worker processes.
 
     Worker processes that are not forked take seconds to start. They stay alive as long as this
     object, or until `batches` is called with other arguments.
@@ -161,7 +166,7 @@ class ValidationLoader(Generic[BatchT]):
 
 
 def limit_worker_threads(worker: int) -> None:
-    """Let a worker process use one thread.
+    """Limit a worker process to one thread. PyTorch's data loader calls it with the worker's index.
 
     There are several worker processes, and more threads would compete with the training.
     """

@@ -9,15 +9,15 @@ from faster_coco_eval.core import mask as coco
 from numpy.typing import NDArray
 
 from groupdetr.data.findings import Finding, Findings, printable
+from groupdetr.data.json_values import parse_numbers
 from groupdetr.data.records import CocoSplit, Floats, Record
 from groupdetr.data.segmentations import Polygons, RunLengths, Segmentation, decode_counts
-from groupdetr.data.values import parse_numbers
 from groupdetr.structures.json_object import JsonObject
 
 _LONGEST_RUN = 2**31 - 1  # pixels; no image has as many
-# A mask and its box disagree if an edge differs by more than the sum of the two:
+# A mask and its box disagree if an edge differs by more than the sum of these two tolerances.
 _TOLERANCE_PIXELS = 2.0
-_TOLERANCE_SIDE = 0.1  # part of the side of the box
+_TOLERANCE_SIDE = 0.1  # fraction of the side of the box
 
 
 def parse_segmentation(
@@ -50,8 +50,8 @@ def _parse_polygons(
         findings.add("mask-malformed", record, f"its segmentation is {printable(value)}")
         return None
     if not all(_within_reach(part, size) for part in parts):
-        what = f"its segmentation {printable(value)} leads far out of the image"
-        findings.add("mask-out-of-reach", record, what)
+        what = f"its segmentation {printable(value)} reaches far outside the image"
+        findings.add("mask-far-outside", record, what)
         return None
     if len(parts) < len(well_formed):
         what = f"a part of its segmentation {printable(value)} has fewer than three points"
@@ -60,7 +60,7 @@ def _parse_polygons(
 
 
 def _within_reach(points: NDArray[np.float64], size: tuple[int, int]) -> bool:
-    """True if no point is further from the image than the size of the image.
+    """True if no point is farther from the image than the size of the image.
 
     The rasteriser takes time and memory for every pixel that a polygon passes.
     """
@@ -147,4 +147,4 @@ def _mask_findings(record: Record, file: str) -> Iterator[Finding]:
             yield Finding("mask-empty", file, annotation, "its mask has no pixel")
         elif (distance > tolerance).any():
             what = f"its mask lies in {mask_box}, its bbox is {record.boxes[row].tolist()}"
-            yield Finding("mask-beside-box", file, annotation, what)
+            yield Finding("mask-box-mismatch", file, annotation, what)

@@ -1,4 +1,4 @@
-"""A dataset on disk in memory: categories, one record for each image, and splits.
+"""The content of a dataset in memory: categories, one record for each image, and splits.
 
 The module uses numpy only and does not depend on the file format.
 """
@@ -29,7 +29,7 @@ class Category:
 
 
 class TrainingData(Protocol):
-    """A data set that was read from disk, of images or of scenes."""
+    """A dataset of images or of scenes that was read from disk."""
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -37,7 +37,7 @@ class TrainingData(Protocol):
         ...
 
     def metadata(self) -> JsonObject:
-        """Return what a run records about its data set."""
+        """Return what a run records about its dataset."""
         ...
 
 
@@ -74,7 +74,7 @@ class Record:
     def trainable(self) -> Bools:
         """[T] bool, True for the objects that a detector is trained on.
 
-        As in DETR, these are the objects that are no crowds and whose box has an area within the
+        As in DETR, these are the objects that are not crowds and whose box has an area within the
         image.
         """
         corners = self.corners
@@ -114,9 +114,9 @@ class CocoSplit:
         return replace(self, categories=categories, records=records)
 
     def with_objects(self) -> CocoSplit:
-        """Return the split without images that have no trainable object.
+        """Return the split without the images that have no trainable object.
 
-        It is for detectors that are not trained on images of background alone.
+        It is for detectors that are not trained on images that show only background.
         """
         records = tuple(record for record in self.records if record.trainable.any())
         return replace(self, records=records)

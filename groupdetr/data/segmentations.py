@@ -131,8 +131,8 @@ def _nearest_pixels(
 ) -> tuple[int, NDArray[np.int64]]:
     """Return which pixels on one axis have their centre on the recorded pixels ``recorded``.
 
-    Of the first ``side`` pixels after ``transform``: the first such pixel, and for all of them the
-    index of the recorded pixel, counted from the first one of ``recorded``.
+    Only the first ``side`` pixels after ``transform`` count. Returns the first such pixel, and for
+    all of them the index of the recorded pixel, counted from the first one of ``recorded``.
     """
     scale = transform.scale[axis]
     shift = transform.shift[axis]

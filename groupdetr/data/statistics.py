@@ -96,7 +96,7 @@ def _class_histogram(split: CocoSplit, labels: Ints) -> list[ClassStatistics]:
 def statistics_findings(
     split: CocoSplit, statistics: SplitStatistics, num_queries: int | None
 ) -> Iterator[Finding]:
-    """Find what in the statistics of a split speaks against training on it.
+    """Yield the findings that follow from the statistics of a split.
 
     ``num_queries`` is that of one group; None skips the comparison with the number of objects.
     """
@@ -122,7 +122,8 @@ def statistics_findings(
 
 def _too_many_objects(file: str, objects: dict[str, float], num_queries: int) -> Iterator[Finding]:
     """Find images with more objects than queries. A query detects at most one object."""
-    p99, largest = objects["p99"], objects["max"]
+    p99 = objects["p99"]
+    largest = objects["max"]
     if p99 > num_queries:
         what = (
             f"one image in a hundred has {p99:.0f} objects or more, one has {largest:.0f}; "

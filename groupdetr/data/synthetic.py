@@ -27,13 +27,16 @@ from groupdetr.structures.json_object import JsonObject
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Progress = Callable[[str, int, int], None]  # split, number of images done, number of all images
+OnImageWritten = Callable[
+    [str, int, int], None
+]  # split, number of images done, number of all images
 
-# To be raised when the same config generates other images than before, so that an old folder is
-# not mistaken for a new one.
+# Increase it when the same config generates other images than before, so that an old folder is not
+# mistaken for a new one.
 REVISION = 1
 MAX_TRIES = 24  # positions tried for an object before it is left out
-DIAMETERS = ((0.13, 0.2), (0.2, 0.32), (0.32, 0.48))  # small, medium, large; part of the image side
+# Range of the diameter of small, medium and large objects, as fractions of the image side.
+DIAMETERS = ((0.13, 0.2), (0.2, 0.32), (0.32, 0.48))
 # Smallest visible part of an object, even at occlusion 1. A box around almost nothing would be a
 # wrong label.
 MIN_VISIBLE = 0.1
@@ -43,10 +46,10 @@ MIN_VISIBLE = 0.1
 class SyntheticConfig:
     """What the images show.
 
-    ``texture``: plain 0 to busy 1. ``occlusion``: the largest part of an object that others may
-    hide. ``sizes``: weights of small, medium and large objects. An image has up to a random number
-    of objects from ``min_objects`` to ``max_objects``. The first one always fits; later ones are
-    left out if the image is too crowded.
+    ``texture`` is 0 for plain and 1 for busy images. ``occlusion`` is the largest fraction of an
+    object that others may hide. ``sizes`` are the weights of small, medium and large objects. The
+    number of objects of an image is drawn from ``min_objects`` to ``max_objects``. The first one
+    always fits; later ones are left out if the image is too crowded.
     """
 
     image_size: int = 96
@@ -105,7 +108,7 @@ def class_names(config: SyntheticConfig) -> tuple[str, ...]:
     return tuple(SHAPES)[: config.num_classes]
 
 
-def draw(config: SyntheticConfig, split: str, index: int) -> SyntheticImage:
+def generate_image(config: SyntheticConfig, split: str, index: int) -> SyntheticImage:
     """Generate image ``index`` of a split.
 
     Layout and appearance use separate random streams, so ``texture`` does not change the boxes.
@@ -173,7 +176,7 @@ def _place_object(
 
 
 def _areas(owner: Ints, count: int) -> Ints:
-    """Return how many of these pixels belong to each of ``count`` objects: [count]."""
+    """Return how many of the pixels of ``owner`` belong to each of ``count`` objects: [count]."""
     return np.bincount(owner.ravel(), minlength=count + 1)[1:]
 
 
@@ -225,12 +228,12 @@ def write(
     config: SyntheticConfig,
     folder: Path | str,
     counts: Mapping[str, int],
-    progress: Progress | None = None,
+    progress: OnImageWritten | None = None,
 ) -> None:
     """Write ``counts[split]`` images for each split, as ``images/{split}/000001.jpg`` and so on.
 
-    Their annotations are ``annotations/instances_{split}.json``. A split that exists already, of
-    this config and count, is kept; a split of anything else is a `DataError`. Annotations are
+    Their annotations are ``annotations/instances_{split}.json``. A split that exists already with
+    this config and count is kept; any other existing split is a `DataError`. Annotations are
     written last, so a split that has them is complete.
     """
     folder = Path(folder)
@@ -242,14 +245,14 @@ def write(
 
 
 def _write_split(
-    config: SyntheticConfig, folder: Path, split: str, count: int, progress: Progress | None
+    config: SyntheticConfig, folder: Path, split: str, count: int, progress: OnImageWritten | None
 ) -> None:
     images: list[JsonObject] = []
     annotations: list[JsonObject] = []
     for index in range(count):
         image_id = index + 1
         name = f"{image_id:06d}.jpg"
-        synthetic_image = draw(config, split, index)
+        synthetic_image = generate_image(config, split, index)
         save(folder / "images" / split / name, jpeg(synthetic_image.image))
         side = config.image_size
         images.append({"id": image_id, "file_name": name, "width": side, "height": side})

@@ -29,7 +29,7 @@ OBJECT_COLOURS = _palette(
 BACKGROUND_COLOURS = _palette(
     "f0e8da d6e1ea d9e4d5 f2ded8 c7c1ba cbac94 e2ddf0 2e3952 1e464e 42324c 3c3f46 607486"
 )
-CONTRAST = 170  # of an object's colour with the background, summed over the channels
+MIN_CONTRAST = 170  # of an object's colour with the background, summed over the channels
 
 
 def render(
@@ -74,7 +74,7 @@ def _clouds(side: int, cells: int, rng: np.random.Generator) -> Floats:
 
 
 def _strokes(side: int, texture: float, rng: np.random.Generator) -> Floats:
-    """Return random lines and arcs [side,side], around 0: clutter that belongs to no class.
+    """Return random lines and arcs [side,side], with values around 0: clutter of no class.
 
     They are open curves, darker or lighter than the background.
     """
@@ -144,7 +144,7 @@ def _take_colour(colours: list[Floats], background: Floats) -> Floats:
     contrasts = [float(np.abs(colour - background).sum()) for colour in colours]
     index = contrasts.index(max(contrasts))
     for i, contrast in enumerate(contrasts):
-        if contrast > CONTRAST:
+        if contrast > MIN_CONTRAST:
             index = i
             break
     return colours.pop(index)
@@ -153,7 +153,7 @@ def _take_colour(colours: list[Floats], background: Floats) -> Floats:
 def _patterned(
     colour: Floats, side: int, margin: int, texture: float, rng: np.random.Generator
 ) -> Floats:
-    """Return stripes, checks or clouds in the colour and a tint of it, [3,side,side]."""
+    """Return [3,side,side]: stripes, checks or clouds in the colour and in a tint of it."""
     angle = rng.uniform(0, math.tau)
     period = margin * rng.uniform(0.6, 1.1)
     steps = np.arange(side, dtype=np.float32) * (math.tau / period)

@@ -1,8 +1,8 @@
 """DETR's augmentation (Carion et al. 2020, appendix A.4) and large-scale jitter.
 
 A transform maps an image and a random generator to another image. All sizes scale with ``imgsz``.
-Torchvision resizes. Its transform classes are not used, because their overhead is two fifths of
-the time of resizing.
+Images are resized by torchvision's function. Torchvision's transform classes are not used, because
+their overhead is two fifths of the time of resizing.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class AugmentedImage:
         return AugmentedImage(image, boxes, transform)
 
     def padded(self, height: int, width: int) -> AugmentedImage:
-        """Return the image with grey below and to the right, up to this size.
+        """Return the image padded with grey at the right and below, up to this size.
 
         An axis that a crop has shortened must not be padded. Masks are clipped only at the border
         of the final image, so the part that the crop removed would appear on the padding.
@@ -250,7 +250,7 @@ def largest_sizes(height: int, width: int, imgsz: int, augment: str) -> list[tup
     """Return the largest (height, width) that an image of this size can have after augmentation.
 
     With "lsj" this is the square, otherwise the size in validation. With "detr" the sizes of the
-    widest and of the highest crop are added. No random draw is higher, wider or has more pixels
+    widest and of the highest crop are added. No random draw is higher, is wider or has more pixels
     than all of these.
     """
     if augment == "lsj":

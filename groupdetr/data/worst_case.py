@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groupdetr.data.batch import Batch
+from groupdetr.data.batch import ImageBatch
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import largest_sizes
 from groupdetr.ops.boxes import cxcywh_to_xyxy
@@ -21,12 +21,12 @@ from groupdetr.structures.targets import Target
 
 
 @dataclass(frozen=True)
-class WorstCaseBatch:
+class WorstCaseImageBatch:
     """The largest sizes that images of a dataset have in training, and the most objects.
 
     Sizes are (height, width) in pixels. ``single_size`` is that of the image with most pixels.
-    ``batch_size`` is the largest padded size of a batch: the highest image and the widest may be
-    in one batch.
+    ``batch_size`` is the largest padded size of a batch, because the highest and the widest image
+    may be in one batch.
     """
 
     single_size: tuple[int, int]
@@ -38,26 +38,27 @@ class WorstCaseBatch:
         height, width = self.batch_size
         return f"images of {width} x {height} pixels with {self.objects} objects"
 
-    def size(self, images: int) -> tuple[int, int]:
-        """Return height and width of a padded batch of so many images."""
-        return self.single_size if images == 1 else self.batch_size
+    def size(self, num_images: int) -> tuple[int, int]:
+        """Return height and width of a padded batch of ``num_images`` images."""
+        return self.single_size if num_images == 1 else self.batch_size
 
-    def pixels(self, images: int) -> int:
-        """Return the number of pixels of a padded batch of so many images."""
-        return images * math.prod(self.size(images))
+    def pixels(self, num_images: int) -> int:
+        """Return the number of pixels of a padded batch of ``num_images`` images."""
+        return num_images * math.prod(self.size(num_images))
 
-    def batch(self, images: int) -> Batch:
+    def batch(self, num_images: int) -> ImageBatch:
         """Return a batch of black images with random boxes of the first class."""
-        targets = [self.target(images) for _ in range(images)]
-        size = self.size(images)
-        pixels = torch.zeros(images, 3, *size, dtype=torch.uint8)
-        return Batch(pixels, torch.tensor([size] * images), targets, [*range(images)])
+        targets = [self.target(num_images) for _ in range(num_images)]
+        size = self.size(num_images)
+        pixels = torch.zeros(num_images, 3, *size, dtype=torch.uint8)
+        sizes = torch.tensor([size] * num_images)
+        return ImageBatch(pixels, sizes, targets, list(range(num_images)))
 
-    def target(self, images: int) -> Target:
-        """Return the target of one image in a batch of so many. Masks fill their boxes."""
+    def target(self, num_images: int) -> Target:
+        """Return the target of one image in a batch of ``num_images``. Masks fill their boxes."""
         boxes = 0.25 + 0.25 * torch.rand(self.objects, 4)
         labels = torch.zeros(self.objects, dtype=torch.int64)
-        masks = filled_masks(boxes, *self.size(images)) if self.masks else None
+        masks = filled_masks(boxes, *self.size(num_images)) if self.masks else None
         return Target(labels, boxes, masks)
 
 
@@ -79,7 +80,7 @@ def filled_masks(boxes: Tensor, height: int, width: int) -> CroppedMasks:
 
 def worst_case(
     records: Sequence[Record], imgsz: int, augment: str, query_count: Callable[[int], int]
-) -> WorstCaseBatch:
+) -> WorstCaseImageBatch:
     """Return the worst case of a split whose images are augmented by ``augment`` for ``imgsz``.
 
     ``query_count(n)``: queries per group for n objects. Not monotonic: with denoising, more
@@ -92,7 +93,7 @@ def worst_case(
     object_counts = {int(record.trainable.sum()) for record in records}
     max_height = max(height for height, _ in sizes)
     max_width = max(width for _, width in sizes)
-    return WorstCaseBatch(
+    return WorstCaseImageBatch(
         single_size=max(sizes, key=math.prod),
         batch_size=(max_height, max_width),
         objects=max_by_load(object_counts, query_count),
@@ -101,5 +102,5 @@ def worst_case(
 
 
 def max_by_load(object_counts: Collection[int], query_count: Callable[[int], int]) -> int:
-    """Return the number of objects with most queries; the largest one if several are equal."""
+    """Return the number of objects with the most queries; the largest one if several are equal."""
     return max(sorted(object_counts, reverse=True), key=query_count)

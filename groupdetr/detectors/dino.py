@@ -23,7 +23,7 @@ from groupdetr.modeling.queries.denoising import (
     ContrastiveNoise,
     DenoisingQueries,
     LabelEmbedding,
-    num_dn_groups,
+    num_copies,
 )
 from groupdetr.modeling.queries.proposals import MixedProposals
 from groupdetr.modeling.queries.query_source import QuerySource
@@ -64,7 +64,7 @@ class DINO(DABDeformableDETR):
         return DenoisingQueries(proposals, labels, noise, self.copies, self.denoise, self.eps)
 
     def copies(self, objects: int) -> int:
-        return self.denoising_groups or num_dn_groups(self.num_denoising, objects)
+        return self.denoising_groups or num_copies(self.num_denoising, objects)
 
     def query_position_embeddings(self) -> list[PositionEmbedding]:
         """Return one position embedding, which all decoder layers share. It is not scaled."""

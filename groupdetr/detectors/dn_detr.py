@@ -13,7 +13,7 @@ from groupdetr.modeling.queries.denoising import (
     DenoisingQueries,
     IndicatorLabelEmbedding,
     LabelAndBoxNoise,
-    num_dn_groups,
+    num_copies,
 )
 from groupdetr.modeling.queries.query_source import QuerySource
 
@@ -42,4 +42,4 @@ class DNDETR(DABDETR):
         return DenoisingQueries(matching, labels, noise, self.copies, self.denoise, self.eps)
 
     def copies(self, objects: int) -> int:
-        return self.denoising_groups or num_dn_groups(self.num_denoising, objects)
+        return self.denoising_groups or num_copies(self.num_denoising, objects)

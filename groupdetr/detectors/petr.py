@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from groupdetr.criterion.boxes3d import CodeL1, EncodedBoxes3D
+from groupdetr.criterion.boxes3d import EncodedBoxes3D, EncodedBoxL1
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
@@ -106,7 +106,7 @@ class PETR(Recipe):
         return [Box3DHead(self.channels, self.num_classes, regress, self.eps)] * self.decoder_layers
 
     def terms(self) -> list[Term]:
-        return [Focal(2.0, 2.0, eps=1e-12), CodeL1(0.25, 0.25, self.velocity)]
+        return [Focal(2.0, 2.0, eps=1e-12), EncodedBoxL1(0.25, 0.25, self.velocity)]
 
     def criterion(self) -> SetCriterion:
         return SetCriterion(self.terms(), self.match, EncodedBoxes3D())

@@ -38,7 +38,7 @@ class Recipe(ModelRecipe):
     num_classes: int = 91  # COCO's category ids are used as they are, 0 to 90
     num_groups: int = 1  # K; the paper's default is 11
     num_queries: int = 300  # N, the queries of a group
-    num_detections: int = 100  # that an image can have
+    num_detections: int = 100  # the largest number of detections in an image
     inference_group: int | None = 0  # the group that runs at inference; None for all groups
     channels: int = 256
     num_heads: int = 8
@@ -51,7 +51,7 @@ class Recipe(ModelRecipe):
 
     # True if pretrained weights of the backbone can be downloaded
     has_backbone_weights: ClassVar[bool] = True
-    # True if the backbone can start from weights, downloaded or of a file
+    # True if the backbone can be initialised with weights, downloaded or from a file
     can_load_backbone: ClassVar[bool] = True
     # The functions of `groupdetr.groups` that this detector uses: those of Group DETR.
     group_attention = staticmethod(attend_within_groups)
@@ -99,7 +99,7 @@ class Recipe(ModelRecipe):
                 )
         return dataclasses.replace(self, **options)
 
-    def in_chunks(self, groups_at_once: int | None) -> bool:
+    def needs_chunks(self, groups_at_once: int | None) -> bool:
         """True if ``groups_at_once`` groups at a time need more than one pass of the decoder."""
         return groups_at_once is not None and groups_at_once < self.num_groups
 
@@ -138,10 +138,10 @@ class Recipe(ModelRecipe):
         return DetectionTransformer(backbone, encoder, queries, decoder, self)
 
     def criterion(self) -> SetCriterion:
-        """Return the loss, with the terms and the matching of this detector."""
+        """Return the set criterion, with the terms and the matching of this detector."""
         return SetCriterion(self.terms(), self.match)
 
-    # What training needs to know of a detector
+    # Values that training needs
 
     def copies(self, objects: int) -> int:
         """Return how many noised copies of every object a group has.
@@ -154,7 +154,7 @@ class Recipe(ModelRecipe):
     def no_weight_decay(self, network: nn.Module) -> Iterable[str]:
         """Return the names of the parameters of ``network`` that have no weight decay.
 
-        Those of the backbone are not listed here; see `Backbone.is_decayed`.
+        Those of the backbone are not listed here; see `Backbone.has_weight_decay`.
         """
         return ()
 

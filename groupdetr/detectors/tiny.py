@@ -19,7 +19,7 @@ from groupdetr.modeling.attention.conditional_cross_attention import Conditional
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.grid_mask import GridMask
 from groupdetr.modeling.backbones.resnet import small_resnet
-from groupdetr.modeling.backbones.vit import Sizes, vit_huge
+from groupdetr.modeling.backbones.vit import ViTSizes, vit_huge
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.encoders.camera_encoder import CameraEncoder
 from groupdetr.modeling.encoders.transformer_encoder import TransformerEncoder
@@ -31,7 +31,7 @@ GAIN = 3.0  # initial sharpness of cross-attention, see `init_around_reference`
 ANCHOR_SIZE = 0.27  # initial width and height of anchors
 # Initial radius of the 3D points around the vehicle, normalised to the detection space: 34 metres.
 POINTS_RADIUS = 1 / 3
-SMALL_VIT = Sizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3), image=256)
+SMALL_VIT = ViTSizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3), image=256)
 
 
 @dataclass(frozen=True)

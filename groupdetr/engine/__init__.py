@@ -1,1 +1,1 @@
-"""The training loop and everything around it. It knows no detector and no data set by name."""
+"""The training loop and everything around it. It knows no detector and no dataset by name."""

@@ -16,7 +16,7 @@ from groupdetr.errors import UsageError
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a run has come.
 
     Data order, augmentation, dropout and learning rates are functions of the step, so nothing else
@@ -31,13 +31,13 @@ class Progress:
 
 
 @dataclass
-class State:
+class CheckpointState:
     """Everything that training changes: weights, optimizer, moving average and progress."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: AveragedModel | None
-    progress: Progress
+    progress: TrainingProgress
     # [I,K,N] index of the object that every query matched at the last evaluation, -1 for none
     matched: Tensor | None = None
 
@@ -72,7 +72,7 @@ class State:
             self.optimizer.load_state_dict(content["optimizer"])
             if self.ema is not None and content["ema"] is not None:
                 self.ema.load_state_dict(content["ema"])
-            self.progress = Progress(**content["progress"])
+            self.progress = TrainingProgress(**content["progress"])
             self.matched = content["matched"]
         except (
             RuntimeError,

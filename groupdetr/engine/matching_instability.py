@@ -27,7 +27,7 @@ from groupdetr.structures.targets import TargetBatch
 class ValidationPass(Generic[DetectionsT]):
     """Runs a detector over the validation images.
 
-    All K groups run on the first ``measured`` images, to measure the matching instability, and
+    All K groups run on the first ``measured_images`` images, to measure the matching instability, and
     only the inference group on the others. The detections are identical either way, unless groups
     attend to each other (Table 7 c). In that case only the inference group is measured.
     """
@@ -36,7 +36,7 @@ class ValidationPass(Generic[DetectionsT]):
     criterion: SetCriterion
     task: Task[DetectionsT]
     accelerator: Accelerator
-    measured: int
+    measured_images: int
 
     def __post_init__(self) -> None:
         self.inference_group: int | None = self.model.queries.inference_group
@@ -56,13 +56,13 @@ class ValidationPass(Generic[DetectionsT]):
                 self.predict_batch, self.task, self.accelerator, batch, workers, on_progress
             )
         detections = [image_detections for image_detections, _ in results]
-        objects = [matched for _, matched in results[: self.measured] if matched is not None]
+        objects = [matched for _, matched in results[: self.measured_images] if matched is not None]
         return detections, from_numpy(pad_and_stack(objects)) if objects else None
 
     def predict_batch(self, batch: Batch) -> list[tuple[DetectionsT, np.ndarray | None]]:
         """Return for every image its detections and the object of every query, [K,N] or None."""
         # Images come in order, so those that are measured are the first of a batch.
-        num_measured = sum(index < self.measured for index in batch.indices)
+        num_measured = sum(index < self.measured_images for index in batch.indices)
         group = None if num_measured and self.measures_all_groups else self.inference_group
         with use_group(self.model, group), self.accelerator.autocast():
             outputs = self.model(batch.images(self.accelerator.device))

@@ -194,7 +194,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator" in str(error)
 
 
-def readable(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Format bytes: 512 MiB, 1.5 GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 

@@ -45,7 +45,7 @@ def _grouped_parameters(
 ) -> Iterator[tuple[GroupKey, nn.Parameter]]:
     """Yield every trainable parameter with the key of its group."""
     backbone = model.backbone
-    if settings.layer_decay is not None and not backbone.has_layers:
+    if settings.layer_decay is not None and not backbone.supports_layer_decay:
         raise UsageError(
             "--layer-decay needs a backbone that declares its layers, and this one does not",
             remedy="leave out --layer-decay",
@@ -61,8 +61,8 @@ def _grouped_parameters(
             continue
         factor = 1.0
         if settings.layer_decay is not None:
-            factor = backbone.rate_factor(name_in_part, settings.layer_decay)
-        if not backbone.is_decayed(name_in_part):
+            factor = backbone.lr_factor(name_in_part, settings.layer_decay)
+        if not backbone.has_weight_decay(name_in_part):
             decay = 0.0
         yield ("backbone", factor, decay), parameter
 

@@ -51,7 +51,7 @@ class ProgressCallback(Callback):
             elapsed = now - self.start_time
             steps_per_second = (event.step - self.start_step) / elapsed
             remaining = elapsed / (event.progress - self.start_progress) * (1 - event.progress)
-            text += f"  {steps_per_second:.2f} steps/s  {duration(remaining)} left"
+            text += f"  {steps_per_second:.2f} steps/s  {format_duration(remaining)} left"
         self._show(event.progress, text, now)
 
     def on_evaluation_progress(self, done: int, total: int) -> None:
@@ -70,18 +70,18 @@ class ProgressCallback(Callback):
             indent = " " * len(self.label)
             self.console.print(f"{indent} {'epoch':>8}{'time':>9}{titles}", soft_wrap=True)
             self.printed_header = True
-        figures = "".join(f"{percent(value):>10}" for value in event.stats.values())
+        figures = "".join(f"{format_percent(value):>10}" for value in event.stats.values())
         mark = "  best" if event.is_best else ""
-        row = f"{self.label} {event.epoch:8.1f}{duration(event.seconds):>9}{figures}{mark}"
+        row = f"{self.label} {event.epoch:8.1f}{format_duration(event.seconds):>9}{figures}{mark}"
         self.console.print(row, soft_wrap=True)
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """Format a figure as papers print AP: 0.4321 is 43.2, nan is a dash."""
     return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format seconds: 45s, 2m05s, 3h07m."""
     if not math.isfinite(seconds):
         return "?"

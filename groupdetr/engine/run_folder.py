@@ -120,12 +120,12 @@ class RunFolder:
 
 
 def training_data(source: Path, remedy: str) -> tuple[Path, Path | None]:
-    """Return the data set that a run was trained on, and its image folder if it was given one.
+    """Return the dataset that a run was trained on, and its image folder if it was given one.
 
     A weights file does not record its data: `UsageError` with the remedy.
     """
     if not source.is_dir():
-        raise UsageError("no data set was given", str(source), remedy)
+        raise UsageError("no dataset was given", str(source), remedy)
     config = RunFolder.existing(source).read_config()
     images = config.get("images")
     return Path(config["data"]), Path(images) if images else None

@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
-from groupdetr.data.check import Report
+from groupdetr.data.check import CheckReport
 from groupdetr.data.loader import CollatingDataset, ValidationLoader
 from groupdetr.data.records import TrainingData
 from groupdetr.settings import Settings
@@ -64,7 +64,7 @@ class Task(ABC, Generic[DetectionsT]):
 
     kind: ClassVar[str]  # what the figures measure: "box", "mask", or "space" for 3D boxes
     input_kind: ClassVar[str]  # "images" or "scenes"
-    figures: ClassVar[tuple[str, ...]]  # shown during training, the deciding one first
+    metrics: ClassVar[tuple[str, ...]]  # shown during training, the deciding one first
 
     train: CollatingDataset[Batch]
     val: CollatingDataset[Batch]
@@ -86,12 +86,12 @@ class Task(ABC, Generic[DetectionsT]):
     @classmethod
     @abstractmethod
     def read(cls, data: Path, images: Path | None) -> TrainingData:
-        """Read a data set from disk. `DataError` for the first problem that would mislead."""
+        """Read a dataset from disk. `DataError` for the first problem that would mislead."""
 
     @classmethod
     @abstractmethod
-    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
-        """Return all problems of a data set. With ``decode``, all images are decoded."""
+    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
+        """Return all problems of a dataset. With ``decode``, all images are decoded."""
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.loader import StepBatchSampler, training_loader
 from groupdetr.engine.accelerator import peak_memory_mb
 from groupdetr.engine.callbacks import Callback, CallbackList, EvaluationEnd, StepEnd
-from groupdetr.engine.checkpoint import Progress, State
+from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
 from groupdetr.engine.run_folder import write_json
@@ -51,7 +51,7 @@ class Trainer:
         self.model_with_loss = with_loss(model, criterion, self.settings.group_chunk)
         optimizer = create_optimizer(model, self.settings)
         ema = create_ema(model, self.settings.ema) if self.settings.ema else None
-        self.state = State(model, optimizer, ema, Progress())
+        self.state = CheckpointState(model, optimizer, ema, TrainingProgress())
         self.stop_requested = False
         # Seconds of training at the last evaluation, and how many seconds that evaluation took.
         self.last_evaluation_at, self.last_evaluation_seconds = 0.0, 1.0
@@ -314,7 +314,7 @@ class Trainer:
     ) -> None:
         """Write the figures to the log and to results.csv, and the weights if they are the best."""
         progress = self.state.progress
-        figures = {
+        metrics = {
             name: None if math.isnan(value) else value
             for name, value in (result.stats | instability).items()
         }
@@ -323,12 +323,12 @@ class Trainer:
             "epoch": round(self.epoch(), 4),
             "seconds": round(progress.seconds, 3),
         }
-        self.write_record({**when, "peak_memory_mb": round(peak_memory_mb(), 1), **figures})
+        self.write_record({**when, "peak_memory_mb": round(peak_memory_mb(), 1), **metrics})
         self.run.write_results(self.run.records())
         if is_best or not self.run.best.is_file():
             self.plan.save_best(self.state.evaluated)
             write_json(self.run.val / "metrics.json", {**when, **result.to_json()})
-        shown = {name: result.stats[name] for name in self.task.figures}
+        shown = {name: result.stats[name] for name in self.task.metrics}
         self.callbacks.on_evaluation_end(
             EvaluationEnd(self.epoch(), progress.seconds, shown, is_best)
         )

@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.errors import DataError
-from groupdetr.evaluation.figures import with_nan, without_nan
+from groupdetr.evaluation.nan_json import nan_to_none, none_to_nan
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.rle import RLE, rle_from_json
 
-FIGURES = (
+METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
 # The figures of the boxes of the same detections, in an evaluation of masks.
-BOX_FIGURES = ("box_AP", "box_AP50", "box_AP75")
+BOX_METRICS = ("box_AP", "box_AP50", "box_AP75")
 
 # Indices into the evaluator's axes of IoU thresholds, object areas and numbers of detections.
 _IOU_50 = 0
@@ -59,9 +59,9 @@ class CocoEvaluation:
     per_class: list[ClassAP]
     kind: str = "box"  # the IoU that decides: of a box or of a mask
 
-    def with_box_figures(self, boxes: CocoEvaluation) -> CocoEvaluation:
+    def with_box_metrics(self, boxes: CocoEvaluation) -> CocoEvaluation:
         """Return this evaluation of masks with the BOX_FIGURES of ``boxes``."""
-        box_stats = {name: boxes.stats[name.removeprefix("box_")] for name in BOX_FIGURES}
+        box_stats = {name: boxes.stats[name.removeprefix("box_")] for name in BOX_METRICS}
         return replace(self, stats=self.stats | box_stats)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
@@ -69,24 +69,24 @@ class CocoEvaluation:
 
         ``{"mask": {"AP": 0.4, ...}, "box": {"AP": 0.45, "AP50": 0.6, "AP75": 0.5}}``
         """
-        figures = {self.kind: {name: self.stats[name] for name in FIGURES}}
-        box_names = [name for name in BOX_FIGURES if name in self.stats]
+        figures = {self.kind: {name: self.stats[name] for name in METRICS}}
+        box_names = [name for name in BOX_METRICS if name in self.stats]
         if box_names:
             figures["box"] = {name.removeprefix("box_"): self.stats[name] for name in box_names}
         return figures
 
     def to_json(self) -> JsonObject:
         """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
-        rows = [without_nan(asdict(row)) for row in self.per_class]
-        return {"kind": self.kind, **without_nan(self.stats), "per_class": rows}
+        rows = [nan_to_none(asdict(row)) for row in self.per_class]
+        return {"kind": self.kind, **nan_to_none(self.stats), "per_class": rows}
 
     @classmethod
     def from_json(cls, content: JsonObject) -> CocoEvaluation:
         """Create from what `to_json` returned. Other keys are ignored."""
-        rows = [ClassAP(**with_nan(row)) for row in content["per_class"]]
-        stats = {name: content[name] for name in (*FIGURES, *BOX_FIGURES) if name in content}
+        rows = [ClassAP(**none_to_nan(row)) for row in content["per_class"]]
+        stats = {name: content[name] for name in (*METRICS, *BOX_METRICS) if name in content}
         # Older files have no kind; they are evaluations of boxes.
-        return cls(with_nan(stats), rows, content.get("kind", cls.kind))
+        return cls(none_to_nan(stats), rows, content.get("kind", cls.kind))
 
 
 def evaluate(
@@ -108,10 +108,10 @@ def evaluate(
         labels_with_objects.update(record.labels.tolist())
     present = sorted(labels_with_objects)
     if not present:  # Without any object, every figure is undefined.
-        return CocoEvaluation(dict.fromkeys(FIGURES, math.nan), _class_rows(split, {}), kind)
+        return CocoEvaluation(dict.fromkeys(METRICS, math.nan), _class_rows(split, {}), kind)
 
     evaluator = _run_evaluator(split, detections, present, kind)
-    stats = {name: _nan_if_undefined(x) for name, x in zip(FIGURES, evaluator.stats)}
+    stats = {name: _nan_if_undefined(x) for name, x in zip(METRICS, evaluator.stats)}
     # [IoU thresholds, recalls, classes, areas, numbers of detections] -> [IoU, recalls, classes]
     precision = evaluator.eval["precision"][:, :, :, _ALL_AREAS, _MAX_DETECTIONS]
     class_precision = {label: precision[..., index] for index, label in enumerate(present)}
@@ -147,9 +147,9 @@ def to_coco_results(split: CocoSplit, detections: Sequence[Detections]) -> list[
 def from_coco_results(split: CocoSplit, results: Sequence[JsonObject]) -> list[Detections]:
     """Return the detections of a COCO results file, one for each record of ``split``.
 
-    They are sorted by falling score. Boxes stay float64, so that rounding does not change the AP of
-    a file. If one result has a mask, all must have one. `DataError` if a result is malformed or its
-    image or category is not in the dataset.
+    They are sorted by decreasing score. Boxes stay float64, so that rounding does not change the AP
+    of a file. If one result has a mask, all must have one. `DataError` if a result is malformed or
+    its image or category is not in the dataset.
     """
     image_index = {record.image_id: index for index, record in enumerate(split.records)}
     label_of_category = {category.id: label for label, category in enumerate(split.categories)}
@@ -358,7 +358,7 @@ def _look_up(index: Mapping[int | str, int], key: Any, noun: str, number: int) -
 
 
 def _to_detections(results: Sequence[_Result], with_masks: bool) -> Detections:
-    """Return the detections of one image, sorted by falling score."""
+    """Return the detections of one image, sorted by decreasing score."""
     results = sorted(results, key=lambda result: -result.score)
     scores = [result.score for result in results]
     labels = [result.label for result in results]

@@ -23,10 +23,10 @@ from groupdetr.evaluation.boxes3d import (
     Pose,
     ground_truth_boxes,
 )
-from groupdetr.evaluation.figures import with_nan, without_nan
+from groupdetr.evaluation.nan_json import nan_to_none, none_to_nan
 from groupdetr.structures.json_object import JsonObject
 
-FIGURES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+METRICS = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 # Errors of translation, scale, orientation, velocity, attribute.
 ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")
 # Metres: a prediction is a true positive if its centre is nearer than this to that of an object.
@@ -99,8 +99,8 @@ class NuScenesEvaluation:
         """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
         return {
             "kind": "nuscenes",
-            **without_nan(self.stats),
-            "per_class": [without_nan(asdict(row)) for row in self.per_class],
+            **nan_to_none(self.stats),
+            "per_class": [nan_to_none(asdict(row)) for row in self.per_class],
         }
 
     @classmethod
@@ -108,10 +108,10 @@ class NuScenesEvaluation:
         """Create from what `to_json` returned. Other keys are ignored."""
         per_class = []
         for row in content["per_class"]:
-            fields = with_nan(row)
+            fields = none_to_nan(row)
             fields["AP_by_distance"] = tuple(fields["AP_by_distance"])
             per_class.append(ClassScore(**fields))
-        return cls(with_nan({name: content[name] for name in FIGURES}), per_class)
+        return cls(none_to_nan({name: content[name] for name in METRICS}), per_class)
 
 
 def evaluate(
@@ -186,7 +186,7 @@ def _class_score(label: int, samples: _Samples) -> ClassScore:
 
 
 class _Ranking(NamedTuple):
-    """The P predictions of one class in all samples, by falling score."""
+    """The P predictions of one class in all samples, sorted by decreasing score."""
 
     scores: Floats  # [P]
     true_positive: NDArray[np.bool_]  # [P]
@@ -222,7 +222,7 @@ def _rank(samples: _Samples, threshold: float) -> _Ranking:
 def _match(truth: Boxes3D, predicted: Boxes3D, threshold: float) -> NDArray[np.int64]:
     """Return the object of each prediction, [D], or -1.
 
-    By falling score, each prediction takes the nearest object that is still free.
+    In the order of decreasing score, each prediction takes the nearest object that is still free.
     """
     target = np.full(len(predicted), -1)
     if not len(truth):
@@ -247,7 +247,7 @@ def _scores(predicted: Boxes3D) -> Floats:
 
 
 def _by_falling_score(scores: Floats) -> NDArray[np.int64]:
-    """Return the order by falling score; of equal scores, the later first, as in the devkit."""
+    """Return the order of decreasing score; of equal scores, the later first, as in the devkit."""
     return np.argsort(scores, kind="stable")[::-1]
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from groupdetr.groups import GroupAttention
 from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
+from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.heads import BoxHead, PredictionHead
 from groupdetr.modeling.mlp import FeedForward
 from groupdetr.modeling.module_list import ModuleList
@@ -45,11 +45,12 @@ def refine_boxes(
 def look_forward_twice(
     head: PredictionHead, content: Tensor, reference: Tensor, predictions: Predictions
 ) -> tuple[Tensor, Tensor]:
-    """Use the box as the next reference, and let the next layer's loss reach back to it (DINO).
+    """Use the box as the next reference, with a gradient from the next layer's loss (DINO).
 
-    The gradient flows through the box that the next head starts from, but not through the
-    reference that the next layer attends to. As in the official code of DAB-DETR and DINO, this
-    box is computed from the content before the norm, unlike the predicted one.
+    The gradient flows through the box that the next head predicts relative to, but not through the
+    reference that the next layer attends to. DINO gave it this name; DAB-DETR's code does the same.
+    As in the official code of both, this box is computed from the content before the norm, unlike
+    the predicted one.
     """
     assert isinstance(head, BoxHead)
     box = head.box(content, reference)
@@ -59,7 +60,10 @@ def look_forward_twice(
 def use_mask(
     head: PredictionHead, content: Tensor, reference: Tensor, predictions: Predictions
 ) -> tuple[Tensor, Tensor]:
-    """Let the next layer attend inside the predicted mask, given by its embedding (Mask2Former)."""
+    """Let the next layer attend inside the predicted mask, given by its embedding (Mask2Former).
+
+    (Cheng et al. 2022)
+    """
     return predictions.masks.embedding.detach(), reference
 
 
@@ -81,7 +85,8 @@ class DecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.group_attention = group_attention
-        self.self_attention, self.cross_attention = self_attention, cross_attention
+        self.self_attention = self_attention
+        self.cross_attention = cross_attention
         self.feed_forward = feed_forward
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
@@ -108,7 +113,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
     def attend_to_queries(self, x: Tensor, position: Tensor, blocked: Tensor | None) -> Tensor:
-        """Self-attention of the queries, within or across groups."""
+        """Return the self-attention of the queries, within or across groups: [B,K,N,C]."""
         return self.group_attention(self.self_attention, x, position, blocked)
 
 
@@ -158,11 +163,13 @@ class Decoder(nn.Module):
         self.layers: ModuleList[DecoderLayer] = ModuleList(layers)
         self.position_embeddings: ModuleList[PositionEmbedding] = ModuleList(position_embeddings)
         self.heads: ModuleList[PredictionHead] = ModuleList(heads)
-        self.norm, self.reference_update, self.recompute = norm, reference_update, recompute
+        self.norm = norm
+        self.reference_update = reference_update
+        self.recompute = recompute
         self.predict_before_first_layer = predict_before_first_layer
 
     def precompute_keys_values(self, memory: Memory) -> list[KeysValues]:
-        """Return what every layer's cross-attention computes from the memory alone."""
+        """Return what the cross-attention of every layer computes from the memory alone: [L]."""
         attentions = [layer.cross_attention for layer in self.layers]
         return [attention.precompute_keys_values(memory) for attention in attentions]
 
@@ -174,29 +181,37 @@ class Decoder(nn.Module):
     ) -> list[Predictions]:
         """``keys_values`` as `precompute_keys_values` returns it.
 
-        Without it every layer computes its own, when it is its turn.
+        Without it, every layer computes its own before it is run.
         """
         x = queries.content
         # A layer attends to `reference`; its head predicts relative to `head_reference`.
         reference = head_reference = queries.reference
-        head = self.heads[0]
+        # The head of the last prediction: that of the previous layer, or the first one.
+        previous_head = self.heads[0]
         predictions: list[Predictions] = []
         if self.predict_before_first_layer:
-            predictions.append(head(self.norm(x), reference, memory))
-        parts = zip(self.layers, self.position_embeddings, self.heads, keys_values or repeat(None))
-        for layer, position_embedding, next_head, layer_keys_values in parts:
+            predictions.append(previous_head(self.norm(x), reference, memory))
+
+        recompute = self.recompute and self.training
+        parts_of_layers = zip(
+            self.layers, self.position_embeddings, self.heads, keys_values or repeat(None)
+        )
+        for layer, position_embedding, head, layer_keys_values in parts_of_layers:
             if predictions:
                 reference, head_reference = self.reference_update(
-                    head, x, reference, predictions[-1]
+                    previous_head, x, reference, predictions[-1]
                 )
             position = position_embedding(queries.position, x, reference, memory)
-            x = self.run(layer, x, position, reference, queries.blocked, memory, layer_keys_values)
-            head = next_head
+            x = run_layer(
+                layer,
+                x,
+                position,
+                reference,
+                queries.blocked,
+                memory,
+                layer_keys_values,
+                recompute=recompute,
+            )
             predictions.append(head(self.norm(x), head_reference, memory))
+            previous_head = head
         return predictions
-
-    def run(self, layer: nn.Module, *inputs: Tensor | Memory | KeysValues | None) -> Tensor:
-        """Run one layer, with gradient checkpointing if it is turned on."""
-        if self.recompute and self.training:
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)

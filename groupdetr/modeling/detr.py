@@ -32,8 +32,10 @@ class DetectionTransformer(nn.Module):
         recipe: ModelRecipe,
     ) -> None:
         super().__init__()
-        self.backbone, self.encoder = backbone, encoder
-        self.queries, self.decoder = queries, decoder
+        self.backbone = backbone
+        self.encoder = encoder
+        self.queries = queries
+        self.decoder = decoder
         self.recipe = recipe
 
     def forward(

@@ -2,7 +2,7 @@
 
 Groups are independent given the encoded image. So the forward and backward pass of the decoder and
 the criterion can run for one chunk of groups after the other, and the activations of a chunk are
-freed before the next chunk begins. The gradients by the encoded image, the queries and the decoder
+freed before the next chunk begins. The gradients of the encoded image, the queries and the decoder
 weights are summed over the chunks. They enter the autograd graph as a single node, as in fused
 kernels of a linear layer and cross-entropy. There is one backward pass for the whole model, nothing
 is computed twice, the keys and values are projected once, and hooks on parameters fire as usual.
@@ -43,7 +43,8 @@ class ModelWithLoss(nn.Module):
 
     def __init__(self, model: DetectionTransformer, criterion: SetCriterion) -> None:
         super().__init__()
-        self.model, self.criterion = model, criterion
+        self.model = model
+        self.criterion = criterion
 
     def forward(
         self,
@@ -69,7 +70,9 @@ class ChunkedModelWithLoss(nn.Module):
     ) -> None:
         super().__init__()
         require_independent_groups(model.recipe.group_attention, criterion.matcher.match)
-        self.model, self.criterion, self.groups_at_once = model, criterion, groups_at_once
+        self.model = model
+        self.criterion = criterion
+        self.groups_at_once = groups_at_once
 
     def forward(
         self,
@@ -136,7 +139,7 @@ def with_loss(
     model: DetectionTransformer, criterion: SetCriterion, groups_at_once: int | None
 ) -> ModelWithLoss | ChunkedModelWithLoss:
     """Return model and criterion as one module, for all groups at once or for chunks of groups."""
-    if groups_at_once is not None and model.recipe.in_chunks(groups_at_once):
+    if groups_at_once is not None and model.recipe.needs_chunks(groups_at_once):
         return ChunkedModelWithLoss(model, criterion, groups_at_once)
     return ModelWithLoss(model, criterion)
 
@@ -174,10 +177,10 @@ class GradientBoundary:
         return leaf
 
     def rejoin(self, value: Tensor) -> Tensor:
-        """Return `value` such that backward passes each leaf's stored gradient to the tensor it
-        stands for.
+        """Return the scalar ``value``, connected to the graph of the tensors.
 
-        ``value`` is the scalar that the leaves' gradients belong to.
+        The gradients of the leaves are those of ``value``. The backward pass of the result passes
+        the gradient of each leaf on to the tensor that it stands for.
         """
         gradients = [leaf.grad for leaf in self.leaves]
         return _PrecomputedGradients.apply(value, gradients, *self.tensors)

@@ -16,13 +16,17 @@ from groupdetr.ops.boxes3d import CENTRE, CODE_SIZE, VELOCITY
 from groupdetr.structures.memory import Memory, PixelMemory, SceneMemory
 from groupdetr.structures.predictions import Predictions
 
-PRIOR = 0.01  # initial score of every class (focal loss, Lin et al. 2017, Sec. 3.3)
-LOW, HIGH = (-51.2, -51.2, -5.0), (51.2, 51.2, 3.0)  # x, y, z bounds of predicted centres, metres
+PRIOR_PROB = 0.01  # initial score of every class (focal loss, Lin et al. 2017, Sec. 3.3)
+PRIOR_BIAS = -math.log((1 - PRIOR_PROB) / PRIOR_PROB)  # bias of a class head with this score
+# Lower and upper bounds of the detection space, in which the centres of predicted 3D boxes lie: x,
+# y and z in metres. It is `pc_range` in PETR's code.
+DETECTION_LOW = (-51.2, -51.2, -5.0)
+DETECTION_HIGH = (51.2, 51.2, 3.0)
 
 
 def init_prior_bias(classify: nn.Linear) -> None:
-    """Set the bias so that every class starts with the score `PRIOR`."""
-    nn.init.constant_(classify.bias, -math.log((1 - PRIOR) / PRIOR))
+    """Set the bias so that every class starts with the score `PRIOR_PROB`."""
+    nn.init.constant_(classify.bias, PRIOR_BIAS)
 
 
 class PredictionHead(nn.Module, ABC):
@@ -54,22 +58,23 @@ class BoxHead(PredictionHead):
 
     def box(self, x: Tensor, reference: Tensor) -> Tensor:
         """Return the box [...,N,4]: sigmoid(MLP(x) + inverse_sigmoid(reference))."""
-        start = inverse_sigmoid(reference.float(), self.eps)
-        # A reference point gives the centre only; width and height start from zero.
-        start = F.pad(start, (0, 4 - start.shape[-1]))
-        return (self.regress(x) + start).sigmoid()
+        reference_logits = inverse_sigmoid(reference.float(), self.eps)
+        # A reference point has no width and height, so nothing is added to those of the MLP.
+        reference_logits = F.pad(reference_logits, (0, 4 - reference_logits.shape[-1]))
+        return (self.regress(x) + reference_logits).sigmoid()
 
 
 class Box3DHead(PredictionHead):
     """Class logits and an encoded 3D box (`ops.boxes3d`) relative to the reference point.
 
-    The reference [...,N,3] is in [0,1]. The centre is predicted inside a space of 102.4 m by
-    102.4 m by 8 m. ``regress`` maps [...,N,C] to [...,N,10]; ``eps`` is that of `inverse_sigmoid`.
+    The reference [...,N,3] is in [0,1] of the detection space, which has 102.4 m by 102.4 m by 8 m.
+    The predicted centre lies in it, too. ``regress`` maps [...,N,C] to [...,N,10]. ``eps`` is that
+    of `inverse_sigmoid`.
     """
 
-    centre_dims: Tensor  # where x, y and z stand in an encoded box
-    low: Tensor
-    extent: Tensor
+    centre_index: Tensor  # [3] indices of x, y and z in an encoded box
+    low: Tensor  # [3] lower bounds of the detection space, in metres
+    extent: Tensor  # [3] its size, in metres
 
     def __init__(self, channels: int, num_classes: int, regress: nn.Module, eps: float) -> None:
         super().__init__()
@@ -81,10 +86,13 @@ class Box3DHead(PredictionHead):
             nn.LayerNorm(channels),
             nn.ReLU(),
         )
-        self.classify, self.regress, self.eps = Linear(channels, num_classes), regress, eps
-        self.register_buffer("centre_dims", torch.tensor(CENTRE), persistent=False)
-        self.register_buffer("low", torch.tensor(LOW), persistent=False)
-        self.register_buffer("extent", torch.tensor(HIGH) - torch.tensor(LOW), persistent=False)
+        self.classify = Linear(channels, num_classes)
+        self.regress = regress
+        self.eps = eps
+        self.register_buffer("centre_index", torch.tensor(CENTRE), persistent=False)
+        low = torch.tensor(DETECTION_LOW)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("extent", torch.tensor(DETECTION_HIGH) - low, persistent=False)
         init_prior_bias(self.classify)
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
@@ -93,23 +101,24 @@ class Box3DHead(PredictionHead):
     def encoded_box(self, x: Tensor, reference: Tensor) -> Tensor:
         """Return the encoded box [...,N,10], whose centre is in metres."""
         encoded = self.regress(x)
-        start = inverse_sigmoid(reference.float(), self.eps)
-        centre = (encoded[..., self.centre_dims] + start).sigmoid() * self.extent + self.low
-        return encoded.to(centre.dtype).index_copy(-1, self.centre_dims, centre)
+        reference_logits = inverse_sigmoid(reference.float(), self.eps)
+        centre = (encoded[..., self.centre_index] + reference_logits).sigmoid()  # in [0,1]
+        centre = centre * self.extent + self.low
+        return encoded.to(centre.dtype).index_copy(-1, self.centre_index, centre)
 
 
 class Box3DVelocityHead(Box3DHead):
     """`Box3DHead` for images of two frames (PETRv2).
 
-    The network predicts by how far an object moved between the frames. The head divides that by
+    The network predicts the displacement of an object between the frames. The head divides it by
     the time between them.
     """
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
         assert isinstance(memory, SceneMemory)
         predictions = super().forward(x, reference, memory)
-        box, distance = predictions.boxes.split([VELOCITY, CODE_SIZE - VELOCITY], dim=-1)
-        velocity = distance / memory.elapsed.view(-1, 1, 1, 1)
+        box, displacement = predictions.boxes.split([VELOCITY, CODE_SIZE - VELOCITY], dim=-1)
+        velocity = displacement / memory.elapsed.view(-1, 1, 1, 1)
         return predictions.with_values(predictions.logits, torch.cat([box, velocity], dim=-1))
 
 
@@ -117,7 +126,8 @@ class MultiBranchRegression(nn.Module):
     """Encoded boxes [...,N,10] by five MLPs with shared first layers (PETRv2).
 
     The branches predict: x and y; log w; log l, z and log h; sine and cosine of the angle; the
-    velocity. The published code names the second and third differently, but this is what they are.
+    velocity. The published code has other names for the second and the third branch, but these are
+    the numbers that they predict.
     """
 
     BRANCH_SIZES = (2, 1, 3, 2, 2)
@@ -139,7 +149,8 @@ class MaskHead(PredictionHead):
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.classify, self.no_object = Linear(channels, num_classes), Linear(channels, 1)
+        self.classify = Linear(channels, num_classes)
+        self.no_object = Linear(channels, 1)
         self.embed = MLP(channels, channels, channels, num_layers=3)
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:

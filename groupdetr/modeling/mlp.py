@@ -1,4 +1,4 @@
-"""MLP and feed-forward network, which are applied to every query, token or box independently."""
+"""MLP and feed-forward network, which process every query, token or box independently."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ class FeedForward(nn.Module):
         self, channels: int, hidden: int, dropout: float, activation: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.expand, self.contract = Linear(channels, hidden), Linear(hidden, channels)
-        self.activation, self.dropout = activation or nn.ReLU(), nn.Dropout(dropout)
+        self.expand = Linear(channels, hidden)
+        self.contract = Linear(hidden, channels)
+        self.activation = activation or nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.contract(self.dropout(self.activation(self.expand(x))))

@@ -1,4 +1,4 @@
-"""The recipe of a detector, as its network, the engine and the analysis see it."""
+"""The interface of recipes that the network, the engine and the analysis use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from groupdetr.structures.images import Images
 
 
 class ModelRecipe(ABC):
-    """What a network has to know of the recipe that it was built from.
+    """The recipe that a network was built from, with the attributes that its users need.
 
-    The recipes are dataclasses of hyperparameters; see `groupdetr.detectors.recipe`.
+    Recipes are dataclasses of hyperparameters; see `groupdetr.detectors.recipe`.
     """
 
     num_queries: int  # N, the queries of a group
@@ -28,12 +28,12 @@ class ModelRecipe(ABC):
         """The self-attention between queries: `attend_within_groups` or `attend_across_groups`."""
 
     @abstractmethod
-    def in_chunks(self, groups_at_once: int | None) -> bool:
+    def needs_chunks(self, groups_at_once: int | None) -> bool:
         """True if ``groups_at_once`` groups at a time need more than one pass of the decoder."""
 
     @abstractmethod
     def criterion(self) -> SetCriterion:
-        """Return the loss, with the terms and the matching of this detector."""
+        """Return the set criterion, with the terms and the matching of this detector."""
 
     @abstractmethod
     def no_weight_decay(self, network: nn.Module) -> Iterable[str]:

@@ -48,12 +48,13 @@ class FixedPositionEmbedding(PositionEmbedding):
 class ContentScaledPositionEmbedding(PositionEmbedding):
     """A position embedding multiplied by an MLP of the content.
 
-    DAB-DETR's encoder and DAB-Deformable-DETR's decoder have it.
+    DAB-DETR's encoder and DAB-Deformable-DETR's decoder use it.
     """
 
     def __init__(self, position_embedding: PositionEmbedding, scale: MLP) -> None:
         super().__init__()
-        self.position_embedding, self.scale = position_embedding, scale
+        self.position_embedding = position_embedding
+        self.scale = scale
 
     def forward(
         self,
@@ -110,7 +111,7 @@ class BoxPositionEmbedding(PositionEmbedding):
 
 
 class PaddedBoxPositionEmbedding(BoxPositionEmbedding):
-    """As `BoxPositionEmbedding`, of the box in coordinates of the padded image.
+    """`BoxPositionEmbedding` of the box in coordinates of the padded image.
 
     This is how the official code of DAB-Deformable-DETR and DINO computes it, with the valid ratio
     of the finest level.

@@ -1,4 +1,4 @@
-"""2D boxes: conversion between two formats, generalised IoU, and the inverse of the sigmoid."""
+"""2D boxes: conversion between two formats, generalized IoU, and the inverse of the sigmoid."""
 
 from __future__ import annotations
 

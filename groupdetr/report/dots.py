@@ -20,7 +20,7 @@ _STYLE = "max-width:660px"
 
 
 @dataclass(frozen=True)
-class Row:
+class DotRow:
     """The name and the values of one row, in any order. Values that are not finite are left out."""
 
     name: str
@@ -35,7 +35,7 @@ class Row:
         return f"{fmean(self.finite):.1f}" if self.finite else "–"
 
 
-def dot_chart(title: str, axis_name: str, rows: Sequence[Row], caption: str = "") -> Html:
+def dot_chart(title: str, axis_name: str, rows: Sequence[DotRow], caption: str = "") -> Html:
     """Return a numbered figure whose rows have the colours of the lines in a line chart.
 
     Without any finite value, the caption says "no data".
@@ -70,7 +70,7 @@ def _axis(x_axis: Axis, name: str, bottom: float) -> Iterator[Html]:
     yield svg_text((x_axis.start + x_axis.end) / 2, bottom + 38, name, "middle")
 
 
-def _row(x_axis: Axis, index: int, row: Row) -> Html:
+def _row(x_axis: Axis, index: int, row: DotRow) -> Html:
     """Return the name at the left, the dots, and the mean as a number at the right."""
     y = _TOP + _ROW_HEIGHT * (index + 0.5)
     colour = line_colour(index)

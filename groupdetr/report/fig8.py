@@ -27,7 +27,7 @@ from groupdetr.report.comparison import (
     read_percent,
     read_value,
 )
-from groupdetr.report.dots import Row, dot_chart
+from groupdetr.report.dots import DotRow, dot_chart
 from groupdetr.report.page import (
     Cell,
     Column,
@@ -183,7 +183,7 @@ def _comparison(figure: _Figure, paper_ap: Sequence[float]) -> Html:
     rows = []
     for configuration in figure.configurations:
         ap = [100 * run.metrics["AP"] for run in configuration.runs]
-        rows.append(Row(configuration.name, ap))
+        rows.append(DotRow(configuration.name, ap))
     caption = "A dot for each seed, a bar at their mean." if figure.num_seeds > 1 else ""
     parts = [
         prose(" ".join(_conclusions(figure, paper_ap))),

@@ -22,7 +22,8 @@ class DetectionPanel:
 
     image: Image.Image
     target: Detections  # its scores are not shown
-    detections: Mapping[str, Detections]  # name of a detector -> its detections, by falling score
+    # name of a detector -> its detections, sorted by decreasing score
+    detections: Mapping[str, Detections]
 
 
 @dataclass(frozen=True)

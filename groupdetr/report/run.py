@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groupdetr.evaluation.coco import FIGURES, ClassAP, CocoEvaluation
+from groupdetr.evaluation.coco import METRICS, ClassAP, CocoEvaluation
 from groupdetr.report.chart import Chart, Series, charts
 from groupdetr.report.comparison import LogRow, RunSummary
 from groupdetr.report.page import (
@@ -42,7 +42,7 @@ class RunReport:
     evaluation: CocoEvaluation
     class_names: Sequence[str]
     panels: Sequence[DetectionPanel] = ()
-    data: Mapping[str, object] = field(default_factory=dict)  # statistics of the data set
+    data: Mapping[str, object] = field(default_factory=dict)  # statistics of the dataset
     details: Mapping[str, object] = field(default_factory=dict)  # settings, versions, command
 
 
@@ -133,8 +133,8 @@ def _line(curve: Sequence[LogRow], key: str, name: str, factor: float = 1) -> Se
 
 
 def _precision(evaluation: CocoEvaluation) -> Html:
-    precision = _metric_table("precision", FIGURES[:6], evaluation)
-    recall = _metric_table("recall", FIGURES[6:], evaluation)
+    precision = _metric_table("precision", METRICS[:6], evaluation)
+    recall = _metric_table("recall", METRICS[6:], evaluation)
     return section("Average precision", precision, recall, _class_table(evaluation))
 
 

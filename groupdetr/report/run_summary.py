@@ -13,7 +13,7 @@ from groupdetr.report.comparison import RunSummary
 from groupdetr.structures.json_object import JsonObject
 
 # The metrics of all kinds of evaluation.
-FIGURES = (*coco.FIGURES, *coco.BOX_FIGURES, *nuscenes.FIGURES)
+METRICS = (*coco.METRICS, *coco.BOX_METRICS, *nuscenes.METRICS)
 
 
 def summarize_run(run: RunFolder) -> RunSummary:
@@ -36,7 +36,7 @@ def summarize_run(run: RunFolder) -> RunSummary:
         epochs=round(last["epoch"], 2),
         seconds=last["seconds"],
         peak_memory_mb=last["peak_memory_mb"],
-        metrics={name: last[name] for name in FIGURES if name in last},
+        metrics={name: last[name] for name in METRICS if name in last},
         curve=curve,
     )
 

@@ -15,7 +15,7 @@ from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 class Assignment(TensorDataclass):
     """M pairs (query, object) for each of L supervised layers.
 
-    With one-to-one assignment in every group, no object stands twice in one group of one layer.
+    With one-to-one assignment in every group, no object occurs twice in one group of one layer.
     """
 
     # [4,L,M] int64: image, group, query, target. One tensor needs one copy between devices.

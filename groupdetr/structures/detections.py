@@ -16,7 +16,7 @@ from groupdetr.structures.rle import RLE, JsonRLE, rle_to_json
 
 @dataclass
 class Detections:
-    """The detections in one image, by falling score, in pixels of the original image.
+    """The D detections in one image, sorted by decreasing score, in pixels of the original image.
 
     Example::
 
@@ -48,16 +48,19 @@ class Detections:
         return np.concatenate([low, high - low], axis=1)
 
     def segmentations(self) -> list[dict[str, JsonRLE]]:
-        """Return what masks add to the rows of COCO's results JSON, [D].
+        """Return the masks as fields of COCO's results JSON, one dict for each of the D detections.
 
-        It is ``{"segmentation": ...}`` for every detection, or ``{}`` if there are no masks.
+        It is ``{"segmentation": ...}``, or ``{}`` if there are no masks.
         """
         if self.masks is None:
             return [{} for _ in range(len(self))]
         return [{"segmentation": rle_to_json(rle)} for rle in self.masks]
 
     def iou(self, others: Detections) -> NDArray[np.float64]:
-        """Return the IoU with ``others``, [D,E]: of masks if both have them, otherwise of boxes."""
+        """Return the IoU with E other detections: [D,E].
+
+        It is that of the masks if both have masks, otherwise that of the boxes.
+        """
         if len(self) == 0 or len(others) == 0:
             return np.zeros((len(self), len(others)))
         not_crowd = [0] * len(others)

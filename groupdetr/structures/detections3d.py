@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class Detections3D:
-    """The detections in one scene, by falling score, in the frame of the lidar."""
+    """The D detections in one scene, sorted by decreasing score, in the frame of the lidar."""
 
     scores: Tensor  # [D] in [0,1]
     labels: Tensor  # [D] int64, contiguous class indices

@@ -91,8 +91,8 @@ class MaskPredictions(TensorDataclass):
         # Nothing in the padding belongs to a mask.
         inside &= (row_positions < height).unsqueeze(-1)
         inside &= (column_positions < width).unsqueeze(-2)
-        left, right = true_range(inside.any(-2))
-        top, bottom = true_range(inside.any(-1))
+        left, right = first_and_end(inside.any(-2))
+        top, bottom = first_and_end(inside.any(-1))
         corners = STRIDE * torch.stack([left, top, right, bottom], -1)
         image_sizes = torch.cat([width, height, width, height], -1)
         # The last pixel of the features may reach over the edge of the image.
@@ -103,11 +103,11 @@ class MaskPredictions(TensorDataclass):
 class CroppedMasks(TensorDataclass):
     """The masks of the T objects of one image, each cropped to the window that it lies in.
 
-    300 masks of usual objects then take little more memory than the image.
+    300 masks of objects of usual size then take little more memory than the image.
     """
 
-    # [A] uint8, 0 or 1: the windows one after the other, each row by row, and a final zero that
-    # stands for all pixels outside of the windows
+    # [A] uint8, 0 or 1: the windows one after the other, each row by row, and a final zero, which
+    # is used for all pixels outside of the windows
     pixels: Tensor
     windows: Tensor  # [T,4] int64: left, top, width and height in pixels of the image
 
@@ -158,13 +158,13 @@ class CroppedMasks(TensorDataclass):
         """
         if len(self) == 0:
             return points.new_zeros(0, len(points))
-        # A few objects at a time, which bounds the memory.
+        # Only a few objects at a time are sampled, to bound the memory.
         objects_at_once = max(1, MAX_LOOKUPS // max(1, len(points)))
         objects = torch.arange(len(self), device=points.device)
         return torch.cat([self._at(points, part) for part in objects.split(objects_at_once)])
 
     def _at(self, points: Tensor, objects: Tensor) -> Tensor:
-        """Return [R,P] of the masks of ``objects`` [R]."""
+        """Return `at` for the R objects with the indices ``objects`` [R]: [R,P]."""
         # The centre of pixel (x, y) is at (x + 0.5, y + 0.5).
         first_pixel = (points - 0.5).floor()
         fraction_x, fraction_y = (points - 0.5 - first_pixel).unbind(1)  # [P] each
@@ -178,7 +178,7 @@ class CroppedMasks(TensorDataclass):
         return total
 
     def _pixel(self, positions: Tensor, objects: Tensor) -> Tensor:
-        """Return [R,P]: the pixels at integer positions [P,2] of the masks of ``objects`` [R]."""
+        """Return the pixels at integer positions [P,2] of the masks of ``objects`` [R]: [R,P]."""
         left, top, width, height = self.windows[objects].unsqueeze(-1).unbind(1)  # [R,1] each
         x = positions[:, 0] - left
         y = positions[:, 1] - top
@@ -188,12 +188,13 @@ class CroppedMasks(TensorDataclass):
         return self.pixels[index.masked_fill_(~inside, -1)]
 
 
-def true_range(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index of the first True of bools [...,n] and that of the last plus one: [...].
+def first_and_end(inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of the first True and that of the last True plus one: [...] each.
 
-    Both are zero if none is True.
+    ``inside`` [...,n] bool. Both are zero if none is True.
     """
-    any_inside, length = inside.any(-1), inside.shape[-1]
+    any_inside = inside.any(-1)
+    length = inside.shape[-1]
     first = inside.int().argmax(-1)
     end = length - inside.flip(-1).int().argmax(-1)
     return first * any_inside, end * any_inside

@@ -71,7 +71,7 @@ class Memory(TensorDataclass):
 
     @property
     def key_padding_mask(self) -> Tensor | None:
-        """[B,1,1,S] bool, True for tokens that nothing attends to; None if nothing is padded."""
+        """[B,1,1,S] bool, True for tokens that no query attends to; None if nothing is padded."""
         return self.padding[:, None, None, :] if self.padded else None
 
     def levels(self, x: Tensor) -> list[Tensor]:
@@ -109,7 +109,8 @@ def compute_valid_sizes(
     sizes = []
     for level_padding in split_levels(padding, shapes):
         valid = ~level_padding
-        width, height = valid[:, 0].sum(1), valid[:, :, 0].sum(1)
+        width = valid[:, 0].sum(1)
+        height = valid[:, :, 0].sum(1)
         sizes.append(torch.stack([width, height], -1))
     valid_sizes = torch.stack(sizes, 1).float()
     padded_sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32)

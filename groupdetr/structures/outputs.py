@@ -20,9 +20,8 @@ class Outputs:
     def final(self) -> Predictions:
         """The last layer's predictions of the matching queries, [B,N,.].
 
-        At inference the query source yields the primary group only, unless the recipe's
-        ``inference_group`` says otherwise.
-        If there are K groups, they are flattened to [B,K*N,.].
+        At inference there is one group, by default the primary one: see the recipe's
+        ``inference_group``. If there are K groups, they are flattened to [B,K*N,.].
         """
         num_denoising = self.queries.num_denoising
         return self.layers[-1][:, :, num_denoising:].flatten_groups()
@@ -34,14 +33,18 @@ class Outputs:
         queries of every decoder layer. The second, if there is one, has the denoising queries of
         every decoder layer with their known assignment.
         """
+        queries = self.queries
         names = tuple(f"layer{i}" for i in range(len(self.layers)))
-        layers, queries = Predictions.stack(self.layers), self.queries
+        matching = Predictions.stack(self.layers)  # [L,B,K,D+N,.]
+
         denoising = []
         if queries.denoising is not None:
-            noised, layers = layers.split(queries.num_denoising)
-            denoising = [queries.denoising.supervised(names, noised)]
+            of_denoising_queries, matching = matching.split(queries.num_denoising)
+            denoising = [queries.denoising.supervised(names, of_denoising_queries)]
+
+        # Proposals have the shape of the predictions of one layer. They come before the layers.
         if queries.proposals is not None:
             names = ("proposals", *names)
-            layers = queries.proposals[None].cat(layers)
-        matching = SupervisedPredictions(names, layers, total_groups=queries.total_groups)
-        return [matching, *denoising]
+            matching = queries.proposals[None].cat(matching)
+        matched = SupervisedPredictions(names, matching, total_groups=queries.total_groups)
+        return [matched, *denoising]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from groupdetr.structures.masks import MaskFeatures, MaskPredictions
 from groupdetr.structures.tensor_dataclass import TensorDataclass, require
+
+# An index of one axis, as torch takes it. None adds an axis of size 1.
+Index = int | slice | list[int] | Tensor | None
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Predictions(TensorDataclass):
         """Return predictions of the same kind with other values."""
         return replace(self, logits=logits, location=location)
 
-    def __getitem__(self, index: Any) -> Predictions:
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Predictions:
         """Index all tensors alike. For masks, the index must keep the axis of images."""
         return self.with_values(self.logits[index], self.location[index])
 
@@ -73,7 +75,7 @@ class Predictions(TensorDataclass):
         return self.with_values(logits, self.location)
 
     def flatten_groups(self) -> Predictions:
-        """[B,K,N,.] -> [B,K*N,.]."""
+        """Concatenate the groups: [B,K,N,.] -> [B,K*N,.]."""
         return self.with_values(self.logits.flatten(1, 2), self.location.flatten(1, 2))
 
     @classmethod
@@ -90,7 +92,7 @@ class Predictions(TensorDataclass):
         return self.with_values(logits, location)
 
     def split(self, first: int) -> tuple[Predictions, Predictions]:
-        """Split every group into its ``first`` queries and the rest."""
+        """Split every group into its ``first`` queries and the remaining ones."""
         sizes = [first, self.logits.shape[-2] - first]
         logits = self.logits.split(sizes, -2)
         location = self.location.split(sizes, -2)

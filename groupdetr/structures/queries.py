@@ -22,12 +22,13 @@ class Queries(TensorDataclass):
     """
 
     content: Tensor  # [B,K,N,C]
-    # [B|1,K,N,R] where a query looks, in [0,1]: a point (R=2: x,y; R=3: x,y,z), a box
-    # (R=4: cx,cy,w,h), or nowhere yet (R=0), as before Mask2Former predicts its first mask
+    # [B|1,K,N,R] the position that a query attends to, in [0,1]: a point (R=2: x,y; R=3: x,y,z), a
+    # box (R=4: cx,cy,w,h), or no position (R=0) until Mask2Former has predicted its first mask
     reference: Tensor
     position: Tensor | None = None  # [B|1,K,N,C]; None if it is computed from the reference
     blocked: Tensor | None = None  # [N,N] bool, True where a query (row) does not attend to another
-    proposals: Predictions | None = None  # [B,K,N,.] of the encoder, for two-stage detectors
+    # [B,K,N,.] predictions of the encoder that the queries come from, for two-stage detectors
+    proposals: Predictions | None = None
     denoising: Denoising | None = None  # describes the first D of the N queries, in training
     # The number of groups of the whole training step, if these are a chunk of them.
     # Losses are means over all groups.
@@ -58,10 +59,12 @@ class Queries(TensorDataclass):
         """Return the groups from ``first`` to ``last``, ``last`` excluded.
 
         They are a complete training problem of their own. Because of `total_groups`, the losses of
-        all slices add up to the losses of the whole.
+        all slices add up to the losses of all groups.
         """
         groups = (slice(None), slice(first, last))  # axes B and K
-        position, proposals, denoising = self.position, self.proposals, self.denoising
+        position = self.position
+        proposals = self.proposals
+        denoising = self.denoising
         if position is not None:
             position = position[groups]
         if proposals is not None:
@@ -81,9 +84,9 @@ class Queries(TensorDataclass):
 
 @dataclass
 class Denoising(TensorDataclass):
-    """The first D queries of a group are noised objects, so their assignment is known.
+    """The first D queries of a group are noised objects, so their assignment is known (DN-DETR).
 
-    (DN-DETR, Li et al. 2022)
+    (Li et al. 2022)
     """
 
     assignment: Assignment  # [1,M] of the positive queries, group after group, equal in all groups
@@ -109,13 +112,13 @@ class Denoising(TensorDataclass):
         )
 
     def slice_groups(self, first: int, last: int) -> Denoising:
-        """Return what holds for the groups from ``first`` to ``last``, ``last`` excluded.
+        """Return the denoising of the groups from ``first`` to ``last``, ``last`` excluded.
 
-        Possibly none of these groups is supervised.
+        It is possible that none of these groups is supervised.
         """
         groups = min(self.groups, last) - min(self.groups, first)
         pairs_per_group = self.assignment.pairs.shape[2] // max(1, self.groups)
-        # All groups have the same pairs, so the first groups stand for any others.
+        # All groups have the same pairs, so those of the first groups can be used.
         pairs = self.assignment.pairs[..., : groups * pairs_per_group]
         return replace(
             self,

@@ -13,23 +13,27 @@ class RLE(TypedDict):
 
 
 class JsonRLE(TypedDict):
-    """The same in COCO's JSON, in which the counts are text."""
+    """A mask as COCO's compressed run-length encoding in JSON, where the counts are text."""
 
     size: list[int]  # height and width
     counts: str
 
 
 def rle_to_json(rle: RLE) -> JsonRLE:
-    """Convert to COCO's JSON."""
+    """Convert a mask to the form that it has in COCO's JSON."""
     height, width = rle["size"]
     return {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
 
 
 def rle_from_json(segmentation: object) -> RLE:
-    """Convert from COCO's JSON. `ValueError` for anything else, such as polygons."""
+    """Convert a mask from COCO's JSON.
+
+    `ValueError` if it is not a compressed run-length encoding but polygons, for example.
+    """
     if not isinstance(segmentation, dict):
         raise ValueError("not compressed run lengths")
-    size, counts = segmentation.get("size", ()), segmentation.get("counts")
+    size = segmentation.get("size", ())
+    counts = segmentation.get("counts")
     if not isinstance(counts, str) or len(size) != 2:
         raise ValueError("not compressed run lengths")
     return {"size": size, "counts": counts.encode("ascii")}

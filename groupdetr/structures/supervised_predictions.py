@@ -19,4 +19,4 @@ class SupervisedPredictions:
     predictions: Predictions  # [L,B,K,N,.]
     assignment: Assignment | None = None  # None: the matcher computes it
     copies: int = 1  # queries of a group that one object is assigned to; losses are means over them
-    total_groups: int | None = None  # groups that losses are means over; None: those that are here
+    total_groups: int | None = None  # groups that losses are means over; None: K of `predictions`

@@ -32,7 +32,8 @@ class Target(TensorDataclass):
         if isinstance(self.masks, Tensor):
             self.masks = CroppedMasks.from_dense(self.masks)
         require(self.labels.ndim == 1, f"labels must be [T], not {tuple(self.labels.shape)}")
-        objects, shape = len(self.labels), tuple(self.boxes.shape)
+        objects = len(self.labels)
+        shape = tuple(self.boxes.shape)
         require(
             shape in ((objects, 4), (objects, 9)),
             f"boxes of {objects} labels must be [{objects},4] or [{objects},9], not {shape}",
@@ -50,7 +51,7 @@ class TargetBatch(TensorDataclass):
 
     labels: Tensor  # [B,T] int64; 0 in the padding
     boxes: Tensor  # [B,T,4|9]; ones in the padding, boxes with an area, so that costs are finite
-    counts: tuple[int, ...]  # [B] objects of each image
+    counts: tuple[int, ...]  # [B] number of objects of each image
     masks: tuple[CroppedMasks | None, ...] = ()  # [B] of [T] each, if masks are to be learned
 
     @property
@@ -64,13 +65,13 @@ class TargetBatch(TensorDataclass):
         return masks
 
     @classmethod
-    def from_targets(cls, targets: Sequence[Target], min_slots: int = 0) -> TargetBatch:
-        """Pad and stack targets. T is at least ``min_slots``."""
+    def from_targets(cls, targets: Sequence[Target], min_objects: int = 0) -> TargetBatch:
+        """Pad and stack targets. T is at least ``min_objects``."""
         counts = tuple(len(target) for target in targets)
-        slots = max(*counts, min_slots)
+        padded_count = max(*counts, min_objects)
         labels, boxes = [], []
         for target, count in zip(targets, counts):
-            labels.append(F.pad(target.labels, (0, slots - count)))
-            boxes.append(F.pad(target.boxes, (0, 0, 0, slots - count), value=1.0))
+            labels.append(F.pad(target.labels, (0, padded_count - count)))
+            boxes.append(F.pad(target.boxes, (0, 0, 0, padded_count - count), value=1.0))
         masks = tuple(target.masks for target in targets)
         return cls(torch.stack(labels), torch.stack(boxes), counts, masks)

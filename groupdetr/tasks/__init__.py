@@ -1,1 +1,1 @@
-"""What is asked of a detector: data set, post-processing and evaluation of one task."""
+"""What is asked of a detector: dataset, post-processing and evaluation of one task."""

@@ -13,9 +13,9 @@ from groupdetr.settings import Settings
 
 @dataclass(frozen=True)
 class DemoSpec:
-    """A synthetic data set, how detectors are trained on it for minutes, and how they are shown."""
+    """A synthetic dataset, how detectors are trained on it for minutes, and how they are shown."""
 
-    write_data: Callable[[Path], None]  # writes the data set to a folder, unless it is there
+    write_data: Callable[[Path], None]  # writes the dataset to a folder, unless it is there
     num_train: int  # training images or samples
     config: object  # the configuration of the synthetic data
     description: str  # of the data, for people

@@ -13,7 +13,7 @@ from groupdetr.engine.accelerator import expect_device
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
-from groupdetr.experiments import experiment, recipe_from
+from groupdetr.experiments import experiment, recipe_from_dict
 from groupdetr.settings import Settings, expect_positive
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.registry import task_class
@@ -35,7 +35,7 @@ class TrainedDetector:
 
     def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
         self.path, metadata = weights_and_metadata(source)
-        self.recipe = recipe_from(metadata["recipe"])
+        self.recipe = recipe_from_dict(metadata["recipe"])
         self.experiment = experiment(self.recipe.preset)
         self.task = task_class(self.experiment.task)
         if self.input_kind not in (None, self.task.input_kind):
@@ -45,7 +45,7 @@ class TrainedDetector:
                 "use groupdetr.Detector for images and groupdetr.SceneDetector for scenes",
             )
 
-        # (id in the data set, name) of every class, in the order of the classes
+        # (id in the dataset, name) of every class, in the order of the classes
         self.categories: list[tuple[int | str, str]] = []
         recorded = metadata.get("categories") or _numbered_categories(self.recipe.num_classes)
         for category_id, name in recorded:

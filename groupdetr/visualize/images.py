@@ -85,8 +85,8 @@ def draw_boxes(
 ) -> Image.Image:
     """Return a copy of ``image``, ``scale`` times as large, with boxes, labels and masks.
 
-    ``boxes`` [D,4] are x0,y0,x1,y1 in pixels of ``image``, by falling score. Boxes that reach
-    outside of the image are drawn along its edge, and boxes that are not finite are left out.
+    ``boxes`` [D,4] are x0,y0,x1,y1 in pixels of ``image``, sorted by decreasing score. Boxes that
+    reach outside of the image are drawn along its edge, and boxes that are not finite are left out.
     An empty caption draws no label. ``masks`` [D], if there are any, lie under the boxes, small
     masks on top of large ones.
     """
@@ -103,7 +103,7 @@ def draw_boxes(
     # Boxes are drawn by rising score, so that the best one lies on top.
     for box, _, colour in reversed(visible):
         drawing.draw_box(box, colour, width)
-    # Labels are positioned by falling score, so that the best one has the first choice.
+    # Labels are positioned in the order of decreasing score, so the best one has the first choice.
     occupied: list[Rectangle] = []
     for box, caption, colour in visible:
         if caption:

@@ -53,7 +53,7 @@ class DrawableBoxes3D:
 
     boxes: ArrayLike  # [D,9]; tensors are allowed
     labels: ArrayLike = ()  # [D] class indices; without them all boxes are white
-    captions: Sequence[str] = ()  # [D] or empty, by falling score
+    captions: Sequence[str] = ()  # [D] or empty, sorted by decreasing score
 
     @property
     def rows(self) -> Floats:

@@ -1,6 +1,6 @@
-"""Makes the queries and classes of a checkpoint fit a model that has other numbers of them.
+"""Adapts the queries and classes of a checkpoint to a model that has other numbers of them.
 
-Rows are loaded, left out or newly initialised, and the functions return lines that say which.
+Rows are loaded, left out or newly initialised. The functions return lines of the `LoadReport`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.errors import WeightsError
-from groupdetr.modeling.heads import PRIOR
+from groupdetr.modeling.heads import PRIOR_BIAS
 
 # Tables of learned queries, [K,N,...].
 TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors|points)")
@@ -26,7 +26,7 @@ CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")
 NO_OBJECT = "decoder.heads.0.no_object.weight"
 # Label embedding of denoising queries, [classes + 1,...], the last row for "no object".
 LABEL_ROWS = "queries.labels.weight"
-# Names of rows that stand for no class.
+# Names of rows that are not a class.
 UNNAMED = ("", "n/a")
 
 
@@ -78,7 +78,7 @@ def fit_heads(theirs: Tensor, ours: Tensor) -> Tensor:
 
 
 def fit_table(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Return a query table [K,N,...]: theirs as far as it reaches on both axes, ours beyond.
+    """Return a query table [K,N,...]: their rows if they have that group and query, ours otherwise.
 
     Group 0 remains group 0. Our rows are the random initialisation of a new model and not copies of
     theirs, because equal groups would have equal gradients and stay equal.
@@ -103,11 +103,11 @@ def _describe_difference(what: str, theirs: int, ours: int) -> list[str]:
 def check_classes(
     num_classes: tuple[int, int], theirs: Sequence[str], ours: Sequence[str], where: str
 ) -> None:
-    """Raise a WeightsError if file and model have different classes.
+    """Raise `WeightsError` if file and model have different classes.
 
     ``num_classes`` are the numbers of the file and of the model, and ``theirs`` and ``ours`` the
-    class names, [] if unknown. Each row of a class head stands for one class, so a class head is
-    replaced only if the user wants it.
+    class names, [] if unknown. Each row of a class head is one class, so a class head is replaced
+    only if the user asks for it with ``new_head``.
     """
     remedy = (
         "train from these weights with groupdetr train --weights, or in Python pass new_head=True "
@@ -135,8 +135,8 @@ def replace_class_head(
 ) -> list[str]:
     """Give ``state`` a class head for the model, and return a line that says what was done.
 
-    Rows of classes that both know by name are theirs, the others are newly initialised. A row for
-    "no object" is no class, and remains.
+    Rows of classes with the same name in both are theirs, the others are newly initialised. A row
+    for "no object" is not a class, so it is loaded as it is.
     """
     loaded = shared_rows(theirs, ours)
     bound = model[NO_OBJECT].shape[1] ** -0.5 if NO_OBJECT in model else None
@@ -164,9 +164,9 @@ def replace_rows(theirs: Tensor, new: Tensor, loaded: Mapping[int, int]) -> Tens
 
 
 def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
-    """Return our row -> their row for every class that both know by name.
+    """Return our row -> their row for every class with the same name in both.
 
-    If the lists of names are equal, every row is shared, also rows without a name.
+    If the lists of names are equal, every row is shared, also those without a name.
     """
     their_keys = [_comparison_key(name) for name in theirs]
     our_keys = [_comparison_key(name) for name in ours]
@@ -179,7 +179,7 @@ def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
 def new_rows(like: Tensor, bound: float | None = None) -> Tensor:
     """Return newly initialised rows of a class head: weights or biases of the shape of ``like``.
 
-    Weights have torch's initialisation of a linear layer. Biases are that of the prior. A softmax
+    Weights have torch's initialisation of a linear layer. Biases are `PRIOR_BIAS`. A softmax
     over classes has no prior, so with ``bound`` biases have torch's initialisation, too: uniform
     between -bound and bound.
     """
@@ -188,7 +188,7 @@ def new_rows(like: Tensor, bound: float | None = None) -> Tensor:
         return nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
     if bound is not None:
         return rows.uniform_(-bound, bound)
-    return rows.fill_(-math.log((1 - PRIOR) / PRIOR))
+    return rows.fill_(PRIOR_BIAS)
 
 
 def _comparison_key(name: str) -> str:

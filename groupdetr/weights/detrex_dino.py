@@ -2,7 +2,7 @@
 
 Its detector differs from the authors': every layer has heads of its own, the position embedding of
 the image is Deformable DETR's, and the classes are the 80 that COCO uses. The file has no metadata
-that says so.
+about this.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hugging Face's `DabDetrForObjectDetection`.
 
-Their code clamps the inverse sigmoid at 1e-5, the authors' code at 1e-3. An import takes over their
-value, so that the predictions are theirs.
+Their code clamps the inverse sigmoid at 1e-5, the authors' code at 1e-3. An import uses their
+value, so the predictions are the same as theirs.
 """
 
 from __future__ import annotations

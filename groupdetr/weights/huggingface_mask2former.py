@@ -62,14 +62,14 @@ NAMES: Names = {
     "class_predictor.*": f"{CLASSIFY}*",
 }
 
-# Fields of config.json that no tensor shows, and the only values that our transformer has.
+# Fields of config.json that do not follow from the tensors, and the values of our transformer.
 REQUIRED = {"pre_norm": False, "activation_function": "relu"}
 
 
 def options(config: Metadata) -> RecipeFields:
     """Return the recipe fields that config.json gives.
 
-    WeightsError if it is the configuration of another transformer than ours.
+    `WeightsError` if it is the configuration of another transformer than ours.
     """
     for name, ours in REQUIRED.items():
         if config.get(name, ours) != ours:

@@ -23,7 +23,7 @@ from groupdetr.weights.loading import (
     restore_groups,
 )
 
-# Recipe field -> the name of a tensor that shows it, and the axis whose size it is.
+# Recipe field -> pattern of the name of a tensor, and the axis of it whose size is the field.
 SIZES = {
     "num_groups": (f"{TABLES.pattern}|{PROPOSAL_HEADS.pattern}", 0),
     "num_queries": (TABLES.pattern, 1),
@@ -52,7 +52,7 @@ def import_weights(
     """Write the weights of ``source`` to ``out``, a .safetensors file of this library.
 
     The file contains the recipe and the classes. ``preset`` is by default the one that the
-    checkpoint belongs to. ``options`` are recipe fields that shall differ from the checkpoint, such
+    checkpoint belongs to. ``options`` are recipe fields that replace those of the checkpoint, such
     as ``num_groups=1``, which keeps group 0. ``file_groups`` and ``layout`` as in `load_weights`.
     """
     # Presets are above this package, and only an import needs them.
@@ -60,22 +60,23 @@ def import_weights(
 
     file_layout, file = convert_checkpoint(source, layout)
     preset = preset or file_layout.preset(file)
-    chosen = experiment(preset)
+    preset_experiment = experiment(preset)
+    preset_recipe = preset_experiment.recipe
 
-    # Options of the caller count more than the sizes of tensors, and these more than the metadata.
+    # The caller's options override the sizes of tensors, and these override the metadata.
     file_recipe = file_layout.options(file.metadata)
-    num_heads = {"num_heads": chosen.recipe.num_heads, **file_recipe, **options}["num_heads"]
-    state = restore_groups(file, file_groups, chosen.recipe.num_queries)
+    num_heads = {"num_heads": preset_recipe.num_heads, **file_recipe, **options}["num_heads"]
+    state = restore_groups(file, file_groups, preset_recipe.num_queries)
     fields = {**file_recipe, **sizes_from_tensors(state, num_heads), **options}
     fields |= {"preset": preset, "pretrained_backbone": False}
-    recipe = chosen.recipe.with_options(**fields)
+    recipe = preset_recipe.with_options(**fields)
 
     model = recipe.build()
     report = load_weights(model, source, file_groups=file_groups, layout=layout)
     categories = file_categories(file_layout, file)
     if not categories:
         categories = [(row, f"class {row}") for row in range(recipe.num_classes)]
-    imgsz = file.positive_int("imgsz") or chosen.settings.imgsz
+    imgsz = file.positive_int("imgsz") or preset_experiment.settings.imgsz
     metadata = {"recipe": asdict(recipe), "categories": categories, "imgsz": imgsz}
     native.save(model, out, metadata)
     report.add(
@@ -88,15 +89,15 @@ def import_weights(
 
 
 def sizes_from_tensors(state: Mapping[str, Tensor], num_heads: int) -> dict[str, int]:
-    """Return the recipe fields that names and shapes of the tensors show.
+    """Return the recipe fields that follow from the names and shapes of the tensors.
 
-    No tensor shows the number of attention heads.
+    The number of attention heads does not follow from them, so it is given.
     """
     sizes = {}
     for field, (pattern, axis) in SIZES.items():
-        shown = find_tensor(state, pattern)
-        if shown is not None:
-            sizes[field] = shown.shape[axis]
+        tensor = find_tensor(state, pattern)
+        if tensor is not None:
+            sizes[field] = tensor.shape[axis]
     attention_weights = find_tensor(state, ATTENTION_WEIGHTS)
     if "num_levels" in sizes and attention_weights is not None:
         sizes["num_points"] = len(attention_weights) // (num_heads * sizes["num_levels"])

@@ -40,9 +40,10 @@ from groupdetr.weights.official_mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.official_petr import MMDET3D_PETR, OFFICIAL_PETR
 
 # Recipe fields of the image's position embedding. They differ between published weights of one
-# detector, no tensor shows them, and the model can take over those of the file.
+# detector and do not follow from the tensors. The model is changed to those of the file.
 POSITION_FIELDS = ("temperature", "offset")
-# Other recipe fields that no tensor shows. The model keeps its own; the report says if they differ.
+# Other recipe fields that do not follow from the tensors. The model keeps its own, and the report
+# has a line for each that differs.
 OTHER_FIELDS = ("num_heads", "dilated", "eps")
 
 
@@ -93,12 +94,10 @@ LAYOUTS = (
 
 @dataclass
 class LoadReport:
-    """What was done, one line for each step.
+    """What `load_weights` has done."""
 
-    ``recipe_changes`` has the recipe fields that were changed to the values of the file.
-    """
-
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)  # one for each step
+    # The recipe fields of the model that were changed to the values of the file.
     recipe_changes: dict[str, float] = field(default_factory=dict)
 
     def add(self, lines: Sequence[str]) -> None:
@@ -126,13 +125,15 @@ def load_weights(
     are. ``layout`` is the title of the layout of a file that may have several and does not say
     which.
 
-    The temperature and the offset of the image's position embedding are those of the file, in the
-    model and in ``model.recipe``. WeightsError, before anything changes, if the weights do not fit.
+    The temperature and the offset of the image's position embedding become those of the file, in
+    the model and in ``model.recipe``. `WeightsError` if the weights do not fit; the model is then
+    unchanged.
     """
     file_layout, file = convert_checkpoint(source, layout)
     where = file.where
     file_recipe = file_layout.options(file.metadata)
-    report, model_state = LoadReport(), model.state_dict()
+    report = LoadReport()
+    model_state = model.state_dict()
     report.add([f"{where}: read as {file_layout.title}, {len(file.state)} tensors"])
     refuse(file.state.keys() - model_state.keys(), "the model has no", where)
     refuse(unique_state(model).keys() - file.state.keys(), "the file has no", where)
@@ -175,7 +176,7 @@ def position_changes(model: Metadata, file: Metadata) -> dict[str, float]:
 
 
 def describe_differences(model: Metadata, file: Metadata) -> list[str]:
-    """Return a line for each recipe field that differs and that no tensor shows."""
+    """Return a line for each recipe field that differs and does not follow from the tensors."""
     lines = []
     for name in POSITION_FIELDS:
         if _differs(name, model, file):
@@ -238,9 +239,9 @@ def convert_checkpoint(
 
 
 def file_categories(layout: Layout, file: Checkpoint) -> list[Category]:
-    """Return what the rows of the file's class head stand for.
+    """Return the categories of the rows of the file's class head.
 
-    [] if the file does not say so, or says it of another number of rows.
+    It is [] if the file has none, or has another number of them than of rows.
     """
     categories = layout.categories(file.metadata)
     return categories if len(categories) == count_classes(file.state) else []
@@ -271,14 +272,14 @@ def count_groups(file: Checkpoint, rows: int, file_groups: int | None, num_queri
     """Return how many groups K*N query ``rows`` are.
 
     The number is ``file_groups`` if given, else what the metadata says, else as many as have N
-    queries each. WeightsError if the rows are no whole number of groups.
+    queries each. `WeightsError` if the rows are not a whole number of groups.
     """
     num_queries = file.positive_int("num_queries") or num_queries
     groups = file_groups or file.positive_int("group_detr") or rows // num_queries
     is_divisible = groups >= 1 and rows % groups == 0
     if not is_divisible or (file_groups is None and rows != groups * num_queries):
         raise WeightsError(
-            f"{rows} query rows are no whole number of groups of {num_queries}",
+            f"{rows} query rows are not a whole number of groups of {num_queries}",
             file.where,
             f"say how many groups they are: groupdetr import {file.where} --file-groups 1 "
             "(Python: file_groups=1)",
@@ -289,10 +290,10 @@ def count_groups(file: Checkpoint, rows: int, file_groups: int | None, num_queri
 def unequal_shared_parameters(
     model: DetectionTransformer, state: Mapping[str, Tensor]
 ) -> list[str]:
-    """Return the further names of shared parameters that are not equal in the state.
+    """Return the names of shared parameters whose values in the state differ from the first name's.
 
     A parameter that modules of the model share has several names. A file may have all of them, but
-    then with the same values as under the first.
+    the values must be the same.
     """
     first_names = {id(parameter): name for name, parameter in model.named_parameters()}
     unequal = []
@@ -306,7 +307,7 @@ def unequal_shared_parameters(
 
 
 def shape_mismatches(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
-    """Return name, shape in the file and shape in the model of tensors whose shapes differ."""
+    """Return a text for each tensor whose shapes differ: its name and its shape in both."""
     return [
         f"{name} {tuple(theirs[name].shape)} for {tuple(ours[name].shape)}"
         for name in theirs

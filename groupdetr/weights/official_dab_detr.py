@@ -51,7 +51,7 @@ def options(args: Metadata) -> RecipeFields:
 def temperature(metadata: Metadata, height: str, width: str) -> RecipeFields:
     """Return the temperature of the image's position embedding as a recipe field, {} if unknown.
 
-    ``height`` and ``width`` are the two entries of the metadata. WeightsError if they differ.
+    ``height`` and ``width`` are the two entries of the metadata. `WeightsError` if they differ.
     """
     if metadata.get(height) != metadata.get(width):
         raise WeightsError(

@@ -42,7 +42,7 @@ LINEAR = ("encoder.points.", "encoder.views.", "encoder.position_embedding.")
 
 
 def two_layers(theirs: str, ours: str) -> Names:
-    """Return the table of an MLP of two layers. They also count the activation between them."""
+    """Return the table of an MLP of two layers. Their indices count the activation, too."""
     return {f"{theirs}.0.*": f"{ours}.layers.0.*", f"{theirs}.2.*": f"{ours}.layers.1.*"}
 
 
@@ -67,7 +67,7 @@ LAYER: Names = {
 }
 
 # The box regression of PETR is an MLP. That of PETRv2 has a shared MLP and an MLP for each part of
-# the box. They also count the activations and the dropout.
+# the box. Their indices count activations and dropout, too.
 REGRESS: Names = {
     "0.*": "layers.0.*",
     "2.*": "layers.1.*",
@@ -110,7 +110,7 @@ def preset(file: Checkpoint) -> str:
 
 
 def options(metadata: Metadata) -> RecipeFields:
-    """Return {}: the metadata has no field of a recipe."""
+    """Return {}: the metadata has no fields of our recipes."""
     return {}
 
 

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.engine.memory import create_meter, is_out_of_memory, readable, usable_bytes
+from groupdetr.engine.memory import create_meter, format_bytes, is_out_of_memory, usable_bytes
 from groupdetr.engine.optimizer import create_ema, create_optimizer
 from groupdetr.engine.task import WorstCaseBatch
 from groupdetr.errors import UsageError
@@ -41,7 +41,9 @@ def fit_to_memory(plan: DetectorPlan, may_reduce_groups: bool) -> DetectorPlan:
     device = plan.accelerator.device
     # The process with the least memory decides for all.
     memory = min(gather_object([usable_bytes(device, plan.task.cache_bytes)]))
-    situation = f"{readable(memory)} to be used on {device.type}; at worst, {problem.worst_case}"
+    situation = (
+        f"{format_bytes(memory)} to be used on {device.type}; at worst, {problem.worst_case}"
+    )
     plan.log(f"memory  {situation}")
     outcome: tuple[StepPlan | None, str] | None = None
     if plan.is_main_process:
@@ -248,7 +250,7 @@ class PlanSearch:
     def measurements(self) -> str:
         """Return everything that was measured, for the console."""
         return ", ".join(
-            f"{readable(needed)} for {plan.images} x {plan.chunk}"
+            f"{format_bytes(needed)} for {plan.images} x {plan.chunk}"
             for plan, needed in self.measured.items()
             if needed < math.inf
         )

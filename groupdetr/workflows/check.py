@@ -1,4 +1,4 @@
-"""`groupdetr check`: what in a data set would break or mislead training."""
+"""`groupdetr check`: what in a dataset would break or mislead training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from groupdetr.data.check import Report
+from groupdetr.data.check import CheckReport
 from groupdetr.data.check import check as check_coco
 from groupdetr.data.nuscenes.version import check_version, is_version
 from groupdetr.engine.run_folder import write_json
@@ -19,7 +19,7 @@ from groupdetr.errors import DataError
 class CheckResult:
     """What `check` returns."""
 
-    report: Report
+    report: CheckReport
 
     @property
     def exit_code(self) -> int:
@@ -38,9 +38,9 @@ def check(
     json: bool,
     out: Path | None,
 ) -> CheckResult:
-    """Check a data set and print the report. The arguments are the options of `groupdetr check`."""
+    """Check a dataset and print the report. The arguments are the options of `groupdetr check`."""
     if is_version(data):
-        report: Report = check_version(data, decode)
+        report: CheckReport = check_version(data, decode)
     else:
         report = check_coco(data, images, queries, decode, workers, masks)
     if out is not None:

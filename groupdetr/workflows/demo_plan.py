@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from groupdetr.engine.accelerator import cores, environment
-from groupdetr.engine.progress import duration, percent
+from groupdetr.engine.progress import format_duration, format_percent
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import UsageError
 from groupdetr.experiments import experiment
@@ -43,7 +43,7 @@ class DemoPlan:
 
     @property
     def data(self) -> Path:
-        """The folder of the data set."""
+        """The folder of the dataset."""
         return self.folder / "data"
 
     @property
@@ -110,7 +110,7 @@ class DemoPlan:
         write_json(recorded, current)
 
     def write_data(self, spec: DemoSpec) -> None:
-        """Write the data set, unless it is there already."""
+        """Write the dataset, unless it is there already."""
         console.print(f"writing {spec.description} to {self.data}")
         spec.write_data(self.data)
 
@@ -135,13 +135,15 @@ def print_runs(runs: Sequence[RunSummary]) -> None:
     """Print one line for each run: its two main metrics, time and memory."""
     for run in runs:
         main_metrics = list(run.metrics)[:2]
-        metrics = ", ".join(f"{name} {percent(run.metrics[name])}" for name in main_metrics)
-        cost = f"{run.epochs:g} epochs in {duration(run.seconds)}, {run.peak_memory_mb:.0f} MB"
+        metrics = ", ".join(f"{name} {format_percent(run.metrics[name])}" for name in main_metrics)
+        cost = (
+            f"{run.epochs:g} epochs in {format_duration(run.seconds)}, {run.peak_memory_mb:.0f} MB"
+        )
         console.print(f"{run.name}, seed {run.seed}: {metrics}; {cost}")
 
 
 def print_end(seconds: float, report_file: Path) -> None:
-    console.print(f"{duration(seconds)} in total; open {report_file}")
+    console.print(f"{format_duration(seconds)} in total; open {report_file}")
 
 
 def demo_details(models: str, spec: DemoSpec) -> Mapping[str, object]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from groupdetr.engine.progress import PLAIN_EVERY, percent
+from groupdetr.engine.progress import PLAIN_EVERY, format_percent
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import GroupDETRError
 from groupdetr.experiments import experiment
@@ -79,8 +79,8 @@ class TrainingRun:
         evaluations = self.run.evaluations()
         if not evaluations:
             return progress
-        figure = task_class(experiment(self.model).task).figures[0]
-        return f"{progress}, {figure} {percent(evaluations[-1][figure])}"
+        figure = task_class(experiment(self.model).task).metrics[0]
+        return f"{progress}, {figure} {format_percent(evaluations[-1][figure])}"
 
     def start_process(self) -> subprocess.Popen[bytes]:
         """Start the training, or resume it if it was stopped."""

@@ -81,7 +81,7 @@ def train(
     """
     if data is None:
         raise UsageError(
-            "no data set was given",
+            "no dataset was given",
             remedy="groupdetr train DATA --model NAME, or --resume RUN",
         )
     if resume is not None and groups == "auto":
@@ -119,7 +119,7 @@ def make_plan(
     recipe = make_recipe(config, chosen, resumes=resume is not None)
     accelerator = create_accelerator(config.settings)
     expect_equal_micro_batches(config.settings, accelerator.num_processes)
-    if recipe.in_chunks(config.settings.group_chunk):
+    if recipe.needs_chunks(config.settings.group_chunk):
         require_independent_groups(recipe.group_attention, recipe.match)
     dataset = read_data(config, chosen, recipe, accelerator, resumes=resume is not None)
     recipe = replace(recipe, num_classes=len(dataset.categories))
@@ -216,7 +216,7 @@ def read_data(
     accelerator: Accelerator,
     resumes: bool,
 ) -> TrainingData:
-    """Read the data set after the same check as `groupdetr check`, which the main process does.
+    """Read the dataset after the same check as `groupdetr check`, which the main process does.
 
     The data of a run that is resumed were checked when it began.
     """
@@ -385,7 +385,7 @@ def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
     workflows = workflows_for(plan.task)
     if plan.is_main_process:
         write_page(plan, workflows.report)
-    best = f"best {plan.task.figures[0]} {100 * max(progress.best_ap, 0):.1f}"
+    best = f"best {plan.task.metrics[0]} {100 * max(progress.best_ap, 0):.1f}"
     plan.log(f"{best}; weights: {run.best}; look at {run.report}")
     predict = f"groupdetr predict {run.path} {workflows.predict_argument}"
     plan.log(f"next: {predict}, groupdetr val {run.path} --per-group")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.analysis.matched_queries import MatchedQueries, matched_queries
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.settings import Settings
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.images import Images

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import groupdetr
 from groupdetr.checkpoints.file_format import FORMAT, KEY
 from groupdetr.checkpoints.native import read, save, unique_state
-from groupdetr.engine.checkpoint import Progress, State
+from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.weights.loading import load_weights
@@ -26,8 +26,10 @@ NEWER = (
 WITHOUT_NUMBER = r"written by groupdetr before 0\.1\.0 \(it has no format number\)\n.*\n"
 
 
-def training_state(model: DetectionTransformer) -> State:
-    return State(model, torch.optim.SGD(model.parameters(), lr=0.1), None, Progress(step=3))
+def training_state(model: DetectionTransformer) -> CheckpointState:
+    return CheckpointState(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), None, TrainingProgress(step=3)
+    )
 
 
 # best.safetensors
@@ -89,9 +91,9 @@ def test_a_training_state_is_restored(model: DetectionTransformer, tmp_path: Pat
     stamp = torch.load(path, weights_only=True)[KEY]
     assert stamp == {"format": FORMAT, "version": groupdetr.__version__}
     restored = training_state(model)
-    restored.progress = Progress()
+    restored.progress = TrainingProgress()
     restored.load(path)
-    assert restored.progress == Progress(step=3)
+    assert restored.progress == TrainingProgress(step=3)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_training_state_is_restored(model: DetectionTransformer, tmp_path: Pat
 def test_a_training_state_of_another_format_is_refused(
     stamp: dict[str, Any] | None, message: str, model: DetectionTransformer, tmp_path: Path
 ) -> None:
-    """By `State.load` as well as by `load_weights`, which accepts a ``last.pt``, too."""
+    """By `CheckpointState.load` as well as by `load_weights`, which accepts a ``last.pt``, too."""
     path = tmp_path / "last.pt"
     training_state(model).save(path)
     content = torch.load(path, weights_only=True)

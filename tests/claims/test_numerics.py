@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from groupdetr.detectors.petr import PETR
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import DivergedError
-from groupdetr.modeling.attention.multihead import attend
+from groupdetr.modeling.attention.multihead import dot_product_attention
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.structures.outputs import Outputs
@@ -99,12 +99,15 @@ def test_images_of_one_size_need_no_attention_mask_and_give_the_same(recipe: Rec
 
 @pytest.mark.filterwarnings("ignore:Flash attention")
 def test_fused_kernels_on_a_cpu_need_values_as_wide_as_keys() -> None:
-    """So `attend` widens them. This also proves that the test of fused attention can fail."""
+    """So `dot_product_attention` widens them.
+
+    This also proves that the test of fused attention can fail.
+    """
     query, key = torch.randn(2, 8, 5, 64), torch.randn(2, 8, 7, 64)
     value = torch.randn(2, 8, 7, 32)
     with sdpa_kernel(FUSED):
         with pytest.raises(RuntimeError, match=r"No viable backend|No available kernel"):
             F.scaled_dot_product_attention(query, key, value)
-        fused = attend(query, key, value)
+        fused = dot_product_attention(query, key, value)
     explicit = ((query @ key.mT) / 8).softmax(-1) @ value
     assert torch.allclose(fused, explicit.transpose(1, 2).flatten(2), atol=1e-5)

@@ -36,7 +36,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def data(name: str, data_for: Callable[[str], Path]) -> Path:
-    """The data set that the preset is trained on."""
+    """The dataset that the preset is trained on."""
     return data_for(name)
 
 
@@ -60,7 +60,7 @@ def test_val_has_the_figures_of_the_primary_group(name: str, run: Path, tmp_path
     out = tmp_path / "val"
     assert main(["val", str(run), "--per-group", "--workers", "0", "--out", str(out)]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    main_figure = task_class(experiment(name).task).figures[0]
+    main_figure = task_class(experiment(name).task).metrics[0]
     assert metrics["per_group"][0][main_figure] == metrics[main_figure]
 
 

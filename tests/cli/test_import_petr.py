@@ -16,7 +16,7 @@ from groupdetr.checkpoints.native import read
 from groupdetr.cli.main import main
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import EXPERIMENTS, recipe_from
+from groupdetr.experiments import EXPERIMENTS, recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
 from groupdetr.weights.loading import load_weights
@@ -85,7 +85,7 @@ def import_and_build(source: Path, *options: str) -> tuple[DetectionTransformer,
     out = source.with_name("imported.safetensors")
     assert main(["import", str(source), "--out", str(out), *options]) == 0
     _, metadata = read(out)
-    model = recipe_from(metadata["recipe"]).build().eval()
+    model = recipe_from_dict(metadata["recipe"]).build().eval()
     load_weights(model, out)
     return model, metadata
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from groupdetr.cli.main import main
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.evaluation.coco import from_coco_results
 from groupdetr.structures.detections import decode_mask
 from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask

@@ -45,7 +45,7 @@ def encoder(tmp_path: Path) -> Path:
 
 
 def write_shapes(folder: Path, num_classes: int, seed: int) -> None:
-    """Write a synthetic data set of 12 training and 4 validation images."""
+    """Write a synthetic dataset of 12 training and 4 validation images."""
     config = SyntheticConfig(image_size=64, num_classes=num_classes, max_objects=3, seed=seed)
     write(config, folder, {"train": 12, "val": 4})
 

@@ -1,4 +1,4 @@
-"""The verbs with scenes of six cameras, on a synthetic nuScenes data set."""
+"""The verbs with scenes of six cameras, on a synthetic nuScenes dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from groupdetr import Detector, SceneDetector
 from groupdetr.cli.main import main
 from groupdetr.data.nuscenes.names import CLASSES
-from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
+from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticNuScenesConfig, write
 from groupdetr.data.nuscenes.version import load
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS
@@ -76,7 +76,7 @@ def test_val_writes_figures_groups_classes_and_results(
 
 
 def copy_without_annotations(scenes: Path, folder: Path, tokens: set[str]) -> None:
-    """Copy a data set, but without the annotations of the samples with these tokens."""
+    """Copy a dataset, but without the annotations of the samples with these tokens."""
     shutil.copytree(scenes, folder)
     path = folder / VERSION / "sample_annotation.json"
     rows = json.loads(path.read_text())
@@ -210,7 +210,7 @@ def test_a_detector_of_scenes_refuses_images(
 def test_the_demo_compares_detectors_of_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SyntheticConfig(samples=2, width=160, height=90)
+    config = SyntheticNuScenesConfig(samples=2, width=160, height=90)
     workflows = WORKFLOWS["scenes"]
     demo_spec = replace(
         workflows.demo_spec, write_data=lambda folder: write(config, folder), num_train=2

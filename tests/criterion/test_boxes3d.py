@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from groupdetr.criterion.boxes3d import CodeL1, EncodedBoxes3D
+from groupdetr.criterion.boxes3d import EncodedBoxes3D, EncodedBoxL1
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.pairs import AllBoxPairs
 from groupdetr.ops.boxes3d import encode_boxes3d
@@ -43,7 +43,7 @@ def all_pairs(predictions: Predictions, targets: TargetBatch) -> AllBoxPairs:
 def test_costs_are_the_distances_of_the_first_eight_numbers(
     targets: TargetBatch, predictions: Predictions
 ) -> None:
-    cost = CodeL1(1.0, 1.0, velocity=0.2).cost(all_pairs(predictions, targets))
+    cost = EncodedBoxL1(1.0, 1.0, velocity=0.2).cost(all_pairs(predictions, targets))
     assert cost.shape == (2, 2, 3, 3, 5)
     for image, count in enumerate(COUNTS):
         encoded = encode_boxes3d(targets.boxes[image, :count])[:, :8].expand(2, 3, -1, -1)
@@ -61,7 +61,7 @@ def test_losses_are_the_weighted_distances_of_all_ten_numbers(
     target = encode_boxes3d(torch.stack([targets.boxes[0, 1], targets.boxes[1, 2]]))
     pred = torch.stack([predictions.boxes[:, 0, 2, 4], predictions.boxes[:, 1, 0, 1]], dim=1)
     expected = ((pred - target).abs() * weights).sum((1, 2))
-    assert torch.allclose(CodeL1(1.0, 1.0, velocity).loss(pairs), expected, rtol=1e-5)
+    assert torch.allclose(EncodedBoxL1(1.0, 1.0, velocity).loss(pairs), expected, rtol=1e-5)
 
 
 def test_the_cost_of_a_class_is_finite_for_any_logit(

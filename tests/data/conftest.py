@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupdetr.data.check import Report, check
+from groupdetr.data.check import CheckReport, check
 
 
 class Sample:
@@ -49,7 +49,7 @@ class Sample:
             (self.root / f"{name}.json").write_text(json.dumps(getattr(self, name)))
         return self.root
 
-    def check(self, **options: Any) -> Report:
+    def check(self, **options: Any) -> CheckReport:
         return check(self.save(), **options)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from groupdetr.data import batch as batch_module
 from groupdetr.data import transforms
-from groupdetr.data.batch import Batch, collate, normalised, shared_batch
+from groupdetr.data.batch import ImageBatch, collate, normalise, shared_batch
 from groupdetr.data.dataset import DetectionDataset
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.structures.images import Images
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
@@ -43,7 +43,7 @@ def samples(
     return result
 
 
-def assert_same(batch: Batch, other: Batch) -> None:
+def assert_same(batch: ImageBatch, other: ImageBatch) -> None:
     assert torch.equal(batch.pixels, other.pixels)
     assert torch.equal(batch.sizes, other.sizes)
     assert batch.indices == other.indices
@@ -60,7 +60,7 @@ def test_images_are_normalised_and_their_padding_is_zero_after_that() -> None:
     small = torch.full((3, 4, 6), 200, dtype=torch.uint8)
     large = torch.full((3, 8, 5), 10, dtype=torch.uint8)
     padded = Images.from_list([small, large])
-    images = normalised(padded.pixels, padded.padding)
+    images = normalise(padded.pixels, padded.padding)
     assert images.pixels.shape == (2, 3, 8, 6)
     expected = (200 / 255 - 0.485) / 0.229
     torch.testing.assert_close(images.pixels[0, 0, :4], torch.full((4, 6), expected))
@@ -85,7 +85,7 @@ def test_a_batch_holds_the_padded_images_and_converts_them(
     assert batch.pixels.permute(0, 2, 3, 1).is_contiguous()
     images = batch.images(torch.device("cpu"))
     assert torch.equal(images.padding, expected.padding)
-    assert torch.equal(images.pixels, normalised(expected.pixels, expected.padding).pixels)
+    assert torch.equal(images.pixels, normalise(expected.pixels, expected.padding).pixels)
     assert images.padded == expected.padded == bool(expected.padding.any())
     assert images.pixels.is_contiguous()
 

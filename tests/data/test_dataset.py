@@ -12,7 +12,7 @@ from PIL import Image
 
 from groupdetr.data import transforms
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import AugmentedImage, Transform
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from groupdetr.data import transforms
-from groupdetr.data.batch import Batch
+from groupdetr.data.batch import ImageBatch
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.findings import RefusedError
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.data.loader import StepBatchSampler, ValidationLoader, training_loader
 from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.structures.targets import Target
@@ -73,7 +73,7 @@ def test_any_number_of_workers_loads_the_same_batches(
     records = load(shapes, masks=masks).splits["train"].records
     create = transforms.lsj_transform if masks else transforms.detr_transform
 
-    def batches(workers: int, start: int = 0) -> Iterator[Batch]:
+    def batches(workers: int, start: int = 0) -> Iterator[ImageBatch]:
         dataset = DetectionDataset(records, create(64), seed=3, cache_bytes=1 << 16)
         sampler = StepBatchSampler(len(records), 4, 3, start, 12)
         return iter(training_loader(dataset, sampler, workers))

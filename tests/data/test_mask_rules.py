@@ -14,8 +14,8 @@ from pycocotools import mask as reference
 from groupdetr.data.check import check
 from groupdetr.data.coco import read_split
 from groupdetr.data.findings import ERRORS
-from groupdetr.data.formats import load
 from groupdetr.data.image_transform import ImageTransform
+from groupdetr.data.layouts import load
 from groupdetr.data.mask_rules import are_normalised, box_polygon
 from groupdetr.data.segmentations import Polygons, RunLengths
 from groupdetr.errors import DataError
@@ -135,22 +135,22 @@ FAULTS = {
     ),
     "NaN": (
         set_segmentation([[float("nan"), *polygon(*BOX)[1:]]]),
-        "mask-out-of-reach",
+        "mask-far-outside",
         "annotation 1",
     ),
     "infinity": (
         set_segmentation([[float("inf"), *polygon(*BOX)[1:]]]),
-        "mask-out-of-reach",
+        "mask-far-outside",
         "annotation 1",
     ),
     "a number of 400 digits": (
         set_segmentation([[10**400, *polygon(*BOX)[1:]]]),
-        "mask-out-of-reach",
+        "mask-far-outside",
         "annotation 1",
     ),
     "a corner two images away": (
         set_segmentation([[10, 5, 129, 5, 20, 30]]),
-        "mask-out-of-reach",
+        "mask-far-outside",
         "annotation 1",
     ),
     "a part of two points": (
@@ -252,12 +252,12 @@ FAULTS = {
     ),
     "a polygon elsewhere": (
         set_segmentation([polygon(40, 5, 20, 30)]),
-        "mask-beside-box",
+        "mask-box-mismatch",
         "annotation 1",
     ),
     "a much smaller mask": (
         set_segmentation(uncompressed_rle([10, 5, 20, 12])),
-        "mask-beside-box",
+        "mask-box-mismatch",
         "annotation 1",
     ),
     "a crowd without": (
@@ -269,7 +269,7 @@ FAULTS = {
 # Other findings that a fault causes in the same dataset.
 CONSEQUENCES = {
     "crowd-without-mask": {"crowds"},
-    "masks-look-normalised": {"mask-beside-box", "mask-empty"},
+    "masks-look-normalised": {"mask-box-mismatch", "mask-empty"},
 }
 
 

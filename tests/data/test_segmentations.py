@@ -17,11 +17,11 @@ from pycocotools import mask as reference
 from groupdetr.data import transforms
 from groupdetr.data.coco import read_split
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
-from groupdetr.data.formats import load
 from groupdetr.data.image_transform import ImageTransform
+from groupdetr.data.layouts import load
 from groupdetr.data.records import Record
 from groupdetr.data.segmentations import Polygons, RunLengths, decode_counts
-from groupdetr.data.synthetic import SyntheticConfig, draw
+from groupdetr.data.synthetic import SyntheticConfig, generate_image
 from groupdetr.data.transforms import AugmentedImage
 from tests.dense import dense, dense_masks
 
@@ -235,7 +235,7 @@ def test_masks_of_targets_cover_the_visible_parts_of_their_objects(
     tmp_path: Path, create: Callable[[int], transforms.Transform]
 ) -> None:
     """Each object of a synthetic image is drawn white on black, in an image of its own."""
-    synthetic = draw(SyntheticConfig(image_size=96, max_objects=4, min_objects=4), "train", 1)
+    synthetic = generate_image(SyntheticConfig(image_size=96, max_objects=4, min_objects=4), "train", 1)
     for number, (box, mask) in enumerate(zip(synthetic.boxes, synthetic.masks)):
         path = tmp_path / f"{number}.png"
         Image.fromarray(white_on_black(mask)).save(path)
@@ -313,7 +313,7 @@ def test_masks_of_a_synthetic_dataset_are_the_generated_ones(shapes: Path) -> No
         masks = []
         for segmentation in record.object_masks() or ():
             masks.append(dense(segmentation.rasterise(IDENTITY, (48, 48)), (48, 48)))
-        assert np.array_equal(masks, draw(config, "train", index).masks)
+        assert np.array_equal(masks, generate_image(config, "train", index).masks)
 
 
 def test_images_without_a_trainable_object_can_be_removed(real_data: Path) -> None:

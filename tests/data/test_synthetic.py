@@ -20,7 +20,7 @@ from groupdetr.data.synthetic import (
     SyntheticConfig,
     SyntheticImage,
     class_names,
-    draw,
+    generate_image,
     run_lengths,
     write,
 )
@@ -50,8 +50,8 @@ def same(a: SyntheticImage, b: SyntheticImage) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
-def draw_many(config, count=24):
-    return [draw(config, "train", index) for index in range(count)]
+def generate_many(config, count=24):
+    return [generate_image(config, "train", index) for index in range(count)]
 
 
 def tight_box(mask):
@@ -64,35 +64,35 @@ def tight_box(mask):
 
 def test_the_same_seed_generates_the_same_images_in_any_order():
     config = SyntheticConfig(seed=7)
-    forwards = [draw(config, "train", index) for index in range(6)]
+    forwards = [generate_image(config, "train", index) for index in range(6)]
     np.random.seed(1)
-    backwards = [draw(SyntheticConfig(seed=7), "train", index) for index in reversed(range(6))]
+    backwards = [generate_image(SyntheticConfig(seed=7), "train", index) for index in reversed(range(6))]
     assert all(same(a, b) for a, b in zip(forwards, reversed(backwards)))
 
 
 def test_another_index_split_or_seed_generates_another_image():
     config = SyntheticConfig()
-    images = [draw(config, "train", 0), draw(config, "train", 1), draw(config, "val", 0)]
-    images.append(draw(replace(config, seed=1), "train", 0))
+    images = [generate_image(config, "train", 0), generate_image(config, "train", 1), generate_image(config, "val", 0)]
+    images.append(generate_image(replace(config, seed=1), "train", 0))
     assert not any(same(a, b) for i, a in enumerate(images) for b in images[:i])
 
 
 def test_the_global_random_state_is_not_changed():
     before = np.random.get_state()[1].copy()
-    draw_many(SyntheticConfig(), 2)
+    generate_many(SyntheticConfig(), 2)
     assert np.array_equal(before, np.random.get_state()[1])
 
 
 def test_an_image_is_the_same_in_another_process():
     code = """if True:
         import zlib
-        from groupdetr.data.synthetic import SyntheticConfig, draw
-        print(zlib.crc32(draw(SyntheticConfig(), "train", 3).image))
+        from groupdetr.data.synthetic import SyntheticConfig, generate_image
+        print(zlib.crc32(generate_image(SyntheticConfig(), "train", 3).image))
     """
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert int(process.stdout) == zlib.crc32(draw(SyntheticConfig(), "train", 3).image)
+    assert int(process.stdout) == zlib.crc32(generate_image(SyntheticConfig(), "train", 3).image)
 
 
 # boxes and masks
@@ -101,7 +101,7 @@ def test_an_image_is_the_same_in_another_process():
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(config=configs(), index=st.integers(0, 10**6))
 def test_every_config_generates_valid_objects(config, index):
-    sample = draw(config, "train", index)
+    sample = generate_image(config, "train", index)
     side, count = config.image_size, len(sample.labels)
     assert config.min_objects <= count <= config.max_objects
     assert sample.image.shape == (side, side, 3)
@@ -119,7 +119,7 @@ def test_every_config_generates_valid_objects(config, index):
 
 
 def test_an_image_without_objects_has_empty_arrays():
-    sample = draw(SyntheticConfig(min_objects=0, max_objects=0), "train", 0)
+    sample = generate_image(SyntheticConfig(min_objects=0, max_objects=0), "train", 0)
     assert sample.boxes.shape == (0, 4)
     assert sample.masks.shape == (0, 96, 96)
     assert len(sample.labels) == 0
@@ -130,7 +130,7 @@ def test_a_mask_covers_the_pixels_that_its_object_changed():
 
     This is independent of the code that generates the masks.
     """
-    for sample in draw_many(replace(EASY, max_objects=1), 20):
+    for sample in generate_many(replace(EASY, max_objects=1), 20):
         image = sample.image.astype(float)
         background = np.median(image[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
         differs = np.abs(image - background).sum(-1) > 60  # more than the shadow and the gradient
@@ -140,7 +140,7 @@ def test_a_mask_covers_the_pixels_that_its_object_changed():
 
 def test_every_class_appears_and_has_a_name():
     config = SyntheticConfig(num_classes=len(SHAPES))
-    labels = np.concatenate([sample.labels for sample in draw_many(config, 80)])
+    labels = np.concatenate([sample.labels for sample in generate_many(config, 80)])
     assert sorted(set(labels.tolist())) == list(range(len(SHAPES)))
     assert len(set(class_names(config))) == len(SHAPES) >= 10
     assert class_names(SyntheticConfig(num_classes=2)) == class_names(config)[:2]
@@ -149,7 +149,7 @@ def test_every_class_appears_and_has_a_name():
 def test_a_class_can_be_recognised_by_shape_and_not_by_colour():
     """A classifier by mean colour is no better than chance; by outline it succeeds."""
     config = SyntheticConfig(num_classes=4, max_objects=1, texture=0.0, sizes=(0, 0, 1))
-    images = draw_many(config, 240)
+    images = generate_many(config, 240)
     labels = np.array([sample.labels[0] for sample in images])
     colours = np.stack([sample.image[sample.masks[0]].mean(0) for sample in images])
     outlines = np.stack([moments(sample.masks[0]) for sample in images])
@@ -201,14 +201,14 @@ def nearest_neighbour_accuracy(features, labels):
 def test_texture_makes_images_busier_and_does_not_change_boxes():
     busy = []
     for texture in (0.0, 0.5, 1.0):
-        images = draw_many(SyntheticConfig(texture=texture))
+        images = generate_many(SyntheticConfig(texture=texture))
         busy.append(
             np.mean(
                 [np.abs(np.diff(sample.image.astype(float), axis=1)).mean() for sample in images]
             )
         )
         assert all(
-            np.array_equal(a.masks, b.masks) for a, b in zip(images, draw_many(SyntheticConfig()))
+            np.array_equal(a.masks, b.masks) for a, b in zip(images, generate_many(SyntheticConfig()))
         )
     assert busy[0] < 0.7 * busy[1] < 0.7 * busy[2]
 
@@ -229,7 +229,7 @@ def hidden_parts(occlusion, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "_arrange", measured_arrange)
-        draw_many(SyntheticConfig(occlusion=occlusion, texture=0.0))
+        generate_many(SyntheticConfig(occlusion=occlusion, texture=0.0))
     return np.array(hidden)
 
 
@@ -244,7 +244,7 @@ def test_occlusion_limits_the_hidden_part_and_more_occlusion_hides_more(monkeypa
 def test_sizes_make_objects_smaller_or_larger():
     small, medium, large = (
         np.concatenate(
-            [sample.boxes for sample in draw_many(replace(EASY, max_objects=1, sizes=sizes))]
+            [sample.boxes for sample in generate_many(replace(EASY, max_objects=1, sizes=sizes))]
         )
         for sizes in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     )
@@ -296,7 +296,7 @@ def test_pycocotools_reads_the_generated_images_boxes_and_masks(folder, split):
         class_names(SyntheticConfig())
     )
     for index, image in enumerate(coco.loadImgs(coco.getImgIds())):
-        sample = draw(SyntheticConfig(), split, index)
+        sample = generate_image(SyntheticConfig(), split, index)
         pixels = np.asarray(Image.open(folder / "images" / split / image["file_name"]), dtype=float)
         assert np.abs(pixels - sample.image).mean() < 3, "JPEG changes the pixels by little"
         records = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))

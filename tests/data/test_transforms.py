@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.data.transforms import (
     AugmentedImage,
     LargeScaleJitter,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupdetr.data.batch import collate
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import AugmentedImage, largest_sizes
 from groupdetr.data.worst_case import worst_case

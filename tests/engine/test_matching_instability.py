@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
     "num_heads": 2,
     "hidden": 48,
 }
-# The synthetic nuScenes data set has ten classes.
+# The synthetic nuScenes dataset has ten classes.
 RECIPES_3D = {name: recipe.with_options(num_classes=10) for name, recipe in DETECTORS_3D.items()}
 RECIPES = DETECTORS_2D | RECIPES_3D
 TaskClass = type[DetectionTask] | type[Detection3DTask]
@@ -60,7 +60,7 @@ def task_class_of(recipe: Recipe) -> TaskClass:
 
 @pytest.fixture(scope="module")
 def tasks(shapes: Path, scenes: Path) -> dict[TaskClass, Task]:
-    """Every task with its data set."""
+    """Every task with its dataset."""
     settings = Settings(imgsz=48, augment="none")
     result: dict[TaskClass, Task] = {}
     for task_class in (DetectionTask, *TASKS.values()):

@@ -21,8 +21,8 @@ from groupdetr.engine.memory import (
     HostMeter,
     control_group_bytes,
     create_meter,
+    format_bytes,
     is_out_of_memory,
-    readable,
     usable_bytes,
 )
 from groupdetr.errors import UsageError
@@ -236,8 +236,8 @@ def test_only_errors_of_an_allocator_mean_that_memory_ran_out(
 
 
 def test_bytes_are_formatted_as_mib_or_gib() -> None:
-    assert readable(300 * MIB) == "300 MiB"
-    assert readable(1536 * MIB) == "1.5 GiB"
+    assert format_bytes(300 * MIB) == "300 MiB"
+    assert format_bytes(1536 * MIB) == "1.5 GiB"
 
 
 # comparison with the memory of the process

@@ -14,11 +14,13 @@ from groupdetr.detectors.tiny import TinyConditionalDETR, TinyMask2Former
 from groupdetr.engine.optimizer import create_optimizer, set_learning_rates
 from groupdetr.errors import UsageError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.vit import HUGE, Sizes, vit_huge
+from groupdetr.modeling.backbones.vit import HUGE, ViTSizes, vit_huge
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
 
-TINY = Sizes(width=32, depth=4, num_heads=2, window=4, global_blocks=(1, 3), image=128, channels=24)
+TINY = ViTSizes(
+    width=32, depth=4, num_heads=2, window=4, global_blocks=(1, 3), image=128, channels=24
+)
 SETTINGS = Settings(lr=1e-4, backbone_lr=1e-5, weight_decay=1e-4)
 SETTINGS_WITH_LAYER_DECAY = Settings(lr=2e-4, backbone_lr=1e-4, weight_decay=1e-4, layer_decay=0.7)
 
@@ -27,7 +29,7 @@ SETTINGS_WITH_LAYER_DECAY = Settings(lr=2e-4, backbone_lr=1e-4, weight_decay=1e-
 class ViTConditionalDETR(TinyConditionalDETR):
     """A detector whose backbone declares its layers."""
 
-    sizes: Sizes = TINY
+    sizes: ViTSizes = TINY
 
     def backbone(self) -> Backbone:
         return vit_huge(self.pretrained_backbone, self.recompute, self.sizes)

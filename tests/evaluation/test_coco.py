@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupdetr.data.coco import Category, CocoSplit, Record, read_split
-from groupdetr.data.formats import load
+from groupdetr.data.layouts import load
 from groupdetr.data.segmentations import RunLengths
 from groupdetr.errors import DataError
 from groupdetr.evaluation.coco import (
-    FIGURES,
+    METRICS,
     CocoEvaluation,
     evaluate,
     from_coco_results,
@@ -182,7 +182,7 @@ def random_masks(seed: int, images: int, classes: int, crowd: float) -> tuple[di
 def assert_equal_figures(
     evaluation: CocoEvaluation, expected: list[float], tolerance: float = 1e-9
 ) -> None:
-    for name, figure in zip(FIGURES, expected):
+    for name, figure in zip(METRICS, expected):
         assert_equal_figure(evaluation.stats[name], figure, name, tolerance)
 
 
@@ -323,7 +323,7 @@ def test_an_evaluation_survives_its_file() -> None:
     masks = dataclasses.replace(
         boxes, kind="mask", stats=boxes.stats | {"AP": 0.5, "AP_small": math.nan}
     )
-    written = masks.with_box_figures(boxes)
+    written = masks.with_box_metrics(boxes)
     read = CocoEvaluation.from_json(json.loads(json.dumps(written.to_json(), allow_nan=False)))
     assert (read.kind, read.per_class) == ("mask", written.per_class)
     assert read.by_kind()["box"] == {"AP": 1, "AP50": 1, "AP75": 1}
@@ -401,7 +401,7 @@ def test_without_objects_every_figure_is_undefined(images: int) -> None:
     document = random_document(1, images, classes=2, crowd=0.0) | {"annotations": []}
     split = split_of(document)
     evaluation = evaluate(split, perfect(split))
-    assert set(evaluation.to_json()) == {"kind", *FIGURES, "per_class"}
+    assert set(evaluation.to_json()) == {"kind", *METRICS, "per_class"}
     json.dumps(evaluation.to_json(), allow_nan=False)
     assert all(math.isnan(figure) for figure in evaluation.stats.values())
 

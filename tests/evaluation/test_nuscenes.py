@@ -13,7 +13,7 @@ import pytest
 from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D, ObjectClass
 from groupdetr.evaluation.nuscenes import (
     ERRORS,
-    FIGURES,
+    METRICS,
     ClassScore,
     NuScenesEvaluation,
     SampleGroundTruth,
@@ -234,4 +234,4 @@ def test_an_evaluation_survives_its_file_and_the_deciding_figure_is_first() -> N
     again = NuScenesEvaluation.from_json(content)
     assert again.stats == result.stats
     assert repr(again) == repr(result), "undefined errors, too"
-    assert next(iter(result.stats)) == FIGURES[0] == "NDS"
+    assert next(iter(result.stats)) == METRICS[0] == "NDS"

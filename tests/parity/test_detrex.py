@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from groupdetr.checkpoints.native import read
-from groupdetr.experiments import recipe_from
+from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
@@ -46,7 +46,7 @@ def ours(theirs: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Detecti
         num_queries=detrex.QUERIES,
         file_groups=1,
     )
-    model = recipe_from(read(folder / "ours.safetensors")[1]["recipe"]).build()
+    model = recipe_from_dict(read(folder / "ours.safetensors")[1]["recipe"]).build()
     assert len(load_weights(model, folder / "ours.safetensors").lines) == 1
     return model.eval()
 

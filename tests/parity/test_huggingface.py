@@ -22,7 +22,7 @@ from torch import nn
 from groupdetr.checkpoints.native import read
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.experiments import recipe_from
+from groupdetr.experiments import recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.structures.targets import Target
 from groupdetr.weights.importing import import_weights
@@ -261,7 +261,7 @@ def test_an_import_reads_recipe_and_classes_from_the_folder(
     import_weights(folder, tmp_path / "out.safetensors")
     metadata = read(tmp_path / "out.safetensors")[1]
     dilated = theirs.config.dilation  # type: ignore[union-attr]
-    recipe = recipe_from(metadata["recipe"])
+    recipe = recipe_from_dict(metadata["recipe"])
     preset = "dab-detr-r50" if isinstance(recipe, DABDETR) else "conditional-detr-r50"
     if dilated:
         preset += "-dc5"

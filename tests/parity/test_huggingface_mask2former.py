@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from groupdetr.checkpoints.native import read
 from groupdetr.detectors.mask2former import Mask2Former
-from groupdetr.experiments import recipe_from
+from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
@@ -103,7 +103,7 @@ def ours(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DetectionTra
     """A model that is built and filled from an imported file."""
     out = tmp_path_factory.mktemp("ours") / "imported.safetensors"
     import_weights(folder, out)
-    model = recipe_from(read(out)[1]["recipe"]).build()
+    model = recipe_from_dict(read(out)[1]["recipe"]).build()
     assert len(load_weights(model, out).lines) == 1
     return model.eval()
 
@@ -175,5 +175,5 @@ def test_names_in_memory_are_those_of_files(
 def test_an_import_reads_recipe_and_classes_from_the_folder(folder: Path, tmp_path: Path) -> None:
     import_weights(folder, tmp_path / "out.safetensors")
     metadata = read(tmp_path / "out.safetensors")[1]
-    assert recipe_from(metadata["recipe"]) == replace(RECIPE, preset="mask2former-r50")
+    assert recipe_from_dict(metadata["recipe"]) == replace(RECIPE, preset="mask2former-r50")
     assert metadata["categories"] == [[row, name] for row, name in CLASSES.items()]

@@ -7,14 +7,14 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupdetr.report.dots import Row, dot_chart
+from groupdetr.report.dots import DotRow, dot_chart
 
 from .checks import numbers_in_svg, parse
 
 NAN = math.nan
 
 
-def render(*rows: Row) -> str:
+def render(*rows: DotRow) -> str:
     """Render a chart and check that all its coordinates are finite."""
     html = dot_chart("AP <b>", "AP", rows, "caption")
     parse(html)
@@ -23,7 +23,7 @@ def render(*rows: Row) -> str:
 
 
 def test_a_row_has_a_dot_for_every_seed_and_a_bar_at_their_mean() -> None:
-    html = render(Row("none", [1, 2, 6]), Row("both", [4, 5, 6]))
+    html = render(DotRow("none", [1, 2, 6]), DotRow("both", [4, 5, 6]))
     assert html.count('class="dot"') == 6
     assert html.count("<rect") == 2
     assert "none: 6.0" in html, "the tooltip"
@@ -31,13 +31,13 @@ def test_a_row_has_a_dot_for_every_seed_and_a_bar_at_their_mean() -> None:
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:
-    html = render(Row("none", [NAN, NAN]), Row("both", [NAN, 5.0]))
+    html = render(DotRow("none", [NAN, NAN]), DotRow("both", [NAN, 5.0]))
     assert html.count('class="dot"') == 1
     assert "none –, both 5.0" in html
 
 
 def test_a_chart_without_data_says_no_data() -> None:
-    for html in (render(), render(Row("none", []))):
+    for html in (render(), render(DotRow("none", []))):
         assert "no data" in html
         assert "<svg" not in html
 
@@ -45,4 +45,4 @@ def test_a_chart_without_data_says_no_data() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.floats(-1e12, 1e12) | st.just(NAN), max_size=4), max_size=5))
 def test_any_numbers_can_be_drawn(values: list[list[float]]) -> None:
-    render(*(Row("any", row) for row in values))
+    render(*(DotRow("any", row) for row in values))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from groupdetr.evaluation.coco import FIGURES
+from groupdetr.evaluation.coco import METRICS
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.fig8 import Fig8Results, write_fig8_report
 from groupdetr.workflows.fig8 import FIG8
@@ -39,7 +39,7 @@ def summary(index: int, ap: float, seed: int = 0, **values: float) -> RunSummary
         epochs=4,
         seconds=10.0 * groups,
         peak_memory_mb=500,
-        metrics=dict.fromkeys(FIGURES, final_ap),
+        metrics=dict.fromkeys(METRICS, final_ap),
         curve=curve,
         label=variant.label,
     )

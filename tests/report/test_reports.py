@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES, ClassAP, CocoEvaluation
+from groupdetr.evaluation.coco import BOX_METRICS, METRICS, ClassAP, CocoEvaluation
 from groupdetr.report.comparison import RunSummary, collect_seeds, gain
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.page import Html
@@ -53,7 +53,7 @@ def summary(groups: int, seed: int = 0, epochs: int = 4) -> RunSummary:
         epochs=epochs,
         seconds=seconds_per_epoch * epochs,
         peak_memory_mb=100 + groups,
-        metrics=dict.fromkeys(FIGURES, ap),
+        metrics=dict.fromkeys(METRICS, ap),
         curve=curve,
     )
 
@@ -152,7 +152,7 @@ def test_gains_are_computed_seed_by_seed() -> None:
 
 
 def test_equal_wall_time_compares_with_a_baseline_that_trained_longer(tmp_path: Path) -> None:
-    metrics = dict.fromkeys(FIGURES, 0.15)
+    metrics = dict.fromkeys(METRICS, 0.15)
     longer = replace(summary(1, epochs=7), label="K = 1, longer", metrics=metrics)
     html = demo_page(tmp_path, summary(8), summary(1), longer=[longer])
     assert "+3.0" in html, "18 against 15 AP"
@@ -187,7 +187,7 @@ def test_an_object_with_a_mask_is_found_by_its_mask() -> None:
 def test_the_demo_page_names_the_kind_of_ap(tmp_path: Path) -> None:
     runs = []
     for groups in (1, 8):
-        metrics = dict.fromkeys((*FIGURES, *BOX_FIGURES), groups / 10)
+        metrics = dict.fromkeys((*METRICS, *BOX_METRICS), groups / 10)
         runs.append(replace(summary(groups), metrics=metrics))
     sections = [
         detections_section([detection_panel()], CLASS_NAMES, "mask"),
@@ -204,7 +204,7 @@ def test_the_demo_page_names_the_kind_of_ap(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_run_shows_ap_of_masks_and_of_boxes(tmp_path: Path) -> None:
-    stats = dict.fromkeys(FIGURES, 0.25) | dict.fromkeys(BOX_FIGURES, 0.321)
+    stats = dict.fromkeys(METRICS, 0.25) | dict.fromkeys(BOX_METRICS, 0.321)
     evaluation = CocoEvaluation(stats, [], "mask")
     write_run_report(
         tmp_path / "run.html", RunReport("r", "d", summary(8), evaluation, CLASS_NAMES)
@@ -219,7 +219,7 @@ def test_the_page_of_a_run_shows_ap_of_masks_and_of_boxes(tmp_path: Path) -> Non
 @pytest.mark.parametrize("panels", [(), (detection_panel(("Detections",)),)])
 def test_the_page_of_a_run(tmp_path: Path, panels: tuple[DetectionPanel, ...]) -> None:
     rows = [ClassAP(CLASS_NAMES[1], math.nan, math.nan, 0, 0), ClassAP("circle", 0.5, 0.75, 3, 2)]
-    evaluation = CocoEvaluation(dict.fromkeys(FIGURES, 0.25) | {"AP_large": math.nan}, rows)
+    evaluation = CocoEvaluation(dict.fromkeys(METRICS, 0.25) | {"AP_large": math.nan}, rows)
     report = RunReport(
         name="<run>",
         detector="conditional-detr-tiny",
@@ -240,7 +240,7 @@ def test_the_page_of_a_run(tmp_path: Path, panels: tuple[DetectionPanel, ...]) -
 
 
 def test_a_run_without_curves_or_classes_has_a_page(tmp_path: Path) -> None:
-    evaluation = CocoEvaluation(dict.fromkeys(FIGURES, math.nan), [])
+    evaluation = CocoEvaluation(dict.fromkeys(METRICS, math.nan), [])
     report = RunReport("r", "d", replace(summary(1), curve=[]), evaluation, ())
     write_run_report(tmp_path / "r.html", report)
     assert_self_contained((tmp_path / "r.html").read_text(encoding="utf-8"))

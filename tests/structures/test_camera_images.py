@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from groupdetr.modeling.encoders.camera_encoder import (
     FARTHEST,
-    HIGH,
-    LOW,
     NEAREST,
+    SPACE_HIGH,
+    SPACE_LOW,
     CameraEncoder,
     ray_depths,
 )
@@ -57,7 +57,7 @@ def test_points_on_the_ray_of_a_pixel_are_projected_to_the_pixel() -> None:
     normalised = encoder.frustum_points(camera_images().image_to_lidar, *petr.MAP)
     normalised = normalised.unflatten(-1, (-1, 3)).sigmoid()  # [B,V,H,W,depths,3]
     inside = ((normalised > 1e-4) & (normalised < 1 - 1e-4)).all(-1)
-    low, high = torch.tensor(LOW), torch.tensor(HIGH)
+    low, high = torch.tensor(SPACE_LOW), torch.tensor(SPACE_HIGH)
     points = F.pad(low + normalised * (high - low), (0, 1), value=1.0).double()
     projected = torch.einsum("bvij,bvhwdj->bvhwdi", petr.cameras(1), points)
     depth = projected[..., 2]

@@ -16,7 +16,7 @@ from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.tiny import TinyDABDETR, TinyDNDETR
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import recipe_from
+from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
@@ -160,7 +160,7 @@ def test_an_import_reads_the_recipe_from_the_file(
         tmp_path / "checkpoint.pth", dab_state(small.build()), dilation=dilation, num_queries=3
     )
     import_weights(path, tmp_path / "out.safetensors")
-    recipe_of_import = recipe_from(read(tmp_path / "out.safetensors")[1]["recipe"])
+    recipe_of_import = recipe_from_dict(read(tmp_path / "out.safetensors")[1]["recipe"])
     family = "dn-detr" if isinstance(recipe, DNDETR) else "dab-detr"
     noise = (
         {"denoising_groups": 5, "label_noise_ratio": 0.1, "box_noise_scale": 0.3}

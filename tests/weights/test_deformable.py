@@ -20,7 +20,7 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.tiny import TinyDABDeformableDETR, TinyDINO, TinyTwoStageDABDeformableDETR
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import recipe_from
+from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
@@ -340,7 +340,7 @@ def test_an_import_reads_the_recipe_from_the_file(
     path = FAMILIES[name].write(tmp_path / "checkpoint.pth", recipe.build(), num_queries=3, **args)
     import_weights(path, tmp_path / "out.safetensors")
     metadata = read(tmp_path / "out.safetensors")[1]
-    assert recipe_from(metadata["recipe"]) == recipe.with_options(**expected)
+    assert recipe_from_dict(metadata["recipe"]) == recipe.with_options(**expected)
     assert metadata["categories"] == [[i, name] for i, name in enumerate(COCO_91)]
 
 
@@ -353,7 +353,7 @@ def test_an_import_of_two_stages_is_complete(tmp_path: Path) -> None:
     }
     save(recipe.build(), tmp_path / "best.safetensors", metadata)
     import_weights(tmp_path / "best.safetensors", tmp_path / "one.safetensors", num_groups=1)
-    assert recipe_from(read(tmp_path / "one.safetensors")[1]["recipe"]) == replace(
+    assert recipe_from_dict(read(tmp_path / "one.safetensors")[1]["recipe"]) == replace(
         recipe, num_groups=1
     )
 
@@ -365,7 +365,7 @@ def test_an_import_from_detrex_predicts_cocos_category_ids(tmp_path: Path) -> No
     path = saved(tmp_path / "model_final.pth", detrex_state(theirs))
     import_weights(path, tmp_path / "out.safetensors", file_groups=1, num_heads=2)
     metadata = read(tmp_path / "out.safetensors")[1]
-    recipe = recipe_from(metadata["recipe"])
+    recipe = recipe_from_dict(metadata["recipe"])
     assert recipe == replace(DETREX, preset="dino-4scale-r50")
     assert metadata["categories"][0] == [1, "person"]
     assert metadata["categories"][-1] == [90, "toothbrush"]

@@ -12,7 +12,7 @@ import torch
 from groupdetr.checkpoints.native import read
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.experiments import experiment, recipe_from
+from groupdetr.experiments import experiment, recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
@@ -28,7 +28,7 @@ def test_an_import_is_a_complete_file(
 ) -> None:
     report = import_weights(official_file, tmp_path / "out.safetensors", TINY)
     metadata = read(tmp_path / "out.safetensors")[1]
-    again = recipe_from(metadata["recipe"]).build()
+    again = recipe_from_dict(metadata["recipe"]).build()
     load_weights(again, tmp_path / "out.safetensors")
     images = Images.from_list([torch.randn(3, 64, 48)])
     assert torch.equal(again.eval()(images).final.boxes, model.eval()(images).final.boxes)
@@ -71,7 +71,7 @@ def test_the_training_arguments_distinguish_r50_and_dc5(
     import_weights(tmp_path / "checkpoint.pth", tmp_path / "out.safetensors")
     metadata = read(tmp_path / "out.safetensors")[1]
     assert metadata["recipe"]["preset"] == preset
-    assert recipe_from(metadata["recipe"]).dilated is dilation  # type: ignore[attr-defined]
+    assert recipe_from_dict(metadata["recipe"]).dilated is dilation  # type: ignore[attr-defined]
     assert metadata["categories"][18] == [18, "dog"]
 
 

@@ -226,7 +226,7 @@ def test_rows_that_are_no_whole_number_of_groups_need_file_groups(
 ) -> None:
     path = resave(tmp_path / "x.pth", official_state(model))
     loaded = another(num_queries=5)
-    with pytest.raises(WeightsError, match="12 query rows are no whole number of groups of 5"):
+    with pytest.raises(WeightsError, match="12 query rows are not a whole number of groups of 5"):
         load_weights(loaded, path)
     load_weights(loaded, path, file_groups=3)
     assert torch.equal(loaded.queries.embedding[:3, :4], model.queries.embedding)

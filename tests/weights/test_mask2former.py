@@ -14,7 +14,7 @@ import torch
 from groupdetr.checkpoints.native import read, save, unique_state
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import recipe_from
+from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
@@ -202,7 +202,7 @@ def test_an_import_with_one_group_keeps_group_0(
     state, metadata = read(out)
     for table in ("embedding", "position"):
         assert torch.equal(state[f"queries.{table}"], getattr(model.queries, table)[:1])
-    one = recipe_from(metadata["recipe"]).build().eval()
+    one = recipe_from_dict(metadata["recipe"]).build().eval()
     load_weights(one, out)
     ours, expected = predict(one, images), predict(model, images)
     assert torch.equal(ours.logits, expected.logits)
@@ -228,7 +228,7 @@ def test_rows_that_are_no_whole_number_of_groups_need_file_groups(
     """Published files have 100 rows, and no metadata that says so."""
     with pytest.raises(
         WeightsError,
-        match=r"12 query rows are no whole number of groups of 100\n.*\n.*file_groups=1",
+        match=r"12 query rows are not a whole number of groups of 100\n.*\n.*file_groups=1",
     ):
         import_weights(file, tmp_path / "out.safetensors")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.vovnet import Widths, vovnet99
+from groupdetr.modeling.backbones.vovnet import VoVNetWidths, vovnet99
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
 from groupdetr.weights.loading import convert_checkpoint, file_categories, load_weights
@@ -23,7 +23,9 @@ from tests.parity import petr
 from .petr import petr_state
 from .test_loading import same
 
-NARROW = Widths(stem=4, conv_channels=(6, 6, 6, 6), out_channels=(8, 8, 8, 8), blocks=(1, 1, 2, 1))
+NARROW = VoVNetWidths(
+    stem=4, conv_channels=(6, 6, 6, 6), out_channels=(8, 8, 8, 8), blocks=(1, 1, 2, 1)
+)
 SMALL: dict[str, Any] = {
     "num_groups": 3,
     "num_queries": 4,

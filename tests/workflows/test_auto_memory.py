@@ -22,7 +22,7 @@ from torch import nn
 
 from groupdetr import Detector
 from groupdetr.cli.main import main
-from groupdetr.data.worst_case import WorstCaseBatch
+from groupdetr.data.worst_case import WorstCaseImageBatch
 from groupdetr.engine.accelerator import create_accelerator
 from groupdetr.engine.memory import HostMeter
 from groupdetr.engine.trainer import Trainer
@@ -47,8 +47,8 @@ from tests.runs import (
 
 MIB = 1 << 20
 UNLIMITED = 1 << 40
-DataFor = Callable[[str], Path]  # a preset -> its data set
-WORST_CASE = WorstCaseBatch(single_size=(50, 40), batch_size=(50, 50), objects=3)
+DataFor = Callable[[str], Path]  # a preset -> its dataset
+WORST_CASE = WorstCaseImageBatch(single_size=(50, 40), batch_size=(50, 50), objects=3)
 AUTO = ("--groups", "auto", "--batch", "auto")
 
 

@@ -11,7 +11,7 @@ import tyro
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """List everything in a data set that would break or mislead training.
+    """List everything in a dataset that would break or mislead training.
 
     The exit code is 3 if training must not start.
     """

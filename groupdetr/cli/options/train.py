@@ -20,13 +20,13 @@ MODEL = "conditional-detr-r50"
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a detector on a data set: a folder in a known layout, or an annotation file.
+    """Train a detector on a dataset: a folder in a known layout, or an annotation file.
 
     Layouts are those of COCO and nuScenes. An annotation file needs --images.
     """
 
     data: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
-    """The data set."""
+    """The dataset."""
     images: Path | None = None
     """Folder of the images, if DATA is an annotation file."""
     model: str = MODEL

@@ -19,7 +19,7 @@ class ValOptions:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a weights file of this library (then --data is needed)."""
     data: Path | None = None
-    """The data set; None: the run's own."""
+    """The dataset; None: the run's own."""
     images: Path | None = None
     """Folder of the images, if --data is an annotation file."""
     split: str = "val"

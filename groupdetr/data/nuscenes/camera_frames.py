@@ -17,7 +17,7 @@ from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.tables import Row, Table, Tables, describe_record, read_floats, refusal
 from groupdetr.data.records import Floats, Ints
 
-INTERVALS = 5  # intervals between key frames that earlier frames reach back
+INTERVALS = 5  # earlier frames reach back over so many intervals between key frames
 SWEEPS = 5  # images that a camera takes between two key frames, at 12 Hz
 
 
@@ -48,7 +48,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class CameraFrames:
-    """N images, each with the ego pose at its own time."""
+    """The N camera images of a version, each with the ego pose at the time of the image."""
 
     root: Path
     names: tuple[str, ...]  # [N] file names relative to the root
@@ -94,7 +94,10 @@ class CameraFrames:
         )
 
     def frame(self, indices: Ints, lidar_to_global: Floats) -> Frame:
-        """Return the images ``indices`` [V], projected from a lidar at pose ``lidar_to_global``."""
+        """Return the frame of the images ``indices`` [V].
+
+        Its projections start from the frame of a lidar at the pose ``lidar_to_global`` [4,4].
+        """
         # The vehicle moves between the time of the lidar and that of an image, so points go through
         # the global frame: lidar -> global -> ego at the image's time -> image.
         ego_to_global = pose_matrices(self.translations[indices], self.rotations[indices])
@@ -107,10 +110,10 @@ class CameraFrames:
         """Return the frames before a key frame, most recent first: indices [E,V], E at most 30.
 
         ``key_frames`` holds image indices [V] of the key frame and of those before it, most recent
-        first, at most six. The order is that of PETRv2's code: for each interval, five images
-        back with every camera, then the previous key frame. Where a camera has no image left, the
-        last frame is repeated. A camera with fewer than five images in an interval stays at the
-        previous key frame, which keeps the frames in the order of time.
+        first, at most six. The order is that of PETRv2's code: for each interval, five frames back
+        in time, then the previous key frame. Where a camera has no earlier image, the last frame
+        is repeated. A camera with fewer than five images in an interval stays at the previous key
+        frame, so the frames stay in the order of time.
         """
         frames: list[Ints] = []
         for current, previous in pairwise(key_frames):

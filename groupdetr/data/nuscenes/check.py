@@ -1,7 +1,7 @@
 """The check of a nuScenes version: everything that would break a training or mislead it.
 
-It is like `groupdetr.data.check` for images with boxes. Bad data never raises an error here:
-every problem becomes a finding, so that all are reported before the first step.
+It corresponds to `groupdetr.data.check`, which is for COCO datasets. Bad data never raises an error
+here: every problem becomes a finding, so that all are reported before the first step.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from groupdetr.data.findings import Finding, RefusedError, printable
-from groupdetr.data.images import check_image
+from groupdetr.data.image_decoding import check_image
 from groupdetr.data.nuscenes.camera_frames import CameraFrames
 from groupdetr.data.nuscenes.samples import Sample, read_scene_samples
-from groupdetr.data.nuscenes.statistics import SceneReport, count_objects
+from groupdetr.data.nuscenes.statistics import SceneCheckReport, count_objects
 from groupdetr.data.nuscenes.tables import (
     FIELDS,
     SPLITS_FILE,
@@ -38,12 +38,12 @@ def check(
     splits: Sequence[str] = (),
     decode: bool = True,
     two_frames: bool | None = None,
-) -> SceneReport:
+) -> SceneCheckReport:
     """Return a report of all problems of a version.
 
     ``splits`` names the splits that must exist; without it, all known splits are checked. Without
-    ``decode`` only the headers of images are read, which is quick, but broken images pass.
-    ``two_frames`` is True if the detector uses an earlier frame, too, and None if that is not
+    ``decode`` only the headers of images are read, which is quick, but does not find broken images.
+    ``two_frames`` is True if the detector also uses an earlier frame, and None if that is not
     known: then problems of the images of earlier frames are warnings.
     """
     root = Path(root)
@@ -59,14 +59,14 @@ def check(
             findings += _check_splits(samples, camera_frames, splits_file, decode, two_frames)
         except RefusedError as error:
             findings = [error.finding]
-        # Values of an unexpected type, such as a text in the place of a number.
+        # A value has an unexpected type, such as a text in the place of a number.
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            what = f"a record holds a value of another type than it should ({error})"
+            what = f"a record holds a value of the wrong type ({error})"
             findings = [Finding("bad-table", str(folder), "", what)]
     errors = [finding for finding in findings if finding.is_error]
     warnings = [finding for finding in findings if not finding.is_error]
     counts = {name: count_objects(split) for name, split in samples.items()}
-    return SceneReport(root, errors, warnings, counts=counts)
+    return SceneCheckReport(root, errors, warnings, counts=counts)
 
 
 def missing_tables(folder: Path) -> list[Finding]:
@@ -94,9 +94,9 @@ def _read_splits(
         except RefusedError as error:
             findings.append(error.finding if splits else _as_optional_split(error.finding))
     if not samples and not findings:
-        tables.scenes("train")  # raises the error that says how to list scenes
-    # A problem of a table is found again in every split, and reported once.
-    return samples, [*dict.fromkeys(findings)]
+        tables.scenes("train")  # raises the error that explains how to list scenes
+    # A problem of a table is found again in every split, but it is reported once.
+    return samples, list(dict.fromkeys(findings))
 
 
 def _check_splits(
@@ -123,7 +123,10 @@ def _check_splits(
 
 
 def known_splits(tables: Tables) -> tuple[str, ...]:
-    """Return the splits of splits.json, or else those all of whose scenes are in this version."""
+    """Return the splits of splits.json. Without that file, return the available splits.
+
+    A split is available if all of its scenes are in this version.
+    """
     listed = read_splits_file(tables.root / tables.version / SPLITS_FILE)
     return tuple(listed) or tables.available_splits()
 
@@ -131,10 +134,10 @@ def known_splits(tables: Tables) -> tuple[str, ...]:
 def _as_optional_split(finding: Finding) -> Finding:
     """Turn the error that a scene is unknown into a warning.
 
-    Lists of scenes may name more than this version has. Those of the devkit also name the scenes of
-    the test set and of mini.
+    Lists of scenes may name scenes that this version does not have. Those of the devkit also name
+    the scenes of the test set and of mini.
     """
-    code = "split-not-here" if finding.code == "unknown-scene" else finding.code
+    code = "missing-split" if finding.code == "unknown-scene" else finding.code
     return Finding(code, finding.file, finding.record, finding.what)
 
 

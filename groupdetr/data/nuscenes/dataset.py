@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from groupdetr.data.dataset import SampleIndex
-from groupdetr.data.images import load_pixels
+from groupdetr.data.image_decoding import load_pixels
 from groupdetr.data.nuscenes.camera_frames import Frame
 from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.samples import Sample
@@ -35,8 +35,8 @@ from groupdetr.structures.targets import Target
 FIRST_EARLIER_FRAME, LAST_EARLIER_FRAME = 3, 27
 # In validation it is always the one in the middle, 1.25 s earlier.
 VAL_EARLIER_FRAME = (FIRST_EARLIER_FRAME + LAST_EARLIER_FRAME) // 2 - 1
-# If there is no earlier frame, the key frame is used twice, the second time as if it were so many
-# seconds older.
+# Seconds. If there is no earlier frame, the key frame is used twice, and the second one counts as
+# older by this time.
 REPEATED_FRAME_AGE = 15 * 0.083
 
 # Mean and standard deviation of bytes, in the order blue, green, red, as in PETR's code.
@@ -126,8 +126,11 @@ class SceneDataset(Dataset[MultiViewSample]):
         training, a sample without trainable objects is replaced by a random one that has some.
         `DataError` if no sample has any.
         """
-        self.samples, self.size, self.augment = samples, size, augment
-        self.two_frames, self.seed = two_frames, seed
+        self.samples = samples
+        self.size = size
+        self.augment = augment
+        self.two_frames = two_frames
+        self.seed = seed
         # Indices of the samples to train on; None in validation.
         self.trainable_samples = None
         if augment is not None:

@@ -1,4 +1,4 @@
-"""Annotated 3D boxes of a sample in its lidar frame, and which of them are trained on.
+"""Annotated 3D boxes of a sample in its lidar frame, and which of them are used for training.
 
 The rules are those of PETR's code: objects within 51.2 m that have a lidar or radar point.
 """
@@ -66,8 +66,9 @@ def read_objects(tables: Tables, rows: Sequence[Row], lidar_to_global: Floats) -
 def estimate_velocity(tables: Tables, row: Row) -> list[float]:
     """Return the velocity x, y, z of an annotation in the global frame, nan if it is unknown.
 
-    As in the devkit, it is the difference of the positions before and after, or of one of them
-    and the position now, if they are near in time.
+    As in the devkit, it is the difference of the positions in the previous and in the next key
+    frame, divided by the time between them. If one of the two does not exist, the current position
+    takes its place. The velocity is unknown if the two are too far apart in time.
     """
     before = _neighbour(tables, row, "prev")
     after = _neighbour(tables, row, "next")

@@ -1,7 +1,7 @@
 """Samples: the key frames of nuScenes, each with six images, the pose of the lidar and objects.
 
-All geometry is in the lidar frame of the key frame: x to the right, y ahead, z up. Every image,
-and the lidar, has the ego pose at its own time.
+All geometry is in the lidar frame of the key frame: x to the right, y ahead, z up. Every image and
+the lidar have the ego pose at their own time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from groupdetr.data.records import Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A key frame."""
+    """A key frame: its images, the pose of the lidar and the annotated objects."""
 
     token: str
     scene: str  # name of the scene
@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def lidar_to_global(self) -> Floats:
-        """[4,4]"""
+        """[4,4] pose of the lidar in the global frame."""
         return self.ego_to_global @ self.lidar_to_ego
 
     def frame(self) -> Frame:
@@ -52,7 +52,10 @@ class Sample:
         return self.camera_frames.frame(self.image_indices, self.lidar_to_global)
 
     def earlier_frame(self, index: int) -> Frame:
-        """Return the six images ``index`` + 1 frames earlier, projected from the lidar of now."""
+        """Return the six images of the frame ``index`` + 1 frames before the key frame.
+
+        Their projections start from the lidar frame of the key frame.
+        """
         return self.camera_frames.frame(self.earlier_indices[index], self.lidar_to_global)
 
     def trainable_objects(self) -> tuple[Floats, Ints]:
@@ -119,7 +122,7 @@ def _image_indices(
     missing = [channel for channel in (LIDAR, *CAMERAS) if channel not in sensors]
     if missing:
         what = f"it lacks {', '.join(missing)}"
-        raise refusal("missing-view", tables.file("sample_data"), f"sample {token}", what)
+        raise refusal("missing-sensor", tables.file("sample_data"), f"sample {token}", what)
     return np.array([frame_indices[sensors[camera]["token"]] for camera in CAMERAS], dtype=np.int64)
 
 

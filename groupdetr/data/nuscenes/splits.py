@@ -1,4 +1,4 @@
-"""The official train and val splits of nuScenes, as numbers of scenes.
+"""The official train and val splits of nuScenes, as lists of scene numbers.
 
 nuScenes numbers its scenes from 1 to 1110, with gaps. The scenes of its test set are in neither
 list.

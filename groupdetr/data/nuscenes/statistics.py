@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from groupdetr.data.check import Report
+from groupdetr.data.check import CheckReport
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.structures.json_object import JsonObject
 
-TRAIN_SPLITS = ("train", "mini_train")  # the first of them that exists is trained on
+TRAIN_SPLITS = ("train", "mini_train")  # the first of them that exists is used for training
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ def count_objects(samples: Sequence[Sample]) -> SampleCounts:
 
 
 @dataclass(frozen=True, eq=False)
-class SceneReport(Report):
+class SceneCheckReport(CheckReport):
     """The result of a check of a nuScenes version."""
 
     counts: dict[str, SampleCounts] = field(default_factory=dict)  # by the version's split names
 
     @property
     def images(self) -> int:
-        """Number of samples that are trained on."""
+        """Number of samples of the training split."""
         return self._train_counts().samples
 
     @property
     def boxes(self) -> int:
-        """Number of objects that are trained on."""
+        """Number of trainable objects of the training split."""
         return self._train_counts().objects
 
     def _train_counts(self) -> SampleCounts:

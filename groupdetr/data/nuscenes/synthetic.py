@@ -3,7 +3,7 @@
 Six cameras record a town square. There are two key frames per second, and optionally twelve images
 per second of each camera. Every camera has its own phase, and every record its own ego pose. The
 tables contain lidar records, because these have the poses of key frames, but no lidar files are
-written. The tables are written last, so a set that has them is complete.
+written. The tables are written last, so a dataset that has them is complete.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from groupdetr.data.nuscenes.synthetic_records import KEY_FRAME_INTERVAL, Records, SyntheticScene
+from groupdetr.data.nuscenes.synthetic_records import KEY_FRAME_INTERVAL, SyntheticTables, SyntheticScene
 from groupdetr.data.nuscenes.synthetic_world import random_world
 from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Row
 from groupdetr.data.synthetic import jpeg, save
 from groupdetr.errors import DataError
 
-REVISION = 1  # to be raised when the same config generates other data than before
+REVISION = 1  # increase it when the same config generates other data than before
 VERSION = "v1.0-synthetic"
 START_TIME = 1_533_000_000_000_000  # microseconds: the first key frame of the first scene
 TIME_BETWEEN_SCENES = 60.0  # seconds
@@ -40,7 +40,7 @@ _MINIMA = {
 
 
 @dataclass(frozen=True)
-class SyntheticConfig:
+class SyntheticNuScenesConfig:
     """What is generated. `ValueError` if a value is too small."""
 
     train_scenes: int = 1
@@ -63,10 +63,10 @@ class SyntheticConfig:
         return {"train": names[: self.train_scenes], "val": names[self.train_scenes :]}
 
 
-def write(config: SyntheticConfig, root: Path | str, version: str = VERSION) -> None:
+def write(config: SyntheticNuScenesConfig, root: Path | str, version: str = VERSION) -> None:
     """Write ``<root>/<version>/*.json``, ``maps``, ``samples`` and ``sweeps``.
 
-    If the folder already holds the set of this config, nothing is written. `DataError` if it
+    If the folder already holds the dataset of this config, nothing is written. `DataError` if it
     holds other data.
     """
     root = Path(root)
@@ -74,20 +74,21 @@ def write(config: SyntheticConfig, root: Path | str, version: str = VERSION) -> 
     if _is_written(config, folder):
         return
     save(folder / _CONFIG_FILE, _to_json(_metadata(config)))
-    records = Records(config.seed)
+    tables = SyntheticTables(config.seed)
     for scene in generate_scenes(config):
-        for name, pixels in scene.record(records):
+        for name, pixels in scene.record(tables):
             save(root / name, jpeg(pixels))
-    map_file = root / records.rows["map"][0]["filename"]
+    map_file = root / tables.rows["map"][0]["filename"]
     save(map_file, _to_png(np.full((64, 64), 255, dtype=np.uint8)))
     save(folder / SPLITS_FILE, _to_json(config.splits()))
-    for table, rows in records.rows.items():
-        save(folder / f"{table}.json", _to_json(rows))
+    for name, rows in tables.rows.items():
+        save(folder / f"{name}.json", _to_json(rows))
 
 
-def generate_scenes(config: SyntheticConfig) -> Iterator[SyntheticScene]:
+def generate_scenes(config: SyntheticNuScenesConfig) -> Iterator[SyntheticScene]:
     """Yield the scenes of all splits, one after the other."""
-    names = [name for split in config.splits().values() for name in split]
+    splits = config.splits()
+    names = splits["train"] + splits["val"]
     for index, name in enumerate(names):
         world = random_world(np.random.default_rng((config.seed, index)))
         duration = TIME_BETWEEN_SCENES + KEY_FRAME_INTERVAL * config.samples
@@ -96,18 +97,18 @@ def generate_scenes(config: SyntheticConfig) -> Iterator[SyntheticScene]:
         yield SyntheticScene(name, world, start_time, config.samples, size, config.sweeps)
 
 
-def _is_written(config: SyntheticConfig, folder: Path) -> bool:
-    """Return whether the complete set of this config exists. `DataError` if it is another set."""
+def _is_written(config: SyntheticNuScenesConfig, folder: Path) -> bool:
+    """True if the complete dataset of this config exists. `DataError` if it is another dataset."""
     tables_exist = [(folder / f"{name}.json").exists() for name in FIELDS]
     config_file = folder / _CONFIG_FILE
     content = config_file.read_bytes() if config_file.exists() else b""
     if (content or any(tables_exist)) and content != _to_json(_metadata(config)):
         remedy = "choose another folder, or delete this one to generate it again"
-        raise DataError("the folder holds another data set", str(folder), remedy)
+        raise DataError("the folder holds another dataset", str(folder), remedy)
     return bool(content) and all(tables_exist)
 
 
-def _metadata(config: SyntheticConfig) -> Row:
+def _metadata(config: SyntheticNuScenesConfig) -> Row:
     return {"description": "groupdetr synthetic nuScenes", "revision": REVISION, **asdict(config)}
 
 

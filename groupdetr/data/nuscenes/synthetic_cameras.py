@@ -32,7 +32,7 @@ SKY, GROUND = (165, 180, 190), (84, 84, 88)
 # Brightness of the faces: front, rear, the two sides, top and bottom. The front is the lightest, so
 # that a detector can recognise it.
 SHADES = (1.0, 0.8, 0.88, 0.88, 0.94, 0.7)
-NEAR_PLANE = 0.1  # metres in front of a camera: what is nearer is not rendered
+NEAR_PLANE = 0.1  # metres in front of a camera: nearer parts of a box are not rendered
 IMAGE_SIZE = (1600, 900)  # width and height of the images for which focal lengths are given
 PRINCIPAL_POINT = (816, 491)  # x, y in such an image
 
@@ -47,12 +47,13 @@ class CameraMount:
     position: tuple[float, float, float]  # metres, x ahead, y left, z up
     yaw: float  # degrees to the left
     focal_length: float  # pixels, of an image of `IMAGE_SIZE`
-    delay: float  # seconds by which it records before the lidar
+    lead_time: float  # seconds from the image to the lidar scan that follows it
 
     @property
     def rotation(self) -> tuple[float, float, float, float]:
         """Quaternion w, x, y, z of the camera, whose axes are right, down and ahead, on the car."""
         half = math.radians(self.yaw) / 2
+        # The product of the rotation by the yaw and that from camera axes to car axes.
         total = (math.cos(half) + math.sin(half)) / 2
         difference = (math.cos(half) - math.sin(half)) / 2
         return total, -total, difference, -difference

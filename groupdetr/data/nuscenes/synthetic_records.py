@@ -34,7 +34,7 @@ _VISIBILITY_LEVELS = ("v0-40", "v40-60", "v60-80", "v80-100")  # visible per cen
 RenderedImage = tuple[str, NDArray[np.uint8]]  # file name, [H,W,3]
 
 
-class Records:
+class SyntheticTables:
     """Tables to which records are added.
 
     Tokens are 32 hexadecimal digits. They depend on the seed and on what the record stands for.
@@ -84,14 +84,14 @@ class SyntheticScene:
     size: tuple[int, int]  # width and height of images
     sweeps: bool  # True if there are images between key frames
 
-    def record(self, records: Records) -> Iterator[RenderedImage]:
+    def record(self, tables: SyntheticTables) -> Iterator[RenderedImage]:
         """Add the records of the scene to all tables, and yield its images."""
-        samples = records.tokens("sample", self.name, numbers=range(self.samples))
-        log = records.add(
+        samples = tables.tokens("sample", self.name, numbers=range(self.samples))
+        log = tables.add(
             "log", self.name, logfile=self.name, vehicle="", date_captured="", location="square"
         )
-        records.rows["map"][0]["log_tokens"].append(log)
-        scene = records.add(
+        tables.rows["map"][0]["log_tokens"].append(log)
+        scene = tables.add(
             "scene",
             self.name,
             name=self.name,
@@ -104,37 +104,37 @@ class SyntheticScene:
         for number, (token, links) in enumerate(_with_links(samples)):
             timestamp = self._timestamp(number * KEY_FRAME_INTERVAL)
             row = {"token": token, "timestamp": timestamp, "scene_token": scene, **links}
-            records.rows["sample"].append(row)
+            tables.rows["sample"].append(row)
         for number, world_object in enumerate(self.world.objects):
-            self._record_instance(records, world_object, number, samples)
-        self._record_lidar(records, samples)
+            self._record_instance(tables, world_object, number, samples)
+        self._record_lidar(tables, samples)
         for camera, mount in MOUNTS.items():
-            yield from self._record_camera(records, camera, mount, samples)
+            yield from self._record_camera(tables, camera, mount, samples)
 
     def _timestamp(self, seconds: float) -> int:
         """Return microseconds."""
         return self.start_time + round(seconds * 1e6)
 
     def _record_instance(
-        self, records: Records, world_object: WorldObject, number: int, samples: list[str]
+        self, tables: SyntheticTables, world_object: WorldObject, number: int, samples: list[str]
     ) -> None:
         """Add an object, and its box in every key frame."""
-        tokens = records.tokens("sample_annotation", self.name, number, numbers=range(self.samples))
+        tokens = tables.tokens("sample_annotation", self.name, number, numbers=range(self.samples))
         category = next(
             category for category, name in CATEGORIES.items() if name == world_object.name
         )
-        instance = records.add(
+        instance = tables.add(
             "instance",
             self.name,
             number,
-            category_token=records.token("category", category),
+            category_token=tables.token("category", category),
             nbr_annotations=len(tokens),
             first_annotation_token=tokens[0],
             last_annotation_token=tokens[-1],
         )
         attribute_tokens = []
         if world_object.attribute:
-            attribute_tokens.append(records.token("attribute", world_object.attribute))
+            attribute_tokens.append(tables.token("attribute", world_object.attribute))
         for index, (token, links) in enumerate(_with_links(tokens)):
             pose = self.world.object_pose(world_object, index * KEY_FRAME_INTERVAL)
             row = {
@@ -149,7 +149,7 @@ class SyntheticScene:
                 **_pose_fields(pose),
                 **links,
             }
-            records.rows["sample_annotation"].append(row)
+            tables.rows["sample_annotation"].append(row)
 
     def _num_lidar_points(self, world_object: WorldObject, key_frame: int) -> int:
         """Return the number of lidar points on an object: it falls with distance, down to 1."""
@@ -158,18 +158,18 @@ class SyntheticScene:
         offset = object_position - self.world.car_pose(time)[:2, 3]
         return max(1, round(4000 / float(offset @ offset)))
 
-    def _record_lidar(self, records: Records, samples: list[str]) -> None:
+    def _record_lidar(self, tables: SyntheticTables, samples: list[str]) -> None:
         """Add the lidar's calibration, and a record in every key frame."""
-        calibration = records.add(
+        calibration = tables.add(
             "calibrated_sensor",
             self.name,
             LIDAR,
-            sensor_token=records.token("sensor", LIDAR),
+            sensor_token=tables.token("sensor", LIDAR),
             translation=list(LIDAR_POSITION),
             rotation=list(LIDAR_ROTATION),
             camera_intrinsic=[],
         )
-        tokens = records.tokens("sample_data", self.name, LIDAR, numbers=range(self.samples))
+        tokens = tables.tokens("sample_data", self.name, LIDAR, numbers=range(self.samples))
         for number, (token, links) in enumerate(_with_links(tokens)):
             row = {
                 **_sensor_fields(LIDAR, token, samples[number], True),
@@ -178,28 +178,28 @@ class SyntheticScene:
                 "height": 0,
                 **links,
             }
-            self._record_data(records, row, number * KEY_FRAME_INTERVAL)
+            self._record_data(tables, row, number * KEY_FRAME_INTERVAL)
 
     def _record_camera(
-        self, records: Records, camera: str, mount: CameraMount, samples: list[str]
+        self, tables: SyntheticTables, camera: str, mount: CameraMount, samples: list[str]
     ) -> Iterator[RenderedImage]:
         """Add a camera's calibration and the records of its images, and yield the images."""
         width, height = self.size
         intrinsic = mount.intrinsic(width, height)
-        calibration = records.add(
+        calibration = tables.add(
             "calibrated_sensor",
             self.name,
             camera,
-            sensor_token=records.token("sensor", camera),
+            sensor_token=tables.token("sensor", camera),
             translation=list(mount.position),
             rotation=list(mount.rotation),
             camera_intrinsic=intrinsic.tolist(),
         )
         last = (self.samples - 1) * IMAGES_PER_INTERVAL
         numbers = range(0, last + 1, 1 if self.sweeps else IMAGES_PER_INTERVAL)
-        tokens = records.tokens("sample_data", self.name, camera, numbers=numbers)
+        tokens = tables.tokens("sample_data", self.name, camera, numbers=numbers)
         for number, (token, links) in zip(numbers, _with_links(tokens)):
-            time = number * KEY_FRAME_INTERVAL / IMAGES_PER_INTERVAL - mount.delay
+            time = number * KEY_FRAME_INTERVAL / IMAGES_PER_INTERVAL - mount.lead_time
             # An image between two key frames belongs to the later one.
             sample = samples[math.ceil(number / IMAGES_PER_INTERVAL)]
             is_key_frame = number % IMAGES_PER_INTERVAL == 0
@@ -210,15 +210,15 @@ class SyntheticScene:
                 "height": height,
                 **links,
             }
-            self._record_data(records, row, time)
+            self._record_data(tables, row, time)
             yield row["filename"], self._render(mount, intrinsic, time)
 
-    def _record_data(self, records: Records, row: Row, time: float) -> None:
+    def _record_data(self, tables: SyntheticTables, row: Row, time: float) -> None:
         """Add a record of sample_data, and the pose of the car at its time."""
         timestamp = self._timestamp(time)
         pose_fields = _pose_fields(self.world.car_pose(time))
-        pose = records.add("ego_pose", row["token"], timestamp=timestamp, **pose_fields)
-        records.rows["sample_data"].append({**row, "timestamp": timestamp, "ego_pose_token": pose})
+        pose = tables.add("ego_pose", row["token"], timestamp=timestamp, **pose_fields)
+        tables.rows["sample_data"].append({**row, "timestamp": timestamp, "ego_pose_token": pose})
 
     def _render(self, mount: CameraMount, intrinsic: Floats, time: float) -> NDArray[np.uint8]:
         """Return the image of a camera at a time."""

@@ -1,6 +1,6 @@
 """The tables of a nuScenes version: thirteen JSON lists, read as dicts from token to record.
 
-`trainval` has 2.6 million records of sensor data. Records that no camera detector needs (radar,
+v1.0-trainval has 2.6 million records of sensor data. Records that no camera detector needs (radar,
 lidar between key frames, and their ego poses) are dropped during reading.
 """
 
@@ -133,7 +133,8 @@ class Tables(Mapping[str, Table]):
 
     def __init__(self, root: Path | str, version: str) -> None:
         """Read ``<root>/<version>/*.json``. `DataError` names a missing table or field."""
-        self.root, self.version = Path(root), version
+        self.root = Path(root)
+        self.version = version
         self.tables: dict[str, Table] = {}
         for name, fields in FIELDS.items():
             file = self.file(name)
@@ -278,7 +279,7 @@ def read_records(file: Path, fields: Iterable[str]) -> list[Row]:
 
 
 def _check_field(file: Path, rows: Sequence[Row], field: str) -> None:
-    """Raise a `DataError` if the values of a field have another type than they should.
+    """Raise a `DataError` if a value of a field has the wrong type.
 
     It checks one field of all records at a time, because there are millions of records.
     """
@@ -340,5 +341,5 @@ def empty_split_finding(file: Path, split: str) -> Finding:
 
 
 def refusal(code: str, file: Path, record: str, what: str) -> RefusedError:
-    """Return the error for a finding about a record of a table."""
+    """Return the error of a finding about a record of a table, to be raised by the caller."""
     return RefusedError(Finding(code, str(file), record, what))

@@ -2,9 +2,9 @@
 
 Images are resized, cropped and flipped, and the world is rotated and scaled about the lidar
 (``ResizeCropFlipImage`` and ``GlobalRotScaleTransImage`` in PETR's code). One random draw applies
-to all images of a sample, those of an earlier frame included. Images stay bytes. Every change of
-an image is applied to its ``lidar_to_image``, too, and every change of the world is undone there,
-so that all objects stay on their pixels.
+to all images of a sample, also to those of an earlier frame. Images stay bytes. Every change of an
+image is also applied to its ``lidar_to_image``, and the inverse of every change of the world, so
+all objects stay on their pixels.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ class ResizeCropFlip:
         height = max(1, int(pixels.shape[0] * self.scale))
         width = max(1, int(pixels.shape[1] * self.scale))
         # The visible part, in pixels of the resized image.
-        x0, y0 = max(0, self.left), max(0, self.top)
-        x1, y1 = min(width, self.left + self.size[1]), min(height, self.top + self.size[0])
+        x0 = max(0, self.left)
+        y0 = max(0, self.top)
+        x1 = min(width, self.left + self.size[1])
+        y1 = min(height, self.top + self.size[0])
         # The same in pixels of the original.
         x_ratio = pixels.shape[1] / width
         y_ratio = pixels.shape[0] / height
@@ -83,7 +85,7 @@ class Augmentation:
     """
 
     resize: float = 1.0  # relative to the scale at which an image fills the output
-    crop_left: float = 0.5  # share of the width to cut off that is cut off at the left
+    crop_left: float = 0.5  # fraction of the cropped width that is cropped at the left
     flip: bool = False
     rotation: float = 0.0  # of the world, radians, counter-clockwise
     scale: float = 1.0  # of the world
@@ -138,7 +140,7 @@ def petr_augmentation(generator: Generator) -> Augmentation:
 
 
 def no_augmentation(generator: Generator) -> Augmentation:
-    """Return what validation does: the image fills the output, and the world is unchanged."""
+    """Return the augmentation of validation: the image fills the output, the world is unchanged."""
     return Augmentation()
 
 

@@ -11,7 +11,7 @@ from groupdetr.data.nuscenes.camera_frames import CameraFrames
 from groupdetr.data.nuscenes.check import check
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample, read_scene_samples
-from groupdetr.data.nuscenes.statistics import SceneReport
+from groupdetr.data.nuscenes.statistics import SceneCheckReport
 from groupdetr.data.nuscenes.tables import (
     FIELDS,
     SPLITS_FILE,
@@ -57,7 +57,7 @@ def load(data: Path | str, split: str | None = None) -> NuScenes:
     """Read the version in ``data``, a folder of tables or a folder that holds one.
 
     With ``split``, only that split is read, and it takes the place of both train and val.
-    `DataError` for the first problem.
+    `DataError` for the first problem that would mislead training.
     """
     root, version = find_version(data)
     tables = Tables(root, version)
@@ -77,7 +77,7 @@ def load(data: Path | str, split: str | None = None) -> NuScenes:
 
 
 def is_version(data: Path | str) -> bool:
-    """Return whether a folder is that of a version, or has versions inside.
+    """True if a folder is that of a version, or has versions inside.
 
     Some tables of the version may be missing.
     """
@@ -85,7 +85,7 @@ def is_version(data: Path | str) -> bool:
 
 
 def has_tables(folder: Path) -> bool:
-    """Return whether a folder holds enough tables to be that of a version."""
+    """True if a folder holds enough tables to be that of a version."""
     return sum((folder / f"{name}.json").is_file() for name in FIELDS) >= MIN_TABLES
 
 
@@ -96,11 +96,11 @@ def version_names(folder: Path) -> list[str]:
 
 def check_version(
     data: Path | str, decode: bool = True, two_frames: bool | None = None
-) -> SceneReport:
+) -> SceneCheckReport:
     """Return a report of all problems of the train and val splits of the version in ``data``.
 
-    ``two_frames`` is True if the detector uses an earlier frame, too, and None if no detector is
-    given. Only then a version of test scenes is checked, with its one split.
+    ``two_frames`` is True if the detector also uses an earlier frame, and None if no detector is
+    given. A version that has only test scenes is checked only if no detector is given.
     """
     try:
         root, version = find_version(data)
@@ -109,7 +109,7 @@ def check_version(
             splits = tuple(split_aliases(root, version).values())
         return check(root, version, splits, decode, two_frames)
     except RefusedError as error:
-        return SceneReport(Path(data), [error.finding], [])
+        return SceneCheckReport(Path(data), [error.finding], [])
 
 
 def find_version(data: Path | str) -> tuple[Path, str]:
@@ -128,7 +128,7 @@ def find_version(data: Path | str) -> tuple[Path, str]:
         what = f"the folder has {len(versions)} versions: {', '.join(versions)}"
     else:
         what = "the folder has no version of nuScenes"
-    raise refusal("which-version", folder, "", what)
+    raise refusal("not-one-version", folder, "", what)
 
 
 def split_aliases(root: Path, version: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The worst case of a training on nuScenes: the sample with the largest number of objects.
+"""The worst case of a training on nuScenes: samples with the largest number of queries.
 
 The images of all samples have the same size.
 """
@@ -26,14 +26,14 @@ class WorstCaseSceneBatch:
         num_images, _, height, width = self.sample.pixels.shape
         return f"images of {num_images} x {width} x {height} pixels with {self.objects} objects"
 
-    def pixels(self, samples: int) -> int:
-        """Return the number of pixels of a batch of so many samples, in all their images."""
+    def pixels(self, num_samples: int) -> int:
+        """Return the number of pixels of all images in a batch of ``num_samples`` samples."""
         num_images, _, height, width = self.sample.pixels.shape
-        return samples * num_images * height * width
+        return num_samples * num_images * height * width
 
-    def batch(self, samples: int) -> SceneBatch:
+    def batch(self, num_samples: int) -> SceneBatch:
         """Return a batch that repeats one sample, with random boxes of the first class."""
-        return collate([replace(self.sample, target=self.target()) for _ in range(samples)])
+        return collate([replace(self.sample, target=self.target()) for _ in range(num_samples)])
 
     def target(self) -> Target:
         """Return random boxes whose sizes are positive, because training takes their logarithm."""

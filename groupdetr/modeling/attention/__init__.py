@@ -1,1 +1,1 @@
-"""How queries and tokens exchange what they know. Every axis before the last two is batch."""
+"""Self-attention and cross-attention. Every axis before the last two is a batch axis."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from groupdetr.groups import flatten_groups
 from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
-from groupdetr.modeling.attention.multihead import attend, split_heads
+from groupdetr.modeling.attention.multihead import dot_product_attention, split_heads
 from groupdetr.modeling.linear import Linear
 from groupdetr.modeling.mlp import MLP
 from groupdetr.ops.position import sine_embedding
@@ -54,7 +54,8 @@ class BoxModulatedPointEmbedding(nn.Module):
 
     def __init__(self, point: ReferencePointEmbedding, size: MLP) -> None:
         super().__init__()
-        self.point, self.size = point, size
+        self.point = point
+        self.size = size
 
     def forward(self, content: Tensor, reference: Tensor) -> Tensor:
         # The embedding is [y half ; x half], the order of `sine_embedding`.
@@ -74,7 +75,8 @@ class ConditionalCrossAttention(CrossAttention):
         self, channels: int, num_heads: int, dropout: float, query_sine_embed: nn.Module
     ) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads = num_heads
+        self.dropout = dropout
         self.query_sine_embed = query_sine_embed
         self.query_content_proj = Linear(channels, channels)
         self.query_sine_proj = Linear(channels, channels)
@@ -109,7 +111,7 @@ class ConditionalCrossAttention(CrossAttention):
         query_sine = self.query_sine_proj(reference)
         query = self.concat_per_head(flatten_groups(query_content), flatten_groups(query_sine))
         dropout = self.dropout if self.training else 0.0
-        attended = attend(query, key, value, memory.key_padding_mask, dropout)
+        attended = dot_product_attention(query, key, value, memory.key_padding_mask, dropout)
         return self.output_proj(attended).reshape(content.shape)
 
     @torch.no_grad()

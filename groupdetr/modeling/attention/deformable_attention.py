@@ -28,12 +28,12 @@ from groupdetr.structures.memory import Memory
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of every level, as in `Memory`
 
 # A backend: (value, shapes, sampling_locations, attention_weights) -> attended values
-Attend = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
+Backend = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 # The backend that `use_backend` has selected; None selects it by device. This is a module variable
 # and not a ContextVar, because autograd's own threads, in which gradient checkpointing runs a layer
 # again, must use the backend of the forward pass.
-_selected_backend: Attend | None = None
+_selected_backend: Backend | None = None
 
 
 def deformable_attention(
@@ -51,7 +51,8 @@ def deformable_attention(
     of the inputs do not fit.
     """
     images, tokens, heads, _ = value.shape
-    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
+    queries = sampling_locations.shape[1]
+    points = sampling_locations.shape[4]
     expected = (images, queries, heads, len(shapes), points, 2)
     if sampling_locations.shape != expected or attention_weights.shape != expected[:-1]:
         raise ValueError(
@@ -60,14 +61,14 @@ def deformable_attention(
         )
     if sum(height * width for height, width in shapes) != tokens:
         raise ValueError(f"shapes {shapes} must add up to {tokens} tokens")
-    attend = _selected_backend
-    if attend is None:
-        attend = in_triton if value.is_cuda and _triton_is_installed() else in_pytorch
-    return attend(value, shapes, sampling_locations, attention_weights)
+    backend = _selected_backend
+    if backend is None:
+        backend = in_triton if value.is_cuda and _triton_is_installed() else in_pytorch
+    return backend(value, shapes, sampling_locations, attention_weights)
 
 
 @contextmanager
-def use_backend(attend: Attend) -> Iterator[None]:
+def use_backend(backend: Backend) -> Iterator[None]:
     """Make `deformable_attention` call `in_pytorch` or `in_triton` on any device.
 
     For example, ``with use_backend(in_pytorch): torch.export.export(model, ...)`` exports a model
@@ -75,7 +76,7 @@ def use_backend(attend: Attend) -> Iterator[None]:
     """
     global _selected_backend
     previous = _selected_backend
-    _selected_backend = attend
+    _selected_backend = backend
     try:
         yield
     finally:
@@ -103,8 +104,12 @@ def in_triton(
     """`deformable_attention` as a Triton kernel, which is an opaque operation to torch.compile."""
     from groupdetr.modeling.attention import deformable_triton
 
-    sides = [side for shape in shapes for side in shape]
-    return deformable_triton.attend(value, sides, sampling_locations, attention_weights)
+    sides: list[int] = []
+    for height, width in shapes:
+        sides += [height, width]
+    return deformable_triton.deformable_attention(
+        value, sides, sampling_locations, attention_weights
+    )
 
 
 def in_pytorch(
@@ -116,7 +121,7 @@ def in_pytorch(
         return _DeformableAttentionFunction.apply(
             value, shapes, sampling_locations, attention_weights
         )
-    return _attend(value, shapes, sampling_locations, attention_weights)
+    return _deformable_attention_forward(value, shapes, sampling_locations, attention_weights)
 
 
 def _at_least_float32(*tensors: Tensor) -> torch.dtype:
@@ -146,7 +151,7 @@ class _DeformableAttentionFunction(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(value, locations, weights)
         ctx.shapes = shapes
-        return _attend(value, shapes, locations, weights)
+        return _deformable_attention_forward(value, shapes, locations, weights)
 
     @staticmethod
     @once_differentiable
@@ -174,7 +179,9 @@ class _DeformableAttentionFunction(torch.autograd.Function):
         return grad_value, None, grad_locations, grad_weights
 
 
-def _attend(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def _deformable_attention_forward(
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor
+) -> Tensor:
     images, _, heads, _ = value.shape
     maps, grid, head_weights = _heads_as_images(value, locations, weights)
     attended = []
@@ -208,7 +215,8 @@ def _split_for_cache(maps: Tensor, grid: Tensor, *others: Tensor) -> Iterator[tu
         return iter([(maps, grid, *others)])
     samples_per_row = maps.shape[1] * grid.shape[2] * grid.shape[3]  # C * P * Q
     rows = max(1, MAX_CPU_SAMPLES // max(1, samples_per_row))
-    return zip(*(x.split(rows) for x in (maps, grid, *others)))
+    parts_by_tensor = [x.split(rows) for x in (maps, grid, *others)]
+    return zip(*parts_by_tensor)
 
 
 def _split_levels(maps: Tensor, shapes: Shapes) -> list[Tensor]:
@@ -262,17 +270,21 @@ class DeformableAttention(CrossAttention):
 
     def __init__(self, channels: int, num_heads: int, levels: int, points: int) -> None:
         super().__init__()
-        self.num_heads, self.levels, self.points = num_heads, levels, points
-        self.value_proj, self.output_proj = Linear(channels, channels), Linear(channels, channels)
+        self.num_heads = num_heads
+        self.levels = levels
+        self.points = points
+        self.value_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
         self.sampling_offsets = Linear(channels, num_heads * levels * points * 2)
         self.attention_weights = Linear(channels, num_heads * levels * points)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise as in Deformable DETR: all points have equal weight, every head has its ray.
+        """Initialise as in Deformable DETR.
 
-        A detector that initialises all of its weights by Xavier's rule calls this again afterwards.
+        The points of a head lie on a ray of its own and have equal attention weights. A detector
+        that initialises all of its weights by Xavier's rule calls this again afterwards.
         """
         for projection in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(projection.weight)

@@ -188,7 +188,8 @@ def _backward(tensors, num_tokens, num_queries, encoded_sides, TILE: tl.constexp
                 grad_weight += weight_x * weight_y * dot
                 grad_x += weight_y * dot * (corner % 2 * 2 - 1)
                 grad_y += weight_x * dot * (corner // 2 * 2 - 1)
-            # Locations are in [0,1], so the gradient by pixels is multiplied by width or height.
+            # The gradient above is that of a location in pixels. Locations are in [0,1], so it is
+            # multiplied by width or height.
             tl.store(grad_weights + index, grad_weight, mask)
             tl.store(grad_locations + 2 * index, weight * grad_x * shape[1], mask)
             tl.store(grad_locations + 2 * index + 1, weight * grad_y * shape[0], mask)
@@ -196,7 +197,9 @@ def _backward(tensors, num_tokens, num_queries, encoded_sides, TILE: tl.constexp
 
 
 @torch.library.custom_op("groupdetr::deformable_attention", mutates_args=())
-def attend(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+def deformable_attention(
+    value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
     """`groupdetr.modeling.attention.deformable_attention.deformable_attention` as one operation.
 
     ``sides`` are the heights and widths of its shapes, one after the other.
@@ -220,7 +223,7 @@ def attend(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tens
 
 
 @torch.library.custom_op("groupdetr::deformable_attention_backward", mutates_args=())
-def _attend_backward(
+def _deformable_attention_backward(
     grad: Tensor, value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of value, locations and weights."""
@@ -262,12 +265,12 @@ def _encode_sides(sides: Sequence[int]) -> tuple[int, ...]:
     return tuple(2 * side + 1 for side in sides)
 
 
-@attend.register_fake
+@deformable_attention.register_fake
 def _(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     return value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
 
 
-@_attend_backward.register_fake
+@_deformable_attention_backward.register_fake
 def _(
     grad: Tensor, value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -288,10 +291,10 @@ def _save_inputs(
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
     value, locations, weights = ctx.saved_tensors
-    grad_value, grad_locations, grad_weights = _attend_backward(
+    grad_value, grad_locations, grad_weights = _deformable_attention_backward(
         grad, value, ctx.sides, locations, weights
     )
     return grad_value, None, grad_locations, grad_weights
 
 
-attend.register_autograd(_differentiate, setup_context=_save_inputs)
+deformable_attention.register_autograd(_differentiate, setup_context=_save_inputs)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from groupdetr.groups import flatten_groups
 from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
-from groupdetr.modeling.attention.multihead import attend, split_heads
+from groupdetr.modeling.attention.multihead import dot_product_attention, split_heads
 from groupdetr.modeling.attention.self_attention import attention_projections
 from groupdetr.structures.memory import Memory, PixelMemory
 
@@ -22,7 +22,9 @@ class MaskedCrossAttention(CrossAttention):
 
     def __init__(self, channels: int, num_heads: int, dropout: float, level: int) -> None:
         super().__init__()
-        self.num_heads, self.dropout, self.level = num_heads, dropout, level
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.level = level
         self.query_proj, self.key_proj, self.value_proj, self.output_proj = attention_projections(
             channels
         )
@@ -30,8 +32,8 @@ class MaskedCrossAttention(CrossAttention):
     def precompute_keys_values(self, memory: Memory) -> KeysValues:
         """Return keys and values [B,heads,S,C/heads] of the S tokens of the level, and its pixels.
 
-        The pixels [B,C,S] are the mask features at the size of the level. They are detached: the
-        attention mask has no gradient.
+        The pixels [B,C,S] are the mask features at the size of the level. They are detached,
+        because the attention mask has no gradient.
         """
         assert isinstance(memory, PixelMemory)
         tokens = memory.levels(memory.tokens)[self.level].flatten(1, 2)
@@ -57,7 +59,9 @@ class MaskedCrossAttention(CrossAttention):
         key, value, pixels = keys_values or self.precompute_keys_values(memory)
         query = split_heads(self.query_proj(flatten_groups(content + position)), self.num_heads)
         blocked = outside_masks(flatten_groups(reference), pixels).unsqueeze(1)
-        attended = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
+        attended = dot_product_attention(
+            query, key, value, blocked, self.dropout if self.training else 0.0
+        )
         return self.output_proj(attended).reshape(content.shape)
 
 

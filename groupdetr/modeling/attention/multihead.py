@@ -14,7 +14,7 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
 
 
-def attend(
+def dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Query [B,heads,N,Cq], key [B,heads,S,Cq], value [B,heads,S,Cv] -> [B,N,heads*Cv].

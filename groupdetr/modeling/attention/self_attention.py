@@ -1,13 +1,13 @@
 """Self-attention of tokens (DETR) and of object queries (Conditional DETR).
 
-Every axis before the last two is batch, so queries [B,K,N,C] attend only within their group.
+Every axis before the last two is a batch axis, so queries [B,K,N,C] attend only within their group.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from groupdetr.modeling.attention.multihead import attend, split_heads
+from groupdetr.modeling.attention.multihead import dot_product_attention, split_heads
 from groupdetr.modeling.linear import Linear
 
 
@@ -35,7 +35,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads = num_heads
+        self.dropout = dropout
         self.query_proj, self.key_proj, self.value_proj, self.output_proj = attention_projections(
             channels
         )
@@ -48,7 +49,9 @@ class SelfAttention(nn.Module):
         query, key, value = (
             split_heads(x.flatten(0, -3), self.num_heads) for x in (query, key, value)
         )
-        attended = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
+        attended = dot_product_attention(
+            query, key, value, blocked, self.dropout if self.training else 0.0
+        )
         return self.output_proj(attended).reshape(content.shape)
 
 
@@ -61,7 +64,8 @@ class ConditionalSelfAttention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads = num_heads
+        self.dropout = dropout
         self.query_content_proj = Linear(channels, channels)
         self.query_pos_proj = Linear(channels, channels)
         self.key_content_proj = Linear(channels, channels)
@@ -77,5 +81,7 @@ class ConditionalSelfAttention(nn.Module):
         query, key, value = (
             split_heads(x.flatten(0, -3), self.num_heads) for x in (query, key, value)
         )
-        attended = attend(query, key, value, blocked, self.dropout if self.training else 0.0)
+        attended = dot_product_attention(
+            query, key, value, blocked, self.dropout if self.training else 0.0
+        )
         return self.output_proj(attended).reshape(content.shape)

@@ -26,8 +26,8 @@ class Backbone(nn.Module):
     """Images [...,3,H,W] -> feature maps [B,C_l,H_l,W_l] from fine to coarse.
 
     The leading axes of the images are flattened to B. ``channels`` are the C_l. The submodules
-    named in ``frozen`` are not trained. ``augment`` is applied to the images; they are then padded
-    with zeros until both sides are a ``multiple`` of so many pixels.
+    named in ``frozen`` are not trained. ``augment`` is applied to the images, which are then padded
+    with zeros until both sides in pixels are a multiple of ``multiple``.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.channels, self.multiple = list(channels), multiple
+        self.channels = list(channels)
+        self.multiple = multiple
         self.layer_decay = layer_decay or LayerDecay()
         self.augment = augment or nn.Identity()
         for name in frozen:
@@ -54,11 +55,11 @@ class Backbone(nn.Module):
         return self.network(pixels.contiguous(memory_format=torch.channels_last))
 
     @property
-    def has_layers(self) -> bool:
-        """Whether the backbone supports layer-wise learning rate decay."""
+    def supports_layer_decay(self) -> bool:
+        """True if the backbone has layers whose learning rates can differ."""
         return bool(self.layer_decay.layers)
 
-    def rate_factor(self, name: str, decay: float) -> float:
+    def lr_factor(self, name: str, decay: float) -> float:
         """Return the factor of the learning rate of parameter ``name``.
 
         The last layer has ``decay``, the one before it decay**2, and so on. Parameters outside of
@@ -72,7 +73,7 @@ class Backbone(nn.Module):
             return 1.0
         return decay ** (len(self.layer_decay.layers) - layer)
 
-    def is_decayed(self, name: str) -> bool:
+    def has_weight_decay(self, name: str) -> bool:
         """Return whether parameter ``name`` has weight decay: all but layer norms in layers."""
         module_name = name.rpartition(".")[0]
         is_layer_norm = isinstance(self.get_submodule(module_name), nn.LayerNorm)

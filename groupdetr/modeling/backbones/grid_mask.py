@@ -16,12 +16,13 @@ class GridMask(nn.Module):
 
     def __init__(self, probability: float, ratio: float = 0.5) -> None:
         super().__init__()
-        self.probability, self.ratio = probability, ratio
+        self.probability = probability
+        self.ratio = ratio
 
     def forward(self, pixels: Tensor) -> Tensor:
         if not (self.training and self.probability):
             return pixels
-        # A tensor and not a bool, so that a GPU does not have to wait.
+        # This is a tensor and not a bool, so that the host does not wait for the GPU.
         is_applied = torch.rand((), device=pixels.device) < self.probability
         return pixels.masked_fill(self.squares(pixels) & is_applied, 0.0)
 
@@ -40,7 +41,7 @@ class GridMask(nn.Module):
 
 
 def stripes(size: int, period: Tensor, side: Tensor) -> Tensor:
-    """Return [size] bool, True for `side` of every `period` pixels, with a random phase.
+    """Return [size] bool, True for ``side`` of every ``period`` pixels, with a random phase.
 
     It is cropped from the centre of a canvas 1.5 times as large that holds whole periods only, as
     in PETR's code.

@@ -43,14 +43,16 @@ def swin(network: nn.Module, recompute: bool) -> Backbone:
 
 
 class Swin(nn.Module):
-    """Images [B,3,H,W] of any size -> the maps of all stages but the first, each normalised.
+    """Images [B,3,H,W] of any size -> the maps of all stages but the first.
 
-    It takes over the modules of ``network``. ``channels`` are those of the returned maps.
+    Each map has a layer norm of its own. The modules of ``network`` become modules of this one.
+    ``channels`` are those of the maps.
     """
 
     def __init__(self, network: SwinTransformer, channels: list[int], recompute: bool) -> None:
         super().__init__()
-        self.patch_embed, self.layers = network.patch_embed, network.layers
+        self.patch_embed = network.patch_embed
+        self.layers = network.layers
         self.norms = nn.ModuleDict(
             {str(stage): nn.LayerNorm(width) for stage, width in enumerate(channels, 1)}
         )
@@ -76,7 +78,7 @@ class PaddedBlock(SwinTransformerBlock):
     """timm's block, but maps are padded to whole windows before the windows shift.
 
     The authors pad first, and timm shifts first. The results differ for all images whose sides are
-    not multiples of window times stride. The new block takes over all submodules of ``block``.
+    not multiples of window times stride. The submodules are those of ``block``.
     """
 
     def __init__(self, block: SwinTransformerBlock) -> None:
@@ -92,8 +94,12 @@ class PaddedBlock(SwinTransformerBlock):
                 dynamic_mask=block.dynamic_mask,
                 mlp_ratio=block.mlp_ratio,
             )
-        self.norm1, self.attn, self.drop_path1 = block.norm1, block.attn, block.drop_path1
-        self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
+        self.norm1 = block.norm1
+        self.attn = block.attn
+        self.drop_path1 = block.drop_path1
+        self.norm2 = block.norm2
+        self.mlp = block.mlp
+        self.drop_path2 = block.drop_path2
         self.attn_mask = block.attn_mask  # None if it is computed for every batch
 
     def _attn(self, x: Tensor) -> Tensor:

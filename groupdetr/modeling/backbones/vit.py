@@ -1,7 +1,7 @@
 """Plain Vision Transformer for detection (ViTDet, arXiv 2203.16527).
 
-Most blocks attend within windows, a few attend globally. ViT-Huge is that of Group DETR v2 (arXiv
-2211.03594), with the hyperparameters of PaddleDetection's code.
+Most blocks attend within windows, and a few attend globally. ViT-Huge is that of Group DETR v2
+(arXiv 2211.03594), with the hyperparameters of PaddleDetection's code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from timm.layers import resample_patch_embed
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, pad_to_multiple
@@ -23,13 +22,14 @@ from groupdetr.modeling.backbones.pretrained import (
 )
 from groupdetr.modeling.backbones.pretrained_layouts import MAE
 from groupdetr.modeling.backbones.simple_pyramid import SimplePyramid
+from groupdetr.modeling.gradient_checkpointing import run_layer
 
 PATCH = 16  # pixels
 STEM_FACTOR = 0.01  # of the patch embedding's learning rate
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ViTSizes:
     """The sizes of a plain Vision Transformer and its pyramid."""
 
     width: int
@@ -44,10 +44,10 @@ class Sizes:
     channels: int = 256  # of the pyramid
 
 
-HUGE = Sizes(width=1280, depth=32, num_heads=16, window=14, global_blocks=(7, 15, 23, 31))
+HUGE = ViTSizes(width=1280, depth=32, num_heads=16, window=14, global_blocks=(7, 15, 23, 31))
 
 
-def vit_huge(pretrained: bool | str, recompute: bool, sizes: Sizes = HUGE) -> Backbone:
+def vit_huge(pretrained: bool | str, recompute: bool, sizes: ViTSizes = HUGE) -> Backbone:
     """Return ViT-H/16 with a simple pyramid: maps of strides 8, 16, 32 and 64.
 
     ``pretrained`` is True for MAE's weights from the hub, or the path of a local file with them,
@@ -72,7 +72,7 @@ class ViT(nn.Module):
     There is no norm after the last block.
     """
 
-    def __init__(self, sizes: Sizes, recompute: bool) -> None:
+    def __init__(self, sizes: ViTSizes, recompute: bool) -> None:
         super().__init__()
         network = VisionTransformerSAM(
             img_size=sizes.image,
@@ -89,20 +89,16 @@ class ViT(nn.Module):
             num_classes=0,
             norm_layer=nn.LayerNorm,  # with eps 1e-5, as in PaddleDetection; ViTDet has 1e-6
         )
-        self.patch_embed, self.blocks = network.patch_embed, network.blocks
+        self.patch_embed = network.patch_embed
+        self.blocks = network.blocks
         self.recompute = recompute
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.patch_embed(pad_to_multiple(pixels, PATCH))  # [B,h,w,width]
+        recompute = self.recompute and self.training
         for block in self.blocks:
-            x = self.run(block, x)
+            x = run_layer(block, x, recompute=recompute)
         return x.permute(0, 3, 1, 2)
-
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run one block, with gradient checkpointing if it is turned on."""
-        if self.recompute and self.training:
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
 
 
 def load_mae(vit: ViT, file: Checkpoint) -> None:

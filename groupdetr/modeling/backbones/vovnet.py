@@ -11,17 +11,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backbone_file
 from groupdetr.modeling.backbones.pretrained_layouts import DD3D_VOVNET, PETR_VOVNET
+from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.module_list import ModuleList
 
 
 @dataclass(frozen=True)
-class Widths:
+class VoVNetWidths:
     """The channels and blocks of a VoVNet. Its stages have strides 4, 8, 16 and 32."""
 
     stem: int
@@ -30,18 +30,18 @@ class Widths:
     blocks: tuple[int, ...]  # number of blocks of each stage
 
 
-V99 = Widths(
+V99 = VoVNetWidths(
     stem=64,
     conv_channels=(128, 160, 192, 224),
     out_channels=(256, 512, 768, 1024),
     blocks=(1, 3, 9, 3),
 )
-CONVS = 5  # of a block
+CONVS = 5  # convolutions of a block
 STRIDE = 32  # of the last stage; images are padded to a multiple of it
 
 
 def vovnet99(
-    pretrained: bool | str, recompute: bool, augment: nn.Module, widths: Widths = V99
+    pretrained: bool | str, recompute: bool, augment: nn.Module, widths: VoVNetWidths = V99
 ) -> Backbone:
     """Return VoVNetV2-99 with the maps of strides 16 and 32.
 
@@ -102,9 +102,9 @@ class NormedConv(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Effective squeeze-and-excitation (eSE): channels are weighted by the mean of all channels.
+    """Effective squeeze-and-excitation (eSE): every channel is multiplied by a gate.
 
-    [B,C,H,W] -> [B,C,H,W].
+    The gates are computed from the means of all channels. [B,C,H,W] -> [B,C,H,W].
     """
 
     def __init__(self, channels: int) -> None:
@@ -115,7 +115,7 @@ class SqueezeExcite(nn.Module):
         return x * F.hardsigmoid(self.fc(x.mean((2, 3), keepdim=True)))
 
 
-class Block(nn.Module):
+class OSABlock(nn.Module):
     """One-shot aggregation (OSA): five convolutions in a row, all concatenated once at the end.
 
     The input is concatenated, too. With ``residual``, it is also added to the output, as in all
@@ -145,7 +145,7 @@ class VoVNet(nn.Module):
     every block, as in PETR's code.
     """
 
-    def __init__(self, widths: Widths, recompute: bool) -> None:
+    def __init__(self, widths: VoVNetWidths, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
         channels = 2 * widths.stem
@@ -154,28 +154,23 @@ class VoVNet(nn.Module):
             NormedConv(widths.stem, widths.stem),
             NormedConv(widths.stem, channels, stride=2),
         )
-        self.stages: ModuleList[ModuleList[Block]] = ModuleList()
+        self.stages: ModuleList[ModuleList[OSABlock]] = ModuleList()
         stage_widths = zip(widths.conv_channels, widths.out_channels, widths.blocks, strict=True)
         for conv_channels, out_channels, num_blocks in stage_widths:
-            blocks: ModuleList[Block] = ModuleList()
+            blocks: ModuleList[OSABlock] = ModuleList()
             for index in range(num_blocks):
-                blocks.append(Block(channels, conv_channels, out_channels, residual=index > 0))
+                blocks.append(OSABlock(channels, conv_channels, out_channels, residual=index > 0))
                 channels = out_channels
             self.stages.append(blocks)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
+        recompute = self.recompute and self.training
         x = self.stem(pixels)
         maps = []
         for index, stage in enumerate(self.stages):
             if index > 0:
                 x = F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)
             for block in stage:
-                x = self.run(block, x)
+                x = run_layer(block, x, recompute=recompute)
             maps.append(x)
         return maps[-2:]
-
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run one block, with gradient checkpointing if it is turned on."""
-        if self.recompute and self.training:
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)

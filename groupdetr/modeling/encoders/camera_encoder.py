@@ -16,8 +16,13 @@ from groupdetr.ops.position import views_embedding
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.memory import SceneMemory
 
-NEAREST, FARTHEST, NUM_DEPTHS = 1.0, 61.2, 64  # depths of the points on a ray, in metres
-LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)  # bounds of the embedded 3D space, in metres
+NEAREST = 1.0  # depth of the first point on a ray, in metres
+FARTHEST = 61.2  # bound of the depths, in metres
+NUM_DEPTHS = 64  # points on a ray
+# Lower and upper bounds of the embedded 3D space: x, y and z in metres. It is `position_range` in
+# PETR's code.
+SPACE_LOW = (-61.2, -61.2, -10.0)
+SPACE_HIGH = (61.2, 61.2, 10.0)
 EPS = 1e-5  # of the inverse sigmoid
 
 
@@ -38,13 +43,17 @@ class CameraEncoder(Encoder[CameraImages]):
         self, neck: nn.Module, channels: int, position_embedding: PositionEmbedding, stride: int
     ) -> None:
         super().__init__()
-        self.neck, self.position_embedding, self.stride = neck, position_embedding, stride
+        self.neck = neck
+        self.position_embedding = position_embedding
+        self.stride = stride
         self.projection = nn.Conv2d(channels, channels, kernel_size=1)
         self.points = MLP(3 * NUM_DEPTHS, 4 * channels, channels, num_layers=2)
         self.views = MLP(3 * channels // 2, 4 * channels, channels, num_layers=2)
         self.register_buffer("depths", ray_depths(), persistent=False)
-        self.register_buffer("low", torch.tensor(LOW), persistent=False)
-        self.register_buffer("extent", torch.tensor(HIGH) - torch.tensor(LOW), persistent=False)
+        low = torch.tensor(SPACE_LOW)
+        extent = torch.tensor(SPACE_HIGH) - low
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("extent", extent, persistent=False)
 
     def forward(self, features: list[Tensor], images: CameraImages) -> SceneMemory:
         with torch.autocast(images.elapsed.device.type, enabled=False):
@@ -77,13 +86,13 @@ class CameraEncoder(Encoder[CameraImages]):
         """Return the 3D points on the ray of every token, [B,V,H,W,3*NUM_DEPTHS].
 
         They are normalised to [0,1] of the embedded space and passed through the inverse sigmoid.
-        As in the published code, a token is at its left upper corner.
+        As in the published code, the position of a token is that of its left upper corner.
         """
         device = image_to_lidar.device
         v = torch.arange(height, device=device).unsqueeze(-1) * self.stride
         u = torch.arange(width, device=device).unsqueeze(-1) * self.stride
-        # Columns of the matrix: the change of a point by u*d, by v*d and by d, and the camera's
-        # own position.
+        # Columns of the matrix: what a point moves per unit of u*d, of v*d and of d, and the
+        # position of the camera.
         by_u, by_v, by_depth, camera = (image_to_lidar[:, :, None, None, :3, i] for i in range(4))
         ray = by_u * u + by_v * v.unsqueeze(1) + by_depth  # [B,V,H,W,3] for a depth of one metre
         points = ray.unsqueeze(-2) * self.depths.unsqueeze(-1) + camera.unsqueeze(-2)
@@ -91,7 +100,9 @@ class CameraEncoder(Encoder[CameraImages]):
 
 
 def ray_depths() -> Tensor:
-    """Return [NUM_DEPTHS] depths in metres. Their distances grow linearly.
+    """Return the depths of the points on a ray, [NUM_DEPTHS] in metres.
+
+    The distance between neighbouring points grows linearly with their index.
 
     This is the linear-increasing discretisation of CaDDN (Reading et al. 2021). The last depth is
     smaller than `FARTHEST`.

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.attention.deformable_attention import DeformableAttention
-from groupdetr.modeling.encoders.encoder import Encoder, run_layer
+from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.mlp import FeedForward
 from groupdetr.ops.position import image_embedding
 from groupdetr.structures.images import Images
@@ -30,8 +31,10 @@ class DeformableEncoderLayer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention, self.feed_forward = attention, feed_forward
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.attention = attention
+        self.feed_forward = feed_forward
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Tensor:
@@ -45,9 +48,9 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformableEncoder(Encoder[Images]):
-    """Encodes the feature maps of L levels.
+    """Feature maps [B,C_l,H_l,W_l] of a backbone -> `Memory` with L levels.
 
-    ``projection`` brings all maps to one width. ``temperature`` and ``offset`` are those of
+    ``projection`` turns them into L maps of one width. ``temperature`` and ``offset`` are those of
     `image_embedding`. ``recompute`` turns on gradient checkpointing.
     """
 
@@ -61,13 +64,17 @@ class DeformableEncoder(Encoder[Images]):
         recompute: bool,
     ) -> None:
         super().__init__()
-        self.project, self.layers = projection, nn.ModuleList(layers)
+        self.project = projection
+        self.layers = nn.ModuleList(layers)
         channels = layers[0].norm1.normalized_shape[0]
         self.level_embed = nn.Parameter(torch.randn(num_levels, channels))
-        self.temperature, self.offset, self.recompute = temperature, offset, recompute
+        self.temperature = temperature
+        self.offset = offset
+        self.recompute = recompute
 
     def set_position_embedding(self, temperature: float, offset: float) -> None:
-        self.temperature, self.offset = temperature, offset
+        self.temperature = temperature
+        self.offset = offset
 
     def forward(self, features: list[Tensor], images: Images) -> Memory:
         return self.encode(self.project(features), images.padding, images.padded)
@@ -106,13 +113,13 @@ class DeformableEncoder(Encoder[Images]):
 
 
 def token_references(memory: Memory) -> Tensor:
-    """[B,S,L,2]: the centre of every token, x and y in [0,1] of each padded level."""
+    """Return the centre of every token, x and y in [0,1] of each padded level: [B,S,L,2]."""
     centres = token_centres(memory)
     return centres.unsqueeze(2) * memory.valid_ratios.unsqueeze(1)
 
 
 def token_centres(memory: Memory) -> Tensor:
-    """[B,S,2]: the centre of every token, x and y in [0,1] of the image without its padding.
+    """Return the centre of every token, x and y in [0,1] of the image without padding: [B,S,2].
 
     Centres of tokens in the padding are greater than 1.
     """

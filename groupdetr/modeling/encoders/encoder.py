@@ -1,4 +1,4 @@
-"""The interface of encoders, and gradient checkpointing of their layers."""
+"""The interface of encoders, which compute the memory from the feature maps of a backbone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
@@ -28,14 +27,7 @@ class Encoder(nn.Module, ABC, Generic[ImagesT]):
     def set_position_embedding(self, temperature: float, offset: float) -> None:
         """Change the position embedding of the image. See `image_embedding`.
 
-        Published weights of one detector differ in it, so that loading weights may change it.
-        NotImplementedError if the encoder has no such position embedding.
+        Published weights of one detector differ in it, so loading weights may change it.
+        `NotImplementedError` if the encoder has no such position embedding.
         """
         raise NotImplementedError(f"{type(self).__name__} has no position embedding of the image")
-
-
-def run_layer(layer: nn.Module, *inputs: object, recompute: bool) -> Tensor:
-    """Run one layer. With ``recompute``, the backward pass computes its activations again."""
-    if recompute:
-        return checkpoint(layer, *inputs, use_reentrant=False)
-    return layer(*inputs)

@@ -13,9 +13,9 @@ NORM_GROUPS = 32  # of the group norms, as in Deformable DETR
 class MultiScaleProjection(nn.Module):
     """Deformable DETR's projection: [B,C_l,H_l,W_l] -> ``num_levels`` maps [B,C,H_l,W_l].
 
-    Every map goes through a 1x1 convolution and a group norm. If there are fewer maps than levels,
-    further levels come from 3x3 convolutions of stride 2, the first of them from the last
-    (unprojected) map.
+    A 1x1 convolution and a group norm are applied to every map. If there are fewer maps than
+    levels, the remaining levels are computed by 3x3 convolutions of stride 2: the first of them
+    from the last map before its projection, the others each from the level before it.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int, num_levels: int) -> None:

@@ -1,6 +1,6 @@
 """Mask2Former's pixel decoder: a deformable encoder, and the features that masks are computed from.
 
-(Cheng et al., CVPR 2022, Sec. 3.2)
+The encoder has the three levels of strides 8, 16 and 32. (Cheng et al., CVPR 2022, Sec. 3.2)
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class PixelDecoder(Encoder[Images]):
     def __init__(self, encoder: DeformableEncoder, finest_channels: int, num_points: int) -> None:
         super().__init__()
         levels, channels = encoder.level_embed.shape
-        self.encoder, self.num_points = encoder, num_points
+        self.encoder = encoder
+        self.num_points = num_points
         self.lateral = nn.Sequential(
             nn.Conv2d(finest_channels, channels, kernel_size=1, bias=False),
             nn.GroupNorm(NORM_GROUPS, channels),
@@ -95,7 +96,8 @@ class PixelDecoder(Encoder[Images]):
 
     def embed_positions(self, padding: Tensor) -> Tensor:
         """Return the position embedding of a level with padding [B,H,W]: [B,H*W,C]."""
-        channels, encoder = self.level_embed.shape[1], self.encoder
+        channels = self.level_embed.shape[1]
+        encoder = self.encoder
         return image_embedding(padding, channels, encoder.temperature, encoder.offset).flatten(1, 2)
 
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.attention.self_attention import SelfAttention
-from groupdetr.modeling.encoders.encoder import Encoder, run_layer
+from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.mlp import FeedForward
 from groupdetr.modeling.position_embedding import PositionEmbedding
 from groupdetr.ops.position import image_embedding
@@ -24,8 +25,10 @@ class EncoderLayer(nn.Module):
         self, attention: SelfAttention, feed_forward: FeedForward, channels: int, dropout: float
     ) -> None:
         super().__init__()
-        self.attention, self.feed_forward = attention, feed_forward
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.attention = attention
+        self.feed_forward = feed_forward
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, key_padding_mask: Tensor | None) -> Tensor:
@@ -35,7 +38,7 @@ class EncoderLayer(nn.Module):
 
 
 class TransformerEncoder(Encoder[Images]):
-    """Encodes the coarsest feature map.
+    """The coarsest feature map [B,C_l,H_l,W_l] of a list -> `Memory` with one level.
 
     ``position_embedding`` is what every layer adds to its tokens: a `FixedPositionEmbedding` or a
     `ContentScaledPositionEmbedding`. ``temperature`` and ``offset`` are those of
@@ -52,13 +55,17 @@ class TransformerEncoder(Encoder[Images]):
         recompute: bool,
     ) -> None:
         super().__init__()
-        self.layers, self.position_embedding = nn.ModuleList(layers), position_embedding
+        self.layers = nn.ModuleList(layers)
+        self.position_embedding = position_embedding
         channels = layers[0].norm1.normalized_shape[0]
         self.projection = nn.Conv2d(in_channels, channels, kernel_size=1)
-        self.temperature, self.offset, self.recompute = temperature, offset, recompute
+        self.temperature = temperature
+        self.offset = offset
+        self.recompute = recompute
 
     def set_position_embedding(self, temperature: float, offset: float) -> None:
-        self.temperature, self.offset = temperature, offset
+        self.temperature = temperature
+        self.offset = offset
 
     def forward(self, features: list[Tensor], images: Images) -> Memory:
         return self.encode(self.project(features), images.padding, images.padded)

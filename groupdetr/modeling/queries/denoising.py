@@ -41,7 +41,9 @@ class LabelAndBoxNoise:
     boxes_per_object = 1  # E, the number of denoising queries of an object in one copy
 
     def __init__(self, num_classes: int, label_ratio: float, box_scale: float) -> None:
-        self.num_classes, self.label_ratio, self.box_scale = num_classes, label_ratio, box_scale
+        self.num_classes = num_classes
+        self.label_ratio = label_ratio
+        self.box_scale = box_scale
 
     def __call__(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return self.noise_labels(labels), self.noise_boxes(boxes)
@@ -129,8 +131,8 @@ class IndicatorLabelEmbedding(LabelEmbedding):
 class DenoisingQueries(QuerySource):
     """The queries of ``matching``; in training, denoising queries are put in front of them.
 
-    Without targets there are no denoising queries, but the autograd graph uses the same parameters,
-    so it is the same on every process of a distributed run whatever its images contain.
+    If no image has objects, there are no denoising queries, but the autograd graph uses the same
+    parameters. So it is the same on every process of a distributed run.
 
     ``copies`` returns the number of copies for T objects. ``denoise`` returns the number of groups
     in which denoising queries are supervised. ``eps`` is that of `inverse_sigmoid`, which bounds
@@ -147,8 +149,12 @@ class DenoisingQueries(QuerySource):
         eps: float,
     ) -> None:
         super().__init__()
-        self.matching, self.labels, self.noise = matching, labels, noise
-        self.copies, self.denoise, self.eps = copies, denoise, eps
+        self.matching = matching
+        self.labels = labels
+        self.noise = noise
+        self.copies = copies
+        self.denoise = denoise
+        self.eps = eps
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         queries = self.matching(memory, targets)
@@ -180,7 +186,7 @@ class DenoisingQueries(QuerySource):
         padding = padded_queries(objects, copies * boxes_per_object)
         no_object = padding.unsqueeze(-1)
         content = self.labels(labels).masked_fill(no_object, 0.0)
-        # There and back, so that boxes keep the distance `eps` from 0 and 1.
+        # The inverse sigmoid clamps the boxes, so that they keep the distance `eps` from 0 and 1.
         reference = inverse_sigmoid(boxes, self.eps).sigmoid().masked_fill(no_object, 0.5)
 
         supervised_groups = self.denoise(groups)
@@ -212,10 +218,10 @@ class DenoisingQueries(QuerySource):
         self.matching.inference_group = group
 
 
-def num_dn_groups(num_denoising: int, objects: int) -> int:
+def num_copies(num_denoising: int, objects: int) -> int:
     """Return how many copies of the objects fit into ``num_denoising`` queries, at least one.
 
-    These are the dynamic denoising groups of DINO.
+    DINO calls this the dynamic number of denoising groups.
     """
     return max(1, num_denoising // max(1, objects))
 

@@ -1,4 +1,4 @@
-"""Two-stage query selection: every group selects its own proposals of the encoder.
+"""Two-stage query selection: every group selects its own proposals from the encoder's tokens.
 
 A shared head would select the same tokens in all groups. So every group has a projection, a class
 head and a box head of its own, as in Baidu's Group DINO and in LW-DETR. The first axis of their
@@ -7,7 +7,6 @@ parameters is the group.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.encoders.deformable_encoder import token_centres
-from groupdetr.modeling.heads import PRIOR
+from groupdetr.modeling.heads import PRIOR_BIAS
 from groupdetr.modeling.linear import linear
 from groupdetr.modeling.module_list import ModuleList
 from groupdetr.modeling.queries.learned_queries import LearnedQueries
@@ -25,10 +24,10 @@ from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.targets import Target
 
-# Width and height of a proposal on the finest level; twice as much on each coarser level
-# (Deformable DETR).
+# Width and height of the anchor of a token on the finest level, relative to the image. On each
+# coarser level they are twice as large (Deformable DETR).
 SIZE = 0.05
-MARGIN = 0.01  # boxes that are closer than this to 0 or 1 are no proposals
+MARGIN = 0.01  # anchors with a coordinate or a size closer than this to 0 or 1 are not valid
 
 
 class GroupLinear(nn.Module):
@@ -61,7 +60,7 @@ class GroupHeads(nn.Module):
         self.regress: ModuleList[GroupLinear] = ModuleList(
             GroupLinear(num_groups, a, b) for a, b in pairwise(widths)
         )
-        nn.init.constant_(self.classify.bias, -math.log((1 - PRIOR) / PRIOR))
+        nn.init.constant_(self.classify.bias, PRIOR_BIAS)
         nn.init.zeros_(self.regress[-1].weight)
         nn.init.zeros_(self.regress[-1].bias)
 
@@ -71,7 +70,7 @@ class GroupHeads(nn.Module):
         return x * self.norm_weight[groups].unsqueeze(1) + self.norm_bias[groups].unsqueeze(1)
 
     def offsets(self, content: Tensor, groups: slice) -> Tensor:
-        """Return the box offsets [B,K,M,4], before the sigmoid."""
+        """Return the offsets of boxes from their anchors [B,K,M,4], before the sigmoid."""
         *hidden, last = self.regress
         for layer in hidden:
             content = F.relu(layer(content, groups))
@@ -82,8 +81,8 @@ class Proposals(LearnedQueries):
     """Two-stage DAB-Deformable-DETR, as in detrex.
 
     The queries of a group are the N tokens with the highest scores of any class. Their boxes become
-    the references and their features the contents. The scores of all tokens are computed without a
-    graph, because only selected tokens have a loss. They are computed for one group after the
+    the references and their features the contents. The scores of all tokens are computed without
+    gradients, because only selected tokens have a loss. They are computed for one group after the
     other, because there are many tokens. The heads then run again, with gradients, on the selected
     tokens. An image with fewer than N tokens has fewer queries.
     """
@@ -97,7 +96,8 @@ class Proposals(LearnedQueries):
         inference_group: int | None,
     ) -> None:
         super().__init__(inference_group)
-        self.num_groups, self.num_queries = num_groups, num_queries
+        self.num_groups = num_groups
+        self.num_queries = num_queries
         self.heads = GroupHeads(num_groups, channels, num_classes)
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:

@@ -1,4 +1,4 @@
-"""The demo of detectors of images: its synthetic data set, and sections of its page."""
+"""The demo of detectors of images: its synthetic dataset, and sections of its page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from groupdetr.analysis.matched_queries import matched_queries
-from groupdetr.data.images import load_image
+from groupdetr.data.image_decoding import load_image
 from groupdetr.data.synthetic import write
-from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES
+from groupdetr.evaluation.coco import BOX_METRICS, METRICS
 from groupdetr.report.demo import ReportSubject
 from groupdetr.report.page import Html, prose, section
 from groupdetr.report.panels import DetectionPanel, GroupPanel, detection_strips, group_gallery
@@ -29,14 +29,14 @@ DRAWN_OF_QUERIES = {
 
 
 def write_data(folder: Path) -> None:
-    """Write the synthetic data set, unless the folder holds it already."""
+    """Write the synthetic dataset, unless the folder holds it already."""
     write(DEMO_DATA, folder, DEMO_COUNTS)
 
 
 def subject(kind: str) -> ReportSubject:
     """Return what the page compares. ``kind`` is "box" or "mask"."""
     caption = f"COCO {kind} AP on the validation images, in percent, after the last epoch."
-    return ReportSubject("synthetic images", (*FIGURES[:6], *BOX_FIGURES), caption)
+    return ReportSubject("synthetic images", (*METRICS[:6], *BOX_METRICS), caption)
 
 
 def sections(data: Path, runs: Mapping[str, Path]) -> list[Html]:

@@ -1,4 +1,4 @@
-"""The synthetic data set of the 2D demo, and the settings of its training."""
+"""The synthetic dataset of the 2D demo, and the settings of its training."""
 
 from __future__ import annotations
 

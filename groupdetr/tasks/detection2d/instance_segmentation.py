@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.data.formats import DatasetSplits
+from groupdetr.data.layouts import DatasetSplits
 from groupdetr.evaluation.coco import CocoEvaluation, evaluate
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
@@ -26,12 +26,12 @@ MAX_PIXELS = 1 << 24  # of all masks that are computed at once
 def postprocess_masks(
     predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
 ) -> list[Detections]:
-    """Return the ``num_detections`` best (query, class) pairs of each image, by falling score.
+    """Return the ``num_detections`` best (query, class) pairs of each image.
 
-    Predictions have the axes [B,N,.], and ``sizes`` are (width, height) of the B original images.
-    As in Mask2Former: scores by softmax, no threshold, no non-maximum suppression; a query may
-    appear with several classes. A score is multiplied by the mean probability of the pixels inside
-    of the mask. Boxes are the tightest ones around the masks.
+    They are sorted by decreasing score. Predictions have the axes [B,N,.], and ``sizes`` are
+    (width, height) of the B original images. As in Mask2Former: scores by softmax, no threshold, no
+    non-maximum suppression; a query may appear with several classes. A score is multiplied by the
+    mean probability of the pixels inside of the mask. Boxes are the tightest ones around the masks.
     """
     # The last class is "no object".
     probabilities = predictions.logits.float().softmax(-1)[..., :-1]
@@ -109,7 +109,7 @@ def resize_to_image(
 
 
 class InstanceTask(DetectionTask):
-    """Instance segmentation on a data set with ``train`` and ``val`` whose objects have masks."""
+    """Instance segmentation on a dataset with ``train`` and ``val`` whose objects have masks."""
 
     kind: ClassVar[str] = "mask"
     reads_masks: ClassVar[bool] = True
@@ -131,11 +131,11 @@ class InstanceTask(DetectionTask):
         """Return AP of the masks, and the main figures of the boxes around them."""
         of_masks = evaluate(self.data.splits["val"], detections, self.kind)
         of_boxes = super().evaluate(detections)
-        return of_masks.with_box_figures(of_boxes)
+        return of_masks.with_box_metrics(of_boxes)
 
     def ground_truth(self, index: int) -> Detections:
         record = self.val.records[index]
         object_masks = record.object_masks()
-        assert object_masks is not None, "the data set was read without masks"
+        assert object_masks is not None, "the dataset was read without masks"
         masks = tuple(mask.to_rle(record.height, record.width) for mask in object_masks)
         return replace(super().ground_truth(index), masks=masks)

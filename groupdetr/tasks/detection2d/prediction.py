@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
-from groupdetr.data.batch import normalised
+from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
-from groupdetr.data.formats import DatasetSplits
-from groupdetr.data.images import load_image
+from groupdetr.data.image_decoding import load_image
+from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import val_transform
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
@@ -52,15 +52,15 @@ SUFFIXES = {
 
 @dataclass
 class Result:
-    """The detections in one image, by falling score.
+    """The detections in one image, sorted by decreasing score.
 
     ``labels`` are indices into the classes of the detector, ``ids`` are the category ids of the
-    data set, and ``names`` are the names of the classes.
+    dataset, and ``names`` are the names of the classes.
     """
 
     image: Image.Image
     detections: Detections
-    categories: Sequence[tuple[int | str, str]]  # (id in the data set, name) of every class
+    categories: Sequence[tuple[int | str, str]]  # (id in the dataset, name) of every class
     source: str = ""  # the path of the image, if it has one
 
     @property
@@ -97,7 +97,7 @@ class Result:
 
     @property
     def ids(self) -> list[int | str]:
-        """The category id of every detection, as in the data set."""
+        """The category id of every detection, as in the dataset."""
         return [self.categories[label][0] for label in self.labels]
 
     @property
@@ -109,7 +109,7 @@ class Result:
         return len(self.detections)
 
     def to_coco(self, image_id: int | str | None = None) -> list[JsonObject]:
-        """Return COCO results with the category ids of the data set.
+        """Return COCO results with the category ids of the dataset.
 
         Boxes are [x, y, width, height], masks are compressed run lengths. Without ``image_id`` the
         path of the image is used.
@@ -175,7 +175,7 @@ class Detector(TrainedDetector):
     task: type[DetectionTask]
 
     def create_task(self, data: DatasetSplits) -> DetectionTask:
-        """Return the task of the detector on a data set that its `read` returned."""
+        """Return the task of the detector on a dataset that its `read` returned."""
         return self.task(data, self.settings, self.recipe.num_detections)
 
     def predict(
@@ -200,7 +200,7 @@ class Detector(TrainedDetector):
             image = to_rgb(source)
             pixels = to_pixels(image, val_transform(self.imgsz)).unsqueeze(0).to(self.device)
             no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
-            batch = normalised(pixels, no_padding, padded=False)
+            batch = normalise(pixels, no_padding, padded=False)
             predictions = self.model(batch).final
             (detections,) = self.task.postprocess(
                 predictions, [image.size], self.recipe.num_detections
@@ -328,7 +328,7 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> list[Path]:
 def to_json(result: Result, path: Path, annotated: Path) -> JsonObject:
     """Return the entry of one image in predictions.json.
 
-    Category ids are those of the data set. Masks are COCO's compressed run lengths.
+    Category ids are those of the dataset. Masks are COCO's compressed run lengths.
     """
     rows = zip(
         result.ids,

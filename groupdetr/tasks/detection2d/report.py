@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from groupdetr.data.formats import DatasetSplits
-from groupdetr.data.images import load_image
+from groupdetr.data.image_decoding import load_image
+from groupdetr.data.layouts import DatasetSplits
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.evaluation.coco import CocoEvaluation
 from groupdetr.report.panels import DetectionPanel

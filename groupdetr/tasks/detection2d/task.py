@@ -1,4 +1,4 @@
-"""Object detection in images: COCO data sets, post-processing of boxes, and evaluation."""
+"""Object detection in images: COCO datasets, post-processing of boxes, and evaluation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from groupdetr.data import transforms
-from groupdetr.data.check import Report, check
+from groupdetr.data.check import CheckReport, check
 from groupdetr.data.dataset import DetectionDataset
-from groupdetr.data.formats import DatasetSplits, load
-from groupdetr.data.worst_case import WorstCaseBatch, worst_case
+from groupdetr.data.layouts import DatasetSplits, load
+from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
-from groupdetr.evaluation.coco import FIGURES, CocoEvaluation, evaluate
+from groupdetr.evaluation.coco import METRICS, CocoEvaluation, evaluate
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
@@ -45,11 +45,12 @@ def augmentation(name: str) -> Callable[[int], transforms.Transform]:
 def postprocess_boxes(
     predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
 ) -> list[Detections]:
-    """Return the ``num_detections`` best (query, class) pairs of each image, by falling score.
+    """Return the ``num_detections`` best (query, class) pairs of each image.
 
-    Predictions have the axes [B,N,.], and ``sizes`` are (width, height) of the B original images.
-    Boxes are in pixels of these and may reach outside of the image. As in Deformable DETR: scores
-    by sigmoid, no threshold, no non-maximum suppression; a query may appear with several classes.
+    They are sorted by decreasing score. Predictions have the axes [B,N,.], and ``sizes`` are
+    (width, height) of the B original images. Boxes are in pixels of these and may reach outside of
+    the image. As in Deformable DETR: scores by sigmoid, no threshold, no non-maximum suppression; a
+    query may appear with several classes.
     """
     scores, query, label = best_pairs(predictions.logits.float().sigmoid(), num_detections)
     boxes = cxcywh_to_xyxy(predictions.boxes.float())
@@ -61,9 +62,10 @@ def postprocess_boxes(
 
 
 def best_pairs(scores: Tensor, num_detections: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the (query, class) pairs with the highest scores of each image, by falling score.
+    """Return the (query, class) pairs with the highest scores of each image.
 
-    ``scores`` are [B,N,classes]. Returns scores, query indices and class indices [B,D].
+    They are sorted by decreasing score. ``scores`` are [B,N,classes]. Returns scores, query indices
+    and class indices [B,D].
     """
     num_classes = scores.shape[-1]
     num_pairs = scores[0].numel()
@@ -73,7 +75,7 @@ def best_pairs(scores: Tensor, num_detections: int) -> tuple[Tensor, Tensor, Ten
 
 
 class DetectionTask(Task[Detections]):
-    """Object detection on a data set with the splits ``train`` and ``val``.
+    """Object detection on a dataset with the splits ``train`` and ``val``.
 
     ``num_detections`` is the number of detections kept of each image. ``workers`` are the processes
     that load images.
@@ -81,8 +83,8 @@ class DetectionTask(Task[Detections]):
 
     kind: ClassVar[str] = "box"
     input_kind: ClassVar[str] = "images"
-    figures: ClassVar[tuple[str, ...]] = FIGURES[:6]
-    reads_masks: ClassVar[bool] = False  # True: data sets are read with the masks of objects
+    metrics: ClassVar[tuple[str, ...]] = METRICS[:6]
+    reads_masks: ClassVar[bool] = False  # True: datasets are read with the masks of objects
 
     train: DetectionDataset
     val: DetectionDataset
@@ -106,19 +108,19 @@ class DetectionTask(Task[Detections]):
 
     @classmethod
     def read(cls, data: Path, images: Path | None) -> DatasetSplits:
-        """Read a data set from disk. `DataError` for the first problem that would mislead."""
+        """Read a dataset from disk. `DataError` for the first problem that would mislead."""
         return load(data, images, masks=cls.reads_masks)
 
     @classmethod
-    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
-        """Return all problems of a data set. With ``decode``, all images are decoded."""
+    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
+        """Return all problems of a dataset. With ``decode``, all images are decoded."""
         return check(data, images, num_queries, decode, masks=cls.reads_masks)
 
     @staticmethod
     def postprocess(
         predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
     ) -> list[Detections]:
-        """Return the detections of images of any data set, from predictions [B,N,.]."""
+        """Return the detections of images of any dataset, from predictions [B,N,.]."""
         return postprocess_boxes(predictions, sizes, num_detections)
 
     @property
@@ -126,7 +128,7 @@ class DetectionTask(Task[Detections]):
         # Every loader worker loads every image sooner or later, so each fills its own cache.
         return self.num_loaders * self.train.max_cache_bytes
 
-    def worst_case(self, query_count: Callable[[int], int]) -> WorstCaseBatch:
+    def worst_case(self, query_count: Callable[[int], int]) -> WorstCaseImageBatch:
         return worst_case(
             self.train.records, self.settings.imgsz, self.settings.augment, query_count
         )

@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from groupdetr.data.formats import DatasetSplits
+from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
-from groupdetr.engine.progress import percent
+from groupdetr.engine.progress import format_percent
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results
@@ -27,7 +27,7 @@ from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
 
-FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of the printed tables
+TABLE_METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of the printed tables
 MAX_UNKNOWN_CLASSES, MAX_KNOWN_CLASSES = 10, 100  # that an error message lists
 
 TableRow = dict[str, str]  # column -> cell
@@ -59,7 +59,7 @@ def validate(
 ) -> JsonObject:
     """Evaluate a detector on a split, print tables, write files, return what metrics.json holds.
 
-    ``run`` is the folder of a run or a weights file. Without ``data`` the data set of the run is
+    ``run`` is the folder of a run or a weights file. Without ``data`` the dataset of the run is
     used; ``images`` is the folder of images if ``data`` is an annotation file. ``per_group`` also
     evaluates every group of queries alone. Files go to the folder ``out``. With ``json`` no tables
     are printed.
@@ -87,10 +87,10 @@ def validate(
 
 
 def read_split(detector: Detector, root: Path, images: Path | None, split: str) -> DatasetSplits:
-    """Return a data set whose ``val`` is the split to evaluate.
+    """Return a dataset whose ``val`` is the split to evaluate.
 
     Its labels are class indices of the detector. The detector may have more classes than the data
-    set: an imported COCO model has 91 class indices, and a data set may use some of them. A class
+    set: an imported COCO model has 91 class indices, and a dataset may use some of them. A class
     that the detector does not have is a `UsageError`.
     """
     data = detector.task.read(root, images)
@@ -170,8 +170,8 @@ def figure_rows(evaluation: CocoEvaluation) -> list[TableRow]:
     rows = []
     for kind, figures in evaluation.by_kind().items():
         row = {"of": kind}
-        for name in FIGURES:
-            row[name] = percent(figures[name]) if name in figures else ""
+        for name in TABLE_METRICS:
+            row[name] = format_percent(figures[name]) if name in figures else ""
         rows.append(row)
     return rows
 
@@ -184,8 +184,8 @@ def class_rows(evaluation: CocoEvaluation) -> list[TableRow]:
             rows.append(
                 {
                     "class": row.name,
-                    "AP": percent(row.AP),
-                    "AP50": percent(row.AP50),
+                    "AP": format_percent(row.AP),
+                    "AP50": format_percent(row.AP50),
                     "objects": str(row.objects),
                     "images": str(row.images),
                 }
@@ -198,8 +198,8 @@ def group_rows(groups: Sequence[CocoEvaluation]) -> list[TableRow]:
     rows = []
     for index, group in enumerate(groups):
         row = {"group": str(index)}
-        for name in FIGURES:
-            row[name] = percent(group.stats[name])
+        for name in TABLE_METRICS:
+            row[name] = format_percent(group.stats[name])
         rows.append(row)
     return rows
 

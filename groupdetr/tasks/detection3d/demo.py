@@ -1,4 +1,4 @@
-"""The demo of detectors of scenes: its synthetic data set, and sections of its page."""
+"""The demo of detectors of scenes: its synthetic dataset, and sections of its page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from groupdetr.analysis.matched_queries import last_layer_matches
 from groupdetr.data.nuscenes.dataset import SceneDataset, collate
 from groupdetr.data.nuscenes.synthetic import write
-from groupdetr.evaluation.nuscenes import ERRORS, FIGURES
-from groupdetr.modeling.heads import HIGH, LOW
+from groupdetr.evaluation.nuscenes import ERRORS, METRICS
+from groupdetr.modeling.heads import DETECTION_HIGH, DETECTION_LOW
 from groupdetr.ops.boxes3d import decode_boxes3d
 from groupdetr.report.demo import ReportSubject
 from groupdetr.report.page import CaptionedImage, Html, gallery, prose, section, wide
@@ -26,7 +26,7 @@ NUM_GROUP_OBJECTS = 5  # objects of a sample whose matched queries are drawn
 
 
 def write_data(folder: Path) -> None:
-    """Write the synthetic data set, unless the folder holds it already."""
+    """Write the synthetic dataset, unless the folder holds it already."""
     write(DEMO_DATA, folder)
 
 
@@ -37,7 +37,7 @@ def subject(kind: str) -> ReportSubject:
         "the mean errors of boxes that are within two metres of an object, after the last epoch."
     )
     errors = [f"m{name}" for name in ERRORS]
-    return ReportSubject("synthetic scenes of six cameras", FIGURES[:2], caption, errors)
+    return ReportSubject("synthetic scenes of six cameras", METRICS[:2], caption, errors)
 
 
 def sections(data: Path, runs: Mapping[str, Path]) -> list[Html]:
@@ -92,8 +92,8 @@ def groups_image(detector: SceneDetector, samples: SceneDataset, index: int) -> 
     matches = last_layer_matches(detector.model, detector.recipe.criterion(), batch)
     objects = batch.targets[0].boxes
     # Reference points are in [0,1] of the space in which heads predict centres.
-    low = matches.reference.new_tensor(LOW)
-    high = matches.reference.new_tensor(HIGH)
+    low = matches.reference.new_tensor(DETECTION_LOW)
+    high = matches.reference.new_tensor(DETECTION_HIGH)
     points = matches.reference * (high - low) + low
     boxes = decode_boxes3d(matches.predictions.boxes)
     boxes_by_object = matches.by_object(boxes, len(objects))  # [T,K,9]

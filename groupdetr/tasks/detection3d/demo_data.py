@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from groupdetr.data.nuscenes.synthetic import SyntheticConfig
+from groupdetr.data.nuscenes.synthetic import SyntheticNuScenesConfig
 from groupdetr.experiments import TINY_SCENES_SETTINGS
 
-DEMO_DATA = SyntheticConfig(
+DEMO_DATA = SyntheticNuScenesConfig(
     train_scenes=120, val_scenes=20, samples=8, width=320, height=180, sweeps=False, seed=1
 )
 DEMO_SETTINGS = replace(TINY_SCENES_SETTINGS, epochs=10, eval_every=1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from groupdetr.data.images import load_image
+from groupdetr.data.image_decoding import load_image
 from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
@@ -37,7 +37,7 @@ DEFAULT_SCORE = 0.3  # the lowest score that predict reports
 
 @dataclass
 class SceneResult:
-    """The detections in one sample, by falling score, in the frame of its lidar.
+    """The detections in one sample, sorted by decreasing score, in the frame of its lidar.
 
     ``labels`` are indices into the ten classes of nuScenes, and ``names`` are their names.
     """
@@ -118,7 +118,7 @@ class SceneDetector(TrainedDetector):
     task: type[Detection3DTask]
 
     def create_task(self, data: NuScenes) -> Detection3DTask:
-        """Return the task of the detector on a data set that its `read` returned."""
+        """Return the task of the detector on a dataset that its `read` returned."""
         return self.task(data, self.settings, self.recipe.num_detections)
 
     def predict(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from groupdetr.data.nuscenes.version import NuScenes
 from groupdetr.engine.run_folder import RunFolder
-from groupdetr.evaluation.nuscenes import ERRORS, FIGURES, NuScenesEvaluation
+from groupdetr.evaluation.nuscenes import ERRORS, METRICS, NuScenesEvaluation
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.page import (
     CaptionedImage,
@@ -29,7 +29,7 @@ from groupdetr.tasks.detection3d.prediction import SceneDetector, evenly_spaced_
 
 NUM_SAMPLES = 4  # samples that are drawn on the page
 IMAGE_WIDTH = 480  # pixels of one camera's image on the page
-METRICS = FIGURES[:2]  # NDS and mAP
+HEADLINE_METRICS = METRICS[:2]  # NDS and mAP
 
 
 def report(run: RunFolder, dataset: NuScenes) -> Path:
@@ -48,7 +48,7 @@ def report(run: RunFolder, dataset: NuScenes) -> Path:
         data[name] = f"{split['images']} samples of {split['version']}"
     body = [
         headline(evaluation, summary),
-        learning_section(summary, METRICS, "samples"),
+        learning_section(summary, HEADLINE_METRICS, "samples"),
         section("Every class", class_table(evaluation)),
         detections_section(detector, dataset),
         section("Data", facts(data)),
@@ -62,7 +62,7 @@ def report(run: RunFolder, dataset: NuScenes) -> Path:
 
 def headline(evaluation: NuScenesEvaluation, summary: RunSummary) -> Html:
     """Return the tiles with the most important figures."""
-    nds, mean_ap = (f"{100 * evaluation.stats[name]:.1f}" for name in METRICS)
+    nds, mean_ap = (f"{100 * evaluation.stats[name]:.1f}" for name in HEADLINE_METRICS)
     translation_error = f"{evaluation.stats['mATE']:.2f}"
     return tiles(
         [

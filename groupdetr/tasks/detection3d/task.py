@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from groupdetr.data.check import Report
+from groupdetr.data.check import CheckReport
 from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.transforms import (
@@ -64,7 +64,7 @@ class Detection3DTask(Task[Detections3D]):
 
     kind: ClassVar[str] = "space"
     input_kind: ClassVar[str] = "scenes"
-    figures: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # shown during training, deciding one first
+    metrics: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # shown during training, deciding one first
     two_frames: ClassVar[bool] = False  # True if a sample has the images of an earlier frame, too
     postprocess = staticmethod(postprocess_boxes3d)
 
@@ -99,7 +99,7 @@ class Detection3DTask(Task[Detections3D]):
         return load(data)
 
     @classmethod
-    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> Report:
+    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
         """Return a report of all problems of a version."""
         return check_version(data, decode, cls.two_frames)
 

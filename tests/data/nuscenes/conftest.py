@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from groupdetr.data.nuscenes.samples import read_samples
-from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
+from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticNuScenesConfig, write
 from groupdetr.data.nuscenes.synthetic_cameras import COLOURS, GROUND, SHADES, SKY
 from groupdetr.data.nuscenes.tables import Tables
 
-CONFIG = SyntheticConfig(train_scenes=2, samples=3)
-LONG_CONFIG = SyntheticConfig(samples=8, width=64, height=36)
+CONFIG = SyntheticNuScenesConfig(train_scenes=2, samples=3)
+LONG_CONFIG = SyntheticNuScenesConfig(samples=8, width=64, height=36)
 
 
 @pytest.fixture(scope="session")

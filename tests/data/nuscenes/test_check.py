@@ -39,7 +39,7 @@ def test_a_missing_list_of_scenes_is_an_error(copy):
 def test_missing_scenes_are_a_warning_in_a_listed_split_and_an_error_in_a_required_one(copy):
     (copy / VERSION / "splits.json").write_text('{"train": ["scene-9001"], "test": ["scene-0001"]}')
     report = check(copy, VERSION)
-    assert (codes(report.errors), codes(report.warnings)) == ([], ["split-not-here"])
+    assert (codes(report.errors), codes(report.warnings)) == ([], ["missing-split"])
     assert codes(check(copy, VERSION, ("train", "test")).errors) == ["unknown-scene"]
 
 
@@ -232,7 +232,7 @@ def test_a_bad_list_of_splits_is_a_finding(copy):
 def test_several_versions_in_a_folder_are_a_finding_with_a_remedy(copy):
     shutil.copytree(copy / VERSION, copy / "v1.0-other")
     report = check_version(copy)
-    assert codes(report.errors) == ["which-version"]
+    assert codes(report.errors) == ["not-one-version"]
     assert "the folder has 2 versions: v1.0-other" in report.render()
     assert "pass the folder of one" in report.render()
 

@@ -8,7 +8,7 @@ import pytest
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
 from groupdetr.data.nuscenes.objects import estimate_velocity
 from groupdetr.data.nuscenes.samples import read_samples
-from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
+from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticNuScenesConfig, write
 from groupdetr.data.nuscenes.tables import Tables
 from groupdetr.errors import DataError
 
@@ -70,7 +70,7 @@ def test_the_last_frame_is_repeated_if_a_camera_has_none_left(long_samples, last
 
 
 def test_without_sweeps_earlier_frames_are_repeated_key_frames(tmp_path):
-    write(SyntheticConfig(samples=3, width=32, height=32, sweeps=False), tmp_path)
+    write(SyntheticNuScenesConfig(samples=3, width=32, height=32, sweeps=False), tmp_path)
     first, second, third = read_samples(Tables(tmp_path, VERSION), "train")
     expected = np.stack([second.image_indices] * 6 + [first.image_indices] * 6)
     assert (third.earlier_indices == expected).all()

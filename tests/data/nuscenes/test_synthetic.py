@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from groupdetr.data.nuscenes.names import CLASSES
-from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticConfig, write
+from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticNuScenesConfig, write
 from groupdetr.data.nuscenes.synthetic_cameras import COLOURS, RenderedBox, render
 from groupdetr.data.nuscenes.synthetic_world import SIZES, Orbit, WorldObject
 from groupdetr.data.nuscenes.tables import FIELDS
 from groupdetr.errors import DataError
 
-TINY = SyntheticConfig(samples=2, width=64, height=36)
+TINY = SyntheticNuScenesConfig(samples=2, width=64, height=36)
 # Distance from the ego vehicle up to which nuScenes evaluates a class, in metres.
 CLASS_RANGES = dict.fromkeys(CLASSES, 50)
 CLASS_RANGES |= {"pedestrian": 40, "motorcycle": 40, "bicycle": 40}
@@ -35,7 +35,7 @@ def table(folder, name):
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write(SyntheticConfig(samples=2, width=64, height=36, seed=seed), tmp_path / name)
+        write(SyntheticNuScenesConfig(samples=2, width=64, height=36, seed=seed), tmp_path / name)
     a, b, c = (content(tmp_path / name) for name in "abc")
     assert a == b
     assert not {*a} & {name for name in c if name.endswith("jpg")}
@@ -52,15 +52,15 @@ def test_an_existing_set_is_not_written_again(tmp_path):
 def test_another_set_is_not_overwritten(tmp_path):
     write(TINY, tmp_path)
     before = content(tmp_path)
-    with pytest.raises(DataError, match=r"(?s)holds another data set.*delete this one"):
-        write(SyntheticConfig(samples=3, width=64, height=36), tmp_path)
+    with pytest.raises(DataError, match=r"(?s)holds another dataset.*delete this one"):
+        write(SyntheticNuScenesConfig(samples=3, width=64, height=36), tmp_path)
     assert content(tmp_path) == before
 
 
 def test_a_real_version_is_not_overwritten(tmp_path):
     (tmp_path / VERSION).mkdir()
     (tmp_path / VERSION / "category.json").write_text("[]")
-    with pytest.raises(DataError, match="holds another data set"):
+    with pytest.raises(DataError, match="holds another dataset"):
         write(TINY, tmp_path)
     assert [*content(tmp_path)] == [f"{VERSION}/category.json"]
 
@@ -188,4 +188,4 @@ def test_images_between_key_frames_belong_to_the_next_one(root):
 )
 def test_an_error_about_a_value_that_is_too_small_names_it(too_small):
     with pytest.raises(ValueError, match=next(iter(too_small))):
-        SyntheticConfig(**too_small)
+        SyntheticNuScenesConfig(**too_small)

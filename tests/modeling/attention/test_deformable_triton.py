@@ -128,7 +128,9 @@ def test_the_kernel_is_a_valid_custom_operation_of_pytorch() -> None:
     value, locations, weights = (
         x.float().to(DEVICE).requires_grad_() for x in random_inputs(sizes)
     )
-    torch.library.opcheck(deformable_triton.attend, (value, [2, 2, 1, 1], locations, weights))
+    torch.library.opcheck(
+        deformable_triton.deformable_attention, (value, [2, 2, 1, 1], locations, weights)
+    )
 
 
 def test_it_compiles_to_one_graph() -> None:

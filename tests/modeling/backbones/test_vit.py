@@ -25,9 +25,11 @@ from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.pretrained_layouts import MAE
 from groupdetr.modeling.backbones.simple_pyramid import SimplePyramid
-from groupdetr.modeling.backbones.vit import HUGE, Sizes, ViT, vit_huge
+from groupdetr.modeling.backbones.vit import HUGE, ViT, ViTSizes, vit_huge
 
-TINY = Sizes(width=32, depth=4, num_heads=2, window=4, global_blocks=(1, 3), image=128, channels=24)
+TINY = ViTSizes(
+    width=32, depth=4, num_heads=2, window=4, global_blocks=(1, 3), image=128, channels=24
+)
 
 
 def tiny_backbone(recompute: bool = False, pretrained: str | bool = False) -> Backbone:
@@ -294,7 +296,7 @@ def test_other_files_are_refused(
 def test_learning_rates_fall_from_the_last_block_to_the_first() -> None:
     with torch.device("meta"):
         backbone = vit_huge(pretrained=False, recompute=False)
-    factors = {name: backbone.rate_factor(name, 0.7) for name, _ in backbone.named_parameters()}
+    factors = {name: backbone.lr_factor(name, 0.7) for name, _ in backbone.named_parameters()}
     for name, factor in factors.items():
         block = re.match(r"network\.vit\.blocks\.(\d+)\.", name)
         if block:
@@ -308,7 +310,9 @@ def test_learning_rates_fall_from_the_last_block_to_the_first() -> None:
 def test_the_norms_of_the_blocks_have_no_weight_decay() -> None:
     """PaddleDetection excludes them by name, but not the norms of the pyramid."""
     backbone = tiny_backbone()
-    not_decayed = {name for name, _ in backbone.named_parameters() if not backbone.is_decayed(name)}
+    not_decayed = {
+        name for name, _ in backbone.named_parameters() if not backbone.has_weight_decay(name)
+    }
     expected = set()
     for block in range(4):
         for norm in ("norm1", "norm2"):

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.vovnet import V99, VoVNet, Widths, vovnet99
+from groupdetr.modeling.backbones.vovnet import V99, VoVNet, VoVNetWidths, vovnet99
 from tests.weights.petr import vovnet_state
 
-NARROW = Widths(
+NARROW = VoVNetWidths(
     stem=8, conv_channels=(12, 14, 16, 18), out_channels=(20, 24, 28, 32), blocks=V99.blocks
 )
 

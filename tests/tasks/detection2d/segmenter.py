@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.checkpoints import native
-from groupdetr.data.batch import normalised
+from groupdetr.data.batch import normalise
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.experiments import EXPERIMENTS, TINY_SETTINGS, Experiment
 from groupdetr.structures.images import Images
@@ -39,8 +39,8 @@ class Segmenter(nn.Module):
         no_padding = torch.zeros(1, 1, 1, dtype=torch.bool)
         black = torch.full((1, 3, 1, 1), 0, dtype=torch.uint8)
         white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
-        self.black = normalised(black, no_padding).pixels
-        self.range = normalised(white, no_padding).pixels - self.black
+        self.black = normalise(black, no_padding).pixels
+        self.range = normalise(white, no_padding).pixels - self.black
 
     def forward(self, images: Images) -> Outputs:
         # The features of a pixel are its red, green and blue in [0,1], and a constant.
@@ -94,7 +94,7 @@ def save_weights(path: Path, imgsz: int) -> Path:
 
 
 def write_data(folder: Path, num_images: int = 3) -> Path:
-    """Write a data set. Images have a rectangle of every colour but one, and a crowd.
+    """Write a dataset. Images have a rectangle of every colour but one, and a crowd.
 
     The last image is empty. Train and val are the same.
     """

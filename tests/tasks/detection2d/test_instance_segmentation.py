@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.data.formats import load
-from groupdetr.evaluation.coco import BOX_FIGURES, FIGURES
+from groupdetr.data.layouts import load
+from groupdetr.evaluation.coco import BOX_METRICS, METRICS
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import decode_mask, mask_areas
 from groupdetr.structures.masks import MaskFeatures
@@ -153,7 +153,7 @@ def test_the_evaluation_has_ap_of_masks_and_of_boxes(task: InstanceTask) -> None
     detections = [task.ground_truth(index) for index in range(3)]
     perfect = task.evaluate(detections)
     assert perfect.kind == "mask"
-    assert list(perfect.stats) == [*FIGURES, *BOX_FIGURES]
+    assert list(perfect.stats) == [*METRICS, *BOX_METRICS]
     assert perfect.stats["AP"] == perfect.stats["box_AP"] == perfect.stats["box_AP75"] == 1
     assert list(perfect.by_kind()) == ["mask", "box"]
 

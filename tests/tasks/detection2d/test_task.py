@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from groupdetr.data.formats import DatasetSplits, load
+from groupdetr.data.layouts import DatasetSplits, load
 from groupdetr.settings import Settings
 from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
 from groupdetr.tasks.detection2d.task import MAX_CACHE_BYTES, DetectionTask

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from groupdetr.data.nuscenes.samples import Sample
-from groupdetr.data.nuscenes.synthetic import SyntheticConfig, write
+from groupdetr.data.nuscenes.synthetic import SyntheticNuScenesConfig, write
 from groupdetr.data.nuscenes.version import NuScenes, load
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import TinyPETR, TinyPETRv2
@@ -36,7 +36,7 @@ RECIPES = {"petr": TinyPETR(num_queries=12), "petrv2": TinyPETRv2(num_queries=12
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> NuScenes:
     root = tmp_path_factory.mktemp("nuscenes")
-    write(SyntheticConfig(samples=3, width=160, height=90), root)
+    write(SyntheticNuScenesConfig(samples=3, width=160, height=90), root)
     return load(root)
 
 

@@ -82,7 +82,7 @@ def check_image(path: Path, size: tuple[int, int], decode: bool = True) -> str:
             image.draft("RGB", (1, 1))
             _rgb(image).load()
     if apply_orientation:
-        return "exif-turned"
+        return "exif-rotated"
     return "exif-ambiguous" if both_sizes_fit else ""
 
 

@@ -1,4 +1,4 @@
-"""Conversion of JSON values to ids, numbers, boxes and image sides. Never raises, for any value."""
+"""Conversion of JSON values to ids, numbers, boxes and image sides. It never raises an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parse_id(value: object) -> Id | None:
 
 
 def report_id_types(ids: Sequence[object], kind: str, findings: Findings) -> None:
-    """Add one finding for each type of ids that other tools have problems with.
+    """Add one finding for each type of id that other tools have problems with.
 
     ``kind`` is what the ids belong to, such as "image".
     """

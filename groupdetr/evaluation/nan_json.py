@@ -7,12 +7,12 @@ import math
 from groupdetr.structures.json_object import JsonObject
 
 
-def without_nan(row: JsonObject) -> JsonObject:
+def nan_to_none(row: JsonObject) -> JsonObject:
     """Return a copy with None in place of nan."""
     return {key: None if _is_nan(value) else value for key, value in row.items()}
 
 
-def with_nan(row: JsonObject) -> JsonObject:
+def none_to_nan(row: JsonObject) -> JsonObject:
     """Return a copy with nan in place of None."""
     return {key: math.nan if value is None else value for key, value in row.items()}
 

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from groupdetr.data import images
+from groupdetr.data import image_decoding
 from groupdetr.data.findings import RefusedError
-from groupdetr.data.images import check_image, image_size, load_image, load_pixels
+from groupdetr.data.image_decoding import check_image, image_size, load_image, load_pixels
 from groupdetr.errors import DataError
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # [48,64]
@@ -98,7 +98,7 @@ def test_the_exif_orientation_is_applied_only_if_the_recorded_size_requires_it(t
     path = oriented(tmp_path / "x.jpg", 6)
     assert load_image(path, (48, 64)).size == (48, 64)
     assert load_image(path, (64, 48)).size == (64, 48)
-    assert check_image(path, (48, 64)) == "exif-turned"
+    assert check_image(path, (48, 64)) == "exif-rotated"
     assert check_image(path, (64, 48)) == ""
 
 
@@ -126,8 +126,8 @@ COLOURS = np.random.default_rng(0).integers(0, 255, (47, 63, 3), dtype=np.uint8)
 @pytest.fixture(params=["Pillow only", "with simplejpeg"])
 def decoder(request, monkeypatch):
     if request.param == "Pillow only":
-        monkeypatch.setattr(images, "decode_jpeg", None)
-    elif not images.decode_jpeg:
+        monkeypatch.setattr(image_decoding, "decode_jpeg", None)
+    elif not image_decoding.decode_jpeg:
         pytest.skip("simplejpeg is not installed: pip install simplejpeg")
     return request.param
 
@@ -197,7 +197,9 @@ def test_a_jpeg_with_stray_bytes_is_decoded_as_by_pillow(tmp_path):
 def test_simplejpeg_decodes_ordinary_jpegs_only(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        images, "decode_jpeg", lambda raw, strict: calls.append((raw[:2], strict)) or COLOURS
+        image_decoding,
+        "decode_jpeg",
+        lambda raw, strict: calls.append((raw[:2], strict)) or COLOURS,
     )
     for mode, extension, size in (
         ("RGB", "jpg", (63, 47)),

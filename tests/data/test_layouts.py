@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from groupdetr.data.formats import HOLDOUT, find_files, load
+from groupdetr.data.layouts import HOLDOUT, find_files, load
 from groupdetr.errors import DataError, UsageError
 
 

@@ -1,4 +1,4 @@
-"""Reading of one JSON object from a file with unknown content."""
+"""Reading of one JSON object from a file whose content may be anything."""
 
 from __future__ import annotations
 

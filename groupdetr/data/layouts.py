@@ -14,7 +14,7 @@ from groupdetr.data.records import Category
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
-HOLDOUT = 0.2  # part of the train images that becomes val if a dataset has no val split
+HOLDOUT = 0.2  # fraction of the train images that becomes val if a dataset has no val split
 _IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -46,7 +46,7 @@ class SplitFiles(NamedTuple):
 DataFiles = dict[str, SplitFiles]  # 'train', 'val', 'test' -> files
 
 
-class Layout(NamedTuple):
+class FolderLayout(NamedTuple):
     """Paths of a split relative to the root.
 
     ``{}`` stands for the name of the split in the dataset: train, valid, val2017 and so on.
@@ -57,14 +57,14 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (
-    Layout("annotations/instances_{}.json", "{}"),  # COCO
-    Layout("annotations/instances_{}.json", "images/{}"),
-    Layout("annotations/instances_{}.json", "images"),
-    Layout("{}/_annotations.coco.json", "{}"),  # Roboflow
-    Layout("annotations/{}.json", "images/{}"),
-    Layout("annotations/{}.json", "images"),
-    Layout("{}.json", "images"),
-    Layout("{}.json", "{}"),
+    FolderLayout("annotations/instances_{}.json", "{}"),  # COCO
+    FolderLayout("annotations/instances_{}.json", "images/{}"),
+    FolderLayout("annotations/instances_{}.json", "images"),
+    FolderLayout("{}/_annotations.coco.json", "{}"),  # Roboflow
+    FolderLayout("annotations/{}.json", "images/{}"),
+    FolderLayout("annotations/{}.json", "images"),
+    FolderLayout("{}.json", "images"),
+    FolderLayout("{}.json", "{}"),
 )
 
 
@@ -186,10 +186,11 @@ def _find_in_folder(root: Path) -> DataFiles:
     raise _unknown_layout(root, _describe(root))
 
 
-def _match(layout: Layout, root: Path) -> DataFiles:
-    """Return the splits of ``root`` in this layout.
+def _match(layout: FolderLayout, root: Path) -> DataFiles:
+    """Return the splits of ``root`` in this layout, an empty dict if it has another one.
 
-    If there are several years, as in val2014 and val2017, it is the newest with a train split.
+    If there are several years, as in val2014 and val2017, the newest one with a train split and
+    its images is returned.
     """
     files_by_year: dict[str, DataFiles] = {}
     for file in sorted(root.glob(layout.annotations.format("*"))):
@@ -236,7 +237,7 @@ class _SplitName(NamedTuple):
     year: str  # such as "2017", or ""
 
 
-def _parse_split_name(layout: Layout, annotations: str) -> _SplitName | None:
+def _parse_split_name(layout: FolderLayout, annotations: str) -> _SplitName | None:
     """Return the name of the split in a path, or None if the path does not match the layout."""
     aliases = "|".join(_SPLIT_ALIASES)
     name_pattern = rf"(({aliases})(\d{{4}})?)"
@@ -250,8 +251,11 @@ def _parse_split_name(layout: Layout, annotations: str) -> _SplitName | None:
 def _single_file(root: Path) -> SplitFiles | None:
     """Return the annotation file and the image folder, if there is exactly one of each."""
     annotations = sorted(root.glob("*.json")) or sorted(root.glob("annotations/*.json"))
-    images = _image_folder(root / "images" if (root / "images").is_dir() else root)
-    return SplitFiles(annotations[0], images) if len(annotations) == 1 and images else None
+    images_dir = root / "images"
+    images = _image_folder(images_dir if images_dir.is_dir() else root)
+    if len(annotations) != 1 or images is None:
+        return None
+    return SplitFiles(annotations[0], images)
 
 
 def _image_folder(folder: Path, depth: int = 3) -> Path | None:
@@ -282,7 +286,10 @@ def _describe(root: Path) -> str:
         return f"it looks like {other_format}, which is not supported yet; convert it to COCO JSON"
     layouts = [f"{layout.annotations} + {layout.images}/" for layout in LAYOUTS]
     known = "; ".join(layouts).replace("{}", "train")
-    entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(root))
+    entries: list[str] = []
+    for entry in os.scandir(root):
+        entries.append(f"{entry.name}/" if entry.is_dir() else entry.name)
+    entries.sort()
     listed = ", ".join(printable(entry) for entry in entries[:8])
     if len(entries) > 8:
         listed += f" and {len(entries) - 8} more"
@@ -294,10 +301,12 @@ def _describe(root: Path) -> str:
 
 def _other_format(root: Path) -> str:
     """Return the name of a dataset format that is not supported, or an empty text."""
-    voc_files = ("JPEGImages", "Annotations/*.xml", "*/Annotations")
-    if any(any(root.glob(pattern)) for pattern in voc_files):
-        return "a Pascal VOC dataset"
-    yolo_files = ("labels/**/*.txt", "*/labels/*.txt", "data.y*ml")
-    if any(any(root.glob(pattern)) for pattern in yolo_files):
-        return "a YOLO dataset"
+    patterns_by_format = {
+        "a Pascal VOC dataset": ("JPEGImages", "Annotations/*.xml", "*/Annotations"),
+        "a YOLO dataset": ("labels/**/*.txt", "*/labels/*.txt", "data.y*ml"),
+    }
+    for format_name, patterns in patterns_by_format.items():
+        for pattern in patterns:
+            if any(root.glob(pattern)):
+                return format_name
     return ""
