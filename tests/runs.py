@@ -24,7 +24,9 @@ IMAGE_PRESETS = [
     name for name in TINY_PRESETS if task_class(experiment(name).task).input_kind == "images"
 ]
 # Options of `groupdetr train` for a very small detector and a short training on small images.
-SMALL_MODEL = split("--set channels=32 num_heads=2 hidden=32 decoder_layers=2 num_queries=8")
+SMALL_MODEL = split(
+    "--set channels=32 num_heads=2 dim_feedforward=32 decoder_layers=2 num_queries=8"
+)
 SMALL_SETTINGS = split("--groups 2 --imgsz 48 --batch 4 --workers 0 --threads 1 --device cpu")
 
 

@@ -42,7 +42,7 @@ class ConditionalDETR(Recipe):
 
     dilated: bool = False  # DC5
     encoder_layers: int = 6
-    hidden: int = 2048  # width of the feed-forward networks
+    dim_feedforward: int = 2048  # width of the feed-forward networks
     temperature: float = 10000.0  # of the image's position embedding
     offset: float = 0.0  # shift of the image's position embedding, in pixels of the feature map
     eps: float = 1e-5  # of the inverse sigmoid
@@ -75,7 +75,7 @@ class ConditionalDETR(Recipe):
         return FixedPositionEmbedding()
 
     def feed_forward(self) -> FeedForward:
-        return FeedForward(self.channels, self.hidden, self.dropout)
+        return FeedForward(self.channels, self.dim_feedforward, self.dropout)
 
     def queries(self) -> QuerySource:
         queries = LearnedPoints(

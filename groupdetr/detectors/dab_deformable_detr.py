@@ -50,7 +50,7 @@ class DABDeformableDETR(Recipe):
     num_detections: int = 100
     dropout: float = 0.0
     encoder_layers: int = 6
-    hidden: int = 2048  # width of the feed-forward networks
+    dim_feedforward: int = 2048  # width of the feed-forward networks
     num_levels: int = 4
     num_points: int = 4  # sampling points of an attention head on every level
     temperature: float = 10000.0  # of the image's position embedding
@@ -85,7 +85,7 @@ class DABDeformableDETR(Recipe):
         return DeformableEncoderLayer(attention, self.feed_forward(), self.channels, self.dropout)
 
     def feed_forward(self) -> FeedForward:
-        return FeedForward(self.channels, self.hidden, self.dropout)
+        return FeedForward(self.channels, self.dim_feedforward, self.dropout)
 
     def queries(self) -> QuerySource:
         return LearnedAnchorsAndContents(

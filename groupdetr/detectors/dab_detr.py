@@ -47,7 +47,7 @@ class DABDETR(ConditionalDETR):
         return ContentScaledPositionEmbedding(FixedPositionEmbedding(), scale)
 
     def feed_forward(self) -> FeedForward:
-        return FeedForward(self.channels, self.hidden, self.dropout, nn.PReLU())
+        return FeedForward(self.channels, self.dim_feedforward, self.dropout, nn.PReLU())
 
     def queries(self) -> QuerySource:
         return LearnedAnchors(

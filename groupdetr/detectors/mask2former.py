@@ -45,8 +45,8 @@ class Mask2Former(Recipe):
     dropout: float = 0.0
     encoder_layers: int = 6
     decoder_layers: int = 9
-    encoder_hidden: int = 1024  # width of the encoder's feed-forward networks
-    hidden: int = 2048  # width of the decoder's feed-forward networks
+    encoder_dim_feedforward: int = 1024  # width of the encoder's feed-forward networks
+    dim_feedforward: int = 2048  # width of the decoder's feed-forward networks
     num_levels: int = 3
     num_points: int = 4  # sampling points of an attention head of the encoder on every level
     num_samples: int = 112 * 112  # points of an image where masks are compared
@@ -85,11 +85,11 @@ class Mask2Former(Recipe):
         attention = DeformableAttention(
             self.channels, self.num_heads, self.num_levels, self.num_points
         )
-        feed_forward = self.feed_forward(self.encoder_hidden)
+        feed_forward = self.feed_forward(self.encoder_dim_feedforward)
         return DeformableEncoderLayer(attention, feed_forward, self.channels, self.dropout)
 
-    def feed_forward(self, hidden: int) -> FeedForward:
-        network = FeedForward(self.channels, hidden, self.dropout)
+    def feed_forward(self, dim_feedforward: int) -> FeedForward:
+        network = FeedForward(self.channels, dim_feedforward, self.dropout)
         init_xavier([network])
         return network
 
@@ -122,7 +122,7 @@ class Mask2Former(Recipe):
             self.group_attention,
             self_attention,
             cross_attention,
-            self.feed_forward(self.hidden),
+            self.feed_forward(self.dim_feedforward),
             self.channels,
             self.dropout,
         )

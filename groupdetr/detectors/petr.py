@@ -48,7 +48,7 @@ class PETR(Recipe):
     num_classes: int = 10
     num_queries: int = 900
     num_detections: int = 300
-    hidden: int = 2048  # width of the feed-forward networks
+    dim_feedforward: int = 2048  # width of the feed-forward networks
     grid_mask: float = 0.7  # probability that squares of a batch's images are hidden in training
     eps: float = 1e-5  # of the inverse sigmoid
 
@@ -87,7 +87,7 @@ class PETR(Recipe):
     def decoder_layer(self) -> DecoderLayer:
         self_attention = SelfAttention(self.channels, self.num_heads, self.dropout)
         cross_attention = DenseCrossAttention(self.channels, self.num_heads, self.dropout)
-        feed_forward = FeedForward(self.channels, self.hidden, self.dropout)
+        feed_forward = FeedForward(self.channels, self.dim_feedforward, self.dropout)
         init_xavier([feed_forward])
         nn.init.zeros_(feed_forward.expand.bias)
         nn.init.zeros_(feed_forward.contract.bias)

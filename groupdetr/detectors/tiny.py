@@ -49,7 +49,7 @@ class Tiny(Recipe):
     dropout: float = 0.0
     encoder_layers: int = 1
     decoder_layers: int = 3
-    hidden: int = 128
+    dim_feedforward: int = 128
 
     has_backbone_weights: ClassVar[bool] = False
 
@@ -174,8 +174,8 @@ class TinyMask2Former(Mask2Former):
     num_queries: int = 50
     encoder_layers: int = 1
     decoder_layers: int = 3
-    encoder_hidden: int = 128
-    hidden: int = 128
+    encoder_dim_feedforward: int = 128
+    dim_feedforward: int = 128
     num_samples: int = 256
 
     has_backbone_weights: ClassVar[bool] = False
@@ -205,7 +205,7 @@ class TinyPETR(PETR):
     num_detections: int = 100
     dropout: float = 0.0
     decoder_layers: int = 3
-    hidden: int = 128
+    dim_feedforward: int = 128
     grid_mask: float = 0.0
 
     stride: ClassVar[int] = 8
@@ -222,8 +222,8 @@ class TinyPETR(PETR):
 
     def encoder(self, in_channels: list[int]) -> CameraEncoder:
         encoder = super().encoder(in_channels)
-        encoder.points.init_kaiming()
-        encoder.views.init_kaiming()
+        encoder.point_embed.init_kaiming()
+        encoder.view_embed.init_kaiming()
         return encoder
 
     def queries(self) -> LearnedPoints3D:

@@ -1,1 +1,1 @@
-"""The training loop and everything around it. It knows no detector and no dataset by name."""
+"""The training loop and everything around it, independent of detectors and datasets."""

@@ -67,7 +67,10 @@ def expect_device(name: str) -> None:
 
 
 def create_accelerator(settings: Settings) -> Accelerator:
-    """Return the device and processes that ``torchrun``, ``accelerate`` or a plain start gave."""
+    """Return the accelerator: the device, the precision and the processes of a training.
+
+    There are several processes if ``torchrun`` or ``accelerate launch`` started the program.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     expect_device(settings.device)
@@ -96,7 +99,7 @@ def peak_memory_mb() -> float:
 
 
 def environment() -> JsonObject:
-    """Return what a figure depends on besides the code: machine, versions, command."""
+    """Return what a result depends on besides the code: machine, package versions, command."""
     gpus = []
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -12,22 +12,22 @@ from groupdetr.structures.json_object import JsonObject
 
 @dataclass(frozen=True)
 class StepEnd:
-    """What is known after an optimizer step."""
+    """The state of the training after an optimizer step."""
 
     step: int  # optimizer steps so far
     total: int | None  # optimizer steps in all; None if the training ends after some minutes
-    progress: float  # share of the training that is done, 0 to 1
+    progress: float  # fraction of the training that is done, 0 to 1
     loss: float  # sum of all losses
     lr: float
 
 
 @dataclass(frozen=True)
 class EvaluationEnd:
-    """What is known after an evaluation."""
+    """The result of an evaluation."""
 
     epoch: float
     seconds: float  # of training so far, without evaluations
-    stats: Mapping[str, float]  # the figures of the task that are shown during training
+    stats: Mapping[str, float]  # the metrics of the task that are shown during training
     is_best: bool
 
 

@@ -43,7 +43,7 @@ class CheckpointState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that are evaluated and published: the moving average, if there is one."""
+        """The model that is evaluated and saved as the best: the moving average if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     def save(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class CheckpointState:
     def load(self, path: Path) -> None:
         """Read ``last.pt``.
 
-        UsageError if it cannot be read, has another format number, or is of another model.
+        `UsageError` if it cannot be read, has another format number, or is of another model.
         """
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

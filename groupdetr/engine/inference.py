@@ -33,38 +33,39 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def use_group(model: DetectionTransformer, group: int | None) -> Iterator[None]:
-    """Let inference run this group, or all groups if it is None, and the former one at the end."""
-    former, model.queries.inference_group = model.queries.inference_group, group
+    """Let inference run this group, or all groups if it is None. Restore the setting at the end."""
+    former_group = model.queries.inference_group
+    model.queries.inference_group = group
     try:
         yield
     finally:
-        model.queries.inference_group = former
+        model.queries.inference_group = former_group
 
 
 def run_inference(
     model: DetectionTransformer,
     task: Task[DetectionsT],
     accelerator: Accelerator,
-    batch: int,
+    batch_size: int,
     workers: int,
     on_progress: OnProgress | None = None,
 ) -> list[DetectionsT]:
     """Return the detections of every validation image, in order."""
 
-    def predict_batch(images: Batch) -> list[DetectionsT]:
+    def predict_batch(batch: Batch) -> list[DetectionsT]:
         with accelerator.autocast():
-            predictions = model(images.images(accelerator.device)).final
-        return task.postprocess_val(predictions, images.indices)
+            predictions = model(batch.images(accelerator.device)).final
+        return task.postprocess_val(predictions, batch.indices)
 
     with eval_mode(model):
-        return map_dataset(predict_batch, task, accelerator, batch, workers, on_progress)
+        return map_dataset(predict_batch, task, accelerator, batch_size, workers, on_progress)
 
 
 def map_dataset(
     predict_batch: Callable[[Batch], Sequence[ResultT]],
     task: Task[DetectionsT],
     accelerator: Accelerator,
-    batch: int,
+    batch_size: int,
     workers: int,
     on_progress: OnProgress | None = None,
 ) -> list[ResultT]:
@@ -73,11 +74,12 @@ def map_dataset(
     ``predict_batch`` returns one result for each image of a batch, on the host. Processes share the
     images. Every process gets all results.
     """
-    total, processes = len(task.val), accelerator.num_processes
+    total = len(task.val)
+    processes = accelerator.num_processes
     own_indices = range(accelerator.process_index, total, processes)
     results: list[tuple[int, ResultT]] = []
-    for images in task.val_loader.batches(own_indices, batch, workers):
-        results += zip(images.indices, predict_batch(images))
+    for batch in task.val_loader.batches(own_indices, batch_size, workers):
+        results += zip(batch.indices, predict_batch(batch))
         trim_malloc()
         if on_progress:
             on_progress(min(len(results) * processes, total), total)

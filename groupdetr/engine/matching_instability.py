@@ -44,7 +44,7 @@ class ValidationPass(Generic[DetectionsT]):
         self.measures_all_groups = self.inference_group is None or groups_are_separate
 
     def run(
-        self, batch: int, workers: int, on_progress: Callable[[int, int], None] | None = None
+        self, batch_size: int, workers: int, on_progress: Callable[[int, int], None] | None = None
     ) -> tuple[list[DetectionsT], Tensor | None]:
         """Return the detections of every validation image, and the matched objects.
 
@@ -53,7 +53,7 @@ class ValidationPass(Generic[DetectionsT]):
         """
         with eval_mode(self.model):
             results = map_dataset(
-                self.predict_batch, self.task, self.accelerator, batch, workers, on_progress
+                self.predict_batch, self.task, self.accelerator, batch_size, workers, on_progress
             )
         detections = [image_detections for image_detections, _ in results]
         objects = [matched for _, matched in results[: self.measured_images] if matched is not None]
@@ -92,7 +92,9 @@ class ValidationPass(Generic[DetectionsT]):
             return {"instability": math.nan, "instability_groups": math.nan}
         by_group = instability(matched.numpy(), None if previous is None else previous.numpy())
         if self.measures_all_groups:
-            primary, mean = by_group[self.inference_group or 0], by_group.mean()
+            primary = float(by_group[self.inference_group or 0])
+            mean = float(by_group.mean())
         else:
-            primary, mean = by_group[0], math.nan
-        return {"instability": float(primary), "instability_groups": float(mean)}
+            primary = float(by_group[0])
+            mean = math.nan
+        return {"instability": primary, "instability_groups": mean}

@@ -20,14 +20,14 @@ from torch.utils._pytree import tree_leaves
 
 from groupdetr.errors import UsageError
 
-# The part of the free memory that is left alone, as a share and in bytes, because allocators hold
+# The part of the free memory that is not used, as a fraction and in bytes, because allocators hold
 # more than tensors need. On a CPU, up to 1.24 times as much was measured after one step, and up to
-# 0.5 GiB more after a hundred steps with ever new image sizes.
+# 0.5 GiB more after a hundred steps with a new image size in every step.
 HEADROOM = {"cuda": (0.1, 0), "cpu": (0.25, 1 << 29)}
 
 
 class ControlGroupFiles(NamedTuple):
-    """Where a version of Linux control groups keeps its folders and figures."""
+    """The file names of a version of Linux control groups: its folder, limit and usage."""
 
     folder: str
     limit: str
@@ -46,15 +46,15 @@ CONTROL_GROUPS_V2 = ControlGroupFiles(
 def usable_bytes(device: torch.device, reserved: int = 0) -> int:
     """Return the bytes that the tensors of this process may take.
 
-    On a GPU it is most of the free memory. On a CPU it is most of this process's share of what is
-    free in the machine or its container, without ``reserved`` bytes.
+    On a GPU it is most of the free memory. On a CPU it is most of this process's part of the memory
+    that is free in the machine or its container, minus ``reserved`` bytes.
     """
     if device.type not in HEADROOM:
         raise UsageError(
             f"memory cannot be measured on {device.type}",
             remedy="give numbers instead of auto: --batch 8 --groups 11",
         )
-    share, constant = HEADROOM[device.type]
+    fraction, constant = HEADROOM[device.type]
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -62,7 +62,7 @@ def usable_bytes(device: torch.device, reserved: int = 0) -> int:
     else:
         available = min(psutil.virtual_memory().available, *control_group_bytes(Path("/")))
         free = available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - reserved
-    return max(0, int((free - constant) * (1 - share)))
+    return max(0, int((free - constant) * (1 - fraction)))
 
 
 def control_group_bytes(root: Path) -> Iterator[int]:
@@ -90,7 +90,7 @@ def control_group_bytes(root: Path) -> Iterator[int]:
 
 
 def _bytes_left(folder: Path, files: ControlGroupFiles) -> int:
-    """Return what is left of a control group's limit. File pages are dropped when needed."""
+    """Return the bytes left of a control group's limit. File pages count as free memory."""
     rows = (row.split() for row in (folder / "memory.stat").read_text().splitlines())
     reclaimable = int(dict(rows)[files.reclaimable])
     limit = int((folder / files.limit).read_text())
@@ -121,7 +121,8 @@ class CudaMeter(MemoryMeter):
     """Reads the statistics of CUDA's allocator."""
 
     def __init__(self, device: torch.device, limit: int) -> None:
-        self.device, self.limit = device, limit
+        self.device = device
+        self.limit = limit
         self.held_before = torch.cuda.memory_allocated(device)
 
     def __call__(self, run: Callable[[], object]) -> int:
@@ -136,8 +137,8 @@ class CudaMeter(MemoryMeter):
 class HostMeter(MemoryMeter):
     """Counts the bytes of every tensor on the CPU, from its creation until its storage is freed.
 
-    It raises before the machine runs out of memory. What an operation allocates and frees inside
-    is not seen; for PyTorch's operations on a CPU that is next to nothing.
+    It raises an error before the machine runs out of memory. Memory that an operation allocates and
+    frees internally is not counted; PyTorch's operations on a CPU use almost none.
     """
 
     def __init__(self, limit: int) -> None:
@@ -152,12 +153,14 @@ class HostMeter(MemoryMeter):
 
 
 class _TensorCounter(TorchDispatchMode):
-    """Sees the result of every operation and adds up the storages that are new."""
+    """Receives the result of every operation and adds up the bytes of new storages."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self.limit, self.held, self.peak = limit, 0, 0
-        self.known: set[int] = set()  # addresses of the storages that are held
+        self.limit = limit
+        self.held = 0  # bytes of the storages that exist now
+        self.peak = 0  # largest value of `held`
+        self.known: set[int] = set()  # addresses of the storages that exist now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -167,7 +170,9 @@ class _TensorCounter(TorchDispatchMode):
         return result
 
     def add(self, storage: torch.UntypedStorage) -> None:
-        address, size = storage._cdata, storage.nbytes()
+        """Count a storage that is new, until it is freed."""
+        address = storage._cdata
+        size = storage.nbytes()
         if address in self.known:
             return
         self.known.add(address)
@@ -200,7 +205,7 @@ def format_bytes(size: float) -> str:
 
 
 def trim_malloc() -> None:
-    """Return freed memory to the system, where glibc would keep it. It takes a millisecond.
+    """Return freed memory to the system; glibc would keep it. It takes a millisecond.
 
     The small results of an image lie between large blocks that were freed. Without trimming, an
     evaluation of masks grows by megabytes an image.

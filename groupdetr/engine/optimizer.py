@@ -1,4 +1,4 @@
-"""The optimizer, the learning rate of every step, and the running mean of the weights."""
+"""The optimizer, the learning rate of every step, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def set_learning_rates(
 ) -> float:
     """Set the learning rates of step ``step``, counted from 0, and return that of the first group.
 
-    ``progress`` in [0,1] is the share of the training that is done. The rates are a pure function
-    of these, so nothing of them is saved.
+    ``progress`` in [0,1] is the fraction of the training that is done. The rates depend on these
+    arguments only, so no scheduler state is saved.
     """
     warmup = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.schedule == "cosine":

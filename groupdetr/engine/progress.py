@@ -21,7 +21,8 @@ class ProgressCallback(Callback):
         self.label = label
         self.printed_header = False
         self.start_time: float | None = None  # when the first step ended
-        self.start_step, self.start_progress = 0, 0.0  # at that moment
+        self.start_step = 0  # the step that ended then
+        self.start_progress = 0.0  # the progress at that time
         self.last_print_time = 0.0
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -44,7 +45,8 @@ class ProgressCallback(Callback):
         now = time.monotonic()
         if self.start_time is None:
             self.start_time = now
-            self.start_step, self.start_progress = event.step, event.progress
+            self.start_step = event.step
+            self.start_progress = event.progress
         total = f"/{event.total}" if event.total else ""
         text = f"step {event.step}{total}  loss {event.loss:.3f}  lr {event.lr:.1e}"
         if event.progress > self.start_progress:
@@ -70,15 +72,15 @@ class ProgressCallback(Callback):
             indent = " " * len(self.label)
             self.console.print(f"{indent} {'epoch':>8}{'time':>9}{titles}", soft_wrap=True)
             self.printed_header = True
-        figures = "".join(f"{format_percent(value):>10}" for value in event.stats.values())
+        metrics = "".join(f"{format_percent(value):>10}" for value in event.stats.values())
         mark = "  best" if event.is_best else ""
         row = f"{self.label} {event.epoch:8.1f}{format_duration(event.seconds):>9}{figures}{mark}"
         self.console.print(row, soft_wrap=True)
 
 
-def format_percent(share: float) -> str:
-    """Format a figure as papers print AP: 0.4321 is 43.2, nan is a dash."""
-    return "-" if math.isnan(share) else f"{100 * share:.1f}"
+def format_percent(fraction: float) -> str:
+    """Format a metric in [0,1] as papers print AP: 0.4321 is 43.2, nan is a dash."""
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
 def format_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and how they are written so that a kill loses nothing."""
+"""The folder of a run: its files, written so that an interrupted process loses nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from groupdetr.structures.json_object import JsonObject
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file so that it always holds its former or its new content in full.
 
-    That holds whenever the machine stops. ``write`` is called with an open file.
+    That is true even if the machine stops at any time. ``write`` is called with an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -82,7 +82,7 @@ class RunFolder:
             ) from error
 
     def clean(self) -> None:
-        """Remove unfinished files of writes that a kill interrupted."""
+        """Remove unfinished files, which an interrupted process has left."""
         for unfinished in [*self.path.rglob(".*.part"), *self.path.rglob(".*.tmp")]:
             unfinished.unlink(missing_ok=True)
 
@@ -92,7 +92,7 @@ class RunFolder:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def records(self) -> list[JsonObject]:
-        """Return the records of the log, without a last line that a kill interrupted."""
+        """Return the records of the log. An incomplete last line is left out."""
         if not self.log.is_file():
             return []
         parsed = [_parse(line) for line in self.log.read_text().splitlines()]
@@ -100,9 +100,9 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Remove what was logged after ``step``, because those steps are run again."""
-        kept = [record for record in self.records() if record["step"] <= step]
-        write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
-        self.write_results(kept)
+        remaining = [record for record in self.records() if record["step"] <= step]
+        write_text(self.log, "".join(json.dumps(record) + "\n" for record in remaining))
+        self.write_results(remaining)
 
     def evaluations(self) -> list[JsonObject]:
         """Return the records of the evaluations."""
@@ -111,7 +111,11 @@ class RunFolder:
     def write_results(self, records: Sequence[JsonObject]) -> None:
         """Write results.csv from the evaluations among ``records``."""
         rows = [record for record in records if is_evaluation(record)]
-        columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
+        # A dict keeps the order in which the columns first appear.
+        names: dict[str, None] = {}
+        for row in rows:
+            names.update(dict.fromkeys(row))
+        columns = list(names) or ["step"]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
@@ -120,9 +124,9 @@ class RunFolder:
 
 
 def training_data(source: Path, remedy: str) -> tuple[Path, Path | None]:
-    """Return the dataset that a run was trained on, and its image folder if it was given one.
+    """Return the dataset that a run was trained on, and its image folder if one was given.
 
-    A weights file does not record its data: `UsageError` with the remedy.
+    A weights file does not record its data: then it is a `UsageError` with ``remedy``.
     """
     if not source.is_dir():
         raise UsageError("no dataset was given", str(source), remedy)

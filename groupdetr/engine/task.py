@@ -1,4 +1,4 @@
-"""What the engine needs to know of a task: its datasets, its post-processing and its evaluation."""
+"""The abstract task of the engine: its datasets, its post-processing and its evaluation."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class EvaluationResult(Protocol):
 
     @property
     def stats(self) -> dict[str, float]:
-        """Figures by name. The first one decides which checkpoint is the best."""
+        """Metrics by name. The first one decides which checkpoint is the best."""
         ...
 
     def to_json(self) -> JsonObject:
-        """What metrics.json holds."""
+        """Return the content of metrics.json."""
         ...
 
 
@@ -50,21 +50,22 @@ class Batch(Protocol):
 class WorstCaseBatch(Protocol):
     """The largest batches that a training can draw, to measure how much memory it needs."""
 
-    def pixels(self, images: int) -> int:
-        """Return the number of pixels of a batch of so many images."""
+    def pixels(self, num_images: int) -> int:
+        """Return the number of pixels of a batch of ``num_images`` images."""
         ...
 
-    def batch(self, images: int) -> Batch:
-        """Return a batch of so many images that needs as much memory as the largest one."""
+    def batch(self, num_images: int) -> Batch:
+        """Return a batch of ``num_images`` images that needs as much memory as the largest one."""
         ...
 
 
 class Task(ABC, Generic[DetectionsT]):
-    """What is trained and evaluated: detection, instance segmentation or 3D detection."""
+    """A task: object detection, instance segmentation or 3D detection on one dataset."""
 
-    kind: ClassVar[str]  # what the figures measure: "box", "mask", or "space" for 3D boxes
+    kind: ClassVar[str]  # what the metrics measure: "box", "mask" or "box3d"
     input_kind: ClassVar[str]  # "images" or "scenes"
-    metrics: ClassVar[tuple[str, ...]]  # shown during training, the deciding one first
+    # Shown during training. The first one decides which checkpoint is the best.
+    metrics: ClassVar[tuple[str, ...]]
 
     train: CollatingDataset[Batch]
     val: CollatingDataset[Batch]
@@ -86,7 +87,8 @@ class Task(ABC, Generic[DetectionsT]):
     @classmethod
     @abstractmethod
     def read(cls, data: Path, images: Path | None) -> TrainingData:
-        """Read a dataset from disk. `DataError` for the first problem that would mislead."""
+        """Read a dataset from disk. `DataError` for the first problem that would mislead training.
+        """
 
     @classmethod
     @abstractmethod
@@ -117,5 +119,5 @@ class Task(ABC, Generic[DetectionsT]):
         """Evaluate the detections of all validation images, in the order of the dataset."""
 
     @abstractmethod
-    def names(self, indices: Sequence[int]) -> list[str]:
-        """Return the names of training images, for messages."""
+    def train_image_names(self, indices: Sequence[int]) -> list[str]:
+        """Return the names of training images or samples, for messages."""

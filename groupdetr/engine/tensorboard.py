@@ -13,8 +13,8 @@ from groupdetr.structures.json_object import JsonObject
 def tensorboard_callback(folder: Path, purge_step: int) -> Callback | None:
     """Return a callback that writes every record of the log as scalars.
 
-    None if TensorBoard is not installed. Events that an earlier part of the run wrote after
-    ``purge_step`` are hidden.
+    It is None if TensorBoard is not installed. Events after ``purge_step`` that an earlier part of
+    the run wrote are hidden.
     """
     if find_spec("tensorboard") is None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import torch
@@ -25,15 +25,15 @@ from groupdetr.errors import DivergedError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import with_loss
 
-SAVE_SECONDS = 300.0  # a kill costs at most so many seconds of training
+SAVE_SECONDS = 300.0  # between checkpoints; an interruption loses at most this much training
 ENDLESS = 1 << 40  # steps of a training that ends after some minutes
 
 
 class Trainer:
-    """Trains a model as a plan says.
+    """Trains a model according to a `TrainingPlan`.
 
-    ``callbacks`` are called at fixed moments. `request_stop` ends the training after the step that
-    is running, with a checkpoint.
+    ``callbacks`` are called at fixed moments. `request_stop` ends the training after the current
+    step, with a checkpoint.
     """
 
     def __init__(
@@ -43,8 +43,12 @@ class Trainer:
         criterion: SetCriterion,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.plan, self.settings, self.accelerator = plan, plan.settings, plan.accelerator
-        self.task, self.run, self.criterion = plan.task, plan.run, criterion
+        self.plan = plan
+        self.settings = plan.settings
+        self.accelerator = plan.accelerator
+        self.task = plan.task
+        self.run = plan.run
+        self.criterion = criterion
         self.callbacks = CallbackList(callbacks)
         self.model = model.to(self.accelerator.device)
         # Model and criterion as one module: images, targets and mean_objects -> losses.
@@ -53,25 +57,26 @@ class Trainer:
         ema = create_ema(model, self.settings.ema) if self.settings.ema else None
         self.state = CheckpointState(model, optimizer, ema, TrainingProgress())
         self.stop_requested = False
-        # Seconds of training at the last evaluation, and how many seconds that evaluation took.
-        self.last_evaluation_at, self.last_evaluation_seconds = 0.0, 1.0
+        self.last_evaluation_at = 0.0  # seconds of training before the last evaluation
+        self.last_evaluation_seconds = 1.0  # duration of the last evaluation
         self.last_save_time = time.monotonic()
 
     def request_stop(self) -> None:
-        """End the training after the step that is running."""
+        """End the training after the current step."""
         self.stop_requested = True
 
     # the loop
 
     def train(self) -> None:
-        """Train to the end, or to a requested stop, from wherever the state is."""
+        """Train from the current state to the end, or until a stop is requested."""
         with self.callbacks:
             self._train()
             if self.stopped_early():
                 self.save()
 
     def _train(self) -> None:
-        progress, micro_batches = self.state.progress, self.micro_batches()
+        progress = self.state.progress
+        micro_batches = self.micro_batches()
         network = self.prepare_network()
         self.model.train()
         while not self.is_finished():
@@ -79,7 +84,7 @@ class Trainer:
             self.seed_step()
             step_batches = list(islice(micro_batches, self.settings.accumulate))
             lr = set_learning_rates(
-                self.state.optimizer, self.settings, progress.step, self.progress_share()
+                self.state.optimizer, self.settings, progress.step, self.progress_fraction()
             )
             losses, grad_norm = self.step(network, step_batches)
             progress.step += 1
@@ -112,7 +117,7 @@ class Trainer:
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         losses, norm = self.to_host(sums, grad_norm)
         if not all(map(math.isfinite, [*losses.values(), norm])):
-            raise self.diverged("the loss or its gradient is not finite", micro_batches)
+            raise self.divergence_error("the loss or its gradient is not finite", micro_batches)
         self.state.optimizer.step()
         if self.state.ema is not None:
             self.state.ema.update_parameters(self.model)
@@ -128,14 +133,14 @@ class Trainer:
             with self.accelerator.autocast():
                 return network(micro_batch.images(device), targets, mean_objects)
         except DivergedError as error:
-            raise self.diverged(f"{error.what} ({error.where})", [micro_batch]) from error
+            raise self.divergence_error(f"{error.what} ({error.where})", [micro_batch]) from error
 
     # parts of a step
 
     def mean_objects(self, micro_batches: list[Batch]) -> Tensor:
-        """Return the objects of a micro-batch, averaged over the micro-batches of all processes.
+        """Return the mean number of objects of a micro-batch, over all processes.
 
-        It normalises every loss of this step.
+        Every loss of this step is divided by it.
         """
         objects = sum(len(target) for batch in micro_batches for target in batch.targets)
         count = torch.tensor(float(objects) / len(micro_batches), device=self.accelerator.device)
@@ -149,7 +154,7 @@ class Trainer:
 
     def gradient_sync(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         """Let processes exchange gradients once a step, with the last micro-batch."""
-        return torch.enable_grad() if is_last else self.accelerator.no_sync(network)
+        return nullcontext() if is_last else self.accelerator.no_sync(network)
 
     def seed_step(self) -> None:
         """Seed torch by (seed, step, process), so that a resumed run draws the same numbers."""
@@ -171,7 +176,7 @@ class Trainer:
         return iter(training_loader(self.task.train, sampler, self.plan.workers))
 
     def prepare_network(self) -> nn.Module:
-        """Compile the network if it is asked for, and wrap it for several processes."""
+        """Compile the network if the settings say so, and wrap it for several processes."""
         if self.settings.compile:
             self.model.compile_parts()
             self.criterion.compile_parts()
@@ -179,41 +184,42 @@ class Trainer:
             return self.accelerator.prepare_model(self.model_with_loss)
         return self.model_with_loss
 
-    def diverged(self, what: str, micro_batches: list[Batch]) -> DivergedError:
+    def divergence_error(self, what: str, micro_batches: list[Batch]) -> DivergedError:
         """Return the error for values that are not finite, with the names of the images."""
-        names = self.task.names([index for batch in micro_batches for index in batch.indices])
+        names = self.task.train_image_names([index for batch in micro_batches for index in batch.indices])
         return DivergedError(
             f"{what}, at step {self.state.progress.step + 1}",
             f"images: {', '.join(names)}",
             f"the last good checkpoint is {self.run.last}; "
-            "lower --lr or --clip and resume, or look at these images",
+            "lower --lr or --clip and resume, or check these images",
         )
 
-    # when what happens
+    # when to stop, evaluate and save
 
-    def progress_share(self) -> float:
-        """Return the share of the training that is done, 0 to 1."""
-        progress, total = self.state.progress, self.plan.total_steps
+    def progress_fraction(self) -> float:
+        """Return the fraction of the training that is done, 0 to 1."""
+        progress = self.state.progress
+        total = self.plan.total_steps
         if total is not None:
             return progress.step / total
         elapsed = progress.seconds + progress.evaluation_seconds
         return elapsed / (60 * (self.settings.minutes or 1))
 
     def is_finished(self) -> bool:
-        """True if the next step is not to be taken."""
+        """True if no further step is taken."""
         if self.stop_requested or self.state.progress.step == self.plan.stop_after:
             return True
         patience = self.settings.early_stop
         if patience is not None and self.state.progress.stale >= patience:
             return True
-        return self.progress_share() >= 1
+        return self.progress_fraction() >= 1
 
     def stopped_early(self) -> bool:
         """True if the training was stopped before its end, to be resumed later."""
         if self.stop_requested:
             return True
         reached_stop = self.state.progress.step == self.plan.stop_after
-        return reached_stop and self.progress_share() < 1
+        return reached_stop and self.progress_fraction() < 1
 
     def epoch(self, step: int | None = None) -> float:
         """Return the number of epochs after ``step`` steps, by default the current ones."""
@@ -226,7 +232,7 @@ class Trainer:
         A training that ends after some minutes spends at most a twentieth of its time on it.
         """
         progress = self.state.progress
-        if self.progress_share() >= 1:
+        if self.progress_fraction() >= 1:
             return True
         every = self.settings.eval_every
         is_due = self.epoch(progress.step) // every > self.epoch(progress.step - 1) // every
@@ -253,9 +259,10 @@ class Trainer:
     # what is written
 
     def log(self, losses: dict[str, float], grad_norm: float, lr: float) -> None:
-        """Tell the callbacks of the step; write every tenth step, and the first ten, to the log."""
-        progress, loss = self.state.progress, sum(losses.values())
-        event = StepEnd(progress.step, self.plan.total_steps, self.progress_share(), loss, lr)
+        """Call the callbacks, and write the first ten steps and every tenth step to the log."""
+        progress = self.state.progress
+        loss = sum(losses.values())
+        event = StepEnd(progress.step, self.plan.total_steps, self.progress_fraction(), loss, lr)
         self.callbacks.on_step_end(event)
         if not self.plan.is_main_process:
             return
@@ -273,13 +280,14 @@ class Trainer:
             )
 
     def write_record(self, record: dict[str, object]) -> None:
-        """Append a record to log.jsonl."""
+        """Append a record to log.jsonl, and pass it to the callbacks."""
         self.run.append(record)
         self.callbacks.on_record(record)
 
     def evaluate(self, network: nn.Module) -> None:
-        """Evaluate the validation images, measure the matching instability, and keep the best."""
-        started, progress = time.monotonic(), self.state.progress
+        """Evaluate the validation images, measure the matching instability, and save the best."""
+        started = time.monotonic()
+        progress = self.state.progress
         model = self.state.evaluated
         assert isinstance(model, DetectionTransformer)
         validation_pass = ValidationPass(
@@ -295,11 +303,12 @@ class Trainer:
         result = self.task.evaluate(detections)
         instability = validation_pass.instability(matched, self.state.matched)
         self.state.matched = matched
-        first_figure = next(iter(result.stats.values()))
-        score = 0.0 if math.isnan(first_figure) else first_figure
+        main_metric = next(iter(result.stats.values()))
+        score = 0.0 if math.isnan(main_metric) else main_metric
         is_best = score > progress.best_ap
         if is_best:
-            progress.best_ap, progress.stale = score, 0
+            progress.best_ap = score
+            progress.stale = 0
         else:
             progress.stale += 1
         self.last_evaluation_at = progress.seconds
@@ -312,7 +321,7 @@ class Trainer:
     def record_evaluation(
         self, result: EvaluationResult, instability: dict[str, float], is_best: bool
     ) -> None:
-        """Write the figures to the log and to results.csv, and the weights if they are the best."""
+        """Write the metrics to the log and to results.csv, and the weights if they are the best."""
         progress = self.state.progress
         metrics = {
             name: None if math.isnan(value) else value

@@ -15,9 +15,9 @@ from groupdetr.settings import Settings
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What is trained on, how, by which device and processes, and where it is written.
+    """The data, the settings, the devices and the output folder of a training.
 
-    It is built once, from the options of the user. `fit_to_memory` may return another one with the
+    It is built once, from the options of the user. `fit_to_memory` may return another plan with the
     same result.
     """
 
@@ -26,9 +26,9 @@ class TrainingPlan:
     accelerator: Accelerator
     run: RunFolder
     workers: int  # processes that load images, for each process that trains
-    # Steps after which the training stops, to be resumed later. None: it goes on to the end.
+    # The step after which the training stops, to be resumed later. None: it runs to the end.
     stop_after: int | None
-    # Writes the weights that users load, given the model: best.safetensors.
+    # Writes the weights of a model to best.safetensors, the file that users load.
     save_best: Callable[[nn.Module], None]
 
     @property

@@ -46,7 +46,10 @@ CLASS_RANGES = np.array([kind.class_range for kind in CLASSES], dtype=np.float64
 
 @dataclass(frozen=True)
 class Boxes3D:
-    """Boxes of one sample in the global frame. Ground truth has points, predictions have scores."""
+    """D boxes of one sample in the global frame.
+
+    Ground truth has points, predictions have scores.
+    """
 
     centres: Floats  # [D,3]
     sizes: Floats  # [D,3] width, length, height

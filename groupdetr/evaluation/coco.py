@@ -1,4 +1,4 @@
-"""COCO AP of boxes or masks: the twelve COCO figures and one row per class, by faster-coco-eval.
+"""COCO AP of boxes or masks: the twelve COCO metrics and one row per class, by faster-coco-eval.
 
 Datasets may use any ids for images and categories (strings, gaps, zero). Here images, classes and
 annotations are numbered from 1. An annotation with id 0 would silently count as missed, because the
@@ -26,10 +26,20 @@ from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.rle import RLE, rle_from_json
 
 METRICS = (
-    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
-    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
 )
-# The figures of the boxes of the same detections, in an evaluation of masks.
+# The metrics of the boxes of the same detections, in an evaluation of masks.
 BOX_METRICS = ("box_AP", "box_AP50", "box_AP75")
 
 # Indices into the evaluator's axes of IoU thresholds, object areas and numbers of detections.
@@ -53,11 +63,11 @@ class ClassAP:
 
 @dataclass(frozen=True)
 class CocoEvaluation:
-    """The twelve COCO figures, each in [0,1] or nan if undefined, and one row per class."""
+    """The twelve COCO metrics, each in [0,1] or nan if undefined, and one row per class."""
 
     stats: dict[str, float]  # FIGURES; in an evaluation of masks also BOX_FIGURES
     per_class: list[ClassAP]
-    kind: str = "box"  # the IoU that decides: of a box or of a mask
+    kind: str = "box"  # "box" or "mask": what the IoU is computed of
 
     def with_box_metrics(self, boxes: CocoEvaluation) -> CocoEvaluation:
         """Return this evaluation of masks with the BOX_FIGURES of ``boxes``."""
@@ -65,18 +75,18 @@ class CocoEvaluation:
         return replace(self, stats=self.stats | box_stats)
 
     def by_kind(self) -> dict[str, dict[str, float]]:
-        """Return the twelve figures by kind. An evaluation of masks may also have three of boxes.
+        """Return the twelve metrics by kind. An evaluation of masks may also have three of boxes.
 
         ``{"mask": {"AP": 0.4, ...}, "box": {"AP": 0.45, "AP50": 0.6, "AP75": 0.5}}``
         """
-        figures = {self.kind: {name: self.stats[name] for name in METRICS}}
+        metrics = {self.kind: {name: self.stats[name] for name in METRICS}}
         box_names = [name for name in BOX_METRICS if name in self.stats]
         if box_names:
-            figures["box"] = {name.removeprefix("box_"): self.stats[name] for name in box_names}
-        return figures
+            metrics["box"] = {name.removeprefix("box_"): self.stats[name] for name in box_names}
+        return metrics
 
     def to_json(self) -> JsonObject:
-        """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
+        """Return plain data for a file. Undefined metrics are None, because JSON has no nan."""
         rows = [nan_to_none(asdict(row)) for row in self.per_class]
         return {"kind": self.kind, **nan_to_none(self.stats), "per_class": rows}
 
@@ -94,7 +104,7 @@ def evaluate(
 ) -> CocoEvaluation:
     """Return the COCO AP of ``detections``, one for each record of ``split``, in the same order.
 
-    ``kind`` is the IoU that decides: of boxes ("box", COCO's bbox) or of masks ("mask", COCO's
+    ``kind`` is what the IoU is computed of: boxes ("box", COCO's bbox) or masks ("mask", COCO's
     segm). For masks, both detections and records must have them.
 
     As in the COCO challenge, there is no score threshold, at most 100 detections per class and
@@ -107,7 +117,7 @@ def evaluate(
     for record in split.records:
         labels_with_objects.update(record.labels.tolist())
     present = sorted(labels_with_objects)
-    if not present:  # Without any object, every figure is undefined.
+    if not present:  # Without any object, every metric is undefined.
         return CocoEvaluation(dict.fromkeys(METRICS, math.nan), _class_rows(split, {}), kind)
 
     evaluator = _run_evaluator(split, detections, present, kind)
@@ -171,8 +181,12 @@ def _run_evaluator(
     image_ids = _image_ids(split)
     with_masks = kind == "mask"
     ground_truth = COCO(_ground_truth(split, image_ids, with_masks))
-    results = _mask_results if with_masks else _box_results
-    predictions = ground_truth.loadRes(results(detections, image_ids))
+    results: NDArray[np.float64] | list[dict[str, object]]
+    if with_masks:
+        results = _mask_results(detections, image_ids)
+    else:
+        results = _box_results(detections, image_ids)
+    predictions = ground_truth.loadRes(results)
     evaluator = COCOeval_faster(
         ground_truth,
         predictions,
@@ -180,8 +194,8 @@ def _run_evaluator(
         print_function=_print_nothing,
         extra_calc=False,
     )
-    # Classes without objects are undefined and are in no mean. Leaving them out makes datasets with
-    # thousands of classes affordable.
+    # The AP of a class without objects is undefined and is in no mean. Leaving these classes out
+    # saves time and memory for datasets with thousands of classes.
     evaluator.params.catIds = [label + 1 for label in labels]
     evaluator.run()
     return evaluator
@@ -318,8 +332,8 @@ def _mean_precision(precision: NDArray[np.float64]) -> float:
     return float(defined.mean()) if defined.size else math.nan
 
 
-def _nan_if_undefined(figure: float) -> float:
-    return math.nan if figure < 0 else float(figure)
+def _nan_if_undefined(value: float) -> float:
+    return math.nan if value < 0 else float(value)
 
 
 def _to_numpy(x: torch.Tensor) -> NDArray[np.float64]:

@@ -40,20 +40,20 @@ def pad_and_stack(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(padded)
 
 
-def instability(now: np.ndarray, before: np.ndarray | None) -> np.ndarray:
+def instability(current: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
     """Return IS of every group, [K], from V [I,K,N] of two evaluations.
 
-    It is nan if there is no evaluation before, or if its images or queries are others.
+    It is nan if there is no previous evaluation, or if that has other images or queries.
     """
-    if before is None or not comparable(now, before):
-        return np.full(now.shape[1], np.nan)
-    return (now != before).sum(axis=2).mean(axis=0)
+    if previous is None or not comparable(current, previous):
+        return np.full(current.shape[1], np.nan)
+    return (current != previous).sum(axis=2).mean(axis=0)
 
 
-def comparable(now: np.ndarray, before: np.ndarray) -> bool:
-    """Return whether two V have the same shape and as many matched queries in every image."""
-    if now.shape != before.shape:
+def comparable(current: np.ndarray, previous: np.ndarray) -> bool:
+    """True if two V have the same shape and the same number of matched queries in every image."""
+    if current.shape != previous.shape:
         return False
-    matches_now = (now >= 0).sum(axis=(1, 2))
-    matches_before = (before >= 0).sum(axis=(1, 2))
-    return np.array_equal(matches_now, matches_before)
+    current_matches = (current >= 0).sum(axis=(1, 2))
+    previous_matches = (previous >= 0).sum(axis=(1, 2))
+    return np.array_equal(current_matches, previous_matches)

@@ -1,4 +1,4 @@
-"""Figures that may be undefined: they are nan in memory and null in JSON, which has no nan."""
+"""Metrics that may be undefined: they are nan in memory and null in JSON, which has no nan."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The nuScenes detection score (NDS): AP by centre distance, and five true-positive errors.
 
 It is computed as in the challenge (Caesar et al., nuScenes, CVPR 2020; the devkit's configuration
-``detection_cvpr_2019``), peculiarities included, because the figures are compared with published
+``detection_cvpr_2019``), peculiarities included, because the metrics are compared with published
 ones.
 """
 
@@ -31,7 +31,7 @@ METRICS = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")
 # Metres: a prediction is a true positive if its centre is nearer than this to that of an object.
 DISTANCE_THRESHOLDS = (0.5, 1.0, 2.0, 4.0)
-_ERROR_THRESHOLD = 2.0  # metres: the errors are those of the true positives at this threshold
+_ERROR_THRESHOLD = 2.0  # metres: errors are averaged over the true positives at this threshold
 _RECALLS = np.linspace(0, 1, 101)
 _FIRST_RECALL = 11  # index of the first recall that counts: those up to 0.1 are ignored
 _MIN_PRECISION = 0.1  # a lower precision counts as zero
@@ -47,7 +47,7 @@ class SampleGroundTruth:
 
     ego: Floats  # [3] position of the ego vehicle at the time of the lidar
     boxes: Boxes3D
-    # Bicycles and motorcycles in these bicycle racks are ignored, in ground truth and predictions.
+    # Bicycles and motorcycles in these racks are ignored, both in ground truth and in predictions.
     bicycle_racks: Boxes3D | None = None
 
     @classmethod
@@ -79,11 +79,11 @@ class ClassScore:
     name: str
     AP: float  # mean over DISTANCE_THRESHOLDS; 0 if there is no object of the class
     AP_by_distance: tuple[float, ...]
-    ATE: float  # metres; this and the other errors are 1 if too few objects are found
+    ATE: float  # metres; this and the other errors are 1 if the recall stays too low
     ASE: float  # 1 - IoU of the sizes, with centres and orientations aligned
     AOE: float  # radians; nan if the class has no such error
     AVE: float  # metres per second
-    AAE: float  # share of wrong attributes
+    AAE: float  # fraction of wrong attributes
     objects: int  # that are evaluated
     samples: int  # with at least one such object
 
@@ -96,7 +96,7 @@ class NuScenesEvaluation:
     per_class: list[ClassScore]
 
     def to_json(self) -> JsonObject:
-        """Return plain data for a file. Undefined figures are None, because JSON has no nan."""
+        """Return plain data for a file. Undefined metrics are None, because JSON has no nan."""
         return {
             "kind": "nuscenes",
             **nan_to_none(self.stats),
@@ -117,10 +117,11 @@ class NuScenesEvaluation:
 def evaluate(
     ground_truth: Sequence[SampleGroundTruth], predictions: Sequence[Boxes3D]
 ) -> NuScenesEvaluation:
-    """Return the score of ``predictions``, one for each sample of ``ground_truth``, in its order.
+    """Return the nuScenes detection score of predictions.
 
-    There is no score threshold. Objects without lidar and radar points are not evaluated, nor are
-    boxes outside of the range of their class. Of predictions with equal scores, the later ones rank
+    ``predictions`` has one entry for each sample of ``ground_truth``, in the same order. There is
+    no score threshold. Objects without lidar and radar points are not evaluated, nor are boxes
+    outside of the range of their class. Of predictions with equal scores, the later ones rank
     higher. Unknown velocities and attributes are in no mean.
     """
     if len(predictions) != len(ground_truth):
@@ -144,7 +145,7 @@ def _summary(rows: Sequence[ClassScore]) -> dict[str, float]:
 
 
 def _evaluated(boxes: Boxes3D, truth: SampleGroundTruth) -> Boxes3D:
-    """Return the boxes in range, with points, and not cycles in a rack."""
+    """Return the boxes that are evaluated: in range, with points, and not a cycle in a rack."""
     distances = np.linalg.norm(boxes.centres[:, :2] - truth.ego[:2], axis=1)
     evaluated = distances < CLASS_RANGES[boxes.labels]
     if boxes.points is not None:
@@ -160,13 +161,13 @@ _Samples = Sequence[tuple[Boxes3D, Boxes3D]]  # ground truth and predictions of 
 
 def _class_score(label: int, samples: _Samples) -> ClassScore:
     name = CLASSES[label].name
-    of_class = []
+    class_samples = []
     for truth, predicted in samples:
-        of_class.append((truth[truth.labels == label], predicted[predicted.labels == label]))
-    objects_of_samples = [len(truth) for truth, _ in of_class]
-    objects = sum(objects_of_samples)
+        class_samples.append((truth[truth.labels == label], predicted[predicted.labels == label]))
+    objects_by_sample = [len(truth) for truth, _ in class_samples]
+    objects = sum(objects_by_sample)
 
-    rankings = {threshold: _rank(of_class, threshold) for threshold in DISTANCE_THRESHOLDS}
+    rankings = {threshold: _rank(class_samples, threshold) for threshold in DISTANCE_THRESHOLDS}
     precisions = tuple(_average_precision(ranking, objects) for ranking in rankings.values())
     errors = dict(zip(ERRORS, _mean_errors(rankings[_ERROR_THRESHOLD], objects)))
     for error in _UNDEFINED_ERRORS.get(name, ()):
@@ -181,7 +182,7 @@ def _class_score(label: int, samples: _Samples) -> ClassScore:
         AVE=errors["AVE"],
         AAE=errors["AAE"],
         objects=objects,
-        samples=sum(count > 0 for count in objects_of_samples),
+        samples=sum(count > 0 for count in objects_by_sample),
     )
 
 
@@ -213,30 +214,31 @@ def _rank(samples: _Samples, threshold: float) -> _Ranking:
         errors.append(sample_errors)
 
     all_scores = np.concatenate(scores)
-    order = _by_falling_score(all_scores)
+    order = _decreasing_order(all_scores)
     ranked_positive = np.concatenate(true_positive)[order]
     ranked_errors = np.concatenate(errors)[order]
     return _Ranking(all_scores[order], ranked_positive, ranked_errors[ranked_positive])
 
 
 def _match(truth: Boxes3D, predicted: Boxes3D, threshold: float) -> NDArray[np.int64]:
-    """Return the object of each prediction, [D], or -1.
+    """Return the index of the object that each prediction is matched to, [D], -1 for none.
 
-    In the order of decreasing score, each prediction takes the nearest object that is still free.
+    In the order of decreasing score, each prediction is matched to the nearest object that has no
+    match yet.
     """
     target = np.full(len(predicted), -1)
     if not len(truth):
         return target
     offsets = predicted.centres[:, None, :2] - truth.centres[:, :2]
     distances = np.linalg.norm(offsets, axis=-1)
-    # Only predictions near any object at all enter the Python loop.
+    # Only predictions that are near at least one object enter the Python loop.
     near_object = (distances < threshold).any(axis=1)
-    order = _by_falling_score(_scores(predicted))
+    order = _decreasing_order(_scores(predicted))
     for prediction in order[near_object[order]]:
         nearest = distances[prediction].argmin()
         if distances[prediction, nearest] < threshold:
             target[prediction] = nearest
-            distances[:, nearest] = np.inf  # the object is taken
+            distances[:, nearest] = np.inf  # the object is matched
     return target
 
 
@@ -246,13 +248,16 @@ def _scores(predicted: Boxes3D) -> Floats:
     return predicted.scores
 
 
-def _by_falling_score(scores: Floats) -> NDArray[np.int64]:
-    """Return the order of decreasing score; of equal scores, the later first, as in the devkit."""
+def _decreasing_order(scores: Floats) -> NDArray[np.int64]:
+    """Return the indices that sort scores in decreasing order.
+
+    Of equal scores, the later one comes first, as in the devkit.
+    """
     return np.argsort(scores, kind="stable")[::-1]
 
 
 def _errors(truth: Boxes3D, predicted: Boxes3D) -> Floats:
-    """Return the errors [D,ERRORS] of D pairs of one class; nan if the truth is unknown."""
+    """Return the errors [D,5] of D pairs of one class; nan if the ground truth is unknown."""
     translation = np.linalg.norm(truth.centres[:, :2] - predicted.centres[:, :2], axis=1)
 
     # IoU of two boxes with the same centre and orientation.
@@ -275,15 +280,15 @@ def _average_precision(ranking: _Ranking, objects: int) -> float:
     num_predictions = np.arange(1, len(ranking.true_positive) + 1)
     precision = ranking.true_positive.cumsum() / num_predictions
     counted = ranking.at_recalls(precision, objects)[_FIRST_RECALL:]
-    # The mean of what exceeds the minimum precision, scaled so that a perfect detector has 1.
+    # Precision above the minimum is averaged and scaled so that a perfect detector has an AP of 1.
     return float(np.maximum(counted - _MIN_PRECISION, 0).mean() / (1 - _MIN_PRECISION))
 
 
 def _mean_errors(ranking: _Ranking, objects: int) -> list[float]:
     """Return the five mean errors.
 
-    At every recall that is reached, the error is the mean over all true positives up to there. The
-    result is the mean over these recalls.
+    At every recall that is reached, the error is the mean over the true positives up to that
+    recall. The result is the mean over these recalls.
     """
     if not ranking.true_positive.any():
         return [1.0] * len(ERRORS)
@@ -293,15 +298,15 @@ def _mean_errors(ranking: _Ranking, objects: int) -> list[float]:
     if last_recall < _FIRST_RECALL:
         return [1.0] * len(ERRORS)
 
-    # Errors are interpolated at the confidence of each recall. np.interp needs rising scores, so
+    # Errors are interpolated at the confidence of each recall. np.interp needs increasing scores, so
     # the order is reversed.
     confidence_at_recalls = confidence[_FIRST_RECALL : last_recall + 1][::-1]
-    rising_scores = ranking.scores[ranking.true_positive][::-1]
+    increasing_scores = ranking.scores[ranking.true_positive][::-1]
     mean_errors = []
     for errors in ranking.errors.T:
         running_mean = _running_mean(errors)[::-1]
         mean_errors.append(
-            float(np.interp(confidence_at_recalls, rising_scores, running_mean).mean())
+            float(np.interp(confidence_at_recalls, increasing_scores, running_mean).mean())
         )
     return mean_errors
 

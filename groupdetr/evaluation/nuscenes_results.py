@@ -78,7 +78,7 @@ def _to_rows(token: str, boxes: Boxes3D) -> list[JsonObject]:
         raise ValueError("predicted boxes need scores")
     if len(boxes) > MAX_BOXES:
         best = np.argsort(-boxes.scores, kind="stable")[:MAX_BOXES]
-        boxes = boxes[np.sort(best)]  # in their original order
+        boxes = boxes[np.sort(best)]  # the sort keeps the original order
     assert boxes.scores is not None
     rows = []
     for label, centre, size, rotation, velocity, score, attribute in zip(

@@ -30,8 +30,8 @@ SIZES = {
     "num_patterns": (r"queries\..*patterns", 0),
     "channels": (r"decoder\.heads\.0\.classify\.weight", 1),
     "num_classes": (r"decoder\.heads\.0\.classify\.weight", 0),
-    "encoder_hidden": (r"encoder\.encoder\.layers\.0\.feed_forward\.expand\.weight", 0),
-    "hidden": (r"decoder\.layers\.0\.feed_forward\.expand\.weight", 0),
+    "encoder_dim_feedforward": (r"encoder\.encoder\.layers\.0\.feed_forward\.expand\.weight", 0),
+    "dim_feedforward": (r"decoder\.layers\.0\.feed_forward\.expand\.weight", 0),
     "num_levels": (r"encoder\.level_embed", 0),
 }
 # Mask2Former's deformable encoder is a part of its pixel decoder.

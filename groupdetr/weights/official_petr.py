@@ -22,23 +22,12 @@ from groupdetr.checkpoints.layout import (
     with_prefixes,
 )
 from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 from groupdetr.ops.boxes3d import LENGTH_FIRST
 
-NUSCENES = (
-    "car",
-    "truck",
-    "construction_vehicle",
-    "bus",
-    "trailer",
-    "barrier",
-    "motorcycle",
-    "bicycle",
-    "pedestrian",
-    "traffic_cone",
-)
 # Modules that are 1x1 convolutions in their code and linear layers in ours.
-LINEAR = ("encoder.points.", "encoder.views.", "encoder.position_embedding.")
+LINEAR = ("encoder.point_embed.", "encoder.view_embed.", "encoder.position_embedding.")
 
 
 def two_layers(theirs: str, ours: str) -> Names:
@@ -81,8 +70,8 @@ REGRESS: Names = {
 HEAD: Names = {
     "code_weights": (),
     "input_proj.*": "encoder.projection.*",
-    **two_layers("position_encoder", "encoder.points"),
-    **two_layers("adapt_pos3d", "encoder.views"),
+    **two_layers("position_encoder", "encoder.point_embed"),
+    **two_layers("adapt_pos3d", "encoder.view_embed"),
     "fpe.conv_reduce.*": "encoder.position_embedding.gate.layers.0.*",
     "fpe.conv_expand.*": "encoder.position_embedding.gate.layers.1.*",
     "reference_points.weight": "queries.points",
@@ -116,7 +105,7 @@ def options(metadata: Metadata) -> RecipeFields:
 
 def categories(metadata: Metadata) -> list[Category]:
     """Return the classes of nuScenes, in the order of all their configurations."""
-    return list(enumerate(NUSCENES))
+    return list(enumerate(CLASSES))
 
 
 def to_linear(state: dict[str, Tensor]) -> dict[str, Tensor]:

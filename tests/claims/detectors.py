@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = {
     "num_queries": 6,
     "channels": 32,
     "num_heads": 2,
-    "hidden": 48,
+    "dim_feedforward": 48,
 }
 # A group norm with 32 groups needs more than one number in a group, also for a single pixel.
 WIDER: dict[str, Any] = {**SMALL, "channels": 64}
@@ -56,7 +56,7 @@ DETECTORS_2D: dict[str, Recipe] = {
     "dab-deformable-detr": TinyDABDeformableDETR(**WIDER),
     "dab-deformable-detr-two-stage": TinyTwoStageDABDeformableDETR(**WIDER),
     "dino": TinyDINO(**WIDER, num_denoising=8),
-    "mask2former": TinyMask2Former(**WIDER, encoder_hidden=48, num_samples=64),
+    "mask2former": TinyMask2Former(**WIDER, encoder_dim_feedforward=48, num_samples=64),
 }
 DETECTORS_3D: dict[str, Recipe] = {
     "petr": TinyPETR(**SMALL),

@@ -235,7 +235,9 @@ def test_masks_of_targets_cover_the_visible_parts_of_their_objects(
     tmp_path: Path, create: Callable[[int], transforms.Transform]
 ) -> None:
     """Each object of a synthetic image is drawn white on black, in an image of its own."""
-    synthetic = generate_image(SyntheticConfig(image_size=96, max_objects=4, min_objects=4), "train", 1)
+    synthetic = generate_image(
+        SyntheticConfig(image_size=96, max_objects=4, min_objects=4), "train", 1
+    )
     for number, (box, mask) in enumerate(zip(synthetic.boxes, synthetic.masks)):
         path = tmp_path / f"{number}.png"
         Image.fromarray(white_on_black(mask)).save(path)

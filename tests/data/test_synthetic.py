@@ -66,13 +66,19 @@ def test_the_same_seed_generates_the_same_images_in_any_order():
     config = SyntheticConfig(seed=7)
     forwards = [generate_image(config, "train", index) for index in range(6)]
     np.random.seed(1)
-    backwards = [generate_image(SyntheticConfig(seed=7), "train", index) for index in reversed(range(6))]
+    backwards = [
+        generate_image(SyntheticConfig(seed=7), "train", index) for index in reversed(range(6))
+    ]
     assert all(same(a, b) for a, b in zip(forwards, reversed(backwards)))
 
 
 def test_another_index_split_or_seed_generates_another_image():
     config = SyntheticConfig()
-    images = [generate_image(config, "train", 0), generate_image(config, "train", 1), generate_image(config, "val", 0)]
+    images = [
+        generate_image(config, "train", 0),
+        generate_image(config, "train", 1),
+        generate_image(config, "val", 0),
+    ]
     images.append(generate_image(replace(config, seed=1), "train", 0))
     assert not any(same(a, b) for i, a in enumerate(images) for b in images[:i])
 
@@ -208,7 +214,8 @@ def test_texture_makes_images_busier_and_does_not_change_boxes():
             )
         )
         assert all(
-            np.array_equal(a.masks, b.masks) for a, b in zip(images, generate_many(SyntheticConfig()))
+            np.array_equal(a.masks, b.masks)
+            for a, b in zip(images, generate_many(SyntheticConfig()))
         )
     assert busy[0] < 0.7 * busy[1] < 0.7 * busy[2]
 

@@ -19,7 +19,7 @@ from groupdetr.settings import Settings
 from groupdetr.tasks.detection2d.task import DetectionTask
 
 RECIPE = TinyConditionalDETR(
-    num_classes=3, num_groups=2, num_queries=6, channels=32, num_heads=2, hidden=32
+    num_classes=3, num_groups=2, num_queries=6, channels=32, num_heads=2, dim_feedforward=32
 )
 
 

@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "num_queries": 6,
     "channels": 32,
     "num_heads": 2,
-    "hidden": 48,
+    "dim_feedforward": 48,
 }
 # The synthetic nuScenes dataset has ten classes.
 RECIPES_3D = {name: recipe.with_options(num_classes=10) for name, recipe in DETECTORS_3D.items()}
@@ -80,7 +80,7 @@ def assert_detections_of_inference(
 ) -> None:
     """Assert that the detections are those of plain inference."""
     expected = run_inference(
-        evaluation.model, evaluation.task, evaluation.accelerator, batch=2, workers=0
+        evaluation.model, evaluation.task, evaluation.accelerator, batch_size=2, workers=0
     )
     for image_detections, image_expected in zip(detections, expected, strict=True):
         torch.testing.assert_close(image_detections.scores, image_expected.scores)
@@ -96,7 +96,7 @@ def test_a_validation_pass_has_the_detections_of_plain_inference(
     """A batch has two images, so with three measured images one batch is measured in part."""
     task = tasks[task_class_of(recipe)]
     evaluation = validation_pass(recipe.with_options(inference_group=group), task, measured)
-    detections, matched = evaluation.run(batch=2, workers=0)
+    detections, matched = evaluation.run(batch_size=2, workers=0)
     assert_detections_of_inference(detections, evaluation)
     assert evaluation.model.queries.inference_group == group
     num_measured = 0 if matched is None else len(matched)
@@ -108,14 +108,14 @@ def test_every_group_is_matched_as_if_it_ran_alone(
     recipe: Recipe, tasks: dict[TaskClass, Task]
 ) -> None:
     task = tasks[task_class_of(recipe)]
-    _, of_all_groups = validation_pass(recipe, task).run(batch=4, workers=0)
+    _, of_all_groups = validation_pass(recipe, task).run(batch_size=4, workers=0)
     assert of_all_groups is not None
     different = {group.numpy().tobytes() for group in of_all_groups.unbind(1)}
     assert len(different) > 1, "groups are matched differently"
     for group in range(recipe.num_groups):
         evaluation = validation_pass(recipe.with_options(inference_group=group), task)
         evaluation.measures_all_groups = False
-        _, of_one_group = evaluation.run(batch=4, workers=0)
+        _, of_one_group = evaluation.run(batch_size=4, workers=0)
         assert of_one_group is not None
         assert torch.equal(of_one_group, of_all_groups[:, group : group + 1])
 
@@ -126,7 +126,7 @@ def test_if_groups_attend_to_each_other_only_the_inference_group_is_measured(
     """Table 7 (c): its detections would change if the other groups ran too."""
     recipe = TinyJointGroups(**SMALL, inference_group=1)
     evaluation = validation_pass(recipe, tasks[DetectionTask])
-    detections, matched = evaluation.run(batch=4, workers=0)
+    detections, matched = evaluation.run(batch_size=4, workers=0)
     assert_detections_of_inference(detections, evaluation)
     assert matched is not None
     assert matched.shape == (6, 1, 6)
@@ -139,7 +139,7 @@ def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, T
     """Table 7 (b): every object matches K queries, of any groups."""
     task = tasks[DetectionTask]
     recipe = TinyNaiveOneToMany(**SMALL, inference_group=None)
-    _, matched = validation_pass(recipe, task).run(batch=4, workers=0)
+    _, matched = validation_pass(recipe, task).run(batch_size=4, workers=0)
     assert matched is not None
     num_objects = [len(task.val[index][1]) for index in range(len(task.val))]
     num_matched = (matched >= 0).sum((1, 2)).tolist()

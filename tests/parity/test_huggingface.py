@@ -37,7 +37,7 @@ SMALL = {
     "num_queries": 20,
     "channels": 64,
     "num_heads": 4,
-    "hidden": 96,
+    "dim_feedforward": 96,
     "encoder_layers": 2,
     "decoder_layers": 3,
     "dropout": 0.0,

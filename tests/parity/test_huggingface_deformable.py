@@ -30,7 +30,11 @@ PIXELS = (128, 256)
 SIZES = {"exact": ((128, 128), (64, 256)), "inexact": ((128, 200), (88, 256))}
 TOLERANCES = {"exact": 1e-8, "inexact": 1e-5}
 RECIPE = DABDeformableDETR(
-    channels=CHANNELS, num_heads=HEADS, num_points=POINTS, hidden=HIDDEN, encoder_layers=LAYERS
+    channels=CHANNELS,
+    num_heads=HEADS,
+    num_points=POINTS,
+    dim_feedforward=HIDDEN,
+    encoder_layers=LAYERS,
 )
 
 

@@ -33,8 +33,8 @@ RECIPE = Mask2Former(
     num_heads=4,
     encoder_layers=2,
     decoder_layers=4,
-    encoder_hidden=80,
-    hidden=96,
+    encoder_dim_feedforward=80,
+    dim_feedforward=96,
 )
 SIZES = {
     "num_queries": 20,

@@ -93,12 +93,12 @@ def test_position_embeddings_equal_the_formulas_of_the_papers(gated: bool) -> No
         positions = maps_of_views(memory.position)
         for image, view in ((0, 0), (1, 4)):
             image_to_lidar = images.image_to_lidar[image, view]
-            expected = apply_as_convolutions(encoder.points, frustum_points(image_to_lidar))
+            expected = apply_as_convolutions(encoder.point_embed, frustum_points(image_to_lidar))
             if gated:
                 gate_logits = apply_as_convolutions(gate, maps[6 * image + view])
                 expected = expected * gate_logits.sigmoid()
             sine = view_sine_embedding(view, channels // 2)
-            expected = expected + apply_as_convolutions(encoder.views, sine)
+            expected = expected + apply_as_convolutions(encoder.view_embed, sine)
             assert (positions[image, view] - expected).abs().max() < 1e-5
 
 

@@ -16,7 +16,7 @@ from groupdetr.modeling.detr import DetectionTransformer
 SIZES: dict[str, Any] = {
     "channels": 16,
     "num_heads": 2,
-    "hidden": 24,
+    "dim_feedforward": 24,
     "encoder_layers": 1,
     "decoder_layers": 2,
 }

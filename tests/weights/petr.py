@@ -43,8 +43,8 @@ def vovnet_state(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
             theirs |= conv_and_norm(
                 state, f"{name}.layers.{i}.{block_name}_{i}", f"{ours}.convs.{i}"
             )
-        theirs |= conv_and_norm(state, f"{name}.concat.{block_name}_concat", f"{ours}.join")
-        theirs |= linear_state(state, f"{name}.ese.fc", f"{ours}.weigh.fc")
+        theirs |= conv_and_norm(state, f"{name}.concat.{block_name}_concat", f"{ours}.concat")
+        theirs |= linear_state(state, f"{name}.ese.fc", f"{ours}.ese.fc")
     return theirs
 
 
@@ -59,10 +59,10 @@ def conv_and_norm(state: dict[str, Tensor], name: str, ours: str) -> dict[str, T
 def encoder_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     theirs = linear_state(state, "input_proj", "encoder.projection")
     layers = {
-        "position_encoder.0": "encoder.points.layers.0",
-        "position_encoder.2": "encoder.points.layers.1",
-        "adapt_pos3d.0": "encoder.views.layers.0",
-        "adapt_pos3d.2": "encoder.views.layers.1",
+        "position_encoder.0": "encoder.point_embed.layers.0",
+        "position_encoder.2": "encoder.point_embed.layers.1",
+        "adapt_pos3d.0": "encoder.view_embed.layers.0",
+        "adapt_pos3d.2": "encoder.view_embed.layers.1",
     }
     if "encoder.position_embedding.gate.layers.0.weight" in state:
         layers["fpe.conv_reduce"] = "encoder.position_embedding.gate.layers.0"

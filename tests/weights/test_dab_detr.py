@@ -79,7 +79,7 @@ def test_their_checkpoint_fills_the_model(model: DetectionTransformer, tmp_path:
     ("recipe", "layout", "count"), [(DABDETR(), OFFICIAL_DAB, 590), (DNDETR(), OFFICIAL_DN, 591)]
 )
 def test_their_tensors_are_exactly_ours(recipe: DABDETR, layout: object, count: int) -> None:
-    small = replace(recipe, num_queries=3, channels=16, num_heads=2, hidden=16)
+    small = replace(recipe, num_queries=3, channels=16, num_heads=2, dim_feedforward=16)
     model = small.build()
     theirs = dab_state(model)
     assert len(theirs) == count
@@ -152,7 +152,7 @@ def test_an_import_reads_the_recipe_from_the_file(
         num_queries=3,
         channels=16,
         num_heads=2,
-        hidden=16,
+        dim_feedforward=16,
         encoder_layers=1,
         decoder_layers=2,
     )

@@ -36,7 +36,7 @@ SMALL = {
     "num_queries": 4,
     "channels": 32,
     "num_heads": 2,
-    "hidden": 24,
+    "dim_feedforward": 24,
     "encoder_layers": 1,
     "decoder_layers": 2,
 }
@@ -146,7 +146,9 @@ def test_their_checkpoint_fills_the_model(
 
 @every
 def test_their_tensors_are_exactly_ours(family: Family) -> None:
-    model = replace(family.full, num_queries=3, channels=32, num_heads=2, hidden=16).build()
+    model = replace(
+        family.full, num_queries=3, channels=32, num_heads=2, dim_feedforward=16
+    ).build()
     theirs = family.state(model)
     assert len(theirs) == family.tensors
     assert (
@@ -301,7 +303,7 @@ ODD = {
     "num_queries": 3,
     "channels": 32,
     "num_heads": 2,
-    "hidden": 16,
+    "dim_feedforward": 16,
     "encoder_layers": 1,
     "num_levels": 5,
 }
@@ -430,6 +432,6 @@ def test_other_sizes_are_refused(
     family: Family, model: DetectionTransformer, tmp_path: Path
 ) -> None:
     path = family.write(tmp_path / "x.pth", model)
-    for change in ({"channels": 64}, {"num_points": 2}, {"hidden": 32}):
+    for change in ({"channels": 64}, {"num_points": 2}, {"dim_feedforward": 32}):
         with pytest.raises(WeightsError, match="of another shape than the model's"):
             load_weights(replace(family.recipe, **change, num_groups=2).build(), path)

@@ -63,7 +63,12 @@ def test_the_training_arguments_distinguish_r50_and_dc5(
     dilation: bool, preset: str, tmp_path: Path
 ) -> None:
     recipe = ConditionalDETR(
-        num_queries=3, channels=16, num_heads=2, hidden=16, encoder_layers=1, decoder_layers=2
+        num_queries=3,
+        channels=16,
+        num_heads=2,
+        dim_feedforward=16,
+        encoder_layers=1,
+        decoder_layers=2,
     )
     model = recipe.build()
     content = {"model": official_state(model), "args": official_args(model, dilation=dilation)}

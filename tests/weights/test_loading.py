@@ -148,7 +148,7 @@ def test_another_width_is_reported(official_file: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"of another shape than the model's: .*\(24, 16\) for \(32, 16\)"
     ):
-        load_weights(another(hidden=32), official_file)
+        load_weights(another(dim_feedforward=32), official_file)
     with pytest.raises(WeightsError, match="of another shape than the model's"):
         load_weights(another(channels=32), official_file)
 

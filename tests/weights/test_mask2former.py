@@ -34,8 +34,8 @@ SMALL = Mask2Former(
     num_heads=2,
     encoder_layers=2,
     decoder_layers=3,
-    encoder_hidden=40,
-    hidden=24,
+    encoder_dim_feedforward=40,
+    dim_feedforward=24,
     num_points=3,
     num_samples=16,
 )

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "channels": 16,
     "num_heads": 2,
     "decoder_layers": 2,
-    "hidden": 24,
+    "dim_feedforward": 24,
 }
 MMCV, MMENGINE = {"mmcv_version": "1.4.0", "epoch": 24}, {"mmengine_version": "0.7.1", "epoch": 24}
 

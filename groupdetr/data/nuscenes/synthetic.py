@@ -18,7 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from groupdetr.data.nuscenes.synthetic_records import KEY_FRAME_INTERVAL, SyntheticTables, SyntheticScene
+from groupdetr.data.nuscenes.synthetic_records import (
+    KEY_FRAME_INTERVAL,
+    SyntheticTables,
+    SyntheticScene,
+)
 from groupdetr.data.nuscenes.synthetic_world import random_world
 from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Row
 from groupdetr.data.synthetic import jpeg, save

@@ -126,15 +126,15 @@ class OSABlock(nn.Module):
         super().__init__()
         widths = [in_channels, *[conv_channels] * CONVS]
         self.convs = nn.ModuleList(NormedConv(a, b) for a, b in pairwise(widths))
-        self.join = NormedConv(sum(widths), channels, size=1)
-        self.weigh = SqueezeExcite(channels)
+        self.concat = NormedConv(sum(widths), channels, size=1)
+        self.ese = SqueezeExcite(channels)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
         features = [x]
         for conv in self.convs:
             features.append(conv(features[-1]))
-        joined = self.weigh(self.join(torch.cat(features, dim=1)))
+        joined = self.ese(self.concat(torch.cat(features, dim=1)))
         return joined + x if self.residual else joined
 
 

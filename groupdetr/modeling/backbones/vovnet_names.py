@@ -24,8 +24,8 @@ def _vovnet_names() -> dict[str, str | tuple[str, ...]]:
                 for conv in CONVS:
                     conv_name = f"layers.{conv}.{block_name}_{conv}/{part}.*"
                     names[f"{theirs}.{conv_name}"] = f"{ours}.convs.{conv}.{part}.*"
-                names[f"{theirs}.concat.{block_name}_concat/{part}.*"] = f"{ours}.join.{part}.*"
-            names[f"{theirs}.ese.fc.*"] = f"{ours}.weigh.fc.*"
+                names[f"{theirs}.concat.{block_name}_concat/{part}.*"] = f"{ours}.concat.{part}.*"
+            names[f"{theirs}.ese.fc.*"] = f"{ours}.ese.fc.*"
     return names
 
 

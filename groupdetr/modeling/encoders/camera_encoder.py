@@ -47,8 +47,8 @@ class CameraEncoder(Encoder[CameraImages]):
         self.position_embedding = position_embedding
         self.stride = stride
         self.projection = nn.Conv2d(channels, channels, kernel_size=1)
-        self.points = MLP(3 * NUM_DEPTHS, 4 * channels, channels, num_layers=2)
-        self.views = MLP(3 * channels // 2, 4 * channels, channels, num_layers=2)
+        self.point_embed = MLP(3 * NUM_DEPTHS, 4 * channels, channels, num_layers=2)
+        self.view_embed = MLP(3 * channels // 2, 4 * channels, channels, num_layers=2)
         self.register_buffer("depths", ray_depths(), persistent=False)
         low = torch.tensor(SPACE_LOW)
         extent = torch.tensor(SPACE_HIGH) - low
@@ -70,8 +70,8 @@ class CameraEncoder(Encoder[CameraImages]):
         _, views, height, width, channels = tokens.shape
         points = self.frustum_points(image_to_lidar, height, width).to(tokens.dtype)
         sine = views_embedding((views, height, width), channels // 2, tokens.device)
-        view_embedding = self.views(sine.to(tokens.dtype))
-        position = self.position_embedding(self.points(points), tokens) + view_embedding
+        view_embedding = self.view_embed(sine.to(tokens.dtype))
+        position = self.position_embedding(self.point_embed(points), tokens) + view_embedding
         tokens, position = tokens.flatten(1, 3), position.flatten(1, 3)
         return SceneMemory.from_tokens(
             tokens=tokens,

@@ -150,5 +150,5 @@ class DetectionTask(Task[Detections]):
             boxes=torch.from_numpy(corners).float(),
         )
 
-    def names(self, indices: Sequence[int]) -> list[str]:
+    def train_image_names(self, indices: Sequence[int]) -> list[str]:
         return [self.train.records[index].file_name for index in indices]

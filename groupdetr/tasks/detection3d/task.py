@@ -124,7 +124,7 @@ class Detection3DTask(Task[Detections3D]):
         ]
         return evaluate(ground_truth, boxes)
 
-    def names(self, indices: Sequence[int]) -> list[str]:
+    def train_image_names(self, indices: Sequence[int]) -> list[str]:
         return [f"sample {self.train.samples[index].token}" for index in indices]
 
 

@@ -70,8 +70,8 @@ def timm_name(name: str) -> str:
         return name
     _, stage, block, in_block = name.split(".", 3)
     in_block = in_block.replace("convs.", "conv_mid.")
-    in_block = in_block.replace("join.", "conv_concat.")
-    in_block = in_block.replace("weigh.", "attn.")
+    in_block = in_block.replace("concat.", "conv_concat.")
+    in_block = in_block.replace("ese.", "attn.")
     return f"stages.{stage}.blocks.{block}.{in_block}"
 
 
@@ -110,7 +110,7 @@ def test_files_of_petr_and_dd3d_are_loaded(prefix: str, tmp_path: Path) -> None:
         assert torch.equal(value, network.state_dict()[name]), name
     incomplete = {name: value for name, value in theirs.items() if "OSA4_9.ese" not in name}
     torch.save({"state_dict": incomplete}, path)
-    with pytest.raises(WeightsError, match=r"stages\.2\.8\.weigh\.fc"):
+    with pytest.raises(WeightsError, match=r"stages\.2\.8\.ese\.fc"):
         vovnet99(str(path), False, nn.Identity(), NARROW)
 
 
