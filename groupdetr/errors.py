@@ -39,8 +39,7 @@ def unreadable_inputs(failed: Sequence[DataError], total: int, noun: str) -> Dat
     ``noun`` names what the ``total`` inputs are, in the plural: images, samples.
     """
     what = f"{len(failed)} of {total} {noun} could not be read; the others are done"
-    # The console prints "  where: " in front of the first line.
-    where = "\n         ".join(error.where for error in failed[:10])
+    where = "\n".join(error.where for error in failed[:10])
     return DataError(what, where, failed[0].remedy)
 
 

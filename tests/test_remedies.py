@@ -1,4 +1,4 @@
-"""Every option that a message names exists in the verb that prints the message."""
+"""Every option that a message names exists in the command that prints the message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from groupdetr.cli.main import VERBS, read_options
+from groupdetr.cli.main import COMMANDS, read_options
 from tests.test_structure import IMPORTS, TREES, room
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
@@ -19,18 +19,18 @@ FOREIGN = {"--nproc-per-node"}
 
 
 @cache
-def options_of(verb: str) -> set[str]:
-    """The options of a verb, as its own help lists them."""
+def options_of(command: str) -> set[str]:
+    """The options of a command, as its own help lists them."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        read_options(verb, ["--help"])
+        read_options(command, ["--help"])
     return set(OPTION.findall(text.getvalue()))
 
 
 @cache
-def modules_of(verb: str) -> set[str]:
-    """The modules that a verb can run: all that its workflow imports, directly or not."""
-    start = VERBS[verb].workflow.split(":")[0]
+def modules_of(command: str) -> set[str]:
+    """The modules that a command can run: all that its workflow imports, directly or not."""
+    start = COMMANDS[command].workflow.split(":")[0]
     reached, waiting = {start}, [start]
     while waiting:
         for module in IMPORTS[waiting.pop()] - reached:
@@ -65,7 +65,7 @@ def messages(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-# Modules that several verbs import, and whose messages only some of them can print.
+# Modules that several commands import, and whose messages only some of them can print.
 READS_ANNOTATIONS = {"check", "train", "val"}
 PRINTED_BY = {
     "groupdetr.data.findings": {"check", "train"},
@@ -86,8 +86,8 @@ PRINTED_BY = {
 WITHOUT_MESSAGES = {"report", "visualize"}
 
 
-def printing_verbs(module: str) -> set[str]:
-    importing = {verb for verb in VERBS if module in modules_of(verb)}
+def printing_commands(module: str) -> set[str]:
+    importing = {command for command in COMMANDS if module in modules_of(command)}
     return PRINTED_BY.get(module, importing)
 
 
@@ -103,11 +103,11 @@ def test_every_option_that_a_message_names_exists() -> None:
                 continue
             if named:
                 # The message names a command, and the options are of that command.
-                known = set().union(*(options_of(verb) for verb in named))
+                known = set().union(*(options_of(command) for command in named))
                 if not options <= known:
                     wrong.append(f"{module}: groupdetr {named} has no {options - known}")
                 continue
-            for verb in printing_verbs(module):
-                if not options <= options_of(verb):
-                    wrong.append(f"{module}: {verb} has no {options - options_of(verb)}")
+            for command in printing_commands(module):
+                if not options <= options_of(command):
+                    wrong.append(f"{module}: {command} has no {options - options_of(command)}")
     assert not wrong, "\n".join(wrong)

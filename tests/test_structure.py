@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import groupdetr
-from groupdetr.cli.main import VERBS
+from groupdetr.cli.main import COMMANDS
 
 ROOT = Path(groupdetr.__file__).parent
 
@@ -150,10 +150,10 @@ def test_no_library_module_imports_the_command_line() -> None:
 def test_only_main_knows_both_options_and_workflows() -> None:
     """Options do not import workflows, and `main` passes their fields on as keyword arguments."""
     assert not importers({"cli"}, {"workflows"})
-    for verb in VERBS.values():
-        options = load(verb.options)
-        workflow = inspect.signature(load(verb.workflow)).parameters
-        assert workflow.keys() == options.__dataclass_fields__.keys(), verb
+    for command in COMMANDS.values():
+        options = load(command.options)
+        workflow = inspect.signature(load(command.workflow)).parameters
+        assert workflow.keys() == options.__dataclass_fields__.keys(), command
         assert not hasattr(options, "run") or "run" in options.__dataclass_fields__
 
 

@@ -22,11 +22,11 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Isolation:
-    """The largest difference of any logit, box coordinate or component of a mask embedding."""
+    """Three maximum absolute differences of logits, box coordinates and mask embeddings."""
 
-    leak: float  # in the other groups, when the queries of one group are changed
-    apart: float  # between all groups in one pass and each group in a pass of its own
-    inference: float  # between the output of inference and the primary group in training
+    leak: float  # change of the other groups when the queries of one group are changed
+    apart: float  # difference of all groups in one pass and each group in a pass of its own
+    inference: float  # difference of the output of inference and the primary group in training
 
     @property
     def holds(self) -> bool:
@@ -35,9 +35,9 @@ class Isolation:
 
 
 def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
-    """Run the detector on padded noise images of two sizes.
+    """Return the isolation of the groups of a detector on padded noise images of two sizes.
 
-    Its weights do not change, and its mode is restored.
+    The weights of the detector do not change, and its training or evaluation mode is restored.
     """
     images = model.recipe.example_images(side).to(next(model.parameters()).device)
     with torch.inference_mode(), _all_groups_without_dropout(model):

@@ -1,6 +1,6 @@
-"""Fig. 3: the K queries that an object is matched to, one in each group.
+"""Fig. 3: the K queries that are matched to an object, one in each group.
 
-They are shown with their boxes and reference points.
+The figure shows their predicted boxes and reference points.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LastLayerMatches:
     num_groups: int  # K
 
     def by_object(self, values: Tensor, num_objects: int) -> np.ndarray:
-        """Sort values [1,M,C] into [T,K,C]. It is nan where an object has no query in a group."""
+        """Return values [1,M,C] by object and group, [T,K,C]; nan where a group has no match."""
         shape = (num_objects, self.num_groups, values.shape[-1])
         sorted_values = values.new_full(shape, torch.nan)
         sorted_values[self.target, self.group] = values[0]
@@ -57,7 +57,7 @@ class LastLayerMatches:
 def last_layer_matches(
     model: DetectionTransformer, criterion: SetCriterion, batch: Batch
 ) -> LastLayerMatches:
-    """Run all groups on a batch of one and match the queries of its last layer."""
+    """Run all groups on a batch of one image, and return the matches of the last decoder layer."""
     device = next(model.parameters()).device
     targets = TargetBatch.from_targets([target.to(device) for target in batch.targets])
     with eval_mode(model), use_group(model, None):

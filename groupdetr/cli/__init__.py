@@ -1,1 +1,1 @@
-"""The command line: options of every verb, and `main`, which runs a verb."""
+"""The command line: the options of every command, and `main`, which runs a command."""

@@ -1,4 +1,4 @@
-"""The command line: find the verb, read its options, run its workflow, and explain errors."""
+"""The command line: find the command, read its options, run its workflow, and print errors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ INTERRUPTED = 130  # exit code of a program that Ctrl-C stopped
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A verb: its one-line summary, and where its options and its workflow are.
+class Command:
+    """A command such as `groupdetr train`: its one-line summary, its options and its workflow.
 
-    They are imported only when the verb runs, so that `groupdetr --help` does not wait for torch.
-    The workflow is a function that takes the fields of the options as keyword arguments.
+    Options and workflow are imported only when the command runs, so `groupdetr --help` does not
+    wait for torch. The workflow is a function that takes the fields of the options as keyword
+    arguments.
     """
 
     summary: str
@@ -30,43 +31,43 @@ class Verb:
     workflow: str  # module:function
 
 
-VERBS = {
-    "demo": Verb(
+COMMANDS = {
+    "demo": Command(
         "train with and without groups on synthetic images, and compare (offline, minutes)",
         "groupdetr.cli.options.demo:DemoOptions",
         "groupdetr.workflows.demo:demo",
     ),
-    "check": Verb(
-        "list what in a dataset would break or mislead training",
+    "check": Command(
+        "list everything in a dataset that would break or mislead training",
         "groupdetr.cli.options.check:CheckOptions",
         "groupdetr.workflows.check:check",
     ),
-    "train": Verb(
+    "train": Command(
         "train a detector on your data",
         "groupdetr.cli.options.train:TrainOptions",
         "groupdetr.workflows.train:train",
     ),
-    "val": Verb(
+    "val": Command(
         "evaluate a run: COCO AP, per class, per group",
         "groupdetr.cli.options.val:ValOptions",
         "groupdetr.workflows.validate:validate",
     ),
-    "predict": Verb(
+    "predict": Command(
         "detect objects in images, folders and globs",
         "groupdetr.cli.options.predict:PredictOptions",
         "groupdetr.workflows.predict:predict",
     ),
-    "import": Verb(
+    "import": Command(
         "convert published weights to a file that this library trains from and predicts with",
         "groupdetr.cli.options.import_weights:ImportOptions",
         "groupdetr.workflows.import_weights:import_checkpoint",
     ),
-    "doctor": Verb(
-        "show this machine, and test that groups do not leak into each other",
+    "doctor": Command(
+        "show this machine, and test that the groups of a detector are isolated",
         "groupdetr.cli.options.doctor:DoctorOptions",
         "groupdetr.workflows.doctor:doctor",
     ),
-    "presets": Verb(
+    "presets": Command(
         "list the models and the paper's experiments",
         "groupdetr.cli.options.presets:PresetsOptions",
         "groupdetr.workflows.presets:presets",
@@ -77,11 +78,12 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    0 ok, 1 a test failed, 2 usage, 3 data, 4 diverged, 130 interrupted.
+    0: success, 1: a test failed or another error, 2: wrong usage, 3: invalid data, 4: the training
+    diverged, 130: interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A log file then shows every line at once.
+        # With line buffering, a log file has every line as soon as it is printed.
         sys.stdout.reconfigure(line_buffering=True)
     try:
         return run(arguments)
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the verb that the arguments begin with."""
+    """Run the command that the arguments begin with, and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -109,23 +111,26 @@ def run(arguments: list[str]) -> int:
         print(f"groupdetr {__version__}")
         return 0
     name = arguments[0]
-    if name not in VERBS:
-        near = get_close_matches(name, VERBS, n=1)
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else usage()
-        raise UsageError(f"there is no verb {name!r}", remedy=remedy)
-    verb = VERBS[name]
+        raise UsageError(f"there is no command {name!r}", remedy=remedy)
+    command = COMMANDS[name]
     options = read_options(name, arguments[1:])
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    result = load(verb.workflow)(**values)
+    result = load(command.workflow)(**values)
     # Workflows that can end without success return an object with an exit code.
     return int(getattr(result, "exit_code", 0))
 
 
-def read_options(verb: str, arguments: list[str]) -> Any:
-    """Return the options of a verb. Wrong options end the program with code 2, as tyro does."""
+def read_options(name: str, arguments: list[str]) -> Any:
+    """Return the options of the command ``name``.
+
+    If they are wrong, tyro prints an error and ends the program with exit code 2.
+    """
     import tyro
 
-    options_class = load(VERBS[verb].options)
+    options_class = load(COMMANDS[name].options)
     keywords: dict[str, Any] = {}
     # A module of options may have a function `prepare`, for defaults that depend on options.
     prepare = getattr(sys.modules[options_class.__module__], "prepare", None)
@@ -134,7 +139,7 @@ def read_options(verb: str, arguments: list[str]) -> Any:
     return tyro.cli(
         options_class,
         args=arguments,
-        prog=f"groupdetr {verb}",
+        prog=f"groupdetr {name}",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         **keywords,
     )
@@ -149,27 +154,32 @@ def load(path: str) -> Any:
 def usage() -> str:
     """Return the text of `groupdetr --help`."""
     title = (
-        "groupdetr VERB [options]: detectors trained with groups of queries "
+        "groupdetr COMMAND [options]: detectors trained with groups of queries "
         "(Group DETR, arXiv 2207.13085)"
     )
-    lines = [f"  {name:<9} {verb.summary}" for name, verb in VERBS.items()]
-    last = "groupdetr VERB --help lists the options of a verb."
+    lines = [f"  {name:<9} {command.summary}" for name, command in COMMANDS.items()]
+    last = "groupdetr COMMAND --help lists the options of a command."
     return "\n".join([title, "", *lines, "", last])
 
 
 def explain(error: GroupDETRError) -> str:
-    """Return one line what, one line where, one line what to do."""
+    """Return the text of an error: what is wrong, where, and what to do."""
     lines = [f"error: {error.what}"]
     if error.where:
-        lines.append(f"  where: {error.where}")
+        lines.append(f"  where: {_indent(error.where)}")
     if error.remedy:
-        lines.append(f"  do:    {error.remedy}")
+        lines.append(f"  do:    {_indent(error.remedy)}")
     return "\n".join(lines)
 
 
+def _indent(text: str) -> str:
+    """Align all lines of a text with the first one, which follows a label of nine characters."""
+    return text.replace("\n", "\n" + " " * 9)
+
+
 def from_os_error(error: OSError) -> UsageError:
-    """Return a file or folder that the system refuses to read or write as a usage error."""
-    remedy = "check the path, its permissions and the space that is left; --out chooses the folder"
+    """Return the usage error for a file or folder that the system cannot read or write."""
+    remedy = "check the path, its permissions and the free disk space; --out chooses the folder"
     return UsageError(error.strerror or type(error).__name__, str(error.filename), remedy)
 
 

@@ -59,7 +59,7 @@ class CheckReport:
         first = self.errors[0]
         remedy = first.remedy
         if len(self.errors) > 1:
-            remedy += f"\n{len(self.errors) - 1} more: groupdetr check {self.root}"
+            remedy += f"\nto list {len(self.errors) - 1} more: groupdetr check {self.root}"
         raise DataError(first.what, first.where, remedy)
 
     def to_json(self) -> JsonObject:

@@ -23,8 +23,6 @@ from groupdetr.data.paths import ImageFolder
 from groupdetr.data.records import Category, CocoSplit, Record
 from groupdetr.structures.json_object import JsonObject
 
-__all__ = ["Category", "CocoSplit", "Record", "parse", "read_split", "split_holdout"]
-
 
 def read_split(
     annotation_file: Path | str, images_dir: Path | str, name: str, masks: bool = False

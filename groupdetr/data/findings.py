@@ -142,7 +142,7 @@ WARNINGS = {  # code -> how groupdetr handles it, and what to do
     " to be here",
     "exif-rotated": "rotated when it is read, because its recorded size is that of the rotated"
     " image",
-    "exif-ambiguous": "read without rotation; the size does not tell whether the boxes were drawn"
+    "exif-ambiguous": "read without rotation; the size does not show whether the boxes were drawn"
     " on the rotated image",
 }
 
@@ -183,7 +183,7 @@ class Finding:
 
 
 class RefusedError(DataError):
-    """A finding raised as an exception, where nothing can be read without the refused file."""
+    """A finding as an exception, for a file or a record that cannot be used at all."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.what, finding.where, finding.remedy)

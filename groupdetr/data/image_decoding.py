@@ -38,6 +38,19 @@ _FORMATS = (
     "AVIF",
     "TGA",
 )
+# The endings of image files in datasets, in lower case.
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".jp2",
+)
 _ORIENTATION = 0x0112  # EXIF tag
 
 

@@ -10,23 +10,12 @@ from typing import NamedTuple
 
 from groupdetr.data.coco import CocoSplit, parse, split_holdout
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable, raise_first_error
+from groupdetr.data.image_decoding import IMAGE_SUFFIXES
 from groupdetr.data.records import Category
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
 HOLDOUT = 0.2  # fraction of the train images that becomes val if a dataset has no val split
-_IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".jp2",
-)
 _SPLIT_ALIASES = {  # name in a path -> split
     "train": "train",
     "val": "val",
@@ -261,7 +250,7 @@ def _single_file(root: Path) -> SplitFiles | None:
 def _image_folder(folder: Path, depth: int = 3) -> Path | None:
     """Return the deepest folder that holds all the images below ``folder``."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    if any(entry.name.lower().endswith(_IMAGE_SUFFIXES) for entry in entries):
+    if any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries):
         return folder
     if depth == 0:
         return None
@@ -281,7 +270,7 @@ def _unknown_layout(path: Path, what: str) -> RefusedError:
 
 
 def _describe(root: Path) -> str:
-    """Return why a folder has no known layout: what was looked for, and what is there."""
+    """Return why a folder has no known layout, with the known layouts and the folder's entries."""
     if other_format := _other_format(root):
         return f"it looks like {other_format}, which is not supported yet; convert it to COCO JSON"
     layouts = [f"{layout.annotations} + {layout.images}/" for layout in LAYOUTS]

@@ -44,7 +44,7 @@ MIN_VISIBLE = 0.1
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What the images show.
+    """The size and the content of synthetic images.
 
     ``texture`` is 0 for plain and 1 for busy images. ``occlusion`` is the largest fraction of an
     object that others may hide. ``sizes`` are the weights of small, medium and large objects. The

@@ -27,9 +27,9 @@ from groupdetr.structures.targets import TargetBatch
 class ValidationPass(Generic[DetectionsT]):
     """Runs a detector over the validation images.
 
-    All K groups run on the first ``measured_images`` images, to measure the matching instability, and
-    only the inference group on the others. The detections are identical either way, unless groups
-    attend to each other (Table 7 c). In that case only the inference group is measured.
+    All K groups run on the first ``measured_images`` images, to measure the matching instability,
+    and only the inference group runs on the others. The detections are identical either way, unless
+    groups attend to each other (Table 7 c). In that case only the inference group is measured.
     """
 
     model: DetectionTransformer

@@ -74,7 +74,7 @@ class ProgressCallback(Callback):
             self.printed_header = True
         metrics = "".join(f"{format_percent(value):>10}" for value in event.stats.values())
         mark = "  best" if event.is_best else ""
-        row = f"{self.label} {event.epoch:8.1f}{format_duration(event.seconds):>9}{figures}{mark}"
+        row = f"{self.label} {event.epoch:8.1f}{format_duration(event.seconds):>9}{metrics}{mark}"
         self.console.print(row, soft_wrap=True)
 
 

@@ -87,7 +87,9 @@ class Task(ABC, Generic[DetectionsT]):
     @classmethod
     @abstractmethod
     def read(cls, data: Path, images: Path | None) -> TrainingData:
-        """Read a dataset from disk. `DataError` for the first problem that would mislead training.
+        """Read a dataset from disk.
+
+        `DataError` for the first problem that would mislead training.
         """
 
     @classmethod

@@ -186,7 +186,9 @@ class Trainer:
 
     def divergence_error(self, what: str, micro_batches: list[Batch]) -> DivergedError:
         """Return the error for values that are not finite, with the names of the images."""
-        names = self.task.train_image_names([index for batch in micro_batches for index in batch.indices])
+        names = self.task.train_image_names(
+            [index for batch in micro_batches for index in batch.indices]
+        )
         return DivergedError(
             f"{what}, at step {self.state.progress.step + 1}",
             f"images: {', '.join(names)}",

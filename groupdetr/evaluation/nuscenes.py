@@ -298,8 +298,8 @@ def _mean_errors(ranking: _Ranking, objects: int) -> list[float]:
     if last_recall < _FIRST_RECALL:
         return [1.0] * len(ERRORS)
 
-    # Errors are interpolated at the confidence of each recall. np.interp needs increasing scores, so
-    # the order is reversed.
+    # Errors are interpolated at the confidence of each recall. np.interp needs increasing scores,
+    # so the order is reversed.
     confidence_at_recalls = confidence[_FIRST_RECALL : last_recall + 1][::-1]
     increasing_scores = ranking.scores[ranking.true_positive][::-1]
     mean_errors = []

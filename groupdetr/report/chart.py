@@ -37,7 +37,7 @@ class Series:
     def thinned(self) -> Series:
         """Return a line with at most as many points as a screen can show.
 
-        The last point is always one of them.
+        The last point is always kept.
         """
         step = math.ceil(len(self.x) / _MAX_POINTS) or 1
 
@@ -90,13 +90,13 @@ def line_chart(chart: Chart) -> Html:
     short_names = all(len(line.name) <= _MAX_NAME_LENGTH for line in lines.values())
     names_at_lines = len(lines) <= _MAX_NAMES and short_names
     name_width = _name_width(lines.values()) if names_at_lines else 0
-    frame = _Frame.around(list(lines.values()), name_width)
+    axes = _Axes.around(list(lines.values()), name_width)
 
-    parts = list(_axes(frame, chart))
+    parts = list(_draw_axes(axes, chart))
     for index, line in lines.items():
-        parts.append(_line(frame, index, line))
+        parts.append(_line(axes, index, line))
     if names_at_lines:
-        parts += _names(frame, lines)
+        parts += _names(axes, lines)
         legend = Html("")
     else:
         legend = swatches([(line_colour(index), line.name) for index, line in lines.items()])
@@ -185,14 +185,14 @@ def _extent(values: Sequence[float]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _Axes:
     """The two axes of a chart."""
 
     x: Axis
     y: Axis
 
     @classmethod
-    def around(cls, series: Sequence[Series], name_width: float) -> _Frame:
+    def around(cls, series: Sequence[Series], name_width: float) -> _Axes:
         """Return axes for all finite points. ``name_width`` pixels at the right are for names."""
         points: list[_Point] = []
         for line in series:
@@ -225,23 +225,25 @@ def _finite_runs(x_values: Sequence[float], y_values: Sequence[float]) -> list[l
     return runs
 
 
-def _axes(frame: _Frame, chart: Chart) -> Iterator[Html]:
-    left, right, bottom = frame.x.start, frame.x.end, frame.y.start
-    for tick in frame.y.ticks:
-        y = frame.y(tick)
+def _draw_axes(axes: _Axes, chart: Chart) -> Iterator[Html]:
+    left = axes.x.start
+    right = axes.x.end
+    bottom = axes.y.start
+    for tick in axes.y.ticks:
+        y = axes.y(tick)
         yield Html(f'<line class="grid" x1="{left}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        yield svg_text(left - 8, y + 4, frame.y.tick_label(tick), "end")
-    for tick in frame.x.ticks:
-        x = frame.x(tick)
+        yield svg_text(left - 8, y + 4, axes.y.tick_label(tick), "end")
+    for tick in axes.x.ticks:
+        x = axes.x(tick)
         ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"'
         yield Html(f'<line class="axis" {ends}/>')
-        yield svg_text(x, bottom + 18, frame.x.tick_label(tick), "middle")
+        yield svg_text(x, bottom + 18, axes.x.tick_label(tick), "middle")
     yield Html(f'<line class="axis" x1="{left}" x2="{right:.1f}" y1="{bottom}" y2="{bottom}"/>')
     yield svg_text((left + right) / 2, _HEIGHT - 6, chart.x_label, "middle")
     yield svg_text(2, 12, chart.y_label, "start")
 
 
-def _line(frame: _Frame, index: int, series: Series) -> Html:
+def _line(axes: _Axes, index: int, series: Series) -> Html:
     """Return the band, the line and the markers of one series."""
     colour = line_colour(index)
     parts = []
@@ -254,18 +256,18 @@ def _line(frame: _Frame, index: int, series: Series) -> Html:
             lower.append((x, low))
             upper.append((x, high))
     if len(lower) > 1:
-        outline = frame.pixels(lower + upper[::-1])
+        outline = axes.pixels(lower + upper[::-1])
         parts.append(f'<polygon class="band" style="fill:{colour}" points="{outline}"/>')
 
     runs = series.runs()
     for run in runs:
-        points = frame.pixels(run)
+        points = axes.pixels(run)
         parts.append(f'<polyline class="line" style="stroke:{colour}" points="{points}"/>')
     if len(series.x) <= _MAX_MARKERS:
         for run in runs:
             for x, y in run:
                 tooltip = f"{series.name}: {y:.4g} at {x:.4g}"
-                parts.append(marker((frame.x(x), frame.y(y)), tooltip, colour))
+                parts.append(marker((axes.x(x), axes.y(y)), tooltip, colour))
     return join(Html(part) for part in parts)
 
 
@@ -279,19 +281,19 @@ def marker(point: _Point, tooltip: str, colour: str) -> Html:
     return Html(f'<circle class="dot" style="fill:{colour}" {centre} r="3.6"/>{disc}')
 
 
-def _names(frame: _Frame, lines: dict[int, Series]) -> Iterator[Html]:
+def _names(axes: _Axes, lines: dict[int, Series]) -> Iterator[Html]:
     """Yield the name of each line next to its end. Names that would overlap are moved apart."""
     ends = {index: line.runs()[-1][-1] for index, line in lines.items()}
-    top_to_bottom = sorted(ends, key=lambda index: frame.y(ends[index][1]))
+    top_to_bottom = sorted(ends, key=lambda index: axes.y(ends[index][1]))
     # The lowest position of a name that leaves room for all the following names below it.
-    lowest = frame.y.start - _NAME_HEIGHT * (len(lines) - 1)
+    lowest = axes.y.start - _NAME_HEIGHT * (len(lines) - 1)
     y = _TOP - _NAME_HEIGHT
     for index in top_to_bottom:
         end_x, end_y = ends[index]
-        y = max(y + _NAME_HEIGHT, min(frame.y(end_y), lowest))
+        y = max(y + _NAME_HEIGHT, min(axes.y(end_y), lowest))
         lowest += _NAME_HEIGHT
         attributes = f'class="name" style="fill:{line_colour(index)}"'
-        yield svg_text(frame.x(end_x) + 8, y + 4, lines[index].name, "start", attributes)
+        yield svg_text(axes.x(end_x) + 8, y + 4, lines[index].name, "start", attributes)
 
 
 def _name_width(lines: Iterable[Series]) -> float:

@@ -1,4 +1,4 @@
-"""Comparison of several training runs: means over seeds, gains and curves."""
+"""Comparison of training runs: means over seeds, gains and curves."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from statistics import fmean, stdev
 from groupdetr.report.chart import Chart, Series
 from groupdetr.report.page import Tile
 
-LogRow = Mapping[str, float]  # one evaluation of a run: named numbers
-ReadValue = Callable[[LogRow], float]  # reads one number of a row
+LogRow = Mapping[str, float]  # the numbers of one evaluation of a run, by name
+ReadValue = Callable[[LogRow], float]  # returns one number of a row
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The numbers of one training run. Metrics are as evaluations return them, with AP in [0,1]."""
+    """The numbers of one training run. Metrics are in the units of evaluations: AP in [0,1]."""
 
     groups: int
     seed: int
@@ -95,8 +95,9 @@ class RunsOverSeeds:
         ys: list[float] = []
         low: list[float] = []
         high: list[float] = []
-        # Evaluations of the same number are averaged. The curve ends with the shortest run.
-        for rows in zip(*(run.curve for run in self.runs)):
+        # The n-th evaluations of all seeds are averaged. The curve ends with the shortest run.
+        curves_of_seeds = [run.curve for run in self.runs]
+        for rows in zip(*curves_of_seeds):
             x_of_seeds = [read_x(row) for row in rows]
             y_of_seeds = [read_y(row) for row in rows]
             xs.append(fmean(x_of_seeds))
@@ -120,9 +121,10 @@ def collect_seeds(runs: Sequence[RunSummary]) -> list[RunsOverSeeds]:
 
 
 def gain(base: RunsOverSeeds, other: RunsOverSeeds, metric: str = "AP") -> MeanStd:
-    """Return by how many percentage points ``other`` is better than ``base`` in the end.
+    """Return by how many percentage points ``other`` is better than ``base`` after training.
 
-    If both have the same seeds, the standard deviation is that of the gains of the seeds.
+    If both have the same seeds, the standard deviation is that of the gains of the seeds;
+    otherwise it is nan.
     """
     base_values = [100 * run.metrics[metric] for run in base.runs]
     other_values = [100 * run.metrics[metric] for run in other.runs]
@@ -149,6 +151,7 @@ def metric_by_seed(
 def curves(
     configurations: Sequence[RunsOverSeeds], read_x: ReadValue, read_y: ReadValue
 ) -> list[Series]:
+    """Return one curve for each configuration."""
     return [configuration.curve(read_x, read_y) for configuration in configurations]
 
 
@@ -169,8 +172,8 @@ def read_percent(name: str) -> ReadValue:
 def instability_chart(configurations: Sequence[RunsOverSeeds]) -> Chart:
     """Return the chart of the paper's Fig. 5."""
     caption = (
-        "Queries of an image, in the group that is used at inference, that are matched to another "
-        "object than at the previous evaluation."
+        "Number of queries of an image, in the group that is used at inference, that are matched "
+        "to another object than at the previous evaluation."
     )
     lines = curves(configurations, read_epoch, read_value("instability"))
     return Chart("Instability of the matching", "epoch", "queries", lines, caption)

@@ -47,7 +47,7 @@ class ReportSubject:
     """What the detectors of a page were trained on, and the metrics that compare them."""
 
     data_name: str
-    metrics: Sequence[str]  # shares in [0,1], the main one first; a run may lack some of them
+    metrics: Sequence[str]  # fractions in [0,1], the main one first; a run may lack some of them
     caption: str  # of the table of metrics
     errors: Sequence[str] = ()  # further metrics of which lower is better
 
@@ -58,7 +58,7 @@ class ReportSubject:
 
 @dataclass(frozen=True)
 class DemoResults:
-    """Everything that the page shows. ``runs``, in any order: several K, several seeds of each."""
+    """Everything that the page shows. ``runs``, in any order, have several K, and several seeds."""
 
     runs: Sequence[RunSummary]
     subject: ReportSubject
@@ -69,7 +69,7 @@ class DemoResults:
 
 
 def write_demo_report(path: Path | str, demo: DemoResults) -> None:
-    """Write one self-contained HTML file.
+    """Write the page of the demo as one self-contained HTML file.
 
     The smallest K is the baseline. It is compared with the best of the other K.
     """
@@ -180,7 +180,7 @@ def _learning(
 def _equal_time_text(
     best: RunsOverSeeds, longer: Sequence[RunsOverSeeds], subject: ReportSubject
 ) -> str:
-    """Compare at equal wall time instead of equal epochs, as Table 2 of the paper does."""
+    """Return sentences that compare at equal wall time, as Table 2 of the paper does."""
     metric = subject.main_metric
     sentences = [
         "Training with groups takes longer per step, so a comparison at equal epochs is not enough."
@@ -226,7 +226,7 @@ def _metric_row(
 ) -> list[Cell]:
     row: list[Cell] = [configuration.name]
     row += [configuration.metric(name).mean for name in metrics]
-    # Errors are not shares, so they are not printed in percent.
+    # Errors are not fractions, so they are not printed in percent.
     row += [configuration.metric(name).mean / 100 for name in errors]
     row += [configuration.seconds, configuration.memory]
     return row
@@ -238,7 +238,7 @@ def _seed_table(
     best: RunsOverSeeds,
     metric: str,
 ) -> Html:
-    """Return one row for each seed, which shows if the gain is larger than the noise."""
+    """Return a table with one row for each seed. It shows if the gain is larger than the noise."""
     columns = [Column("seed")]
     columns += [Column(configuration.name, 1) for configuration in configurations]
     columns.append(Column("gain", 1))

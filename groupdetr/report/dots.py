@@ -13,7 +13,12 @@ from statistics import fmean
 from groupdetr.report.chart import Axis, line_colour, marker, numbered, svg_text
 from groupdetr.report.page import Html, escape, join
 
-_WIDTH, _ROW_HEIGHT, _TOP, _BOTTOM, _RIGHT = 440, 36, 6, 44, 52
+# Pixels of the drawing.
+_WIDTH = 440
+_ROW_HEIGHT = 36
+_TOP = 6
+_BOTTOM = 44
+_RIGHT = 52
 # The chart has no other chart next to it. If it were wider, its letters would be larger than those
 # of the page.
 _STYLE = "max-width:660px"
@@ -80,7 +85,9 @@ def _row(x_axis: Axis, index: int, row: DotRow) -> Html:
     if not row.finite:
         return join([name, mean_label])
 
-    low, mean, high = x_axis(min(row.finite)), x_axis(fmean(row.finite)), x_axis(max(row.finite))
+    low = x_axis(min(row.finite))
+    mean = x_axis(fmean(row.finite))
+    high = x_axis(max(row.finite))
     ends = f'x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"'
     line = Html(f'<line class="line" style="stroke:{colour}" {ends}/>')
     bar_position = f'x="{mean - 2:.1f}" y="{y - 10}" width="4" height="20"'

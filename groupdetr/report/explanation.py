@@ -63,7 +63,7 @@ def explain_groups() -> Html:
 
 
 def _training() -> Iterator[Html]:
-    """All groups are used, and each has its assignment."""
+    """Yield the drawing of training: all groups are used, and each has its assignment."""
     yield from _image(with_boxes=False)
     for group, y in enumerate(_GROUP_Y):
         yield _connection(y, f"var(--s{group})")
@@ -71,7 +71,7 @@ def _training() -> Iterator[Html]:
 
 
 def _inference() -> Iterator[Html]:
-    """The first group is used, and its boxes are drawn in the image."""
+    """Yield the drawing of inference: only the first group is used; the image shows its boxes."""
     yield from _image(with_boxes=True)
     yield _connection(_GROUP_Y[0], "var(--s0)")
     for group, y in enumerate(_GROUP_Y):
@@ -98,11 +98,15 @@ def _connection(y: int, colour: str) -> Html:
 def _group(group: int, y: int, dropped: bool) -> Html:
     """Draw a row of queries. A query that is assigned to an object contains its shape."""
     if dropped:
-        colour, opacity, name = "var(--muted)", 0.5, f"group {group + 1}, dropped"
+        colour = "var(--muted)"
+        opacity = 0.5
+        name = f"group {group + 1}, dropped"
         frame_style = f"stroke:{colour};stroke-dasharray:4 5"
         assignment = {}
     else:
-        colour, opacity, name = f"var(--s{group})", 1, f"group {group + 1}"
+        colour = f"var(--s{group})"
+        opacity = 1
+        name = f"group {group + 1}"
         frame_style = f"stroke:{colour}"
         assignment = _ASSIGNMENTS[group]
     frame_size = f'x="140" y="{y - 24}" width="278" height="48" rx="24"'

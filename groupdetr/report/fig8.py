@@ -1,4 +1,4 @@
-"""The page of the paper's Fig. 8: denoising, groups, both and neither, at equal epochs."""
+"""The page of the paper's Fig. 8: trainings with denoising, groups, both or neither."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class _Figure:
 
 
 def write_fig8_report(path: Path | str, results: Fig8Results) -> None:
-    """Write one self-contained HTML file."""
+    """Write the page of Fig. 8 as one self-contained HTML file."""
     configurations = collect_seeds(results.runs)
     if len(configurations) != 4:
         names = [configuration.name for configuration in configurations]
@@ -125,7 +125,7 @@ def _title(figure: _Figure) -> str:
 
 
 def is_clear_gain(difference: MeanStd) -> bool:
-    """Return if the mean is positive and larger than the standard deviation over the seeds.
+    """True if the mean is positive and larger than the standard deviation over the seeds.
 
     With a single seed there is no deviation, and the mean only has to be positive.
     """
@@ -134,7 +134,7 @@ def is_clear_gain(difference: MeanStd) -> bool:
 
 
 def is_clear_loss(difference: MeanStd) -> bool:
-    """Return if the opposite of the difference is a clear gain."""
+    """True if the mean is negative and its size is larger than the standard deviation."""
     return is_clear_gain(MeanStd(-difference.mean, difference.std))
 
 
@@ -155,7 +155,8 @@ def _lead(figure: _Figure) -> str:
 
 
 def _headline(figure: _Figure, paper_ap: Sequence[float]) -> Html:
-    none, both = figure.none, figure.both
+    none = figure.none
+    both = figure.both
     names = ("Denoising alone", "Groups alone", "Both")
     items = []
     for name, measured, paper in zip(names, figure.gains_over_none, paper_ap[1:]):
@@ -247,6 +248,7 @@ def _conclusions(figure: _Figure, paper_ap: Sequence[float]) -> list[str]:
 
 
 def _choose_sentence(difference: MeanStd, gain: str, loss: str, unclear: str) -> str:
+    """Return the sentence for a clear gain, for a clear loss, or for neither."""
     if is_clear_gain(difference):
         return gain
     if is_clear_loss(difference):

@@ -111,11 +111,11 @@ def _tile(tile: Tile) -> Html:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. With ``digits`` it is a column of numbers with so many decimals."""
+    """A column of a table. With ``digits`` it is a column of numbers with that many decimals."""
 
     name: str
     digits: int | None = None
-    best: Literal["", "max", "min"] = ""  # which number of the column is highlighted
+    best: Literal["", "max", "min"] = ""  # which number of the column is highlighted, if any
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], caption: str = "") -> Html:
@@ -147,7 +147,7 @@ def facts(rows: Mapping[str, object]) -> Html:
 
 
 def number(value: Cell, digits: int = 0) -> Html:
-    """Return a number with so many decimals; a dash if it is missing or not finite."""
+    """Return a number with ``digits`` decimals; a dash if it is missing or not finite."""
     if value is None:
         return escape("–")
     if not isinstance(value, int | float):
@@ -199,9 +199,10 @@ class CaptionedImage:
 
 
 def strips(rows: Sequence[Sequence[CaptionedImage]]) -> Html:
-    """Return rows of images to be compared.
+    """Return rows of images that are compared with each other.
 
-    A row stays one row on every screen: narrow screens scroll. Several short rows share a line.
+    A row stays one row on every screen; a narrow screen scrolls. Several short rows may stand next
+    to each other.
     """
     content = join(_strip(row) for row in rows)
     return Html(f'<div class="strips">\n{content}\n</div>')
@@ -243,7 +244,7 @@ def _figure(captioned: CaptionedImage) -> Html:
 
 
 def data_uri(image: Image.Image) -> str:
-    """Return the image itself as an address, encoded as JPEG.
+    """Return the image as a data URI, encoded as JPEG.
 
     Colours have the full resolution (no subsampling), so that thin coloured lines stay clean.
     """

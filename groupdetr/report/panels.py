@@ -13,7 +13,7 @@ from groupdetr.report.page import CaptionedImage, Html, gallery, join, strips, s
 from groupdetr.structures.detections import Detections
 from groupdetr.visualize.images import draw_detections, draw_groups, palette, scale_for
 
-MATCH_IOU = 0.5  # an object is found by a detection of its class with at least this IoU
+MATCH_IOU = 0.5  # an object counts as detected from this IoU with a detection of its class
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GroupPanel:
 
 
 def detection_strips(panels: Sequence[DetectionPanel], class_names: Sequence[str]) -> Html:
-    """Return a row for each image: the ground truth, then the detections of each detector.
+    """Return one row of images for each panel: the ground truth, then each detector's detections.
 
     For an image with T objects, the T best detections are drawn. A common score threshold would
     favour the detector with the higher scores; this compares only how detections are ranked.
@@ -55,6 +55,7 @@ def group_gallery(panels: Sequence[GroupPanel]) -> Html:
 
 
 def group_legend(num_groups: int) -> Html:
+    """Return the legend of the colours of the groups."""
     entries = []
     for group in range(num_groups):
         red, green, blue = palette(group)
@@ -62,14 +63,14 @@ def group_legend(num_groups: int) -> Html:
     return swatches(entries)
 
 
-def count_found(target: Detections, detections: Detections) -> int:
-    """Return how many objects of ``target`` are found.
+def count_detected(target: Detections, detections: Detections) -> int:
+    """Return how many objects of ``target`` are matched by a detection of their class.
 
-    A detection finds at most one object, and an object is found at most once. Detections with
-    higher scores are matched first.
+    A detection is matched to at most one object, and an object to at most one detection.
+    Detections with higher scores are matched first.
     """
     unmatched = list(range(len(target)))
-    num_found = 0
+    num_detected = 0
     for label, ious in zip(detections.labels, detections.iou(target)):
         candidates = [index for index in unmatched if target.labels[index] == label]
         if not candidates:
@@ -77,8 +78,8 @@ def count_found(target: Detections, detections: Detections) -> int:
         best = max(candidates, key=lambda index: ious[index])
         if ious[best] >= MATCH_IOU:
             unmatched.remove(best)
-            num_found += 1
-    return num_found
+            num_detected += 1
+    return num_detected
 
 
 def _panel_images(panel: DetectionPanel, class_names: Sequence[str]) -> list[CaptionedImage]:
@@ -96,7 +97,7 @@ def _panel_images(panel: DetectionPanel, class_names: Sequence[str]) -> list[Cap
         annotated = draw_detections(panel.image, best, labels, scale)
         caption = ""
         if num_objects:
-            caption = f"{count_found(panel.target, best)} of {num_objects} found"
+            caption = f"{count_detected(panel.target, best)} of {num_objects} detected"
         images.append(CaptionedImage(annotated, detector, caption))
     return images
 

@@ -33,7 +33,7 @@ class RunReport:
     """Everything that the page of a run shows.
 
     Rows of ``summary.curve`` may have any of epoch, step, seconds, loss, AP, AP50 and lr. Each key
-    that starts with lr is drawn as its own line. Rows need not have all keys.
+    that starts with lr is a line of its own. Rows need not have all keys.
     """
 
     name: str
@@ -47,7 +47,7 @@ class RunReport:
 
 
 def write_run_report(path: Path | str, run: RunReport) -> None:
-    """Write one self-contained HTML file."""
+    """Write the page of a run as one self-contained HTML file."""
     body = [
         _headline(run),
         learning_section(run.summary, ("AP", "AP50"), "images"),
@@ -97,8 +97,8 @@ def cost_tiles(summary: RunSummary) -> list[Tile]:
 def learning_section(summary: RunSummary, metrics: Sequence[str], samples: str) -> Html:
     """Return the section with the curves of the training.
 
-    ``metrics`` are shares in [0,1], drawn in percent. ``samples`` says what they are computed on:
-    images or samples.
+    ``metrics`` are the names of metrics in [0,1], which are drawn in percent. ``samples`` names
+    what they are computed on: images or samples.
     """
     curve = summary.curve
     title = f"{' and '.join(metrics)} on the validation {samples}"
@@ -119,7 +119,8 @@ def _instability_chart(summary: RunSummary) -> Chart:
     if summary.groups > 1:
         lines.append(_line(summary.curve, "instability_groups", "mean of groups"))
     caption = (
-        "Queries of an image that are matched to another object than at the previous evaluation."
+        "Number of queries of an image that are matched to another object than at the previous "
+        "evaluation."
     )
     return Chart("Instability of the matching", "epoch", "queries", lines, caption)
 
@@ -167,6 +168,6 @@ def _class_table(evaluation: CocoEvaluation) -> Html:
     for row in sorted(evaluation.per_class, key=sort_key):
         rows.append([row.name, 100 * row.AP, 100 * row.AP50, row.objects, row.images])
     caption = (
-        "Every class, the best first. A dash means that no validation image shows an object of it."
+        "Every class, the best first. A dash means that no validation image has an object of it."
     )
     return table(columns, rows, caption)

@@ -17,7 +17,7 @@ METRICS = (*coco.METRICS, *coco.BOX_METRICS, *nuscenes.METRICS)
 
 
 def summarize_run(run: RunFolder) -> RunSummary:
-    """Return the numbers of a run that was evaluated at least once.
+    """Return the numbers of a run that has been evaluated at least once.
 
     Metrics that are undefined are nan.
     """

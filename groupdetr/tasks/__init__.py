@@ -1,1 +1,1 @@
-"""What is asked of a detector: dataset, post-processing and evaluation of one task."""
+"""Tasks: datasets, post-processing, evaluation, and the part of each command that differs."""

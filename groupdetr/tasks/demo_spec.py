@@ -13,14 +13,15 @@ from groupdetr.settings import Settings
 
 @dataclass(frozen=True)
 class DemoSpec:
-    """A synthetic dataset, how detectors are trained on it for minutes, and how they are shown."""
+    """The demo of a task: a synthetic dataset, settings of short trainings, and page sections."""
 
-    write_data: Callable[[Path], None]  # writes the dataset to a folder, unless it is there
+    # Writes the dataset to a folder, unless the folder holds it already.
+    write_data: Callable[[Path], None]
     num_train: int  # training images or samples
     config: object  # the configuration of the synthetic data
-    description: str  # of the data, for people
+    description: str  # of the data, for the console and the page
     settings: Settings
-    # The kind of the task ("box", "mask" or "space") -> what the page compares.
+    # The kind of the task ("box", "mask" or "box3d") -> what the page compares.
     subject: Callable[[str], ReportSubject]
     # The folder of the data, and the folders of runs by name -> sections that show detections.
     sections: Callable[[Path, Mapping[str, Path]], Sequence[Html]]

@@ -7,8 +7,8 @@ from importlib import import_module
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 
-# name: (module, class). A module is imported when its task is asked for, because tasks import
-# datasets and evaluations that a detector alone does not need.
+# name: (module, class). A module is imported when its task is used for the first time, because
+# tasks import datasets and evaluations that a detector alone does not need.
 TASKS = {
     "detection": ("groupdetr.tasks.detection2d.task", "DetectionTask"),
     "instance_segmentation": ("groupdetr.tasks.detection2d.instance_segmentation", "InstanceTask"),

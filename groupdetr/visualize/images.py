@@ -33,8 +33,8 @@ _DISTINCT_COLOURS: tuple[Colour, ...] = (
     (51, 34, 136),
     (112, 108, 20),
 )
-# As a fraction of the circle of hues. Steps of this size put consecutive classes far apart, and no
-# hue is repeated.
+# A step in hue, as a fraction of the colour circle. Steps of this size give consecutive classes
+# very different hues, and no hue is repeated.
 _GOLDEN_ANGLE = 0.381966
 _LIGHTNESSES = (0.42, 0.70, 0.56)
 INK: Colour = (16, 18, 22)
@@ -45,7 +45,8 @@ _MASK_OPACITY = 0.45
 def palette(index: int) -> Colour:
     """Return the colour of a class or of a group.
 
-    The first ten colours are easy to distinguish. Later ones never end, but get more similar.
+    The first ten colours are easy to distinguish. There is no last colour, but later ones are more
+    similar.
     """
     if index < len(_DISTINCT_COLOURS):
         return _DISTINCT_COLOURS[index]
@@ -197,8 +198,8 @@ class DrawingCanvas:
         bounds = mask_image.getbbox()
         if not bounds:
             return
-        # Only the region around the mask is enlarged. A margin of one pixel lets the smoothing
-        # see the outside of the mask.
+        # Only the region around the mask is enlarged. A margin of one pixel adds the outside of the
+        # mask, which the smoothing needs.
         left, top = bounds[0] - 1, bounds[1] - 1
         region = mask_image.crop((left, top, bounds[2] + 1, bounds[3] + 1))
         size = (region.width * self.scale, region.height * self.scale)
@@ -261,7 +262,8 @@ class DrawingCanvas:
         lie inside of the image come last.
         """
         x0, y0, x1, y1 = self._clip(box)
-        unmoved, moved = [], []
+        unmoved: list[Rectangle] = []
+        moved: list[Rectangle] = []
         for x in (x0, x1 - width):
             for y in (y0 - height, y0, y1, y1 - height):
                 inside_x = min(max(x, 0), self.image.width - width)

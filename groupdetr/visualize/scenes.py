@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 CAMERAS = ("front", "front right", "front left", "back", "back left", "back right")  # image order
 _CAMERA_LAYOUT = ((2, 0, 1), (4, 3, 5))  # indices of CAMERAS in the two rows of the drawing
-_NEAR_PLANE = 0.2  # metres in front of a camera: what is nearer is cut away
+_NEAR_PLANE = 0.2  # metres in front of a camera: nearer parts of a box are not drawn
 _SUPERSAMPLING = 2  # images are drawn larger and then reduced, so that lines have smooth edges
 _GAP = 8  # pixels between the images
 _RING_RADII = range(10, 60, 10)  # metres
@@ -100,7 +100,7 @@ def draw_scene(
     class_names: Sequence[str] = (),
     width: int = 640,
 ) -> Image.Image:
-    """Draw boxes on six images, each ``width`` pixels wide, and beside them from above.
+    """Draw boxes on six images, each ``width`` pixels wide, and a view from above next to them.
 
     ``images`` come in the order of CAMERAS. ``lidar_to_image`` [6,4,4] maps (x, y, z, 1) to (u d,
     v d, d, 1), with u and v in pixels of the images and d in metres in front of the camera. With
@@ -163,7 +163,7 @@ def draw_groups_from_above(
 
     ``object_boxes`` [T,9] are white. ``group_boxes`` [T,K,9], the boxes that the queries predict,
     have the colours of the groups. A dot marks each reference point of ``group_points`` [T,K,3],
-    and a line leads from there to the box. nan leaves a query out.
+    and a line connects it with the box. Queries whose values are nan are left out.
     """
     boxes = np.asarray(group_boxes, dtype=np.float64)
     points = np.asarray(group_points, dtype=np.float64)
@@ -311,7 +311,7 @@ class _BirdsEyeView:
         self.pen.polygon(_to_tuples(self.to_pixels(outline)), fill=_TEXT_COLOUR)
 
     def draw_links(self, boxes: Floats, points: Floats, colour: Colour) -> None:
-        """Draw a dot at each reference point, and a line from there to the predicted box."""
+        """Draw a dot at each reference point, and a line from it to the predicted box."""
         for box, point in zip(boxes, points):
             if np.isfinite(point[:2]).all() and np.isfinite(box[:2]).all():
                 dot, box_centre = self.to_pixels([point[:2], box[:2]])
@@ -333,7 +333,8 @@ class _BirdsEyeView:
             self.pen.polygon(_to_tuples(outline), fill=(*colour, _FACE_ALPHA))
             front_width = self.front_width(row[4])
             self.pen.line(_to_tuples(outline[:2]), fill=colour, width=front_width)
-            centre, velocity = row[:2], row[7:9]
+            centre = row[:2]
+            velocity = row[7:9]
             # An unknown velocity is nan and not greater than any speed.
             if np.hypot(*velocity) > _MIN_ARROW_SPEED:
                 self.draw_arrow(centre, centre + velocity, colour)
@@ -360,7 +361,8 @@ class _BirdsEyeView:
         """Return the view, with a legend at its right side if there are entries."""
         if not entries:
             return self.canvas.image
-        font, side = self.canvas.font, self.canvas.image.height
+        font = self.canvas.font
+        side = self.canvas.image.height
         line_height = sum(font_metrics(font))
         text_widths = [self.pen.textlength(name, font=font) for name, _ in entries]
         width = 2 * line_height + max(text_widths)

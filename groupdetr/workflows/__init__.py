@@ -1,1 +1,1 @@
-"""What each verb of the command line does. A workflow takes the options as keyword arguments."""
+"""The function that each command runs. It takes the options of the command as keyword arguments."""

@@ -1,10 +1,10 @@
-"""Fitting a training to memory: how much of a step is computed at once, found by measuring steps.
+"""Fitting a training to memory: the largest micro-batches and chunks of groups that fit.
 
 The result of a step does not depend on the size of its micro-batches or of its chunks of groups, so
-these are chosen for memory alone. Of all ways to compute a step, the one with the fewest passes
-that fits is taken. The memory of a step is linear in the pixels of a micro-batch, in the groups of
-a chunk, and in their product. Four small steps therefore predict which way is worth trying, and the
-chosen one is always measured.
+these are chosen for memory alone. Of all step plans that fit, the one with the fewest passes is
+chosen. The memory of a step is linear in the pixels of a micro-batch, in the groups of a chunk, and
+in their product. Measurements of four small steps therefore predict the memory of all other plans.
+The chosen plan is always measured.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def fit_to_memory(plan: DetectorPlan, may_reduce_groups: bool) -> DetectorPlan:
     """Return the plan with micro-batches and chunks of groups that fit, the same in all processes.
 
     ``may_reduce_groups`` is True for ``--groups auto``. It only matters for models whose groups
-    cannot be computed in chunks. The reason of the choice is printed.
+    cannot be computed in chunks. The choice and the measurements are printed.
     """
     problem = FitProblem.from_plan(plan)
     step_plans = problem.step_plans(may_reduce_groups)
     device = plan.accelerator.device
-    # The process with the least memory decides for all.
+    # The plan must fit into the memory of every process.
     memory = min(gather_object([usable_bytes(device, plan.task.cache_bytes)]))
     situation = (
         f"{format_bytes(memory)} to be used on {device.type}; at worst, {problem.worst_case}"
@@ -53,7 +53,7 @@ def fit_to_memory(plan: DetectorPlan, may_reduce_groups: bool) -> DetectorPlan:
     if chosen is None:
         smallest = next(corner_plans(step_plans))
         raise UsageError(
-            f"a step needs more memory than there is, even with {smallest} at once",
+            f"a step needs more memory than is available, even with {smallest} at once",
             situation,
             memory_hints(plan.settings),
         )
@@ -67,19 +67,23 @@ def fit_to_memory(plan: DetectorPlan, may_reduce_groups: bool) -> DetectorPlan:
 
 
 def oom_hint(plan: DetectorPlan) -> str:
-    """Return what to type after memory ran out: the step plan that would have fitted, if any."""
+    """Return the command to type after memory ran out.
+
+    It resumes the run with a step plan that fits. Without such a plan, return other options that
+    save memory.
+    """
     plan.accelerator.free_memory()
-    failed = FitProblem.from_plan(plan)
-    # Search over all micro-batches and chunks, also where the user had chosen them.
+    failed_problem = FitProblem.from_plan(plan)
+    # Search over all micro-batches and chunks, even if the user has chosen them.
     settings = replace(plan.settings, accumulate=1, group_chunk=None)
-    problem = replace(failed, settings=settings)
+    problem = replace(failed_problem, settings=settings)
     memory = usable_bytes(plan.accelerator.device, plan.task.cache_bytes)
     probe = MemoryProbe(problem, plan.accelerator, memory)
     step_plans = problem.step_plans(may_reduce_groups=False)
-    found = PlanSearch(step_plans, probe, memory, known_failures=[failed.current]).result
-    if found is None:
+    search = PlanSearch(step_plans, probe, memory, known_failures=[failed_problem.current])
+    if search.result is None:
         return f"resume with {memory_hints(settings)}"
-    return f"groupdetr train --resume {plan.run.path} {flags(found)}"
+    return f"groupdetr train --resume {plan.run.path} {flags(search.result)}"
 
 
 def flags(step_plan: StepPlan) -> str:
@@ -88,7 +92,7 @@ def flags(step_plan: StepPlan) -> str:
 
 
 def memory_hints(settings: Settings) -> str:
-    """Return the options that save memory besides those that are used already."""
+    """Return the options that save memory and are not used yet."""
     hints = []
     if settings.accumulate > 1:
         hints.append("without --accumulate")
@@ -102,7 +106,7 @@ def memory_hints(settings: Settings) -> str:
     return " or ".join(hints)
 
 
-# ways to compute a step
+# step plans
 
 
 @dataclass(frozen=True)
@@ -125,14 +129,14 @@ class StepPlan:
         return self.chunk >= other.chunk and self.images >= other.images
 
     def __str__(self) -> str:
-        images = f"{self.images} image{'s' * (self.images > 1)}"
-        groups = f"{self.chunk} group{'s' * (self.chunk > 1)}"
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        groups = "1 group" if self.chunk == 1 else f"{self.chunk} groups"
         return f"{images} and {groups}"
 
 
 @dataclass(frozen=True)
 class FitProblem:
-    """A training whose steps are to be fitted to the memory, on a number of processes."""
+    """The training whose steps must fit into memory, and its number of processes."""
 
     recipe: Recipe
     settings: Settings
@@ -141,7 +145,10 @@ class FitProblem:
 
     @classmethod
     def from_plan(cls, plan: DetectorPlan) -> FitProblem:
-        """Its worst case is the batch with most queries, denoising queries included."""
+        """Create from a plan. The worst case is the batch with the most queries.
+
+        Denoising queries are included.
+        """
 
         def query_count(objects: int) -> int:
             return objects * (1 + plan.recipe.copies(objects))
@@ -163,9 +170,9 @@ class FitProblem:
     def step_plans(self, may_reduce_groups: bool) -> list[StepPlan]:
         """Return all step plans, the best first.
 
-        Better is: more groups; then fewer passes; then fewer micro-batches, because these change
-        the noise of denoising, and chunks of groups do not. Micro-batches and chunks stay as the
-        settings say, if they say something.
+        A plan is better if it has more groups; with equal groups, if it has fewer passes; with
+        equal passes, if it has fewer micro-batches, because these change the noise of denoising,
+        and chunks of groups do not. Micro-batches and chunks that the settings choose are kept.
         """
         plans = set()
         for groups, chunk in self._groups_and_chunks(may_reduce_groups):
@@ -194,11 +201,11 @@ class FitProblem:
         return [(groups, math.ceil(groups / passes)) for passes in range(1, groups + 1)]
 
 
-# which of them fits
+# the search for a plan that fits
 
 
 class PlanSearch:
-    """Finds the first of ``step_plans`` that fits into ``memory`` bytes, as measured.
+    """Finds the first of ``step_plans`` that fits into ``memory`` bytes, by measuring.
 
     ``measure`` returns the bytes that a plan needs, infinity if memory ran out.
     ``known_failures`` are plans that are known to need too much. The result is None if no plan
@@ -212,7 +219,8 @@ class PlanSearch:
         memory: int,
         known_failures: Sequence[StepPlan] = (),
     ) -> None:
-        self.measure, self.memory = measure, memory
+        self.measure = measure
+        self.memory = memory
         self.measured: dict[StepPlan, float] = dict.fromkeys(known_failures, math.inf)
         for plan in corner_plans(step_plans):
             self.needed_bytes(plan)
@@ -226,16 +234,15 @@ class PlanSearch:
         return None
 
     def needed_bytes(self, plan: StepPlan) -> float:
-        """Return the bytes of a plan. It is measured unless a smaller one needs too much."""
+        """Return the bytes of a plan. It is measured unless a smaller plan has failed."""
         if plan not in self.measured:
             self.measured[plan] = math.inf if self.must_fail(plan) else self.measure(plan)
         return self.measured[plan]
 
     def must_fail(self, plan: StepPlan) -> bool:
         """True if a plan that computes no more at once has run out of memory."""
-        return any(
-            needed == math.inf and plan.covers(other) for other, needed in self.measured.items()
-        )
+        failed = [other for other, needed in self.measured.items() if needed == math.inf]
+        return any(plan.covers(other) for other in failed)
 
     def predicted_bytes(self, plan: StepPlan) -> float:
         """Return a prediction from everything that was measured: a least-squares fit."""
@@ -248,7 +255,7 @@ class PlanSearch:
         return float(coefficients @ linear_features(plan))
 
     def measurements(self) -> str:
-        """Return everything that was measured, for the console."""
+        """Return all measurements as text, for the console."""
         return ", ".join(
             f"{format_bytes(needed)} for {plan.images} x {plan.chunk}"
             for plan, needed in self.measured.items()
@@ -281,14 +288,15 @@ def corner_plans(step_plans: Sequence[StepPlan]) -> Iterator[StepPlan]:
 
 
 class MemoryProbe:
-    """Measures what a step needs in the worst case, by computing it.
+    """Measures the memory that a step needs in the worst case, by computing the step.
 
     It uses a detector of its own, so that neither weights nor random numbers of the training
     change. ``memory`` is the limit in bytes.
     """
 
     def __init__(self, problem: FitProblem, accelerator: Accelerator, memory: int) -> None:
-        self.problem, self.accelerator = problem, accelerator
+        self.problem = problem
+        self.accelerator = accelerator
         self.meter = create_meter(accelerator.device, memory)
         self.state: TrainingState | None = None
 
@@ -298,7 +306,7 @@ class MemoryProbe:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             try:
                 if self.state is None or self.state.groups != plan.groups:
-                    self.state = None  # free the former one before another is built
+                    self.state = None  # free its memory before another state is built
                     self.meter(partial(self.build, plan.groups))
                 return self.meter(partial(self.step, plan))
             except (RuntimeError, MemoryError) as error:
@@ -307,7 +315,7 @@ class MemoryProbe:
                 return math.inf
 
     def build(self, groups: int) -> None:
-        """Build the detector and what a training keeps besides."""
+        """Build everything that a training keeps in memory from step to step."""
         self.state = TrainingState(self.problem, groups, self.accelerator.device)
 
     def step(self, plan: StepPlan) -> None:
@@ -324,15 +332,17 @@ class MemoryProbe:
 
 
 class TrainingState:
-    """What a training keeps from step to step.
+    """Everything that a training keeps in memory from step to step.
 
-    These are the weights, the moments of the optimizer, the running mean of the weights, and the
+    This is the weights, the moments of the optimizer, the moving average of the weights, and the
     buckets in which several processes exchange gradients.
     """
 
     def __init__(self, problem: FitProblem, groups: int, device: torch.device) -> None:
-        recipe, settings = problem.recipe, problem.settings
-        self.groups, self.criterion = groups, recipe.criterion()
+        recipe = problem.recipe
+        settings = problem.settings
+        self.groups = groups
+        self.criterion = recipe.criterion()
         model = replace(recipe, num_groups=groups, pretrained_backbone=False).build()
         self.model = model.to(device).train()
         self.optimizer = create_optimizer(self.model, settings)

@@ -1,4 +1,4 @@
-"""`groupdetr check`: what in a dataset would break or mislead training."""
+"""`groupdetr check`: everything in a dataset that would break or mislead training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from groupdetr.errors import DataError
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What `check` returns."""
+    """The result of `check`: the report and the exit code."""
 
     report: CheckReport
 

@@ -1,4 +1,4 @@
-"""The verb demo: train with one group and with K groups on synthetic data, and compare them."""
+"""`groupdetr demo`: train with one group and with K groups on synthetic data, and compare them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def demo(
     figure: int | None,
     json: bool,
 ) -> JsonObject:
-    """Run the demo, or that of Fig. 8, and return what metrics.json holds.
+    """Run the demo, or that of Fig. 8, and return the content of metrics.json.
 
     ``model`` is a preset. ``groups``, ``epochs`` and ``at_once`` (trainings in parallel) have
-    defaults if they are None. ``seeds`` trainings of each kind start from the seed ``seed``. With
-    ``json``, metrics.json is printed at the end. An interrupted demo continues.
+    defaults if they are None. There are ``seeds`` trainings of each kind; the first has the seed
+    ``seed``. With ``json``, metrics.json is printed at the end. An interrupted demo continues.
     """
     default_folder = Path("runs/demo" if figure is None else f"runs/fig{figure}")
     plan = DemoPlan(out or default_folder, groups, epochs, seeds, seed, at_once)
@@ -63,7 +63,10 @@ def demo(
 
 
 def compare_groups(plan: DemoPlan, model: str) -> JsonObject:
-    """Train one group, K groups, and one group for the time of K; write the files of the demo."""
+    """Train with one group, with K groups, and with one group for the time of K.
+
+    Write the files of the demo and return the content of metrics.json.
+    """
     start_time = time.monotonic()
     spec = demo_spec_of(model)
     num_groups = plan.num_groups(model)
@@ -99,14 +102,14 @@ def compare_groups(plan: DemoPlan, model: str) -> JsonObject:
 
 
 @dataclass(frozen=True)
-class Results:
-    """The numbers of all runs, seed by seed."""
+class RunSummaries:
+    """The summaries of all runs, seed by seed."""
 
     runs: list[RunSummary]  # one group and K groups, at equal epochs
     longer: list[RunSummary]  # one group in the time of K
 
     def to_json(self) -> JsonObject:
-        """Return what metrics.json holds."""
+        """Return the content of metrics.json."""
         return {
             "runs": [metrics_row(run) for run in self.runs],
             "equal_time": [metrics_row(run) for run in self.longer],
@@ -114,19 +117,20 @@ class Results:
         }
 
 
-def summarize(comparisons: list[Comparison], equal_time: EqualTimeRuns) -> Results:
+def summarize(comparisons: list[Comparison], equal_time: EqualTimeRuns) -> RunSummaries:
     """Read the results of all runs."""
-    runs, longer = [], []
+    runs = []
+    longer = []
     for comparison in comparisons:
         runs.append(summarize_run(comparison.base.run))
         runs.append(summarize_run(comparison.grouped.run))
         longer_base = summarize_run(equal_time.runs[comparison].run)
         longer.append(replace(longer_base, label=f"K = {comparison.base.groups}, longer"))
-    return Results(runs, longer)
+    return RunSummaries(runs, longer)
 
 
 def write_report(
-    plan: DemoPlan, spec: DemoSpec, model: str, comparison: Comparison, results: Results
+    plan: DemoPlan, spec: DemoSpec, model: str, comparison: Comparison, results: RunSummaries
 ) -> None:
     """Write report.html: the metrics of all seeds, and detections of the first seed."""
     folders = {}

@@ -1,4 +1,4 @@
-"""The parts that the demo and its Fig. 8 share: the plan, the trainings and the metrics."""
+"""The parts that the demo and its Fig. 8 have in common: the plan, the trainings and the output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """How many trainings a demo runs, how long they are, and where it writes to."""
+    """The number and length of the trainings of a demo, and its folder."""
 
     folder: Path
     groups: int | None  # K of the trainings with groups; None: that of the preset
@@ -110,7 +110,7 @@ class DemoPlan:
         write_json(recorded, current)
 
     def write_data(self, spec: DemoSpec) -> None:
-        """Write the dataset, unless it is there already."""
+        """Write the dataset, unless it exists already."""
         console.print(f"writing {spec.description} to {self.data}")
         spec.write_data(self.data)
 

@@ -17,7 +17,7 @@ from groupdetr.structures.json_object import JsonObject
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What the user chose: the options of `groupdetr train` that config.yaml records."""
+    """The options of `groupdetr train` that config.yaml records."""
 
     data: Path
     images: Path | None
@@ -49,7 +49,8 @@ class TrainingConfig:
 
 def changed_fields(built: Recipe, planned: Recipe) -> list[str]:
     """Return the fields, as name=value, in which the recipe of the model differs from the plan."""
-    before, after = dataclasses.asdict(planned), dataclasses.asdict(built)
+    before = dataclasses.asdict(planned)
+    after = dataclasses.asdict(built)
     names = after.keys() - {"num_classes", "pretrained_backbone"}
     return [f"{name}={after[name]}" for name in names if after[name] != before[name]]
 
@@ -61,5 +62,5 @@ class DetectorPlan(TrainingPlan):
     config: TrainingConfig
     recipe: Recipe
     dataset: TrainingData
-    resumes: bool  # True if the training goes on from the last checkpoint of the run
+    resumes: bool  # True if the training continues from the last checkpoint of the run
     log: Callable[[str], None]  # prints a line in the main process

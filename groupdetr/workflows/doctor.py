@@ -1,4 +1,4 @@
-"""`groupdetr doctor`: this machine, and a test that groups do not leak into each other."""
+"""`groupdetr doctor`: this machine, and a test that the groups of a detector are isolated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from groupdetr.tasks.trained_detector import TrainedDetector
 
 @dataclass(frozen=True)
 class DoctorResult:
-    """What `doctor` returns."""
+    """The result of `doctor`: the measurements and the exit code."""
 
     isolation: Isolation
 
@@ -64,11 +64,11 @@ def show(content: JsonObject, holds: bool) -> None:
     print(f"{'device':<10}{content['device']}")
     print(
         f"\ngroup isolation of {content['model']}: "
-        "the largest change of any logit or box coordinate"
+        "the largest difference of any logit or box coordinate"
     )
     measurements = {
-        "leak": "in other groups, when the queries of one are changed",
-        "apart": "between all groups in one pass and each by itself",
+        "leak": "in the other groups, when the queries of one group are changed",
+        "apart": "between all groups in one pass and each group in a pass of its own",
         "inference": "between inference and the primary group in training",
     }
     for name, explanation in measurements.items():

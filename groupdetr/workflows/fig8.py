@@ -1,4 +1,7 @@
-"""Fig. 8 of the paper on the data of the demo: denoising, groups, both and neither."""
+"""`groupdetr demo --figure 8`: Fig. 8 of the paper, on the synthetic data of the demo.
+
+It compares trainings with denoising, groups, both or neither.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ FIG8 = (
 
 
 def fig8(plan: DemoPlan) -> JsonObject:
-    """Train the four variants at equal epochs, write the files, return what metrics.json holds."""
+    """Train the four variants at equal epochs, and write the files of the demo.
+
+    Return the content of metrics.json.
+    """
     start_time = time.monotonic()
     spec = demo_spec_of(FIG8[0].preset)
     runs = []

@@ -1,4 +1,4 @@
-"""`groupdetr import`: published weights to a file of this library."""
+"""`groupdetr import`: convert published weights to a file of this library."""
 
 from __future__ import annotations
 

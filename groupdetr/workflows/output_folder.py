@@ -1,4 +1,4 @@
-"""The folder that a verb writes to."""
+"""The folder that a command writes to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def output_folder(out: Path | None, run: Path, name: str) -> Path:
-    """Return --out, or by default the folder ``name`` of the run or beside the weights file.
+    """Return the folder of --out. Without --out, return the folder ``name`` of the run.
 
-    The folder is created.
+    For a weights file, it is the folder ``name`` next to the file. The folder is created.
     """
     parent = run if run.is_dir() else run.parent
     folder = out or parent / name

@@ -25,9 +25,9 @@ from groupdetr.experiments import experiment
 from groupdetr.settings import Settings
 from groupdetr.tasks.registry import task_class
 
-# After this fraction of a training, its time per step is known well enough.
+# After this fraction of a training, the measured time per step is accurate enough.
 MIN_TIMED_FRACTION = 0.25
-POLL_SECONDS = 0.5  # between looks at the processes
+POLL_SECONDS = 0.5  # between two checks of the processes
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class TrainingRun:
         return float(records[-1]["seconds"] / records[-1]["step"])
 
     def progress_text(self) -> str:
-        """Return the progress in percent, and the main figure of the last evaluation."""
+        """Return the progress in percent, and the main metric of the last evaluation."""
         progress = f"{100 * self.last_step() / self.steps:.0f} %"
         evaluations = self.run.evaluations()
         if not evaluations:
             return progress
-        figure = task_class(experiment(self.model).task).metrics[0]
-        return f"{progress}, {figure} {format_percent(evaluations[-1][figure])}"
+        metric = task_class(experiment(self.model).task).metrics[0]
+        return f"{progress}, {metric} {format_percent(evaluations[-1][metric])}"
 
     def start_process(self) -> subprocess.Popen[bytes]:
         """Start the training, or resume it if it was stopped."""
@@ -105,7 +105,7 @@ class Comparison:
     grouped: TrainingRun
 
     def equal_time_run(self) -> TrainingRun | None:
-        """Return the baseline with as many epochs as take the time of the run with groups.
+        """Return the baseline with the number of epochs that take as long as the run with groups.
 
         It is None as long as the time of either run is not known.
         """
@@ -159,7 +159,7 @@ def train_all(
 ) -> None:
     """Train all runs, ``at_once`` of them in parallel.
 
-    ``new_runs`` is called repeatedly and returns runs that are to be trained, too.
+    ``new_runs`` is called repeatedly and returns further runs to train.
     """
     waiting = list(runs)
     processes: dict[TrainingRun, subprocess.Popen[bytes]] = {}
@@ -184,9 +184,10 @@ def train_all(
 def terminate_at_exit(
     processes: Mapping[TrainingRun, subprocess.Popen[bytes]],
 ) -> Iterator[None]:
-    """Terminate all processes at the end, whatever happens.
+    """Terminate all processes at the end, also after an error.
 
-    SIGTERM raises KeyboardInterrupt meanwhile, as Ctrl-C does, so that it terminates them, too.
+    Inside the ``with`` block, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so it also
+    terminates them.
     """
     # Python allows signal handlers only in the main thread.
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -210,12 +211,12 @@ def expect_success(run: TrainingRun, process: subprocess.Popen[bytes]) -> None:
     raise GroupDETRError(
         f"the training of {run} failed: {reason}",
         str(run.log_file),
-        "read this log; the same command continues the trainings",
+        "read this log and correct the cause; the same command then continues the trainings",
     )
 
 
 class ProgressBars:
-    """The progress of runs: a bar for each on a terminal, and otherwise a line now and then."""
+    """The progress of runs: a bar for each one on a terminal, and otherwise a line every 20 s."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -1,4 +1,4 @@
-"""`groupdetr presets`: the models and the paper's experiments."""
+"""`groupdetr presets`: list the models and the paper's experiments."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def presets(*, json: bool) -> None:
             reported,
             experiment.about,
         )
-    # Names are copied from here, so they must not be cut.
+    # Users copy the names from this table, so they must not be cut.
     table.columns[0].min_width = max(map(len, EXPERIMENTS))
     Console(soft_wrap=True).print(table)
 
 
 def describe(experiment: Experiment) -> JsonObject:
-    """Return all hyperparameters, and what the figures measure: box, mask or space."""
+    """Return all hyperparameters, and what the metrics measure: box, mask or box3d."""
     return asdict(experiment) | {"task": task_class(experiment.task).kind}

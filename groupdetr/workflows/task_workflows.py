@@ -1,4 +1,4 @@
-"""What the verbs do with a detector, by what it sees: single images, or scenes of six cameras."""
+"""The workflows that depend on the input of a detector: single images, or scenes of six cameras."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from groupdetr.tasks.detection3d import validation as validation3d
 
 @dataclass(frozen=True)
 class TaskWorkflows:
-    """The part of the verbs that depends on the task."""
+    """The part of the commands that depends on the task."""
 
     report: Callable[..., Path]  # writes the page of a run, given its folder and its dataset
     predict: Callable[..., None]  # writes annotated images and predictions.json
-    validate: Callable[..., JsonObject]  # writes figures, and returns what metrics.json holds
+    validate: Callable[..., JsonObject]  # writes files, returns the content of metrics.json
     demo_spec: DemoSpec
-    predict_argument: str  # what `predict` takes after the run, for hints
+    predict_argument: str  # the argument of `predict` after the run, for messages
 
 
 WORKFLOWS = {

@@ -47,7 +47,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What `train` returns."""
+    """The result of `train`: the folder of the run and the exit code."""
 
     path: Path  # the folder of the run
     interrupted: bool  # True if Ctrl-C or SIGTERM stopped it before its end
@@ -75,7 +75,7 @@ def train(
     auto_batch: bool,
     settings: Settings,
 ) -> TrainingResult:
-    """Train to the end, or on from where a run stopped.
+    """Train a detector, or resume a run.
 
     The arguments are the options of `groupdetr train`. ``auto_batch`` is True for ``--batch auto``.
     """
@@ -86,9 +86,9 @@ def train(
         )
     if resume is not None and groups == "auto":
         raise UsageError(
-            "a run keeps its groups, so --groups auto cannot be used with --resume",
+            "--groups auto cannot be used with --resume, because a run keeps its number of groups",
             str(resume),
-            "use --batch auto, which fits everything else to the memory",
+            "use --batch auto, which chooses everything else for the memory of this machine",
         )
     config = TrainingConfig(
         data,
@@ -216,9 +216,9 @@ def read_data(
     accelerator: Accelerator,
     resumes: bool,
 ) -> TrainingData:
-    """Read the dataset after the same check as `groupdetr check`, which the main process does.
+    """Read the dataset. Before a new run, the main process checks it like `groupdetr check`.
 
-    The data of a run that is resumed were checked when it began.
+    The data of a run that is resumed were checked before its first step.
     """
     assert config.data is not None
     task = task_class(chosen.task)
@@ -239,7 +239,8 @@ def choose_folder(
     A folder that already has a run in it is refused.
     """
     timestamp = time.strftime("%Y%m%d-%H%M%S")
-    data_name, model_name = Path(config.data or "").stem, config.model.replace("/", "-")
+    data_name = Path(config.data or "").stem
+    model_name = config.model.replace("/", "-")
     default = Path("runs") / f"{data_name}-{model_name}-{recipe.num_groups}g-{timestamp}"
     path = broadcast_object_list([str(out or default)])[0]
     run = RunFolder(Path(path))
@@ -253,7 +254,7 @@ def choose_folder(
 
 
 def _print_nothing(*_: object) -> None:
-    """Takes the place of print in all processes but the main one."""
+    """Print nothing. All processes but the main one use it instead of print."""
 
 
 # the training
@@ -306,7 +307,10 @@ def build_trainer(plan: DetectorPlan) -> Trainer:
 
 
 def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
-    """Write what the run is: environment, data, configuration, and a first checkpoint."""
+    """Write the files that describe the run, and its first checkpoint.
+
+    The files are those of the environment, the data and the configuration.
+    """
     run = plan.run
     if plan.is_main_process:
         run.path.joinpath("weights").mkdir(parents=True, exist_ok=True)
@@ -316,7 +320,8 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
             run.clean()
             run.rewind(trainer.state.progress.step)
         else:
-            # Before the configuration: a folder that is recognised as a run can be resumed.
+            # The checkpoint is written before the configuration, because a folder with a
+            # configuration counts as a run, and every run can be resumed.
             trainer.save()
         recipe = trainer.model.recipe
         assert isinstance(recipe, Recipe)
@@ -327,7 +332,7 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
 
 @contextmanager
 def stop_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the training after the step that is running, with a checkpoint.
+    """Let Ctrl-C and SIGTERM end the training after the current step, with a checkpoint.
 
     A second signal ends it at once.
     """
@@ -350,8 +355,10 @@ def stop_on_signals(trainer: Trainer) -> Iterator[None]:
 
 
 def describe(plan: DetectorPlan, model: nn.Module) -> str:
-    """Describe what is going to happen, in four lines: model, data, plan, where."""
-    settings, recipe, task = plan.settings, plan.recipe, plan.task
+    """Return a description of the training in four lines: model, data, plan and output."""
+    settings = plan.settings
+    recipe = plan.recipe
+    task = plan.task
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if plan.total_steps is None:
         length = f"{settings.minutes:g} minutes"
@@ -359,41 +366,52 @@ def describe(plan: DetectorPlan, model: nn.Module) -> str:
         length = f"{plan.total_steps} steps"
     else:
         length = f"{settings.epochs:g} epochs = {plan.total_steps} steps"
+    # Images of scenes are resized to a height, all others to a shortest side.
+    if task.input_kind == "scenes":
+        samples = "samples"
+        side = "image height"
+    else:
+        samples = "images"
+        side = "shortest side"
     return "\n".join(
         [
             f"model   {plan.config.model}: {parameters / 1e6:.2f} M parameters, "
             f"{recipe.num_groups} groups of {recipe.num_queries} queries, "
             f"{recipe.num_classes} classes",
-            f"data    {len(task.train)} training and {len(task.val)} validation images, "
-            f"shortest side {settings.imgsz}",
+            f"data    {len(task.train)} training and {len(task.val)} validation {samples}, "
+            f"{side} {settings.imgsz}",
             f"plan    {length} of {settings.batch} images, "
-            f"rate {settings.lr:g} (backbone {settings.backbone_lr:g})",
-            f"where   {plan.run.path} on {plan.accelerator.device}, "
-            f"{plan.workers} loader processes",
+            f"learning rate {settings.lr:g} (backbone {settings.backbone_lr:g}), "
+            f"on {plan.accelerator.device}, loader processes: {plan.workers}",
+            f"output  {plan.run.path}",
         ]
     )
 
 
 def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
-    """Write the page of the run, and print the best figure and the next commands."""
-    run, progress = plan.run, trainer.state.progress
+    """Write the page of the run, and print the best metric and the next commands."""
+    run = plan.run
+    progress = trainer.state.progress
     if trainer.stopped_early():
         plan.log(
-            f"stopped at step {progress.step}; go on with: groupdetr train --resume {run.path}"
+            f"stopped after step {progress.step}; resume with: groupdetr train --resume {run.path}"
         )
         return TrainingResult(run.path, interrupted=trainer.stop_requested)
     workflows = workflows_for(plan.task)
     if plan.is_main_process:
         write_page(plan, workflows.report)
     best = f"best {plan.task.metrics[0]} {100 * max(progress.best_ap, 0):.1f}"
-    plan.log(f"{best}; weights: {run.best}; look at {run.report}")
+    plan.log(f"{best}; weights: {run.best}; report: {run.report}")
     predict = f"groupdetr predict {run.path} {workflows.predict_argument}"
     plan.log(f"next: {predict}, groupdetr val {run.path} --per-group")
     return TrainingResult(run.path, interrupted=False)
 
 
 def write_page(plan: DetectorPlan, report: Callable[..., object]) -> None:
-    """Write report.html. If that fails, the error says that the training itself is complete."""
+    """Write report.html.
+
+    If that fails, the error message explains that the training itself is complete.
+    """
     run = plan.run
     try:
         report(run, plan.dataset)
@@ -402,4 +420,4 @@ def write_page(plan: DetectorPlan, report: Callable[..., object]) -> None:
             f"the training is complete, but its page could not be written: "
             f"{type(error).__name__}: {error}"
         )
-        raise GroupDETRError(what, str(run.report), f"the weights are here: {run.best}") from error
+        raise GroupDETRError(what, str(run.report), f"use the weights: {run.best}") from error

@@ -26,7 +26,7 @@ def validate(
     out: Path | None,
     json: bool,
 ) -> JsonObject:
-    """Evaluate a run or a weights file, write the figures, and return what metrics.json holds.
+    """Evaluate a run or a weights file, write the metrics, and return the content of metrics.json.
 
     The arguments are the options of `groupdetr val`.
     """
@@ -42,7 +42,7 @@ def validate(
         batch=batch,
         workers=workers,
         device=device,
-        # Created now: an hour of evaluation must not end with a folder that cannot be written to.
+        # The folder is created before the evaluation, so an unwritable one is an error at once.
         out=output_folder(out, run, "val"),
         json=json,
     )

@@ -1,4 +1,4 @@
-"""Every verb works with every detector that trains on a CPU."""
+"""Every command works with every detector that trains on a CPU."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_a_stopped_training_resumes_bit_for_bit(
     assert losses_by_step(resumed) == losses_by_step(run)
 
 
-def test_val_has_the_figures_of_the_primary_group(name: str, run: Path, tmp_path: Path) -> None:
+def test_val_has_the_metrics_of_the_primary_group(name: str, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "val"
     assert main(["val", str(run), "--per-group", "--workers", "0", "--out", str(out)]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    main_figure = task_class(experiment(name).task).metrics[0]
-    assert metrics["per_group"][0][main_figure] == metrics[main_figure]
+    main_metric = task_class(experiment(name).task).metrics[0]
+    assert metrics["per_group"][0][main_metric] == metrics[main_metric]
 
 
 @pytest.mark.parametrize("name", IMAGE_PRESETS, indirect=True)

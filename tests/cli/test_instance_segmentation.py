@@ -1,4 +1,4 @@
-"""The verbs and the Python interface with a detector that segments rectangles by their colour."""
+"""Commands and the Python interface with a detector that segments rectangles by their colour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs with scenes of six cameras, on a synthetic nuScenes dataset."""
+"""The commands with scenes of six cameras, on a synthetic nuScenes dataset."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_training_ends_with_nds_and_a_page(run: Path) -> None:
 # val
 
 
-def test_val_writes_figures_groups_classes_and_results(
+def test_val_writes_metrics_groups_classes_and_results(
     run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["val", str(run), "--per-group", "--workers", "0", "--out", str(tmp_path)]) == 0

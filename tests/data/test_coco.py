@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from groupdetr.data.coco import Category, parse, read_split, split_holdout
+from groupdetr.data.coco import parse, read_split, split_holdout
+from groupdetr.data.records import Category
 from groupdetr.errors import DataError
 
 

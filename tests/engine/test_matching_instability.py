@@ -130,9 +130,9 @@ def test_if_groups_attend_to_each_other_only_the_inference_group_is_measured(
     assert_detections_of_inference(detections, evaluation)
     assert matched is not None
     assert matched.shape == (6, 1, 6)
-    figures = evaluation.instability(matched, matched)
-    assert figures["instability"] == 0
-    assert math.isnan(figures["instability_groups"])
+    metrics = evaluation.instability(matched, matched)
+    assert metrics["instability"] == 0
+    assert math.isnan(metrics["instability_groups"])
 
 
 def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, Task]) -> None:
@@ -146,7 +146,7 @@ def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, T
     assert num_matched == [3 * count for count in num_objects]
 
 
-def test_the_figures_are_the_instability_of_the_inference_group_and_the_mean_of_all_groups(
+def test_the_metrics_are_the_instability_of_the_inference_group_and_the_mean_of_all_groups(
     tasks: dict[TaskClass, Task],
 ) -> None:
     evaluation = validation_pass(TinyJointGroups(**SMALL, inference_group=2), tasks[DetectionTask])
@@ -163,7 +163,7 @@ def test_the_figures_are_the_instability_of_the_inference_group_and_the_mean_of_
 # in a training
 
 
-def instability_figures(run: Path) -> list[tuple[float | None, float | None]]:
+def instability_metrics(run: Path) -> list[tuple[float | None, float | None]]:
     """Return the instability of the inference group and of all groups, for every evaluation."""
     return [(record["instability"], record["instability_groups"]) for record in evaluations(run)]
 
@@ -181,7 +181,7 @@ def test_every_evaluation_but_the_first_has_an_instability(
     name: str, rate: str, maximum: int, data_for: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run = train(data_for(name), tmp_path / "run", "--model", name, "--epochs", "3", "--lr", rate)
-    first, *others = instability_figures(run)
+    first, *others = instability_metrics(run)
     assert first == (None, None)
     assert len(others) == 2
     for primary, mean in others:
@@ -210,7 +210,7 @@ def test_the_instability_of_the_second_evaluation(
     shapes: Path, tmp_path: Path, options: tuple[str, ...], expected: tuple[Any, Any]
 ) -> None:
     run = train(shapes, tmp_path / "run", "--epochs", "2", *options)
-    assert instability_figures(run)[1] == expected
+    assert instability_metrics(run)[1] == expected
 
 
 @pytest.mark.parametrize(
@@ -226,5 +226,5 @@ def test_after_a_checkpoint_that_cannot_be_compared_one_instability_is_undefined
         content["matched"] = None
         torch.save(content, run / "weights/last.pt")
     assert main(["train", "--resume", str(run), "--epochs", "3", *options]) == 0
-    is_undefined = [primary is None for primary, _ in instability_figures(run)]
+    is_undefined = [primary is None for primary, _ in instability_metrics(run)]
     assert is_undefined == [True, True, False]

@@ -1,4 +1,4 @@
-"""Our COCO AP equals the published figures of an example and those of pycocotools, for any ids."""
+"""Our COCO AP equals the published metrics of an example and those of pycocotools, for any ids."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupdetr.data.coco import Category, CocoSplit, Record, read_split
+from groupdetr.data.coco import read_split
 from groupdetr.data.layouts import load
+from groupdetr.data.records import Category, CocoSplit, Record
 from groupdetr.data.segmentations import RunLengths
 from groupdetr.errors import DataError
 from groupdetr.evaluation.coco import (
@@ -115,7 +116,7 @@ def random_results(seed: int, document: dict) -> list[dict]:
 
 
 def by_pycocotools(document: dict, results: list[dict], kind: str = "bbox") -> list[float]:
-    """The twelve figures of the reference implementation, -1 where undefined."""
+    """The twelve metrics of the reference implementation, -1 where undefined."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -179,15 +180,15 @@ def random_masks(seed: int, images: int, classes: int, crowd: float) -> tuple[di
     return document, results
 
 
-def assert_equal_figures(
+def assert_equal_metrics(
     evaluation: CocoEvaluation, expected: list[float], tolerance: float = 1e-9
 ) -> None:
-    for name, figure in zip(METRICS, expected):
-        assert_equal_figure(evaluation.stats[name], figure, name, tolerance)
+    for name, metric in zip(METRICS, expected):
+        assert_equal_metric(evaluation.stats[name], metric, name, tolerance)
 
 
-def assert_equal_figure(ours: float, reference: float, name: str, tolerance: float) -> None:
-    """The reference writes -1 where a figure is undefined."""
+def assert_equal_metric(ours: float, reference: float, name: str, tolerance: float) -> None:
+    """The reference writes -1 where a metric is undefined."""
     if reference == -1:
         assert math.isnan(ours), name
     else:
@@ -203,10 +204,10 @@ def test_the_published_example() -> None:
     expected = json.loads((folder / "expected.json").read_text())
     split = read_split(folder / "gt.json", folder, "val")
     evaluation = evaluate(split, from_coco_results(split, results))
-    assert_equal_figures(evaluation, list(expected["stats"].values()), tolerance=1e-6)
+    assert_equal_metrics(evaluation, list(expected["stats"].values()), tolerance=1e-6)
     for row in evaluation.per_class:
-        figure = expected["AP_per_class"][row.name]
-        assert_equal_figure(row.AP, -1 if figure is None else figure, row.name, tolerance=1e-6)
+        metric = expected["AP_per_class"][row.name]
+        assert_equal_metric(row.AP, -1 if metric is None else metric, row.name, tolerance=1e-6)
     assert sum(row.objects for row in evaluation.per_class) == 839 - 9  # nine are crowds
 
 
@@ -220,7 +221,7 @@ def test_equal_to_pycocotools(seed: int, images: int, classes: int, crowd: float
     if not results:  # pycocotools cannot load an empty list
         return
     split = split_of(document)
-    assert_equal_figures(
+    assert_equal_metrics(
         evaluate(split, from_coco_results(split, results)), by_pycocotools(document, results)
     )
 
@@ -237,7 +238,7 @@ def test_masks_equal_to_pycocotools(seed: int, images: int, classes: int, crowd:
     # Without boxes, pycocotools takes the area of a result from its mask.
     mask_results = [without_keys(result, "bbox", "area") for result in results]
     expected = by_pycocotools(document, mask_results, "segm")
-    assert_equal_figures(evaluate(split, from_coco_results(split, results), "mask"), expected)
+    assert_equal_metrics(evaluate(split, from_coco_results(split, results), "mask"), expected)
 
 
 def test_polygons_and_crowds_of_real_images_equal_to_pycocotools(real_data: Path) -> None:
@@ -260,7 +261,7 @@ def test_polygons_and_crowds_of_real_images_equal_to_pycocotools(real_data: Path
     assert sum(record.crowd.sum() for record in split.records) == 5
     evaluation = evaluate(split, detections, "mask")
     mask_results = [without_keys(row, "bbox") for row in to_coco_results(split, detections)]
-    assert_equal_figures(evaluation, by_pycocotools(document, mask_results, "segm"))
+    assert_equal_metrics(evaluation, by_pycocotools(document, mask_results, "segm"))
     assert 0.3 < evaluation.stats["AP"] < 0.95
 
 
@@ -359,7 +360,7 @@ def test_the_order_of_the_file_changes_nothing() -> None:
     results = random_results(4, document)
     document["images"].reverse()
     split = split_of(document)
-    assert_equal_figures(
+    assert_equal_metrics(
         evaluate(split, from_coco_results(split, results)), by_pycocotools(document, results)
     )
 
@@ -403,7 +404,7 @@ def test_without_objects_every_figure_is_undefined(images: int) -> None:
     evaluation = evaluate(split, perfect(split))
     assert set(evaluation.to_json()) == {"kind", *METRICS, "per_class"}
     json.dumps(evaluation.to_json(), allow_nan=False)
-    assert all(math.isnan(figure) for figure in evaluation.stats.values())
+    assert all(math.isnan(metric) for metric in evaluation.stats.values())
 
 
 def test_the_ap_of_no_detections_is_zero() -> None:

@@ -1,4 +1,4 @@
-"""The nuScenes detection score of cases whose figures are known."""
+"""The nuScenes detection score of cases whose metrics are known."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ for root in sys.argv[1:]:
     config = config_factory("detection_cvpr_2019")
     results, out = root + "/results.json", root + "/out"
     run = DetectionEval(data, config, results, "random", out, verbose=False)
-    with open(root + "/figures.json", "w") as file:
+    with open(root + "/metrics.json", "w") as file:
         json.dump(run.evaluate()[0].serialize(), file)
 """
 SPLITS = """
@@ -255,7 +255,7 @@ def devkit() -> Callable[..., str]:
 def devkit_folders(
     devkit: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """The folder of each case, with the figures of the devkit.
+    """The folder of each case, with the metrics of the devkit.
 
     It runs once for all cases, because it starts slowly.
     """
@@ -282,7 +282,7 @@ def test_every_figure_is_that_of_the_devkit(devkit_folders: dict[str, Path], nam
     folder = devkit_folders[name]
     predictions = read_results(folder / "results.json", samples.tokens)
     ours = evaluate(samples.ground_truth, predictions)
-    theirs = json.loads((folder / "figures.json").read_text())
+    theirs = json.loads((folder / "metrics.json").read_text())
 
     pairs = [(ours.stats["NDS"], theirs["nd_score"]), (ours.stats["mAP"], theirs["mean_ap"])]
     for error, key in ERRORS.items():

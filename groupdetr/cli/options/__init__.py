@@ -1,1 +1,1 @@
-"""The options of each verb as a dataclass. A file for each verb; none imports torch."""
+"""The options of each command as a dataclass, one file for each command. None imports torch."""

@@ -21,14 +21,14 @@ class CheckOptions:
     images: Path | None = None
     """Folder of the images, if DATA is an annotation file."""
     queries: int | None = None
-    """Queries of a group, to compare the number of objects in an image with."""
+    """Queries of a group; the check warns of images with more objects."""
     decode: bool = True
-    """Open and decode every image. --no-decode reads headers only: quick, but it misses broken
+    """Decode every image. --no-decode reads only the headers: it is quick, but does not find broken
     images."""
     masks: bool = False
-    """Check segmentations too: every object needs one, as for instance segmentation."""
+    """Check segmentations as well: instance segmentation needs one for every object."""
     workers: int | None = None
-    """Threads that decode. None: one for each processor core."""
+    """Threads that decode images. None: one for each processor core, 8 at most."""
     json: bool = False
     """Print one JSON object instead of text."""
     out: Path | None = None

@@ -12,21 +12,20 @@ class DemoOptions:
     """Train the same small detector with one group and with K groups of queries, and compare.
 
     It uses synthetic images, works offline on a CPU, and takes minutes. It writes report.html and
-    metrics.json. If it was stopped, the same command continues it.
+    metrics.json. The same command continues an interrupted demo.
     """
 
     figure: Literal[8] | None = None
-    """Another figure of the paper on the same data: 8 compares denoising, groups, both and
+    """A figure of the paper, computed on the same data: 8 compares denoising, groups, both and
     neither."""
     model: str | None = None
-    """The detector; a -tiny preset learns in minutes. None: conditional-detr-tiny, or those of the
-    figure."""
+    """The detector, a -tiny preset. None: conditional-detr-tiny, or the detectors of the figure."""
     groups: int | None = None
-    """K of the trainings with groups. None: the model's own."""
+    """K of the trainings with groups. None: that of the preset."""
     epochs: float | None = None
-    """Passes over the training images. None: as tuned for this demo."""
+    """Passes over the training images. None: the demo's own number."""
     seeds: int = 1
-    """Number of trainings of each kind; several show the variance between seeds."""
+    """Number of seeds; several show the variance between trainings."""
     seed: int = 0
     """The first seed."""
     at_once: int | None = None

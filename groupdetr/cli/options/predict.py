@@ -19,16 +19,17 @@ class PredictOptions:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a weights file of this library."""
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """Files, folders (searched recursively) and globs. Scenes: the folder of a nuScenes version;
-    none: the run's own."""
+    """Files, folders (searched recursively) and globs. For scenes: the folder of a nuScenes
+    version, or nothing for the data of the run."""
     score: float | None = None
-    """The lowest score to report. None: 0.5, for scenes 0.3."""
+    """Score threshold. None: 0.5, for scenes 0.3."""
     imgsz: int | None = None
-    """Shortest side that the network sees; None: as trained."""
+    """Shortest side of the network's input in pixels; for scenes the height. None: as in training.
+    """
     split: str = "val"
-    """Scenes: train or val, or another split that the version has a list of."""
+    """For scenes: train or val, or another split of the version."""
     limit: int | None = None
-    """Scenes: how many samples, evenly spread over the split. None: all."""
+    """For scenes: the largest number of samples, evenly spaced over the split. None: all."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: Path | None = None

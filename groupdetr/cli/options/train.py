@@ -32,28 +32,29 @@ class TrainOptions:
     model: str = MODEL
     """A preset or an experiment of the paper; `groupdetr presets` lists them."""
     groups: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--group-detr"])] = None
-    """K, groups of queries in training. None: as the model says, the paper's 11 for full-size ones.
+    """K, the number of groups of queries in training. None: the model's own, which is the paper's
+    11 for models of full size.
 
-    auto: the same; --accumulate and --group-chunk are chosen for the memory at hand, with the same
-    result.
+    auto: the same number. --accumulate and --group-chunk are then chosen so that a step fits into
+    the memory of this machine; they do not change the result.
     """
     queries: int | None = None
-    """N, queries of a group; the most objects that can be detected in an image."""
+    """N, the number of queries of a group. No more objects can be detected in an image."""
     set: tuple[str, ...] = ()
     """Other fields of the model's recipe, as name=value: --set dropout=0 decoder_layers=3."""
     weights: Path | None = None
     """Weights to start from: a published checkpoint, or a file or run of this library."""
     pretrained_backbone: str = "auto"
-    """auto: ImageNet weights for backbones that have them, unless --weights is given; none; or a
-    file."""
+    """auto: ImageNet weights for backbones that have them, unless --weights is given; none: random
+    weights; or a file."""
     out: Path | None = None
     """Folder of the run. None: runs/DATA-MODEL-Kg-TIME."""
     resume: Path | None = None
-    """A run to continue exactly where it was; other options that are given override the run's."""
+    """A run to continue exactly where it stopped. Other options that are given override its own."""
     check: bool = True
     """Open every image before training starts. --no-check reads only the annotations."""
     stop_after: int | None = None
-    """Stop at this step, to be resumed later; the schedule stays that of the whole training."""
+    """Stop after this step, to be resumed later. The schedule stays that of the whole training."""
     auto_batch: Annotated[bool, tyro.conf.Suppress] = False
     """True for --batch auto."""
     settings: Settings = field(default_factory=Settings)
@@ -66,7 +67,8 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
     """
     arguments = _complete_resume(list(arguments))
     arguments, auto_batch = _without_auto_batch(arguments)
-    resumed, model = _last_value(arguments, "--resume"), _last_value(arguments, "--model")
+    resumed = _last_value(arguments, "--resume")
+    model = _last_value(arguments, "--model")
     if resumed is not None:
         run = Path(resumed)
         options = from_config(RunFolder.existing(run).read_config(), run)
@@ -106,9 +108,10 @@ def _last_value(arguments: list[str], flag: str) -> str | None:
 
 
 def _without_auto_batch(arguments: list[str]) -> tuple[list[str], bool]:
-    """Remove ``--batch auto``; the second value is True if it was there.
+    """Return the arguments without ``--batch auto``, and True if it was among them.
 
-    With it, the batch is the model's own. If --batch is given several times, the last one counts.
+    With ``--batch auto``, the batch is the model's own. If --batch is given several times, the last
+    one counts.
     """
     others: list[str] = []
     values: list[str] = []
@@ -127,7 +130,7 @@ def _without_auto_batch(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _complete_resume(arguments: list[str]) -> list[str]:
-    """Complete a --resume without a value: the run of --out, or the one that changed last."""
+    """Add the value of a --resume without one: the run of --out, or the latest run in runs/."""
     if "--resume" not in arguments:
         return arguments
     position = arguments.index("--resume")

@@ -11,30 +11,31 @@ import tyro
 
 @dataclass(frozen=True)
 class ValOptions:
-    """Evaluate a run: the twelve COCO figures, or the score of nuScenes, and a table of classes.
+    """Evaluate a run: the twelve COCO metrics, or the nuScenes detection score, and every class.
 
-    It writes the figures and the detections.
+    It writes the metrics and the detections.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a weights file of this library (then --data is needed)."""
     data: Path | None = None
-    """The dataset; None: the run's own."""
+    """The dataset. None: the one that the run was trained on."""
     images: Path | None = None
     """Folder of the images, if --data is an annotation file."""
     split: str = "val"
-    """train, val or test."""
+    """train, val or test; for scenes also another split of the version."""
     per_group: bool = False
-    """Evaluate every group of queries by itself, too (Fig. 4 of the paper)."""
+    """Also evaluate every group of queries alone (Fig. 4 of the paper)."""
     imgsz: int | None = None
-    """Shortest side that the network sees; None: as trained."""
+    """Shortest side of the network's input in pixels; for scenes the height. None: as in training.
+    """
     batch: int = 8
-    """Images at once. Padding makes a small difference; 1 has none."""
+    """Images of a batch. Padding changes the detections slightly; with 1 there is no padding."""
     workers: int | None = None
-    """Processes that load images."""
+    """Processes that load images. None: one for each spare processor core, 8 at most."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: Path | None = None
     """Folder to write to. None: RUN/val."""
     json: bool = False
-    """Print the figures as JSON."""
+    """Print the metrics as JSON."""

@@ -17,7 +17,7 @@ from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.tables import Row, Table, Tables, describe_record, read_floats, refusal
 from groupdetr.data.records import Floats, Ints
 
-INTERVALS = 5  # earlier frames reach back over so many intervals between key frames
+INTERVALS = 5  # number of intervals between key frames that earlier frames cover
 SWEEPS = 5  # images that a camera takes between two key frames, at 12 Hz
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from groupdetr.data.nuscenes.synthetic_records import (
     KEY_FRAME_INTERVAL,
-    SyntheticTables,
     SyntheticScene,
+    SyntheticTables,
 )
 from groupdetr.data.nuscenes.synthetic_world import random_world
 from groupdetr.data.nuscenes.tables import FIELDS, SPLITS_FILE, Row
@@ -45,7 +45,7 @@ _MINIMA = {
 
 @dataclass(frozen=True)
 class SyntheticNuScenesConfig:
-    """What is generated. `ValueError` if a value is too small."""
+    """The size and the content of a synthetic dataset. `ValueError` if a value is too small."""
 
     train_scenes: int = 1
     val_scenes: int = 1

@@ -37,7 +37,7 @@ RenderedImage = tuple[str, NDArray[np.uint8]]  # file name, [H,W,3]
 class SyntheticTables:
     """Tables to which records are added.
 
-    Tokens are 32 hexadecimal digits. They depend on the seed and on what the record stands for.
+    Tokens are 32 hexadecimal digits. They depend on the seed, the table and the key of the record.
     """
 
     def __init__(self, seed: int) -> None:

@@ -24,7 +24,7 @@ from groupdetr.data.nuscenes.tables import (
 from groupdetr.data.records import Category
 from groupdetr.structures.json_object import JsonObject
 
-# A folder with at least so many tables is one of a version. Some tables may be missing.
+# A folder counts as that of a version from this number of tables. Some tables may be missing.
 MIN_TABLES = 3
 # The names of train and val in v1.0-mini, if its splits.json has no "train".
 MINI_SPLITS = {"train": "mini_train", "val": "mini_val"}

@@ -21,8 +21,8 @@ from groupdetr.tasks.detection2d.task import DetectionTask
 NUM_IMAGES = 6  # with detections
 NUM_GROUP_IMAGES = 6  # with the matched queries of every group
 
-# What is drawn of each query, by the kind of the task.
-DRAWN_OF_QUERIES = {
+# What the page shows of each query, by the kind of the task.
+QUERY_DESCRIPTIONS = {
     "box": "the box and the reference point",
     "mask": "the box around the mask, and its centre,",
 }
@@ -65,18 +65,18 @@ def detections_section(
     text = (
         "These images were not used for training. For each detector, as many detections are drawn "
         "as the image has objects, those with the highest scores. A common score threshold would "
-        "favour the detector with the higher scores. An object counts as found if a detection of "
-        f"its class covers it with a {kind} IoU of 0.5."
+        "favour the detector with the higher scores. An object counts as detected if a detection "
+        f"of its class overlaps it with a {kind} IoU of at least 0.5."
     )
     return section("Detections", prose(text), detection_strips(panels, class_names))
 
 
 def groups_section(panels: Sequence[GroupPanel], kind: str) -> Html:
-    """Return the section that shows the query of every group that is matched to an object."""
+    """Return the section that shows, for some objects, the matched query of every group."""
     text = (
-        f"For some objects (white), {DRAWN_OF_QUERIES[kind]} of the query that each group matched "
-        "to it. As in the paper's Fig. 3, the queries of different groups attend to the same "
-        "object from different positions, like augmentations of one query."
+        f"For some objects (white), {QUERY_DESCRIPTIONS[kind]} of the query of each group that is "
+        "matched to the object. As in the paper's Fig. 3, the queries of different groups attend "
+        "to the same object from different positions, like augmentations of one query."
     )
     return section("One object and its query in every group", prose(text), group_gallery(panels))
 

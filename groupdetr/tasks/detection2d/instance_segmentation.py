@@ -17,7 +17,8 @@ from groupdetr.structures.detections import Detections, encode_masks, masks_to_b
 from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.rle import RLE
-from groupdetr.tasks.detection2d.task import DetectionTask, best_pairs
+from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.postprocessing import best_pairs
 
 MAX_PIXELS = 1 << 24  # of all masks that are computed at once
 
@@ -109,7 +110,7 @@ def resize_to_image(
 
 
 class InstanceTask(DetectionTask):
-    """Instance segmentation on a dataset with ``train`` and ``val`` whose objects have masks."""
+    """Instance segmentation on a dataset with the splits ``train`` and ``val``, with masks."""
 
     kind: ClassVar[str] = "mask"
     reads_masks: ClassVar[bool] = True
@@ -128,10 +129,10 @@ class InstanceTask(DetectionTask):
         return postprocess_masks(predictions, sizes, num_detections)
 
     def evaluate(self, detections: Sequence[Detections]) -> CocoEvaluation:
-        """Return AP of the masks, and the main figures of the boxes around them."""
-        of_masks = evaluate(self.data.splits["val"], detections, self.kind)
-        of_boxes = super().evaluate(detections)
-        return of_masks.with_box_metrics(of_boxes)
+        """Return AP of the masks, and the main metrics of the boxes around them."""
+        mask_evaluation = evaluate(self.data.splits["val"], detections, self.kind)
+        box_evaluation = super().evaluate(detections)
+        return mask_evaluation.with_box_metrics(box_evaluation)
 
     def ground_truth(self, index: int) -> Detections:
         record = self.val.records[index]

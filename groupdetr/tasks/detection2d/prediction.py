@@ -1,4 +1,4 @@
-"""Prediction of objects in images: `Detector` and `Result`, and the verb predict."""
+"""Prediction of objects in images: `Detector`, `Result` and the function of `groupdetr predict`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
-from groupdetr.data.image_decoding import load_image
+from groupdetr.data.image_decoding import IMAGE_SUFFIXES, load_image
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import val_transform
 from groupdetr.engine.run_folder import write_json
@@ -26,6 +26,7 @@ from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.structures.detections import Detections, decode_mask
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.result_formats import format_counts
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.images import draw_detections
 
@@ -34,20 +35,8 @@ if TYPE_CHECKING:
 
 ImageInput = str | Path | Image.Image | NDArray[np.generic] | Tensor
 
-DEFAULT_SCORE = 0.5  # the lowest score that predict reports
-SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".jp2",
-    ".ppm",
-}
+DEFAULT_SCORE = 0.5  # score threshold of `groupdetr predict`
+SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")  # files that predict reads from a folder
 
 
 @dataclass
@@ -179,7 +168,7 @@ class Detector(TrainedDetector):
         return self.task(data, self.settings, self.recipe.num_detections)
 
     def predict(
-        self, images: ImageInput | Sequence[ImageInput], score: float = 0.5
+        self, images: ImageInput | Sequence[ImageInput], score: float = DEFAULT_SCORE
     ) -> list[Result]:
         """Return the detections in each image whose score is at least ``score``.
 
@@ -191,10 +180,12 @@ class Detector(TrainedDetector):
         return list(self.stream(images, score))
 
     @torch.inference_mode()
-    def stream(self, images: Sequence[ImageInput], score: float = 0.5) -> Iterator[Result]:
+    def stream(
+        self, images: Sequence[ImageInput], score: float = DEFAULT_SCORE
+    ) -> Iterator[Result]:
         """Yield the same results as `predict`, image by image.
 
-        The network sees every image alone and without padding.
+        Every image is a batch of its own, without padding.
         """
         for source in images:
             image = to_rgb(source)
@@ -254,7 +245,7 @@ def predict(
 ) -> None:
     """Write annotated copies of images, and predictions.json, to the folder ``out``.
 
-    ``inputs`` are files, folders and globs. ``score`` is the lowest score to report; None: 0.5.
+    ``inputs`` are files, folders and globs. ``score`` is the score threshold; None: 0.5.
     ``split`` and ``limit`` are for scenes. With ``json``, predictions.json is also printed, instead
     of one line for each image. Images that cannot be read are skipped; `DataError` at the end.
     """
@@ -291,7 +282,7 @@ def predict(
 
 
 def find_images(pattern: str) -> list[Path]:
-    """Return the images that a file, a folder or a glob stands for, in a fixed order."""
+    """Return the images of a file, a folder (with its subfolders) or a glob, in a fixed order."""
     path = Path(pattern)
     if path.is_dir():
         candidates = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
@@ -315,7 +306,8 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> list[Path]:
     used_names: set[str] = set()
     annotated = []
     for path in paths:
-        name, number = path.stem, 1
+        name = path.stem
+        number = 1
         while name in used_names:
             number += 1
             name = f"{path.stem}-{number}"
@@ -359,6 +351,5 @@ def print_counts(content: Sequence[JsonObject], out: Path) -> None:
     """Print one line for each image: how many objects of each class were detected."""
     for image in content:
         names = [detection["name"] for detection in image["detections"]]
-        counts = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
-        print(f"{image['file']}: {', '.join(counts) or 'no objects'}")
+        print(f"{image['file']}: {format_counts(names)}")
     print(f"{len(content)} annotated images and predictions.json are in {out}")

@@ -1,4 +1,4 @@
-"""The page of a run on images."""
+"""The HTML page of a run of a detector of images."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from groupdetr.data import transforms
 from groupdetr.data.check import CheckReport, check
@@ -21,6 +20,7 @@ from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.predictions import Predictions
+from groupdetr.tasks.postprocessing import best_pairs
 
 AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
     "detr": transforms.detr_transform,
@@ -61,24 +61,11 @@ def postprocess_boxes(
     return [Detections(*detections) for detections in images]
 
 
-def best_pairs(scores: Tensor, num_detections: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the (query, class) pairs with the highest scores of each image.
-
-    They are sorted by decreasing score. ``scores`` are [B,N,classes]. Returns scores, query indices
-    and class indices [B,D].
-    """
-    num_classes = scores.shape[-1]
-    num_pairs = scores[0].numel()
-    best, pair = scores.flatten(1).topk(min(num_detections, num_pairs), dim=1)
-    query = pair.div(num_classes, rounding_mode="floor")
-    return best, query, pair % num_classes
-
-
 class DetectionTask(Task[Detections]):
     """Object detection on a dataset with the splits ``train`` and ``val``.
 
-    ``num_detections`` is the number of detections kept of each image. ``workers`` are the processes
-    that load images.
+    An image has at most ``num_detections`` detections. ``workers`` processes load the training
+    images.
     """
 
     kind: ClassVar[str] = "box"
@@ -92,7 +79,8 @@ class DetectionTask(Task[Detections]):
     def __init__(
         self, data: DatasetSplits, settings: Settings, num_detections: int, workers: int = 0
     ) -> None:
-        self.data, self.settings = data, settings
+        self.data = data
+        self.settings = settings
         self.num_detections = num_detections
         # Without workers, the training process loads the images.
         self.num_loaders = max(1, workers)
@@ -108,7 +96,10 @@ class DetectionTask(Task[Detections]):
 
     @classmethod
     def read(cls, data: Path, images: Path | None) -> DatasetSplits:
-        """Read a dataset from disk. `DataError` for the first problem that would mislead."""
+        """Read a dataset from disk.
+
+        `DataError` for the first problem that would mislead training.
+        """
         return load(data, images, masks=cls.reads_masks)
 
     @classmethod

@@ -1,17 +1,14 @@
-"""The verb val on images: evaluate a trained detector, and each of its groups."""
+"""Evaluation of a trained detector of images, and of each of its groups (`groupdetr val`)."""
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.table import Table
 
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category
@@ -26,21 +23,20 @@ from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.result_formats import TableRow, format_csv, format_table
 
 TABLE_METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of the printed tables
 MAX_UNKNOWN_CLASSES, MAX_KNOWN_CLASSES = 10, 100  # that an error message lists
 
-TableRow = dict[str, str]  # column -> cell
-
 
 @dataclass
 class Validation:
-    """The detections in a split, and what they were evaluated to."""
+    """The detections in a split and their evaluation."""
 
     data: DatasetSplits
     detections: list[Detections]
     evaluation: CocoEvaluation
-    groups: list[CocoEvaluation]  # of every group alone; empty if not asked for
+    groups: list[CocoEvaluation]  # of every group alone; empty without --per-group
 
 
 def validate(
@@ -76,8 +72,8 @@ def validate(
     if per_group:
         for group in range(detector.recipe.num_groups):
             with use_group(detector.model, group):
-                of_group = detect(detector, task, accelerator, batch, workers)
-            groups.append(task.evaluate(of_group))
+                group_detections = detect(detector, task, accelerator, batch, workers)
+            groups.append(task.evaluate(group_detections))
     validation = Validation(dataset, detections, task.evaluate(detections), groups)
 
     content = write_results(validation, split, out)
@@ -118,9 +114,10 @@ def expect_known_classes(
             unknown.append(category)
     if unknown:
         raise UsageError(
-            f"the detector does not know {_list_categories(unknown[:MAX_UNKNOWN_CLASSES])}",
+            f"the detector has no class {_list_categories(unknown[:MAX_UNKNOWN_CLASSES])}",
             str(root),
-            f"it knows {_list_categories(classes[:MAX_KNOWN_CLASSES])}",
+            "rename or remove these categories; the classes of the detector are "
+            f"{_list_categories(classes[:MAX_KNOWN_CLASSES])}",
         )
 
 
@@ -154,8 +151,9 @@ def write_results(validation: Validation, split: str, folder: Path) -> JsonObjec
 
 
 def print_tables(validation: Validation, folder: Path) -> None:
+    """Print the metrics of all classes together, of every class, and of every group."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(format_table(figure_rows(validation.evaluation)))
+    console.print(format_table(summary_rows(validation.evaluation)))
     console.print(format_table(class_rows(validation.evaluation)))
     if validation.groups:
         console.print(format_table(group_rows(validation.groups)))
@@ -165,13 +163,13 @@ def print_tables(validation: Validation, folder: Path) -> None:
     console.print(f"written to {folder}")
 
 
-def figure_rows(evaluation: CocoEvaluation) -> list[TableRow]:
-    """Return one row for each kind of AP, box or mask."""
+def summary_rows(evaluation: CocoEvaluation) -> list[TableRow]:
+    """Return one row for each kind of IoU, box or mask, with the means over all classes."""
     rows = []
-    for kind, figures in evaluation.by_kind().items():
-        row = {"of": kind}
+    for kind, metrics in evaluation.by_kind().items():
+        row = {"IoU": kind}
         for name in TABLE_METRICS:
-            row[name] = format_percent(figures[name]) if name in figures else ""
+            row[name] = format_percent(metrics[name]) if name in metrics else ""
         rows.append(row)
     return rows
 
@@ -202,22 +200,3 @@ def group_rows(groups: Sequence[CocoEvaluation]) -> list[TableRow]:
             row[name] = format_percent(group.stats[name])
         rows.append(row)
     return rows
-
-
-def format_table(rows: Sequence[Mapping[str, str]]) -> Table:
-    """Return a table for the terminal, with the keys of the rows as its header."""
-    columns = list(rows[0]) if rows else []
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row.values())
-    return table
-
-
-def format_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return a CSV file, with the keys of the rows as its header."""
-    columns = list(rows[0]) if rows else []
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -1,1 +1,1 @@
-"""3D detection: the task, and the workflows of its detectors."""
+"""3D object detection in scenes of several cameras."""

@@ -31,7 +31,7 @@ def write_data(folder: Path) -> None:
 
 
 def subject(kind: str) -> ReportSubject:
-    """Return what the page compares. ``kind`` is "space"."""
+    """Return what the page compares. ``kind`` is "box3d"."""
     caption = (
         "The detection score of nuScenes (NDS) and mAP on the validation samples, in percent, and "
         "the mean errors of boxes that are within two metres of an object, after the last epoch."
@@ -72,12 +72,12 @@ def detections_section(data: Path, detectors: Mapping[str, SceneDetector]) -> Ht
 
 
 def groups_section(detector: SceneDetector, samples: SceneDataset) -> Html:
-    """Return the section that shows the query of every group that is matched to an object."""
+    """Return the section that shows, for some objects, the matched query of every group."""
     text = (
         "For some objects (white), from above, the predicted box and the reference point (a dot) "
-        "of the query that each group matched to it. As in the paper's Fig. 3, the queries of "
-        "different groups attend to the same object from different positions, like augmentations "
-        "of one query."
+        "of the query of each group that is matched to the object. As in the paper's Fig. 3, the "
+        "queries of different groups attend to the same object from different positions, like "
+        "augmentations of one query."
     )
     images = []
     for index in evenly_spaced_indices(len(samples), NUM_GROUP_SAMPLES):

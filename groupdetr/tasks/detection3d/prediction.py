@@ -1,4 +1,4 @@
-"""Prediction of 3D boxes in scenes: `SceneDetector` and `SceneResult`, and the verb predict."""
+"""Prediction of 3D boxes in scenes: `SceneDetector`, `SceneResult` and `groupdetr predict`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from groupdetr.tasks.detection3d.task import (
     to_global_frame,
     trainable_as_detections,
 )
+from groupdetr.tasks.result_formats import format_counts
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.scenes import DrawableBoxes3D, draw_scene
 
-DEFAULT_SCORE = 0.3  # the lowest score that predict reports
+DEFAULT_SCORE = 0.3  # score threshold of `groupdetr predict`
 
 
 @dataclass
@@ -130,16 +131,16 @@ class SceneDetector(TrainedDetector):
     ) -> list[SceneResult]:
         """Return the detections in samples of a nuScenes version.
 
-        ``score`` is the lowest score to report. ``limit`` is the number of samples, at most, which
-        are evenly spread over the split. None: all.
+        ``score`` is the score threshold. At most ``limit`` samples are used, evenly spaced over
+        the split; None: all.
         """
         samples = self.samples(data, split)
         indices = evenly_spaced_indices(len(samples), limit)
         return [self.predict_sample(samples, index, score) for index in indices]
 
     def samples(self, data: str | Path, split: str = "val") -> SceneDataset:
-        """Return the samples of a split as input of the network."""
-        # `load` puts the split in the place of val.
+        """Return the dataset of the samples of a split, without augmentation."""
+        # `load` returns the split under the name "val".
         return self.task.val_dataset(load(data, split).splits["val"], self.imgsz)
 
     @torch.inference_mode()
@@ -174,10 +175,10 @@ def predict(
     """Write an image for each sample, and predictions.json, to the folder ``out``.
 
     predictions.json is a result file as the devkit of nuScenes reads it. ``inputs`` is the folder
-    of a nuScenes version, or empty for the data of the run. ``score`` is the lowest score to
-    report; None: 0.3. ``limit`` is the number of samples; None: all. With ``json``,
-    predictions.json is also printed, instead of one line for each sample. Samples that cannot be
-    read are skipped; `DataError` at the end.
+    of a nuScenes version, or empty for the data of the run. ``score`` is the score threshold;
+    None: 0.3. ``limit`` is the number of samples; None: all. With ``json``, predictions.json is
+    also printed, instead of one line for each sample. Samples that cannot be read are skipped;
+    `DataError` at the end.
     """
     if limit is not None and limit < 1:
         raise UsageError(
@@ -212,9 +213,9 @@ def predict(
 
 
 def data_folder(run: Path, inputs: Sequence[str]) -> Path:
-    """Return the folder that ``inputs`` names, or that of the run's own data.
+    """Return the folder that ``inputs`` names, or that of the data of the run.
 
-    `UsageError` if it does not exist or if there are images in its place.
+    `UsageError` if it does not exist or if ``inputs`` are images.
     """
     remedy = "pass the folder of one nuScenes version"
     for name in inputs:
@@ -241,6 +242,4 @@ def to_result_file(results: Sequence[SceneResult]) -> JsonObject:
 
 def print_counts(result: SceneResult) -> None:
     """Print one line: how many objects of each class were detected in a sample."""
-    names = result.names
-    counts = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
-    print(f"{result.sample.scene} {result.sample.token}: {', '.join(counts) or 'no objects'}")
+    print(f"{result.sample.scene} {result.sample.token}: {format_counts(result.names)}")

@@ -61,7 +61,7 @@ def report(run: RunFolder, dataset: NuScenes) -> Path:
 
 
 def headline(evaluation: NuScenesEvaluation, summary: RunSummary) -> Html:
-    """Return the tiles with the most important figures."""
+    """Return the tiles with the most important metrics."""
     nds, mean_ap = (f"{100 * evaluation.stats[name]:.1f}" for name in HEADLINE_METRICS)
     translation_error = f"{evaluation.stats['mATE']:.2f}"
     return tiles(

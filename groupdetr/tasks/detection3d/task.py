@@ -28,10 +28,10 @@ from groupdetr.ops.boxes3d import decode_boxes3d
 from groupdetr.settings import Settings
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.structures.predictions import Predictions
-from groupdetr.tasks.detection2d.task import best_pairs
+from groupdetr.tasks.postprocessing import best_pairs
 
 AUGMENTATIONS: dict[str, Augment] = {"petr": petr_augmentation, "none": no_augmentation}
-# Bounds of x, y, z in metres. Boxes whose centre is outside are dropped.
+# Bounds of x, y, z of a detection in metres. Boxes whose centre is outside are dropped.
 LOW, HIGH = (-61.2, -61.2, -10.0), (61.2, 61.2, 10.0)
 MAX_STRIDE = 32  # of a backbone's feature maps, in pixels
 
@@ -50,8 +50,11 @@ def postprocess_boxes3d(predictions: Predictions, num_detections: int) -> list[D
     low, high = boxes.new_tensor(LOW), boxes.new_tensor(HIGH)
     centres = boxes[..., :3]
     inside = ((centres >= low) & (centres <= high)).all(-1)
-    # One copy to the host for the whole batch.
-    scores, labels, boxes, inside = scores.cpu(), labels.cpu(), boxes.cpu(), inside.cpu()
+    # The whole batch is copied to the host at once.
+    scores = scores.cpu()
+    labels = labels.cpu()
+    boxes = boxes.cpu()
+    inside = inside.cpu()
     detections = []
     for index in range(len(scores)):
         scene = Detections3D(scores[index], labels[index], boxes[index])
@@ -62,10 +65,10 @@ def postprocess_boxes3d(predictions: Predictions, num_detections: int) -> list[D
 class Detection3DTask(Task[Detections3D]):
     """3D detection on the samples of a nuScenes version."""
 
-    kind: ClassVar[str] = "space"
+    kind: ClassVar[str] = "box3d"
     input_kind: ClassVar[str] = "scenes"
-    metrics: ClassVar[tuple[str, ...]] = ("NDS", "mAP")  # shown during training, deciding one first
-    two_frames: ClassVar[bool] = False  # True if a sample has the images of an earlier frame, too
+    metrics: ClassVar[tuple[str, ...]] = ("NDS", "mAP")
+    two_frames: ClassVar[bool] = False  # True if a sample also has the images of an earlier frame
     postprocess = staticmethod(postprocess_boxes3d)
 
     train: SceneDataset
@@ -78,7 +81,9 @@ class Detection3DTask(Task[Detections3D]):
 
         `DataError` if no sample of the train split has an object to train on.
         """
-        self.data, self.settings, self.num_detections = data, settings, num_detections
+        self.data = data
+        self.settings = settings
+        self.num_detections = num_detections
         self.train = SceneDataset(
             data.splits["train"],
             image_size(settings.imgsz),
@@ -95,7 +100,10 @@ class Detection3DTask(Task[Detections3D]):
 
     @classmethod
     def read(cls, data: Path, images: Path | None) -> NuScenes:
-        """Read a version from disk. `DataError` for the first problem that would mislead."""
+        """Read a version from disk.
+
+        `DataError` for the first problem that would mislead training.
+        """
         return load(data)
 
     @classmethod

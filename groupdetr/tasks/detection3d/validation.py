@@ -1,4 +1,4 @@
-"""The verb val for 3D detectors: evaluation as they are used, and of every group alone."""
+"""Evaluation of a trained 3D detector, and of each of its groups (`groupdetr val`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.settings import Settings
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.detection2d.validation import format_csv, format_table
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 from groupdetr.tasks.detection3d.task import to_global_frame
+from groupdetr.tasks.result_formats import TableRow, format_csv, format_table
 
 
 def validate(
@@ -37,12 +37,12 @@ def validate(
     out: Path,
     json: bool,
 ) -> JsonObject:
-    """Evaluate a 3D detector on a split, write the figures to the folder ``out``, and return them.
+    """Evaluate a 3D detector on a split, write files to the folder ``out``, and return the metrics.
 
     ``data`` is the folder of a nuScenes version; None: the data of the run. With ``per_group``,
-    every group is also evaluated alone. With ``json``, no tables are printed. It writes
-    metrics.json, whose content is returned, per_class.csv, per_group.csv if asked for, and
-    predictions.json, a result file as the devkit of nuScenes reads it. ``images`` is for images.
+    every group is also evaluated alone. With ``json``, no tables are printed. The files are
+    metrics.json, whose content is returned, per_class.csv, per_group.csv with ``per_group``, and
+    predictions.json, a result file as the devkit of nuScenes reads it. ``images`` is not used.
     """
     settings = Settings(device=device, workers=workers)
     accelerator = create_accelerator(settings)
@@ -78,7 +78,7 @@ def validate(
 
 
 def load_split(run: Path, data: Path | None, split: str) -> NuScenes:
-    """Return the data whose val split is the split to evaluate.
+    """Return the dataset whose val split is the split to evaluate.
 
     `UsageError` if it has no object to evaluate.
     """
@@ -96,37 +96,40 @@ def load_split(run: Path, data: Path | None, split: str) -> NuScenes:
 def print_tables(
     evaluation: NuScenesEvaluation, groups: Sequence[NuScenesEvaluation], out: Path
 ) -> None:
-    """Print the figures of all classes together, of every class, and of every group."""
+    """Print the metrics of all classes together, of every class, and of every group."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(format_table([figures(evaluation)]))
+    console.print(format_table([summary_row(evaluation)]))
     console.print(format_table(class_rows(evaluation)))
     if groups:
         console.print(format_table(group_rows(groups)))
     console.print(f"written to {out}")
 
 
-def figures(evaluation: NuScenesEvaluation) -> dict[str, str]:
-    """Return the figures as text, by name."""
-    return {name: format_figure(value) for name, value in evaluation.stats.items()}
+def summary_row(evaluation: NuScenesEvaluation) -> TableRow:
+    """Return the metrics of all classes together as text, by name."""
+    return {name: format_metric(value) for name, value in evaluation.stats.items()}
 
 
-def format_figure(value: float) -> str:
-    """Return three decimals, or a dash if the figure is undefined: an error without any match."""
+def format_metric(value: float) -> str:
+    """Return three decimals, or a dash if the metric is undefined: an error without any match."""
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def class_rows(evaluation: NuScenesEvaluation) -> list[dict[str, str]]:
+def class_rows(evaluation: NuScenesEvaluation) -> list[TableRow]:
     """Return one row for each class: its AP, the mean errors of its matches, and its objects."""
     rows = []
     for score in evaluation.per_class:
-        row = {"class": score.name, "AP": format_figure(score.AP)}
+        row = {"class": score.name, "AP": format_metric(score.AP)}
         for name in ERRORS:
-            row[name] = format_figure(getattr(score, name))
+            row[name] = format_metric(getattr(score, name))
         row["objects"] = str(score.objects)
         rows.append(row)
     return rows
 
 
-def group_rows(groups: Sequence[NuScenesEvaluation]) -> list[dict[str, str]]:
+def group_rows(groups: Sequence[NuScenesEvaluation]) -> list[TableRow]:
     """Return one row for each group."""
-    return [{"group": str(k)} | figures(group) for k, group in enumerate(groups)]
+    rows = []
+    for index, group in enumerate(groups):
+        rows.append({"group": str(index)} | summary_row(group))
+    return rows

@@ -1,4 +1,4 @@
-"""Every verb on images: options, output, files, exit codes and errors."""
+"""Every command on images: options, output, files, exit codes and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import groupdetr
-from groupdetr.cli.main import VERBS, main
+from groupdetr.cli.main import COMMANDS, main
 from groupdetr.data.synthetic import write
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.tasks.detection2d.demo_data import DEMO_DATA
@@ -35,8 +35,8 @@ def read_train_annotations(data: Path) -> dict[str, Any]:
     return json.loads((data / "annotations/instances_train.json").read_text())
 
 
-def required_arguments(verb: str, run: Path, data: Path) -> list[str]:
-    """Return the positional arguments that a verb cannot do without."""
+def required_arguments(command: str, run: Path, data: Path) -> list[str]:
+    """Return the positional arguments that a command cannot do without."""
     arguments = {
         "check": [str(data)],
         "train": [str(data)],
@@ -44,7 +44,7 @@ def required_arguments(verb: str, run: Path, data: Path) -> list[str]:
         "predict": [str(run), str(data / "images/val")],
         "demo": [],
     }
-    return arguments[verb]
+    return arguments[command]
 
 
 # the command line
@@ -60,11 +60,11 @@ assert "torch" not in sys.modules, "torch was imported"
 """
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_does_not_import_torch(verb: str) -> None:
-    command = [sys.executable, "-c", HELP_PROGRAM, verb]
-    process = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert f"groupdetr {verb}" in process.stdout
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_does_not_import_torch(command: str) -> None:
+    program = [sys.executable, "-c", HELP_PROGRAM, command]
+    process = subprocess.run(program, check=True, capture_output=True, text=True)
+    assert f"groupdetr {command}" in process.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["no argument", "--help"])
@@ -72,7 +72,7 @@ def test_all_verbs_are_listed(arguments: list[str], capsys: pytest.CaptureFixtur
     assert main(arguments) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     listed = {words[0] for words in lines if words}
-    assert set(VERBS) <= listed
+    assert set(COMMANDS) <= listed
 
 
 def test_an_unknown_option_is_an_error_with_the_nearest_name(
@@ -88,7 +88,7 @@ def test_an_unknown_option_is_an_error_with_the_nearest_name(
 @pytest.mark.parametrize(
     ("arguments", "nearest"),
     [
-        pytest.param(["trian"], "train", id="verb"),
+        pytest.param(["trian"], "train", id="command"),
         pytest.param(
             ["train", "DATA", "--model", "conditional-detr-tinny"],
             "conditional-detr-tiny",
@@ -142,7 +142,7 @@ def test_check_ends_with_0_for_good_data_and_with_3_for_data_that_training_refus
 # val
 
 
-def test_val_writes_figures_classes_groups_and_coco_results(
+def test_val_writes_metrics_classes_groups_and_coco_results(
     run: Path, tmp_path: Path, shapes: Path
 ) -> None:
     assert main(["val", str(run), "--per-group", "--workers", "0", "--out", str(tmp_path)]) == 0
@@ -256,9 +256,9 @@ def test_results_convert_to_supervision_and_coco(run: Path, shapes: Path) -> Non
 # invalid options
 
 
-@pytest.mark.parametrize("verb", ["train", "val", "predict", "check"])
+@pytest.mark.parametrize("command", ["train", "val", "predict", "check"])
 def test_an_output_folder_that_cannot_be_created_is_an_error_before_any_computation(
-    verb: str,
+    command: str,
     run: Path,
     shapes: Path,
     tmp_path: Path,
@@ -268,11 +268,11 @@ def test_an_output_folder_that_cannot_be_created_is_an_error_before_any_computat
     monkeypatch.setattr(DetectionTransformer, "forward", lambda *_: pytest.fail("the model ran"))
     file = tmp_path / "file"
     file.write_text("")
-    if verb == "train":
+    if command == "train":
         arguments = train_arguments(shapes, file)
     else:
-        out = file / "subfolder" if verb == "val" else file
-        arguments = [verb, *required_arguments(verb, run, shapes), "--out", str(out)]
+        out = file / "subfolder" if command == "val" else file
+        arguments = [command, *required_arguments(command, run, shapes), "--out", str(out)]
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert f"where: {file}" in error
@@ -298,10 +298,10 @@ def test_an_invalid_field_of_the_recipe_is_an_error(
     assert named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["train", "val", "predict"])
+@pytest.mark.parametrize("command", ["train", "val", "predict"])
 @pytest.mark.parametrize("device", ["cuda", "tpu"])
 def test_a_device_that_the_machine_does_not_have_is_an_error(
-    verb: str,
+    command: str,
     device: str,
     run: Path,
     shapes: Path,
@@ -310,13 +310,13 @@ def test_a_device_that_the_machine_does_not_have_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    arguments = required_arguments(verb, run, shapes)
-    assert main([verb, *arguments, "--out", str(tmp_path / "out"), "--device", device]) == 2
+    arguments = required_arguments(command, run, shapes)
+    assert main([command, *arguments, "--out", str(tmp_path / "out"), "--device", device]) == 2
     assert f"this machine has no device {device!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("verb", "option", "value"),
+    ("command", "option", "value"),
     [
         ("train", "--queries", "0"),
         ("val", "--imgsz", "0"),
@@ -331,7 +331,7 @@ def test_a_device_that_the_machine_does_not_have_is_an_error(
     ],
 )
 def test_a_number_out_of_range_is_an_error_and_not_replaced_by_a_default(
-    verb: str,
+    command: str,
     option: str,
     value: str,
     run: Path,
@@ -340,8 +340,8 @@ def test_a_number_out_of_range_is_an_error_and_not_replaced_by_a_default(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    arguments = required_arguments(verb, run, shapes)
-    assert main([verb, *arguments, "--out", str(out), option, value]) == 2
+    arguments = required_arguments(command, run, shapes)
+    assert main([command, *arguments, "--out", str(out), option, value]) == 2
     name = option.strip("-").replace("-", "_")
     assert name in capsys.readouterr().err.replace("-", "_")
     assert not out.exists()
