@@ -80,6 +80,12 @@ def weights_and_metadata(source: str | Path) -> tuple[Path, JsonObject]:
     The metadata are the recipe, and, if they were recorded, categories and imgsz.
     """
     path = Path(source)
+    if not path.exists():
+        raise UsageError(
+            "there is no such run or weights file",
+            str(path),
+            "pass a folder that `groupdetr train` wrote, or a .safetensors file of this library",
+        )
     file = RunFolder.existing(path).best if path.is_dir() else path
     _, metadata = native.read(file)
     if "recipe" not in metadata:

@@ -279,6 +279,18 @@ def test_an_output_folder_that_cannot_be_created_is_an_error_before_any_computat
     assert "--out" in error
 
 
+@pytest.mark.parametrize("command", ["val", "predict"])
+def test_a_run_that_does_not_exist_is_an_error_about_its_path(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main([command, str(tmp_path / "no-run"), *(["a.jpg"] if command == "predict" else [])]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "there is no such run or weights file" in error
+    assert str(tmp_path / "no-run") in error
+
+
 @pytest.mark.parametrize(
     ("invalid", "named"),
     [
