@@ -8,7 +8,8 @@ paper does with the groups is done by the functions of this file.
 in the paper            in this file
 ======================  =========================================================================
 Q_1 ... Q_K             axis 1 of every tensor of queries [B,K,N,C]
-SA(Q_k), Eq. 5          `attend_within_groups`: self-attention within each group, shared weights
+SA(Q_k), Eq. 5          `attend_within_groups`: self-attention within each group, shared weights;
+                        `MultiheadAttentionWithinGroups`: the same for a decoder of your own
 CA(Q, X), Eq. 4         `flatten_groups`: all K*N queries attend to one memory X, never repeated
 sigma_k, Eq. 6          `match_groups`: one-to-one assignment within each group
 (1/K) sum_k L_k, Eq. 7  `loss_normaliser`: what the summed losses of all groups are divided by
@@ -16,7 +17,8 @@ inference, Sec. 3.2     `inference_groups`: the primary group alone, at the cost
 DN-DETR w/ Group        `denoise_all_groups`: denoising losses in every group (Table 3, Fig. 8)
 ======================  =========================================================================
 
-Each row of Table 7 is a choice among these functions (``groupdetr train --model table7/b``):
+Each row of Table 7 is a choice among these functions (``groupdetr train --model table7/b``). A
+recipe has their names as fields: ``--set group_attention=attend_across_groups``.
 
 ===============================  ======================  ===============  =====================
 row of Table 7                   self-attention          assignment       groups at inference
@@ -34,12 +36,14 @@ group, C channels, L supervised layers, T objects of an image, M matched pairs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from groupdetr.ops.assignment import assign
 from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.tensor_dataclass import require
 
 # (content [...,N,C], position [...,N,C], blocked [N,N] or None) -> [...,N,C]
 Attention = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -55,14 +59,31 @@ Denoise = Callable[[int], int]
 
 
 def attend_within_groups(
-    attention: Attention, content: Tensor, position: Tensor, blocked: Tensor | None = None
+    attention: Attention | nn.MultiheadAttention,
+    content: Tensor,
+    position: Tensor,
+    blocked: Tensor | None = None,
 ) -> Tensor:
     """Run self-attention within each group (Eq. 5): [B,K,N,C] -> [B,K,N,C].
 
-    The attention treats all leading axes as batch, so no query attends to another group.
+    The attention treats all leading axes as batch, so no query attends to another group. It may be
+    a stock `nn.MultiheadAttention`; as in DETR, its query and key are content + position, and its
+    value is the content. For flat queries [B,K*N,C] see `MultiheadAttentionWithinGroups`.
     ``blocked`` [N,N] bool, the same in every group, is True where a query (row) does not attend to
     another (column).
+
+    >>> attention = torch.nn.MultiheadAttention(256, num_heads=8, batch_first=True)
+    >>> content, position = torch.rand(2, 11, 300, 256), torch.rand(1, 11, 300, 256)
+    >>> groupdetr.attend_within_groups(attention, content, position).shape
+    torch.Size([2, 11, 300, 256])
     """
+    if isinstance(attention, nn.MultiheadAttention):
+        # Its batch has one axis: every group of every image is a sequence of its own.
+        batch_axis = 0 if attention.batch_first else 1
+        queries = (content + position).flatten(0, 1).movedim(0, batch_axis)
+        values = content.flatten(0, 1).movedim(0, batch_axis)
+        attended, _ = attention(queries, queries, values, attn_mask=blocked, need_weights=False)
+        return attended.movedim(batch_axis, 0).reshape(content.shape)
     return attention(content, position, blocked)
 
 
@@ -95,6 +116,129 @@ def _blocked_across_groups(blocked: Tensor, num_groups: int) -> Tensor:
     within_groups = all_pairs.diagonal(dim1=0, dim2=2)
     within_groups.copy_(blocked.unsqueeze(-1).expand(-1, -1, num_groups))
     return all_pairs.reshape(num_groups * num_queries, num_groups * num_queries)
+
+
+class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
+    """`nn.MultiheadAttention` as self-attention within groups of ``num_queries`` queries (Eq. 5).
+
+    It replaces the self-attention of a decoder that was written without groups, such as that of
+    `nn.TransformerDecoderLayer`. It has the same parameters, and it takes the same arguments: flat
+    queries [B,K*N,C], or [K*N,B,C] if ``batch_first`` is False, group after group. The groups
+    become a part of the batch: the attention computes B*K sequences of N queries each.
+
+    K is not an option: it is the number of queries that come in, divided by N. So K groups in
+    training and one group at inference need no switch.
+
+    >>> layer = torch.nn.TransformerDecoderLayer(d_model=256, nhead=8)
+    >>> decoder = torch.nn.TransformerDecoder(layer, num_layers=6)
+    >>> for layer in decoder.layers:
+    ...     layer.self_attn = MultiheadAttentionWithinGroups.convert(layer.self_attn, num_queries=300)
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, num_queries: int, **options: Any) -> None:
+        """``num_queries`` is N, the queries of a group. ``options`` of `nn.MultiheadAttention`."""
+        super().__init__(embed_dim, num_heads, **options)
+        self.num_queries = num_queries
+
+    @classmethod
+    def convert(cls, attention: nn.MultiheadAttention, num_queries: int) -> Self:
+        """Return a module with the options and the parameters themselves of ``attention``.
+
+        The names of the parameters stay the same, so the checkpoints of both modules are
+        interchangeable. `ValueError` if keys or values have another width than queries, which is
+        not self-attention.
+        """
+        require(
+            attention.in_proj_weight is not None,
+            "self-attention needs queries, keys and values of the same width, "
+            f"not {attention.embed_dim}, {attention.kdim} and {attention.vdim}",
+        )
+        # Parameters on the device "meta" use no memory and no random numbers. They are replaced.
+        within_groups = cls(
+            attention.embed_dim,
+            attention.num_heads,
+            num_queries,
+            dropout=attention.dropout,
+            bias=attention.in_proj_bias is not None,
+            add_bias_kv=attention.bias_k is not None,
+            add_zero_attn=attention.add_zero_attn,
+            batch_first=attention.batch_first,
+            device="meta",
+        )
+        within_groups.in_proj_weight = attention.in_proj_weight
+        within_groups.in_proj_bias = attention.in_proj_bias
+        within_groups.out_proj = attention.out_proj
+        within_groups.bias_k = attention.bias_k
+        within_groups.bias_v = attention.bias_v
+        return within_groups.train(attention.training)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attended queries in the shape of ``query``, and the attention weights.
+
+        The arguments are those of `nn.MultiheadAttention`. ``attn_mask`` [N,N] is the same in every
+        group. The weights [B*K,...] are those of every group of image 0, then of image 1, and so
+        on. `ValueError` if the number of queries is not a multiple of N.
+        """
+        require(query.ndim == 3, f"queries must have three axes, not {tuple(query.shape)}")
+        if attn_mask is not None:
+            size = (self.num_queries, self.num_queries)
+            require(
+                attn_mask.shape[-2:] == size,
+                f"attn_mask must be {list(size)}, the mask of one group, "
+                f"not {list(attn_mask.shape)}",
+            )
+        if key_padding_mask is not None:
+            key_padding_mask = self._groups_as_batch(key_padding_mask, batch_axis=0)
+
+        # Where query, key and value are one tensor, torch projects all three with one matrix
+        # product. So they stay one tensor.
+        batch_axis = 0 if self.batch_first else 1
+        queries = self._groups_as_batch(query, batch_axis)
+        keys = queries if key is query else self._groups_as_batch(key, batch_axis)
+        values = keys if value is key else self._groups_as_batch(value, batch_axis)
+        attended, weights = super().forward(
+            queries,
+            keys,
+            values,
+            key_padding_mask=key_padding_mask,
+            need_weights=need_weights,
+            attn_mask=attn_mask,
+            average_attn_weights=average_attn_weights,
+            is_causal=is_causal,
+        )
+        return self._groups_as_queries(attended, query.shape[batch_axis]), weights
+
+    def _groups_as_batch(self, x: Tensor, batch_axis: int) -> Tensor:
+        """[B,K*N,...] -> [B*K,N,...], or [K*N,B,...] -> [N,B*K,...] if the batch axis is 1."""
+        query_axis = 1 - batch_axis
+        require(
+            x.shape[query_axis] % self.num_queries == 0,
+            f"{x.shape[query_axis]} queries cannot be split into groups of {self.num_queries}",
+        )
+        # The axis of the queries is split before the axes are moved. A reshape of the flat tensor
+        # to the new shape would put queries of different groups, or of different images, into one
+        # sequence.
+        groups = x.unflatten(query_axis, (-1, self.num_queries))
+        if batch_axis == 0:
+            return groups.flatten(0, 1)
+        return groups.movedim(0, 2).flatten(1, 2)  # [K,N,B,...] -> [N,B,K,...] -> [N,B*K,...]
+
+    def _groups_as_queries(self, x: Tensor, num_images: int) -> Tensor:
+        """Return the shape that `_groups_as_batch` was given. ``num_images`` is B."""
+        if self.batch_first:
+            return x.unflatten(0, (num_images, -1)).flatten(1, 2)
+        groups = x.unflatten(1, (num_images, -1))  # [N,B,K,C]
+        return groups.movedim(2, 0).flatten(0, 1)
 
 
 def flatten_groups(queries: Tensor) -> Tensor:
@@ -149,6 +293,11 @@ def match_groups(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
     These are K independent problems for each layer and image. An object is assigned to one query
     of every group, to K queries in total. ``costs`` [L,B,K,T,N] must be finite. ``counts`` [B] are
     the numbers of objects of the images; the remaining rows of T are padding.
+
+    >>> costs = np.random.rand(6, 2, 11, 3, 300)  # of six layers, two images, eleven groups
+    >>> assignment = groupdetr.match_groups(costs, counts=[3, 1])  # three objects, and one
+    >>> assignment.query.shape  # M = 11 * (3 + 1)
+    torch.Size([6, 44])
     """
     num_layers, _, num_groups, _, _ = costs.shape
     pairs_of_images = []
@@ -202,3 +351,19 @@ def loss_normaliser(num_groups: int, mean_objects: Tensor) -> Tensor:
     background loss of a batch without objects by K.
     """
     return num_groups * mean_objects.clamp(min=1)
+
+
+# The choices of a recipe, by the names of the functions. A plugin may add its own.
+
+GROUP_ATTENTIONS: dict[str, GroupAttention] = {
+    "attend_within_groups": attend_within_groups,
+    "attend_across_groups": attend_across_groups,
+}
+MATCHES: dict[str, Match] = {
+    "match_groups": match_groups,
+    "match_naively": match_naively,
+}
+DENOISINGS: dict[str, Denoise] = {
+    "denoise_all_groups": denoise_all_groups,
+    "denoise_primary_group": denoise_primary_group,
+}

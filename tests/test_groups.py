@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from groupdetr.groups import (
+    MultiheadAttentionWithinGroups,
     attend_across_groups,
     attend_within_groups,
     flatten_groups,
@@ -136,3 +137,140 @@ def test_attention_gets_groups_as_batch_or_all_queries_as_one_sequence() -> None
     for group_attention in (attend_within_groups, attend_across_groups):
         assert torch.equal(group_attention(attention, content, position), content + position)
     assert shapes == [(2, 3, 4, 5), (2, 1, 12, 5)]
+
+
+# Attention of a decoder that was written without groups
+
+B, K, N, C = 2, 3, 4, 16
+
+
+def multihead_attention(batch_first: bool, num_heads: int = 4) -> nn.MultiheadAttention:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(C, num_heads, batch_first=batch_first)
+    nn.init.normal_(attention.in_proj_bias)
+    return attention
+
+
+def flat_queries(batch_first: bool) -> tuple[Tensor, Tensor]:
+    """Query = key, and value: [B,K*N,C] or [K*N,B,C]."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, B, K * N, C, generator=generator)
+    query, value = x if batch_first else x.transpose(1, 2)
+    return query, value
+
+
+attention_masks = pytest.mark.parametrize(
+    "mask",
+    [None, torch.ones(N, N).triu(1).bool(), torch.linspace(-2, 2, N * N).view(N, N)],
+    ids=["no mask", "bool mask", "float mask"],
+)
+batch_first_or_not = pytest.mark.parametrize("batch_first", [True, False])
+
+
+@attention_masks
+@batch_first_or_not
+@pytest.mark.parametrize("training", [True, False])
+def test_stock_attention_within_groups_is_k_separate_passes(
+    batch_first: bool, training: bool, mask: Tensor | None
+) -> None:
+    stock = multihead_attention(batch_first).train(training)
+    within_groups = MultiheadAttentionWithinGroups.convert(stock, num_queries=N)
+    query, value = flat_queries(batch_first)
+    together, _ = within_groups(query, query, value, attn_mask=mask, need_weights=False)
+    axis = 1 if batch_first else 0
+    separate = [
+        stock(q, q, v, attn_mask=mask, need_weights=False)[0]
+        for q, v in zip(query.chunk(K, axis), value.chunk(K, axis))
+    ]
+    torch.testing.assert_close(together, torch.cat(separate, axis), rtol=0, atol=1e-6)
+
+
+@attention_masks
+@batch_first_or_not
+def test_stock_attention_within_groups_is_attention_with_a_block_diagonal_mask(
+    batch_first: bool, mask: Tensor | None
+) -> None:
+    stock = multihead_attention(batch_first)
+    within_groups = MultiheadAttentionWithinGroups.convert(stock, num_queries=N)
+    query, value = flat_queries(batch_first)
+    together, _ = within_groups(query, query, value, attn_mask=mask, need_weights=False)
+    block = torch.zeros(N, N) if mask is None else mask
+    if block.dtype == torch.bool:
+        block = torch.zeros(N, N).masked_fill(block, -torch.inf)
+    blocks = torch.full((K, N, K, N), -torch.inf)
+    blocks[torch.arange(K), :, torch.arange(K)] = block
+    joint, _ = stock(query, query, value, attn_mask=blocks.reshape(K * N, K * N))
+    torch.testing.assert_close(together, joint, rtol=0, atol=1e-6)
+
+
+@batch_first_or_not
+def test_one_group_is_plain_attention_with_its_weights(batch_first: bool) -> None:
+    stock = multihead_attention(batch_first)
+    within_groups = MultiheadAttentionWithinGroups.convert(stock, num_queries=K * N)
+    query, value = flat_queries(batch_first)
+    for ours, theirs in zip(within_groups(query, query, value), stock(query, query, value)):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_weights_of_attention_within_groups_are_those_of_each_group() -> None:
+    stock = multihead_attention(batch_first=True)
+    query, value = flat_queries(batch_first=True)
+    padding = torch.zeros(B, K * N, dtype=torch.bool)
+    padding[1, N + 1] = True  # query 1 of group 1 of image 1
+    _, weights = MultiheadAttentionWithinGroups.convert(stock, N)(query, query, value, padding)
+    query, value, padding = (x[:, N : 2 * N] for x in (query, value, padding))
+    _, expected = stock(query, query, value, padding)
+    torch.testing.assert_close(weights.view(B, K, N, N)[:, 1], expected, rtol=0, atol=1e-6)
+    assert not expected[1, :, 1].any()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_converted_attention_has_the_parameters_and_the_checkpoints_of_the_stock_one(
+    bias: bool,
+) -> None:
+    options = {"bias": bias, "add_bias_kv": bias, "batch_first": True, "dropout": 0.25}
+    stock = nn.MultiheadAttention(C, 2, **options).eval()
+    state = torch.get_rng_state()
+    converted = MultiheadAttentionWithinGroups.convert(stock, N)
+    assert torch.equal(torch.get_rng_state(), state)
+    parameters = dict(converted.named_parameters())
+    assert parameters.keys() == dict(stock.named_parameters()).keys()
+    assert all(parameters[name] is x for name, x in stock.named_parameters())
+    assert converted.dropout == 0.25
+    assert not converted.training
+    created = MultiheadAttentionWithinGroups(C, 2, N, **options)
+    created.load_state_dict(stock.state_dict())
+    query, value = flat_queries(batch_first=True)
+    torch.testing.assert_close(created.eval()(query, query, value), converted(query, query, value))
+
+
+def test_attention_within_groups_refuses_what_are_not_groups_of_n_queries() -> None:
+    stock = multihead_attention(batch_first=False)
+    attention = MultiheadAttentionWithinGroups.convert(stock, num_queries=5)
+    query, _ = flat_queries(batch_first=False)
+    with pytest.raises(ValueError, match="12 queries cannot be split into groups of 5"):
+        attention(query, query, query)
+    with pytest.raises(ValueError, match=r"be \[5, 5\], the mask of one group, not \[12, 12\]"):
+        attention(query[:5], query[:5], query[:5], attn_mask=torch.zeros(12, 12))
+    with pytest.raises(ValueError, match="three axes"):
+        attention(query[:, 0], query[:, 0], query[:, 0])
+    with pytest.raises(ValueError, match="the same width, not 16, 8 and 8"):
+        MultiheadAttentionWithinGroups.convert(nn.MultiheadAttention(C, 2, kdim=8, vdim=8), N)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_stock_module_attends_within_groups(batch_first: bool) -> None:
+    """K groups are K passes of the module, one for each group, with the same mask."""
+    torch.manual_seed(0)
+    stock = nn.MultiheadAttention(C, 2, batch_first=batch_first)
+    content, position = torch.randn(2, B, K, N, C)
+    blocked = torch.rand(N, N) > 0.5
+    blocked.fill_diagonal_(False)
+    attended = attend_within_groups(stock, content, position, blocked)
+    for group in range(K):
+        queries, values = (content + position)[:, group], content[:, group]
+        if not batch_first:
+            queries, values = queries.transpose(0, 1), values.transpose(0, 1)
+        single, _ = stock(queries, queries, values, attn_mask=blocked)
+        single = single if batch_first else single.transpose(0, 1)
+        torch.testing.assert_close(attended[:, group], single, rtol=0, atol=1e-6)

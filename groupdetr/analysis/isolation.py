@@ -1,8 +1,12 @@
-"""Isolation of groups: three differences that must be zero for every detector of this library."""
+"""Isolation of groups: differences that must be zero if every group is a detector of its own.
+
+`isolation` measures any module, for example the decoder of your own DETR. `measure` measures a
+detector of this library.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -15,6 +19,10 @@ from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
+from groupdetr.structures.tensor_dataclass import require
+
+# What a module returns: tensors, also inside of lists, tuples and dictionaries.
+Tensors = Tensor | Sequence["Tensors"] | Mapping[str, "Tensors"]
 
 # Rounding of float32: for another number of queries, kernels may sum in another order.
 TOLERANCE = 1e-4
@@ -22,19 +30,195 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Isolation:
-    """Three maximum absolute differences of logits, box coordinates and mask embeddings."""
+    """Maximum absolute differences of the outputs. All are zero but for rounding.
 
-    leak: float  # change of the other groups when the queries of one group are changed
-    apart: float  # difference of all groups in one pass and each group in a pass of its own
-    inference: float  # difference of the output of inference and the primary group in training
+    The outputs of a detector are logits, box coordinates and mask embeddings. `isolation` returns
+    one:
+
+    >>> groupdetr.Isolation(leak=1e-7, separate_passes=0.2).holds
+    False
+    """
+
+    # Change of the other groups when the queries of one group are changed. `isolation` changes the
+    # queries of one image, and also measures the other images.
+    leak: float
+    separate_passes: float  # of all groups in one pass, and each group in a pass of its own
 
     @property
     def holds(self) -> bool:
         """True if all differences are within `TOLERANCE`."""
-        return max(self.leak, self.apart, self.inference) < TOLERANCE
+        return max(self.leak, self.separate_passes) < TOLERANCE
 
 
-def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
+@dataclass(frozen=True)
+class DetectorIsolation(Isolation):
+    """The isolation of a detector of this library, which decides by itself which groups run."""
+
+    inference: float  # of the output of inference, and the primary group in training
+
+    @property
+    def holds(self) -> bool:
+        """True if all differences are within `TOLERANCE`."""
+        return super().holds and self.inference < TOLERANCE
+
+
+# Any module
+
+
+@torch.no_grad()
+def isolation(
+    forward: Callable[..., Tensors], queries: Tensor | Sequence[Tensor], num_groups: int
+) -> Isolation:
+    """Return the isolation of the K groups of any module that takes queries, such as a decoder.
+
+    ``forward`` takes queries [B,K*N,.], or several such tensors, for example content and reference
+    points. They are the arguments of ``forward`` in the same order. It returns one or more tensors
+    [...,B,K*N,.], for example logits and boxes of all layers, also in lists or dictionaries.
+    Everything else that it needs, such as the encoded images, it holds itself. ``num_groups`` is K.
+    The groups follow each other: group 0 has the first N queries.
+
+    The queries of every group of every image are replaced by others, one group of one image at a
+    time, and no other group and no other image may change. Values within [0,1] stay within it, so
+    they remain valid points and boxes. Then every group runs in a pass of its own, [B,N,.], as at
+    inference. That is B * K + K + 2 calls of ``forward``.
+
+    Dropout must be off, so call ``model.eval()`` before. `ValueError` if the measurement would
+    prove nothing: there are fewer than two groups or two images, an output has another shape or is
+    not finite, two passes with the same queries differ, or the outputs do not depend on the
+    queries.
+
+    A decoder in which all queries attend to each other is not isolated:
+
+    >>> layer = torch.nn.TransformerDecoderLayer(d_model=32, nhead=4, batch_first=True)
+    >>> decoder = torch.nn.TransformerDecoder(layer, num_layers=2).eval()
+    >>> memory = torch.rand(2, 48, 32)  # of two images
+    >>> queries = torch.rand(1, 3 * 20, 32).expand(2, -1, -1)  # K = 3, N = 20
+    >>> groupdetr.isolation(lambda x: decoder(x, memory), queries, num_groups=3).holds
+    False
+    """
+    inputs = [queries] if isinstance(queries, Tensor) else [*queries]
+    _require_flat_groups(inputs, num_groups)
+
+    def run(changed: Sequence[Tensor], groups_at_once: int) -> list[Tensor]:
+        """Return all outputs of ``forward`` as [...,B,K,N,.]."""
+        outputs = [*_tensors(forward(*changed))]
+        require(bool(outputs), "forward must return at least one tensor")
+        for output in outputs:
+            images_and_queries = changed[0].shape[:2]
+            require(
+                output.shape[-3:-1] == images_and_queries,
+                f"forward must return tensors [...,B,K*N,.] with B,K*N = {list(images_and_queries)}"
+                f" for as many queries, not {list(output.shape)}",
+            )
+            require(bool(output.isfinite().all()), "an output of forward is not finite")
+        return [output.unflatten(-2, (groups_at_once, -1)) for output in outputs]
+
+    before = run(inputs, num_groups)
+    require(
+        max(_differences(before, run(inputs, num_groups))) < TOLERANCE,
+        "two passes with the same queries differ; turn off dropout: call model.eval() before",
+    )
+
+    # Change the queries of one group of one image at a time.
+    replaced = _other_values(inputs)
+    leak = 0.0
+    for image in range(len(inputs[0])):
+        for group in range(num_groups):
+            selected = _select(inputs[0], image, group, num_groups)
+            changed = [torch.where(selected, y, x) for x, y in zip(inputs, replaced)]
+            own_change, change_of_others = 0.0, 0.0
+            for x, y in zip(before, run(changed, num_groups)):
+                change = (x - y).abs()
+                own_change = max(own_change, float(change[..., image, group, :, :].max()))
+                change[..., image, group, :, :] = 0
+                change_of_others = max(change_of_others, float(change.max()))
+            require(
+                own_change > TOLERANCE,
+                "the outputs do not depend on the queries: other queries in group "
+                f"{group} of image {image} change its outputs by {own_change:.1e}; "
+                "forward must use its arguments",
+            )
+            leak = max(leak, change_of_others)
+
+    # Run every group in a pass of its own.
+    separate_passes = 0.0
+    for group in range(num_groups):
+        single_inputs = [x.unflatten(1, (num_groups, -1))[:, group] for x in inputs]
+        for x, single in zip(before, run(single_inputs, 1)):
+            difference = x[..., group : group + 1, :, :] - single
+            separate_passes = max(separate_passes, float(difference.abs().max()))
+    return Isolation(leak=leak, separate_passes=separate_passes)
+
+
+def _require_flat_groups(queries: Sequence[Tensor], num_groups: int) -> None:
+    """Raise `ValueError` unless all tensors are [B,K*N,.] with at least two groups and images."""
+    require(num_groups >= 2, f"with {num_groups} groups there is nothing to isolate: use 2 or more")
+    shapes = ", ".join(str(list(x.shape)) for x in queries)
+    require(
+        len({x.shape[:2] for x in queries}) == 1 and all(x.ndim == 3 for x in queries),
+        f"queries must be [B,K*N,.], not {shapes}; for the queries of an nn.Embedding, "
+        "use weight.expand(B, -1, -1)",
+    )
+    num_images, num_queries, _ = queries[0].shape
+    require(
+        num_images >= 2,
+        "use queries of 2 images or more: with one image, groups that are mixed up with images "
+        "are not noticed",
+    )
+    require(
+        num_queries % num_groups == 0,
+        f"{num_queries} queries cannot be split into {num_groups} groups of equal size",
+    )
+
+
+def _other_values(queries: Sequence[Tensor]) -> list[Tensor]:
+    """Return random values that differ from the queries, the same ones in every call."""
+    generator = torch.Generator().manual_seed(0)
+    others = []
+    for x in queries:
+        if bool(((x >= 0) & (x <= 1)).all()):
+            random = torch.rand(x.shape, generator=generator)
+            others.append(random.to(x))
+        else:
+            noise = torch.randn(x.shape, generator=generator)
+            others.append(x + noise.to(x))
+    return others
+
+
+def _select(queries: Tensor, image: int, group: int, num_groups: int) -> Tensor:
+    """Return [B,K*N,1] bool, True for the queries of one group of one image."""
+    num_images, num_queries, _ = queries.shape
+    shape = (num_images, num_groups, num_queries // num_groups, 1)
+    selected = torch.zeros(shape, dtype=torch.bool, device=queries.device)
+    selected[image, group] = True
+    return selected.flatten(1, 2)
+
+
+def _tensors(outputs: Tensors) -> Iterator[Tensor]:
+    """Yield all tensors of nested lists, tuples and dictionaries."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, Sequence) and not isinstance(outputs, str):
+        for value in outputs:
+            yield from _tensors(value)
+    else:
+        raise ValueError(
+            f"forward must return tensors, or lists or dictionaries of them, not {type(outputs)}"
+        )
+
+
+def _differences(outputs: Sequence[Tensor], others: Sequence[Tensor]) -> list[float]:
+    """Return the maximum absolute difference of each pair of tensors."""
+    return [float((x - y).abs().max()) for x, y in zip(outputs, others, strict=True)]
+
+
+# Detectors of this library
+
+
+def measure(model: DetectionTransformer, side: int = 96) -> DetectorIsolation:
     """Return the isolation of the groups of a detector on padded noise images of two sizes.
 
     The weights of the detector do not change, and its training or evaluation mode is restored.
@@ -53,7 +237,7 @@ def measure(model: DetectionTransformer, side: int = 96) -> Isolation:
         # The primary group is the one that inference uses.
         primary = model.recipe.inference_group or 0
         inference = _max_difference(single_groups[primary], all_groups[:, primary : primary + 1])
-    return Isolation(leak=max(leaks), apart=max(differences), inference=inference)
+    return DetectorIsolation(leak=max(leaks), separate_passes=max(differences), inference=inference)
 
 
 @contextmanager
@@ -108,7 +292,4 @@ def _single_group(
 
 
 def _max_difference(a: Predictions, b: Predictions) -> float:
-    def difference(x: Tensor, y: Tensor) -> float:
-        return float((x - y).abs().max())
-
-    return max(difference(a.logits, b.logits), difference(a.location, b.location))
+    return max(_differences([a.logits, a.location], [b.logits, b.location]))

@@ -62,6 +62,7 @@ def last_layer_matches(
     targets = TargetBatch.from_targets([target.to(device) for target in batch.targets])
     with eval_mode(model), use_group(model, None):
         outputs = model(batch.images(device))
+        assert outputs.queries is not None
         supervised = outputs.supervised()[0]
         assignment = criterion.assign(supervised, targets)
 

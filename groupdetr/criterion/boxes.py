@@ -14,7 +14,10 @@ from groupdetr.ops.boxes import giou_distance
 
 @dataclass(frozen=True)
 class L1(Term[AllBoxPairs, MatchedBoxPairs]):
-    """The sum of the absolute differences of cx, cy, w and h, relative to the image."""
+    """The sum of the absolute differences of cx, cy, w and h, relative to the image.
+
+    >>> l1 = groupdetr.L1(cost_weight=5, loss_weight=5)  # the weights of DETR
+    """
 
     name: ClassVar[str] = "l1"
 
@@ -29,11 +32,12 @@ class L1(Term[AllBoxPairs, MatchedBoxPairs]):
 class GIoU(Term[AllBoxPairs, MatchedBoxPairs]):
     """One minus the generalized IoU (Rezatofighi et al. 2019).
 
-    ``eps`` is that of `giou_distance`: 0 in Conditional DETR's code, 1e-6 in DAB-DETR's.
+    >>> giou = groupdetr.GIoU(cost_weight=2, loss_weight=2)  # the weights of DETR
     """
 
     name: ClassVar[str] = "giou"
 
+    # Added to the areas of union and hull: 0 in Conditional DETR's code, 1e-6 in DAB-DETR's
     eps: float = 0.0
 
     def cost(self, pairs: AllBoxPairs) -> Tensor:

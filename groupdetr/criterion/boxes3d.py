@@ -16,7 +16,11 @@ from groupdetr.structures.targets import TargetBatch
 
 
 class EncodedBoxes3D(BoxPairBuilder):
-    """Pairs of encoded 3D boxes. Predictions are encoded already; the targets are encoded here."""
+    """Pairs of encoded 3D boxes. Predictions are encoded already; the targets are encoded here.
+
+    >>> terms = [groupdetr.Focal(2, 2), groupdetr.EncodedBoxL1(0.25, 0.25, velocity=0.2)]
+    >>> criterion = groupdetr.SetCriterion(terms, pair_builder=groupdetr.EncodedBoxes3D())
+    """
 
     def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
         return super().cost_inputs(predictions, encode_boxes(targets))
@@ -36,13 +40,14 @@ class EncodedBoxes3D(BoxPairBuilder):
 class EncodedBoxL1(Term[AllBoxPairs, MatchedBoxPairs]):
     """The sum of the absolute differences of the numbers of an encoded box.
 
-    The matching cost ignores the two numbers of the velocity. In the loss they have the weight
-    ``velocity``.
+    The matching cost ignores the two numbers of the velocity.
+
+    >>> l1 = groupdetr.EncodedBoxL1(cost_weight=0.25, loss_weight=0.25, velocity=0.2)  # as in PETR
     """
 
     name: ClassVar[str] = "l1"
 
-    velocity: float
+    velocity: float  # the weight of the velocity in the loss; all other numbers have the weight 1
 
     def cost(self, pairs: AllBoxPairs) -> Tensor:
         return pairs.distances[:VELOCITY].sum(0)

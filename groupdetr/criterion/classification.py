@@ -10,23 +10,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.criterion.masks import AllMaskPairs, MatchedMaskPairs
-from groupdetr.criterion.pairs import AllBoxPairs, MatchedBoxPairs
+from groupdetr.criterion.pairs import (
+    AllBoxPairs,
+    AllSoftmaxBoxPairs,
+    MatchedBoxPairs,
+    MatchedSoftmaxBoxPairs,
+)
 from groupdetr.criterion.term import Term
+
+# The pairs that `Softmax` can measure: of boxes or of masks.
+AllSoftmaxPairs = AllMaskPairs | AllSoftmaxBoxPairs
+MatchedSoftmaxPairs = MatchedMaskPairs | MatchedSoftmaxBoxPairs
 
 
 @dataclass(frozen=True)
 class Focal(Term[AllBoxPairs, MatchedBoxPairs]):
-    """Sigmoid focal loss.
+    """Sigmoid focal loss (Lin et al. 2017).
 
     The class of the object of a matched query is positive. Every other (query, class) is negative.
-    ``eps`` keeps the logarithms of the cost finite: 1e-8 in Deformable DETR's code, 1e-12 in
-    mmdet's.
+
+    >>> focal = groupdetr.Focal(cost_weight=2, loss_weight=2)  # the weights of Deformable DETR
     """
 
     name: ClassVar[str] = "focal"
 
-    alpha: float = 0.25
-    gamma: float = 2.0
+    alpha: float = 0.25  # the weight of positives; that of negatives is 1 - alpha
+    gamma: float = 2.0  # the larger, the less easy examples count
+    # Keeps the logarithms of the cost finite: 1e-8 in Deformable DETR's code, 1e-12 in mmdet's
     eps: float = 1e-8
 
     def cost(self, pairs: AllBoxPairs) -> Tensor:
@@ -103,23 +113,24 @@ class NegativeFocal:
 
 
 @dataclass(frozen=True)
-class Softmax(Term[AllMaskPairs, MatchedMaskPairs]):
+class Softmax(Term[AllSoftmaxPairs, MatchedSoftmaxPairs]):
     """Cross-entropy over the classes and "no object", the last one (DETR, Carion et al. 2020).
 
-    Queries without an object have the weight ``no_object``, matched ones the weight 1. The loss is
-    a weighted mean over all queries of a group and not a sum over objects. With K groups, the sum
-    of the weights is K times as large.
+    Matched queries have the weight 1. The loss is a weighted mean over all queries of a group and
+    not a sum over objects. With K groups, the sum of the weights is K times as large.
+
+    >>> softmax = groupdetr.Softmax(cost_weight=1, loss_weight=1)  # the weights of DETR
     """
 
     name: ClassVar[str] = "softmax"
 
-    no_object: float = 0.1
+    no_object: float = 0.1  # the weight of queries without an object
 
-    def cost(self, pairs: AllMaskPairs) -> Tensor:
+    def cost(self, pairs: AllSoftmaxPairs) -> Tensor:
         # DETR's cost is the probability of the class, not its logarithm.
         return -pairs.scores
 
-    def loss(self, pairs: MatchedMaskPairs) -> Tensor:
+    def loss(self, pairs: MatchedSoftmaxPairs) -> Tensor:
         log_probs = pairs.logits.float().log_softmax(-1)
         no_object = log_probs[..., -1]
         *matched_queries, _ = pairs.target_classes

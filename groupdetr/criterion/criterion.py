@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from groupdetr.criterion.classification import Softmax
 from groupdetr.criterion.matcher import HungarianMatcher
-from groupdetr.criterion.pairs import BoxPairBuilder, PairBuilder
+from groupdetr.criterion.pairs import BoxPairBuilder, PairBuilder, SoftmaxBoxPairBuilder
 from groupdetr.criterion.term import Term
-from groupdetr.groups import Match, loss_normaliser
+from groupdetr.groups import Match, loss_normaliser, match_groups
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
@@ -22,15 +23,31 @@ class SetCriterion(nn.Module):
     """Turn outputs and targets into named losses: ``{"layer5/giou": 0.41, ...}``.
 
     The same ``terms`` are matching costs and losses. ``match`` assigns queries to objects given the
-    costs, see `HungarianMatcher`. ``pair_builder`` is `BoxPairBuilder` by default.
+    costs, see `HungarianMatcher`. By default ``pair_builder`` builds pairs of 2D boxes:
+    `SoftmaxBoxPairBuilder` if `Softmax` is one of the terms, otherwise `BoxPairBuilder`.
+
+    The losses of a detector of your own, from its logits and boxes of all layers:
+
+    >>> terms = [groupdetr.Focal(2, 2), groupdetr.L1(5, 5), groupdetr.GIoU(2, 2)]
+    >>> criterion = groupdetr.SetCriterion(terms)
+    >>> logits, boxes = torch.rand(6, 2, 3300, 80), torch.rand(6, 2, 3300, 4)
+    >>> outputs = groupdetr.Outputs.from_flat(logits, boxes, num_groups=11)
+    >>> targets = [
+    ...     groupdetr.Target(torch.tensor([7]), torch.tensor([[0.5, 0.5, 0.2, 0.3]])),
+    ...     groupdetr.Target(torch.tensor([], dtype=torch.long), torch.zeros(0, 4)),
+    ... ]
+    >>> loss = sum(criterion(outputs, targets).values())
     """
 
     def __init__(
-        self, terms: Sequence[Term], match: Match, pair_builder: PairBuilder | None = None
+        self,
+        terms: Sequence[Term],
+        match: Match = match_groups,
+        pair_builder: PairBuilder | None = None,
     ) -> None:
         super().__init__()
         self.terms = tuple(terms)
-        self.pair_builder = pair_builder or BoxPairBuilder()
+        self.pair_builder = pair_builder or box_pair_builder(self.terms)
         self.matcher = HungarianMatcher(self.terms, match, self.pair_builder)
         self.loss = MatchedLosses(self.terms, self.pair_builder)
 
@@ -99,6 +116,13 @@ class MatchedLosses(nn.Module):
     ) -> Tensor:
         pairs = self.pair_builder.matched_pairs(predictions, targets, assignment, mean_objects)
         return torch.cat([term.loss_weight * term.loss(pairs) for term in self.terms])
+
+
+def box_pair_builder(terms: Sequence[Term]) -> BoxPairBuilder:
+    """Return the builder of the pairs of 2D boxes that these terms measure."""
+    if any(isinstance(term, Softmax) for term in terms):
+        return SoftmaxBoxPairBuilder()
+    return BoxPairBuilder()
 
 
 def normaliser(supervised: SupervisedPredictions, mean_objects: Tensor) -> Tensor:

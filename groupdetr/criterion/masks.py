@@ -51,7 +51,10 @@ class MatchedMaskPairs:
 
 @dataclass(frozen=True)
 class PointCrossEntropy(Term[AllMaskPairs, MatchedMaskPairs]):
-    """Binary cross-entropy of a mask, averaged over points."""
+    """Binary cross-entropy of a mask, averaged over points.
+
+    >>> cross_entropy = groupdetr.PointCrossEntropy(cost_weight=5, loss_weight=5)  # Mask2Former's
+    """
 
     name: ClassVar[str] = "mask"
 
@@ -64,7 +67,10 @@ class PointCrossEntropy(Term[AllMaskPairs, MatchedMaskPairs]):
 
 @dataclass(frozen=True)
 class Dice(Term[AllMaskPairs, MatchedMaskPairs]):
-    """One minus the dice coefficient, with 1 added to numerator and denominator."""
+    """One minus the dice coefficient, with 1 added to numerator and denominator.
+
+    >>> dice = groupdetr.Dice(cost_weight=5, loss_weight=5)  # the weights of Mask2Former
+    """
 
     name: ClassVar[str] = "dice"
 
@@ -86,12 +92,20 @@ class PointSampledMasks(PairBuilder[AllMaskPairs, MatchedMaskPairs]):
 
     Everything is computed outside of autocast, which would cast the matrix products to lower
     precision.
+
+    >>> terms = [
+    ...     groupdetr.Softmax(2, 2),
+    ...     groupdetr.PointCrossEntropy(5, 5),
+    ...     groupdetr.Dice(5, 5),
+    ... ]
+    >>> pairs = groupdetr.PointSampledMasks(num_points=12544)  # the settings of Mask2Former
+    >>> criterion = groupdetr.SetCriterion(terms, pair_builder=pairs)
     """
 
     # The matrix products have other sizes in every image, so compiling does not help.
     compiles: ClassVar[bool] = False
 
-    num_points: int
+    num_points: int  # points of a mask that are measured
 
     @property
     def num_candidates(self) -> int:

@@ -50,6 +50,21 @@ class MatchedBoxPairs(BoxPairs):
     target_classes: tuple[Tensor, ...]  # index of the logits of the objects' classes: five of [L,M]
 
 
+@dataclass
+class AllSoftmaxBoxPairs(AllBoxPairs):
+    """Every query with every object of its image, for a softmax over the classes."""
+
+    scores: Tensor  # [L,B,K,T,N] the query's probability of the object's class
+
+
+@dataclass
+class MatchedSoftmaxBoxPairs(MatchedBoxPairs):
+    """Every matched query with its object, for a softmax over the classes and "no object"."""
+
+    mean_objects: Tensor  # objects of a batch, at least 1; sums over objects are divided by it
+    num_matched: Tensor  # how many of these have a query in every group
+
+
 class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
     """Builds the pairs that terms measure, for one kind of predictions."""
 
@@ -100,6 +115,43 @@ class BoxPairBuilder(PairBuilder[AllBoxPairs, MatchedBoxPairs]):
         mean_objects: Tensor,
     ) -> MatchedBoxPairs:
         return gather_matched_pairs(predictions, targets, assignment)
+
+
+class SoftmaxBoxPairBuilder(BoxPairBuilder):
+    """Pairs of boxes whose classes are predicted with a softmax, as in DETR.
+
+    The last logit is "no object". See `groupdetr.criterion.classification.Softmax`.
+    """
+
+    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+        pred, target, logits = gather_all_pairs(predictions, targets)
+        # The softmax of the gathered logits: exp(x) over the sum of exp of all classes.
+        log_sum_exp = predictions.logits.float().logsumexp(-1)  # [L,B,K,N]
+        scores = (logits - log_sum_exp.unsqueeze(-2)).exp()
+        return pred, target, logits, scores
+
+    def all_pairs(self, *cost_inputs: Tensor) -> AllSoftmaxBoxPairs:
+        return AllSoftmaxBoxPairs(*cost_inputs)
+
+    def matched_pairs(
+        self,
+        predictions: Predictions,
+        targets: TargetBatch,
+        assignment: Assignment,
+        mean_objects: Tensor,
+    ) -> MatchedSoftmaxBoxPairs:
+        pairs = gather_matched_pairs(predictions, targets, assignment)
+        # If an image has more objects than a group has queries, some objects have no query.
+        queries = predictions.logits.shape[3]
+        num_unmatched = sum(max(0, count - queries) for count in targets.counts)
+        return MatchedSoftmaxBoxPairs(
+            pairs.pred,
+            pairs.target,
+            pairs.logits,
+            pairs.target_classes,
+            mean_objects=mean_objects.clamp(min=1),
+            num_matched=mean_objects - num_unmatched,
+        )
 
 
 def gather_all_pairs(

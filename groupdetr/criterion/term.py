@@ -18,12 +18,25 @@ class Term(ABC, Generic[AllPairsT, MatchedPairsT]):
 
     The type parameters are the pairs that `PairBuilder.all_pairs` and `PairBuilder.matched_pairs`
     return. Everything is computed in float32, also under autocast.
+
+    A term of your own inherits from this class, with a name and the two methods:
+
+    >>> class Centre(groupdetr.Term):
+    ...     name = "centre"
+    ...
+    ...     def cost(self, pairs):
+    ...         return pairs.distances[:2].sum(0)  # cx and cy
+    ...
+    ...     def loss(self, pairs):
+    ...         return pairs.distances[:2].sum((0, 2))
+    >>> terms = [groupdetr.Focal(2, 2), groupdetr.GIoU(2, 2), Centre(5, 5)]
+    >>> criterion = groupdetr.SetCriterion(terms)
     """
 
     name: ClassVar[str]  # the last part of the names of its losses, such as "layer0/giou"
 
-    cost_weight: float
-    loss_weight: float
+    cost_weight: float  # in the matching
+    loss_weight: float  # in the loss
 
     @abstractmethod
     def cost(self, pairs: AllPairsT) -> Tensor:

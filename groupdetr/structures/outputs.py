@@ -4,17 +4,62 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.supervised_predictions import SupervisedPredictions
+from groupdetr.structures.tensor_dataclass import require
 
 
 @dataclass
 class Outputs:
-    """The predictions of every decoder layer, and the queries that they were computed from."""
+    """The predictions of every decoder layer, and the queries that they were computed from.
+
+    >>> logits, boxes = torch.rand(6, 2, 3300, 80), torch.rand(6, 2, 3300, 4)  # of six layers
+    >>> outputs = groupdetr.Outputs.from_flat(logits, boxes, num_groups=11)
+    >>> outputs.layers[-1].boxes.shape
+    torch.Size([2, 11, 300, 4])
+    """
 
     layers: list[Predictions]  # L of [B,K,N,.]
-    queries: Queries
+    # None: all queries are matching queries, and there are no proposals. Outputs of a detector that
+    # is not of this library have no queries, see `from_flat`.
+    queries: Queries | None = None
+
+    @classmethod
+    def from_flat(cls, logits: Tensor, boxes: Tensor, num_groups: int) -> Outputs:
+        """Create the outputs of your own detector from flat predictions, for `SetCriterion`.
+
+        ``logits`` [L,B,K*N,classes] are those of all decoder layers, the last layer last; a softmax
+        has one class more, "no object", as the last one. ``boxes`` [L,B,K*N,4] are cx,cy,w,h in
+        [0,1], relative to the image. Without the first axis, [B,K*N,.], there is one layer. The K
+        groups follow each other: group 0 has the first N queries. In training ``num_groups`` is K.
+        At inference it is 1, if only one group runs.
+
+        `ValueError` if a shape is not as described, or if the queries cannot be split into groups
+        of equal size.
+        """
+        shapes = f"logits {list(logits.shape)} and boxes {list(boxes.shape)}"
+        require(
+            logits.ndim in (3, 4) and logits.shape[:-1] == boxes.shape[:-1],
+            "logits must be [L,B,K*N,classes] and boxes [L,B,K*N,4], both with or both without L, "
+            f"not {shapes}",
+        )
+        require(boxes.shape[-1] == 4, f"boxes must have 4 coordinates (cx, cy, w, h), not {shapes}")
+        require(num_groups >= 1, f"num_groups must be 1 or more, not {num_groups}")
+        num_queries = logits.shape[-2]
+        require(
+            num_queries % num_groups == 0,
+            f"{num_queries} queries cannot be split into {num_groups} groups of equal size",
+        )
+
+        def split_groups(x: Tensor) -> Tensor:  # [B,K*N,.] or [L,B,K*N,.] -> [L,B,K,N,.]
+            layers = x if x.ndim == 4 else x.unsqueeze(0)
+            return layers.unflatten(2, (num_groups, -1))
+
+        logits_of_layers, boxes_of_layers = split_groups(logits), split_groups(boxes)
+        return cls([Predictions(*layer) for layer in zip(logits_of_layers, boxes_of_layers)])
 
     @property
     def final(self) -> Predictions:
@@ -23,7 +68,7 @@ class Outputs:
         At inference there is one group, by default the primary one: see the recipe's
         ``inference_group``. If there are K groups, they are flattened to [B,K*N,.].
         """
-        num_denoising = self.queries.num_denoising
+        num_denoising = 0 if self.queries is None else self.queries.num_denoising
         return self.layers[-1][:, :, num_denoising:].flatten_groups()
 
     def supervised(self) -> list[SupervisedPredictions]:
@@ -36,6 +81,8 @@ class Outputs:
         queries = self.queries
         names = tuple(f"layer{i}" for i in range(len(self.layers)))
         matching = Predictions.stack(self.layers)  # [L,B,K,D+N,.]
+        if queries is None:
+            return [SupervisedPredictions(names, matching)]
 
         denoising = []
         if queries.denoising is not None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_format
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from groupdetr.analysis.isolation import Isolation, measure
-from groupdetr.create import create_model
+from groupdetr.analysis.isolation import DetectorIsolation, measure
 from groupdetr.engine.accelerator import create_accelerator, environment
+from groupdetr.registry import create_model
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.trained_detector import TrainedDetector
@@ -18,18 +17,56 @@ from groupdetr.tasks.trained_detector import TrainedDetector
 
 @dataclass(frozen=True)
 class DoctorResult:
-    """The result of `doctor`: the measurements and the exit code."""
+    """The result of `doctor`: the environment, the measurements and the exit code."""
 
-    isolation: Isolation
+    model: str
+    device: str
+    environment: JsonObject
+    isolation: DetectorIsolation
 
     @property
     def exit_code(self) -> int:
         """0 if the groups are separate, else 1."""
         return 0 if self.isolation.holds else 1
 
+    def to_json(self) -> JsonObject:
+        """Return the environment, the three measurements, and whether the groups are isolated."""
+        return {
+            "environment": self.environment,
+            "device": self.device,
+            "model": self.model,
+            "isolation": asdict(self.isolation),
+            "holds": self.isolation.holds,
+        }
 
-def doctor(*, model: str, groups: int, device: str, json: bool) -> DoctorResult:
-    """Measure the isolation of the groups of a detector, and print it with the environment.
+    def show(self) -> None:
+        """Print the environment and the three measurements."""
+        for name, value in self.environment.items():
+            if name == "packages":
+                value = ", ".join(f"{package} {version}" for package, version in value.items())
+            elif isinstance(value, list):
+                value = ", ".join(value) or "none"
+            print(f"{name:<10}{value}")
+        print(f"{'device':<10}{self.device}")
+        print(
+            f"\ngroup isolation of {self.model}: "
+            "the largest difference of any logit or box coordinate"
+        )
+        measurements = {
+            "leak": "in the other groups, when the queries of one group are changed",
+            "separate_passes": "between all groups in one pass and each group in a pass of its own",
+            "inference": "between inference and the primary group in training",
+        }
+        for name, explanation in measurements.items():
+            print(f"  {getattr(self.isolation, name):.1e}  {explanation}")
+        if self.isolation.holds:
+            print("groups are separate")
+        else:
+            print("GROUPS LEAK INTO EACH OTHER: this is not Group DETR")
+
+
+def doctor(*, model: str, groups: int, device: str) -> DoctorResult:
+    """Measure the isolation of the groups of a detector.
 
     The arguments are the options of `groupdetr doctor`.
     """
@@ -40,40 +77,4 @@ def doctor(*, model: str, groups: int, device: str, json: bool) -> DoctorResult:
     else:
         network = create_model(model, num_groups=groups).to(torch_device)
     isolation = measure(network)
-    content = {
-        "environment": environment(),
-        "device": str(torch_device),
-        "model": model,
-        "isolation": asdict(isolation),
-    }
-    if json:
-        print(json_format.dumps({**content, "holds": isolation.holds}, indent=1))
-    else:
-        show(content, isolation.holds)
-    return DoctorResult(isolation)
-
-
-def show(content: JsonObject, holds: bool) -> None:
-    """Print the environment and the three measurements."""
-    for name, value in content["environment"].items():
-        if name == "packages":
-            value = ", ".join(f"{package} {version}" for package, version in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(value) or "none"
-        print(f"{name:<10}{value}")
-    print(f"{'device':<10}{content['device']}")
-    print(
-        f"\ngroup isolation of {content['model']}: "
-        "the largest difference of any logit or box coordinate"
-    )
-    measurements = {
-        "leak": "in the other groups, when the queries of one group are changed",
-        "apart": "between all groups in one pass and each group in a pass of its own",
-        "inference": "between inference and the primary group in training",
-    }
-    for name, explanation in measurements.items():
-        print(f"  {content['isolation'][name]:.1e}  {explanation}")
-    if holds:
-        print("groups are separate")
-    else:
-        print("GROUPS LEAK INTO EACH OTHER: this is not Group DETR")
+    return DoctorResult(model, str(torch_device), environment(), isolation)
