@@ -16,7 +16,7 @@ from groupdetr.errors import WeightsError
 
 # Their name -> our name, or several of ours, or none. See `Layout.names`.
 Names = Mapping[str, str | tuple[str, ...]]
-Category = tuple[int, str]  # original id and name of a class
+IdAndName = tuple[int, str]  # of a class: its original id and its name
 RecipeFields = dict[str, Any]  # fields of a detector's recipe by name, each of its own type
 
 
@@ -46,9 +46,10 @@ class Layout:
     signature: tuple[str, ...]
     names: Names
     # Returns the recipe fields that the metadata has. The shapes of the tensors give the others.
-    options: Callable[[Metadata], RecipeFields]
-    # Returns the categories of the rows of the class head, [] if unknown.
-    categories: Callable[[Metadata], list[Category]]
+    # `WeightsError` if no model of ours can be like that.
+    options: Callable[[Checkpoint], RecipeFields]
+    # Returns id and name of the classes, in the order of the rows of the class head; [] if unknown.
+    categories: Callable[[Metadata], list[IdAndName]]
     # Changes the converted tensors where a renaming is not enough.
     complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
     # True if the metadata of a file with such names says that the file has this layout.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from groupdetr.modeling.linear import Linear
+from groupdetr.modeling.linear import Linear, init_linear_bias, init_linear_weight
 from groupdetr.modeling.mlp import MLP
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
 from groupdetr.ops.boxes import inverse_sigmoid
 from groupdetr.ops.boxes3d import CENTRE, CODE_SIZE, VELOCITY
 from groupdetr.structures.memory import Memory, PixelMemory, SceneMemory
@@ -24,15 +26,24 @@ DETECTION_LOW = (-51.2, -51.2, -5.0)
 DETECTION_HIGH = (51.2, 51.2, 3.0)
 
 
-def init_prior_bias(classify: nn.Linear) -> None:
-    """Set the bias so that every class starts with the score `PRIOR_PROB`."""
-    nn.init.constant_(classify.bias, PRIOR_BIAS)
+def init_prior_bias(bias: Tensor) -> None:
+    """Set the bias of a class head so that every class starts with the score `PRIOR_PROB`."""
+    nn.init.constant_(bias, PRIOR_BIAS)
+
+
+# The linear layer ``classify`` of heads whose classes start with the score `PRIOR_PROB`.
+CLASSIFY_AXES = {
+    "classify.weight": ParameterAxes((Axis.CLASS,), init_linear_weight),
+    "classify.bias": ParameterAxes((Axis.CLASS,), init_prior_bias),
+}
 
 
 class PredictionHead(nn.Module, ABC):
     """Queries [...,N,C] and their reference [...,N,R] -> `Predictions`.
 
-    Heads work on the last axis and do not depend on groups.
+    Heads work on the last axis and do not depend on groups. A head declares which axes of its
+    parameters are the classes in a method ``parameter_axes``; see
+    `groupdetr.modeling.parameter_axes`.
     """
 
     @abstractmethod
@@ -50,8 +61,11 @@ class BoxHead(PredictionHead):
         self.eps = eps
         self.classify = Linear(channels, num_classes)
         self.regress = MLP(channels, channels, 4, num_layers=3)
-        init_prior_bias(self.classify)
+        init_prior_bias(self.classify.bias)
         self.regress.init_last_layer_zero()
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return CLASSIFY_AXES
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
         return Predictions(self.classify(x), self.box(x, reference))
@@ -93,7 +107,10 @@ class Box3DHead(PredictionHead):
         low = torch.tensor(DETECTION_LOW)
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("extent", torch.tensor(DETECTION_HIGH) - low, persistent=False)
-        init_prior_bias(self.classify)
+        init_prior_bias(self.classify.bias)
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return CLASSIFY_AXES
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
         return Predictions(self.classify(self.cls_branch(x)), self.encoded_box(x, reference))
@@ -152,6 +169,14 @@ class MaskHead(PredictionHead):
         self.classify = Linear(channels, num_classes)
         self.no_object = Linear(channels, 1)
         self.embed = MLP(channels, channels, channels, num_layers=3)
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        # A softmax over classes has no prior score, so its bias starts as in any linear layer.
+        init_bias = partial(init_linear_bias, in_features=self.classify.in_features)
+        return {
+            "classify.weight": ParameterAxes((Axis.CLASS,), init_linear_weight),
+            "classify.bias": ParameterAxes((Axis.CLASS,), init_bias),
+        }
 
     def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
         assert isinstance(memory, PixelMemory)

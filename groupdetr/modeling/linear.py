@@ -7,6 +7,7 @@ AMD EPYC it is twice as fast, forward and backward.
 
 from __future__ import annotations
 
+import math
 import platform
 from typing import Any
 
@@ -54,6 +55,20 @@ def uses_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()
     )
+
+
+def init_linear_weight(weight: Tensor) -> None:
+    """Initialise a weight [out,in] in place as `torch.nn.Linear` does.
+
+    It is uniform between -bound and bound, where bound is in ** -0.5.
+    """
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+
+
+def init_linear_bias(bias: Tensor, in_features: int) -> None:
+    """Initialise a bias [out] in place as `torch.nn.Linear` does: within the same bound."""
+    bound = in_features**-0.5
+    nn.init.uniform_(bias, -bound, bound)
 
 
 class _OneDNNLinear(torch.autograd.Function):

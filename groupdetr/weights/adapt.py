@@ -5,89 +5,93 @@ Rows are loaded, left out or newly initialised. The functions return lines of th
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from groupdetr.errors import WeightsError
-from groupdetr.modeling.heads import PRIOR_BIAS
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name
 
-# Tables of learned queries, [K,N,...].
-TABLES = re.compile(r"queries\.(matching\.)?(embedding|position|anchors|points)")
-# Proposal heads, [K,...], and the rows of their classes, [K,classes,...].
-PROPOSAL_HEADS = re.compile(r"queries\.(matching\.)?heads\..*")
-PROPOSAL_CLASS_ROWS = re.compile(r"queries\.(matching\.)?heads\.classify\.(weight|bias)")
-# Class heads of the decoder, [classes,...].
-CLASS_ROWS = re.compile(r"decoder\.heads\.\d+\.classify\.(weight|bias)")
-# [1,C], the row for "no object" of a head with a softmax over classes.
-NO_OBJECT = "decoder.heads.0.no_object.weight"
-# Label embedding of denoising queries, [classes + 1,...], the last row for "no object".
-LABEL_ROWS = "queries.labels.weight"
 # Names of rows that are not a class.
 UNNAMED = ("", "n/a")
 
 
-def unflatten_groups(state: Mapping[str, Tensor], num_groups: int) -> dict[str, Tensor]:
-    """Return the state of a file without an axis of groups with that axis.
+def lacks_groups(theirs: Tensor, ours: Tensor, axes: ParameterAxes) -> bool:
+    """Return whether a tensor of a file lacks the axis of groups that the model's has."""
+    return axes.index(Axis.GROUP) is not None and theirs.ndim == ours.ndim - 1
 
-    Query tables of K*N rows, group after group, become [K,N,...]. A proposal head becomes the only
-    one of its groups, [1,...].
+
+def count_flat_rows(theirs: Tensor, axes: ParameterAxes) -> int | None:
+    """Return the number K*N of queries of a tensor that lacks the axis of groups.
+
+    It is None for a tensor without an axis of queries after that of groups.
     """
-    unflattened = dict(state)
-    for name, value in state.items():
-        if PROPOSAL_HEADS.fullmatch(name):
-            unflattened[name] = value.unsqueeze(0)
-        if TABLES.fullmatch(name):
-            unflattened[name] = value.unflatten(0, (num_groups, -1))
-    return unflattened
+    group_axis = axes.index(Axis.GROUP)
+    if group_axis is None or axes.index(Axis.QUERY) != group_axis + 1:
+        return None
+    return theirs.shape[group_axis]
 
 
-def query_tables(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the learned query tables."""
-    return [name for name in state if TABLES.fullmatch(name)]
+def unflatten_groups(theirs: Tensor, axes: ParameterAxes, num_groups: int) -> Tensor:
+    """Return a tensor of a file without an axis of groups with that axis.
+
+    A query table of K*N rows, group after group, becomes [K,N,...]. If it has another number of
+    rows, it is returned as it is. A tensor without rows of queries, such as a proposal head,
+    becomes that of the only group, [1,...].
+    """
+    group_axis = axes.index(Axis.GROUP)
+    assert group_axis is not None
+    rows = count_flat_rows(theirs, axes)
+    if rows is None:
+        return theirs.unsqueeze(group_axis)
+    if rows % num_groups:
+        return theirs
+    return theirs.unflatten(group_axis, (num_groups, -1))
 
 
-def fit_groups(state: dict[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
+def fit_groups(
+    state: dict[str, Tensor],
+    model: Mapping[str, Tensor],
+    declared: Mapping[str, ParameterAxes],
+) -> list[str]:
     """Give ``state`` as many groups, and queries per group, as ``model`` has.
 
-    Return a line for each difference. Tensors of another width are not changed.
+    ``declared`` is what the model's modules declare (`declared_axes`). Return a line for each
+    difference. Tensors that differ along another axis are not changed.
     """
     lines = []
-    for name in state:
+    for name, axes in declared.items():
         theirs, ours = state[name], model[name]
-        if TABLES.fullmatch(name) and theirs.shape[2:] == ours.shape[2:]:
-            lines += _describe_difference("groups", len(theirs), len(ours))
-            lines += _describe_difference("queries of a group", theirs.shape[1], ours.shape[1])
-            state[name] = fit_table(theirs, ours)
-        elif PROPOSAL_HEADS.fullmatch(name) and theirs.shape[1:] == ours.shape[1:]:
-            lines += _describe_difference("groups", len(theirs), len(ours))
-            state[name] = fit_heads(theirs, ours)
+        fitted_axes = [axes.index(axis) for axis in (Axis.GROUP, Axis.QUERY)]
+        if not equal_except(theirs, ours, fitted_axes):
+            continue
+        for axis, what in ((Axis.GROUP, "groups"), (Axis.QUERY, "queries of a group")):
+            their_count, our_count = axes.count(axis, theirs), axes.count(axis, ours)
+            if their_count is not None and our_count is not None:
+                lines += _describe_difference(what, their_count, our_count)
+        state[name] = fit_rows(theirs, ours)
     return list(dict.fromkeys(lines))  # several tensors give the same line
 
 
-def fit_heads(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Return proposal heads [K,...]: theirs for as many groups as they have, ours for the others.
+def fit_rows(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Return a tensor like ``ours``: their values if they have that group and query, else ours.
 
-    The reason is that of `fit_table`.
+    Group 0 remains group 0. Our values are the random initialisation of a new model and not copies
+    of theirs, because equal groups would have equal gradients and stay equal.
     """
-    groups = min(len(theirs), len(ours))
-    return torch.cat([theirs[:groups], ours[groups:].detach()])
+    shared = tuple(slice(min(sizes)) for sizes in zip(theirs.shape, ours.shape))
+    fitted = ours.detach().clone()
+    fitted[shared] = theirs[shared].to(fitted)
+    return fitted
 
 
-def fit_table(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Return a query table [K,N,...]: their rows if they have that group and query, ours otherwise.
-
-    Group 0 remains group 0. Our rows are the random initialisation of a new model and not copies of
-    theirs, because equal groups would have equal gradients and stay equal.
-    """
-    groups = min(theirs.shape[0], ours.shape[0])
-    queries = min(theirs.shape[1], ours.shape[1])
-    table = ours.detach().clone()
-    table[:groups, :queries] = theirs[:groups, :queries]
-    return table
+def equal_except(theirs: Tensor, ours: Tensor, axes: Sequence[int | None]) -> bool:
+    """Return whether the shapes of two tensors are equal, except along ``axes``."""
+    if theirs.ndim != ours.ndim:
+        return False
+    sizes = enumerate(zip(theirs.shape, ours.shape))
+    return all(their_size == our_size or i in axes for i, (their_size, our_size) in sizes)
 
 
 def _describe_difference(what: str, theirs: int, ours: int) -> list[str]:
@@ -127,40 +131,79 @@ def check_classes(
             )
 
 
-def replace_class_head(
+def count_classes(
+    state: Mapping[str, Tensor], declared: Mapping[str, ParameterAxes], where: str
+) -> int:
+    """Return the number of classes of a state.
+
+    ``declared`` is what the modules of its model declare. ``where`` is the file. `WeightsError` if
+    they declare no classes, or if tensors of the state have different numbers of them.
+    """
+    counts = count_by_name(Axis.CLASS, declared, state)
+    if not counts:
+        raise WeightsError(
+            "no module of the model declares which axis of its parameters are the classes",
+            where,
+            "write a method parameter_axes() for the prediction head, as BoxHead in "
+            "groupdetr/modeling/heads.py has it",
+        )
+    first_name = next(iter(counts))
+    for name, count in counts.items():
+        if count != counts[first_name]:
+            raise WeightsError(
+                f"the file has {counts[first_name]} classes in {first_name} and {count} in {name}",
+                where,
+                "use weights whose parts all have the same classes",
+            )
+    return counts[first_name]
+
+
+def replace_classes(
     state: dict[str, Tensor],
     model: Mapping[str, Tensor],
+    declared: Mapping[str, ParameterAxes],
     theirs: Sequence[str],
     ours: Sequence[str],
 ) -> list[str]:
-    """Give ``state`` a class head for the model, and return a line that says what was done.
+    """Give ``state`` the classes of the model, and return a line that says what was done.
 
-    Rows of classes with the same name in both are theirs, the others are newly initialised. A row
-    for "no object" is not a class, so it is loaded as it is.
+    ``declared`` is what the model's modules declare (`declared_axes`). ``theirs`` and ``ours`` are
+    class names. Rows of classes with the same name in both are theirs, the others are newly
+    initialised. A row for "no object" is not a class, so it is loaded as it is. Tensors of another
+    width are not changed.
     """
-    loaded = shared_rows(theirs, ours)
-    bound = model[NO_OBJECT].shape[1] ** -0.5 if NO_OBJECT in model else None
-    num_rows = 0
-    for name in [name for name in state if CLASS_ROWS.fullmatch(name)]:
-        state[name] = replace_rows(state[name], new_rows(model[name], bound), loaded)
-        num_rows = len(state[name])
-    for name in [name for name in state if PROPOSAL_CLASS_ROWS.fullmatch(name)]:
-        groups = []
-        for rows, like in zip(state[name], model[name]):
-            groups.append(replace_rows(rows, new_rows(like), loaded))
-        state[name] = torch.stack(groups)
-    if LABEL_ROWS in state:
-        rows = torch.randn_like(model[LABEL_ROWS])
-        rows[[*loaded, -1]] = state[LABEL_ROWS][[*loaded.values(), -1]]
-        state[LABEL_ROWS] = rows
-    new = num_rows - len(loaded)
-    return [f"classes: {len(loaded)} rows loaded by name, {new} newly initialised"]
+    rows = shared_rows(theirs, ours)
+    for name, axes in declared.items():
+        class_axis = axes.index(Axis.CLASS)
+        changed_axes = [class_axis, axes.index(Axis.GROUP), axes.index(Axis.QUERY)]
+        if class_axis is not None and equal_except(state[name], model[name], changed_axes):
+            state[name] = replace_rows(state[name], model[name], axes, rows)
+    num_classes = next(iter(count_by_name(Axis.CLASS, declared, model).values()))
+    new = num_classes - len(rows)
+    return [f"classes: {len(rows)} rows loaded by name, {new} newly initialised"]
 
 
-def replace_rows(theirs: Tensor, new: Tensor, loaded: Mapping[int, int]) -> Tensor:
-    """Return ``new`` with rows of ``theirs``. ``loaded``: row of ``new`` -> row of ``theirs``."""
-    new[list(loaded)] = theirs[list(loaded.values())]
-    return new
+def replace_rows(
+    theirs: Tensor, ours: Tensor, axes: ParameterAxes, rows: Mapping[int, int]
+) -> Tensor:
+    """Return a newly initialised tensor with the classes of ``ours`` and some rows of ``theirs``.
+
+    ``rows``: our row -> their row. It has the groups of ``theirs``.
+    """
+    class_axis = axes.index(Axis.CLASS)
+    assert class_axis is not None
+    assert axes.init_classes is not None
+    shape = list(theirs.shape)
+    shape[class_axis] = ours.shape[class_axis]
+    new = ours.new_empty(shape)
+    axes.init_classes(new)
+    if Axis.CLASS_OR_NO_OBJECT in axes.axes:
+        last, their_last = shape[class_axis] - 1, theirs.shape[class_axis] - 1
+        rows = {**rows, last: their_last}
+    our_rows = torch.tensor(list(rows), dtype=torch.int64, device=new.device)
+    their_rows = torch.tensor(list(rows.values()), dtype=torch.int64, device=theirs.device)
+    loaded = theirs.index_select(class_axis, their_rows).to(new)
+    return new.index_copy(class_axis, our_rows, loaded)
 
 
 def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
@@ -174,21 +217,6 @@ def shared_rows(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
         return {row: row for row in range(len(ours))}
     their_rows = {key: row for row, key in enumerate(their_keys) if key not in UNNAMED}
     return {row: their_rows[key] for row, key in enumerate(our_keys) if key in their_rows}
-
-
-def new_rows(like: Tensor, bound: float | None = None) -> Tensor:
-    """Return newly initialised rows of a class head: weights or biases of the shape of ``like``.
-
-    Weights have torch's initialisation of a linear layer. Biases are `PRIOR_BIAS`. A softmax
-    over classes has no prior, so with ``bound`` biases have torch's initialisation, too: uniform
-    between -bound and bound.
-    """
-    rows = torch.empty_like(like)
-    if like.ndim > 1:
-        return nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
-    if bound is not None:
-        return rows.uniform_(-bound, bound)
-    return rows.fill_(PRIOR_BIAS)
 
 
 def _comparison_key(name: str) -> str:

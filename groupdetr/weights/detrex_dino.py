@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 
 from groupdetr.checkpoints.layout import (
-    Category,
+    IdAndName,
     Layout,
     Metadata,
     Names,
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.weights.adapt import LABEL_ROWS
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.detectron2_resnet import RESNET
 from groupdetr.weights.official_deformable import ATTENTION
 
 LAYERS = 6  # of the decoder
 LEVELS = 3  # that come from the backbone; a fourth is computed from the last of them
+LABEL_ROWS = "queries.labels.weight"  # the label embedding of denoising queries
 
 NECK: Names = {
     "neck.convs.#.conv.*": "encoder.project.levels.#.0.*",
@@ -85,12 +86,12 @@ NAMES: Names = {
 }
 
 
-def options(metadata: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that all its configurations of DINO share."""
     return {"shared_heads": False, "temperature": 10000.0, "offset": -0.5}
 
 
-def categories(metadata: Metadata) -> list[Category]:
+def categories(metadata: Metadata) -> list[IdAndName]:
     """Return the categories that COCO uses, in the order of their ids."""
     return [(id, name) for id, name in enumerate(COCO_91) if name != "N/A"]
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from functools import partial
 
 from groupdetr.checkpoints.layout import (
-    Category,
+    IdAndName,
     Layout,
     Metadata,
     Names,
     RecipeFields,
     with_prefixes,
 )
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.official_conditional_detr import DECODER, r50_or_dc5
 
 
@@ -107,13 +108,14 @@ NAMES: Names = {
 }
 
 
-def options(config: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that config.json gives."""
+    config = file.metadata
     fields = {"encoder_attention_heads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
     return {ours: config[theirs] for theirs, ours in fields.items() if theirs in config}
 
 
-def categories(config: Metadata) -> list[Category]:
+def categories(config: Metadata) -> list[IdAndName]:
     """Return the entries of ``id2label``, or [] if it only numbers the classes."""
     labels = sorted((int(row), str(name)) for row, name in config.get("id2label", {}).items())
     are_numbered = all(name.startswith("LABEL_") for _, name in labels)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.huggingface_conditional_detr import SHARED, categories
 from groupdetr.weights.huggingface_conditional_detr import options as conditional_options
 from groupdetr.weights.official_conditional_detr import r50_or_dc5
@@ -54,11 +55,11 @@ NAMES: Names = {
 }
 
 
-def options(config: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that config.json gives, and the clamp of the inverse sigmoid."""
     return {
-        **conditional_options(config),
-        **temperature(config, "temperature_height", "temperature_width"),
+        **conditional_options(file),
+        **temperature(file, "temperature_height", "temperature_width"),
         "eps": 1e-5,
     }
 

@@ -5,7 +5,8 @@ The backbone is transformers' own or timm's. The names in its files are those of
 
 from __future__ import annotations
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.weights.huggingface_conditional_detr import RESNET, categories
 from groupdetr.weights.official_deformable import ATTENTION
@@ -66,16 +67,18 @@ NAMES: Names = {
 REQUIRED = {"pre_norm": False, "activation_function": "relu"}
 
 
-def options(config: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that config.json gives.
 
     `WeightsError` if it is the configuration of another transformer than ours.
     """
+    config = file.metadata
     for name, ours in REQUIRED.items():
         if config.get(name, ours) != ours:
             raise WeightsError(
                 f"{name} is {config[name]!r} in config.json, and groupdetr supports only {ours!r}",
-                remedy="use other weights",
+                file.where,
+                "use other weights",
             )
     fields = {"num_attention_heads": "num_heads", "dropout": "dropout"}
     return {ours: config[theirs] for theirs, ours in fields.items() if theirs in config}

@@ -1,20 +1,24 @@
 """Converts a published checkpoint to a file of this library.
 
 The recipe is read from the checkpoint. The model is built, filled and saved.
+
+The sizes of a published checkpoint's model follow from its tensors. Those of groups, queries and
+classes are along the axes that the modules of its preset declare. The others are found by the names
+of tensors (`recipe_sizes`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from groupdetr.checkpoints import native
-from groupdetr.weights.adapt import PROPOSAL_HEADS, TABLES
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
+from groupdetr.weights.adapt import count_classes
 from groupdetr.weights.loading import (
     LoadReport,
     convert_checkpoint,
@@ -22,23 +26,10 @@ from groupdetr.weights.loading import (
     load_weights,
     restore_groups,
 )
+from groupdetr.weights.recipe_sizes import sizes_from_tensors
 
-# Recipe field -> pattern of the name of a tensor, and the axis of it whose size is the field.
-SIZES = {
-    "num_groups": (f"{TABLES.pattern}|{PROPOSAL_HEADS.pattern}", 0),
-    "num_queries": (TABLES.pattern, 1),
-    "num_patterns": (r"queries\..*patterns", 0),
-    "channels": (r"decoder\.heads\.0\.classify\.weight", 1),
-    "num_classes": (r"decoder\.heads\.0\.classify\.weight", 0),
-    "encoder_dim_feedforward": (r"encoder\.encoder\.layers\.0\.feed_forward\.expand\.weight", 0),
-    "dim_feedforward": (r"decoder\.layers\.0\.feed_forward\.expand\.weight", 0),
-    "num_levels": (r"encoder\.level_embed", 0),
-}
-# Mask2Former's deformable encoder is a part of its pixel decoder.
-ENCODER_LAYERS = r"encoder\.(?:encoder\.)?layers"
-DECODER_LAYERS = r"decoder\.layers"
-# [heads * levels * points], of the first encoder layer.
-ATTENTION_WEIGHTS = rf"{ENCODER_LAYERS}\.0\.attention\.attention_weights\.bias"
+# Recipe field -> the axis whose size it is.
+COUNTS = {"num_groups": Axis.GROUP, "num_queries": Axis.QUERY, "num_classes": Axis.CLASS}
 
 
 def import_weights(
@@ -56,28 +47,39 @@ def import_weights(
     as ``num_groups=1``, which keeps group 0. ``file_groups`` and ``layout`` as in `load_weights`.
     """
     # Presets are above this package, and only an import needs them.
-    from groupdetr.experiments import experiment
+    from groupdetr.registry import experiment, recipe_to_dict
 
     file_layout, file = convert_checkpoint(source, layout)
     preset = preset or file_layout.preset(file)
     preset_experiment = experiment(preset)
     preset_recipe = preset_experiment.recipe
 
-    # The caller's options override the sizes of tensors, and these override the metadata.
-    file_recipe = file_layout.options(file.metadata)
-    num_heads = {"num_heads": preset_recipe.num_heads, **file_recipe, **options}["num_heads"]
-    state = restore_groups(file, file_groups, preset_recipe.num_queries)
-    fields = {**file_recipe, **sizes_from_tensors(state, num_heads), **options}
-    fields |= {"preset": preset, "pretrained_backbone": False}
-    recipe = preset_recipe.with_options(**fields)
+    # The caller's options override the metadata, and these override the sizes of tensors.
+    known = {**file_layout.options(file), **options}
+    known |= {"preset": preset, "pretrained_backbone": False}
+    num_heads = known.get("num_heads", preset_recipe.num_heads)
+    sizes = sizes_from_tensors(file.state, num_heads)
+    known_sizes = {name: size for name, size in sizes.items() if hasattr(preset_recipe, name)}
+    fields = {**known_sizes, **known}
+
+    # A model without memory for its parameters is enough to know which of their axes are groups,
+    # queries and classes.
+    with torch.device("meta"):
+        outline = preset_recipe.with_options(**fields).build()
+    declared = declared_axes(outline)
+    state = restore_groups(
+        file, outline.state_dict(), declared, file_groups, preset_recipe.num_queries
+    )
+    recipe = preset_recipe.with_options(**{**counts_from_tensors(state, declared), **fields})
 
     model = recipe.build()
     report = load_weights(model, source, file_groups=file_groups, layout=layout)
-    categories = file_categories(file_layout, file)
+    num_classes = count_classes(state, declared, file.where)
+    categories = file_categories(file_layout, file, num_classes)
     if not categories:
         categories = [(row, f"class {row}") for row in range(recipe.num_classes)]
     imgsz = file.positive_int("imgsz") or preset_experiment.settings.imgsz
-    metadata = {"recipe": asdict(recipe), "categories": categories, "imgsz": imgsz}
+    metadata = {"recipe": recipe_to_dict(recipe), "categories": categories, "imgsz": imgsz}
     native.save(model, out, metadata)
     report.add(
         [
@@ -88,40 +90,17 @@ def import_weights(
     return report
 
 
-def sizes_from_tensors(state: Mapping[str, Tensor], num_heads: int) -> dict[str, int]:
-    """Return the recipe fields that follow from the names and shapes of the tensors.
+def counts_from_tensors(
+    state: Mapping[str, Tensor], declared: Mapping[str, ParameterAxes]
+) -> dict[str, int]:
+    """Return the numbers of groups, queries and classes as recipe fields.
 
-    The number of attention heads does not follow from them, so it is given.
+    ``declared`` is what the modules of the model declare (`declared_axes`). A number is left out if
+    tensors have different ones, because then it is not the field of the recipe.
     """
-    sizes = {}
-    for field, (pattern, axis) in SIZES.items():
-        tensor = find_tensor(state, pattern)
-        if tensor is not None:
-            sizes[field] = tensor.shape[axis]
-    attention_weights = find_tensor(state, ATTENTION_WEIGHTS)
-    if "num_levels" in sizes and attention_weights is not None:
-        sizes["num_points"] = len(attention_weights) // (num_heads * sizes["num_levels"])
-    layers = {"encoder_layers": ENCODER_LAYERS, "decoder_layers": DECODER_LAYERS}
-    for field, prefix in layers.items():
-        count = count_layers(state, prefix)
-        if count:
-            sizes[field] = count
-    return sizes
-
-
-def find_tensor(state: Mapping[str, Tensor], pattern: str) -> Tensor | None:
-    """Return the first tensor whose name matches, None if there is none."""
-    for name, value in state.items():
-        if re.fullmatch(pattern, name):
-            return value
-    return None
-
-
-def count_layers(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Return the number of layers whose names start with this pattern."""
-    indices = set()
-    for name in state:
-        match = re.match(rf"{prefix}\.(\d+)\.", name)
-        if match:
-            indices.add(match[1])
-    return len(indices)
+    fields = {}
+    for field, axis in COUNTS.items():
+        counts = set(count_by_name(axis, declared, state).values())
+        if len(counts) == 1:
+            fields[field] = counts.pop()
+    return fields

@@ -14,19 +14,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints.layout import Category, Layout, Metadata, RecipeFields, refuse
+from groupdetr.checkpoints.layout import IdAndName, Layout, Metadata, RecipeFields, refuse
 from groupdetr.checkpoints.native import unique_state
 from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.errors import WeightsError
+from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.backbones.pretrained_layouts import BACKBONES, refuse_backbone_only
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
 from groupdetr.weights.adapt import (
-    CLASS_ROWS,
     check_classes,
+    count_classes,
+    count_flat_rows,
     fit_groups,
-    query_tables,
-    replace_class_head,
+    lacks_groups,
+    replace_classes,
     unflatten_groups,
 )
 from groupdetr.weights.detrex_dino import DETREX_DINO
@@ -47,16 +49,18 @@ POSITION_FIELDS = ("temperature", "offset")
 OTHER_FIELDS = ("num_heads", "dilated", "eps")
 
 
-def _native_recipe(metadata: Metadata) -> RecipeFields:
-    return dict(metadata.get("recipe", {}))
+def _native_recipe(file: Checkpoint) -> RecipeFields:
+    fields = dict(file.metadata.get("recipe", {}))
+    fields.pop("class", None)  # not a field: the class of the recipe
+    return fields
 
 
-def _native_categories(metadata: Metadata) -> list[Category]:
+def _native_categories(metadata: Metadata) -> list[IdAndName]:
     return [(id, name) for id, name in metadata.get("categories", [])]
 
 
 def _native_preset(file: Checkpoint) -> str:
-    recipe = _native_recipe(file.metadata)
+    recipe = _native_recipe(file)
     if "preset" not in recipe:
         raise WeightsError(
             "the file does not say which model it is",
@@ -128,37 +132,58 @@ def load_weights(
     The temperature and the offset of the image's position embedding become those of the file, in
     the model and in ``model.recipe``. `WeightsError` if the weights do not fit; the model is then
     unchanged.
+
+    Which axes of the parameters are the groups, the queries and the classes is what the modules of
+    the model declare (`groupdetr.modeling.parameter_axes`).
+
+    >>> model = groupdetr.create_model("dino-4scale-r50", num_classes=91, num_groups=11)
+    >>> report = groupdetr.load_weights(model, "checkpoint0011_4scale.pth")
+    >>> for line in report.lines:
+    ...     print(line)
     """
+    assert isinstance(model.recipe, Recipe)
+    model_state = unique_state(model)
+    # Files do not contain buffers that are not persistent.
+    declared = {name: axes for name, axes in declared_axes(model).items() if name in model_state}
+    expect_recipe_sizes(declared, model_state, model.recipe)
+
     file_layout, file = convert_checkpoint(source, layout)
     where = file.where
-    file_recipe = file_layout.options(file.metadata)
+    file_recipe = file_layout.options(file)
     report = LoadReport()
-    model_state = model.state_dict()
     report.add([f"{where}: read as {file_layout.title}, {len(file.state)} tensors"])
-    refuse(file.state.keys() - model_state.keys(), "the model has no", where)
-    refuse(unique_state(model).keys() - file.state.keys(), "the file has no", where)
+    refuse(file.state.keys() - model.state_dict().keys(), "the model has no", where)
+    refuse(model_state.keys() - file.state.keys(), "the file has no", where)
     refuse(
         unequal_shared_parameters(model, file.state),
         "the model's layers share these, which differ in the file:",
         where,
     )
 
-    state = restore_groups(file, file_groups, model.recipe.num_queries)
-    file_names = [name for _, name in file_categories(file_layout, file)]
+    state = restore_groups(file, model_state, declared, file_groups, model.recipe.num_queries)
+    # A parameter that layers share is loaded under its first name.
+    state = {name: state[name] for name in model_state}
+    file_classes = count_classes(state, declared, where)
+    model_classes = count_classes(model_state, declared, where)
+    file_names = [name for _, name in file_categories(file_layout, file, file_classes)]
     model_names = class_names or ()
+    if model_names and len(model_names) != model_classes:
+        raise UsageError(
+            f"{len(model_names)} class names for a model with {model_classes} classes",
+            where,
+            "pass a name in class_names for every class of the model",
+        )
     if new_head:
-        report.add(replace_class_head(state, model_state, file_names, model_names))
+        report.add(replace_classes(state, model_state, declared, file_names, model_names))
     else:
-        sizes = (count_classes(state), count_classes(model_state))
-        check_classes(sizes, file_names, model_names, where)
-    # Proposal heads have the model's classes by now.
-    report.add(fit_groups(state, model_state))
+        check_classes((file_classes, model_classes), file_names, model_names, where)
+    # The classes of proposal heads are those of the model by now.
+    report.add(fit_groups(state, model_state, declared))
 
     refuse(shape_mismatches(state, model_state), "of another shape than the model's:", where)
     not_finite = [name for name, value in state.items() if not value.isfinite().all()]
     refuse(not_finite, "not all finite:", where)
 
-    assert isinstance(model.recipe, Recipe)
     model_recipe = asdict(model.recipe)
     report.recipe_changes = position_changes(model_recipe, file_recipe)
     report.add(describe_differences(model_recipe, file_recipe))
@@ -168,6 +193,26 @@ def load_weights(
         new_recipe = model_recipe | report.recipe_changes
         model.encoder.set_position_embedding(new_recipe["temperature"], new_recipe["offset"])
     return report
+
+
+def expect_recipe_sizes(
+    declared: Mapping[str, ParameterAxes], state: Mapping[str, Tensor], recipe: Recipe
+) -> None:
+    """Raise `UsageError` if declared axes of groups or classes have other sizes than the recipe's.
+
+    ``state`` is that of the model. Rows of the wrong axis would be loaded otherwise.
+    """
+    for axis, expected in ((Axis.GROUP, recipe.num_groups), (Axis.CLASS, recipe.num_classes)):
+        for name, count in count_by_name(axis, declared, state).items():
+            if count != expected:
+                shape = tuple(state[name].shape)
+                raise UsageError(
+                    f"the axes of {name} {shape} are declared as {declared[name]}, and the recipe "
+                    f"of the model has num_groups={recipe.num_groups} and "
+                    f"num_classes={recipe.num_classes}",
+                    "parameter_axes() of the module that has this parameter",
+                    "correct the order of the declared axes, or the size of the parameter",
+                )
 
 
 def position_changes(model: Metadata, file: Metadata) -> dict[str, float]:
@@ -238,34 +283,41 @@ def convert_checkpoint(
     )
 
 
-def file_categories(layout: Layout, file: Checkpoint) -> list[Category]:
-    """Return the categories of the rows of the file's class head.
+def file_categories(layout: Layout, file: Checkpoint, num_classes: int) -> list[IdAndName]:
+    """Return the id and name of each of the file's classes, of which there are ``num_classes``.
 
-    It is [] if the file has none, or has another number of them than of rows.
+    It is [] if the file has none, or has another number of them.
     """
     categories = layout.categories(file.metadata)
-    return categories if len(categories) == count_classes(file.state) else []
-
-
-def count_classes(state: Mapping[str, Tensor]) -> int:
-    """Return the number of rows of the class head."""
-    return next(len(state[name]) for name in state if CLASS_ROWS.fullmatch(name))
+    return categories if len(categories) == num_classes else []
 
 
 def restore_groups(
-    file: Checkpoint, file_groups: int | None, num_queries: int
+    file: Checkpoint,
+    model: Mapping[str, Tensor],
+    declared: Mapping[str, ParameterAxes],
+    file_groups: int | None,
+    num_queries: int,
 ) -> dict[str, Tensor]:
-    """Return the tensors of a file with flat query tables [K*N,C] as [K,N,C].
+    """Return the tensors of a file with an axis of groups where the ``model`` has one.
 
-    ``num_queries`` is N if the file does not say it. A file whose tables have an axis of groups is
-    returned as it is.
+    Checkpoints of others have flat query tables [K*N,C], which become [K,N,C]. ``declared`` is what
+    the model's modules declare (`declared_axes`). ``num_queries`` is N if the file does not say it.
     """
-    tables = [file.state[name] for name in query_tables(file.state)]
-    flat = [table for table in tables if table.ndim == 2]
-    if not flat:
-        return dict(file.state)
-    num_groups = count_groups(file, len(flat[0]), file_groups, num_queries)
-    return unflatten_groups(file.state, num_groups)
+    state = dict(file.state)
+    flat = []
+    for name, axes in declared.items():
+        if name in state and lacks_groups(state[name], model[name], axes):
+            flat.append(name)
+    num_groups = 1
+    for name in flat:
+        rows = count_flat_rows(state[name], declared[name])
+        if rows is not None:
+            num_groups = count_groups(file, rows, file_groups, num_queries)
+            break
+    for name in flat:
+        state[name] = unflatten_groups(state[name], declared[name], num_groups)
+    return state
 
 
 def count_groups(file: Checkpoint, rows: int, file_groups: int | None, num_queries: int) -> int:
@@ -292,13 +344,19 @@ def unequal_shared_parameters(
 ) -> list[str]:
     """Return the names of shared parameters whose values in the state differ from the first name's.
 
-    A parameter that modules of the model share has several names. A file may have all of them, but
-    the values must be the same.
+    A parameter or buffer that modules of the model share has several names. A file may have all of
+    them, but the values must be the same.
     """
-    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    first_names = {}
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        first_names[id(value)] = name
     unequal = []
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        first_name = first_names[id(parameter)]
+    all_names = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, value in all_names:
+        first_name = first_names[id(value)]
         if name == first_name or name not in state:
             continue
         if not torch.equal(state[name], state[first_name]):

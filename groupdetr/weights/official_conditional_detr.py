@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from groupdetr.checkpoints.layout import (
-    Category,
+    IdAndName,
     Layout,
     Metadata,
     Names,
@@ -73,13 +73,14 @@ NAMES: Names = {
 }
 
 
-def options(args: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
+    args = file.metadata
     fields = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
     return {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
 
 
-def categories(args: Metadata) -> list[Category]:
+def categories(args: Metadata) -> list[IdAndName]:
     """Return COCO's category ids, which are the rows, unless the data set was another."""
     return list(enumerate(COCO_91)) if args.get("dataset_file") == "coco" else []
 

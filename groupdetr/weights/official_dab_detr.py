@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields
+from groupdetr.checkpoints.layout import Layout, Names, RecipeFields
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.weights.official_conditional_detr import SHARED, categories, r50_or_dc5
 from groupdetr.weights.official_conditional_detr import options as conditional_options
@@ -43,34 +44,37 @@ DENOISING: Names = {
 }
 
 
-def options(args: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
-    return {**conditional_options(args), **temperature(args, "pe_temperatureH", "pe_temperatureW")}
+    return {**conditional_options(file), **temperature(file, "pe_temperatureH", "pe_temperatureW")}
 
 
-def temperature(metadata: Metadata, height: str, width: str) -> RecipeFields:
+def temperature(file: Checkpoint, height: str, width: str) -> RecipeFields:
     """Return the temperature of the image's position embedding as a recipe field, {} if unknown.
 
     ``height`` and ``width`` are the two entries of the metadata. `WeightsError` if they differ.
     """
+    metadata = file.metadata
     if metadata.get(height) != metadata.get(width):
         raise WeightsError(
             "the position embedding has one temperature for height "
             f"({metadata.get(height)}) and another for width ({metadata.get(width)})",
-            remedy="groupdetr has one temperature for both: use other weights",
+            file.where,
+            "groupdetr has one temperature for both: use other weights",
         )
     return {"temperature": float(metadata[height])} if height in metadata else {}
 
 
-def denoising_options(args: Metadata) -> RecipeFields:
+def denoising_options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields of DN-DETR that the training script's arguments give."""
+    args = file.metadata
     fields = {
         "scalar": "denoising_groups",
         "label_noise_scale": "label_noise_ratio",
         "box_noise_scale": "box_noise_scale",
     }
     denoising = {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
-    return {**options(args), **denoising}
+    return {**options(file), **denoising}
 
 
 SIGNATURE = ("class_embed.weight", "refpoint_embed.weight", "transformer.decoder.ref_anchor_head.*")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.swin_names import DINO_SWIN
 from groupdetr.weights.official_conditional_detr import categories
@@ -79,14 +79,16 @@ DINO_NAMES: Names = {
 }
 
 
-def options(args: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
+    args = file.metadata
     fields = {"nheads": "num_heads", "dropout": "dropout"}
     return {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
 
 
-def dino_options(args: Metadata) -> RecipeFields:
+def dino_options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields of DINO that the training script's arguments give."""
+    args = file.metadata
     fields = {
         "dn_number": "num_denoising",
         "dn_label_noise_ratio": "label_noise_ratio",
@@ -94,8 +96,8 @@ def dino_options(args: Metadata) -> RecipeFields:
     }
     denoising = {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
     return {
-        **options(args),
-        **temperature(args, "pe_temperatureH", "pe_temperatureW"),
+        **options(file),
+        **temperature(file, "pe_temperatureH", "pe_temperatureW"),
         **denoising,
     }
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from groupdetr.checkpoints.layout import Layout, Metadata, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.detectron2_resnet import RESNET
 from groupdetr.weights.detrex_dino import categories
 from groupdetr.weights.official_deformable import ATTENTION
@@ -77,7 +78,7 @@ NAMES: Names = {
 }
 
 
-def options(metadata: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return {}: the files have no metadata."""
     return {}
 

@@ -14,7 +14,7 @@ import re
 from torch import Tensor
 
 from groupdetr.checkpoints.layout import (
-    Category,
+    IdAndName,
     Layout,
     Metadata,
     Names,
@@ -98,12 +98,12 @@ def preset(file: Checkpoint) -> str:
     return "petrv2-v99" if is_v2 else "petr-v99"
 
 
-def options(metadata: Metadata) -> RecipeFields:
+def options(file: Checkpoint) -> RecipeFields:
     """Return {}: the metadata has no fields of our recipes."""
     return {}
 
 
-def categories(metadata: Metadata) -> list[Category]:
+def categories(metadata: Metadata) -> list[IdAndName]:
     """Return the classes of nuScenes, in the order of all their configurations."""
     return list(enumerate(CLASSES))
 

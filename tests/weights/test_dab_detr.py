@@ -16,8 +16,8 @@ from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.tiny import TinyDABDETR, TinyDNDETR
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.registry import recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.importing import import_weights
@@ -120,8 +120,11 @@ def test_a_difference_that_the_model_keeps_is_reported(tmp_path: Path) -> None:
 
 def test_two_temperatures_that_differ_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "checkpoint.pth", dab_state(DAB.build()), pe_temperatureW=10)
-    with pytest.raises(WeightsError, match=r"height \(20\) and another for width \(10\)"):
+    with pytest.raises(
+        WeightsError, match=r"height \(20\) and another for width \(10\)"
+    ) as refused:
         load_weights(DAB.build(), path)
+    assert refused.value.where == str(path)
 
 
 def test_labels_follow_the_classes_by_name(tmp_path: Path) -> None:

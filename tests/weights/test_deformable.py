@@ -20,8 +20,8 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.tiny import TinyDABDeformableDETR, TinyDINO, TinyTwoStageDABDeformableDETR
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.registry import recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.detrex_dino import DETREX_DINO

@@ -12,8 +12,8 @@ import torch
 from groupdetr.checkpoints.native import read
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.experiments import experiment, recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.registry import experiment, recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from groupdetr.checkpoints.native import read, save, unique_state
+from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.registry import recipe_from_dict, recipe_to_dict
 from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
 from groupdetr.weights.coco_names import COCO_91
@@ -237,7 +238,7 @@ def test_an_import_reads_its_recipe_from_the_tensors(file: Path, tmp_path: Path)
     import_weights(file, tmp_path / "out.safetensors", file_groups=3, num_heads=2)
     metadata = read(tmp_path / "out.safetensors")[1]
     expected = replace(SMALL, preset="mask2former-r50", num_samples=Mask2Former().num_samples)
-    assert metadata["recipe"] == asdict(expected)
+    assert metadata["recipe"] == recipe_to_dict(expected)
     assert metadata["categories"] == [[row, f"class {row}"] for row in range(5)]
     assert metadata["imgsz"] == 800
 
@@ -321,6 +322,8 @@ def test_new_rows_of_a_softmax_have_no_prior(coco_file: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"pre_norm": True}, {"activation_function": "gelu"}])
 def test_a_configuration_of_another_transformer_is_refused(other: dict[str, object]) -> None:
-    assert options({"num_attention_heads": 4, "pre_norm": False}) == {"num_heads": 4}
-    with pytest.raises(WeightsError, match=next(iter(other))):
-        options(other)
+    ours = Checkpoint({}, {"num_attention_heads": 4, "pre_norm": False}, "folder")
+    assert options(ours) == {"num_heads": 4}
+    with pytest.raises(WeightsError, match=next(iter(other))) as refused:
+        options(Checkpoint({}, other, "folder"))
+    assert refused.value.where == "folder"

@@ -39,7 +39,7 @@ MMCV, MMENGINE = {"mmcv_version": "1.4.0", "epoch": 24}, {"mmengine_version": "0
 
 @dataclass(frozen=True)
 class SmallPETR(PETR):
-    def backbone(self) -> Backbone:
+    def build_backbone(self) -> Backbone:
         return vovnet99(self.pretrained_backbone, False, nn.Identity(), NARROW)
 
 
@@ -127,7 +127,7 @@ def test_a_file_of_the_authors_fills_the_model(kind: type[PETR], tmp_path: Path)
     assert same(loaded, model)
     assert "read as the authors' PETR" in report.lines[0]
     layout, file = convert_checkpoint(path)
-    assert [name for _, name in file_categories(layout, file)][::9] == ["car", "traffic_cone"]
+    assert [name for _, name in file_categories(layout, file, 10)][::9] == ["car", "traffic_cone"]
     assert layout.preset(file) == ("petrv2-v99" if kind is SmallPETRv2 else "petr-v99")
 
 

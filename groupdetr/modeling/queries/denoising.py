@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.groups import Denoise
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from groupdetr.structures.assignment import Assignment
@@ -101,6 +102,9 @@ class LabelEmbedding(nn.Module):
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(num_classes + 1, channels))
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"weight": ParameterAxes((Axis.CLASS_OR_NO_OBJECT,), nn.init.normal_)}
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return the content [...,C] of denoising queries with labels [...]."""

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.modeling.mlp import MLP
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.ops.position import sine_embedding
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.targets import Target
+
+QUERY_TABLE = ParameterAxes((Axis.GROUP, Axis.QUERY))  # [K,N,...]
 
 
 class LearnedQueries(QuerySource):
@@ -40,6 +43,9 @@ class LearnedPoints(LearnedQueries):
         super().__init__(inference_group)
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
         self.ref_point_head = MLP(channels, channels, 2, num_layers=2)
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"embedding": QUERY_TABLE}
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         position = self.embedding[self.active_groups]
@@ -74,6 +80,9 @@ class LearnedAnchors(LearnedQueries):
         else:
             self.register_buffer("patterns", torch.zeros(1, channels), persistent=False)
 
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"anchors": QUERY_TABLE}
+
     @torch.no_grad()
     def init_uniform_anchors(self, size: float) -> None:
         """Initialise anchors with uniformly distributed centres, and the same width and height.
@@ -103,6 +112,9 @@ class LearnedAnchorsAndContents(LearnedQueries):
         self.anchors = nn.Parameter(torch.randn(num_groups, num_queries, 4))  # before the sigmoid
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
 
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"anchors": QUERY_TABLE, "embedding": QUERY_TABLE}
+
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         reference = self.anchors[self.active_groups].sigmoid()
         content = self.embedding[self.active_groups]
@@ -121,6 +133,9 @@ class LearnedContents(LearnedQueries):
         super().__init__(inference_group)
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
         self.position = nn.Parameter(torch.randn(num_groups, num_queries, channels))
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"embedding": QUERY_TABLE, "position": QUERY_TABLE}
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         content = self.embedding[self.active_groups]
@@ -142,6 +157,9 @@ class LearnedPoints3D(LearnedQueries):
         super().__init__(inference_group)
         self.position_embedding = MLP(3 * channels // 2, channels, channels, num_layers=2)
         self.points = nn.Parameter(torch.rand(num_groups, num_queries, 3))
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"points": QUERY_TABLE}
 
     @torch.no_grad()
     def init_around_origin(self, radius: float) -> None:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.encoders.deformable_encoder import token_centres
-from groupdetr.modeling.heads import PRIOR_BIAS
-from groupdetr.modeling.linear import linear
+from groupdetr.modeling.heads import init_prior_bias
+from groupdetr.modeling.linear import init_linear_weight, linear
 from groupdetr.modeling.module_list import ModuleList
-from groupdetr.modeling.queries.learned_queries import LearnedQueries
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
+from groupdetr.modeling.queries.learned_queries import QUERY_TABLE, LearnedQueries
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
@@ -38,6 +39,9 @@ class GroupLinear(nn.Module):
         layers = [nn.Linear(in_channels, out_channels) for _ in range(num_groups)]
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"weight": ParameterAxes((Axis.GROUP,)), "bias": ParameterAxes((Axis.GROUP,))}
 
     def forward(self, x: Tensor, groups: slice) -> Tensor:
         """Apply the layers of ``groups``."""
@@ -60,9 +64,17 @@ class GroupHeads(nn.Module):
         self.regress: ModuleList[GroupLinear] = ModuleList(
             GroupLinear(num_groups, a, b) for a, b in pairwise(widths)
         )
-        nn.init.constant_(self.classify.bias, PRIOR_BIAS)
+        init_prior_bias(self.classify.bias)
         nn.init.zeros_(self.regress[-1].weight)
         nn.init.zeros_(self.regress[-1].bias)
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {
+            "norm_weight": ParameterAxes((Axis.GROUP,)),
+            "norm_bias": ParameterAxes((Axis.GROUP,)),
+            "classify.weight": ParameterAxes((Axis.GROUP, Axis.CLASS), init_weights_by_group),
+            "classify.bias": ParameterAxes((Axis.GROUP, Axis.CLASS), init_prior_bias),
+        }
 
     def content(self, tokens: Tensor, groups: slice) -> Tensor:
         """Return the content [B,K,M,C] of tokens [B,1|K,M,C]: a linear layer and a layer norm."""
@@ -147,9 +159,18 @@ class MixedProposals(Proposals):
         super().__init__(num_groups, num_queries, channels, num_classes, inference_group)
         self.embedding = nn.Parameter(torch.randn(num_groups, num_queries, channels))
 
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"embedding": QUERY_TABLE}
+
     def initial_content(self, content: Tensor, groups: slice) -> Tensor:
         num_queries = content.shape[2]
         return self.embedding[groups, :num_queries].expand(len(content), -1, -1, -1)
+
+
+def init_weights_by_group(weight: Tensor) -> None:
+    """Initialise weights [K,out,in] in place, those of every group as `torch.nn.Linear` does."""
+    for group_weight in weight:
+        init_linear_weight(group_weight)
 
 
 def encoder_proposals(memory: Memory) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,11 @@ from groupdetr.structures.targets import Target
 
 
 class QuerySource(nn.Module, ABC):
-    """Returns K groups of queries in training, and those of `inference_group` otherwise."""
+    """Returns K groups of queries in training, and those of `inference_group` otherwise.
+
+    A source with parameters for every group or query declares their axes in a method
+    ``parameter_axes``; see `groupdetr.modeling.parameter_axes`.
+    """
 
     # The group that runs at inference; None for all groups.
     inference_group: int | None
