@@ -1,5 +1,11 @@
 """Group DETR: fast DETR training with group-wise one-to-many assignment (arXiv 2207.13085).
 
+>>> import groupdetr
+>>> groupdetr.list_models("*tiny*")
+>>> run = groupdetr.train("data/mine", model="dino-tiny", groups=6, epochs=20)
+>>> groupdetr.evaluate(run.path, per_group=True)["AP"]
+>>> groupdetr.Detector(run.path).predict("photo.jpg")[0].show()
+
 Names are imported when they are used: ``groupdetr --help`` must not wait for torch.
 """
 
@@ -8,52 +14,150 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from groupdetr.version import __version__ as __version__
-
 if TYPE_CHECKING:
-    from groupdetr.create import create_criterion, create_model
+    from groupdetr.analysis.isolation import Isolation, isolation
+    from groupdetr.criterion.boxes import L1, GIoU
+    from groupdetr.criterion.boxes3d import EncodedBoxes3D, EncodedBoxL1
+    from groupdetr.criterion.classification import Focal, Softmax
+    from groupdetr.criterion.criterion import SetCriterion
+    from groupdetr.criterion.masks import Dice, PointCrossEntropy, PointSampledMasks
+    from groupdetr.criterion.term import Term
+    from groupdetr.engine.callbacks import Callback
+    from groupdetr.errors import GroupDETRError
+    from groupdetr.groups import (
+        MultiheadAttentionWithinGroups,
+        attend_within_groups,
+        match_groups,
+    )
+    from groupdetr.registry import (
+        create_criterion,
+        create_model,
+        list_models,
+        load_plugin,
+        register_model,
+    )
+    from groupdetr.settings import Settings
+    from groupdetr.structures.assignment import Assignment
+    from groupdetr.structures.camera_images import CameraImages
     from groupdetr.structures.detections import Detections
+    from groupdetr.structures.detections3d import Detections3D
     from groupdetr.structures.images import Images
+    from groupdetr.structures.memory import Memory
     from groupdetr.structures.outputs import Outputs
+    from groupdetr.structures.predictions import Predictions
+    from groupdetr.structures.queries import Queries
     from groupdetr.structures.targets import Target
     from groupdetr.tasks.detection2d.prediction import Detector, Result
     from groupdetr.tasks.detection3d.prediction import SceneDetector, SceneResult
+    from groupdetr.version import __version__
     from groupdetr.weights.loading import load_weights
+    from groupdetr.workflows.check import check, load_dataset
+    from groupdetr.workflows.train import TrainingResult, train
+    from groupdetr.workflows.validate import evaluate
 
-__all__ = [
-    "Detections",
-    "Detector",
-    "Images",
-    "Outputs",
-    "Result",
-    "SceneDetector",
-    "SceneResult",
-    "Target",
-    "create_criterion",
-    "create_model",
-    "load_weights",
-]
-
-_HOMES = {
-    "create_criterion": "create",
-    "create_model": "create",
+# name: the module that defines it. A test compares it with the imports above.
+_MODULES = {
+    "Assignment": "structures.assignment",
+    "Callback": "engine.callbacks",
+    "CameraImages": "structures.camera_images",
+    "Detections": "structures.detections",
+    "Detections3D": "structures.detections3d",
     "Detector": "tasks.detection2d.prediction",
+    "Dice": "criterion.masks",
+    "EncodedBoxL1": "criterion.boxes3d",
+    "EncodedBoxes3D": "criterion.boxes3d",
+    "Focal": "criterion.classification",
+    "GIoU": "criterion.boxes",
+    "GroupDETRError": "errors",
+    "Images": "structures.images",
+    "Isolation": "analysis.isolation",
+    "L1": "criterion.boxes",
+    "Memory": "structures.memory",
+    "MultiheadAttentionWithinGroups": "groups",
+    "Outputs": "structures.outputs",
+    "PointCrossEntropy": "criterion.masks",
+    "PointSampledMasks": "criterion.masks",
+    "Predictions": "structures.predictions",
+    "Queries": "structures.queries",
     "Result": "tasks.detection2d.prediction",
     "SceneDetector": "tasks.detection3d.prediction",
     "SceneResult": "tasks.detection3d.prediction",
-    "Detections": "structures.detections",
-    "Images": "structures.images",
-    "Outputs": "structures.outputs",
+    "SetCriterion": "criterion.criterion",
+    "Settings": "settings",
+    "Softmax": "criterion.classification",
     "Target": "structures.targets",
+    "Term": "criterion.term",
+    "TrainingResult": "workflows.train",
+    "__version__": "version",
+    "attend_within_groups": "groups",
+    "check": "workflows.check",
+    "create_criterion": "registry",
+    "create_model": "registry",
+    "evaluate": "workflows.validate",
+    "isolation": "analysis.isolation",
+    "list_models": "registry",
+    "load_dataset": "workflows.check",
+    "load_plugin": "registry",
     "load_weights": "weights.loading",
+    "match_groups": "groups",
+    "register_model": "registry",
+    "train": "workflows.train",
 }
+
+__all__ = [
+    "L1",
+    "Assignment",
+    "Callback",
+    "CameraImages",
+    "Detections",
+    "Detections3D",
+    "Detector",
+    "Dice",
+    "EncodedBoxL1",
+    "EncodedBoxes3D",
+    "Focal",
+    "GIoU",
+    "GroupDETRError",
+    "Images",
+    "Isolation",
+    "Memory",
+    "MultiheadAttentionWithinGroups",
+    "Outputs",
+    "PointCrossEntropy",
+    "PointSampledMasks",
+    "Predictions",
+    "Queries",
+    "Result",
+    "SceneDetector",
+    "SceneResult",
+    "SetCriterion",
+    "Settings",
+    "Softmax",
+    "Target",
+    "Term",
+    "TrainingResult",
+    "__version__",
+    "attend_within_groups",
+    "check",
+    "create_criterion",
+    "create_model",
+    "evaluate",
+    "isolation",
+    "list_models",
+    "load_dataset",
+    "load_plugin",
+    "load_weights",
+    "match_groups",
+    "register_model",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'groupdetr' has no attribute {name!r}")
-    return getattr(import_module(f"groupdetr.{_HOMES[name]}"), name)
+    return getattr(import_module(f"groupdetr.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return __all__

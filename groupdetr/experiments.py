@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 
-from groupdetr.detectors.ablations import (
-    DenoisingInPrimaryGroup,
-    JointGroups,
-    NaiveOneToMany,
-    TinyDenoisingInPrimaryGroup,
-    TinyJointGroups,
-    TinyNaiveOneToMany,
-)
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.detectors.dino import DINO, SwinDINO, ViTDINO
+from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
@@ -33,9 +24,8 @@ from groupdetr.detectors.tiny import (
     TinyPETRv2,
     TinyViTDINO,
 )
-from groupdetr.errors import UsageError
+from groupdetr.modeling.backbones.registry import NONE_FROZEN, SWIN_LARGE
 from groupdetr.settings import Settings
-from groupdetr.structures.json_object import JsonObject
 
 K = 11  # the paper's number of groups (Sec. 4.1)
 TINY_K = 6  # the number of groups of the -tiny presets
@@ -47,11 +37,9 @@ class Experiment:
 
     recipe: Recipe
     settings: Settings
-    about: str = ""  # one line for `groupdetr presets`
+    about: str = ""  # a few words for `groupdetr presets`
     # The paper's AP on COCO, or NDS, in percent. None if it is not a row of a table.
     reported: float | None = None
-    # The K with which `groupdetr train` trains by default. None: that of the recipe.
-    groups: int | None = None
     task: str = "detection"  # a name in `groupdetr.tasks.registry`
 
 
@@ -111,7 +99,7 @@ DN_R50 = DNDETR()
 DN_DC5 = DNDETR(dilated=True)
 DAB_DEFORMABLE_R50 = DABDeformableDETR()
 DINO_R50 = DINO()
-DINO_SWIN_L = SwinDINO()
+DINO_SWIN_L = DINO(backbone=SWIN_LARGE, frozen_stages=NONE_FROZEN)
 
 NamedExperiment = tuple[str, Experiment]
 
@@ -119,19 +107,17 @@ NamedExperiment = tuple[str, Experiment]
 # Presets: names without a slash
 
 ABOUT_R50 = "ResNet-50, stride 32"
-ABOUT_DC5 = "ResNet-50 with dilated stage 4, stride 16"
+ABOUT_DC5 = "dilated ResNet-50, stride 16"
 ABOUT_LEVELS = "ResNet-50, four levels"
 ABOUT_V99 = "VoVNetV2-99, six cameras"
-ON_A_CPU = "trains from scratch on a CPU in minutes"
+ON_A_CPU = "small, trains on a CPU"
 
 
 def _presets() -> Iterator[NamedExperiment]:
     """Yield the detectors as users train them."""
     swin_l_12 = replace(EPOCHS_12, recompute=True)
     two_stage = TwoStageDABDeformableDETR()
-    about_two_stage = f"{ABOUT_LEVELS}, queries from the encoder"
-    about_masks = "ResNet-50, masks of instances"
-    about_vit = "a small plain ViT, the same code as ViT-Huge"
+    about_two_stage = "ResNet-50, two stages"  # the queries are the encoder's proposals
     # name, recipe, settings, K, about
     rows_2d: tuple[tuple[str, Recipe, Settings, int, str], ...] = (
         ("conditional-detr-r50", CONDITIONAL_R50, EPOCHS_50, K, ABOUT_R50),
@@ -148,26 +134,27 @@ def _presets() -> Iterator[NamedExperiment]:
         ("dab-deformable-detr-tiny", TinyDABDeformableDETR(), TINY_SETTINGS, TINY_K, ON_A_CPU),
         ("dino-4scale-r50", DINO_R50, EPOCHS_12, K, ABOUT_LEVELS),
         ("dino-4scale-swin-l", DINO_SWIN_L, swin_l_12, K, "Swin-L, four levels"),
-        ("dino-4scale-vit-h", ViTDINO(), VIT_H_EPOCHS_12, K, "ViT-Huge with a simple pyramid"),
+        ("dino-4scale-vit-h", ViTDINO(), VIT_H_EPOCHS_12, K, "ViT-Huge, simple pyramid"),
         ("dino-tiny", TinyDINO(), TINY_SETTINGS, TINY_K, ON_A_CPU),
-        ("mask2former-r50", Mask2Former(), MASK2FORMER_EPOCHS_50, K, about_masks),
-        ("mask2former-tiny", TinyMask2Former(), TINY_SETTINGS, TINY_K, f"masks; {ON_A_CPU}"),
-        ("dino-vit-tiny", TinyViTDINO(), TINY_SETTINGS, TINY_K, about_vit),
+        ("mask2former-r50", Mask2Former(), MASK2FORMER_EPOCHS_50, K, "ResNet-50, three levels"),
+        ("mask2former-tiny", TinyMask2Former(), TINY_SETTINGS, TINY_K, ON_A_CPU),
+        ("dino-vit-tiny", TinyViTDINO(), TINY_SETTINGS, TINY_K, "small plain ViT, on a CPU"),
     )
     for name, recipe, settings, groups, about in rows_2d:
+        recipe = replace(recipe, num_groups=groups)
         task = "instance_segmentation" if isinstance(recipe, Mask2Former) else "detection"
-        yield name, Experiment(recipe, settings, about, groups=groups, task=task)
-    about_v2 = f"{ABOUT_V99}, two frames"
-    about_tiny = f"3D boxes; {ON_A_CPU}"
+        yield name, Experiment(recipe, settings, about, task=task)
+    about_v2 = "VoVNetV2-99, two frames"
     rows_3d: tuple[tuple[str, Recipe, Settings, int, str], ...] = (
         ("petr-v99", PETR(), PETR_EPOCHS_24, K, ABOUT_V99),
         ("petrv2-v99", PETRv2(), PETR_EPOCHS_24, K, about_v2),
-        ("petr-tiny", TinyPETR(), TINY_SCENES_SETTINGS, TINY_K, about_tiny),
-        ("petrv2-tiny", TinyPETRv2(), TINY_SCENES_SETTINGS, TINY_K, about_tiny),
+        ("petr-tiny", TinyPETR(), TINY_SCENES_SETTINGS, TINY_K, ON_A_CPU),
+        ("petrv2-tiny", TinyPETRv2(), TINY_SCENES_SETTINGS, TINY_K, ON_A_CPU),
     )
     for name, recipe, settings, groups, about in rows_3d:
+        recipe = replace(recipe, num_groups=groups)
         task = "detection3d_two_frames" if isinstance(recipe, PETRv2) else "detection3d"
-        yield name, Experiment(recipe, settings, about, groups=groups, task=task)
+        yield name, Experiment(recipe, settings, about, task=task)
 
 
 # The paper's tables and figures: names with a slash
@@ -177,7 +164,6 @@ def _without_and_with_groups(
     name: str,
     recipe: Recipe,
     settings: Settings,
-    source: str,
     reported: tuple[float, float],
     task: str = "detection",
 ) -> Iterator[NamedExperiment]:
@@ -186,12 +172,9 @@ def _without_and_with_groups(
     ``reported`` is the paper's result of each.
     """
     baseline, group = reported
-    yield name, Experiment(recipe, settings, f"{source}, K = 1", baseline, task=task)
+    yield name, Experiment(recipe, settings, reported=baseline, task=task)
     with_groups = replace(recipe, num_groups=K)
-    yield (
-        f"{name}-group",
-        Experiment(with_groups, settings, f"{source}, K = {K}", group, task=task),
-    )
+    yield f"{name}-group", Experiment(with_groups, settings, reported=group, task=task)
 
 
 def _table2() -> Iterator[NamedExperiment]:
@@ -209,34 +192,44 @@ def _table2() -> Iterator[NamedExperiment]:
         ("dab-detr-r50-60e", DAB_R50, epochs_60, 42.9),
     )
     for row, recipe, settings, reported in rows:
-        yield f"table2/{row}", Experiment(recipe, settings, "Table 2, K = 1", reported)
+        yield f"table2/{row}", Experiment(recipe, settings, reported=reported)
 
 
 def _table3() -> Iterator[NamedExperiment]:
-    """Table 3: detectors without and with groups at equal epochs."""
+    """Table 3: detectors without and with groups after 12 epochs."""
+    # name, recipe, (AP with K = 1, AP with K groups)
+    rows: tuple[tuple[str, Recipe, tuple[float, float]], ...] = (
+        ("conditional-detr-r50-12e", CONDITIONAL_R50, (32.6, 37.6)),
+        ("conditional-detr-r50-dc5-12e", CONDITIONAL_DC5, (36.4, 41.2)),
+        ("dab-detr-r50-12e", DAB_R50, (35.2, 39.1)),
+        ("dab-detr-r50-dc5-12e", DAB_DC5, (37.5, 41.9)),
+        ("dn-detr-r50-12e", DN_R50, (38.6, 40.6)),
+        ("dn-detr-r50-dc5-12e", DN_DC5, (41.9, 44.5)),
+        ("dab-deformable-detr-r50-12e", DAB_DEFORMABLE_R50, (44.2, 45.7)),
+        ("dino-4scale-r50-12e", DINO_R50, (49.4, 50.1)),
+    )
+    for row, recipe, reported in rows:
+        name = f"table3/{row}"
+        yield from _without_and_with_groups(name, recipe, EPOCHS_12, reported)
+
+
+def _table4() -> Iterator[NamedExperiment]:
+    """Table 4: detectors without and with groups after 50 epochs, or 36 epochs for DINO."""
     swin_l_36 = replace(EPOCHS_36, recompute=True)
     # name, recipe, settings, (AP with K = 1, AP with K groups)
     rows: tuple[tuple[str, Recipe, Settings, tuple[float, float]], ...] = (
-        ("conditional-detr-r50-12e", CONDITIONAL_R50, EPOCHS_12, (32.6, 37.6)),
         ("conditional-detr-r50-50e", CONDITIONAL_R50, EPOCHS_50, (40.9, 43.4)),
-        ("conditional-detr-r50-dc5-12e", CONDITIONAL_DC5, EPOCHS_12, (36.4, 41.2)),
         ("conditional-detr-r50-dc5-50e", CONDITIONAL_DC5, EPOCHS_50, (43.7, 45.8)),
-        ("dab-detr-r50-12e", DAB_R50, EPOCHS_12, (35.2, 39.1)),
         ("dab-detr-r50-50e", DAB_R50, EPOCHS_50, (42.2, 44.5)),
-        ("dab-detr-r50-dc5-12e", DAB_DC5, EPOCHS_12, (37.5, 41.9)),
         ("dab-detr-r50-dc5-50e", DAB_DC5, EPOCHS_50, (44.5, 46.7)),
-        ("dn-detr-r50-12e", DN_R50, EPOCHS_12, (38.6, 40.6)),
         ("dn-detr-r50-50e", DN_R50, EPOCHS_50, (44.0, 45.4)),
-        ("dn-detr-r50-dc5-12e", DN_DC5, EPOCHS_12, (41.9, 44.5)),
         ("dn-detr-r50-dc5-50e", DN_DC5, EPOCHS_50, (47.5, 48.0)),
-        ("dab-deformable-detr-r50-12e", DAB_DEFORMABLE_R50, EPOCHS_12, (44.2, 45.7)),
         ("dab-deformable-detr-r50-50e", DAB_DEFORMABLE_R50, EPOCHS_50, (48.1, 49.7)),
-        ("dino-4scale-r50-12e", DINO_R50, EPOCHS_12, (49.4, 50.1)),
         ("dino-4scale-r50-36e", DINO_R50, EPOCHS_36, (50.9, 51.3)),
         ("dino-4scale-swin-l-36e", DINO_SWIN_L, swin_l_36, (58.0, 58.4)),
     )
     for row, recipe, settings, reported in rows:
-        yield from _without_and_with_groups(f"table3/{row}", recipe, settings, "Table 3", reported)
+        yield from _without_and_with_groups(f"table4/{row}", recipe, settings, reported)
 
 
 def _masks() -> Iterator[NamedExperiment]:
@@ -250,7 +243,6 @@ def _masks() -> Iterator[NamedExperiment]:
             f"masks/{row}",
             Mask2Former(),
             settings,
-            "Mask2Former",
             reported,
             task="instance_segmentation",
         )
@@ -264,32 +256,29 @@ def _scenes() -> Iterator[NamedExperiment]:
     )
     for row, recipe, reported, task in rows:
         yield from _without_and_with_groups(
-            f"scenes/{row}", recipe, PETR_EPOCHS_24, "NDS", reported, task=task
+            f"scenes/{row}", recipe, PETR_EPOCHS_24, reported, task=task
         )
 
 
 def _table7() -> Iterator[NamedExperiment]:
     """Table 7: which parts of Group DETR matter, with ResNet-50 and on a CPU."""
+    joint = replace(CONDITIONAL_R50, group_attention="attend_across_groups")
+    naive = replace(joint, match="match_naively", inference_group=None)
+    tiny_joint = replace(TinyConditionalDETR(), group_attention="attend_across_groups")
+    tiny_naive = replace(tiny_joint, match="match_naively", inference_group=None)
     # row, what it is, recipe with ResNet-50, recipe for a CPU, reported AP
     rows: tuple[tuple[str, str, Recipe, Recipe, float], ...] = (
         ("a", "one-to-one", CONDITIONAL_R50, TinyConditionalDETR(), 32.6),
-        (
-            "b",
-            "naive one-to-many",
-            NaiveOneToMany(inference_group=None),
-            TinyNaiveOneToMany(inference_group=None),
-            8.4,
-        ),
-        ("c", "groups, joint self-attention", JointGroups(), TinyJointGroups(), 34.8),
+        ("b", "naive one-to-many", naive, tiny_naive, 8.4),
+        ("c", "groups, joint self-attention", joint, tiny_joint, 34.8),
         ("d", "Group DETR", CONDITIONAL_R50, TinyConditionalDETR(), 37.6),
     )
     for row, what, recipe, tiny_recipe, reported in rows:
         has_groups = row != "a"
         recipe = replace(recipe, num_groups=K if has_groups else 1)
         tiny_recipe = replace(tiny_recipe, num_groups=TINY_K if has_groups else 1)
-        about = f"Table 7 ({row}) {what}"
-        yield f"table7/{row}", Experiment(recipe, EPOCHS_12, about, reported)
-        yield f"table7/{row}-tiny", Experiment(tiny_recipe, TINY_SETTINGS, f"{about}, on a CPU")
+        yield f"table7/{row}", Experiment(recipe, EPOCHS_12, what, reported)
+        yield f"table7/{row}-tiny", Experiment(tiny_recipe, TINY_SETTINGS, what)
 
 
 def _fig8() -> Iterator[NamedExperiment]:
@@ -297,20 +286,22 @@ def _fig8() -> Iterator[NamedExperiment]:
 
     The last row has no reported AP: it is both, with denoising losses in the primary group only.
     """
-    # row, recipe with ResNet-50, recipe for a CPU, whether it has groups, reported AP
-    rows: tuple[tuple[str, Recipe, Recipe, bool, float | None], ...] = (
-        ("none", DAB_R50, TinyDABDETR(), False, 35.2),
-        ("dn", DN_R50, TinyDNDETR(), False, 38.6),
-        ("group", DAB_R50, TinyDABDETR(), True, 39.1),
-        ("dn-group", DN_R50, TinyDNDETR(), True, 40.6),
-        ("dn-primary-group", DenoisingInPrimaryGroup(), TinyDenoisingInPrimaryGroup(), True, None),
+    primary = replace(DN_R50, denoise="denoise_primary_group")
+    tiny_primary = replace(TinyDNDETR(), denoise="denoise_primary_group")
+    in_one_group = "denoising in one group only"
+    # row, what it is, recipe with ResNet-50, recipe for a CPU, whether it has groups, reported AP
+    rows: tuple[tuple[str, str, Recipe, Recipe, bool, float | None], ...] = (
+        ("none", "neither", DAB_R50, TinyDABDETR(), False, 35.2),
+        ("dn", "denoising", DN_R50, TinyDNDETR(), False, 38.6),
+        ("group", "groups", DAB_R50, TinyDABDETR(), True, 39.1),
+        ("dn-group", "denoising and groups", DN_R50, TinyDNDETR(), True, 40.6),
+        ("dn-primary-group", in_one_group, primary, tiny_primary, True, None),
     )
-    for row, recipe, tiny_recipe, has_groups, reported in rows:
+    for row, what, recipe, tiny_recipe, has_groups, reported in rows:
         recipe = replace(recipe, num_groups=K if has_groups else 1)
         tiny_recipe = replace(tiny_recipe, num_groups=TINY_K if has_groups else 1)
-        about = f"Fig. 8, {row}"
-        yield f"fig8/{row}", Experiment(recipe, EPOCHS_12, about, reported)
-        yield f"fig8/{row}-tiny", Experiment(tiny_recipe, TINY_SETTINGS, f"{about}, on a CPU")
+        yield f"fig8/{row}", Experiment(recipe, EPOCHS_12, what, reported)
+        yield f"fig8/{row}-tiny", Experiment(tiny_recipe, TINY_SETTINGS, what)
 
 
 def _fig9() -> Iterator[NamedExperiment]:
@@ -320,7 +311,7 @@ def _fig9() -> Iterator[NamedExperiment]:
     """
     for groups in (1, 3, 5, 7, 9, 11, 13, 15):
         recipe = replace(CONDITIONAL_R50, num_groups=groups)
-        yield f"fig9/k{groups}", Experiment(recipe, EPOCHS_12, f"Fig. 9, K = {groups}")
+        yield f"fig9/k{groups}", Experiment(recipe, EPOCHS_12)
 
 
 def _all_experiments() -> dict[str, Experiment]:
@@ -328,6 +319,7 @@ def _all_experiments() -> dict[str, Experiment]:
         _presets,
         _table2,
         _table3,
+        _table4,
         _masks,
         _scenes,
         _table7,
@@ -342,30 +334,5 @@ def _all_experiments() -> dict[str, Experiment]:
     return experiments
 
 
+# `groupdetr.registry.register_model` adds to it.
 EXPERIMENTS: dict[str, Experiment] = _all_experiments()
-
-
-def experiment(name: str) -> Experiment:
-    """Return the experiment or preset called ``name``.
-
-    `UsageError` with the most similar names if there is none.
-    """
-    if name not in EXPERIMENTS:
-        similar = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.5) or list(EXPERIMENTS)[:3]
-        raise UsageError(
-            f"there is no model {name!r}",
-            remedy=f"did you mean {', '.join(similar)}? `groupdetr presets` lists all",
-        )
-    return EXPERIMENTS[name]
-
-
-def recipe_from_dict(saved: JsonObject) -> Recipe:
-    """Return the recipe whose fields `dataclasses.asdict` has saved in a dict.
-
-    Its class is that of the recipe of the saved preset. Keys that are not fields of that class are
-    ignored. `UsageError` if there is no such preset.
-    """
-    recipe = experiment(saved["preset"]).recipe
-    names = {field.name for field in fields(recipe)} - {"preset"}
-    options = {name: value for name, value in saved.items() if name in names}
-    return recipe.with_options(**options)

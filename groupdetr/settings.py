@@ -6,16 +6,25 @@ The defaults are those of DETR, with which all official repositories train.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import tyro
 
 from groupdetr.errors import UsageError
 
+DEFAULT_MODEL = "conditional-detr-r50"  # of `groupdetr train`
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a training. The model has its own defaults (see `groupdetr presets`)."""
+    """Settings of a training. The model has its own defaults (see `groupdetr presets`).
+
+    `UsageError` for values that cannot be used.
+
+    >>> settings = groupdetr.Settings(epochs=24, lr=2e-4, precision="bf16")
+    >>> settings.as_flags()[:2]
+    ['--epochs', '24']
+    """
 
     epochs: float = 12.0
     """Passes over the training images."""
@@ -145,6 +154,39 @@ class Settings:
         if self.minutes is not None:
             return None
         return self.steps or max(1, round(self.epochs * num_images / self.batch))
+
+
+class SettingsOptions(TypedDict, total=False):
+    """The fields of `Settings` as keywords of `groupdetr.train`. ``batch`` may also be "auto"."""
+
+    epochs: float
+    steps: int | None
+    minutes: float | None
+    batch: int | Literal["auto"]
+    accumulate: int
+    imgsz: int
+    augment: Literal["detr", "lsj", "flip", "none", "petr"]
+    lr: float
+    backbone_lr: float
+    layer_decay: float | None
+    weight_decay: float
+    schedule: Literal["step", "cosine"]
+    lr_drop: tuple[float, ...]
+    warmup: int
+    clip: float
+    ema: float | None
+    precision: Literal["fp32", "bf16"]
+    compile: bool
+    recompute: bool
+    group_chunk: int | None
+    eval_every: float
+    instability_images: int
+    early_stop: int | None
+    save_every: int | None
+    seed: int
+    workers: int | None
+    threads: int | None
+    device: str
 
 
 def expect_positive(**options: float | None) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from groupdetr.cli.main import main
-from groupdetr.experiments import EXPERIMENTS, experiment
+from groupdetr.experiments import EXPERIMENTS
+from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 
 # Presets that train on a CPU.

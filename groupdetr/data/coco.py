@@ -16,6 +16,7 @@ import numpy as np
 
 from groupdetr.data.annotations import REFUSED, AnnotationTable, read_annotations
 from groupdetr.data.findings import Findings, RefusedError, printable, raise_first_error
+from groupdetr.data.formats import SplitAnnotations
 from groupdetr.data.image_decoding import image_size
 from groupdetr.data.json_file import read_object
 from groupdetr.data.json_values import Id, parse_id, parse_side, report_id_types
@@ -58,7 +59,18 @@ def parse(
     With ``masks``, segmentations are read and must exist.
     """
     with _garbage_collector_paused():
-        return _parse(annotation_file, images_dir, name, masks)
+        findings = Findings(annotation_file)
+        content = read_object(annotation_file, findings)
+        return _parse(content, findings, annotation_file, images_dir, name, masks)
+
+
+def parse_content(
+    annotations: SplitAnnotations, name: str, masks: bool = False
+) -> tuple[CocoSplit, Findings]:
+    """Return the same as `parse` for COCO annotations that another format was translated to."""
+    file = annotations.file
+    with _garbage_collector_paused():
+        return _parse(annotations.content, Findings(file), file, annotations.images, name, masks)
 
 
 @contextmanager
@@ -77,10 +89,13 @@ def _garbage_collector_paused() -> Iterator[None]:
 
 
 def _parse(
-    annotation_file: Path, images_dir: Path, name: str, masks: bool
+    content: JsonObject | None,
+    findings: Findings,
+    annotation_file: Path,
+    images_dir: Path,
+    name: str,
+    masks: bool,
 ) -> tuple[CocoSplit, Findings]:
-    findings = Findings(annotation_file)
-    content = read_object(annotation_file, findings)
     category_items = _list(content, "categories", findings)
     image_items = _list(content, "images", findings)
     annotation_items = _list(content, "annotations", findings)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from groupdetr.data.coco import CocoSplit, parse, split_holdout
+from groupdetr.data.coco import CocoSplit, parse, parse_content, split_holdout
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable, raise_first_error
+from groupdetr.data.formats import DataFormat, SplitAnnotations, detect_format
 from groupdetr.data.image_decoding import IMAGE_SUFFIXES
 from groupdetr.data.records import Category
 from groupdetr.errors import UsageError
@@ -101,9 +102,15 @@ def read_with_findings(
     """Return the valid part of a dataset, and all findings about its annotation files."""
     splits: dict[str, CocoSplit] = {}
     findings: list[Finding] = []
-    for name, files in find_files(data, images).items():
-        splits[name], findings_of_file = parse(files.annotations, files.images, name, masks)
-        findings += findings_of_file
+    data_format = detect_format(Path(data)) if images is None else None
+    if data_format is not None:
+        for name, annotations in _read_format(data_format, Path(data)).items():
+            splits[name], findings_of_file = parse_content(annotations, name, masks)
+            findings += findings_of_file
+    else:
+        for name, files in find_files(data, images).items():
+            splits[name], findings_of_file = parse(files.annotations, files.images, name, masks)
+            findings += findings_of_file
     categories = splits["train"].categories
     if categories:
         for name, split in splits.items():
@@ -114,6 +121,15 @@ def read_with_findings(
     if "val" not in splits:
         splits["train"], splits["val"] = split_holdout(splits["train"], HOLDOUT, seed)
     return DatasetSplits(Path(data), splits), findings
+
+
+def _read_format(data_format: DataFormat, data: Path) -> dict[str, SplitAnnotations]:
+    """Return the splits of a dataset in another format than COCO's. 'train' is among them."""
+    splits = data_format.read(data)
+    if "train" not in splits:
+        what = f"the reader of {data_format.name} returned no train split"
+        raise _unknown_layout(data, what)
+    return splits
 
 
 def _category_conflicts(split: CocoSplit, categories: tuple[Category, ...]) -> Findings:

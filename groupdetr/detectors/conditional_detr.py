@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.recipe import Recipe, init_xavier
+from groupdetr.groups import GROUP_ATTENTIONS
 from groupdetr.modeling.attention.conditional_cross_attention import (
     ConditionalCrossAttention,
     ContentScaledPointEmbedding,
@@ -22,9 +24,8 @@ from groupdetr.modeling.attention.conditional_cross_attention import (
 )
 from groupdetr.modeling.attention.cross_attention import CrossAttention
 from groupdetr.modeling.attention.self_attention import ConditionalSelfAttention, SelfAttention
-from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.resnet import resnet50
-from groupdetr.modeling.decoder import Decoder, DecoderLayer, keep_reference
+from groupdetr.modeling.backbones.registry import BackboneOptions
+from groupdetr.modeling.decoder import Decoder, DecoderLayer, ReferenceUpdate, keep_reference
 from groupdetr.modeling.encoders.transformer_encoder import EncoderLayer, TransformerEncoder
 from groupdetr.modeling.heads import BoxHead
 from groupdetr.modeling.mlp import MLP, FeedForward
@@ -40,19 +41,26 @@ class ConditionalDETR(Recipe):
     The weights of the terms are those of the paper, Sec. 4.1.
     """
 
-    dilated: bool = False  # DC5
+    dilated: bool = False  # DC5: the last stage of the backbone keeps stride 16
     encoder_layers: int = 6
     dim_feedforward: int = 2048  # width of the feed-forward networks
     temperature: float = 10000.0  # of the image's position embedding
     offset: float = 0.0  # shift of the image's position embedding, in pixels of the feature map
     eps: float = 1e-5  # of the inverse sigmoid
+    # The function of `groupdetr.modeling.decoder` that turns predictions into the next reference
+    reference_update: str = "keep_reference"
 
-    reference_update = staticmethod(keep_reference)
+    # Those functions that serve, by their names
+    reference_updates: ClassVar[Mapping[str, ReferenceUpdate]] = {"keep_reference": keep_reference}
 
-    def backbone(self) -> Backbone:
-        return resnet50(self.pretrained_backbone, self.dilated)
+    def choices(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
+        return {**super().choices(), "reference_update": self.reference_updates}
 
-    def encoder(self, in_channels: list[int]) -> TransformerEncoder:
+    def backbone_options(self) -> BackboneOptions:
+        options = super().backbone_options()
+        return replace(options, strides=(16,), dilated=True) if self.dilated else options
+
+    def build_encoder(self, in_channels: list[int]) -> TransformerEncoder:
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
         init_xavier(layer.feed_forward for layer in layers)
         position_embedding = self.token_position_embedding()
@@ -77,14 +85,14 @@ class ConditionalDETR(Recipe):
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.dim_feedforward, self.dropout)
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         queries = LearnedPoints(
             self.num_groups, self.num_queries, self.channels, self.inference_group
         )
         init_xavier([queries.ref_point_head])
         return queries
 
-    def decoder(self) -> Decoder:
+    def build_decoder(self) -> Decoder:
         cross_attentions = []
         for i, query_sine_embed in enumerate(self.query_sine_embeds()):
             cross_attentions.append(self.cross_attention(i, query_sine_embed))
@@ -97,7 +105,7 @@ class ConditionalDETR(Recipe):
             [position_embedding] * len(layers),
             [head] * len(layers),
             nn.LayerNorm(self.channels),
-            self.reference_update,
+            self.reference_updates[self.reference_update],
             self.recompute,
         )
 
@@ -128,7 +136,7 @@ class ConditionalDETR(Recipe):
     def decoder_layer(self, cross_attention: CrossAttention) -> DecoderLayer:
         self_attention = ConditionalSelfAttention(self.channels, self.num_heads, self.dropout)
         return DecoderLayer(
-            self.group_attention,
+            GROUP_ATTENTIONS[self.group_attention],
             self_attention,
             cross_attention,
             self.feed_forward(),

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -14,14 +15,13 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.recipe import Recipe, init_xavier, init_xavier_by_group
+from groupdetr.groups import GROUP_ATTENTIONS
 from groupdetr.modeling.attention.deformable_attention import (
     DeformableAttention,
     DeformableCrossAttention,
 )
 from groupdetr.modeling.attention.self_attention import SelfAttention
-from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.resnet import resnet50
-from groupdetr.modeling.decoder import Decoder, DecoderLayer, refine_boxes
+from groupdetr.modeling.decoder import BOX_REFERENCE_UPDATES, Decoder, DecoderLayer
 from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
 from groupdetr.modeling.encoders.feature_projection import MultiScaleProjection
 from groupdetr.modeling.heads import BoxHead
@@ -48,6 +48,7 @@ class DABDeformableDETR(Recipe):
     """
 
     num_detections: int = 100
+    strides: tuple[int, ...] = (8, 16, 32)
     dropout: float = 0.0
     encoder_layers: int = 6
     dim_feedforward: int = 2048  # width of the feed-forward networks
@@ -56,13 +57,13 @@ class DABDeformableDETR(Recipe):
     temperature: float = 10000.0  # of the image's position embedding
     offset: float = -0.5  # shift of the image's position embedding, in pixels of the feature map
     eps: float = 1e-3  # of the inverse sigmoid
+    # The function of `groupdetr.modeling.decoder` that turns predictions into the next reference
+    reference_update: str = "refine_boxes"
 
-    reference_update = staticmethod(refine_boxes)
+    def choices(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
+        return {**super().choices(), "reference_update": BOX_REFERENCE_UPDATES}
 
-    def backbone(self) -> Backbone:
-        return resnet50(self.pretrained_backbone, dilated=False, levels=(2, 3, 4))
-
-    def encoder(self, in_channels: list[int]) -> DeformableEncoder:
+    def build_encoder(self, in_channels: list[int]) -> DeformableEncoder:
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
         init_xavier_mlps(layers)
         return DeformableEncoder(
@@ -87,12 +88,12 @@ class DABDeformableDETR(Recipe):
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.dim_feedforward, self.dropout)
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         return LearnedAnchorsAndContents(
             self.num_groups, self.num_queries, self.channels, self.inference_group
         )
 
-    def decoder(self) -> Decoder:
+    def build_decoder(self) -> Decoder:
         layers = [self.decoder_layer() for _ in range(self.decoder_layers)]
         position_embeddings = self.query_position_embeddings()
         init_xavier_mlps([*layers, *position_embeddings])
@@ -101,7 +102,7 @@ class DABDeformableDETR(Recipe):
             position_embeddings,
             self.heads(),
             self.norm(),
-            self.reference_update,
+            BOX_REFERENCE_UPDATES[self.reference_update],
             self.recompute,
         )
 
@@ -111,7 +112,7 @@ class DABDeformableDETR(Recipe):
             self.channels, self.num_heads, self.num_levels, self.num_points
         )
         return DecoderLayer(
-            self.group_attention,
+            GROUP_ATTENTIONS[self.group_attention],
             self_attention,
             cross_attention,
             self.feed_forward(),
@@ -158,7 +159,7 @@ class TwoStageDABDeformableDETR(DABDeformableDETR):
     The second stage of the official code was never run.
     """
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         proposals = Proposals(
             self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
         )

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -14,7 +16,7 @@ from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.modeling.attention.conditional_cross_attention import BoxModulatedPointEmbedding
-from groupdetr.modeling.decoder import look_forward_twice
+from groupdetr.modeling.decoder import BOX_REFERENCE_UPDATES, ReferenceUpdate
 from groupdetr.modeling.mlp import MLP, FeedForward
 from groupdetr.modeling.position_embedding import (
     BoxPositionEmbedding,
@@ -39,8 +41,9 @@ class DABDETR(ConditionalDETR):
     # If it is not 0, each of the num_queries anchors is used with every pattern. Published models
     # have 3.
     num_patterns: int = 0
+    reference_update: str = "look_forward_twice"
 
-    reference_update = staticmethod(look_forward_twice)
+    reference_updates: ClassVar[Mapping[str, ReferenceUpdate]] = BOX_REFERENCE_UPDATES
 
     def token_position_embedding(self) -> PositionEmbedding:
         scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
@@ -49,7 +52,7 @@ class DABDETR(ConditionalDETR):
     def feed_forward(self) -> FeedForward:
         return FeedForward(self.channels, self.dim_feedforward, self.dropout, nn.PReLU())
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         return LearnedAnchors(
             self.num_groups,
             self.num_queries,

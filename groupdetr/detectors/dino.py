@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.recipe import init_xavier_by_group
-from groupdetr.groups import denoise_all_groups
-from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.swin import swin_large
-from groupdetr.modeling.backbones.vit import vit_huge
-from groupdetr.modeling.decoder import look_forward_twice
+from groupdetr.groups import DENOISINGS
+from groupdetr.modeling.backbones.registry import (
+    NONE_FROZEN,
+    SMALL_VIT,
+    VIT_HUGE,
+    BackboneOptions,
+)
 from groupdetr.modeling.heads import BoxHead
 from groupdetr.modeling.position_embedding import PositionEmbedding
 from groupdetr.modeling.queries.denoising import (
@@ -49,11 +52,14 @@ class DINO(DABDeformableDETR):
     denoising_groups: int | None = None
     label_noise_ratio: float = 0.5  # twice the probability that a label is replaced
     box_noise_scale: float = 1.0  # ``box_scale`` of `ContrastiveNoise`
+    # The function of `groupdetr.groups` that says which groups have denoising losses
+    denoise: str = "denoise_all_groups"
+    reference_update: str = "look_forward_twice"
 
-    reference_update = staticmethod(look_forward_twice)
-    denoise = staticmethod(denoise_all_groups)
+    def choices(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
+        return {**super().choices(), "denoise": DENOISINGS}
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         proposals = MixedProposals(
             self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
         )
@@ -61,7 +67,9 @@ class DINO(DABDeformableDETR):
         init_xavier_by_group(proposals.embedding)
         labels = LabelEmbedding(self.num_classes, self.channels)
         noise = ContrastiveNoise(self.num_classes, self.label_noise_ratio / 2, self.box_noise_scale)
-        return DenoisingQueries(proposals, labels, noise, self.copies, self.denoise, self.eps)
+        return DenoisingQueries(
+            proposals, labels, noise, self.copies, DENOISINGS[self.denoise], self.eps
+        )
 
     def copies(self, objects: int) -> int:
         return self.denoising_groups or num_copies(self.num_denoising, objects)
@@ -84,14 +92,6 @@ class DINO(DABDeformableDETR):
 
 
 @dataclass(frozen=True)
-class SwinDINO(DINO):
-    """DINO with Swin-L, pretrained on ImageNet-22k."""
-
-    def backbone(self) -> Backbone:
-        return swin_large(self.pretrained_backbone, self.recompute)
-
-
-@dataclass(frozen=True)
 class ViTDINO(DINO):
     """DINO with ViT-Huge and a simple feature pyramid.
 
@@ -101,8 +101,23 @@ class ViTDINO(DINO):
     the transformer already, so they are not projected.
     """
 
-    def backbone(self) -> Backbone:
-        return vit_huge(self.pretrained_backbone, self.recompute)
+    backbone: str = VIT_HUGE
+    strides: tuple[int, ...] = (8, 16, 32, 64)
+    frozen_stages: int = NONE_FROZEN
+
+    @property
+    def has_simple_pyramid(self) -> bool:
+        """True if the backbone is a plain ViT with a simple pyramid, and not another backbone."""
+        return self.backbone in (VIT_HUGE, SMALL_VIT)
+
+    def backbone_options(self) -> BackboneOptions:
+        options = super().backbone_options()
+        if self.has_simple_pyramid:
+            return options
+        # Other backbones have no map of stride 64. The projection computes it.
+        return replace(options, strides=(8, 16, 32))
 
     def feature_projection(self, in_channels: list[int]) -> nn.Module:
-        return nn.Identity()
+        if self.has_simple_pyramid:
+            return nn.Identity()
+        return super().feature_projection(in_channels)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.groups import denoise_all_groups
+from groupdetr.groups import DENOISINGS
 from groupdetr.modeling.queries.denoising import (
     DenoisingQueries,
     IndicatorLabelEmbedding,
@@ -32,14 +34,19 @@ class DNDETR(DABDETR):
     denoising_groups: int | None = None
     label_noise_ratio: float = 0.2  # probability that a label is replaced by a random one
     box_noise_scale: float = 0.4  # ``box_scale`` of `LabelAndBoxNoise`
+    # The function of `groupdetr.groups` that says which groups have denoising losses
+    denoise: str = "denoise_all_groups"
 
-    denoise = staticmethod(denoise_all_groups)
+    def choices(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
+        return {**super().choices(), "denoise": DENOISINGS}
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         labels = IndicatorLabelEmbedding(self.num_classes, self.channels)
         noise = LabelAndBoxNoise(self.num_classes, self.label_noise_ratio, self.box_noise_scale)
-        matching = super().queries()
-        return DenoisingQueries(matching, labels, noise, self.copies, self.denoise, self.eps)
+        matching = super().build_queries()
+        return DenoisingQueries(
+            matching, labels, noise, self.copies, DENOISINGS[self.denoise], self.eps
+        )
 
     def copies(self, objects: int) -> int:
         return self.denoising_groups or num_copies(self.num_denoising, objects)

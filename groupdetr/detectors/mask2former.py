@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -15,11 +15,11 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.masks import Dice, PointCrossEntropy, PointSampledMasks
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.recipe import Recipe, init_xavier
+from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.attention.deformable_attention import DeformableAttention
 from groupdetr.modeling.attention.masked_cross_attention import MaskedCrossAttention
 from groupdetr.modeling.attention.self_attention import SelfAttention
-from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.resnet import resnet50
+from groupdetr.modeling.backbones.registry import NONE_FROZEN, BackboneOptions
 from groupdetr.modeling.decoder import CrossAttentionFirstLayer, Decoder, use_mask
 from groupdetr.modeling.encoders.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
 from groupdetr.modeling.encoders.feature_projection import MultiScaleProjection
@@ -29,8 +29,6 @@ from groupdetr.modeling.mlp import FeedForward
 from groupdetr.modeling.position_embedding import FixedPositionEmbedding
 from groupdetr.modeling.queries.learned_queries import LearnedContents
 from groupdetr.modeling.queries.query_source import QuerySource
-
-SIZE_DIVISIBILITY = 32  # images are padded to a multiple of the stride of the coarsest level
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class Mask2Former(Recipe):
 
     num_classes: int = 80
     num_queries: int = 100
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+    frozen_stages: int = NONE_FROZEN
     dropout: float = 0.0
     encoder_layers: int = 6
     decoder_layers: int = 9
@@ -58,15 +58,11 @@ class Mask2Former(Recipe):
         """The points at which predicted and annotated masks are compared."""
         return PointSampledMasks(self.num_samples)
 
-    def backbone(self) -> Backbone:
-        return resnet50(
-            self.pretrained_backbone,
-            levels=(1, 2, 3, 4),
-            frozen=(),
-            multiple=SIZE_DIVISIBILITY,
-        )
+    def backbone_options(self) -> BackboneOptions:
+        # Images are padded to a multiple of the stride of the coarsest level.
+        return replace(super().backbone_options(), multiple=self.strides[-1])
 
-    def encoder(self, in_channels: list[int]) -> PixelDecoder:
+    def build_encoder(self, in_channels: list[int]) -> PixelDecoder:
         finest, *coarser = in_channels
         # The encoder's levels go from coarse to fine.
         feature_projection = MultiScaleProjection(coarser[::-1], self.channels, self.num_levels)
@@ -93,12 +89,12 @@ class Mask2Former(Recipe):
         init_xavier([network])
         return network
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         return LearnedContents(
             self.num_groups, self.num_queries, self.channels, self.inference_group
         )
 
-    def decoder(self) -> Decoder:
+    def build_decoder(self) -> Decoder:
         """Return the decoder. Each layer attends to one level; levels go from coarse to fine.
 
         After the finest level, the next layer attends to the coarsest again.
@@ -119,7 +115,7 @@ class Mask2Former(Recipe):
         self_attention = SelfAttention(self.channels, self.num_heads, self.dropout)
         cross_attention = MaskedCrossAttention(self.channels, self.num_heads, self.dropout, level)
         return CrossAttentionFirstLayer(
-            self.group_attention,
+            GROUP_ATTENTIONS[self.group_attention],
             self_attention,
             cross_attention,
             self.feed_forward(self.dim_feedforward),
@@ -131,7 +127,7 @@ class Mask2Former(Recipe):
         return [Softmax(2.0, 2.0), PointCrossEntropy(5.0, 5.0), Dice(5.0, 5.0)]
 
     def criterion(self) -> SetCriterion:
-        return SetCriterion(self.terms(), self.match, self.pair_builder)
+        return SetCriterion(self.terms(), MATCHES[self.match], self.pair_builder)
 
     def no_weight_decay(self, network: nn.Module) -> Iterator[str]:
         """Yield the parameters of norms, of the queries, and of the decoder's level embedding."""

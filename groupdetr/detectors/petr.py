@@ -7,7 +7,7 @@ Queries are 3D points that attend to the images of all cameras. (Liu et al., ECC
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,11 +18,11 @@ from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.recipe import Recipe, init_xavier
+from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.attention.dense_cross_attention import DenseCrossAttention
 from groupdetr.modeling.attention.self_attention import SelfAttention
-from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.grid_mask import GridMask
-from groupdetr.modeling.backbones.vovnet import vovnet99
+from groupdetr.modeling.backbones.registry import NONE_FROZEN, VOVNET99, BackboneOptions
 from groupdetr.modeling.decoder import Decoder, DecoderLayer, keep_reference
 from groupdetr.modeling.encoders.camera_encoder import CameraEncoder
 from groupdetr.modeling.encoders.feature_projection import FPN
@@ -47,36 +47,44 @@ class PETR(Recipe):
 
     num_classes: int = 10
     num_queries: int = 900
+    backbone: str = VOVNET99
+    # Queries attend to the first map, to which the FPN adds the second one.
+    strides: tuple[int, ...] = (16, 32)
+    frozen_stages: int = NONE_FROZEN
+    freeze_norms: bool = False  # their statistics are fixed in any case
     num_detections: int = 300
     dim_feedforward: int = 2048  # width of the feed-forward networks
     grid_mask: float = 0.7  # probability that squares of a batch's images are hidden in training
     eps: float = 1e-5  # of the inverse sigmoid
 
-    has_backbone_weights: ClassVar[bool] = False
-    stride: ClassVar[int] = 16  # of the feature map that queries attend to
     velocity: ClassVar[float] = 0.2  # weight of the velocity in the loss
 
-    def backbone(self) -> Backbone:
-        return vovnet99(self.pretrained_backbone, self.recompute, GridMask(self.grid_mask))
+    def backbone_options(self) -> BackboneOptions:
+        return replace(
+            super().backbone_options(),
+            multiple=self.strides[-1],
+            augment=GridMask(self.grid_mask),
+            bgr=True,
+        )
 
-    def encoder(self, in_channels: list[int]) -> CameraEncoder:
+    def build_encoder(self, in_channels: list[int]) -> CameraEncoder:
         return CameraEncoder(
             FPN(in_channels, self.channels),
             self.channels,
             self.token_position_embedding(),
-            self.stride,
+            self.strides[0],
         )
 
     def token_position_embedding(self) -> PositionEmbedding:
         """Return the embedding of the 3D positions of the tokens."""
         return FixedPositionEmbedding()
 
-    def queries(self) -> LearnedPoints3D:
+    def build_queries(self) -> LearnedPoints3D:
         return LearnedPoints3D(
             self.num_groups, self.num_queries, self.channels, self.inference_group
         )
 
-    def decoder(self) -> Decoder:
+    def build_decoder(self) -> Decoder:
         layers = [self.decoder_layer() for _ in range(self.decoder_layers)]
         position_embeddings = [FixedPositionEmbedding()] * self.decoder_layers
         norm = nn.LayerNorm(self.channels)
@@ -92,7 +100,7 @@ class PETR(Recipe):
         nn.init.zeros_(feed_forward.expand.bias)
         nn.init.zeros_(feed_forward.contract.bias)
         return DecoderLayer(
-            self.group_attention,
+            GROUP_ATTENTIONS[self.group_attention],
             self_attention,
             cross_attention,
             feed_forward,
@@ -109,7 +117,7 @@ class PETR(Recipe):
         return [Focal(2.0, 2.0, eps=1e-12), EncodedBoxL1(0.25, 0.25, self.velocity)]
 
     def criterion(self) -> SetCriterion:
-        return SetCriterion(self.terms(), self.match, EncodedBoxes3D())
+        return SetCriterion(self.terms(), MATCHES[self.match], EncodedBoxes3D())
 
     def example_images(self, side: int) -> CameraImages:
         """Return two scenes of two views of noise, through cameras with random projections."""

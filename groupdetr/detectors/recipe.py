@@ -6,18 +6,26 @@ A detector that extends another one inherits from its recipe. Network modules ar
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, Self
+from functools import cache
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
-from groupdetr.groups import attend_within_groups, match_groups
+from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.registry import (
+    RESNET50,
+    BackboneOptions,
+    build_backbone,
+    can_load,
+)
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.encoders.encoder import Encoder
@@ -40,24 +48,31 @@ class Recipe(ModelRecipe):
     num_queries: int = 300  # N, the queries of a group
     num_detections: int = 100  # the largest number of detections in an image
     inference_group: int | None = 0  # the group that runs at inference; None for all groups
-    channels: int = 256
-    num_heads: int = 8
-    decoder_layers: int = 6
-    dropout: float = 0.1
+    # The function of `groupdetr.groups` for self-attention, by its name. The default is that of
+    # Group DETR; Table 7 has another.
+    group_attention: str = "attend_within_groups"
+    # The function of `groupdetr.groups` that assigns objects to queries, by its name
+    match: str = "match_groups"
+    channels: int = 256  # C, the width of queries and tokens
+    num_heads: int = 8  # of every attention
+    decoder_layers: int = 6  # every layer has a prediction and a loss
+    dropout: float = 0.1  # the share of values that training sets to zero
+    # A name in `groupdetr.modeling.backbones.registry`, or any network of timm with feature maps
+    backbone: str = RESNET50
     # True: downloaded weights; a path: weights in a local file; False: random weights
     pretrained_backbone: bool | str = False
+    strides: tuple[int, ...] = (32,)  # of the backbone's maps that are used, from fine to coarse
+    # Stages of the backbone that are not trained, as in mmdetection: -1 none, 0 the stem, 1 the
+    # stem and the first stage (as in DETR), and so on
+    frozen_stages: int = 1
+    # True: the batch norms of the backbone have fixed statistics, scale and shift, as in DETR
+    freeze_norms: bool = True
     # gradient checkpointing in encoder, decoder, and backbones that are transformers
     recompute: bool = False
 
-    # True if pretrained weights of the backbone can be downloaded
-    has_backbone_weights: ClassVar[bool] = True
-    # True if the backbone can be initialised with weights, downloaded or from a file
-    can_load_backbone: ClassVar[bool] = True
-    # The functions of `groupdetr.groups` that this detector uses: those of Group DETR.
-    group_attention = staticmethod(attend_within_groups)
-    match = staticmethod(match_groups)
-
     def __post_init__(self) -> None:
+        self._check_types()
+        self._check_choices()
         for name in (
             "num_classes",
             "num_groups",
@@ -69,9 +84,9 @@ class Recipe(ModelRecipe):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.pretrained_backbone and not self.can_load_backbone:
+        if self.pretrained_backbone and not can_load(self.backbone):
             raise ValueError(
-                "this model's backbone always starts from random weights: "
+                f"the backbone {self.backbone} always starts from random weights: "
                 "leave out pretrained_backbone"
             )
         if self.inference_group is not None and not 0 <= self.inference_group < self.num_groups:
@@ -83,6 +98,35 @@ class Recipe(ModelRecipe):
                 f"channels ({self.channels}) must be a multiple of twice num_heads "
                 f"({self.num_heads})"
             )
+
+    def choices(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
+        """Return the fields that name a function: field -> name -> function."""
+        return {"group_attention": GROUP_ATTENTIONS, "match": MATCHES}
+
+    def _check_types(self) -> None:
+        """Raise `ValueError` for a value of another type than that of its field.
+
+        Options come from the command line and from files, where any value can be written.
+        """
+        for name, allowed in field_types(type(self)).items():
+            value = getattr(self, name)
+            # JSON and YAML have lists for tuples.
+            if tuple in allowed and isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            elif name not in self.choices() and not _has_type(value, allowed):
+                names = " or ".join(kind.__name__ for kind in allowed)
+                raise ValueError(f"{name} must be {names}, not {value!r}")
+
+    def _check_choices(self) -> None:
+        """Replace functions by their names. `ValueError` for the name of no known function."""
+        for field, functions in self.choices().items():
+            value = getattr(self, field)
+            for name, function in functions.items():
+                if value is function:
+                    object.__setattr__(self, field, name)
+            if getattr(self, field) not in functions:
+                known = ", ".join(functions)
+                raise ValueError(f"{field} must be one of {known}, not {value!r}")
 
     def with_options(self, **options: Any) -> Self:
         """Return a copy with other values of some fields.
@@ -105,19 +149,34 @@ class Recipe(ModelRecipe):
 
     # The parts of the network. Each method returns a new part with random weights.
 
-    def backbone(self) -> Backbone:
+    def build_backbone(self) -> Backbone:
         """Return the network that computes feature maps from images."""
-        raise NotImplementedError
+        return build_backbone(self.backbone, self.backbone_options())
 
-    def encoder(self, in_channels: list[int]) -> Encoder:
+    def backbone_options(self) -> BackboneOptions:
+        """Return what this detector needs of its backbone."""
+        return BackboneOptions(
+            pretrained=self.pretrained_backbone,
+            strides=self.strides,
+            dilated=False,
+            frozen_stages=self.frozen_stages,
+            freeze_norms=self.freeze_norms,
+            recompute=self.recompute,
+            multiple=1,
+            augment=None,
+            bgr=False,
+            channels=self.channels,
+        )
+
+    def build_encoder(self, in_channels: list[int]) -> Encoder:
         """Return the encoder of feature maps with ``in_channels``, from fine to coarse."""
         raise NotImplementedError
 
-    def queries(self) -> QuerySource:
+    def build_queries(self) -> QuerySource:
         """Return the source of the object queries."""
         raise NotImplementedError
 
-    def decoder(self) -> Decoder:
+    def build_decoder(self) -> Decoder:
         """Return the decoder with its prediction heads."""
         raise NotImplementedError
 
@@ -131,15 +190,15 @@ class Recipe(ModelRecipe):
         The query source draws its random numbers last. Encoder and decoder therefore start with
         the same weights whatever the number of groups is.
         """
-        backbone = self.backbone()
-        encoder = self.encoder(backbone.channels)
-        decoder = self.decoder()
-        queries = self.queries()
+        backbone = self.build_backbone()
+        encoder = self.build_encoder(backbone.channels)
+        decoder = self.build_decoder()
+        queries = self.build_queries()
         return DetectionTransformer(backbone, encoder, queries, decoder, self)
 
     def criterion(self) -> SetCriterion:
         """Return the set criterion, with the terms and the matching of this detector."""
-        return SetCriterion(self.terms(), self.match)
+        return SetCriterion(self.terms(), MATCHES[self.match])
 
     # Values that training needs
 
@@ -165,6 +224,27 @@ class Recipe(ModelRecipe):
         for height in (side, side // 2):
             images.append(torch.randn(3, height, side, generator=generator))
         return Images.from_list(images)
+
+
+@cache
+def field_types(recipe_class: type[Recipe]) -> dict[str, tuple[type, ...]]:
+    """Return the types of every field of a recipe, such as ``{"dropout": (float,)}``."""
+    hints = get_type_hints(recipe_class)
+    types: dict[str, tuple[type, ...]] = {}
+    for field in dataclasses.fields(recipe_class):
+        hint = hints[field.name]
+        alternatives = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        types[field.name] = tuple(get_origin(kind) or kind for kind in alternatives)
+    return types
+
+
+def _has_type(value: object, allowed: tuple[type, ...]) -> bool:
+    """True if a value has one of the types. A whole number is also a float, a bool is neither."""
+    if isinstance(value, bool):
+        return bool in allowed
+    if isinstance(value, int) and float in allowed:
+        return True
+    return isinstance(value, allowed)
 
 
 def init_xavier(modules: Iterable[nn.Module]) -> None:

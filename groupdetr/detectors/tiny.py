@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
@@ -12,14 +11,11 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
-from groupdetr.detectors.mask2former import SIZE_DIVISIBILITY, Mask2Former
+from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.modeling.attention.conditional_cross_attention import ConditionalCrossAttention
-from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.grid_mask import GridMask
-from groupdetr.modeling.backbones.resnet import small_resnet
-from groupdetr.modeling.backbones.vit import ViTSizes, vit_huge
+from groupdetr.modeling.backbones.registry import NONE_FROZEN, SMALL_RESNET, SMALL_VIT
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.encoders.camera_encoder import CameraEncoder
 from groupdetr.modeling.encoders.transformer_encoder import TransformerEncoder
@@ -31,7 +27,6 @@ GAIN = 3.0  # initial sharpness of cross-attention, see `init_around_reference`
 ANCHOR_SIZE = 0.27  # initial width and height of anchors
 # Initial radius of the 3D points around the vehicle, normalised to the detection space: 34 metres.
 POINTS_RADIUS = 1 / 3
-SMALL_VIT = ViTSizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3), image=256)
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,9 @@ class Tiny(Recipe):
     replace those of the detector.
     """
 
+    backbone: str = SMALL_RESNET
+    frozen_stages: int = NONE_FROZEN
+    freeze_norms: bool = False
     channels: int = 64
     num_heads: int = 4
     num_queries: int = 50
@@ -50,8 +48,6 @@ class Tiny(Recipe):
     encoder_layers: int = 1
     decoder_layers: int = 3
     dim_feedforward: int = 128
-
-    has_backbone_weights: ClassVar[bool] = False
 
     def terms(self) -> list[Term]:
         """Return the terms of the detector, where the loss of the classes has weight 2.
@@ -73,28 +69,24 @@ class TinyDense(Tiny):
     # centres, so that the embeddings of positions in the image and of queries agree.
     temperature: float = 10000.0
     offset: float = -0.5
+    strides: tuple[int, ...] = (8,)
 
-    can_load_backbone: ClassVar[bool] = False
-
-    def backbone(self) -> Backbone:
-        return small_resnet(widths=(32, 64), depths=(1, 2))
-
-    def encoder(self, in_channels: list[int]) -> TransformerEncoder:
-        encoder = super().encoder(in_channels)
+    def build_encoder(self, in_channels: list[int]) -> TransformerEncoder:
+        encoder = super().build_encoder(in_channels)
         assert isinstance(encoder, TransformerEncoder)
         if isinstance(encoder.position_embedding, ContentScaledPositionEmbedding):
             encoder.position_embedding.scale.init_constant(1.0)
         return encoder
 
-    def queries(self) -> QuerySource:
-        queries = super().queries()
+    def build_queries(self) -> QuerySource:
+        queries = super().build_queries()
         for module in queries.modules():
             if isinstance(module, LearnedAnchors):
                 module.init_uniform_anchors(ANCHOR_SIZE)
         return queries
 
-    def decoder(self) -> Decoder:
-        decoder = super().decoder()
+    def build_decoder(self) -> Decoder:
+        decoder = super().build_decoder()
         for module in decoder.modules():
             if isinstance(module, ConditionalCrossAttention):
                 module.init_around_reference(GAIN)
@@ -106,11 +98,7 @@ class TinyDeformable(Tiny):
     """A small DAB-Deformable-DETR or DINO with levels of strides 8, 16 and 32."""
 
     num_levels: int = 3
-
-    can_load_backbone: ClassVar[bool] = False
-
-    def backbone(self) -> Backbone:
-        return small_resnet(widths=(32, 64, 96), depths=(1, 2, 1), levels=(2, 3))
+    strides: tuple[int, ...] = (8, 16)
 
 
 @dataclass(frozen=True)
@@ -154,21 +142,18 @@ class TinyViTDINO(TinyDeformable, ViTDINO):
     It runs the code of ViT-Huge at a small size.
     """
 
+    backbone: str = SMALL_VIT
     num_levels: int = 4
+    strides: tuple[int, ...] = (8, 16, 32, 64)
     num_denoising: int = 20
-
-    has_backbone_weights: ClassVar[bool] = False
-    can_load_backbone: ClassVar[bool] = True
-
-    def backbone(self) -> Backbone:
-        sizes = replace(SMALL_VIT, channels=self.channels)
-        return vit_huge(self.pretrained_backbone, self.recompute, sizes)
 
 
 @dataclass(frozen=True)
 class TinyMask2Former(Mask2Former):
     """Mask2Former for a CPU."""
 
+    backbone: str = SMALL_RESNET
+    freeze_norms: bool = False
     channels: int = 64
     num_heads: int = 4
     num_queries: int = 50
@@ -177,17 +162,6 @@ class TinyMask2Former(Mask2Former):
     encoder_dim_feedforward: int = 128
     dim_feedforward: int = 128
     num_samples: int = 256
-
-    has_backbone_weights: ClassVar[bool] = False
-    can_load_backbone: ClassVar[bool] = False
-
-    def backbone(self) -> Backbone:
-        return small_resnet(
-            widths=(32, 64, 96, 96),
-            depths=(1, 2, 1, 1),
-            levels=(1, 2, 3, 4),
-            multiple=SIZE_DIVISIBILITY,
-        )
 
 
 @dataclass(frozen=True)
@@ -199,6 +173,8 @@ class TinyPETR(PETR):
     from the first step.
     """
 
+    backbone: str = SMALL_RESNET
+    strides: tuple[int, ...] = (8, 16)
     channels: int = 64
     num_heads: int = 4
     num_queries: int = 100
@@ -208,26 +184,14 @@ class TinyPETR(PETR):
     dim_feedforward: int = 128
     grid_mask: float = 0.0
 
-    stride: ClassVar[int] = 8
-    can_load_backbone: ClassVar[bool] = False
-
-    def backbone(self) -> Backbone:
-        return small_resnet(
-            widths=(32, 64, 96),
-            depths=(1, 2, 1),
-            levels=(2, 3),
-            multiple=16,
-            augment=GridMask(self.grid_mask),
-        )
-
-    def encoder(self, in_channels: list[int]) -> CameraEncoder:
-        encoder = super().encoder(in_channels)
+    def build_encoder(self, in_channels: list[int]) -> CameraEncoder:
+        encoder = super().build_encoder(in_channels)
         encoder.point_embed.init_kaiming()
         encoder.view_embed.init_kaiming()
         return encoder
 
-    def queries(self) -> LearnedPoints3D:
-        queries = super().queries()
+    def build_queries(self) -> LearnedPoints3D:
+        queries = super().build_queries()
         queries.init_around_origin(POINTS_RADIUS)
         queries.position_embedding.init_kaiming()
         return queries

@@ -57,6 +57,14 @@ def look_forward_twice(
     return box.detach(), box
 
 
+# How the boxes of a reference may be updated, by the names of the functions
+BOX_REFERENCE_UPDATES: dict[str, ReferenceUpdate] = {
+    "keep_reference": keep_reference,
+    "refine_boxes": refine_boxes,
+    "look_forward_twice": look_forward_twice,
+}
+
+
 def use_mask(
     head: PredictionHead, content: Tensor, reference: Tensor, predictions: Predictions
 ) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.encoders.encoder import Encoder
 from groupdetr.modeling.model_recipe import ModelRecipe
+from groupdetr.modeling.parameter_axes import declared_axes
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
@@ -20,7 +21,8 @@ from groupdetr.structures.targets import Target
 class DetectionTransformer(nn.Module):
     """A DETR. ``recipe`` is the dataclass of hyperparameters that it was built from.
 
-    Images go in, `Outputs` come out: the predictions of every decoder layer.
+    Images go in, `Outputs` come out: the predictions of every decoder layer. `UsageError` if a
+    module declares axes of its parameters that do not fit their shapes (`declared_axes`).
     """
 
     def __init__(
@@ -37,12 +39,15 @@ class DetectionTransformer(nn.Module):
         self.queries = queries
         self.decoder = decoder
         self.recipe = recipe
+        # Weights can only be loaded later if the declarations are right. Training must not begin
+        # if they are not.
+        declared_axes(self)
 
     def forward(
         self, images: Images | CameraImages, targets: Sequence[Target] | None = None
     ) -> Outputs:
         """``targets`` are given in training; only denoising queries use them."""
-        features = self.backbone(images.pixels)
+        features = self.backbone(images.pixels, images.padding)
         memory = self.encoder(features, images)
         queries = self.queries(memory, targets)
         return Outputs(self.decoder(queries, memory), queries)

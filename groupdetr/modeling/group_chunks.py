@@ -20,7 +20,13 @@ from torch.func import functional_call
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.errors import UsageError
-from groupdetr.groups import GroupAttention, Match, attend_within_groups, match_groups
+from groupdetr.groups import (
+    GROUP_ATTENTIONS,
+    GroupAttention,
+    Match,
+    attend_within_groups,
+    match_groups,
+)
 from groupdetr.modeling.attention.cross_attention import KeysValues
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.camera_images import CameraImages
@@ -69,7 +75,8 @@ class ChunkedModelWithLoss(nn.Module):
         self, model: DetectionTransformer, criterion: SetCriterion, groups_at_once: int
     ) -> None:
         super().__init__()
-        require_independent_groups(model.recipe.group_attention, criterion.matcher.match)
+        group_attention = GROUP_ATTENTIONS[model.recipe.group_attention]
+        require_independent_groups(group_attention, criterion.matcher.match)
         self.model = model
         self.criterion = criterion
         self.groups_at_once = groups_at_once
@@ -81,7 +88,8 @@ class ChunkedModelWithLoss(nn.Module):
         mean_objects: Tensor | None = None,
     ) -> Losses:
         """``mean_objects`` as in `SetCriterion.forward`."""
-        memory: Memory = self.model.encoder(self.model.backbone(images.pixels), images)
+        features = self.model.backbone(images.pixels, images.padding)
+        memory: Memory = self.model.encoder(features, images)
         queries: Queries = self.model.queries(memory, targets)
         keys_values = self.model.decoder.precompute_keys_values(memory)
 

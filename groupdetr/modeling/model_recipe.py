@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from torch import nn
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.groups import GroupAttention
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 
@@ -21,11 +20,8 @@ class ModelRecipe(ABC):
 
     num_queries: int  # N, the queries of a group
     inference_group: int | None  # the group that runs at inference; None for all groups
-
-    @property
-    @abstractmethod
-    def group_attention(self) -> GroupAttention:
-        """The self-attention between queries: `attend_within_groups` or `attend_across_groups`."""
+    group_attention: str  # name of a function in `groupdetr.groups.GROUP_ATTENTIONS`
+    match: str  # name of a function in `groupdetr.groups.MATCHES`
 
     @abstractmethod
     def needs_chunks(self, groups_at_once: int | None) -> bool:

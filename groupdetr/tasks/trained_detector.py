@@ -13,7 +13,7 @@ from groupdetr.engine.accelerator import expect_device
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
-from groupdetr.experiments import experiment, recipe_from_dict
+from groupdetr.registry import experiment, recipe_from_dict
 from groupdetr.settings import Settings, expect_positive
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.registry import task_class
@@ -35,7 +35,7 @@ class TrainedDetector:
 
     def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
         self.path, metadata = weights_and_metadata(source)
-        self.recipe = recipe_from_dict(metadata["recipe"])
+        self.recipe = recipe_from_dict(metadata["recipe"], str(self.path))
         self.experiment = experiment(self.recipe.preset)
         self.task = task_class(self.experiment.task)
         if self.input_kind not in (None, self.task.input_kind):
@@ -99,8 +99,9 @@ def weights_and_metadata(source: str | Path) -> tuple[Path, JsonObject]:
 
 def task_of(source: str | Path) -> type[Task]:
     """Return the task that the detector of a run or of a weights file was trained for."""
-    _, metadata = weights_and_metadata(source)
-    return task_class(experiment(metadata["recipe"]["preset"]).task)
+    path, metadata = weights_and_metadata(source)
+    recipe = recipe_from_dict(metadata["recipe"], str(path))
+    return task_class(experiment(recipe.preset).task)
 
 
 def _numbered_categories(num_classes: int) -> list[tuple[int, str]]:

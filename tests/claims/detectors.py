@@ -101,11 +101,7 @@ def with_groups(recipe: Recipe, num_groups: int) -> Recipe:
 
 def with_choices(recipe: Recipe, **functions: Callable[..., Any]) -> Recipe:
     """Return the detector with other functions of `groups.py`, such as ``match=match_naively``."""
-    for name in functions:
-        assert hasattr(recipe, name), name
-    methods = {name: staticmethod(function) for name, function in functions.items()}
-    recipe_class = type("Changed", (type(recipe),), methods)
-    return recipe_class(**vars(recipe))
+    return recipe.with_options(**functions)
 
 
 def parameters_of_groups(recipe: Recipe) -> set[str]:

@@ -22,9 +22,10 @@ from groupdetr.checkpoints.layout import Layout
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.detectors.dino import DINO, SwinDINO
+from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.modeling.backbones.registry import SWIN_LARGE
 from groupdetr.structures.images import Images
 from groupdetr.structures.targets import Target
 from groupdetr.weights.official_conditional_detr import OFFICIAL
@@ -137,7 +138,7 @@ FAMILIES = {
     ),
     "dino-swin-l": Family(
         "GROUPDETR_DINO_REPO",
-        SwinDINO(num_queries=QUERIES),
+        DINO(num_queries=QUERIES, backbone=SWIN_LARGE, frozen_stages=-1),
         OFFICIAL_DINO,
         716,
         ("-c", "config/DINO/DINO_4scale_swin.py"),

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from groupdetr.checkpoints.native import read
-from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.registry import recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights

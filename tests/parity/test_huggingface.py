@@ -22,7 +22,7 @@ from torch import nn
 from groupdetr.checkpoints.native import read
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_detr import DABDETR
-from groupdetr.experiments import recipe_from_dict
+from groupdetr.registry import recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.structures.targets import Target
 from groupdetr.weights.importing import import_weights

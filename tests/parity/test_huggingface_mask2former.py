@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from groupdetr.checkpoints.native import read
 from groupdetr.detectors.mask2former import Mask2Former
-from groupdetr.experiments import recipe_from_dict
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.registry import recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class LayerDecay:
     The layer norms of these layers have no weight decay.
     """
 
-    layers: tuple[str, ...] = ()  # names of submodules, from first to last
+    # from first to last; a layer is given by the names of its submodules and parameters
+    layers: tuple[tuple[str, ...], ...] = ()
     stem: str = ""  # name of the submodule in front of the layers
     stem_factor: float = 1.0  # of the stem's learning rate, for any decay
 
@@ -26,8 +30,10 @@ class Backbone(nn.Module):
     """Images [...,3,H,W] -> feature maps [B,C_l,H_l,W_l] from fine to coarse.
 
     The leading axes of the images are flattened to B. ``channels`` are the C_l. The submodules
-    named in ``frozen`` are not trained. ``augment`` is applied to the images, which are then padded
-    with zeros until both sides in pixels are a multiple of ``multiple``.
+    named in ``frozen`` are not trained. ``normalisation`` converts the images, which are normalised
+    by ImageNet's constants, to those of the network; None if these are the same. ``augment`` is
+    applied to the images, which are then padded with zeros until both sides in pixels are a
+    multiple of ``multiple``.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Backbone(nn.Module):
         layer_decay: LayerDecay | None = None,
         multiple: int = 1,
         augment: nn.Module | None = None,
+        normalisation: InputNormalisation | None = None,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
@@ -45,14 +52,35 @@ class Backbone(nn.Module):
         self.multiple = multiple
         self.layer_decay = layer_decay or LayerDecay()
         self.augment = augment or nn.Identity()
+        self.normalisation = normalisation
         for name in frozen:
             network.get_submodule(name).requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        pixels = self.augment(pixels.flatten(0, -4))
+    def forward(self, pixels: Tensor, padding: Tensor | None = None) -> list[Tensor]:
+        """``padding`` [...,H,W] is True where there is no image; None if there is no padding.
+
+        Only the conversion to other normalisation constants uses it: padding remains zero.
+        """
+        pixels = pixels.flatten(0, -4)
+        if self.normalisation is not None:
+            pixels = self.normalisation(pixels, padding)
+        pixels = self.augment(pixels)
         if self.multiple > 1:
             pixels = pad_to_multiple(pixels, self.multiple)
         return self.network(pixels.contiguous(memory_format=torch.channels_last))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules but the frozen ones, which are always in evaluation mode.
+
+        Otherwise their batch norms would update their statistics, and their dropout would change
+        features that are not trained.
+        """
+        super().train(mode)
+        for module in self.network.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
 
     @property
     def supports_layer_decay(self) -> bool:
@@ -81,14 +109,17 @@ class Backbone(nn.Module):
 
     def _layer_index(self, name: str) -> int | None:
         for index, layer in enumerate(self.layer_decay.layers):
-            if _is_inside(name, layer):
+            if any(_is_inside(name, part) for part in layer):
                 return index
         return None
 
 
-def _is_inside(name: str, module: str) -> bool:
-    """Return whether the backbone's parameter ``name`` belongs to a ``module`` of its network."""
-    return name.startswith(f"network.{module}.")
+def _is_inside(name: str, part: str) -> bool:
+    """Return whether the backbone's parameter ``name`` belongs to a ``part`` of its network.
+
+    The part is a submodule, or the parameter itself.
+    """
+    return name == f"network.{part}" or name.startswith(f"network.{part}.")
 
 
 def pad_to_multiple(pixels: Tensor, size: int) -> Tensor:

@@ -95,11 +95,19 @@ def freeze_norms(network: nn.Module) -> nn.Module:
 
     Every batch norm must directly follow its convolution in the order of submodules.
     """
+    fold_norms(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    return network
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Replace every batch norm of a timm ResNet that directly follows its convolution, in place.
+
+    Norms with an activation of their own, which are of another class, are not replaced.
+    """
     for block in list(network.modules()):
         for (conv_name, conv), (norm_name, norm) in pairwise(list(block.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d:
                 frozen = FrozenBatchNorm(norm)
                 block.register_module(norm_name, frozen)
                 block.register_module(conv_name, NormedConv2d(conv, frozen))
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    return network

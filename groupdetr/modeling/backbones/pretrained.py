@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -21,8 +23,18 @@ def create_network(
     weights. A file must have one of the ``layouts``. timm could read it, too, but it would ignore
     tensors that do not fit. `WeightsError` if the weights cannot be downloaded or do not fit.
     """
-    try:
+    with download_errors(name):
         network = timm.create_model(name, pretrained=pretrained is True, **options)
+    if isinstance(pretrained, str):
+        load_all_weights(network, read_backbone_file(pretrained, layouts))
+    return network
+
+
+@contextmanager
+def download_errors(name: str) -> Iterator[None]:
+    """Turn the errors of a download of timm's weights ``name`` into a `WeightsError`."""
+    try:
+        yield
     except OSError as error:  # the base class of the errors of the hub and of HTTP
         what = f"the weights of {name} could not be downloaded: {error}".splitlines()[0]
         raise WeightsError(
@@ -31,9 +43,6 @@ def create_network(
             "go online once, pass a local file with --pretrained-backbone FILE "
             "(pretrained_backbone=FILE), or train without pretrained weights",
         ) from error
-    if isinstance(pretrained, str):
-        load_all_weights(network, read_backbone_file(pretrained, layouts))
-    return network
 
 
 def read_backbone_file(path: str, layouts: tuple[Layout, ...]) -> Checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from groupdetr.checkpoints.layout import (
-    Category,
+    IdAndName,
     Layout,
     Metadata,
     Names,
@@ -18,11 +18,11 @@ from groupdetr.modeling.backbones.swin_names import OFFICIAL_SWIN_NAMES
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 
 
-def _no_options(metadata: Metadata) -> RecipeFields:
+def _no_options(file: Checkpoint) -> RecipeFields:
     return {}
 
 
-def _no_categories(metadata: Metadata) -> list[Category]:
+def _no_categories(metadata: Metadata) -> list[IdAndName]:
     return []
 
 

@@ -45,6 +45,8 @@ class ViTSizes:
 
 
 HUGE = ViTSizes(width=1280, depth=32, num_heads=16, window=14, global_blocks=(7, 15, 23, 31))
+# of `dino-vit-tiny`, for a CPU
+SMALL = ViTSizes(width=96, depth=4, num_heads=3, window=4, global_blocks=(1, 3), image=256)
 
 
 def vit_huge(pretrained: bool | str, recompute: bool, sizes: ViTSizes = HUGE) -> Backbone:
@@ -61,7 +63,7 @@ def vit_huge(pretrained: bool | str, recompute: bool, sizes: ViTSizes = HUGE) ->
         load_mae(vit, read_backbone_file(pretrained, (MAE,)))
     pyramid = SimplePyramid(sizes.width, sizes.channels)
     network = nn.Sequential(OrderedDict(vit=vit, pyramid=pyramid))
-    blocks = tuple(f"vit.blocks.{i}" for i in range(sizes.depth))
+    blocks = tuple((f"vit.blocks.{i}",) for i in range(sizes.depth))
     layer_decay = LayerDecay(blocks, stem="vit.patch_embed", stem_factor=STEM_FACTOR)
     return Backbone(network, [sizes.channels] * 4, layer_decay=layer_decay)
 

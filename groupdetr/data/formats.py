@@ -1,0 +1,65 @@
+"""Formats of datasets: how a folder is recognised, and how it is read as COCO annotations.
+
+COCO JSON itself is read by `groupdetr.data.layouts`. A further format translates its files to COCO
+annotations in memory. So it has the same checks, the same training and the same evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from groupdetr.structures.json_object import JsonObject
+
+
+@dataclass(frozen=True)
+class SplitAnnotations:
+    """One split of a dataset as the content of a COCO annotation file.
+
+    ``content`` has the lists ``images``, ``annotations`` and ``categories``. Boxes are x, y, width
+    and height in pixels. ``images`` is the folder that the file names of the images are relative
+    to. ``file`` is what messages name: the file, or the folder, that the annotations come from.
+    """
+
+    content: JsonObject
+    images: Path
+    file: Path
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """A format of datasets.
+
+    ``detect`` returns whether a folder or a file has this format; it must be quick. ``read``
+    returns the splits by name: "train", and "val" and "test" if there are any. It raises
+    `DataError` with the file, the record and the remedy for what it cannot translate.
+    """
+
+    name: str  # such as "Pascal VOC"
+    detect: Callable[[Path], bool]
+    read: Callable[[Path], dict[str, SplitAnnotations]]
+
+
+_FORMATS: list[DataFormat] = []
+
+
+def register_format(data_format: DataFormat) -> None:
+    """Add a format, so that all commands and functions read it.
+
+    A format of the same name is replaced. The formats are tried in the order in which they were
+    added, before the layouts of COCO.
+    """
+    for index, known in enumerate(_FORMATS):
+        if known.name == data_format.name:
+            _FORMATS[index] = data_format
+            return
+    _FORMATS.append(data_format)
+
+
+def detect_format(data: Path) -> DataFormat | None:
+    """Return the format of a folder or a file; None if it is COCO's or unknown."""
+    for data_format in _FORMATS:
+        if data_format.detect(data):
+            return data_format
+    return None

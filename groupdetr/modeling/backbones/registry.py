@@ -1,0 +1,221 @@
+"""The backbones by name: those of the published detectors, any network of timm, and your own.
+
+A recipe has the name of its backbone as a field. `register_backbone` adds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import timm
+from torch import nn
+
+from groupdetr.errors import UsageError
+from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
+from groupdetr.modeling.backbones.resnet import resnet50, small_resnet
+from groupdetr.modeling.backbones.swin import swin_large
+from groupdetr.modeling.backbones.timm_backbone import timm_backbone
+from groupdetr.modeling.backbones.vit import HUGE, SMALL, ViTSizes, vit_huge
+from groupdetr.modeling.backbones.vovnet import vovnet99
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
+
+# The names of timm for the backbones of the published detectors. These are built exactly as in the
+# detectors' official code.
+RESNET50 = "resnet50.tv_in1k"
+SWIN_LARGE = "swin_large_patch4_window12_384.ms_in22k"
+VIT_HUGE = "vit_huge_patch14_224.mae"
+VOVNET99 = "vovnet99"  # timm has no VoVNet-99 as in DD3D and PETR
+# Small networks for a CPU, which are never pretrained on images of the real world.
+SMALL_RESNET = "small_resnet"
+SMALL_VIT = "small_vit"
+NONE_FROZEN = -1  # of ``frozen_stages``
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """What a detector needs of its backbone, and how the user wants it."""
+
+    # True: downloaded weights; a path: weights in a local file; False: random weights
+    pretrained: bool | str
+    strides: tuple[int, ...]  # of the feature maps, from fine to coarse
+    dilated: bool  # True: the convolutions of the last stage are dilated, so it keeps stride 16
+    # Stages that are not trained, as in mmdetection: -1 none, 0 the stem, 1 the stem and stage 1
+    frozen_stages: int
+    freeze_norms: bool  # True: batch norms have fixed statistics, scale and shift
+    recompute: bool  # gradient checkpointing, where the network supports it
+    multiple: int  # images are padded until both sides are a multiple of it, in pixels
+    augment: nn.Module | None  # applied to the images
+    bgr: bool  # True: the images have the channel order blue, green, red
+    channels: int  # of the transformer; only a backbone with its own pyramid uses it
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """A backbone that is not one of timm's, or that differs from timm's of the same name."""
+
+    build: Callable[[BackboneOptions], Backbone]
+    has_weights: bool  # True if ``pretrained=True`` downloads weights
+    can_load: bool = True  # True if ``pretrained`` may be a file
+
+
+_BACKBONES: dict[str, BackboneEntry] = {}
+
+
+def register_backbone(
+    name: str,
+    build: Callable[[BackboneOptions], Backbone],
+    *,
+    has_weights: bool = False,
+    can_load: bool = True,
+) -> None:
+    """Add a backbone, so that every detector takes its name as ``backbone``.
+
+    ``build`` returns a `Backbone` whose maps have the strides of its `BackboneOptions`. It raises
+    `UsageError` for options that it does not support. A backbone of the same name is replaced.
+    """
+    _BACKBONES[name] = BackboneEntry(build, has_weights, can_load)
+
+
+def build_backbone(name: str, options: BackboneOptions) -> Backbone:
+    """Return the backbone called ``name``. `UsageError` if there is none, or if it cannot serve."""
+    if name in _BACKBONES:
+        return _BACKBONES[name].build(options)
+    return build_timm_backbone(name, options)
+
+
+def build_timm_backbone(name: str, options: BackboneOptions) -> Backbone:
+    """Return timm's network ``name`` as a backbone."""
+    return timm_backbone(
+        name,
+        options.pretrained,
+        options.strides,
+        options.frozen_stages,
+        options.freeze_norms,
+        options.dilated,
+        options.recompute,
+        options.multiple,
+        options.augment,
+        options.bgr,
+    )
+
+
+def has_weights(name: str) -> bool:
+    """Return whether pretrained weights of the backbone can be downloaded."""
+    if name in _BACKBONES:
+        return _BACKBONES[name].has_weights
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(config is not None and config.has_weights)
+
+
+def can_load(name: str) -> bool:
+    """Return whether the backbone can start from weights, downloaded or in a file."""
+    return name not in _BACKBONES or _BACKBONES[name].can_load
+
+
+# The backbones of the published detectors
+
+
+def _resnet50(options: BackboneOptions) -> Backbone:
+    if not options.freeze_norms:
+        return build_timm_backbone(RESNET50, options)
+    if options.dilated:
+        levels: tuple[int, ...] = (4,)
+    else:
+        # Stage s has stride 2 ** (s + 1).
+        levels = tuple(stride.bit_length() - 2 for stride in options.strides)
+    backbone = resnet50(options.pretrained, options.dilated, levels, frozen=())
+    return complete(backbone, options, ["conv1", *[f"layer{i}" for i in range(1, 5)]])
+
+
+def _swin_large(options: BackboneOptions) -> Backbone:
+    expect_strides(SWIN_LARGE, options, (8, 16, 32))
+    backbone = swin_large(options.pretrained, options.recompute)
+    return complete(backbone, options, ["patch_embed", *[f"layers.{i}" for i in range(4)]])
+
+
+def _vit_huge(options: BackboneOptions) -> Backbone:
+    expect_strides(VIT_HUGE, options, (8, 16, 32, 64))
+    sizes = replace(HUGE, channels=options.channels)
+    backbone = vit_huge(options.pretrained, options.recompute, sizes)
+    return complete(backbone, options, vit_stages(sizes))
+
+
+def _vovnet99(options: BackboneOptions) -> Backbone:
+    expect_strides(VOVNET99, options, (16, 32))
+    backbone = vovnet99(options.pretrained, options.recompute, options.augment or nn.Identity())
+    # The published weights are for the channel order blue, green, red.
+    options = replace(options, bgr=False)
+    return complete(backbone, options, ["stem", *[f"stages.{i}" for i in range(4)]])
+
+
+def _small_resnet(options: BackboneOptions) -> Backbone:
+    """Return the backbone of the -tiny presets, which has as many stages as the strides need."""
+    if options.frozen_stages > NONE_FROZEN or options.dilated:
+        raise UsageError(
+            f"{SMALL_RESNET} is trained from random weights, without frozen stages or dilation",
+            remedy="set frozen_stages=-1 and dilated=false, or choose another backbone",
+        )
+    levels = tuple(stride.bit_length() - 2 for stride in options.strides)  # stride 4 is stage 1
+    num_stages = levels[-1]
+    return small_resnet(
+        widths=(32, 64, 96, 96)[:num_stages],
+        depths=(1, 2, 1, 1)[:num_stages],
+        levels=levels,
+        multiple=options.multiple,
+        augment=options.augment,
+    )
+
+
+def _small_vit(options: BackboneOptions) -> Backbone:
+    """Return the backbone of `dino-vit-tiny`, which runs the code of ViT-Huge at a small size."""
+    expect_strides(SMALL_VIT, options, (8, 16, 32, 64))
+    sizes = replace(SMALL, channels=options.channels)
+    backbone = vit_huge(options.pretrained, options.recompute, sizes)
+    return complete(backbone, options, vit_stages(sizes))
+
+
+def vit_stages(sizes: ViTSizes) -> list[str]:
+    """Return the names of the stem and the blocks of `vit_huge`."""
+    return ["vit.patch_embed", *[f"vit.blocks.{i}" for i in range(sizes.depth)]]
+
+
+def expect_strides(name: str, options: BackboneOptions, strides: tuple[int, ...]) -> None:
+    """Raise `UsageError` unless the detector needs exactly the maps that the backbone has."""
+    if options.dilated:
+        raise UsageError(f"{name} has no dilated form", remedy="leave out dilated (DC5)")
+    if options.strides != strides:
+        raise UsageError(
+            f"the maps of {name} have strides {strides}, and this detector needs {options.strides}",
+            remedy="choose another backbone or another detector; docs/backbones.md lists them",
+        )
+
+
+def complete(backbone: Backbone, options: BackboneOptions, stages: list[str]) -> Backbone:
+    """Apply the options that the function of a backbone does not know.
+
+    ``stages`` are the names of the submodules of the stem and of every stage.
+    """
+    if not NONE_FROZEN <= options.frozen_stages < len(stages):
+        raise UsageError(
+            f"frozen_stages is {options.frozen_stages}, and the backbone has {len(stages) - 1} "
+            "stages",
+            remedy=f"choose a number from -1 (none is frozen) to {len(stages) - 1} (all are)",
+        )
+    for stage in stages[: options.frozen_stages + 1]:
+        backbone.network.get_submodule(stage).requires_grad_(False)
+    if options.augment is not None:
+        backbone.augment = options.augment
+    if options.bgr:
+        backbone.normalisation = InputNormalisation(IMAGENET_MEAN, IMAGENET_STD, bgr=True)
+    backbone.multiple = max(backbone.multiple, options.multiple)
+    return backbone
+
+
+register_backbone(RESNET50, _resnet50, has_weights=True)
+register_backbone(SWIN_LARGE, _swin_large, has_weights=True)
+register_backbone(VIT_HUGE, _vit_huge, has_weights=True)
+register_backbone(VOVNET99, _vovnet99)
+register_backbone(SMALL_RESNET, _small_resnet, can_load=False)
+register_backbone(SMALL_VIT, _small_vit)

@@ -1,0 +1,127 @@
+"""Any network of timm as a backbone: its feature maps, by their strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import timm.models
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from groupdetr.errors import UsageError
+from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, pad_to_multiple
+from groupdetr.modeling.backbones.frozen_batch_norm import fold_norms
+from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
+from groupdetr.modeling.backbones.timm_structure import TimmModel, TimmStructure, examine
+from groupdetr.modeling.backbones.timm_weights import create_timm_network
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
+
+
+def timm_backbone(
+    name: str,
+    pretrained: bool | str,
+    strides: Sequence[int],
+    frozen_stages: int = -1,
+    freeze_norms: bool = False,
+    dilated: bool = False,
+    recompute: bool = False,
+    multiple: int = 1,
+    augment: nn.Module | None = None,
+    bgr: bool = False,
+) -> Backbone:
+    """Return timm's network ``name``, such as ``"convnext_tiny.fb_in22k"``, as a backbone.
+
+    Its maps have the given ``strides``, from fine to coarse. Images may have any size: they are
+    padded with zeros as far as the network needs it. Images are normalised by the constants that
+    the weights ``name`` were trained with.
+
+    ``pretrained`` is True for the weights of the hub, the path of a local file of timm's, or False
+    for random weights.
+
+    ``frozen_stages`` is the number of stages that are not trained, as in mmdetection: -1 trains
+    all, 0 freezes the stem, 1 the stem and the first stage, and so on. The stem ends at the map of
+    stride 2, or where timm lists none, at the first stage; every other map that timm lists ends a
+    stage. In a plain Vision Transformer a stage is a block. Frozen stages are always in evaluation
+    mode.
+
+    ``freeze_norms`` fixes statistics, scale and shift of all batch norms. Other norms are trained.
+
+    With ``dilated`` (DC5), the last stage keeps stride 16. ``recompute`` turns on gradient
+    checkpointing where timm supports it. ``multiple`` and ``augment`` as in `Backbone`. With
+    ``bgr``, the images have the channel order blue, green, red.
+
+    `UsageError` if the network cannot serve, `WeightsError` if its weights cannot be loaded.
+    """
+    structure = examine(name, strides, dilated)
+    frozen = _frozen_parameters(name, structure, frozen_stages)
+    network = create_timm_network(name, pretrained, structure.options, structure.used)
+    network.prune_intermediate_layers(structure.indices, prune_norm=True, prune_head=True)
+    for parameter_name, parameter in network.named_parameters():
+        # Some networks compute more than the maps that are used. A parameter without a gradient
+        # must not wait for one in distributed training.
+        if parameter_name in frozen or parameter_name not in structure.used:
+            parameter.requires_grad_(False)
+    if recompute:
+        with suppress(AssertionError):  # timm's answer of a network without checkpointing
+            network.set_grad_checkpointing()
+    if freeze_norms:
+        if isinstance(network, timm.models.ResNet):
+            fold_norms(network)
+        network = freeze_batch_norm_2d(network)
+
+    mean, std = structure.mean, structure.std
+    is_converted = bgr or (mean, std) != (IMAGENET_MEAN, IMAGENET_STD)
+    layers = tuple(tuple(f"model.{p}" for p in sorted(stage)) for stage in structure.stages)
+    return Backbone(
+        TimmNetwork(network, structure.indices, strides, structure.multiple),
+        structure.channels,
+        layer_decay=LayerDecay(layers),
+        multiple=multiple,
+        augment=augment,
+        normalisation=InputNormalisation(mean, std, bgr) if is_converted else None,
+    )
+
+
+def _frozen_parameters(name: str, structure: TimmStructure, frozen_stages: int) -> frozenset[str]:
+    """Return the names of the parameters of the stem and of the first ``frozen_stages`` stages."""
+    last = len(structure.stages) - 1
+    if not -1 <= frozen_stages <= last:
+        raise UsageError(
+            f"frozen_stages is {frozen_stages}, and {name} has {last} stages",
+            "",
+            f"choose a number from -1 (all is trained) and 0 (stem) to {last} (all is frozen)",
+        )
+    return frozenset().union(*structure.stages[: frozen_stages + 1])
+
+
+class TimmNetwork(nn.Module):
+    """Images [B,3,H,W] of any size -> the maps ``indices`` of timm's ``model``, [B,C_l,H_l,W_l].
+
+    A map of stride s has H/s rows and W/s columns, rounded up. The images are padded with zeros
+    until both sides are multiples of ``multiple``, and the part of the maps that shows nothing but
+    this padding is removed.
+    """
+
+    def __init__(
+        self, model: TimmModel, indices: list[int], strides: Sequence[int], multiple: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.indices = indices
+        self.strides = tuple(strides)
+        self.multiple = multiple
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        height, width = pixels.shape[-2:]
+        all_maps = self.model.forward_intermediates(
+            pad_to_multiple(pixels, self.multiple),
+            indices=self.indices,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+        maps = []
+        for x, stride in zip(all_maps, self.strides, strict=True):
+            rows, columns = -(-height // stride), -(-width // stride)  # rounded up
+            maps.append(x[..., :rows, :columns])
+        return maps

@@ -1,0 +1,127 @@
+"""Networks of timm with pretrained weights, from the Hugging Face hub or from a local file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+from timm.models import clean_state_dict
+from torch import nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+from groupdetr.checkpoints.layout import refuse
+from groupdetr.checkpoints.reading import open_checkpoint
+from groupdetr.errors import WeightsError
+from groupdetr.modeling.backbones.pretrained import download_errors
+from groupdetr.modeling.backbones.timm_structure import TimmModel
+
+
+def create_timm_network(
+    name: str, pretrained: bool | str, options: dict[str, Any], used: frozenset[str]
+) -> TimmModel:
+    """Return timm's network ``name``, created with timm's ``options``.
+
+    ``pretrained`` is True for the weights of the hub, the path of a local file, or False for random
+    weights. The file has the names of timm's classifier, or those of any publication that timm
+    itself converts; its classes may be others. `WeightsError` if the weights cannot be downloaded,
+    or if one of the parameters ``used`` or its batch norm's statistics is not among them.
+    """
+    if pretrained is False:
+        return timm.create_model(name, **options)
+    with _recorded_loading() as results:
+        if pretrained is True:
+            where = f"timm/{name} on the Hugging Face hub"
+            network = _download(name, options)
+        else:
+            where = pretrained
+            network = _read(name, options, pretrained)
+            if not results:
+                raise WeightsError(
+                    f"timm reads the weights of {name} in its own way, and not from such a file",
+                    where,
+                    "download them: leave out --pretrained-backbone FILE",
+                )
+    for result in results:
+        # A batch norm's statistics are used if its weights are.
+        used_modules = {parameter.rpartition(".")[0] for parameter in used}
+        statistics = [
+            key
+            for key in result.missing_keys
+            if key.endswith((".running_mean", ".running_var"))
+            and key.rpartition(".")[0] in used_modules
+        ]
+        missing = [key for key in result.missing_keys if key in used] + statistics
+        refuse(missing, "the file has no", where)
+        if pretrained is not True:
+            refuse(_of_used_parts(result.unexpected_keys, used), "the backbone has no", where)
+    return network
+
+
+def _of_used_parts(names: Iterable[str], used: frozenset[str]) -> list[str]:
+    """Return those of the ``names`` that belong to parts of the network of which some are used.
+
+    A classifier, the decoder of a masked autoencoder and the like are not among them.
+    """
+    used_parts = {parameter.partition(".")[0] for parameter in used}
+    return [name for name in names if name.partition(".")[0] in used_parts]
+
+
+def _download(name: str, options: dict[str, Any]) -> TimmModel:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise WeightsError(
+            f"timm has no pretrained weights of {name}",
+            "the Hugging Face hub",
+            "choose one of the names that timm.list_pretrained() returns, pass a local file with "
+            "--pretrained-backbone FILE (pretrained_backbone=FILE), or train without pretrained "
+            "weights",
+        )
+    with download_errors(name):
+        return timm.create_model(name, pretrained=True, **options)
+
+
+def _read(name: str, options: dict[str, Any], path: str) -> TimmModel:
+    """Return the network with the weights of a local file, whose names timm converts."""
+    file = open_checkpoint(path)
+    overlay = {"state_dict": clean_state_dict(file.state)}
+    try:
+        network: TimmModel = timm.create_model(
+            name, True, pretrained_cfg_overlay=overlay, **options
+        )
+    except Exception as error:  # timm's conversion of another network's file can fail in any way
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = lines[1] if len(lines) > 1 else f"{type(error).__name__} {error}"
+        raise WeightsError(
+            f"these are not weights of {name}: {reason}",
+            file.where,
+            "pass a file of this backbone, saved by timm or by its authors",
+        ) from error
+    # timm keeps the whole file in memory otherwise.
+    network.pretrained_cfg.pop("state_dict")
+    return network
+
+
+@contextmanager
+def _recorded_loading() -> Iterator[list[_IncompatibleKeys]]:
+    """Collect what every call of ``load_state_dict`` returns, and let all of them be lenient.
+
+    timm converts the names of a file and loads the tensors in one function. It does not return the
+    names that do not match, and logs them at most.
+    """
+    results: list[_IncompatibleKeys] = []
+    original = nn.Module.load_state_dict
+
+    def load_state_dict(
+        module: nn.Module, state_dict: Any, strict: bool = True, assign: bool = False
+    ) -> _IncompatibleKeys:
+        result = original(module, state_dict, strict=False, assign=assign)
+        results.append(result)
+        return result
+
+    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign,assignment]
+    try:
+        yield results
+    finally:
+        nn.Module.load_state_dict = original  # type: ignore[method-assign]

@@ -1,0 +1,252 @@
+"""The models by name: list them, create them, register new ones, and load plugins that do.
+
+The names are the presets and the rows of the paper's tables (`groupdetr.experiments`), and what
+`register_model` adds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.errors import UsageError, WeightsError
+from groupdetr.experiments import EXPERIMENTS, Experiment
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
+
+# Installed packages declare their plugins under this name (see docs/extending.md).
+ENTRY_POINTS = "groupdetr.models"
+CLASS = "class"  # the key of the recipe's class in a saved recipe
+
+_loaded_plugins: list[str] = []
+
+
+# Models
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of all models that match ``pattern``, in which ``*`` stands for any text.
+
+    >>> groupdetr.list_models("dino*tiny")
+    ['dino-tiny', 'dino-vit-tiny']
+    """
+    return [name for name in EXPERIMENTS if fnmatch(name, pattern)]
+
+
+def create_model(name: str, **options: object) -> DetectionTransformer:
+    """Return the detector called ``name``, with random weights.
+
+    ``options`` are fields of its recipe. The number of groups is that with which `groupdetr train`
+    trains it: 11 for models of full size. ``num_groups=1`` is the detector without groups.
+    `UsageError` for an unknown name, `TypeError` for an unknown option.
+
+    >>> model = groupdetr.create_model("dab-detr-r50", num_classes=12, num_groups=11)
+    """
+    return experiment(name).recipe.with_options(**options).build()
+
+
+def create_criterion(model: DetectionTransformer) -> SetCriterion:
+    """Return the criterion with the terms and the matching of the model's recipe.
+
+    >>> losses = groupdetr.create_criterion(model)(model(images, targets), targets)
+    """
+    return model.recipe.criterion()
+
+
+def experiment(name: str) -> Experiment:
+    """Return the experiment or preset called ``name``.
+
+    `UsageError` with the most similar names if there is none.
+    """
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    similar = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.6)
+    remedies = [f"did you mean {' or '.join(similar)}?"] if similar else []
+    remedies.append("`groupdetr presets` lists all")
+    installed = sorted(point.name for point in _entry_points() if point.name not in _loaded_plugins)
+    if installed:
+        remedies.append(f"a plugin may define it: --plugin {' or '.join(installed)}")
+    raise UsageError(f"there is no model {name!r}", remedy="; ".join(remedies))
+
+
+def register_model(
+    name: str,
+    recipe: Recipe,
+    settings: Settings | None = None,
+    *,
+    task: str = "detection",
+    about: str = "",
+) -> None:
+    """Add a model, so that all commands and functions find it by its ``name``.
+
+    ``settings`` are those that it is trained with by default; None: DETR's. ``task`` is a name in
+    `groupdetr.tasks.registry`. ``about`` is its line in `groupdetr presets`. `ValueError` if the
+    name is taken by another model.
+
+    >>> groupdetr.register_model("my-detr", MyDETR(num_groups=11), Settings(epochs=24))
+    """
+    added = Experiment(replace(recipe, preset=name), settings or Settings(), about, task=task)
+    # A module that is imported twice registers the same model twice, which does no harm.
+    if name in EXPERIMENTS and not _is_same(EXPERIMENTS[name], added):
+        raise ValueError(f"there is a model {name!r} already: choose another name")
+    EXPERIMENTS[name] = added
+
+
+def _is_same(a: Experiment, b: Experiment) -> bool:
+    """Return whether two experiments have the same values and recipe classes of the same name."""
+    return class_path(type(a.recipe)) == class_path(type(b.recipe)) and (asdict(a) == asdict(b))
+
+
+# Saved recipes
+
+
+def class_path(recipe_class: type[Recipe]) -> str:
+    """Return the import path of a class, such as ``groupdetr.detectors.dino:DINO``."""
+    return f"{recipe_class.__module__}:{recipe_class.__qualname__}"
+
+
+def recipe_to_dict(recipe: Recipe) -> JsonObject:
+    """Return the import path of a recipe's class and all of its fields, for a weights file."""
+    return {CLASS: class_path(type(recipe)), **asdict(recipe)}
+
+
+def recipe_from_dict(saved: Mapping[str, object], where: str = "") -> Recipe:
+    """Return the recipe that `recipe_to_dict` has saved in the file ``where``.
+
+    The class is one of those of the models that are registered. Nothing is imported that the file
+    names. `WeightsError` if the class or a field of it is unknown.
+    """
+    options = dict(saved)
+    path = str(options.pop(CLASS, ""))
+    if not path:
+        raise WeightsError(
+            "the recipe in this file has no class: it was written by groupdetr before 0.1.0",
+            where,
+            "train again with groupdetr train, or convert the published weights again with "
+            "groupdetr import",
+        )
+    recipe_class = _known_classes().get(path)
+    if recipe_class is None:
+        module = path.partition(":")[0]
+        raise WeightsError(
+            f"this file belongs to a model of the class {path}, which is not known",
+            where,
+            f"name the plugin that registers it: --plugin {module} (Python: import {module} first)",
+        )
+    known = {field.name for field in fields(recipe_class)}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise WeightsError(
+            f"the recipe in this file has fields that {path} does not have: {', '.join(unknown)}",
+            where,
+            "use the version of the class, or of groupdetr, that the file was written with",
+        )
+    try:
+        return recipe_class().with_options(**options)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"the recipe in this file is not valid: {error}",
+            where,
+            "name the plugins that the model uses: --plugin MODULE",
+        ) from error
+
+
+def _known_classes() -> dict[str, type[Recipe]]:
+    """Return the classes of the recipes of all models by their import paths."""
+    classes = [type(known.recipe) for known in EXPERIMENTS.values()]
+    return {class_path(recipe_class): recipe_class for recipe_class in classes}
+
+
+# Plugins
+
+
+def load_plugin(name: str) -> None:
+    """Run a plugin: a module of Python that registers models, backbones or data formats.
+
+    ``name`` is an entry point of the group `groupdetr.models`, a module, or the path of a .py file.
+    Modules are also searched for in the current folder. A plugin runs any code that it contains,
+    so it is only loaded if the user names it; no checkpoint can load one.
+
+    `UsageError` if there is no such plugin.
+
+    >>> groupdetr.load_plugin("my_detectors.py")  # it calls groupdetr.register_model
+    """
+    if name in _loaded_plugins:
+        return
+    for point in _entry_points():
+        if point.name == name:
+            _call_if_possible(point.load())
+            _loaded_plugins.append(name)
+            return
+    if name.endswith(".py"):
+        _import_file(Path(name))
+    else:
+        _import_module(name)
+    _loaded_plugins.append(name)
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """Return the names of the plugins that were loaded, for other processes and for config.yaml."""
+    return tuple(_loaded_plugins)
+
+
+def _entry_points() -> list[EntryPoint]:
+    return list(entry_points(group=ENTRY_POINTS))
+
+
+def _call_if_possible(loaded: object) -> None:
+    """Call what an entry point names if it is a function. A module has run by being imported."""
+    if isinstance(loaded, Callable):  # type: ignore[arg-type]
+        loaded()  # type: ignore[operator]
+
+
+def _import_file(path: Path) -> None:
+    """Import a .py file under the name of its stem."""
+    if not path.is_file():
+        raise UsageError("there is no such plugin", str(path), "pass the path of a .py file")
+    if path.stem in sys.modules:
+        raise UsageError(
+            f"a plugin cannot be called {path.stem!r}, because a module of this name is loaded",
+            str(path),
+            "rename the file",
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Recipes are saved with the name of their module, and dataclasses look it up.
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+
+
+def _import_module(name: str) -> None:
+    """Import a module from the environment or from the current folder."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that the plugin itself fails to import is an error of the plugin.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        installed = ", ".join(sorted(point.name for point in _entry_points())) or "none"
+        raise UsageError(
+            f"there is no plugin {name!r}",
+            remedy="pass a module that can be imported, the path of a .py file, or the name of an "
+            f"installed plugin ({installed})",
+        ) from error
