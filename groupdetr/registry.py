@@ -215,7 +215,10 @@ def _import_file(path: Path) -> None:
     """Import a .py file under the name of its stem."""
     if not path.is_file():
         raise UsageError("there is no such plugin", str(path), "pass the path of a .py file")
-    if path.stem in sys.modules:
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None:
+        if Path(getattr(loaded, "__file__", None) or "").resolve() == path.resolve():
+            return
         raise UsageError(
             f"a plugin cannot be called {path.stem!r}, because a module of this name is loaded",
             str(path),
