@@ -51,7 +51,8 @@ def save(model: nn.Module, path: str | Path, metadata: JsonObject) -> None:
     stamped = {**metadata, **file_stamp()}
     try:
         save_file(tensors, temporary, {"format": "pt", KEY: json.dumps(stamped)})
-        with temporary.open("rb") as file:
+        # Windows only writes a file to the disk that is open for writing.
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

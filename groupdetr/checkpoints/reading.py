@@ -90,7 +90,7 @@ def _open_folder(path: Path) -> Checkpoint:
             "pass a file instead",
         )
     try:
-        metadata = dict(json.loads(config.read_text()))
+        metadata = dict(json.loads(config.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise WeightsError(
             f"the configuration cannot be read: {error}",

@@ -6,11 +6,13 @@ import dataclasses
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from groupdetr.cli.json_output import print_json
 from groupdetr.errors import GroupDETRError, UsageError
 from groupdetr.version import __version__
 
@@ -23,7 +25,7 @@ class Command:
 
     Options and workflow are imported only when the command runs, so `groupdetr --help` does not
     wait for torch. The workflow is a function that takes the fields of the options as keyword
-    arguments.
+    arguments, except for ``plugin`` and ``json``, which `run` uses itself.
     """
 
     summary: str
@@ -40,17 +42,17 @@ COMMANDS = {
     "check": Command(
         "list everything in a dataset that would break or mislead training",
         "groupdetr.cli.options.check:CheckOptions",
-        "groupdetr.workflows.check:check",
+        "groupdetr.workflows.check:check_command",
     ),
     "train": Command(
         "train a detector on your data",
         "groupdetr.cli.options.train:TrainOptions",
-        "groupdetr.workflows.train:train",
+        "groupdetr.workflows.train:train_command",
     ),
     "val": Command(
         "evaluate a run: COCO AP, per class, per group",
         "groupdetr.cli.options.val:ValOptions",
-        "groupdetr.workflows.validate:validate",
+        "groupdetr.workflows.validate:validate_command",
     ),
     "predict": Command(
         "detect objects in images, folders and globs",
@@ -83,8 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # With line buffering, a log file has every line as soon as it is printed.
-        sys.stdout.reconfigure(line_buffering=True)
+        # With line buffering, a log file has every line as soon as it is printed. Characters that
+        # the encoding of a terminal or file lacks, as on Windows, are escaped, as in stderr.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         return run(arguments)
     except GroupDETRError as error:
@@ -110,15 +113,31 @@ def run(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"groupdetr {__version__}")
         return 0
+    if arguments[0] in ("--install-completion", "--print-completion"):
+        from groupdetr.cli import completion
+
+        return completion.run(
+            arguments, {name: (c.summary, load(c.options)) for name, c in COMMANDS.items()}
+        )
     name = arguments[0]
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else usage()
         raise UsageError(f"there is no command {name!r}", remedy=remedy)
     command = COMMANDS[name]
-    options = read_options(name, arguments[1:])
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    result = load(command.workflow)(**values)
+    # With --json, stdout holds one JSON value and nothing else. All that a command, a library or a
+    # plugin prints on the way goes to stderr.
+    with redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
+        options = read_options(name, arguments[1:])
+        values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        values.pop("plugin", None)  # The plugins are loaded already.
+        as_json = values.pop("json", False)
+        result = load(command.workflow)(**values)
+    if as_json:
+        print_json(result)
+    elif hasattr(result, "show"):
+        # What a command has not printed while it ran, such as tables.
+        result.show()
     # Workflows that can end without success return an object with an exit code.
     return int(getattr(result, "exit_code", 0))
 
@@ -131,6 +150,11 @@ def read_options(name: str, arguments: list[str]) -> Any:
     import tyro
 
     options_class = load(COMMANDS[name].options)
+    # Plugins come first, because they define the models whose defaults other options have.
+    for plugin in values_of(arguments, "--plugin"):
+        from groupdetr.registry import load_plugin
+
+        load_plugin(plugin)
     keywords: dict[str, Any] = {}
     # A module of options may have a function `prepare`, for defaults that depend on options.
     prepare = getattr(sys.modules[options_class.__module__], "prepare", None)
@@ -143,6 +167,17 @@ def read_options(name: str, arguments: list[str]) -> Any:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         **keywords,
     )
+
+
+def values_of(arguments: Sequence[str], flag: str) -> list[str]:
+    """Return the values of all occurrences of a flag, given as --flag value or --flag=value."""
+    values = []
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            values.append(arguments[i + 1])
+        elif argument.startswith(f"{flag}="):
+            values.append(argument.split("=", 1)[1])
+    return values
 
 
 def load(path: str) -> Any:
@@ -158,8 +193,11 @@ def usage() -> str:
         "(Group DETR, arXiv 2207.13085)"
     )
     lines = [f"  {name:<9} {command.summary}" for name, command in COMMANDS.items()]
-    last = "groupdetr COMMAND --help lists the options of a command."
-    return "\n".join([title, "", *lines, "", last])
+    last = [
+        "groupdetr COMMAND --help lists the options of a command.",
+        "groupdetr --install-completion sets up tab completion in bash, zsh and fish.",
+    ]
+    return "\n".join([title, "", *lines, "", *last])
 
 
 def explain(error: GroupDETRError) -> str:

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.cli.options.plugin import PluginOptions
+
 
 @dataclass(frozen=True)
-class CheckOptions:
+class CheckOptions(PluginOptions):
     """List everything in a dataset that would break or mislead training.
 
     The exit code is 3 if training must not start.
@@ -30,6 +32,6 @@ class CheckOptions:
     workers: int | None = None
     """Threads that decode images. None: one for each processor core, 8 at most."""
     json: bool = False
-    """Print one JSON object instead of text."""
+    """Print one JSON object (docs/json.md) instead of text."""
     out: Path | None = None
     """Folder to write check.json to."""

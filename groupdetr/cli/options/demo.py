@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from groupdetr.cli.options.plugin import PluginOptions
+
 
 @dataclass(frozen=True)
-class DemoOptions:
+class DemoOptions(PluginOptions):
     """Train the same small detector with one group and with K groups of queries, and compare.
 
     It uses synthetic images, works offline on a CPU, and takes minutes. It writes report.html and
@@ -33,4 +35,5 @@ class DemoOptions:
     out: Path | None = None
     """Folder to write to. None: runs/demo, or runs/fig8 for that figure."""
     json: bool = False
-    """Print metrics.json at the end."""
+    """Print one JSON object at the end, the content of metrics.json (docs/json.md). Progress goes
+    to stderr."""

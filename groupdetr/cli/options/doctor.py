@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from groupdetr.cli.options.plugin import PluginOptions
+
 
 @dataclass(frozen=True)
-class DoctorOptions:
+class DoctorOptions(PluginOptions):
     """Show the environment, and test that the groups of a detector are separate.
 
     Perturbing one group changes no other, K groups in one pass equal K passes, and inference equals
@@ -20,4 +22,4 @@ class DoctorOptions:
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     json: bool = False
-    """Print one JSON object."""
+    """Print one JSON object (docs/json.md) instead of text."""

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.cli.options.plugin import PluginOptions
+
 
 @dataclass(frozen=True)
-class ImportOptions:
+class ImportOptions(PluginOptions):
     """Convert published weights to a file of this library.
 
     It reads official .pth and .pkl files, files of the authors' GroupDETR branch, of Hugging Face

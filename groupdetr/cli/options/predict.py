@@ -8,9 +8,11 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.cli.options.plugin import PluginOptions
+
 
 @dataclass(frozen=True)
-class PredictOptions:
+class PredictOptions(PluginOptions):
     """Detect objects in images, or in scenes of several cameras.
 
     It writes annotated copies and predictions.json.
@@ -35,4 +37,5 @@ class PredictOptions:
     out: Path | None = None
     """Folder to write to. None: RUN/predict."""
     json: bool = False
-    """Print the predictions as JSON instead of a line for each image or scene."""
+    """Print the content of predictions.json (docs/json.md). The lines for each image or scene go to
+    stderr."""

@@ -10,16 +10,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from groupdetr.engine.run_folder import RunFolder
+from groupdetr.cli.options.plugin import PluginOptions
 from groupdetr.errors import UsageError
-from groupdetr.settings import Settings
-from groupdetr.structures.json_object import JsonObject
-
-MODEL = "conditional-detr-r50"
+from groupdetr.settings import DEFAULT_MODEL, DEFAULT_SETTINGS, Settings
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(PluginOptions):
     """Train a detector on a dataset: a folder in a known layout, or an annotation file.
 
     Layouts are those of COCO and nuScenes. An annotation file needs --images.
@@ -29,7 +26,7 @@ class TrainOptions:
     """The dataset."""
     images: Path | None = None
     """Folder of the images, if DATA is an annotation file."""
-    model: str = MODEL
+    model: str = DEFAULT_MODEL
     """A preset or an experiment of the paper; `groupdetr presets` lists them."""
     groups: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--group-detr"])] = None
     """K, the number of groups of queries in training. None: the model's own, which is the paper's
@@ -40,6 +37,9 @@ class TrainOptions:
     """
     queries: int | None = None
     """N, the number of queries of a group. No more objects can be detected in an image."""
+    backbone: str | None = None
+    """Another backbone: the name of a timm model such as convnext_tiny.fb_in22k. None: that of the
+    model."""
     set: tuple[str, ...] = ()
     """Other fields of the model's recipe, as name=value: --set dropout=0 decoder_layers=3."""
     weights: Path | None = None
@@ -55,9 +55,27 @@ class TrainOptions:
     """Open every image before training starts. --no-check reads only the annotations."""
     stop_after: int | None = None
     """Stop after this step, to be resumed later. The schedule stays that of the whole training."""
+    json: bool = False
+    """Print one JSON object at the end: the folder, the length and the best metrics
+    (docs/json.md). Progress goes to stderr."""
+    callback: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE:CLASS")
+    ] = ()
+    """A callback of your own: a class that is created without arguments, in a module or a .py file.
+    The option may be given several times."""
     auto_batch: Annotated[bool, tyro.conf.Suppress] = False
     """True for --batch auto."""
-    settings: Settings = field(default_factory=Settings)
+    # None: those of the model. `prepare` and this class replace None.
+    settings: Settings = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.settings is None and self.model == DEFAULT_MODEL:
+            object.__setattr__(self, "settings", DEFAULT_SETTINGS)
+        elif self.settings is None:
+            # Imported here: the experiments import torch, and `groupdetr --help` does not.
+            from groupdetr.registry import experiment
+
+            object.__setattr__(self, "settings", experiment(self.model).settings)
 
 
 def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
@@ -71,29 +89,23 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
     model = _last_value(arguments, "--model")
     if resumed is not None:
         run = Path(resumed)
-        options = from_config(RunFolder.existing(run).read_config(), run)
+        options = options_of_run(run)
         if auto_batch:
             # Fit to the memory of this machine, whatever was chosen when the run began.
             settings = replace(options.settings, accumulate=1, group_chunk=None)
             options = replace(options, settings=settings)
-    elif model is None:
-        options = TrainOptions()
     else:
-        from groupdetr.experiments import experiment
-
-        options = TrainOptions(model=model, settings=experiment(model).settings)
+        options = TrainOptions(model=model or DEFAULT_MODEL)
     return arguments, replace(options, auto_batch=auto_batch)
 
 
-def from_config(config: JsonObject, run: Path) -> TrainOptions:
-    """Return the options of a run that is resumed, from the content of its config.yaml."""
-    known = {option.name for option in dataclasses.fields(TrainOptions)}
-    values = {name: value for name, value in config.items() if name in known}
-    for name in ("data", "images", "weights"):
-        values[name] = Path(values[name]) if values.get(name) else None
-    values["settings"] = Settings(**values.get("settings", {}))
-    values["set"] = tuple(values.get("set", ()))
-    return TrainOptions(**values | {"out": run, "resume": run})
+def options_of_run(run: Path) -> TrainOptions:
+    """Return the options of a run that is resumed, from its config.yaml."""
+    from groupdetr.tasks.training_config import TrainingConfig
+
+    config = TrainingConfig.from_run(run)
+    recorded = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return TrainOptions(**recorded, out=run, resume=run)
 
 
 def _last_value(arguments: list[str], flag: str) -> str | None:

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import tyro
 
+from groupdetr.cli.options.plugin import PluginOptions
+
 
 @dataclass(frozen=True)
-class ValOptions:
+class ValOptions(PluginOptions):
     """Evaluate a run: the twelve COCO metrics, or the nuScenes detection score, and every class.
 
     It writes the metrics and the detections.
@@ -38,4 +40,4 @@ class ValOptions:
     out: Path | None = None
     """Folder to write to. None: RUN/val."""
     json: bool = False
-    """Print the metrics as JSON."""
+    """Print one JSON object, the content of metrics.json (docs/json.md), instead of tables."""
