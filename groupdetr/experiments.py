@@ -25,7 +25,7 @@ from groupdetr.detectors.tiny import (
     TinyViTDINO,
 )
 from groupdetr.modeling.backbones.registry import NONE_FROZEN, SWIN_LARGE
-from groupdetr.settings import Settings
+from groupdetr.settings import DEFAULT_SETTINGS, Settings
 
 K = 11  # the paper's number of groups (Sec. 4.1)
 TINY_K = 6  # the number of groups of the -tiny presets
@@ -47,7 +47,7 @@ class Experiment:
 
 EPOCHS_12 = Settings(epochs=12, lr_drop=(11 / 12,))  # official scripts: StepLR at epoch 11
 EPOCHS_36 = Settings(epochs=36, lr_drop=(30 / 36,))
-EPOCHS_50 = Settings(epochs=50, lr_drop=(40 / 50,))
+EPOCHS_50 = DEFAULT_SETTINGS
 # PaddleDetection's settings of ViT-Huge
 VIT_H_EPOCHS_12 = replace(EPOCHS_12, backbone_lr=1e-4, layer_decay=0.7, imgsz=1184, recompute=True)
 # Mask2Former's configuration, whose 368,750 iterations are 50 epochs

@@ -132,7 +132,7 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
     >>> layer = torch.nn.TransformerDecoderLayer(d_model=256, nhead=8)
     >>> decoder = torch.nn.TransformerDecoder(layer, num_layers=6)
     >>> for layer in decoder.layers:
-    ...     layer.self_attn = MultiheadAttentionWithinGroups.convert(layer.self_attn, num_queries=300)
+    ...     layer.self_attn = MultiheadAttentionWithinGroups.convert(layer.self_attn, 300)
     """
 
     def __init__(self, embed_dim: int, num_heads: int, num_queries: int, **options: Any) -> None:

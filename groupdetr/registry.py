@@ -196,6 +196,30 @@ def load_plugin(name: str) -> None:
     _loaded_plugins.append(name)
 
 
+def load_object(path: str) -> object:
+    """Return what ``path`` names: ``module:name`` or ``file.py:name``. The module is run.
+
+    `UsageError` if there is no such module or name.
+    """
+    module_name, separator, name = path.rpartition(":")
+    if not separator:
+        raise UsageError(
+            f"{path!r} does not name a class", remedy="write MODULE:CLASS, or FILE.py:CLASS"
+        )
+    if module_name.endswith(".py"):
+        _import_file(Path(module_name))
+        module_name = Path(module_name).stem
+    else:
+        _import_module(module_name)
+    module = sys.modules[module_name]
+    if not hasattr(module, name):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        similar = get_close_matches(name, classes, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(classes)}"
+        raise UsageError(f"{module_name} has no {name!r}", path, hint)
+    return getattr(module, name)
+
+
 def loaded_plugins() -> tuple[str, ...]:
     """Return the names of the plugins that were loaded, for other processes and for config.yaml."""
     return tuple(_loaded_plugins)

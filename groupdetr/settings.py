@@ -204,3 +204,7 @@ def expect_not_negative(**options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not 0 <= value < float("inf"):
             raise UsageError(f"{name.replace('_', '-')} must be a number from 0 up, not {value}")
+
+
+# The settings of `DEFAULT_MODEL`, so that `groupdetr train --help` need not import the model.
+DEFAULT_SETTINGS = Settings(epochs=50, lr_drop=(40 / 50,))

@@ -295,3 +295,43 @@ def test_a_plugin_that_does_not_exist_is_an_error(clean_registry: None, name: st
     with pytest.raises(UsageError, match=r"there is no (such )?plugin"):
         groupdetr.load_plugin(name)
     assert registry.loaded_plugins() == ()
+
+
+# callbacks from the command line
+
+CALLBACK = '''
+import groupdetr
+
+
+class StepCounter(groupdetr.Callback):
+    steps = 0
+
+    def on_step_end(self, trainer, event):
+        self.steps += 1
+        (trainer.run.path / "steps.txt").write_text(str(self.steps))
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+'''
+
+
+def test_a_callback_from_the_command_line_survives_a_resume(
+    clean_registry: None,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "plugin_callback.py"
+    file.write_text(CALLBACK, encoding="utf-8")
+    run = tmp_path / "run"
+    callback = ["--callback", f"{file}:StepCounter"]
+    options = [*SMALL_MODEL, *SMALL_SETTINGS, "--steps", "3", "--stop-after", "2"]
+    arguments = ["train", str(shapes), "--model", "dab-detr-tiny", "--out", str(run), *options]
+    assert main([*arguments, "--callback", f"{file}:StepCount"]) == 2
+    assert "did you mean StepCounter?" in capsys.readouterr().err
+    assert main([*arguments, *callback]) == 0
+    assert main(["train", "--resume", str(run), *callback]) == 0
+    assert (run / "steps.txt").read_text(encoding="utf-8") == "3"

@@ -47,7 +47,8 @@ class Isolation:
     @property
     def holds(self) -> bool:
         """True if all differences are within `TOLERANCE`."""
-        return max(self.leak, self.separate_passes) < TOLERANCE
+        # A nan is not within the tolerance.
+        return self.leak < TOLERANCE and self.separate_passes < TOLERANCE
 
 
 @dataclass(frozen=True)

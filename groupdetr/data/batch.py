@@ -12,13 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from groupdetr.structures.images import Images
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
-
-# All backbones were trained on images normalised by these.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 from groupdetr.data.findings import Finding, RefusedError, printable
@@ -22,9 +23,9 @@ _MAX_CLASSES = 12  # lines of a class histogram
 _MAX_FINDINGS = 3  # findings of one code on the console; the JSON output has all
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CheckReport:
-    """The result of a check.
+    """The result of a check. A notebook shows it as a table.
 
     ``dataset`` is the valid part of the data. A training that follows the check uses it.
     """
@@ -52,6 +53,9 @@ class CheckReport:
         """The number of trainable boxes of the train split: no crowds, none without area."""
         return self.splits["train"].boxes if "train" in self.splits else 0
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.root}: {self._headline()}>"
+
     def raise_for_errors(self) -> None:
         """Raise the first error, if any, as a `DataError`."""
         if not self.errors:
@@ -77,15 +81,42 @@ class CheckReport:
 
         It has the first findings of each code, and the statistics of the splits.
         """
-        errors = _plural(len(self.errors), "error")
-        warnings = _plural(len(self.warnings), "warning")
-        lines = [f"{self.verdict}: {errors}, {warnings}"]
+        lines = [self._headline()]
         lines += _findings_by_code("error", self.errors)
         lines += _findings_by_code("warning", self.warnings)
         for name, statistics in self.splits.items():
             lines.append(_summary(name, statistics))
             lines += _class_histogram(statistics)
         return "\n".join(lines)
+
+    def _headline(self) -> str:
+        """Return the verdict and the numbers of findings."""
+        errors = _plural(len(self.errors), "error")
+        warnings = _plural(len(self.warnings), "warning")
+        return f"{self.verdict}: {errors}, {warnings}"
+
+    def _repr_html_(self) -> str:
+        """Return a table with one row for each code of findings, for notebooks."""
+        rows = []
+        for severity, findings in (("error", self.errors), ("warning", self.warnings)):
+            for code, findings_of_code in _by_code(findings).items():
+                first = findings_of_code[0]
+                example = f"{first.where}: {first.what}"
+                cells = (severity, code, str(len(findings_of_code)), example, first.remedy)
+                rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+        parts = [f"<p>{escape(str(self.root))}: {self._headline()}</p>"]
+        if rows:
+            titles = ("", "code", "number", "the first one", "what to do")
+            header = "".join(f"<th>{title}</th>" for title in titles)
+            body = "".join(f"<tr>{row}</tr>" for row in rows)
+            parts.append(f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>")
+        summaries = "\n".join(self.split_summaries())
+        parts.append(f"<pre>{escape(summaries)}</pre>")
+        return "\n".join(parts)
+
+    def split_summaries(self) -> list[str]:
+        """Return one line for each split: its images, objects and classes."""
+        return [_summary(name, statistics) for name, statistics in self.splits.items()]
 
 
 def check(
@@ -105,6 +136,8 @@ def check(
         dataset, findings = read_with_findings(data, images, masks=masks)
     except RefusedError as error:  # there is no file to check
         return CheckReport(Path(data), [error.finding], [])
+    except DataError as error:  # of the reader of another format
+        return CheckReport(Path(data), [reader_finding(error, Path(data))], [])
     statistics = {name: split_statistics(split) for name, split in dataset.splits.items()}
     for name, split in dataset.splits.items():
         findings += statistics_findings(split, statistics[name], num_queries)
@@ -116,15 +149,25 @@ def check(
     return CheckReport(Path(data), errors, warnings, statistics, dataset)
 
 
+def reader_finding(error: DataError, data: Path) -> Finding:
+    """Return the error of a reader as a finding."""
+    what = f"{error.what} ({error.remedy})" if error.remedy else error.what
+    return Finding("unreadable-format", error.where or str(data), "", what)
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _findings_by_code(severity: str, findings: list[Finding]) -> Iterator[str]:
+def _by_code(findings: list[Finding]) -> dict[str, list[Finding]]:
     by_code: dict[str, list[Finding]] = {}
     for finding in findings:
         by_code.setdefault(finding.code, []).append(finding)
-    for code, findings_of_code in by_code.items():
+    return by_code
+
+
+def _findings_by_code(severity: str, findings: list[Finding]) -> Iterator[str]:
+    for code, findings_of_code in _by_code(findings).items():
         count = len(findings_of_code)
         yield f"{severity}: {code} ({count}): {findings_of_code[0].remedy}"
         for finding in findings_of_code[:_MAX_FINDINGS]:

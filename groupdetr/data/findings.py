@@ -16,6 +16,7 @@ ERRORS = {  # code -> remedy
     # the folder and the annotation file
     "unknown-layout": "arrange the folder as one of the layouts, or give an annotation file with"
     " --images DIR",
+    "unreadable-format": "correct the file, or convert the dataset to COCO JSON",
     "missing-annotations": "check the path and the permissions of the annotation file",
     "not-json": "export the annotations again as COCO JSON",
     "json-too-deep": "export the annotations again as COCO JSON",
@@ -178,7 +179,8 @@ class Finding:
             "code": self.code,
             "file": self.file,
             "record": self.record,
-            "message": self.message,
+            "what": self.what,
+            "remedy": self.remedy,
         }
 
 

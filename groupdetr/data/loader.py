@@ -20,6 +20,7 @@ from groupdetr.errors import GroupDETRError
 
 BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
+SampleT = TypeVar("SampleT")
 
 
 class CollatingDataset(Protocol[BatchT_co]):
@@ -81,10 +82,20 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
                     order = generator.permutation(self.num_images)
                     current_epoch = epoch
                 samples.append(SampleIndex(epoch, int(order[position_in_epoch])))
-            samples_of_rank = samples[self.rank :: self.ranks]
-            size = len(samples_of_rank) // self.accumulate
-            for i in range(self.accumulate):
-                yield samples_of_rank[i * size : (i + 1) * size]
+            yield from divide_batch(samples, self.rank, self.ranks, self.accumulate)
+
+
+def divide_batch(
+    batch: Sequence[SampleT], rank: int, ranks: int, accumulate: int
+) -> list[list[SampleT]]:
+    """Return the ``accumulate`` micro-batches of one process, given the batch of a step.
+
+    The batch is distributed over the ``ranks`` processes in turn. ``rank`` is the index of the
+    process.
+    """
+    own = list(batch[rank::ranks])
+    size = len(own) // accumulate
+    return [own[i * size : (i + 1) * size] for i in range(accumulate)]
 
 
 class BatchDataset(Dataset[BatchT | GroupDETRError]):
@@ -134,7 +145,7 @@ class Loader(Generic[BatchT]):
 
 
 def training_loader(
-    dataset: CollatingDataset[BatchT], sampler: StepBatchSampler, workers: int
+    dataset: CollatingDataset[BatchT], sampler: Iterable[list[SampleIndex]], workers: int
 ) -> Loader[BatchT]:
     """Return a loader of the micro-batches of ``sampler``."""
     return Loader(dataset, sampler, workers)
@@ -144,7 +155,7 @@ class ValidationLoader(Generic[BatchT]):
     """Loads images of one dataset in order, for every evaluation with the same worker processes.
 
     Worker processes that are not forked take seconds to start. They stay alive as long as this
-    object, or until `batches` is called with other arguments.
+    object, or until `close` is called, or `batches` with other arguments.
     """
 
     def __init__(self, dataset: CollatingDataset[BatchT]) -> None:
@@ -163,6 +174,10 @@ class ValidationLoader(Generic[BatchT]):
             self._loader = Loader(self.dataset, batches, workers, persistent_workers=workers > 0)
             self._arguments = arguments
         return self._loader
+
+    def close(self) -> None:
+        """End the worker processes. The next call of `batches` starts new ones."""
+        self._loader = None
 
 
 def limit_worker_threads(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""Text formats of results that all tasks share: tables, CSV files and numbers of objects."""
+"""Formats of results that all tasks share: metrics with their tables, CSV files, counts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,71 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
+from groupdetr.engine.progress import create_console
+from groupdetr.structures.json_object import JsonObject
+
 TableRow = dict[str, str]  # column -> cell
+
+
+@dataclass(frozen=True)
+class MetricsTable:
+    """One of the tables that show the metrics of an evaluation."""
+
+    rows: Sequence[TableRow]
+    note: str = ""  # a line below the table
+
+
+class Metrics(dict[str, Any]):
+    """The metrics of an evaluation by name, the content of metrics.json. Undefined ones are None.
+
+    It is a dictionary of plain data. A notebook shows its tables, and so does `show`.
+
+    >>> metrics = groupdetr.evaluate("runs/mine")
+    >>> metrics["AP"], metrics["per_class"][0]["name"]
+    """
+
+    def __init__(self, content: JsonObject, tables: Sequence[MetricsTable], folder: Path) -> None:
+        super().__init__(content)
+        self.tables = tables
+        self.folder = folder  # of metrics.json and the other files of the evaluation
+
+    def show(self) -> None:
+        """Print the metrics of all classes together, of every class, and of every group."""
+        console = create_console()
+        for table in self.tables:
+            console.print(format_table(table.rows))
+            if table.note:
+                console.print(table.note)
+        console.print(f"written to {self.folder}", markup=False)
+
+    def _repr_html_(self) -> str:
+        """Return the tables, for notebooks."""
+        parts = []
+        for table in self.tables:
+            parts.append(format_html(table.rows))
+            if table.note:
+                parts.append(f"<p>{escape(table.note)}</p>")
+        return "\n".join(parts)
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Print the tables of all classes together and of every group, where IPython has no HTML.
+
+        A saved notebook has this text, too.
+        """
+        text = io.StringIO()
+        console = Console(file=text, width=200, color_system=None, force_jupyter=False)
+        for table in self.tables:
+            if table.rows and "class" not in table.rows[0]:
+                console.print(format_table(table.rows))
+        printer.text("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
 
 
 def format_table(rows: Sequence[Mapping[str, str]]) -> Table:
@@ -19,6 +80,16 @@ def format_table(rows: Sequence[Mapping[str, str]]) -> Table:
     for row in rows:
         table.add_row(*row.values())
     return table
+
+
+def format_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return an HTML table without styles, with the keys of the rows as its header."""
+    header = "".join(f"<th>{escape(column)}</th>" for column in (rows[0] if rows else ()))
+    body = []
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.values())
+        body.append(f"<tr>{cells}</tr>")
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def format_csv(rows: Sequence[Mapping[str, str]]) -> str:

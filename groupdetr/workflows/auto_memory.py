@@ -25,6 +25,7 @@ from groupdetr.engine.memory import create_meter, format_bytes, is_out_of_memory
 from groupdetr.engine.optimizer import create_ema, create_optimizer
 from groupdetr.engine.task import WorstCaseBatch
 from groupdetr.errors import UsageError
+from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.group_chunks import groups_are_independent, with_loss
 from groupdetr.settings import Settings
 from groupdetr.workflows.detector_plan import DetectorPlan
@@ -189,7 +190,9 @@ class FitProblem:
     def _groups_and_chunks(self, may_reduce_groups: bool) -> list[tuple[int, int]]:
         """Return pairs of the number of groups and of those computed at once."""
         groups = self.recipe.num_groups
-        if not groups_are_independent(self.recipe.group_attention, self.recipe.match):
+        if not groups_are_independent(
+            GROUP_ATTENTIONS[self.recipe.group_attention], MATCHES[self.recipe.match]
+        ):
             # Such groups cannot be computed in chunks. Only fewer groups save memory, but the
             # group of inference must stay.
             if not may_reduce_groups:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json as json_format
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from groupdetr.data.check import CheckReport
 from groupdetr.data.check import check as check_coco
+from groupdetr.data.layouts import load
 from groupdetr.data.nuscenes.version import check_version, is_version
+from groupdetr.data.nuscenes.version import load as load_version
+from groupdetr.data.records import TrainingData
+from groupdetr.engine.progress import create_console
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError
+from groupdetr.structures.json_object import JsonObject
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,40 @@ class CheckResult:
         """0, or that of a data error if training must not start."""
         return DataError.exit_code if self.report.verdict == "refuse" else 0
 
+    def to_json(self) -> JsonObject:
+        """Return the verdict, all findings and the statistics of the splits."""
+        return self.report.to_json()
+
+    def show(self) -> None:
+        """Print the report."""
+        create_console().print(self.report.render(), markup=False)
+
 
 def check(
+    data: str | Path,
+    images: str | Path | None = None,
+    *,
+    queries: int | None = None,
+    decode: bool = True,
+    masks: bool = False,
+    workers: int | None = None,
+) -> CheckReport:
+    """Return the report on everything in a dataset that would break or mislead training.
+
+    The keywords are the options of `groupdetr check`: ``queries`` of a group, for a warning of
+    images with more objects; ``decode`` to open every image; ``masks`` to check segmentations;
+    ``workers`` threads that decode.
+
+    >>> groupdetr.check("data/mine").raise_for_errors()
+    """
+    data = Path(data)
+    if is_version(data):
+        return check_version(data, decode)
+    images = Path(images) if images is not None else None
+    return check_coco(data, images, queries, decode, workers, masks)
+
+
+def check_command(
     *,
     data: Path,
     images: Path | None,
@@ -35,18 +69,26 @@ def check(
     decode: bool,
     masks: bool,
     workers: int | None,
-    json: bool,
     out: Path | None,
 ) -> CheckResult:
-    """Check a dataset and print the report. The arguments are the options of `groupdetr check`."""
-    if is_version(data):
-        report: CheckReport = check_version(data, decode)
-    else:
-        report = check_coco(data, images, queries, decode, workers, masks)
+    """Check a dataset. The arguments are the options of `groupdetr check`."""
+    report = check(data, images, queries=queries, decode=decode, masks=masks, workers=workers)
     if out is not None:
         write_json(out / "check.json", report.to_json())
-    if json:
-        print(json_format.dumps(report.to_json(), indent=1, allow_nan=False))
-    else:
-        Console(highlight=False, soft_wrap=True).print(report.render(), markup=False)
     return CheckResult(report)
+
+
+def load_dataset(path: str | Path, images: str | Path | None = None) -> TrainingData:
+    """Return a dataset of images, or of scenes, as it is trained on, with segmentations if any.
+
+    ``path`` is a folder in a known layout, an annotation file with the folder ``images``, or a
+    nuScenes version. Images are not decoded. `DataError` for the first problem that would mislead
+    training; `check` lists all of them.
+
+    >>> dataset = groupdetr.load_dataset("data/mine")
+    >>> len(dataset.splits["train"]), [category.name for category in dataset.categories]
+    """
+    path = Path(path)
+    if is_version(path):
+        return load_version(path)
+    return load(path, Path(images) if images is not None else None)

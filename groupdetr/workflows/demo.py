@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from json import dumps
 from pathlib import Path
 
 from groupdetr.engine.accelerator import environment
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import UsageError
-from groupdetr.experiments import experiment
+from groupdetr.registry import experiment
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.demo import DemoResults, write_demo_report
 from groupdetr.report.run_summary import summarize_run
@@ -42,13 +41,12 @@ def demo(
     at_once: int | None,
     out: Path | None,
     figure: int | None,
-    json: bool,
 ) -> JsonObject:
     """Run the demo, or that of Fig. 8, and return the content of metrics.json.
 
     ``model`` is a preset. ``groups``, ``epochs`` and ``at_once`` (trainings in parallel) have
     defaults if they are None. There are ``seeds`` trainings of each kind; the first has the seed
-    ``seed``. With ``json``, metrics.json is printed at the end. An interrupted demo continues.
+    ``seed``. An interrupted demo continues.
     """
     default_folder = Path("runs/demo" if figure is None else f"runs/fig{figure}")
     plan = DemoPlan(out or default_folder, groups, epochs, seeds, seed, at_once)
@@ -56,10 +54,7 @@ def demo(
         raise UsageError(
             f"Fig. {figure} has its own detectors", remedy="leave out --model or --figure"
         )
-    content = compare_groups(plan, model or DEFAULT_MODEL) if figure is None else fig8(plan)
-    if json:
-        print(dumps(content, indent=1))
-    return content
+    return compare_groups(plan, model or DEFAULT_MODEL) if figure is None else fig8(plan)
 
 
 def compare_groups(plan: DemoPlan, model: str) -> JsonObject:

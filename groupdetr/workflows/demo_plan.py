@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from groupdetr.engine.accelerator import cores, environment
-from groupdetr.engine.progress import format_duration, format_percent
+from groupdetr.engine.progress import create_console, format_duration, format_percent
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import UsageError
-from groupdetr.experiments import experiment
+from groupdetr.registry import experiment
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.run_summary import format_versions
 from groupdetr.settings import expect_positive
@@ -24,7 +22,7 @@ from groupdetr.tasks.registry import task_class
 from groupdetr.workflows.parallel_runs import TrainingRun
 from groupdetr.workflows.task_workflows import workflows_for
 
-console = Console(highlight=False, soft_wrap=True)
+console = create_console()
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class DemoPlan:
 
     def num_groups(self, model: str) -> int:
         """Return K of the trainings of a preset with groups."""
-        num_groups = (experiment(model).groups or 1) if self.groups is None else self.groups
+        num_groups = experiment(model).recipe.num_groups if self.groups is None else self.groups
         if num_groups < 2:
             raise UsageError(
                 "the demo compares one group with several groups", remedy="--groups 2 or more"
@@ -101,7 +99,7 @@ class DemoPlan:
         """
         recorded = self.folder / "demo.json"
         current = {**options, "groups": self.groups, "epochs": self.epochs}
-        if recorded.is_file() and json.loads(recorded.read_text()) != current:
+        if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) != current:
             raise UsageError(
                 "this folder holds a demo with other options",
                 str(self.folder),

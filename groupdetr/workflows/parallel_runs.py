@@ -5,12 +5,13 @@ Some runs start later, because their length depends on how long other runs take.
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +19,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from groupdetr.engine.progress import PLAIN_EVERY, format_percent
+from groupdetr.engine.progress import NOTEBOOK_EVERY, PLAIN_EVERY, format_percent, text_bar
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import GroupDETRError
-from groupdetr.experiments import experiment
+from groupdetr.registry import experiment, loaded_plugins
 from groupdetr.settings import Settings
 from groupdetr.tasks.registry import task_class
+from groupdetr.visualize.display import NotebookText, in_notebook
 
 # After this fraction of a training, the measured time per step is accurate enough.
 MIN_TIMED_FRACTION = 0.25
 POLL_SECONDS = 0.5  # between two checks of the processes
+STOP_SECONDS = 60.0  # for the current step and a checkpoint, until a process is killed
+LOG_LINES = 15  # of a training that failed, in the error message
 
 
 @dataclass(frozen=True)
@@ -80,20 +84,31 @@ class TrainingRun:
         if not evaluations:
             return progress
         metric = task_class(experiment(self.model).task).metrics[0]
-        return f"{progress}, {metric} {format_percent(evaluations[-1][metric])}"
+        value = evaluations[-1][metric]
+        return f"{progress}, {metric} {format_percent(math.nan if value is None else value)}"
 
     def start_process(self) -> subprocess.Popen[bytes]:
-        """Start the training, or resume it if it was stopped."""
+        """Start the training, or resume it if it was stopped. Its output goes to the log.
+
+        It is in a session of its own, so that Ctrl-C only reaches this program, which then stops
+        all trainings.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.run.config.is_file():
             arguments = ["--resume", str(self.folder)]
         else:
             arguments = [str(self.data), "--model", self.model, "--groups", str(self.groups)]
             arguments += ["--out", str(self.folder), "--no-check", *self.settings.as_flags()]
+        for plugin in loaded_plugins():
+            arguments += ["--plugin", plugin]
         command = [sys.executable, "-m", "groupdetr", "train", *arguments]
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
 
@@ -163,7 +178,7 @@ def train_all(
     """
     waiting = list(runs)
     processes: dict[TrainingRun, subprocess.Popen[bytes]] = {}
-    with ProgressBars(console) as progress, terminate_at_exit(processes):
+    with ProgressBars(console) as progress, stop_at_exit(processes, console):
         while True:
             waiting += new_runs()
             waiting = [run for run in waiting if not run.done]
@@ -173,53 +188,89 @@ def train_all(
             if not processes:
                 return
             time.sleep(POLL_SECONDS)
+            progress.update(list(processes))
             for run, process in list(processes.items()):
                 if process.poll() is not None:
                     del processes[run]
                     expect_success(run, process)
-            progress.update(list(processes))
 
 
 @contextmanager
-def terminate_at_exit(
-    processes: Mapping[TrainingRun, subprocess.Popen[bytes]],
+def stop_at_exit(
+    processes: Mapping[TrainingRun, subprocess.Popen[bytes]], console: Console
 ) -> Iterator[None]:
-    """Terminate all processes at the end, also after an error.
+    """Stop all processes at the end, also after an error or Ctrl-C.
 
-    Inside the ``with`` block, SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so it also
-    terminates them.
+    Inside the ``with`` block, SIGTERM and a closed terminal (SIGHUP) raise KeyboardInterrupt, as
+    Ctrl-C does, so they also stop the processes.
     """
+    former_handlers = {}
     # Python allows signal handlers only in the main thread.
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        former_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP.
+            # Programs that nohup starts ignore SIGHUP.
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                former_handlers[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for process in processes.values():
+        stop(processes.values(), console)
+        for number, handler in former_handlers.items():
+            signal.signal(number, handler)
+
+
+def stop(processes: Collection[subprocess.Popen[bytes]], console: Console) -> None:
+    """Let all processes end after their current step, with a checkpoint, and wait for them.
+
+    Those that take longer than `STOP_SECONDS` are killed; a second Ctrl-C kills all at once. On
+    Windows, processes end without another checkpoint and continue from their last one.
+    """
+    running = [process for process in processes if process.poll() is None]
+    if not running:
+        return
+    console.print(
+        f"stopping {len(running)} trainings; the same command continues them later", markup=False
+    )
+    try:
+        for process in running:
             process.terminate()
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, former_handler)
+        last_time = time.monotonic() + STOP_SECONDS
+        for process in running:
+            process.wait(max(0.0, last_time - time.monotonic()))
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        pass
+    finally:
+        for process in running:
+            process.kill()  # This does nothing if the process has ended.
 
 
 def expect_success(run: TrainingRun, process: subprocess.Popen[bytes]) -> None:
-    """Raise an error with the last line of the log if the training failed."""
-    if process.returncode == 0:
+    """Raise an error with the end of the log if the training failed."""
+    code = process.returncode
+    if code == 0:
         return
-    lines = run.log_file.read_text(errors="replace").splitlines()
-    reason = lines[-1] if lines else f"exit code {process.returncode}"
+    lines = run.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    end = "\n".join(lines[-LOG_LINES:]) or "(it is empty)"
+    # A negative code is the number of a signal, for example 9 if the system had no memory left.
+    cause = f"signal {-code} ended it" if code < 0 else f"exit code {code}"
     raise GroupDETRError(
-        f"the training of {run} failed: {reason}",
-        str(run.log_file),
-        "read this log and correct the cause; the same command then continues the trainings",
+        f"the training of {run} failed: {cause}",
+        f"{run.log_file}, which ends with:\n{end}",
+        "correct the cause; the same command then continues the trainings",
     )
 
 
 class ProgressBars:
-    """The progress of runs: a bar for each one on a terminal, and otherwise a line every 20 s."""
+    """The progress of runs: a bar for each one on a terminal or in a notebook.
+
+    Elsewhere it is a line every 20 s.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.notebook = NotebookText() if in_notebook() else None
+        self.notebook_lines: dict[TrainingRun, str] = {}
         self.last_print = 0.0
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -242,9 +293,21 @@ class ProgressBars:
         if self.console.is_terminal:
             for run in runs:
                 self._update_bar(run)
+        elif self.notebook is not None:
+            self._update_notebook(self.notebook, runs)
         elif time.monotonic() - self.last_print > 2 * PLAIN_EVERY:
             self.last_print = time.monotonic()
             self.console.print("; ".join(f"{run}: {run.progress_text()}" for run in runs))
+
+    def _update_notebook(self, notebook: NotebookText, runs: Sequence[TrainingRun]) -> None:
+        """Show one line for each run, those that have ended included."""
+        if time.monotonic() - self.last_print < NOTEBOOK_EVERY:
+            return
+        self.last_print = time.monotonic()
+        for run in runs:
+            bar = text_bar(min(1.0, run.last_step() / run.steps))
+            self.notebook_lines[run] = f"{run}  {bar}  {run.progress_text()}"
+        notebook.update("\n".join(self.notebook_lines.values()))
 
     def _update_bar(self, run: TrainingRun) -> None:
         if run not in self.bar_of_run:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from groupdetr.errors import UsageError
 from groupdetr.settings import expect_positive
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.output_folder import output_folder
 from groupdetr.workflows.task_workflows import workflows_for
@@ -22,9 +23,8 @@ def predict(
     limit: int | None,
     device: str,
     out: Path | None,
-    json: bool,
-) -> None:
-    """Write annotated images or scenes, and predictions.json.
+) -> JsonObject | list[JsonObject]:
+    """Write annotated images or scenes, and predictions.json, whose content is returned.
 
     The arguments are the options of `groupdetr predict`.
     """
@@ -34,7 +34,7 @@ def predict(
             f"score must be between 0 and 1, not {score}", remedy="--score 0.5, for example"
         )
     workflows = workflows_for(task_of(run))
-    workflows.predict(
+    return workflows.predict(
         run,
         inputs,
         score=score,
@@ -43,5 +43,4 @@ def predict(
         limit=limit,
         device=device,
         out=output_folder(out, run, "predict"),
-        json=json,
     )

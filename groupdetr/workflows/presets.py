@@ -2,40 +2,160 @@
 
 from __future__ import annotations
 
-import json as json_format
-from dataclasses import asdict
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from groupdetr.engine.progress import create_console
+from groupdetr.errors import UsageError
 from groupdetr.experiments import EXPERIMENTS, Experiment
+from groupdetr.registry import list_models, recipe_to_dict
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.registry import task_class
 
+WIDTH = 80  # columns of the list, on any terminal
+MAX_NAME = 44  # columns; the values of a longer name are on the next line
+ABBREVIATIONS = "K: groups in training; N: queries of a group; AP, NDS: the paper's, in percent"
 
-def presets(*, json: bool) -> None:
-    """Print every preset and every experiment of the paper."""
-    if json:
-        described = {name: describe(experiment) for name, experiment in EXPERIMENTS.items()}
-        print(json_format.dumps(described, indent=1))
-        return
-    table = Table("model", "K", "N", "epochs", "in the paper", "", box=None, pad_edge=False)
-    for name, experiment in EXPERIMENTS.items():
-        groups = experiment.groups or experiment.recipe.num_groups
-        reported = "" if experiment.reported is None else f"{experiment.reported:.1f}"
-        table.add_row(
-            name,
-            str(groups),
-            str(experiment.recipe.num_queries),
-            f"{experiment.settings.epochs:g}",
-            reported,
-            experiment.about,
+# What comes before the slash in the name of an experiment, and the title of its section.
+TABLES = {
+    "table2": "Table 2: without groups, for the training time of K groups",
+    "table3": "Table 3: without and with groups, 12 epochs",
+    "table4": "Table 4: without and with groups, 50 epochs (DINO: 36)",
+    "masks": "Instance segmentation",
+    "scenes": "Multi-view 3D detection",
+    "table7": "Table 7: which parts of Group DETR matter",
+    "fig8": "Fig. 8: groups and denoising",
+    "fig9": "Fig. 9: numbers of groups",
+}
+# What the metrics of a task measure, and the title of its presets and the paper's metric.
+PRESETS = {
+    "box": "Presets: boxes in images",
+    "mask": "Presets: instance masks in images",
+    "box3d": "Presets: 3D boxes in scenes of six cameras",
+}
+METRICS = {"box": "AP", "mask": "mask AP", "box3d": "NDS"}
+
+
+@dataclass(frozen=True)
+class PresetList:
+    """The models that `presets` lists, by name."""
+
+    experiments: Mapping[str, Experiment]
+
+    def to_json(self) -> JsonObject:
+        """Return all hyperparameters of every model."""
+        return {name: describe(experiment) for name, experiment in self.experiments.items()}
+
+    def show(self) -> None:
+        """Print a section for the presets of each task, and one for each table of the paper."""
+        console = create_console()
+        console.print(ABBREVIATIONS)
+        for title, experiments in sections(self.experiments).items():
+            console.print()
+            console.print(Text(title, style="bold"))
+            for line in format_section(experiments):
+                console.print(line, markup=False)
+
+
+def presets(*, pattern: str) -> PresetList:
+    """Return the presets and the experiments of the paper whose names match ``pattern``.
+
+    ``*`` stands for any text. `UsageError` if no name matches.
+    """
+    names = list_models(pattern)
+    if not names:
+        raise UsageError(
+            f"no model matches {pattern!r}", remedy=" or ".join(similar_searches(pattern))
         )
-    # Users copy the names from this table, so they must not be cut.
-    table.columns[0].min_width = max(map(len, EXPERIMENTS))
-    Console(soft_wrap=True).print(table)
+    return PresetList({name: EXPERIMENTS[name] for name in names})
+
+
+def similar_searches(pattern: str) -> Iterator[str]:
+    """Yield commands that list similar names, or all names."""
+    text = pattern.strip("*")
+    if list_models(f"*{text}*"):
+        yield f"groupdetr presets '*{text}*'"
+    else:
+        for name in get_close_matches(text, EXPERIMENTS, n=1, cutoff=0.6):
+            yield f"groupdetr presets {name}"
+    yield "groupdetr presets, which lists all models"
 
 
 def describe(experiment: Experiment) -> JsonObject:
-    """Return all hyperparameters, and what the metrics measure: box, mask or box3d."""
-    return asdict(experiment) | {"task": task_class(experiment.task).kind}
+    """Return all hyperparameters of a model, and what its metrics measure: box, mask or box3d."""
+    return {
+        "about": experiment.about,
+        "task": experiment.task,
+        "kind": kind_of(experiment),
+        "reported": experiment.reported,
+        "recipe": recipe_to_dict(experiment.recipe),
+        "settings": asdict(experiment.settings),
+    }
+
+
+def kind_of(experiment: Experiment) -> str:
+    """Return what the metrics of a model measure: box, mask or box3d."""
+    return task_class(experiment.task).kind
+
+
+# The list
+
+
+def sections(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Experiment]]:
+    """Return the models of each section, by its title.
+
+    The presets come first. They are sorted by what they detect, all others by their table.
+    """
+    by_title: dict[str, dict[str, Experiment]] = {title: {} for title in PRESETS.values()}
+    for name, experiment in experiments.items():
+        table, slash, _ = name.partition("/")
+        title = TABLES.get(table, table) if slash else PRESETS[kind_of(experiment)]
+        by_title.setdefault(title, {})[name] = experiment
+    return {title: models for title, models in by_title.items() if models}
+
+
+def format_section(experiments: Mapping[str, Experiment]) -> list[str]:
+    """Return the lines of a section: a header, and one for each model.
+
+    A line has at most `WIDTH` columns. A longer description goes on in the next line, but names
+    are neither broken nor cut, because users copy them.
+    """
+    has_reported = any(experiment.reported is not None for experiment in experiments.values())
+    kinds = {kind_of(experiment) for experiment in experiments.values()}
+    header = ["K", "N", "epochs"]
+    if has_reported:
+        header.append(METRICS[kinds.pop()] if len(kinds) == 1 else "metric")
+    rows = []
+    for experiment in experiments.values():
+        row = [
+            str(experiment.recipe.num_groups),
+            str(experiment.recipe.num_queries),
+            f"{experiment.settings.epochs:g}",
+        ]
+        if has_reported:
+            row.append("" if experiment.reported is None else f"{experiment.reported:.1f}")
+        rows.append(row)
+
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    name_width = min(MAX_NAME, max(map(len, experiments)))
+    lines = [_join("name".ljust(name_width), header, widths)]
+    for (name, experiment), row in zip(experiments.items(), rows):
+        if len(name) > name_width:
+            lines.append(name)
+            name = ""
+        start = _join(name.ljust(name_width), row, widths)
+        descriptions = textwrap.wrap(experiment.about, WIDTH - len(start) - 2) or [""]
+        lines.append(f"{start}  {descriptions[0]}")
+        for description in descriptions[1:]:
+            lines.append(f"{'':{len(start)}}  {description}")
+    return [line.rstrip() for line in lines]
+
+
+def _join(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Return a line of a name and of cells that are aligned on the right."""
+    aligned = [cell.rjust(width) for cell, width in zip(cells, widths)]
+    return "  ".join([name, *aligned])

@@ -17,6 +17,7 @@ from groupdetr.tasks.detection3d import demo as demo3d
 from groupdetr.tasks.detection3d import prediction as prediction3d
 from groupdetr.tasks.detection3d import report as report3d
 from groupdetr.tasks.detection3d import validation as validation3d
+from groupdetr.tasks.result_formats import Metrics
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class TaskWorkflows:
     """The part of the commands that depends on the task."""
 
     report: Callable[..., Path]  # writes the page of a run, given its folder and its dataset
-    predict: Callable[..., None]  # writes annotated images and predictions.json
-    validate: Callable[..., JsonObject]  # writes files, returns the content of metrics.json
+    predict: Callable[..., JsonObject | list[JsonObject]]  # returns that of predictions.json
+    validate: Callable[..., Metrics]  # writes files, returns the content of metrics.json
     demo_spec: DemoSpec
     predict_argument: str  # the argument of `predict` after the run, for messages
 

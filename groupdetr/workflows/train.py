@@ -48,7 +48,7 @@ from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.backbones.registry import has_weights
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import require_independent_groups
-from groupdetr.registry import experiment, recipe_to_dict
+from groupdetr.registry import experiment, load_object, loaded_plugins, recipe_to_dict
 from groupdetr.settings import DEFAULT_MODEL, Settings, SettingsOptions
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.registry import task_class
@@ -238,6 +238,7 @@ def train_command(
     resume: Path | None,
     check: bool,
     stop_after: int | None,
+    callback: Sequence[str],
     auto_batch: bool,
     settings: Settings,
 ) -> TrainingResult:
@@ -264,8 +265,31 @@ def train_command(
         settings=settings,
     )
     return run_training(
-        config, out=out, resume=resume, stop_after=stop_after, auto_batch=auto_batch
+        config,
+        out=out,
+        resume=resume,
+        stop_after=stop_after,
+        auto_batch=auto_batch,
+        callbacks=[create_callback(path) for path in callback],
     )
+
+
+def create_callback(path: str) -> Callback:
+    """Return an object of the class that ``--callback`` names."""
+    callback_class = load_object(path)
+    try:
+        callback = callback_class()  # type: ignore[operator]
+    except TypeError as error:
+        raise UsageError(
+            f"the callback cannot be created without arguments: {error}",
+            path,
+            "name a class without arguments, for example a subclass that sets them",
+        ) from error
+    try:
+        check_callbacks([callback])
+    except TypeError as error:
+        raise UsageError(str(error), path, "docs/callbacks.md has the hooks") from error
+    return callback
 
 
 def run_training(
@@ -596,7 +620,8 @@ def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
     progress = trainer.state.progress
     if trainer.stopped_early():
         plan.log(
-            f"stopped after step {progress.step}; resume with: groupdetr train --resume {run.path}"
+            f"stopped after step {progress.step}; "
+            f"resume with: groupdetr train --resume {run.path}{plugin_flags()}"
         )
         return result_of(plan, trainer, interrupted=trainer.is_stopping)
     if trainer.is_finishing:
@@ -606,9 +631,14 @@ def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
         write_page(plan, workflows.report)
     best = f"best {plan.task.metrics[0]} {100 * max(progress.best_ap, 0):.1f}"
     plan.log(f"{best}; weights: {run.best}; report: {run.report}")
-    predict = f"groupdetr predict {run.path} {workflows.predict_argument}"
-    plan.log(f"next: {predict}, groupdetr val {run.path} --per-group")
+    predict = f"groupdetr predict {run.path} {workflows.predict_argument}{plugin_flags()}"
+    plan.log(f"next: {predict}, groupdetr val {run.path} --per-group{plugin_flags()}")
     return result_of(plan, trainer, interrupted=False)
+
+
+def plugin_flags() -> str:
+    """Return the options that a command needs to know the model, with a space in front."""
+    return "".join(f" --plugin {name}" for name in loaded_plugins())
 
 
 def result_of(plan: DetectorPlan, trainer: Trainer, interrupted: bool) -> TrainingResult:

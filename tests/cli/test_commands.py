@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 
 import groupdetr
+from groupdetr import registry
 from groupdetr.cli.main import COMMANDS, main
 from groupdetr.data.synthetic import write
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.tasks.detection2d.demo_data import DEMO_DATA
 from groupdetr.workflows.task_workflows import WORKFLOWS
+from tests.json_docs import assert_documented
 from tests.runs import train, train_arguments
 
 
@@ -132,7 +134,7 @@ def test_check_ends_with_0_for_good_data_and_with_3_for_data_that_training_refus
     data = [str(broken), "--images", str(shapes / "images/train")]
     assert main(["check", *data, "--json"]) == 3
     (error,) = json.loads(capsys.readouterr().out)["errors"]
-    assert set(error) == {"code", "file", "record", "message"}
+    assert set(error) == {"code", "file", "record", "what", "remedy"}
 
     out = tmp_path / "run"
     assert main(["train", *data, "--model", "conditional-detr-tiny", "--out", str(out)]) == 3
@@ -451,25 +453,40 @@ def shrink_demo_data(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) ->
     monkeypatch.setitem(WORKFLOWS, "images", replace(workflows, demo_spec=demo_spec))
 
 
+PLUGIN = """
+import groupdetr
+from groupdetr.detectors.tiny import TinyConditionalDETR
+
+groupdetr.register_model("my-tiny", TinyConditionalDETR(num_groups=2))
+"""
+
+
 def test_the_demo_compares_one_group_with_several_and_continues_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The detector is that of a plugin, which the processes of the trainings load, too."""
+    monkeypatch.setattr(registry, "_loaded_plugins", [])
+    plugin = tmp_path / "my_models.py"
+    plugin.write_text(PLUGIN)
     shrink_demo_data(monkeypatch, {"train": 16, "val": 12})
     out = tmp_path / "demo"
-    arguments = ["demo", "--groups", "2", "--out", str(out), "--epochs"]
+    model = ["--plugin", str(plugin), "--model", "my-tiny"]
+    arguments = ["demo", *model, "--out", str(out), "--epochs"]
     assert main([*arguments, "1"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert [row["groups"] for row in metrics["runs"]] == [1, 2]
     assert {"AP", "AP50", "epochs", "seconds", "peak_memory_mb"} <= set(metrics["runs"][0])
     checkpoint = out / "k2-seed0/weights/last.pt"
     time_of_checkpoint = checkpoint.stat().st_mtime
-    assert main([*arguments, "1"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "1", "--json"]) == 0
+    assert_documented("demo", json.loads(capsys.readouterr().out))
     assert checkpoint.stat().st_mtime == time_of_checkpoint, "nothing was trained again"
     assert main([*arguments, "2"]) == 2, "the folder holds a demo with other options"
 
 
 def test_figure_8_trains_four_variants_and_continues_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shrink_demo_data(monkeypatch, {"train": 8, "val": 8})
     out = tmp_path / "fig8"
@@ -482,7 +499,9 @@ def test_figure_8_trains_four_variants_and_continues_where_it_was(
     assert "Groups" in (out / "report.html").read_text()
     checkpoint = out / "both-seed0/weights/last.pt"
     time_of_checkpoint = checkpoint.stat().st_mtime
-    assert main(["demo", "--figure", "8", *options, "1"]) == 0
+    capsys.readouterr()
+    assert main(["demo", "--figure", "8", *options, "1", "--json"]) == 0
+    assert_documented("demo: figure 8", json.loads(capsys.readouterr().out))
     assert checkpoint.stat().st_mtime == time_of_checkpoint, "nothing was trained again"
     assert main(["demo", "--figure", "8", *options, "2"]) == 2, "other options"
     assert main(["demo", *options, "1"]) == 2, "another comparison"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from groupdetr.cli.main import main
-from groupdetr.experiments import experiment
+from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 from groupdetr.tasks.trained_detector import TrainedDetector
 from tests.runs import (

@@ -16,9 +16,10 @@ from groupdetr.checkpoints.native import read
 from groupdetr.cli.main import main
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import EXPERIMENTS, recipe_from_dict
+from groupdetr.experiments import EXPERIMENTS
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
+from groupdetr.registry import recipe_from_dict
 from groupdetr.weights.loading import load_weights
 from tests.parity import petr
 from tests.weights.petr import petr_state

@@ -16,6 +16,7 @@ from groupdetr.structures.detections import decode_mask
 from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.visualize.images import palette
+from tests.json_docs import assert_documented
 from tests.tasks.detection2d.segmenter import (
     COLOURS,
     rectangles,
@@ -74,6 +75,19 @@ def test_predict_draws_masks_and_writes_their_run_lengths(
     x, y, w, h = (6 * value for value in rectangles(0)[0][1])
     difference = abs(annotated[y : y + h, x : x + w] - green_with_mask).max(-1)
     assert (difference < 3).mean() > 0.6, "labels and outlines cover the other pixels"
+
+
+def test_the_json_output_has_the_documented_keys(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--device", "cpu", "--out", str(tmp_path), "--json"]
+    val_options = ["--data", str(data), "--workers", "0"]
+    assert main(["val", str(weights), *val_options, *options]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics.pop("split") == "val"
+    assert_documented("Metrics of masks", metrics)
+    assert main(["predict", str(weights), str(data / "images/val"), *options]) == 0
+    assert_documented("predict: masks", json.loads(capsys.readouterr().out))
 
 
 def test_the_detector_returns_masks_that_cover_the_objects(weights: Path, data: Path) -> None:

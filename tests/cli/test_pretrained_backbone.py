@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from groupdetr import Detector, create_model
 from groupdetr.cli.main import main
 from groupdetr.data.synthetic import SyntheticConfig, write
-from groupdetr.detectors.tiny import SMALL_VIT
+from groupdetr.modeling.backbones.vit import SMALL as SMALL_VIT
 from tests.runs import read_log
 
 OPTIONS = split(

@@ -23,6 +23,7 @@ from groupdetr.evaluation.nuscenes import ERRORS
 from groupdetr.evaluation.nuscenes_results import read_results
 from groupdetr.tasks.detection3d.report import detections_section
 from groupdetr.workflows.task_workflows import WORKFLOWS
+from tests.json_docs import assert_documented
 
 SHORT = split("--steps 4 --groups 2 --queries 12 --batch 2 --workers 0 --device cpu --eval-every 1")
 
@@ -204,11 +205,32 @@ def test_a_detector_of_scenes_refuses_images(
         Detector(run, "cpu")
 
 
+def test_the_json_output_has_the_documented_keys(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed_json(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    out = ["--out", str(tmp_path)]
+    metrics = printed_json("val", str(run), "--per-group", "--workers", "0", *out)
+    assert_documented("val", metrics)
+    results = printed_json("predict", str(run), "--score", "0", "--limit", "1", *out)
+    assert_documented("predict: scenes", results)
+    # An image that cannot be read is an error, and a sample without objects is a warning.
+    data = tmp_path / "data"
+    copy_without_annotations(scenes, data, {load(scenes).splits["train"][0].token})
+    next((data / "samples").rglob("*.jpg")).write_bytes(b"not an image")
+    assert main(["check", str(data), "--json"]) == 3
+    assert_documented("check", json.loads(capsys.readouterr().out))
+
+
 # demo and check
 
 
 def test_the_demo_compares_detectors_of_scenes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = SyntheticNuScenesConfig(samples=2, width=160, height=90)
     workflows = WORKFLOWS["scenes"]
@@ -218,8 +240,11 @@ def test_the_demo_compares_detectors_of_scenes(
     monkeypatch.setitem(WORKFLOWS, "scenes", replace(workflows, demo_spec=demo_spec))
     out = tmp_path / "demo"
     options = ["--model", "petr-tiny", "--epochs", "1", "--groups", "2", "--out", str(out)]
-    assert main(["demo", *options]) == 0
-    metrics = json.loads((out / "metrics.json").read_text())
+    capsys.readouterr()
+    assert main(["demo", *options, "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    assert_documented("demo", metrics)
     assert [row["groups"] for row in metrics["runs"]] == [1, 2]
     assert {"NDS", "mAP", "mATE", "seconds"} <= metrics["runs"][0].keys()
     page = (out / "report.html").read_text()
@@ -251,4 +276,4 @@ def test_check_reports_broken_splits_and_several_versions(
     shutil.copytree(data / "one", data / "two")
     assert main(arguments) == 3
     (error,) = json.loads((out / "check.json").read_text())["errors"]
-    assert "2 versions" in error["message"]
+    assert "2 versions" in error["what"]

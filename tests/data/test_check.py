@@ -409,7 +409,7 @@ def test_json_has_all_findings_and_the_console_shows_the_first_ones(sample):
     assert content["verdict"] == "refuse"
     negative = [finding for finding in content["errors"] if finding["code"] == "box-negative"]
     assert len(negative) == 40
-    assert set(negative[0]) == {"code", "file", "record", "message"}
+    assert set(negative[0]) == {"code", "file", "record", "what", "remedy"}
     assert "and 37 more" in report.render()
     assert report.render().count("bbox is") == 3
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from groupdetr.data.worst_case import WorstCaseImageBatch
 from groupdetr.engine.accelerator import create_accelerator
 from groupdetr.engine.memory import HostMeter
 from groupdetr.engine.trainer import Trainer
-from groupdetr.experiments import experiment
+from groupdetr.registry import experiment
 from groupdetr.settings import Settings
 from groupdetr.workflows import auto_memory
 from groupdetr.workflows import train as train_workflow
@@ -56,8 +56,7 @@ def fit_problem(
     name: str = "conditional-detr-tiny", processes: int = 1, **settings: Any
 ) -> FitProblem:
     """Return the problem of a preset with a batch of eight images."""
-    preset = experiment(name)
-    recipe = replace(preset.recipe, num_groups=preset.groups or preset.recipe.num_groups)
+    recipe = experiment(name).recipe
     return FitProblem(recipe, Settings(**{"batch": 8, **settings}), WORST_CASE, processes)
 
 
@@ -384,10 +383,13 @@ def test_dependent_groups_are_reduced_if_micro_batches_do_not_suffice(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_memory(monkeypatch, 12 * MIB)
-    options = ("--model", "table7/c-tiny", "--steps", "1", "--set", "num_queries=100")
-    run = train(shapes, tmp_path / "run", *options, *AUTO)
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", "table7/c-tiny", "--steps", "1", "--set", "num_queries=100"]
+    assert main(["train", str(shapes), *SMALL_SETTINGS, *options, *AUTO]) == 0
+    (run,) = Path("runs").iterdir()
     config = read_config(run)
     assert 1 < config["groups"] < 6
+    assert f"-table7-c-tiny-{config['groups']}g-" in run.name, "K of the training, not of the model"
     assert config["settings"]["accumulate"] == 8
     assert Detector(run).recipe.num_groups == config["groups"]
 
@@ -449,7 +451,7 @@ def fail_in_second_step(
 
     Return a list to which the detectors are added whose training failed.
     """
-    step = Trainer.step
+    step = Trainer.take_step
     failed_models: list[weakref.ref[nn.Module]] = []
 
     def failing_step(self: Trainer, network: nn.Module, micro_batches: list[Any]) -> Any:
@@ -462,7 +464,7 @@ def fail_in_second_step(
             del outputs
         return step(self, network, micro_batches)
 
-    monkeypatch.setattr(Trainer, "step", failing_step)
+    monkeypatch.setattr(Trainer, "take_step", failing_step)
     return failed_models
 
 

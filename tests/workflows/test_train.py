@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from torch import nn
 from groupdetr.cli.main import main, read_options
 from groupdetr.cli.options.train import TrainOptions
 from groupdetr.engine.trainer import Trainer
-from groupdetr.workflows.train import TrainingResult
-from groupdetr.workflows.train import train as train_workflow
+from groupdetr.workflows.train import TrainingResult, train_command
 from tests.runs import load_checkpoint, train_arguments
 
 
@@ -23,19 +21,22 @@ def call_train(data: Path, out: Path, *options: str) -> TrainingResult:
     arguments = train_arguments(data, out, "--steps", "4", *options)
     parsed = read_options("train", arguments[1:])
     assert isinstance(parsed, TrainOptions)
-    return train_workflow(**vars(parsed))
+    values = vars(parsed).copy()
+    for name in ("plugin", "json"):  # `main` uses these itself.
+        del values[name]
+    return train_command(**values)
 
 
 def call_in_second_step(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     """Call ``function(trainer)`` at the beginning of the second step of a training."""
-    step = Trainer.step
+    step = Trainer.take_step
 
     def step_with_call(self: Trainer, network: nn.Module, micro_batches: list[Any]) -> Any:
         if self.state.progress.step == 1:
             function(self)
         return step(self, network, micro_batches)
 
-    monkeypatch.setattr(Trainer, "step", step_with_call)
+    monkeypatch.setattr(Trainer, "take_step", step_with_call)
 
 
 def test_a_complete_training_returns_its_folder_and_exit_code_0(
@@ -43,8 +44,9 @@ def test_a_complete_training_returns_its_folder_and_exit_code_0(
 ) -> None:
     run = tmp_path / "run"
     result = call_train(shapes, run)
-    assert result == TrainingResult(run, interrupted=False)
-    assert result.exit_code == 0
+    assert (result.path, result.interrupted, result.exit_code) == (run, False, 0)
+    assert (result.groups, result.steps) == (2, 4)
+    assert result.epochs == pytest.approx(4 * 4 / 24, abs=1e-4)
 
 
 def test_a_training_that_is_stopped_returns_exit_code_130_without_a_keyboard_interrupt(
@@ -53,8 +55,8 @@ def test_a_training_that_is_stopped_returns_exit_code_130_without_a_keyboard_int
     call_in_second_step(monkeypatch, Trainer.request_stop)
     run = tmp_path / "run"
     result = call_train(shapes, run)
-    assert result == TrainingResult(run, interrupted=True)
-    assert result.exit_code == 130
+    assert (result.path, result.interrupted, result.exit_code) == (run, True, 130)
+    assert result.steps == 2
     assert load_checkpoint(run)["progress"]["step"] == 2, "the step was finished"
 
 
@@ -93,7 +95,7 @@ def test_paths_with_brackets_are_printed_unchanged(
 def test_a_signal_stops_after_the_current_step_and_its_handler_is_restored(
     number: signal.Signals, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call_in_second_step(monkeypatch, lambda _: os.kill(os.getpid(), number))
+    call_in_second_step(monkeypatch, lambda _: signal.raise_signal(number))
     former_handler = signal.getsignal(number)
     run = tmp_path / "run"
     assert call_train(shapes, run).interrupted
@@ -105,8 +107,8 @@ def test_a_second_signal_stops_at_once(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt_twice(_: Trainer) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     call_in_second_step(monkeypatch, interrupt_twice)
     run = tmp_path / "run"

@@ -42,7 +42,7 @@ def count_objects(samples: Sequence[Sample]) -> SampleCounts:
     return SampleCounts(len(samples), empty_samples, sum(per_class), classes)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SceneCheckReport(CheckReport):
     """The result of a check of a nuScenes version."""
 
@@ -71,7 +71,8 @@ class SceneCheckReport(CheckReport):
 
     def render(self) -> str:
         """Return the findings, and a line for each split, as text."""
-        lines = [super().render()]
-        for name, counts in self.counts.items():
-            lines.append(f"{name}: {counts}")
-        return "\n".join(lines)
+        return "\n".join([super().render(), *self.split_summaries()])
+
+    def split_summaries(self) -> list[str]:
+        """Return one line for each split: its samples and objects."""
+        return [f"{name}: {counts}" for name, counts in self.counts.items()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from rich.progress import track
 from torch import Tensor
 
 from groupdetr.data.batch import normalise
@@ -21,11 +19,13 @@ from groupdetr.data.dataset import to_pixels
 from groupdetr.data.image_decoding import IMAGE_SUFFIXES, load_image
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import val_transform
+from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.structures.detections import Detections, decode_mask
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.detection_result import DetectionResult
 from groupdetr.tasks.result_formats import format_counts
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.images import draw_detections
@@ -39,18 +39,28 @@ DEFAULT_SCORE = 0.5  # score threshold of `groupdetr predict`
 SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")  # files that predict reads from a folder
 
 
-@dataclass
-class Result:
-    """The detections in one image, sorted by decreasing score.
+@dataclass(repr=False)
+class Result(DetectionResult):
+    """The detections in one image, sorted by decreasing score. A notebook shows them in the image.
 
     ``labels`` are indices into the classes of the detector, ``ids`` are the category ids of the
     dataset, and ``names`` are the names of the classes.
+
+    >>> result = groupdetr.Detector("runs/mine").predict("photo.jpg", score=0.3)[0]
+    >>> for name, score, box in zip(result.names, result.scores, result.boxes):
+    ...     print(f"{name} {score:.2f}", box.round())
+    >>> result.save("annotated.jpg")
     """
 
-    image: Image.Image
-    detections: Detections
+    image: Image.Image  # in RGB, rotated according to its EXIF orientation
+    detections: Detections  # their tensors, and the masks as run lengths
     categories: Sequence[tuple[int | str, str]]  # (id in the dataset, name) of every class
     source: str = ""  # the path of the image, if it has one
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of all classes of the detector. Labels are indices into it."""
+        return [name for _, name in self.categories]
 
     @property
     def boxes(self) -> NDArray[np.float32]:
@@ -73,29 +83,9 @@ class Result:
         return masks
 
     @property
-    def scores(self) -> NDArray[np.float32]:
-        """[D] in [0,1]."""
-        scores: NDArray[np.float32] = self.detections.scores.numpy()
-        return scores
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """[D] class indices."""
-        labels: NDArray[np.int64] = self.detections.labels.numpy()
-        return labels
-
-    @property
     def ids(self) -> list[int | str]:
         """The category id of every detection, as in the dataset."""
         return [self.categories[label][0] for label in self.labels]
-
-    @property
-    def names(self) -> list[str]:
-        """The class name of every detection."""
-        return [self.categories[label][1] for label in self.labels]
-
-    def __len__(self) -> int:
-        return len(self.detections)
 
     def to_coco(self, image_id: int | str | None = None) -> list[JsonObject]:
         """Return COCO results with the category ids of the dataset.
@@ -138,12 +128,7 @@ class Result:
 
     def draw(self) -> Image.Image:
         """Return a copy of the image with its boxes and masks."""
-        captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
-        return draw_detections(self.image, self.detections, captions)
-
-    def save(self, path: str | Path) -> None:
-        """Write the annotated image."""
-        self.draw().save(path)
+        return draw_detections(self.image, self.detections, self.captions)
 
 
 class Detector(TrainedDetector):
@@ -152,11 +137,11 @@ class Detector(TrainedDetector):
     ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the shortest side of the network's input in
     pixels; None uses that of the training.
 
-    Example::
+    `UsageError` if there is no such run or file, or if it was trained on scenes.
 
-        detector = groupdetr.Detector("runs/train")
-        for result in detector.predict(["a.jpg", "b.jpg"]):
-            result.save(f"{result.source}-annotated.jpg")
+    >>> detector = groupdetr.Detector("runs/mine")
+    >>> for result in detector.predict(["a.jpg", "b.jpg"]):
+    ...     result.save(f"{result.source}-annotated.jpg")
     """
 
     input_kind: ClassVar[str | None] = "images"
@@ -241,13 +226,12 @@ def predict(
     limit: int | None,
     device: str,
     out: Path,
-    json: bool,
-) -> None:
+) -> list[JsonObject]:
     """Write annotated copies of images, and predictions.json, to the folder ``out``.
 
-    ``inputs`` are files, folders and globs. ``score`` is the score threshold; None: 0.5.
-    ``split`` and ``limit`` are for scenes. With ``json``, predictions.json is also printed, instead
-    of one line for each image. Images that cannot be read are skipped; `DataError` at the end.
+    Print one line for each image, and return the content of predictions.json. ``inputs`` are files,
+    folders and globs. ``score`` is the score threshold; None: 0.5. ``split`` and ``limit`` are for
+    scenes. Images that cannot be read are skipped; `DataError` at the end.
     """
     if not inputs:
         raise UsageError(
@@ -264,7 +248,7 @@ def predict(
     content: list[JsonObject] = []
     unreadable: list[DataError] = []
     images = list(zip(paths, copies))
-    for path, copy in track(images, "predict", transient=True, disable=json):
+    for path, copy in with_progress(images, "predict"):
         try:
             (result,) = detector.predict(path, min_score)
         except DataError as error:
@@ -273,12 +257,10 @@ def predict(
         result.save(copy)
         content.append(to_json(result, path, copy))
     write_json(out / "predictions.json", content)
-    if json:
-        print(dumps(content, indent=1))
-    else:
-        print_counts(content, out)
+    print_counts(content, out)
     if unreadable:
         raise unreadable_inputs(unreadable, len(paths), "images")
+    return content
 
 
 def find_images(pattern: str) -> list[Path]:

@@ -31,7 +31,7 @@ def report(run: RunFolder, dataset: DatasetSplits) -> Path:
     for index in range(min(NUM_IMAGES, len(task.val))):
         panels.append(detection_panel(task, {"Detections": detector}, index))
 
-    metadata = json.loads(run.data.read_text())
+    metadata = json.loads(run.data.read_text(encoding="utf-8"))
     data = {"data": metadata["root"]}
     for name, split in metadata["splits"].items():
         data[name] = f"{split['images']} images"
@@ -53,7 +53,8 @@ def report(run: RunFolder, dataset: DatasetSplits) -> Path:
 
 def best_evaluation(run: RunFolder) -> CocoEvaluation:
     """Return the evaluation of the best weights, which the training wrote."""
-    return CocoEvaluation.from_json(json.loads((run.val / "metrics.json").read_text()))
+    metrics = (run.val / "metrics.json").read_text(encoding="utf-8")
+    return CocoEvaluation.from_json(json.loads(metrics))
 
 
 def detection_panel(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from rich.console import Console
 
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category
@@ -23,7 +22,7 @@ from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
-from groupdetr.tasks.result_formats import TableRow, format_csv, format_table
+from groupdetr.tasks.result_formats import Metrics, MetricsTable, TableRow, format_csv
 
 TABLE_METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of the printed tables
 MAX_UNKNOWN_CLASSES, MAX_KNOWN_CLASSES = 10, 100  # that an error message lists
@@ -51,14 +50,12 @@ def validate(
     workers: int | None,
     device: str,
     out: Path,
-    json: bool,
-) -> JsonObject:
-    """Evaluate a detector on a split, print tables, write files, return what metrics.json holds.
+) -> Metrics:
+    """Evaluate a detector on a split, write files, and return what metrics.json holds.
 
     ``run`` is the folder of a run or a weights file. Without ``data`` the dataset of the run is
     used; ``images`` is the folder of images if ``data`` is an annotation file. ``per_group`` also
-    evaluates every group of queries alone. Files go to the folder ``out``. With ``json`` no tables
-    are printed.
+    evaluates every group of queries alone. Files go to the folder ``out``.
     """
     accelerator = create_accelerator(Settings(device=device, workers=workers))
     detector = Detector(run, str(accelerator.device), imgsz)
@@ -77,9 +74,7 @@ def validate(
     validation = Validation(dataset, detections, task.evaluate(detections), groups)
 
     content = write_results(validation, split, out)
-    if not json:
-        print_tables(validation, out)
-    return content
+    return Metrics(content, tables(validation), out)
 
 
 def read_split(detector: Detector, root: Path, images: Path | None, split: str) -> DatasetSplits:
@@ -150,17 +145,18 @@ def write_results(validation: Validation, split: str, folder: Path) -> JsonObjec
     return content
 
 
-def print_tables(validation: Validation, folder: Path) -> None:
-    """Print the metrics of all classes together, of every class, and of every group."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(format_table(summary_rows(validation.evaluation)))
-    console.print(format_table(class_rows(validation.evaluation)))
+def tables(validation: Validation) -> list[MetricsTable]:
+    """Return the metrics of all classes together, of every class, and of every group."""
+    result = [
+        MetricsTable(summary_rows(validation.evaluation)),
+        MetricsTable(class_rows(validation.evaluation)),
+    ]
     if validation.groups:
-        console.print(format_table(group_rows(validation.groups)))
         ap = [100 * group.stats["AP"] for group in validation.groups]
         median = statistics.median(ap)
-        console.print(f"groups: median AP {median:.1f}, from {min(ap):.1f} to {max(ap):.1f}")
-    console.print(f"written to {folder}")
+        note = f"groups: median AP {median:.1f}, from {min(ap):.1f} to {max(ap):.1f}"
+        result.append(MetricsTable(group_rows(validation.groups), note))
+    return result
 
 
 def summary_rows(evaluation: CocoEvaluation) -> list[TableRow]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from json import dumps
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 
 from groupdetr.data.image_decoding import load_image
 from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import NuScenes, load
+from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import training_data, write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.evaluation.nuscenes_results import to_results
@@ -29,6 +28,7 @@ from groupdetr.tasks.detection3d.task import (
     to_global_frame,
     trainable_as_detections,
 )
+from groupdetr.tasks.detection_result import DetectionResult
 from groupdetr.tasks.result_formats import format_counts
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.scenes import DrawableBoxes3D, draw_scene
@@ -36,15 +36,20 @@ from groupdetr.visualize.scenes import DrawableBoxes3D, draw_scene
 DEFAULT_SCORE = 0.3  # score threshold of `groupdetr predict`
 
 
-@dataclass
-class SceneResult:
+@dataclass(repr=False)
+class SceneResult(DetectionResult):
     """The detections in one sample, sorted by decreasing score, in the frame of its lidar.
 
     ``labels`` are indices into the ten classes of nuScenes, and ``names`` are their names.
+
+    >>> result = groupdetr.SceneDetector("runs/scenes").predict("nuscenes", limit=1)[0]
+    >>> for name, score, box in zip(result.names, result.scores, result.boxes):
+    ...     print(f"{name} {score:.2f}", box.round(1))
+    >>> result.save("annotated.jpg")
     """
 
-    sample: Sample
-    detections: Detections3D
+    sample: Sample  # its images, its cameras and its annotations
+    detections: Detections3D  # their tensors
 
     @property
     def boxes(self) -> NDArray[np.float32]:
@@ -56,29 +61,14 @@ class SceneResult:
         return boxes
 
     @property
-    def scores(self) -> NDArray[np.float32]:
-        """[D] in [0,1]."""
-        scores: NDArray[np.float32] = self.detections.scores.numpy()
-        return scores
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """[D] class indices."""
-        labels: NDArray[np.int64] = self.detections.labels.numpy()
-        return labels
-
-    @property
-    def names(self) -> list[str]:
-        """The class name of every detection."""
-        return [CLASSES[label] for label in self.labels]
+    def class_names(self) -> Sequence[str]:
+        """The ten classes of nuScenes. Labels are indices into it."""
+        return CLASSES
 
     @property
     def truth(self) -> Detections3D:
         """The annotated objects to train on. A version without annotations has none."""
         return trainable_as_detections(self.sample)
-
-    def __len__(self) -> int:
-        return len(self.detections)
 
     def best(self, number: int) -> SceneResult:
         """Return the result with only the ``number`` detections of the highest scores."""
@@ -91,14 +81,9 @@ class SceneResult:
         """
         frame = self.sample.frame()
         images = [load_image(path) for path in frame.paths]
-        captions = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
-        detections = DrawableBoxes3D(self.boxes, self.labels, captions)
+        detections = DrawableBoxes3D(self.boxes, self.labels, self.captions)
         truth = DrawableBoxes3D(self.truth.boxes.numpy())
         return draw_scene(images, frame.lidar_to_image, detections, truth, CLASSES, width)
-
-    def save(self, path: str | Path) -> None:
-        """Write the annotated images as one image."""
-        self.draw().save(path)
 
 
 class SceneDetector(TrainedDetector):
@@ -107,11 +92,11 @@ class SceneDetector(TrainedDetector):
     ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the height of the network's images in
     pixels; None uses that of the training.
 
-    Example::
+    `UsageError` if there is no such run or file, or if it was trained on single images.
 
-        detector = groupdetr.SceneDetector("runs/scenes")
-        for result in detector.predict("nuscenes", limit=4):
-            result.save(f"{result.sample.token}.jpg")
+    >>> detector = groupdetr.SceneDetector("runs/scenes")
+    >>> for result in detector.predict("nuscenes", limit=4):
+    ...     result.save(f"{result.sample.token}.jpg")
     """
 
     input_kind: ClassVar[str | None] = "scenes"
@@ -170,15 +155,13 @@ def predict(
     limit: int | None,
     device: str,
     out: Path,
-    json: bool,
-) -> None:
+) -> JsonObject:
     """Write an image for each sample, and predictions.json, to the folder ``out``.
 
-    predictions.json is a result file as the devkit of nuScenes reads it. ``inputs`` is the folder
-    of a nuScenes version, or empty for the data of the run. ``score`` is the score threshold;
-    None: 0.3. ``limit`` is the number of samples; None: all. With ``json``, predictions.json is
-    also printed, instead of one line for each sample. Samples that cannot be read are skipped;
-    `DataError` at the end.
+    Print one line for each sample, and return the content of predictions.json, a result file as the
+    devkit of nuScenes reads it. ``inputs`` is the folder of a nuScenes version, or empty for the
+    data of the run. ``score`` is the score threshold; None: 0.3. ``limit`` is the number of
+    samples; None: all. Samples that cannot be read are skipped; `DataError` at the end.
     """
     if limit is not None and limit < 1:
         raise UsageError(
@@ -192,7 +175,7 @@ def predict(
 
     results: list[SceneResult] = []
     unreadable: list[DataError] = []
-    for index in track(indices, "predict", transient=True, disable=json):
+    for index in with_progress(indices, "predict"):
         try:
             result = detector.predict_sample(samples, index, min_score)
         except DataError as error:
@@ -200,16 +183,13 @@ def predict(
             continue
         result.save(out / f"{result.sample.scene}-{result.sample.token}.jpg")
         results.append(result)
-        if not json:
-            print_counts(result)
+        print_counts(result)
     content = to_result_file(results)
     write_json(out / "predictions.json", content)
-    if json:
-        print(dumps(content, indent=1))
-    else:
-        print(f"{len(results)} annotated samples and predictions.json are in {out}")
+    print(f"{len(results)} annotated samples and predictions.json are in {out}")
     if unreadable:
         raise unreadable_inputs(unreadable, len(indices), "samples")
+    return content
 
 
 def data_folder(run: Path, inputs: Sequence[str]) -> Path:

@@ -38,8 +38,8 @@ def report(run: RunFolder, dataset: NuScenes) -> Path:
     ``dataset`` is what the run was trained on.
     """
     config = run.read_config()
-    metadata = json.loads(run.data.read_text())
-    metrics = json.loads((run.val / "metrics.json").read_text())
+    metadata = json.loads(run.data.read_text(encoding="utf-8"))
+    metrics = json.loads((run.val / "metrics.json").read_text(encoding="utf-8"))
     evaluation = NuScenesEvaluation.from_json(metrics)
     detector = SceneDetector(run.path, "cpu")
     summary = summarize_run(run)

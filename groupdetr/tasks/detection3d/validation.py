@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from groupdetr.data.nuscenes.version import NuScenes, load
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
@@ -17,10 +15,9 @@ from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
 from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.settings import Settings
 from groupdetr.structures.detections3d import Detections3D
-from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 from groupdetr.tasks.detection3d.task import to_global_frame
-from groupdetr.tasks.result_formats import TableRow, format_csv, format_table
+from groupdetr.tasks.result_formats import Metrics, MetricsTable, TableRow, format_csv
 
 
 def validate(
@@ -35,14 +32,13 @@ def validate(
     workers: int | None,
     device: str,
     out: Path,
-    json: bool,
-) -> JsonObject:
+) -> Metrics:
     """Evaluate a 3D detector on a split, write files to the folder ``out``, and return the metrics.
 
     ``data`` is the folder of a nuScenes version; None: the data of the run. With ``per_group``,
-    every group is also evaluated alone. With ``json``, no tables are printed. The files are
-    metrics.json, whose content is returned, per_class.csv, per_group.csv with ``per_group``, and
-    predictions.json, a result file as the devkit of nuScenes reads it. ``images`` is not used.
+    every group is also evaluated alone. The files are metrics.json, whose content is returned,
+    per_class.csv, per_group.csv with ``per_group``, and predictions.json, a result file as the
+    devkit of nuScenes reads it. ``images`` is not used.
     """
     settings = Settings(device=device, workers=workers)
     accelerator = create_accelerator(settings)
@@ -72,9 +68,10 @@ def validate(
     for sample_detections, sample in zip(detections, samples):
         boxes.append(to_global_frame(sample_detections, sample))
     write_results(out / "predictions.json", [sample.token for sample in samples], boxes)
-    if not json:
-        print_tables(evaluation, groups, out)
-    return content
+    tables = [MetricsTable([summary_row(evaluation)]), MetricsTable(class_rows(evaluation))]
+    if groups:
+        tables.append(MetricsTable(group_rows(groups)))
+    return Metrics(content, tables, out)
 
 
 def load_split(run: Path, data: Path | None, split: str) -> NuScenes:
@@ -91,18 +88,6 @@ def load_split(run: Path, data: Path | None, split: str) -> NuScenes:
             f"to see the predictions: groupdetr predict {run} {root} --split {split}",
         )
     return dataset
-
-
-def print_tables(
-    evaluation: NuScenesEvaluation, groups: Sequence[NuScenesEvaluation], out: Path
-) -> None:
-    """Print the metrics of all classes together, of every class, and of every group."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(format_table([summary_row(evaluation)]))
-    console.print(format_table(class_rows(evaluation)))
-    if groups:
-        console.print(format_table(group_rows(groups)))
-    console.print(f"written to {out}")
 
 
 def summary_row(evaluation: NuScenesEvaluation) -> TableRow:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from groupdetr.checkpoints import native
 from groupdetr.data.batch import normalise
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.experiments import EXPERIMENTS, TINY_SETTINGS, Experiment
+from groupdetr.registry import recipe_to_dict
 from groupdetr.structures.images import Images
 from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.outputs import Outputs
@@ -85,7 +85,7 @@ def register_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
 def save_weights(path: Path, imgsz: int) -> Path:
     """Write a weights file like that of a training."""
     metadata = {
-        "recipe": dataclasses.asdict(SegmenterRecipe(preset=PRESET)),
+        "recipe": recipe_to_dict(SegmenterRecipe(preset=PRESET)),
         "categories": [[10 * number, name] for number, name in enumerate(COLOURS, 1)],
         "imgsz": imgsz,
     }

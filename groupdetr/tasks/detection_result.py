@@ -1,0 +1,87 @@
+"""What the detections in an image and those in a scene have in common."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from groupdetr.structures.detections import Detections
+from groupdetr.structures.detections3d import Detections3D
+from groupdetr.tasks.result_formats import format_counts
+from groupdetr.visualize.display import display_in_notebook, in_notebook, open_image
+
+NOTEBOOK_WIDTH = 1024  # pixels of an image in a notebook, at most
+
+
+class DetectionResult(ABC):
+    """The detections in one image or in one scene, sorted by decreasing score."""
+
+    detections: Detections | Detections3D
+
+    @property
+    @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """The names of all classes of the detector. Labels are indices into it."""
+
+    @abstractmethod
+    def draw(self) -> Image.Image:
+        """Return the annotated image."""
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """[D] in [0,1]."""
+        scores: NDArray[np.float32] = self.detections.scores.numpy()
+        return scores
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[D] class indices."""
+        labels: NDArray[np.int64] = self.detections.labels.numpy()
+        return labels
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of every detection."""
+        return [self.class_names[label] for label in self.labels]
+
+    @property
+    def captions(self) -> list[str]:
+        """The class name and the score of every detection, as they are drawn."""
+        return [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores)]
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __repr__(self) -> str:
+        """Return a short text. A notebook stores it together with the image."""
+        return f"<{type(self).__name__}: {format_counts(self.names)}>"
+
+    def save(self, path: str | Path) -> None:
+        """Write the annotated image."""
+        self.draw().save(path)
+
+    def show(self) -> None:
+        """Show the annotated image in the notebook, or in the image viewer of the system.
+
+        `UsageError` if the machine has no screen: then use `save`.
+        """
+        if in_notebook():
+            display_in_notebook(self)
+        else:
+            open_image(self.draw())
+
+    def _repr_png_(self) -> bytes:
+        """Return the annotated image as a PNG file, for notebooks."""
+        image = self.draw()
+        if image.width > NOTEBOOK_WIDTH:
+            height = max(1, round(image.height * NOTEBOOK_WIDTH / image.width))
+            image = image.resize((NOTEBOOK_WIDTH, height))
+        file = io.BytesIO()
+        image.save(file, format="PNG")
+        return file.getvalue()
