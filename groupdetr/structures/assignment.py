@@ -16,6 +16,13 @@ class Assignment(TensorDataclass):
     """M pairs (query, object) for each of L supervised layers.
 
     With one-to-one assignment in every group, no object occurs twice in one group of one layer.
+
+    >>> costs = np.random.rand(6, 2, 11, 3, 300)  # of six layers, two images, eleven groups
+    >>> assignment = groupdetr.match_groups(costs, counts=[3, 1])  # three objects, and one
+    >>> assignment.query.shape  # M = 11 * (3 + 1)
+    torch.Size([6, 44])
+    >>> assignment.gather(torch.rand(6, 2, 11, 300, 4)).shape  # the boxes of these queries
+    torch.Size([6, 44, 4])
     """
 
     # [4,L,M] int64: image, group, query, target. One tensor needs one copy between devices.

@@ -18,11 +18,11 @@ from groupdetr.structures.rle import RLE, JsonRLE, rle_to_json
 class Detections:
     """The D detections in one image, sorted by decreasing score, in pixels of the original image.
 
-    Example::
-
-        detections = Detections(torch.tensor([0.9]), torch.tensor([2]), torch.ones(1, 4))
-        detections.above(0.5)  # those with a score of at least 0.5
-        detections[:10]  # the ten best
+    >>> scores, labels, boxes = torch.tensor([0.9, 0.4]), torch.tensor([2, 0]), torch.rand(2, 4)
+    >>> detections = groupdetr.Detections(scores, labels, boxes)
+    >>> len(detections.above(0.5))
+    1
+    >>> best = detections[:10]  # the ten best; of these two, both
     """
 
     scores: Tensor  # [D] in [0,1]

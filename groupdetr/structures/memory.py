@@ -19,6 +19,16 @@ class Memory(TensorDataclass):
 
     The S tokens are those of all levels, one level after the other. Create it by `from_tokens`,
     which computes the valid sizes and ratios from the padding.
+
+    >>> tokens = torch.rand(2, 6 * 8, 256)  # of two images, one level of 6 x 8 tokens
+    >>> memory = groupdetr.Memory.from_tokens(
+    ...     tokens=tokens,
+    ...     position=torch.zeros_like(tokens),
+    ...     padding=torch.zeros(2, 6 * 8, dtype=torch.bool),
+    ...     shapes=((6, 8),),
+    ... )
+    >>> memory.levels(memory.tokens)[0].shape
+    torch.Size([2, 6, 8, 256])
     """
 
     tokens: Tensor  # [B,S,C]

@@ -1,0 +1,60 @@
+"""The macros of the site: an executed notebook with its outputs as a page, and the changelog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from docs.tools.macros import cell_as_markdown, with_links_of_site
+
+
+def code_cell(*outputs: dict[str, Any], execution_count: int | None = 1) -> dict[str, Any]:
+    """Return a cell with code as a notebook stores it."""
+    return {
+        "cell_type": "code",
+        "source": ["x = 1\n", "print(x)"],
+        "execution_count": execution_count,
+        "outputs": list(outputs),
+    }
+
+
+def test_text_stays_as_it_is() -> None:
+    assert cell_as_markdown({"cell_type": "markdown", "source": ["# A\n", "b"]}) == "# A\nb"
+
+
+def test_code_is_followed_by_its_outputs() -> None:
+    printed = {"output_type": "stream", "name": "stdout", "text": ["1\n"]}
+    result = {"output_type": "execute_result", "data": {"text/plain": ["2"], "text/html": ["<b>"]}}
+    assert cell_as_markdown(code_cell(printed, result)) == (
+        "```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n\n```text\n2\n```"
+    )
+
+
+def test_an_image_is_part_of_the_page() -> None:
+    image = {"output_type": "display_data", "data": {"image/png": "AA\nBB", "text/plain": ["<I>"]}}
+    assert 'src="data:image/png;base64,AABB"' in cell_as_markdown(code_cell(image))
+
+
+def test_progress_bars_and_colours_of_a_terminal_are_left_out() -> None:
+    printed = {"output_type": "stream", "name": "stderr", "text": "\x1b[31m 10%\r100%\x1b[0m\n"}
+    assert cell_as_markdown(code_cell(printed)).endswith("```text\n100%\n```")
+
+
+def test_code_that_was_not_executed_is_an_error() -> None:
+    with pytest.raises(ValueError, match="so execute it: x = 1"):
+        cell_as_markdown(code_cell(execution_count=None))
+
+
+def test_an_error_in_a_notebook_is_an_error_of_the_site() -> None:
+    failed = {"output_type": "error", "ename": "KeyError", "evalue": "'a'", "traceback": []}
+    with pytest.raises(ValueError, match="KeyError: 'a'"):
+        cell_as_markdown(code_cell(failed))
+
+
+def test_links_of_the_changelog_lead_to_pages_and_to_files() -> None:
+    text = "See [a](docs/a.md#b), [c](groupdetr/c.py), [d](https://d.org)."
+    assert with_links_of_site(text) == (
+        "See [a](a.md#b), "
+        "[c](https://github.com/groupdetr/groupdetr/blob/main/groupdetr/c.py), [d](https://d.org)."
+    )
