@@ -1,47 +1,74 @@
-"""Progress of a training on the console: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a training: a live bar on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, track
 
-from groupdetr.engine.callbacks import Callback, EvaluationEnd, StepEnd
+from groupdetr.console.output import create_console
+from groupdetr.engine.callbacks import Callback, EvaluationEnd, StepEnd, TrainerInterface
+from groupdetr.visualize.display import NotebookText, in_notebook
 
-PLAIN_EVERY = 10.0  # seconds between two lines where the output is not a terminal
+PLAIN_EVERY = 10.0  # seconds between two lines where the output is neither terminal nor notebook
+NOTEBOOK_EVERY = 0.5  # seconds between two changes of the text in a notebook
+BAR_WIDTH = 30  # characters of the bar in a notebook
+
+Item = TypeVar("Item")
+
+
+def with_progress(items: Sequence[Item], label: str) -> Iterator[Item]:
+    """Yield the items. On a terminal, a bar shows how many of them are done."""
+    console = create_console()
+    # Elsewhere, rich would print an empty line.
+    yield from track(items, label, console=console, transient=True, disable=not console.is_terminal)
+
+
+def text_bar(fraction: float) -> str:
+    """Return a bar of characters, of which ``fraction`` is filled, and the percentage."""
+    filled = round(BAR_WIDTH * fraction)
+    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {100 * fraction:3.0f}%"
 
 
 class ProgressCallback(Callback):
     """Shows steps, loss, rate and remaining time, and one table row for each evaluation."""
 
     def __init__(self, console: Console | None = None, label: str = "train") -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or create_console()
+        self.notebook = NotebookText() if in_notebook() else None
         self.label = label
+        self.step_text = ""  # of the last step
+        self.progress = 0.0  # fraction of the training that is done
         self.printed_header = False
         self.start_time: float | None = None  # when the first step ended
         self.start_step = 0  # the step that ended then
         self.start_progress = 0.0  # the progress at that time
         self.last_print_time = 0.0
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self.console,
             transient=True,
         )
         self.task = self.bar.add_task(label, total=1.0, text="")
 
-    def on_train_start(self) -> None:
+    def on_train_start(self, trainer: TrainerInterface) -> None:
         if self.console.is_terminal:
             self.bar.start()
 
-    def on_train_end(self) -> None:
-        self.bar.stop()
+    def on_train_end(self, trainer: TrainerInterface) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+        if self.notebook is not None and self.step_text:
+            self._update_notebook(self.notebook, self.step_text)
 
-    def on_step_end(self, event: StepEnd) -> None:
+    def on_step_end(self, trainer: TrainerInterface, event: StepEnd) -> None:
         now = time.monotonic()
         if self.start_time is None:
             self.start_time = now
@@ -54,25 +81,37 @@ class ProgressCallback(Callback):
             steps_per_second = (event.step - self.start_step) / elapsed
             remaining = elapsed / (event.progress - self.start_progress) * (1 - event.progress)
             text += f"  {steps_per_second:.2f} steps/s  {format_duration(remaining)} left"
+        self.step_text = text
         self._show(event.progress, text, now)
 
-    def on_evaluation_progress(self, done: int, total: int) -> None:
+    def on_evaluation_progress(self, trainer: TrainerInterface, done: int, total: int) -> None:
         self._show(None, f"evaluating {done}/{total} images", time.monotonic())
 
     def _show(self, progress: float | None, text: str, now: float) -> None:
+        """Show a text, and the fraction of the training that is done. None: it has not changed."""
+        if progress is not None:
+            self.progress = min(progress, 1.0)
         if self.console.is_terminal:
             self.bar.update(self.task, completed=progress, text=text)
+        elif self.notebook is not None:
+            if now - self.last_print_time > NOTEBOOK_EVERY:
+                self._update_notebook(self.notebook, text)
+                self.last_print_time = now
         elif now - self.last_print_time > PLAIN_EVERY:
             self.console.print(f"{self.label}  {text}", soft_wrap=True)
             self.last_print_time = now
 
-    def on_evaluation_end(self, event: EvaluationEnd) -> None:
+    def _update_notebook(self, notebook: NotebookText, text: str) -> None:
+        notebook.update(f"{self.label}  {text_bar(self.progress)}  {text}")
+
+    def on_evaluation_end(self, trainer: TrainerInterface, event: EvaluationEnd) -> None:
+        shown = {name: event.metrics[name] for name in trainer.task.metrics}
         if not self.printed_header:
-            titles = "".join(f"{name:>10}" for name in event.stats)
+            titles = "".join(f"{name:>10}" for name in shown)
             indent = " " * len(self.label)
             self.console.print(f"{indent} {'epoch':>8}{'time':>9}{titles}", soft_wrap=True)
             self.printed_header = True
-        metrics = "".join(f"{format_percent(value):>10}" for value in event.stats.values())
+        metrics = "".join(f"{format_percent(value):>10}" for value in shown.values())
         mark = "  best" if event.is_best else ""
         row = f"{self.label} {event.epoch:8.1f}{format_duration(event.seconds):>9}{metrics}{mark}"
         self.console.print(row, soft_wrap=True)

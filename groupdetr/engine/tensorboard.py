@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from groupdetr.engine.callbacks import Callback
+from groupdetr.engine.callbacks import Callback, TrainerInterface
 from groupdetr.engine.run_folder import is_evaluation
 from groupdetr.structures.json_object import JsonObject
 
@@ -29,10 +29,13 @@ class TensorBoardCallback(Callback):
 
         self.writer = SummaryWriter(str(folder), purge_step=purge_step)
 
-    def on_record(self, record: JsonObject) -> None:
+    def on_record(self, trainer: TrainerInterface, record: JsonObject) -> None:
         prefix = "val" if is_evaluation(record) else "train"
         values = {**record, **record.get("losses", {})}
         for name, value in values.items():
             if isinstance(value, int | float) and name != "step":
                 self.writer.add_scalar(f"{prefix}/{name}", value, record["step"])
         self.writer.flush()
+
+    def on_train_end(self, trainer: TrainerInterface) -> None:
+        self.writer.close()

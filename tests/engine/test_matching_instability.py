@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from groupdetr.cli.main import main
-from groupdetr.detectors.ablations import TinyJointGroups, TinyNaiveOneToMany
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.engine.accelerator import create_accelerator
 from groupdetr.engine.inference import run_inference
 from groupdetr.engine.matching_instability import ValidationPass
@@ -124,7 +124,7 @@ def test_if_groups_attend_to_each_other_only_the_inference_group_is_measured(
     tasks: dict[TaskClass, Task],
 ) -> None:
     """Table 7 (c): its detections would change if the other groups ran too."""
-    recipe = TinyJointGroups(**SMALL, inference_group=1)
+    recipe = TinyConditionalDETR(**SMALL, group_attention="attend_across_groups", inference_group=1)
     evaluation = validation_pass(recipe, tasks[DetectionTask])
     detections, matched = evaluation.run(batch_size=4, workers=0)
     assert_detections_of_inference(detections, evaluation)
@@ -138,7 +138,12 @@ def test_if_groups_attend_to_each_other_only_the_inference_group_is_measured(
 def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, Task]) -> None:
     """Table 7 (b): every object matches K queries, of any groups."""
     task = tasks[DetectionTask]
-    recipe = TinyNaiveOneToMany(**SMALL, inference_group=None)
+    recipe = TinyConditionalDETR(
+        **SMALL,
+        group_attention="attend_across_groups",
+        match="match_naively",
+        inference_group=None,
+    )
     _, matched = validation_pass(recipe, task).run(batch_size=4, workers=0)
     assert matched is not None
     num_objects = [len(task.val[index][1]) for index in range(len(task.val))]
@@ -149,7 +154,10 @@ def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, T
 def test_the_metrics_are_the_instability_of_the_inference_group_and_the_mean_of_all_groups(
     tasks: dict[TaskClass, Task],
 ) -> None:
-    evaluation = validation_pass(TinyJointGroups(**SMALL, inference_group=2), tasks[DetectionTask])
+    evaluation = validation_pass(
+        TinyConditionalDETR(**SMALL, group_attention="attend_across_groups", inference_group=2),
+        tasks[DetectionTask],
+    )
     evaluation.measures_all_groups = True
     before = torch.from_numpy(np.tile(np.array([0, -1], np.int16), (5, 3, 1)))
     now = before.clone()

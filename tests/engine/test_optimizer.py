@@ -31,7 +31,7 @@ class ViTConditionalDETR(TinyConditionalDETR):
 
     sizes: ViTSizes = TINY
 
-    def backbone(self) -> Backbone:
+    def build_backbone(self) -> Backbone:
         return vit_huge(self.pretrained_backbone, self.recompute, self.sizes)
 
 

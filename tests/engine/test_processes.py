@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ def test_two_processes_log_the_losses_of_one_process_with_the_same_batch(
     options = ("--steps", "6", "--eval-every", "0.5")
     one = train(shapes, tmp_path / "one", *options)
     two = tmp_path / "two"
-    process = torchrun(2, 29611, train_arguments(shapes, two, *options))
+    process = torchrun(2, 29611, train_arguments(shapes, two, *options, "--json"))
     assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["steps"] == 6, "only one of the processes prints JSON"
     for step, expected in losses_by_step(one).items():
         assert losses_by_step(two)[step] == pytest.approx(expected, rel=1e-4)
     instability_of_one = [record["instability_groups"] for record in evaluations(one)]

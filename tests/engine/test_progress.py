@@ -1,0 +1,67 @@
+"""The progress of a training where the output is not a terminal: a notebook, and its commands."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from groupdetr.console.output import create_console
+from groupdetr.engine import progress
+from groupdetr.engine.callbacks import StepEnd
+from groupdetr.engine.progress import ProgressCallback, text_bar
+from groupdetr.visualize.display import NotebookText
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def step_end(step: int) -> StepEnd:
+    """Return the result of one of ten steps."""
+    return StepEnd(
+        step=step, total=10, progress=step / 10, loss=1.0, losses={}, grad_norm=1.0, lr=1e-3
+    )
+
+
+def test_the_text_in_a_notebook_changes_at_most_twice_a_second_and_ends_with_the_last_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([10.0, 10.2, 10.4, 10.6, 10.8])
+    texts: list[str] = []
+    trainer: Any = None  # The progress does not depend on the trainer.
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(NotebookText, "update", lambda self, text: texts.append(text))
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    callback = ProgressCallback(Console(file=io.StringIO(), force_jupyter=False))
+    callback.on_train_start(trainer)
+    for step in (7, 8, 9, 10):
+        callback.on_step_end(trainer, step_end(step))
+    assert [text.split()[4] for text in texts] == ["7/10", "10/10"]
+    callback.on_evaluation_progress(trainer, 3, 4)
+    callback.on_train_end(trainer)
+    assert "step 10/10" in texts[-1]
+    assert isinstance(callback.console.file, io.StringIO)
+    assert callback.console.file.getvalue() == "", "nothing is printed besides"
+
+
+@pytest.mark.parametrize("in_cell", [False, True])
+def test_a_command_in_the_cell_of_a_notebook_prints_lines_although_it_has_a_terminal(
+    in_cell: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    if in_cell:
+        monkeypatch.setenv("JPY_PARENT_PID", "1")
+    else:
+        monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    assert create_console().is_terminal == (not in_cell)
+
+
+def test_a_bar_of_characters_has_one_width() -> None:
+    assert {len(text_bar(fraction / 7)) for fraction in range(8)} == {len(text_bar(1.0))}
+    assert text_bar(0.5).count("█") == text_bar(0.5).count("░")
