@@ -38,13 +38,14 @@ from torch.utils.data import Dataset
 from usual_loading import UsualDataset, UsualDatasetOnBytes, usual_loader
 
 from groupdetr.data import dataset, image_decoding, transforms
-from groupdetr.data.batch import IMAGENET_MEAN, IMAGENET_STD, collate
+from groupdetr.data.batch import collate
 from groupdetr.data.dataset import DetectionDataset, SampleIndex, channels_first
 from groupdetr.data.image_decoding import load_pixels
 from groupdetr.data.layouts import load
 from groupdetr.data.loader import StepBatchSampler, training_loader
 from groupdetr.data.records import Record
 from groupdetr.errors import GroupDETRError
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 
 Pixels = NDArray[np.uint8]  # [H,W,3]
 Decoder = Callable[[Record], Pixels]

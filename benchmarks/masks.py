@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.masks import MatchedMaskPairs, PointSampledMasks, pairwise_mask_costs
+from groupdetr.criterion.pairs import ObjectTotals
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.targets import TargetBatch
@@ -77,7 +78,7 @@ class WholeMasks(PointSampledMasks):
         predictions: Predictions,
         targets: TargetBatch,
         assignment: Assignment,
-        mean_objects: Tensor,
+        objects: ObjectTotals,
     ) -> MatchedMaskPairs:
         layer_index, image, group, query, target = assignment.columns
         losses = []
@@ -104,12 +105,7 @@ class WholeMasks(PointSampledMasks):
         cross_entropy, dice = torch.stack(losses).unbind(1)
         target_classes = (layer_index, image, group, query, targets.labels[image, target])
         return MatchedMaskPairs(
-            predictions.logits,
-            target_classes,
-            cross_entropy,
-            dice,
-            mean_objects=mean_objects.clamp(min=1),
-            num_matched=mean_objects,
+            predictions.logits, target_classes, cross_entropy, dice, objects=objects
         )
 
     def uncertain_points(self, masks: Tensor) -> Tensor:

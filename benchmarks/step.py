@@ -27,8 +27,8 @@ from torch import Tensor
 
 import groupdetr
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
-from groupdetr.experiments import experiment
 from groupdetr.modeling.group_chunks import ChunkedModelWithLoss
+from groupdetr.registry import experiment
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.outputs import Outputs
@@ -98,7 +98,7 @@ class Step:
 
     def loss(self, stopwatch: Stopwatch) -> Tensor:
         """Return the loss, by the steps of `DetectionTransformer.forward` and the criterion."""
-        features = self.model.backbone(self.images.pixels)
+        features = self.model.backbone(self.images.pixels, self.images.padding)
         stopwatch.lap("backbone")
         memory = self.model.encoder(features, self.images)
         stopwatch.lap("encoder")

@@ -18,14 +18,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from groupdetr.data import transforms
-from groupdetr.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from groupdetr.data.dataset import SampleIndex, channels_first
 from groupdetr.data.image_decoding import load_pixels
-from groupdetr.data.loader import StepBatchSampler, limit_worker_threads
+from groupdetr.data.loader import StepBatchSampler, start_worker
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import RandomResize, RandomSizeCrop
 from groupdetr.ops.boxes import xyxy_to_cxcywh
-from groupdetr.structures.images import Images
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from groupdetr.structures.targets import Target
 
 
@@ -150,5 +149,5 @@ def usual_loader(
         batch_sampler=sampler,
         collate_fn=usual_collate,
         num_workers=workers,
-        worker_init_fn=limit_worker_threads,
+        worker_init_fn=start_worker,
     )

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from groupdetr.structures.outputs import Outputs
     from groupdetr.structures.predictions import Predictions
     from groupdetr.structures.queries import Queries
+    from groupdetr.structures.step_objects import StepObjects
     from groupdetr.structures.targets import Target
     from groupdetr.tasks.detection2d.prediction import Detector, Result
     from groupdetr.tasks.detection3d.prediction import SceneDetector, SceneResult
@@ -85,6 +86,7 @@ _MODULES = {
     "SetCriterion": "criterion.criterion",
     "Settings": "settings",
     "Softmax": "criterion.classification",
+    "StepObjects": "structures.step_objects",
     "Target": "structures.targets",
     "Term": "criterion.term",
     "TrainingResult": "workflows.train",
@@ -133,6 +135,7 @@ __all__ = [
     "SetCriterion",
     "Settings",
     "Softmax",
+    "StepObjects",
     "Target",
     "Term",
     "TrainingResult",

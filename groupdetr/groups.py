@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from groupdetr.ops.assignment import assign
 from groupdetr.structures.assignment import Assignment
-from groupdetr.structures.tensor_dataclass import require
+from groupdetr.structures.tensor_dataclass import require, require_count
 
 # (content [...,N,C], position [...,N,C], blocked [N,N] or None) -> [...,N,C]
 Attention = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -77,6 +77,11 @@ def attend_within_groups(
     >>> groupdetr.attend_within_groups(attention, content, position).shape
     torch.Size([2, 11, 300, 256])
     """
+    require(
+        content.ndim == 4,
+        f"content must be [B,K,N,C], not {list(content.shape)}; of flat queries [B,K*N,C] it is "
+        "content.unflatten(1, (K, -1))",
+    )
     if isinstance(attention, nn.MultiheadAttention):
         # Its batch has one axis: every group of every image is a sequence of its own.
         batch_axis = 0 if attention.batch_first else 1
@@ -146,8 +151,14 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
 
         The names of the parameters stay the same, so the checkpoints of both modules are
         interchangeable. `ValueError` if keys or values have another width than queries, which is
-        not self-attention.
+        not self-attention, or if ``attention`` is no `nn.MultiheadAttention`.
         """
+        require(
+            isinstance(attention, nn.MultiheadAttention),
+            f"attention must be an nn.MultiheadAttention, not {type(attention).__name__}; for "
+            "another class, docs/own-detr.md says how to reshape its queries",
+        )
+        require_count("num_queries", num_queries)
         require(
             attention.in_proj_weight is not None,
             "self-attention needs queries, keys and values of the same width, "
@@ -299,6 +310,7 @@ def match_groups(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
     >>> assignment.query.shape  # M = 11 * (3 + 1)
     torch.Size([6, 44])
     """
+    require_costs(costs, counts)
     num_layers, _, num_groups, _, _ = costs.shape
     pairs_of_images = []
     for image, count in enumerate(counts):
@@ -308,11 +320,29 @@ def match_groups(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
     return _concatenate(pairs_of_images, num_layers)
 
 
+def require_costs(costs: np.ndarray, counts: Sequence[int]) -> None:
+    """Raise `ValueError` unless costs are [L,B,K,T,N] and counts are B numbers of 0 to T."""
+    require(
+        isinstance(costs, np.ndarray) and costs.ndim == 5,
+        "costs must be a NumPy array [L,B,K,T,N], "
+        f"not {type(costs).__name__} {list(getattr(costs, 'shape', ''))}",
+    )
+    images, objects = costs.shape[1], costs.shape[3]
+    require(
+        len(counts) == images,
+        f"counts must be the numbers of objects of {images} images, not {list(counts)}",
+    )
+    for count in counts:
+        require_count("a count of objects", count, lowest=0)
+        require(count <= objects, f"counts are {list(counts)}, but costs have {objects} objects")
+
+
 def match_naively(costs: np.ndarray, counts: Sequence[int]) -> Assignment:
     """Assign K copies of every object one-to-one to all K*N queries (Table 7 b).
 
     This is the naive one-to-many assignment. ``costs`` and ``counts`` as in `match_groups`.
     """
+    require_costs(costs, counts)
     num_layers, _, num_groups, _, num_queries = costs.shape
     pairs_of_images = []
     for image, count in enumerate(counts):
@@ -343,14 +373,20 @@ def _concatenate(pairs_of_images: Sequence[tuple[np.ndarray, ...]], num_layers: 
 # Loss
 
 
-def loss_normaliser(num_groups: int, mean_objects: Tensor) -> Tensor:
+def loss_normaliser(num_groups: int, num_objects: Tensor, parts: int = 1) -> Tensor:
     """Return what the losses summed over K groups are divided by: K * max(1, objects) (Eq. 7).
 
-    ``mean_objects`` is the number of objects of a batch, averaged over ranks. It is clamped before
-    it is multiplied by K. The authors' own branch clamps afterwards, which multiplies the
+    ``num_objects`` is the number of objects of all images of an optimizer step. It is clamped
+    before it is multiplied by K. The authors' own branch clamps afterwards, which multiplies the
     background loss of a batch without objects by K.
+
+    A step may be divided into ``parts``, which are micro-batches or processes. The loss of the
+    step is the mean of the losses of its parts, so every part divides by its share of the number.
+    The number is clamped for the whole step, and therefore the loss does not depend on the number
+    of parts. Published code clamps the mean of the processes instead. There, the loss of a step
+    with fewer objects than processes becomes the smaller the more processes there are.
     """
-    return num_groups * mean_objects.clamp(min=1)
+    return num_groups / parts * num_objects.clamp(min=1)
 
 
 # The choices of a recipe, by the names of the functions. A plugin may add its own.

@@ -17,6 +17,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from groupdetr.checkpoints.metadata import check_recipe_fields
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError, WeightsError
@@ -124,10 +125,12 @@ def recipe_to_dict(recipe: Recipe) -> JsonObject:
 def recipe_from_dict(saved: Mapping[str, object], where: str = "") -> Recipe:
     """Return the recipe that `recipe_to_dict` has saved in the file ``where``.
 
-    The class is one of those of the models that are registered. Nothing is imported that the file
-    names. `WeightsError` if the class or a field of it is unknown.
+    The class is one of those of the models that are registered. Nothing is imported, opened or
+    downloaded that the file names: the backbone has random weights until those of the file are
+    loaded. `WeightsError` if the class or a field of it is unknown, or if a value cannot be used.
     """
     options = dict(saved)
+    check_recipe_fields(options, where)
     path = str(options.pop(CLASS, ""))
     if not path:
         raise WeightsError(
@@ -152,13 +155,15 @@ def recipe_from_dict(saved: Mapping[str, object], where: str = "") -> Recipe:
             where,
             "use the version of the class, or of groupdetr, that the file was written with",
         )
+    if "pretrained_backbone" in known:
+        options["pretrained_backbone"] = False
     try:
         return recipe_class().with_options(**options)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, UsageError, ValueError) as error:
         raise WeightsError(
-            f"the recipe in this file is not valid: {error}",
+            f"the recipe in this file is not valid: {getattr(error, 'what', error)}",
             where,
-            "name the plugins that the model uses: --plugin MODULE",
+            "name the plugins that the model uses: --plugin MODULE; or get the file again",
         ) from error
 
 

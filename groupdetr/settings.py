@@ -5,14 +5,19 @@ The defaults are those of DETR, with which all official repositories train.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Literal, TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, TypedDict
 
 import tyro
 
 from groupdetr.errors import UsageError
 
 DEFAULT_MODEL = "conditional-detr-r50"  # of `groupdetr train`
+DEFAULT_LR_DROP = (11 / 12,)
+# Options that say how long a training is. One of them is given, and it replaces the others.
+LENGTHS = ("epochs", "steps", "minutes")
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,11 @@ class Settings:
     """Weight decay of AdamW."""
     schedule: Literal["step", "cosine"] = "step"
     """step: a tenth of the learning rate after every lr_drop; cosine: falls smoothly to zero."""
-    lr_drop: tuple[float, ...] = (11 / 12,)
-    """When the step schedule drops, as fractions of the training."""
+    lr_drop: tuple[float, ...] = DEFAULT_LR_DROP
+    """When the step schedule drops. Numbers below 1 are fractions of the training; numbers above 1
+    are epochs, as in DETR's scripts."""
     warmup: int = 0
-    """Steps over which the learning rate rises from zero."""
+    """Steps over which the learning rate rises from zero; at most a third of the training."""
     clip: float = 0.1
     """Largest L2 norm of the gradient."""
     ema: float | None = None
@@ -96,31 +102,19 @@ class Settings:
     """auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.lr_drop, float | int):
+        if isinstance(self.lr_drop, Real):
             object.__setattr__(self, "lr_drop", (self.lr_drop,))
         # A configuration file has a list.
-        object.__setattr__(self, "lr_drop", tuple(self.lr_drop))
+        elif isinstance(self.lr_drop, list):
+            object.__setattr__(self, "lr_drop", tuple(self.lr_drop))
+        self._check_types()
+        for name, (low, high) in RANGES.items():
+            expect_in_range(name, getattr(self, name), low, high)
         expect_positive(
-            epochs=self.epochs,
-            steps=self.steps,
-            minutes=self.minutes,
-            batch=self.batch,
-            accumulate=self.accumulate,
-            imgsz=self.imgsz,
-            eval_every=self.eval_every,
-            save_every=self.save_every,
-            clip=self.clip,
-            early_stop=self.early_stop,
-            threads=self.threads,
-            group_chunk=self.group_chunk,
+            epochs=self.epochs, minutes=self.minutes, eval_every=self.eval_every, clip=self.clip
         )
         expect_not_negative(
-            lr=self.lr,
-            backbone_lr=self.backbone_lr,
-            weight_decay=self.weight_decay,
-            warmup=self.warmup,
-            workers=self.workers,
-            instability_images=self.instability_images,
+            lr=self.lr, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay
         )
         if self.batch % self.accumulate:
             raise UsageError(
@@ -134,13 +128,92 @@ class Settings:
             raise UsageError(
                 f"layer-decay must be greater than 0 and at most 1, not {self.layer_decay}"
             )
+        self._check_lr_drop()
+
+    def _check_types(self) -> None:
+        """Raise `UsageError` for a value of another type than that of its field.
+
+        Numbers of NumPy become numbers of Python, because config.yaml records them.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = KINDS[field.name]
+            if value is None and kind.optional:
+                continue
+            if field.name == "lr_drop":
+                is_valid = isinstance(value, tuple) and all(map(is_number, value))
+                value = tuple(map(float, value)) if is_valid else value
+            elif kind.type is int:
+                is_valid = is_number(value) and isinstance(value, Integral)
+                value = int(value) if is_valid else value
+            elif kind.type is float:
+                is_valid = is_number(value)
+                is_python = isinstance(value, int | float)
+                value = float(value) if is_valid and not is_python else value
+            elif kind.choices:
+                is_valid = value in kind.choices
+            else:
+                is_valid = isinstance(value, kind.type)
+            if not is_valid:
+                raise UsageError(f"{option(field.name)} must be {kind}, not {value!r}")
+            object.__setattr__(self, field.name, value)
+
+    def _check_lr_drop(self) -> None:
+        """Raise `UsageError` for drops that never happen, or whose meaning is not clear."""
+        if self.schedule == "cosine":
+            if self.lr_drop not in ((), DEFAULT_LR_DROP):
+                raise UsageError(
+                    "lr-drop has no effect on the cosine schedule",
+                    remedy="leave out --lr-drop, or choose --schedule step",
+                )
+            return
+        has_epochs = self.steps is None and self.minutes is None
+        for drop in self.lr_drop:
+            number = f"{drop:g}"
+            if not 0 < drop < float("inf"):
+                raise UsageError(f"lr-drop must be greater than 0, not {number}")
+            if drop == 1:
+                raise UsageError(
+                    "lr-drop 1 is not clear: as a fraction, it is the end of the training",
+                    remedy=f"for the first epoch of {self.epochs:g}, "
+                    f"write --lr-drop {_short(1 / self.epochs)}"
+                    if has_epochs and self.epochs > 1
+                    else "write a fraction of the training, such as --lr-drop 0.9",
+                )
+            if drop < 1:
+                continue
+            if not has_epochs:
+                length = f"{self.steps} steps" if self.steps else f"{self.minutes:g} minutes"
+                fraction = drop / self.steps if self.steps and drop < self.steps else 0.9
+                raise UsageError(
+                    f"lr-drop {number} is a number of epochs, and this training takes {length}",
+                    remedy=f"write a fraction of the training, such as "
+                    f"--lr-drop {_short(fraction)}",
+                )
+            if drop >= self.epochs:
+                raise UsageError(
+                    f"lr-drop {number} never happens, because the training has "
+                    f"{self.epochs:g} epochs",
+                    remedy="write an epoch before the end, or a fraction of the training, such as "
+                    "--lr-drop 0.9",
+                )
+
+    @property
+    def lr_drop_fractions(self) -> tuple[float, ...]:
+        """`lr_drop` as fractions of the training, between 0 and 1."""
+        return tuple(drop / self.epochs if drop > 1 else drop for drop in self.lr_drop)
 
     def as_flags(self) -> list[str]:
         """Return the options of `groupdetr train` that give these settings."""
         flags: list[str] = []
+        length = "minutes" if self.minutes is not None else "steps" if self.steps else "epochs"
         for field in fields(self):
             name = field.name.replace("_", "-")
             value = getattr(self, field.name)
+            if field.name in LENGTHS and field.name != length:
+                continue
+            if field.name == "lr_drop" and self.schedule == "cosine":
+                continue
             if isinstance(value, tuple):
                 flags += [f"--{name}", *map(str, value)]
             elif not isinstance(value, bool):
@@ -189,6 +262,125 @@ class SettingsOptions(TypedDict, total=False):
     device: str
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What the values of a field are."""
+
+    type: type
+    optional: bool = False  # True: None is a value, too
+    choices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the kind as an error message names it."""
+        if self.choices:
+            return " or ".join(self.choices)
+        names = {int: "a whole number", float: "a number", bool: "True or False"}
+        name = names.get(self.type, "a text")
+        if self.type is tuple:
+            name = "one or more numbers"
+        return f"{name} or None" if self.optional else name
+
+
+_WHOLE = Kind(int)
+_NUMBER = Kind(float)
+KINDS: dict[str, Kind] = {
+    "epochs": _NUMBER,
+    "steps": Kind(int, optional=True),
+    "minutes": Kind(float, optional=True),
+    "batch": _WHOLE,
+    "accumulate": _WHOLE,
+    "imgsz": _WHOLE,
+    "augment": Kind(str, choices=("detr", "lsj", "flip", "none", "petr")),
+    "lr": _NUMBER,
+    "backbone_lr": _NUMBER,
+    "layer_decay": Kind(float, optional=True),
+    "weight_decay": _NUMBER,
+    "schedule": Kind(str, choices=("step", "cosine")),
+    "lr_drop": Kind(tuple),
+    "warmup": _WHOLE,
+    "clip": _NUMBER,
+    "ema": Kind(float, optional=True),
+    "precision": Kind(str, choices=("fp32", "bf16")),
+    "compile": Kind(bool),
+    "recompute": Kind(bool),
+    "group_chunk": Kind(int, optional=True),
+    "eval_every": _NUMBER,
+    "instability_images": _WHOLE,
+    "early_stop": Kind(int, optional=True),
+    "save_every": Kind(int, optional=True),
+    "seed": _WHOLE,
+    "workers": Kind(int, optional=True),
+    "threads": Kind(int, optional=True),
+    "device": Kind(str),
+}
+
+# The smallest and the largest value. Larger ones are mistakes that no machine could compute, or
+# that libraries cannot hold.
+MANY = 2**31 - 1
+RANGES: dict[str, tuple[int, int]] = {
+    "epochs": (0, 1_000_000),
+    "steps": (1, MANY),
+    "minutes": (0, 10_000_000),
+    "batch": (1, 1_000_000),
+    "accumulate": (1, 1_000_000),
+    "imgsz": (16, 16_384),
+    "warmup": (0, MANY),
+    "group_chunk": (1, MANY),
+    "eval_every": (0, 1_000_000),
+    "instability_images": (0, MANY),
+    "early_stop": (1, MANY),
+    "save_every": (1, MANY),
+    "seed": (0, 2**63 - 1),
+    "workers": (0, 1024),
+    "threads": (1, 4096),
+}
+
+
+def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return the settings with the options that a user has given, by the names of the fields.
+
+    One of epochs, steps and minutes replaces the others. A schedule that is given without lr_drop
+    has the default drops. `UsageError` for options that do not act together.
+
+    >>> with_changes(Settings(steps=100), {"epochs": 3}).steps is None
+    True
+    """
+    lengths = [name for name in LENGTHS if changes.get(name) is not None]
+    if len(lengths) > 1:
+        raise UsageError(
+            f"--{lengths[0]} and --{lengths[1]} both say how long the training is",
+            remedy=f"give --{lengths[0]} or --{lengths[1]}",
+        )
+    implied: dict[str, Any] = {}
+    if lengths:
+        implied = {name: None for name in ("steps", "minutes") if name not in lengths}
+    if "schedule" in changes and "lr_drop" not in changes:
+        if changes["schedule"] != settings.schedule:
+            implied["lr_drop"] = DEFAULT_LR_DROP
+    elif lengths and "lr_drop" not in changes:
+        # Epochs of the former length may not exist in the new one.
+        latest = max(settings.lr_drop, default=0)
+        if latest > 1 and (lengths != ["epochs"] or latest >= changes["epochs"]):
+            implied["lr_drop"] = settings.lr_drop_fractions
+    return replace(settings, **{**implied, **changes})
+
+
+def option(field: str) -> str:
+    """Return the name of a field as an option: eval_every is eval-every."""
+    return field.replace("_", "-")
+
+
+def is_number(value: object) -> bool:
+    """True for a real number. A bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def expect_in_range(name: str, value: float | None, low: int, high: int) -> None:
+    """Raise `UsageError` unless an option is None or from ``low`` to ``high``, both included."""
+    if value is not None and not low <= value <= high:
+        raise UsageError(f"{option(name)} must be from {low} to {high}, not {value}")
+
+
 def expect_positive(**options: float | None) -> None:
     """Raise `UsageError` for the first option that is given and is not a number above zero.
 
@@ -196,14 +388,19 @@ def expect_positive(**options: float | None) -> None:
     """
     for name, value in options.items():
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{name.replace('_', '-')} must be greater than 0, not {value}")
+            raise UsageError(f"{option(name)} must be a finite number above 0, not {value}")
 
 
 def expect_not_negative(**options: float | None) -> None:
     """Raise `UsageError` for the first option that is given and is negative or not a number."""
     for name, value in options.items():
         if value is not None and not 0 <= value < float("inf"):
-            raise UsageError(f"{name.replace('_', '-')} must be a number from 0 up, not {value}")
+            raise UsageError(f"{option(name)} must be a finite number from 0 up, not {value}")
+
+
+def _short(fraction: float) -> str:
+    """Return a fraction with three digits, for a message."""
+    return f"{fraction:.3g}"
 
 
 # The settings of `DEFAULT_MODEL`, so that `groupdetr train --help` need not import the model.

@@ -17,7 +17,7 @@ import torch
 
 from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig, write
-from groupdetr.experiments import experiment
+from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 
 

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from groupdetr.groups import (
+    Match,
     MultiheadAttentionWithinGroups,
     attend_across_groups,
     attend_within_groups,
@@ -110,6 +111,40 @@ def test_the_normaliser_is_clamped_before_it_is_multiplied_by_k() -> None:
     assert loss_normaliser(11, torch.tensor(7.5)) == 11 * 7.5
     assert loss_normaliser(11, torch.tensor(0.0)) == 11
     assert loss_normaliser(1, torch.tensor(0.25)) == 1
+
+
+@pytest.mark.parametrize("num_objects", [0.0, 1.0, 3.0, 60.0])
+def test_the_normalisers_of_all_parts_add_up_to_that_of_the_step(num_objects: float) -> None:
+    """So the clamp at one object belongs to the step, and not to each of its parts."""
+    whole = loss_normaliser(11, torch.tensor(num_objects))
+    for parts in (2, 4, 8):
+        assert parts * loss_normaliser(11, torch.tensor(num_objects), parts) == whole
+
+
+@pytest.mark.parametrize("match", [match_groups, match_naively])
+@pytest.mark.parametrize(
+    ("shape", "counts", "message"),
+    [
+        ((1, 2, 3, 4, 5), [4], r"counts must be the numbers of objects of 2 images, not \[4\]"),
+        ((1, 2, 3, 4, 5), [4, 1, 1], "of 2 images"),
+        ((1, 2, 3, 4, 5), [5, 1], r"counts are \[5, 1\], but costs have 4 objects"),
+        ((1, 2, 3, 4, 5), [-1, 1], "must be a whole number of 0 or more, not -1"),
+        ((2, 3, 4, 5), [4, 1], r"costs must be a NumPy array \[L,B,K,T,N\], not ndarray"),
+    ],
+)
+def test_costs_that_do_not_fit_the_counts_are_refused(
+    match: Match, shape: tuple[int, ...], counts: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        match(np.zeros(shape, dtype=np.float32), counts)
+
+
+def test_flat_queries_are_not_taken_for_groups() -> None:
+    """Their attention would be over all images."""
+    attention = nn.MultiheadAttention(16, 2, batch_first=True)
+    flat = torch.randn(2, 12, 16)
+    with pytest.raises(ValueError, match=r"content must be \[B,K,N,C\], not \[2, 12, 16\]"):
+        attend_within_groups(attention, flat, flat)
 
 
 def test_inference_runs_one_group_or_all() -> None:

@@ -98,7 +98,8 @@ def reads_text_without_an_encoding(call: ast.Call) -> bool:
     if name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
         constants = [a.value for a in call.args if isinstance(a, ast.Constant)]
         is_binary = bool(BINARY_MODES & {*constants, arguments.get("mode", "").strip("'")})
-        return not is_binary and owner not in ("Image", "tarfile", "webbrowser")
+        # `os.open` returns a number, and the files of an archive are binary.
+        return not is_binary and owner not in ("Image", "tarfile", "webbrowser", "os", "archive")
     if name in ("run", "Popen", "check_output") and owner == "subprocess":
         return arguments.get("text") == "True" or "universal_newlines" in arguments
     # Functions of ours have these names, too. They are not methods.
@@ -115,6 +116,8 @@ def reads_text_without_an_encoding(call: ast.Call) -> bool:
         ("open(path, 'rb')", False),
         ("path.open(mode='wb')", False),
         ("Image.open(path)", False),
+        ("os.open(path, os.O_RDONLY)", False),
+        ("archive.open(name)", False),
         ("write_text(path, text)", False),
         ("subprocess.run(command, text=True)", True),
     ],

@@ -15,7 +15,7 @@ from tests.test_structure import IMPORTS, TREES, room
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
 COMMAND = re.compile(r"groupdetr (demo|check|train|val|predict|import|doctor|presets)\b")
 # Programs of others whose options are named in messages.
-FOREIGN = {"--nproc-per-node"}
+FOREIGN = {"--nproc-per-node", "--shm-size", "--local-dir"}
 
 
 @cache
@@ -69,15 +69,20 @@ def messages(tree: ast.AST) -> Iterator[str]:
 READS_ANNOTATIONS = {"check", "train", "val"}
 PRINTED_BY = {
     "groupdetr.data.findings": {"check", "train"},
-    "groupdetr.data.layouts": READS_ANNOTATIONS,
+    "groupdetr.data.dataset_files": READS_ANNOTATIONS,
+    "groupdetr.data.layouts": {"val"},
+    "groupdetr.data.worker_failures": {"train", "val"},
     "groupdetr.engine.accelerator": {"train", "val", "predict", "doctor"},
     "groupdetr.engine.memory": {"train"},
     "groupdetr.modeling.backbones.pretrained": {"train"},
+    "groupdetr.modeling.backbones.timm_structure": {"train"},
+    "groupdetr.modeling.backbones.timm_weights": {"train"},
     "groupdetr.modeling.backbones.vovnet": {"train"},
     "groupdetr.settings": {"train"},
     "groupdetr.tasks.detection2d.task": {"train"},
     "groupdetr.tasks.detection2d.validation": {"val"},
     "groupdetr.tasks.detection3d.prediction": {"predict"},
+    "groupdetr.tasks.detection_result": {"predict"},
     "groupdetr.tasks.detection3d.task": {"train"},
     "groupdetr.tasks.detection3d.validation": {"val"},
     "groupdetr.workflows.parallel_runs": {"train"},  # it starts trainings

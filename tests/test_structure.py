@@ -30,8 +30,9 @@ TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
 
 # From the bottom to the top. Imports only go down this list.
 FLOORS = [
+    {"console"},
     {"errors", "ops", "version"},
-    {"settings", "structures"},
+    {"files", "settings", "structures"},
     {"groups", "checkpoints", "data"},
     {"criterion", "evaluation", "visualize"},
     {"modeling"},

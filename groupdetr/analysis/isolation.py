@@ -19,7 +19,7 @@ from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
-from groupdetr.structures.tensor_dataclass import require
+from groupdetr.structures.tensor_dataclass import require, require_count
 
 # What a module returns: tensors, also inside of lists, tuples and dictionaries.
 Tensors = Tensor | Sequence["Tensors"] | Mapping[str, "Tensors"]
@@ -97,6 +97,8 @@ def isolation(
     >>> groupdetr.isolation(lambda x: decoder(x, memory), queries, num_groups=3).holds
     False
     """
+    require(callable(forward), f"forward must be a function, not {type(forward).__name__}")
+    require(queries is not None, "queries must be one or more tensors [B,K*N,.], and there is none")
     inputs = [queries] if isinstance(queries, Tensor) else [*queries]
     _require_flat_groups(inputs, num_groups)
 
@@ -153,7 +155,15 @@ def isolation(
 
 def _require_flat_groups(queries: Sequence[Tensor], num_groups: int) -> None:
     """Raise `ValueError` unless all tensors are [B,K*N,.] with at least two groups and images."""
+    require_count("num_groups", num_groups)
     require(num_groups >= 2, f"with {num_groups} groups there is nothing to isolate: use 2 or more")
+    for x in queries:
+        require(
+            isinstance(x, Tensor) and x.is_floating_point(),
+            "queries must be tensors [B,K*N,.] of floating-point numbers, "
+            f"not {x.dtype if isinstance(x, Tensor) else type(x).__name__}",
+        )
+    require(len(queries) > 0, "queries must be one or more tensors [B,K*N,.], and there is none")
     shapes = ", ".join(str(list(x.shape)) for x in queries)
     require(
         len({x.shape[:2] for x in queries}) == 1 and all(x.ndim == 3 for x in queries),
@@ -207,7 +217,8 @@ def _tensors(outputs: Tensors) -> Iterator[Tensor]:
             yield from _tensors(value)
     else:
         raise ValueError(
-            f"forward must return tensors, or lists or dictionaries of them, not {type(outputs)}"
+            "forward must return tensors, or lists or dictionaries of them, "
+            f"not {type(outputs).__name__}"
         )
 
 

@@ -11,6 +11,7 @@ from groupdetr.structures.json_object import JsonObject
 from groupdetr.version import __version__
 
 FORMAT = 1
+MAX_SHOWN = 60  # characters of a number or a version that a message repeats
 KEY = "groupdetr"  # the entry of a file that holds what `file_stamp` returns
 
 
@@ -33,9 +34,10 @@ def require_format(stamp: JsonObject, where: str, remedy: str, error: type[Usage
             remedy,
         )
     if number != FORMAT:
-        version = stamp.get("version", "nothing about it")
+        version = str(stamp.get("version", "nothing about it"))
         raise error(
-            f"this file has format {number}, and groupdetr {__version__} reads format {FORMAT}",
+            f"this file has format {str(number)[:MAX_SHOWN]}, and groupdetr {__version__} reads "
+            f"format {FORMAT}",
             where,
-            f"install the version of groupdetr that wrote it: the file says {version}",
+            f"install the version of groupdetr that wrote it: the file says {version[:MAX_SHOWN]}",
         )

@@ -62,9 +62,20 @@ class Layout:
     def convert(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the tensors under our names.
 
-        `WeightsError` if the table lacks one of their names, or if tensors that must be equal are
-        not.
+        `WeightsError` if the table lacks one of their names, if tensors that must be equal are not,
+        or if a tensor has not the shape that the layout relies on.
         """
+        try:
+            return self._convert(checkpoint)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # A layout relies on the shapes that its tensors have, and others fail in many ways.
+            raise WeightsError(
+                f"by its names this file is {self.title}, but its tensors have other shapes",
+                checkpoint.where,
+                "copy or download the file again, or get it from a source that you trust",
+            ) from error
+
+    def _convert(self, checkpoint: Checkpoint) -> Checkpoint:
         ours: dict[str, Tensor] = {}
         unknown, unequal = [], []
         for name, tensor in checkpoint.state.items():
@@ -72,7 +83,9 @@ class Layout:
             if targets is None:
                 unknown.append(name)
             elif targets:
-                parts = tensor.chunk(len(targets))
+                parts = tensor.chunk(len(targets)) if len(targets) > 1 else (tensor,)
+                if len(parts) != len(targets):
+                    raise ValueError(f"{name} {tuple(tensor.shape)} is not {len(targets)} parts")
                 for target, part in zip(targets, parts):
                     if target in ours and not torch.equal(ours[target], part):
                         unequal.append(name)

@@ -7,16 +7,18 @@ needed to run the model.
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from groupdetr.checkpoints.file_format import KEY, file_stamp, require_format
+from groupdetr.checkpoints.metadata import UNTRUSTED, check_native_metadata, invalid
 from groupdetr.errors import WeightsError
+from groupdetr.files.writing import write_atomically
 from groupdetr.structures.json_object import JsonObject
 
 
@@ -40,23 +42,14 @@ def save(model: nn.Module, path: str | Path, metadata: JsonObject) -> None:
     If the process dies while it writes, the previous file remains as it was. ``metadata`` is
     anything that JSON can hold. With ``recipe`` (its fields), ``categories`` ([id, name] of every
     class) and ``imgsz`` the file is complete. The format number and the version of the library are
-    added to it.
+    added to it. `WriteError` if the file cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     tensors = {}
     for name, value in unique_state(model).items():
         tensors[name] = value.detach().cpu().contiguous()
     stamped = {**metadata, **file_stamp()}
-    try:
-        save_file(tensors, temporary, {"format": "pt", KEY: json.dumps(stamped)})
-        # Windows only writes a file to the disk that is open for writing.
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = serialize(tensors, {"format": "pt", KEY: json.dumps(stamped)})
+    write_atomically(Path(path), lambda file: file.write(content))
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], JsonObject]:
@@ -69,20 +62,48 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], JsonObject]:
         with safe_open(path, framework="pt") as file:
             metadata = _read_metadata(file.metadata() or {}, str(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise WeightsError(
+            f"these weights cannot be read: {error.strerror or error}",
+            str(path),
+            "check the path and its permissions",
+        ) from error
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        what = "this is not a safetensors file, or it is damaged"
         remedy = "copy or download the file again"
-        raise WeightsError(f"these weights cannot be read: {error}", str(path), remedy) from error
+        raise WeightsError(f"{what}: {error}", str(path), remedy) from error
     return tensors, metadata
+
+
+def sizes(path: str | Path) -> list[int]:
+    """Return the number of elements of every tensor of a safetensors file that `read` has read."""
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        return [math.prod(file.get_slice(name).get_shape()) for name in names]
 
 
 def _read_metadata(header: Mapping[str, str], where: str) -> JsonObject:
     """Return the metadata in the header of a safetensors file, without the format number."""
     if KEY not in header:
         return {}
-    stamped = dict(json.loads(header[KEY]))
+    stamped = _parse(header[KEY], where)
     remedy = (
         "train again with groupdetr train, or convert the published weights again with "
         "groupdetr import"
     )
     require_format(stamped, where, remedy, WeightsError)
+    check_native_metadata(stamped, where)
     return {name: value for name, value in stamped.items() if name not in file_stamp()}
+
+
+def _parse(text: str, where: str) -> JsonObject:
+    """Return the object that a text is in JSON. `WeightsError` if it is something else."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"the metadata of this file cannot be used: {error}", where, UNTRUSTED
+        ) from error
+    if not isinstance(content, dict):
+        raise invalid(KEY, content, "an object", where)
+    return content

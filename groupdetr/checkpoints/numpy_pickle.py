@@ -1,7 +1,8 @@
 """Reads numpy arrays out of a plain pickle, as detectron2 writes checkpoints.
 
 The content is ``{"model": {name: array}, ...}``. The unpickler calls the replacements of this file
-where the pickle names parts of numpy. Nothing else can be called, so the file is only data.
+where the pickle names parts of numpy, and a placeholder where it names anything else. Nothing else
+can be called, so the file is only data.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
+
+from groupdetr.checkpoints.placeholders import (
+    HarmfulNameError,
+    is_harmful,
+    placeholder,
+    python3_name,
+)
 
 
 class ElementType:
@@ -53,7 +61,12 @@ class Array:
 
     @property
     def tensor(self) -> Tensor:
-        """A copy of the array as a tensor, in row-major order and this machine's byte order."""
+        """A copy of the array as a tensor, in row-major order and this machine's byte order.
+
+        `UnpicklingError` if the pickle has not given the array its elements.
+        """
+        if not isinstance(getattr(self, "elements", None), ElementType):
+            raise pickle.UnpicklingError("an array without elements")
         flat = np.frombuffer(self.data, self.elements.numpy)
         array = flat.reshape(self.shape, order="F" if self.fortran_order else "C")
         native = array.dtype.newbyteorder("=")
@@ -69,13 +82,18 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _empty_bytes() -> bytes:
+    """Pickles of protocol 2 call the type for empty bytes, without arguments."""
+    return b""
+
+
 REPLACEMENTS: dict[str, Callable[..., object]] = {
     "numpy._core.multiarray._reconstruct": _empty,
     "numpy._core.numeric._frombuffer": Array.from_buffer,  # since protocol 5
     "numpy.ndarray": Array,
     "numpy.dtype": ElementType,
     "_codecs.encode": _encode,
-    "__builtin__.bytes": bytes,  # for empty bytes
+    "__builtin__.bytes": _empty_bytes,
     "collections.OrderedDict": OrderedDict,
 }
 
@@ -85,15 +103,19 @@ class _Unpickler(pickle.Unpickler):
         full_name = f"{module}.{name}"
         # numpy 1 calls the package numpy.core.
         key = full_name.replace("numpy.core.", "numpy._core.")
-        if key not in REPLACEMENTS:
-            raise pickle.UnpicklingError(f"unsupported {full_name}")
-        return REPLACEMENTS[key]
+        if key in REPLACEMENTS:
+            return REPLACEMENTS[key]
+        known_name = python3_name(module, name)
+        if is_harmful(known_name):
+            raise HarmfulNameError(known_name)
+        return placeholder(known_name)
 
 
 def read_arrays(file: BinaryIO) -> object:
     """Return the content of a pickle with tensors in place of its arrays.
 
-    `UnpicklingError` if the pickle contains anything but arrays and plain values.
+    Objects of other classes are replaced by placeholders. `HarmfulNameError` if the pickle asks for
+    an action.
     """
     return _to_tensors(_Unpickler(file).load())
 

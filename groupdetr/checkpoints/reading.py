@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
+import re
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,34 +15,39 @@ from torch import Tensor
 
 from groupdetr.checkpoints import native
 from groupdetr.checkpoints.file_format import KEY, require_format
-from groupdetr.checkpoints.numpy_pickle import read_arrays
+from groupdetr.checkpoints.pickles import unpickle
+from groupdetr.checkpoints.placeholders import Ignored
+from groupdetr.console.text import quote
 from groupdetr.errors import WeightsError
+from groupdetr.files.kinds import HEAD, FileKind, is_safetensors, recognise
+from groupdetr.files.missing import as_typed, describe_missing
 
-# In the first bytes of a file of torch before 1.6.
-TORCH_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 Metadata = Mapping[str, Any]  # the content of a file that is not tensors
 MAX_NAMES = 10  # that an error message lists
-
-
-class Ignored:
-    """Replaces the objects that mmengine logs in a checkpoint. It accepts any state."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, _: object) -> None: ...
-
-
-# All names in a pickle of the losses and learning rates that mmengine logs.
-MMENGINE_LOGS = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "builtins.getattr",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
+MAX_NAME_LENGTH = 200  # characters of each of them
+MAX_TENSORS = 2**15  # more than any detector has
+MAX_DEPTH = 3  # dicts inside of dicts in which named tensors are searched for
+MAX_REPEATED = 20  # of the sizes of all tensors in memory and in the file; layers share heads
+MAX_COUNT = 2**20  # of a number in the metadata that is the size of something
+# The entries of a training script's dict that hold the weights, in the order of preference.
+WEIGHTS_ENTRIES = ("model", "state_dict")
+# Entries that hold tensors but no weights.
+STATE_OF_TRAINING = re.compile(r"optim|sched|scaler|callback|loop|rng|hook|hub", re.IGNORECASE)
+# Entries with a moving average of the weights, such as ema, model_ema and ema_state_dict.
+AVERAGES = re.compile(r"(^|[._-])(ema|swa|averaged?)([._-]|$)", re.IGNORECASE)
+# Types of tensors that can be loaded into a model as they are.
+PLAIN_TYPES = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    )
 )
+WEIGHTS_SUFFIXES = frozenset((".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt"))
+SAVE_STATE_DICT = (
+    "pass a file of named tensors, the state_dict of a model; the program that wrote this file "
+    'saves one by torch.save(model.state_dict(), "weights.pth")'
+)
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
 
 
 @dataclass(frozen=True)
@@ -50,163 +55,385 @@ class Checkpoint:
     """The named tensors of a file, and its metadata.
 
     ``metadata`` holds training arguments, a configuration, or what this library wrote; {} if the
-    file has none. ``where`` is the path, for error messages.
+    file has none. ``where`` is the path, for error messages. ``notes`` are lines for a report about
+    what the file has besides, and how it was read.
     """
 
     state: dict[str, Tensor]
     metadata: Metadata
     where: str
+    notes: tuple[str, ...] = ()
+    is_training_state: bool = False  # True for the last.pt of a run of this library
 
     def positive_int(self, name: str) -> int | None:
-        """Return an entry of the metadata if it is a positive integer, None otherwise."""
+        """Return an entry of the metadata if it is a positive integer, None otherwise.
+
+        `WeightsError` if it is larger than the size of anything can be.
+        """
         value = self.metadata.get(name)
-        return value if isinstance(value, int) and value > 0 else None
+        if type(value) is not int or value < 1:
+            return None
+        if value > MAX_COUNT:
+            raise WeightsError(
+                f"{name} is {value:.6g} in the metadata, and can be at most {MAX_COUNT}",
+                self.where,
+                "get the file again from a source that you trust",
+            )
+        return value
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
-    """Read a .pth, .pt or .pkl file, a .safetensors file, or a folder of transformers."""
+def open_checkpoint(source: str | Path, entry: str | None = None) -> Checkpoint:
+    """Read a .pth, .pt or .pkl file, a .safetensors file, or a folder.
+
+    A folder is one of transformers, with all its files of weights, or a run of this library, whose
+    best weights are read. ``entry`` selects one of several sets of weights in a file by the key of
+    its dict, such as ``ema`` or ``ema.module``.
+
+    `WeightsError` if there is no such file, if it is something else than weights, or damaged.
+    """
     path = Path(source)
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return _open_folder(path)
+        if not path.is_file():
+            what, remedy = describe_missing(source)
+            raise WeightsError(
+                what or "there is no such weights file",
+                as_typed(source),
+                remedy or "pass a .pth, .pt, .pkl or .safetensors file or a folder",
+            )
+        return _open_file(path, entry)
+    except (OSError, ValueError) as error:  # ValueError: the path has a NUL character
         raise WeightsError(
-            "there is no such weights file",
+            f"this cannot be read: {getattr(error, 'strerror', None) or error}",
+            str(source),
+            "check the path and its permissions",
+        ) from error
+
+
+def _open_file(path: Path, entry: str | None) -> Checkpoint:
+    kind = recognise(path)
+    if kind is not None:
+        raise _other_file(kind, path)
+    shard = SHARD.fullmatch(path.name)
+    if shard is not None and int(shard[3]) > 1:
+        raise WeightsError(
+            f"this file is only number {int(shard[2])} of {int(shard[3])} that hold the weights",
             str(path),
-            "pass a .pth, .pt, .pkl or .safetensors file or a folder",
+            f"pass their folder: {path.parent}",
         )
-    return _open_safetensors(path) if _is_safetensors(path) else _open_pickle(path)
+    return _open_safetensors(path) if has_safetensors(path) else _open_pickle(path, entry)
+
+
+def has_safetensors(path: Path) -> bool:
+    """Return whether the content of a file is safetensors."""
+    with path.open("rb") as file:
+        return is_safetensors(file.read(HEAD), path.stat().st_size)
+
+
+# Folders
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    """Read config.json and one file of weights, as `save_pretrained` writes them."""
-    candidates = (path / "model.safetensors", path / "pytorch_model.bin")
-    files = [file for file in candidates if file.is_file()]
+    """Read a run of this library, or a folder as transformers' `save_pretrained` writes it."""
+    for best in (path / "weights/best.safetensors", path / "best.safetensors"):
+        if best.is_file():
+            return _open_safetensors(best)
+    files = _weights_files(path)
     config = path / "config.json"
     if not files or not config.is_file():
+        raise _no_checkpoint(path)
+    metadata = _read_json(config)
+    state: dict[str, Tensor] = {}
+    notes: list[str] = []
+    for file in files:
+        part = _open_safetensors(file) if has_safetensors(file) else _open_pickle(file, None)
+        state |= part.state
+        notes += part.notes
+    return Checkpoint(state, metadata, str(path), tuple(notes))
+
+
+def _weights_files(path: Path) -> list[Path]:
+    """Return the file or files of a folder of transformers that have its weights, [] if none.
+
+    `WeightsError` if it lacks one of the files that its index names.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            kind = recognise(path / name)
+            if kind is not None:
+                raise _other_file(kind, path / name)
+            return [path / name]
+        index = path / f"{name}.index.json"
+        if index.is_file():
+            return _files_of_index(index)
+    return []
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    """Return the files that an index of transformers names, without the names of tensors."""
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(
-            "this folder is not a checkpoint: it lacks config.json and model.safetensors or "
-            "pytorch_model.bin",
-            str(path),
-            "pass a file instead",
+            "the index names no files", str(index), "copy or download the folder again"
         )
+    names = sorted({str(name) for name in weight_map.values()})
+    files = []
+    for name in names:
+        # The names are data, and may not lead out of the folder.
+        file = index.parent / name
+        is_plain = Path(name).name == name and not set(name) & set("\0/\\:")
+        if not is_plain or not file.is_file():
+            what = f"the index names {len(names)} files, and one of them is not in the folder"
+            remedy = "copy or download the folder again, with all of its files"
+            raise WeightsError(f"{what}: {name[:MAX_NAME_LENGTH]!r}", str(index), remedy)
+        kind = recognise(file)
+        if kind is not None:
+            raise _other_file(kind, file)
+        files.append(file)
+    return files
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. `WeightsError` if it is something else."""
+    kind = recognise(path)
+    if kind is not None and not kind.is_json:
+        raise _other_file(kind, path)
     try:
-        metadata = dict(json.loads(config.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise TypeError(f"it is a {type(content).__name__}, not an object")
+    except (ValueError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"the configuration cannot be read: {error}",
-            str(config),
+            str(path),
             "copy or download the folder again",
         ) from error
-    return Checkpoint(open_checkpoint(files[0]).state, metadata, str(path))
+    return content
 
 
-def _is_safetensors(path: Path) -> bool:
-    """True if the content is safetensors: eight bytes of length, then JSON."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+def _no_checkpoint(path: Path) -> WeightsError:
+    """Return the error for a folder that has no weights that can be read."""
+    if (path / "config.yaml").is_file() and (path / "weights").is_dir():
+        return WeightsError(
+            "this run has no weights yet: they are written by its first evaluation",
+            str(path),
+            f"continue it with groupdetr train --resume {quote(path)}",
+        )
+    files = sorted(file.name for file in path.iterdir() if file.is_file())
+    if ".metadata" in files and any(name.endswith(".distcp") for name in files):
+        return WeightsError(
+            "this is a distributed checkpoint of torch, which several processes have written",
+            str(path),
+            "convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+            f"{quote(path)} weights.pth",
+        )
+    if "zero_to_fp32.py" in files:
+        return WeightsError(
+            "this is a checkpoint of DeepSpeed, which several processes have written",
+            str(path),
+            f"convert it with its own program: python {quote(path / 'zero_to_fp32.py')} "
+            f"{quote(path)} weights.pth",
+        )
+    weights = [name for name in files if Path(name).suffix in WEIGHTS_SUFFIXES]
+    return WeightsError(
+        "this folder is not a checkpoint: it lacks config.json and model.safetensors or "
+        "pytorch_model.bin",
+        str(path),
+        f"pass one of its files: {first_names(weights)}" if weights else "pass a file instead",
+    )
+
+
+def _other_file(kind: FileKind, path: Path) -> WeightsError:
+    """Return the error for a file that is something else than weights."""
+    return WeightsError(f"this is {kind.name}", str(path), kind.remedy)
+
+
+# Files
 
 
 def _open_safetensors(path: Path) -> Checkpoint:
     state, metadata = native.read(path)
+    expect_plain_tensors(state, str(path))
     return Checkpoint(state, metadata, str(path))
 
 
-def _open_pickle(path: Path) -> Checkpoint:
+def _open_pickle(path: Path, entry: str | None) -> Checkpoint:
     """Read tensors or arrays, alone or inside a training script's dict such as
     ``{"model": tensors, "args": Namespace}``.
     """
-    content = _unpickle(path)
+    content = unpickle(path)
+    where = str(path)
+    if isinstance(content, Ignored):
+        raise WeightsError(
+            f"this file holds an object of the class {content.full_name}, and not its tensors",
+            where,
+            SAVE_STATE_DICT,
+        )
     if not isinstance(content, Mapping):
         raise WeightsError(
             f"this file holds one {type(content).__name__} and no named tensors",
-            str(path),
+            where,
             "pass a file of named tensors: the state_dict of a model",
         )
-    if _is_training_checkpoint(content):
+    is_training_state = _is_training_checkpoint(content)
+    if is_training_state:
+        stamp = content.get(KEY)
         remedy = "train again with groupdetr train"
-        require_format(content.get(KEY, {}), str(path), remedy, WeightsError)
-    tensors: dict[str, Tensor] = {}
+        require_format(dict(stamp) if isinstance(stamp, Mapping) else {}, where, remedy, WeightsError)
+    key, named = _choose_entry(content, entry, where)
+    state: dict[str, Tensor] = {}
     others: list[str] = []
-    for name, value in _find_tensors(content).items():
-        if isinstance(value, Tensor):
-            tensors[name] = value
+    for name, value in named.items():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            state[name] = value
         else:
-            others.append(str(name))
+            others.append(_describe_entry(name, value))
     if others:
         raise WeightsError(
-            f"these entries are not tensors: {first_names(others)}",
-            str(path),
-            "pass a file of named tensors: the state_dict of a model",
+            f"these entries are not tensors: {first_names(others)}", where, SAVE_STATE_DICT
         )
-    return Checkpoint(tensors, _find_metadata(content), str(path))
+    expect_plain_tensors(state, where)
+    notes = _other_entries(content, key, where)
+    return Checkpoint(state, _find_metadata(content), where, notes, is_training_state)
 
 
-def _is_training_checkpoint(content: Mapping[str, object]) -> bool:
+def _is_training_checkpoint(content: Mapping[object, object]) -> bool:
     """True for the ``last.pt`` of a run of this library, with or without a format number."""
-    without_number = {"model", "optimizer", "ema", "progress", "matched"}
-    return isinstance(content.get(KEY), Mapping) or content.keys() == without_number
+    entries = {"model", "optimizer", "ema", "progress", "matched"}
+    return isinstance(content.get(KEY), Mapping) or content.keys() >= entries
 
 
-def _find_tensors(content: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the entry of a training script's dict that holds the tensors, or all of it."""
-    for key in ("model", "state_dict"):
+def _choose_entry(
+    content: Mapping[object, object], entry: str | None, where: str
+) -> tuple[str, Mapping[object, object]]:
+    """Return the key of the weights in a training script's dict, and the weights.
+
+    The key is "" if the dict itself is the weights. `WeightsError` if there is no ``entry`` of this
+    name, or if there are several sets of weights of which none is the usual one.
+    """
+    states = dict(_find_states(content))
+    if entry is not None:
+        if entry not in states:
+            raise WeightsError(
+                f"the file has no weights under {entry!r}",
+                where,
+                f"choose one of these: {first_names(list(states)) or 'none'}",
+            )
+        return entry, states[entry]
+    for key in WEIGHTS_ENTRIES:
         value = content.get(key)
-        if isinstance(value, Mapping):
-            return value
-    return content
+        if key in states or (isinstance(value, Mapping) and not states):
+            return key, states.get(key, value)
+    are_tensors = [isinstance(value, Tensor) for value in content.values()]
+    if not states or sum(are_tensors) > len(are_tensors) / 2:
+        return "", content
+    usual = [key for key in states if key.partition(".")[0] in WEIGHTS_ENTRIES]
+    others = [key for key in states if not AVERAGES.search(key)]
+    for keys in (usual, others, list(states)):
+        if len(keys) == 1:
+            break
+        if keys:
+            raise WeightsError(
+                f"the file has several sets of weights: {first_names(keys)}",
+                where,
+                f"choose one: groupdetr import {quote(where)} --entry {quote(keys[0])} "
+                f"(Python: entry={keys[0]!r})",
+            )
+    return keys[0], states[keys[0]]
 
 
-def _find_metadata(content: Mapping[str, object]) -> Metadata:
+def _find_states(
+    content: Mapping[object, object], prefix: str = ""
+) -> Iterator[tuple[str, Mapping[object, object]]]:
+    """Yield every dict of named tensors inside a dict, with its key, such as ``ema.module``."""
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Mapping):
+            continue
+        key = f"{prefix}{name}"
+        if STATE_OF_TRAINING.search(name) or key.count(".") >= MAX_DEPTH:
+            continue
+        if any(isinstance(tensor, Tensor) for tensor in value.values()):
+            yield key, value
+        else:
+            yield from _find_states(value, f"{key}.")
+
+
+def _other_entries(content: Mapping[object, object], chosen: str, where: str) -> tuple[str, ...]:
+    """Return a line about the weights that a file has besides the chosen ones, if it has any."""
+    others = [key for key, _ in _find_states(content) if key != chosen]
+    if not chosen or not others:
+        return ()
+    averages = [key for key in others if AVERAGES.search(key)]
+    what = " (a moving average)" if averages == others else ""
+    return (
+        f"loaded the weights under {chosen!r}; the file has others under "
+        f"{first_names([repr(key) for key in others])}{what}, which this loads instead: "
+        f"groupdetr import {quote(where)} --entry {quote(others[0])}",
+    )
+
+
+def _describe_entry(name: object, value: object) -> str:
+    """Return the name of an entry that is not a tensor, and the class of the object there."""
+    text = str(name) if isinstance(name, str | int | float | bytes) else type(name).__name__
+    text = text if len(text) <= MAX_NAME_LENGTH else f"{text[:MAX_NAME_LENGTH]}..."
+    return f"{text} (of the class {value.full_name})" if isinstance(value, Ignored) else text
+
+
+def _find_metadata(content: Mapping[object, object]) -> Metadata:
     """Return the training arguments, or the ``meta`` of mmcv and mmengine; {} without them."""
     metadata = content.get("args", content.get("meta", {}))
     if isinstance(metadata, Namespace):
         metadata = vars(metadata)
-    return dict(metadata) if isinstance(metadata, Mapping) else {}
+    if not isinstance(metadata, Mapping):
+        return {}
+    return {name: value for name, value in metadata.items() if isinstance(name, str)}
 
 
-def _unpickle(path: Path) -> object:
-    """Unpickle tensors or arrays, plain values, and a Namespace of them.
+def expect_plain_tensors(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise `WeightsError` unless all tensors are ordinary ones, with their values in the file.
 
-    Anything else is not executed; the `WeightsError` names it.
+    A tensor may repeat the bytes of a small file until it fills the memory, or have no bytes.
     """
-    allowed: list[Any] = [Namespace]
-    for name in MMENGINE_LOGS:
-        allowed.append((Ignored, name))
-    try:
-        with path.open("rb") as file, torch.serialization.safe_globals(allowed):
-            if _is_numpy_pickle(file.peek(32)):
-                return read_arrays(file)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    if len(state) > MAX_TENSORS:
         raise WeightsError(
-            f"this file contains code or is damaged: {_first_reason(error)}",
-            str(path),
-            "nothing was executed; get the weights as .safetensors, or a new copy from a source "
-            "that you trust",
-        ) from error
-    except Exception as error:  # a damaged pickle can fail in any way
+            f"this file has {len(state)} tensors, and no detector has more than {MAX_TENSORS}",
+            where,
+            "check that it is a file of weights",
+        )
+    unusual: list[str] = []
+    stored: dict[int, int] = {}
+    total = 0
+    for name, tensor in state.items():
+        is_dense = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
+        if not is_dense or tensor.dtype not in PLAIN_TYPES:
+            kind = "without values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
+            unusual.append(f"{name[:MAX_NAME_LENGTH]} ({kind})".replace("torch.", ""))
+            continue
+        storage = tensor.untyped_storage()
+        stored[storage.data_ptr()] = storage.nbytes()
+        total += tensor.numel() * tensor.element_size()
+    if unusual:
         raise WeightsError(
-            f"this file is damaged: {_first_reason(error)}", str(path), "copy or download it again"
-        ) from error
-
-
-def _is_numpy_pickle(head: bytes) -> bool:
-    """True if the content is a plain pickle and not one of torch's."""
-    return head.startswith(pickle.PROTO) and TORCH_MAGIC not in head[:32]
-
-
-def _first_reason(error: Exception) -> str:
-    """Return the line of torch's long message that names what is not supported."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    for line in lines:
-        if "nsupported" in line:
-            return line.strip()
-    return lines[0]
+            f"these tensors are not plain numbers: {first_names(unusual)}",
+            where,
+            "use weights that are not quantised, sparse or divided among devices",
+        )
+    if total > MAX_REPEATED * sum(stored.values()) + 2**20:
+        raise WeightsError(
+            f"the tensors of this file have {total} bytes in memory, and {sum(stored.values())} in "
+            "the file",
+            where,
+            "get the file again from a source that you trust",
+        )
 
 
 def first_names(names: Sequence[str]) -> str:
     """Return the first ten names separated by commas, and the number of all if there are more."""
-    text = ", ".join(names[:MAX_NAMES])
+    shown = []
+    for name in names[:MAX_NAMES]:
+        shown.append(name if len(name) <= MAX_NAME_LENGTH else f"{name[:MAX_NAME_LENGTH]}...")
+    text = ", ".join(shown)
     if len(names) > MAX_NAMES:
         text += f", ... ({len(names)} in all)"
     return text

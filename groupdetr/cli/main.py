@@ -6,13 +6,15 @@ import dataclasses
 import io
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from groupdetr.cli.json_output import print_json
+from groupdetr.console.output import EscapingStream
+from groupdetr.console.text import escape_controls
 from groupdetr.errors import GroupDETRError, UsageError
 from groupdetr.version import __version__
 
@@ -160,13 +162,15 @@ def read_options(name: str, arguments: list[str]) -> Any:
     prepare = getattr(sys.modules[options_class.__module__], "prepare", None)
     if prepare is not None:
         arguments, keywords["default"] = prepare(arguments)
-    return tyro.cli(
-        options_class,
-        args=arguments,
-        prog=f"groupdetr {name}",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        **keywords,
-    )
+    # tyro's messages have arguments in them, which may be names of files.
+    with redirect_stderr(EscapingStream(sys.stderr)), redirect_stdout(EscapingStream(sys.stdout)):
+        return tyro.cli(
+            options_class,
+            args=arguments,
+            prog=f"groupdetr {name}",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            **keywords,
+        )
 
 
 def values_of(arguments: Sequence[str], flag: str) -> list[str]:
@@ -202,7 +206,7 @@ def usage() -> str:
 
 def explain(error: GroupDETRError) -> str:
     """Return the text of an error: what is wrong, where, and what to do."""
-    lines = [f"error: {error.what}"]
+    lines = [f"error: {_indent(error.what)}"]
     if error.where:
         lines.append(f"  where: {_indent(error.where)}")
     if error.remedy:
@@ -211,8 +215,11 @@ def explain(error: GroupDETRError) -> str:
 
 
 def _indent(text: str) -> str:
-    """Align all lines of a text with the first one, which follows a label of nine characters."""
-    return text.replace("\n", "\n" + " " * 9)
+    """Return a text that is safe to print, with its lines below the first one indented.
+
+    A name with a line break therefore cannot look like another part of the message.
+    """
+    return escape_controls(text, keep_lines=True).replace("\n", "\n" + " " * 9)
 
 
 def from_os_error(error: OSError) -> UsageError:

@@ -20,6 +20,7 @@ class L1(Term[AllBoxPairs, MatchedBoxPairs]):
     """
 
     name: ClassVar[str] = "l1"
+    location: ClassVar[str | None] = "box"
 
     def cost(self, pairs: AllBoxPairs) -> Tensor:
         return pairs.distances.sum(0)
@@ -36,6 +37,7 @@ class GIoU(Term[AllBoxPairs, MatchedBoxPairs]):
     """
 
     name: ClassVar[str] = "giou"
+    location: ClassVar[str | None] = "box"
 
     # Added to the areas of union and hull: 0 in Conditional DETR's code, 1e-6 in DAB-DETR's
     eps: float = 0.0

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from groupdetr.criterion.pairs import AllBoxPairs, BoxPairBuilder, MatchedBoxPairs
+from groupdetr.criterion.pairs import AllBoxPairs, BoxPairBuilder, MatchedBoxPairs, ObjectTotals
 from groupdetr.criterion.term import Term
 from groupdetr.ops.boxes3d import VELOCITY, encode_boxes3d
 from groupdetr.structures.assignment import Assignment
@@ -22,6 +22,9 @@ class EncodedBoxes3D(BoxPairBuilder):
     >>> criterion = groupdetr.SetCriterion(terms, pair_builder=groupdetr.EncodedBoxes3D())
     """
 
+    location: ClassVar[str] = "box3d"
+    numbers_of_a_box: ClassVar[int] = 9
+
     def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
         return super().cost_inputs(predictions, encode_boxes(targets))
 
@@ -30,10 +33,10 @@ class EncodedBoxes3D(BoxPairBuilder):
         predictions: Predictions,
         targets: TargetBatch,
         assignment: Assignment,
-        mean_objects: Tensor,
+        objects: ObjectTotals,
     ) -> MatchedBoxPairs:
         encoded = encode_boxes(targets)
-        return super().matched_pairs(predictions, encoded, assignment, mean_objects)
+        return super().matched_pairs(predictions, encoded, assignment, objects)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class EncodedBoxL1(Term[AllBoxPairs, MatchedBoxPairs]):
     """
 
     name: ClassVar[str] = "l1"
+    location: ClassVar[str | None] = "box3d"
 
     velocity: float  # the weight of the velocity in the loss; all other numbers have the weight 1
 

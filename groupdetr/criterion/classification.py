@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from groupdetr.criterion.pairs import (
     MatchedSoftmaxBoxPairs,
 )
 from groupdetr.criterion.term import Term
+from groupdetr.groups import loss_normaliser
+from groupdetr.structures.tensor_dataclass import require
 
 # The pairs that `Softmax` can measure: of boxes or of masks.
 AllSoftmaxPairs = AllMaskPairs | AllSoftmaxBoxPairs
@@ -124,7 +127,14 @@ class Softmax(Term[AllSoftmaxPairs, MatchedSoftmaxPairs]):
 
     name: ClassVar[str] = "softmax"
 
-    no_object: float = 0.1  # the weight of queries without an object
+    no_object: float = 0.1  # the weight of queries without an object, above 0
+
+    def __post_init__(self) -> None:
+        # With 0, the weighted mean of a batch without objects would be undefined.
+        require(
+            0 < self.no_object < math.inf,
+            f"no_object must be a finite number above 0, not {self.no_object}",
+        )
 
     def cost(self, pairs: AllSoftmaxPairs) -> Tensor:
         # DETR's cost is the probability of the class, not its logarithm.
@@ -140,8 +150,14 @@ class Softmax(Term[AllSoftmaxPairs, MatchedSoftmaxPairs]):
         correction = self.no_object * no_object[tuple(matched_queries)]
         total = total + (correction - log_probs[pairs.target_classes]).sum(1)
 
-        # The criterion divides by K * mean_objects, so this term multiplies by mean_objects and
-        # divides by the sum of the weights of all queries of one group, in all images.
+        # The mean divides by the sum of the weights of all queries of one group, in all images of
+        # the optimizer step. These images may be one of several parts of the step. All parts have
+        # equally many queries, but not equally many matched ones, so those are averaged.
+        objects = pairs.objects
         num_queries = log_probs.shape[1] * log_probs.shape[3]
-        sum_of_weights = self.no_object * num_queries + (1 - self.no_object) * pairs.num_matched
-        return total / sum_of_weights * pairs.mean_objects
+        num_matched = objects.matched / objects.parts
+        sum_of_weights = self.no_object * num_queries + (1 - self.no_object) * num_matched
+
+        # The criterion divides every term by the normaliser of K groups. Here it shall divide by K
+        # alone, so this term is multiplied by the normaliser of one group.
+        return total / sum_of_weights * loss_normaliser(1, objects.total, objects.parts)

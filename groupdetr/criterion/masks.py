@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from groupdetr.criterion.pairs import PairBuilder
+from groupdetr.criterion.pairs import ObjectTotals, PairBuilder
 from groupdetr.criterion.term import Term
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.targets import TargetBatch
+from groupdetr.structures.tensor_dataclass import require_count
 
 MAX_LOGITS = 1 << 22  # mask logits at points that are computed at once
 
@@ -45,8 +46,7 @@ class MatchedMaskPairs:
     target_classes: tuple[Tensor, ...]  # index of the logits of the objects' classes: five of [L,M]
     cross_entropy: Tensor  # [L] summed over the M pairs
     dice: Tensor  # [L] summed over the M pairs
-    mean_objects: Tensor  # objects of a batch, at least 1; sums over objects are divided by it
-    num_matched: Tensor  # how many of these have a query in every group
+    objects: ObjectTotals
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class PointCrossEntropy(Term[AllMaskPairs, MatchedMaskPairs]):
     """
 
     name: ClassVar[str] = "mask"
+    location: ClassVar[str | None] = "mask"
 
     def cost(self, pairs: AllMaskPairs) -> Tensor:
         return pairs.cross_entropy
@@ -73,6 +74,7 @@ class Dice(Term[AllMaskPairs, MatchedMaskPairs]):
     """
 
     name: ClassVar[str] = "dice"
+    location: ClassVar[str | None] = "mask"
 
     def cost(self, pairs: AllMaskPairs) -> Tensor:
         return pairs.dice
@@ -104,8 +106,12 @@ class PointSampledMasks(PairBuilder[AllMaskPairs, MatchedMaskPairs]):
 
     # The matrix products have other sizes in every image, so compiling does not help.
     compiles: ClassVar[bool] = False
+    location: ClassVar[str] = "mask"
 
     num_points: int  # points of a mask that are measured
+
+    def __post_init__(self) -> None:
+        require_count("num_points", self.num_points)
 
     @property
     def num_candidates(self) -> int:
@@ -154,7 +160,7 @@ class PointSampledMasks(PairBuilder[AllMaskPairs, MatchedMaskPairs]):
         predictions: Predictions,
         targets: TargetBatch,
         assignment: Assignment,
-        mean_objects: Tensor,
+        objects: ObjectTotals,
     ) -> MatchedMaskPairs:
         with torch.autocast(predictions.logits.device.type, enabled=False):
             layer, image, group, query, target = assignment.columns
@@ -175,14 +181,8 @@ class PointSampledMasks(PairBuilder[AllMaskPairs, MatchedMaskPairs]):
             cross_entropy, dice = torch.stack(sums).sum(0)
 
             target_classes = (layer, image, group, query, targets.labels[image, target])
-            num_unmatched = sum(targets.counts) - sum(matched_objects)
             return MatchedMaskPairs(
-                predictions.logits,
-                target_classes,
-                cross_entropy,
-                dice,
-                mean_objects=mean_objects.clamp(min=1),
-                num_matched=mean_objects - num_unmatched,
+                predictions.logits, target_classes, cross_entropy, dice, objects=objects
             )
 
     def sample(
@@ -190,7 +190,8 @@ class PointSampledMasks(PairBuilder[AllMaskPairs, MatchedMaskPairs]):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield for every image its pixels [C,P] and its target masks [T,P] at its points."""
         # In training the points exist already: the pixel decoder samples them. In validation they
-        # are the same every time, so that validations can be compared.
+        # are the same for all images and every time, so that validations can be compared, whatever
+        # their batch size and number of processes are.
         generator = torch.Generator(predictions.logits.device).manual_seed(0)
         features = predictions.masks.mask_features.with_points(self.num_sampled, generator)
         assert features.points is not None

@@ -59,6 +59,10 @@ class HungarianMatcher(nn.Module):
         # The weighted sum of all terms, possibly compiled.
         costs = self.cost(*cost_inputs)
 
+        # The costs of impossible objects are not finite either, so the check below finds them.
+        if targets.invalid is not None:
+            costs.masked_fill_(targets.invalid[:, None, :, None], float("nan"))
+
         # The one copy to the host. The check comes after it, because a check on the device would
         # need a copy of its own.
         host_costs: np.ndarray = costs.cpu().numpy()

@@ -20,6 +20,15 @@ from groupdetr.structures.targets import TargetBatch
 
 
 @dataclass
+class ObjectTotals:
+    """The numbers of objects of an optimizer step, which its losses are divided by."""
+
+    total: Tensor  # scalar: the objects of all images of the step
+    matched: Tensor  # scalar: those of them that have a query in every group
+    parts: int  # micro-batches of all processes that the step is divided into
+
+
+@dataclass
 class BoxPairs:
     """Predicted and target boxes that broadcast with each other.
 
@@ -61,14 +70,15 @@ class AllSoftmaxBoxPairs(AllBoxPairs):
 class MatchedSoftmaxBoxPairs(MatchedBoxPairs):
     """Every matched query with its object, for a softmax over the classes and "no object"."""
 
-    mean_objects: Tensor  # objects of a batch, at least 1; sums over objects are divided by it
-    num_matched: Tensor  # how many of these have a query in every group
+    objects: ObjectTotals
 
 
 class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
     """Builds the pairs that terms measure, for one kind of predictions."""
 
     compiles: ClassVar[bool]  # True if torch.compile makes costs and losses faster
+    location: ClassVar[str] = "box"  # what the pairs are of: "box", "box3d" or "mask"
+    numbers_of_a_box: ClassVar[int] = 4  # of the targets: 4, or 9 for 3D boxes
 
     @abstractmethod
     def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
@@ -88,11 +98,11 @@ class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
         predictions: Predictions,
         targets: TargetBatch,
         assignment: Assignment,
-        mean_objects: Tensor,
+        objects: ObjectTotals,
     ) -> MatchedPairsT:
         """Return every matched query with its object, for the losses of the terms.
 
-        ``mean_objects`` is that of `SetCriterion.forward`.
+        ``objects`` are those of the optimizer step, for a term that is not a sum over objects.
         """
 
 
@@ -112,7 +122,7 @@ class BoxPairBuilder(PairBuilder[AllBoxPairs, MatchedBoxPairs]):
         predictions: Predictions,
         targets: TargetBatch,
         assignment: Assignment,
-        mean_objects: Tensor,
+        objects: ObjectTotals,
     ) -> MatchedBoxPairs:
         return gather_matched_pairs(predictions, targets, assignment)
 
@@ -138,19 +148,11 @@ class SoftmaxBoxPairBuilder(BoxPairBuilder):
         predictions: Predictions,
         targets: TargetBatch,
         assignment: Assignment,
-        mean_objects: Tensor,
+        objects: ObjectTotals,
     ) -> MatchedSoftmaxBoxPairs:
         pairs = gather_matched_pairs(predictions, targets, assignment)
-        # If an image has more objects than a group has queries, some objects have no query.
-        queries = predictions.logits.shape[3]
-        num_unmatched = sum(max(0, count - queries) for count in targets.counts)
         return MatchedSoftmaxBoxPairs(
-            pairs.pred,
-            pairs.target,
-            pairs.logits,
-            pairs.target_classes,
-            mean_objects=mean_objects.clamp(min=1),
-            num_matched=mean_objects - num_unmatched,
+            pairs.pred, pairs.target, pairs.logits, pairs.target_classes, objects=objects
         )
 
 

@@ -34,6 +34,8 @@ class Term(ABC, Generic[AllPairsT, MatchedPairsT]):
     """
 
     name: ClassVar[str]  # the last part of the names of its losses, such as "layer0/giou"
+    # What it measures: "box", "box3d" or "mask". None: the class, or anything.
+    location: ClassVar[str | None] = None
 
     cost_weight: float  # in the matching
     loss_weight: float  # in the loss

@@ -252,7 +252,7 @@ def _segmentation(
     record = _record_name(annotation)
     if crowd and not value:
         findings.add("crowd-without-mask", record, "it is a crowd and has no segmentation")
-        return mask_rules.box_polygon(box.tolist())
+        return mask_rules.box_polygon(mask_rules.box_within_reach(box, size))
     width, height = int(size[0]), int(size[1])
     return mask_rules.parse_segmentation(value, (width, height), record, findings)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
+from groupdetr.console.text import escape_html, quote
 from groupdetr.data.findings import Finding, RefusedError, printable
 from groupdetr.data.image_checks import inspect_images
 from groupdetr.data.layouts import DatasetSplits, read_with_findings
@@ -63,7 +63,7 @@ class CheckReport:
         first = self.errors[0]
         remedy = first.remedy
         if len(self.errors) > 1:
-            remedy += f"\nto list {len(self.errors) - 1} more: groupdetr check {self.root}"
+            remedy += f"\nto list {len(self.errors) - 1} more: groupdetr check {quote(self.root)}"
         raise DataError(first.what, first.where, remedy)
 
     def to_json(self) -> JsonObject:
@@ -84,8 +84,8 @@ class CheckReport:
         lines = [self._headline()]
         lines += _findings_by_code("error", self.errors)
         lines += _findings_by_code("warning", self.warnings)
-        for name, statistics in self.splits.items():
-            lines.append(_summary(name, statistics))
+        for summary, statistics in zip(self.split_summaries(), self.splits.values()):
+            lines.append(summary)
             lines += _class_histogram(statistics)
         return "\n".join(lines)
 
@@ -103,20 +103,24 @@ class CheckReport:
                 first = findings_of_code[0]
                 example = f"{first.where}: {first.what}"
                 cells = (severity, code, str(len(findings_of_code)), example, first.remedy)
-                rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-        parts = [f"<p>{escape(str(self.root))}: {self._headline()}</p>"]
+                rows.append("".join(f"<td>{escape_html(cell)}</td>" for cell in cells))
+        parts = [f"<p>{escape_html(self.root)}: {self._headline()}</p>"]
         if rows:
             titles = ("", "code", "number", "the first one", "what to do")
             header = "".join(f"<th>{title}</th>" for title in titles)
             body = "".join(f"<tr>{row}</tr>" for row in rows)
             parts.append(f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>")
         summaries = "\n".join(self.split_summaries())
-        parts.append(f"<pre>{escape(summaries)}</pre>")
+        parts.append(f"<pre>{escape_html(summaries)}</pre>")
         return "\n".join(parts)
 
     def split_summaries(self) -> list[str]:
         """Return one line for each split: its images, objects and classes."""
-        return [_summary(name, statistics) for name, statistics in self.splits.items()]
+        held_out = self.dataset is not None and self.dataset.held_out
+        titles = {"val": "val (held out of train)"} if held_out else {}
+        return [
+            _summary(titles.get(name, name), statistics) for name, statistics in self.splits.items()
+        ]
 
 
 def check(

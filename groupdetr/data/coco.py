@@ -17,7 +17,7 @@ import numpy as np
 from groupdetr.data.annotations import REFUSED, AnnotationTable, read_annotations
 from groupdetr.data.findings import Findings, RefusedError, printable, raise_first_error
 from groupdetr.data.formats import SplitAnnotations
-from groupdetr.data.image_decoding import image_size
+from groupdetr.data.image_decoding import image_size, max_pixels
 from groupdetr.data.json_file import read_object
 from groupdetr.data.json_values import Id, parse_id, parse_side, report_id_types
 from groupdetr.data.paths import ImageFolder
@@ -35,20 +35,6 @@ def read_split(
     split, findings = parse(Path(annotation_file), Path(images_dir), name, masks)
     raise_first_error(findings)
     return split
-
-
-def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
-    """Divide a split into train and val. ``fraction`` of the images, at least one, becomes val.
-
-    The same seed selects the same images.
-    """
-    total = len(split.records)
-    num_val = min(max(1, round(fraction * total)), max(total - 1, 0))
-    val_indices = np.random.default_rng(seed).permutation(total)[:num_val]
-    is_val = np.isin(np.arange(total), val_indices)
-    train = tuple(record for record, val in zip(split.records, is_val) if not val)
-    val = tuple(record for record, val in zip(split.records, is_val) if val)
-    return replace(split, name="train", records=train), replace(split, name="val", records=val)
 
 
 def parse(
@@ -154,18 +140,23 @@ def _categories(
     Categories are in the order of their ids, numbers before texts.
     """
     labels: dict[Id, int] = {}
+    names: dict[Id, object] = {}
     categories: list[Category] = []
     for category_id, item in _objects_with_id(items, "category", findings):
         record = f"category {printable(category_id)}"
         name = item.get("name")
         if category_id in labels:
-            what = "another category has the same id"
+            first_name = printable(names[category_id])
+            what = f"{first_name} and {printable(name)} have the same id"
             findings.add("duplicate-category-id", record, what)
         elif isinstance(name, str) and name.strip():
-            categories.append(Category(category_id, name))
+            parent = item.get("supercategory")
+            parent = parent if isinstance(parent, str) else ""
+            categories.append(Category(category_id, name, parent))
         else:
             findings.add("bad-category", record, f"its name is {printable(name)}")
         labels[category_id] = REFUSED
+        names.setdefault(category_id, name)
     report_id_types(_ids(items), "category", findings)
     categories.sort(key=lambda category: (isinstance(category.id, str), category.id))
     for label, category in enumerate(categories):
@@ -210,9 +201,12 @@ def _images(
     """Return the images that can be used, and a map from ids to their index."""
     images: list[_Image] = []
     index: dict[Id, int] = {}
+    names: dict[Id, object] = {}
     for image_id, item in _objects_with_id(items, "image", findings):
+        first_name = names.setdefault(image_id, item.get("file_name"))
         if image_id in index:
-            what = "another image has the same id"
+            name = printable(item.get("file_name"))
+            what = f"{printable(first_name)} and {name} have the same id"
             findings.add("duplicate-image-id", f"image {printable(image_id)}", what)
         elif image := _image(image_id, item, folder, findings):
             index[image_id] = len(images)
@@ -255,6 +249,10 @@ def _size(item: JsonObject, path: Path, record: str, findings: Findings) -> tupl
     if width is None or height is None:
         recorded = f"{printable(recorded_width)} and {printable(recorded_height)}"
         findings.add("bad-size", record, f"its width and height are {recorded}")
+        return None
+    if width * height > max_pixels():
+        what = f"it has {width} x {height} pixels, more than {max_pixels():,}"
+        findings.add("image-too-large", record, what)
         return None
     return width, height
 

@@ -10,12 +10,15 @@ import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from groupdetr.console.text import escape_controls
 from groupdetr.errors import DataError
 
 ERRORS = {  # code -> remedy
     # the folder and the annotation file
     "unknown-layout": "arrange the folder as one of the layouts, or give an annotation file with"
     " --images DIR",
+    "missing-data": "check the path of the dataset, or download it first",
+    "no-dataset": "pass the folder of a dataset, or its annotation file",
     "unreadable-format": "correct the file, or convert the dataset to COCO JSON",
     "missing-annotations": "check the path and the permissions of the annotation file",
     "not-json": "export the annotations again as COCO JSON",
@@ -94,8 +97,11 @@ ERRORS = {  # code -> remedy
     "not-an-image": "replace it by an image (JPEG, PNG, BMP, GIF, WebP, TIFF...) or remove its"
     " record",
     "truncated-image": "copy the image again or remove its record",
+    "unreadable-file": "check the permissions of the file, and the drive that it is on",
+    "lfs-pointer": "fetch the files of the repository with git lfs pull",
     "unreadable-image": "copy the image again, save it in another program, or remove its record",
     "image-too-large": "scale the image down or cut it into tiles",
+    "value-range": "save it with finite values, from 0 to 1, 0 to 255 or 0 to 65535",
     "size-mismatch": "correct 'width' and 'height', after checking that the boxes belong to this"
     " image",
 }
@@ -128,8 +134,13 @@ WARNINGS = {  # code -> how groupdetr handles it, and what to do
     " them out, as the paper does",
     "no-val-boxes": "AP cannot be measured on this split",
     "class-without-boxes": "the detector cannot learn it; remove the category or annotate it",
-    "objects-exceed-queries": "raise --queries above the largest number of objects",
-    "crowded-images": "in these images the objects beyond the number of queries are not trained on",
+    "parent-category": "it is left out: the detector does not have this class",
+    "rare-class": "the detector will hardly learn it; annotate more of it, merge it with another"
+    " class, or remove it",
+    "objects-exceed-queries": "no query can learn or find the objects beyond the number of queries;"
+    " raise --queries above the largest number of objects",
+    "crowded-images": "no query can learn or find the objects beyond the number of queries; raise"
+    " --queries above the largest number of objects",
     "shared-images": "figures on this split will look better than they are; remove the image from"
     " one of the two",
     "duplicate-images": "kept; remove the copies if they are a mistake",
@@ -171,7 +182,7 @@ class Finding:
 
     @property
     def where(self) -> str:
-        file = printable_path(self.file)
+        file = escape_controls(self.file)
         return f"{file}: {self.record}" if self.record else file
 
     def to_json(self) -> dict[str, str]:
@@ -227,13 +238,3 @@ def printable(value: object) -> str:
     It is safe to print: ``repr`` escapes the control characters that would disturb a terminal.
     """
     return _short_repr.repr(value)
-
-
-def printable_path(path: str) -> str:
-    """Return a path with control characters and lone surrogates escaped."""
-    characters = []
-    for character in path:
-        if not character.isprintable():
-            character = character.encode("unicode_escape").decode()
-        characters.append(character)
-    return "".join(characters)

@@ -6,6 +6,7 @@ installed (the extra ``fast``): the same pixels in 70 to 85 % of the time.
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from groupdetr.data.findings import Finding, RefusedError
+from groupdetr.data.findings import Finding, RefusedError, printable
+from groupdetr.files.kinds import is_lfs_pointer
 
 try:
     from simplejpeg import decode_jpeg
@@ -38,20 +40,14 @@ _FORMATS = (
     "AVIF",
     "TGA",
 )
-# The endings of image files in datasets, in lower case.
-IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".jp2",
-)
 _ORIENTATION = 0x0112  # EXIF tag
+# Errors of the system for files that exist: no permission, a broken drive, too many open files.
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE)
+_TOLERANCE = 1.001  # of the largest value of an image, as a factor of white
+
+
+class PixelValueError(ValueError):
+    """The values of an image do not tell which of them is white."""
 
 
 def load_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
@@ -63,6 +59,15 @@ def load_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """
     with open_image(path) as image:
         return _oriented_rgb(image, size, path).copy()
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an open image as `load_image` returns that of a file without ``size``, as a copy.
+
+    `PixelValueError` if its values do not tell which of them is white, and any other exception if
+    Pillow cannot decode it.
+    """
+    return _oriented_rgb(image, None, Path()).copy()
 
 
 def load_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -80,6 +85,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) after the EXIF orientation is applied. Only the header is read."""
     with open_image(path) as image:
         return _oriented_size(image)
+
+
+def max_pixels() -> float:
+    """Return the number of pixels up to which Pillow opens an image."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
 
 
 def check_image(path: Path, size: tuple[int, int], decode: bool = True) -> str:
@@ -113,12 +123,19 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
     except RefusedError:
         raise
+    except PixelValueError as error:
+        raise _refused("value-range", path, str(error)) from None
     except UnidentifiedImageError:
-        raise _refused("not-an-image", path, "it is not an image of a known format") from None
+        raise _not_an_image(path) from None
     except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise _refused("image-too-large", path, f"it has more than {limit:,} pixels") from None
+        what = f"it has more than {max_pixels():,} pixels"
+        raise _refused("image-too-large", path, what) from None
+    except FileNotFoundError:  # it was deleted a moment ago
+        raise _refused("missing-file", path, "there is no such image") from None
     except Exception as error:  # Pillow's plugins raise any exception on broken bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            what = f"the system cannot read it ({error.strerror})"
+            raise _refused("unreadable-file", path, what) from error
         reason = error or type(error).__name__
         if isinstance(error, EOFError) or "truncated" in str(error).lower():
             what = f"the file ends too early ({reason})"
@@ -132,15 +149,30 @@ def _require_regular_file(path: Path) -> None:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        reason = ""
-        if not isinstance(error, FileNotFoundError):
-            reason = f" ({getattr(error, 'strerror', error)})"
-        raise _refused("missing-file", path, f"there is no such image{reason}") from None
+        reason = getattr(error, "strerror", error)
+        if getattr(error, "errno", None) in _UNREADABLE:
+            what = f"the system cannot read it ({reason})"
+            raise _refused("unreadable-file", path, what) from None
+        remark = "" if isinstance(error, FileNotFoundError) else f" ({reason})"
+        raise _refused("missing-file", path, f"there is no such image{remark}") from None
     if not stat.S_ISREG(status.st_mode):
         what = "it is a folder" if path.is_dir() else "it is not an ordinary file"
         raise _refused("not-a-file", path, what)
     if status.st_size == 0:
         raise _refused("empty-file", path, "it is empty (0 bytes)")
+
+
+def _not_an_image(path: Path) -> RefusedError:
+    """Return the error for a file of no known format. It tells what the file is, if it is clear."""
+    if path.name.startswith("._"):
+        what = f"it is not an image, but what macOS writes beside {printable(path.name[2:])}"
+        return _refused("not-an-image", path, what)
+    head = b""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(100)
+    if is_lfs_pointer(head):
+        return _refused("lfs-pointer", path, "it is a pointer of Git LFS, not the file itself")
+    return _refused("not-an-image", path, "it is not an image of a known format")
 
 
 def _refused(code: str, path: Path, what: str) -> RefusedError:
@@ -199,26 +231,57 @@ def _oriented_rgb(image: Image.Image, size: tuple[int, int] | None, path: Path) 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
+        image = Image.fromarray(to_bytes(np.asarray(image)))
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = _on_white(image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert greyscale of more than 8 bits, or of floats, to 0..255 by the range of its format.
+def to_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Convert the values of an image, of any type of number, to 0..255.
 
-    The range of values in this image is not used, because the same tissue must look the same in a
-    dark and in a bright image. For formats that do not record their range, it is the smallest
-    usual one that holds the values.
+    Bytes do not change. White is the largest value of a type: True, or 65535 of 16 bits. The values
+    of this image do not decide, because the same tissue must look the same in a dark and in a
+    bright image. Longer integers and floats do not record what white is. It is the smallest usual
+    value that holds all values of the image: 255 or 65535, for floats also 1.
+
+    `PixelValueError` if values are negative or not finite, or if it is not clear what white is.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    usual_ranges = {"I": (255.0, 65535.0), "F": (1.0, 255.0, 65535.0)}
-    ranges = usual_ranges.get(image.mode, (65535.0,))
-    largest = values.max(initial=0.0)
-    full_scale = next((limit for limit in ranges if largest <= limit), largest)
-    scaled = np.clip(values / full_scale, 0, 1) * 255
-    return Image.fromarray(scaled.round().astype(np.uint8))
+    if values.dtype == np.uint8:
+        return values.view(np.uint8)
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    numbers = values.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise PixelValueError("it has values that are not finite")
+    smallest, largest = numbers.min(initial=0.0), numbers.max(initial=0.0)
+    if smallest < 0:
+        raise PixelValueError(f"its values are from {smallest:g} to {largest:g}")
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        white = 65535.0
+    elif values.dtype.kind == "f":
+        white = _white_of_floats(largest)
+    else:
+        white = 255.0 if largest <= 255 else 65535.0
+    if largest > white * _TOLERANCE:
+        raise PixelValueError(f"its largest value is {largest:g}")
+    scaled = np.clip(numbers / white, 0, 1) * 255
+    return scaled.round().astype(np.uint8)
+
+
+def _white_of_floats(largest: float) -> float:
+    """Return the value that is white in an image of floats whose largest value is ``largest``."""
+    for white, next_white in ((1.0, 255.0), (255.0, 65535.0)):
+        # Values just above white are those of interpolation.
+        if largest <= white * _TOLERANCE:
+            return white
+        if largest <= 2 * white:
+            raise PixelValueError(
+                f"its largest value is {largest:g}, so white may be {white:g} or {next_white:g}"
+            )
+    return 65535.0
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from groupdetr.data.findings import Findings, printable
+from groupdetr.files.kinds import is_lfs_pointer
 from groupdetr.structures.json_object import JsonObject
 
 
@@ -46,6 +47,9 @@ def _read_bytes(path: Path, findings: Findings) -> bytes | None:
         return None
     if not raw.strip():
         findings.add("not-json", "", "it is empty")
+        return None
+    if is_lfs_pointer(raw):
+        findings.add("lfs-pointer", "", "it is a pointer of Git LFS, not the file itself")
         return None
     if raw[:2] in (b"\x1f\x8b", b"PK"):  # gzip, zip
         findings.add("not-json", "", "it is compressed; unpack it first")

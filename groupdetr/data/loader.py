@@ -3,19 +3,24 @@
 Training reads one endless stream of images, epoch after epoch, each shuffled by (seed, epoch).
 Step s takes a fixed part of the stream, and the augmentation of an image depends on (seed, epoch,
 image) alone. Therefore a run can be resumed at any step, with any number of workers or processes,
-and trains on the same data.
+and trains on the same data. For the same reason a loader goes on with fewer worker processes if the
+machine has too little memory for them, and loads the same batches.
 """
 
 from __future__ import annotations
 
+import signal
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from groupdetr.data import worker_failures
 from groupdetr.data.dataset import SampleIndex
+from groupdetr.data.worker_failures import WorkerError
 from groupdetr.errors import GroupDETRError
 
 BatchT = TypeVar("BatchT")
@@ -43,7 +48,8 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
     A step takes ``batch`` images. Each of the ``ranks`` processes yields ``accumulate`` lists of
     ``batch`` / (ranks * accumulate) images for it. The images of a step are distributed over the
     processes in turn, so all processes together train on the same images as one process would.
-    ``rank`` is the index of this process.
+    ``rank`` is the index of this process. ``first_image`` is the number of images that were taken
+    before ``start``; None: all steps before it had this batch, too.
     """
 
     def __init__(
@@ -57,7 +63,9 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
         rank: int = 0,
         ranks: int = 1,
         accumulate: int = 1,
+        first_image: int | None = None,
     ) -> None:
+        self.first_image = start * batch if first_image is None else first_image
         self.num_images = num_images
         self.batch = batch
         self.seed = seed
@@ -75,7 +83,8 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
         order = np.empty(0, dtype=np.int64)
         for step in range(self.start, self.stop):
             samples: list[SampleIndex] = []
-            for position in range(step * self.batch, (step + 1) * self.batch):
+            first = self.first_image + (step - self.start) * self.batch
+            for position in range(first, first + self.batch):
                 epoch, position_in_epoch = divmod(position, self.num_images)
                 if epoch != current_epoch:
                     generator = np.random.default_rng((self.seed, epoch))
@@ -98,7 +107,7 @@ def divide_batch(
     return [own[i * size : (i + 1) * size] for i in range(accumulate)]
 
 
-class BatchDataset(Dataset[BatchT | GroupDETRError]):
+class BatchDataset(Dataset[BatchT | GroupDETRError | WorkerError]):
     """A dataset that the data loader reads by the batch.
 
     It returns errors that a user can act on instead of raising them. PyTorch would replace an
@@ -108,19 +117,54 @@ class BatchDataset(Dataset[BatchT | GroupDETRError]):
     def __init__(self, dataset: CollatingDataset[BatchT]) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, indices: Sequence[SampleIndex | int]) -> BatchT | GroupDETRError:
-        """Return the batch of these samples, or the error that one of them caused."""
+    def __getitems__(
+        self, indices: Sequence[SampleIndex | int]
+    ) -> BatchT | GroupDETRError | WorkerError:
+        """Return the batch of these samples, or the error that one of them caused.
+
+        In a worker, the batch lies in shared memory. If there is too little, return that error.
+        """
         try:
-            return self.dataset.collate([self.dataset[index] for index in indices])
+            batch = self.dataset.collate([self.dataset[index] for index in indices])
+            if get_worker_info() is not None:
+                worker_failures.share_tensors(batch)
+            return batch
         except GroupDETRError as error:
             return error
+        except (RuntimeError, OSError) as error:
+            if get_worker_info() is None or not worker_failures.is_out_of_shared_memory(error):
+                raise
+            return WorkerError(worker_failures.SHARED_MEMORY)
+
+
+class _IndexStream(Sampler[Any]):
+    """Passes lists of indices to a data loader, and keeps those whose batches it has not returned.
+
+    If the data loader fails, another one is given the same lists again.
+    """
+
+    def __init__(self) -> None:
+        self.source: Iterator[Any] = iter(())
+        self.pending: deque[Any] = deque()
+
+    def start(self, batches: Iterable[Any]) -> None:
+        """Begin to pass the lists of ``batches``."""
+        self.source = iter(batches)
+        self.pending.clear()
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from list(self.pending)
+        for indices in self.source:
+            self.pending.append(indices)
+            yield indices
 
 
 class Loader(Generic[BatchT]):
     """Loads batches of a dataset with PyTorch's data loader, and raises errors of its workers.
 
     ``batches`` lists the indices of every batch. With ``persistent_workers``, the worker processes
-    stay alive between two iterations.
+    stay alive between two iterations. If workers fail for want of memory, it goes on with half as
+    many, in the end with none, and says so in one line.
     """
 
     def __init__(
@@ -130,18 +174,66 @@ class Loader(Generic[BatchT]):
         workers: int,
         persistent_workers: bool = False,
     ) -> None:
-        self.loader = DataLoader(
-            BatchDataset(dataset),
-            batch_sampler=batches,
+        self.dataset = BatchDataset(dataset)
+        self.batches = batches
+        self.workers = workers
+        self.persistent_workers = persistent_workers
+        self.stream = _IndexStream()
+        self.loader = self._create_loader()
+
+    def _create_loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.stream,
             collate_fn=_identity,
-            num_workers=workers,
-            worker_init_fn=limit_worker_threads,
+            num_workers=self.workers,
+            worker_init_fn=start_worker,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=persistent_workers,
+            persistent_workers=self.persistent_workers and self.workers > 0,
         )
 
     def __iter__(self) -> Iterator[BatchT]:
-        return map(_raise_error, self.loader)
+        self.stream.start(self.batches)
+        return self._iterate()
+
+    def _iterate(self) -> Iterator[BatchT]:
+        iterator: Iterator[Any] | None = None
+        former_workers = self.workers
+        reason: str | None = None  # why there are fewer workers now
+        while True:
+            failure: WorkerError | None = None
+            batch: Any = None
+            try:
+                with worker_failures.noticed_while_waiting():
+                    if iterator is None:
+                        iterator = iter(self.loader)
+                    worker_failures.raise_missed_error(iterator)
+                    batch = next(iterator)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self.workers:
+                    raise
+                failure = worker_failures.explain(error, iterator)
+                if failure is None:
+                    raise
+            if isinstance(batch, GroupDETRError):
+                raise batch
+            if isinstance(batch, WorkerError):
+                failure = batch
+            if failure is not None:
+                reason = failure.reason
+                # The former workers end before new ones are started.
+                del iterator, batch, self.loader
+                iterator = None
+                self.workers //= 2
+                self.loader = self._create_loader()
+                continue
+            if reason is not None:
+                worker_failures.log_fewer_workers(reason, former_workers, self.workers)
+                former_workers, reason = self.workers, None
+            self.stream.pending.popleft()
+            yield batch
 
 
 def training_loader(
@@ -180,20 +272,18 @@ class ValidationLoader(Generic[BatchT]):
         self._loader = None
 
 
-def limit_worker_threads(worker: int) -> None:
-    """Limit a worker process to one thread. PyTorch's data loader calls it with the worker's index.
-
-    There are several worker processes, and more threads would compete with the training.
-    """
+def start_worker(worker: int) -> None:
+    """Prepare a worker process. PyTorch's data loader calls it with the worker's index."""
+    # There are several worker processes, and more threads would compete with the training.
     torch.set_num_threads(1)
+    # Ctrl-C reaches all processes of a terminal, and SIGTERM of torchrun, Slurm or systemd often
+    # the whole process group. The training ends after a whole step, for which it may need more
+    # batches, and then it ends its workers. If it dies, they notice it and end, too.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP.
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _identity(batch: BatchT) -> BatchT:
     """Return the batch, which `BatchDataset` has collated already."""
-    return batch
-
-
-def _raise_error(batch: BatchT | GroupDETRError) -> BatchT:
-    if isinstance(batch, GroupDETRError):
-        raise batch
     return batch

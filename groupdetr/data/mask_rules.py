@@ -68,6 +68,19 @@ def _within_reach(points: NDArray[np.float64], size: tuple[int, int]) -> bool:
     return bool(((points >= low) & (points <= high)).all())
 
 
+def box_within_reach(box: Floats, size: Floats) -> list[float]:
+    """Return a box x, y, width, height [4] without what lies farther from the image than its size.
+
+    ``size`` [2] is the width and height of the image.
+    """
+    corners = np.stack([box[:2], box[:2] + box[2:]])
+    clipped = corners.clip(-size, 2 * size)
+    if (clipped == corners).all():
+        return [float(number) for number in box]
+    top_left, bottom_right = clipped
+    return [*top_left.tolist(), *(bottom_right - top_left).tolist()]
+
+
 def _parse_rle(
     value: JsonObject, size: tuple[int, int], record: str, findings: Findings
 ) -> RunLengths | None:

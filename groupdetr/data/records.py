@@ -5,7 +5,7 @@ The module uses numpy only and does not depend on the file format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,9 @@ class Category:
 
     id: int | str
     name: str
+    # The name of the class that it belongs to, "" if none is recorded. It does not tell two
+    # categories apart.
+    supercategory: str = field(default="", compare=False)
 
 
 class TrainingData(Protocol):
@@ -38,6 +41,10 @@ class TrainingData(Protocol):
 
     def metadata(self) -> JsonObject:
         """Return what a run records about its dataset."""
+        ...
+
+    def fingerprint(self) -> JsonObject:
+        """Return the classes, and numbers and digests of images and objects (`fingerprint.py`)."""
         ...
 
 
@@ -104,14 +111,27 @@ class CocoSplit:
     def with_categories(self, categories: tuple[Category, ...]) -> CocoSplit:
         """Return the same split with labels that index ``categories``.
 
-        The categories of the split must be a subset of ``categories``.
+        ``categories`` must have all categories of the split that have an annotation.
         """
         if categories == self.categories:
             return self
         new_label = {category.id: label for label, category in enumerate(categories)}
-        table = np.array([new_label[category.id] for category in self.categories], dtype=np.int64)
-        records = tuple(replace(record, labels=table[record.labels]) for record in self.records)
-        return replace(self, categories=categories, records=records)
+        new_labels = [new_label.get(category.id, -1) for category in self.categories]
+        table = np.array(new_labels, dtype=np.int64)
+        records = []
+        for record in self.records:
+            labels = table[record.labels]
+            if (labels < 0).any():
+                raise ValueError("a category that has annotations is missing")
+            records.append(replace(record, labels=labels))
+        return replace(self, categories=categories, records=tuple(records))
+
+    def used_categories(self) -> tuple[Category, ...]:
+        """Return the categories that have an annotation, crowds included."""
+        if not self.records:
+            return ()
+        used = np.unique(np.concatenate([record.labels for record in self.records]))
+        return tuple(self.categories[label] for label in used)
 
     def with_objects(self) -> CocoSplit:
         """Return the split without the images that have no trainable object.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from groupdetr.data.records import CocoSplit, Ints
 from groupdetr.structures.json_object import JsonObject
 
 _SMALL, _MEDIUM = 32**2, 96**2  # square pixels, COCO's own limits
+# A class is rare if it has fewer boxes than this, and a smaller share of the boxes than this.
+_RARE_BOXES, _RARE_SHARE = 10, 0.02
 
 
 @dataclass(frozen=True)
@@ -112,24 +114,38 @@ def statistics_findings(
         yield Finding("crowds", file, "", f"{statistics.crowds} annotations are crowds")
     if is_train and statistics.boxes:
         for row in statistics.classes:
+            record = f"category {printable(row.id)}"
             if not row.boxes:
-                record = f"category {printable(row.id)}"
                 what = f"class {printable(row.name)} has no box in the train split"
                 yield Finding("class-without-boxes", file, record, what)
-    if num_queries:
-        yield from _too_many_objects(file, statistics.objects_per_image, num_queries)
+            elif row.boxes < _RARE_BOXES and row.boxes < _RARE_SHARE * statistics.boxes:
+                boxes = "1 box" if row.boxes == 1 else f"{row.boxes} boxes"
+                what = (
+                    f"class {printable(row.name)} has {boxes} of {statistics.boxes} "
+                    "in the train split"
+                )
+                yield Finding("rare-class", file, record, what)
+    if num_queries is not None and statistics.objects_per_image["max"] > num_queries:
+        counts = [len(record.trainable_objects()[1]) for record in split.records]
+        yield from crowded_findings(counts, num_queries, file, "", "images")
 
 
-def _too_many_objects(file: str, objects: dict[str, float], num_queries: int) -> Iterator[Finding]:
-    """Find images with more objects than queries. A query detects at most one object."""
-    p99 = objects["p99"]
-    largest = objects["max"]
-    if p99 > num_queries:
-        what = (
-            f"one image in a hundred has {p99:.0f} objects or more, one has {largest:.0f}; "
-            f"queries: {num_queries}"
-        )
-        yield Finding("objects-exceed-queries", file, "", what)
-    elif largest > num_queries:
-        what = f"an image has {largest:.0f} objects; queries: {num_queries}"
-        yield Finding("crowded-images", file, "", what)
+def crowded_findings(
+    counts: Sequence[int], num_queries: int, file: str, record: str, noun: str
+) -> Iterator[Finding]:
+    """Find images with more objects than queries. A query detects at most one object.
+
+    ``counts`` are the numbers of objects of all images, which are called ``noun``. ``num_queries``
+    is that of one group. ``record`` is that of the finding.
+    """
+    per_image = np.array(counts, dtype=np.int64)
+    lost = np.maximum(per_image - num_queries, 0)
+    if not lost.any():
+        return
+    what = (
+        f"{int((lost > 0).sum())} of {len(per_image)} {noun} have more objects than a group has "
+        f"queries ({num_queries}), up to {int(per_image.max())}: {int(lost.sum())} of "
+        f"{int(per_image.sum())} objects are lost"
+    )
+    is_common = np.percentile(per_image, 99) > num_queries
+    yield Finding("objects-exceed-queries" if is_common else "crowded-images", file, record, what)

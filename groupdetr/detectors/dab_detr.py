@@ -45,6 +45,10 @@ class DABDETR(ConditionalDETR):
 
     reference_updates: ClassVar[Mapping[str, ReferenceUpdate]] = BOX_REFERENCE_UPDATES
 
+    @property
+    def queries_of_a_group(self) -> int:
+        return self.num_queries * max(1, self.num_patterns)
+
     def token_position_embedding(self) -> PositionEmbedding:
         scale = MLP(self.channels, self.channels, self.channels, num_layers=2)
         return ContentScaledPositionEmbedding(FixedPositionEmbedding(), scale)

@@ -6,6 +6,7 @@ A detector that extends another one inherits from its recipe. Network modules ar
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -33,6 +34,36 @@ from groupdetr.modeling.model_recipe import ModelRecipe
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
+
+STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)  # of feature maps
+MANY = 100_000  # more of anything is a mistake, for which no machine has the memory
+# The smallest and the largest value of fields, those of the detectors that inherit included.
+RANGES: dict[str, tuple[float, float]] = {
+    "num_classes": (1, MANY),
+    "num_groups": (1, MANY),
+    "num_queries": (1, MANY),
+    "num_detections": (1, MANY),
+    "channels": (1, MANY),
+    "num_heads": (1, MANY),
+    "decoder_layers": (1, 1000),
+    "encoder_layers": (0, 1000),
+    "dim_feedforward": (1, MANY),
+    "encoder_dim_feedforward": (1, MANY),
+    "dropout": (0, 1),
+    "frozen_stages": (-1, 100),
+    "temperature": (1e-6, 1e12),
+    "eps": (1e-12, 0.5),
+    "offset": (-10, 10),
+    "num_patterns": (0, MANY),
+    "num_denoising": (0, MANY),
+    "denoising_groups": (1, MANY),
+    "label_noise_ratio": (0, 1),
+    "box_noise_scale": (0, 10),
+    "num_levels": (1, 100),
+    "num_points": (1, 1000),
+    "num_samples": (1, 10_000_000),
+    "grid_mask": (0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -84,6 +115,7 @@ class Recipe(ModelRecipe):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        self._check_ranges()
         if self.pretrained_backbone and not can_load(self.backbone):
             raise ValueError(
                 f"the backbone {self.backbone} always starts from random weights: "
@@ -117,6 +149,22 @@ class Recipe(ModelRecipe):
                 names = " or ".join(kind.__name__ for kind in allowed)
                 raise ValueError(f"{name} must be {names}, not {value!r}")
 
+    def _check_ranges(self) -> None:
+        """Raise `ValueError` for a number that is out of the range of its field."""
+        for name in field_types(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, not {value}")
+            low, high = RANGES.get(name, (-math.inf, math.inf))
+            if name in RANGES and value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+        if not self.strides or list(self.strides) != sorted(set(self.strides)):
+            raise ValueError(f"strides must be from fine to coarse, not {self.strides}")
+        for stride in self.strides:
+            if isinstance(stride, bool) or stride not in STRIDES:
+                known = ", ".join(map(str, STRIDES))
+                raise ValueError(f"strides must be among {known}, not {self.strides}")
+
     def _check_choices(self) -> None:
         """Replace functions by their names. `ValueError` for the name of no known function."""
         for field, functions in self.choices().items():
@@ -124,7 +172,7 @@ class Recipe(ModelRecipe):
             for name, function in functions.items():
                 if value is function:
                     object.__setattr__(self, field, name)
-            if getattr(self, field) not in functions:
+            if getattr(self, field) not in list(functions):
                 known = ", ".join(functions)
                 raise ValueError(f"{field} must be one of {known}, not {value!r}")
 

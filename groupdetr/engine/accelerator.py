@@ -8,9 +8,10 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
@@ -81,21 +82,39 @@ def create_accelerator(settings: Settings) -> Accelerator:
     return Accelerator(cpu=on_cpu, mixed_precision=precision)
 
 
+def is_main_process() -> bool:
+    """Return True in the one process that prints and writes files.
+
+    It is also True if no accelerator was created, because then there are no other processes.
+    """
+    return not PartialState._shared_state or bool(PartialState().is_main_process)
+
+
 def peak_memory_mb() -> float:
     """Return the peak memory in MiB: of tensors on the GPU if one is used, else of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
-    # /proc does not count the memory of the parent process, as getrusage does.
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "VmHWM":
-                return int(value.split()[0]) / 2**10
-    import resource
+    return _peak_process_memory() / 2**20
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+def _peak_process_memory() -> int:
+    """Return the peak of this process's resident memory in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    # macOS, BSD, and containers of Linux in which /proc is not mounted
+    status = Path("/proc/self/status")
+    if sys.platform != "win32" and not status.is_file():
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 2**10
+    # On Linux, getrusage may also count the memory of the parent process; VmHWM does not.
+    for line in status.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 2**10
+    # Some sandboxes of Linux do not report the peak.
+    return int(psutil.Process().memory_info().rss)
 
 
 def environment() -> JsonObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -72,17 +73,23 @@ def map_dataset(
     """Apply ``predict_batch`` to every validation image and return the results in order.
 
     ``predict_batch`` returns one result for each image of a batch, on the host. Processes share the
-    images. Every process gets all results.
+    images. Every process gets all results, and calls ``on_progress`` equally often.
     """
     total = len(task.val)
     processes = accelerator.num_processes
+    # The first process has the most images. ``on_progress`` may wait for the other processes.
+    num_batches = math.ceil(math.ceil(total / processes) / batch_size)
     own_indices = range(accelerator.process_index, total, processes)
     results: list[tuple[int, ResultT]] = []
     for batch in task.val_loader.batches(own_indices, batch_size, workers):
         results += zip(batch.indices, predict_batch(batch))
         trim_malloc()
+        num_batches -= 1
         if on_progress:
             on_progress(min(len(results) * processes, total), total)
+    if on_progress:
+        for _ in range(num_batches):
+            on_progress(total, total)
     if processes > 1:
         results = gather_object(results)
     by_index = dict(results)

@@ -15,7 +15,7 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.engine.inference import eval_mode, map_dataset, use_group
 from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.evaluation.instability import instability, objects_of_queries, pad_and_stack
-from groupdetr.groups import attend_within_groups
+from groupdetr.groups import GROUP_ATTENTIONS, attend_within_groups
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
@@ -40,7 +40,9 @@ class ValidationPass(Generic[DetectionsT]):
 
     def __post_init__(self) -> None:
         self.inference_group: int | None = self.model.queries.inference_group
-        groups_are_separate = self.model.recipe.group_attention is attend_within_groups
+        groups_are_separate = (
+            GROUP_ATTENTIONS[self.model.recipe.group_attention] is attend_within_groups
+        )
         self.measures_all_groups = self.inference_group is None or groups_are_separate
 
     def run(

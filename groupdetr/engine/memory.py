@@ -50,19 +50,27 @@ def usable_bytes(device: torch.device, reserved: int = 0) -> int:
     that is free in the machine or its container, minus ``reserved`` bytes.
     """
     if device.type not in HEADROOM:
-        raise UsageError(
-            f"memory cannot be measured on {device.type}",
-            remedy="give numbers instead of auto: --batch 8 --groups 11",
-        )
+        raise _cannot_measure(device)
     fraction, constant = HEADROOM[device.type]
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0]
     else:
-        available = min(psutil.virtual_memory().available, *control_group_bytes(Path("/")))
+        try:
+            in_machine = psutil.virtual_memory().available
+        except OSError:  # a container of Linux in which /proc is not mounted
+            raise _cannot_measure(device) from None
+        available = min(in_machine, *control_group_bytes(Path("/")))
         free = available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - reserved
     return max(0, int((free - constant) * (1 - fraction)))
+
+
+def _cannot_measure(device: torch.device) -> UsageError:
+    return UsageError(
+        f"memory cannot be measured on {device.type}",
+        remedy="give numbers instead of auto: --batch 8 --groups 11",
+    )
 
 
 def control_group_bytes(root: Path) -> Iterator[int]:
@@ -74,7 +82,7 @@ def control_group_bytes(root: Path) -> Iterator[int]:
     membership = root / "proc/self/cgroup"
     if not membership.is_file():
         return
-    for line in membership.read_text().splitlines():
+    for line in membership.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -91,10 +99,11 @@ def control_group_bytes(root: Path) -> Iterator[int]:
 
 def _bytes_left(folder: Path, files: ControlGroupFiles) -> int:
     """Return the bytes left of a control group's limit. File pages count as free memory."""
-    rows = (row.split() for row in (folder / "memory.stat").read_text().splitlines())
+    statistics = (folder / "memory.stat").read_text(encoding="utf-8")
+    rows = (row.split() for row in statistics.splitlines())
     reclaimable = int(dict(rows)[files.reclaimable])
-    limit = int((folder / files.limit).read_text())
-    usage = int((folder / files.usage).read_text())
+    limit = int((folder / files.limit).read_text(encoding="utf-8"))
+    usage = int((folder / files.usage).read_text(encoding="utf-8"))
     return max(0, limit - usage + reclaimable)
 
 

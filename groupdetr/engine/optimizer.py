@@ -13,6 +13,7 @@ from groupdetr.errors import UsageError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
 
+MAX_WARMUP = 1 / 3  # the largest fraction of a training in which the learning rate rises
 # A parameter group: the part of the model ("rest" or "backbone"), the factor of the part's
 # learning rate, and the weight decay.
 GroupKey = tuple[str, float, float]
@@ -75,11 +76,14 @@ def set_learning_rates(
     ``progress`` in [0,1] is the fraction of the training that is done. The rates depend on these
     arguments only, so no scheduler state is saved.
     """
-    warmup = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    warmup = 1.0
+    if settings.warmup:
+        # However short a training is, it reaches its rate after `MAX_WARMUP` of it.
+        warmup = min(1.0, max((step + 1) / settings.warmup, progress / MAX_WARMUP))
     if settings.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
-        drops = sum(progress >= drop for drop in settings.lr_drop)
+        drops = sum(progress >= drop for drop in settings.lr_drop_fractions)
         factor = 0.1**drops
     for group in optimizer.param_groups:
         base = settings.backbone_lr if group["part"] == "backbone" else settings.lr

@@ -8,13 +8,23 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, track
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from groupdetr.console.output import create_console
 from groupdetr.engine.callbacks import Callback, EvaluationEnd, StepEnd, TrainerInterface
 from groupdetr.visualize.display import NotebookText, in_notebook
 
-PLAIN_EVERY = 10.0  # seconds between two lines where the output is neither terminal nor notebook
+# Seconds between the first two lines where the output is neither terminal nor notebook. Later ones
+# are further apart, by this fraction of the time that has passed: a day has about 450 lines.
+PLAIN_EVERY = 10.0
+PLAIN_FRACTION = 0.02
 NOTEBOOK_EVERY = 0.5  # seconds between two changes of the text in a notebook
 BAR_WIDTH = 30  # characters of the bar in a notebook
 
@@ -25,7 +35,26 @@ def with_progress(items: Sequence[Item], label: str) -> Iterator[Item]:
     """Yield the items. On a terminal, a bar shows how many of them are done."""
     console = create_console()
     # Elsewhere, rich would print an empty line.
-    yield from track(items, label, console=console, transient=True, disable=not console.is_terminal)
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        *time_columns(),
+    ]
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        yield from progress.track(items, description=label)
+
+
+def time_columns() -> list[ProgressColumn]:
+    """Return the columns of a bar with the time that has passed, and the time that is left."""
+    return [
+        TimeElapsedColumn(),
+        TextColumn("passed,", markup=False),
+        TimeRemainingColumn(),
+        TextColumn("left", markup=False),
+    ]
 
 
 def text_bar(fraction: float) -> str:
@@ -80,7 +109,8 @@ class ProgressCallback(Callback):
             elapsed = now - self.start_time
             steps_per_second = (event.step - self.start_step) / elapsed
             remaining = elapsed / (event.progress - self.start_progress) * (1 - event.progress)
-            text += f"  {steps_per_second:.2f} steps/s  {format_duration(remaining)} left"
+            text += f"  {steps_per_second:.2f} steps/s  {format_duration(elapsed)} passed"
+            text += f"  {format_duration(remaining)} left"
         self.step_text = text
         self._show(event.progress, text, now)
 
@@ -97,9 +127,13 @@ class ProgressCallback(Callback):
             if now - self.last_print_time > NOTEBOOK_EVERY:
                 self._update_notebook(self.notebook, text)
                 self.last_print_time = now
-        elif now - self.last_print_time > PLAIN_EVERY:
+        elif now - self.last_print_time > self._seconds_between_lines(now):
             self.console.print(f"{self.label}  {text}", soft_wrap=True)
             self.last_print_time = now
+
+    def _seconds_between_lines(self, now: float) -> float:
+        passed = 0.0 if self.start_time is None else now - self.start_time
+        return max(PLAIN_EVERY, PLAIN_FRACTION * passed)
 
     def _update_notebook(self, notebook: NotebookText, text: str) -> None:
         notebook.update(f"{self.label}  {text_bar(self.progress)}  {text}")

@@ -5,39 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 import yaml
 
 from groupdetr.errors import UsageError
+from groupdetr.files.writing import explained, remove_drafts, write_atomically
 from groupdetr.structures.json_object import JsonObject
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that it always holds its former or its new content in full.
-
-    That is true even if the machine stops at any time. ``write`` is called with an open file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    # A name may have halves of surrogate pairs, which UTF-8 does not have.
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def timestamp() -> str:
+    """Return the local time with its offset, such as 2026-01-31T12:00:00+01:00."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 class RunFolder:
@@ -55,7 +47,10 @@ class RunFolder:
         self.log = path / "log.jsonl"
         self.results = path / "results.csv"
         self.best = path / "weights/best.safetensors"
+        self.best_metrics = path / "weights/best.json"  # of the evaluation of these weights
         self.last = path / "weights/last.pt"
+        self.previous = path / "weights/previous.pt"  # the checkpoint before last.pt
+        self.lock = path / ".lock"  # of the training that works in this folder
         self.val = path / "val"
         self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
@@ -75,27 +70,46 @@ class RunFolder:
     def read_config(self) -> JsonObject:
         """Return the content of config.yaml."""
         try:
-            return dict(yaml.safe_load(self.config.read_text()))
-        except (yaml.YAMLError, TypeError, ValueError) as error:
+            return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, OSError, RecursionError, TypeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise UsageError(
-                f"the configuration cannot be read: {error}", str(self.config)
+                f"the configuration of this run cannot be read: {reason}",
+                str(self.config),
+                "restore the file; its weights can be used without it",
             ) from error
 
+    def commands(self) -> list[JsonObject]:
+        """Return the commands that have started and resumed the run, each with time and step.
+
+        They are in env.json. The list is empty if that cannot be read.
+        """
+        try:
+            content = json.loads(self.environment.read_text(encoding="utf-8"))
+            return [dict(command) for command in content["commands"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            return []
+
     def clean(self) -> None:
-        """Remove unfinished files, which an interrupted process has left."""
-        for unfinished in [*self.path.rglob(".*.part"), *self.path.rglob(".*.tmp")]:
-            unfinished.unlink(missing_ok=True)
+        """Remove unfinished files of a training, which a process has left that was killed.
+
+        All other files are left alone, whatever their names are.
+        """
+        written = [self.config, self.environment, self.data, self.log, self.results, self.report]
+        written += [self.best, self.best_metrics, self.last, self.previous]
+        remove_drafts([*written, self.val / "metrics.json"])
 
     def append(self, record: JsonObject) -> None:
         """Append a record to the log."""
-        with self.log.open("a") as file:
+        with explained(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def records(self) -> list[JsonObject]:
         """Return the records of the log. An incomplete last line is left out."""
         if not self.log.is_file():
             return []
-        parsed = [_parse(line) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        parsed = [_parse(line) for line in lines]
         return [record for record in parsed if record]
 
     def rewind(self, step: int) -> None:
@@ -141,7 +155,10 @@ def is_evaluation(record: JsonObject) -> bool:
 
 
 def _parse(line: str) -> JsonObject | None:
+    """Return a record of the log, None if the line is not one."""
     try:
-        return dict(json.loads(line))
-    except ValueError:
+        record = json.loads(line)
+    except (RecursionError, ValueError):
         return None
+    is_record = isinstance(record, dict) and type(record.get("step")) is int
+    return record if is_record else None

@@ -24,10 +24,12 @@ class CheckedSampler:
     place of the epoch: its position among all images that the training draws.
     """
 
-    def __init__(self, sampler: Sampler, plan: TrainingPlan, start: int) -> None:
+    def __init__(
+        self, sampler: Sampler, plan: TrainingPlan, start: int, total_steps: int | None
+    ) -> None:
         self.sampler = sampler
         self.start = start
-        self.stop = plan.total_steps or ENDLESS
+        self.stop = total_steps or ENDLESS
         self.batch = plan.settings.batch
         self.accumulate = plan.settings.accumulate
         self.size = plan.micro_batch_size

@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from fractions import Fraction
 from itertools import islice
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.data.loader import StepBatchSampler, training_loader
+from groupdetr.data.dataset import SampleIndex
+from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
 from groupdetr.engine.accelerator import peak_memory_mb
-from groupdetr.engine.callbacks import Callback, CallbackList, EvaluationEnd, StepEnd
+from groupdetr.engine.callbacks import (
+    Callback,
+    CallbackList,
+    EvaluationEnd,
+    Sampler,
+    StepEnd,
+    resume_remedy,
+)
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
-from groupdetr.engine.run_folder import write_json
-from groupdetr.engine.task import Batch, EvaluationResult
+from groupdetr.engine.run_folder import RunFolder, write_json
+from groupdetr.engine.sampler import ENDLESS, CheckedSampler
+from groupdetr.engine.task import Batch, EvaluationResult, Task
 from groupdetr.engine.training_plan import TrainingPlan
-from groupdetr.errors import DivergedError
+from groupdetr.errors import CallbackError, DivergedError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import with_loss
+from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
+from groupdetr.structures.step_objects import StepObjects
 
 SAVE_SECONDS = 300.0  # between checkpoints; an interruption loses at most this much training
-ENDLESS = 1 << 40  # steps of a training that ends after some minutes
+
+
+class EvaluationStopped(Exception):
+    """An evaluation was left because a stop was requested."""
 
 
 class Trainer:
     """Trains a model according to a `TrainingPlan`.
 
-    ``callbacks`` are called at fixed moments. `request_stop` ends the training after the current
-    step, with a checkpoint.
+    ``callbacks`` are called at fixed moments. `TrainerInterface` lists what they may use of the
+    trainer. Two methods end the training after the current step: `finish` as complete, and
+    `request_stop` as interrupted.
     """
 
     def __init__(
@@ -44,59 +62,266 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.plan = plan
-        self.settings = plan.settings
-        self.accelerator = plan.accelerator
-        self.task = plan.task
-        self.run = plan.run
+        self.settings: Settings = plan.settings
+        self.accelerator: Accelerator = plan.accelerator
+        self.task: Task = plan.task
+        self.run: RunFolder = plan.run
         self.criterion = criterion
-        self.callbacks = CallbackList(callbacks)
+        self.callbacks = CallbackList(callbacks, defer_errors=plan.num_processes > 1)
         self.model = model.to(self.accelerator.device)
-        # Model and criterion as one module: images, targets and mean_objects -> losses.
+        # Model and criterion as one module: images, targets and objects of the step -> losses.
         self.model_with_loss = with_loss(model, criterion, self.settings.group_chunk)
         optimizer = create_optimizer(model, self.settings)
         ema = create_ema(model, self.settings.ema) if self.settings.ema else None
         self.state = CheckpointState(model, optimizer, ema, TrainingProgress())
+        # What this process was asked for, by a signal or a callback.
         self.stop_requested = False
+        self.finish_requested = False
+        # What all processes have agreed on.
+        self.is_stopping = False
+        self.is_finishing = False
+        self.failure_is_shared = False  # True if all processes know that a callback has failed
+        self.own_sampler: Sampler | None = None  # that of a callback, in place of the default
+        self.micro_batches: Iterator[Batch] | None = None  # None: the next step starts a loader
         self.last_evaluation_at = 0.0  # seconds of training before the last evaluation
         self.last_evaluation_seconds = 1.0  # duration of the last evaluation
         self.last_save_time = time.monotonic()
+        # True while the parameters change: some have those of the next step already.
+        self.is_updating = False
+        self.saved_step: int | None = None  # that of the last checkpoint of this process
+        # Says that last.pt was damaged, if the run was resumed from the checkpoint before it.
+        self.damage: str | None = None
+
+    # what callbacks may use, besides the attributes of `TrainerInterface`
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is evaluated and saved: the moving average if there is one."""
+        return self.state.evaluated
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer. Its learning rates are set from the settings before every step."""
+        return self.state.optimizer
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far."""
+        return self.state.progress.step
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the training; None if it ends after some minutes.
+
+        If a resumed run has another batch, the rest of its epochs takes another number of steps.
+        """
+        settings = self.settings
+        progress = self.state.progress
+        same_batch = progress.images == progress.step * settings.batch
+        if same_batch or settings.steps is not None or settings.minutes is not None:
+            return self.plan.total_steps
+        remaining = settings.epochs * len(self.task.train) - progress.images
+        return progress.step + max(0, math.floor(remaining / settings.batch + 0.5))
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training images so far."""
+        return self.state.progress.images / len(self.task.train)
+
+    @property
+    def is_main_process(self) -> bool:
+        """True for the one process that prints and writes files."""
+        return self.plan.is_main_process
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that train."""
+        return self.plan.num_processes
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler: an iterable of the micro-batches of this process, from the next step on.
+
+        It can be replaced in any hook, and the next step uses the new one. A resumed run begins
+        with the default sampler again.
+        """
+        return self.default_sampler() if self.own_sampler is None else self.own_sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler) -> None:
+        if not isinstance(sampler, Iterable):
+            raise TypeError(f"a sampler must be iterable; {type(sampler).__name__} is not")
+        self.own_sampler = sampler
+        # Batches that were loaded ahead are dropped.
+        self.micro_batches = None
+
+    def divide_batch(self, indices: Sequence[int]) -> list[list[int]]:
+        """Return the micro-batches of this process, given the indices of all images of a step.
+
+        `ValueError` if they are not as many as ``settings.batch``.
+        """
+        if len(indices) != self.settings.batch:
+            raise ValueError(
+                f"a step takes {self.settings.batch} images, and {len(indices)} were given"
+            )
+        rank, accumulate = self.accelerator.process_index, self.settings.accumulate
+        return divide_batch(indices, rank, self.num_processes, accumulate)
+
+    def finish(self) -> None:
+        """End the training after the current step as complete.
+
+        The validation images are evaluated if the last evaluation was before this step, and the
+        page of the run is written. One process that calls it is enough.
+        """
+        self.finish_requested = True
 
     def request_stop(self) -> None:
-        """End the training after the current step."""
+        """Interrupt the training after the current step, as Ctrl-C does, to be resumed later.
+
+        One process that calls it is enough.
+        """
         self.stop_requested = True
 
     # the loop
 
     def train(self) -> None:
-        """Train from the current state to the end, or until a stop is requested."""
-        with self.callbacks:
-            self._train()
-            if self.stopped_early():
+        """Train from the current state to the end, or until a stop is requested.
+
+        `CallbackError` if a callback or the sampler of a callback fails. Whatever error ends the
+        training, last.pt has the state after the last complete step, if that state is finite. The
+        exceptions are a loss that is not finite, and an interruption that must end it at once.
+        """
+        with self.callbacks.during_training(self):
+            try:
+                self._train()
+            except CallbackError:
+                self.save_after_failure()
+                raise
+            except DivergedError:
+                # The weights before it are mostly damaged, too. The former checkpoint is better.
+                raise
+            except EvaluationStopped:
                 self.save()
+                self.share_requests()
+            except Exception as error:
+                self.save_after_error(error)
+                raise
+            finally:
+                # End the worker processes that load images now. A callback may keep the trainer,
+                # and then they would only end with it.
+                self.micro_batches = None
+                self.task.val_loader.close()
 
     def _train(self) -> None:
         progress = self.state.progress
-        micro_batches = self.micro_batches()
         network = self.prepare_network()
         self.model.train()
-        while not self.is_finished():
+        if progress.evaluation_due:
+            # A callback failed before the evaluation of this step, in a former part of the run.
+            self.evaluate(network)
+            self.save()
+        while True:
+            self.share_requests()
+            if self.is_finished():
+                break
             started = time.monotonic()
+            if not self.model.training:
+                # A callback has evaluated the model.
+                self.model.train()
+            step_batches = self.next_micro_batches()
+            # After loading, because a new loader draws a random number in this process.
             self.seed_step()
-            step_batches = list(islice(micro_batches, self.settings.accumulate))
             lr = set_learning_rates(
                 self.state.optimizer, self.settings, progress.step, self.progress_fraction()
             )
-            losses, grad_norm = self.step(network, step_batches)
+            losses, grad_norm = self.take_step(network, step_batches)
             progress.step += 1
+            progress.images += self.settings.batch
             progress.seconds += self.sync_seconds(time.monotonic() - started)
+            # The checkpoint has this, so that an evaluation that a failing callback prevents is
+            # done when the run is resumed.
+            progress.evaluation_due = self.is_evaluation_due()
+            self.is_updating = False
             self.log(losses, grad_norm, lr)
-            if self.is_evaluation_due():
+            if progress.evaluation_due:
                 self.evaluate(network)
                 self.save()
             elif self.is_save_due():
                 self.save()
+        if self.stopped_early():
+            self.save()
+        elif self.is_finishing and progress.evaluated_step != self.step:
+            self.evaluate(network)
+            self.save()
+        self.share_requests()
 
-    def step(
+    def share_requests(self) -> None:
+        """Let all processes know what a callback or a signal requested in one of them.
+
+        They then end the training after the same step. `CallbackError` if a callback failed.
+        """
+        # A signal may change the requests at any time, so each one is read once.
+        stop, finish = self.stop_requested, self.finish_requested
+        failure = self.callbacks.failure
+        if self.num_processes > 1:
+            requests = [float(stop), float(finish), float(failure is not None)]
+            sums = self.accelerator.reduce(
+                torch.tensor(requests, device=self.accelerator.device), "sum"
+            )
+            stop, finish, failed = (value > 0 for value in sums.tolist())
+            if failed and failure is None:
+                failure = CallbackError(
+                    f"a callback failed in another process after step {self.step}",
+                    str(self.run.path),
+                    resume_remedy(self.run),
+                )
+        self.is_stopping = self.is_stopping or stop
+        self.is_finishing = self.is_finishing or finish
+        if failure is not None:
+            self.failure_is_shared = True
+            raise failure
+
+    def next_micro_batches(self) -> list[Batch]:
+        """Return the micro-batches of this process for the next step.
+
+        `CallbackError` if a callback has set a sampler that has no more.
+        """
+        if self.micro_batches is None:
+            self.micro_batches = self.load_micro_batches()
+        try:
+            micro_batches = list(islice(self.micro_batches, self.settings.accumulate))
+        except CallbackError as error:
+            # The traceback is left out, because it would keep the loader and its workers alive.
+            raise error.with_traceback(None) from error.__cause__
+        if len(micro_batches) < self.settings.accumulate and self.own_sampler is not None:
+            checked = CheckedSampler(self.own_sampler, self.plan, self.step, self.total_steps)
+            raise checked.error(self.step, "ended before the training: it has no images")
+        return micro_batches
+
+    def default_sampler(self) -> StepBatchSampler:
+        """Return the library's sampler, from the current step on."""
+        return StepBatchSampler(
+            len(self.task.train),
+            self.settings.batch,
+            self.settings.seed,
+            start=self.step,
+            stop=self.total_steps or ENDLESS,
+            rank=self.accelerator.process_index,
+            ranks=self.num_processes,
+            accumulate=self.settings.accumulate,
+            first_image=self.state.progress.images,
+        )
+
+    def load_micro_batches(self) -> Iterator[Batch]:
+        """Yield the micro-batches of this process, from the current step on."""
+        sampler: Iterable[list[SampleIndex]]
+        if self.own_sampler is not None:
+            sampler = CheckedSampler(self.own_sampler, self.plan, self.step, self.total_steps)
+        else:
+            sampler = self.default_sampler()
+        return iter(training_loader(self.task.train, sampler, self.plan.workers))
+
+    def take_step(
         self, network: nn.Module, micro_batches: list[Batch]
     ) -> tuple[dict[str, float], float]:
         """Run one optimizer step over all micro-batches of a batch.
@@ -105,12 +330,12 @@ class Trainer:
         gradient before clipping.
         """
         self.state.optimizer.zero_grad(set_to_none=True)
-        mean_objects = self.mean_objects(micro_batches)
+        step_objects = self.step_objects(micro_batches)
         sums: dict[str, Tensor] = {}
         for i, micro_batch in enumerate(micro_batches):
             is_last = i + 1 == len(micro_batches)
             with self.gradient_sync(network, is_last):
-                loss, parts = self.compute_loss(network, micro_batch, mean_objects)
+                loss, parts = self.compute_loss(network, micro_batch, step_objects)
                 loss.div(len(micro_batches)).backward()
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0) + part / len(micro_batches)
@@ -118,33 +343,38 @@ class Trainer:
         losses, norm = self.to_host(sums, grad_norm)
         if not all(map(math.isfinite, [*losses.values(), norm])):
             raise self.divergence_error("the loss or its gradient is not finite", micro_batches)
+        # Until the step is counted, the state is not that of a whole step.
+        self.is_updating = True
         self.state.optimizer.step()
         if self.state.ema is not None:
             self.state.ema.update_parameters(self.model)
         return losses, norm
 
     def compute_loss(
-        self, network: nn.Module, micro_batch: Batch, mean_objects: Tensor
+        self, network: nn.Module, micro_batch: Batch, step_objects: StepObjects
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of all losses, which has a gradient, and the losses by name."""
         device = self.accelerator.device
         targets = [target.to(device) for target in micro_batch.targets]
         try:
             with self.accelerator.autocast():
-                return network(micro_batch.images(device), targets, mean_objects)
+                return network(micro_batch.images(device), targets, step_objects)
         except DivergedError as error:
             raise self.divergence_error(f"{error.what} ({error.where})", [micro_batch]) from error
 
     # parts of a step
 
-    def mean_objects(self, micro_batches: list[Batch]) -> Tensor:
-        """Return the mean number of objects of a micro-batch, over all processes.
+    def step_objects(self, micro_batches: list[Batch]) -> StepObjects:
+        """Return the numbers of objects of all images of this step, over all processes.
 
-        Every loss of this step is divided by it.
+        Every loss of this step is divided by them, however the step is divided.
         """
-        objects = sum(len(target) for batch in micro_batches for target in batch.targets)
-        count = torch.tensor(float(objects) / len(micro_batches), device=self.accelerator.device)
-        return self.accelerator.reduce(count, "mean")
+        counts = [len(target) for batch in micro_batches for target in batch.targets]
+        if self.num_processes > 1:
+            # All processes have equally many images.
+            own_counts = torch.tensor(counts, device=self.accelerator.device)
+            counts = self.accelerator.gather(own_counts).tolist()
+        return StepObjects(counts, parts=len(micro_batches) * self.num_processes)
 
     def to_host(self, sums: dict[str, Tensor], grad_norm: Tensor) -> tuple[dict[str, float], float]:
         """Average the losses over processes, and copy them and the norm to the host at once."""
@@ -160,20 +390,6 @@ class Trainer:
         """Seed torch by (seed, step, process), so that a resumed run draws the same numbers."""
         key = (self.settings.seed, self.state.progress.step, self.accelerator.process_index)
         torch.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)
-
-    def micro_batches(self) -> Iterator[Batch]:
-        """Yield the micro-batches of this process, from the current step on."""
-        sampler = StepBatchSampler(
-            len(self.task.train),
-            self.settings.batch,
-            self.settings.seed,
-            start=self.state.progress.step,
-            stop=self.plan.total_steps or ENDLESS,
-            rank=self.accelerator.process_index,
-            ranks=self.plan.num_processes,
-            accumulate=self.settings.accumulate,
-        )
-        return iter(training_loader(self.task.train, sampler, self.plan.workers))
 
     def prepare_network(self) -> nn.Module:
         """Compile the network if the settings say so, and wrap it for several processes."""
@@ -201,15 +417,19 @@ class Trainer:
     def progress_fraction(self) -> float:
         """Return the fraction of the training that is done, 0 to 1."""
         progress = self.state.progress
-        total = self.plan.total_steps
-        if total is not None:
+        total = self.total_steps
+        if total is not None and self.settings.steps is not None:
             return progress.step / total
+        if total is not None:
+            # In images, because a resumed run may have had another batch.
+            remaining = (total - progress.step) * self.settings.batch
+            return progress.images / (progress.images + remaining)
         elapsed = progress.seconds + progress.evaluation_seconds
         return elapsed / (60 * (self.settings.minutes or 1))
 
     def is_finished(self) -> bool:
         """True if no further step is taken."""
-        if self.stop_requested or self.state.progress.step == self.plan.stop_after:
+        if self.is_stopping or self.is_finishing or self.step == self.plan.stop_after:
             return True
         patience = self.settings.early_stop
         if patience is not None and self.state.progress.stale >= patience:
@@ -218,15 +438,11 @@ class Trainer:
 
     def stopped_early(self) -> bool:
         """True if the training was stopped before its end, to be resumed later."""
-        if self.stop_requested:
+        if self.is_stopping:
             return True
-        reached_stop = self.state.progress.step == self.plan.stop_after
-        return reached_stop and self.progress_fraction() < 1
-
-    def epoch(self, step: int | None = None) -> float:
-        """Return the number of epochs after ``step`` steps, by default the current ones."""
-        step = self.state.progress.step if step is None else step
-        return step * self.settings.batch / len(self.task.train)
+        if self.is_finishing:
+            return False
+        return self.step == self.plan.stop_after and self.progress_fraction() < 1
 
     def is_evaluation_due(self) -> bool:
         """True every ``eval_every`` epochs and at the end.
@@ -236,8 +452,9 @@ class Trainer:
         progress = self.state.progress
         if self.progress_fraction() >= 1:
             return True
-        every = self.settings.eval_every
-        is_due = self.epoch(progress.step) // every > self.epoch(progress.step - 1) // every
+        # Exact numbers: floats would take the third tenth of an epoch as a little less.
+        every = Fraction(str(self.settings.eval_every)) * len(self.task.train)
+        is_due = progress.images // every > (progress.images - self.settings.batch) // every
         if self.plan.total_steps is None:
             seconds_since = progress.seconds - self.last_evaluation_at
             return is_due and seconds_since > 20 * self.last_evaluation_seconds
@@ -261,30 +478,36 @@ class Trainer:
     # what is written
 
     def log(self, losses: dict[str, float], grad_norm: float, lr: float) -> None:
-        """Call the callbacks, and write the first ten steps and every tenth step to the log."""
-        progress = self.state.progress
-        loss = sum(losses.values())
-        event = StepEnd(progress.step, self.plan.total_steps, self.progress_fraction(), loss, lr)
-        self.callbacks.on_step_end(event)
-        if not self.plan.is_main_process:
-            return
-        if progress.step % 10 == 0 or progress.step <= 10:
-            self.write_record(
-                {
-                    "step": progress.step,
-                    "epoch": round(self.epoch(), 4),
-                    "loss": loss,
-                    "lr": lr,
-                    "norm": grad_norm,
-                    "seconds": round(progress.seconds, 3),
-                    "losses": losses,
-                }
-            )
+        """Write the first ten steps and every tenth step to the log, and call the callbacks.
 
-    def write_record(self, record: dict[str, object]) -> None:
-        """Append a record to log.jsonl, and pass it to the callbacks."""
-        self.run.append(record)
-        self.callbacks.on_record(record)
+        Files are written first, because a callback may fail.
+        """
+        step = self.step
+        loss = sum(losses.values())
+        record = {
+            "step": step,
+            "epoch": round(self.epoch, 4),
+            "loss": loss,
+            "lr": lr,
+            "norm": grad_norm,
+            "seconds": round(self.state.progress.seconds, 3),
+            "losses": losses,
+        }
+        is_recorded = self.is_main_process and (step % 10 == 0 or step <= 10)
+        if is_recorded:
+            self.run.append(record)
+        event = StepEnd(
+            step=step,
+            total=self.total_steps,
+            progress=self.progress_fraction(),
+            loss=loss,
+            losses=losses,
+            grad_norm=grad_norm,
+            lr=lr,
+        )
+        self.callbacks.on_step_end(self, event)
+        if is_recorded:
+            self.callbacks.on_record(self, record)
 
     def evaluate(self, network: nn.Module) -> None:
         """Evaluate the validation images, measure the matching instability, and save the best."""
@@ -300,53 +523,124 @@ class Trainer:
             self.settings.instability_images,
         )
         detections, matched = validation_pass.run(
-            self.plan.micro_batch_size, self.plan.workers, self.callbacks.on_evaluation_progress
+            self.plan.micro_batch_size, self.plan.workers, self.on_evaluation_progress
         )
         result = self.task.evaluate(detections)
         instability = validation_pass.instability(matched, self.state.matched)
         self.state.matched = matched
         main_metric = next(iter(result.stats.values()))
-        score = 0.0 if math.isnan(main_metric) else main_metric
-        is_best = score > progress.best_ap
-        if is_best:
-            progress.best_ap = score
+        # An undefined score is below all others. Of equal scores, the later evaluation is the best:
+        # its weights were trained for longer.
+        score = -1.0 if math.isnan(main_metric) else main_metric
+        is_best = score >= progress.best_ap
+        # An undefined score says nothing about the progress.
+        if score > progress.best_ap:
             progress.stale = 0
-        else:
+        elif score >= 0:
             progress.stale += 1
+        progress.best_ap = max(score, progress.best_ap)
         self.last_evaluation_at = progress.seconds
         self.last_evaluation_seconds = self.sync_seconds(time.monotonic() - started)
         progress.evaluation_seconds += self.last_evaluation_seconds
-        if self.plan.is_main_process:
-            self.record_evaluation(result, instability, is_best)
+        progress.evaluated_step = self.step
+        progress.evaluation_due = False
+        metrics = result.stats | instability
+        record = self.record_evaluation(result, metrics, is_best) if self.is_main_process else None
         network.train()
+        # All files are written before the callbacks are called, because a callback may fail.
+        if record is not None:
+            self.callbacks.on_record(self, record)
+        event = EvaluationEnd(
+            step=self.step,
+            epoch=self.epoch,
+            seconds=progress.seconds,
+            metrics=metrics,
+            is_best=is_best,
+        )
+        self.callbacks.on_evaluation_end(self, event)
+
+    def on_evaluation_progress(self, done: int, total: int) -> None:
+        """Call the callbacks after a batch of an evaluation.
+
+        `EvaluationStopped` if a stop is requested in any process. All processes call this equally
+        often. The evaluation is done when the run is resumed.
+        """
+        self.callbacks.on_evaluation_progress(self, done, total)
+        self.share_requests()
+        if self.is_stopping:
+            raise EvaluationStopped
 
     def record_evaluation(
-        self, result: EvaluationResult, instability: dict[str, float], is_best: bool
-    ) -> None:
-        """Write the metrics to the log and to results.csv, and the weights if they are the best."""
-        progress = self.state.progress
-        metrics = {
-            name: None if math.isnan(value) else value
-            for name, value in (result.stats | instability).items()
-        }
+        self, result: EvaluationResult, metrics: dict[str, float], is_best: bool
+    ) -> JsonObject:
+        """Write the metrics to the log and to results.csv, and the weights if they are the best.
+
+        Return the record of the log.
+        """
         when = {
-            "step": progress.step,
-            "epoch": round(self.epoch(), 4),
-            "seconds": round(progress.seconds, 3),
+            "step": self.step,
+            "epoch": round(self.epoch, 4),
+            "seconds": round(self.state.progress.seconds, 3),
         }
-        self.write_record({**when, "peak_memory_mb": round(peak_memory_mb(), 1), **metrics})
+        values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        record = {**when, "peak_memory_mb": round(peak_memory_mb(), 1), **values}
+        self.run.append(record)
         self.run.write_results(self.run.records())
         if is_best or not self.run.best.is_file():
             self.plan.save_best(self.state.evaluated)
-            write_json(self.run.val / "metrics.json", {**when, **result.to_json()})
-        shown = {name: result.stats[name] for name in self.task.metrics}
-        self.callbacks.on_evaluation_end(
-            EvaluationEnd(self.epoch(), progress.seconds, shown, is_best)
-        )
+            best_metrics = {**when, **result.to_json()}
+            # The page of the run has these. The folder of `val` is also written by `groupdetr val`.
+            write_json(self.run.best_metrics, best_metrics)
+            write_json(self.run.val / "metrics.json", best_metrics)
+        return record
 
     def save(self) -> None:
-        """Write last.pt, from which the run can be resumed."""
+        """Write last.pt, from which the run can be resumed, and call the callbacks."""
         self.last_save_time = time.monotonic()
-        if self.plan.is_main_process:
-            self.state.save(self.run.last)
-            self.callbacks.on_checkpoint()
+        if self.is_main_process:
+            self.callbacks.update_states(self)
+            self.write_checkpoint()
+            self.callbacks.on_checkpoint(self)
+
+    def save_after_failure(self) -> None:
+        """Write last.pt after a callback has failed. No hook is called."""
+        if self.is_main_process:
+            # A callback that cannot return its state keeps that of the former checkpoint.
+            with suppress(CallbackError):
+                self.callbacks.update_states(self)
+            self.write_checkpoint()
+        if self.failure_is_shared:
+            # A process that ended now could make the launcher kill the one that writes.
+            self.accelerator.wait_for_everyone()
+
+    def save_after_error(self, error: Exception) -> None:
+        """Write last.pt after an error that no callback caused, if the state is whole and finite.
+
+        No hook is called. A second error is added to the first one as a note.
+        """
+        if not self.is_main_process or self.is_updating or self.saved_step == self.step:
+            return
+        try:
+            if self.state.is_finite():
+                with suppress(CallbackError):
+                    self.callbacks.update_states(self)
+                self.write_checkpoint()
+        except Exception as second_error:
+            error.add_note(f"In addition, the state could not be saved: {second_error}")
+
+    def write_checkpoint(self) -> None:
+        """Write last.pt with the states of the callbacks as they are known."""
+        self.state.callbacks = self.callbacks.states
+        self.state.save(self.run.last, self.run.previous)
+        self.saved_step = self.step
+
+    def resume(self) -> list[str]:
+        """Continue from last.pt, and give the callbacks the states that they had.
+
+        Return the classes of the callbacks that the run had and that it does not have now.
+        If last.pt is damaged, the checkpoint before it is used, and ``damage`` says so.
+        `UsageError` if the checkpoint does not fit, or if none is whole.
+        """
+        self.damage = self.state.load_whole(self.run.last, self.run.previous)
+        self.saved_step = None if self.damage else self.step
+        return self.callbacks.load_states(self.state.callbacks, self)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from groupdetr.data.nuscenes import names
+from groupdetr.errors import DataError
 
 Floats = NDArray[np.float64]
 _MOVING_SPEED = 0.2  # m/s: a faster box counts as moving
@@ -116,9 +117,12 @@ def predicted_boxes(boxes: ArrayLike, labels: ArrayLike, scores: ArrayLike, pose
     """Return a detector's boxes in the global frame, with attributes chosen by their speeds.
 
     ``boxes`` [D,9]: x, y, z, width, length, height, yaw, vx, vy in the lidar frame. As in PETR,
-    boxes outside of the range of their class are dropped.
+    boxes outside of the range of their class are dropped. `DataError` if a box or a score is not
+    finite; only velocities may be unknown.
     """
     rows = _as_rows(boxes)
+    # A comparison with nan is false, so the range below would drop such boxes silently.
+    require_finite_boxes(rows[:, :7], scores)
     lidar_to_global = pose.lidar_to_global
     predictions = Boxes3D(
         centres=_transform(rows[:, :3], lidar_to_global),
@@ -135,6 +139,18 @@ def predicted_boxes(boxes: ArrayLike, labels: ArrayLike, scores: ArrayLike, pose
     ego_centres = _transform(rows[:, :3], np.asarray(pose.lidar_to_ego, dtype=np.float64))
     distances = np.linalg.norm(ego_centres[:, :2], axis=1)
     return predictions[distances <= CLASS_RANGES[predictions.labels]]
+
+
+def require_finite_boxes(boxes: ArrayLike, scores: ArrayLike) -> None:
+    """Raise `DataError` if a value of predicted boxes [D,.] or of scores [D] is not finite."""
+    is_finite = np.isfinite(np.asarray(boxes)).all(axis=1) & np.isfinite(np.asarray(scores))
+    if not is_finite.all():
+        first = int(np.flatnonzero(~is_finite)[0])
+        raise DataError(
+            f"predicted box {first} is not finite: its values are "
+            f"{np.asarray(boxes)[first].tolist()} and its score is {np.asarray(scores)[first]}",
+            remedy="remove the box; if a detector predicted it, its weights are not finite",
+        )
 
 
 def ground_truth_boxes(

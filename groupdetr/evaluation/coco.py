@@ -110,9 +110,13 @@ def evaluate(
     As in the COCO challenge, there is no score threshold, at most 100 detections per class and
     image are evaluated, recorded areas define small, medium and large, and a detection inside a
     crowd is neither a true nor a false positive.
+
+    `DataError` if a box or a score is not finite, or if a label is not a class of ``split``.
     """
     if len(detections) != len(split.records):
         raise ValueError(f"{len(detections)} detections for {len(split.records)} images")
+    for record, image_detections in zip(split.records, detections):
+        _require_possible(record, image_detections, len(split.categories))
     labels_with_objects: set[int] = set()
     for record in split.records:
         labels_with_objects.update(record.labels.tolist())
@@ -158,8 +162,8 @@ def from_coco_results(split: CocoSplit, results: Sequence[JsonObject]) -> list[D
     """Return the detections of a COCO results file, one for each record of ``split``.
 
     They are sorted by decreasing score. Boxes stay float64, so that rounding does not change the AP
-    of a file. If one result has a mask, all must have one. `DataError` if a result is malformed or
-    its image or category is not in the dataset.
+    of a file. If one result has a mask, all must have one. `DataError` if a result is malformed,
+    has values that are not finite, or if its image or category is not in the dataset.
     """
     image_index = {record.image_id: index for index, record in enumerate(split.records)}
     label_of_category = {category.id: label for label, category in enumerate(split.categories)}
@@ -172,6 +176,29 @@ def from_coco_results(split: CocoSplit, results: Sequence[JsonObject]) -> list[D
         image = _look_up(image_index, result.image_id, "image", number)
         parsed[image].append(result._replace(label=label))
     return [_to_detections(image_results, with_masks) for image_results in parsed]
+
+
+def _require_possible(record: Record, detections: Detections, num_classes: int) -> None:
+    """Raise `DataError` for a detection that the evaluator would count in some arbitrary way."""
+    if len(detections) == 0:
+        return
+    is_finite = detections.boxes.isfinite().all(1) & detections.scores.isfinite()
+    if not is_finite.all():
+        first = int((~is_finite).nonzero()[0])
+        box, score = detections.boxes[first].tolist(), float(detections.scores[first])
+        raise DataError(
+            f"detection {first} is not finite: its box is {box} and its score is {score}",
+            f"image {record.file_name}",
+            "remove the detection; if a detector predicted it, its weights are not finite",
+        )
+    lowest, highest = int(detections.labels.min()), int(detections.labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise DataError(
+            f"a detection has the label {lowest if lowest < 0 else highest}, but there are "
+            f"{num_classes} classes",
+            f"image {record.file_name}",
+            f"labels are the indices of the classes, 0 to {num_classes - 1}",
+        )
 
 
 def _run_evaluator(
@@ -352,16 +379,32 @@ class _Result(NamedTuple):
 
 
 def _parse_result(row: JsonObject, number: int, with_masks: bool) -> _Result:
+    where = f"result {number}: {row!r:.200}"
     try:
         x, y, width, height = (float(value) for value in row["bbox"])
-        box = [x, y, x + width, y + height]
+        score = float(row["score"])
         mask = rle_from_json(row["segmentation"]) if with_masks else None
-        return _Result(row["image_id"], row["category_id"], box, float(row["score"]), mask)
+        result = _Result(
+            row["image_id"], row["category_id"], [x, y, x + width, y + height], score, mask
+        )
     except (KeyError, TypeError, ValueError) as error:
         message = "a result needs image_id, category_id, bbox [x,y,width,height] and score"
         if with_masks:
             message += ", and, as other results have one, a segmentation in compressed run lengths"
-        raise DataError(message, f"result {number}: {row!r:.200}") from error
+        raise DataError(message, where) from error
+    if not all(map(math.isfinite, [*result.box, score])):
+        raise DataError(
+            "the bbox or the score of a result is not finite",
+            where,
+            "remove the result; if a detector predicted it, its weights are not finite",
+        )
+    if min(width, height) < 0:
+        raise DataError(
+            f"the bbox of a result has the width {width:g} and the height {height:g}",
+            where,
+            "write 'bbox' as x, y, width, height, where x, y is the top left corner",
+        )
+    return result
 
 
 def _look_up(index: Mapping[int | str, int], key: Any, noun: str, number: int) -> int:

@@ -22,6 +22,7 @@ from groupdetr.evaluation.boxes3d import (
     Floats,
     Pose,
     ground_truth_boxes,
+    require_finite_boxes,
 )
 from groupdetr.evaluation.nan_json import nan_to_none, none_to_nan
 from groupdetr.structures.json_object import JsonObject
@@ -122,10 +123,16 @@ def evaluate(
     ``predictions`` has one entry for each sample of ``ground_truth``, in the same order. There is
     no score threshold. Objects without lidar and radar points are not evaluated, nor are boxes
     outside of the range of their class. Of predictions with equal scores, the later ones rank
-    higher. Unknown velocities and attributes are in no mean.
+    higher. Unknown velocities and attributes are in no mean. `DataError` if another value of a
+    prediction is not finite.
     """
     if len(predictions) != len(ground_truth):
         raise ValueError(f"predictions of {len(predictions)} samples for {len(ground_truth)}")
+    for predicted in predictions:
+        if predicted.scores is None:
+            raise ValueError("predicted boxes need scores")
+        values = [predicted.centres, predicted.sizes, predicted.rotations]
+        require_finite_boxes(np.concatenate(values, axis=1), predicted.scores)
     samples = []
     for truth, predicted in zip(ground_truth, predictions):
         samples.append((_evaluated(truth.boxes, truth), _evaluated(predicted, truth)))

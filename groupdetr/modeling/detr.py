@@ -13,9 +13,10 @@ from groupdetr.modeling.model_recipe import ModelRecipe
 from groupdetr.modeling.parameter_axes import declared_axes
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
-from groupdetr.structures.images import Images
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from groupdetr.structures.outputs import Outputs
-from groupdetr.structures.targets import Target
+from groupdetr.structures.targets import Target, require_targets
+from groupdetr.structures.tensor_dataclass import require
 
 
 class DetectionTransformer(nn.Module):
@@ -46,11 +47,40 @@ class DetectionTransformer(nn.Module):
     def forward(
         self, images: Images | CameraImages, targets: Sequence[Target] | None = None
     ) -> Outputs:
-        """``targets`` are given in training; only denoising queries use them."""
+        """``targets`` are given in training; only denoising queries use them.
+
+        `ValueError` if ``images`` are not the dataclass that the detector takes, or if ``targets``
+        are not one `Target` for each image.
+        """
+        self.require_inputs(images, targets)
         features = self.backbone(images.pixels, images.padding)
         memory = self.encoder(features, images)
         queries = self.queries(memory, targets)
         return Outputs(self.decoder(queries, memory), queries)
+
+    def require_inputs(
+        self, images: Images | CameraImages, targets: Sequence[Target] | None
+    ) -> None:
+        """Raise `ValueError` unless these are inputs of this detector. Nothing waits for a GPU."""
+        expected = self.encoder.images_type
+        creation = {
+            Images: "create them by groupdetr.Images.from_list, from a list of tensors [3,H,W]",
+            CameraImages: "create them by groupdetr.CameraImages.from_projections, "
+            "from pixels [B,V,3,H,W]",
+        }
+        require(
+            isinstance(images, expected),
+            f"images must be groupdetr.{expected.__name__}, not {type(images).__name__}: "
+            f"{creation[expected]}",
+        )
+        require(
+            images.pixels.is_floating_point(),
+            f"pixels {list(images.pixels.shape)} must be floating-point numbers, normalised by the "
+            f"mean {IMAGENET_MEAN} and the standard deviation {IMAGENET_STD} of ImageNet, "
+            f"not {images.pixels.dtype}",
+        )
+        if targets is not None:
+            require_targets(targets, len(images))
 
     def compile_parts(self, **options: object) -> None:
         """Compile backbone, encoder and decoder with torch.compile and its ``options``.

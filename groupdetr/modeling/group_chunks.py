@@ -34,6 +34,7 @@ from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.queries import Queries
+from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target
 
 # (sum of all losses, which has a gradient; every loss by its name, detached)
@@ -56,11 +57,11 @@ class ModelWithLoss(nn.Module):
         self,
         images: Images | CameraImages,
         targets: Sequence[Target],
-        mean_objects: Tensor | None = None,
+        step: StepObjects | None = None,
     ) -> Losses:
-        """``mean_objects`` as in `SetCriterion.forward`."""
+        """``step`` as in `SetCriterion.forward`."""
         outputs = self.model(images, targets)
-        return sum_losses(self.criterion(outputs, targets, mean_objects))
+        return sum_losses(self.criterion(outputs, targets, step))
 
 
 class ChunkedModelWithLoss(nn.Module):
@@ -85,9 +86,10 @@ class ChunkedModelWithLoss(nn.Module):
         self,
         images: Images | CameraImages,
         targets: Sequence[Target],
-        mean_objects: Tensor | None = None,
+        step: StepObjects | None = None,
     ) -> Losses:
-        """``mean_objects`` as in `SetCriterion.forward`."""
+        """``step`` as in `SetCriterion.forward`."""
+        self.model.require_inputs(images, targets)
         features = self.model.backbone(images.pixels, images.padding)
         memory: Memory = self.model.encoder(features, images)
         queries: Queries = self.model.queries(memory, targets)
@@ -108,7 +110,7 @@ class ChunkedModelWithLoss(nn.Module):
         losses_by_chunk = []
         for chunk in split_groups(query_leaves, self.groups_at_once):
             losses = self.chunk_loss(
-                chunk, memory_leaves, keys_values_leaves, weights, targets, mean_objects
+                chunk, memory_leaves, keys_values_leaves, weights, targets, step
             )
             losses_by_chunk.append(losses)
 
@@ -125,7 +127,7 @@ class ChunkedModelWithLoss(nn.Module):
         keys_values: Sequence[KeysValues],
         weights: Mapping[str, Tensor],
         targets: Sequence[Target],
-        mean_objects: Tensor | None,
+        step: StepObjects | None,
     ) -> dict[str, Tensor]:
         """Return the losses of a chunk by name, and accumulate its gradients in the leaves.
 
@@ -137,7 +139,7 @@ class ChunkedModelWithLoss(nn.Module):
             self.model.decoder, dict(weights), (chunk, memory, keys_values), tie_weights=False
         )
         outputs = Outputs(predictions, chunk)
-        loss, loss_by_name = sum_losses(self.criterion(outputs, targets, mean_objects))
+        loss, loss_by_name = sum_losses(self.criterion(outputs, targets, step))
         with torch.autocast(loss.device.type, enabled=False):
             loss.backward()
         return loss_by_name

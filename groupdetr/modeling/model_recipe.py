@@ -23,6 +23,14 @@ class ModelRecipe(ABC):
     group_attention: str  # name of a function in `groupdetr.groups.GROUP_ATTENTIONS`
     match: str  # name of a function in `groupdetr.groups.MATCHES`
 
+    @property
+    def queries_of_a_group(self) -> int:
+        """The number of queries that a group really has, at most one for every object.
+
+        It is ``num_queries``, unless a detector uses each of them several times.
+        """
+        return self.num_queries
+
     @abstractmethod
     def needs_chunks(self, groups_at_once: int | None) -> bool:
         """True if ``groups_at_once`` groups at a time need more than one pass of the decoder."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groupdetr.engine.run_folder import write_text
 from groupdetr.report.chart import Chart, charts
 from groupdetr.report.comparison import (
     LogRow,
@@ -91,7 +92,7 @@ def write_demo_report(path: Path | str, demo: DemoResults) -> None:
     ]
     title = _title(base, best, subject.main_metric)
     document = page("groupdetr demo", title, _lead(base, best, subject), body)
-    Path(path).write_text(document, encoding="utf-8")
+    write_text(Path(path), document)
 
 
 def _title(base: RunsOverSeeds, best: RunsOverSeeds, metric: str) -> str:

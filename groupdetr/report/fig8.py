@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groupdetr.engine.run_folder import write_text
 from groupdetr.report.chart import Chart, charts
 from groupdetr.report.comparison import (
     MeanStd,
@@ -107,7 +108,7 @@ def write_fig8_report(path: Path | str, results: Fig8Results) -> None:
         section("How this page was made", facts({**protocol(results.runs), **results.details})),
     ]
     document = page("groupdetr demo --figure 8", _title(figure), _lead(figure), body)
-    Path(path).write_text(document, encoding="utf-8")
+    write_text(Path(path), document)
 
 
 def _title(figure: _Figure) -> str:

@@ -7,7 +7,6 @@ functions. Only what they return is :data:`Html`.
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Literal, NewType
 
 from PIL import Image
 
+from groupdetr.console.text import escape_html
 from groupdetr.report.style import CSS
 
 Html = NewType("Html", str)
@@ -23,8 +23,8 @@ Cell = str | float | int | Html | None
 
 
 def escape(content: object) -> Html:
-    """Return the string of any object with the special characters of HTML escaped."""
-    return Html(html.escape(str(content)))
+    """Return the string of any object as text of the page: nothing in it is read as HTML."""
+    return Html(escape_html(content))
 
 
 def join(parts: Iterable[Html]) -> Html:
@@ -81,7 +81,7 @@ def prose(*paragraphs: str) -> Html:
 
 
 def link(label: str, address: str) -> Html:
-    return Html(f'<a href="{html.escape(address)}">{escape(label)}</a>')
+    return Html(f'<a href="{escape(address)}">{escape(label)}</a>')
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def swatches(entries: Sequence[tuple[str, str]]) -> Html:
     """Return a legend. An entry is a CSS colour and a name."""
     items = ""
     for colour, name in entries:
-        items += f'<li><i style="background:{html.escape(colour)}"></i>{escape(name)}</li>'
+        items += f'<li><i style="background:{escape(colour)}"></i>{escape(name)}</li>'
     return Html(f'<ul class="legend">{items}</ul>')
 
 

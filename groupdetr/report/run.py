@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groupdetr.engine.run_folder import write_text
 from groupdetr.evaluation.coco import METRICS, ClassAP, CocoEvaluation
 from groupdetr.report.chart import Chart, Series, charts
 from groupdetr.report.comparison import LogRow, RunSummary
@@ -65,7 +66,7 @@ def write_run_report(path: Path | str, run: RunReport) -> None:
     if run.details:
         body.append(section("Run", facts(run.details)))
     document = page("groupdetr run", run.name, lead_paragraph(run.detector, run.summary), body)
-    Path(path).write_text(document, encoding="utf-8")
+    write_text(Path(path), document)
 
 
 def lead_paragraph(detector: str, summary: RunSummary) -> str:

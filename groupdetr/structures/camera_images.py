@@ -16,17 +16,29 @@ class CameraImages(TensorDataclass):
     """A batch of scenes: V images of one size for each, and the geometry of their cameras.
 
     Boxes are in the frame of the lidar.
+
+    >>> pixels = torch.rand(1, 6, 3, 90, 160)  # of one scene with six cameras
+    >>> lidar_to_image = torch.eye(4).expand(1, 6, 4, 4)
+    >>> images = groupdetr.CameraImages.from_projections(pixels, lidar_to_image, torch.zeros(1))
+
+    `ValueError` if the shapes do not fit each other.
     """
 
-    pixels: Tensor  # [B,V,3,H,W] float, normalised as the backbone expects
+    # [B,V,3,H,W] float, in the order blue, green, red, normalised by ImageNet's constants
+    pixels: Tensor
     # [B,V,4,4] float32: maps (u*d, v*d, d, 1), pixel (u,v) at depth d in metres, to (x,y,z,1)
     image_to_lidar: Tensor
     # [B] seconds from the earlier frame of a scene to the later one; 0 if there is one frame
     elapsed: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("pixels", "image_to_lidar", "elapsed"):
+            value = getattr(self, name)
+            require(
+                isinstance(value, Tensor), f"{name} must be a tensor, not {type(value).__name__}"
+            )
         shape = tuple(self.pixels.shape)
-        require(self.pixels.ndim == 5, f"pixels must be [B,V,3,H,W], not {shape}")
+        require(len(shape) == 5 and shape[2] == 3, f"pixels must be [B,V,3,H,W], not {shape}")
         b, v = shape[:2]
         shape = tuple(self.image_to_lidar.shape)
         require(shape == (b, v, 4, 4), f"image_to_lidar must be [{b},{v},4,4], not {shape}")
@@ -42,6 +54,11 @@ class CameraImages(TensorDataclass):
         """
         inverse = torch.linalg.inv(lidar_to_image.double())
         return cls(pixels, inverse.float(), elapsed)
+
+    @property
+    def padding(self) -> None:
+        """None: all images of a batch have one size, so nothing is padded."""
+        return None
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -9,11 +9,19 @@ from torch import Tensor
 
 @dataclass
 class Detections3D:
-    """The D detections in one scene, sorted by decreasing score, in the frame of the lidar."""
+    """The D detections in one scene, sorted by decreasing score, in the frame of the lidar.
+
+    >>> scores, labels, boxes = torch.tensor([0.9, 0.4]), torch.tensor([2, 0]), torch.rand(2, 9)
+    >>> detections = groupdetr.Detections3D(scores, labels, boxes)
+    >>> len(detections.above(0.5))
+    1
+    """
 
     scores: Tensor  # [D] in [0,1]
     labels: Tensor  # [D] int64, contiguous class indices
-    boxes: Tensor  # [D,9] 3D boxes as in `ops.boxes3d`
+    # [D,9] x, y, z of the centre, width, length and height in metres, yaw in radians, velocity in x
+    # and y in metres per second
+    boxes: Tensor
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -30,12 +30,16 @@ class MaskFeatures(TensorDataclass):
     def with_points(self, count: int, generator: torch.Generator | None = None) -> MaskFeatures:
         """Return features that are sampled at ``count`` random points of each image.
 
-        All groups and layers share the points. If there are points already, they are kept.
+        All groups and layers share the points. Every image has points of its own, unless there is a
+        ``generator``: then all images have the points that it draws, so those of an image do not
+        depend on the batch that it is in. If there are points already, they are kept.
         """
         if self.points is not None:
             return self
         images = len(self.pixels)
-        points = torch.rand(images, count, 2, generator=generator, device=self.pixels.device)
+        draws = images if generator is None else 1
+        points = torch.rand(draws, count, 2, generator=generator, device=self.pixels.device)
+        points = points.expand(images, -1, -1)
         return replace(self, points=points, sampled=point_sample(self.pixels.float(), points))
 
     @property
@@ -120,7 +124,11 @@ class CroppedMasks(TensorDataclass):
 
     @classmethod
     def from_dense(cls, masks: Tensor) -> CroppedMasks:
-        """Crop masks [T,H,W], which are bools, or numbers that are not zero inside."""
+        """Crop masks [T,H,W], which are bools, or numbers that are not zero inside.
+
+        `ValueError` if they have another shape.
+        """
+        require(masks.ndim == 3, f"masks must be [T,H,W], not {tuple(masks.shape)}")
         if len(masks) == 0:
             no_pixels = masks.new_zeros(1, dtype=torch.uint8)
             return cls(no_pixels, masks.new_zeros(0, 4, dtype=torch.int64))

@@ -9,7 +9,7 @@ from torch import Tensor
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.supervised_predictions import SupervisedPredictions
-from groupdetr.structures.tensor_dataclass import require
+from groupdetr.structures.tensor_dataclass import require, require_count
 
 
 @dataclass
@@ -40,6 +40,12 @@ class Outputs:
         `ValueError` if a shape is not as described, or if the queries cannot be split into groups
         of equal size.
         """
+        for name, x in (("logits", logits), ("boxes", boxes)):
+            require(
+                isinstance(x, Tensor) and x.is_floating_point(),
+                f"{name} must be a tensor of floating-point numbers, "
+                f"not {x.dtype if isinstance(x, Tensor) else type(x).__name__}",
+            )
         shapes = f"logits {list(logits.shape)} and boxes {list(boxes.shape)}"
         require(
             logits.ndim in (3, 4) and logits.shape[:-1] == boxes.shape[:-1],
@@ -47,8 +53,10 @@ class Outputs:
             f"not {shapes}",
         )
         require(boxes.shape[-1] == 4, f"boxes must have 4 coordinates (cx, cy, w, h), not {shapes}")
-        require(num_groups >= 1, f"num_groups must be 1 or more, not {num_groups}")
+        require_count("num_groups", num_groups)
+        _require_boxes_in_image(boxes)
         num_queries = logits.shape[-2]
+        require(logits.numel() > 0, f"there must be a layer, an image and a query, not {shapes}")
         require(
             num_queries % num_groups == 0,
             f"{num_queries} queries cannot be split into {num_groups} groups of equal size",
@@ -95,3 +103,19 @@ class Outputs:
             matching = queries.proposals[None].cat(matching)
         matched = SupervisedPredictions(names, matching, total_groups=queries.total_groups)
         return [matched, *denoising]
+
+
+def _require_boxes_in_image(boxes: Tensor) -> None:
+    """Raise `ValueError` if predicted boxes are clearly not the output of a sigmoid.
+
+    On a GPU nothing is read, because that would wait for the GPU.
+    """
+    if boxes.device.type != "cpu" or boxes.numel() == 0:
+        return
+    lowest, highest = (float(x) for x in boxes.detach().aminmax())
+    # Values that are nan are no matter of scale. The matcher reports them.
+    require(
+        not (lowest < 0 or highest > 1),
+        f"boxes {list(boxes.shape)} must be cx, cy, w, h in [0,1], relative to the image, after "
+        f"the sigmoid; they have values from {lowest:g} to {highest:g}",
+    )

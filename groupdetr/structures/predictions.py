@@ -22,6 +22,13 @@ class Predictions(TensorDataclass):
     Without ``mask_features`` the location is a box; read it as `boxes`. With them it is the
     embedding of a mask; read it as `masks`. Indexing applies to logits and location alike:
     ``predictions[:, 0]`` is the primary group.
+
+    >>> logits, boxes = torch.rand(2, 11, 300, 80), torch.rand(2, 11, 300, 4)
+    >>> predictions = groupdetr.Predictions(logits, boxes)
+    >>> predictions[:, 0].boxes.shape
+    torch.Size([2, 300, 4])
+    >>> predictions.flatten_groups().boxes.shape
+    torch.Size([2, 3300, 4])
     """
 
     logits: Tensor  # [...,K,N,classes] before the sigmoid; with a softmax, the last is "no object"

@@ -19,6 +19,11 @@ class Queries(TensorDataclass):
 
     If all images share a position or reference, its first axis has size 1 instead of B, and what
     depends on it alone is computed once.
+
+    >>> content, reference = torch.rand(2, 11, 300, 256), torch.rand(1, 11, 300, 4)
+    >>> queries = groupdetr.Queries(content, reference)
+    >>> queries.slice_groups(0, 4).content.shape  # the first four of eleven groups
+    torch.Size([2, 4, 300, 256])
     """
 
     content: Tensor  # [B,K,N,C]

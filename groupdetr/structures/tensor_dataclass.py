@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Self
@@ -14,6 +15,16 @@ def require(condition: bool, message: str) -> None:
     """Raise `ValueError` with this message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def require_count(name: str, value: object, lowest: int = 1) -> None:
+    """Raise `ValueError` unless ``value`` is a whole number of at least ``lowest``."""
+    try:
+        # Integers of NumPy and tensors of one integer are whole numbers, too.
+        is_count = operator.index(value) >= lowest  # type: ignore[arg-type]
+    except TypeError:
+        is_count = False
+    require(is_count, f"{name} must be a whole number of {lowest} or more, not {value!r}")
 
 
 class TensorDataclass:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from groupdetr.errors import UsageError
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.detections3d import Detections3D
+from groupdetr.tasks.annotated_images import save_annotated
+from groupdetr.tasks.output_files import same_file
 from groupdetr.tasks.result_formats import format_counts
 from groupdetr.visualize.display import display_in_notebook, in_notebook, open_image
 
@@ -23,11 +27,17 @@ class DetectionResult(ABC):
     """The detections in one image or in one scene, sorted by decreasing score."""
 
     detections: Detections | Detections3D
+    best_score: float | None  # the highest of all scores, those below the threshold included
 
     @property
     @abstractmethod
     def class_names(self) -> Sequence[str]:
         """The names of all classes of the detector. Labels are indices into it."""
+
+    @property
+    @abstractmethod
+    def source_files(self) -> Sequence[Path]:
+        """The files of the original images. It is empty for images that came from no file."""
 
     @abstractmethod
     def draw(self) -> Image.Image:
@@ -60,11 +70,31 @@ class DetectionResult(ABC):
 
     def __repr__(self) -> str:
         """Return a short text. A notebook stores it together with the image."""
-        return f"<{type(self).__name__}: {format_counts(self.names)}>"
+        return f"<{type(self).__name__}: {self.counts}>"
+
+    @property
+    def counts(self) -> str:
+        """How many objects of each class were detected, as text: "3 car, 1 bus".
+
+        If there is none, it has the highest score.
+        """
+        if len(self) or self.best_score is None:
+            return format_counts(self.names)
+        return f"no objects (best score {self.best_score:.3g})"
 
     def save(self, path: str | Path) -> None:
-        """Write the annotated image."""
-        self.draw().save(path)
+        """Write the annotated image. The ending of the name decides about the format.
+
+        `UsageError` if it would replace the original image.
+        """
+        path = Path(path)
+        if any(same_file(source, path) for source in self.source_files):
+            raise UsageError(
+                "the annotated image would replace the original image",
+                str(path),
+                "save it under another name",
+            )
+        save_annotated(self.draw(), path)
 
     def show(self) -> None:
         """Show the annotated image in the notebook, or in the image viewer of the system.
@@ -85,3 +115,20 @@ class DetectionResult(ABC):
         file = io.BytesIO()
         image.save(file, format="PNG")
         return file.getvalue()
+
+
+def hint_at_lower_score(best_scores: Sequence[float], min_score: float) -> str:
+    """Return a line for detections that are all below the score threshold, otherwise "".
+
+    ``best_scores`` are the highest scores in each image.
+    """
+    best = max(best_scores, default=0.0)
+    if best >= min_score or best <= 0:
+        return ""
+    # The first digit of the best score, so that at least one detection is shown.
+    unit = 10.0 ** math.floor(math.log10(best))
+    lower = math.floor(best / unit) * unit
+    return (
+        f"no detection has a score of {min_score:g} or more; the best score is {best:.3g}; "
+        f"to see it: --score {lower:g}"
+    )

@@ -7,14 +7,11 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from groupdetr.engine.progress import create_console
+from groupdetr.console.output import PlainConsole, create_console
+from groupdetr.console.text import escape_controls, escape_html
 from groupdetr.structures.json_object import JsonObject
 
 TableRow = dict[str, str]  # column -> cell
@@ -37,19 +34,28 @@ class Metrics(dict[str, Any]):
     >>> metrics["AP"], metrics["per_class"][0]["name"]
     """
 
-    def __init__(self, content: JsonObject, tables: Sequence[MetricsTable], folder: Path) -> None:
+    def __init__(
+        self,
+        content: JsonObject,
+        tables: Sequence[MetricsTable],
+        folder: Path,
+        subject: str = "",
+    ) -> None:
         super().__init__(content)
         self.tables = tables
         self.folder = folder  # of metrics.json and the other files of the evaluation
+        self.subject = subject  # a line that says what was evaluated
 
     def show(self) -> None:
         """Print the metrics of all classes together, of every class, and of every group."""
         console = create_console()
+        if self.subject:
+            console.print(f"evaluated {self.subject}")
         for table in self.tables:
-            console.print(format_table(table.rows))
+            console.print_table(table.rows)
             if table.note:
                 console.print(table.note)
-        console.print(f"written to {self.folder}", markup=False)
+        console.print(f"written to {self.folder}")
 
     def _repr_html_(self) -> str:
         """Return the tables, for notebooks."""
@@ -57,7 +63,7 @@ class Metrics(dict[str, Any]):
         for table in self.tables:
             parts.append(format_html(table.rows))
             if table.note:
-                parts.append(f"<p>{escape(table.note)}</p>")
+                parts.append(f"<p>{escape_html(table.note)}</p>")
         return "\n".join(parts)
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
@@ -66,28 +72,19 @@ class Metrics(dict[str, Any]):
         A saved notebook has this text, too.
         """
         text = io.StringIO()
-        console = Console(file=text, width=200, color_system=None, force_jupyter=False)
+        console = PlainConsole(file=text, color_system=None)
         for table in self.tables:
             if table.rows and "class" not in table.rows[0]:
-                console.print(format_table(table.rows))
+                console.print_table(table.rows)
         printer.text("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
-
-
-def format_table(rows: Sequence[Mapping[str, str]]) -> Table:
-    """Return a table for the terminal, with the keys of the rows as its header."""
-    columns = list(rows[0]) if rows else []
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row.values())
-    return table
 
 
 def format_html(rows: Sequence[Mapping[str, str]]) -> str:
     """Return an HTML table without styles, with the keys of the rows as its header."""
-    header = "".join(f"<th>{escape(column)}</th>" for column in (rows[0] if rows else ()))
+    header = "".join(f"<th>{escape_html(column)}</th>" for column in (rows[0] if rows else ()))
     body = []
     for row in rows:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.values())
+        cells = "".join(f"<td>{escape_html(cell)}</td>" for cell in row.values())
         body.append(f"<tr>{cells}</tr>")
     return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -104,5 +101,5 @@ def format_csv(rows: Sequence[Mapping[str, str]]) -> str:
 
 def format_counts(names: Sequence[str]) -> str:
     """Return how many objects of each class there are, given their class names: "3 car, 1 bus"."""
-    counts = [f"{count} {name}" for name, count in Counter(names).items()]
+    counts = [f"{count} {escape_controls(name)}" for name, count in Counter(names).items()]
     return ", ".join(counts) or "no objects"

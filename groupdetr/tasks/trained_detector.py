@@ -9,15 +9,19 @@ from typing import ClassVar
 import torch
 
 from groupdetr.checkpoints import native
+from groupdetr.checkpoints.metadata import UNTRUSTED
+from groupdetr.console.text import quote
+from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.accelerator import expect_device
-from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Task
-from groupdetr.errors import UsageError
-from groupdetr.registry import experiment, recipe_from_dict
+from groupdetr.errors import UsageError, WeightsError
+from groupdetr.experiments import Experiment
+from groupdetr.registry import class_path, experiment, recipe_from_dict
 from groupdetr.settings import Settings, expect_positive
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.arguments import weights_of
 from groupdetr.tasks.registry import task_class
-from groupdetr.weights.loading import load_weights
+from groupdetr.weights.loading import build_for_file, load_weights
 
 DEFAULT_IMGSZ = 800  # of weights files that do not record it
 
@@ -35,8 +39,7 @@ class TrainedDetector:
 
     def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
         self.path, metadata = weights_and_metadata(source)
-        self.recipe = recipe_from_dict(metadata["recipe"], str(self.path))
-        self.experiment = experiment(self.recipe.preset)
+        self.recipe, self.experiment = recipe_and_experiment(metadata, self.path)
         self.task = task_class(self.experiment.task)
         if self.input_kind not in (None, self.task.input_kind):
             raise UsageError(
@@ -48,6 +51,13 @@ class TrainedDetector:
         # (id in the dataset, name) of every class, in the order of the classes
         self.categories: list[tuple[int | str, str]] = []
         recorded = metadata.get("categories") or _numbered_categories(self.recipe.num_classes)
+        if len(recorded) != self.recipe.num_classes:
+            raise WeightsError(
+                f"the metadata of this file has {len(recorded)} categories for a model with "
+                f"{self.recipe.num_classes} classes",
+                str(self.path),
+                UNTRUSTED,
+            )
         for category_id, name in recorded:
             self.categories.append((category_id, name))
 
@@ -59,7 +69,7 @@ class TrainedDetector:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
 
-        self.model = self.recipe.build()
+        self.model = build_for_file(self.recipe, self.path)
         load_weights(self.model, self.path)
         self.model.to(self.device).eval()
 
@@ -79,29 +89,44 @@ def weights_and_metadata(source: str | Path) -> tuple[Path, JsonObject]:
 
     The metadata are the recipe, and, if they were recorded, categories and imgsz.
     """
-    path = Path(source)
-    if not path.exists():
-        raise UsageError(
-            "there is no such run or weights file",
-            str(path),
-            "pass a folder that `groupdetr train` wrote, or a .safetensors file of this library",
-        )
-    file = RunFolder.existing(path).best if path.is_dir() else path
+    file = weights_of(source)
     _, metadata = native.read(file)
     if "recipe" not in metadata:
         raise UsageError(
             "this file does not record which model it belongs to",
             str(file),
-            "groupdetr import FILE --out NEW.safetensors",
+            f"convert it first: groupdetr import {quote(file)} --out NEW.safetensors",
         )
     return file, metadata
+
+
+def recipe_and_experiment(metadata: JsonObject, file: Path) -> tuple[Recipe, Experiment]:
+    """Return the recipe in the metadata of a file, and the experiment that it names.
+
+    `WeightsError` if either is unknown, or if they are not of the same model.
+    """
+    recipe = recipe_from_dict(metadata["recipe"], str(file))
+    try:
+        chosen = experiment(recipe.preset)
+    except UsageError as error:
+        raise WeightsError(error.what, str(file), error.remedy) from error
+    is_from_outside = not type(recipe).__module__.startswith("groupdetr.")
+    is_extended = is_from_outside and isinstance(recipe, type(chosen.recipe))
+    if type(chosen.recipe) is not type(recipe) and not is_extended:
+        raise WeightsError(
+            f"the recipe in this file is of the class {class_path(type(recipe))}, and the model "
+            f"{recipe.preset!r} of {class_path(type(chosen.recipe))}",
+            str(file),
+            "use the version of groupdetr, or of the plugin, that the file was written with",
+        )
+    return recipe, chosen
 
 
 def task_of(source: str | Path) -> type[Task]:
     """Return the task that the detector of a run or of a weights file was trained for."""
     path, metadata = weights_and_metadata(source)
-    recipe = recipe_from_dict(metadata["recipe"], str(path))
-    return task_class(experiment(recipe.preset).task)
+    _, chosen = recipe_and_experiment(metadata, path)
+    return task_class(chosen.task)
 
 
 def _numbered_categories(num_classes: int) -> list[tuple[int, str]]:

@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from groupdetr.console.text import quote
+from groupdetr.data.findings import printable
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.registry import loaded_plugins
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.arguments import expect_run
+
+RESTORE = "restore the file, or start a new run from its weights with --weights"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_optional_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_optional_count(value: object) -> bool:
+    return value is None or (type(value) is int and value > 0)
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_text, value))
+
+
+# What config.yaml records besides the settings: a check of the value, and what it accepts.
+RECORDED: dict[str, tuple[Callable[[object], bool], str]] = {
+    "data": (_is_optional_text, "a path"),
+    "images": (_is_optional_text, "a path or null"),
+    "model": (_is_text, "the name of a model"),
+    "groups": (lambda value: value == "auto" or _is_optional_count(value), "a number of groups"),
+    "queries": (_is_optional_count, "a number of queries"),
+    "backbone": (_is_optional_text, "a name or null"),
+    "set": (_is_list_of_texts, "a list of name=value"),
+    "weights": (_is_optional_text, "a path or null"),
+    "pretrained_backbone": (_is_text, "auto, none or a path"),
+    "check": (lambda value: isinstance(value, bool), "true or false"),
+    "settings": (lambda value: isinstance(value, dict), "an object of settings"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,13 +78,19 @@ class TrainingConfig:
     def from_run(cls, run: Path) -> TrainingConfig:
         """Return the configuration that the folder of a run has recorded.
 
-        `UsageError` if the run was trained with a plugin that is not loaded: it is never loaded
-        because a file names it.
+        `UsageError` if the file cannot be used, or if the run was trained with a plugin that is not
+        loaded: it is never loaded because a file names it.
         """
-        recorded = RunFolder.existing(run).read_config()
-        missing = [name for name in recorded.get("plugins", ()) if name not in loaded_plugins()]
+        expect_run(run)
+        folder = RunFolder(run)
+        recorded = folder.read_config()
+        where = str(folder.config)
+        plugins = recorded.get("plugins") or ()
+        if not _is_list_of_texts(plugins):
+            raise _not_recorded("plugins", plugins, "a list of names", where)
+        missing = [name for name in plugins if name not in loaded_plugins()]
         if missing:
-            flags = " ".join(f"--plugin {name}" for name in missing)
+            flags = " ".join(f"--plugin {quote(name)}" for name in missing)
             raise UsageError(
                 f"this run was trained with plugins: {', '.join(missing)}",
                 str(run),
@@ -54,11 +98,26 @@ class TrainingConfig:
             )
         known = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in recorded.items() if name in known}
-        for name in ("data", "images", "weights"):
-            values[name] = Path(values[name]) if values.get(name) else None
-        values["settings"] = Settings(**values["settings"])
-        values["set"] = tuple(values["set"])
         values.setdefault("backbone", None)
+        absent = sorted(known - values.keys())
+        if absent:
+            raise UsageError(
+                f"the configuration of this run lacks {', '.join(absent)}",
+                where,
+                RESTORE,
+            )
+        for name, (is_valid, expected) in RECORDED.items():
+            if not is_valid(values[name]):
+                raise _not_recorded(name, values[name], expected, where)
+        for name in ("data", "images", "weights"):
+            values[name] = Path(values[name]) if values[name] else None
+        values["set"] = tuple(values["set"])
+        try:
+            values["settings"] = Settings(**values["settings"])
+        except (TypeError, UsageError) as error:
+            reason = getattr(error, "what", str(error))
+            what = f"the settings in the configuration of this run cannot be used: {reason}"
+            raise UsageError(what, where, RESTORE) from error
         return cls(**values)
 
     def to_yaml(self, built: Recipe, planned: Recipe, settings: Settings) -> JsonObject:
@@ -85,3 +144,9 @@ def changed_fields(built: Recipe, planned: Recipe) -> list[str]:
     after = dataclasses.asdict(built)
     names = after.keys() - {"num_classes", "pretrained_backbone"}
     return [f"{name}={after[name]}" for name in names if after[name] != before[name]]
+
+
+def _not_recorded(name: str, value: object, expected: str, where: str) -> UsageError:
+    """Return the error for a value of config.yaml that `groupdetr train` cannot have written."""
+    what = f"{name} is {printable(value)} in the configuration of this run, not {expected}"
+    return UsageError(what, where, RESTORE)

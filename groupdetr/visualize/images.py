@@ -6,6 +6,7 @@ Only Pillow is used.
 from __future__ import annotations
 
 import colorsys
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from groupdetr.structures.detections import Detections, decode_mask, mask_areas
 from groupdetr.structures.rle import RLE
+from groupdetr.visualize.fonts import default_font, font_and_text
 
 Colour = tuple[int, int, int]
 
@@ -40,6 +42,13 @@ _LIGHTNESSES = (0.42, 0.70, 0.56)
 INK: Colour = (16, 18, 22)
 PAPER: Colour = (255, 255, 255)
 _MASK_OPACITY = 0.45
+# Labels cover at most this part of an image, the best ones first. If there are many, they are
+# smaller, but still readable.
+_MAX_LABEL_SHARE = 0.15
+MIN_FONT_SIZE = 9  # pixels
+_MAX_HIDDEN = 0.4  # the part of a box that a label may hide
+# The outline of a box takes at most this part of its shorter side.
+_MAX_OUTLINE_SHARE = 0.1
 
 
 def palette(index: int) -> Colour:
@@ -68,12 +77,39 @@ def draw_detections(
 ) -> Image.Image:
     """Return a copy of ``image``, ``scale`` times as large, with the detections drawn on it.
 
-    Every detection has the colour of its class and one of the captions [D].
+    Every detection has a box in the colour of its class, and one of the captions [D] if there is
+    room for it. Masks have colours of their own, which tell neighbours of one class apart.
     """
     colours = [palette(int(label)) for label in detections.labels]
     return draw_boxes(
-        image, detections.boxes, captions, colours, scale, masks=detections.masks or ()
+        image,
+        detections.boxes,
+        captions,
+        colours,
+        scale,
+        masks=detections.masks or (),
+        mask_colours=instance_colours(detections.boxes) if detections.masks else (),
     )
+
+
+def instance_colours(boxes: ArrayLike) -> list[Colour]:
+    """Return a colour for each of the boxes [D,4] such that neighbours have different ones.
+
+    Each box takes the colour whose nearest box is farthest away.
+    """
+    corners = np.nan_to_num(np.asarray(boxes, dtype=float).reshape(-1, 4))
+    chosen = np.empty(0, dtype=int)
+    for number, box in enumerate(corners):
+        former = corners[:number]
+        # The distance between the edges of two boxes along x and along y.
+        gaps = np.maximum(former[:, :2] - box[2:], box[:2] - former[:, 2:]).clip(min=0)
+        distances = np.hypot(gaps[:, 0], gaps[:, 1])
+        nearest = np.full(len(_DISTINCT_COLOURS), np.inf)
+        np.minimum.at(nearest, chosen, distances)
+        # Of equal colours, the one that the fewest boxes have.
+        counts = np.bincount(chosen, minlength=len(_DISTINCT_COLOURS))
+        chosen = np.append(chosen, np.lexsort((counts, -nearest))[0])
+    return [_DISTINCT_COLOURS[index] for index in chosen]
 
 
 def draw_boxes(
@@ -83,18 +119,20 @@ def draw_boxes(
     colours: Sequence[Colour],
     scale: int = 1,
     masks: Sequence[RLE] = (),
+    mask_colours: Sequence[Colour] = (),
 ) -> Image.Image:
     """Return a copy of ``image``, ``scale`` times as large, with boxes, labels and masks.
 
     ``boxes`` [D,4] are x0,y0,x1,y1 in pixels of ``image``, sorted by decreasing score. Boxes that
     reach outside of the image are drawn along its edge, and boxes that are not finite are left out.
-    An empty caption draws no label. ``masks`` [D], if there are any, lie under the boxes, small
-    masks on top of large ones.
+    An empty caption draws no label. In a crowded image, only the best boxes have labels. ``masks``
+    [D], if there are any, lie under the boxes, small masks on top of large ones. They have the
+    ``mask_colours`` [D], or those of the boxes.
     """
     drawing = DrawingCanvas(image, scale)
     largest_first = np.argsort(-mask_areas(masks), kind="stable")
     for index in largest_first:
-        drawing.draw_mask(decode_mask(masks[index]), colours[index])
+        drawing.draw_mask(decode_mask(masks[index]), (mask_colours or colours)[index])
     visible = []
     for box, caption, colour in zip(drawing.scaled(boxes, 4), captions, colours, strict=True):
         if np.isfinite(box).all():
@@ -104,11 +142,7 @@ def draw_boxes(
     # Boxes are drawn by rising score, so that the best one lies on top.
     for box, _, colour in reversed(visible):
         drawing.draw_box(box, colour, width)
-    # Labels are positioned in the order of decreasing score, so the best one has the first choice.
-    occupied: list[Rectangle] = []
-    for box, caption, colour in visible:
-        if caption:
-            occupied.append(drawing.draw_label(box, caption, colour, occupied))
+    drawing.draw_labels(visible)
     return drawing.image
 
 
@@ -147,6 +181,10 @@ class Rectangle(NamedTuple):
     x1: float
     y1: float
 
+    @property
+    def area(self) -> float:
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
     def overlaps(self, other: Rectangle) -> bool:
         overlaps_in_x = self.x0 < other.x1 and other.x0 < self.x1
         overlaps_in_y = self.y0 < other.y1 and other.y0 < self.y1
@@ -157,9 +195,10 @@ class DrawingCanvas:
     """An enlarged copy of an image, with functions that draw on it.
 
     The widths of lines and the size of the font depend on the size of the image.
+    ``min_font_size`` is the size of the labels of a crowded image.
     """
 
-    def __init__(self, image: Image.Image, scale: int) -> None:
+    def __init__(self, image: Image.Image, scale: int, min_font_size: int = MIN_FONT_SIZE) -> None:
         width, height = image.width * scale, image.height * scale
         self.image = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         self.scale = scale
@@ -167,7 +206,9 @@ class DrawingCanvas:
         # The font grows with the image, but more slowly than its side.
         font_size = max(11, round(0.22 * (width * height) ** 0.35))
         self.line_width = max(1, round(font_size / 5))
-        self.font = ImageFont.load_default(size=font_size)
+        self.font = default_font(font_size)
+        self.font_size = font_size
+        self.min_font_size = min(min_font_size, font_size)
 
     def scaled(self, coordinates: ArrayLike, width: int) -> NDArray[np.float64]:
         """Convert pixels of the original image to pixels of the canvas, [D,width].
@@ -179,11 +220,16 @@ class DrawingCanvas:
     def draw_box(self, box: NDArray[np.float64], colour: Colour, width: int, edge: int = 1) -> None:
         """Draw an outline.
 
-        A dark edge of ``edge`` pixels on both sides makes it visible on any background.
+        A dark edge of ``edge`` pixels on both sides makes it visible on any background. A small box
+        has a thinner outline, which does not fill it.
         """
         if not np.isfinite(box).all():
             return
         x0, y0, x1, y1 = self._clip(box)
+        thickness = max(1, round(_MAX_OUTLINE_SHARE * min(x1 - x0, y1 - y0)))
+        if width + 2 * edge > thickness:
+            edge = 1 if edge and thickness > 2 else 0
+            width = max(1, min(width, thickness - 2 * edge))
         self.pen.rectangle((x0, y0, x1, y1), outline=INK, width=width + 2 * edge)
         if min(x1 - x0, y1 - y0) >= 2 * edge:
             inner = (x0 + edge, y0 + edge, x1 - edge, y1 - edge)
@@ -223,34 +269,112 @@ class DrawingCanvas:
             r = radius + rim
             self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
-    def draw_label(
+    def draw_labels(
+        self,
+        entries: Sequence[tuple[NDArray[np.float64], str, Colour]],
+        occupied: Sequence[Rectangle] = (),
+    ) -> None:
+        """Draw the labels of boxes: entries (box, caption, colour), the most important first.
+
+        A label lies at a corner of its box, inside of the image. It covers no other label, nothing
+        ``occupied``, and as little of other boxes as possible. All labels together cover a small
+        part of the image: if there are many, they are smaller, and the last ones are left out.
+        """
+        entries = [entry for entry in entries if entry[1]]
+        if not entries:
+            return
+        boxes = np.array([self._clip(box) for box, _, _ in entries], dtype=float)
+        budget = _MAX_LABEL_SHARE * self.image.width * self.image.height
+        total = sum(self._label(caption).area for _, caption, _ in entries)
+        is_crowded = total > budget
+        if is_crowded:
+            size = round(self.font_size * (budget / total) ** 0.5)
+            self.font_size = max(size, self.min_font_size)
+        taken = list(occupied)
+        remaining = budget
+        for index, (box, caption, colour) in enumerate(entries):
+            label = self._best_position(box, caption, taken, boxes, index, is_crowded)
+            if label is None:
+                continue
+            # The first label may be larger, so that no image is without any.
+            if label.area > remaining and index > 0:
+                break
+            remaining -= label.area
+            taken.append(label)
+            self._draw_label(label, caption, colour)
+
+    def draw_corner_label(self, caption: str, colour: Colour) -> Rectangle:
+        """Draw a label in the upper left corner of the image, and return its rectangle."""
+        label = self._label(caption)
+        self._draw_label(label, caption, colour)
+        return label
+
+    @property
+    def _label_margin(self) -> int:
+        """The pixels at both sides of the text of a label."""
+        return max(2, round(0.3 * self.font_size))
+
+    def _label(self, caption: str) -> Rectangle:
+        """Return the rectangle of a label in the upper left corner of the image."""
+        font, text = self._label_text(caption)
+        margin = self._label_margin
+        width = min(self.pen.textlength(text, font=font) + 2 * margin, self.image.width)
+        height = min(sum(font.getmetrics()) + margin, self.image.height)
+        return Rectangle(0, 0, width, height)
+
+    def _label_text(self, caption: str) -> tuple[ImageFont.FreeTypeFont, str]:
+        """Return the font of a caption, and its text, which is not wider than the image."""
+        font, text = font_and_text(caption, self.font_size)
+        width = self.image.width - 2 * self._label_margin
+
+        def is_too_long(letters: int) -> bool:
+            return self.pen.textlength(text[:letters] + "...", font=font) > width
+
+        if self.pen.textlength(text, font=font) <= width:
+            return font, text
+        # As many letters as fit, at least one
+        letters = 1 + bisect_left(range(2, len(text)), True, key=is_too_long)
+        return font, text[:letters] + "..."
+
+    def _draw_label(self, label: Rectangle, caption: str, colour: Colour) -> None:
+        """Draw a label on a background of ``colour``."""
+        font, text = self._label_text(caption)
+        self.pen.rectangle(label, fill=colour)
+        left_middle = (label.x0 + self._label_margin, (label.y0 + label.y1) / 2)
+        self.pen.text(left_middle, text, fill=_text_colour(colour), font=font, anchor="lm")
+
+    def _best_position(
         self,
         box: NDArray[np.float64],
         caption: str,
-        colour: Colour,
-        occupied: Sequence[Rectangle],
-    ) -> Rectangle:
-        """Draw a label on a coloured background at a corner of the box, and return its rectangle.
+        taken: Sequence[Rectangle],
+        boxes: NDArray[np.float64],
+        index: int,
+        is_crowded: bool,
+    ) -> Rectangle | None:
+        """Return the rectangle of a label that covers the least of all ``boxes`` [D,4].
 
-        The label lies inside of the image. The first corner that is free of ``occupied``
-        rectangles is used, or the first of all if none is free.
+        ``box`` is the one with this index. None if every position overlaps a rectangle of
+        ``taken``, or, in a crowded image, hides another box.
         """
-        margin = max(3, round(1.5 * self.line_width))
-        caption = self._shorten(caption, self.image.width - 2 * margin)
-        text_width = self.pen.textlength(caption, font=self.font)
-        ascent, descent = font_metrics(self.font)
-        width = min(text_width + 2 * margin, self.image.width)
-        height = min(ascent + descent + margin, self.image.height)
-        candidates = self._label_positions(box, width, height)
-        label = candidates[0]
-        for candidate in candidates:
-            if not any(candidate.overlaps(other) for other in occupied):
-                label = candidate
-                break
-        self.pen.rectangle(label, fill=colour)
-        left_middle = (label.x0 + margin, (label.y0 + label.y1) / 2)
-        self.pen.text(left_middle, caption, fill=_text_colour(colour), font=self.font, anchor="lm")
-        return label
+        size = self._label(caption)
+        best, best_covered = None, np.inf
+        sides = (boxes[:, 2:] - boxes[:, :2]).clip(min=1)
+        box_areas = sides[:, 0] * sides[:, 1]
+        for label in self._label_positions(box, size.x1, size.y1):
+            if any(label.overlaps(other) for other in taken):
+                continue
+            overlaps = _overlap_areas(label, boxes)
+            hidden = overlaps / box_areas  # [D] the part of each box
+            own_hidden = float(hidden[index])
+            overlaps[index] = hidden[index] = 0
+            if is_crowded and max(own_hidden, hidden.max()) > _MAX_HIDDEN:
+                continue
+            # A label may lie in its own box, but should not hide it.
+            covered = overlaps.sum() / label.area + (own_hidden if own_hidden > _MAX_HIDDEN else 0)
+            if covered < best_covered - 0.1:  # a little more is no reason for a worse corner
+                best, best_covered = label, covered
+        return best
 
     def _label_positions(
         self, box: NDArray[np.float64], width: float, height: float
@@ -275,13 +399,6 @@ class DrawingCanvas:
                     moved.append(label)
         return unmoved + moved
 
-    def _shorten(self, caption: str, width: float) -> str:
-        """Return the caption as one line of at most ``width`` pixels."""
-        caption = " ".join(caption.split())
-        while len(caption) > 1 and self.pen.textlength(caption, font=self.font) > width:
-            caption = caption[:-2] + "…"
-        return caption
-
     def _clip(self, box: NDArray[np.float64]) -> tuple[int, int, int, int]:
         """Return the box inside of the canvas, in whole pixels, with x0 <= x1 and y0 <= y1."""
         width, height = self.image.size
@@ -290,10 +407,13 @@ class DrawingCanvas:
         return x0, y0, x1, y1
 
 
-def font_metrics(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
-    """Return how far the letters reach above and below the base line, in pixels."""
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font.getmetrics()
+def _overlap_areas(label: Rectangle, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area of each of the boxes [D,4] that a label covers: [D]."""
+    low = np.maximum(boxes[:, :2], [label.x0, label.y0])
+    high = np.minimum(boxes[:, 2:], [label.x1, label.y1])
+    sides = (high - low).clip(min=0)
+    areas: NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+    return areas
 
 
 def _text_colour(background: Colour) -> Colour:

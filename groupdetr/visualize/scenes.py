@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from groupdetr.visualize.images import INK, PAPER, Colour, DrawingCanvas, font_metrics, palette
+from groupdetr.visualize.images import (
+    INK,
+    MIN_FONT_SIZE,
+    PAPER,
+    Colour,
+    DrawingCanvas,
+    palette,
+)
 
 Floats = NDArray[np.float64]
 
@@ -192,14 +199,15 @@ def _draw_camera(
     """Draw boxes on the image of one camera, detections on top of annotated objects."""
     scale = width * _SUPERSAMPLING / image.width
     size = (width * _SUPERSAMPLING, round(image.height * scale))
-    canvas = DrawingCanvas(image.resize(size, Image.Resampling.LANCZOS), 1)
+    min_font_size = _SUPERSAMPLING * MIN_FONT_SIZE
+    canvas = DrawingCanvas(image.resize(size, Image.Resampling.LANCZOS), 1, min_font_size)
     projection = np.diag([scale, scale, 1, 1]) @ lidar_to_image
     _draw_wireframes(canvas, truth, projection, filled=False)
     _draw_wireframes(canvas, detections, projection, filled=True)
-    # The name of the camera is the first label. Those of boxes do not cover it.
-    occupied = [canvas.draw_label(np.zeros(4), name, INK, [])]
-    for box, caption, colour in _visible_captions(canvas, detections, projection):
-        occupied.append(canvas.draw_label(box, caption, colour, occupied))
+    # The labels of boxes do not cover the name of the camera.
+    camera_label = canvas.draw_corner_label(name, INK)
+    captions = list(_visible_captions(canvas, detections, projection))
+    canvas.draw_labels(captions, [camera_label])
     return _reduce(canvas.image)
 
 
@@ -363,7 +371,7 @@ class _BirdsEyeView:
             return self.canvas.image
         font = self.canvas.font
         side = self.canvas.image.height
-        line_height = sum(font_metrics(font))
+        line_height = sum(font.getmetrics())
         text_widths = [self.pen.textlength(name, font=font) for name, _ in entries]
         width = 2 * line_height + max(text_widths)
         # The whole width must be divisible by the factor of the reduction.

@@ -17,12 +17,24 @@ import torch
 from torch import Tensor
 
 from groupdetr.checkpoints import native
+from groupdetr.checkpoints.layout import Layout, RecipeFields
+from groupdetr.checkpoints.metadata import UNTRUSTED, check_recipe_fields, invalid
+from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.errors import UsageError, WeightsError
+from groupdetr.experiments import Experiment
+from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
 from groupdetr.weights.adapt import count_classes
 from groupdetr.weights.loading import (
     LoadReport,
     convert_checkpoint,
+    errors_of_a_recipe,
+    expect_dimensions,
+    expect_size_of_file,
     file_categories,
+    file_options,
+    file_preset,
     load_weights,
     restore_groups,
 )
@@ -38,42 +50,47 @@ def import_weights(
     preset: str | None = None,
     file_groups: int | None = None,
     layout: str | None = None,
+    entry: str | None = None,
     **options: Any,
 ) -> LoadReport:
     """Write the weights of ``source`` to ``out``, a .safetensors file of this library.
 
     The file contains the recipe and the classes. ``preset`` is by default the one that the
     checkpoint belongs to. ``options`` are recipe fields that replace those of the checkpoint, such
-    as ``num_groups=1``, which keeps group 0. ``file_groups`` and ``layout`` as in `load_weights`.
+    as ``num_groups=1``, which keeps group 0. ``file_groups``, ``layout`` and ``entry`` as in
+    `load_weights`.
     """
     # Presets are above this package, and only an import needs them.
     from groupdetr.registry import experiment, recipe_to_dict
 
-    file_layout, file = convert_checkpoint(source, layout)
-    preset = preset or file_layout.preset(file)
-    preset_experiment = experiment(preset)
+    file_layout, file = convert_checkpoint(source, layout, entry)
+    preset_experiment = experiment(preset) if preset else _experiment_of(file_layout, file)
     preset_recipe = preset_experiment.recipe
+    preset = preset_recipe.preset
 
     # The caller's options override the metadata, and these override the sizes of tensors.
-    known = {**file_layout.options(file), **options}
-    known |= {"preset": preset, "pretrained_backbone": False}
-    num_heads = known.get("num_heads", preset_recipe.num_heads)
-    sizes = sizes_from_tensors(file.state, num_heads)
+    metadata = file_options(file_layout, file)
+    known = {**metadata, **options, "preset": preset, "pretrained_backbone": False}
+    sizes = _sizes(file, known.get("num_heads", preset_recipe.num_heads))
     known_sizes = {name: size for name, size in sizes.items() if hasattr(preset_recipe, name)}
     fields = {**known_sizes, **known}
+    check_recipe_fields(fields, file.where)
 
     # A model without memory for its parameters is enough to know which of their axes are groups,
     # queries and classes.
-    with torch.device("meta"):
-        outline = preset_recipe.with_options(**fields).build()
+    outline_recipe = _recipe(preset_recipe, fields, options, file.where)
+    with errors_of_a_recipe(outline_recipe, file.where), torch.device("meta"):
+        outline = outline_recipe.build()
     declared = declared_axes(outline)
+    expect_dimensions(file.state, outline.state_dict(), declared, file.where)
     state = restore_groups(
         file, outline.state_dict(), declared, file_groups, preset_recipe.num_queries
     )
-    recipe = preset_recipe.with_options(**{**counts_from_tensors(state, declared), **fields})
+    fields = {**counts_from_tensors(state, declared), **fields}
+    recipe = _recipe(preset_recipe, fields, options, file.where)
 
-    model = recipe.build()
-    report = load_weights(model, source, file_groups=file_groups, layout=layout)
+    model = _build(recipe, file)
+    report = load_weights(model, source, file_groups=file_groups, layout=layout, entry=entry)
     num_classes = count_classes(state, declared, file.where)
     categories = file_categories(file_layout, file, num_classes)
     if not categories:
@@ -88,6 +105,66 @@ def import_weights(
         ]
     )
     return report
+
+
+def _experiment_of(layout: Layout, file: Checkpoint) -> Experiment:
+    """Return the experiment that a file belongs to. `WeightsError` if it is unknown or unclear."""
+    from groupdetr.registry import experiment
+
+    try:
+        return experiment(file_preset(layout, file))
+    except WeightsError:
+        raise
+    except UsageError as error:
+        raise WeightsError(error.what, file.where, error.remedy) from error
+
+
+def _sizes(file: Checkpoint, num_heads: object) -> dict[str, int]:
+    """Return the recipe fields that follow from the tensors of a file.
+
+    `WeightsError` if a tensor has fewer axes than it must have.
+    """
+    if not isinstance(num_heads, int) or num_heads < 1:
+        raise invalid("the number of attention heads", num_heads, "at least 1", file.where)
+    try:
+        return sizes_from_tensors(file.state, num_heads)
+    except (ArithmeticError, LookupError, TypeError) as error:
+        raise WeightsError(
+            "the tensors of this file have other shapes than their names need",
+            file.where,
+            UNTRUSTED,
+        ) from error
+
+
+def _recipe(
+    preset_recipe: Recipe, fields: RecipeFields, options: RecipeFields, where: str
+) -> Recipe:
+    """Return a recipe with other fields, of which the caller gave the ``options``.
+
+    `UsageError` if the caller's are wrong, `WeightsError` if those of the file are.
+    """
+    try:
+        return preset_recipe.with_options(**fields)
+    except (TypeError, UsageError, ValueError) as error:
+        reason = getattr(error, "what", str(error))
+        of_caller = [f"{name}={value!r}" for name, value in options.items() if name in reason]
+        if of_caller:
+            raise UsageError(reason, where, f"change {', '.join(of_caller)}") from error
+        raise WeightsError(
+            f"the metadata or the tensors of this file do not fit the model: {reason}",
+            where,
+            "name the model that the weights belong to: --model NAME (Python: preset=NAME)",
+        ) from error
+
+
+def _build(recipe: Recipe, file: Checkpoint) -> DetectionTransformer:
+    """Return the model for a file. `WeightsError` if it is far larger than the file."""
+    with errors_of_a_recipe(recipe, file.where):
+        with torch.device("meta"):
+            outline = recipe.build()
+        sizes = [tensor.numel() for tensor in file.state.values()]
+        expect_size_of_file(outline, sizes, file.where)
+        return recipe.build()
 
 
 def counts_from_tensors(

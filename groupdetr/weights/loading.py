@@ -7,16 +7,26 @@ The report has a line for each step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from groupdetr.checkpoints import native
 from groupdetr.checkpoints.layout import IdAndName, Layout, Metadata, RecipeFields, refuse
+from groupdetr.checkpoints.metadata import (
+    UNTRUSTED,
+    check_categories,
+    check_recipe_fields,
+    check_text,
+)
 from groupdetr.checkpoints.native import unique_state
 from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
+from groupdetr.checkpoints.wrappers import unwrap
+from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.backbones.pretrained_layouts import BACKBONES, refuse_backbone_only
@@ -44,6 +54,9 @@ from groupdetr.weights.official_petr import MMDET3D_PETR, OFFICIAL_PETR
 # Recipe fields of the image's position embedding. They differ between published weights of one
 # detector and do not follow from the tensors. The model is changed to those of the file.
 POSITION_FIELDS = ("temperature", "offset")
+# A model may have this many times the elements of its file, plus these, about 500 MB.
+MAX_GROWTH = 4
+MIN_ELEMENTS = 2**27
 # Other recipe fields that do not follow from the tensors. The model keeps its own, and the report
 # has a line for each that differs.
 OTHER_FIELDS = ("num_heads", "dilated", "eps")
@@ -52,6 +65,8 @@ OTHER_FIELDS = ("num_heads", "dilated", "eps")
 def _native_recipe(file: Checkpoint) -> RecipeFields:
     fields = dict(file.metadata.get("recipe", {}))
     fields.pop("class", None)  # not a field: the class of the recipe
+    # A file cannot make this library read another file, or download one.
+    fields.pop("pretrained_backbone", None)
     return fields
 
 
@@ -65,7 +80,8 @@ def _native_preset(file: Checkpoint) -> str:
         raise WeightsError(
             "the file does not say which model it is",
             file.where,
-            f"name the model: groupdetr import {file.where} --model NAME (Python: preset=NAME)",
+            f"name the model: groupdetr import {quote(file.where)} --model NAME "
+            "(Python: preset=NAME)",
         )
     return str(recipe["preset"])
 
@@ -119,6 +135,7 @@ def load_weights(
     class_names: Sequence[str] | None = None,
     file_groups: int | None = None,
     layout: str | None = None,
+    entry: str | None = None,
 ) -> LoadReport:
     """Load weights of an official layout, of Hugging Face, of detrex or of this library.
 
@@ -127,7 +144,7 @@ def load_weights(
     the file and ``class_names`` (those of the model) have are loaded, the others newly initialised.
     ``file_groups`` is K of a file that has K*N query rows and does not say how many groups they
     are. ``layout`` is the title of the layout of a file that may have several and does not say
-    which.
+    which. ``entry`` selects one of several sets of weights in a file, such as ``ema``, by its key.
 
     The temperature and the offset of the image's position embedding become those of the file, in
     the model and in ``model.recipe``. `WeightsError` if the weights do not fit; the model is then
@@ -147,11 +164,11 @@ def load_weights(
     declared = {name: axes for name, axes in declared_axes(model).items() if name in model_state}
     expect_recipe_sizes(declared, model_state, model.recipe)
 
-    file_layout, file = convert_checkpoint(source, layout)
+    file_layout, file = convert_checkpoint(source, layout, entry)
     where = file.where
-    file_recipe = file_layout.options(file)
+    file_recipe = file_options(file_layout, file)
     report = LoadReport()
-    report.add([f"{where}: read as {file_layout.title}, {len(file.state)} tensors"])
+    report.add([f"{where}: read as {file_layout.title}, {len(file.state)} tensors", *file.notes])
     refuse(file.state.keys() - model.state_dict().keys(), "the model has no", where)
     refuse(model_state.keys() - file.state.keys(), "the file has no", where)
     refuse(
@@ -160,6 +177,7 @@ def load_weights(
         where,
     )
 
+    expect_dimensions(file.state, model_state, declared, where)
     state = restore_groups(file, model_state, declared, file_groups, model.recipe.num_queries)
     # A parameter that layers share is loaded under its first name.
     state = {name: state[name] for name in model_state}
@@ -193,6 +211,62 @@ def load_weights(
         new_recipe = model_recipe | report.recipe_changes
         model.encoder.set_position_embedding(new_recipe["temperature"], new_recipe["offset"])
     return report
+
+
+def build_for_file(recipe: Recipe, path: Path) -> DetectionTransformer:
+    """Return the model of the recipe that a file of this library has, with random weights.
+
+    It is built without memory first. `WeightsError` if it cannot be built, or if it is larger than
+    the file: metadata are data of somebody else, and must not fill the memory.
+    """
+    where = str(path)
+    with errors_of_a_recipe(recipe, where):
+        try:
+            with torch.device("meta"):
+                outline = recipe.build()
+        except NotImplementedError:
+            # A plugin may use operations that need values. It is code that the user has chosen.
+            return recipe.build()
+        expect_size_of_file(outline, native.sizes(path), where)
+        return recipe.build()
+
+
+@contextmanager
+def errors_of_a_recipe(recipe: Recipe, where: str) -> Iterator[None]:
+    """Turn the errors of building a recipe from a file into a `WeightsError`.
+
+    A field has a valid value on its own, but it may not fit the others. Errors of a recipe from
+    outside of this library are left as they are, because its author needs to see them.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        if not type(recipe).__module__.startswith("groupdetr."):
+            raise
+        reason = getattr(error, "what", str(error) or type(error).__name__)
+        raise WeightsError(
+            f"no model can be built from the recipe in this file: {reason.splitlines()[0][:200]}",
+            where,
+            UNTRUSTED,
+        ) from error
+
+
+def expect_size_of_file(outline: nn.Module, sizes: Iterable[int], where: str) -> None:
+    """Raise `WeightsError` if a model is far larger than the tensors of its file.
+
+    ``outline`` is the model, which may be without memory, and ``sizes`` are the numbers of elements
+    of the file's tensors. The model may have more groups and queries.
+    """
+    ours = sum(tensor.numel() for tensor in unique_state(outline).values())
+    theirs = sum(sizes)
+    if ours > MAX_GROWTH * theirs + MIN_ELEMENTS:
+        raise WeightsError(
+            f"the model that this file describes has {ours} parameters, and the file {theirs}",
+            where,
+            UNTRUSTED,
+        )
 
 
 def expect_recipe_sizes(
@@ -244,15 +318,50 @@ def _differs(name: str, model: Metadata, file: Metadata) -> bool:
     return ours is not None and theirs is not None and ours != theirs
 
 
+def file_options(layout: Layout, file: Checkpoint) -> RecipeFields:
+    """Return the recipe fields that a file's metadata gives.
+
+    `WeightsError` if they are not numbers, texts, or lists of these.
+    """
+    with odd_metadata(file.where):
+        options = layout.options(file)
+    check_recipe_fields(options, file.where)
+    return options
+
+
+def file_preset(layout: Layout, file: Checkpoint) -> str:
+    """Return the preset that a file belongs to. `WeightsError` if that is unclear."""
+    with odd_metadata(file.where):
+        preset = layout.preset(file)
+    check_text("the name of the model", preset, file.where)
+    return preset
+
+
+@contextmanager
+def odd_metadata(where: str) -> Iterator[None]:
+    """Turn the errors of reading metadata into a `WeightsError`.
+
+    The entries may be anything, and fail in as many ways.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise WeightsError(
+            f"the metadata of this file cannot be used: {str(e).partition(chr(10))[0][:200]}",
+            where,
+            "get the file again from a source that you trust",
+        ) from e
+
+
 def convert_checkpoint(
-    source: str | Path, layout_title: str | None = None
+    source: str | Path, layout_title: str | None = None, entry: str | None = None
 ) -> tuple[Layout, Checkpoint]:
     """Return a file's layout, and its tensors under our names.
 
     ``layout_title`` selects that layout, if the file's names fit it. A file without metadata has
-    the only layout that its names fit, if there is only one.
+    the only layout that its names fit, if there is only one. ``entry`` as in `load_weights`.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = unwrap(_open(source, entry), (*LAYOUTS, *BACKBONES))
     fitting = [layout for layout in LAYOUTS if layout.fits(checkpoint.state)]
     is_unambiguous = len(fitting) == 1 and not checkpoint.metadata
     for layout in fitting:
@@ -269,7 +378,7 @@ def convert_checkpoint(
         raise WeightsError(
             f"by its names it may be {titles}, and it does not say which",
             checkpoint.where,
-            f'name the layout: groupdetr import {checkpoint.where} --layout "{title}" '
+            f'name the layout: groupdetr import {quote(checkpoint.where)} --layout "{title}" '
             f'(Python: layout="{title}")',
         )
     if any(layout.fits(checkpoint.state) for layout in BACKBONES):
@@ -283,12 +392,30 @@ def convert_checkpoint(
     )
 
 
+def _open(source: str | Path, entry: str | None) -> Checkpoint:
+    """Open a checkpoint. For the name of a model, the error says where weights come from."""
+    # Presets are above this package, and only this error needs them.
+    from groupdetr.registry import list_models
+
+    if str(source) in list_models() and not Path(source).exists():
+        raise WeightsError(
+            "this is the name of a model, and not a file of its weights",
+            str(source),
+            "download the published weights of the detector, and pass the file; "
+            "docs/reproducing.md lists the files that can be read",
+        )
+    return open_checkpoint(source, entry)
+
+
 def file_categories(layout: Layout, file: Checkpoint, num_classes: int) -> list[IdAndName]:
     """Return the id and name of each of the file's classes, of which there are ``num_classes``.
 
-    It is [] if the file has none, or has another number of them.
+    It is [] if the file has none, or has another number of them. `WeightsError` if they are not
+    pairs of an id and a name.
     """
-    categories = layout.categories(file.metadata)
+    with odd_metadata(file.where):
+        categories = layout.categories(file.metadata)
+    check_categories(categories, file.where)
     return categories if len(categories) == num_classes else []
 
 
@@ -320,6 +447,25 @@ def restore_groups(
     return state
 
 
+def expect_dimensions(
+    theirs: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    declared: Mapping[str, ParameterAxes],
+    where: str,
+) -> None:
+    """Raise `WeightsError` if a tensor of the file has not as many axes as the model's.
+
+    It may lack the axis of groups.
+    """
+    wrong = []
+    for name, tensor in theirs.items():
+        axes = declared.get(name)
+        may_lack_groups = axes is not None and lacks_groups(tensor, ours[name], axes)
+        if name in ours and tensor.ndim != ours[name].ndim and not may_lack_groups:
+            wrong.append(f"{name} {tuple(tensor.shape)} for {tuple(ours[name].shape)}")
+    refuse(wrong, "of another shape than the model's:", where)
+
+
 def count_groups(file: Checkpoint, rows: int, file_groups: int | None, num_queries: int) -> int:
     """Return how many groups K*N query ``rows`` are.
 
@@ -333,7 +479,7 @@ def count_groups(file: Checkpoint, rows: int, file_groups: int | None, num_queri
         raise WeightsError(
             f"{rows} query rows are not a whole number of groups of {num_queries}",
             file.where,
-            f"say how many groups they are: groupdetr import {file.where} --file-groups 1 "
+            f"say how many groups they are: groupdetr import {quote(file.where)} --file-groups 1 "
             "(Python: file_groups=1)",
         )
     return groups

@@ -17,6 +17,7 @@ from groupdetr.checkpoints.layout import (
     with_prefixes,
 )
 from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.console.text import quote
 from groupdetr.errors import WeightsError
 from groupdetr.weights.coco_names import COCO_91
 
@@ -95,9 +96,13 @@ def r50_or_dc5(family: str, dilation: str, file: Checkpoint) -> str:
         raise WeightsError(
             f"the file does not say if it is {r50} or {dc5}",
             file.where,
-            f"name the model: groupdetr import {file.where} --model {r50} (Python: preset={r50!r})",
+            f"name the model: groupdetr import {quote(file.where)} --model {r50} "
+            f"(Python: preset={r50!r})",
         )
-    return dc5 if file.metadata[dilation] else r50
+    is_dilated = file.metadata[dilation]
+    if not isinstance(is_dilated, bool):
+        raise TypeError(f"{dilation} is a {type(is_dilated).__name__}, not true or false")
+    return dc5 if is_dilated else r50
 
 
 OFFICIAL = Layout(

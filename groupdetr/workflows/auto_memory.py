@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.memory import create_meter, format_bytes, is_out_of_memory, usable_bytes
 from groupdetr.engine.optimizer import create_ema, create_optimizer
@@ -28,6 +29,7 @@ from groupdetr.errors import UsageError
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.group_chunks import groups_are_independent, with_loss
 from groupdetr.settings import Settings
+from groupdetr.structures.step_objects import StepObjects
 from groupdetr.workflows.detector_plan import DetectorPlan
 
 
@@ -84,7 +86,7 @@ def oom_hint(plan: DetectorPlan) -> str:
     search = PlanSearch(step_plans, probe, memory, known_failures=[failed_problem.current])
     if search.result is None:
         return f"resume with {memory_hints(settings)}"
-    return f"groupdetr train --resume {plan.run.path} {flags(search.result)}"
+    return f"groupdetr train --resume {quote(plan.run.path)} {flags(search.result)}"
 
 
 def flags(step_plan: StepPlan) -> str:
@@ -328,9 +330,9 @@ class MemoryProbe:
         micro_batch = self.problem.worst_case.batch(plan.images)
         network = self.state.model_with_loss(plan.chunk)
         targets = [target.to(device) for target in micro_batch.targets]
-        mean_objects = torch.ones((), device=device)
+        step = StepObjects([len(target) for target in targets])
         with self.accelerator.autocast():
-            loss, _ = network(micro_batch.images(device), targets, mean_objects)
+            loss, _ = network(micro_batch.images(device), targets, step)
         loss.backward()
 
 

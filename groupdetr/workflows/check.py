@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from groupdetr.console.output import create_console
 from groupdetr.data.check import CheckReport
 from groupdetr.data.check import check as check_coco
 from groupdetr.data.layouts import load
 from groupdetr.data.nuscenes.version import check_version, is_version
 from groupdetr.data.nuscenes.version import load as load_version
 from groupdetr.data.records import TrainingData
-from groupdetr.engine.progress import create_console
 from groupdetr.engine.run_folder import write_json
-from groupdetr.errors import DataError
+from groupdetr.errors import DataError, UsageError
+from groupdetr.settings import MANY, RANGES, expect_in_range
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
+from groupdetr.workflows.output_folder import expect_check_file
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class CheckResult:
 
     def show(self) -> None:
         """Print the report."""
-        create_console().print(self.report.render(), markup=False)
+        create_console().print(self.report.render())
 
 
 def check(
@@ -54,9 +57,13 @@ def check(
 
     >>> groupdetr.check("data/mine").raise_for_errors()
     """
+    expect_in_range("queries", queries, 1, MANY)
+    expect_in_range("workers", workers, *RANGES["workers"])
+    if workers == 0:
+        raise UsageError("workers must be at least 1: they are threads that decode images")
     data = Path(data)
     if is_version(data):
-        return check_version(data, decode)
+        return check_version(data, decode, num_queries=queries)
     images = Path(images) if images is not None else None
     return check_coco(data, images, queries, decode, workers, masks)
 
@@ -72,8 +79,12 @@ def check_command(
     out: Path | None,
 ) -> CheckResult:
     """Check a dataset. The arguments are the options of `groupdetr check`."""
+    if out is not None:
+        expect_check_file(out / "check.json")
     report = check(data, images, queries=queries, decode=decode, masks=masks, workers=workers)
     if out is not None:
+        if report.dataset is not None:
+            expect_outside_dataset(out, dataset_folders(report.dataset.metadata()))
         write_json(out / "check.json", report.to_json())
     return CheckResult(report)
 

@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from groupdetr.console.output import create_console
 from groupdetr.engine.accelerator import cores, environment
-from groupdetr.engine.progress import create_console, format_duration, format_percent
+from groupdetr.engine.progress import format_duration, format_percent
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import UsageError
 from groupdetr.registry import experiment
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.run_summary import format_versions
-from groupdetr.settings import expect_positive
+from groupdetr.settings import MANY, RANGES, expect_in_range, expect_positive
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.demo_spec import DemoSpec
 from groupdetr.tasks.registry import task_class
+from groupdetr.workflows.output_folder import expect_demo_folder
 from groupdetr.workflows.parallel_runs import TrainingRun
 from groupdetr.workflows.task_workflows import workflows_for
 
@@ -37,7 +39,11 @@ class DemoPlan:
     at_once: int | None  # trainings in parallel; None: 2 if there are two cores
 
     def __post_init__(self) -> None:
-        expect_positive(epochs=self.epochs, seeds=self.seeds, at_once=self.at_once)
+        expect_positive(epochs=self.epochs)
+        expect_in_range("groups", self.groups, 1, MANY)
+        expect_in_range("seeds", self.seeds, 1, 1000)
+        expect_in_range("seed", self.seed, *RANGES["seed"])
+        expect_in_range("at_once", self.at_once, 1, 1000)
 
     @property
     def data(self) -> Path:
@@ -97,6 +103,7 @@ class DemoPlan:
 
         Otherwise two comparisons would be mixed. The options are recorded in demo.json.
         """
+        expect_demo_folder(self.folder)
         recorded = self.folder / "demo.json"
         current = {**options, "groups": self.groups, "epochs": self.epochs}
         if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) != current:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from groupdetr.analysis.isolation import DetectorIsolation, measure
+from groupdetr.console.output import create_console
 from groupdetr.engine.accelerator import create_accelerator, environment
 from groupdetr.registry import create_model
 from groupdetr.settings import Settings
@@ -41,14 +42,15 @@ class DoctorResult:
 
     def show(self) -> None:
         """Print the environment and the three measurements."""
+        console = create_console()
         for name, value in self.environment.items():
             if name == "packages":
                 value = ", ".join(f"{package} {version}" for package, version in value.items())
             elif isinstance(value, list):
                 value = ", ".join(value) or "none"
-            print(f"{name:<10}{value}")
-        print(f"{'device':<10}{self.device}")
-        print(
+            console.print(f"{name:<10}{value}")
+        console.print(f"{'device':<10}{self.device}")
+        console.print(
             f"\ngroup isolation of {self.model}: "
             "the largest difference of any logit or box coordinate"
         )
@@ -58,11 +60,11 @@ class DoctorResult:
             "inference": "between inference and the primary group in training",
         }
         for name, explanation in measurements.items():
-            print(f"  {getattr(self.isolation, name):.1e}  {explanation}")
+            console.print(f"  {getattr(self.isolation, name):.1e}  {explanation}")
         if self.isolation.holds:
-            print("groups are separate")
+            console.print("groups are separate")
         else:
-            print("GROUPS LEAK INTO EACH OTHER: this is not Group DETR")
+            console.print("GROUPS LEAK INTO EACH OTHER: this is not Group DETR")
 
 
 def doctor(*, model: str, groups: int, device: str) -> DoctorResult:

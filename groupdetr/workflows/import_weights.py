@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from groupdetr.console.output import create_console
+from groupdetr.console.text import quote
+from groupdetr.errors import UsageError
+from groupdetr.settings import MANY, expect_in_range
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.weights.importing import import_weights
+from groupdetr.workflows.output_folder import expect_import_file
 from groupdetr.workflows.task_workflows import workflows_for
 
 
@@ -18,18 +23,31 @@ def import_checkpoint(
     queries: int | None,
     file_groups: int | None,
     layout: str | None,
+    entry: str | None,
 ) -> Path:
     """Convert a published checkpoint and return the file that was written.
 
     The arguments are the options of `groupdetr import`.
     """
+    if not source.name:
+        raise UsageError(
+            "the checkpoint has no name",
+            str(source.resolve()),
+            "name the file, or the folder by its own name",
+        )
+    expect_in_range("groups", groups, 1, MANY)
+    expect_in_range("queries", queries, 1, MANY)
+    expect_in_range("file_groups", file_groups, 1, MANY)
     out = out or source.with_suffix(".groupdetr.safetensors")
+    expect_import_file(source, out)
     options = {}
     if groups is not None:
         options["num_groups"] = groups
     if queries is not None:
         options["num_queries"] = queries
-    report = import_weights(source, out, model, file_groups, layout, **options)
-    next_command = f"groupdetr predict {out} {workflows_for(task_of(out)).predict_argument}"
-    print("\n".join([*report.lines, f"written to {out}; next: {next_command}"]))
+    report = import_weights(source, out, model, file_groups, layout, entry, **options)
+    argument = workflows_for(task_of(out)).predict_argument
+    next_command = f"groupdetr predict {quote(out)} {argument}"
+    lines = [*report.lines, f"written to {out}; next: {next_command}"]
+    create_console().print("\n".join(lines))
     return out

@@ -125,19 +125,20 @@ class Comparison:
         It is None as long as the time of either run is not known.
         """
         folder = self.base.folder.with_name(f"{self.base.folder.name}-longer")
+        base_steps, base_epochs = self.base.steps, self.base.settings.epochs
         if RunFolder(folder).config.is_file():
-            # The run was started before, with the epochs that were chosen then.
-            epochs = RunFolder(folder).read_config()["settings"]["epochs"]
+            # The run was started before, with the steps that were chosen then.
+            steps = int(RunFolder(folder).read_config()["settings"]["steps"])
+            epochs = float(f"{base_epochs * steps / base_steps:.3g}")
         else:
             if not self.base.done:
                 return None
             if self.grouped.last_step() < MIN_TIMED_FRACTION * self.grouped.steps:
                 return None
             ratio = self.grouped.seconds_per_step() / self.base.seconds_per_step()
-            exact_epochs = self.base.settings.epochs * max(1.0, ratio)
             # Three significant digits, because epochs may be fewer than one.
-            epochs = float(f"{exact_epochs:.3g}")
-        steps = round(self.base.steps * epochs / self.base.settings.epochs)
+            epochs = float(f"{base_epochs * max(1.0, ratio):.3g}")
+            steps = round(base_steps * epochs / base_epochs)
         settings = replace(self.base.settings, epochs=epochs, steps=steps)
         return replace(self.base, folder=folder, settings=settings, steps=steps)
 
@@ -229,9 +230,7 @@ def stop(processes: Collection[subprocess.Popen[bytes]], console: Console) -> No
     running = [process for process in processes if process.poll() is None]
     if not running:
         return
-    console.print(
-        f"stopping {len(running)} trainings; the same command continues them later", markup=False
-    )
+    console.print(f"stopping {len(running)} trainings; the same command continues them later")
     try:
         for process in running:
             process.terminate()
@@ -273,9 +272,9 @@ class ProgressBars:
         self.notebook_lines: dict[TrainingRun, str] = {}
         self.last_print = 0.0
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groupdetr.errors import UsageError
-from groupdetr.settings import expect_positive
+from groupdetr.settings import MANY, RANGES, expect_in_range
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.output_folder import output_folder
@@ -28,12 +28,20 @@ def predict(
 
     The arguments are the options of `groupdetr predict`.
     """
-    expect_positive(imgsz=imgsz)
+    expect_in_range("imgsz", imgsz, *RANGES["imgsz"])
+    expect_in_range("limit", limit, 1, MANY)
     if score is not None and not 0 <= score <= 1:
         raise UsageError(
             f"score must be between 0 and 1, not {score}", remedy="--score 0.5, for example"
         )
-    workflows = workflows_for(task_of(run))
+    task = task_of(run)
+    if task.input_kind == "images" and (split != "val" or limit is not None):
+        raise UsageError(
+            "--split and --limit are for scenes, and this detector takes images",
+            str(run),
+            "leave them out, and name the images",
+        )
+    workflows = workflows_for(task)
     return workflows.predict(
         run,
         inputs,

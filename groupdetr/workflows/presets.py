@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from rich.text import Text
 
-from groupdetr.engine.progress import create_console
+from groupdetr.console.output import create_console
 from groupdetr.errors import UsageError
 from groupdetr.experiments import EXPERIMENTS, Experiment
 from groupdetr.registry import list_models, recipe_to_dict
@@ -56,9 +56,9 @@ class PresetList:
         console.print(ABBREVIATIONS)
         for title, experiments in sections(self.experiments).items():
             console.print()
-            console.print(Text(title, style="bold"))
+            console.print(Text(console.printable(title), style="bold"))
             for line in format_section(experiments):
-                console.print(line, markup=False)
+                console.print(line)
 
 
 def presets(*, pattern: str) -> PresetList:

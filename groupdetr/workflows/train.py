@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
+import os
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
-from html import escape
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Unpack
@@ -26,21 +27,25 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from groupdetr.checkpoints.native import save
+from groupdetr.console.output import create_console
+from groupdetr.console.text import escape_html, file_name, quote
+from groupdetr.data.fingerprint import differences
 from groupdetr.data.records import TrainingData
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.accelerator import create_accelerator, environment, loader_workers
 from groupdetr.engine.callbacks import Callback, check_callbacks
 from groupdetr.engine.memory import is_out_of_memory
+from groupdetr.engine.optimizer import MAX_WARMUP
 from groupdetr.engine.progress import (
     ProgressCallback,
-    create_console,
     format_duration,
     format_percent,
 )
-from groupdetr.engine.run_folder import RunFolder, write_json, write_text
+from groupdetr.engine.run_folder import RunFolder, timestamp, write_json, write_text
+from groupdetr.engine.run_lock import locked
 from groupdetr.engine.tensorboard import tensorboard_callback
 from groupdetr.engine.trainer import Trainer
-from groupdetr.errors import GroupDETRError, UsageError
+from groupdetr.errors import CallbackError, DataError, GroupDETRError, UsageError
 from groupdetr.evaluation import coco, nuscenes
 from groupdetr.evaluation.nan_json import none_to_nan
 from groupdetr.experiments import Experiment
@@ -49,16 +54,42 @@ from groupdetr.modeling.backbones.registry import has_weights
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import require_independent_groups
 from groupdetr.registry import experiment, load_object, loaded_plugins, recipe_to_dict
-from groupdetr.settings import DEFAULT_MODEL, Settings, SettingsOptions
+from groupdetr.settings import DEFAULT_MODEL, Settings, SettingsOptions, option, with_changes
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.registry import task_class
 from groupdetr.tasks.result_formats import format_html
 from groupdetr.tasks.training_config import TrainingConfig
 from groupdetr.workflows.auto_memory import fit_to_memory, oom_hint
 from groupdetr.workflows.detector_plan import DetectorPlan
+from groupdetr.workflows.output_folder import expect_new_run
 from groupdetr.workflows.task_workflows import workflows_for
 
 console = create_console()
+
+# How long after the first signal another one counts as the same request.
+CTRL_C_SECONDS = 0.2
+SIGTERM_SECONDS = 1.0
+LAUNCHER_SECONDS = 3.0  # torchrun and others pass on a signal to their processes
+# Parts of the messages of gloo and NCCL when another process is gone.
+LOST_CONNECTION = ("onnection closed by peer", "onnection reset", "roken pipe", "NCCL error")
+
+FEW_STEPS = 300  # a training with fewer steps is advised against, before it starts
+# Fields of a recipe that --set cannot change: what decides them.
+SET_BY_OTHERS = {
+    "preset": "--model chooses the preset",
+    "num_classes": "the dataset has the classes",
+    "pretrained_backbone": "--pretrained-backbone chooses the weights",
+    "recompute": "--recompute turns it on",
+}
+# Fields of a recipe that have an option of their own.
+OWN_OPTIONS = {"num_groups": "groups", "num_queries": "queries", "backbone": "backbone"}
+# Fields of a recipe that may change when a run is resumed, because its weights keep their meaning.
+CHANGEABLE = (
+    *("num_classes", "pretrained_backbone", "num_detections", "inference_group"),
+    *("group_attention", "match", "dropout", "recompute", "frozen_stages", "num_denoising"),
+    *("denoising_groups", "label_noise_ratio", "box_noise_scale", "denoise", "grid_mask"),
+    "num_samples",
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +115,7 @@ class TrainingResult:
     @property
     def metrics(self) -> JsonObject:
         """The metrics of the best evaluation by name, such as "AP"; {} if there was none."""
-        file = RunFolder(self.path).val / "metrics.json"
+        file = RunFolder(self.path).best_metrics
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     @property
@@ -121,7 +152,7 @@ class TrainingResult:
         links = []
         for file in (RunFolder(self.path).report, self.weights):
             if file.is_file():
-                links.append(f'<a href="{escape(file.as_posix())}">{escape(str(file))}</a>')
+                links.append(f'<a href="{escape_html(file.as_posix())}">{escape_html(file)}</a>')
         stopped = "<p>The training was interrupted.</p>" if self.interrupted else ""
         return f"{format_html([row])}{stopped}<p>{'<br>'.join(links)}</p>"
 
@@ -189,7 +220,7 @@ def train(
     config = replace(
         config,
         **{name: value for name, value in given.items() if value is not None},
-        settings=replace(config.settings, **changes),
+        settings=with_changes(config.settings, changes),
     )
     return run_training(
         config,
@@ -302,6 +333,11 @@ def run_training(
     callbacks: Sequence[Callback] = (),
 ) -> TrainingResult:
     """Make the plan of a training, fit it to the memory if that was asked for, and run it."""
+    if stop_after is not None and stop_after < 1:
+        raise UsageError(f"stop-after must be at least 1, not {stop_after}")
+    for name in ("backbone", "pretrained_backbone"):
+        if getattr(config, name) == "":
+            raise UsageError(f"{option(name)} must be a name, not an empty text")
     if resume is not None and config.groups == "auto":
         raise UsageError(
             "--groups auto cannot be used with --resume, because a run keeps its number of groups",
@@ -309,7 +345,8 @@ def run_training(
             "use --batch auto, which chooses everything else for the memory of this machine",
         )
     if resume is not None:
-        out = out or resume
+        config = resumed_config(config, resume, out)
+        out = resume
     plan = make_plan(config, out=out, resume=resume, stop_after=stop_after)
     if auto_batch or config.groups == "auto":
         plan = fit_to_memory(plan, may_reduce_groups=config.groups == "auto")
@@ -332,10 +369,14 @@ def make_plan(
     if recipe.needs_chunks(config.settings.group_chunk):
         require_independent_groups(GROUP_ATTENTIONS[recipe.group_attention], MATCHES[recipe.match])
     dataset = read_data(config, chosen, recipe, accelerator, resumes=resume is not None)
+    if resume is not None:
+        expect_same_data(RunFolder(resume), dataset)
     recipe = replace(recipe, num_classes=len(dataset.categories))
     workers = loader_workers(config.settings)
     task = task_class(chosen.task)(dataset, config.settings, recipe.num_detections, workers)
     run = choose_folder(config, recipe, out, resumes=resume is not None)
+    if resume is None:
+        expect_new_run(run, dataset.metadata())
     return DetectorPlan(
         task=task,
         settings=config.settings,
@@ -348,8 +389,7 @@ def make_plan(
         recipe=recipe,
         dataset=dataset,
         resumes=resume is not None,
-        # Paths and shapes may have brackets, which rich would read as markup.
-        log=partial(console.print, markup=False) if accelerator.is_main_process else _print_nothing,
+        log=console.print if accelerator.is_main_process else _print_nothing,
     )
 
 
@@ -390,6 +430,14 @@ def make_recipe(config: TrainingConfig, chosen: Experiment, resumes: bool) -> Re
         fields["backbone"] = config.backbone
     for assignment in config.set:
         name, value = _parse_assignment(assignment)
+        if name in SET_BY_OTHERS:
+            raise UsageError(
+                f"--set cannot change {name}", remedy=f"leave it out: {SET_BY_OTHERS[name]}"
+            )
+        is_given_twice = name in OWN_OPTIONS and getattr(config, OWN_OPTIONS[name]) is not None
+        if is_given_twice and fields[name] != value:
+            flag = f"--{OWN_OPTIONS[name]}"
+            raise UsageError(f"{flag} and --set {name} differ", remedy=f"give only {flag}")
         fields[name] = value
     try:
         return chosen.recipe.with_options(**fields)
@@ -415,7 +463,11 @@ def _parse_assignment(text: str) -> tuple[str, object]:
         raise UsageError(
             f"--set takes name=value, not {text!r}", remedy="for example --set dropout=0"
         )
-    return name.strip(), yaml.safe_load(value)
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = f"the value of --set {name.strip()} cannot be read: {value!r}"
+        raise UsageError(what, remedy="write a value of YAML, such as 0.1, true or name") from error
 
 
 def expect_equal_micro_batches(settings: Settings, processes: int) -> None:
@@ -444,9 +496,9 @@ def read_data(
     task = task_class(chosen.task)
     if not accelerator.is_main_process or resumes:
         return task.read(config.data, config.images)
-    report = task.check(config.data, config.images, recipe.num_queries, config.check)
+    report = task.check(config.data, config.images, recipe.queries_of_a_group, config.check)
     if report.verdict != "ok":
-        console.print(report.render(), markup=False)
+        console.print(report.render())
     report.raise_for_errors()
     return report.dataset or task.read(config.data, config.images)
 
@@ -461,35 +513,165 @@ def choose_folder(
     timestamp = time.strftime("%Y%m%d-%H%M%S")
     data_name = Path(config.data or "").stem
     model_name = config.model.replace("/", "-")
-    default = Path("runs") / f"{data_name}-{model_name}-{recipe.num_groups}g-{timestamp}"
+    name = f"{data_name}-{model_name}-{recipe.num_groups}g"
+    default = Path("runs") / f"{file_name(name)}-{timestamp}"
     path = broadcast_object_list([str(out or default)])[0]
     run = RunFolder(Path(path))
-    if not resumes and run.config.exists():
+    if not resumes:
+        expect_no_run(run)
+    return run
+
+
+def expect_no_run(run: RunFolder) -> None:
+    """Raise `UsageError` if there is a run in this folder."""
+    if run.config.exists():
         raise UsageError(
             "this folder already has a run in it",
-            path,
-            f"resume it with --resume {path}, or choose another --out",
+            str(run.path),
+            f"resume it with --resume {quote(run.path)}, or choose another --out",
         )
-    return run
 
 
 def _print_nothing(*_: object) -> None:
     """Print nothing. All processes but the main one use it instead of print."""
 
 
+# resume
+
+
+def resumed_config(config: TrainingConfig, resume: Path, out: Path | None) -> TrainingConfig:
+    """Return the configuration of a run that is resumed with the options of ``config``.
+
+    `UsageError` for options that cannot take effect any more.
+    """
+    if out is not None and not _is_same_path(out, resume):
+        raise UsageError(
+            "a run that is resumed stays in its folder, and --out is another one",
+            str(out),
+            f"leave out --out; to continue in a copy, copy the folder {resume} first",
+        )
+    recorded = TrainingConfig.from_run(resume)
+    if config.set[: len(recorded.set)] != recorded.set:
+        # On the command line, --set replaces its default.
+        config = replace(config, set=(*recorded.set, *config.set))
+    if config.model != recorded.model:
+        raise _fixed("--model", recorded.model, resume)
+    for name in ("weights", "pretrained_backbone"):
+        if getattr(config, name) != getattr(recorded, name):
+            raise UsageError(
+                f"--{option(name)} has no effect on a run that is resumed, because its weights are "
+                "those of its last checkpoint",
+                str(resume),
+                f"leave out --{option(name)}, or start a new run with it",
+            )
+    if config.check and not recorded.check:
+        raise UsageError(
+            "the images of a run are checked before its first step only, not when it is resumed",
+            str(resume),
+            "leave out the check; groupdetr check DATA checks them",
+        )
+    chosen = experiment(config.model)
+    before = dataclasses.asdict(make_recipe(recorded, chosen, resumes=True))
+    now = dataclasses.asdict(make_recipe(config, chosen, resumes=True))
+    for name, value in before.items():
+        if name not in CHANGEABLE and now[name] != value:
+            flag = f"--{OWN_OPTIONS[name]}" if name in OWN_OPTIONS else f"--set {name}"
+            raise _fixed(flag, value, resume)
+    return config
+
+
+def _fixed(flag: str, value: object, resume: Path) -> UsageError:
+    """Return the error for an option that a run keeps."""
+    run = RunFolder(resume)
+    return UsageError(
+        f"{flag} cannot change when a run is resumed; it was {value!r}",
+        str(run.last),
+        f"leave out {flag}, or start a new run from these weights: --weights {quote(resume)}",
+    )
+
+
+def _is_same_path(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()
+
+
+def expect_same_data(run: RunFolder, dataset: TrainingData) -> None:
+    """Raise `DataError` if the data of a run that is resumed have changed since it began.
+
+    `UsageError` if what it recorded of them cannot be read.
+    """
+    remedy = f"restore the data, or start a new run from these weights: --weights {quote(run.path)}"
+    try:
+        recorded = json.loads(run.data.read_text(encoding="utf-8"))["fingerprint"]
+        changes = differences(recorded, dataset.fingerprint())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(
+            "what this run recorded of its data cannot be read, so nobody knows whether they have "
+            "changed",
+            str(run.data),
+            "restore this file from a copy, or start a new run from these weights: "
+            f"--weights {quote(run.path)}",
+        ) from error
+    if changes:
+        raise DataError(
+            "the data have changed since this run began: " + "; ".join(changes),
+            str(dataset.metadata()["root"]),
+            remedy,
+        )
+
+
+def expect_steps_left(plan: DetectorPlan, trainer: Trainer) -> None:
+    """Raise `UsageError` if the options end a training before the step that it has reached."""
+    step = trainer.step
+    if plan.stop_after is not None and plan.stop_after <= step:
+        raise UsageError(
+            f"--stop-after {plan.stop_after} is over: this run has taken {step} steps",
+            str(plan.run.path),
+            f"choose more than {step}, or leave it out",
+        )
+    total = trainer.total_steps
+    if total is not None and total < step:
+        raise UsageError(
+            f"this run has taken {step} steps, and with these options it would have ended after "
+            f"{total}",
+            str(plan.run.path),
+            f"choose more: --steps {step} or more, or more --epochs",
+        )
+
+
 # the training
 
 
 def run_plan(plan: DetectorPlan, callbacks: Sequence[Callback] = ()) -> TrainingResult:
-    """Build the detector, train it, and write its page."""
+    """Build the detector, train it, and write its page, while no other process uses the folder."""
+    with locked(plan.run) if plan.is_main_process else nullcontext():
+        if plan.is_main_process and not plan.resumes:
+            # Another process may have written a run since the folder was chosen.
+            expect_no_run(plan.run)
+        return _run_plan(plan, callbacks)
+
+
+def _run_plan(plan: DetectorPlan, callbacks: Sequence[Callback]) -> TrainingResult:
     trainer = build_trainer(plan, callbacks)
     plan.log(describe(plan, trainer.model))
+    for line in advice(plan):
+        plan.log(line)
     prepare_run(plan, trainer)
     try:
         with stop_on_signals(trainer):
             trainer.train()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except CallbackError:
+        raise
+    except Exception as error:
+        # The remedy of other errors does not say how to go on.
+        if trainer.saved_step is not None:
+            plan.log(f"the last checkpoint is of step {trainer.saved_step}; {resume_command(plan)}")
+        if is_lost_connection(error) and plan.num_processes > 1:
+            raise GroupDETRError(
+                "another process of this training has ended",
+                str(plan.run.path),
+                "its own message says why; then resume this run",
+            ) from error
+        if not isinstance(error, RuntimeError | MemoryError) or not is_out_of_memory(error):
             raise
         step = trainer.state.progress.step + 1
         # Free what the failed step holds, before a hint is measured.
@@ -519,11 +701,15 @@ def build_trainer(plan: DetectorPlan, callbacks: Sequence[Callback] = ()) -> Tra
     criterion = plan.recipe.criterion()
     trainer = Trainer(plan, model, criterion, callbacks)
     if plan.resumes:
-        for name in trainer.resume():
+        left_out = trainer.resume()
+        if trainer.damage is not None:
+            plan.log(trainer.damage)
+        for name in left_out:
             plan.log(
                 f"this run was trained with the callback {name}, which is not among the callbacks "
                 "now; it is left out, and its state is dropped"
             )
+        expect_steps_left(plan, trainer)
     if plan.is_main_process:
         trainer.callbacks.loggers.append(ProgressCallback(console))
         tensorboard = tensorboard_callback(plan.run.tensorboard, trainer.step)
@@ -540,10 +726,13 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
     run = plan.run
     if plan.is_main_process:
         run.path.joinpath("weights").mkdir(parents=True, exist_ok=True)
-        write_json(run.environment, environment())
-        write_json(run.data, plan.dataset.metadata())
+        commands = run.commands() if plan.resumes else []
+        machine = environment()
+        command = {"time": timestamp(), "step": trainer.step, "command": machine["command"]}
+        write_json(run.environment, {**machine, "commands": [*commands, command]})
+        data = {**plan.dataset.metadata(), "fingerprint": plan.dataset.fingerprint()}
+        write_json(run.data, data)
         if plan.resumes:
-            run.clean()
             run.rewind(trainer.state.progress.step)
         else:
             # The checkpoint is written before the configuration, because a folder with a
@@ -558,26 +747,51 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
 
 @contextmanager
 def stop_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the training after the current step, with a checkpoint.
+    """Let Ctrl-C, SIGTERM and a closed terminal end the training with a checkpoint.
 
-    A second signal ends it at once.
+    It ends after the current step, or after the current batch of an evaluation. A second signal
+    ends it at once. One request may arrive as several signals in quick succession: a launcher
+    passes on what its processes have received already, and `timeout` sends its signal twice.
     """
+    first_time: float | None = None
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if trainer.stop_requested:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal first_time
+        now = time.monotonic()
+        if first_time is None:
+            first_time = now
+            trainer.request_stop()
+        elif now - first_time > same_request_seconds(number):
             raise KeyboardInterrupt
-        trainer.request_stop()
 
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread can handle signals.
         yield
         return
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        # Programs that nohup starts ignore SIGHUP.
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            former[number] = signal.signal(number, stop)
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def same_request_seconds(number: int) -> float:
+    """Return for how many seconds after the first signal this one belongs to the same request."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_WORLD_SIZE" in os.environ:
+        return LAUNCHER_SECONDS
+    return CTRL_C_SECONDS if number == signal.SIGINT else SIGTERM_SECONDS
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """True if a process of the training could not reach another one."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(part in text for part in LOST_CONNECTION)
 
 
 def describe(plan: DetectorPlan, model: nn.Module) -> str:
@@ -614,31 +828,60 @@ def describe(plan: DetectorPlan, model: nn.Module) -> str:
     )
 
 
+def advice(plan: DetectorPlan) -> list[str]:
+    """Return lines of advice for a new training that is too short. They are printed first."""
+    total = plan.total_steps
+    if plan.resumes or total is None:
+        return []
+    lines = []
+    settings = plan.settings
+    if settings.warmup > total * MAX_WARMUP:
+        lines.append(
+            f"note    the warm-up of {settings.warmup} steps is longer than a third of the "
+            f"training; the learning rate is reached after {math.ceil(total * MAX_WARMUP)} steps"
+        )
+    if total < FEW_STEPS:
+        epochs = math.ceil(FEW_STEPS * settings.batch / len(plan.task.train))
+        more = f"--steps {FEW_STEPS}" if settings.steps else f"--epochs {epochs}"
+        lines.append(
+            f"note    {total} steps teach a detector little; give it more with {more}"
+            + (", or with a smaller --batch" if settings.batch > 2 and not settings.steps else "")
+        )
+    return lines
+
+
 def finish(plan: DetectorPlan, trainer: Trainer) -> TrainingResult:
     """Write the page of the run, and print the best metric and the next commands."""
     run = plan.run
     progress = trainer.state.progress
     if trainer.stopped_early():
-        plan.log(
-            f"stopped after step {progress.step}; "
-            f"resume with: groupdetr train --resume {run.path}{plugin_flags()}"
-        )
+        plan.log(f"stopped after step {progress.step}; {resume_command(plan)}")
         return result_of(plan, trainer, interrupted=trainer.is_stopping)
     if trainer.is_finishing:
         plan.log(f"a callback finished the training after step {progress.step}")
     workflows = workflows_for(plan.task)
     if plan.is_main_process:
         write_page(plan, workflows.report)
-    best = f"best {plan.task.metrics[0]} {100 * max(progress.best_ap, 0):.1f}"
+    metric = plan.task.metrics[0]
+    if progress.best_ap < 0:
+        best = f"{metric} is undefined, because no validation image has an object to be found"
+    else:
+        best = f"best {metric} {100 * progress.best_ap:.1f}"
     plan.log(f"{best}; weights: {run.best}; report: {run.report}")
-    predict = f"groupdetr predict {run.path} {workflows.predict_argument}{plugin_flags()}"
-    plan.log(f"next: {predict}, groupdetr val {run.path} --per-group{plugin_flags()}")
+    folder = quote(run.path)
+    predict = f"groupdetr predict {folder} {workflows.predict_argument}{plugin_flags()}"
+    plan.log(f"next: {predict}, groupdetr val {folder} --per-group{plugin_flags()}")
     return result_of(plan, trainer, interrupted=False)
+
+
+def resume_command(plan: DetectorPlan) -> str:
+    """Return how the run is resumed, for the end of a line."""
+    return f"resume with: groupdetr train --resume {quote(plan.run.path)}{plugin_flags()}"
 
 
 def plugin_flags() -> str:
     """Return the options that a command needs to know the model, with a space in front."""
-    return "".join(f" --plugin {name}" for name in loaded_plugins())
+    return "".join(f" --plugin {quote(name)}" for name in loaded_plugins())
 
 
 def result_of(plan: DetectorPlan, trainer: Trainer, interrupted: bool) -> TrainingResult:

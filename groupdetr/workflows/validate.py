@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from groupdetr.settings import expect_positive
+from groupdetr.console.text import file_name
+from groupdetr.engine.run_folder import RunFolder, training_data
+from groupdetr.errors import UsageError
+from groupdetr.settings import RANGES, expect_in_range
 from groupdetr.tasks.result_formats import Metrics
-from groupdetr.tasks.trained_detector import task_of
-from groupdetr.workflows.output_folder import output_folder
+from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
+from groupdetr.workflows.output_folder import expect_val_folder, output_folder
 from groupdetr.workflows.task_workflows import workflows_for
 
 
@@ -16,7 +20,7 @@ def evaluate(
     data: str | Path | None = None,
     *,
     images: str | Path | None = None,
-    split: str = "val",
+    split: str | None = None,
     per_group: bool = False,
     imgsz: int | None = None,
     batch: int = 8,
@@ -27,8 +31,9 @@ def evaluate(
     """Evaluate a run or a weights file, write the metrics, and return the content of metrics.json.
 
     The keywords are the options of `groupdetr val`. ``data`` is the dataset of the run by default,
-    and ``out`` the folder ``val`` of the run. The result is a dictionary, of which a notebook shows
-    tables.
+    and ``split`` is "val"; a dataset whose annotation file has no name of a split is evaluated with
+    all of its images. ``out`` is the folder ``val`` of the run, or another one beside it for other
+    images. The result is a dictionary, of which a notebook shows tables.
 
     >>> groupdetr.evaluate("runs/mine", per_group=True)["AP"]
     """
@@ -51,7 +56,7 @@ def validate_command(
     run: Path,
     data: Path | None,
     images: Path | None,
-    split: str,
+    split: str | None,
     per_group: bool,
     imgsz: int | None,
     batch: int,
@@ -63,8 +68,27 @@ def validate_command(
 
     The arguments are the options of `groupdetr val`.
     """
-    expect_positive(imgsz=imgsz, batch=batch)
+    expect_in_range("imgsz", imgsz, *RANGES["imgsz"])
+    expect_in_range("batch", batch, *RANGES["batch"])
+    expect_in_range("workers", workers, *RANGES["workers"])
+    if images is not None and data is None:
+        raise UsageError(
+            "--images has an effect with --data only",
+            str(images),
+            "add --data with the annotation file, or leave out --images",
+        )
     workflows = workflows_for(task_of(run))
+    if data is not None and is_training_data(run, data, images):
+        # The splits are those of the training, also where a part of train was held out as val.
+        data = images = None
+    name = folder_name(run, data, split, imgsz)
+    if out is None:
+        out = unused_folder(run, data, name)
+    elif name != "val" or not run.is_dir() or out.resolve() != RunFolder(run).val.resolve():
+        refuse_folder_of_training(out)
+    # The folder is created before the evaluation, so an unwritable one is an error at once.
+    folder = output_folder(out, run, name)
+    expect_val_folder(folder)
     return workflows.validate(
         run,
         data=data,
@@ -75,6 +99,72 @@ def validate_command(
         batch=batch,
         workers=workers,
         device=device,
-        # The folder is created before the evaluation, so an unwritable one is an error at once.
-        out=output_folder(out, run, "val"),
+        out=folder,
     )
+
+
+def is_training_data(run: Path, data: Path, images: Path | None) -> bool:
+    """True if ``run`` is the folder of a run, and was trained on this dataset."""
+    if not run.is_dir():
+        return False
+    own_data, own_images = training_data(run, "add --data DATA")
+    if data.resolve() != own_data.resolve():
+        return False
+    return images is None or (own_images is not None and images.resolve() == own_images.resolve())
+
+
+def folder_name(run: Path, data: Path | None, split: str | None, imgsz: int | None) -> str:
+    """Return the name of the folder of an evaluation.
+
+    It is "val" only for the evaluation that the training makes, too: of the val split of its own
+    dataset, with images of the same size. ``data`` None is the dataset of the run.
+    """
+    parts = ["val"]
+    if data is not None:
+        absolute = data.absolute()
+        parts.append(absolute.stem if absolute.is_file() else absolute.name)
+    if split is not None and (data is not None or split != "val"):
+        parts.append(split)
+    if imgsz is not None and imgsz != weights_and_metadata(run)[1].get("imgsz"):
+        parts.append(f"imgsz{imgsz}")
+    return file_name("-".join(parts))
+
+
+def unused_folder(run: Path, data: Path | None, name: str) -> Path:
+    """Return the folder ``name`` of a run, or beside a weights file.
+
+    If it has the evaluation of other data or other weights, a number is added to the name.
+    """
+    parent = run if run.is_dir() else run.parent
+    folder = parent / name
+    number = 1
+    while name != "val" and not _has_same_subject(folder / "metrics.json", run, data):
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
+
+
+def _has_same_subject(metrics: Path, run: Path, data: Path | None) -> bool:
+    """True if a file does not exist, or has metrics of the same weights and of the same data."""
+    if not metrics.is_file():
+        return True
+    if data is None:
+        data = training_data(run, "add --data DATA")[0]
+    try:
+        content = json.loads(metrics.read_text(encoding="utf-8"))
+        weights, evaluated = Path(content["weights"]), Path(content["data"])
+    except (ValueError, KeyError, TypeError):
+        return False
+    file = RunFolder(run).best if run.is_dir() else run
+    return weights.resolve() == file.resolve() and evaluated.resolve() == data.resolve()
+
+
+def refuse_folder_of_training(out: Path) -> None:
+    """Raise `UsageError` if a folder is that of the metrics that a training has written."""
+    run = RunFolder(out.resolve().parent)
+    if run.config.is_file() and out.resolve() == run.val.resolve():
+        raise UsageError(
+            "this folder has the metrics of a training, and this evaluation is another one",
+            str(out),
+            "choose another --out, or leave it out",
+        )

@@ -158,10 +158,13 @@ def test_a_measurement_that_would_prove_nothing_is_refused(
         (random_queries()[0], K, r"use weight.expand\(B, -1, -1\)"),
         ([random_queries(), random_queries()[:, :N]], K, r"not \[2, 12, 16\], \[2, 4, 16\]"),
         ([], K, "queries must be"),
+        (random_queries().long(), K, "floating-point numbers, not torch.int64"),
+        ([random_queries(), 3], K, r"queries must be tensors .* not int"),
+        (random_queries(), 3.0, "num_groups must be a whole number of 1 or more, not 3.0"),
     ],
 )
 def test_queries_that_are_not_groups_are_refused(
-    queries: Tensor | list[Tensor], num_groups: int, message: str
+    queries: Any, num_groups: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         isolation(within_groups, queries, num_groups)

@@ -22,6 +22,7 @@ from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
+from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target
 
 from .detectors import (
@@ -205,7 +206,7 @@ def test_the_same_step_with_accumulation_over_micro_batches(recipe: Recipe) -> N
             loss, losses = with_loss(
                 images_for(with_loss, images),
                 targets_for(with_loss, targets),
-                mean_objects=torch.tensor(3.0),
+                step=StepObjects([4, 2], parts=2),
             )
             (loss / 2).backward()
         steps.append((losses, gradients(with_loss)))

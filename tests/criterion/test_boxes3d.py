@@ -8,7 +8,7 @@ from torch import Tensor
 
 from groupdetr.criterion.boxes3d import EncodedBoxes3D, EncodedBoxL1
 from groupdetr.criterion.classification import Focal
-from groupdetr.criterion.pairs import AllBoxPairs
+from groupdetr.criterion.pairs import AllBoxPairs, ObjectTotals
 from groupdetr.ops.boxes3d import encode_boxes3d
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
@@ -56,7 +56,8 @@ def test_losses_are_the_weighted_distances_of_all_ten_numbers(
     targets: TargetBatch, predictions: Predictions, velocity: float
 ) -> None:
     assignment = Assignment(torch.tensor([[[0, 1]] * 2, [[2, 0]] * 2, [[4, 1]] * 2, [[1, 2]] * 2]))
-    pairs = EncodedBoxes3D().matched_pairs(predictions, targets, assignment, torch.tensor(2.5))
+    objects = ObjectTotals(torch.tensor(5.0), torch.tensor(5.0), parts=1)
+    pairs = EncodedBoxes3D().matched_pairs(predictions, targets, assignment, objects)
     weights = torch.tensor([1.0] * 8 + [velocity] * 2)
     target = encode_boxes3d(torch.stack([targets.boxes[0, 1], targets.boxes[1, 2]]))
     pred = torch.stack([predictions.boxes[:, 0, 2, 4], predictions.boxes[:, 1, 0, 1]], dim=1)

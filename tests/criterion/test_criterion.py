@@ -7,11 +7,12 @@ import torch
 
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
-from groupdetr.criterion.criterion import SetCriterion, mean_over_ranks
+from groupdetr.criterion.criterion import SetCriterion, sum_over_ranks
 from groupdetr.groups import match_groups
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
+from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target, TargetBatch
 
 TERMS = ("focal", "l1", "giou")
@@ -72,26 +73,27 @@ def test_a_loss_weight_scales_its_own_loss_only() -> None:
         assert three[name].item() == pytest.approx(factor * one[name].item(), rel=1e-6)
 
 
-def test_losses_are_divided_by_the_given_mean_objects() -> None:
-    """It is the mean of all batches of an optimizer step, or of all ranks."""
+def test_losses_are_divided_by_the_objects_of_the_whole_step() -> None:
+    """That is their number in all images of the step, divided by the number of its parts."""
     default = criterion()(outputs(), targets(2, 1))
-    given = criterion()(outputs(), targets(2, 1), torch.tensor(12.0))
+    step = StepObjects([2, 1, 20, 1], parts=2)
+    given = criterion()(outputs(), targets(2, 1), step)
     for name in default:
-        assert given[name].item() == pytest.approx(default[name].item() * 3 / 12, rel=1e-6)
+        assert given[name].item() == pytest.approx(default[name].item() * 3 / (24 / 2), rel=1e-6)
 
 
 def test_the_losses_of_a_batch_are_the_sum_of_those_of_its_images() -> None:
     """The padding of an image with fewer objects changes neither its matching nor its losses."""
-    predicted, annotated, mean_objects = outputs(), targets(2, 4), torch.tensor(1.0)
-    both = criterion()(predicted, annotated, mean_objects)
+    predicted, annotated, step = outputs(), targets(2, 4), StepObjects([2, 4])
+    both = criterion()(predicted, annotated, step)
     alone = []
     for image, target in enumerate(annotated):
         layers = [layer[image : image + 1] for layer in predicted.layers]
-        alone.append(criterion()(Outputs(layers, predicted.queries), [target], mean_objects))
+        alone.append(criterion()(Outputs(layers, predicted.queries), [target], step))
     for name in both:
         expected = alone[0][name].item() + alone[1][name].item()
         assert both[name].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_mean_over_a_single_process_is_its_own_value() -> None:
-    assert mean_over_ranks(torch.tensor(5.0)) == 5
+def test_the_sum_over_a_single_process_is_its_own_value() -> None:
+    assert sum_over_ranks(torch.tensor(5.0)) == (1, (torch.tensor(5.0),))

@@ -20,6 +20,7 @@ from groupdetr.structures.masks import CroppedMasks, MaskFeatures
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
+from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target, TargetBatch
 
 CLASSES, CHANNELS, POINTS = 5, 8, 64
@@ -196,11 +197,11 @@ def test_the_losses_of_micro_batches_average_to_those_of_the_batch() -> None:
     """Also for the class loss, whose weights are those of the whole batch."""
     predicted, targets = outputs(), make_targets((4, 1))
     together = criterion()(predicted, targets)
-    mean_objects = torch.tensor(5 / 2)
+    step = StepObjects([4, 1], parts=2)
     parts = []
     for image in range(2):
         part = micro_batch(predicted, image)
-        parts.append(criterion()(part, targets[image : image + 1], mean_objects))
+        parts.append(criterion()(part, targets[image : image + 1], step))
     for name, loss in together.items():
         mean = sum(part[name].item() for part in parts) / 2
         assert mean == pytest.approx(loss.item(), rel=1e-5), name

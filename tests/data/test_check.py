@@ -201,6 +201,14 @@ FAULTS = {
         "category number 1",
     ),
     "duplicate category id": (lambda s: category(s, id=2), "duplicate-category-id", "category 2"),
+    "class with few of many boxes": (
+        lambda s: s.train["annotations"].extend(
+            {"id": n, "image_id": 0, "category_id": 1, "bbox": [n % 40, n % 30, 5, 5 + n % 7]}
+            for n in range(9, 130)
+        ),
+        "rare-class",
+        "category 2",
+    ),
     "two used categories of one name": (
         lambda s: category(s, name="dog"),
         "ambiguous-category-name",
@@ -383,7 +391,7 @@ def test_a_byte_order_mark_is_only_a_warning(sample):
 
 def test_a_folder_of_unknown_layout_is_a_finding(tmp_path):
     assert codes(check(tmp_path).errors) == ["unknown-layout"]
-    assert codes(check(tmp_path / "nowhere").errors) == ["unknown-layout"]
+    assert codes(check(tmp_path / "nowhere").errors) == ["missing-data"]
 
 
 def test_check_goes_on_after_errors(sample):
@@ -436,7 +444,7 @@ def test_more_objects_than_queries_are_reported(sample):
         sample.draw(f"extra{n}.png", 100 + n, (8, 8))
         extra(sample, "images", id=100 + n, file_name=f"extra{n}.png", width=8, height=8)
         extra(sample, "annotations", id=100 + n, image_id=100 + n, bbox=[1, 1, 5, 5])
-    assert codes(sample.check(num_queries=1).warnings) == ["crowded-images"]
+    assert codes(sample.check(num_queries=1).warnings) == ["rare-class", "crowded-images"]
 
 
 def test_without_decoding_the_headers_are_still_read(sample):

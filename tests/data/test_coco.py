@@ -1,12 +1,11 @@
 """COCO JSON with ids of any type and missing fields is read; errors name the record."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from groupdetr.data.coco import parse, read_split, split_holdout
+from groupdetr.data.coco import parse, read_split
 from groupdetr.data.records import Category
 from groupdetr.errors import DataError
 
@@ -184,26 +183,17 @@ def test_annotations_can_be_read_without_the_images(sample):
     assert len(read(sample)) == 3
 
 
-def test_held_out_images_depend_on_the_seed_and_no_image_is_lost(sample):
-    split = read(sample)
-    split = replace(split, records=split.records * 10)
-    train, val = split_holdout(split, 0.2, seed=1)
-    assert (train.name, len(train), val.name, len(val)) == ("train", 24, "val", 6)
-    repeated = split_holdout(split, 0.2, seed=1)[1]
-    assert all(a is b for a, b in zip(val.records, repeated.records))
-    selections = set()
-    for seed in range(5):
-        _, val = split_holdout(split, 0.2, seed)
-        selections.add(tuple(record.image_id for record in val.records))
-    assert len(selections) > 1
-
-
-@pytest.mark.parametrize("images", [0, 1, 2])
-def test_the_smallest_splits_can_be_divided(images, sample):
-    split = read(sample)
-    split = replace(split, records=split.records[:images])
-    train, val = split_holdout(split, 0.2, seed=0)
-    assert (len(train), len(val)) == {0: (0, 0), 1: (1, 0), 2: (1, 1)}[images]
+@pytest.mark.parametrize(
+    ("kind", "change", "names"),
+    [
+        ("categories", {"id": 2}, "'cat' and 'dog'"),
+        ("images", {"id": 1}, "'0.jpg' and '1.jpg'"),
+    ],
+)
+def test_an_id_that_stands_twice_is_refused_with_both_names(kind, change, names, sample):
+    sample.train[kind][0] |= change
+    with pytest.raises(DataError, match=f"{names} have the same id"):
+        read(sample)
 
 
 def test_many_annotations_are_all_assigned(tmp_path):

@@ -1,152 +1,23 @@
-"""A dataset is recognised by its files; the error for an unknown folder lists its content."""
+"""Splits of a dataset: the categories of train, a held-out val, and one split for an evaluation."""
+
+from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from groupdetr.data.layouts import HOLDOUT, find_files, load
+from groupdetr.data import formats
+from groupdetr.data.check import check
+from groupdetr.data.formats import DataFormat, SplitAnnotations
+from groupdetr.data.layouts import HOLDOUT, load, load_split
 from groupdetr.errors import DataError, UsageError
+from tests.data.conftest import Sample
 
 
-def build(root, paths):
-    """Create empty folders (ending in /) and files."""
-    for path in paths:
-        target = root / path
-        (target if path.endswith("/") else target.parent).mkdir(parents=True, exist_ok=True)
-        if not path.endswith("/"):
-            target.write_text("{}")
-    return root
-
-
-LAYOUTS = {
-    "COCO": (
-        "annotations/instances_train2017.json",
-        "train2017/",
-        "annotations/instances_val2017.json",
-        "val2017/",
-    ),
-    "COCO, images in one folder for each split": (
-        "annotations/instances_train.json",
-        "images/train/",
-        "annotations/instances_val.json",
-        "images/val/",
-    ),
-    "COCO, images in one folder": (
-        "annotations/instances_train.json",
-        "images/",
-        "annotations/instances_val.json",
-        "images/",
-    ),
-    "Roboflow": (
-        "train/_annotations.coco.json",
-        "train/",
-        "valid/_annotations.coco.json",
-        "valid/",
-    ),
-    "one folder": ("train.json", "images/", "val.json", "images/"),
-    "files next to folders": ("train.json", "train/", "validation.json", "validation/"),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_is_recognised(layout, tmp_path):
-    files = find_files(build(tmp_path, LAYOUTS[layout]))
-    annotations, images, val_annotations, val_images = (tmp_path / path for path in LAYOUTS[layout])
-    assert files == {"train": (annotations, images), "val": (val_annotations, val_images)}
-
-
-@pytest.mark.parametrize("alias", ["val", "valid", "validation"])
-def test_val_has_three_aliases_and_test_is_optional(alias, tmp_path):
-    paths = [f"{name}/_annotations.coco.json" for name in ("train", alias, "test")]
-    files = find_files(build(tmp_path, paths))
-    assert files["val"].images == tmp_path / alias
-    assert list(files) == ["train", "val", "test"]
-
-
-def test_other_annotation_files_of_coco_are_ignored(tmp_path):
-    extra = [
-        "annotations/captions_train2017.json",
-        "annotations/person_keypoints_val2017.json",
-        "test2017/",
-    ]
-    assert set(find_files(build(tmp_path, [*LAYOUTS["COCO"], *extra]))) == {"train", "val"}
-
-
-def test_years_are_not_mixed(tmp_path):
-    older = [path.replace("2017", "2014") for path in LAYOUTS["COCO"]]
-    files = find_files(build(tmp_path, [*older, *LAYOUTS["COCO"]]))
-    assert {split.images.name for split in files.values()} == {"train2017", "val2017"}
-
-
-def test_a_val_split_without_its_images_is_not_replaced_silently(tmp_path):
-    with pytest.raises(DataError, match="val2017"):
-        find_files(build(tmp_path, LAYOUTS["COCO"][:3]))
-
-
-def test_two_files_for_one_split_are_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"valid\.json"):
-        find_files(build(tmp_path, ["images/", "train.json", "val.json", "valid.json"]))
-
-
-@pytest.mark.parametrize(
-    ("annotations", "image", "images"),
-    [
-        ("result.json", "images/a.jpg", "images"),
-        ("labels.json", "data/a.PNG", "data"),
-        ("a.json", "b.jpg", "."),
-        ("annotations/instances_default.json", "images/default/a.jpg", "images/default"),
-        ("x.json", "images/one/a.jpg images/two/b.jpg", "images"),
-        ("x.json", "images/a.jpg figures/b.png", "images"),
-    ],
-)
-def test_one_annotation_file_and_one_folder_of_images_are_a_dataset(
-    annotations, image, images, tmp_path
-):
-    files = find_files(build(tmp_path, [annotations, *image.split()]))
-    assert files == {"train": (tmp_path / annotations, tmp_path / images)}
-
-
-def test_an_annotation_file_needs_its_images(sample):
-    root = sample.save()
-    assert find_files(root / "train.json", root / "images") == {
-        "train": (root / "train.json", root / "images")
-    }
-    with pytest.raises(UsageError, match="--images"):
-        find_files(root / "train.json")
-    with pytest.raises(UsageError):
-        find_files(root, root / "images")
-    with pytest.raises(DataError):
-        find_files(root / "train.json", root / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("paths", "words"),
-    [
-        (["data.yaml", "images/train/a.jpg", "labels/train/a.txt"], "YOLO"),
-        (["train/images/a.jpg", "train/labels/a.txt"], "YOLO"),
-        (["JPEGImages/a.jpg", "Annotations/a.xml", "ImageSets/Main/train.txt"], "VOC"),
-        (["cats/a.jpg", "dogs/b.jpg"], "Found: 'cats/', 'dogs/'"),
-        (["a.json", "b.json", "images/a.jpg"], "'a.json', 'b.json', 'images/'"),
-        (["./"], "nothing"),
-    ],
-)
-def test_the_error_for_an_unknown_folder_lists_its_content(paths, words, tmp_path):
-    with pytest.raises(DataError, match=words) as caught:
-        find_files(build(tmp_path, paths))
-    assert caught.value.exit_code == 3
-    if "Found" in caught.value.what:
-        assert "annotations/instances_train.json" in caught.value.what
-
-
-def test_the_error_for_a_missing_path_names_it(tmp_path):
-    with pytest.raises(DataError, match="nowhere"):
-        find_files(tmp_path / "nowhere")
-    with pytest.raises(DataError):
-        find_files("a" * 5000)
-
-
-def test_all_splits_have_the_categories_of_train(sample):
+def test_all_splits_have_the_categories_of_train(sample: Sample) -> None:
     sample.val["categories"] = sample.val["categories"][1:]
     sample.val["annotations"][0]["category_id"] = 2
     data = load(sample.save())
@@ -158,13 +29,15 @@ def test_all_splits_have_the_categories_of_train(sample):
 @pytest.mark.parametrize(
     "change", [{"id": 2, "name": "cow"}, {"id": 3, "name": "dog"}, {"id": 3, "name": "cow"}]
 )
-def test_categories_that_contradict_train_are_refused(change, sample):
+def test_categories_that_contradict_train_are_refused(
+    change: dict[str, Any], sample: Sample
+) -> None:
     sample.val["categories"][1] = change
     with pytest.raises(DataError, match=r"val\.json"):
         load(sample.save())
 
 
-def test_where_there_is_no_val_split_one_is_held_out_of_train(sample):
+def test_where_there_is_no_val_split_one_is_held_out_of_train(sample: Sample) -> None:
     template = sample.train["images"][0]
     sample.train["images"] += [template | {"id": i, "file_name": f"{i}.jpg"} for i in range(10, 17)]
     (sample.save() / "val.json").unlink()
@@ -180,7 +53,7 @@ def test_where_there_is_no_val_split_one_is_held_out_of_train(sample):
     )
 
 
-def test_layouts_with_the_same_content_are_the_same_dataset(sample, tmp_path):
+def test_layouts_with_the_same_content_are_the_same_dataset(sample: Sample, tmp_path: Path) -> None:
     root = sample.save()
     other = tmp_path / "roboflow"
     for name, alias, numbers in (("train", "train", range(3)), ("val", "valid", [3])):
@@ -197,12 +70,119 @@ def test_layouts_with_the_same_content_are_the_same_dataset(sample, tmp_path):
             assert b.path.is_file()
 
 
-def test_real_datasets_are_recognised(real_data):
+def test_real_datasets_are_read(real_data: Path) -> None:
     for name in ("bccd", "tiny_coco", "raccoon"):
-        assert set(load(real_data / name).splits) == {"train", "val"}
-    with pytest.raises(DataError, match=r"expected\.json"):
-        find_files(real_data / "coco_eval")
+        data = load(real_data / name)
+        assert set(data.splits) == {"train", "val"}
+        assert not data.held_out
+        for split in data.splits:
+            evaluated = load_split(real_data / name, split=split)
+            assert len(evaluated) == len(data.splits[split])
     content = json.loads((real_data / "coco_eval" / "gt.json").read_text())
     assert len(load(real_data / "coco_eval" / "gt.json", real_data).categories) == len(
         content["categories"]
     )
+
+
+# classes that are only the parent of others
+
+
+def with_parent(sample: Sample, identifier: int = 0) -> None:
+    """Add the category that Roboflow writes with the id 0."""
+    for content in (sample.train, sample.val):
+        for category in content["categories"]:
+            category["supercategory"] = "animals"
+        parent = {"id": identifier, "name": "animals", "supercategory": "none"}
+        content["categories"].insert(0, parent)
+
+
+@pytest.mark.parametrize("identifier", [0, 9])
+def test_a_parent_without_boxes_is_no_class_and_check_says_so(
+    identifier: int, sample: Sample
+) -> None:
+    with_parent(sample, identifier)
+    data = load(sample.save())
+    assert [category.name for category in data.categories] == ["cat", "dog"]
+    assert [record.labels.tolist() for record in data.splits["train"].records] == [[0, 1], [0], [1]]
+    report = check(sample.root)
+    (warning,) = report.warnings
+    assert (warning.code, warning.record) == ("parent-category", f"category {identifier}")
+    assert "'animals'" in warning.what
+    assert len(report.splits["train"].classes) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_parent_that_a_box_of_any_split_has_is_a_class(split: str, sample: Sample) -> None:
+    with_parent(sample)
+    getattr(sample, split)["annotations"][0]["category_id"] = 0
+    assert [category.name for category in load(sample.save()).categories] == [
+        "animals",
+        "cat",
+        "dog",
+    ]
+
+
+def test_a_class_without_boxes_that_is_its_own_parent_is_kept(sample: Sample) -> None:
+    """COCO's person belongs to the supercategory person."""
+    person = {"id": 9, "name": "person", "supercategory": "person"}
+    for content in (sample.train, sample.val):
+        content["categories"].append(person)
+    assert [category.name for category in load(sample.save()).categories] == [
+        "cat",
+        "dog",
+        "person",
+    ]
+
+
+# one split for an evaluation
+
+
+def test_a_file_is_evaluated_as_a_whole(sample: Sample) -> None:
+    root = sample.save()
+    whole = load_split(root / "train.json", root / "images")
+    assert (whole.name, len(whole)) == ("all", 3)
+    with pytest.raises(UsageError, match="leave out --split"):
+        load_split(root / "train.json", root / "images", "val")
+
+
+def test_a_folder_with_one_file_of_any_name_is_evaluated_as_a_whole(sample: Sample) -> None:
+    (sample.save() / "train.json").rename(sample.root / "labels.json")
+    (sample.root / "val.json").unlink()
+    whole = load_split(sample.root)
+    assert (whole.name, len(whole)) == ("all", 3)
+    data = load(sample.root)
+    assert (len(data.splits["train"]), len(data.splits["val"]), data.held_out) == (2, 1, True)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_is_evaluated_as_a_whole_also_if_it_is_the_only_one(
+    split: str, sample: Sample
+) -> None:
+    (sample.save() / "train.json").rename(sample.root / f"{split}.json")
+    if split != "val":
+        (sample.root / "val.json").unlink()
+    assert len(load_split(sample.root, split=split)) == 3
+    if split == "val":
+        assert len(load_split(sample.root)) == 3
+    else:
+        with pytest.raises(UsageError, match=f"no split 'val'.*\n.*\n.*--split {split}"):
+            load_split(sample.root)
+
+
+def test_a_training_needs_a_train_split(sample: Sample) -> None:
+    (sample.save() / "train.json").unlink()
+    with pytest.raises(DataError, match="it has a val split, but no train split"):
+        load(sample.root)
+
+
+def test_a_split_of_another_format_is_evaluated_as_a_whole(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(data: Path) -> dict[str, SplitAnnotations]:
+        return {"test": SplitAnnotations(sample.train, sample.root / "images", data)}
+
+    monkeypatch.setattr(formats, "_FORMATS", [DataFormat("own", lambda _: True, read)])
+    assert len(load_split(sample.save(), split="test")) == 3
+    with pytest.raises(UsageError, match="--split test"):
+        load_split(sample.root)
+    assert len(load_split(sample.root / "train.json")) == 3, "a file with one split"

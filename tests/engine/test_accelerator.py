@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import psutil
 import pytest
@@ -22,3 +24,13 @@ def test_the_peak_memory_is_that_of_this_process_in_mib_and_remains() -> None:
     array = np.ones(size, dtype=np.uint8)
     del array
     assert peak_memory_mb() == pytest.approx(before + 100, abs=30)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, its memory is measured")
+def test_the_peak_memory_is_measured_where_there_is_no_proc(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An evaluation must not end on macOS, on BSD, or in a container without /proc."""
+    expected = peak_memory_mb()
+    monkeypatch.setattr("groupdetr.engine.accelerator.Path", lambda _: tmp_path / "status")
+    assert peak_memory_mb() == pytest.approx(expected, rel=0.5)

@@ -14,7 +14,8 @@ from typing import IO
 import pytest
 
 from groupdetr.cli.main import main
-from groupdetr.engine.run_folder import RunFolder, write_atomically
+from groupdetr.engine.run_folder import RunFolder
+from groupdetr.files.writing import write_atomically
 from tests.runs import (
     environment,
     evaluations,

@@ -127,7 +127,6 @@ def test_the_default_sampler_may_be_wrapped(
 def checked(sampler: Iterable[list[int]], rank: int) -> list[list[SampleIndex]]:
     """The samples of one of two processes, for two steps of two micro-batches of three images."""
     plan: Any = SimpleNamespace(
-        total_steps=5,
         settings=Settings(batch=12, accumulate=2),
         micro_batch_size=3,
         accelerator=SimpleNamespace(process_index=rank),
@@ -135,7 +134,7 @@ def checked(sampler: Iterable[list[int]], rank: int) -> list[list[SampleIndex]]:
         task=SimpleNamespace(train=range(10)),
         run=RunFolder(Path("run")),
     )
-    return list(CheckedSampler(sampler, plan, start=3))
+    return list(CheckedSampler(sampler, plan, start=3, total_steps=5))
 
 
 def test_an_image_that_is_drawn_several_times_is_augmented_anew_each_time() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import shutil
+import sys
 from pathlib import Path
 from shlex import split
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from groupdetr.cli.main import main
 from groupdetr.errors import UsageError
@@ -35,6 +40,47 @@ def assert_same_losses(run: Path, expected_run: Path) -> None:
 def test_micro_batches_have_the_losses_of_the_undivided_batch(shapes: Path, tmp_path: Path) -> None:
     undivided = train(shapes, tmp_path / "undivided", "--steps", "4")
     divided = train(shapes, tmp_path / "divided", "--steps", "4", "--accumulate", "2")
+    assert_same_losses(divided, undivided)
+
+
+@pytest.fixture
+def few_objects(shapes: Path, tmp_path: Path) -> Path:
+    """A dataset of 8 training images, of which one has one object and the others have none."""
+    folder = tmp_path / "few-objects"
+    shutil.copytree(shapes, folder)
+    file = folder / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = content["annotations"][:1]
+    with_object = content["annotations"][0]["image_id"]
+    images = sorted(content["images"], key=lambda image: image["id"] != with_object)
+    content["images"] = images[:8]
+    file.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("micro_batches", ["2", "8"])
+def test_micro_batches_without_objects_have_the_losses_of_the_undivided_batch(
+    few_objects: Path, tmp_path: Path, micro_batches: str
+) -> None:
+    """The number of objects that losses are divided by is clamped at one for the whole step."""
+    options = ("--steps", "1", "--batch", "8")
+    undivided = train(few_objects, tmp_path / "undivided", *options)
+    divided = train(few_objects, tmp_path / "divided", *options, "--accumulate", micro_batches)
+    assert_same_losses(divided, undivided)
+    assert grad_norms_by_step(divided) == pytest.approx(grad_norms_by_step(undivided), rel=1e-3)
+
+
+def test_micro_batches_of_masks_have_the_losses_of_the_undivided_batch(
+    shapes: Path, tmp_path: Path
+) -> None:
+    """With one query, most objects have none, and their number differs between micro-batches.
+
+    On a CPU, micro-batches draw the same random points of masks as the undivided batch.
+    """
+    options = ("--model", "mask2former-tiny", "--queries", "1", "--set", "num_samples=64")
+    options += ("--steps", "1", "--batch", "8")
+    undivided = train(shapes, tmp_path / "undivided", *options)
+    divided = train(shapes, tmp_path / "divided", *options, "--accumulate", "4")
     assert_same_losses(divided, undivided)
 
 
@@ -141,3 +187,49 @@ def test_the_folder_of_a_run_has_all_documented_files(shapes: Path, tmp_path: Pa
 def test_invalid_settings_are_refused(invalid: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Settings(**invalid)
+
+
+# the best weights
+
+
+def write_without_objects(source: Path, folder: Path) -> Path:
+    """Copy a dataset, and leave out the objects of its validation images."""
+    shutil.copytree(source, folder)
+    (file,) = folder.rglob("*val*.json")
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "annotations": []}))
+    return folder
+
+
+def test_with_an_undefined_ap_the_best_weights_are_those_of_the_last_evaluation(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_without_objects(shapes, tmp_path / "data")
+    run = train(data, tmp_path / "run", "--epochs", "2")
+    best = load_file(run / "weights/best.safetensors")
+    last = load_checkpoint(run)["model"]
+    assert all(torch.equal(value, last[name]) for name, value in best.items())
+    assert {record["AP"] for record in read_log(run) if "AP" in record} == {None}
+    output = capsys.readouterr().out
+    assert "AP is undefined" in output
+    assert "best AP" not in output
+
+
+def test_of_equal_scores_the_later_evaluation_is_the_best(shapes: Path, tmp_path: Path) -> None:
+    """With a rate of 0 the score stays the same. The metrics of the weights tell the step."""
+    run = train(shapes, tmp_path / "run", *split("--epochs 2 --lr 0 --backbone-lr 0"))
+    scores = [record["AP"] for record in read_log(run) if "AP" in record]
+    assert scores[0] == scores[1]
+    assert json.loads((run / "weights/best.json").read_text())["step"] == 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_all_files_of_a_run_have_the_mode_of_the_umask(shapes: Path, tmp_path: Path) -> None:
+    former = os.umask(0o027)
+    try:
+        run = train(shapes, tmp_path / "run", "--steps", "1")
+    finally:
+        os.umask(former)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in run.rglob("*") if file.is_file()}
+    assert modes["best.safetensors"] == 0o640
+    assert set(modes.values()) == {0o640}, modes

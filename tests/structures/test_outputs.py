@@ -44,7 +44,7 @@ def test_predictions_without_an_axis_of_layers_are_one_layer() -> None:
     ("logits", "boxes", "num_groups", "message"),
     [
         ((L, B, 20, 7), (L, B, 20, 4), 3, "20 queries cannot be split into 3 groups of equal size"),
-        ((L, B, 20, 7), (L, B, 20, 4), 0, "num_groups must be 1 or more, not 0"),
+        ((L, B, 20, 7), (L, B, 20, 4), 0, "num_groups must be a whole number of 1 or more, not 0"),
         ((L, B, 20, 7), (B, 20, 4), 4, "both with or both without L"),
         ((L, B, 20, 7), (L, B, 10, 4), 2, r"not logits \[3, 2, 20, 7\] and boxes \[3, 2, 10, 4\]"),
         ((L, B, 4, 5, 7), (L, B, 4, 5, 4), 4, r"logits must be \[L,B,K\*N,classes\]"),

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from groupdetr.structures.detections import encode_masks
-from groupdetr.visualize.images import draw_boxes, draw_groups, palette, scale_for
+from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
+from groupdetr.visualize.images import (
+    DrawingCanvas,
+    Rectangle,
+    draw_boxes,
+    draw_detections,
+    draw_groups,
+    instance_colours,
+    palette,
+    scale_for,
+)
 
 NO_BOX = [np.nan] * 4  # draws only the mask
 
@@ -139,3 +151,114 @@ def test_every_group_is_drawn_in_its_colour() -> None:
 def test_groups_without_any_object_can_be_drawn() -> None:
     image = draw_groups(blank_image(), np.zeros((0, 4)), np.zeros((0, 3, 4)), np.zeros((0, 3, 2)))
     assert image.size == (384, 256)
+
+
+# crowded images
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """An image of 320 x 256 pixels with 70 nuclei."""
+
+    image: Image.Image
+    detections: Detections
+    captions: list[str]
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Crowd:
+    generator = np.random.default_rng(0)
+    width, height = 320, 256
+    rows, columns = np.mgrid[:height, :width]
+    masks = []
+    for _ in range(70):
+        x, y = generator.uniform(8, width - 8), generator.uniform(8, height - 8)
+        radius = generator.uniform(7, 13)
+        masks.append(np.hypot(columns - x, 1.25 * (rows - y)) < radius)
+    rles = encode_masks(np.stack(masks))
+    scores = torch.linspace(0.99, 0.3, 70)
+    labels = torch.zeros(70, dtype=torch.int64)
+    detections = Detections(scores, labels, masks_to_boxes(rles).float(), rles)
+    return Crowd(
+        Image.new("RGB", (width, height), (225, 200, 215)),
+        detections,
+        [f"nucleus {score:.2f}" for score in scores],
+    )
+
+
+def label_pixels(crowd: Crowd, detections: Detections, scale: int) -> NDArray[np.bool_]:
+    """Return [H,W] bool, True where labels were drawn."""
+    with_labels = draw_detections(crowd.image, detections, crowd.captions, scale)
+    without = draw_detections(crowd.image, detections, [""] * len(detections), scale)
+    return (np.asarray(with_labels) != np.asarray(without)).any(axis=-1)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_labels_cover_a_sixth_of_a_crowded_image_at_most(
+    scale: int, with_masks: bool, crowd: Crowd
+) -> None:
+    detections = crowd.detections if with_masks else replace(crowd.detections, masks=None)
+    labelled = label_pixels(crowd, detections, scale)
+    assert 0.05 < labelled.mean() < 1 / 6
+    # Nobody's nucleus is hidden: most of every box remains visible.
+    for x0, y0, x1, y1 in (scale * crowd.detections.boxes).int().tolist():
+        assert labelled[y0:y1, x0:x1].mean() < 0.9
+
+
+def test_the_best_detections_of_a_crowded_image_have_labels(crowd: Crowd) -> None:
+    """The labels of the best are drawn even if there are many others."""
+    best = crowd.detections[:10]
+    few = replace(crowd, captions=crowd.captions[:10])
+    assert label_pixels(few, best, 2).mean() > 0.01
+    all_labels = label_pixels(crowd, crowd.detections, 2)
+    x0, y0, x1, y1 = (2 * crowd.detections.boxes[0]).int().tolist()
+    assert all_labels[max(0, y0 - 25) : y1 + 25, max(0, x0 - 80) : x1 + 80].any()
+
+
+def test_labels_do_not_cover_each_other(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = DrawingCanvas._draw_label
+
+    def record(self: DrawingCanvas, label: Rectangle, *arguments: object) -> None:
+        drawn.append(label)
+        draw(self, label, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DrawingCanvas, "_draw_label", record)
+    draw_detections(crowd.image, crowd.detections, crowd.captions, 2)
+    assert len(drawn) > 20
+    assert not any(first.overlaps(second) for first, second in combinations(drawn, 2))
+
+
+def test_neighbouring_instances_of_one_class_have_different_colours(crowd: Crowd) -> None:
+    boxes = crowd.detections.boxes.numpy()
+    colours = instance_colours(boxes)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for first, second in combinations(range(len(boxes)), 2):
+        if np.hypot(*(centres[first] - centres[second])) < 25:
+            assert colours[first] != colours[second]
+
+
+def test_masks_of_one_class_have_different_colours_and_their_boxes_that_of_the_class() -> None:
+    left = rectangle_mask(rows=slice(10, 50), columns=slice(5, 45))
+    right = rectangle_mask(rows=slice(10, 50), columns=slice(45, 85))
+    rles = encode_masks(np.stack([left, right]))
+    labels = torch.tensor([3, 3])
+    detections = Detections(torch.ones(2), labels, masks_to_boxes(rles).float(), rles)
+    pixels = np.asarray(draw_detections(blank_image(), detections, ["", ""]))
+    assert (pixels[30, 25] != pixels[30, 65]).any()
+    assert len(pixels_of(Image.fromarray(pixels), palette(3))) > 100
+
+
+def test_every_label_of_a_sparse_image_is_drawn() -> None:
+    boxes = [[20, 40, 100, 120], [150, 60, 260, 160], [40, 140, 120, 190]]
+    colours = [palette(index) for index in range(3)]
+    without = draw_boxes(blank_image(size=(300, 200)), boxes, ["", "", ""], colours)
+    image = draw_boxes(blank_image(size=(300, 200)), boxes, ["a", "b", "c"], colours)
+    for colour in colours:
+        assert len(pixels_of(image, colour)) > len(pixels_of(without, colour)) + 50
+
+
+@pytest.mark.parametrize("caption", ["\x1b[31m", "a\0b", "\ud800", "", "\u202egpj"])
+def test_captions_with_any_character_can_be_drawn(caption: str) -> None:
+    draw_boxes(blank_image(), [[5, 20, 60, 60]], [caption], [palette(0)])

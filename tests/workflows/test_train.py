@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from groupdetr.cli.main import main, read_options
 from groupdetr.cli.options.train import TrainOptions
 from groupdetr.engine.trainer import Trainer
-from groupdetr.workflows.train import TrainingResult, train_command
+from groupdetr.workflows.train import CTRL_C_SECONDS, TrainingResult, train_command
 from tests.runs import load_checkpoint, train_arguments
 
 
@@ -85,10 +86,10 @@ def test_a_training_that_ends_at_stop_after_was_not_interrupted(
 def test_paths_with_brackets_are_printed_unchanged(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The console could take them for markup."""
+    """The console could take them for markup, and a shell for a pattern, so they are quoted."""
     run = tmp_path / "run[bold]"
     call_train(shapes, run, "--steps", "1")
-    assert f"groupdetr predict {run} IMAGES" in capsys.readouterr().out
+    assert f"groupdetr predict '{run}' IMAGES" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -103,11 +104,27 @@ def test_a_signal_stops_after_the_current_step_and_its_handler_is_restored(
     assert signal.getsignal(number) == former_handler
 
 
+def test_one_request_that_arrives_as_two_signals_saves_the_step(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`timeout` sends its signal to the process and to its group, and torchrun passes it on."""
+
+    def terminate_twice(_: Trainer) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    call_in_second_step(monkeypatch, terminate_twice)
+    run = tmp_path / "run"
+    assert call_train(shapes, run).interrupted
+    assert load_checkpoint(run)["progress"]["step"] == 2
+
+
 def test_a_second_signal_stops_at_once(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt_twice(_: Trainer) -> None:
         signal.raise_signal(signal.SIGINT)
+        time.sleep(2 * CTRL_C_SECONDS)
         signal.raise_signal(signal.SIGINT)
 
     call_in_second_step(monkeypatch, interrupt_twice)

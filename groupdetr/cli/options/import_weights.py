@@ -34,3 +34,5 @@ class ImportOptions(PluginOptions):
     """The number of groups in the checkpoint, if the checkpoint does not record it."""
     layout: str | None = None
     """The layout of the checkpoint, if its tensor names fit several layouts."""
+    entry: str | None = None
+    """The key of the weights in the checkpoint, if it has several: ema, model_ema, ema.module."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from groupdetr.cli.options.plugin import PluginOptions
 from groupdetr.errors import UsageError
-from groupdetr.settings import DEFAULT_MODEL, DEFAULT_SETTINGS, Settings
+from groupdetr.settings import DEFAULT_MODEL, DEFAULT_SETTINGS, Settings, with_changes
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
     arguments, auto_batch = _without_auto_batch(arguments)
     resumed = _last_value(arguments, "--resume")
     model = _last_value(arguments, "--model")
+    changes = _given_schedule(arguments)
     if resumed is not None:
         run = Path(resumed)
         options = options_of_run(run)
@@ -96,7 +99,8 @@ def prepare(arguments: Sequence[str]) -> tuple[list[str], TrainOptions]:
             options = replace(options, settings=settings)
     else:
         options = TrainOptions(model=model or DEFAULT_MODEL)
-    return arguments, replace(options, auto_batch=auto_batch)
+    settings = with_changes(options.settings, changes)
+    return arguments, replace(options, settings=settings, auto_batch=auto_batch)
 
 
 def options_of_run(run: Path) -> TrainOptions:
@@ -108,7 +112,7 @@ def options_of_run(run: Path) -> TrainOptions:
     return TrainOptions(**recorded, out=run, resume=run)
 
 
-def _last_value(arguments: list[str], flag: str) -> str | None:
+def _last_value(arguments: Sequence[str], flag: str) -> str | None:
     """Return the value of the last occurrence of a flag, None if there is none."""
     value = None
     for i, argument in enumerate(arguments):
@@ -117,6 +121,45 @@ def _last_value(arguments: list[str], flag: str) -> str | None:
         elif argument.startswith(f"{flag}="):
             value = argument.split("=", 1)[1]
     return value
+
+
+def _given_schedule(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the options that are given and that change the defaults of others.
+
+    They are the length of the training and its schedule. Values that are no numbers are left out;
+    tyro refuses them.
+    """
+    given: dict[str, Any] = {}
+    for name, kind in (("epochs", float), ("steps", int), ("minutes", float), ("schedule", str)):
+        value = _last_value(arguments, f"--{name}")
+        if value is None or value == "None":
+            continue
+        with suppress(ValueError):
+            given[name] = kind(value)
+    if given.get("schedule") not in (None, "step", "cosine"):
+        del given["schedule"]
+    drops = _values(arguments, "--lr-drop")
+    if drops is not None:
+        with suppress(ValueError):
+            given["lr_drop"] = tuple(map(float, drops))
+    return given
+
+
+def _values(arguments: Sequence[str], flag: str) -> list[str] | None:
+    """Return the values of the last occurrence of a flag that takes several, None without it."""
+    found: list[str] | None = None
+    for i, argument in enumerate(arguments):
+        name, separator, value = argument.partition("=")
+        if _normalised(name) != flag:
+            continue
+        following = takewhile(lambda text: not text.startswith("--"), arguments[i + 1 :])
+        found = [value] if separator else list(following)
+    return found
+
+
+def _normalised(flag: str) -> str:
+    """Return a flag as it is documented: tyro also takes --lr_drop for --lr-drop."""
+    return flag.replace("_", "-")
 
 
 def _without_auto_batch(arguments: list[str]) -> tuple[list[str], bool]:

@@ -21,11 +21,13 @@ class ValOptions(PluginOptions):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, or a weights file of this library (then --data is needed)."""
     data: Path | None = None
-    """The dataset. None: the one that the run was trained on."""
+    """The dataset, a folder or an annotation file. None: the one that the run was trained on."""
     images: Path | None = None
-    """Folder of the images, if --data is an annotation file."""
-    split: str = "val"
-    """train, val or test; for scenes also another split of the version."""
+    """Folder of the images, if --data is an annotation file and they are not beside it."""
+    split: str | None = None
+    """train, val or test; for scenes also another split of the version. None: val, or all images of
+    an annotation file. Without a val split in the data of the run, val is what the training held
+    out."""
     per_group: bool = False
     """Also evaluate every group of queries alone (Fig. 4 of the paper)."""
     imgsz: int | None = None
@@ -38,6 +40,7 @@ class ValOptions(PluginOptions):
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: Path | None = None
-    """Folder to write to. None: RUN/val."""
+    """Folder to write to. None: RUN/val; for other data, another split or size, a folder beside it,
+    such as RUN/val-test."""
     json: bool = False
     """Print one JSON object, the content of metrics.json (docs/json.md), instead of tables."""

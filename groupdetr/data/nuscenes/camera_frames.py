@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from groupdetr.data.findings import Findings, RefusedError, printable
 from groupdetr.data.nuscenes.geometry import invert_poses, pose_matrices, to_homogeneous
 from groupdetr.data.nuscenes.names import CAMERAS
 from groupdetr.data.nuscenes.tables import Row, Table, Tables, describe_record, read_floats, refusal
+from groupdetr.data.paths import is_unusual, refused_name, with_slashes
 from groupdetr.data.records import Floats, Ints
 
 INTERVALS = 5  # number of intervals between key frames that earlier frames cover
@@ -64,7 +66,8 @@ class CameraFrames:
     def from_tables(cls, tables: Tables) -> CameraFrames:
         """Read the images of a whole version, of all splits.
 
-        `DataError` if a pose or a calibration is invalid.
+        `DataError` if a pose or a calibration is invalid, or if the name of a file leads out of the
+        folder of the dataset.
         """
         indices = camera_frame_indices(tables)
         rows = [tables["sample_data"][token] for token in indices]
@@ -83,7 +86,7 @@ class CameraFrames:
         calibrations = [calibration_indices[row["calibrated_sensor_token"]] for row in rows]
         return cls(
             root=tables.root,
-            names=tuple(row["filename"] for row in rows),
+            names=read_file_names(tables, rows),
             sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
             times=np.array(times, dtype=np.int64),
             previous=np.array(previous, dtype=np.int64),
@@ -147,6 +150,36 @@ def camera_frame_indices(tables: Tables) -> dict[str, int]:
         if tables.channel(row) in CAMERAS:
             indices[token] = len(indices)
     return indices
+
+
+def read_file_names(tables: Tables, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the file names of records of sample_data, relative to the root, with slashes.
+
+    `DataError` for the first one that cannot be used.
+    """
+    for finding in file_name_findings(tables, rows):
+        if finding.is_error:
+            raise RefusedError(finding)
+    return tuple(with_slashes(row["filename"]) for row in rows)
+
+
+def file_name_findings(tables: Tables, rows: Sequence[Row]) -> Findings:
+    """Return the findings about file names: those that are refused, and those with backslashes.
+
+    Links are followed without a finding: the folders of the images are often on another disk.
+    """
+    findings = Findings(tables.file("sample_data"))
+    for row in rows:
+        name = row["filename"]
+        if not is_unusual(name):
+            continue
+        if refused := refused_name(name, "the folder of the dataset"):
+            code, problem = refused
+            findings.add(code, describe_record(row), f"filename {printable(name)} {problem}")
+        elif "\\" in name:
+            what = f"filename {printable(name)} has backslashes"
+            findings.add("backslash", describe_record(row), what)
+    return findings
 
 
 def read_poses(table: Table, rows: Sequence[Row]) -> tuple[Floats, Floats]:

@@ -17,7 +17,11 @@ import numpy as np
 
 from groupdetr.data.findings import Finding, RefusedError, printable
 from groupdetr.data.image_decoding import check_image
-from groupdetr.data.nuscenes.camera_frames import CameraFrames
+from groupdetr.data.nuscenes.camera_frames import (
+    CameraFrames,
+    camera_frame_indices,
+    file_name_findings,
+)
 from groupdetr.data.nuscenes.samples import Sample, read_scene_samples
 from groupdetr.data.nuscenes.statistics import SceneCheckReport, count_objects
 from groupdetr.data.nuscenes.tables import (
@@ -28,6 +32,7 @@ from groupdetr.data.nuscenes.tables import (
     read_splits_file,
     splits_of_all_scenes,
 )
+from groupdetr.data.statistics import crowded_findings
 
 Splits = dict[str, tuple[Sample, ...]]
 
@@ -38,8 +43,9 @@ def check(
     splits: Sequence[str] = (),
     decode: bool = True,
     two_frames: bool | None = None,
+    num_queries: int | None = None,
 ) -> SceneCheckReport:
-    """Return a report of all problems of a version.
+    """Return a report of all problems of a version. ``num_queries`` is that of one group.
 
     ``splits`` names the splits that must exist; without it, all known splits are checked. Without
     ``decode`` only the headers of images are read, which is quick, but does not find broken images.
@@ -53,10 +59,16 @@ def check(
     if not findings:
         try:
             tables = Tables(root, version)
-            camera_frames = CameraFrames.from_tables(tables)
-            samples, findings = _read_splits(tables, camera_frames, splits)
-            splits_file = folder / SPLITS_FILE
-            findings += _check_splits(samples, camera_frames, splits_file, decode, two_frames)
+            names = camera_file_findings(tables)
+            if any(finding.is_error for finding in names):
+                findings = names
+            else:
+                camera_frames = CameraFrames.from_tables(tables)
+                samples, findings = _read_splits(tables, camera_frames, splits)
+                splits_file = folder / SPLITS_FILE
+                findings += names
+                findings += _check_splits(samples, camera_frames, splits_file, decode, two_frames)
+                findings += _crowded_samples(samples, num_queries, splits_file)
         except RefusedError as error:
             findings = [error.finding]
         # A value has an unexpected type, such as a text in the place of a number.
@@ -77,6 +89,12 @@ def missing_tables(folder: Path) -> list[Finding]:
         if not file.is_file():
             findings.append(Finding("missing-table", str(file), "", "there is no such table"))
     return findings
+
+
+def camera_file_findings(tables: Tables) -> list[Finding]:
+    """Return the findings about the file names of all camera images of a version."""
+    rows = [tables["sample_data"][token] for token in camera_frame_indices(tables)]
+    return file_name_findings(tables, rows)
 
 
 def _read_splits(
@@ -170,6 +188,18 @@ def statistics_findings(name: str, samples: Sequence[Sample], file: Path) -> Ite
         if not number:
             what = f"class {class_name} has no object"
             yield Finding("class-without-boxes", str(file), record, what)
+
+
+def _crowded_samples(splits: Splits, num_queries: int | None, file: Path) -> list[Finding]:
+    """Return the findings about samples with more objects to train on than a group has queries."""
+    findings: list[Finding] = []
+    if num_queries is None:
+        return findings
+    for name, samples in splits.items():
+        counts = [int(sample.truth.trainable.sum()) for sample in samples]
+        record = f"split {printable(name)}"
+        findings += crowded_findings(counts, num_queries, str(file), record, "samples")
+    return findings
 
 
 def _shared_samples(splits: Splits, file: Path) -> list[Finding]:

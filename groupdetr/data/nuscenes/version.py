@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groupdetr.data.findings import RefusedError
+from groupdetr.data.fingerprint import fingerprint
 from groupdetr.data.nuscenes.camera_frames import CameraFrames
 from groupdetr.data.nuscenes.check import check
 from groupdetr.data.nuscenes.names import CLASSES
@@ -22,6 +23,7 @@ from groupdetr.data.nuscenes.tables import (
     splits_of_all_scenes,
 )
 from groupdetr.data.records import Category
+from groupdetr.data.wrong_inputs import describe_run, missing_data
 from groupdetr.structures.json_object import JsonObject
 
 # A folder counts as that of a version from this number of tables. Some tables may be missing.
@@ -51,6 +53,10 @@ class NuScenes:
         }
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
         return {"root": str(self.root), "categories": categories, "splits": splits}
+
+    def fingerprint(self) -> JsonObject:
+        """Return what identifies the content of train and val."""
+        return fingerprint(self.categories, {name: self.splits[name] for name in ("train", "val")})
 
 
 def load(data: Path | str, split: str | None = None) -> NuScenes:
@@ -95,19 +101,23 @@ def version_names(folder: Path) -> list[str]:
 
 
 def check_version(
-    data: Path | str, decode: bool = True, two_frames: bool | None = None
+    data: Path | str,
+    decode: bool = True,
+    two_frames: bool | None = None,
+    num_queries: int | None = None,
 ) -> SceneCheckReport:
     """Return a report of all problems of the train and val splits of the version in ``data``.
 
     ``two_frames`` is True if the detector also uses an earlier frame, and None if no detector is
     given. A version that has only test scenes is checked only if no detector is given.
+    ``num_queries`` is that of one group.
     """
     try:
         root, version = find_version(data)
         splits = splits_of_all_scenes(version) if two_frames is None else ()
         if not splits:
             splits = tuple(split_aliases(root, version).values())
-        return check(root, version, splits, decode, two_frames)
+        return check(root, version, splits, decode, two_frames, num_queries)
     except RefusedError as error:
         return SceneCheckReport(Path(data), [error.finding], [])
 
@@ -118,6 +128,8 @@ def find_version(data: Path | str) -> tuple[Path, str]:
     ``data`` is the folder of a version, or a root with a single one. `DataError` otherwise.
     """
     folder = Path(data)
+    if not os.path.exists(folder):
+        raise missing_data(folder)
     if has_tables(folder):
         absolute = Path(os.path.abspath(folder))  # "." has neither a name nor a parent
         return absolute.parent, absolute.name
@@ -126,8 +138,10 @@ def find_version(data: Path | str) -> tuple[Path, str]:
         return folder, versions[0]
     if versions:
         what = f"the folder has {len(versions)} versions: {', '.join(versions)}"
+    elif folder.is_file():
+        what = "it is a file, and not the folder of a version"
     else:
-        what = "the folder has no version of nuScenes"
+        what = describe_run(folder) or "the folder has no version of nuScenes"
     raise refusal("not-one-version", folder, "", what)
 
 

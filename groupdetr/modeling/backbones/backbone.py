@@ -55,6 +55,7 @@ class Backbone(nn.Module):
         self.normalisation = normalisation
         for name in frozen:
             network.get_submodule(name).requires_grad_(False)
+        self.train(network.training)
 
     def forward(self, pixels: Tensor, padding: Tensor | None = None) -> list[Tensor]:
         """``padding`` [...,H,W] is True where there is no image; None if there is no padding.

@@ -103,11 +103,14 @@ def freeze_norms(network: nn.Module) -> nn.Module:
 def fold_norms(network: nn.Module) -> None:
     """Replace every batch norm of a timm ResNet that directly follows its convolution, in place.
 
-    Norms with an activation of their own, which are of another class, are not replaced.
+    Not replaced are norms with an activation of their own, which are of another class, and norms
+    after a convolution with a bias.
     """
     for block in list(network.modules()):
         for (conv_name, conv), (norm_name, norm) in pairwise(list(block.named_children())):
-            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d:
+            if not isinstance(conv, nn.Conv2d) or conv.bias is not None:
+                continue
+            if type(norm) is nn.BatchNorm2d:
                 frozen = FrozenBatchNorm(norm)
                 block.register_module(norm_name, frozen)
                 block.register_module(conv_name, NormedConv2d(conv, frozen))

@@ -17,6 +17,7 @@ from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 from groupdetr.modeling.backbones.resnet import resnet50, small_resnet
 from groupdetr.modeling.backbones.swin import swin_large
 from groupdetr.modeling.backbones.timm_backbone import timm_backbone
+from groupdetr.modeling.backbones.timm_structure import require_known
 from groupdetr.modeling.backbones.vit import HUGE, SMALL, ViTSizes, vit_huge
 from groupdetr.modeling.backbones.vovnet import vovnet99
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
@@ -102,9 +103,13 @@ def build_timm_backbone(name: str, options: BackboneOptions) -> Backbone:
 
 
 def has_weights(name: str) -> bool:
-    """Return whether pretrained weights of the backbone can be downloaded."""
+    """Return whether pretrained weights of the backbone can be downloaded.
+
+    `UsageError` if timm does not know the name.
+    """
     if name in _BACKBONES:
         return _BACKBONES[name].has_weights
+    require_known(name)
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return bool(config is not None and config.has_weights)
 

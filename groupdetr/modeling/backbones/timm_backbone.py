@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import timm.models
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from groupdetr.errors import UsageError
@@ -16,6 +15,8 @@ from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 from groupdetr.modeling.backbones.timm_structure import TimmModel, TimmStructure, examine
 from groupdetr.modeling.backbones.timm_weights import create_timm_network
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def timm_backbone(
@@ -53,10 +54,10 @@ def timm_backbone(
 
     `UsageError` if the network cannot serve, `WeightsError` if its weights cannot be loaded.
     """
-    structure = examine(name, strides, dilated)
+    structure = examine(name, tuple(strides), dilated)
     frozen = _frozen_parameters(name, structure, frozen_stages)
     network = create_timm_network(name, pretrained, structure.options, structure.used)
-    network.prune_intermediate_layers(structure.indices, prune_norm=True, prune_head=True)
+    network.prune_intermediate_layers(list(structure.indices), prune_norm=True, prune_head=True)
     for parameter_name, parameter in network.named_parameters():
         # Some networks compute more than the maps that are used. A parameter without a gradient
         # must not wait for one in distributed training.
@@ -68,7 +69,10 @@ def timm_backbone(
     if freeze_norms:
         if isinstance(network, timm.models.ResNet):
             fold_norms(network)
-        network = freeze_batch_norm_2d(network)
+        for module in network.modules():
+            if isinstance(module, BATCH_NORMS):
+                # `Backbone` keeps modules that are not trained in evaluation mode.
+                module.requires_grad_(False)
 
     mean, std = structure.mean, structure.std
     is_converted = bgr or (mean, std) != (IMAGENET_MEAN, IMAGENET_STD)
@@ -104,11 +108,11 @@ class TimmNetwork(nn.Module):
     """
 
     def __init__(
-        self, model: TimmModel, indices: list[int], strides: Sequence[int], multiple: int
+        self, model: TimmModel, indices: Sequence[int], strides: Sequence[int], multiple: int
     ) -> None:
         super().__init__()
         self.model = model
-        self.indices = indices
+        self.indices = list(indices)
         self.strides = tuple(strides)
         self.multiple = multiple
 

@@ -6,9 +6,10 @@ and little time, and a network that cannot serve is refused before its weights a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import timm
@@ -28,8 +29,9 @@ ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {},
 )
 SUITABLE = (
-    "choose a backbone with maps of strides 4, 8, 16 and 32, such as resnet101.tv_in1k, "
-    "convnext_tiny.fb_in22k or swin_tiny_patch4_window7_224.ms_in22k"
+    "choose a backbone with maps of strides 4, 8, 16 and 32, such as --backbone "
+    "convnext_tiny.fb_in22k, resnet101.tv_in1k or swin_tiny_patch4_window7_224.ms_in22k; "
+    "docs/backbones.md lists them"
 )
 
 
@@ -45,23 +47,24 @@ class TimmStructure:
     # The constants, for red, green, blue in [0,1], that the images of its training had
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    indices: list[int]  # of the maps, among all maps of the network
-    channels: list[int]  # of the maps
+    indices: tuple[int, ...]  # of the maps, among all maps of the network
+    channels: tuple[int, ...]  # of the maps
     multiple: int  # 1 if images of all sizes are taken as they are
     used: frozenset[str]  # names of the parameters that the maps depend on
     # Names of the parameters of the stem and of every stage. The stem ends at the map of stride 2,
     # or where there is none, at the module of the first stage. Every other map ends a stage.
-    stages: list[frozenset[str]]
+    stages: tuple[frozenset[str], ...]
 
 
-def examine(name: str, strides: Sequence[int], dilated: bool = False) -> TimmStructure:
+@cache
+def examine(name: str, strides: tuple[int, ...], dilated: bool = False) -> TimmStructure:
     """Return how timm's network ``name`` computes maps of these strides.
 
     With ``dilated``, the convolutions of its last stage are dilated, so that it keeps stride 16.
     `UsageError` if timm does not know the name, or if the network lacks a stride, needs images of
     one size, or has no dilated form.
     """
-    _require_known(name)
+    require_known(name)
     network, options = _create_on_meta(name, dilated)
     if not hasattr(network, "forward_intermediates"):
         raise UsageError(f"{name} has no feature maps", f"timm's {name}", SUITABLE)
@@ -69,7 +72,7 @@ def examine(name: str, strides: Sequence[int], dilated: bool = False) -> TimmStr
     if dilated and max(all_strides) > DILATED_STRIDE:
         raise _not_dilated(name)
     indices = _select(name, all_strides, strides)
-    channels = [int(network.feature_info[index]["num_chs"]) for index in indices]
+    channels = tuple(int(network.feature_info[index]["num_chs"]) for index in indices)
 
     multiple, maps = _run(network, name, max(all_strides), indices, strides, channels)
     config = network.pretrained_cfg
@@ -85,7 +88,7 @@ def examine(name: str, strides: Sequence[int], dilated: bool = False) -> TimmStr
     )
 
 
-def _require_known(name: str) -> None:
+def require_known(name: str) -> None:
     """Raise `UsageError` unless timm knows this architecture and this tag of its weights."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -102,7 +105,7 @@ def _require_known(name: str) -> None:
         raise UsageError(
             f"timm has no weights {tag!r} of {architecture}; it has {available}",
             f"timm {timm.__version__}",
-            f"choose one of these names, or {architecture}, which stands for the first of them",
+            f"choose one of these names, or {architecture} for its default weights",
         )
 
 
@@ -135,19 +138,41 @@ def _not_dilated(name: str) -> UsageError:
     )
 
 
-def _select(name: str, all_strides: Sequence[int], strides: Sequence[int]) -> list[int]:
-    """Return the indices of the last map of every stride. `UsageError` if a stride has no map."""
+def _select(name: str, all_strides: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Return the index of the last map of every stride, from fine to coarse.
+
+    `UsageError` if a stride has no map.
+    """
+    if list(strides) != sorted(set(strides)):
+        raise UsageError(
+            f"strides go from fine to coarse, unlike {_join(strides)}", remedy="set them in order"
+        )
     last_index = {stride: index for index, stride in enumerate(all_strides)}
     if not last_index.keys() >= set(strides):
-        needed = ", ".join(str(stride) for stride in strides)
-        available = ", ".join(str(stride) for stride in last_index)
         raise UsageError(
-            f"the detector needs feature maps of stride {needed}, and {name} has only maps of "
-            f"stride {available}",
+            f"the detector needs feature maps of stride {_join(strides)}, and {name} has only maps "
+            f"of stride {_join(last_index)}",
             f"timm's {name}",
-            SUITABLE,
+            _other_strides(strides, list(last_index)) + SUITABLE,
         )
-    return [last_index[stride] for stride in strides]
+    return tuple(last_index[stride] for stride in strides)
+
+
+def _other_strides(needed: Sequence[int], available: Sequence[int]) -> str:
+    """Return how to use the maps that the network has.
+
+    A detector of one map takes any. Deformable DETR and DINO compute the coarser maps that are
+    missing from the last one.
+    """
+    usable = [stride for stride in available if stride >= needed[0]]
+    if len(needed) == 1 or not usable:
+        usable = [max(available)]
+    setting = f"'strides=[{','.join(str(stride) for stride in usable)}]'"
+    return f"use the maps that it has, if the detector allows it: --set {setting}; or "
+
+
+def _join(strides: Iterable[int]) -> str:
+    return ", ".join(str(stride) for stride in strides)
 
 
 def _run(
@@ -172,7 +197,7 @@ def _run(
         try:
             maps = network.forward_intermediates(pixels, output_fmt="NCHW", intermediates_only=True)
         except Exception as error:  # timm's networks refuse an image size in many ways
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0] or type(error).__name__
             continue
         expected = [
             (1, num_channels, -(-height // stride), -(-width // stride))
@@ -205,7 +230,7 @@ def _names_of_inputs(maps: Sequence[Tensor], parameters: dict[str, nn.Parameter]
 
 def _stages(
     network: TimmModel, maps: Sequence[Tensor], all_strides: Sequence[int]
-) -> list[frozenset[str]]:
+) -> tuple[frozenset[str], ...]:
     """Return the names of the parameters of the stem and of every stage, see `TimmStructure`."""
     remaining = _trained(network)
     stem: set[str] = set()
@@ -222,4 +247,4 @@ def _stages(
         inside = network.feature_info[0]["module"] + "."
         stem = {name for name in stages[0] if not name.startswith(inside)}
         stages[0] -= stem
-    return [frozenset(stem), *stages]
+    return (frozenset(stem), *stages)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,8 @@ class CameraEncoder(Encoder[CameraImages]):
     `GatedPositionEmbedding`. As in the published code, the encoder computes in the float32 of its
     weights under any autocast, because coordinates in metres need that precision.
     """
+
+    images_type: ClassVar[type[CameraImages]] = CameraImages
 
     depths: Tensor
     low: Tensor

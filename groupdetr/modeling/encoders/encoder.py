@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ class Encoder(nn.Module, ABC, Generic[ImagesT]):
 
     ``Encoder[Images]`` encodes single images, ``Encoder[CameraImages]`` scenes of several cameras.
     """
+
+    images_type: ClassVar[type[Images] | type[CameraImages]] = Images  # what it encodes
 
     @abstractmethod
     def forward(self, features: list[Tensor], images: ImagesT) -> Memory:

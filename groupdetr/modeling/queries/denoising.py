@@ -26,7 +26,7 @@ from groupdetr.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Denoising, Queries
-from groupdetr.structures.targets import Target, TargetBatch
+from groupdetr.structures.targets import Target, TargetBatch, require_known_labels
 
 
 class LabelAndBoxNoise:
@@ -165,7 +165,15 @@ class DenoisingQueries(QuerySource):
         queries = replace(queries, content=self.labels.matching_content(queries.content))
         if not self.training:
             return queries
-        return self.add_denoising(queries, pad_targets(targets, memory))
+        objects = pad_targets(targets, memory)
+        if targets:
+            require_known_labels(targets, self.noise.num_classes)
+            if any(target.max_label is None for target in targets):
+                # They were created on a GPU, and reading them here would wait for it. An index out
+                # of range would end the process. The criterion finds such labels later.
+                labels = objects.labels.clamp(0, self.noise.num_classes - 1)
+                objects = replace(objects, labels=labels)
+        return self.add_denoising(queries, objects)
 
     def add_denoising(self, queries: Queries, objects: TargetBatch) -> Queries:
         """Put D denoising queries in front of the N matching queries of every group: [B,K,D+N,.].
@@ -207,7 +215,9 @@ class DenoisingQueries(QuerySource):
         return replace(
             queries,
             content=torch.cat([content.to(queries.content.dtype), queries.content], dim=2),
-            reference=torch.cat([reference, matching_reference], dim=2),
+            reference=torch.cat(
+                [reference.to(matching_reference.dtype), matching_reference], dim=2
+            ),
             blocked=denoising_attn_mask(copies, queries_per_copy, num_matching, content.device),
             denoising=denoising,
         )

@@ -84,7 +84,8 @@ def groups_section(panels: Sequence[GroupPanel], kind: str) -> Html:
 def group_panel(task: DetectionTask, detector: Detector, index: int) -> GroupPanel:
     """Return validation image ``index`` with the queries that are matched to its objects."""
     matched = matched_queries(detector.model, detector.recipe.criterion(), task.val, index)
-    image = load_image(task.val.records[index].path)
+    record = task.val.records[index]
+    image = load_image(record.path, (record.width, record.height))
     return GroupPanel(image, matched.boxes, matched.predicted_boxes, matched.points)
 
 

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
 
+from groupdetr.console.output import create_console
+from groupdetr.console.text import escape_controls, quote
 from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
-from groupdetr.data.image_decoding import IMAGE_SUFFIXES, load_image
+from groupdetr.data.image_files import ImageSearch, merge, named_files, search_folder
+from groupdetr.data.image_input import ImageInput, is_one_image, to_rgb
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import val_transform
+from groupdetr.data.wrong_inputs import IMAGES, describe_missing_image
 from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.structures.detections import Detections, decode_mask
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.annotated_images import is_annotated
 from groupdetr.tasks.detection2d.task import DetectionTask
-from groupdetr.tasks.detection_result import DetectionResult
-from groupdetr.tasks.result_formats import format_counts
+from groupdetr.tasks.detection_result import DetectionResult, hint_at_lower_score
+from groupdetr.tasks.output_files import expect_replaceable, is_predictions
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.images import draw_detections
 
 if TYPE_CHECKING:
     import supervision
 
-ImageInput = str | Path | Image.Image | NDArray[np.generic] | Tensor
-
 DEFAULT_SCORE = 0.5  # score threshold of `groupdetr predict`
-SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")  # files that predict reads from a folder
+_MAX_STEM = 200  # bytes of the name of an annotated copy; file systems allow 255 with the ending
 
 
 @dataclass(repr=False)
@@ -56,6 +60,12 @@ class Result(DetectionResult):
     detections: Detections  # their tensors, and the masks as run lengths
     categories: Sequence[tuple[int | str, str]]  # (id in the dataset, name) of every class
     source: str = ""  # the path of the image, if it has one
+    best_score: float | None = None  # the highest of all scores, those below the threshold included
+
+    @property
+    def source_files(self) -> list[Path]:
+        """The file of the original image, if it came from one."""
+        return [Path(self.source)] if self.source else []
 
     @property
     def class_names(self) -> list[str]:
@@ -157,16 +167,19 @@ class Detector(TrainedDetector):
     ) -> list[Result]:
         """Return the detections in each image whose score is at least ``score``.
 
-        An image is a path, a PIL image, an array [H,W,3] or [H,W] of bytes, or a tensor [3,H,W] of
-        bytes or of floats in [0,1].
+        An image is a path, a PIL image of any mode, an array [H,W,3] or [H,W], or a tensor [3,H,W].
+        All of them give the same detections. Arrays and tensors are in RGB, of bytes, of 16 bits,
+        or of floats in [0,1]. With an opacity as the last channel, transparent pixels are white.
+
+        `DataError` for a file that cannot be read, `UsageError` for what is not an image.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
-            images = [images]
-        return list(self.stream(images, score))
+        if is_one_image(images):
+            images = [cast(ImageInput, images)]
+        return list(self.stream(cast(Iterable[ImageInput], images), score))
 
     @torch.inference_mode()
     def stream(
-        self, images: Sequence[ImageInput], score: float = DEFAULT_SCORE
+        self, images: Iterable[ImageInput], score: float = DEFAULT_SCORE
     ) -> Iterator[Result]:
         """Yield the same results as `predict`, image by image.
 
@@ -185,35 +198,14 @@ class Detector(TrainedDetector):
             width, height = image.size
             limit = torch.tensor([width, height, width, height])
             detections.boxes = detections.boxes.clamp(min=0).minimum(limit)
-            path = str(source) if isinstance(source, str | Path) else ""
-            yield Result(image, detections.above(score), self.categories, path)
-
-
-def to_rgb(image: ImageInput) -> Image.Image:
-    """Return any image as RGB, rotated according to its EXIF orientation."""
-    if isinstance(image, str | Path):
-        return load_image(Path(image))
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    array = _to_array(image) if isinstance(image, Tensor) else image
-    if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise UsageError(
-            f"an array of {array.dtype} {array.shape} is not an image",
-            remedy="pass [H,W,3] or [H,W] of uint8",
-        )
-    if array.shape[-1] == 1:
-        array = array.squeeze(-1)
-    return Image.fromarray(array).convert("RGB")
-
-
-def _to_array(image: Tensor) -> NDArray[np.generic]:
-    """Convert [3,H,W] to [H,W,3], and floats in [0,1] to bytes."""
-    image = image.detach().cpu()
-    if image.is_floating_point():
-        image = (image * 255).round().clamp(0, 255).byte()
-    if image.ndim == 3:
-        image = image.permute(1, 2, 0)
-    return image.numpy()
+            path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+            yield Result(
+                image=image,
+                detections=detections.above(score),
+                categories=self.categories,
+                source=path,
+                best_score=float(detections.scores[0]) if len(detections) else None,
+            )
 
 
 def predict(
@@ -237,15 +229,22 @@ def predict(
         raise UsageError(
             "no images were given", remedy="groupdetr predict RUN photo.jpg folder/ '*.png'"
         )
-    paths: list[Path] = []
-    for pattern in inputs:
-        paths += find_images(pattern)
+    search = merge(find_images(pattern) for pattern in inputs)
+    paths = search.images
+    if not paths:
+        raise no_images(inputs[0], search)
+    copies = annotated_paths(paths, out)
+    expect_replaceable_copies(copies, out)
+    console = create_console()
+    if left_out := search.describe_left_out():
+        console.print(left_out)
     min_score = DEFAULT_SCORE if score is None else score
     detector = Detector(run, device, imgsz)
     out.mkdir(parents=True, exist_ok=True)
-    copies = annotated_paths(paths, out)
 
     content: list[JsonObject] = []
+    lines: list[str] = []
+    best_scores: list[float] = []
     unreadable: list[DataError] = []
     images = list(zip(paths, copies))
     for path, copy in with_progress(images, "predict"):
@@ -256,27 +255,53 @@ def predict(
             continue
         result.save(copy)
         content.append(to_json(result, path, copy))
+        lines.append(f"{escape_controls(str(path))}: {result.counts}")
+        if result.best_score is not None:
+            best_scores.append(result.best_score)
     write_json(out / "predictions.json", content)
-    print_counts(content, out)
+    for line in lines:
+        console.print(line)
+    console.print(f"{len(content)} annotated images and predictions.json are in {out}")
+    if hint := hint_at_lower_score(best_scores, min_score):
+        console.print(hint)
     if unreadable:
         raise unreadable_inputs(unreadable, len(paths), "images")
     return content
 
 
-def find_images(pattern: str) -> list[Path]:
-    """Return the images of a file, a folder (with its subfolders) or a glob, in a fixed order."""
+def find_images(pattern: str) -> ImageSearch:
+    """Return the images of a file, a folder (with its subfolders) or a glob, in a fixed order.
+
+    In a folder, the ending of a name decides whether a file is an image. A file that was named, or
+    that a glob matches, is taken with any ending.
+    """
     path = Path(pattern)
     if path.is_dir():
-        candidates = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
-        paths = sorted(file for file in candidates if file.is_file())
-    elif path.exists():
-        paths = [path]
+        search = search_folder(path)
     else:
-        matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
-        paths = sorted(match for match in matches if match.is_file())
-    if not paths:
-        raise UsageError("no images were found", pattern, "pass files, folders or globs of images")
-    return paths
+        matches = [pattern] if path.exists() else glob.glob(pattern, recursive=True)
+        files = sorted(Path(match) for match in matches)
+        search = named_files(file for file in files if path.exists() or file.is_file())
+    # Otherwise a folder that holds its own output would have more images every time.
+    originals = [image for image in search.images if not is_annotated(image)]
+    search.annotated_images = len(search.images) - len(originals)
+    search.images = originals
+    # Such files may be named because a shell expanded `folder/*`.
+    named = path.is_file() and (search.system_files or search.annotated_images)
+    if not search.images and not named:
+        raise no_images(pattern, search)
+    return search
+
+
+def no_images(where: str, search: ImageSearch) -> UsageError:
+    """Return the error for a search that found no image."""
+    what, remedy = "no images were found", IMAGES
+    if left_out := search.describe_left_out():
+        what = f"{what} ({left_out})"
+    elif not os.path.exists(where) and not glob.has_magic(where):
+        described, remedy = describe_missing_image(where)
+        what = described or "there is no such image or folder"
+    return UsageError(what, where, remedy)
 
 
 def annotated_paths(paths: Sequence[Path], out: Path) -> list[Path]:
@@ -288,15 +313,31 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> list[Path]:
     used_names: set[str] = set()
     annotated = []
     for path in paths:
-        name = path.stem
+        stem = os.fsdecode(os.fsencode(path.stem)[:_MAX_STEM])
+        name = stem
         number = 1
-        while name in used_names:
+        while _name_key(name) in used_names:
             number += 1
-            name = f"{path.stem}-{number}"
-        used_names.add(name)
+            name = f"{stem}-{number}"
+        used_names.add(_name_key(name))
         suffix = ".png" if path.suffix.lower() == ".png" else ".jpg"
         annotated.append(out / f"{name}{suffix}")
     return annotated
+
+
+def _name_key(name: str) -> str:
+    """Return a text that is equal for names that are the same file on some systems."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def expect_replaceable_copies(copies: Sequence[Path], out: Path) -> None:
+    """Raise `UsageError` if `predict` would replace a file that it did not write.
+
+    That is so if the folder ``out`` is the folder of the images, for example.
+    """
+    remedy = f"choose another folder: --out {quote(out / 'annotated')}"
+    expect_replaceable(copies, is_annotated, remedy)
+    expect_replaceable([out / "predictions.json"], is_predictions, remedy)
 
 
 def to_json(result: Result, path: Path, annotated: Path) -> JsonObject:
@@ -327,11 +368,3 @@ def to_json(result: Result, path: Path, annotated: Path) -> JsonObject:
         "annotated": annotated.name,
         "detections": detections,
     }
-
-
-def print_counts(content: Sequence[JsonObject], out: Path) -> None:
-    """Print one line for each image: how many objects of each class were detected."""
-    for image in content:
-        names = [detection["name"] for detection in image["detections"]]
-        print(f"{image['file']}: {format_counts(names)}")
-    print(f"{len(content)} annotated images and predictions.json are in {out}")

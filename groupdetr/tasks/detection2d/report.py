@@ -53,7 +53,7 @@ def report(run: RunFolder, dataset: DatasetSplits) -> Path:
 
 def best_evaluation(run: RunFolder) -> CocoEvaluation:
     """Return the evaluation of the best weights, which the training wrote."""
-    metrics = (run.val / "metrics.json").read_text(encoding="utf-8")
+    metrics = run.best_metrics.read_text(encoding="utf-8")
     return CocoEvaluation.from_json(json.loads(metrics))
 
 
@@ -61,9 +61,11 @@ def detection_panel(
     task: DetectionTask, detectors: Mapping[str, Detector], index: int
 ) -> DetectionPanel:
     """Return validation image ``index``, its ground truth, and the detections of each detector."""
-    path = task.val.records[index].path
+    record = task.val.records[index]
+    # The size decides if the EXIF orientation is applied, as in training and evaluation.
+    image = load_image(record.path, (record.width, record.height))
     detections = {}
     for name, detector in detectors.items():
-        (result,) = detector.predict(path, score=0.0)
+        (result,) = detector.predict(image, score=0.0)
         detections[name] = result.detections
-    return DetectionPanel(load_image(path), task.ground_truth(index), detections)
+    return DetectionPanel(image, task.ground_truth(index), detections)

@@ -11,7 +11,8 @@ import torch
 from groupdetr.data import transforms
 from groupdetr.data.check import CheckReport, check
 from groupdetr.data.dataset import DetectionDataset
-from groupdetr.data.layouts import DatasetSplits, load
+from groupdetr.data.layouts import DatasetSplits, load, load_split
+from groupdetr.data.records import CocoSplit
 from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
@@ -101,6 +102,15 @@ class DetectionTask(Task[Detections]):
         `DataError` for the first problem that would mislead training.
         """
         return load(data, images, masks=cls.reads_masks)
+
+    @classmethod
+    def read_split(cls, data: Path, images: Path | None, split: str | None) -> CocoSplit:
+        """Read one split from disk, with all of its images. ``split`` as in `load_split`.
+
+        `UsageError` if there is no such split. `DataError` for the first problem that would mislead
+        the evaluation.
+        """
+        return load_split(data, images, split, masks=cls.reads_masks)
 
     @classmethod
     def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:

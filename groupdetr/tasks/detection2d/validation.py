@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from groupdetr.data.layouts import DatasetSplits
-from groupdetr.data.records import Category
+from groupdetr.data.records import Category, CocoSplit
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
 from groupdetr.engine.progress import format_percent
@@ -22,6 +22,7 @@ from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.output_files import expect_outside_dataset
 from groupdetr.tasks.result_formats import Metrics, MetricsTable, TableRow, format_csv
 
 TABLE_METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of the printed tables
@@ -32,7 +33,7 @@ MAX_UNKNOWN_CLASSES, MAX_KNOWN_CLASSES = 10, 100  # that an error message lists
 class Validation:
     """The detections in a split and their evaluation."""
 
-    data: DatasetSplits
+    split: CocoSplit  # its labels are class indices of the detector
     detections: list[Detections]
     evaluation: CocoEvaluation
     groups: list[CocoEvaluation]  # of every group alone; empty without --per-group
@@ -43,7 +44,7 @@ def validate(
     *,
     data: Path | None,
     images: Path | None,
-    split: str,
+    split: str | None,
     per_group: bool,
     imgsz: int | None,
     batch: int,
@@ -54,15 +55,23 @@ def validate(
     """Evaluate a detector on a split, write files, and return what metrics.json holds.
 
     ``run`` is the folder of a run or a weights file. Without ``data`` the dataset of the run is
-    used; ``images`` is the folder of images if ``data`` is an annotation file. ``per_group`` also
-    evaluates every group of queries alone. Files go to the folder ``out``.
+    used; ``images`` is the folder of images if ``data`` is an annotation file. ``split`` None is
+    val, or all images of a file that has no name of a split. ``per_group`` also evaluates every
+    group of queries alone. Files go to the folder ``out``.
     """
     accelerator = create_accelerator(Settings(device=device, workers=workers))
     detector = Detector(run, str(accelerator.device), imgsz)
     if data is None:
         data, images = training_data(run, "add --data DATA")
-    dataset = read_split(detector, data, images, split)
-    task = detector.create_task(dataset)
+        evaluated, part = read_own_split(detector, data, images, split or "val")
+    else:
+        evaluated = detector.task.read_split(data, images, split)
+        part = "all images" if evaluated.name == "all" else f"split {evaluated.name}"
+    annotations = [evaluated.annotation_file.parent] if data.is_dir() else []
+    expect_outside_dataset(out, [data, evaluated.images_dir, *annotations])
+    evaluated = with_classes_of(detector, evaluated)
+    splits = {"train": evaluated, "val": evaluated}
+    task = detector.create_task(DatasetSplits(evaluated.annotation_file, splits))
 
     detections = detect(detector, task, accelerator, batch, workers)
     groups = []
@@ -71,36 +80,62 @@ def validate(
             with use_group(detector.model, group):
                 group_detections = detect(detector, task, accelerator, batch, workers)
             groups.append(task.evaluate(group_detections))
-    validation = Validation(dataset, detections, task.evaluate(detections), groups)
+    validation = Validation(evaluated, detections, task.evaluate(detections), groups)
 
-    content = write_results(validation, split, out)
-    return Metrics(content, tables(validation), out)
+    subject = {
+        "split": evaluated.name,
+        "weights": str(detector.path),
+        "data": str(data),
+        "images": len(evaluated),
+    }
+    content = write_results(validation, subject, out)
+    line = f"{len(evaluated)} images: {part} of {evaluated.annotation_file}"
+    return Metrics(content, tables(validation), out, line)
 
 
-def read_split(detector: Detector, root: Path, images: Path | None, split: str) -> DatasetSplits:
-    """Return a dataset whose ``val`` is the split to evaluate.
+def read_own_split(
+    detector: Detector, root: Path, images: Path | None, split: str
+) -> tuple[CocoSplit, str]:
+    """Return a split of the dataset that a run was trained on, and a text that names it.
 
-    Its labels are class indices of the detector. The detector may have more classes than the data
-    set: an imported COCO model has 91 class indices, and a dataset may use some of them. A class
-    that the detector does not have is a `UsageError`.
+    The splits are those of the training: if the dataset has no val split, the images that were held
+    out of train are val.
     """
     data = detector.task.read(root, images)
     if split not in data.splits:
         raise UsageError(
             f"there is no split {split!r}", str(root), f"choose from {', '.join(data.splits)}"
         )
+    part = f"split {split}"
+    if data.held_out and split in ("train", "val"):
+        total = len(data.splits["train"]) + len(data.splits["val"])
+        verb = "held out" if split == "val" else "used"
+        part = f"those of {total} that the training {verb}, split {split}"
+    return data.splits[split], part
+
+
+def with_classes_of(detector: Detector, split: CocoSplit) -> CocoSplit:
+    """Return a split whose labels are class indices of the detector.
+
+    The detector may have more classes than the dataset: an imported COCO model has 91 class
+    indices, and a dataset may use some of them. A class that the detector does not have is a
+    `UsageError` if a box has it.
+    """
     classes = [Category(category_id, name) for category_id, name in detector.categories]
-    expect_known_classes(data.categories, classes, root)
-    evaluated = data.splits[split].with_categories(tuple(classes))
-    return DatasetSplits(data.root, {"train": evaluated, "val": evaluated})
+    known_ids = {category.id for category in classes}
+    used = split.used_categories()
+    # Other categories without boxes do not affect the metrics, such as a parent of all classes.
+    categories = [item for item in split.categories if item.id in known_ids or item in used]
+    expect_known_classes(categories, classes, split.annotation_file)
+    return split.with_categories(tuple(classes))
 
 
 def expect_known_classes(
-    categories: Sequence[Category], classes: Sequence[Category], root: Path
+    categories: Sequence[Category], classes: Sequence[Category], file: Path
 ) -> None:
     """Raise `UsageError` if the detector's classes lack a category with the same id and name.
 
-    Upper and lower case do not matter.
+    Upper and lower case do not matter. ``file`` is the annotation file with the categories.
     """
     name_of_id = {category.id: category.name.casefold() for category in classes}
     unknown = []
@@ -110,7 +145,7 @@ def expect_known_classes(
     if unknown:
         raise UsageError(
             f"the detector has no class {_list_categories(unknown[:MAX_UNKNOWN_CLASSES])}",
-            str(root),
+            str(file),
             "rename or remove these categories; the classes of the detector are "
             f"{_list_categories(classes[:MAX_KNOWN_CLASSES])}",
         )
@@ -132,15 +167,18 @@ def detect(
     return run_inference(detector.model, task, accelerator, batch, num_workers)
 
 
-def write_results(validation: Validation, split: str, folder: Path) -> JsonObject:
-    """Write metrics.json, predictions.json and the CSV files; return what metrics.json holds."""
-    content = {"split": split, **validation.evaluation.to_json()}
+def write_results(validation: Validation, subject: JsonObject, folder: Path) -> JsonObject:
+    """Write metrics.json, predictions.json and the CSV files; return what metrics.json holds.
+
+    ``subject`` says what was evaluated. It is a part of metrics.json.
+    """
+    content = {**subject, **validation.evaluation.to_json()}
     if validation.groups:
         content["per_group"] = [group.to_json() for group in validation.groups]
         write_text(folder / "per_group.csv", format_csv(group_rows(validation.groups)))
     write_json(folder / "metrics.json", content)
     write_text(folder / "per_class.csv", format_csv(class_rows(validation.evaluation)))
-    results = to_coco_results(validation.data.splits["val"], validation.detections)
+    results = to_coco_results(validation.split, validation.detections)
     write_json(folder / "predictions.json", results)
     return content
 

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from groupdetr.console.output import create_console
+from groupdetr.console.text import escape_controls, file_name, quote
 from groupdetr.data.image_decoding import load_image
 from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.names import CLASSES
@@ -21,15 +23,17 @@ from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import training_data, write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.evaluation.nuscenes_results import to_results
+from groupdetr.files.missing import describe_missing
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.annotated_images import is_annotated
 from groupdetr.tasks.detection3d.task import (
     Detection3DTask,
     to_global_frame,
     trainable_as_detections,
 )
-from groupdetr.tasks.detection_result import DetectionResult
-from groupdetr.tasks.result_formats import format_counts
+from groupdetr.tasks.detection_result import DetectionResult, hint_at_lower_score
+from groupdetr.tasks.output_files import expect_replaceable, is_predictions
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.scenes import DrawableBoxes3D, draw_scene
 
@@ -50,6 +54,12 @@ class SceneResult(DetectionResult):
 
     sample: Sample  # its images, its cameras and its annotations
     detections: Detections3D  # their tensors
+    best_score: float | None = None  # the highest of all scores, those below the threshold included
+
+    @property
+    def source_files(self) -> Sequence[Path]:
+        """The files of the six images."""
+        return self.sample.frame().paths
 
     @property
     def boxes(self) -> NDArray[np.float32]:
@@ -80,7 +90,10 @@ class SceneResult(DetectionResult):
         Detections have the colours of their classes. Annotated objects are white.
         """
         frame = self.sample.frame()
-        images = [load_image(path) for path in frame.paths]
+        images = []
+        for path, (image_width, image_height) in zip(frame.paths, frame.sizes.tolist()):
+            # The cameras are calibrated for images of the recorded size.
+            images.append(load_image(path, (image_width, image_height)))
         detections = DrawableBoxes3D(self.boxes, self.labels, self.captions)
         truth = DrawableBoxes3D(self.truth.boxes.numpy())
         return draw_scene(images, frame.lidar_to_image, detections, truth, CLASSES, width)
@@ -136,7 +149,11 @@ class SceneDetector(TrainedDetector):
         images = samples.collate([samples[index]]).images(self.device)
         predictions = self.model(images).final
         (detections,) = self.task.postprocess(predictions, self.recipe.num_detections)
-        return SceneResult(samples.samples[index], detections.above(score))
+        return SceneResult(
+            sample=samples.samples[index],
+            detections=detections.above(score),
+            best_score=float(detections.scores[0]) if len(detections) else None,
+        )
 
 
 def evenly_spaced_indices(count: int, limit: int | None) -> list[int]:
@@ -172,24 +189,38 @@ def predict(
     detector = SceneDetector(run, device, imgsz)
     samples = detector.samples(data_folder(run, inputs), split)
     indices = evenly_spaced_indices(len(samples), limit)
+    copies = [out / annotated_name(samples.samples[index]) for index in indices]
+    remedy = f"choose another folder: --out {quote(out / 'annotated')}"
+    expect_replaceable(copies, is_annotated, remedy)
+    expect_replaceable([out / "predictions.json"], is_predictions, remedy)
 
+    console = create_console()
     results: list[SceneResult] = []
     unreadable: list[DataError] = []
-    for index in with_progress(indices, "predict"):
+    for index, copy in with_progress(list(zip(indices, copies)), "predict"):
         try:
             result = detector.predict_sample(samples, index, min_score)
         except DataError as error:
             unreadable.append(error)
             continue
-        result.save(out / f"{result.sample.scene}-{result.sample.token}.jpg")
+        result.save(copy)
         results.append(result)
-        print_counts(result)
+        name = f"{result.sample.scene} {result.sample.token}"
+        console.print(f"{escape_controls(name)}: {result.counts}")
     content = to_result_file(results)
     write_json(out / "predictions.json", content)
-    print(f"{len(results)} annotated samples and predictions.json are in {out}")
+    console.print(f"{len(results)} annotated samples and predictions.json are in {out}")
+    best_scores = [result.best_score for result in results if result.best_score is not None]
+    if hint := hint_at_lower_score(best_scores, min_score):
+        console.print(hint)
     if unreadable:
         raise unreadable_inputs(unreadable, len(indices), "samples")
     return content
+
+
+def annotated_name(sample: Sample) -> str:
+    """Return the name of the annotated image of a sample. The names of the data lead nowhere."""
+    return f"{file_name(sample.scene)}-{file_name(sample.token)}.jpg"
 
 
 def data_folder(run: Path, inputs: Sequence[str]) -> Path:
@@ -200,9 +231,10 @@ def data_folder(run: Path, inputs: Sequence[str]) -> Path:
     remedy = "pass the folder of one nuScenes version"
     for name in inputs:
         if not Path(name).exists():
-            raise UsageError("there is no such folder", name, remedy)
+            what, similar = describe_missing(name)
+            raise UsageError(what or "there is no such folder", name, similar or remedy)
     if not inputs:
-        data, _ = training_data(run, f"groupdetr predict {run} NUSCENES")
+        data, _ = training_data(run, f"groupdetr predict {quote(run)} NUSCENES")
         return data
     if len(inputs) > 1 or not Path(inputs[0]).is_dir():
         what = "this detector needs scenes of six cameras, not single images"
@@ -218,8 +250,3 @@ def to_result_file(results: Sequence[SceneResult]) -> JsonObject:
     tokens = [result.sample.token for result in results]
     boxes = [to_global_frame(result.detections, result.sample) for result in results]
     return to_results(tokens, boxes)
-
-
-def print_counts(result: SceneResult) -> None:
-    """Print one line: how many objects of each class were detected in a sample."""
-    print(f"{result.sample.scene} {result.sample.token}: {format_counts(result.names)}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from groupdetr.data.nuscenes.version import NuScenes
-from groupdetr.engine.run_folder import RunFolder
+from groupdetr.engine.run_folder import RunFolder, write_text
 from groupdetr.evaluation.nuscenes import ERRORS, METRICS, NuScenesEvaluation
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.page import (
@@ -39,7 +39,7 @@ def report(run: RunFolder, dataset: NuScenes) -> Path:
     """
     config = run.read_config()
     metadata = json.loads(run.data.read_text(encoding="utf-8"))
-    metrics = json.loads((run.val / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(run.best_metrics.read_text(encoding="utf-8"))
     evaluation = NuScenesEvaluation.from_json(metrics)
     detector = SceneDetector(run.path, "cpu")
     summary = summarize_run(run)
@@ -56,7 +56,7 @@ def report(run: RunFolder, dataset: NuScenes) -> Path:
     ]
     lead = lead_paragraph(config["model"], summary)
     document = page("groupdetr run", run.path.name, lead, body)
-    run.report.write_text(document, encoding="utf-8")
+    write_text(run.report, document)
     return run.report
 
 

@@ -109,7 +109,7 @@ class Detection3DTask(Task[Detections3D]):
     @classmethod
     def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
         """Return a report of all problems of a version."""
-        return check_version(data, decode, cls.two_frames)
+        return check_version(data, decode, cls.two_frames, num_queries)
 
     @property
     def cache_bytes(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from groupdetr.console.text import quote
 from groupdetr.data.nuscenes.version import NuScenes, load
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
@@ -17,6 +18,7 @@ from groupdetr.settings import Settings
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 from groupdetr.tasks.detection3d.task import to_global_frame
+from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
 from groupdetr.tasks.result_formats import Metrics, MetricsTable, TableRow, format_csv
 
 
@@ -25,7 +27,7 @@ def validate(
     *,
     data: Path | None,
     images: Path | None,
-    split: str,
+    split: str | None,
     per_group: bool,
     imgsz: int | None,
     batch: int,
@@ -35,15 +37,26 @@ def validate(
 ) -> Metrics:
     """Evaluate a 3D detector on a split, write files to the folder ``out``, and return the metrics.
 
-    ``data`` is the folder of a nuScenes version; None: the data of the run. With ``per_group``,
-    every group is also evaluated alone. The files are metrics.json, whose content is returned,
-    per_class.csv, per_group.csv with ``per_group``, and predictions.json, a result file as the
-    devkit of nuScenes reads it. ``images`` is not used.
+    ``data`` is the folder of a nuScenes version; None: the data of the run. ``split`` None is val.
+    With ``per_group``, every group is also evaluated alone. The files are metrics.json, whose
+    content is returned, per_class.csv, per_group.csv with ``per_group``, and predictions.json, a
+    result file as the devkit of nuScenes reads it. ``images`` must be None.
     """
+    if images is not None:
+        raise UsageError(
+            "--images is for single images, and this detector takes scenes",
+            str(run),
+            "leave it out: --data is the folder of a nuScenes version",
+        )
+    if data is None:
+        data, _ = training_data(run, "add --data DATA")
+    split = split or "val"
     settings = Settings(device=device, workers=workers)
     accelerator = create_accelerator(settings)
     detector = SceneDetector(run, str(accelerator.device), imgsz)
-    task = detector.create_task(load_split(run, data, split))
+    dataset = load_split(run, data, split)
+    expect_outside_dataset(out, dataset_folders(dataset.metadata()))
+    task = detector.create_task(dataset)
     num_workers = loader_workers(settings)
 
     def detect() -> list[Detections3D]:
@@ -57,7 +70,13 @@ def validate(
             with use_group(detector.model, group):
                 groups.append(task.evaluate(detect()))
 
-    content = {"split": split, **evaluation.to_json()}
+    content = {
+        "split": split,
+        "weights": str(detector.path),
+        "data": str(data),
+        "images": len(task.val),
+        **evaluation.to_json(),
+    }
     if groups:
         content["per_group"] = [group.to_json() for group in groups]
         write_text(out / "per_group.csv", format_csv(group_rows(groups)))
@@ -71,21 +90,22 @@ def validate(
     tables = [MetricsTable([summary_row(evaluation)]), MetricsTable(class_rows(evaluation))]
     if groups:
         tables.append(MetricsTable(group_rows(groups)))
-    return Metrics(content, tables, out)
+    line = f"{len(samples)} samples: split {split} of {data}"
+    return Metrics(content, tables, out, line)
 
 
-def load_split(run: Path, data: Path | None, split: str) -> NuScenes:
+def load_split(run: Path, root: Path, split: str) -> NuScenes:
     """Return the dataset whose val split is the split to evaluate.
 
     `UsageError` if it has no object to evaluate.
     """
-    root = data or training_data(run, "add --data DATA")[0]
     dataset = load(root, split)
     if not any(sample.truth.trainable.any() for sample in dataset.splits["val"]):
         raise UsageError(
             f"split {split!r} has no object to evaluate",
             str(root),
-            f"to see the predictions: groupdetr predict {run} {root} --split {split}",
+            f"to see the predictions: groupdetr predict {quote(run)} {quote(root)} "
+            f"--split {quote(split)}",
         )
     return dataset
 

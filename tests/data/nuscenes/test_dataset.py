@@ -134,7 +134,7 @@ def test_a_missing_image_is_named(samples):
 
 def test_targets_have_boxes_of_four_or_nine_numbers():
     labels = torch.zeros(2, dtype=torch.int64)
-    assert len(Target(labels, torch.zeros(2, 4))) == len(Target(labels, torch.zeros(2, 9))) == 2
+    assert len(Target(labels, torch.zeros(2, 4))) == len(Target(labels, torch.ones(2, 9))) == 2
     with pytest.raises(
         ValueError, match=r"boxes of 2 labels must be \[2,4\] or \[2,9\], not \(2, 7\)"
     ):

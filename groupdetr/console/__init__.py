@@ -1,0 +1,1 @@
+"""Everything that is printed: the console, and text that is data."""

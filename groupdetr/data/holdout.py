@@ -1,0 +1,102 @@
+"""Division of one split into train and val, such that both have all classes in equal shares.
+
+Images have objects of several classes, so the division is greedy, from the rarest class to the most
+frequent one, as in Sechidis et al., "On the Stratification of Multi-label Data", 2011.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from groupdetr.data.records import Bools, CocoSplit, Ints
+
+
+def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
+    """Divide a split into train and val. ``fraction`` of the images, at least one, becomes val.
+
+    Val gets about ``fraction`` of the images of each class, and of the images without objects.
+    Train keeps an image of each class, as long as there are other images to choose. The same seed
+    selects the same images.
+    """
+    total = len(split.records)
+    num_val = min(max(1, round(fraction * total)), max(total - 1, 0))
+    order = np.random.default_rng(seed).permutation(total)
+    is_val = select_stratified(_classes_of_images(split), num_val, order)
+    train = tuple(record for record, val in zip(split.records, is_val) if not val)
+    val = tuple(record for record, val in zip(split.records, is_val) if val)
+    return replace(split, name="train", records=train), replace(split, name="val", records=val)
+
+
+def _classes_of_images(split: CocoSplit) -> csr_array:
+    """Return which classes each image has, [I,C+1] of 0 and 1. The last class is "no object"."""
+    num_classes = len(split.categories)
+    columns: list[Ints] = []
+    for record in split.records:
+        labels = np.unique(record.trainable_objects()[1])
+        columns.append(labels if len(labels) else np.array([num_classes]))
+    row_ends = np.cumsum([0, *map(len, columns)])
+    column = np.concatenate([np.zeros(0, dtype=np.int64), *columns])
+    shape = (len(columns), num_classes + 1)
+    return csr_array((np.ones(len(column), dtype=np.int64), column, row_ends), shape=shape)
+
+
+def select_stratified(
+    classes: csr_array, number: int, order: NDArray[np.integer]
+) -> NDArray[np.bool_]:
+    """Select ``number`` of I images, with about the same share of the images of each class: [I].
+
+    ``classes`` [I,C] is 1 where an image has a class. Of equal images, the first one of ``order``
+    [I], a permutation, is selected.
+    """
+    total = classes.shape[0]
+    by_class = classes[order].tocsc()
+    images_of_class = np.diff(by_class.indptr)
+    # A class of two or more images shall be on both sides.
+    target_counts = np.rint(images_of_class * (number / max(total, 1))).astype(np.int64)
+    most = (images_of_class - 1).clip(0)
+    target_counts = target_counts.clip(np.minimum(1, most), most)
+    selection = _Selection(classes, number, images_of_class)
+
+    # The rarest class first, because it has the fewest images to choose from.
+    for label in np.argsort(images_of_class, kind="stable").tolist():
+        first, end = by_class.indptr[label : label + 2]
+        candidates = order[by_class.indices[first:end]]
+        candidates = candidates[~selection.selected[candidates]]
+        # Images of classes that have enough already come last.
+        surplus = classes[candidates] @ (selection.counts >= target_counts).astype(np.int64)
+        for image in candidates[np.argsort(surplus, kind="stable")].tolist():
+            if selection.counts[label] >= target_counts[label]:
+                break
+            selection.add(image)
+
+    # The shares are reached, or more images would take the last one of a class. Fill up.
+    for may_take_last in (False, True):
+        remaining = order[~selection.selected[order]]
+        surplus = classes[remaining] @ (selection.counts >= target_counts).astype(np.int64)
+        for image in remaining[np.argsort(surplus, kind="stable")].tolist():
+            selection.add(image, may_take_last)
+    return selection.selected
+
+
+class _Selection:
+    """The images that were selected so far, and the number of them that have each class."""
+
+    def __init__(self, classes: csr_array, number: int, images_of_class: Ints) -> None:
+        self.indices, self.indptr = classes.indices, classes.indptr
+        self.remaining = number  # images that are still to be selected
+        self.images_of_class = images_of_class  # [C]
+        self.counts = np.zeros(len(images_of_class), dtype=np.int64)  # [C] of selected images
+        self.selected: Bools = np.zeros(classes.shape[0], dtype=bool)  # [I]
+
+    def add(self, image: int, may_take_last: bool = False) -> None:
+        """Select an image, unless there are enough, or it is the last one left of a class."""
+        labels = self.indices[self.indptr[image] : self.indptr[image + 1]]
+        left = self.images_of_class[labels] - self.counts[labels]
+        if self.remaining and (may_take_last or (left > 1).all()):
+            self.selected[image] = True
+            self.counts[labels] += 1
+            self.remaining -= 1

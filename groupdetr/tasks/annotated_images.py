@@ -1,0 +1,46 @@
+"""Annotated images as files. A mark in them tells them from original images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from groupdetr.data.findings import RefusedError
+from groupdetr.data.image_decoding import open_image
+from groupdetr.errors import UsageError
+from groupdetr.files.writing import write_atomically
+
+MARK = "groupdetr: annotated image"
+_SOFTWARE = 0x0131  # EXIF tag
+
+
+def save_annotated(image: Image.Image, path: Path) -> None:
+    """Write an annotated image, atomically. The ending of the name decides about the format.
+
+    A link is replaced by the image; the file that it leads to does not change.
+    """
+    Image.init()
+    image_format = Image.EXTENSION.get(path.suffix.lower())
+    if image_format not in Image.SAVE:
+        raise UsageError(
+            f"no image can be written to a file with the ending {path.suffix!r}",
+            str(path),
+            "use .jpg or .png",
+        )
+    exif = Image.Exif()
+    exif[_SOFTWARE] = MARK
+    write_atomically(path, lambda file: image.save(file, format=image_format, exif=exif))
+
+
+def is_annotated(path: Path) -> bool:
+    """True if a file is an image that `save_annotated` wrote. Only its header is read."""
+    try:
+        with open_image(path) as image:
+            # `getexif` would decode a PNG file without EXIF.
+            exif = image.info.get("exif", b"")
+            if image.format == "TIFF":
+                exif = str(image.getexif().get(_SOFTWARE, "")).encode()
+    except RefusedError:
+        return False
+    return MARK.encode() in exif

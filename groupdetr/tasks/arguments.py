@@ -1,0 +1,160 @@
+"""Arguments that are no run, no weights file and no dataset: what they are, and what to pass.
+
+An argument may be mistyped, in the wrong place, or the name of something on the internet. Each kind
+of mistake has a message of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from groupdetr.checkpoints.reading import has_safetensors, open_checkpoint
+from groupdetr.console.text import quote
+from groupdetr.data.image_files import is_image_name
+from groupdetr.engine.run_folder import RunFolder
+from groupdetr.errors import UsageError, WeightsError
+from groupdetr.files.kinds import recognise
+from groupdetr.files.missing import as_typed, describe_missing
+from groupdetr.registry import list_models
+
+RUN_OR_WEIGHTS = (
+    "pass a folder that `groupdetr train` wrote, or a .safetensors file of this library"
+)
+MAX_LISTED = 5  # runs or files that a message lists
+PREDICT = "the run comes first: groupdetr predict RUN IMAGES"
+
+
+def weights_of(source: str | Path) -> Path:
+    """Return the best weights of a run, or a weights file of this library, which was named.
+
+    `UsageError` for anything else. It says what the argument is.
+    """
+    path = Path(source)
+    if not _exists(path):
+        raise _missing_run(source)
+    try:
+        if path.is_dir():
+            return run_folder(path).best
+        return _weights_file(path)
+    except OSError as error:
+        what = f"this cannot be read: {error.strerror or error}"
+        raise UsageError(what, str(path), "check the path and its permissions") from error
+
+
+def run_folder(path: Path) -> RunFolder:
+    """Return the folder of a run that has weights. `UsageError` for any other path."""
+    expect_run(path)
+    run = RunFolder(path)
+    if not run.best.is_file():
+        what = "this run has no weights yet: its first evaluation writes them"
+        raise UsageError(what, str(path), f"continue it: groupdetr train --resume {quote(path)}")
+    return run
+
+
+def expect_run(path: Path) -> None:
+    """Raise `UsageError` unless a path is the folder of a run. It says what the path is."""
+    if (path / "config.yaml").is_file():
+        return
+    if not _exists(path):
+        raise _missing_run(path)
+    what = "this is not the folder of a run"
+    owner = _run_around(path)
+    if owner is not None:
+        part = "folder" if path.is_dir() else "file"
+        raise UsageError(
+            f"{what}, but a {part} inside of one", str(path), f"pass the run: {quote(owner)}"
+        )
+    if path.is_dir():
+        raise UsageError(what, str(path), _hint_for_folder(path))
+    kind = recognise(path)
+    raise UsageError(
+        f"this is {kind.name if kind else 'a file'}, and not the folder of a run",
+        str(path),
+        "pass the folder that `groupdetr train` wrote (its --out)",
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL character
+        return False
+
+
+def _missing_run(source: str | Path) -> UsageError:
+    """Return the error for an argument that names no file and no folder."""
+    text = str(source)
+    what = "there is no such run or weights file"
+    if text in list_models():
+        return UsageError(
+            "this is the name of a model, and not a run or a weights file",
+            text,
+            f"train it first: groupdetr train DATA --model {text}; or convert published weights: "
+            "groupdetr import FILE",
+        )
+    described, remedy = describe_missing(source)
+    runs = _names(sorted(Path("runs").glob("*/config.yaml")))
+    hint = f"{RUN_OR_WEIGHTS}; nothing is downloaded by its name"
+    if runs:
+        hint = f"{hint}; the runs here are {runs}"
+    return UsageError(described or what, as_typed(source), remedy or hint)
+
+
+def _names(configs: Iterable[Path]) -> str:
+    """Return the folders of runs, given their config.yaml, separated by commas."""
+    folders = [quote(config.parent) for config in configs]
+    more = f" and {len(folders) - MAX_LISTED} more" if len(folders) > MAX_LISTED else ""
+    return ", ".join(folders[:MAX_LISTED]) + more
+
+
+def _run_around(path: Path) -> Path | None:
+    """Return the run that a path is inside of, None if there is none."""
+    for parent in path.absolute().parents[:3]:
+        if (parent / "config.yaml").is_file() and (parent / "weights").is_dir():
+            # As short as the user wrote it, if that is possible.
+            return next((p for p in path.parents if p.absolute() == parent), parent)
+    return None
+
+
+def _hint_for_folder(path: Path) -> str:
+    """Return what to pass instead of a folder that is not that of a run."""
+    runs = _names(sorted(path.glob("*/config.yaml")))
+    if runs:
+        return f"pass one of the runs in it: {runs}"
+    if (path / "config.json").is_file():
+        return f"convert it first, if it is a model of transformers: groupdetr import {quote(path)}"
+    names = sorted(entry.name for entry in path.iterdir())
+    weights = [path / name for name in names if name.endswith(".safetensors")]
+    if weights:
+        return f"pass the file in it: {quote(weights[0])}"
+    is_dataset = any(name.endswith(".json") or name == "annotations" for name in names)
+    if is_dataset or any(is_image_name(name) for name in names):
+        return f"{PREDICT}; if this is a dataset, train with it: groupdetr train {quote(path)}"
+    return "pass a folder that `groupdetr train` wrote (its --out)"
+
+
+def _weights_file(path: Path) -> Path:
+    """Return the path of a weights file. `UsageError` if the file is something else."""
+    owner = _run_around(path)
+    remedy = ""
+    if owner is not None:
+        best = RunFolder(owner).best
+        remedy = f"pass the run: {quote(owner)}, or its best weights: {quote(best)}"
+    kind = recognise(path)
+    if kind is not None:
+        if kind.name in ("an image", "a video"):
+            remedy = PREDICT
+        what = f"this is {kind.name}, and not a run or a weights file"
+        raise UsageError(what, str(path), remedy or kind.remedy)
+    if has_safetensors(path):
+        return path
+    try:
+        checkpoint = open_checkpoint(path)
+    except WeightsError as error:
+        raise WeightsError(error.what, error.where, remedy or error.remedy) from error
+    if checkpoint.is_training_state:
+        what = "this is the state of a training, from which it is resumed, and not its best weights"
+        raise UsageError(what, str(path), remedy or "pass the folder of the run")
+    what = "this is a checkpoint of another program, which has to be converted first"
+    raise UsageError(what, str(path), f"groupdetr import {quote(path)}")

@@ -1,0 +1,96 @@
+"""Files that commands write. They replace only files that an earlier run of the command wrote.
+
+An option --out may lead to the folder of the input, to the input itself, or to a folder with files
+of the user that happen to have the same names. Then nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from groupdetr.errors import UsageError
+from groupdetr.structures.json_object import JsonObject
+
+MAX_LISTED = 5  # files that a message lists
+# How the predictions.json begins that predict writes: of images, or of scenes.
+_PREDICTIONS = re.compile(rb'\s*(\[\s*(\]|\{\s*"file":)|\{\s*"meta":)')
+
+
+def expect_replaceable(files: Iterable[Path], is_own: Callable[[Path], bool], remedy: str) -> None:
+    """Raise `UsageError` if a file exists that the command did not write.
+
+    ``is_own`` returns True for a file that an earlier run of the command wrote.
+    """
+    foreign = [file for file in files if os.path.lexists(file) and not is_own(file)]
+    if not foreign:
+        return
+    if len(foreign) == 1:
+        what = "this file would be replaced, and the command did not write it"
+    else:
+        what = f"{len(foreign)} files would be replaced that the command did not write"
+    where = [str(file) for file in foreign[:MAX_LISTED]]
+    if len(foreign) > MAX_LISTED:
+        where.append(f"and {len(foreign) - MAX_LISTED} more")
+    raise UsageError(what, "\n".join(where), remedy)
+
+
+def expect_outside_dataset(out: Path, folders: Iterable[Path]) -> None:
+    """Raise `UsageError` if an output folder is one of the ``folders`` of a dataset.
+
+    Files that are added there may hide the dataset: a folder with two .json files has another
+    layout. Other subfolders may be used.
+    """
+    if any(folder.is_dir() and same_file(folder, out) for folder in folders):
+        raise UsageError(
+            "the output folder is a folder of the dataset",
+            str(out),
+            "choose another folder with --out",
+        )
+
+
+def dataset_folders(metadata: JsonObject) -> list[Path]:
+    """Return the folders of a dataset, given its metadata.
+
+    The folder of an annotation file that a user named, with its images elsewhere, is not one.
+    """
+    root = Path(metadata["root"])
+    folders = [root]
+    for split in metadata["splits"].values():
+        if "images_dir" in split:
+            folders.append(Path(split["images_dir"]))
+        if "annotations" in split and root.is_dir():
+            folders.append(Path(split["annotations"]).parent)
+    return folders
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """True if two paths lead to the same file or folder, over links or in other letters.
+
+    False if one of them does not exist.
+    """
+    try:
+        return os.path.samefile(first, second)
+    except (OSError, ValueError):
+        return False
+
+
+def has_json_keys(path: Path, keys: Sequence[str]) -> bool:
+    """True if a file holds a JSON object with these keys."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= set(keys)
+
+
+def is_predictions(path: Path) -> bool:
+    """True if a file begins like the predictions.json of `groupdetr predict`."""
+    try:
+        with path.open("rb") as file:
+            return _PREDICTIONS.match(file.read(1000)) is not None
+    except OSError:
+        return False

@@ -1,0 +1,76 @@
+"""Images in folders are found by one list of endings; what a system wrote is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from groupdetr.data import image_decoding
+from groupdetr.data.dataset_files import find_files
+from groupdetr.data.image_files import (
+    IMAGE_SUFFIXES,
+    is_image_name,
+    is_system_name,
+    merge,
+    named_files,
+    search_folder,
+)
+
+
+def create(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_the_endings_are_all_those_of_the_formats_that_are_decoded() -> None:
+    Image.init()
+    extensions = Image.registered_extensions()
+    known = {end for end, kind in extensions.items() if kind in image_decoding._FORMATS}
+    assert known <= set(IMAGE_SUFFIXES)
+    others = {end for end in IMAGE_SUFFIXES if extensions.get(end) not in image_decoding._FORMATS}
+    # A build of Pillow may lack AVIF. Such images are found, and the error says what is wrong.
+    assert others <= {".avif", ".avifs"}
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_predict_and_check_find_images_of_every_ending(suffix: str, tmp_path: Path) -> None:
+    create(tmp_path, f"images/a{suffix}", f"images/B{suffix.upper()}", "labels.json")
+    assert [path.stem for path in search_folder(tmp_path).images] == ["B", "a"]
+    assert find_files(tmp_path)["train"].images == tmp_path / "images"
+
+
+@pytest.mark.parametrize("name", ["._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_files_of_a_system_are_left_out_and_counted(name: str, tmp_path: Path) -> None:
+    create(tmp_path, "a.jpg", name, f"sub/{name}")
+    assert is_system_name(name)
+    assert not is_image_name(name)
+    search = search_folder(tmp_path)
+    assert search.images == [tmp_path / "a.jpg"]
+    assert search.describe_left_out() == "left out: 2 files that the system wrote"
+    named = named_files([tmp_path / "a.jpg", tmp_path / name, tmp_path / "b.unknown"])
+    assert named.images == [tmp_path / "a.jpg", tmp_path / "b.unknown"]
+
+
+@pytest.mark.parametrize("folder", ["__MACOSX", ".Trashes", "$RECYCLE.BIN", "@eaDir"])
+def test_folders_of_a_system_are_left_out(folder: str, tmp_path: Path) -> None:
+    create(tmp_path, "sub/a.jpg", f"sub/{folder}/a.jpg", f"{folder}/x/b.jpg")
+    assert search_folder(tmp_path).images == [tmp_path / "sub/a.jpg"]
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    create(tmp_path / "one", "a.jpg", "b.heic", "c.HEIC", "d", "\x1b[2J.\x1b[31m")
+    create(tmp_path / "two", "b.txt", ".DS_Store", "e.png")
+    (tmp_path / "two/link").symlink_to(tmp_path / "one")
+    search = merge([search_folder(tmp_path / "one"), search_folder(tmp_path / "two")])
+    assert [path.name for path in search.images] == ["a.jpg", "e.png"]
+    line = search.describe_left_out()
+    assert line.isprintable()
+    assert line.startswith("left out: 5 files without the ending of an image (.heic, ")
+    assert line.endswith("1 file that the system wrote, 1 link to folders")
+    assert search_folder(tmp_path / "one").describe_left_out().count("4 files") == 1
+    create(tmp_path / "three", "a.jpg")
+    assert not search_folder(tmp_path / "three").describe_left_out()

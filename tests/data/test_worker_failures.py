@@ -1,0 +1,180 @@
+"""A loader whose worker processes fail goes on with fewer of them, and loads the same batches."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from groupdetr.data import transforms, worker_failures
+from groupdetr.data.batch import ImageBatch
+from groupdetr.data.dataset import DetectionDataset
+from groupdetr.data.layouts import load
+from groupdetr.data.loader import StepBatchSampler, ValidationLoader, training_loader
+from groupdetr.structures.targets import Target
+from tests.data.test_batch import assert_same
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
+
+STEPS = 8
+
+
+def dataset_of(shapes: Path) -> DetectionDataset:
+    return DetectionDataset(load(shapes).splits["train"].records, transforms.detr_transform(64), 3)
+
+
+def batches(dataset: DetectionDataset, workers: int) -> Iterator[ImageBatch]:
+    sampler = StepBatchSampler(len(dataset), 4, 3, 0, STEPS)
+    return iter(training_loader(dataset, sampler, workers))
+
+
+def kill_a_worker(number: int = signal.SIGKILL) -> None:
+    worker, *_ = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, number)
+    worker.join(10)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "groupdetr"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS, signal.SIGTERM])
+def test_all_batches_are_the_same_although_a_worker_is_killed(
+    shapes: Path, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    dataset = dataset_of(shapes)
+    expected = list(batches(dataset, 0))
+    loaded = []
+    for batch in batches(dataset, 2):
+        loaded.append(batch)
+        if len(loaded) == 2:
+            kill_a_worker(number)
+    for batch, expected_batch in zip(loaded, expected, strict=True):
+        assert_same(batch, expected_batch)
+    (warning,) = warnings_of(caplog)
+    assert "1 loader process now, instead of 2 loader processes; --workers 1 avoids this" in warning
+    reasons = {signal.SIGKILL: "memory ran out", signal.SIGBUS: "shared memory"}
+    assert reasons.get(number, "ended unexpectedly") in warning
+
+
+def test_a_worker_that_dies_does_not_interrupt_a_step(shapes: Path) -> None:
+    """PyTorch raises its error at once, also in the middle of an optimizer step."""
+    iterator = batches(dataset_of(shapes), 2)
+    next(iterator)
+    kill_a_worker()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        torch.ones(8).sum()
+
+
+def test_an_evaluation_goes_on_with_fewer_workers_and_the_next_one_begins_with_them(
+    shapes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader = ValidationLoader(dataset_of(shapes))
+    indices: list[int] = []
+    for batch in loader.batches(range(12), 2, 2):
+        if not indices:
+            kill_a_worker()
+        indices += batch.indices
+    assert indices == list(range(12))
+    again = [index for batch in loader.batches(range(12), 2, 2) for index in batch.indices]
+    assert again == list(range(12))
+    assert len(multiprocessing.active_children()) == 1
+    assert len(warnings_of(caplog)) == 1
+    loader.close()
+
+
+class FullSharedMemory(DetectionDataset):
+    """A dataset whose worker processes can get no shared memory."""
+
+    @staticmethod
+    def collate(samples: Sequence[tuple[Tensor, Target, int]]) -> ImageBatch:
+        if torch.utils.data.get_worker_info() is not None:
+            raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>")
+        return DetectionDataset.collate(samples)
+
+
+def test_without_shared_memory_the_process_itself_loads_the_images(
+    shapes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = dataset_of(shapes)
+    full = FullSharedMemory(dataset.records, dataset.transform, 3)
+    for batch, expected in zip(batches(full, 2), batches(dataset, 0), strict=True):
+        assert_same(batch, expected)
+    (warning,) = warnings_of(caplog)
+    for word in ("/dev/shm", "--workers 0", "--shm-size"):
+        assert word in warning
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+class FailingDataset(DetectionDataset):
+    """A dataset with a fault of its own."""
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Target, int]:
+        raise OSError("the fault")
+
+
+def test_a_fault_of_a_dataset_is_not_taken_for_a_failure_of_workers(
+    shapes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = dataset_of(shapes)
+    failing = FailingDataset(dataset.records, dataset.transform, 3)
+    with pytest.raises(OSError, match="the fault"):
+        next(batches(failing, 2))
+    assert not warnings_of(caplog)
+
+
+SMALL_SHARED_MEMORY = """
+mount -t tmpfs -o size=100k tmpfs /dev/shm
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file system of Linux")
+@pytest.mark.parametrize("preset", ["conditional-detr-tiny", "petr-tiny"])
+def test_a_training_with_little_shared_memory_says_so_in_a_line(
+    preset: str, shapes: Path, scenes: Path, tmp_path: Path
+) -> None:
+    in_own_namespace = ["unshare", "-m"]
+    probe = [*in_own_namespace, "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    try:
+        if subprocess.run(probe, capture_output=True, check=False).returncode:
+            pytest.skip("this user cannot mount a file system")
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    data = scenes if preset == "petr-tiny" else shapes
+    options = ["--steps", "2", "--batch", "4", "--workers", "2", "--threads", "1", "--no-check"]
+    command = [sys.executable, "-m", "groupdetr", "train", str(data), "--model", preset, *options]
+    process = subprocess.run(
+        [*in_own_namespace, "sh", "-c", SMALL_SHARED_MEMORY, "sh", *command, "--out", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "--workers 0 avoids this" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_only_what_is_sent_is_moved_to_shared_memory(shapes: Path) -> None:
+    """Small tensors of images are sent as arrays, because each tensor needs a file."""
+    dataset = dataset_of(shapes)
+    batch = dataset.collate([dataset[0], dataset[1]])
+    worker_failures.share_tensors(batch)
+    assert batch.pixels.is_shared()
+    assert not batch.sizes.is_shared()
+    assert not any(target.boxes.is_shared() for target in batch.targets)
