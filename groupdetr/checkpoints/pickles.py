@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def _load_torch(path: Path) -> object:
 
 def _load_with(path: Path, allowed: list[Any]) -> object:
     with path.open("rb") as file, torch.serialization.safe_globals(allowed):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        # Of a damaged file, torch reports the number of the protocol that it seems to have.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _first_reason(error: Exception) -> str:

@@ -207,6 +207,7 @@ class Loader(Generic[BatchT]):
                 with worker_failures.noticed_while_waiting():
                     if iterator is None:
                         iterator = iter(self.loader)
+                        worker_failures.end_workers_at_exit(iterator)
                     worker_failures.raise_missed_error(iterator)
                     batch = next(iterator)
             except StopIteration:

@@ -6,6 +6,7 @@ a batch is waited for, so that a step is never left half done.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass, is_dataclass
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor
 
@@ -85,6 +87,25 @@ def explain(error: RuntimeError | OSError | EOFError, iterator: object) -> Worke
 def _workers(iterator: object) -> list[BaseProcess]:
     """Return the worker processes of the iterator of a data loader, if it has any."""
     return list(getattr(iterator, "_workers", []))
+
+
+_started: WeakSet[BaseProcess] = WeakSet()  # all worker processes that may still run
+
+
+def end_workers_at_exit(iterator: object) -> None:
+    """End the worker processes of a data loader's iterator at the latest when this process ends.
+
+    They ignore the signal by which Python ends its child processes, and it would wait for them for
+    ever.
+    """
+    _started.update(_workers(iterator))
+
+
+@atexit.register
+def _end_workers() -> None:
+    for worker in _started:
+        if worker.is_alive():
+            worker.kill()
 
 
 def log_fewer_workers(reason: str, former: int, workers: int) -> None:

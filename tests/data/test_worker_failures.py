@@ -44,13 +44,14 @@ def kill_a_worker(number: int = signal.SIGKILL) -> None:
     assert worker.pid is not None
     os.kill(worker.pid, number)
     worker.join(10)
+    assert not worker.is_alive()
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "groupdetr"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
 def test_all_batches_are_the_same_although_a_worker_is_killed(
     shapes: Path, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
@@ -66,7 +67,31 @@ def test_all_batches_are_the_same_although_a_worker_is_killed(
     (warning,) = warnings_of(caplog)
     assert "1 loader process now, instead of 2 loader processes; --workers 1 avoids this" in warning
     reasons = {signal.SIGKILL: "memory ran out", signal.SIGBUS: "shared memory"}
-    assert reasons.get(number, "ended unexpectedly") in warning
+    assert reasons[number] in warning
+
+
+UNFINISHED = """
+import sys
+from groupdetr.data import transforms
+from groupdetr.data.dataset import DetectionDataset
+from groupdetr.data.layouts import load
+from groupdetr.data.loader import ValidationLoader
+
+records = load(sys.argv[1]).splits["train"].records
+loader = ValidationLoader(DetectionDataset(records, transforms.val_transform(64)))
+batches = iter(loader.batches(range(12), 2, 2))
+next(batches)
+if sys.argv[2] == "raise":
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.parametrize("end", ["return", "raise"])
+def test_a_program_ends_although_its_workers_ignore_signals(shapes: Path, end: str) -> None:
+    command = [sys.executable, "-c", UNFINISHED, str(shapes), end]
+    started = time.monotonic()
+    subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert time.monotonic() - started < 60
 
 
 def test_a_worker_that_dies_does_not_interrupt_a_step(shapes: Path) -> None:
@@ -142,6 +167,7 @@ exec "$@"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file system of Linux")
 @pytest.mark.parametrize("preset", ["conditional-detr-tiny", "petr-tiny"])
 def test_a_training_with_little_shared_memory_says_so_in_a_line(

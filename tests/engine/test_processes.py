@@ -47,3 +47,20 @@ def test_two_processes_with_chunked_groups_take_the_steps_of_one_with_all_groups
     for step, expected in losses_by_step(one).items():
         assert losses_by_step(two)[step] == pytest.approx(expected, rel=1e-4)
     assert grad_norms_by_step(two) == pytest.approx(grad_norms_by_step(one), rel=1e-4)
+
+
+def test_two_processes_of_which_one_has_no_object_take_the_step_of_one_process(
+    few_objects: Path, tmp_path: Path
+) -> None:
+    """The clamp at one object belongs to the whole step, unlike in published code.
+
+    There, the loss of this step would be half as large in two processes.
+    """
+    options = ("--steps", "1", "--batch", "8")
+    one = train(few_objects, tmp_path / "one", *options)
+    two = tmp_path / "two"
+    arguments = train_arguments(few_objects, two, *options, "--accumulate", "2")
+    process = torchrun(2, 29631, arguments)
+    assert process.returncode == 0, process.stderr
+    assert losses_by_step(two)[1] == pytest.approx(losses_by_step(one)[1], rel=1e-4)
+    assert grad_norms_by_step(two) == pytest.approx(grad_norms_by_step(one), rel=1e-3)

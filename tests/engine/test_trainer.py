@@ -43,21 +43,6 @@ def test_micro_batches_have_the_losses_of_the_undivided_batch(shapes: Path, tmp_
     assert_same_losses(divided, undivided)
 
 
-@pytest.fixture
-def few_objects(shapes: Path, tmp_path: Path) -> Path:
-    """A dataset of 8 training images, of which one has one object and the others have none."""
-    folder = tmp_path / "few-objects"
-    shutil.copytree(shapes, folder)
-    file = folder / "annotations/instances_train.json"
-    content = json.loads(file.read_text())
-    content["annotations"] = content["annotations"][:1]
-    with_object = content["annotations"][0]["image_id"]
-    images = sorted(content["images"], key=lambda image: image["id"] != with_object)
-    content["images"] = images[:8]
-    file.write_text(json.dumps(content))
-    return folder
-
-
 @pytest.mark.parametrize("micro_batches", ["2", "8"])
 def test_micro_batches_without_objects_have_the_losses_of_the_undivided_batch(
     few_objects: Path, tmp_path: Path, micro_batches: str

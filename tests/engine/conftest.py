@@ -1,0 +1,24 @@
+"""Fixtures of the tests of the training loop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def few_objects(shapes: Path, tmp_path: Path) -> Path:
+    """A dataset of 8 training images, of which one has one object and the others have none."""
+    folder = tmp_path / "few-objects"
+    shutil.copytree(shapes, folder)
+    file = folder / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = content["annotations"][:1]
+    with_object = content["annotations"][0]["image_id"]
+    images = sorted(content["images"], key=lambda image: image["id"] != with_object)
+    content["images"] = images[:8]
+    file.write_text(json.dumps(content))
+    return folder
