@@ -299,7 +299,7 @@ def test_a_plugin_that_does_not_exist_is_an_error(clean_registry: None, name: st
 
 # callbacks from the command line
 
-CALLBACK = '''
+CALLBACK = """
 import groupdetr
 
 
@@ -315,7 +315,7 @@ class StepCounter(groupdetr.Callback):
 
     def load_state_dict(self, state):
         self.steps = state["steps"]
-'''
+"""
 
 
 def test_a_callback_from_the_command_line_survives_a_resume(

@@ -71,6 +71,7 @@ PRINTED_BY = {
     "groupdetr.data.findings": {"check", "train"},
     "groupdetr.data.dataset_files": READS_ANNOTATIONS,
     "groupdetr.data.layouts": {"val"},
+    "groupdetr.data.nuscenes.version": READS_ANNOTATIONS,
     "groupdetr.data.worker_failures": {"train", "val"},
     "groupdetr.engine.accelerator": {"train", "val", "predict", "doctor"},
     "groupdetr.engine.memory": {"train"},

@@ -100,10 +100,13 @@ def _load_torch(path: Path) -> object:
 
 
 def _load_with(path: Path, allowed: list[Any]) -> object:
-    with path.open("rb") as file, torch.serialization.safe_globals(allowed):
+    with (
+        path.open("rb") as file,
+        torch.serialization.safe_globals(allowed),
         # Of a damaged file, torch reports the number of the protocol that it seems to have.
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        warnings.catch_warnings(action="ignore", category=UserWarning),
+    ):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _first_reason(error: Exception) -> str:

@@ -279,8 +279,8 @@ def _open_pickle(path: Path, entry: str | None) -> Checkpoint:
     is_training_state = _is_training_checkpoint(content)
     if is_training_state:
         stamp = content.get(KEY)
-        remedy = "train again with groupdetr train"
-        require_format(dict(stamp) if isinstance(stamp, Mapping) else {}, where, remedy, WeightsError)
+        stamp = dict(stamp) if isinstance(stamp, Mapping) else {}
+        require_format(stamp, where, "train again with groupdetr train", WeightsError)
     key, named = _choose_entry(content, entry, where)
     state: dict[str, Tensor] = {}
     others: list[str] = []
@@ -322,9 +322,11 @@ def _choose_entry(
             )
         return entry, states[entry]
     for key in WEIGHTS_ENTRIES:
+        if key in states:
+            return key, states[key]
         value = content.get(key)
-        if key in states or (isinstance(value, Mapping) and not states):
-            return key, states.get(key, value)
+        if isinstance(value, Mapping) and not states:
+            return key, value
     are_tensors = [isinstance(value, Tensor) for value in content.values()]
     if not states or sum(are_tensors) > len(are_tensors) / 2:
         return "", content

@@ -16,6 +16,7 @@ from groupdetr.cli.json_output import print_json
 from groupdetr.console.output import EscapingStream
 from groupdetr.console.text import escape_controls
 from groupdetr.errors import GroupDETRError, UsageError
+from groupdetr.files.writing import WriteError
 from groupdetr.version import __version__
 
 INTERRUPTED = 130  # exit code of a program that Ctrl-C stopped
@@ -92,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         return run(arguments)
+    except WriteError as error:
+        remedy = f"{error.remedy}; --out chooses the folder"
+        print(explain(WriteError(error.what, error.where, remedy)), file=sys.stderr)
+        return error.exit_code
     except GroupDETRError as error:
         print(explain(error), file=sys.stderr)
         return error.exit_code

@@ -54,6 +54,8 @@ def to_rgb(image: ImageInput) -> Image.Image:
         try:
             return load_image(Path(image))
         except RefusedError as error:
+            if error.finding.code == "value-range":  # It is an image, and its remedy is known.
+                raise
             raise wrong_image(image, error) from error
     if isinstance(image, Image.Image):
         return _from_pil(image)

@@ -225,6 +225,7 @@ class Loader(Generic[BatchT]):
             if failure is not None:
                 reason = failure.reason
                 # The former workers end before new ones are started.
+                worker_failures.shut_down(iterator)
                 del iterator, batch, self.loader
                 iterator = None
                 self.workers //= 2

@@ -22,12 +22,18 @@ from weakref import WeakSet
 
 from torch import Tensor
 
+SIGCHLD = 0  # the signal that a process has ended, which Windows does not have
+if sys.platform != "win32":
+    SIGCHLD = signal.SIGCHLD
+
 _logger = logging.getLogger("groupdetr")
 
 SHARED_MEMORY = "the shared memory of this machine (/dev/shm) is too small"
 _KILLED = "a process that loads images was ended by the system, usually because memory ran out"
 _ENDED = "a process that loads images ended unexpectedly"
 _OPEN_FILES = "there are too many open files (ulimit -n)"
+_NOT_STARTED = "the processes that load images could not be started"
+_SHUT_DOWN_SECONDS = 30.0  # that workers have to end, after one of them has failed
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ def explain(error: RuntimeError | OSError | EOFError, iterator: object) -> Worke
         return WorkerError(SHARED_MEMORY)
     if getattr(signal, "SIGKILL", None) in ended_by:
         return WorkerError(_KILLED)
+    if iterator is None and isinstance(error, OSError):
+        return WorkerError(_NOT_STARTED)
     # The connection to a process that ended cannot be opened or breaks off.
     if "DataLoader worker (pid" in text or isinstance(error, OSError | EOFError):
         return WorkerError(_ENDED)
@@ -87,6 +95,19 @@ def explain(error: RuntimeError | OSError | EOFError, iterator: object) -> Worke
 def _workers(iterator: object) -> list[BaseProcess]:
     """Return the worker processes of the iterator of a data loader, if it has any."""
     return list(getattr(iterator, "_workers", []))
+
+
+def shut_down(iterator: object) -> None:
+    """End the workers of a data loader's iterator after one of them has failed.
+
+    A process that was killed while it sent a batch may leave PyTorch's threads waiting for the rest
+    for ever. So the waiting has an end here.
+    """
+    function = getattr(iterator, "_shutdown_workers", None)
+    if function is not None:
+        thread = threading.Thread(target=function, daemon=True)
+        thread.start()
+        thread.join(_SHUT_DOWN_SECONDS)
 
 
 _started: WeakSet[BaseProcess] = WeakSet()  # all worker processes that may still run
@@ -146,10 +167,10 @@ class _Handler:
 
     def take_over(self, before: Any) -> None:
         """Take the place of PyTorch's handler, if it has replaced the handler ``before``."""
-        after = signal.getsignal(signal.SIGCHLD)
+        after = signal.getsignal(SIGCHLD)
         if after is not before and after is not self and callable(after):
             self.torch_handler, self.former_handler = after, before
-            signal.signal(signal.SIGCHLD, self)
+            signal.signal(SIGCHLD, self)
 
     def missed_error(self) -> RuntimeError | None:
         """Return the error of a worker that ended while no batch was waited for, if there is one.
@@ -159,7 +180,7 @@ class _Handler:
         if self.torch_handler is None:
             return None
         try:
-            self.torch_handler(signal.SIGCHLD, None)
+            self.torch_handler(SIGCHLD, None)
         except RuntimeError as error:
             return error
         return None
@@ -186,7 +207,7 @@ def noticed_while_waiting() -> Iterator[None]:
         # There is no such signal, or it cannot be handled here: PyTorch looks every five seconds.
         yield
         return
-    before = signal.getsignal(signal.SIGCHLD)
+    before = signal.getsignal(SIGCHLD)
     _handler.waiting = True
     try:
         yield

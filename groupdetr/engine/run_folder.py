@@ -144,9 +144,13 @@ def training_data(source: Path, remedy: str) -> tuple[Path, Path | None]:
     """
     if not source.is_dir():
         raise UsageError("no dataset was given", str(source), remedy)
-    config = RunFolder.existing(source).read_config()
-    images = config.get("images")
-    return Path(config["data"]), Path(images) if images else None
+    run = RunFolder.existing(source)
+    config = run.read_config()
+    data, images = config.get("data"), config.get("images")
+    if not isinstance(data, str) or not isinstance(images, str | None):
+        what = "the configuration of this run does not say which dataset it was trained on"
+        raise UsageError(what, str(run.config), remedy)
+    return Path(data), Path(images) if images else None
 
 
 def is_evaluation(record: JsonObject) -> bool:

@@ -9,7 +9,7 @@ from groupdetr.console.output import create_console
 from groupdetr.data.check import CheckReport
 from groupdetr.data.check import check as check_coco
 from groupdetr.data.layouts import load
-from groupdetr.data.nuscenes.version import check_version, is_version
+from groupdetr.data.nuscenes.version import check_version, is_version, refuse_image_folder
 from groupdetr.data.nuscenes.version import load as load_version
 from groupdetr.data.records import TrainingData
 from groupdetr.engine.run_folder import write_json
@@ -63,6 +63,7 @@ def check(
         raise UsageError("workers must be at least 1: they are threads that decode images")
     data = Path(data)
     if is_version(data):
+        refuse_image_folder(images)
         return check_version(data, decode, num_queries=queries)
     images = Path(images) if images is not None else None
     return check_coco(data, images, queries, decode, workers, masks)
@@ -101,5 +102,6 @@ def load_dataset(path: str | Path, images: str | Path | None = None) -> Training
     """
     path = Path(path)
     if is_version(path):
+        refuse_image_folder(images)
         return load_version(path)
     return load(path, Path(images) if images is not None else None)

@@ -30,6 +30,7 @@ from groupdetr.checkpoints.native import save
 from groupdetr.console.output import create_console
 from groupdetr.console.text import escape_html, file_name, quote
 from groupdetr.data.fingerprint import differences
+from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import TrainingData
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.accelerator import create_accelerator, environment, loader_workers
@@ -116,7 +117,16 @@ class TrainingResult:
     def metrics(self) -> JsonObject:
         """The metrics of the best evaluation by name, such as "AP"; {} if there was none."""
         file = RunFolder(self.path).best_metrics
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, RecursionError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"the metrics of the best evaluation cannot be read: {error}",
+                str(file),
+                f"evaluate the run again: groupdetr val {quote(self.path)}",
+            ) from error
 
     @property
     def exit_code(self) -> int:
@@ -603,7 +613,7 @@ def expect_same_data(run: RunFolder, dataset: TrainingData) -> None:
     try:
         recorded = json.loads(run.data.read_text(encoding="utf-8"))["fingerprint"]
         changes = differences(recorded, dataset.fingerprint())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             "what this run recorded of its data cannot be read, so nobody knows whether they have "
             "changed",
@@ -813,12 +823,14 @@ def describe(plan: DetectorPlan, model: nn.Module) -> str:
     else:
         samples = "images"
         side = "shortest side"
+    held_out = isinstance(plan.dataset, DatasetSplits) and plan.dataset.held_out
+    remark = " that were held out of train" if held_out else ""
     return "\n".join(
         [
             f"model   {plan.config.model}: {parameters / 1e6:.2f} M parameters, "
             f"{recipe.num_groups} groups of {recipe.num_queries} queries, "
             f"{recipe.num_classes} classes",
-            f"data    {len(task.train)} training and {len(task.val)} validation {samples}, "
+            f"data    {len(task.train)} training and {len(task.val)} validation {samples}{remark}, "
             f"{side} {settings.imgsz}",
             f"plan    {length} of {settings.batch} images, "
             f"learning rate {settings.lr:g} (backbone {settings.backbone_lr:g}), "

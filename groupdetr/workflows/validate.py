@@ -152,11 +152,11 @@ def _has_same_subject(metrics: Path, run: Path, data: Path | None) -> bool:
         data = training_data(run, "add --data DATA")[0]
     try:
         content = json.loads(metrics.read_text(encoding="utf-8"))
-        weights, evaluated = Path(content["weights"]), Path(content["data"])
-    except (ValueError, KeyError, TypeError):
+        weights, evaluated = Path(content["weights"]).resolve(), Path(content["data"]).resolve()
+    except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return False
     file = RunFolder(run).best if run.is_dir() else run
-    return weights.resolve() == file.resolve() and evaluated.resolve() == data.resolve()
+    return weights == file.resolve() and evaluated == data.resolve()
 
 
 def refuse_folder_of_training(out: Path) -> None:

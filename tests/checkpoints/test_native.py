@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from groupdetr.checkpoints import native
 from groupdetr.checkpoints.native import read, save, unique_state
 from groupdetr.errors import WeightsError
+from groupdetr.files.writing import WriteError
 from groupdetr.modeling.detr import DetectionTransformer
 
 
@@ -48,12 +50,11 @@ def test_a_save_that_fails_leaves_the_previous_file(
     path = tmp_path / "best.safetensors"
     save(model, path, {"step": 1})
 
-    def write_half(tensors: object, file: Path, metadata: object) -> None:
-        Path(file).write_bytes(b"half of it")
-        raise OSError("no space left on device")
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(native, "save_file", write_half)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WriteError, match="no space left"):
         save(model, path, {"step": 2})
     assert read(path)[1] == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]

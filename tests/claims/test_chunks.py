@@ -373,7 +373,9 @@ def peak_saved_bytes(with_loss: AnyModelWithLoss) -> int:
     memory.map(exclude)
     queries.map(exclude)
     model.backbone = ConstantModule(None)
+    images_type = model.encoder.images_type
     model.encoder = ConstantModule(memory)
+    model.encoder.images_type = images_type
     model.queries = ConstantModule(queries)
     meter = SavedTensorMeter(excluded)
     with meter.measure():

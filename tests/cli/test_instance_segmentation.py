@@ -80,9 +80,9 @@ def test_predict_draws_masks_and_writes_their_run_lengths(
 def test_the_json_output_has_the_documented_keys(
     weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--device", "cpu", "--out", str(tmp_path), "--json"]
-    val_options = ["--data", str(data), "--workers", "0"]
-    assert main(["val", str(weights), *val_options, *options]) == 0
+    options = ["--device", "cpu", "--out", str(tmp_path / "predict"), "--json"]
+    val_options = ["--data", str(data), "--workers", "0", "--out", str(tmp_path / "val")]
+    assert main(["val", str(weights), *val_options, "--device", "cpu", "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["split"] == "val"
     subject = ("split", "weights", "data", "images")

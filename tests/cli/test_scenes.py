@@ -76,6 +76,27 @@ def test_val_writes_metrics_groups_classes_and_results(
     assert [row[0] for row in rows[header + 1 : header + 3]] == ["0", "1"]
 
 
+def test_the_train_split_is_evaluated_beside_the_metrics_of_the_training(run: Path) -> None:
+    before = (run / "val/metrics.json").read_bytes()
+    assert main(["val", str(run), "--split", "train", "--workers", "0"]) == 0
+    metrics = json.loads((run / "val-train/metrics.json").read_text())
+    assert (metrics["split"], metrics["images"]) == ("train", 4)
+    assert (run / "val/metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["check", "train", "val"])
+def test_a_folder_of_images_is_refused_for_scenes(
+    command: str, run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {
+        "check": ["check", str(scenes)],
+        "train": ["train", str(scenes), "--model", "petr-tiny", "--out", str(tmp_path / "run")],
+        "val": ["val", str(run), "--data", str(scenes), "--out", str(tmp_path / "val")],
+    }
+    assert main([*arguments[command], "--images", str(tmp_path)]) == 2
+    assert "--images is for the annotation files of single images" in capsys.readouterr().err
+
+
 def copy_without_annotations(scenes: Path, folder: Path, tokens: set[str]) -> None:
     """Copy a dataset, but without the annotations of the samples with these tokens."""
     shutil.copytree(scenes, folder)

@@ -96,11 +96,16 @@ class CopyCounter(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["checked", "created on a GPU"])
 @pytest.mark.parametrize("counts", [None, (3, 5)], ids=["plain", "proposals and denoising"])
 def test_costs_are_copied_to_the_host_once_and_pairs_back_once(
-    counts: Sequence[int] | None,
+    counts: Sequence[int] | None, on_gpu: bool
 ) -> None:
+    """Checking the values of targets needs no copy of its own, wherever they were created."""
     predicted, annotated = outputs(2, counts=counts), targets(3, 5)
+    if on_gpu:
+        for target in annotated:
+            target.max_label = None
     with CopyCounter() as counter:
         CRITERION(predicted, annotated, StepObjects([3, 5]))
     assert counter.calls == {"cpu": 1, "to": 1}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,6 +121,40 @@ def test_an_evaluation_goes_on_with_fewer_workers_and_the_next_one_begins_with_t
     assert len(multiprocessing.active_children()) == 1
     assert len(warnings_of(caplog)) == 1
     loader.close()
+
+
+class StuckIterator:
+    """The iterator of a data loader whose threads wait for the rest of a batch."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def _shutdown_workers(self) -> None:
+        self.event.wait()
+
+
+def test_workers_that_cannot_be_ended_do_not_stop_a_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_failures, "_SHUT_DOWN_SECONDS", 0.1)
+    iterator = StuckIterator()
+    worker_failures.shut_down(iterator)
+    assert not iterator.event.is_set()
+    iterator.event.set()
+
+
+def test_processes_that_cannot_be_started_are_no_reason_to_end(
+    shapes: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    dataset = dataset_of(shapes)
+    for batch, expected in zip(batches(dataset, 2), batches(dataset, 0), strict=True):
+        assert_same(batch, expected)
+    (warning,) = warnings_of(caplog)
+    assert "could not be started" in warning
 
 
 class FullSharedMemory(DetectionDataset):

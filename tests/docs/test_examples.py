@@ -91,6 +91,8 @@ def names(
     monkeypatch.setattr(DetectionResult, "show", lambda self: self.draw())
     monkeypatch.setattr(groupdetr, "train", partial(accept_training, run), raising=False)
     model = groupdetr.create_model("conditional-detr-tiny", num_classes=3, num_groups=2)
+    criterion = groupdetr.create_criterion(model)
+    images = groupdetr.Images.from_list([torch.rand(3, 64, 64)])
     target = groupdetr.Target(torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.2, 0.3]]))
     return {
         "groupdetr": groupdetr,
@@ -100,8 +102,10 @@ def names(
         "Settings": groupdetr.Settings,
         "MyDETR": TinyConditionalDETR,
         "model": model,
-        "images": groupdetr.Images.from_list([torch.rand(3, 64, 64)]),
+        "images": images,
         "targets": [target],
+        "criterion": criterion,
+        "micro_batches": [(model(images, [target]), [target]) for _ in range(2)],
     }
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,6 +316,44 @@ def test_results_are_refused_if_only_some_have_run_lengths(mask: object) -> None
     assert len(from_coco_results(split, [good])[0].masks or ()) == 1
     with pytest.raises(DataError, match="result 1"):
         from_coco_results(split, [good, good | {"segmentation": mask}])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [1, 2, math.nan, 4]}, "the bbox or the score of a result is not finite"),
+        ({"bbox": [1, -math.inf, 3, 4]}, "the bbox or the score of a result is not finite"),
+        ({"score": math.nan}, "the bbox or the score of a result is not finite"),
+        ({"bbox": [1, 2, -3, 4]}, "a result has the width -3 and the height 4"),
+    ],
+)
+def test_results_with_impossible_values_are_refused_with_their_number(
+    change: dict[str, Any], message: str
+) -> None:
+    split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
+    good = {"image_id": 0, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
+    with pytest.raises(DataError, match=rf"(?s){message}.*result 1: "):
+        from_coco_results(split, [good, good | change])
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "boxes", "message"),
+    [
+        ([0.5, 0.4], [0, 0], [[1, 2, 3, 4], [1, math.nan, 3, 4]], "detection 1 is not finite"),
+        ([math.nan, 0.4], [0, 0], [[1, 2, 3, 4]] * 2, "detection 0 is not finite"),
+        ([0.5, 0.4], [0, 2], [[1, 2, 3, 4]] * 2, "the label 2, but there are 2 classes"),
+        ([0.5, 0.4], [-1, 0], [[1, 2, 3, 4]] * 2, "the label -1, but there are 2 classes"),
+    ],
+)
+def test_detections_with_impossible_values_are_refused_with_their_image(
+    scores: list[float], labels: list[int], boxes: list[list[float]], message: str
+) -> None:
+    """The evaluator would count them in some arbitrary way, or leave them out."""
+    split = split_of(random_document(2, images=2, classes=2, crowd=0.0))
+    bad = Detections(torch.tensor(scores), torch.tensor(labels), torch.tensor(boxes).float())
+    detections = [*perfect(split)[:1], bad]
+    with pytest.raises(DataError, match=rf"(?s){message}.*image {split.records[1].file_name}"):
+        evaluate(split, detections)
 
 
 def test_an_evaluation_survives_its_file() -> None:

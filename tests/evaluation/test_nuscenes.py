@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D, ObjectClass
+from groupdetr.errors import DataError
+from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D, ObjectClass, Pose, predicted_boxes
 from groupdetr.evaluation.nuscenes import (
     ERRORS,
     METRICS,
@@ -225,6 +226,25 @@ def test_predictions_match_objects_of_their_own_sample_only() -> None:
     assert close(row(evaluate(samples, [predicted, nothing]), "car").AP, 1)
     with pytest.raises(ValueError, match="predictions of 1 samples for 2"):
         evaluate(samples, [nothing])
+
+
+@pytest.mark.parametrize("name", ["centres", "sizes", "rotations", "scores"])
+def test_predictions_that_are_not_finite_are_refused(name: str) -> None:
+    """Their distance to every object is nan, so they would count as false positives or not."""
+    predicted = as_predictions(one_of_each_class())
+    values = getattr(predicted, name).copy()
+    values[3] = math.nan
+    with pytest.raises(DataError, match="predicted box 3 is not finite"):
+        evaluate_one(replace(predicted, **{name: values}), one_of_each_class())
+
+
+def test_a_box_of_a_detector_that_is_not_finite_is_refused_and_not_dropped() -> None:
+    box = np.array([[10.0, 0, 0, 2, 4, 1.5, 0.3, 0, 0]] * 2)
+    pose = Pose(np.eye(4), np.eye(4))
+    assert len(predicted_boxes(box, [0, 0], [0.5, 0.5], pose)) == 2
+    box[1, 0] = math.nan
+    with pytest.raises(DataError, match="predicted box 1 is not finite"):
+        predicted_boxes(box, [0, 0], [0.5, 0.5], pose)
 
 
 def test_an_evaluation_survives_its_file_and_the_deciding_figure_is_first() -> None:

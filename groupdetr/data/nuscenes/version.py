@@ -24,6 +24,7 @@ from groupdetr.data.nuscenes.tables import (
 )
 from groupdetr.data.records import Category
 from groupdetr.data.wrong_inputs import describe_run, missing_data
+from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
 # A folder counts as that of a version from this number of tables. Some tables may be missing.
@@ -80,6 +81,16 @@ def load(data: Path | str, split: str | None = None) -> NuScenes:
         if not samples[name]:
             raise RefusedError(empty_split_finding(root / version / SPLITS_FILE, name))
     return NuScenes(root, version, {alias: samples[name] for alias, name in aliases.items()})
+
+
+def refuse_image_folder(images: Path | str | None) -> None:
+    """Raise `UsageError` if a folder of images was given beside a version, which has its own."""
+    if images is not None:
+        raise UsageError(
+            "--images is for the annotation files of single images, not for nuScenes",
+            str(images),
+            "leave it out: pass the folder of a version alone",
+        )
 
 
 def is_version(data: Path | str) -> bool:

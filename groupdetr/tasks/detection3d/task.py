@@ -18,7 +18,12 @@ from groupdetr.data.nuscenes.transforms import (
     no_augmentation,
     petr_augmentation,
 )
-from groupdetr.data.nuscenes.version import NuScenes, check_version, load
+from groupdetr.data.nuscenes.version import (
+    NuScenes,
+    check_version,
+    load,
+    refuse_image_folder,
+)
 from groupdetr.data.nuscenes.worst_case import WorstCaseSceneBatch, worst_case
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
@@ -104,11 +109,13 @@ class Detection3DTask(Task[Detections3D]):
 
         `DataError` for the first problem that would mislead training.
         """
+        refuse_image_folder(images)
         return load(data)
 
     @classmethod
     def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
         """Return a report of all problems of a version."""
+        refuse_image_folder(images)
         return check_version(data, decode, cls.two_frames, num_queries)
 
     @property

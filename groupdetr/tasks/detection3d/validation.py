@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groupdetr.console.text import quote
-from groupdetr.data.nuscenes.version import NuScenes, load
+from groupdetr.data.nuscenes.version import NuScenes, load, refuse_image_folder
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
 from groupdetr.engine.run_folder import training_data, write_json, write_text
@@ -42,12 +42,7 @@ def validate(
     content is returned, per_class.csv, per_group.csv with ``per_group``, and predictions.json, a
     result file as the devkit of nuScenes reads it. ``images`` must be None.
     """
-    if images is not None:
-        raise UsageError(
-            "--images is for single images, and this detector takes scenes",
-            str(run),
-            "leave it out: --data is the folder of a nuScenes version",
-        )
+    refuse_image_folder(images)
     if data is None:
         data, _ = training_data(run, "add --data DATA")
     split = split or "val"

@@ -119,7 +119,7 @@ def test_the_engine_trains_and_evaluates_it(
         batch=2,
         lr=1e-3,
         backbone_lr=1e-3,
-        eval_every=1e9,
+        eval_every=1e6,
         clip=35.0,
         workers=0,
         device="cpu",
