@@ -1,5 +1,6 @@
 """Every image file becomes RGB in the orientation of its annotations, or an error that names it."""
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -327,3 +328,45 @@ def test_an_image_that_passes_the_check_can_be_loaded(file_index, edits, origina
     except DataError:
         return
     assert np.array_equal(load_pixels(path, (32, 24)), np.asarray(load_image(path, (32, 24))))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected", "words"),
+    [
+        ("._a.jpg", b"\x00\x05\x16\x07\x00\x02Mac OS X", "not-an-image", "beside 'a.jpg'"),
+        ("a.jpg", b"version https://git-lfs.github.com/spec/v1\n", "lfs-pointer", "Git LFS"),
+        ("a.jpg", b"<html>", "not-an-image", "known format"),
+    ],
+)
+def test_what_is_no_image_is_told_for_what_it_is(name, content, expected, words, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(RefusedError, match=words) as caught:
+        load_image(path)
+    assert caught.value.finding.code == expected
+
+
+@pytest.mark.parametrize("function", ["stat", "open"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_file_that_the_system_cannot_read_is_not_called_broken(
+    function, number, tmp_path, monkeypatch
+):
+    """A remedy such as "copy the image again" would mislead."""
+    path = save(Image.new("RGB", (8, 8)), tmp_path / "x.png")
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, function, fail)
+    with pytest.raises(RefusedError) as caught:
+        load_image(path)
+    assert caught.value.finding.code == "unreadable-file"
+    assert os.strerror(number) in caught.value.what
+
+
+def test_a_file_that_vanishes_while_it_is_opened_is_missing(tmp_path, monkeypatch):
+    path = save(Image.new("RGB", (8, 8)), tmp_path / "x.png")
+    monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+    with pytest.raises(RefusedError) as caught:
+        load_image(path)
+    assert caught.value.finding.code == "missing-file"

@@ -114,11 +114,11 @@ def test_any_file_of_a_run_is_refused_or_does_no_harm(
             unused_folder(run, None, "val-other")
         with contextlib.suppress(GroupDETRError):
             TrainingResult(run, 1, 2, 0.5, 1.0).to_json()
-        records = folder.records()
-        assert all(record["step"] >= 0 or True for record in records)
-        folder.commands()
-        # Prediction needs the weights alone.
-        Detector(run, "cpu", imgsz=48).predict(Image.new("RGB", (48, 48)))
+        assert all(isinstance(record["step"], int) for record in folder.records())
+        assert all(isinstance(command, dict) for command in folder.commands())
+        if data.draw(st.integers(0, 9)) == 0:
+            # Prediction needs the weights alone.
+            Detector(run, "cpu", imgsz=48).predict(Image.new("RGB", (48, 48)))
 
 
 @pytest.mark.slow
