@@ -142,6 +142,7 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
 
     def __init__(self, embed_dim: int, num_heads: int, num_queries: int, **options: Any) -> None:
         """``num_queries`` is N, the queries of a group. ``options`` of `nn.MultiheadAttention`."""
+        require_count("num_queries", num_queries)
         super().__init__(embed_dim, num_heads, **options)
         self.num_queries = num_queries
 
@@ -158,7 +159,6 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
             f"attention must be an nn.MultiheadAttention, not {type(attention).__name__}; for "
             "another class, docs/own-detr.md says how to reshape its queries",
         )
-        require_count("num_queries", num_queries)
         require(
             attention.in_proj_weight is not None,
             "self-attention needs queries, keys and values of the same width, "

@@ -60,8 +60,15 @@ def create_model(name: str, **options: object) -> DetectionTransformer:
 def create_criterion(model: DetectionTransformer) -> SetCriterion:
     """Return the criterion with the terms and the matching of the model's recipe.
 
+    `UsageError` if ``model`` is no detector of this library.
+
     >>> losses = groupdetr.create_criterion(model)(model(images, targets), targets)
     """
+    if not isinstance(model, DetectionTransformer):
+        raise UsageError(
+            f"a criterion is created for a detector, not for {type(model).__name__}",
+            remedy="pass what create_model returns; for a detector of your own, use SetCriterion",
+        )
     return model.recipe.criterion()
 
 

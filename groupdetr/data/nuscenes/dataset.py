@@ -219,7 +219,14 @@ def create_target(sample: Sample, augmentation: Augmentation) -> Target:
     """Return the objects to train on.
 
     As in PETR's code, an object must be in range before the world is rotated and scaled.
+    `DataError` if a number is too large or too small for float32.
     """
     boxes, labels = sample.trainable_objects()
-    augmented = augmentation.transform_boxes(boxes).astype(np.float32)
-    return Target(torch.from_numpy(labels), torch.from_numpy(augmented))
+    with np.errstate(over="ignore"):
+        augmented = augmentation.transform_boxes(boxes).astype(np.float32)
+    try:
+        return Target(torch.from_numpy(labels), torch.from_numpy(augmented))
+    except ValueError as error:
+        raise DataError(
+            str(error), f"sample {sample.token}", "correct its annotations, or remove them"
+        ) from error
