@@ -257,9 +257,10 @@ def test_loader_processes_end_with_the_training_although_a_callback_keeps_the_tr
 
     keywords = KEYWORDS | {"steps": 1, "workers": 1}
     callback = KeepTrainer()
+    before = set(multiprocessing.active_children())  # of other tests
     train(shapes, out=tmp_path / "run", callbacks=[callback], **keywords)
     assert callback.trainer.step == 1
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 # how they end a training
