@@ -77,7 +77,7 @@ def examine_member(name: str) -> Member:
 
 def in_short(reason: str) -> str:
     if "sizes 1/stride" in reason:
-        return "maps smaller than 1/stride"
+        return "maps of other sizes"
     if "meta tensors" in reason:
         return "shapes depend on values"
     return "one image size"

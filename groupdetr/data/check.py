@@ -97,17 +97,18 @@ class CheckReport:
 
     def _repr_html_(self) -> str:
         """Return a table with one row for each code of findings, for notebooks."""
+        left = 'style="text-align: left"'  # Jupyter aligns cells at the right, as for numbers
         rows = []
         for severity, findings in (("error", self.errors), ("warning", self.warnings)):
             for code, findings_of_code in _by_code(findings).items():
                 first = findings_of_code[0]
                 example = f"{first.where}: {first.what}"
                 cells = (severity, code, str(len(findings_of_code)), example, first.remedy)
-                rows.append("".join(f"<td>{escape_html(cell)}</td>" for cell in cells))
+                rows.append("".join(f"<td {left}>{escape_html(cell)}</td>" for cell in cells))
         parts = [f"<p>{escape_html(self.root)}: {self._headline()}</p>"]
         if rows:
             titles = ("", "code", "number", "the first one", "what to do")
-            header = "".join(f"<th>{title}</th>" for title in titles)
+            header = "".join(f"<th {left}>{title}</th>" for title in titles)
             body = "".join(f"<tr>{row}</tr>" for row in rows)
             parts.append(f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>")
         summaries = "\n".join(self.split_summaries())

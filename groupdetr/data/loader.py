@@ -196,46 +196,56 @@ class Loader(Generic[BatchT]):
         self.stream.start(self.batches)
         return self._iterate()
 
+    def close(self) -> None:
+        """End the worker processes. The next iteration starts new ones."""
+        worker_failures.shut_down(getattr(self.loader, "_iterator", None))
+        self.loader = self._create_loader()
+
     def _iterate(self) -> Iterator[BatchT]:
         iterator: Iterator[Any] | None = None
         former_workers = self.workers
         reason: str | None = None  # why there are fewer workers now
-        while True:
-            failure: WorkerError | None = None
-            batch: Any = None
-            try:
-                with worker_failures.noticed_while_waiting():
-                    if iterator is None:
-                        iterator = iter(self.loader)
-                        worker_failures.end_workers_at_exit(iterator)
-                    worker_failures.raise_missed_error(iterator)
-                    batch = next(iterator)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                if not self.workers:
-                    raise
-                failure = worker_failures.explain(error, iterator)
-                if failure is None:
-                    raise
-            if isinstance(batch, GroupDETRError):
-                raise batch
-            if isinstance(batch, WorkerError):
-                failure = batch
-            if failure is not None:
-                reason = failure.reason
-                # The former workers end before new ones are started.
+        try:
+            while True:
+                failure: WorkerError | None = None
+                batch: Any = None
+                try:
+                    with worker_failures.noticed_while_waiting():
+                        if iterator is None:
+                            iterator = iter(self.loader)
+                            worker_failures.end_workers_at_exit(iterator)
+                        worker_failures.raise_missed_error(iterator)
+                        batch = next(iterator)
+                except StopIteration:
+                    return
+                except (RuntimeError, OSError, EOFError) as error:
+                    if not self.workers:
+                        raise
+                    failure = worker_failures.explain(error, iterator)
+                    if failure is None:
+                        raise
+                if isinstance(batch, GroupDETRError):
+                    raise batch
+                if isinstance(batch, WorkerError):
+                    failure = batch
+                if failure is not None:
+                    reason = failure.reason
+                    # The former workers end before new ones are started.
+                    worker_failures.shut_down(iterator, have_failed=True)
+                    del iterator, batch, self.loader
+                    iterator = None
+                    self.workers //= 2
+                    self.loader = self._create_loader()
+                    continue
+                if reason is not None:
+                    worker_failures.log_fewer_workers(reason, former_workers, self.workers)
+                    former_workers, reason = self.workers, None
+                self.stream.pending.popleft()
+                yield batch
+        finally:
+            # An error would keep the iterator alive, and its workers with it.
+            if not self.persistent_workers:
                 worker_failures.shut_down(iterator)
-                del iterator, batch, self.loader
-                iterator = None
-                self.workers //= 2
-                self.loader = self._create_loader()
-                continue
-            if reason is not None:
-                worker_failures.log_fewer_workers(reason, former_workers, self.workers)
-                former_workers, reason = self.workers, None
-            self.stream.pending.popleft()
-            yield batch
 
 
 def training_loader(
@@ -261,6 +271,7 @@ class ValidationLoader(Generic[BatchT]):
         """Return the loader of the images ``indices``, in this order, in batches."""
         arguments = (indices, batch_size, workers)
         if self._loader is None or arguments != self._arguments:
+            self.close()
             batches = [
                 list(indices[first : first + batch_size])
                 for first in range(0, len(indices), batch_size)
@@ -271,6 +282,8 @@ class ValidationLoader(Generic[BatchT]):
 
     def close(self) -> None:
         """End the worker processes. The next call of `batches` starts new ones."""
+        if self._loader is not None:
+            self._loader.close()
         self._loader = None
 
 

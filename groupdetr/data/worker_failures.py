@@ -12,7 +12,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from multiprocessing.process import BaseProcess
@@ -97,17 +97,33 @@ def _workers(iterator: object) -> list[BaseProcess]:
     return list(getattr(iterator, "_workers", []))
 
 
-def shut_down(iterator: object) -> None:
-    """End the workers of a data loader's iterator after one of them has failed.
+def shut_down(iterator: object, have_failed: bool = False) -> None:
+    """End the workers of a data loader's iterator, at once if they ``have_failed``.
 
-    A process that was killed while it sent a batch may leave PyTorch's threads waiting for the rest
-    for ever. So the waiting has an end here.
+    A process that was killed while it sent a batch may leave PyTorch's threads, and other workers,
+    waiting for ever. So the waiting has an end here.
     """
+    workers = _workers(iterator)
+    if have_failed:
+        _kill(workers)
     function = getattr(iterator, "_shutdown_workers", None)
     if function is not None:
         thread = threading.Thread(target=function, daemon=True)
-        thread.start()
-        thread.join(_SHUT_DOWN_SECONDS)
+        try:
+            thread.start()
+            thread.join(_SHUT_DOWN_SECONDS)
+        except RuntimeError:
+            # This process ends, and starts no more threads.
+            pass
+    # The signal by which PyTorch ends workers in the end is one that they ignore.
+    _kill(workers)
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join(1.0)
 
 
 _started: WeakSet[BaseProcess] = WeakSet()  # all worker processes that may still run
@@ -124,9 +140,7 @@ def end_workers_at_exit(iterator: object) -> None:
 
 @atexit.register
 def _end_workers() -> None:
-    for worker in _started:
-        if worker.is_alive():
-            worker.kill()
+    _kill(_started)
 
 
 def log_fewer_workers(reason: str, former: int, workers: int) -> None:

@@ -178,7 +178,7 @@ def _text_kind(path: Path, head: bytes) -> FileKind | None:
 
 
 def _lfs_kind(text: str) -> FileKind:
-    size = re.search(r"^size (\d{1,20})$", text, re.MULTILINE)
+    size = re.search(r"^size (\d{1,20})\s*$", text, re.MULTILINE)
     stands_for = f" that stands for a file of {size[1]} bytes" if size else ""
     return FileKind(
         f"a Git LFS pointer, a short text{stands_for}",

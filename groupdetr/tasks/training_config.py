@@ -39,7 +39,7 @@ def _is_list_of_texts(value: object) -> bool:
 
 # What config.yaml records besides the settings: a check of the value, and what it accepts.
 RECORDED: dict[str, tuple[Callable[[object], bool], str]] = {
-    "data": (_is_optional_text, "a path"),
+    "data": (_is_text, "a path"),
     "images": (_is_optional_text, "a path or null"),
     "model": (_is_text, "the name of a model"),
     "groups": (lambda value: value == "auto" or _is_optional_count(value), "a number of groups"),
@@ -110,7 +110,7 @@ class TrainingConfig:
             if not is_valid(values[name]):
                 raise _not_recorded(name, values[name], expected, where)
         for name in ("data", "images", "weights"):
-            values[name] = Path(values[name]) if values[name] else None
+            values[name] = Path(values[name]) if values[name] is not None else None
         values["set"] = tuple(values["set"])
         try:
             values["settings"] = Settings(**values["settings"])

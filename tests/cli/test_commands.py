@@ -214,6 +214,30 @@ def test_predict_takes_files_folders_and_globs_of_any_kind_of_image(
     assert names <= {"circle", "square", "triangle"}
 
 
+def test_predict_leaves_out_what_a_system_wrote_and_says_so(
+    run: Path, tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "__MACOSX").mkdir(parents=True)
+    image = Image.open(next((shapes / "images/val").iterdir()))
+    for name in ("a.jfif", "b.tga", "c.pgm", "d.dib", "e.jpe"):
+        image.convert("L" if name == "c.pgm" else "RGB").save(photos / name)
+    for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/._a.jpg", "notes.txt"):
+        (photos / name).write_bytes(b"\x00\x05\x16\x07")
+    out = tmp_path / "out"
+    arguments = ["predict", str(run), "--out", str(out), "--score", "0"]
+    assert main([*arguments, str(photos)]) == 0
+    line = "left out: 1 file without the ending of an image (.txt), 3 files that the system wrote"
+    assert line in capsys.readouterr().out
+    assert len(json.loads((out / "predictions.json").read_text())) == 5
+    # A shell expands photos/* to all files that are not hidden.
+    named = [str(photos / name) for name in ("a.jfif", "Thumbs.db")]
+    assert main([*arguments, *named]) == 0
+    assert "left out: 1 file that the system wrote" in capsys.readouterr().out
+    assert main([*arguments, str(photos / "Thumbs.db")]) == 2
+    assert "no images were found (left out: 1 file" in capsys.readouterr().err
+
+
 def test_predict_names_an_unreadable_image_and_processes_the_others(
     run: Path, tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

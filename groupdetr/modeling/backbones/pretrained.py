@@ -11,6 +11,7 @@ from torch import nn
 
 from groupdetr.checkpoints.layout import Layout, refuse
 from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
+from groupdetr.checkpoints.wrappers import unwrap
 from groupdetr.errors import WeightsError
 
 
@@ -47,7 +48,7 @@ def download_errors(name: str) -> Iterator[None]:
 
 def read_backbone_file(path: str, layouts: tuple[Layout, ...]) -> Checkpoint:
     """Read a file that has one of the ``layouts``, and convert it to our names."""
-    file = open_checkpoint(path)
+    file = unwrap(open_checkpoint(path), layouts)
     for layout in layouts:
         if layout.fits(file.state):
             return layout.convert(file)

@@ -1,0 +1,72 @@
+"""An argument that is no path is told for what it is, and the path that was meant is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from groupdetr.files.missing import as_typed, describe_missing, similar_path
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "runs/coco-dino-11g").mkdir(parents=True)
+    (tmp_path / "runs/coco-dino-11g/best.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "runs/coco-dino-11",
+        "runs/coco_dino_11g",
+        "run/coco-dino-11g",
+        "Runs/Coco-Dino-11g",
+        "runs/coco-dino-11g ",
+        "'runs/coco-dino-11g'",
+        "runs\\coco-dino-11g",
+    ],
+)
+def test_a_mistyped_path_is_corrected(typed: str, runs: Path) -> None:
+    assert describe_missing(typed) == ("", f"did you mean {Path('runs/coco-dino-11g')}?")
+
+
+def test_every_part_of_a_path_is_corrected(runs: Path) -> None:
+    expected = Path("runs/coco-dino-11g/best.safetensors")
+    assert similar_path("run/coco-dino-11G/best.safetensor") == str(expected)
+
+
+@pytest.mark.parametrize("typed", ["", " ", "nowhere", "a" * 5000, "\0", "x/" * 500])
+def test_nothing_is_guessed_where_nothing_is_similar(typed: str, runs: Path) -> None:
+    assert describe_missing(typed) == ("", "")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "s3", "gs", "hf"])
+@pytest.mark.parametrize("convert", [str, Path])
+def test_an_address_is_told_as_such(scheme: str, convert: type) -> None:
+    address = f"{scheme}://example.org/weights.pth"
+    what, remedy = describe_missing(convert(address))
+    assert "URL" in what
+    assert "download" in remedy
+    assert as_typed(convert(address)) == address
+
+
+def test_a_video_stream_is_told_as_such() -> None:
+    what, remedy = describe_missing("rtsp://192.168.0.7:554/stream1")
+    assert "video stream" in what
+    assert "ffmpeg" in remedy
+
+
+def test_a_name_of_the_hub_is_told_how_to_download(runs: Path) -> None:
+    what, remedy = describe_missing("microsoft/conditional-detr-resnet-50")
+    assert what == ""
+    assert "hf download microsoft/conditional-detr-resnet-50" in remedy
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, it is the path of a drive")
+def test_a_drive_is_no_address() -> None:
+    assert describe_missing("C:/weights.pth") == ("", "")
+    assert as_typed("C:/weights.pth") == "C:/weights.pth"
