@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groupdetr.console.text import escape_html, quote
+from groupdetr.console.text import escape_html, quantity, quote
+from groupdetr.data.finding_locations import with_locations
 from groupdetr.data.findings import Finding, RefusedError, printable
 from groupdetr.data.image_checks import inspect_images
 from groupdetr.data.layouts import DatasetSplits, read_with_findings
@@ -91,8 +92,8 @@ class CheckReport:
 
     def _headline(self) -> str:
         """Return the verdict and the numbers of findings."""
-        errors = _plural(len(self.errors), "error")
-        warnings = _plural(len(self.warnings), "warning")
+        errors = quantity(len(self.errors), "error")
+        warnings = quantity(len(self.warnings), "warning")
         return f"{self.verdict}: {errors}, {warnings}"
 
     def _repr_html_(self) -> str:
@@ -148,7 +149,8 @@ def check(
         findings += statistics_findings(split, statistics[name], num_queries)
         if masks:
             findings += mask_findings(split)
-    findings += inspect_images(dataset.splits.values(), decode, workers)
+    splits = dataset.splits.values()
+    findings += with_locations(inspect_images(splits, decode, workers), splits)
     errors = [finding for finding in findings if finding.is_error]
     warnings = [finding for finding in findings if not finding.is_error]
     return CheckReport(Path(data), errors, warnings, statistics, dataset)
@@ -158,10 +160,6 @@ def reader_finding(error: DataError, data: Path) -> Finding:
     """Return the error of a reader as a finding."""
     what = f"{error.what} ({error.remedy})" if error.remedy else error.what
     return Finding("unreadable-format", error.where or str(data), "", what)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _by_code(findings: list[Finding]) -> dict[str, list[Finding]]:

@@ -55,8 +55,11 @@ def parse_content(
 ) -> tuple[CocoSplit, Findings]:
     """Return the same as `parse` for COCO annotations that another format was translated to."""
     file = annotations.file
+    findings = Findings(file)
+    findings += annotations.findings
     with _garbage_collector_paused():
-        return _parse(annotations.content, Findings(file), file, annotations.images, name, masks)
+        split, _ = _parse(annotations.content, findings, file, annotations.images, name, masks)
+    return replace(split, find_location=annotations.find_location), findings
 
 
 @contextmanager

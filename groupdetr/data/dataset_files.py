@@ -15,8 +15,14 @@ from typing import NamedTuple
 
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable
 from groupdetr.data.image_files import is_image_name, is_system_folder, is_system_name
+from groupdetr.data.other_formats import looks_like
 from groupdetr.data.paths import ImageFolder
-from groupdetr.data.wrong_inputs import describe_run, expect_annotation_file, missing_data
+from groupdetr.data.wrong_inputs import (
+    describe_run,
+    expect_annotation_file,
+    missing_data,
+    missing_images_folder,
+)
 from groupdetr.errors import UsageError
 
 _SPLIT_ALIASES = {  # name in a path -> split
@@ -27,6 +33,8 @@ _SPLIT_ALIASES = {  # name in a path -> split
     "test": "test",
 }
 SPLITS = tuple(dict.fromkeys(_SPLIT_ALIASES.values()))  # train, val, test
+# What commands of this library write with --out, which may lead to the folder of a dataset.
+_OUTPUT_FILES = ("predictions.json", "metrics.json", "check.json", "demo.json")
 WHOLE = ""  # the key of a dataset whose only annotation file has no name of a split
 _MAX_NAMES = 32  # file names of an annotation file that are looked for in each folder
 _BLOCK = 1 << 20  # bytes of an annotation file that are searched at once
@@ -103,7 +111,7 @@ def find_split_files(
         raise RefusedError(Finding("no-dataset", str(root), "", run))
     if images is not None:
         if not os.path.isdir(images):
-            raise unknown_layout(Path(images), "there is no such folder of images")
+            raise missing_images_folder(images)
         return {WHOLE: SplitFiles(root, Path(images))}
     try:
         if is_folder:
@@ -111,6 +119,17 @@ def find_split_files(
         return {WHOLE: SplitFiles(root, _images_beside(root))}
     except OSError as error:  # no permission to read a folder
         raise unknown_layout(root, f"it cannot be searched ({error.strerror})") from None
+
+
+def has_annotation_files(data: Path) -> bool:
+    """Return whether a folder has an annotation file in one of the `LAYOUTS`."""
+    if not data.is_dir():
+        return False
+    folder = _Folder(data)
+    try:
+        return any(next(_annotation_files(layout, folder), None) for layout in LAYOUTS)
+    except OSError:  # no permission to read a folder
+        return False
 
 
 def unknown_layout(path: Path, what: str) -> RefusedError:
@@ -126,7 +145,7 @@ def _find_in_folder(root: Path, required: str) -> DataFiles:
     others: DataFiles = {}
     without_images: dict[str, RefusedError] = {}
     for layout in LAYOUTS:
-        files, errors = _match(layout, folder, required)
+        files, errors = _match_layout(layout, folder, required)
         if required in files:
             if required == "train" and "val" in errors:
                 # A part of train must not replace it.
@@ -203,7 +222,7 @@ def _split_of(text: str, year: str) -> str:
     return _SPLIT_ALIASES[text.lower().removesuffix(year)]
 
 
-def _match(
+def _match_layout(
     layout: FolderLayout, folder: _Folder, required: str
 ) -> tuple[DataFiles, dict[str, RefusedError]]:
     """Return the splits of a folder in this layout, and the errors of splits without images.
@@ -231,7 +250,7 @@ def _match(
             if name not in annotations:
                 continue
             file = annotations[name]
-            images = _images_folder(layout, folder, file)
+            images = _folder_of_split(layout, folder, file)
             if images is not None:
                 files[name] = SplitFiles(file.path, images)
             else:
@@ -262,7 +281,7 @@ def _annotation_files(layout: FolderLayout, folder: _Folder) -> Iterator[_Annota
         yield _AnnotationFile(path, groups["text"], groups["year"] or "")
 
 
-def _images_folder(layout: FolderLayout, folder: _Folder, file: _AnnotationFile) -> Path | None:
+def _folder_of_split(layout: FolderLayout, folder: _Folder, file: _AnnotationFile) -> Path | None:
     """Return the folder of the images of a split in this layout, None if there is none."""
     folders: list[Path] = []
     for images in layout.images:
@@ -281,17 +300,22 @@ def _single_file(root: Path) -> SplitFiles | None:
     """Return the annotation file and the image folder, if there is exactly one of each."""
     annotations = _json_files(root) or _json_files(root / "annotations")
     images_dir = root / "images"
-    images = _image_folder(images_dir if images_dir.is_dir() else root)
+    images = _deepest_image_folder(images_dir if images_dir.is_dir() else root)
     if len(annotations) != 1 or images is None:
         return None
     return SplitFiles(annotations[0], images)
 
 
 def _json_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if not is_system_name(path.name))
+    """Return the .json files in a folder that may be annotation files.
+
+    Those that commands of this library write with ``--out`` do not hide the annotation file.
+    """
+    files = sorted(path for path in folder.glob("*.json") if not is_system_name(path.name))
+    return [path for path in files if path.name not in _OUTPUT_FILES] or files
 
 
-def _image_folder(folder: Path, depth: int = 3) -> Path | None:
+def _deepest_image_folder(folder: Path, depth: int = 3) -> Path | None:
     """Return the deepest folder that holds all the images below ``folder``."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     if any(is_image_name(entry.name) for entry in entries):
@@ -301,7 +325,7 @@ def _image_folder(folder: Path, depth: int = 3) -> Path | None:
     with_images = []
     for entry in entries:
         if entry.is_dir(follow_symlinks=False) and not is_system_folder(entry.name):
-            subfolder = _image_folder(Path(entry), depth - 1)
+            subfolder = _deepest_image_folder(Path(entry), depth - 1)
             if subfolder:
                 with_images.append(subfolder)
     if not with_images:
@@ -344,7 +368,7 @@ def _folders_of_layouts(annotations: Path) -> Iterator[Path]:
         folder = _Folder(absolute.parents[depth])
         for file in _annotation_files(layout, folder):
             if file.path == absolute:
-                images = _images_folder(layout, folder, file)
+                images = _folder_of_split(layout, folder, file)
                 if images is not None:
                     yield images
 
@@ -386,18 +410,20 @@ def file_names(annotations: Path) -> Iterator[str]:
             while len(names) < _MAX_NAMES and (block := file.read(_BLOCK)):
                 text = text[-_LONGEST_NAME:] + block
                 for match in pattern.finditer(text):
-                    names.update(dict.fromkeys(_decode(match[1])))
+                    name = _decode(match[1])
+                    if name is not None:
+                        names[name] = None
     except OSError:
         return
     yield from list(names)[:_MAX_NAMES]
 
 
-def _decode(text: bytes) -> list[str]:
-    """Return the content of a JSON text, in a list, which is empty if it is none."""
+def _decode(text: bytes) -> str | None:
+    """Return the text that a JSON text stands for, None if it is not valid."""
     try:
-        return [str(json.loads(text))]
+        return str(json.loads(text))
     except ValueError:
-        return []
+        return None
 
 
 # what an unknown folder looks like
@@ -405,8 +431,8 @@ def _decode(text: bytes) -> list[str]:
 
 def _describe(root: Path) -> str:
     """Return why a folder has no known layout, with the known layouts and the folder's entries."""
-    if other_format := _other_format(root):
-        return f"it looks like {other_format}, which is not supported yet; convert it to COCO JSON"
+    if other_format := looks_like(root):
+        return f"it looks like {other_format}; convert it to COCO JSON, YOLO or Pascal VOC"
     layouts = []
     for layout in LAYOUTS:
         folders = " or ".join(f"{images}/" for images in layout.images)
@@ -424,16 +450,3 @@ def _describe(root: Path) -> str:
         f"it has no known layout. Looked for: {known}; one .json + one folder of images. "
         f"Found: {listed or 'nothing'}"
     )
-
-
-def _other_format(root: Path) -> str:
-    """Return the name of a dataset format that is not supported, or an empty text."""
-    patterns_by_format = {
-        "a Pascal VOC dataset": ("JPEGImages", "Annotations/*.xml", "*/Annotations"),
-        "a YOLO dataset": ("labels/**/*.txt", "*/labels/*.txt", "data.y*ml"),
-    }
-    for format_name, patterns in patterns_by_format.items():
-        for pattern in patterns:
-            if any(root.glob(pattern)):
-                return format_name
-    return ""

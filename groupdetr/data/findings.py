@@ -18,6 +18,7 @@ ERRORS = {  # code -> remedy
     "unknown-layout": "arrange the folder as one of the layouts, or give an annotation file with"
     " --images DIR",
     "missing-data": "check the path of the dataset, or download it first",
+    "missing-images-folder": "pass the folder that the names of the images are relative to",
     "no-dataset": "pass the folder of a dataset, or its annotation file",
     "unreadable-format": "correct the file, or convert the dataset to COCO JSON",
     "missing-annotations": "check the path and the permissions of the annotation file",
@@ -25,6 +26,32 @@ ERRORS = {  # code -> remedy
     "json-too-deep": "export the annotations again as COCO JSON",
     "json-not-coco": "write one object with the lists 'images', 'annotations' and 'categories'",
     "duplicate-key": "keep one of the two values: JSON readers keep only the last one",
+    "unreadable-text": "write the file again as text in UTF-8, and check its permissions",
+    "several-descriptions": "pass the one that is meant",
+    "several-years": "pass the folder of one year",
+    "split-not-found": "correct the entry: a folder of images, or a list of images, relative to"
+    " 'path' or to the file",
+    "class-names": "write the names of the classes in data.yaml, as names: [cat, dog], or in"
+    " classes.txt, one on each line",
+    # YOLO
+    "dataset-yaml": "write 'names' and the folders of the images: train: images/train",
+    "labels-missing": "put the label files into the folder beside 'images' that is called 'labels',"
+    " with the same subfolders",
+    "label-malformed": "write class, x center, y center, width and height, or the class and the"
+    " points of a polygon, separated by spaces",
+    "label-class": "correct the class, or add its name to 'names'; classes begin at 0",
+    "label-not-normalised": "divide x by the width of the image, and y by its height",
+    # Pascal VOC
+    "xml-malformed": "export the annotations of this image again, or remove the file",
+    "xml-missing": "add the file, or remove the name from the list",
+    "xml-object": "write <name> and <bndbox> with <xmin>, <ymin>, <xmax> and <ymax> in pixels",
+    "xml-image": "put the image beside the XML file or into JPEGImages, or remove the XML file",
+    # Hugging Face datasets
+    "metadata-row": "write an object with 'file_name' and 'objects', which has 'bbox' and"
+    " 'categories'",
+    "parquet-columns": "write the columns 'image' and 'objects', as the library datasets does",
+    "cache-folder": "free some space there, or set the environment variable GROUPDETR_CACHE to"
+    " another folder",
     # categories
     "no-categories": "list the classes under 'categories' as objects with 'id' and 'name'",
     "bad-category": "give the category an 'id' (a whole number or text) and a 'name' (text)",
@@ -89,7 +116,8 @@ ERRORS = {  # code -> remedy
     # the whole dataset
     "no-training-boxes": "annotate objects in the train split",
     # image files
-    "missing-file": "put the image there or remove its record",
+    "missing-file": "put the image there or remove its record; if no image is there, correct the "
+    "folder of the images",
     "file-case": "rename the file or correct 'file_name': the letters differ in case or in how"
     " accents are encoded",
     "not-a-file": "replace it by an ordinary image file or remove the record",
@@ -107,6 +135,9 @@ ERRORS = {  # code -> remedy
 }
 
 WARNINGS = {  # code -> how groupdetr handles it, and what to do
+    "labels-without-image": "ignored; add the image, or remove the label file",
+    "images-without-xml": "left out; annotate them, or write an XML file without objects",
+    "corners-from-zero": "all boxes of this dataset are read with pixels numbered from 0",
     "linked-outside": "the link is followed; make sure that its target remains available",
     "json-encoding": "read anyway; every tool can read UTF-8 without a byte order mark",
     "text-id": "kept as text; many other tools need whole numbers",

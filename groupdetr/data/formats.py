@@ -9,8 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from groupdetr.data.findings import Finding
 from groupdetr.structures.json_object import JsonObject
+
+
+class RecordLocation(NamedTuple):
+    """Where a record was read: a file, and the part of it, such as "line 3"."""
+
+    file: str
+    record: str
+
+
+# Returns the location of the "image" or "annotation" with an id; None if it is not known.
+FindLocation = Callable[[str, int], RecordLocation | None]
 
 
 @dataclass(frozen=True)
@@ -20,11 +33,17 @@ class SplitAnnotations:
     ``content`` has the lists ``images``, ``annotations`` and ``categories``. Boxes are x, y, width
     and height in pixels. ``images`` is the folder that the file names of the images are relative
     to. ``file`` is what messages name: the file, or the folder, that the annotations come from.
+
+    ``findings`` are the problems that only the reader can see, such as lines that it left out.
+    With ``find_location``, the problems that are found later name the file and the line of a
+    record. Then ``file`` must be different for each split, and ids must be whole numbers.
     """
 
     content: JsonObject
     images: Path
     file: Path
+    findings: tuple[Finding, ...] = ()
+    find_location: FindLocation | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ def register_format(data_format: DataFormat) -> None:
     """Add a format, so that all commands and functions read it.
 
     A format of the same name is replaced. The formats are tried in the order in which they were
-    added, before the layouts of COCO.
+    added, before the layouts of COCO and the other formats that the library reads.
     """
     for index, known in enumerate(_FORMATS):
         if known.name == data_format.name:
@@ -58,7 +77,7 @@ def register_format(data_format: DataFormat) -> None:
 
 
 def detect_format(data: Path) -> DataFormat | None:
-    """Return the format of a folder or a file; None if it is COCO's or unknown."""
+    """Return the registered format of a folder or a file; None if it has none of them."""
     for data_format in _FORMATS:
         if data_format.detect(data):
             return data_format

@@ -7,15 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groupdetr.data.coco import parse, parse_content
-from groupdetr.data.dataset_files import WHOLE, find_files, find_split_files, unknown_layout
+from groupdetr.data.dataset_files import (
+    WHOLE,
+    find_files,
+    find_split_files,
+    has_annotation_files,
+    unknown_layout,
+)
+from groupdetr.data.finding_locations import with_locations
 from groupdetr.data.findings import Finding, Findings, printable, raise_first_error
 from groupdetr.data.fingerprint import fingerprint
 from groupdetr.data.formats import DataFormat, SplitAnnotations, detect_format
 from groupdetr.data.holdout import split_holdout
+from groupdetr.data.json_file import read_object
+from groupdetr.data.readers import huggingface_datasets, pascal_voc, yolo
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
+READERS = (yolo.FORMAT, pascal_voc.FORMAT, huggingface_datasets.FORMAT)
 HOLDOUT = 0.2  # fraction of the train images that becomes val if a dataset has no val split
 
 
@@ -72,7 +82,7 @@ def read_with_findings(
     """Return the valid part of a dataset, and all findings about its annotation files."""
     splits: dict[str, CocoSplit] = {}
     findings: list[Finding] = []
-    data_format = detect_format(Path(data)) if images is None else None
+    data_format = _format_of(Path(data)) if images is None else None
     if data_format is not None:
         for name, annotations in _read_format(data_format, Path(data)).items():
             splits[name], findings_of_file = parse_content(annotations, name, masks)
@@ -92,7 +102,7 @@ def read_with_findings(
     held_out = "val" not in splits
     if held_out:
         splits["train"], splits["val"] = split_holdout(splits["train"], HOLDOUT, seed)
-    return DatasetSplits(Path(data), splits, held_out), findings
+    return DatasetSplits(Path(data), splits, held_out), with_locations(findings, splits.values())
 
 
 def load_split(
@@ -111,7 +121,7 @@ def load_split(
     """
     root = Path(data)
     required = split or "val"
-    data_format = detect_format(root) if images is None else None
+    data_format = _format_of(root) if images is None else None
     if data_format is not None:
         contents = data_format.read(root)
         if split is None and root.is_file() and len(contents) == 1:
@@ -133,8 +143,39 @@ def load_split(
         result, findings = parse(
             files[required].annotations, files[required].images, required, masks
         )
-    raise_first_error(findings)
+    raise_first_error(with_locations(findings, [result]))
     return result
+
+
+def read_contents(data: Path, images: Path | None = None) -> dict[str, SplitAnnotations]:
+    """Return the COCO annotations of each split as recorded, with all keys.
+
+    They are not checked; `read_with_findings` does that. `DataError` if there are none to read.
+    """
+    data_format = _format_of(data) if images is None else None
+    if data_format is not None:
+        return _read_format(data_format, data)
+    contents = {}
+    for name, files in find_files(data, images).items():
+        findings = Findings(files.annotations)
+        content = read_object(files.annotations, findings)
+        raise_first_error(findings)
+        contents[name] = SplitAnnotations(content or {}, files.images, files.annotations)
+    return contents
+
+
+def _format_of(data: Path) -> DataFormat | None:
+    """Return the format of a dataset; None if it has a layout of COCO, or is unknown.
+
+    A dataset of COCO may have files of other formats beside its annotations.
+    """
+    registered = detect_format(data)
+    if registered is not None or has_annotation_files(data):
+        return registered
+    try:
+        return next((reader for reader in READERS if reader.detect(data)), None)
+    except OSError:  # no permission to read a folder
+        return None
 
 
 def _expect_split(split: str, existing: Iterable[str], root: Path) -> None:
@@ -172,7 +213,7 @@ def _read_format(data_format: DataFormat, data: Path) -> dict[str, SplitAnnotati
     """Return the splits of a dataset in another format than COCO's. 'train' is among them."""
     splits = data_format.read(data)
     if "train" not in splits:
-        what = f"the reader of {data_format.name} returned no train split"
+        what = f"it has a {' and a '.join(splits)} split, but no train split"
         raise unknown_layout(data, what)
     return splits
 

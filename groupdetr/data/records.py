@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from groupdetr.data.formats import FindLocation
 from groupdetr.data.segmentations import Segmentation
 from groupdetr.structures.json_object import JsonObject
 
@@ -104,6 +105,7 @@ class CocoSplit:
     images_dir: Path
     categories: tuple[Category, ...]
     records: tuple[Record, ...]
+    find_location: FindLocation | None = None  # of the records, for messages
 
     def __len__(self) -> int:
         return len(self.records)

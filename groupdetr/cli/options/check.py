@@ -19,7 +19,7 @@ class CheckOptions(PluginOptions):
     """
 
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A folder in a known COCO layout, an annotation file with --images, or a nuScenes version."""
+    """A dataset of COCO, YOLO, Pascal VOC or Hugging Face, or a nuScenes version."""
     images: Path | None = None
     """Folder of the images, if DATA is an annotation file."""
     queries: int | None = None

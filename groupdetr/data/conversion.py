@@ -1,0 +1,147 @@
+"""Conversion of datasets between formats: everything that the target can hold is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from groupdetr.data.findings import printable, raise_first_error
+from groupdetr.data.holdout import split_holdout
+from groupdetr.data.json_values import Id, parse_box, parse_id
+from groupdetr.data.layouts import read_contents, read_with_findings
+from groupdetr.data.records import Category, CocoSplit, Record
+from groupdetr.data.writers.coco import write_coco
+from groupdetr.data.writers.pascal_voc import write_pascal_voc
+from groupdetr.data.writers.target import (
+    Progress,
+    SourceImage,
+    SourceSplit,
+    Target,
+    without_progress,
+)
+from groupdetr.data.writers.yolo import write_yolo
+from groupdetr.errors import UsageError
+from groupdetr.structures.json_object import JsonObject
+
+WRITERS: dict[str, Callable[[Sequence[SourceSplit], Target], None]] = {
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "voc": write_pascal_voc,
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written, and what the format could not hold."""
+
+    folder: Path
+    images: dict[str, int]  # split -> number
+    objects: dict[str, int]
+    notes: dict[str, int]  # what was changed or lost -> how often
+
+
+def write(
+    splits: Sequence[SourceSplit],
+    to: str,
+    out: Path,
+    link: bool = False,
+    progress: Progress = without_progress,
+) -> Conversion:
+    """Write a dataset in the format ``to``, a key of `WRITERS`, to the folder ``out``.
+
+    With ``link``, images are linked and not copied. ``progress`` yields the images of a split, and
+    shows how far it is.
+    """
+    target = Target(out, link, progress)
+    WRITERS[to](splits, target)
+    return Conversion(
+        out,
+        {split.name: len(split.images) for split in splits},
+        {split.name: sum(len(image.annotations) for image in split.images) for split in splits},
+        dict(target.notes),
+    )
+
+
+def read_splits(
+    data: Path, images: Path | None, val_fraction: float | None = None, seed: int = 0
+) -> list[SourceSplit]:
+    """Return the splits of a dataset as they are recorded. Nothing is held out by default.
+
+    ``val_fraction`` of the train images become val, if the dataset has no val split. `DataError`
+    for the first problem of the dataset that would mislead training.
+    """
+    contents = read_contents(data, images)
+    dataset, findings = read_with_findings(data, images, seed)
+    raise_first_error(findings)
+    valid = dict(dataset.splits)
+    if dataset.held_out:
+        # Undo it. The images of train are in the order of the file again.
+        valid["train"] = _join(valid["train"], valid.pop("val"), contents["train"].content)
+        if val_fraction is not None:
+            valid["train"], valid["val"] = split_holdout(valid["train"], val_fraction, seed)
+    elif val_fraction is not None:
+        raise UsageError(
+            "the dataset has a val split already", str(data), "leave out --val-fraction"
+        )
+    categories = _categories(dataset.categories, contents["train"].content)
+    result = []
+    for name, split in valid.items():
+        content = contents[name if name in contents else "train"].content
+        result.append(_source_split(name, split, content, categories))
+    return result
+
+
+def _categories(kept: Sequence[Category], content: JsonObject) -> list[JsonObject]:
+    """Return the recorded entries of the categories, in the order of their labels."""
+    recorded = {parse_id(entry["id"]): entry for entry in content["categories"]}
+    return [recorded[category.id] | {"id": category.id} for category in kept]
+
+
+def _join(train: CocoSplit, val: CocoSplit, content: JsonObject) -> CocoSplit:
+    by_id = {record.image_id: record for split in (train, val) for record in split.records}
+    order = [parse_id(entry["id"]) for entry in content["images"]]
+    records = tuple(by_id[i] for i in order if i is not None and i in by_id)
+    return replace(train, records=records)
+
+
+def _source_split(
+    name: str, split: CocoSplit, content: JsonObject, categories: list[JsonObject]
+) -> SourceSplit:
+    """Return a split with the raw entries of its valid images and annotations."""
+    records: dict[Id, Record] = {record.image_id: record for record in split.records}
+    entries = {parse_id(entry["id"]): entry for entry in content["images"]}
+    kept = {item["id"] for item in categories}
+    annotations: dict[Id, list[JsonObject]] = {}
+    for annotation in content["annotations"]:
+        image_id, category_id = (parse_id(annotation[key]) for key in ("image_id", "category_id"))
+        if image_id is not None and image_id in records and category_id in kept:
+            box = parse_box(annotation["bbox"])
+            ids = {"image_id": image_id, "category_id": category_id}
+            entry = annotation | ids | {"bbox": box}
+            annotations.setdefault(image_id, []).append(entry)
+    images = []
+    for image_id, record in records.items():
+        file_name = PurePosixPath(record.path.relative_to(split.images_dir).as_posix())
+        images.append(
+            SourceImage(
+                record.path,
+                file_name,
+                record.width,
+                record.height,
+                entries[image_id],
+                annotations.get(image_id, []),
+            )
+        )
+    return SourceSplit(name, content, categories, images)
+
+
+def describe(conversion: Conversion) -> list[str]:
+    """Return the lines about a conversion: what was written, what was changed or lost."""
+    lines = []
+    for name, count in conversion.images.items():
+        lines.append(f"{name}: {count} images, {conversion.objects[name]} annotations")
+    for what, count in conversion.notes.items():
+        lines.append(f"not as in the source: {count} {what}")
+    lines.append(f"written to {printable(str(conversion.folder))[1:-1]}")
+    return lines

@@ -1,0 +1,31 @@
+"""Where records come from: the file and the line of every image and annotation that was read."""
+
+from __future__ import annotations
+
+from groupdetr.data.formats import RecordLocation
+
+
+class RecordLocations:
+    """Numbers the images and annotations of a dataset, and knows the location of each.
+
+    The numbers begin at 1 and are unique over all splits.
+    """
+
+    def __init__(self) -> None:
+        self._images: list[RecordLocation] = []
+        self._annotations: list[RecordLocation] = []
+
+    def add_image(self, location: RecordLocation) -> int:
+        """Return the id of a new image."""
+        self._images.append(location)
+        return len(self._images)
+
+    def add_annotation(self, location: RecordLocation) -> int:
+        """Return the id of a new annotation."""
+        self._annotations.append(location)
+        return len(self._annotations)
+
+    def __call__(self, kind: str, record_id: int) -> RecordLocation | None:
+        """Return the location of an "image" or "annotation"; None if there is none."""
+        locations = self._images if kind == "image" else self._annotations
+        return locations[record_id - 1] if 0 < record_id <= len(locations) else None

@@ -1,0 +1,1 @@
+"""Writers of dataset formats, from COCO annotations in memory."""

@@ -1,0 +1,119 @@
+"""Writing YOLO datasets as Ultralytics reads them: data.yaml, images/train and labels/train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import yaml
+
+from groupdetr.data.image_decoding import image_size
+from groupdetr.data.writers.target import SourceImage, SourceSplit, Target, flat_names
+from groupdetr.errors import DataError
+from groupdetr.structures.json_object import JsonObject
+
+
+def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
+    """Write a YOLO dataset: of polygons if every object has one, else of boxes."""
+    _expect_upright(splits)
+    names = {number: item["name"] for number, item in enumerate(splits[0].categories)}
+    description: JsonObject = {"path": "."}
+    objects = [a for split in splits for image in split.images for a in _objects(image)]
+    as_polygons = bool(objects) and all(_polygons(annotation) for annotation in objects)
+    if not as_polygons:
+        with_mask = sum(bool(annotation.get("segmentation")) for annotation in objects)
+        target.note("masks left out, because not every object has a polygon", with_mask)
+    for split in splits:
+        numbers = {item["id"]: number for number, item in enumerate(split.categories)}
+        flat = flat_names(image.file_name for image in split.images)
+        paths = []
+        for image in target.progress(split.images, split.name):
+            name = image.file_name.with_name(flat[image.file_name])
+            if name.name != image.file_name.name:
+                target.note("images renamed, because two would share one label file")
+            path = PurePosixPath("images", split.name) / name
+            paths.append(path)
+            target.copy_image(image.path, path)
+            lines = _lines(image, numbers, as_polygons, target)
+            label = PurePosixPath("labels", split.name) / name.with_suffix(".txt")
+            if lines:  # an image without objects has no label file
+                target.write_file(str(label), "\n".join(lines) + "\n")
+        description[split.name] = f"images/{split.name}"
+        if paths != sorted(paths):
+            # A folder is read in the order of the names. A list keeps the order of the images.
+            description[split.name] = f"{split.name}.txt"
+            text = "".join(f"./{path}\n" for path in paths)
+            target.write_file(f"{split.name}.txt", text)
+    description["nc"] = len(names)
+    description["names"] = names
+    text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
+    target.write_file("data.yaml", text)
+
+
+def _expect_upright(splits: Sequence[SourceSplit]) -> None:
+    """Raise `DataError` if boxes are those of an image before EXIF turns it.
+
+    Programs for YOLO turn images by their EXIF orientation, so the boxes would be wrong.
+    """
+    for split in splits:
+        for image in split.images:
+            if image_size(image.path) != (image.width, image.height):
+                raise DataError(
+                    "its boxes are those of the image before its EXIF orientation turns it",
+                    str(image.path),
+                    "save the image turned, without EXIF orientation, and turn its boxes",
+                )
+
+
+def _objects(image: SourceImage) -> list[JsonObject]:
+    return [annotation for annotation in image.annotations if not annotation.get("iscrowd")]
+
+
+def _polygons(annotation: JsonObject) -> list[list[float]]:
+    """Return the polygons of an object of three points or more; none for run lengths."""
+    value = annotation.get("segmentation")
+    if not isinstance(value, list):
+        return []
+    return [part for part in value if isinstance(part, list) and len(part) >= 6]
+
+
+def _lines(
+    image: SourceImage, numbers: dict[object, int], as_polygons: bool, target: Target
+) -> list[str]:
+    """Return the lines of a label file."""
+    objects = _objects(image)
+    target.note("crowd regions left out", len(image.annotations) - len(objects))
+    lines = []
+    size = (image.width, image.height)
+    for annotation in objects:
+        if as_polygons:
+            parts = _polygons(annotation)
+            if len(parts) > 1:
+                target.note("masks of several polygons, joined to one by lines without width")
+            points = _join(parts)
+            values = [value / size[index % 2] for index, value in enumerate(points)]
+        else:
+            x, y, width, height = annotation["bbox"]
+            values = [
+                (x + width / 2) / size[0],
+                (y + height / 2) / size[1],
+                width / size[0],
+                height / size[1],
+            ]
+        number = numbers[annotation["category_id"]]
+        lines.append(" ".join([str(number), *(_text(value) for value in values)]))
+    return lines
+
+
+def _join(parts: list[list[float]]) -> list[float]:
+    """Return one polygon with the area of several: it goes to the first point of each and back."""
+    joined = list(parts[0])
+    for part in parts[1:]:
+        # Back to the first point of all, out to the part, around it, and back.
+        joined += [*parts[0][:2], *part, *part[:2], *parts[0][:2]]
+    return joined
+
+
+def _text(value: float) -> str:
+    """Return a fraction with all its digits, and never with an exponent."""
+    return f"{value:.17f}".rstrip("0").rstrip(".") or "0"

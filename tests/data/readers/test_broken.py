@@ -1,0 +1,257 @@
+"""Broken datasets of each format: the message names the file, the line and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from groupdetr.data.check import CheckReport, check
+from groupdetr.data.findings import Finding
+from groupdetr.data.layouts import load
+from groupdetr.errors import DataError
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    root = tmp_path / "yolo"
+    for split in ("train", "val"):
+        save_image(root / f"images/{split}/{split}.jpg")
+        write(root / f"labels/{split}/{split}.txt", "0 0.5 0.5 0.5 0.25\n1 0.2 0.2 0.1 0.1\n")
+    write(root / "data.yaml", "train: images/train\nval: images/val\nnames: [cat, dog]\n")
+    return root
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    root = tmp_path / "voc"
+    for split in ("train", "val"):
+        save_image(root / f"JPEGImages/{split}.jpg")
+        write(root / f"Annotations/{split}.xml", xml_text())
+        write(root / f"ImageSets/Main/{split}.txt", f"{split}\n")
+    return root
+
+
+@pytest.fixture
+def metadata(tmp_path: Path) -> Path:
+    root = tmp_path / "metadata"
+    for split in ("train", "validation"):
+        save_image(root / f"{split}/a.jpg")
+        row = {"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "category": ["cat"]}}
+        write(root / f"{split}/metadata.jsonl", json.dumps(row))
+    return root
+
+
+def save_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (80, 40)).save(path)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def xml_text(corners: tuple[object, ...] = (1, 1, 20, 10), name: str = "cat") -> str:
+    tags = ("xmin", "ymin", "xmax", "ymax")
+    box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(tags, corners))
+    return (
+        "<annotation><size><width>80</width><height>40</height></size>"
+        f"<object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
+    )
+
+
+def finding(report: CheckReport, code: str) -> Finding:
+    (found,) = [item for item in report.errors + report.warnings if item.code == code]
+    return found
+
+
+LINES = {
+    "0 0.5 0.5 0.5": "label-malformed",
+    "0 0.5 0.5 0.5 0.25 0.9": "label-malformed",  # with a score
+    "cat 0.5 0.5 0.5 0.25": "label-malformed",
+    "0 nan 0.5 0.5 0.25": "label-malformed",
+    "0 0.5 0.5 0.5 1e999": "label-malformed",
+    "2 0.5 0.5 0.5 0.25": "label-class",
+    "-1 0.5 0.5 0.5 0.25": "label-class",
+    "0.5 0.5 0.5 0.5 0.25": "label-class",
+    "0 40 20 40 10": "label-not-normalised",
+    "0 0.5 0.5 -0.5 0.25": "label-not-normalised",
+    "0 0.1 0.1 0.2 0.2 0.3": "label-malformed",  # two and a half points
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_broken_label_is_named_by_its_file_and_line(line: str, yolo: Path) -> None:
+    file = yolo / "labels/train/train.txt"
+    write(file, f"\ufeff0 0.5 0.5 0.5 0.25\r\n\r\n{line}\r\n")
+    found = finding(check(yolo), LINES[line])
+    assert (found.file, found.record) == (str(file), "line 3")
+    assert found.is_error
+    with pytest.raises(DataError, match="line 3"):
+        load(yolo)
+
+
+def test_a_box_that_is_clipped_is_named_by_its_line(yolo: Path) -> None:
+    """Rules for COCO annotations name the file and the line of this format."""
+    write(yolo / "labels/val/val.txt", "0 0.5 0.5 0.5 0.25\n1 0.95 0.5 0.2 0.1\n")
+    found = finding(check(yolo), "box-clamped")
+    assert (found.file, found.record) == (str(yolo / "labels/val/val.txt"), "line 2")
+
+
+def test_polygons_are_read_as_masks(yolo: Path) -> None:
+    write(yolo / "labels/train/train.txt", "1 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    write(yolo / "labels/val/val.txt", "")
+    (record,) = load(yolo, masks=True).splits["train"].records
+    assert record.boxes.tolist() == [[8, 4, 32, 20]]
+    assert record.areas.tolist() == [32 * 20 / 2]
+    assert record.segmentations is not None
+
+
+def test_images_without_labels_have_no_objects(yolo: Path) -> None:
+    save_image(yolo / "images/train/empty.jpg")
+    write(yolo / "labels/train/gone.txt", "0 0.5 0.5 0.5 0.25")
+    report = check(yolo)
+    assert report.splits["train"].empty_images == 1
+    assert finding(report, "labels-without-image").file == str(yolo / "labels/train/gone.txt")
+    for label in yolo.glob("labels/*/*.txt"):
+        label.unlink()
+    report = check(yolo)
+    assert "labels-missing" in {error.code for error in report.errors}
+
+
+DESCRIPTIONS = {
+    "path: /home/somebody/data\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}": 1,
+    "path: .\ntrain: [images/train]\nval: ../images/val\nnames: {1: dog, 0: cat}": 1,
+    "train: list.txt\nval: images/val/*.jpg\nnc: 2\nnames: ['cat', 'dog']": 1,
+    "train: images/train\nval: images/val\ntest:\nnames: classes.names\n": 1,
+    "train: images/train\nval: images/val\nnames: [cat]\nnc: 2": 0,
+    "train: images/train\nval: images/val\nnames: []": 0,
+    "train: images/nowhere\nval: images/val\nnames: [cat, dog]": 0,
+    "train: 3\nval: images/val\nnames: [cat, dog]": 0,
+    "val: images/val\nnames: [cat, dog]": 0,
+}
+
+
+@pytest.mark.parametrize("text", DESCRIPTIONS)
+def test_descriptions_of_datasets_are_read_or_refused(text: str, yolo: Path) -> None:
+    write(yolo / "data.yaml", text)
+    write(yolo / "list.txt", "./images/train/train.jpg\n\n")
+    write(yolo / "classes.names", "cat\ndog\n")
+    for data in (yolo, yolo / "data.yaml"):
+        report = check(data)
+        assert (report.verdict != "refuse") == DESCRIPTIONS[text], report.render()
+        if DESCRIPTIONS[text]:
+            assert [category.name for category in load(data).categories] == ["cat", "dog"]
+            assert load(data).splits["train"].records[0].boxes.tolist()[0] == [20, 15, 40, 10]
+
+
+def test_a_yaml_file_runs_no_code(yolo: Path) -> None:
+    write(yolo / "data.yaml", f"train: !!python/object/apply:os.mkdir ['{yolo}/x']\nnames: [cat]")
+    assert check(yolo).verdict == "refuse"
+    assert not (yolo / "x").exists()
+
+
+BROKEN_XML: dict[str, str] = {
+    "<annotation>": "xml-malformed",
+    "": "xml-malformed",
+    "<annotations></annotations>": "xml-malformed",
+    '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>': "xml-malformed",
+    xml_text(name=""): "xml-object",
+    xml_text(corners=(1, 1, "x", 10)): "xml-object",
+    xml_text(corners=(1, 1, "nan", 10)): "xml-object",
+    xml_text(corners=(20, 1, 10, 10)): "xml-object",
+    "<annotation><object><name>cat</name></object></annotation>": "xml-object",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_XML)
+def test_a_broken_xml_file_is_named(text: str, voc: Path) -> None:
+    write(voc / "Annotations/train.xml", text)
+    found = finding(check(voc), BROKEN_XML[text])
+    assert found.file == str(voc / "Annotations/train.xml")
+    assert found.is_error
+
+
+def test_an_xml_file_in_another_encoding_is_read(voc: Path) -> None:
+    text = '<?xml version="1.0" encoding="utf-16"?>' + xml_text(name="Ännchen")
+    for split in ("train", "val"):
+        (voc / f"Annotations/{split}.xml").write_bytes(text.encode("utf-16"))
+    assert [category.name for category in load(voc).categories] == ["Ännchen"]
+
+
+def test_corners_that_begin_at_0_are_recognised(voc: Path) -> None:
+    assert load(voc).splits["train"].records[0].boxes.tolist() == [[0, 0, 20, 10]]
+    write(voc / "Annotations/val.xml", xml_text(corners=(0, 3, 80, 40)))
+    assert load(voc).splits["train"].records[0].boxes.tolist() == [[1, 1, 19, 9]]
+    assert not finding(check(voc), "corners-from-zero").is_error
+
+
+def test_difficult_objects_are_crowds(voc: Path) -> None:
+    text = xml_text().replace("</name>", "</name><difficult>1</difficult>")
+    write(voc / "Annotations/train.xml", text)
+    (record,) = load(voc).splits["train"].records
+    assert record.crowd.tolist() == [True]
+    assert not record.trainable.any()
+
+
+def test_files_that_a_list_names_must_exist(voc: Path) -> None:
+    write(voc / "ImageSets/Main/train.txt", "train  1\nnowhere -1\n")
+    assert finding(check(voc), "xml-missing").file == str(voc / "Annotations/nowhere.xml")
+    (voc / "JPEGImages/train.jpg").unlink()
+    assert finding(check(voc), "xml-image").file == str(voc / "Annotations/train.xml")
+
+
+def test_of_several_years_one_must_be_chosen(voc: Path, tmp_path: Path) -> None:
+    devkit = tmp_path / "VOCdevkit"
+    devkit.mkdir()
+    voc.rename(devkit / "VOC2007")
+    assert not check(tmp_path).errors
+    write(devkit / "VOC2012/Annotations/a.xml", xml_text())
+    write(devkit / "VOC2012/ImageSets/Main/train.txt", "a")
+    assert "VOC2007" in finding(check(devkit), "several-years").what
+
+
+ROWS = {
+    "{": "metadata-row",
+    "3": "metadata-row",
+    "{}": "bad-image",
+    '{"file_name": "a.jpg"}': "metadata-row",
+    '{"file_name": "../a.jpg", "objects": {}}': "path-outside",
+    '{"file_name": "a.jpg", "objects": {"bbox": [[1, 2]], "category": ["cat"]}}': "box-malformed",
+    '{"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "category": []}}': (
+        "unknown-category"
+    ),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_broken_row_is_named(row: str, metadata: Path) -> None:
+    file = metadata / "train/metadata.jsonl"
+    write(file, f"{file.read_text(encoding='utf-8')}\n{row}")
+    found = finding(check(metadata), ROWS[row])
+    assert found.file == str(file)
+    assert found.record.startswith("line 2")
+
+
+OTHERS: dict[str, Callable[[Path], object]] = {
+    "TFRecord": lambda root: write(root / "train.tfrecord", "x"),
+    "CreateML": lambda root: write(root / "_annotations.createml.json", "[]"),
+    "LabelMe": lambda root: write(root / "a.json", '{"shapes": [], "imagePath": "a.jpg"}'),
+    "CVAT": lambda root: write(
+        root / "annotations.xml", "<annotations><image id='0'/></annotations>"
+    ),
+    "KITTI": lambda root: write(root / "label_2/0.txt", "Car 0 0 0 1 2 3 4"),
+    "CSV": lambda root: write(root / "train_labels.csv", "filename,width"),
+    "image classification": lambda root: [save_image(root / name / "a.jpg") for name in "ab"],
+    "2 images without annotations": lambda root: [save_image(root / f"{n}.jpg") for n in "ab"],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_format_is_named(name: str, tmp_path: Path) -> None:
+    OTHERS[name](tmp_path)
+    assert name in finding(check(tmp_path), "unknown-layout").what

@@ -1,0 +1,143 @@
+"""Datasets in another format: nothing is lost that the format can hold, the rest is listed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from groupdetr.cli.main import main
+from groupdetr.data.check import check
+from groupdetr.data.layouts import load
+from groupdetr.errors import DataError, UsageError
+from groupdetr.workflows.convert import convert
+from tests.data.conftest import Sample
+from tests.data.readers.test_same_dataset import assert_same_dataset
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("name", ["bccd", "raccoon", "tiny_coco"])
+def test_real_datasets_go_there_and_back(
+    to: Any, name: str, real_data: Path, tmp_path: Path
+) -> None:
+    """Crowds are left out of YOLO. All else is the same, bit for bit, also the order of classes."""
+    source, there, back = real_data / name, tmp_path / "there", tmp_path / "back"
+    convert(source, to, there, link=True)
+    result = convert(there, "coco", back, link=True)
+    assert sum(result.conversion.images.values()) == sum(map(len, load(source).splits.values()))
+    if to == "yolo" and name == "tiny_coco":
+        return  # see the test of masks
+    assert_same_dataset(load(back), load(source))
+    for split in ("train", "val"):
+        for record, other in zip(
+            load(back).splits[split].records, load(source).splits[split].records
+        ):
+            assert np.array_equal(record.crowd, other.crowd)
+    assert check(there, decode=False).verdict != "refuse"
+
+
+def test_masks_go_to_yolo_and_back(real_data: Path, tmp_path: Path) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    result = convert(real_data / "tiny_coco", "yolo", there, link=True)
+    assert result.conversion.notes["crowd regions left out"] == 10
+    assert any("joined" in note for note in result.conversion.notes)
+    convert(there, "coco", back, link=True)
+    source = load(real_data / "tiny_coco", masks=True)
+    for split, data in load(back, masks=True).splits.items():
+        for record, other in zip(data.records, source.splits[split].records):
+            assert record.segmentations is not None
+            assert other.segmentations is not None
+            masks = [s for s, crowd in zip(other.segmentations, other.crowd) if not crowd]
+            assert len(record.segmentations) == len(masks)
+            for mask, expected in zip(record.segmentations, masks):
+                size = (record.height, record.width)
+                # The bridges between the parts of a mask may rasterise to a few pixels.
+                assert _area(mask.to_rle(*size)) == pytest.approx(
+                    _area(expected.to_rle(*size)), abs=40, rel=0.02
+                )
+
+
+def _area(rle: Any) -> float:
+    from faster_coco_eval.core import mask
+
+    return float(mask.area(rle))
+
+
+def test_keys_that_are_unknown_here_are_kept_in_coco(sample: Sample, tmp_path: Path) -> None:
+    sample.train["info"] = {"year": 2026}
+    sample.train["annotations"][0]["keypoints"] = [1, 2, 2]
+    sample.train["categories"][0]["skeleton"] = [[1, 2]]
+    convert(sample.save(), "coco", tmp_path / "out")
+    content = json.loads((tmp_path / "out/annotations/instances_train.json").read_text())
+    assert content["info"] == {"year": 2026}
+    assert content["annotations"][0]["keypoints"] == [1, 2, 2]
+    assert content["categories"][0]["skeleton"] == [[1, 2]]
+
+
+def test_a_part_of_train_becomes_val_on_request(sample: Sample, tmp_path: Path) -> None:
+    template = sample.train["images"][0]
+    sample.train["images"] += [template | {"id": i, "file_name": f"{i}.jpg"} for i in range(10, 17)]
+    root = sample.save()
+    (root / "val.json").unlink()
+    for image in sample.train["images"]:
+        (root / "images" / image["file_name"]).write_bytes(b"not opened")
+    assert set(convert(root, "coco", tmp_path / "a").conversion.images) == {"train"}
+    halves = [convert(root, "coco", tmp_path / f"b{i}", val_fraction=0.5) for i in range(2)]
+    assert halves[0].conversion.images == {"train": 5, "val": 5}
+    names = [sorted(os.listdir(half.folder / "images/val")) for half in halves]
+    assert names[0] == names[1]
+    with pytest.raises(UsageError, match="has a val split already"):
+        convert(halves[0].folder, "voc", tmp_path / "c", val_fraction=0.5)
+
+
+def test_nothing_is_written_into_the_source_or_over_files(sample: Sample, tmp_path: Path) -> None:
+    root = sample.save()
+    before = sorted(root.rglob("*"))
+    for out in (root, root / "new", root / "images/../new"):
+        with pytest.raises(UsageError):
+            convert(root, "coco", out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/data.yaml").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        convert(root, "yolo", tmp_path / "mine")
+    assert sorted(root.rglob("*")) == before
+
+
+def test_names_that_would_share_an_annotation_file_differ(sample: Sample, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for image, name in zip(sample.train["images"], ("a/1.jpg", "b/1.jpg", "b/1.png")):
+        image["file_name"] = name
+    root = sample.save()
+    for split in (sample.train, sample.val):
+        for image in split["images"]:
+            path = root / "images" / image["file_name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (image["width"], image["height"])).save(path)
+    for to in ("yolo", "voc"):
+        result = convert(root, to, tmp_path / to)
+        assert any("renamed" in note for note in result.conversion.notes)
+        assert_same_dataset(load(tmp_path / to), load(root))
+
+
+def test_data_that_would_mislead_training_is_not_converted(sample: Sample, tmp_path: Path) -> None:
+    sample.train["annotations"][0]["category_id"] = 99
+    with pytest.raises(DataError, match="category_id is 99"):
+        convert(sample.save(), "yolo", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_is_lost(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    data = str(real_data / "tiny_coco")
+    assert main(["convert", data, "--to", "voc", "--out", str(out), "--link"]) == 0
+    text = capsys.readouterr().out
+    assert "train: 50 images, 470 annotations" in text
+    assert "masks left out" in text
+    assert main(["convert", data, "--to", "voc", "--out", str(out)]) == 2
