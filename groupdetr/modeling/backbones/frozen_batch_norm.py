@@ -12,13 +12,17 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Self
 
+from timm.layers import BatchNormAct2d
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 
 class FrozenBatchNorm(nn.Module):
     """The scale and shift of every channel, which `NormedConv2d` applies.
 
-    The forward pass returns its input [B,C,H,W] unchanged, because it is already normalised.
+    The forward pass takes the map [B,C,H,W] that is normalised already, and only applies the
+    activation that the norms of some of timm's networks have.
     """
 
     # [C] each, as in checkpoints
@@ -33,6 +37,7 @@ class FrozenBatchNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.eps = norm.eps
+        self.act = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.register_buffer(name, getattr(norm, name).detach().clone())
         self.register_load_state_dict_post_hook(lambda module, _: module.update_scale_and_shift())
@@ -54,7 +59,7 @@ class FrozenBatchNorm(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        return self.act(x)
 
 
 class NormedConv2d(nn.Conv2d):
@@ -82,7 +87,27 @@ class NormedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.norm.scale.view(-1, 1, 1, 1)
-        return self._conv_forward(x, weight, self.norm.shift)
+        return self._conv_forward(self.pad(x), weight, self.norm.shift)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Return the map as the convolution takes it; its own padding is applied later."""
+        return x
+
+
+class NormedConv2dSame(NormedConv2d):
+    """The same for a convolution that pads as TensorFlow does.
+
+    The padding depends on the size of the map, so that the result has H/stride rows, rounded up.
+    """
+
+    def pad(self, x: Tensor) -> Tensor:
+        return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+
+
+NORMED_CLASSES: dict[type[nn.Module], type[NormedConv2d]] = {
+    nn.Conv2d: NormedConv2d,
+    Conv2dSame: NormedConv2dSame,
+}
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
@@ -101,16 +126,22 @@ def freeze_norms(network: nn.Module) -> nn.Module:
 
 
 def fold_norms(network: nn.Module) -> None:
-    """Replace every batch norm of a timm ResNet that directly follows its convolution, in place.
+    """Replace every batch norm that directly follows its convolution, in place.
 
-    Not replaced are norms with an activation of their own, which are of another class, and norms
-    after a convolution with a bias.
+    ``network`` is a network of timm whose submodules are in the order in which they are applied,
+    such as a ResNet or an EfficientNet. Not replaced are norms after a convolution with a bias.
     """
     for block in list(network.modules()):
         for (conv_name, conv), (norm_name, norm) in pairwise(list(block.named_children())):
-            if not isinstance(conv, nn.Conv2d) or conv.bias is not None:
+            normed_class = NORMED_CLASSES.get(type(conv))
+            if normed_class is None or conv.bias is not None:
                 continue
-            if type(norm) is nn.BatchNorm2d:
+            if type(norm) is nn.BatchNorm2d or _is_norm_with_activation(norm):
                 frozen = FrozenBatchNorm(norm)
                 block.register_module(norm_name, frozen)
-                block.register_module(conv_name, NormedConv2d(conv, frozen))
+                block.register_module(conv_name, normed_class(conv, frozen))
+
+
+def _is_norm_with_activation(module: nn.Module) -> bool:
+    """Return whether a module is a batch norm and an activation, without dropout between them."""
+    return type(module) is BatchNormAct2d and isinstance(module.drop, nn.Identity)

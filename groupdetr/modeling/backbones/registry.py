@@ -13,6 +13,7 @@ from torch import nn
 
 from groupdetr.errors import UsageError
 from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.efficientnet_lite import LITE0, installed_weights
 from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 from groupdetr.modeling.backbones.resnet import resnet50, small_resnet
 from groupdetr.modeling.backbones.swin import swin_large
@@ -125,13 +126,10 @@ def can_load(name: str) -> bool:
 def _resnet50(options: BackboneOptions) -> Backbone:
     if not options.freeze_norms:
         return build_timm_backbone(RESNET50, options)
-    if options.dilated:
-        levels: tuple[int, ...] = (4,)
-    else:
-        # Stage s has stride 2 ** (s + 1).
-        levels = tuple(stride.bit_length() - 2 for stride in options.strides)
+    levels = (4,) if options.dilated else resnet_levels(RESNET50, options)
     backbone = resnet50(options.pretrained, options.dilated, levels, frozen=())
-    return complete(backbone, options, ["conv1", *[f"layer{i}" for i in range(1, 5)]])
+    # There are no stages after the last one whose map is used.
+    return complete(backbone, options, ["conv1", *[f"layer{i}" for i in range(1, levels[-1] + 1)]])
 
 
 def _swin_large(options: BackboneOptions) -> Backbone:
@@ -162,7 +160,7 @@ def _small_resnet(options: BackboneOptions) -> Backbone:
             f"{SMALL_RESNET} is trained from random weights, without frozen stages or dilation",
             remedy="set frozen_stages=-1 and dilated=false, or choose another backbone",
         )
-    levels = tuple(stride.bit_length() - 2 for stride in options.strides)  # stride 4 is stage 1
+    levels = resnet_levels(SMALL_RESNET, options)
     num_stages = levels[-1]
     return small_resnet(
         widths=(32, 64, 96, 96)[:num_stages],
@@ -181,9 +179,32 @@ def _small_vit(options: BackboneOptions) -> Backbone:
     return complete(backbone, options, vit_stages(sizes))
 
 
+def _efficientnet_lite0(options: BackboneOptions) -> Backbone:
+    """Return timm's EfficientNet-Lite0, with the weights that are installed if there are any."""
+    state = installed_weights() if options.pretrained is True else None
+    if state is None:
+        return build_timm_backbone(LITE0, options)
+    backbone = build_timm_backbone(LITE0, replace(options, pretrained=False))
+    model = backbone.network.get_submodule("model")
+    # The classifier and the layers after the last map are not part of the backbone.
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    return backbone
+
+
 def vit_stages(sizes: ViTSizes) -> list[str]:
     """Return the names of the stem and the blocks of `vit_huge`."""
     return ["vit.patch_embed", *[f"vit.blocks.{i}" for i in range(sizes.depth)]]
+
+
+def resnet_levels(name: str, options: BackboneOptions) -> tuple[int, ...]:
+    """Return the stages of a ResNet whose maps have the strides of the options.
+
+    Stage s has stride 2 ** (s + 1). `UsageError` if no stage has one of the strides.
+    """
+    available = (4, 8, 16, 32)
+    if not set(options.strides) <= set(available):
+        raise _wrong_strides(name, available, options.strides)
+    return tuple(stride.bit_length() - 2 for stride in options.strides)
 
 
 def expect_strides(name: str, options: BackboneOptions, strides: tuple[int, ...]) -> None:
@@ -191,10 +212,17 @@ def expect_strides(name: str, options: BackboneOptions, strides: tuple[int, ...]
     if options.dilated:
         raise UsageError(f"{name} has no dilated form", remedy="leave out dilated (DC5)")
     if options.strides != strides:
-        raise UsageError(
-            f"the maps of {name} have strides {strides}, and this detector needs {options.strides}",
-            remedy="choose another backbone or another detector; docs/backbones.md lists them",
-        )
+        raise _wrong_strides(name, strides, options.strides)
+
+
+def _wrong_strides(name: str, available: tuple[int, ...], needed: tuple[int, ...]) -> UsageError:
+    """Return the error for a backbone that does not have the maps that a detector needs."""
+    return UsageError(
+        f"the maps of {name} have strides {list(available)}, and this detector is to use "
+        f"{list(needed)}",
+        remedy="change strides, or choose another backbone or detector; docs/backbones.md lists "
+        "them",
+    )
 
 
 def complete(backbone: Backbone, options: BackboneOptions, stages: list[str]) -> Backbone:
@@ -215,12 +243,14 @@ def complete(backbone: Backbone, options: BackboneOptions, stages: list[str]) ->
     if options.bgr:
         backbone.normalisation = InputNormalisation(IMAGENET_MEAN, IMAGENET_STD, bgr=True)
     backbone.multiple = max(backbone.multiple, options.multiple)
-    return backbone
+    # Parts that were frozen here are set to evaluation mode.
+    return backbone.train(backbone.training)
 
 
 register_backbone(RESNET50, _resnet50, has_weights=True)
 register_backbone(SWIN_LARGE, _swin_large, has_weights=True)
 register_backbone(VIT_HUGE, _vit_huge, has_weights=True)
 register_backbone(VOVNET99, _vovnet99)
+register_backbone(LITE0, _efficientnet_lite0, has_weights=True)
 register_backbone(SMALL_RESNET, _small_resnet, can_load=False)
 register_backbone(SMALL_VIT, _small_vit)

@@ -16,6 +16,8 @@ from groupdetr.modeling.backbones.timm_structure import TimmModel, TimmStructure
 from groupdetr.modeling.backbones.timm_weights import create_timm_network
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 
+# Networks whose submodules are in the order in which they are applied
+IN_ORDER = (timm.models.ResNet, timm.models.EfficientNet)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -67,7 +69,7 @@ def timm_backbone(
         with suppress(AssertionError):  # timm's answer of a network without checkpointing
             network.set_grad_checkpointing()
     if freeze_norms:
-        if isinstance(network, timm.models.ResNet):
+        if isinstance(network, IN_ORDER):
             fold_norms(network)
         for module in network.modules():
             if isinstance(module, BATCH_NORMS):
