@@ -41,6 +41,7 @@ FLOORS = [
     {"registry"},
     {"weights", "analysis", "report"},
     {"tasks"},
+    {"export"},
     {"workflows"},
     {"cli"},
     {"__main__"},

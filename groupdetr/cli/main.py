@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 from groupdetr.cli.json_output import print_json
@@ -47,6 +49,11 @@ COMMANDS = {
         "groupdetr.cli.options.check:CheckOptions",
         "groupdetr.workflows.check:check_command",
     ),
+    "convert": Command(
+        "write a dataset as COCO, YOLO or Pascal VOC",
+        "groupdetr.cli.options.convert:ConvertOptions",
+        "groupdetr.workflows.convert:convert_command",
+    ),
     "train": Command(
         "train a detector on your data",
         "groupdetr.cli.options.train:TrainOptions",
@@ -61,6 +68,11 @@ COMMANDS = {
         "detect objects in images, folders and globs",
         "groupdetr.cli.options.predict:PredictOptions",
         "groupdetr.workflows.predict:predict",
+    ),
+    "export": Command(
+        "write a detector for another runtime (ONNX, OpenVINO, torch.export), verified",
+        "groupdetr.cli.options.export:ExportOptions",
+        "groupdetr.workflows.export:export_command",
     ),
     "import": Command(
         "convert published weights to a file that this library trains from and predicts with",
@@ -94,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except WriteError as error:
-        remedy = f"{error.remedy}; --out chooses the folder"
+        # A run that is resumed stays in its folder.
+        resumes = any(argument.partition("=")[0] == "--resume" for argument in arguments)
+        way = "copy the run there, and resume the copy" if resumes else "--out chooses the folder"
+        remedy = f"{error.remedy}; {way}"
         print(explain(WriteError(error.what, error.where, remedy)), file=sys.stderr)
         return error.exit_code
     except GroupDETRError as error:
@@ -106,10 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if error.filename is None:
+        explained = from_os_error(error)
+        print(explain(explained), file=sys.stderr)
+        return explained.exit_code
+    except (MemoryError, RuntimeError) as error:
+        # Imported here: it imports torch, and `groupdetr --help` does not.
+        from groupdetr.engine.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
-        print(explain(from_os_error(error)), file=sys.stderr)
-        return UsageError.exit_code
+        print(explain(out_of_memory(error)), file=sys.stderr)
+        return GroupDETRError.exit_code
 
 
 def run(arguments: list[str]) -> int:
@@ -132,6 +154,7 @@ def run(arguments: list[str]) -> int:
         remedy = f"did you mean {near[0]}?" if near else usage()
         raise UsageError(f"there is no command {name!r}", remedy=remedy)
     command = COMMANDS[name]
+    expect_no_empty_argument(arguments)
     # With --json, stdout holds one JSON value and nothing else. All that a command, a library or a
     # plugin prints on the way goes to stderr.
     with redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
@@ -147,6 +170,22 @@ def run(arguments: list[str]) -> int:
         result.show()
     # Workflows that can end without success return an object with an exit code.
     return int(getattr(result, "exit_code", 0))
+
+
+def expect_no_empty_argument(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` for an argument without text. As a path, it would be the current folder.
+
+    A shell passes one for a variable in quotes that has no value.
+    """
+    for before, argument in pairwise(arguments):
+        is_option = argument.startswith("--") and argument.endswith("=")
+        if is_option or not argument.strip():
+            place = argument[:-1] if is_option else before
+            raise UsageError(
+                "an argument is empty",
+                f"after {place}",
+                "give it a value, or leave it out; a variable of the shell may have none",
+            )
 
 
 def read_options(name: str, arguments: list[str]) -> Any:
@@ -227,9 +266,23 @@ def _indent(text: str) -> str:
     return escape_controls(text, keep_lines=True).replace("\n", "\n" + " " * 9)
 
 
-def from_os_error(error: OSError) -> UsageError:
-    """Return the usage error for a file or folder that the system cannot read or write."""
+def out_of_memory(error: BaseException) -> GroupDETRError:
+    """Return the error for a command that has run out of memory."""
+    reason = next(iter(str(error).splitlines()), "")
+    remedy = "use smaller images or batches, or a machine with more memory"
+    return GroupDETRError("there is not enough memory", reason, remedy)
+
+
+def from_os_error(error: OSError) -> GroupDETRError:
+    """Return the error for what the system cannot do, such as to read or write a file."""
+    if error.filename is None:
+        # The output may be such a file: groupdetr check DATA > FILE.
+        what = f"the system reports an error: {error.strerror or error or type(error).__name__}"
+        remedy = "check the free disk space, also where the output goes, and the drives"
+        return GroupDETRError(what, remedy=remedy)
     remedy = "check the path, its permissions and the free disk space; --out chooses the folder"
+    if error.errno == errno.ENAMETOOLONG:
+        remedy = "use shorter names"
     return UsageError(error.strerror or type(error).__name__, str(error.filename), remedy)
 
 

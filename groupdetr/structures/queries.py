@@ -42,13 +42,14 @@ class Queries(TensorDataclass):
     def __post_init__(self) -> None:
         shape = tuple(self.content.shape)
         require(self.content.ndim == 4, f"content must be [B,K,N,C], not {shape}")
-        images = len(self.content)
+        # len() of a tensor would fix the batch size of an exported graph.
+        images = self.content.shape[0]
         for name, x in (("position", self.position), ("reference", self.reference)):
             if x is None:
                 continue
             require(
-                len(x) in (1, images),
-                f"the first axis of {name} must be 1 or {images}, not {len(x)}",
+                x.shape[0] in (1, images),
+                f"the first axis of {name} must be 1 or {images}, not {x.shape[0]}",
             )
             require(
                 x.shape[1:3] == self.content.shape[1:3],

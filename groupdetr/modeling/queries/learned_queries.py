@@ -50,7 +50,7 @@ class LearnedPoints(LearnedQueries):
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         position = self.embedding[self.active_groups]
         reference = self.ref_point_head(position).sigmoid()
-        content = torch.zeros_like(position).expand(len(memory.tokens), *position.shape)
+        content = torch.zeros_like(position).expand(memory.tokens.shape[0], *position.shape)
         return Queries(content, reference.unsqueeze(0), position.unsqueeze(0))
 
 
@@ -97,7 +97,7 @@ class LearnedAnchors(LearnedQueries):
         anchors = self.anchors[self.active_groups]  # [K,A,4]
         num_groups, num_anchors, _ = anchors.shape
         content = self.patterns.repeat_interleave(num_anchors, dim=0)  # [P*A,C]
-        content = content.expand(len(memory.tokens), num_groups, -1, -1)
+        content = content.expand(memory.tokens.shape[0], num_groups, -1, -1)
         reference = anchors.sigmoid().repeat(1, len(self.patterns), 1)  # [K,P*A,4]
         return Queries(content, reference.unsqueeze(0))
 
@@ -118,7 +118,7 @@ class LearnedAnchorsAndContents(LearnedQueries):
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         reference = self.anchors[self.active_groups].sigmoid()
         content = self.embedding[self.active_groups]
-        return Queries(content.expand(len(memory.tokens), -1, -1, -1), reference.unsqueeze(0))
+        return Queries(content.expand(memory.tokens.shape[0], -1, -1, -1), reference.unsqueeze(0))
 
 
 class LearnedContents(LearnedQueries):
@@ -141,7 +141,7 @@ class LearnedContents(LearnedQueries):
         content = self.embedding[self.active_groups]
         position = self.position[self.active_groups].unsqueeze(0)
         no_reference = position[..., :0]  # [1,K,N,0]
-        return Queries(content.expand(len(memory.tokens), -1, -1, -1), no_reference, position)
+        return Queries(content.expand(memory.tokens.shape[0], -1, -1, -1), no_reference, position)
 
 
 class LearnedPoints3D(LearnedQueries):
@@ -179,5 +179,5 @@ class LearnedPoints3D(LearnedQueries):
         points = self.points[self.active_groups]
         sine = sine_embedding(points, memory.tokens.shape[-1] // 2)
         position = self.position_embedding(sine.to(points.dtype))
-        content = torch.zeros_like(position).expand(len(memory.tokens), *position.shape)
+        content = torch.zeros_like(position).expand(memory.tokens.shape[0], *position.shape)
         return Queries(content, points.unsqueeze(0), position.unsqueeze(0))

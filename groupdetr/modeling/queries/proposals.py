@@ -164,7 +164,7 @@ class MixedProposals(Proposals):
 
     def initial_content(self, content: Tensor, groups: slice) -> Tensor:
         num_queries = content.shape[2]
-        return self.embedding[groups, :num_queries].expand(len(content), -1, -1, -1)
+        return self.embedding[groups, :num_queries].expand(content.shape[0], -1, -1, -1)
 
 
 def init_weights_by_group(weight: Tensor) -> None:
@@ -179,11 +179,11 @@ def encoder_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
     An anchor is centred on its token, and it is larger on coarser levels. In the padding, and where
     an anchor is too close to 0 or 1, the token is zero and the anchor infinite.
     """
+    centres = token_centres(memory)  # [B,S,2]
     sizes = []
     for level, (height, width) in enumerate(memory.shapes):
-        sizes += [SIZE * 2.0**level] * (height * width)
-    centres = token_centres(memory)  # [B,S,2]
-    widths_heights = centres.new_tensor(sizes)[:, None].expand_as(centres)
+        sizes.append(centres.new_full((height * width,), SIZE * 2.0**level))
+    widths_heights = torch.cat(sizes)[:, None].expand_as(centres)
     boxes = torch.cat([centres, widths_heights], dim=-1)
     is_inside = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)
     invalid = (memory.padding | ~is_inside).unsqueeze(-1)

@@ -1,0 +1,45 @@
+"""The options of `groupdetr export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from groupdetr.cli.options.plugin import PluginOptions
+
+
+@dataclass(frozen=True)
+class ExportOptions(PluginOptions):
+    """Write a detector for another runtime: torch.export, ONNX or OpenVINO.
+
+    One group of queries is kept. The file takes images as bytes, and returns detections. It is
+    opened by its runtime and compared with PyTorch before the command ends; the exit code is 5 if
+    they do not agree.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run, or a weights file of this library."""
+    format: Literal["onnx", "openvino", "torch-export"] = "onnx"
+    """The format of the file: .onnx, .xml (with .bin) or .pt2."""
+    imgsz: int | None = None
+    """Shortest side of the network's input in pixels. None: as in training."""
+    size: tuple[int, int] | None = None
+    """Height and width of the input, if it is to be fixed: images are stretched to it. None: any
+    size; images keep their proportions, as in training."""
+    dynamic_batch: bool = False
+    """Allow any number of images of one size; otherwise one."""
+    half: bool = False
+    """Compute in 16 bits. OpenVINO: store the weights in 16 bits."""
+    top: int | None = None
+    """Detections of an image. None: those of the model."""
+    opset: int | None = None
+    """Version of ONNX's operators. None: the one that PyTorch writes by default."""
+    check: Path | None = None
+    """A dataset on whose val split both runtimes are evaluated and compared."""
+    out: Path | None = None
+    """File to write. None: beside the weights, such as RUN/weights/best.onnx."""
+    json: bool = False
+    """Print one JSON object (docs/json.md) instead of text."""

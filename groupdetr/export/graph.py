@@ -1,0 +1,130 @@
+"""The network that is exported: one group of queries, with its pre-processing and post-processing.
+
+The input of every graph are images as bytes in floats, so a user needs no constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from groupdetr.detectors.recipe import Recipe
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.ops.boxes import cxcywh_to_xyxy
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
+from groupdetr.structures.predictions import Predictions
+from groupdetr.tasks.postprocessing import best_pairs
+from groupdetr.tasks.trained_detector import TrainedDetector
+from groupdetr.weights.loading import load_weights
+
+INPUT = "images"  # the name of the input
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """How a detector is exported."""
+
+    num_detections: int  # D, the detections of an image
+    half: bool = False  # weights and computation in 16 bits; inputs and outputs have 32
+
+
+class DetectionGraph(nn.Module):
+    """Images [B,3,H,W] -> the D best detections of each.
+
+    The images are float32 in RGB, from 0 to 255, without padding. ``outputs`` are the names of the
+    tensors that are returned.
+    """
+
+    mean: Tensor
+    std: Tensor
+    outputs: tuple[str, ...]
+
+    def __init__(self, model: DetectionTransformer, options: GraphOptions) -> None:
+        super().__init__()
+        self.model = model.half() if options.half else model
+        self.options = options
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1))
+        self.eval()
+
+    def predictions(self, images: Tensor) -> Predictions:
+        """Return the predictions [B,N,.] of the last decoder layer, in 32 bits."""
+        pixels = (images - self.mean) / self.std
+        if self.options.half:
+            pixels = pixels.half()
+        no_padding = torch.zeros_like(images[:, 0], dtype=torch.bool)
+        return self.model(Images(pixels, no_padding, padded=False)).final
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors ``outputs``."""
+        raise NotImplementedError
+
+
+class BoxGraph(DetectionGraph):
+    """Images -> scores [B,D], labels [B,D] and boxes [B,D,4].
+
+    Boxes are x0, y0, x1, y1 in pixels of the input. Labels are indices of classes. Detections are
+    sorted by decreasing score.
+    """
+
+    outputs = ("scores", "labels", "boxes")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        predictions = self.predictions(images)
+        probabilities = predictions.logits.float().sigmoid()
+        scores, query, labels = best_pairs(probabilities, self.options.num_detections)
+        boxes = cxcywh_to_xyxy(predictions.boxes.float())
+        boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+        height, width = images.shape[2:]
+        # A tensor of these two would fix the size of the input in the graph.
+        x, y = width * boxes[..., 0::2], height * boxes[..., 1::2]
+        corners = torch.stack([x, y], -1)  # [B,D,2,2]: two corners, each x and y
+        return scores, labels, corners.flatten(2)
+
+
+class MaskGraph(DetectionGraph):
+    """Images -> class scores [B,D], labels [B,D] and mask logits [B,D,H/4,W/4].
+
+    A mask is where its logits are positive, after they were enlarged to the image. The final score
+    of a detection is its class score times the mean probability of the pixels of its mask, so it
+    can only be computed at that size.
+    """
+
+    outputs = ("class_scores", "labels", "mask_logits")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        predictions = self.predictions(images)
+        # The last class is "no object".
+        probabilities = predictions.logits.float().softmax(-1)[..., :-1]
+        scores, query, labels = best_pairs(probabilities, self.options.num_detections)
+        masks = predictions.masks
+        index = query.unsqueeze(-1).expand(-1, -1, masks.embedding.shape[-1])
+        best = masks.embedding.gather(1, index).float()
+        pixels = masks.mask_features.pixels.float()
+        logits = best @ pixels.flatten(2)
+        return scores, labels, logits.unflatten(2, pixels.shape[2:])
+
+
+def create_graph(detector: TrainedDetector, options: GraphOptions) -> DetectionGraph:
+    """Return the graph of a detector, with the one group of queries that runs at inference."""
+    return graph_of(detector, single_group(detector.recipe, detector.path), options)
+
+
+def graph_of(
+    detector: TrainedDetector, model: DetectionTransformer, options: GraphOptions
+) -> DetectionGraph:
+    """Return the graph of a ``model`` for the task of a detector."""
+    graph_class = MaskGraph if detector.task.kind == "mask" else BoxGraph
+    return graph_class(model, options)
+
+
+def single_group(recipe: Recipe, path: Path) -> DetectionTransformer:
+    """Return the detector in a weights file with its inference group alone, on the CPU."""
+    if recipe.inference_group == 0:
+        recipe = replace(recipe, num_groups=1)
+    model = recipe.build()
+    load_weights(model, path)
+    return model.eval()

@@ -1,0 +1,205 @@
+"""The runtimes: how a graph is written for each, and how the file is run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from groupdetr.errors import UsageError
+from groupdetr.export.graph import INPUT, DetectionGraph
+from groupdetr.structures.json_object import JsonObject
+
+METADATA = "groupdetr"  # the key of the metadata in a file
+Outputs = dict[str, NDArray[Any]]
+# Images [B,3,H,W] float32 from 0 to 255 -> the outputs of the graph by name
+Runtime = Callable[[NDArray[np.float32]], Outputs]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a graph is written."""
+
+    dynamic_batch: bool  # any number of images; otherwise one
+    size: tuple[int, int] | None  # height and width of the input; None: any
+    half: bool
+    opset: int | None  # of ONNX; None: the newest one that PyTorch writes by default
+    example_size: tuple[int, int] = (
+        480,
+        640,
+    )  # with which the graph is recorded, if any is allowed
+
+    def example(self) -> Tensor:
+        """Return images to record the graph with, [B,3,H,W]."""
+        height, width = self.size or self.example_size
+        generator = torch.Generator().manual_seed(0)
+        shape = (2 if self.dynamic_batch else 1, 3, height, width)
+        return 255 * torch.rand(shape, generator=generator)
+
+    def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
+        """Return which axes of the input have any size, as torch.export takes it."""
+        any_size = torch.export.Dim.DYNAMIC
+        axes = {0: any_size} if self.dynamic_batch else {}
+        return {INPUT: axes if self.size else {**axes, 2: any_size, 3: any_size}}
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A format of a runtime.
+
+    ``write`` writes a graph with metadata to a file. ``load`` opens the file with that runtime
+    alone, and returns it with the metadata. ``extra`` is the extra of this library that installs
+    the runtime, empty if it needs none.
+    """
+
+    ending: str
+    extra: str
+    write: Callable[[DetectionGraph, ExportOptions, JsonObject, Path], None]
+    load: Callable[[Path], tuple[Runtime, JsonObject]]
+
+
+# torch.export
+
+
+def _write_torch(
+    graph: DetectionGraph, options: ExportOptions, metadata: JsonObject, file: Path
+) -> None:
+    program = _exported(graph, options)
+    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+
+
+def _exported(graph: DetectionGraph, options: ExportOptions) -> torch.export.ExportedProgram:
+    with _quiet(), torch.no_grad():
+        return torch.export.export(
+            graph, (options.example(),), dynamic_shapes=options.dynamic_shapes(), strict=False
+        )
+
+
+def _load_torch(file: Path) -> tuple[Runtime, JsonObject]:
+    extra = {METADATA: ""}
+    module = torch.export.load(file, extra_files=extra).module()
+    metadata: JsonObject = json.loads(extra[METADATA])
+
+    def run(images: NDArray[np.float32]) -> Outputs:
+        with torch.inference_mode():
+            values = module(torch.from_numpy(images))
+        return {name: value.numpy() for name, value in zip(metadata["outputs"], values)}
+
+    return run, metadata
+
+
+# ONNX
+
+
+def _write_onnx(
+    graph: DetectionGraph, options: ExportOptions, metadata: JsonObject, file: Path
+) -> None:
+    _require("onnxscript", "onnx", file)
+    example = options.example()
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _exported(graph, options),
+            (example,),
+            dynamo=True,
+            opset_version=options.opset,
+            input_names=[INPUT],
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props[METADATA] = json.dumps(metadata)
+    program.save(file, external_data=False)
+
+
+def _load_onnx(file: Path) -> tuple[Runtime, JsonObject]:
+    onnxruntime = _require("onnxruntime", "onnx", file)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        str(file), options, providers=onnxruntime.get_available_providers()
+    )
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+
+    def run(images: NDArray[np.float32]) -> Outputs:
+        values = session.run(metadata["outputs"], {INPUT: images})
+        return dict(zip(metadata["outputs"], values))
+
+    return run, metadata
+
+
+# OpenVINO
+
+
+def _write_openvino(
+    graph: DetectionGraph, options: ExportOptions, metadata: JsonObject, file: Path
+) -> None:
+    openvino = _require("openvino", "openvino", file)
+    with TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        _write_onnx(graph, options, metadata, onnx)
+        model = openvino.convert_model(onnx)
+        model.set_rt_info(json.dumps(metadata), [METADATA])
+        # The weights are in another file, with the ending .bin.
+        openvino.save_model(model, file, compress_to_fp16=options.half)
+
+
+def _load_openvino(file: Path) -> tuple[Runtime, JsonObject]:
+    openvino = _require("openvino", "openvino", file)
+    core = openvino.Core()
+    model = core.read_model(file)
+    metadata = json.loads(model.get_rt_info([METADATA]).astype(str))
+    # Otherwise it computes in bfloat16 on processors that can: differences of 0.01 in scores.
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(model, "CPU", hints)
+
+    def run(images: NDArray[np.float32]) -> Outputs:
+        values = compiled([images])
+        return {name: values[name] for name in metadata["outputs"]}
+
+    return run, metadata
+
+
+FORMATS = {
+    "torch-export": ExportFormat(".pt2", "", _write_torch, _load_torch),
+    "onnx": ExportFormat(".onnx", "onnx", _write_onnx, _load_onnx),
+    "openvino": ExportFormat(".xml", "openvino", _write_openvino, _load_openvino),
+}
+
+
+def _require(module: str, extra: str, file: Path) -> Any:
+    """Import a module of an extra. `UsageError` with the command that installs it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UsageError(
+            f"{module} is not installed", str(file), f"pip install 'groupdetr[{extra}]'"
+        ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress what PyTorch's exporters print and warn of: it is about their own insides."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
