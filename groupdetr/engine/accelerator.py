@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
@@ -45,7 +45,8 @@ def loader_workers(settings: Settings) -> int:
     if settings.workers is not None:
         return settings.workers
     training_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(8, cores() // training_processes - 1)
+    # There may be more processes than cores.
+    return max(0, min(8, cores() // training_processes - 1))
 
 
 def devices() -> list[str]:
@@ -98,23 +99,37 @@ def peak_memory_mb() -> float:
 
 
 def _peak_process_memory() -> int:
-    """Return the peak of this process's resident memory in bytes."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    # macOS, BSD, and containers of Linux in which /proc is not mounted
-    status = Path("/proc/self/status")
-    if sys.platform != "win32" and not status.is_file():
-        import resource
+    """Return the peak of this process's resident memory in bytes; 0 if no way of measuring works.
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 2**10
-    # On Linux, getrusage may also count the memory of the parent process; VmHWM does not.
-    for line in status.read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name == "VmHWM":
-            return int(value.split()[0]) * 2**10
-    # Some sandboxes of Linux do not report the peak.
-    return int(psutil.Process().memory_info().rss)
+    A measurement must never end an evaluation.
+    """
+    # Imported here, because psutil itself needs modules that a system may lack.
+    with suppress(ImportError, OSError):
+        if sys.platform == "win32":
+            import psutil
+
+            return int(psutil.Process().memory_info().peak_wset)
+        # On Linux, getrusage may also count the memory of the parent process; VmHWM does not.
+        status = Path("/proc/self/status")
+        text = ""
+        with suppress(OSError):  # macOS, BSD, and containers of Linux without a readable /proc
+            text = status.read_text(encoding="utf-8")
+        for line in text.splitlines():
+            name, _, value = line.partition(":")
+            if name == "VmHWM":
+                return int(value.split()[0]) * 2**10
+        if sys.platform != "win32" and not text:
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return peak if sys.platform == "darwin" else peak * 2**10
+    with suppress(ImportError, OSError):
+        # Some sandboxes of Linux do not report the peak.
+        import psutil
+
+        with suppress(psutil.Error):
+            return int(psutil.Process().memory_info().rss)
+    return 0
 
 
 def environment() -> JsonObject:

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -58,8 +57,10 @@ def usable_bytes(device: torch.device, reserved: int = 0) -> int:
         free = torch.cuda.mem_get_info(device)[0]
     else:
         try:
+            import psutil  # which itself needs modules that a system may lack
+
             in_machine = psutil.virtual_memory().available
-        except OSError:  # a container of Linux in which /proc is not mounted
+        except (ImportError, OSError):  # a container of Linux in which /proc is not mounted
             raise _cannot_measure(device) from None
         available = min(in_machine, *control_group_bytes(Path("/")))
         free = available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - reserved

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from groupdetr.console.output import create_console
+from groupdetr.engine.accelerator import is_main_process
 from groupdetr.engine.callbacks import Callback, EvaluationEnd, StepEnd, TrainerInterface
 from groupdetr.visualize.display import NotebookText, in_notebook
 
@@ -34,16 +35,17 @@ Item = TypeVar("Item")
 def with_progress(items: Sequence[Item], label: str) -> Iterator[Item]:
     """Yield the items. On a terminal, a bar shows how many of them are done."""
     console = create_console()
-    # Elsewhere, rich would print an empty line.
+    if not console.is_terminal:
+        # Even with a bar that is disabled, versions of rich before 14.3 would print an empty line.
+        yield from items
+        return
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         *time_columns(),
     ]
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         yield from progress.track(items, description=label)
 
 
@@ -55,6 +57,58 @@ def time_columns() -> list[ProgressColumn]:
         TimeRemainingColumn(),
         TextColumn("left", markup=False),
     ]
+
+
+class CountProgress:
+    """Shows how many of a number of images are done, and the time that has passed and is left.
+
+    It is a bar on a terminal, and lines elsewhere, which are further apart the longer it takes. It
+    is called with the number of images that are done, and of all.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.console = create_console()
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
+            *time_columns(),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.bar.add_task(label, total=0)
+        self.start_time = self.last_print_time = time.monotonic()
+
+    def __enter__(self) -> CountProgress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        if not is_main_process():
+            return
+        now = time.monotonic()
+        if self.console.is_terminal:
+            self.bar.start()  # This does nothing if it has been started.
+            self.bar.update(self.task, completed=done, total=total)
+        elif now - self.last_print_time > seconds_between_lines(now - self.start_time):
+            times = format_times(now - self.start_time, done / total)
+            self.console.print(f"{self.label}  {done}/{total} images  {times}")
+            self.last_print_time = now
+
+
+def seconds_between_lines(passed: float) -> float:
+    """Return the seconds between two lines, given those since the first one."""
+    return max(PLAIN_EVERY, PLAIN_FRACTION * passed)
+
+
+def format_times(passed: float, fraction: float) -> str:
+    """Return the time that has passed, and that is left if ``fraction`` of the work is done."""
+    left = passed / fraction * (1 - fraction) if fraction > 0 else math.nan
+    return f"{format_duration(passed)} passed  {format_duration(left)} left"
 
 
 def text_bar(fraction: float) -> str:
@@ -77,6 +131,9 @@ class ProgressCallback(Callback):
         self.start_step = 0  # the step that ended then
         self.start_progress = 0.0  # the progress at that time
         self.last_print_time = 0.0
+        # The time and the number of images after the first batch of an evaluation.
+        self.evaluation_start: tuple[float, int] | None = None
+        self.evaluated = 0  # images of the evaluation that are done
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -115,7 +172,15 @@ class ProgressCallback(Callback):
         self._show(event.progress, text, now)
 
     def on_evaluation_progress(self, trainer: TrainerInterface, done: int, total: int) -> None:
-        self._show(None, f"evaluating {done}/{total} images", time.monotonic())
+        now = time.monotonic()
+        if self.evaluation_start is None or done <= self.evaluated:  # the first batch
+            self.evaluation_start = (now, done)
+        self.evaluated = done
+        start_time, start = self.evaluation_start
+        text = f"evaluating {done}/{total} images"
+        if done > start:
+            text += f"  {format_times(now - start_time, (done - start) / (total - start))}"
+        self._show(None, text, now)
 
     def _show(self, progress: float | None, text: str, now: float) -> None:
         """Show a text, and the fraction of the training that is done. None: it has not changed."""
@@ -127,13 +192,11 @@ class ProgressCallback(Callback):
             if now - self.last_print_time > NOTEBOOK_EVERY:
                 self._update_notebook(self.notebook, text)
                 self.last_print_time = now
-        elif now - self.last_print_time > self._seconds_between_lines(now):
+        elif now - self.last_print_time > seconds_between_lines(
+            0.0 if self.start_time is None else now - self.start_time
+        ):
             self.console.print(f"{self.label}  {text}", soft_wrap=True)
             self.last_print_time = now
-
-    def _seconds_between_lines(self, now: float) -> float:
-        passed = 0.0 if self.start_time is None else now - self.start_time
-        return max(PLAIN_EVERY, PLAIN_FRACTION * passed)
 
     def _update_notebook(self, notebook: NotebookText, text: str) -> None:
         notebook.update(f"{self.label}  {text_bar(self.progress)}  {text}")

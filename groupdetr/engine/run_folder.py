@@ -15,6 +15,8 @@ from groupdetr.errors import UsageError
 from groupdetr.files.writing import explained, remove_drafts, write_atomically
 from groupdetr.structures.json_object import JsonObject
 
+MAX_NUMBER = 1e300  # of a record in the log
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
@@ -87,7 +89,7 @@ class RunFolder:
         try:
             content = json.loads(self.environment.read_text(encoding="utf-8"))
             return [dict(command) for command in content["commands"]]
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, RecursionError, TypeError):
             return []
 
     def clean(self) -> None:
@@ -112,9 +114,14 @@ class RunFolder:
         parsed = [_parse(line) for line in lines]
         return [record for record in parsed if record]
 
-    def rewind(self, step: int) -> None:
-        """Remove what was logged after ``step``, because those steps are run again."""
+    def rewind(self, step: int, evaluation_due: bool = False) -> None:
+        """Remove what was logged after ``step``, because those steps are run again.
+
+        With ``evaluation_due``, the evaluation of this step is done again, too.
+        """
         remaining = [record for record in self.records() if record["step"] <= step]
+        if evaluation_due:
+            remaining = [r for r in remaining if r["step"] < step or not is_evaluation(r)]
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in remaining))
         self.write_results(remaining)
 
@@ -164,5 +171,23 @@ def _parse(line: str) -> JsonObject | None:
         record = json.loads(line)
     except (RecursionError, ValueError):
         return None
-    is_record = isinstance(record, dict) and type(record.get("step")) is int
-    return record if is_record else None
+    return record if _is_record(record) else None
+
+
+def _is_record(record: object) -> bool:
+    """True if a value is a record of the log: of a step or of an evaluation."""
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return False
+    values = {name: value for name, value in record.items() if name != "losses"}
+    if any(value is not None and not _is_finite(value) for value in values.values()):
+        return False
+    if not isinstance(record.get("losses", {}), dict):
+        return False
+    required = ("epoch", "seconds", "peak_memory_mb") if is_evaluation(record) else ("loss",)
+    return all(values.get(name) is not None for name in required)
+
+
+def _is_finite(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= MAX_NUMBER

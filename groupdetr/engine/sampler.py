@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 
+from groupdetr.console.text import quantity
 from groupdetr.data.dataset import SampleIndex
 from groupdetr.engine.callbacks import Sampler, resume_remedy, summary
 from groupdetr.engine.training_plan import TrainingPlan
@@ -90,10 +91,10 @@ class CheckedSampler:
 
     def error(self, step: int, what: str) -> CallbackError:
         """Return the error of the sampler at the step after ``step``."""
-        lists = "1 list" if self.accumulate == 1 else f"{self.accumulate} lists"
         return CallbackError(
             f"the sampler {sampler_name(self.sampler)} {what}, for step {step + 1}",
-            f"a sampler yields {lists} of {self.size} indices for every step of this training",
+            f"a sampler yields {quantity(self.accumulate, 'list')} of {self.size} indices for "
+            "every step of this training",
             resume_remedy(self.run),
         )
 

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from groupdetr.checkpoints import native
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import SampleIndex
 from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
@@ -26,13 +27,14 @@ from groupdetr.engine.callbacks import (
     resume_remedy,
 )
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
+from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
 from groupdetr.engine.run_folder import RunFolder, write_json
 from groupdetr.engine.sampler import ENDLESS, CheckedSampler
 from groupdetr.engine.task import Batch, EvaluationResult, Task
 from groupdetr.engine.training_plan import TrainingPlan
-from groupdetr.errors import CallbackError, DivergedError
+from groupdetr.errors import CallbackError, DivergedError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import with_loss
 from groupdetr.settings import Settings
@@ -74,6 +76,7 @@ class Trainer:
         optimizer = create_optimizer(model, self.settings)
         ema = create_ema(model, self.settings.ema) if self.settings.ema else None
         self.state = CheckpointState(model, optimizer, ema, TrainingProgress())
+        self.launcher = Launcher()
         # What this process was asked for, by a signal or a callback.
         self.stop_requested = False
         self.finish_requested = False
@@ -91,6 +94,8 @@ class Trainer:
         self.saved_step: int | None = None  # that of the last checkpoint of this process
         # Says that last.pt was damaged, if the run was resumed from the checkpoint before it.
         self.damage: str | None = None
+        # Says that what an evaluation has written was damaged or missing on a resume.
+        self.evaluation_damage: str | None = None
 
     # what callbacks may use, besides the attributes of `TrainerInterface`
 
@@ -260,6 +265,8 @@ class Trainer:
 
         They then end the training after the same step. `CallbackError` if a callback failed.
         """
+        if self.launcher.has_ended():
+            self.request_stop()
         # A signal may change the requests at any time, so each one is read once.
         stop, finish = self.stop_requested, self.finish_requested
         failure = self.callbacks.failure
@@ -527,12 +534,16 @@ class Trainer:
         )
         result = self.task.evaluate(detections)
         instability = validation_pass.instability(matched, self.state.matched)
-        self.state.matched = matched
         main_metric = next(iter(result.stats.values()))
         # An undefined score is below all others. Of equal scores, the later evaluation is the best:
         # its weights were trained for longer.
         score = -1.0 if math.isnan(main_metric) else main_metric
         is_best = score >= progress.best_ap
+        metrics = result.stats | instability
+        # The state changes after the files are written. If one of them cannot be written, this
+        # evaluation is still due, and is done when the run is resumed.
+        record = self.record_evaluation(result, metrics, is_best) if self.is_main_process else None
+        self.state.matched = matched
         # An undefined score says nothing about the progress.
         if score > progress.best_ap:
             progress.stale = 0
@@ -544,8 +555,6 @@ class Trainer:
         progress.evaluation_seconds += self.last_evaluation_seconds
         progress.evaluated_step = self.step
         progress.evaluation_due = False
-        metrics = result.stats | instability
-        record = self.record_evaluation(result, metrics, is_best) if self.is_main_process else None
         network.train()
         # All files are written before the callbacks are called, because a callback may fail.
         if record is not None:
@@ -638,9 +647,39 @@ class Trainer:
         """Continue from last.pt, and give the callbacks the states that they had.
 
         Return the classes of the callbacks that the run had and that it does not have now.
-        If last.pt is damaged, the checkpoint before it is used, and ``damage`` says so.
-        `UsageError` if the checkpoint does not fit, or if none is whole.
+        If last.pt is damaged, the checkpoint before it is used, and ``damage`` says so. If what an
+        evaluation has written is damaged or missing, the next one writes it again, and
+        ``evaluation_damage`` says so. `UsageError` if the checkpoint does not fit, or if none is
+        whole.
         """
         self.damage = self.state.load_whole(self.run.last, self.run.previous)
         self.saved_step = None if self.damage else self.step
+        self.check_evaluation()
         return self.callbacks.load_states(self.state.callbacks, self)
+
+    def check_evaluation(self) -> None:
+        """Let the next evaluation write what an earlier one has left, if it is damaged or missing.
+
+        That are the weights of the best evaluation, and the record of the last one in the log.
+        """
+        progress = self.state.progress
+        if progress.evaluated_step < 0:
+            return
+        damages = []
+        try:
+            native.read(self.run.best)
+        except WeightsError as error:
+            damages.append(f"{self.run.best}: {error.what}")
+            progress.best_ap = -1.0
+            progress.stale = 0
+        if all(record["step"] != progress.evaluated_step for record in self.run.evaluations()):
+            damages.append(f"{self.run.log}: it lacks the last evaluation")
+        if not damages:
+            return
+        when = "by the next evaluation"
+        if progress.evaluated_step == self.step:
+            when = "by another evaluation of the current weights"
+            progress.evaluation_due = True
+            # These are the matches of the current weights, and not of those before them.
+            self.state.matched = None
+        self.evaluation_damage = f"{'; '.join(damages)}; this is written again {when}"

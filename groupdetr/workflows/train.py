@@ -51,7 +51,7 @@ from groupdetr.evaluation import coco, nuscenes
 from groupdetr.evaluation.nan_json import none_to_nan
 from groupdetr.experiments import Experiment
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
-from groupdetr.modeling.backbones.registry import has_weights
+from groupdetr.modeling.backbones.registry import NONE_FROZEN, can_load, has_weights
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import require_independent_groups
 from groupdetr.registry import experiment, load_object, loaded_plugins, recipe_to_dict
@@ -712,8 +712,9 @@ def build_trainer(plan: DetectorPlan, callbacks: Sequence[Callback] = ()) -> Tra
     trainer = Trainer(plan, model, criterion, callbacks)
     if plan.resumes:
         left_out = trainer.resume()
-        if trainer.damage is not None:
-            plan.log(trainer.damage)
+        for damage in (trainer.damage, trainer.evaluation_damage):
+            if damage is not None:
+                plan.log(damage)
         for name in left_out:
             plan.log(
                 f"this run was trained with the callback {name}, which is not among the callbacks "
@@ -743,7 +744,7 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
         data = {**plan.dataset.metadata(), "fingerprint": plan.dataset.fingerprint()}
         write_json(run.data, data)
         if plan.resumes:
-            run.rewind(trainer.state.progress.step)
+            run.rewind(trainer.step, trainer.state.progress.evaluation_due)
         else:
             # The checkpoint is written before the configuration, because a folder with a
             # configuration counts as a run, and every run can be resumed.
@@ -841,11 +842,27 @@ def describe(plan: DetectorPlan, model: nn.Module) -> str:
 
 
 def advice(plan: DetectorPlan) -> list[str]:
-    """Return lines of advice for a new training that is too short. They are printed first."""
-    total = plan.total_steps
-    if plan.resumes or total is None:
+    """Return lines of advice for a new training, which are printed first.
+
+    They are about random stages that are not trained, and about a training that is too short.
+    """
+    if plan.resumes:
         return []
     lines = []
+    recipe = plan.recipe
+    is_random = not recipe.pretrained_backbone and plan.config.weights is None
+    if is_random and recipe.frozen_stages > NONE_FROZEN:
+        remedy = "train all layers with --set frozen_stages=-1"
+        if can_load(recipe.backbone):
+            source = "auto" if has_weights(recipe.backbone) else "FILE"
+            remedy += f", or use --pretrained-backbone {source}"
+        lines.append(
+            f"note    the backbone has random weights, and frozen_stages={recipe.frozen_stages} "
+            f"keeps those of its first layers; {remedy}"
+        )
+    total = plan.total_steps
+    if total is None:
+        return lines
     settings = plan.settings
     if settings.warmup > total * MAX_WARMUP:
         lines.append(

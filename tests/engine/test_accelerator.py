@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +10,60 @@ import psutil
 import pytest
 import torch
 
-from groupdetr.engine.accelerator import peak_memory_mb
+from groupdetr.engine.accelerator import loader_workers, peak_memory_mb
+from groupdetr.settings import Settings
 
 MIB = 2**20
+
+
+def resident_mib() -> float:
+    return psutil.Process().memory_info().rss / MIB
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, its memory is measured")
 def test_the_peak_memory_is_that_of_this_process_in_mib_and_remains() -> None:
     before = peak_memory_mb()
-    in_use = psutil.Process().memory_info().rss / MIB
-    assert before >= 0.9 * in_use
-    # 100 MiB more than this process ever had
-    size = int(before - in_use + 100) * MIB
+    # About 100 MiB more than this process ever had.
+    size = int(before - resident_mib() + 100) * MIB
     array = np.ones(size, dtype=np.uint8)
+    peak = resident_mib()
     del array
-    assert peak_memory_mb() == pytest.approx(before + 100, abs=30)
+    # The system may take pages of libraries away at any time, so the peak may be that of before.
+    assert peak_memory_mb() == pytest.approx(max(before, peak), abs=30)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, its memory is measured")
 def test_the_peak_memory_is_measured_where_there_is_no_proc(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """An evaluation must not end on macOS, on BSD, or in a container without /proc."""
-    expected = peak_memory_mb()
+    """An evaluation must not end on macOS, on BSD, or in a container without /proc.
+
+    Such a measurement may also count the memory of the process that started this one.
+    """
+    resident = resident_mib()
     monkeypatch.setattr("groupdetr.engine.accelerator.Path", lambda _: tmp_path / "status")
-    assert peak_memory_mb() == pytest.approx(expected, rel=0.5)
+    assert 0.5 * resident < peak_memory_mb() < psutil.virtual_memory().total / MIB
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, its memory is measured")
+@pytest.mark.parametrize("missing", [("resource",), ("resource", "psutil")])
+def test_no_way_of_measuring_the_memory_is_needed(
+    missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("groupdetr.engine.accelerator.Path", lambda _: tmp_path / "status")
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert (peak_memory_mb() > 0) == ("psutil" not in missing)
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "training_processes", "expected"),
+    [(1, 1, 0), (2, 1, 1), (64, 1, 8), (8, 2, 3), (1, 2, 0), (4, 8, 0)],
+)
+def test_every_spare_core_loads_images(
+    num_cores: int, training_processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("groupdetr.engine.accelerator.cores", lambda: num_cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(training_processes))
+    assert loader_workers(Settings()) == expected
+    assert loader_workers(Settings(workers=5)) == 5

@@ -684,7 +684,7 @@ def two_processes(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("two")
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    process = torchrun(2, 29621, [str(shapes), str(folder)], [str(program)])
+    process = torchrun(2, [str(shapes), str(folder)], [str(program)])
     assert process.returncode == 0, process.stderr
     return folder
 

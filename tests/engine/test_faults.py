@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import split
 from typing import Any
@@ -16,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from groupdetr.checkpoints import checked_file
 from groupdetr.cli.main import main
@@ -28,9 +34,11 @@ from tests.runs import (
     load_checkpoint,
     losses_by_step,
     python_command,
+    read_log,
     train,
     train_arguments,
 )
+from tests.test_structure import TREES
 
 OPTIONS = split("--steps 8 --warmup 3 --ema 0.9 --set dropout=0.1 num_queries=8")
 WITHOUT_SIGNALS = pytest.mark.skipif(
@@ -50,6 +58,7 @@ def resume(run: Path) -> None:
 def assert_same_end(run: Path, expected: Path) -> None:
     """Assert that two runs have ended with the same weights, log and evaluations."""
     assert is_identical(load_checkpoint(run), load_checkpoint(expected))
+    assert is_identical(load_file(RunFolder(run).best), load_file(RunFolder(expected).best))
     assert losses_by_step(run) == losses_by_step(expected)
     assert evaluations(run) == evaluations(expected)
 
@@ -186,9 +195,105 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_no_draft(
     assert os.strerror(code) in error
     assert name in error
     assert "MiB are free" in error
+    assert "copy the run there, and resume the copy" in error
+    assert "--out" not in error
     assert hidden_files(run) == []
     resume(run)
     assert_same_end(run, undisturbed)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is full")
+def test_a_log_that_cannot_be_written_is_named_and_the_step_is_kept(
+    undisturbed: Path,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    append = RunFolder.append
+
+    def failing(self: RunFolder, record: Any) -> None:
+        if record["step"] == 4:
+            self.log = Path("/dev/full")
+        append(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", failing)
+        assert main(train_arguments(shapes, run, *OPTIONS)) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert load_checkpoint(run)["progress"]["step"] == 4
+    resume(run)
+    assert is_identical(load_checkpoint(run), load_checkpoint(undisturbed))
+    assert evaluations(run) == evaluations(undisturbed)
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "best.json", "results.csv", "last.pt"])
+def test_an_evaluation_whose_files_cannot_be_written_is_done_again(
+    name: str, undisturbed: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the best one here, and the later one must not take its place."""
+    run = tmp_path / "run"
+    replace = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        steps = [record["step"] for record in RunFolder(run).records()]
+        if target.name == name and 6 in steps:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing)
+        assert main(train_arguments(shapes, run, *OPTIONS)) == 2
+    assert hidden_files(run) == []
+    resume(run)
+    assert_same_end(run, undisturbed)
+    best, expected = (json.loads(RunFolder(r).best_metrics.read_text()) for r in (run, undisturbed))
+    assert (best["step"], best["AP"]) == (expected["step"], expected["AP"])
+
+
+SMALL_DISK = """
+mkdir disk && mount -t tmpfs -o size=$1 tmpfs disk
+shift
+"$@" --out disk/run
+code=$?
+df disk >&2
+mount -o remount,size=200m disk
+python=$1
+$python -m groupdetr train --resume disk/run && cp -r disk/run run
+exit $code
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file system of Linux")
+@pytest.mark.parametrize("copies", [0.5, 1.5, 2.5])
+def test_a_training_on_a_full_disk_ends_with_its_path_and_goes_on_when_there_is_room(
+    copies: float, undisturbed: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """The disk has room for all files of the run and some copies of last.pt, or has less."""
+    probe = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("this user cannot mount a file system")
+    last = RunFolder(undisturbed).last.stat().st_size
+    size = int(copies * last) + 200_000
+    command = python_command(*train_arguments(shapes, tmp_path / "unused", *OPTIONS))
+    in_own_namespace = ["unshare", "-m", "sh", "-c", SMALL_DISK, "sh", str(size)]
+    process = subprocess.run(
+        [*in_own_namespace, *command],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert "Traceback" not in process.stderr
+    assert process.returncode == 2, process.stderr
+    assert "No space left on device" in process.stderr
+    assert "MiB are free" in process.stderr
+    if copies > 1:
+        assert_same_end(tmp_path / "run", undisturbed)
 
 
 def test_a_resumed_run_removes_only_the_drafts_of_a_training(shapes: Path, tmp_path: Path) -> None:
@@ -248,23 +353,122 @@ def test_without_a_whole_checkpoint_a_run_cannot_be_resumed(
     assert "--weights" in error
 
 
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(flip_a_bit(file.read_bytes()))
+
+
+@pytest.mark.parametrize("harm", [delete, damage])
+def test_lost_results_of_the_last_evaluation_are_written_again_by_a_resume(
+    harm: Any,
+    undisturbed: Path,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also if the training is complete, and no other evaluation would follow."""
+    run = train(shapes, tmp_path / "run", *OPTIONS)
+    harm(RunFolder(run).best)
+    RunFolder(run).log.write_text("")
+    resume(run)
+    output = "".join(capsys.readouterr().out.split("\n"))
+    assert "best.safetensors: " in output
+    assert "log.jsonl: it lacks the last evaluation; this is written again" in output
+    average = load_checkpoint(run)["ema"]
+    for name, tensor in load_file(RunFolder(run).best).items():
+        assert torch.equal(tensor, average[f"module.{name}"])
+    (again,) = evaluations(run)
+    assert again["step"] == 8
+    assert again["AP"] == evaluations(undisturbed)[-1]["AP"]
+
+
+# clocks
+
+
+class WrongClock:
+    """The time of day of a machine whose clock is moved back by an hour at every reading."""
+
+    def __init__(self) -> None:
+        self.now = 4e9
+
+    def __call__(self) -> float:
+        self.now -= 3600
+        return self.now
+
+
+def test_a_clock_that_is_moved_back_changes_nothing(
+    undisturbed: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", WrongClock())
+    run = train(shapes, tmp_path / "run", *OPTIONS, "--stop-after", "3")
+    in_the_future = 4e9
+    for file in run.rglob("*"):
+        os.utime(file, (in_the_future, in_the_future))
+    resume(run)
+    assert_same_end(run, undisturbed)
+    seconds = [record["seconds"] for record in read_log(run)]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] < seconds[-1] < 600
+
+
+def test_a_training_of_some_minutes_does_not_follow_the_clock(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", WrongClock())
+    started = time.monotonic()
+    run = train(shapes, tmp_path / "run", "--minutes", "0.02")
+    assert (
+        read_log(run)[-1]["seconds"] + load_checkpoint(run)["progress"]["evaluation_seconds"]
+        >= 0.02 * 60
+    )
+    assert time.monotonic() - started < 60
+
+
+def test_no_duration_is_measured_with_the_time_of_day() -> None:
+    """`time.time` jumps when somebody corrects the clock; `time.monotonic` does not."""
+    readings = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
+    callers = [
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in readings
+    ]
+    assert callers == ["groupdetr.engine.run_folder"], "it writes when a command was started"
+
+
 # in other processes, at random moments
 
 
-def start(arguments: list[str], processes: int = 1) -> subprocess.Popen[bytes]:
-    """Start `groupdetr` in a process group of its own, in several processes if told so."""
-    command = python_command(*arguments)
+def start(
+    arguments: list[str],
+    processes: int = 1,
+    program: Sequence[str] = ("-m", "groupdetr"),
+) -> subprocess.Popen[bytes]:
+    """Start ``program`` in a process group of its own, in several processes if told so."""
+    launcher: list[str] = []
     if processes > 1:
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-        command = [command[0], *launcher, *command[1:]]
     return subprocess.Popen(
-        command,
+        [sys.executable, *launcher, *program, *arguments],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=reset_signals,
     )
+
+
+def reset_signals() -> None:
+    """Undo what shells and nohup do with programs that they start in the background.
+
+    Such programs ignore Ctrl-C or a closed terminal, and so do all that they start.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
@@ -296,8 +500,8 @@ def disturb(process: subprocess.Popen[bytes], kind: str) -> None:
         workers = psutil.Process(process.pid).children()
         if workers:
             random.Random(0).choice(workers).send_signal(number)
-    elif target == "rank 1":
-        trainers(process)[1].send_signal(number)
+    elif target.startswith("rank "):
+        trainers(process)[int(target[5:])].send_signal(number)
     else:
         raise AssertionError(target)
 
@@ -316,6 +520,7 @@ ONE_PROCESS = [
 TWO_PROCESSES = ["SIGTERM to rank 1", "SIGTERM to the group", "SIGINT to the group"]
 SLOW = [pytest.mark.slow]
 FAIR = [pytest.mark.slow, pytest.mark.fair_sample]
+FAIR_KILLS = [("evaluation", "SIGTERM", 0), ("save", "SIGKILL", 0)]
 
 
 def sample(kinds: list[str], fair: int) -> list[Any]:
@@ -355,32 +560,47 @@ def test_a_training_that_is_disturbed_at_a_random_moment_resumes_bit_for_bit(
     assert hidden_files(run) == []
 
 
+# Thirty kills of five sorts: three signals, each with two seeds.
+DISTURBED_TRAINING = Path(__file__).with_name("disturbed_training.py")
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+KILLS = [
+    pytest.param(
+        *(sort, name, seed),
+        marks=FAIR if (sort, name, seed) in FAIR_KILLS else SLOW,
+        id=f"{sort}-{name}-{seed}",
+    )
+    for sort in ("process", "group", "evaluation", "save")
+    for name in SIGNALS
+    for seed in range(2)
+]
+
+
 @WITHOUT_SIGNALS
-@pytest.mark.slow
-def test_thirty_disturbances_of_five_sorts_change_nothing(shapes: Path, tmp_path: Path) -> None:
-    options = split("--steps 400 --save-every 3 --set dropout=0.1 num_queries=8 --workers 2")
-    undisturbed = train(shapes, tmp_path / "undisturbed", *options, "--workers", "0")
+@pytest.mark.parametrize(("sort", "name", "seed"), KILLS)
+def test_a_kill_changes_nothing(
+    sort: str, name: str, seed: int, long_run: Path, shapes: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    rng = random.Random(0)
-    kinds = [kind for kind in ONE_PROCESS[:5] for _ in range(6)]
-    rng.shuffle(kinds)
-    for kind in kinds:
-        is_run = (run / "config.yaml").exists()
-        arguments = ["--resume", str(run)] if is_run else []
-        former = max(losses_by_step(run), default=0) if is_run else 0
-        if former == 400:
-            break
-        process = start(["train", *arguments] if is_run else train_arguments(shapes, run, *options))
-        wait_for_step(process, run, former + 1)
+    rng = random.Random(f"{sort} {name} {seed}")
+    arguments = train_arguments(shapes, run, *LONG)
+    if sort in ("evaluation", "save"):
+        left_alone, part = rng.randint(2, 5), rng.random()
+        program = [str(DISTURBED_TRAINING), sort, str(left_alone), str(part), name]
+        process = start(arguments, program=program)
+    else:
+        process = start(arguments)
+        wait_for_step(process, run, rng.randint(1, 10))
         time.sleep(rng.uniform(0, 0.5))
-        if process.poll() is None:
-            disturb(process, kind)
-            time.sleep(0.2)
-        if "worker" in kind and process.poll() is None:
-            process.kill()
-        process.wait(120)
+        disturb(process, f"{name} to the {sort}")
+    code = process.wait(120)
+    if name == "SIGKILL":
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130
+        assert load_checkpoint(run)["progress"]["step"] >= max(losses_by_step(run))
     resume(run)
-    assert_same_end(run, undisturbed)
+    assert_same_end(run, long_run)
+    assert hidden_files(run) == []
 
 
 TWO = split("--steps 40 --save-every 3 --set dropout=0.1 num_queries=8")
@@ -410,6 +630,26 @@ def test_two_processes_agree_on_a_stop_and_resume_bit_for_bit(
 
 @WITHOUT_SIGNALS
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_kill_of_one_of_two_processes_changes_nothing(
+    name: str, rank: int, two_processes_run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    rng = random.Random(f"{name} {rank}")
+    process = start(train_arguments(shapes, run, *TWO), processes=2)
+    wait_for_step(process, run, rng.randint(1, 10))
+    time.sleep(rng.uniform(0, 0.5))
+    disturb(process, f"{name} to rank {rank}")
+    assert process.wait(120) != 0
+    if name != "SIGKILL":
+        assert load_checkpoint(run)["progress"]["step"] >= max(losses_by_step(run))
+    assert start(["train", "--resume", str(run)], processes=2).wait(240) == 0
+    assert_same_end(run, two_processes_run)
+
+
+@WITHOUT_SIGNALS
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others_with_a_checkpoint(
     two_processes_run: Path, shapes: Path, tmp_path: Path
 ) -> None:
@@ -421,4 +661,93 @@ def test_a_process_that_is_killed_ends_the_others_with_a_checkpoint(
     assert load_checkpoint(run)["progress"]["step"] >= max(losses_by_step(run))
     arguments = ["train", "--resume", str(run), "--save-every", "3"]
     assert start(arguments, processes=2).wait(240) == 0
+    assert_same_end(run, two_processes_run)
+
+
+# two launchers, as on two machines
+
+
+def start_launchers(arguments: list[str], logs: Path) -> list[subprocess.Popen[bytes]]:
+    """Start two launchers with one process each. Their errors go to the files ``logs``/0 and 1."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+    options = f"--nnodes 2 --rdzv-backend c10d --rdzv-endpoint {endpoint} --rdzv-id test"
+    launchers = []
+    for number in range(2):
+        # Which of them is the host of the rendezvous must not depend on the name of this machine.
+        own = f"--local-addr 127.0.0.1 --rdzv-conf is_host={number == 0}"
+        command = [sys.executable, "-m", "torch.distributed.run", *split(f"{options} {own}")]
+        with (logs / str(number)).open("wb") as log:
+            launchers.append(
+                subprocess.Popen(
+                    [*command, "-m", "groupdetr", *arguments],
+                    env={**environment(), "GLOO_SOCKET_IFNAME": "lo"},
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=reset_signals,
+                )
+            )
+    return launchers
+
+
+def wait_for_end(processes: list[psutil.Process]) -> None:
+    """Wait until processes have ended that are not children of this one."""
+
+    def has_ended(process: psutil.Process) -> bool:
+        try:
+            # Nobody may be there to collect the exit code of a process without a parent.
+            return bool(process.status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    for _ in range(600):
+        if all(map(has_ended, processes)):
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+@WITHOUT_SIGNALS
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the name of the loopback")
+@pytest.mark.parametrize(
+    ("name", "is_machine", "rank"),
+    [("SIGKILL", True, 0), ("SIGKILL", True, 1), ("SIGKILL", False, 0), ("SIGTERM", False, 1)],
+)
+def test_a_launcher_that_ends_ends_the_other_one_with_a_checkpoint(
+    name: str,
+    is_machine: bool,
+    rank: int,
+    two_processes_run: Path,
+    shapes: Path,
+    tmp_path: Path,
+) -> None:
+    """With the whole machine, or alone: then the processes that it has started are left behind."""
+    run = tmp_path / "run"
+    launchers = start_launchers(train_arguments(shapes, run, *TWO), tmp_path)
+    try:
+        wait_for_step(launchers[0], run, 4)
+        by_rank = {trainers(launcher)[0].environ()["RANK"]: launcher for launcher in launchers}
+        killed, other = by_rank[str(rank)], by_rank[str(1 - rank)]
+        trained = trainers(killed)
+        for process in [psutil.Process(killed.pid), *(trained if is_machine else [])]:
+            process.send_signal(getattr(signal, name))
+        other.wait(120)
+        killed.wait(120)
+        wait_for_end(trained)
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+    output = (tmp_path / str(launchers.index(other))).read_text()
+    if is_machine:
+        assert "error: another process of this training has ended" in output
+    elif rank == 1:
+        assert "resume with: groupdetr train --resume" in output
+    assert "site-packages/groupdetr" not in output
+    assert "groupdetr/engine" not in output, "no traceback of ours"
+    saved = load_checkpoint(run)["progress"]["step"]
+    if not (is_machine and rank == 0):
+        assert saved >= max(losses_by_step(run))
+    assert start(["train", "--resume", str(run)], processes=2).wait(240) == 0
     assert_same_end(run, two_processes_run)

@@ -23,7 +23,7 @@ def test_two_processes_log_the_losses_of_one_process_with_the_same_batch(
     options = ("--steps", "6", "--eval-every", "0.5")
     one = train(shapes, tmp_path / "one", *options)
     two = tmp_path / "two"
-    process = torchrun(2, 29611, train_arguments(shapes, two, *options, "--json"))
+    process = torchrun(2, train_arguments(shapes, two, *options, "--json"))
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout)["steps"] == 6, "only one of the processes prints JSON"
     for step, expected in losses_by_step(one).items():
@@ -41,8 +41,7 @@ def test_two_processes_with_chunked_groups_take_the_steps_of_one_with_all_groups
     one = train(shapes, tmp_path / "one", *options)
     two = tmp_path / "two"
     in_chunks = ("--group-chunk", "2", "--accumulate", micro_batches)
-    port = 29612 + int(micro_batches)
-    process = torchrun(2, port, train_arguments(shapes, two, *options, *in_chunks))
+    process = torchrun(2, train_arguments(shapes, two, *options, *in_chunks))
     assert process.returncode == 0, process.stderr
     for step, expected in losses_by_step(one).items():
         assert losses_by_step(two)[step] == pytest.approx(expected, rel=1e-4)
@@ -60,7 +59,7 @@ def test_two_processes_of_which_one_has_no_object_take_the_step_of_one_process(
     one = train(few_objects, tmp_path / "one", *options)
     two = tmp_path / "two"
     arguments = train_arguments(few_objects, two, *options, "--accumulate", "2")
-    process = torchrun(2, 29631, arguments)
+    process = torchrun(2, arguments)
     assert process.returncode == 0, process.stderr
     assert losses_by_step(two)[1] == pytest.approx(losses_by_step(one)[1], rel=1e-4)
     assert grad_norms_by_step(two) == pytest.approx(grad_norms_by_step(one), rel=1e-3)

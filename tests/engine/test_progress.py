@@ -12,7 +12,7 @@ from rich.console import Console
 from groupdetr.console.output import create_console
 from groupdetr.engine import progress
 from groupdetr.engine.callbacks import StepEnd
-from groupdetr.engine.progress import ProgressCallback, text_bar
+from groupdetr.engine.progress import CountProgress, ProgressCallback, text_bar
 from groupdetr.visualize.display import NotebookText
 
 
@@ -47,6 +47,37 @@ def test_the_text_in_a_notebook_changes_at_most_twice_a_second_and_ends_with_the
     assert "step 10/10" in texts[-1]
     assert isinstance(callback.console.file, io.StringIO)
     assert callback.console.file.getvalue() == "", "nothing is printed besides"
+
+
+def test_lines_of_an_evaluation_have_the_times_that_passed_and_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([0.0, 100.0, 200.0, 200.0, 300.0, 400.0])
+    trainer: Any = None  # The progress does not depend on the trainer.
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    output = io.StringIO()
+    callback = ProgressCallback(Console(file=output, force_jupyter=False))
+    for done in (1, 3, 4, 1, 2):  # two evaluations, one after the other
+        callback.on_evaluation_progress(trainer, done, 5)
+    assert [line.partition("images")[2] for line in output.getvalue().splitlines()] == [
+        "  1m40s passed  1m40s left",
+        "  3m20s passed  1m07s left",
+        "  1m40s passed  5m00s left",
+    ]
+
+
+def test_an_evaluation_by_a_command_prints_lines_with_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter([0.0, 1.0, 30.0, 35.0, 90.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    with CountProgress("val") as on_progress:
+        for done in (1, 4, 5, 8):
+            on_progress(done, 8)
+    assert capsys.readouterr().out.splitlines() == [
+        "val  4/8 images  30s passed  30s left",
+        "val  8/8 images  1m30s passed  0s left",
+    ]
 
 
 @pytest.mark.parametrize("in_cell", [False, True])

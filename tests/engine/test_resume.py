@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import split
 from typing import IO
@@ -22,7 +23,6 @@ from tests.runs import (
     is_identical,
     load_checkpoint,
     losses_by_step,
-    python_command,
     read_log,
     train,
     train_arguments,
@@ -30,6 +30,7 @@ from tests.runs import (
 
 # With dropout, warm-up and a moving average of the weights.
 OPTIONS = split("--steps 12 --warmup 3 --ema 0.9 --set dropout=0.1 num_queries=8")
+PAUSED_TRAINING = Path(__file__).with_name("paused_training.py")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,8 @@ def test_a_killed_run_loses_only_the_steps_after_its_last_checkpoint(
     run = tmp_path / "run"
     arguments = train_arguments(shapes, run, *OPTIONS, "--save-every", "2")
     signal_at_step(run, arguments, step=7, signal_number=None)
-    assert load_checkpoint(run)["progress"]["step"] >= 6
+    assert load_checkpoint(run)["progress"]["step"] == 6
+    assert max(losses_by_step(run)) == 7
     (run / "weights/.last.pt.1.part").write_bytes(b"cut short")
     assert main(["train", "--resume", str(run)]) == 0
     assert is_identical(load_checkpoint(run), load_checkpoint(uninterrupted))
@@ -116,37 +118,37 @@ def test_ctrl_c_and_sigterm_lose_no_step(
     run = tmp_path / "run"
     arguments = train_arguments(shapes, run, *OPTIONS)
     assert signal_at_step(run, arguments, step=3, signal_number=signal_number) == 130
-    step = load_checkpoint(run)["progress"]["step"]
-    assert step == max(losses_by_step(run)) >= 3
+    assert load_checkpoint(run)["progress"]["step"] == max(losses_by_step(run)) == 3
     assert main(["train", "--resume", str(run)]) == 0
     assert is_identical(load_checkpoint(run), load_checkpoint(uninterrupted))
 
 
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start `groupdetr` in another process."""
-    return subprocess.Popen(
-        python_command(*arguments), env=environment(), stdout=subprocess.DEVNULL
-    )
+def start(
+    arguments: list[str], program: Sequence[str] = ("-m", "groupdetr")
+) -> subprocess.Popen[bytes]:
+    """Start `groupdetr`, or another program, in another process."""
+    command = [sys.executable, *program, *arguments]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
 
 
 def signal_at_step(
     run: Path, arguments: list[str], step: int, signal_number: signal.Signals | None
 ) -> int:
-    """Start a training, send it a signal once its log has this step, and return its exit code.
+    """Start a training, send it a signal after this step, and return its exit code.
 
-    None kills it.
+    None kills it. It waits for the signal, so the speed of this process does not matter.
     """
-    process = start(arguments)
-    folder = RunFolder(run)
-    for _ in range(6000):
-        if any(record["step"] >= step for record in folder.records()):
-            break
+    files = run.with_name("pause")
+    files.mkdir()
+    process = start(arguments, program=[str(PAUSED_TRAINING), str(step), str(files)])
+    while not (files / "paused").exists():
         assert process.poll() is None, "the training ended before the signal"
         time.sleep(0.01)
     if signal_number is None:
         process.kill()
     else:
         process.send_signal(signal_number)
+        (files / "go").touch()
     return process.wait()
 
 

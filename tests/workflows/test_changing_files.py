@@ -1,7 +1,8 @@
-"""Images that vanish or change during a training: the error names the file, and nothing is lost."""
+"""Files that vanish or change during a training: the error names them, and nothing is lost."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from groupdetr.cli.main import main
 from groupdetr.engine.trainer import Trainer
-from tests.runs import is_identical, load_checkpoint, train, train_arguments
+from tests.runs import evaluations, is_identical, load_checkpoint, train, train_arguments
 
 OPTIONS = ["--steps", "4", "--eval-every", "100"]
 
@@ -37,35 +38,58 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
 }
 
 
-def train_while_images_change(
-    alter: Callable[[Path], Any], data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Train without workers. After two of four steps, all training images are altered."""
+def train_while(
+    change: Callable[[], Any], data: Path, run: Path, monkeypatch: pytest.MonkeyPatch, *options: str
+) -> int:
+    """Train without workers, and call ``change`` in the second step. Return the exit code."""
     take_step = Trainer.take_step
 
-    def take_step_and_alter(self: Trainer, network: nn.Module, batches: list[Any]) -> Any:
+    def take_step_and_change(self: Trainer, network: nn.Module, batches: list[Any]) -> Any:
         if self.step == 1:
-            for path in (data / "images/train").iterdir():
-                alter(path)
+            change()
         return take_step(self, network, batches)
 
-    monkeypatch.setattr(Trainer, "take_step", take_step_and_alter)
-    assert main(train_arguments(data, run, *OPTIONS)) == 3
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "take_step", take_step_and_change)
+        return main(train_arguments(data, run, *OPTIONS, *options))
+
+
+def alter_images(alter: Callable[[Path], Any], data: Path) -> None:
+    for path in (data / "images/train").iterdir():
+        alter(path)
+
+
+@pytest.fixture
+def data(shapes: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset, which a test may change."""
+    return shutil.copytree(shapes, tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(shapes, tmp_path_factory.mktemp("runs") / "undisturbed", *OPTIONS)
+
+
+def assert_resumes(run: Path, undisturbed: Path) -> None:
+    """Assert that a run ends as one that was not disturbed."""
+    assert main(["train", "--resume", str(run)]) == 0
+    assert is_identical(load_checkpoint(run)["model"], load_checkpoint(undisturbed)["model"])
+
+
+# images
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_image_that_changes_is_named_with_what_to_do(
     change: str,
-    shapes: Path,
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     alter, words, remedy = CHANGES[change]
-    data, run = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(shapes, data)
-    train_while_images_change(alter, data, run, monkeypatch)
+    run = tmp_path / "run"
+    assert train_while(lambda: alter_images(alter, data), data, run, monkeypatch) == 3
     output = capsys.readouterr()
     assert f"where: {data / 'images/train'}" in output.err
     assert words in output.err
@@ -74,31 +98,145 @@ def test_an_image_that_changes_is_named_with_what_to_do(
 
 
 def test_a_training_whose_images_vanished_goes_on_when_they_are_back(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: Path, data: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, run = tmp_path / "data", tmp_path / "run"
-    shutil.copytree(shapes, data)
-    train_while_images_change(Path.unlink, data, run, monkeypatch)
+    run = tmp_path / "run"
+    assert train_while(lambda: alter_images(Path.unlink, data), data, run, monkeypatch) == 3
     assert load_checkpoint(run)["progress"]["step"] == 2
     shutil.copytree(shapes / "images/train", data / "images/train", dirs_exist_ok=True)
-    assert main(["train", "--resume", str(run)]) == 0
-    undisturbed = train(data, tmp_path / "undisturbed", *OPTIONS)
-    assert is_identical(load_checkpoint(run)["model"], load_checkpoint(undisturbed)["model"])
+    assert_resumes(run, undisturbed)
 
 
-def test_an_image_that_vanishes_during_an_evaluation_is_named(
-    shapes: Path,
+def test_an_image_that_vanishes_before_an_evaluation_is_named_and_it_is_done_on_resume(
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(shapes, data)
-    run = train(data, tmp_path / "run", *OPTIONS)
-    (data / "images/val").rename(data / "images/moved")
-    (data / "images/val").mkdir()
+    run, images, moved = tmp_path / "run", data / "images/val", tmp_path / "moved"
+    assert train_while(lambda: images.rename(moved), data, run, monkeypatch) == 3
+    error = capsys.readouterr().err
+    assert f"where: {images}" in error
+    assert "there is no such image" in error
+    assert load_checkpoint(run)["progress"]["step"] == 4
+    moved.rename(images)
+    assert main(["train", "--resume", str(run)]) == 0
+    assert [record["step"] for record in evaluations(run)] == [4]
+    images.rename(moved)
+    images.mkdir()
     capsys.readouterr()
     assert main(["val", str(run), "--workers", "0"]) == 3
+    assert str(images) in capsys.readouterr().err
+
+
+# folders
+
+
+def test_a_data_folder_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(
+    undisturbed: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, away = tmp_path / "run", tmp_path / "away"
+    assert train_while(lambda: data.rename(away), data, run, monkeypatch) == 3
+    assert f"where: {data / 'images/train'}" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run)]) == 3
     error = capsys.readouterr().err
-    assert str(data / "images/val") in error
-    assert "there is no such image" in error
+    assert str(data) in error
+    assert "there is no such file or folder" in error
+    assert load_checkpoint(run)["progress"]["step"] == 2
+    away.rename(data)
+    assert_resumes(run, undisturbed)
+
+
+def test_worker_processes_name_a_data_folder_that_vanishes(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, away = tmp_path / "run", tmp_path / "away"
+    options = ("--workers", "1", "--steps", "30")
+    assert train_while(lambda: data.rename(away), data, run, monkeypatch, *options) == 3
+    error = capsys.readouterr().err
+    assert f"where: {data / 'images/train'}" in error
+    assert "Traceback" not in error
+
+
+def test_a_run_folder_that_vanishes_ends_the_training_with_its_name(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    assert train_while(lambda: shutil.rmtree(run), data, run, monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert "could not be written: No such file or directory" in error
+    assert f"where: {run}" in error
+
+
+# annotation files
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (lambda content: content["annotations"].pop(), "train had"),
+        (
+            lambda content: content["annotations"][0]["bbox"].reverse(),
+            "train has other annotations",
+        ),
+        (lambda content: content["categories"].append({"id": 9, "name": "new"}), "new (id 9)"),
+    ],
+)
+def test_annotations_that_change_during_a_training_are_found_when_it_is_resumed(
+    alter: Callable[[Any], Any],
+    words: str,
+    undisturbed: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They are read once, so that the steps after the change are those without it."""
+    run, file = tmp_path / "run", data / "annotations/instances_train.json"
+    before = file.read_text()
+
+    def change() -> None:
+        content = json.loads(before)
+        alter(content)
+        file.write_text(json.dumps(content))
+
+    assert train_while(change, data, run, monkeypatch, "--stop-after", "3") == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 3
+    error = capsys.readouterr().err
+    assert "the data have changed since this run began" in error
+    assert words in error
+    assert load_checkpoint(run)["progress"]["step"] == 3
+    file.write_text(before)
+    assert_resumes(run, undisturbed)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("alter", [Path.unlink, lambda path: path.write_bytes(b'{"images": [')])
+def test_an_annotation_file_that_vanished_or_is_cut_off_is_no_reason_to_train_on_the_rest(
+    alter: Callable[[Path], Any],
+    split: str,
+    undisturbed: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, file = tmp_path / "run", data / f"annotations/instances_{split}.json"
+    before = file.read_text()
+    assert train_while(lambda: alter(file), data, run, monkeypatch, "--stop-after", "3") == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 3
+    assert split in capsys.readouterr().err
+    file.write_text(before)
+    assert_resumes(run, undisturbed)
