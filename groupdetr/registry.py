@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -20,7 +22,7 @@ from pathlib import Path
 from groupdetr.checkpoints.metadata import check_recipe_fields
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.errors import UsageError, WeightsError
+from groupdetr.errors import GroupDETRError, UsageError, WeightsError
 from groupdetr.experiments import EXPERIMENTS, Experiment
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
@@ -190,7 +192,7 @@ def load_plugin(name: str) -> None:
     Modules are also searched for in the current folder. A plugin runs any code that it contains,
     so it is only loaded if the user names it; no checkpoint can load one.
 
-    `UsageError` if there is no such plugin.
+    `UsageError` if there is no such plugin, and if it raises an exception, which is its cause.
 
     >>> groupdetr.load_plugin("my_detectors.py")  # it calls groupdetr.register_model
     """
@@ -198,7 +200,8 @@ def load_plugin(name: str) -> None:
         return
     for point in _entry_points():
         if point.name == name:
-            _call_if_possible(point.load())
+            with _errors_of_plugin(name):
+                _call_if_possible(point.load())
             _loaded_plugins.append(name)
             return
     if name.endswith(".py"):
@@ -247,6 +250,25 @@ def _call_if_possible(loaded: object) -> None:
         loaded()  # type: ignore[operator]
 
 
+@contextmanager
+def _errors_of_plugin(name: str) -> Iterator[None]:
+    """Turn an exception of the code of a plugin into a `UsageError` with its file and line."""
+    try:
+        yield
+    except GroupDETRError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{line.filename}, line {line.lineno}"
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            where = f"{error.filename}, line {error.lineno}"
+        raise UsageError(
+            f"the plugin {name!r} fails: {type(error).__name__}: {error}",
+            where,
+            "correct the plugin",
+        ) from error
+
+
 def _import_file(path: Path) -> None:
     """Import a .py file under the name of its stem."""
     if not path.is_file():
@@ -267,7 +289,8 @@ def _import_file(path: Path) -> None:
     # Recipes are saved with the name of their module, and dataclasses look it up.
     sys.modules[path.stem] = module
     try:
-        spec.loader.exec_module(module)
+        with _errors_of_plugin(str(path)):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[path.stem]
         raise
@@ -278,10 +301,16 @@ def _import_module(name: str) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        import_module(name)
-    except ModuleNotFoundError as error:
+        with _errors_of_plugin(name):
+            import_module(name)
+    except UsageError as failed:
+        error = failed.__cause__
         # A module that the plugin itself fails to import is an error of the plugin.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(
+            f"{error.name}."
+        )
+        # Names that begin with a dot have no meaning here.
+        if not is_missing and not name.startswith("."):
             raise
         installed = ", ".join(sorted(point.name for point in _entry_points())) or "none"
         raise UsageError(

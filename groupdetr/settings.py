@@ -377,8 +377,15 @@ def is_number(value: object) -> bool:
 
 def expect_in_range(name: str, value: float | None, low: int, high: int) -> None:
     """Raise `UsageError` unless an option is None or from ``low`` to ``high``, both included."""
-    if value is not None and not low <= value <= high:
-        raise UsageError(f"{option(name)} must be from {low} to {high}, not {value}")
+    if value is not None and not (is_number(value) and low <= value <= high):
+        raise UsageError(f"{option(name)} must be from {low} to {high}, not {value!r}")
+
+
+def expect_whole_number(name: str, value: int | None, low: int, high: int) -> None:
+    """Raise `UsageError` unless an option is None or a whole number from ``low`` to ``high``."""
+    expect_in_range(name, value, low, high)
+    if value is not None and not isinstance(value, Integral):
+        raise UsageError(f"{option(name)} must be a whole number, not {value!r}")
 
 
 def expect_positive(**options: float | None) -> None:
@@ -387,15 +394,15 @@ def expect_positive(**options: float | None) -> None:
     Example: ``expect_positive(imgsz=imgsz, batch=batch)``.
     """
     for name, value in options.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{option(name)} must be a finite number above 0, not {value}")
+        if value is not None and not (is_number(value) and 0 < value < float("inf")):
+            raise UsageError(f"{option(name)} must be a finite number above 0, not {value!r}")
 
 
 def expect_not_negative(**options: float | None) -> None:
     """Raise `UsageError` for the first option that is given and is negative or not a number."""
     for name, value in options.items():
-        if value is not None and not 0 <= value < float("inf"):
-            raise UsageError(f"{option(name)} must be a finite number from 0 up, not {value}")
+        if value is not None and not (is_number(value) and 0 <= value < float("inf")):
+            raise UsageError(f"{option(name)} must be a finite number from 0 up, not {value!r}")
 
 
 def _short(fraction: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,28 @@ if shutil.which("nvidia-smi") is None:
     # is imported, which torchvision does too.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
+
+# The outcome of a test depends neither on its luck nor on the load of the machine: hypothesis tries
+# the same examples in every run, and has no limit of time for one of them.
+settings.register_profile("sure", derandomize=True, deadline=None)
+settings.load_profile("sure")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let every test have the same random numbers, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -58,13 +58,16 @@ def environment() -> dict[str, str]:
 
 def torchrun(
     num_processes: int,
-    port: int,
     arguments: Sequence[str],
     program: Sequence[str] = ("-m", "groupdetr"),
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``program`` in several processes that communicate over gloo, as torchrun does."""
+    """Run ``program`` in several processes that communicate over gloo, as torchrun does.
+
+    The system chooses a port that is free.
+    """
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
-    launcher += ["--master-port", str(port)]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    launcher += ["--local-addr", "127.0.0.1"]
     return subprocess.run(
         [sys.executable, *launcher, *program, *arguments],
         env=environment(),

@@ -59,6 +59,22 @@ def test_tests_and_the_wheel_run_on_three_systems_and_two_versions_of_python() -
     assert "groupdetr demo --epochs 1 --out demo" in commands(ROOT / ".github/workflows/ci.yml")
 
 
+def test_every_dependency_has_a_lowest_version_that_github_tests() -> None:
+    content = tomllib.loads(read("pyproject.toml"))
+    project = content["project"]
+    extras = project["optional-dependencies"]
+    lists = [content["build-system"]["requires"], project["dependencies"], *extras.values()]
+    lowest: dict[str, set[str]] = {}
+    for requirement in (requirement for dependencies in lists for requirement in dependencies):
+        match = re.fullmatch(r"([\w-]+)>=([\w.]+)(,<[\w.]+)?", requirement)
+        assert match, f"{requirement} has no lowest version"
+        lowest.setdefault(match[1], set()).add(match[2])
+    different = {name: versions for name, versions in lowest.items() if len(versions) > 1}
+    assert not different, "one package has one lowest version"
+    assert ".ci/lowest" in commands(ROOT / ".github/workflows/ci.yml")
+    assert "--resolution lowest-direct" in read(".ci/lowest")
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_jobs_of_workflows_have_limits_and_need_jobs_that_exist(workflow: Path) -> None:
     content = read_yaml(workflow)

@@ -223,7 +223,7 @@ def test_a_detector_of_a_plugin_works_in_every_command(
     Path("plugin_models.py").write_text(PLUGIN, encoding="utf-8")
     run, image = (
         tmp_path / "run",
-        next(path for path in shapes.rglob("*.*") if path.suffix in (".jpg", ".png")),
+        min(path for path in shapes.rglob("*.*") if path.suffix in (".jpg", ".png")),
     )
     small = [*SMALL_MODEL, "l1_weight=3", *SMALL_SETTINGS, "--steps", "2", "--stop-after", "1"]
     train = ["train", str(shapes), "--model", "plugin-detr", "--out", str(run), *small]
@@ -290,10 +290,40 @@ def test_a_plugin_may_be_a_file_or_an_entry_point(
     assert "from-package" in groupdetr.list_models()
 
 
-@pytest.mark.parametrize("name", ["no_such_plugin", "no/such/plugin.py"])
+@pytest.mark.parametrize("name", ["no_such_plugin", "no/such/plugin.py", "..", ".x"])
 def test_a_plugin_that_does_not_exist_is_an_error(clean_registry: None, name: str) -> None:
     with pytest.raises(UsageError, match=r"there is no (such )?plugin"):
         groupdetr.load_plugin(name)
+    assert registry.loaded_plugins() == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("def (", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("import no_such_package", "No module named 'no_such_package'"),
+        ("\0", "SyntaxError"),
+    ],
+)
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_plugin_that_fails_is_an_error_with_its_line(
+    code: str,
+    reason: str,
+    as_module: bool,
+    clean_registry: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / f"failing_{as_module}.py"
+    path.write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError) as error:
+        groupdetr.load_plugin(path.stem if as_module else str(path))
+    assert reason in error.value.what
+    assert error.value.where.endswith(", line 1") or code == "\0"
+    assert error.value.__cause__ is not None
     assert registry.loaded_plugins() == ()
 
 

@@ -7,13 +7,15 @@ A page with a notebook consists of ``{{ notebook("examples/name.ipynb") }}`` and
 from __future__ import annotations
 
 import json
+import posixpath
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "https://github.com/groupdetr/groupdetr/blob/main/"
 RELATIVE_LINK = re.compile(r"\]\((?!https?:|#)([^)\s]+)\)")
+HTML_LINK = re.compile(r"<a\b[^>]*>(.*?)</a>", re.DOTALL)
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of text for a terminal
 
 
@@ -28,14 +30,24 @@ def changelog() -> str:
     return with_links_of_site((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
 
 
-def with_links_of_site(text: str) -> str:
-    """Return text of the root of the repository with links to pages and to files on GitHub."""
+def with_links_of_site(text: str, folder: str = "") -> str:
+    """Return text of a file in ``folder`` with links to pages of the site and to files on GitHub.
+
+    The file becomes a page in the folder of the same name in ``docs``: ``examples/a.ipynb`` becomes
+    ``docs/examples/a.md``.
+    """
 
     def link_of_site(match: re.Match[str]) -> str:
-        path = match[1]
-        if path.startswith("docs/"):
-            return f"]({path.removeprefix('docs/')})"
-        return f"]({REPOSITORY}{path})"
+        path, _, anchor = match[1].partition("#")
+        path = posixpath.normpath(posixpath.join(folder, path))
+        anchor = anchor and f"#{anchor}"
+        if path.endswith(".ipynb"):
+            page = str(PurePosixPath(path).with_suffix(".md"))
+        elif path.startswith("docs/"):
+            page = path.removeprefix("docs/")
+        else:
+            return f"]({REPOSITORY}{path}{anchor})"
+        return f"]({posixpath.relpath(page, folder or '.')}{anchor})"
 
     return RELATIVE_LINK.sub(link_of_site, text)
 
@@ -43,7 +55,13 @@ def with_links_of_site(text: str) -> str:
 def notebook(path: str) -> str:
     """Return a notebook, whose first cell begins with the title, as Markdown."""
     cells = json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]
-    blocks = [cell_as_markdown(cell) for cell in cells]
+    folder = posixpath.dirname(path)
+    blocks = []
+    for cell in cells:
+        block = cell_as_markdown(cell)
+        if cell["cell_type"] == "markdown":
+            block = with_links_of_site(block, folder)
+        blocks.append(block)
     title, _, rest = "\n\n".join(blocks).partition("\n")
     return f"{title}\n\nThis page is the notebook [{path}]({REPOSITORY}{path}).\n{rest}"
 
@@ -64,7 +82,7 @@ def cell_as_markdown(cell: dict[str, Any]) -> str:
 
 
 def output_as_markdown(output: dict[str, Any]) -> str:
-    """Return one output of a cell: an image if there is one, otherwise text.
+    """Return one output of a cell: an image if there is one, otherwise HTML or text.
 
     ``ValueError`` for an error, which a notebook of the site must not have.
     """
@@ -77,6 +95,11 @@ def output_as_markdown(output: dict[str, Any]) -> str:
         if kind in data:
             content = "".join(data[kind]).replace("\n", "")
             return f'<p><img alt="output" src="data:{kind};base64,{content}"></p>'
+    if "text/html" in data:
+        # Its links lead to files that the notebook wrote, and that the site does not have.
+        html = HTML_LINK.sub(r"\1", "".join(data["text/html"]))
+        # The theme lets only code scroll that is wider than the page.
+        return html.replace("<pre>", "<pre><code>").replace("</pre>", "</code></pre>")
     return fence(plain(data["text/plain"]), "text")
 
 

@@ -11,7 +11,7 @@ from groupdetr.structures.json_object import JsonObject
 from groupdetr.version import __version__
 
 FORMAT = 1
-MAX_SHOWN = 60  # characters of a number or a version that a message repeats
+MAX_SHOWN = 60  # characters of a value in a file that an error message repeats
 KEY = "groupdetr"  # the entry of a file that holds what `file_stamp` returns
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from groupdetr.checkpoints.file_format import MAX_SHOWN
 from groupdetr.errors import WeightsError
 
 MAX_SIZE = 2**20  # of a number that is the size of something
@@ -23,7 +24,6 @@ MAX_TEXT = 1000  # characters of a name
 MAX_ITEMS = 64  # of a list in a recipe
 MAX_DEPTH = 3  # of lists inside of lists in a recipe
 MAX_CATEGORIES = 2**16
-MAX_SHOWN = 60  # characters of a value that an error message repeats
 UNTRUSTED = "get the file again from a source that you trust"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from groupdetr.checkpoints.numpy_pickle import read_arrays
 from groupdetr.checkpoints.placeholders import (
     REPLACEMENTS,
     HarmfulNameError,
+    IgnoredDict,
     global_names,
     is_harmful,
     placeholder,
@@ -23,6 +25,7 @@ from groupdetr.errors import WeightsError
 
 # In the first bytes of a file of torch before 1.6.
 TORCH_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+CHUNK = 2**20
 NOT_EXECUTED = "nothing was executed"
 MAX_REASON = 200  # characters of another library's message that an error repeats
 
@@ -37,6 +40,7 @@ def unpickle(path: Path) -> object:
         with path.open("rb") as file:
             if _is_plain_pickle(file.peek(32)):
                 return read_arrays(file)
+        _check_sums(path)
         return _load_torch(path)
     except HarmfulNameError as error:
         raise WeightsError(
@@ -68,6 +72,30 @@ def _is_plain_pickle(head: bytes) -> bool:
     return head.startswith(pickle.PROTO) and TORCH_MAGIC not in head[:32]
 
 
+def _check_sums(path: Path) -> None:
+    """Raise `UnpicklingError` if a part of a file of torch has other bytes than were written.
+
+    Such a file is a zip archive with a checksum of every part, which torch.load does not compare.
+    torch.save can be told to leave them out, and then all are wrong.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    right, wrong = 0, []
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size == 0:
+                continue
+            try:
+                with archive.open(entry) as part:
+                    while part.read(CHUNK):
+                        pass
+                right += 1
+            except zipfile.BadZipFile:
+                wrong.append(entry.filename)
+    if right and wrong:
+        raise pickle.UnpicklingError(f"the checksum of {wrong[0][:MAX_REASON]!r} in it is wrong")
+
+
 def _load_torch(path: Path) -> object:
     """Read a file of torch. Where it names unknown classes, placeholders take their places."""
     try:
@@ -82,20 +110,23 @@ def _load_torch(path: Path) -> object:
 
     # torch only puts items into real dicts and lists. Which of the classes are derived from them is
     # not known, so each is tried as an object first, and torch's message has the class that failed.
-    kinds = dict.fromkeys(unknown, 0)
+    attempts = dict.fromkeys(unknown, 0)  # name -> index of the replacement that is tried
     while True:
-        stand_ins = {name: placeholder(name, REPLACEMENTS[kind]) for name, kind in kinds.items()}
-        for number, stand_in in enumerate(stand_ins.values()):
-            stand_in.__qualname__ = f"stand_in_{number}_"
+        placeholders = {name: placeholder(name, REPLACEMENTS[i]) for name, i in attempts.items()}
+        for number, replacement in enumerate(placeholders.values()):
+            replacement.__qualname__ = f"placeholder_{number}_"
         try:
-            return _load_with(path, [Namespace, *[(new, name) for name, new in stand_ins.items()]])
+            replaced = [(replacement, name) for name, replacement in placeholders.items()]
+            return _load_with(path, [Namespace, *replaced])
         except pickle.UnpicklingError as error:
-            failed = re.search(r"stand_in_(\d+)_", str(error))
+            failed = re.search(r"placeholder_(\d+)_", str(error))
             if failed is None:
                 raise
             name = unknown[int(failed[1])]
-            kinds[name] += 1
-            if kinds[name] == len(REPLACEMENTS):
+            attempts[name] += 1
+            if "SETITEM" in str(error):  # the instruction that puts items into a dict
+                attempts[name] = max(attempts[name], REPLACEMENTS.index(IgnoredDict))
+            if attempts[name] == len(REPLACEMENTS):
                 raise pickle.UnpicklingError(f"unsupported object of {name}") from error
 
 
@@ -114,6 +145,9 @@ def _first_reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     # The message of the unpickler comes after advice to load the file without restrictions.
     text = text.partition("WeightsUnpickler error:")[2] or text
+    if "legacy .tar format" in text:
+        # torch takes everything that is neither its own nor a pickle for this format.
+        return "it is neither a pickle nor an archive that torch.save writes"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = next((line for line in lines if "nsupported" in line), lines[0] if lines else text)
     return reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."

@@ -65,6 +65,16 @@ class IgnoredList(list[Any]):
     def __setstate__(self, _: object) -> None: ...
 
 
+class PlainList:
+    """Stands for an object of a class that is derived from list: it becomes an ordinary one.
+
+    Before version 2.14, torch puts items into no other lists.
+    """
+
+    def __new__(cls, *_: object) -> list[object]:  # type: ignore[misc]
+        return []
+
+
 class IgnoredDict:
     """Stands for an object of a class that is derived from dict: it becomes an ordinary one."""
 
@@ -73,7 +83,7 @@ class IgnoredDict:
 
 
 # What may stand for a class, in the order in which it is tried.
-REPLACEMENTS = (Ignored, IgnoredList, IgnoredDict)
+REPLACEMENTS = (Ignored, IgnoredList, PlainList, IgnoredDict)
 
 
 def is_harmful(full_name: str) -> bool:

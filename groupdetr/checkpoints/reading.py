@@ -15,11 +15,12 @@ from torch import Tensor
 
 from groupdetr.checkpoints import native
 from groupdetr.checkpoints.file_format import KEY, require_format
+from groupdetr.checkpoints.metadata import MAX_SIZE, UNTRUSTED
 from groupdetr.checkpoints.pickles import unpickle
 from groupdetr.checkpoints.placeholders import Ignored
 from groupdetr.console.text import quote
 from groupdetr.errors import WeightsError
-from groupdetr.files.kinds import HEAD, FileKind, is_safetensors, recognise
+from groupdetr.files.kinds import HEAD, FileKind, is_run, is_safetensors, recognise
 from groupdetr.files.missing import as_typed, describe_missing
 
 Metadata = Mapping[str, Any]  # the content of a file that is not tensors
@@ -28,7 +29,6 @@ MAX_NAME_LENGTH = 200  # characters of each of them
 MAX_TENSORS = 2**15  # more than any detector has
 MAX_DEPTH = 3  # dicts inside of dicts in which named tensors are searched for
 MAX_REPEATED = 20  # of the sizes of all tensors in memory and in the file; layers share heads
-MAX_COUNT = 2**20  # of a number in the metadata that is the size of something
 # The entries of a training script's dict that hold the weights, in the order of preference.
 WEIGHTS_ENTRIES = ("model", "state_dict")
 # Entries that hold tensors but no weights.
@@ -73,11 +73,11 @@ class Checkpoint:
         value = self.metadata.get(name)
         if type(value) is not int or value < 1:
             return None
-        if value > MAX_COUNT:
+        if value > MAX_SIZE:
             raise WeightsError(
-                f"{name} is {value:.6g} in the metadata, and can be at most {MAX_COUNT}",
+                f"{name} is {value:.6g} in the metadata, and can be at most {MAX_SIZE}",
                 self.where,
-                "get the file again from a source that you trust",
+                UNTRUSTED,
             )
         return value
 
@@ -94,6 +94,7 @@ def open_checkpoint(source: str | Path, entry: str | None = None) -> Checkpoint:
     path = Path(source)
     try:
         if path.is_dir():
+            _expect_no_entry(entry, path)
             return _open_folder(path)
         if not path.is_file():
             what, remedy = describe_missing(source)
@@ -122,7 +123,20 @@ def _open_file(path: Path, entry: str | None) -> Checkpoint:
             str(path),
             f"pass their folder: {path.parent}",
         )
-    return _open_safetensors(path) if has_safetensors(path) else _open_pickle(path, entry)
+    if has_safetensors(path):
+        _expect_no_entry(entry, path)
+        return _open_safetensors(path)
+    return _open_pickle(path, entry)
+
+
+def _expect_no_entry(entry: str | None, path: Path) -> None:
+    """Raise `WeightsError` if an entry is named of weights that have none."""
+    if entry is not None:
+        raise WeightsError(
+            f"there is one set of weights here, and no entry {entry!r}",
+            str(path),
+            f"leave out the entry: groupdetr import {quote(path)}",
+        )
 
 
 def has_safetensors(path: Path) -> bool:
@@ -214,7 +228,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _no_checkpoint(path: Path) -> WeightsError:
     """Return the error for a folder that has no weights that can be read."""
-    if (path / "config.yaml").is_file() and (path / "weights").is_dir():
+    if is_run(path):
         return WeightsError(
             "this run has no weights yet: they are written by its first evaluation",
             str(path),
@@ -426,7 +440,7 @@ def expect_plain_tensors(state: Mapping[str, Tensor], where: str) -> None:
             f"the tensors of this file have {total} bytes in memory, and {sum(stored.values())} in "
             "the file",
             where,
-            "get the file again from a source that you trust",
+            UNTRUSTED,
         )
 
 

@@ -22,7 +22,7 @@ INNER_WRAPPERS = re.compile(
 )
 COUNTER = "n_averaged"  # a tensor of torch's AveragedModel, beside those of the model
 MAX_PREFIXES = 4  # wrappers around one model
-MAX_CANDIDATES = 8  # first parts of names that are tried as the prefix of a wrapper
+MAX_CANDIDATES = 8  # prefixes that are tried, of those that the names have
 
 
 def unwrap(checkpoint: Checkpoint, layouts: Sequence[Layout]) -> Checkpoint:
@@ -38,7 +38,7 @@ def unwrap(checkpoint: Checkpoint, layouts: Sequence[Layout]) -> Checkpoint:
     prefix = ""
     for _ in range(MAX_PREFIXES):
         for candidate in _prefixes(state):
-            wrapped = _below(state, candidate)
+            wrapped = _without_prefix(state, candidate)
             if _has_layout(wrapped, layouts):
                 prefix += candidate
                 others = [name for name in state if not name.startswith(candidate)]
@@ -51,7 +51,7 @@ def unwrap(checkpoint: Checkpoint, layouts: Sequence[Layout]) -> Checkpoint:
         if not common or not all(name.startswith(common) for name in state if name != COUNTER):
             break
         prefix += common
-        state = _below(state, common)
+        state = _without_prefix(state, common)
     return checkpoint
 
 
@@ -81,8 +81,8 @@ def _prefixes(state: Mapping[str, Tensor]) -> Iterator[str]:
         yield f"{part}."
 
 
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
+def _without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, under their names without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in state.items()

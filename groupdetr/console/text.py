@@ -80,6 +80,14 @@ def quote(argument: object) -> str:
     return shlex.quote(text)
 
 
+def quantity(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, such as "1 image", "2 images", or "3 boxes".
+
+    ``plural`` is that of a noun whose plural does not end in -s alone.
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+
+
 def file_name(text: str) -> str:
     """Return a text as the name of one file, on every system. An ordinary name does not change.
 

@@ -1,4 +1,4 @@
-"""Division of one split into train and val, such that both have all classes in equal shares.
+"""Divides one split into train and val, so that both have the same share of every class.
 
 Images have objects of several classes, so the division is greedy, from the rarest class to the most
 frequent one, as in Sechidis et al., "On the Stratification of Multi-label Data", 2011.
@@ -16,11 +16,11 @@ from groupdetr.data.records import Bools, CocoSplit, Ints
 
 
 def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
-    """Divide a split into train and val. ``fraction`` of the images, at least one, becomes val.
+    """Divide a split into train and val.
 
-    Val gets about ``fraction`` of the images of each class, and of the images without objects.
-    Train keeps an image of each class, as long as there are other images to choose. The same seed
-    selects the same images.
+    ``fraction`` of the images becomes val: at least one, and never all. Val gets about ``fraction``
+    of the images of each class, and of the images without objects. Train keeps an image of each
+    class, as long as there are other images to choose. The same seed selects the same images.
     """
     total = len(split.records)
     num_val = min(max(1, round(fraction * total)), max(total - 1, 0))
@@ -55,10 +55,10 @@ def select_stratified(
     total = classes.shape[0]
     by_class = classes[order].tocsc()
     images_of_class = np.diff(by_class.indptr)
-    # A class of two or more images shall be on both sides.
+    # A class of two or more images shall be in both parts.
     target_counts = np.rint(images_of_class * (number / max(total, 1))).astype(np.int64)
-    most = (images_of_class - 1).clip(0)
-    target_counts = target_counts.clip(np.minimum(1, most), most)
+    largest = (images_of_class - 1).clip(0)
+    target_counts = target_counts.clip(np.minimum(1, largest), largest)
     selection = _Selection(classes, number, images_of_class)
 
     # The rarest class first, because it has the fewest images to choose from.
@@ -73,7 +73,8 @@ def select_stratified(
                 break
             selection.add(image)
 
-    # The shares are reached, or more images would take the last one of a class. Fill up.
+    # The shares are reached, or more images would take the last one of a class. Fill up, if it
+    # must be with such images, too.
     for may_take_last in (False, True):
         remaining = order[~selection.selected[order]]
         surplus = classes[remaining] @ (selection.counts >= target_counts).astype(np.int64)

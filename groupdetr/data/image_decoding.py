@@ -257,7 +257,9 @@ def to_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     if not np.isfinite(numbers).all():
         raise PixelValueError("it has values that are not finite")
     smallest, largest = numbers.min(initial=0.0), numbers.max(initial=0.0)
-    if smallest < 0:
+    # Floats just below black are those of interpolation.
+    tolerance = (_TOLERANCE - 1) * largest if values.dtype.kind == "f" else 0.0
+    if smallest < -tolerance:
         raise PixelValueError(f"its values are from {smallest:g} to {largest:g}")
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         white = 65535.0

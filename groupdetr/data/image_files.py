@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groupdetr.console.text import escape_controls
+from groupdetr.console.text import escape_controls, quantity
 
 # The endings, in lower case, of the formats that `groupdetr.data.image_decoding` reads.
 IMAGE_SUFFIXES = (
@@ -102,6 +102,8 @@ class ImageSearch:
     system_files: int = 0
     annotated_images: int = 0  # that `groupdetr predict` wrote
     linked_folders: int = 0
+    broken_links: int = 0
+    unreadable_folders: int = 0
 
     def describe_left_out(self) -> str:
         """Return a line about what was left out, an empty text if it is nothing."""
@@ -112,13 +114,17 @@ class ImageSearch:
             endings = ", ".join(most_common)
             if len(self.other_files) > len(most_common):
                 endings += ", ..."
-            parts.append(f"{_plural(number, 'file')} without the ending of an image ({endings})")
+            parts.append(f"{quantity(number, 'file')} without the ending of an image ({endings})")
         if self.annotated_images:
-            parts.append(f"{_plural(self.annotated_images, 'annotated image')} of an earlier run")
+            parts.append(f"{quantity(self.annotated_images, 'annotated image')} of an earlier run")
         if self.system_files:
-            parts.append(f"{_plural(self.system_files, 'file')} that the system wrote")
+            parts.append(f"{quantity(self.system_files, 'file')} that the system wrote")
         if self.linked_folders:
-            parts.append(f"{_plural(self.linked_folders, 'link')} to folders")
+            parts.append(f"{quantity(self.linked_folders, 'link')} to folders")
+        if self.broken_links:
+            parts.append(quantity(self.broken_links, "broken link"))
+        if self.unreadable_folders:
+            parts.append(f"{quantity(self.unreadable_folders, 'folder')} that cannot be read")
         return f"left out: {', '.join(parts)}" if parts else ""
 
 
@@ -128,12 +134,17 @@ def search_folder(folder: Path) -> ImageSearch:
     Links to folders inside are not followed. Folders that a system keeps for itself are left out.
     """
     search = ImageSearch()
-    for parent, folders, names in os.walk(folder):
+
+    def count_unreadable(_error: OSError) -> None:
+        search.unreadable_folders += 1
+
+    for parent, folders, names in os.walk(folder, onerror=count_unreadable):
         folders[:] = [name for name in folders if not is_system_folder(name)]
         search.linked_folders += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
         for name in names:
             path = Path(parent, name)
-            if not path.is_file():
+            if not os.path.isfile(path):
+                search.broken_links += not os.path.exists(path)
                 continue
             if is_system_name(name):
                 search.system_files += 1
@@ -156,7 +167,7 @@ def named_files(files: Iterable[Path]) -> ImageSearch:
     return search
 
 
-def merge(searches: Iterable[ImageSearch]) -> ImageSearch:
+def merge_searches(searches: Iterable[ImageSearch]) -> ImageSearch:
     """Return the results of several searches as one, in their order."""
     merged = ImageSearch()
     for search in searches:
@@ -165,8 +176,6 @@ def merge(searches: Iterable[ImageSearch]) -> ImageSearch:
         merged.system_files += search.system_files
         merged.annotated_images += search.annotated_images
         merged.linked_folders += search.linked_folders
+        merged.broken_links += search.broken_links
+        merged.unreadable_folders += search.unreadable_folders
     return merged
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,6 +7,7 @@ unusual shape or values means is never guessed: it is an error that names what t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def is_one_image(images: object) -> bool:
     """True if an argument stands for one image, and not for several ones."""
     if isinstance(images, str | bytes | os.PathLike | Image.Image | np.ndarray | Tensor):
         return True
-    return hasattr(images, "read") or not hasattr(images, "__iter__")
+    # A dictionary would be read as its keys, and an open file as its lines.
+    return isinstance(images, Mapping) or hasattr(images, "read") or not hasattr(images, "__iter__")
 
 
 def to_rgb(image: ImageInput) -> Image.Image:
@@ -51,12 +53,15 @@ def to_rgb(image: ImageInput) -> Image.Image:
     `DataError` for a file that cannot be read, `UsageError` for what is not an image.
     """
     if isinstance(image, str | os.PathLike):
+        path = os.fsdecode(image)
+        if not path:
+            raise UsageError("an empty path is not an image", remedy=_KNOWN_KINDS)
         try:
-            return load_image(Path(image))
+            return load_image(Path(path))
         except RefusedError as error:
             if error.finding.code == "value-range":  # It is an image, and its remedy is known.
                 raise
-            raise wrong_image(image, error) from error
+            raise wrong_image(path, error) from error
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):
@@ -95,7 +100,10 @@ def _from_pil(image: Image.Image) -> Image.Image:
 
 
 def _from_tensor(tensor: Tensor) -> Image.Image:
-    kind = f"a tensor of {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if tensor.is_nested:  # It has no shape.
+        raise UsageError(f"a nested tensor of {dtype} is not an image", remedy=_KNOWN_KINDS)
+    kind = f"a tensor of {dtype} {tuple(tensor.shape)}"
     try:
         tensor = tensor.detach().cpu()
         # NumPy has no such type.

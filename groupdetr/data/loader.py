@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from groupdetr.data import worker_failures
 from groupdetr.data.dataset import SampleIndex
-from groupdetr.data.worker_failures import WorkerError
+from groupdetr.data.worker_failures import WorkerFailure
 from groupdetr.errors import GroupDETRError
 
 BatchT = TypeVar("BatchT")
@@ -107,7 +107,7 @@ def divide_batch(
     return [own[i * size : (i + 1) * size] for i in range(accumulate)]
 
 
-class BatchDataset(Dataset[BatchT | GroupDETRError | WorkerError]):
+class BatchDataset(Dataset[BatchT | GroupDETRError | WorkerFailure]):
     """A dataset that the data loader reads by the batch.
 
     It returns errors that a user can act on instead of raising them. PyTorch would replace an
@@ -119,10 +119,11 @@ class BatchDataset(Dataset[BatchT | GroupDETRError | WorkerError]):
 
     def __getitems__(
         self, indices: Sequence[SampleIndex | int]
-    ) -> BatchT | GroupDETRError | WorkerError:
+    ) -> BatchT | GroupDETRError | WorkerFailure:
         """Return the batch of these samples, or the error that one of them caused.
 
-        In a worker, the batch lies in shared memory. If there is too little, return that error.
+        In a worker, the batch lies in shared memory. If that is too small, a `WorkerFailure` is
+        returned.
         """
         try:
             batch = self.dataset.collate([self.dataset[index] for index in indices])
@@ -134,7 +135,7 @@ class BatchDataset(Dataset[BatchT | GroupDETRError | WorkerError]):
         except (RuntimeError, OSError) as error:
             if get_worker_info() is None or not worker_failures.is_out_of_shared_memory(error):
                 raise
-            return WorkerError(worker_failures.SHARED_MEMORY)
+            return WorkerFailure(worker_failures.SHARED_MEMORY)
 
 
 class _IndexStream(Sampler[Any]):
@@ -187,7 +188,7 @@ class Loader(Generic[BatchT]):
             batch_sampler=self.stream,
             collate_fn=_identity,
             num_workers=self.workers,
-            worker_init_fn=start_worker,
+            worker_init_fn=prepare_worker,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.persistent_workers and self.workers > 0,
         )
@@ -207,7 +208,7 @@ class Loader(Generic[BatchT]):
         reason: str | None = None  # why there are fewer workers now
         try:
             while True:
-                failure: WorkerError | None = None
+                failure: WorkerFailure | None = None
                 batch: Any = None
                 try:
                     with worker_failures.noticed_while_waiting():
@@ -226,7 +227,7 @@ class Loader(Generic[BatchT]):
                         raise
                 if isinstance(batch, GroupDETRError):
                     raise batch
-                if isinstance(batch, WorkerError):
+                if isinstance(batch, WorkerFailure):
                     failure = batch
                 if failure is not None:
                     reason = failure.reason
@@ -287,7 +288,7 @@ class ValidationLoader(Generic[BatchT]):
         self._loader = None
 
 
-def start_worker(worker: int) -> None:
+def prepare_worker(worker: int) -> None:
     """Prepare a worker process. PyTorch's data loader calls it with the worker's index."""
     # There are several worker processes, and more threads would compete with the training.
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from groupdetr.console.text import quantity
 from groupdetr.data.findings import Finding, printable
 from groupdetr.data.records import CocoSplit, Ints
 from groupdetr.structures.json_object import JsonObject
@@ -119,7 +120,7 @@ def statistics_findings(
                 what = f"class {printable(row.name)} has no box in the train split"
                 yield Finding("class-without-boxes", file, record, what)
             elif row.boxes < _RARE_BOXES and row.boxes < _RARE_SHARE * statistics.boxes:
-                boxes = "1 box" if row.boxes == 1 else f"{row.boxes} boxes"
+                boxes = quantity(row.boxes, "box", "boxes")
                 what = (
                     f"class {printable(row.name)} has {boxes} of {statistics.boxes} "
                     "in the train split"

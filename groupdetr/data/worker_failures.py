@@ -22,6 +22,8 @@ from weakref import WeakSet
 
 from torch import Tensor
 
+from groupdetr.console.text import quantity
+
 SIGCHLD = 0  # the signal that a process has ended, which Windows does not have
 if sys.platform != "win32":
     SIGCHLD = signal.SIGCHLD
@@ -33,21 +35,22 @@ _KILLED = "a process that loads images was ended by the system, usually because 
 _ENDED = "a process that loads images ended unexpectedly"
 _OPEN_FILES = "there are too many open files (ulimit -n)"
 _NOT_STARTED = "the processes that load images could not be started"
+_LOADERS = ("loader process", "loader processes")
 _SHUT_DOWN_SECONDS = 30.0  # that workers have to end, after one of them has failed
 
 
 @dataclass(frozen=True)
-class WorkerError:
-    """Why worker processes cannot go on, as a sentence without its full stop."""
+class WorkerFailure:
+    """That worker processes cannot go on. It is returned, and not raised."""
 
-    reason: str
+    reason: str  # a sentence without its full stop
 
 
 def share_tensors(value: object) -> None:
-    """Move the tensors of a batch that are sent to another process to shared memory.
+    """Move the tensors of a batch to shared memory, before it is sent to another process.
 
     Otherwise this happens in a thread of PyTorch. If that fails, the batch is lost, and the
-    training waits for it for ever.
+    training waits for it for ever. `RuntimeError` or `OSError` if there is too little memory.
     """
     if isinstance(value, Tensor):
         value.share_memory_()
@@ -57,7 +60,7 @@ def share_tensors(value: object) -> None:
     elif isinstance(value, dict):
         share_tensors(list(value.values()))
     elif is_dataclass(value) and not isinstance(value, type):
-        share_tensors(value.__getstate__())  # what is sent of it
+        share_tensors(value.__getstate__())  # what pickle sends of the object
 
 
 def is_out_of_shared_memory(error: RuntimeError | OSError) -> bool:
@@ -67,7 +70,7 @@ def is_out_of_shared_memory(error: RuntimeError | OSError) -> bool:
     return is_full or "shared memory" in text
 
 
-def explain(error: RuntimeError | OSError | EOFError, iterator: object) -> WorkerError | None:
+def explain(error: RuntimeError | OSError | EOFError, iterator: object) -> WorkerFailure | None:
     """Return why worker processes cannot go on; None for an error of any other cause.
 
     ``error`` was raised while the ``iterator`` of a data loader was created, or while a batch was
@@ -77,18 +80,18 @@ def explain(error: RuntimeError | OSError | EOFError, iterator: object) -> Worke
     if "in DataLoader worker process" in text:
         return None  # an error of the dataset
     if "Too many open files" in text or "ancdata" in text:
-        return WorkerError(_OPEN_FILES)
+        return WorkerFailure(_OPEN_FILES)
     ended_by = {-worker.exitcode for worker in _workers(iterator) if worker.exitcode}
     is_full = isinstance(error, RuntimeError | OSError) and is_out_of_shared_memory(error)
     if is_full or getattr(signal, "SIGBUS", None) in ended_by:
-        return WorkerError(SHARED_MEMORY)
+        return WorkerFailure(SHARED_MEMORY)
     if getattr(signal, "SIGKILL", None) in ended_by:
-        return WorkerError(_KILLED)
+        return WorkerFailure(_KILLED)
     if iterator is None and isinstance(error, OSError):
-        return WorkerError(_NOT_STARTED)
+        return WorkerFailure(_NOT_STARTED)
     # The connection to a process that ended cannot be opened or breaks off.
     if "DataLoader worker (pid" in text or isinstance(error, OSError | EOFError):
-        return WorkerError(_ENDED)
+        return WorkerFailure(_ENDED)
     return None
 
 
@@ -144,24 +147,20 @@ def _end_workers() -> None:
 
 
 def log_fewer_workers(reason: str, former: int, workers: int) -> None:
-    """Log one line: why there are fewer worker processes now, and what would avoid it."""
+    """Log one line: why there are ``workers`` now and no longer ``former``, and what avoids it."""
     remedy = f"--workers {workers} avoids this"
     if reason == SHARED_MEMORY:
         remedy += ", and so does more shared memory (Docker: --shm-size 2g)"
     _logger.warning(
         "%s: images are loaded by %s now, instead of %s; %s",
         reason,
-        _processes(workers) if workers else "this process itself",
-        _processes(former),
+        quantity(workers, *_LOADERS) if workers else "this process itself",
+        quantity(former, *_LOADERS),
         remedy,
     )
 
 
-def _processes(number: int) -> str:
-    return f"{number} loader process" if number == 1 else f"{number} loader processes"
-
-
-class _Handler:
+class _WorkerExitHandler:
     """Handles the signal that a process has ended, once PyTorch's data loader handles it, too.
 
     PyTorch raises an error at once, wherever the training is: in the middle of a step, when some
@@ -200,7 +199,7 @@ class _Handler:
         return None
 
 
-_handler = _Handler()
+_handler = _WorkerExitHandler()
 
 
 def raise_missed_error(iterator: object) -> None:
@@ -215,7 +214,10 @@ def raise_missed_error(iterator: object) -> None:
 
 @contextmanager
 def noticed_while_waiting() -> Iterator[None]:
-    """Raise the error of a worker process that ends, while a batch is waited for."""
+    """While a batch is waited for, raise PyTorch's `RuntimeError` if a worker process ends.
+
+    At any other time, the end of a worker process raises no error.
+    """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if sys.platform == "win32" or not in_main_thread:
         # There is no such signal, or it cannot be handled here: PyTorch looks every five seconds.

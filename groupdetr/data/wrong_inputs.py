@@ -1,7 +1,8 @@
-"""Arguments that are no dataset and no image: what they are, and what to pass.
+"""Errors for arguments that should be datasets or images, and are something else.
 
-The messages about the files of a dataset advise to correct the dataset. An image that a user has
-named is in no dataset, so it has messages of its own.
+They say what the argument is, and what to pass. The messages about the images of a dataset advise
+to correct the dataset. An image that a user has named is in no dataset, so it has messages of its
+own.
 """
 
 from __future__ import annotations
@@ -11,20 +12,30 @@ from pathlib import Path
 
 from groupdetr.data.findings import Finding, RefusedError
 from groupdetr.errors import DataError
-from groupdetr.files.kinds import UNPACK, FileKind, holds_weights, recognise
+from groupdetr.files.kinds import (
+    EMPTY,
+    IMAGE,
+    TEXT,
+    VIDEO,
+    FileKind,
+    holds_weights,
+    is_run,
+    recognise,
+    run_around,
+)
 from groupdetr.files.missing import as_typed, describe_missing
 
-IMAGES = "pass image files (JPEG, PNG, BMP, GIF, WebP, TIFF...), folders of them, or globs"
+PASS_IMAGES = "pass image files (JPEG, PNG, BMP, GIF, WebP, TIFF...), folders of them, or globs"
 # Code of a finding -> what to do about an image that a user has named.
-REMEDIES = {
+IMAGE_REMEDIES = {
     "empty-file": "copy or download the image again",
     "truncated-image": "copy or download the image again",
     "unreadable-image": "copy or download it again, or save it in another program",
     "image-too-large": "scale the image down or cut it into tiles",
 }
-FRAMES = "ffmpeg -i VIDEO images/%06d.jpg"  # a command that saves the images of a video
-WEIGHTS_FILE = FileKind("a file of weights", "the run comes first: groupdetr predict RUN IMAGES")
-KINDS_TO_FETCH = ("a Git LFS pointer", "a web page")  # the remedy is to fetch the file itself
+SAVE_FRAMES = "ffmpeg -i VIDEO images/%06d.jpg"  # a command that saves the images of a video
+RUN_FIRST = "the run comes first: groupdetr predict RUN IMAGES"
+WEIGHTS_FILE = FileKind("a file of weights", RUN_FIRST)
 
 
 # Datasets
@@ -38,30 +49,36 @@ def missing_data(path: Path) -> RefusedError:
     return RefusedError(finding)
 
 
+def missing_images_folder(path: str | os.PathLike[str]) -> RefusedError:
+    """Return the error for a folder of images that does not exist, or is a file."""
+    what, remedy = "it is a file, and not a folder of images", ""
+    if not os.path.exists(path):
+        described, remedy = describe_missing(path)
+        what = described or "there is no such folder of images"
+    what = f"{what}; {remedy}" if remedy else what
+    return RefusedError(Finding("missing-images-folder", as_typed(path), "", what))
+
+
 def expect_annotation_file(path: Path) -> None:
     """Raise `RefusedError` if a file is recognised, and is not an annotation file.
 
     A text that is not recognised is not refused: reading it finds out what is wrong.
     """
-    if _is_file_of_run(path):
+    if run_around(path) is not None:
         raise _no_dataset(path, "it is a file of a run, and not a dataset")
-    kind = _kind(path)
-    if kind is None or kind.is_json or kind.name in ("a text file", "an empty file"):
+    kind = _recognise(path)
+    if kind is None or kind.is_json or kind in (TEXT, EMPTY):
         return
-    if kind.name.startswith(KINDS_TO_FETCH) or kind.remedy == UNPACK:
+    if kind.stands_for_another:
         raise _no_dataset(path, f"it is {kind.name}: {kind.remedy}")
     raise _no_dataset(path, f"it is {kind.name}, and not an annotation file")
 
 
 def describe_run(folder: Path) -> str:
     """Return what a folder without a known layout is, if it is a run; else an empty text."""
-    if (folder / "config.yaml").is_file() and (folder / "weights").is_dir():
+    if is_run(folder):
         return "it is the folder of a run, which `groupdetr train` wrote, and not a dataset"
     return ""
-
-
-def _is_file_of_run(path: Path) -> bool:
-    return any(describe_run(parent) for parent in path.absolute().parents[:3])
 
 
 def _no_dataset(path: Path, what: str) -> RefusedError:
@@ -81,13 +98,16 @@ def wrong_image(path: str | os.PathLike[str], error: RefusedError) -> DataError:
     if code == "missing-file":
         what, remedy = describe_missing(os.fspath(path))
         return DataError(what or error.what, where, remedy or "check the path")
-    kind = _kind(Path(path))
-    if kind is None or kind.name in ("an image", "an empty file"):
-        return DataError(error.what, where, REMEDIES.get(code, IMAGES))
-    remedy = IMAGES
-    if kind.name == "a video":
-        remedy = f"save its images as files: {FRAMES}"
-    elif kind is WEIGHTS_FILE or kind.name.startswith(KINDS_TO_FETCH):
+    kind = _recognise(Path(path))
+    if kind == IMAGE and code == "not-an-image":  # HEIC, or one that is damaged at its beginning
+        what = "this image has a format that is not read, or it is damaged"
+        return DataError(what, where, "save it as JPEG or PNG in another program")
+    if kind is None or kind in (IMAGE, EMPTY):
+        return DataError(error.what, where, IMAGE_REMEDIES.get(code, PASS_IMAGES))
+    remedy = PASS_IMAGES
+    if kind == VIDEO:
+        remedy = f"save its images as files: {SAVE_FRAMES}"
+    elif kind == WEIGHTS_FILE or kind.stands_for_another:
         remedy = kind.remedy
     return DataError(f"this is {kind.name}, and not an image", where, remedy)
 
@@ -97,13 +117,13 @@ def describe_missing_image(pattern: str) -> tuple[str, str]:
     if pattern.isdigit() and len(pattern) <= 2:
         return (
             "this is the number of a camera, and cameras are not supported",
-            f"save its images as files first, and pass their folder; of a video: {FRAMES}",
+            f"save its images as files first, and pass their folder; of a video: {SAVE_FRAMES}",
         )
     what, remedy = describe_missing(pattern)
-    return what, remedy or IMAGES
+    return what, remedy or PASS_IMAGES
 
 
-def _kind(path: Path) -> FileKind | None:
+def _recognise(path: Path) -> FileKind | None:
     """Return what a file is; None if it is not recognised, or cannot be opened."""
     try:
         if not path.is_file():

@@ -15,6 +15,7 @@ from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.recipe import Recipe, init_xavier
+from groupdetr.errors import UsageError
 from groupdetr.groups import GROUP_ATTENTIONS
 from groupdetr.modeling.attention.conditional_cross_attention import (
     ConditionalCrossAttention,
@@ -56,9 +57,21 @@ class ConditionalDETR(Recipe):
     def choices(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
         return {**super().choices(), "reference_update": self.reference_updates}
 
+    @property
+    def num_maps(self) -> tuple[int, int]:
+        return 1, 1
+
     def backbone_options(self) -> BackboneOptions:
         options = super().backbone_options()
-        return replace(options, strides=(16,), dilated=True) if self.dilated else options
+        if not self.dilated:
+            return options
+        if self.strides not in ((16,), (32,)):
+            raise UsageError(
+                "a dilated backbone (DC5) has its last map at stride 16 in place of 32, and "
+                f"strides is {list(self.strides)}",
+                remedy="set strides=[16] or dilated=false",
+            )
+        return replace(options, strides=(16,), dilated=True)
 
     def build_encoder(self, in_channels: list[int]) -> TransformerEncoder:
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]

@@ -63,6 +63,11 @@ class DABDeformableDETR(Recipe):
     def choices(self) -> dict[str, Mapping[str, Callable[..., Any]]]:
         return {**super().choices(), "reference_update": BOX_REFERENCE_UPDATES}
 
+    @property
+    def num_maps(self) -> tuple[int, int]:
+        # The projection computes the levels that have no map.
+        return 1, self.num_levels
+
     def build_encoder(self, in_channels: list[int]) -> DeformableEncoder:
         layers = [self.encoder_layer() for _ in range(self.encoder_layers)]
         init_xavier_mlps(layers)

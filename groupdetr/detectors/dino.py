@@ -110,12 +110,17 @@ class ViTDINO(DINO):
         """True if the backbone is a plain ViT with a simple pyramid, and not another backbone."""
         return self.backbone in (VIT_HUGE, SMALL_VIT)
 
+    @property
+    def num_maps(self) -> tuple[int, int]:
+        return (self.num_levels if self.has_simple_pyramid else 1), self.num_levels
+
     def backbone_options(self) -> BackboneOptions:
         options = super().backbone_options()
         if self.has_simple_pyramid:
             return options
         # Other backbones have no map of stride 64. The projection computes it.
-        return replace(options, strides=(8, 16, 32))
+        others = tuple(stride for stride in self.strides if stride < 64)
+        return replace(options, strides=others or self.strides)
 
     def feature_projection(self, in_channels: list[int]) -> nn.Module:
         if self.has_simple_pyramid:

@@ -58,6 +58,12 @@ class Mask2Former(Recipe):
         """The points at which predicted and annotated masks are compared."""
         return PointSampledMasks(self.num_samples)
 
+    @property
+    def num_maps(self) -> tuple[int, int]:
+        # The finest map is for the masks. Every level needs a map: the projection would append
+        # those that it computes after the finest one, and levels go from coarse to fine.
+        return 1 + self.num_levels, 1 + self.num_levels
+
     def backbone_options(self) -> BackboneOptions:
         # Images are padded to a multiple of the stride of the coarsest level.
         return replace(super().backbone_options(), multiple=self.strides[-1])

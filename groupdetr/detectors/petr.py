@@ -59,6 +59,10 @@ class PETR(Recipe):
 
     velocity: ClassVar[float] = 0.2  # weight of the velocity in the loss
 
+    @property
+    def num_maps(self) -> tuple[int, int]:
+        return 2, 2
+
     def backbone_options(self) -> BackboneOptions:
         return replace(
             super().backbone_options(),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.term import Term
+from groupdetr.errors import UsageError
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.registry import (
@@ -46,10 +47,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "channels": (1, MANY),
     "num_heads": (1, MANY),
     "decoder_layers": (1, 1000),
-    "encoder_layers": (0, 1000),
+    "encoder_layers": (1, 1000),
     "dim_feedforward": (1, MANY),
     "encoder_dim_feedforward": (1, MANY),
-    "dropout": (0, 1),
+    "dropout": (0, 0.99),
     "frozen_stages": (-1, 100),
     "temperature": (1e-6, 1e12),
     "eps": (1e-12, 0.5),
@@ -158,12 +159,25 @@ class Recipe(ModelRecipe):
             low, high = RANGES.get(name, (-math.inf, math.inf))
             if name in RANGES and value is not None and not low <= value <= high:
                 raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-        if not self.strides or list(self.strides) != sorted(set(self.strides)):
-            raise ValueError(f"strides must be from fine to coarse, not {self.strides}")
-        for stride in self.strides:
-            if isinstance(stride, bool) or stride not in STRIDES:
-                known = ", ".join(map(str, STRIDES))
-                raise ValueError(f"strides must be among {known}, not {self.strides}")
+        self._check_strides()
+
+    def _check_strides(self) -> None:
+        """Raise `UsageError` unless the detector can use feature maps of these strides."""
+        fewest, most = self.num_maps
+        strides = list(self.strides)
+        are_known = all(type(stride) is int and stride in STRIDES for stride in strides)
+        if are_known and strides == sorted(set(strides)) and fewest <= len(strides) <= most:
+            return
+        number = str(most) if fewest == most else f"{fewest} to {most}"
+        remedy = f"choose from {list(STRIDES)}"
+        usual = list(type(self).strides[:most])
+        if len(usual) >= fewest:
+            remedy += f", for example strides={usual}"
+        raise UsageError(
+            f"{self.preset or type(self).__name__} needs the strides of {number} feature "
+            f"{'map' if most == 1 else 'maps'} of its backbone, from fine to coarse, not {strides}",
+            remedy=remedy,
+        )
 
     def _check_choices(self) -> None:
         """Replace functions by their names. `ValueError` for the name of no known function."""
@@ -194,6 +208,11 @@ class Recipe(ModelRecipe):
     def needs_chunks(self, groups_at_once: int | None) -> bool:
         """True if ``groups_at_once`` groups at a time need more than one pass of the decoder."""
         return groups_at_once is not None and groups_at_once < self.num_groups
+
+    @property
+    def num_maps(self) -> tuple[int, int]:
+        """The smallest and the largest number of feature maps that the encoder takes."""
+        return 1, len(STRIDES)
 
     # The parts of the network. Each method returns a new part with random weights.
 

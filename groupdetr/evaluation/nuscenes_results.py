@@ -12,6 +12,7 @@ import numpy as np
 from groupdetr.data.nuscenes.names import ATTRIBUTES
 from groupdetr.errors import DataError
 from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D
+from groupdetr.files.writing import write_atomically
 from groupdetr.structures.json_object import JsonObject
 
 MAX_BOXES = 500  # boxes per sample
@@ -52,7 +53,8 @@ def write_results(path: Path, tokens: Sequence[str], predictions: Sequence[Boxes
             str(path),
             "train the detector first",
         )
-    path.write_text(json.dumps(to_results(tokens, predictions)), encoding="utf-8")
+    content = json.dumps(to_results(tokens, predictions))
+    write_atomically(path, lambda file: file.write(content.encode()))
 
 
 def read_results(path: Path, tokens: Sequence[str]) -> list[Boxes3D]:

@@ -1,13 +1,14 @@
-"""What a file is, recognised by its first bytes, if it was given in the place of weights.
+"""Recognises files and folders that were given in the place of something else.
 
-Weights are often replaced by something else without a sign of it: a clone without Git LFS has
-pointers, a download that needs a login has a web page, and an argument in the wrong place is an
-image. An error that says what the file is saves the user the search.
+A clone without Git LFS has pointers in the place of weights, a download that needs a login has a
+web page, and an argument in the wrong place is an image or a run. An error that says what the file
+is saves the user the search. A file is recognised by its first bytes, and not by its name.
 """
 
 from __future__ import annotations
 
 import re
+import stat
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 HEAD = 4096  # bytes that are read of a file
 MAX_ZIP_RATIO = 100  # of the sizes of a zip archive's content and of its file
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What to do, if weights are needed
 WEIGHTS = "pass a file of weights: .safetensors, .pth, .pt or .pkl"
 ORIGINAL = "pass the PyTorch checkpoint that it was exported from"
 UNPACK = "unpack it, and pass the file that is inside"
@@ -29,27 +31,34 @@ class FileKind:
     name: str  # a noun with its article, such as "a web page"
     remedy: str  # what to do if weights are needed
     is_json: bool = False  # True for all kinds of JSON files
+    # True for an archive, a pointer or a web page: the remedy says how to get the file that was
+    # meant, whatever is needed.
+    stands_for_another: bool = False
 
 
 def recognise(path: Path) -> FileKind | None:
     """Return what a file is, None if it may be weights. `OSError` if it cannot be read."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # Reading it may never end.
+        return SPECIAL
     with path.open("rb") as file:
         head = file.read(HEAD)
     size = path.stat().st_size
     if not head:
-        return FileKind("an empty file", AGAIN)
+        return EMPTY
     if is_safetensors(head, size):
         return None
-    if zipfile.is_zipfile(path) or head.startswith(b"PK\x03\x04"):
-        return _zip_kind(path, size)
     for is_kind, kind in BINARY_KINDS:
         if is_kind(head):
             return kind
+    # After the others, because a tar archive may have a zip archive at its end.
+    if zipfile.is_zipfile(path) or head.startswith(b"PK\x03\x04"):
+        return _zip_kind(path, size)
     return _text_kind(path, head)
 
 
 def holds_weights(path: Path) -> bool:
-    """Return whether a file is one of weights by its first bytes, if `recognise` returns None."""
+    """Return whether a file that `recognise` does not know begins like a file of weights."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     return is_safetensors(head, path.stat().st_size) or head.startswith((b"PK\x03\x04", b"\x80"))
@@ -86,9 +95,13 @@ def _is_riff(kind: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(b"RIFF") and head[8:12] == kind
 
 
+SPECIAL = FileKind("a device or a pipe", "save its content as a file, and pass that file")
+EMPTY = FileKind("an empty file", AGAIN)
+TEXT = FileKind("a text file", WEIGHTS)
+ANNOTATIONS = FileKind("an annotation file", WEIGHTS, is_json=True)
 IMAGE = FileKind("an image", WEIGHTS)
 VIDEO = FileKind("a video", WEIGHTS)
-ARCHIVE = FileKind("a compressed archive", UNPACK)
+ARCHIVE = FileKind("a compressed archive", UNPACK, stands_for_another=True)
 # The first instructions of a pickle of protocol 0, which is a text.
 PICKLE_PROTOCOL_0 = re.compile(r"\([dlti]p?\d*\n|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n")
 BINARY_KINDS: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
@@ -102,7 +115,10 @@ BINARY_KINDS: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
         _starts(b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd"),
         ARCHIVE,
     ),
-    (lambda head: head[257:262] == b"ustar", FileKind("a tar archive", UNPACK)),
+    (
+        lambda head: head[257:262] == b"ustar",
+        FileKind("a tar archive", UNPACK, stands_for_another=True),
+    ),
     (_starts(b"\x89HDF"), FileKind("an HDF5 file, as Keras writes weights", ORIGINAL)),
     (_starts(b"GGUF"), FileKind("a GGUF file", ORIGINAL)),
     (lambda head: head[4:8] == b"TFL3", FileKind("a TensorFlow Lite model", ORIGINAL)),
@@ -142,7 +158,7 @@ def _zip_kind(path: Path, size: int) -> FileKind | None:
         return FileKind("an archive of numpy arrays (.npz)", ORIGINAL)
     if "model.weights.h5" in names:
         return FileKind("a Keras model", ORIGINAL)
-    return FileKind("a zip archive", UNPACK)
+    return FileKind("a zip archive", UNPACK, stands_for_another=True)
 
 
 def _text_kind(path: Path, head: bytes) -> FileKind | None:
@@ -167,6 +183,7 @@ def _text_kind(path: Path, head: bytes) -> FileKind | None:
             "a web page and not the file that it offers",
             "download the file itself: the address of its page is another one, and some files need "
             "a login first",
+            stands_for_another=True,
         )
     if start.startswith("<"):
         return FileKind("an XML file", WEIGHTS)
@@ -174,7 +191,7 @@ def _text_kind(path: Path, head: bytes) -> FileKind | None:
         return _json_kind(path, text)
     if path.suffix.lower() in (".yaml", ".yml"):
         return FileKind("a YAML file", WEIGHTS)
-    return None if PICKLE_PROTOCOL_0.match(text) else FileKind("a text file", WEIGHTS)
+    return None if PICKLE_PROTOCOL_0.match(text) else TEXT
 
 
 def _lfs_kind(text: str) -> FileKind:
@@ -183,6 +200,7 @@ def _lfs_kind(text: str) -> FileKind:
     return FileKind(
         f"a Git LFS pointer, a short text{stands_for}",
         "fetch the file itself: git lfs pull in the repository, or download it from its page",
+        stands_for_another=True,
     )
 
 
@@ -200,5 +218,20 @@ def _json_kind(path: Path, text: str) -> FileKind:
             is_json=True,
         )
     if '"annotations"' in text or '"categories"' in text:
-        return FileKind("an annotation file", WEIGHTS, is_json=True)
+        return ANNOTATIONS
     return FileKind("a JSON file", WEIGHTS, is_json=True)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, which `groupdetr train` wrote."""
+    return (folder / "config.yaml").is_file() and (folder / "weights").is_dir()
+
+
+def run_around(path: Path) -> Path | None:
+    """Return the run that a file or folder is inside of, None if there is none."""
+    # The deepest files of a run are in the folder of an evaluation: RUN/val/images.
+    for parent in path.absolute().parents[:3]:
+        if is_run(parent):
+            # As short as the user wrote it, if that is possible.
+            return next((p for p in path.parents if p.absolute() == parent), parent)
+    return None

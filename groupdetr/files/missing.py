@@ -1,4 +1,4 @@
-"""What an argument is that should be a path, and names no file and no folder."""
+"""Describes arguments that should be paths, but name no file and no folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
+
+from groupdetr.files.kinds import SPECIAL
 
 # The beginning of an address. A path that was made of it has one slash of two.
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}", re.IGNORECASE)
@@ -17,9 +19,9 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def describe_missing(argument: str | os.PathLike[str]) -> tuple[str, str]:
-    """Return what an argument is that names no file and no folder, and what to do or type.
+    """Return what an argument without a file or folder is, and a remedy: what to do or type.
 
-    Either is empty if nothing is known about it, besides that there is no such path.
+    Either text is empty if nothing is known besides that there is no such path.
     """
     text = os.fspath(argument)
     address = ADDRESS.match(text)
@@ -35,6 +37,10 @@ def describe_missing(argument: str | os.PathLike[str]) -> tuple[str, str]:
             "this is an address on the internet (URL), and not a file on this machine",
             "download the file, and pass its path",
         )
+    if os.path.exists(text):  # It is neither a file nor a folder.
+        return "this is a device or a pipe, and not a file", SPECIAL.remedy
+    if os.path.islink(text):
+        return "this is a link that leads nowhere", "correct or remove the link"
     similar = similar_path(text)
     if similar:
         return "", f"did you mean {similar}?"
@@ -58,7 +64,7 @@ def as_typed(argument: str | os.PathLike[str]) -> str:
 
 
 def similar_path(text: str) -> str:
-    """Return the path that was probably meant by a text that is none, "" if there is none."""
+    """Return the existing path that a mistyped one was probably meant to be, "" if none is near."""
     cleaned = text.strip().strip("'\"")
     for variant in (cleaned, os.path.expanduser(cleaned), cleaned.replace("\\", "/")):
         if variant and variant != text and os.path.exists(variant):

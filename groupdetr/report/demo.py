@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groupdetr.console.text import quantity
 from groupdetr.engine.run_folder import write_text
 from groupdetr.report.chart import Chart, charts
 from groupdetr.report.comparison import (
@@ -134,7 +135,7 @@ def _headline(
 
 
 def _num_groups(configuration: RunsOverSeeds) -> str:
-    return "1 group" if configuration.groups == 1 else f"{configuration.groups} groups"
+    return quantity(configuration.groups, "group")
 
 
 def _metric_tile(label: str, value: MeanStd, metric: str) -> Tile:

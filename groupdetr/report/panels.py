@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from groupdetr.console.text import quantity
 from groupdetr.report.page import CaptionedImage, Html, gallery, join, strips, swatches
 from groupdetr.structures.detections import Detections
 from groupdetr.visualize.images import draw_detections, draw_groups, palette, scale_for
@@ -87,8 +88,7 @@ def _panel_images(panel: DetectionPanel, class_names: Sequence[str]) -> list[Cap
     scale = scale_for(panel.image)
     names = [class_names[int(label)] for label in panel.target.labels]
     drawn_target = draw_detections(panel.image, panel.target, names, scale)
-    caption = "1 object" if num_objects == 1 else f"{num_objects} objects"
-    images = [CaptionedImage(drawn_target, "Ground truth", caption)]
+    images = [CaptionedImage(drawn_target, "Ground truth", quantity(num_objects, "object"))]
     for detector, detections in panel.detections.items():
         best = detections[:num_objects]
         labels = []

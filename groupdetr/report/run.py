@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groupdetr.console.text import quantity
 from groupdetr.engine.run_folder import write_text
 from groupdetr.evaluation.coco import METRICS, ClassAP, CocoEvaluation
 from groupdetr.report.chart import Chart, Series, charts
@@ -71,7 +72,7 @@ def write_run_report(path: Path | str, run: RunReport) -> None:
 
 def lead_paragraph(detector: str, summary: RunSummary) -> str:
     """Return the first paragraph of the page."""
-    groups = "1 group" if summary.groups == 1 else f"{summary.groups} groups"
+    groups = quantity(summary.groups, "group")
     return (
         f"{detector}, trained with {groups} of queries for {summary.epochs:g} epochs in "
         f"{summary.seconds / 60:,.1f} minutes, seed {summary.seed}."

@@ -55,7 +55,8 @@ def evaluations_with_losses(records: Sequence[JsonObject]) -> Iterator[JsonObjec
         row = dict(record)
         if steps:
             row["loss"] = sum(step["loss"] for step in steps) / len(steps)
-            row["lr"] = steps[-1]["lr"]
+            if "lr" in steps[-1]:
+                row["lr"] = steps[-1]["lr"]
         yield row
         steps = []
 

@@ -124,11 +124,17 @@ class CroppedMasks(TensorDataclass):
 
     @classmethod
     def from_dense(cls, masks: Tensor) -> CroppedMasks:
-        """Crop masks [T,H,W], which are bools, or numbers that are not zero inside.
+        """Crop masks [T,H,W]: bools, whole numbers that are not zero inside, or 0.0 and 1.0.
 
-        `ValueError` if they have another shape.
+        `ValueError` if they have another shape, or are probabilities.
         """
         require(masks.ndim == 3, f"masks must be [T,H,W], not {tuple(masks.shape)}")
+        if masks.is_floating_point():
+            require(
+                bool(((masks == 0) | (masks == 1)).all()),
+                "masks of floating-point numbers must be 0 or 1; compare others with a threshold, "
+                "such as masks > 0.5",
+            )
         if len(masks) == 0:
             no_pixels = masks.new_zeros(1, dtype=torch.uint8)
             return cls(no_pixels, masks.new_zeros(0, 4, dtype=torch.int64))

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from groupdetr.ops.level_sizes import level_sizes
 from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 
@@ -123,5 +124,4 @@ def compute_valid_sizes(
         height = valid[:, :, 0].sum(1)
         sizes.append(torch.stack([width, height], -1))
     valid_sizes = torch.stack(sizes, 1).float()
-    padded_sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32)
-    return valid_sizes, valid_sizes / padded_sizes.to(valid_sizes.device, non_blocking=True)
+    return valid_sizes, valid_sizes / level_sizes(shapes, torch.float32, valid_sizes.device)

@@ -17,6 +17,9 @@ class StepObjects:
     objects of the whole step, every part divides by the same number. So the mean is the loss of
     the undivided batch, and it does not depend on the number of parts.
 
+    With several processes and micro-batches, every process needs the counts of all of them. With
+    one micro-batch per process, the criterion adds them by itself, and no `StepObjects` is needed.
+
     The parts must have equal numbers of images. Four images of one step, in two micro-batches:
 
     >>> counts = [3, 0, 1, 2]

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from groupdetr.errors import UsageError
+from groupdetr.files.replacing import same_file
+from groupdetr.settings import is_number
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.tasks.annotated_images import save_annotated
-from groupdetr.tasks.output_files import same_file
 from groupdetr.tasks.result_formats import format_counts
 from groupdetr.visualize.display import display_in_notebook, in_notebook, open_image
 
@@ -115,6 +116,14 @@ class DetectionResult(ABC):
         file = io.BytesIO()
         image.save(file, format="PNG")
         return file.getvalue()
+
+
+def expect_score(score: float) -> None:
+    """Raise `UsageError` unless a score threshold is a number from 0 to 1."""
+    if not (is_number(score) and 0 <= score <= 1):
+        raise UsageError(
+            f"score must be a number from 0 to 1, not {score!r}", remedy="--score 0.5, for example"
+        )
 
 
 def hint_at_lower_score(best_scores: Sequence[float], min_score: float) -> str:

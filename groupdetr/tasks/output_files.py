@@ -7,35 +7,16 @@ of the user that happen to have the same names. Then nothing is written.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from groupdetr.errors import UsageError
+from groupdetr.files.replacing import same_file
 from groupdetr.structures.json_object import JsonObject
 
-MAX_LISTED = 5  # files that a message lists
 # How the predictions.json begins that predict writes: of images, or of scenes.
 _PREDICTIONS = re.compile(rb'\s*(\[\s*(\]|\{\s*"file":)|\{\s*"meta":)')
-
-
-def expect_replaceable(files: Iterable[Path], is_own: Callable[[Path], bool], remedy: str) -> None:
-    """Raise `UsageError` if a file exists that the command did not write.
-
-    ``is_own`` returns True for a file that an earlier run of the command wrote.
-    """
-    foreign = [file for file in files if os.path.lexists(file) and not is_own(file)]
-    if not foreign:
-        return
-    if len(foreign) == 1:
-        what = "this file would be replaced, and the command did not write it"
-    else:
-        what = f"{len(foreign)} files would be replaced that the command did not write"
-    where = [str(file) for file in foreign[:MAX_LISTED]]
-    if len(foreign) > MAX_LISTED:
-        where.append(f"and {len(foreign) - MAX_LISTED} more")
-    raise UsageError(what, "\n".join(where), remedy)
 
 
 def expect_outside_dataset(out: Path, folders: Iterable[Path]) -> None:
@@ -65,17 +46,6 @@ def dataset_folders(metadata: JsonObject) -> list[Path]:
         if "annotations" in split and root.is_dir():
             folders.append(Path(split["annotations"]).parent)
     return folders
-
-
-def same_file(first: Path, second: Path) -> bool:
-    """True if two paths lead to the same file or folder, over links or in other letters.
-
-    False if one of them does not exist.
-    """
-    try:
-        return os.path.samefile(first, second)
-    except (OSError, ValueError):
-        return False
 
 
 def has_json_keys(path: Path, keys: Sequence[str]) -> bool:

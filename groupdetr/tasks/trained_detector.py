@@ -17,10 +17,10 @@ from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.experiments import Experiment
 from groupdetr.registry import class_path, experiment, recipe_from_dict
-from groupdetr.settings import Settings, expect_positive
+from groupdetr.settings import RANGES, Settings, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.arguments import weights_of
 from groupdetr.tasks.registry import task_class
+from groupdetr.tasks.run_or_weights import weights_of
 from groupdetr.weights.loading import build_for_file, load_weights
 
 DEFAULT_IMGSZ = 800  # of weights files that do not record it
@@ -37,7 +37,12 @@ class TrainedDetector:
 
     task: type[Task]
 
-    def __init__(self, source: str | Path, device: str = "auto", imgsz: int | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        device: str | torch.device = "auto",
+        imgsz: int | None = None,
+    ) -> None:
         self.path, metadata = weights_and_metadata(source)
         self.recipe, self.experiment = recipe_and_experiment(metadata, self.path)
         self.task = task_class(self.experiment.task)
@@ -62,12 +67,8 @@ class TrainedDetector:
             self.categories.append((category_id, name))
 
         self.imgsz = int(metadata.get("imgsz", DEFAULT_IMGSZ)) if imgsz is None else imgsz
-        expect_positive(imgsz=self.imgsz)
-        # A device may have an index, such as cuda:1.
-        expect_device(device.partition(":")[0])
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        expect_whole_number("imgsz", self.imgsz, *RANGES["imgsz"])
+        self.device = _device(str(device))
 
         self.model = build_for_file(self.recipe, self.path)
         load_weights(self.model, self.path)
@@ -84,13 +85,28 @@ class TrainedDetector:
         return replace(self.experiment.settings, imgsz=self.imgsz)
 
 
+def _device(name: str) -> torch.device:
+    """Return a device, which may have an index, such as cuda:1. `UsageError` if there is none."""
+    kind, colon, index = name.partition(":")
+    expect_device(kind)
+    if kind == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if colon and not (index.isdecimal() and int(index) < count):
+        raise UsageError(
+            f"this machine has no device {name!r}",
+            remedy=f"choose an index from 0 to {count - 1}, or only {kind!r}",
+        )
+    return torch.device(name)
+
+
 def weights_and_metadata(source: str | Path) -> tuple[Path, JsonObject]:
     """Return the weights file of a run, or the file itself, and its metadata.
 
     The metadata are the recipe, and, if they were recorded, categories and imgsz.
     """
     file = weights_of(source)
-    _, metadata = native.read(file)
+    metadata = native.read_metadata(file)
     if "recipe" not in metadata:
         raise UsageError(
             "this file does not record which model it belongs to",

@@ -16,7 +16,7 @@ from groupdetr.errors import UsageError
 from groupdetr.registry import loaded_plugins
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.arguments import expect_run
+from groupdetr.tasks.run_or_weights import expect_run
 
 RESTORE = "restore the file, or start a new run from its weights with --weights"
 

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from groupdetr.checkpoints import native
+from groupdetr.checkpoints.file_format import KEY
 from groupdetr.checkpoints.layout import Layout, RecipeFields
 from groupdetr.checkpoints.metadata import UNTRUSTED, check_recipe_fields, invalid
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.experiments import Experiment
+from groupdetr.files.replacing import expect_replaceable, same_file
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
 from groupdetr.weights.adapt import count_classes
@@ -59,7 +63,11 @@ def import_weights(
     checkpoint belongs to. ``options`` are recipe fields that replace those of the checkpoint, such
     as ``num_groups=1``, which keeps group 0. ``file_groups``, ``layout`` and ``entry`` as in
     `load_weights`.
+
+    `UsageError` if ``out`` is the source, the weights of a run, or a file that this library did not
+    write. Such files are never replaced.
     """
+    expect_replaceable_weights(Path(source), Path(out))
     # Presets are above this package, and only an import needs them.
     from groupdetr.registry import experiment, recipe_to_dict
 
@@ -105,6 +113,28 @@ def import_weights(
         ]
     )
     return report
+
+
+def expect_replaceable_weights(source: Path, out: Path) -> None:
+    """Raise `UsageError` if an import would replace its source, the weights of a run, or others.
+
+    Other files of weights that this library wrote may be replaced.
+    """
+
+    def is_own(file: Path) -> bool:
+        in_run = RunFolder(file.parent.parent).config.is_file()
+        return not in_run and not same_file(source, file) and is_own_weights(file)
+
+    expect_replaceable([out], is_own, "choose another file with --out (Python: out=FILE)")
+
+
+def is_own_weights(file: Path) -> bool:
+    """True if a file holds weights that this library wrote. Only its header is read."""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return KEY in (weights.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return False
 
 
 def _experiment_of(layout: Layout, file: Checkpoint) -> Experiment:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from groupdetr.checkpoints import native
 from groupdetr.checkpoints.layout import IdAndName, Layout, Metadata, RecipeFields, refuse
 from groupdetr.checkpoints.metadata import (
+    COUNTS_OF_MODULES,
     UNTRUSTED,
     check_categories,
     check_recipe_fields,
     check_text,
+    invalid,
 )
 from groupdetr.checkpoints.native import unique_state
 from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
@@ -220,6 +222,8 @@ def build_for_file(recipe: Recipe, path: Path) -> DetectionTransformer:
     the file: metadata are data of somebody else, and must not fill the memory.
     """
     where = str(path)
+    sizes = native.sizes(path)
+    expect_modules_of_file(recipe, len(sizes), where)
     with errors_of_a_recipe(recipe, where):
         try:
             with torch.device("meta"):
@@ -227,8 +231,22 @@ def build_for_file(recipe: Recipe, path: Path) -> DetectionTransformer:
         except NotImplementedError:
             # A plugin may use operations that need values. It is code that the user has chosen.
             return recipe.build()
-        expect_size_of_file(outline, native.sizes(path), where)
+        expect_size_of_file(outline, sizes, where)
         return recipe.build()
+
+
+def expect_modules_of_file(recipe: Recipe, num_tensors: int, where: str) -> None:
+    """Raise `WeightsError` if a recipe has more layers than its file has tensors.
+
+    Layers take time to build, even without memory, and every layer has some tensors. What the
+    fields of a recipe from outside of this library count is not known.
+    """
+    if not type(recipe).__module__.startswith("groupdetr."):
+        return
+    for name, value in asdict(recipe).items():
+        is_count = any(part in name for part in COUNTS_OF_MODULES)
+        if is_count and type(value) is int and value > num_tensors:
+            raise invalid(name, value, f"at most the {num_tensors} tensors of the file", where)
 
 
 @contextmanager
@@ -436,6 +454,12 @@ def restore_groups(
     for name, axes in declared.items():
         if name in state and lacks_groups(state[name], model[name], axes):
             flat.append(name)
+    if file_groups is not None and not flat:
+        raise WeightsError(
+            f"this file records its groups, and {file_groups} cannot replace their number",
+            file.where,
+            "leave out the number of groups in the file",
+        )
     num_groups = 1
     for name in flat:
         rows = count_flat_rows(state[name], declared[name])

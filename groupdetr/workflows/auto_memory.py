@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from groupdetr.console.text import quote
+from groupdetr.console.text import quantity, quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.memory import create_meter, format_bytes, is_out_of_memory, usable_bytes
 from groupdetr.engine.optimizer import create_ema, create_optimizer
@@ -132,9 +132,7 @@ class StepPlan:
         return self.chunk >= other.chunk and self.images >= other.images
 
     def __str__(self) -> str:
-        images = "1 image" if self.images == 1 else f"{self.images} images"
-        groups = "1 group" if self.chunk == 1 else f"{self.chunk} groups"
-        return f"{images} and {groups}"
+        return f"{quantity(self.images, 'image')} and {quantity(self.chunk, 'group')}"
 
 
 @dataclass(frozen=True)

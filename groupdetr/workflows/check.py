@@ -14,7 +14,7 @@ from groupdetr.data.nuscenes.version import load as load_version
 from groupdetr.data.records import TrainingData
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError
-from groupdetr.settings import MANY, RANGES, expect_in_range
+from groupdetr.settings import MANY, RANGES, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
 from groupdetr.workflows.output_folder import expect_check_file
@@ -57,8 +57,8 @@ def check(
 
     >>> groupdetr.check("data/mine").raise_for_errors()
     """
-    expect_in_range("queries", queries, 1, MANY)
-    expect_in_range("workers", workers, *RANGES["workers"])
+    expect_whole_number("queries", queries, 1, MANY)
+    expect_whole_number("workers", workers, *RANGES["workers"])
     if workers == 0:
         raise UsageError("workers must be at least 1: they are threads that decode images")
     data = Path(data)

@@ -16,7 +16,7 @@ from groupdetr.errors import UsageError
 from groupdetr.registry import experiment
 from groupdetr.report.comparison import RunSummary
 from groupdetr.report.run_summary import format_versions
-from groupdetr.settings import MANY, RANGES, expect_in_range, expect_positive
+from groupdetr.settings import MANY, RANGES, expect_positive, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.demo_spec import DemoSpec
 from groupdetr.tasks.registry import task_class
@@ -40,10 +40,10 @@ class DemoPlan:
 
     def __post_init__(self) -> None:
         expect_positive(epochs=self.epochs)
-        expect_in_range("groups", self.groups, 1, MANY)
-        expect_in_range("seeds", self.seeds, 1, 1000)
-        expect_in_range("seed", self.seed, *RANGES["seed"])
-        expect_in_range("at_once", self.at_once, 1, 1000)
+        expect_whole_number("groups", self.groups, 1, MANY)
+        expect_whole_number("seeds", self.seeds, 1, 1000)
+        expect_whole_number("seed", self.seed, *RANGES["seed"])
+        expect_whole_number("at_once", self.at_once, 1, 1000)
 
     @property
     def data(self) -> Path:

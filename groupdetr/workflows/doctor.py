@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
 from groupdetr.analysis.isolation import DetectorIsolation, measure
 from groupdetr.console.output import create_console
 from groupdetr.engine.accelerator import create_accelerator, environment
+from groupdetr.errors import UsageError
 from groupdetr.registry import create_model
-from groupdetr.settings import Settings
+from groupdetr.settings import MANY, Settings, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.trained_detector import TrainedDetector
+
+DEFAULT_GROUPS = 3  # K of a model that is not a run
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,23 @@ class DoctorResult:
             console.print("GROUPS LEAK INTO EACH OTHER: this is not Group DETR")
 
 
-def doctor(*, model: str, groups: int, device: str) -> DoctorResult:
+def doctor(*, model: str, groups: int | None, device: str) -> DoctorResult:
     """Measure the isolation of the groups of a detector.
 
     The arguments are the options of `groupdetr doctor`.
     """
+    expect_whole_number("groups", groups, 1, MANY)
     torch_device = create_accelerator(Settings(device=device)).device
     torch.manual_seed(0)
-    if Path(model).exists():
+    if os.path.exists(model):
+        if groups is not None:
+            raise UsageError(
+                "--groups has no effect on a run, which has its own groups",
+                model,
+                "leave out --groups",
+            )
         network = TrainedDetector(model, str(torch_device)).model
     else:
-        network = create_model(model, num_groups=groups).to(torch_device)
+        network = create_model(model, num_groups=groups or DEFAULT_GROUPS).to(torch_device)
     isolation = measure(network)
     return DoctorResult(model, str(torch_device), environment(), isolation)

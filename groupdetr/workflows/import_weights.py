@@ -7,10 +7,9 @@ from pathlib import Path
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.errors import UsageError
-from groupdetr.settings import MANY, expect_in_range
+from groupdetr.settings import MANY, expect_whole_number
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.weights.importing import import_weights
-from groupdetr.workflows.output_folder import expect_import_file
 from groupdetr.workflows.task_workflows import workflows_for
 
 
@@ -35,11 +34,10 @@ def import_checkpoint(
             str(source.resolve()),
             "name the file, or the folder by its own name",
         )
-    expect_in_range("groups", groups, 1, MANY)
-    expect_in_range("queries", queries, 1, MANY)
-    expect_in_range("file_groups", file_groups, 1, MANY)
+    expect_whole_number("groups", groups, 1, MANY)
+    expect_whole_number("queries", queries, 1, MANY)
+    expect_whole_number("file_groups", file_groups, 1, MANY)
     out = out or source.with_suffix(".groupdetr.safetensors")
-    expect_import_file(source, out)
     options = {}
     if groups is not None:
         options["num_groups"] = groups

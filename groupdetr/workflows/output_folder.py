@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from groupdetr.checkpoints.file_format import KEY
 from groupdetr.engine.run_folder import RunFolder
+from groupdetr.files.replacing import expect_folder, expect_replaceable
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.output_files import (
     dataset_folders,
     expect_outside_dataset,
-    expect_replaceable,
     has_json_keys,
-    same_file,
 )
 
 OTHER_FOLDER = "choose another folder with --out"
@@ -33,6 +29,7 @@ def output_folder(out: Path | None, run: Path, name: str) -> Path:
     """
     parent = run if run.is_dir() else run.parent
     folder = out or parent / name
+    expect_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -45,7 +42,8 @@ def expect_val_folder(out: Path) -> None:
 
 
 def expect_check_file(file: Path) -> None:
-    """Raise `UsageError` if check.json would replace a file of others."""
+    """Raise `UsageError` if check.json would replace a file of others, or cannot be written."""
+    expect_folder(file.parent)
     expect_replaceable([file], lambda file: has_json_keys(file, CHECK_KEYS), OTHER_FOLDER)
 
 
@@ -55,6 +53,7 @@ def expect_new_run(run: RunFolder, dataset: JsonObject) -> None:
     The folder may hold other files, and what a training left that was ended before its first step.
     ``dataset`` is the metadata of the dataset that the run is trained on.
     """
+    expect_folder(run.path)
     expect_outside_dataset(run.path, dataset_folders(dataset))
     trained = [run.log, run.results, run.best, run.best_metrics, run.previous, run.report]
     expect_replaceable(trained, lambda _: False, OTHER_FOLDER)
@@ -69,30 +68,10 @@ def expect_demo_folder(folder: Path) -> None:
 
     The demo writes demo.json first.
     """
+    expect_folder(folder)
     recorded = folder / "demo.json"
     if has_json_keys(recorded, ("groups", "epochs")):
         return
     files = [recorded, folder / "data", folder / "metrics.json", folder / "report.html"]
+    files += sorted(folder.glob("*-seed[0-9]*"))  # the folders of the trainings
     expect_replaceable(files, lambda _: False, OTHER_FOLDER)
-
-
-def expect_import_file(source: Path, out: Path) -> None:
-    """Raise `UsageError` if an import would replace its source, the weights of a run, or others.
-
-    Other files of weights that this library wrote may be replaced.
-    """
-
-    def is_own(file: Path) -> bool:
-        in_run = RunFolder(file.parent.parent).config.is_file()
-        return not in_run and not same_file(source, file) and is_own_weights(file)
-
-    expect_replaceable([out], is_own, "choose another file with --out")
-
-
-def is_own_weights(file: Path) -> bool:
-    """True if a file holds weights that this library wrote. Only its header is read."""
-    try:
-        with safe_open(file, framework="pt") as weights:
-            return KEY in (weights.metadata() or {})
-    except (SafetensorError, OSError, ValueError):
-        return False

@@ -19,7 +19,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from groupdetr.engine.progress import NOTEBOOK_EVERY, PLAIN_EVERY, format_percent, text_bar
+from groupdetr.engine.progress import (
+    NOTEBOOK_EVERY,
+    PLAIN_EVERY,
+    format_percent,
+    format_times,
+    text_bar,
+)
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import GroupDETRError
 from groupdetr.registry import experiment, loaded_plugins
@@ -78,14 +84,20 @@ class TrainingRun:
         return float(records[-1]["seconds"] / records[-1]["step"])
 
     def progress_text(self) -> str:
-        """Return the progress in percent, and the main metric of the last evaluation."""
-        progress = f"{100 * self.last_step() / self.steps:.0f} %"
+        """Return the progress in percent, the main metric of the last evaluation, and times.
+
+        The times are those that the training has taken, and that it will probably still take.
+        """
+        step = self.last_step()
+        parts = [f"{100 * step / self.steps:.0f} %"]
         evaluations = self.run.evaluations()
-        if not evaluations:
-            return progress
-        metric = task_class(experiment(self.model).task).metrics[0]
-        value = evaluations[-1][metric]
-        return f"{progress}, {metric} {format_percent(math.nan if value is None else value)}"
+        if evaluations:
+            metric = task_class(experiment(self.model).task).metrics[0]
+            value = evaluations[-1][metric]
+            parts.append(f"{metric} {format_percent(math.nan if value is None else value)}")
+        if step:
+            parts.append(format_times(step * self.seconds_per_step(), min(1.0, step / self.steps)))
+        return ", ".join(parts)
 
     def start_process(self) -> subprocess.Popen[bytes]:
         """Start the training, or resume it if it was stopped. Its output goes to the log.
@@ -276,16 +288,17 @@ class ProgressBars:
             BarColumn(),
             TextColumn("{task.fields[text]}", markup=False),
             console=console,
-            disable=not console.is_terminal,
         )
         self.bar_of_run: dict[TrainingRun, TaskID] = {}
 
     def __enter__(self) -> ProgressBars:
-        self.bars.start()
+        if self.console.is_terminal:
+            self.bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.bars.stop()
+        if self.console.is_terminal:
+            self.bars.stop()
 
     def update(self, runs: Sequence[TrainingRun]) -> None:
         """Show the progress of the runs that are being trained."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groupdetr.errors import UsageError
-from groupdetr.settings import MANY, RANGES, expect_in_range
+from groupdetr.settings import MANY, RANGES, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.detection_result import expect_score
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.output_folder import output_folder
 from groupdetr.workflows.task_workflows import workflows_for
@@ -28,12 +29,10 @@ def predict(
 
     The arguments are the options of `groupdetr predict`.
     """
-    expect_in_range("imgsz", imgsz, *RANGES["imgsz"])
-    expect_in_range("limit", limit, 1, MANY)
-    if score is not None and not 0 <= score <= 1:
-        raise UsageError(
-            f"score must be between 0 and 1, not {score}", remedy="--score 0.5, for example"
-        )
+    expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
+    expect_whole_number("limit", limit, 1, MANY)
+    if score is not None:
+        expect_score(score)
     task = task_of(run)
     if task.input_kind == "images" and (split != "val" or limit is not None):
         raise UsageError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from groupdetr.console.text import file_name
 from groupdetr.engine.run_folder import RunFolder, training_data
 from groupdetr.errors import UsageError
-from groupdetr.settings import RANGES, expect_in_range
+from groupdetr.settings import RANGES, expect_whole_number
 from groupdetr.tasks.result_formats import Metrics
 from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
 from groupdetr.workflows.output_folder import expect_val_folder, output_folder
@@ -68,9 +69,9 @@ def validate_command(
 
     The arguments are the options of `groupdetr val`.
     """
-    expect_in_range("imgsz", imgsz, *RANGES["imgsz"])
-    expect_in_range("batch", batch, *RANGES["batch"])
-    expect_in_range("workers", workers, *RANGES["workers"])
+    expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
+    expect_whole_number("batch", batch, *RANGES["batch"])
+    expect_whole_number("workers", workers, *RANGES["workers"])
     if images is not None and data is None:
         raise UsageError(
             "--images has an effect with --data only",
@@ -84,7 +85,7 @@ def validate_command(
     name = folder_name(run, data, split, imgsz)
     if out is None:
         out = unused_folder(run, data, name)
-    elif name != "val" or not run.is_dir() or out.resolve() != RunFolder(run).val.resolve():
+    elif name != "val" or not run.is_dir() or _real(out) != _real(RunFolder(run).val):
         refuse_folder_of_training(out)
     # The folder is created before the evaluation, so an unwritable one is an error at once.
     folder = output_folder(out, run, name)
@@ -108,9 +109,9 @@ def is_training_data(run: Path, data: Path, images: Path | None) -> bool:
     if not run.is_dir():
         return False
     own_data, own_images = training_data(run, "add --data DATA")
-    if data.resolve() != own_data.resolve():
+    if _real(data) != _real(own_data):
         return False
-    return images is None or (own_images is not None and images.resolve() == own_images.resolve())
+    return images is None or (own_images is not None and _real(images) == _real(own_images))
 
 
 def folder_name(run: Path, data: Path | None, split: str | None, imgsz: int | None) -> str:
@@ -152,19 +153,30 @@ def _has_same_subject(metrics: Path, run: Path, data: Path | None) -> bool:
         data = training_data(run, "add --data DATA")[0]
     try:
         content = json.loads(metrics.read_text(encoding="utf-8"))
-        weights, evaluated = Path(content["weights"]).resolve(), Path(content["data"]).resolve()
+        weights, evaluated = _real(content["weights"]), _real(content["data"])
     except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return False
     file = RunFolder(run).best if run.is_dir() else run
-    return weights == file.resolve() and evaluated == data.resolve()
+    return weights == _real(file) and evaluated == _real(data)
 
 
 def refuse_folder_of_training(out: Path) -> None:
     """Raise `UsageError` if a folder is that of the metrics that a training has written."""
-    run = RunFolder(out.resolve().parent)
-    if run.config.is_file() and out.resolve() == run.val.resolve():
+    run = RunFolder(_real(out).parent)
+    if run.config.is_file() and _real(out) == _real(run.val):
         raise UsageError(
             "this folder has the metrics of a training, and this evaluation is another one",
             str(out),
             "choose another --out, or leave it out",
         )
+
+
+def _real(path: str | Path) -> Path:
+    """Return the path that the links in ``path`` lead to, which need not exist.
+
+    Unlike `Path.resolve`, it raises nothing for a link that leads to itself.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL character
+        return Path(path)

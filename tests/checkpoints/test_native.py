@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-from groupdetr.checkpoints.native import read, save, unique_state
+from groupdetr.checkpoints.native import CHECKSUM, read, save, unique_state
 from groupdetr.errors import WeightsError
 from groupdetr.files.writing import WriteError
 from groupdetr.modeling.detr import DetectionTransformer
@@ -76,3 +78,37 @@ def test_the_error_for_a_truncated_file_names_it(
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(WeightsError, match=r"truncated\.safetensors"):
         read(path)
+
+
+def test_every_flipped_bit_of_the_tensors_is_noticed(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    """Without the checksum, safetensors reads other numbers."""
+    path = tmp_path / "best.safetensors"
+    save(model, path, {})
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    generator = random.Random(0)
+    for _ in range(40):
+        damaged = bytearray(content)
+        damaged[generator.randrange(start, len(content))] ^= 1 << generator.randrange(8)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(WeightsError, match="their checksum is wrong"):
+            read(path)
+
+
+def test_a_file_that_was_changed_on_purpose_has_no_checksum(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    """As the error for a wrong checksum says."""
+    path = tmp_path / "best.safetensors"
+    save(model, path, {"imgsz": 96})
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    state = {name: tensor + 1 for name, tensor in read(path)[0].items()}
+    save_file(state, path, metadata)
+    with pytest.raises(WeightsError, match="without the entry sha256"):
+        read(path)
+    del metadata[CHECKSUM]
+    save_file(state, path, metadata)
+    assert torch.equal(read(path)[0]["queries.embedding"], model.queries.embedding + 1)

@@ -9,7 +9,9 @@ import enum
 import functools
 import json
 import pickle
+import random
 import sys
+import tarfile
 import types
 from argparse import Namespace
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from groupdetr.checkpoints.file_format import KEY, file_stamp
 from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.errors import WeightsError
+from tests.runs import is_identical
 
 STATE = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
 
@@ -172,7 +175,7 @@ def test_code_beside_objects_is_refused(
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_whole_network_is_told_by_its_class(tmp_path: Path) -> None:
+def test_the_error_for_a_whole_network_names_its_class(tmp_path: Path) -> None:
     torch.save(Network(), tmp_path / "bare.pth")
     torch.save({"model": Network(), "epoch": 3}, tmp_path / "inside.pth")
     for name in ("bare.pth", "inside.pth"):
@@ -245,7 +248,7 @@ def test_weights_in_several_files_are_read_together(sharded: Path) -> None:
     assert checkpoint.metadata == {"model_type": "x"}
 
 
-def test_one_of_several_files_is_told_as_such(sharded: Path) -> None:
+def test_one_of_several_files_is_recognised(sharded: Path) -> None:
     file = next(sharded.glob("*-00002-of-*"))
     with pytest.raises(WeightsError, match="only number 2 of 2") as refused:
         open_checkpoint(file)
@@ -287,7 +290,7 @@ def test_pointers_in_a_folder_of_transformers_are_named(name: str, tmp_path: Pat
     assert refused.value.where == str(tmp_path / name)
 
 
-def test_folders_of_other_programs_are_told_for_what_they_are(tmp_path: Path) -> None:
+def test_folders_of_other_programs_are_recognised(tmp_path: Path) -> None:
     for names, message in (
         ((".metadata", "__0_0.distcp"), "distributed checkpoint of torch"),
         (("latest", "zero_to_fp32.py"), "DeepSpeed"),
@@ -336,3 +339,39 @@ def test_a_file_of_too_many_tensors_is_refused(tmp_path: Path) -> None:
     save_file({f"{i}": one.clone() for i in range(2**15 + 1)}, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match="32769 tensors"):
         open_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_no_flipped_bit_of_a_file_of_torch_changes_a_number(
+    with_checksums: bool, tmp_path: Path
+) -> None:
+    """torch.load does not compare the checksums, which torch.save may also leave out."""
+    path = tmp_path / "x.pth"
+    state = {f"{name}.weight": torch.randn(20, 20) for name in "abcdef"}
+    torch.serialization.set_crc32_options(with_checksums)
+    try:
+        torch.save({"model": state}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    content = path.read_bytes()
+    assert is_identical(open_checkpoint(path).state, state)
+    if not with_checksums:
+        return
+    generator = random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        path.write_bytes(bytes(damaged))
+        try:
+            checkpoint = open_checkpoint(path)
+        except WeightsError:
+            continue
+        assert is_identical(checkpoint.state, state)
+
+
+def test_a_tar_archive_with_a_checkpoint_at_its_end_is_an_archive(tmp_path: Path) -> None:
+    torch.save({"model": {"a.weight": torch.ones(2)}}, tmp_path / "x.pth")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "x.pth", "x.pth")
+    with pytest.raises(WeightsError, match="a tar archive"):
+        open_checkpoint(tmp_path / "x.tar")

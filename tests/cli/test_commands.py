@@ -18,6 +18,7 @@ from PIL import Image
 import groupdetr
 from groupdetr import registry
 from groupdetr.cli.main import COMMANDS, main
+from groupdetr.cli.options.import_weights import ImportOptions
 from groupdetr.data.synthetic import write
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.tasks.detection2d.demo_data import DEMO_DATA
@@ -219,7 +220,7 @@ def test_predict_leaves_out_what_a_system_wrote_and_says_so(
 ) -> None:
     photos = tmp_path / "photos"
     (photos / "__MACOSX").mkdir(parents=True)
-    image = Image.open(next((shapes / "images/val").iterdir()))
+    image = Image.open(min((shapes / "images/val").iterdir()))
     for name in ("a.jfif", "b.tga", "c.pgm", "d.dib", "e.jpe"):
         image.convert("L" if name == "c.pgm" else "RGB").save(photos / name)
     for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "__MACOSX/._a.jpg", "notes.txt"):
@@ -243,7 +244,7 @@ def test_predict_names_an_unreadable_image_and_processes_the_others(
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not an image")
-    good = next((shapes / "images/val").iterdir())
+    good = min((shapes / "images/val").iterdir())
     out = tmp_path / "out"
     assert main(["predict", str(run), str(broken), str(good), "--out", str(out)]) == 3
     assert "broken.jpg" in capsys.readouterr().err
@@ -303,6 +304,45 @@ def test_an_output_folder_that_cannot_be_created_is_an_error_before_any_computat
     error = capsys.readouterr().err
     assert f"where: {file}" in error
     assert "--out" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("broken stream"), "broken stream"),
+        (MemoryError("12 GiB"), "there is not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate"), "there is not enough memory"),
+    ],
+)
+def test_an_error_of_the_system_is_a_message(
+    error: Exception,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Such an error has no file, for example if the output goes to a disk that is full."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("groupdetr.cli.main.load", lambda name: lambda **_: fail(name))
+    monkeypatch.setattr("groupdetr.cli.main.read_options", lambda *_: ImportOptions(Path("a")))
+    assert main(["import", "a"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert reason in message
+
+
+@pytest.mark.parametrize("arguments", [["val", ""], ["check", "data", "--out="], ["presets", " "]])
+def test_an_empty_argument_is_an_error_and_not_the_current_folder(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: an argument is empty")
+    assert f"after {'--out' if '--out=' in arguments else arguments[0]}" in message
 
 
 @pytest.mark.parametrize("command", ["val", "predict"])

@@ -100,7 +100,10 @@ def test_zsh_completes(typed: str, completed: str, folder: Path) -> None:
 
 
 def press_tab(command: list[str], setup: str, typed: str, expected: str, folder: Path) -> str:
-    """Return what a shell shows after ``setup``, ``typed`` and the Tab key, at most 20 s later."""
+    """Return what a shell shows after ``setup``, ``typed`` and the Tab key.
+
+    It waits for two minutes at most.
+    """
     import pty
     import select
 
@@ -110,7 +113,7 @@ def press_tab(command: list[str], setup: str, typed: str, expected: str, folder:
         os.execvpe(command[0], command, {**os.environ, "TERM": "dumb"})
 
     def read_until(text: str, output: str = "") -> str:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not re.search(text, output) and time.monotonic() < deadline:
             if select.select([terminal], [], [], 0.1)[0]:
                 output += os.read(terminal, 65536).decode(errors="replace")

@@ -158,7 +158,7 @@ def test_predict_with_an_unreadable_image_prints_no_json_but_writes_the_others(
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not an image")
-    good = next((shapes / "images/val").iterdir())
+    good = min((shapes / "images/val").iterdir())
     out = tmp_path / "out"
     assert main(["predict", str(run), str(broken), str(good), "--out", str(out), "--json"]) == 3
     assert capsys.readouterr().out == ""

@@ -175,7 +175,7 @@ def test_predict_without_inputs_draws_samples_of_the_runs_own_data(
     assert list(results) == [val[0].token, val[2].token], "evenly spread over the split"
     names = {f"{sample.scene}-{sample.token}.jpg" for sample in (val[0], val[2])}
     assert {path.name for path in tmp_path.glob("*.jpg")} == names
-    with Image.open(next(tmp_path.glob("*.jpg"))) as image:
+    with Image.open(min(tmp_path.glob("*.jpg"))) as image:
         assert image.width > 3 * 640, "three cameras in a row, and the bird's-eye view"
     boxes = read_results(tmp_path / "predictions.json", list(results))
     for sample_boxes, rows in zip(boxes, results.values()):
@@ -217,7 +217,7 @@ def test_the_scene_detector_returns_boxes_in_the_lidar_frame(run: Path, scenes: 
 def test_a_detector_of_scenes_refuses_images(
     run: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = next((scenes / "samples").rglob("*.jpg"))
+    image = min((scenes / "samples").rglob("*.jpg"))
     assert main(["predict", str(run), str(image)]) == 2
     assert "six cameras" in capsys.readouterr().err
     assert main(["predict", str(run), str(scenes / "nowhere")]) == 2
@@ -242,7 +242,7 @@ def test_the_json_output_has_the_documented_keys(
     # An image that cannot be read is an error, and a sample without objects is a warning.
     data = tmp_path / "data"
     copy_without_annotations(scenes, data, {load(scenes).splits["train"][0].token})
-    next((data / "samples").rglob("*.jpg")).write_bytes(b"not an image")
+    min((data / "samples").rglob("*.jpg")).write_bytes(b"not an image")
     assert main(["check", str(data), "--json"]) == 3
     assert_documented("check", json.loads(capsys.readouterr().out))
 

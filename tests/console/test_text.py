@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupdetr.console.text import encodable, escape_controls, escape_html, file_name, quote
+from groupdetr.console.text import (
+    encodable,
+    escape_controls,
+    escape_html,
+    file_name,
+    quantity,
+    quote,
+)
 from groupdetr.errors import UsageError
 
 NAMES = [
@@ -106,6 +113,12 @@ def test_a_file_name_leads_nowhere_and_is_not_too_long(text: str) -> None:
     assert name not in ("", ".", "..")
     assert not set('/\\:*?"<>|\0') & set(name)
     assert len(name.encode()) <= 201
+
+
+def test_a_quantity_has_its_plural() -> None:
+    assert quantity(1, "image") == "1 image"
+    assert quantity(0, "image") == "0 images"
+    assert quantity(2, "box", "boxes") == "2 boxes"
 
 
 def test_the_message_of_an_error_controls_no_terminal_either() -> None:

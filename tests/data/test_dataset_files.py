@@ -241,7 +241,7 @@ def test_years_with_the_required_split_come_first(tmp_path: Path) -> None:
         (["data.yaml", "images/train/a.jpg", "labels/train/a.txt"], "YOLO"),
         (["train/images/a.jpg", "train/labels/a.txt"], "YOLO"),
         (["JPEGImages/a.jpg", "Annotations/a.xml", "ImageSets/Main/train.txt"], "VOC"),
-        (["cats/a.jpg", "dogs/b.jpg"], "Found: 'cats/', 'dogs/'"),
+        (["cats/a.jpg", "dogs/b.jpg"], "image classification"),
         (["a.json", "b.json", "images/a.jpg"], "'a.json', 'b.json', 'images/'"),
         (["./"], "nothing"),
     ],
@@ -266,3 +266,19 @@ def test_the_error_for_a_missing_path_names_it(tmp_path: Path) -> None:
 def test_the_error_for_results_beside_annotations_lists_both(real_data: Path) -> None:
     with pytest.raises(DataError, match=r"expected\.json"):
         find_files(real_data / "coco_eval")
+
+
+@pytest.mark.parametrize("written", ["predictions.json", "metrics.json", "check.json", "demo.json"])
+@pytest.mark.parametrize("folder", ["", "annotations/"])
+def test_what_a_command_wrote_beside_the_annotations_does_not_hide_them(
+    written: str, folder: str, tmp_path: Path
+) -> None:
+    """The option --out of `groupdetr predict` may lead to the folder of a dataset."""
+    paths = ["images/a.jpg", f"{folder}labels.json"]
+    expected = find_files(build(tmp_path, paths))
+    assert find_files(build(tmp_path, [*paths, f"{folder}{written}"])) == expected
+
+
+def test_a_dataset_whose_annotation_file_has_the_name_of_an_output_is_read(tmp_path: Path) -> None:
+    files = find_files(build(tmp_path, ["images/a.jpg", "metrics.json"]))
+    assert [split.annotations.name for split in files.values()] == ["metrics.json"]

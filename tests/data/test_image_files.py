@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from groupdetr.data.image_files import (
     IMAGE_SUFFIXES,
     is_image_name,
     is_system_name,
-    merge,
+    merge_searches,
     named_files,
     search_folder,
 )
@@ -65,7 +67,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     create(tmp_path / "one", "a.jpg", "b.heic", "c.HEIC", "d", "\x1b[2J.\x1b[31m")
     create(tmp_path / "two", "b.txt", ".DS_Store", "e.png")
     (tmp_path / "two/link").symlink_to(tmp_path / "one")
-    search = merge([search_folder(tmp_path / "one"), search_folder(tmp_path / "two")])
+    search = merge_searches([search_folder(tmp_path / "one"), search_folder(tmp_path / "two")])
     assert [path.name for path in search.images] == ["a.jpg", "e.png"]
     line = search.describe_left_out()
     assert line.isprintable()
@@ -74,3 +76,22 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert search_folder(tmp_path / "one").describe_left_out().count("4 files") == 1
     create(tmp_path / "three", "a.jpg")
     assert not search_folder(tmp_path / "three").describe_left_out()
+
+
+def test_broken_links_and_folders_that_cannot_be_read_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tmp_path, "a.jpg", "private/b.jpg")
+    (tmp_path / "c.jpg").symlink_to(tmp_path / "gone.jpg")
+    scandir = os.scandir
+
+    def refuse_private(path: str) -> Iterator[os.DirEntry[str]]:
+        if os.path.basename(path) == "private":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_private)
+    search = search_folder(tmp_path)
+    assert [path.name for path in search.images] == ["a.jpg"]
+    line = search.describe_left_out()
+    assert line == "left out: 1 broken link, 1 folder that cannot be read"

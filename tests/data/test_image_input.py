@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -134,6 +135,18 @@ def test_types_and_layouts_of_memory_do_not_matter(
     assert np.abs(seen - array).max() <= 0
 
 
+def test_a_path_may_be_of_bytes(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "grey.png")
+    (entry,) = os.scandir(os.fsencode(tmp_path))
+    assert np.array_equal(np.asarray(to_rgb(entry))[..., 0], GREY)
+
+
+def test_values_just_below_black_are_black() -> None:
+    """Interpolation and rounding make such values."""
+    seen = np.asarray(to_rgb(UNIT - np.float32(1e-6))).astype(int)
+    assert np.abs(seen[..., 0] - 255 * UNIT).max() <= 1
+
+
 def test_values_just_above_white_are_white() -> None:
     """Interpolation makes such values. They do not turn the image black."""
     seen = np.asarray(to_rgb(UNIT * np.float32(1.0005)))
@@ -197,6 +210,10 @@ def test_values_without_a_known_white_are_refused_through_all_doors(
         (b"\xff\xd8", "io.BytesIO"),
         (io.BytesIO(), "PIL.Image.open(file)"),
         (None, "cv2.imread"),
+        ("", "a path"),
+        ({"image": np.zeros((8, 8), np.uint8)}, "array [H,W,3]"),
+        (torch.nested.nested_tensor([torch.zeros(8)]), "array [H,W,3]"),
+        (np.array([[-1, 255]]), "0 to 255"),
         ([[0, 1], [2, 3]], "array [H,W,3]"),
         (7, "array [H,W,3]"),
     ],
@@ -221,5 +238,6 @@ def test_one_image_is_told_from_several() -> None:
     assert is_one_image(torch.zeros(2, 3, 8, 8))
     assert is_one_image(None)
     assert is_one_image(io.BytesIO())
+    assert is_one_image({"image": None})
     assert not is_one_image([None])
     assert not is_one_image(iter(["a.jpg"]))

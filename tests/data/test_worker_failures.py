@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,19 @@ def batches(dataset: DetectionDataset, workers: int) -> Iterator[ImageBatch]:
     return iter(training_loader(dataset, sampler, workers))
 
 
-def kill_a_worker(number: int = signal.SIGKILL) -> None:
-    worker, *_ = multiprocessing.active_children()
+@pytest.fixture
+def others() -> set[BaseProcess]:
+    """The processes that other tests have left."""
+    return set(multiprocessing.active_children())
+
+
+def workers_beside(others: set[BaseProcess]) -> list[BaseProcess]:
+    """Return the loader processes of this test."""
+    return [process for process in multiprocessing.active_children() if process not in others]
+
+
+def kill_a_worker(others: set[BaseProcess], number: int = signal.SIGKILL) -> None:
+    worker, *_ = workers_beside(others)
     assert worker.pid is not None
     os.kill(worker.pid, number)
     worker.join(10)
@@ -55,7 +67,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
 def test_all_batches_are_the_same_although_a_worker_is_killed(
-    shapes: Path, caplog: pytest.LogCaptureFixture, number: int
+    shapes: Path, caplog: pytest.LogCaptureFixture, others: set[BaseProcess], number: int
 ) -> None:
     dataset = dataset_of(shapes)
     expected = list(batches(dataset, 0))
@@ -63,7 +75,7 @@ def test_all_batches_are_the_same_although_a_worker_is_killed(
     for batch in batches(dataset, 2):
         loaded.append(batch)
         if len(loaded) == 2:
-            kill_a_worker(number)
+            kill_a_worker(others, number)
     for batch, expected_batch in zip(loaded, expected, strict=True):
         assert_same(batch, expected_batch)
     (warning,) = warnings_of(caplog)
@@ -95,29 +107,31 @@ def test_a_program_ends_although_its_workers_ignore_signals(shapes: Path, end: s
     assert ("KeyboardInterrupt" in process.stderr) == (end == "raise"), process.stderr
 
 
-def test_a_worker_that_dies_does_not_interrupt_a_step(shapes: Path) -> None:
+def test_a_worker_that_dies_does_not_interrupt_a_step(
+    shapes: Path, others: set[BaseProcess]
+) -> None:
     """PyTorch raises its error at once, also in the middle of an optimizer step."""
     iterator = batches(dataset_of(shapes), 2)
     next(iterator)
-    kill_a_worker()
+    kill_a_worker(others)
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         torch.ones(8).sum()
 
 
 def test_an_evaluation_goes_on_with_fewer_workers_and_the_next_one_begins_with_them(
-    shapes: Path, caplog: pytest.LogCaptureFixture
+    shapes: Path, caplog: pytest.LogCaptureFixture, others: set[BaseProcess]
 ) -> None:
     loader = ValidationLoader(dataset_of(shapes))
     indices: list[int] = []
     for batch in loader.batches(range(12), 2, 2):
         if not indices:
-            kill_a_worker()
+            kill_a_worker(others)
         indices += batch.indices
     assert indices == list(range(12))
     again = [index for batch in loader.batches(range(12), 2, 2) for index in batch.indices]
     assert again == list(range(12))
-    assert len(multiprocessing.active_children()) == 1
+    assert len(workers_beside(others)) == 1
     assert len(warnings_of(caplog)) == 1
     loader.close()
 
@@ -143,19 +157,23 @@ def test_workers_that_cannot_be_ended_do_not_stop_a_training(
 
 
 def test_workers_end_with_the_error_of_a_batch_and_with_an_iteration_that_is_left(
-    shapes: Path,
+    shapes: Path, caplog: pytest.LogCaptureFixture, others: set[BaseProcess]
 ) -> None:
-    """Workers whose iterator the garbage collector finds would wait until the program ends."""
+    """Workers whose iterator the garbage collector finds would wait until the program ends.
+
+    A fault of a dataset is not taken for a failure of workers.
+    """
     dataset = dataset_of(shapes)
     with pytest.raises(OSError, match="the fault") as caught:
         next(batches(FailingDataset(dataset.records, dataset.transform, 3), 2))
-    assert not multiprocessing.active_children(), "the error that is kept does not keep the workers"
+    assert not workers_beside(others), "the error that is kept does not keep the workers"
     assert caught.value is not None
     left = batches(dataset, 2)
     next(left)
-    assert len(multiprocessing.active_children()) == 2
+    assert len(workers_beside(others)) == 2
     del left
-    assert not multiprocessing.active_children()
+    assert not workers_beside(others)
+    assert not warnings_of(caplog)
 
 
 def test_processes_that_cannot_be_started_are_no_reason_to_end(
@@ -200,16 +218,6 @@ class FailingDataset(DetectionDataset):
 
     def __getitem__(self, index: Any) -> tuple[Tensor, Target, int]:
         raise OSError("the fault")
-
-
-def test_a_fault_of_a_dataset_is_not_taken_for_a_failure_of_workers(
-    shapes: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    dataset = dataset_of(shapes)
-    failing = FailingDataset(dataset.records, dataset.transform, 3)
-    with pytest.raises(OSError, match="the fault"):
-        next(batches(failing, 2))
-    assert not warnings_of(caplog)
 
 
 SMALL_SHARED_MEMORY = """

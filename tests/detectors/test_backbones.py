@@ -17,6 +17,13 @@ from groupdetr.modeling.backbones.registry import BackboneOptions, register_back
 from groupdetr.registry import experiment, recipe_to_dict
 from tests.runs import TINY_PRESETS, train
 
+# Of any number, also unordered, repeated and unknown ones
+STRIDES = [
+    *([], [2], [4], [8], [16], [32], [64], [3], [0], [-8], [8.0], [True], ["8"]),
+    *([4, 8], [8, 16], [16, 32], [8, 32], [16, 8], [16, 16], [8, 16, 32], [4, 8, 16]),
+    *([4, 8, 16, 32], [8, 16, 32, 64], [2, 4, 8, 16, 32], [4, 8, 16, 32, 64]),
+]
+
 
 @pytest.mark.parametrize("preset", TINY_PRESETS)
 @pytest.mark.parametrize("backbone", ["convnext_atto.d2_in1k", "regnetx_002.pycls_in1k"])
@@ -61,8 +68,60 @@ def test_dilation_and_frozen_stages_of_the_published_backbones() -> None:
         assert sorted(frozen - {"bn1"}) == expected
     with pytest.raises(UsageError, match="frozen_stages is 9"):
         groupdetr.create_model("conditional-detr-r50", frozen_stages=9)
+    with pytest.raises(UsageError, match="frozen_stages is 3, and the backbone has 2 stages"):
+        groupdetr.create_model("conditional-detr-r50", strides=[8], frozen_stages=3)
     with pytest.raises(UsageError, match="has no dilated form"):
         groupdetr.create_model("conditional-detr-r50", dilated=True, backbone=backbones.SWIN_LARGE)
+    with pytest.raises(UsageError, match=r"last map at stride 16 in place of 32, .* is \[8\]"):
+        groupdetr.create_model("conditional-detr-r50", dilated=True, strides=[8])
+
+
+def test_frozen_stages_are_in_evaluation_mode_from_the_beginning() -> None:
+    """Otherwise the stochastic depth of a new model would change features that are not trained."""
+    model = groupdetr.create_model("dino-vit-tiny", frozen_stages=2)
+    first, second, third, *_ = model.backbone.network.get_submodule("vit.blocks")
+    assert (first.training, second.training, third.training) == (False, False, True)
+    assert model.backbone.training
+
+
+@pytest.mark.parametrize("preset", TINY_PRESETS)
+def test_every_detector_builds_a_network_for_its_strides_or_says_which_it_needs(
+    preset: str,
+) -> None:
+    usual = list(experiment(preset).recipe.strides)
+    built = []
+    refusals = []
+    for strides in STRIDES:
+        try:
+            model = groupdetr.create_model(preset, strides=strides, num_groups=1, num_classes=3)
+        except UsageError as error:
+            refusals.append(error)
+        else:
+            built.append(strides)
+            assert model(model.recipe.example_images(64)).final.logits.isfinite().all()
+    assert usual in built
+    for refused in refusals:
+        assert f"strides={usual}" in refused.remedy or "have strides [" in refused.what
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "needed"),
+    [
+        ("petr-tiny", {"strides": [16]}, "2 feature maps"),
+        ("petr-tiny", {"strides": [8, 16, 32]}, "2 feature maps"),
+        ("mask2former-tiny", {"strides": [16]}, "4 feature maps"),
+        ("mask2former-tiny", {"strides": [4, 8, 16]}, "4 feature maps"),
+        ("mask2former-tiny", {"num_levels": 2}, "3 feature maps"),
+        ("conditional-detr-tiny", {"strides": [8, 16]}, "1 feature map"),
+        ("dino-tiny", {"num_levels": 1}, "1 feature map"),
+        ("dino-vit-tiny", {"num_levels": 5}, "5 feature maps"),
+    ],
+)
+def test_the_error_for_strides_says_how_many_the_detector_needs(
+    preset: str, options: dict[str, object], needed: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{preset} needs the strides of {needed} of its backbone"):
+        groupdetr.create_model(preset, **options)
 
 
 class TwoConvolutions(nn.Module):

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path, scenes: Path)
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(shapes, folder / "data/mine")
     shutil.copytree(scenes, folder / "nuscenes")
-    photo = next(shapes.rglob("*.png"), None) or next(shapes.rglob("*.jpg"))
+    photo = min(shapes.rglob("*.png"), default=None) or min(shapes.rglob("*.jpg"))
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
         shutil.copy(photo, folder / name)
     (folder / "my_detectors.py").write_text("import groupdetr\n")

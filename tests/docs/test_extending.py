@@ -60,7 +60,7 @@ def _folder(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     shutil.copytree(shapes, "data/mine")
-    shutil.copy(next(Path("data/mine").rglob("*.jpg")), "photo.jpg")
+    shutil.copy(min(Path("data/mine").rglob("*.jpg")), "photo.jpg")
     for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
         name = re.match(r"# (\w+\.py)\n", code)
         if name:

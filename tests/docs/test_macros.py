@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from docs.tools.macros import cell_as_markdown, with_links_of_site
+from docs.tools.macros import ROOT, cell_as_markdown, with_links_of_site
 
 
 def code_cell(*outputs: dict[str, Any], execution_count: int | None = 1) -> dict[str, Any]:
@@ -25,10 +25,23 @@ def test_text_stays_as_it_is() -> None:
 
 def test_code_is_followed_by_its_outputs() -> None:
     printed = {"output_type": "stream", "name": "stdout", "text": ["1\n"]}
-    result = {"output_type": "execute_result", "data": {"text/plain": ["2"], "text/html": ["<b>"]}}
+    result = {"output_type": "execute_result", "data": {"text/plain": ["2"]}}
     assert cell_as_markdown(code_cell(printed, result)) == (
         "```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n\n```text\n2\n```"
     )
+
+
+def test_a_table_stays_html_without_links_to_files_of_the_notebook() -> None:
+    html = ['<table><tr><td>2</td></tr></table>\n<p><a href="run/a.html">run/a.html</a></p>']
+    result = {"output_type": "execute_result", "data": {"text/plain": ["2"], "text/html": html}}
+    assert cell_as_markdown(code_cell(result)).endswith(
+        "\n<table><tr><td>2</td></tr></table>\n<p>run/a.html</p>"
+    )
+
+
+def test_preformatted_html_scrolls_as_code() -> None:
+    result = {"output_type": "display_data", "data": {"text/html": ["<pre>a\n", "b</pre>"]}}
+    assert cell_as_markdown(code_cell(result)).endswith("<pre><code>a\nb</code></pre>")
 
 
 def test_an_image_is_part_of_the_page() -> None:
@@ -58,3 +71,17 @@ def test_links_of_the_changelog_lead_to_pages_and_to_files() -> None:
         "See [a](a.md#b), "
         "[c](https://github.com/groupdetr/groupdetr/blob/main/groupdetr/c.py), [d](https://d.org)."
     )
+
+
+def test_links_of_a_notebook_lead_to_pages_and_to_files() -> None:
+    text = "See [a](../docs/a.md#b), [c](c.ipynb), [d](../groupdetr/d.py), [e](#e)."
+    assert with_links_of_site(text, "examples") == (
+        "See [a](../a.md#b), [c](c.md), "
+        "[d](https://github.com/groupdetr/groupdetr/blob/main/groupdetr/d.py), [e](#e)."
+    )
+
+
+def test_every_notebook_is_a_page() -> None:
+    for path in (ROOT / "examples").glob("*.ipynb"):
+        page = (ROOT / "docs/examples" / path.name).with_suffix(".md")
+        assert f'{{{{ notebook("examples/{path.name}") }}}}' in page.read_text(encoding="utf-8")

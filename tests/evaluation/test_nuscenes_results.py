@@ -21,6 +21,7 @@ from groupdetr.evaluation.nuscenes_results import (
     to_results,
     write_results,
 )
+from groupdetr.files.writing import WriteError
 from tests.evaluation.random_samples import boxes, random_predictions, random_samples
 
 NAMES = [kind.name for kind in CLASSES]
@@ -250,3 +251,20 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
     path.write_text('{"meta": {')
     with pytest.raises(DataError, match="not JSON"):
         read_results(path, ["a"])
+
+
+def test_a_results_file_that_cannot_be_written_keeps_its_former_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.json"
+    predicted = boxes([[1, 2, 3]], 8, scores=[0.25])
+    write_results(path, ["a"], [predicted])
+    before = path.read_bytes()
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(WriteError):
+        write_results(path, ["a"], [predicted])
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]

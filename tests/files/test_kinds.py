@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import tarfile
 import zipfile
@@ -96,7 +97,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("file_name", ["weights.pth", "model.safetensors", "photo.jpg"])
-def test_a_file_is_told_by_its_content(name: str, file_name: str, tmp_path: Path) -> None:
+def test_a_file_is_recognised_by_its_content(name: str, file_name: str, tmp_path: Path) -> None:
     path = tmp_path / file_name
     path.write_bytes(KINDS[name])
     kind = recognise(path)
@@ -133,3 +134,12 @@ def test_weights_of_every_container_are_not_mistaken_for_something_else(tmp_path
         assert recognise(path) is None, path
     assert holds_weights(tmp_path / "a.safetensors")
     assert holds_weights(tmp_path / "0.pth")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such files")
+def test_what_may_never_end_is_recognised_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        kind = recognise(path)
+        assert kind is not None
+        assert kind.name == "a device or a pipe"

@@ -1,4 +1,4 @@
-"""An argument that is no path is told for what it is, and the path that was meant is named."""
+"""An argument that is no path is described, and the path that was meant is named."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_nothing_is_guessed_where_nothing_is_similar(typed: str, runs: Path) -> 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "ftp", "s3", "gs", "hf"])
 @pytest.mark.parametrize("convert", [str, Path])
-def test_an_address_is_told_as_such(scheme: str, convert: type) -> None:
+def test_an_address_is_recognised(scheme: str, convert: type) -> None:
     address = f"{scheme}://example.org/weights.pth"
     what, remedy = describe_missing(convert(address))
     assert "URL" in what
@@ -54,13 +54,24 @@ def test_an_address_is_told_as_such(scheme: str, convert: type) -> None:
     assert as_typed(convert(address)) == address
 
 
-def test_a_video_stream_is_told_as_such() -> None:
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such files")
+def test_links_and_devices_are_not_taken_for_mistyped_paths(runs: Path) -> None:
+    Path("broken").symlink_to("gone")
+    Path("circle").symlink_to("circle")
+    for name in ("broken", "circle"):
+        assert describe_missing(name)[0] == "this is a link that leads nowhere"
+    os.mkfifo("pipe")
+    for name in ("pipe", "/dev/null"):
+        assert describe_missing(name)[0] == "this is a device or a pipe, and not a file"
+
+
+def test_a_video_stream_is_recognised() -> None:
     what, remedy = describe_missing("rtsp://192.168.0.7:554/stream1")
     assert "video stream" in what
     assert "ffmpeg" in remedy
 
 
-def test_a_name_of_the_hub_is_told_how_to_download(runs: Path) -> None:
+def test_for_a_name_of_the_hub_the_command_to_download_it_is_named(runs: Path) -> None:
     what, remedy = describe_missing("microsoft/conditional-detr-resnet-50")
     assert what == ""
     assert "hf download microsoft/conditional-detr-resnet-50" in remedy

@@ -70,6 +70,17 @@ def test_there_is_a_class_for_every_label(model: DetectionTransformer, chunk: in
         network(images, [first, second])
 
 
+def test_boxes_of_another_kind_are_refused(model: DetectionTransformer) -> None:
+    """Also before denoising queries are made of them."""
+    network = with_loss(model, model.recipe.criterion(), None)
+    sizes = {4: torch.full((1, 9), 0.5), 9: torch.full((1, 4), 0.5)}
+    targets = detector_targets(model.recipe, [target_with(1), target_with(1)])
+    boxes = sizes[targets[0].boxes.shape[1]]
+    others = [Target(target.labels, boxes, target.masks) for target in targets]
+    with pytest.raises(ValueError, match=r"boxes.*, not "):
+        network(detector_input(model.recipe, IMAGES), others)
+
+
 def test_targets_of_doubles_are_targets(model: DetectionTransformer) -> None:
     targets = detector_targets(model.recipe, [target_with(2), target_with(1)])
     doubles = [Target(x.labels, x.boxes.double(), x.masks) for x in targets]

@@ -60,6 +60,8 @@ def test_impossible_targets_are_refused_in_one_sentence(
     [
         (torch.zeros(1, 8, 8), "1 masks for 2 labels"),
         (torch.zeros(8, 8), r"masks must be \[T,H,W\], not \(8, 8\)"),
+        (torch.full((2, 8, 8), 0.3), r"must be 0 or 1; compare .* masks > 0.5"),
+        (torch.full((2, 8, 8), float("nan")), "must be 0 or 1"),
         (torch.zeros(2, 8, 8).numpy(), r"masks must be a tensor \[T,H,W\] or CroppedMasks"),
     ],
 )

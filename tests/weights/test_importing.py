@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from groupdetr.checkpoints.native import read
+from groupdetr.checkpoints.native import read, save
 from groupdetr.detectors.conditional_detr import ConditionalDETR
+from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.registry import experiment, recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
-from groupdetr.weights.loading import load_weights
+from groupdetr.weights.loading import build_for_file, load_weights
 
 from .conftest import official_args, official_state
 
@@ -90,3 +91,14 @@ def test_without_training_arguments_the_preset_must_be_named(
         import_weights(tmp_path / "bare.pth", tmp_path / "out.safetensors")
     with pytest.raises(UsageError, match="no model 'conditional-detr-r5'"):
         import_weights(tmp_path / "bare.pth", tmp_path / "out.safetensors", "conditional-detr-r5")
+
+
+def test_a_file_cannot_ask_for_more_layers_than_it_has_tensors(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    """Layers take time to build before it is known that their weights are missing."""
+    file = tmp_path / "x.safetensors"
+    recipe = TinyConditionalDETR(**{**asdict(model.recipe), "decoder_layers": 1000})
+    save(model, file, {})
+    with pytest.raises(WeightsError, match=r"decoder_layers is 1000, not at most the \d+ tensors"):
+        build_for_file(recipe, file)

@@ -577,7 +577,7 @@ def test_all_processes_choose_the_plan_of_the_one_with_the_least_memory(
     program.write_text(LIMITED_PROGRAM.format(memory=[UNLIMITED, 5 * MIB]))
     fitted = tmp_path / "fitted"
     arguments = train_arguments(shapes, fitted, "--steps", "2", *AUTO)
-    process = torchrun(2, 29641, arguments, program=[str(program)])
+    process = torchrun(2, arguments, program=[str(program)])
     assert process.returncode == 0, process.stderr
     assert passes_of(fitted) > 1
     given_numbers = train(shapes, tmp_path / "given", "--steps", "2", *fitted_flags(fitted))

@@ -18,6 +18,7 @@ from groupdetr.cli.main import main
 from groupdetr.errors import UsageError
 from groupdetr.registry import recipe_to_dict
 from groupdetr.tasks.annotated_images import is_annotated
+from groupdetr.weights.importing import import_weights
 
 Content = dict[str, bytes]
 
@@ -289,11 +290,31 @@ def test_a_training_that_ended_before_its_first_step_can_be_started_again(
     assert main(arguments) == 0
 
 
-@pytest.mark.parametrize("name", ["demo.json", "data", "metrics.json", "report.html"])
+@pytest.mark.parametrize("kind", ["a file", "below a file", "a broken link"])
+def test_an_output_folder_that_is_a_file_is_named(
+    kind: str, weights: Path, photos: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = out = photos / "a.jpg"
+    if kind == "below a file":
+        out = wrong / "results"
+    if kind == "a broken link":
+        wrong = out = photos / "link"
+        out.symlink_to(photos / "gone")
+    before = content_of(photos)
+    commands = [command(shapes, out, weights) for command in (run_check, run_val, run_train)]
+    commands += [["predict", weights, photos, "--out", out], ["demo", "--out", out]]
+    for arguments in commands:
+        message = refused(capsys, *arguments)
+        assert "the output folder cannot be created" in message
+        assert f"where: {wrong}\n" in message
+    assert content_of(photos) == before
+
+
+@pytest.mark.parametrize("name", ["demo.json", "data", "metrics.json", "k6-seed0", "report.html"])
 def test_a_demo_does_not_write_to_a_folder_of_others(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if name == "data":
+    if name in ("data", "k6-seed0"):
         (tmp_path / name).mkdir()
     else:
         (tmp_path / name).write_text("not JSON")
@@ -315,4 +336,6 @@ def test_an_import_does_not_replace_its_source_or_the_weights_of_a_run(
     before = content_of(tmp_path)
     for out in (source, best, notes):
         assert str(out) in refused(capsys, "import", source, "--out", out)
+        with pytest.raises(UsageError, match="would be replaced"):
+            import_weights(source, out)
     assert content_of(tmp_path) == before

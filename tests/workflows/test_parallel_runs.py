@@ -36,7 +36,7 @@ def finished_run(folder: Path, groups: int, epochs: float, seconds: float) -> Tr
     """Return a run that took so many seconds for its 10 steps, and was evaluated."""
     folder.mkdir()
     # A metric that is not defined is None.
-    record = {"step": 10, "seconds": seconds, "peak_memory_mb": 1.0, "AP": None}
+    record = {"step": 10, "epoch": 1.0, "seconds": seconds, "peak_memory_mb": 1.0, "AP": None}
     (folder / "log.jsonl").write_text(json.dumps(record) + "\n")
     return TrainingRun(
         model="conditional-detr-tiny",
@@ -60,6 +60,11 @@ def test_an_equal_time_run_takes_as_long_as_the_run_with_groups(
     assert longer.steps == 15
 
 
+def test_the_progress_of_a_run_has_the_times_that_passed_and_are_left(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "k1", 1, 8.0, seconds=30.0)
+    assert replace(run, steps=40).progress_text() == "25 %, AP -, 30s passed  1m30s left"
+
+
 def test_an_equal_time_run_is_never_shorter_than_the_baseline(tmp_path: Path) -> None:
     base = finished_run(tmp_path / "k1", 1, 0.02, seconds=10.0)
     grouped = finished_run(tmp_path / "k6", 6, 0.02, seconds=9.0)
@@ -76,13 +81,13 @@ import signal, sys, time
 from pathlib import Path
 
 def stop(*_):
-    time.sleep(0.3)
+    time.sleep({seconds})
     Path("{folder}/checkpoint").write_text("")
     sys.exit(130)
 
 signal.signal(signal.SIGTERM, stop)
 Path("{folder}/started").write_text("")
-time.sleep(60)
+time.sleep(600)
 """
 FAILING = """
 for number in range(30):
@@ -91,10 +96,13 @@ raise SystemExit(3)
 """
 
 
-def training(folder: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
-    """Return a run whose process runs another program."""
+def training(
+    folder: Path, program: str, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.3
+) -> TrainingRun:
+    """Return a run whose process runs another program, and needs ``seconds`` to stop."""
     run = replace(finished_run(folder, 1, 1.0, seconds=10.0), steps=20)
-    (folder / "program.py").write_text(program.replace("{folder}", folder.as_posix()))
+    program = program.replace("{folder}", folder.as_posix()).replace("{seconds}", str(seconds))
+    (folder / "program.py").write_text(program)
 
     def start_process(self: TrainingRun) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(self.folder / "program.py")]
@@ -106,7 +114,7 @@ def training(folder: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> Tra
 
 
 def wait_for(file: Path) -> None:
-    last_time = time.monotonic() + 30
+    last_time = time.monotonic() + 120
     while not file.exists():
         assert time.monotonic() < last_time, f"{file} was not written"
         time.sleep(0.05)
@@ -153,7 +161,7 @@ def test_ctrl_c_lets_the_trainings_write_a_checkpoint_and_waits_for_them(
 def test_a_second_ctrl_c_kills_the_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = training(tmp_path / "run", STOPPABLE, monkeypatch).start_process()
+    process = training(tmp_path / "run", STOPPABLE, monkeypatch, seconds=600).start_process()
     wait_for(tmp_path / "run/started")
     wait = subprocess.Popen.wait
 

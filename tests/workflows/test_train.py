@@ -113,6 +113,8 @@ def test_one_request_that_arrives_as_two_signals_saves_the_step(
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
 
+    # However long the process has to wait for the processor between the two signals.
+    monkeypatch.setattr("groupdetr.workflows.train.SIGTERM_SECONDS", 600)
     call_in_second_step(monkeypatch, terminate_twice)
     run = tmp_path / "run"
     assert call_train(shapes, run).interrupted

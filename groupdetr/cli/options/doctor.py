@@ -17,8 +17,8 @@ class DoctorOptions(PluginOptions):
 
     model: str = "conditional-detr-tiny"
     """A preset, an experiment, or a run."""
-    groups: int = 3
-    """K of the test, if the model is not a run."""
+    groups: int | None = None
+    """K of the test, if the model is not a run. None: 3."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     json: bool = False

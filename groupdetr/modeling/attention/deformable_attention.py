@@ -347,8 +347,7 @@ class DeformableAttention(CrossAttention):
         reference = reference.to(_at_least_float32(reference))
         reference = reference.unsqueeze(-2).unsqueeze(-4)  # [...,1,L,1,R]
         if reference.shape[-1] == 2:
-            sizes = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
-            sizes = sizes.to(reference.device, non_blocking=True)
+            sizes = level_sizes(shapes, reference.dtype, reference.device)
             return reference + offsets / sizes.unsqueeze(-2)
         return reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
 

@@ -77,7 +77,9 @@ def _channel_offsets(row, mask, TILE: tl.constexpr):
 
     ``mask`` [rows] is True for rows that exist.
     """
-    column = tl.max_contiguous(tl.arange(0, TILE.columns), TILE.vector)
+    # Triton 3.6, that of torch 2.11, takes no field of a tuple here.
+    vector: tl.constexpr = TILE.vector
+    column = tl.max_contiguous(tl.arange(0, TILE.columns), vector)
     offsets = row[:, None] * TILE.channels + column[None, :]
     # Columns are rounded up to a power of two, so the last of them may not exist.
     channel_exists = (column < TILE.channels)[None, :]
@@ -135,7 +137,10 @@ def _forward(inputs, out, num_tokens, num_queries, encoded_sides, TILE: tl.const
     image, head, row, mask = _locate_program(num_queries, TILE)
     num_levels: tl.constexpr = len(encoded_sides) // 2
     first_token = image * num_tokens  # of the level
-    attended = tl.zeros((TILE.rows, TILE.columns), TILE.sum_dtype)
+    # Triton 3.6, that of torch 2.11, takes no field of a tuple here.
+    rows: tl.constexpr = TILE.rows
+    columns: tl.constexpr = TILE.columns
+    attended = tl.zeros((rows, columns), TILE.sum_dtype)
     for level in tl.static_range(num_levels):
         shape = encoded_sides[2 * level] // 2, encoded_sides[2 * level + 1] // 2
         for point in tl.range(TILE.points):

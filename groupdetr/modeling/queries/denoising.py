@@ -27,6 +27,7 @@ from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Denoising, Queries
 from groupdetr.structures.targets import Target, TargetBatch, require_known_labels
+from groupdetr.structures.tensor_dataclass import require
 
 
 class LabelAndBoxNoise:
@@ -168,6 +169,12 @@ class DenoisingQueries(QuerySource):
         objects = pad_targets(targets, memory)
         if targets:
             require_known_labels(targets, self.noise.num_classes)
+            shape = list(objects.boxes.shape[1:])
+            require(
+                shape[-1] == queries.reference.shape[-1],
+                f"this detector needs boxes [T,{queries.reference.shape[-1]}] of every target, "
+                f"not {shape}",
+            )
             if any(target.max_label is None for target in targets):
                 # They were created on a GPU, and reading them here would wait for it. An index out
                 # of range would end the process. The criterion finds such labels later.

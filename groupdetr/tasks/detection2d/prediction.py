@@ -19,20 +19,21 @@ from groupdetr.console.output import create_console
 from groupdetr.console.text import escape_controls, quote
 from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
-from groupdetr.data.image_files import ImageSearch, merge, named_files, search_folder
+from groupdetr.data.image_files import ImageSearch, merge_searches, named_files, search_folder
 from groupdetr.data.image_input import ImageInput, is_one_image, to_rgb
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import val_transform
-from groupdetr.data.wrong_inputs import IMAGES, describe_missing_image
+from groupdetr.data.wrong_inputs import PASS_IMAGES, describe_missing_image
 from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
+from groupdetr.files.replacing import expect_replaceable
 from groupdetr.structures.detections import Detections, decode_mask
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated
 from groupdetr.tasks.detection2d.task import DetectionTask
-from groupdetr.tasks.detection_result import DetectionResult, hint_at_lower_score
-from groupdetr.tasks.output_files import expect_replaceable, is_predictions
+from groupdetr.tasks.detection_result import DetectionResult, expect_score, hint_at_lower_score
+from groupdetr.tasks.output_files import is_predictions
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.images import draw_detections
 
@@ -171,21 +172,23 @@ class Detector(TrainedDetector):
         All of them give the same detections. Arrays and tensors are in RGB, of bytes, of 16 bits,
         or of floats in [0,1]. With an opacity as the last channel, transparent pixels are white.
 
-        `DataError` for a file that cannot be read, `UsageError` for what is not an image.
+        `DataError` for a file that cannot be read, `UsageError` for what is not an image, and for a
+        score that is not from 0 to 1.
         """
-        if is_one_image(images):
-            images = [cast(ImageInput, images)]
-        return list(self.stream(cast(Iterable[ImageInput], images), score))
+        return list(self.stream(images, score))
 
     @torch.inference_mode()
     def stream(
-        self, images: Iterable[ImageInput], score: float = DEFAULT_SCORE
+        self, images: ImageInput | Iterable[ImageInput], score: float = DEFAULT_SCORE
     ) -> Iterator[Result]:
         """Yield the same results as `predict`, image by image.
 
         Every image is a batch of its own, without padding.
         """
-        for source in images:
+        expect_score(score)
+        if is_one_image(images):
+            images = [cast(ImageInput, images)]
+        for source in cast(Iterable[ImageInput], images):
             image = to_rgb(source)
             pixels = to_pixels(image, val_transform(self.imgsz)).unsqueeze(0).to(self.device)
             no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
@@ -198,7 +201,7 @@ class Detector(TrainedDetector):
             width, height = image.size
             limit = torch.tensor([width, height, width, height])
             detections.boxes = detections.boxes.clamp(min=0).minimum(limit)
-            path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+            path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
             yield Result(
                 image=image,
                 detections=detections.above(score),
@@ -229,7 +232,7 @@ def predict(
         raise UsageError(
             "no images were given", remedy="groupdetr predict RUN photo.jpg folder/ '*.png'"
         )
-    search = merge(find_images(pattern) for pattern in inputs)
+    search = merge_searches(find_images(pattern) for pattern in inputs)
     paths = search.images
     if not paths:
         raise no_images(inputs[0], search)
@@ -276,18 +279,20 @@ def find_images(pattern: str) -> ImageSearch:
     that a glob matches, is taken with any ending.
     """
     path = Path(pattern)
-    if path.is_dir():
+    # The functions of os.path are False where those of Path raise, as for names that are too long.
+    exists = os.path.exists(pattern)
+    if os.path.isdir(pattern):
         search = search_folder(path)
     else:
-        matches = [pattern] if path.exists() else glob.glob(pattern, recursive=True)
+        matches = [pattern] if exists else glob.glob(pattern, recursive=True)
         files = sorted(Path(match) for match in matches)
-        search = named_files(file for file in files if path.exists() or file.is_file())
+        search = named_files(file for file in files if exists or os.path.isfile(file))
     # Otherwise a folder that holds its own output would have more images every time.
     originals = [image for image in search.images if not is_annotated(image)]
     search.annotated_images = len(search.images) - len(originals)
     search.images = originals
     # Such files may be named because a shell expanded `folder/*`.
-    named = path.is_file() and (search.system_files or search.annotated_images)
+    named = os.path.isfile(pattern) and (search.system_files or search.annotated_images)
     if not search.images and not named:
         raise no_images(pattern, search)
     return search
@@ -295,7 +300,7 @@ def find_images(pattern: str) -> ImageSearch:
 
 def no_images(where: str, search: ImageSearch) -> UsageError:
     """Return the error for a search that found no image."""
-    what, remedy = "no images were found", IMAGES
+    what, remedy = "no images were found", PASS_IMAGES
     if left_out := search.describe_left_out():
         what = f"{what} ({left_out})"
     elif not os.path.exists(where) and not glob.has_magic(where):

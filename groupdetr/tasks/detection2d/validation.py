@@ -13,7 +13,7 @@ from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
-from groupdetr.engine.progress import format_percent
+from groupdetr.engine.progress import CountProgress, format_percent
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results
@@ -164,7 +164,8 @@ def detect(
 ) -> list[Detections]:
     """Return the detections of the detector in every image of ``val``."""
     num_workers = loader_workers(Settings(workers=workers))
-    return run_inference(detector.model, task, accelerator, batch, num_workers)
+    with CountProgress("val") as progress:
+        return run_inference(detector.model, task, accelerator, batch, num_workers, progress)
 
 
 def write_results(validation: Validation, subject: JsonObject, folder: Path) -> JsonObject:

@@ -24,6 +24,8 @@ from groupdetr.engine.run_folder import training_data, write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.evaluation.nuscenes_results import to_results
 from groupdetr.files.missing import describe_missing
+from groupdetr.files.replacing import expect_replaceable
+from groupdetr.settings import MANY, expect_whole_number
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated
@@ -32,8 +34,8 @@ from groupdetr.tasks.detection3d.task import (
     to_global_frame,
     trainable_as_detections,
 )
-from groupdetr.tasks.detection_result import DetectionResult, hint_at_lower_score
-from groupdetr.tasks.output_files import expect_replaceable, is_predictions
+from groupdetr.tasks.detection_result import DetectionResult, expect_score, hint_at_lower_score
+from groupdetr.tasks.output_files import is_predictions
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.visualize.scenes import DrawableBoxes3D, draw_scene
 
@@ -131,7 +133,11 @@ class SceneDetector(TrainedDetector):
 
         ``score`` is the score threshold. At most ``limit`` samples are used, evenly spaced over
         the split; None: all.
+
+        `UsageError` for a score that is not from 0 to 1, and for a limit below 1.
         """
+        expect_score(score)
+        expect_whole_number("limit", limit, 1, MANY)
         samples = self.samples(data, split)
         indices = evenly_spaced_indices(len(samples), limit)
         return [self.predict_sample(samples, index, score) for index in indices]

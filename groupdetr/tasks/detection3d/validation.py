@@ -10,6 +10,7 @@ from groupdetr.console.text import quote
 from groupdetr.data.nuscenes.version import NuScenes, load, refuse_image_folder
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
+from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
@@ -55,7 +56,8 @@ def validate(
     num_workers = loader_workers(settings)
 
     def detect() -> list[Detections3D]:
-        return run_inference(detector.model, task, accelerator, batch, num_workers)
+        with CountProgress("val") as progress:
+            return run_inference(detector.model, task, accelerator, batch, num_workers, progress)
 
     detections = detect()
     evaluation = task.evaluate(detections)

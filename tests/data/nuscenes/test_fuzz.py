@@ -21,7 +21,7 @@ from groupdetr.errors import GroupDETRError
 from tests.data.fuzzing import FUZZ
 from tests.data.test_check import ANYTHING
 
-LIMIT = 20.0  # seconds; an example takes tenths of a second
+LIMIT = 20.0  # seconds of the processor; an example takes tenths of a second
 TABLES = [*(name for name, fields in FIELDS.items() if fields), "splits"]
 NUMBERS = [0, -1, 1.5, 1e308, float("nan"), float("inf"), 2**63, 10**30, True, "1", None]
 
@@ -72,14 +72,14 @@ def test_any_tables_are_refused_or_safe(
         changed.add(name)
         rows = mutate_table(name, copy.deepcopy(contents[name]), data)
         (root / VERSION / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
-    started = time.monotonic()
+    started = time.process_time()
     try:
         expect_refused_or_safe(root)
     finally:
         for name in changed:
             content = json.dumps(contents[name])
             (root / VERSION / f"{name}.json").write_text(content, encoding="utf-8")
-    assert time.monotonic() - started < LIMIT
+    assert time.process_time() - started < LIMIT
 
 
 def expect_refused_or_safe(root: Path) -> None:

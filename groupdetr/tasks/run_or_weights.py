@@ -1,7 +1,7 @@
-"""Arguments that are no run, no weights file and no dataset: what they are, and what to pass.
+"""Finds the run or the weights file that an argument names.
 
-An argument may be mistyped, in the wrong place, or the name of something on the internet. Each kind
-of mistake has a message of its own.
+An argument may be mistyped, in the wrong place, or the name of something on the internet. The error
+for each kind of mistake says what the argument is, and what to pass.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from groupdetr.checkpoints import native
 from groupdetr.checkpoints.reading import has_safetensors, open_checkpoint
 from groupdetr.console.text import quote
 from groupdetr.data.image_files import is_image_name
+from groupdetr.data.wrong_inputs import RUN_FIRST
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.files.kinds import recognise
+from groupdetr.files.kinds import ANNOTATIONS, IMAGE, VIDEO, recognise, run_around
 from groupdetr.files.missing import as_typed, describe_missing
 from groupdetr.registry import list_models
 
@@ -22,7 +24,6 @@ RUN_OR_WEIGHTS = (
     "pass a folder that `groupdetr train` wrote, or a .safetensors file of this library"
 )
 MAX_LISTED = 5  # runs or files that a message lists
-PREDICT = "the run comes first: groupdetr predict RUN IMAGES"
 
 
 def weights_of(source: str | Path) -> Path:
@@ -35,14 +36,14 @@ def weights_of(source: str | Path) -> Path:
         raise _missing_run(source)
     try:
         if path.is_dir():
-            return run_folder(path).best
+            return _run_with_weights(path).best
         return _weights_file(path)
     except OSError as error:
         what = f"this cannot be read: {error.strerror or error}"
         raise UsageError(what, str(path), "check the path and its permissions") from error
 
 
-def run_folder(path: Path) -> RunFolder:
+def _run_with_weights(path: Path) -> RunFolder:
     """Return the folder of a run that has weights. `UsageError` for any other path."""
     expect_run(path)
     run = RunFolder(path)
@@ -59,7 +60,7 @@ def expect_run(path: Path) -> None:
     if not _exists(path):
         raise _missing_run(path)
     what = "this is not the folder of a run"
-    owner = _run_around(path)
+    owner = run_around(path)
     if owner is not None:
         part = "folder" if path.is_dir() else "file"
         raise UsageError(
@@ -108,15 +109,6 @@ def _names(configs: Iterable[Path]) -> str:
     return ", ".join(folders[:MAX_LISTED]) + more
 
 
-def _run_around(path: Path) -> Path | None:
-    """Return the run that a path is inside of, None if there is none."""
-    for parent in path.absolute().parents[:3]:
-        if (parent / "config.yaml").is_file() and (parent / "weights").is_dir():
-            # As short as the user wrote it, if that is possible.
-            return next((p for p in path.parents if p.absolute() == parent), parent)
-    return None
-
-
 def _hint_for_folder(path: Path) -> str:
     """Return what to pass instead of a folder that is not that of a run."""
     runs = _names(sorted(path.glob("*/config.yaml")))
@@ -124,27 +116,42 @@ def _hint_for_folder(path: Path) -> str:
         return f"pass one of the runs in it: {runs}"
     if (path / "config.json").is_file():
         return f"convert it first, if it is a model of transformers: groupdetr import {quote(path)}"
+    best = RunFolder(path).best
+    if best.is_file():
+        return f"restore its config.yaml, or pass its weights: {quote(best)}"
     names = sorted(entry.name for entry in path.iterdir())
     weights = [path / name for name in names if name.endswith(".safetensors")]
     if weights:
         return f"pass the file in it: {quote(weights[0])}"
     is_dataset = any(name.endswith(".json") or name == "annotations" for name in names)
     if is_dataset or any(is_image_name(name) for name in names):
-        return f"{PREDICT}; if this is a dataset, train with it: groupdetr train {quote(path)}"
+        return _hint_for_dataset(path)
     return "pass a folder that `groupdetr train` wrote (its --out)"
+
+
+def _hint_for_dataset(path: Path) -> str:
+    """Return what to type if a dataset, or a folder of images, is in the place of a run."""
+    return (
+        f"{RUN_FIRST}, or groupdetr val RUN --data {quote(path)}; to train with a dataset: "
+        f"groupdetr train {quote(path)}"
+    )
 
 
 def _weights_file(path: Path) -> Path:
     """Return the path of a weights file. `UsageError` if the file is something else."""
-    owner = _run_around(path)
+    owner = run_around(path)
     remedy = ""
     if owner is not None:
         best = RunFolder(owner).best
         remedy = f"pass the run: {quote(owner)}, or its best weights: {quote(best)}"
+        if path.resolve() == best.resolve():
+            remedy = native.damage_remedy(path)
     kind = recognise(path)
     if kind is not None:
-        if kind.name in ("an image", "a video"):
-            remedy = PREDICT
+        if kind in (IMAGE, VIDEO):
+            remedy = RUN_FIRST
+        if kind == ANNOTATIONS:
+            remedy = _hint_for_dataset(path)
         what = f"this is {kind.name}, and not a run or a weights file"
         raise UsageError(what, str(path), remedy or kind.remedy)
     if has_safetensors(path):

@@ -1,0 +1,72 @@
+"""`Detector.predict` and `Detector.stream`: which images, scores and devices they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from groupdetr.checkpoints import native
+from groupdetr.errors import UsageError
+from groupdetr.registry import create_model, recipe_to_dict
+from groupdetr.tasks.detection2d.prediction import Detector
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of a detector with random weights."""
+    torch.manual_seed(0)
+    model = create_model("conditional-detr-tiny", num_classes=2, num_groups=1)
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    metadata = {"recipe": recipe_to_dict(model.recipe), "categories": [[1, "a"], [2, "b"]]}
+    native.save(model, path, {**metadata, "imgsz": 48})
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(weights: Path) -> Detector:
+    return Detector(weights, "cpu")
+
+
+def test_a_stream_of_one_image_is_one_result_and_not_one_of_each_row(detector: Detector) -> None:
+    (streamed,) = detector.stream(IMAGE, score=0)
+    (predicted,) = detector.predict(IMAGE, score=0)
+    assert streamed.image.size == (40, 30)
+    assert torch.equal(streamed.detections.scores, predicted.detections.scores)
+
+
+@pytest.mark.parametrize("image", ["", None, {"image": IMAGE}])
+def test_what_is_no_image_is_refused_by_a_stream_as_by_predict(
+    image: Any, detector: Detector
+) -> None:
+    for predict in (detector.predict, lambda image: list(detector.stream(image))):
+        with pytest.raises(UsageError, match="is not an image"):
+            predict(image)
+
+
+@pytest.mark.parametrize("score", [None, "0.5", float("nan"), -0.1, 1.5, True])
+def test_a_score_that_is_not_from_0_to_1_is_refused(score: Any, detector: Detector) -> None:
+    with pytest.raises(UsageError, match="score must be a number from 0 to 1"):
+        detector.predict(IMAGE, score=score)
+
+
+@pytest.mark.parametrize("imgsz", [0, 48.5, "48", float("nan"), 10**9])
+def test_an_image_size_that_cannot_be_used_is_refused(imgsz: Any, weights: Path) -> None:
+    with pytest.raises(UsageError, match="imgsz must be"):
+        Detector(weights, "cpu", imgsz)
+
+
+@pytest.mark.parametrize("device", ["cpu:1", "cpu:x", "cpu:", "", "tpu", None, 0])
+def test_a_device_that_does_not_exist_is_refused(device: Any, weights: Path) -> None:
+    with pytest.raises(UsageError, match="this machine has no device"):
+        Detector(weights, device)
+
+
+def test_a_device_may_be_one_of_torch(weights: Path) -> None:
+    assert Detector(weights, torch.device("cpu")).device == torch.device("cpu")
+    assert Detector(weights, "cpu:0").device.type == "cpu"
