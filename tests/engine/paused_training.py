@@ -6,6 +6,7 @@ the file "paused" and waits for the file "go".
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -30,5 +31,7 @@ def pause_after(step: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    # Programs that a shell starts in the background ignore Ctrl-C, and so do all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pause_after(int(sys.argv[1]), Path(sys.argv[2]))
     raise SystemExit(main(sys.argv[3:]))

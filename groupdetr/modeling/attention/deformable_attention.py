@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from groupdetr.groups import flatten_groups
 from groupdetr.modeling.attention.cross_attention import CrossAttention, KeysValues
 from groupdetr.modeling.linear import Linear
+from groupdetr.ops.level_sizes import level_sizes
 from groupdetr.structures.memory import Memory
 
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of every level, as in `Memory`
