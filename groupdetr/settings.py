@@ -48,9 +48,10 @@ class Settings:
     imgsz: int = 800
     """Shortest side of an image in validation, in pixels; training draws from DETR's sizes scaled
     by it."""
-    augment: Literal["detr", "lsj", "flip", "none", "petr"] = "detr"
+    augment: Annotated[str, tyro.conf.arg(metavar="NAME[+photometric]")] = "detr"
     """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square
-    of 1024/800 of imgsz; flip: flip only; none: as in validation. For scenes: petr, which resizes,
+    of 1024/800 of imgsz; flip: flip only; none: as in validation. With +photometric, brightness,
+    contrast and colours change, too, which helps small datasets. For scenes: petr, which resizes,
     crops and flips all images of a sample in the same way, and rotates and scales the world; or
     none."""
     lr: float = 1e-4
@@ -238,7 +239,7 @@ class SettingsOptions(TypedDict, total=False):
     batch: int | Literal["auto"]
     accumulate: int
     imgsz: int
-    augment: Literal["detr", "lsj", "flip", "none", "petr"]
+    augment: str
     lr: float
     backbone_lr: float
     layer_decay: float | None
@@ -260,6 +261,11 @@ class SettingsOptions(TypedDict, total=False):
     workers: int | None
     threads: int | None
     device: str
+
+
+GEOMETRIC = ("detr", "lsj", "flip", "none")  # augmentations that move the objects of an image
+PHOTOMETRIC = "photometric"  # this one changes the colours
+AUGMENTATIONS = (*GEOMETRIC, *(f"{name}+{PHOTOMETRIC}" for name in GEOMETRIC), "petr")
 
 
 @dataclass(frozen=True)
@@ -290,7 +296,7 @@ KINDS: dict[str, Kind] = {
     "batch": _WHOLE,
     "accumulate": _WHOLE,
     "imgsz": _WHOLE,
-    "augment": Kind(str, choices=("detr", "lsj", "flip", "none", "petr")),
+    "augment": Kind(str, choices=AUGMENTATIONS),
     "lr": _NUMBER,
     "backbone_lr": _NUMBER,
     "layer_decay": Kind(float, optional=True),

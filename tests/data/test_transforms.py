@@ -20,6 +20,7 @@ from groupdetr.data.layouts import load
 from groupdetr.data.transforms import (
     AugmentedImage,
     LargeScaleJitter,
+    PhotometricDistortion,
     RandomFlip,
     RandomResize,
     RandomSizeCrop,
@@ -284,3 +285,24 @@ def test_random_draws_pixels_and_boxes_of_real_images_are_those_of_detr_on_pillo
             boxes = record.trainable_objects()[0].astype(np.float32)
             with Image.open(record.path) as image:
                 assert_same_as_on_pillow(image.convert("RGB"), boxes, 800, seed)
+
+
+def test_photometric_distortion_changes_colours_within_the_ranges_of_ssd() -> None:
+    """A sixteenth of the images stays as it is. Boxes do not move."""
+    grey = torch.full((40, 50, 3), 100, dtype=torch.uint8).permute(2, 0, 1)
+    colour = noise(40, 50)
+    boxes = np.array([[1, 2, 30, 20]], np.float32)
+    transform = PhotometricDistortion(val_transform(40))
+    brightness, unchanged = [], 0
+    for seed in range(400):
+        brightness.append(augmented(transform, grey, seed).float().mean().item())
+        result = transform(AugmentedImage(colour, boxes), seeded(seed))
+        assert np.array_equal(result.boxes, boxes)
+        assert result.image.dtype == torch.uint8
+        unchanged += torch.equal(result.image, colour)
+    assert 10 <= unchanged <= 45
+    # Changes of contrast may round to another grey.
+    assert 86 <= min(brightness) < 92
+    assert 108 < max(brightness) <= 114
+    again = transform(AugmentedImage(colour, boxes), seeded(7)).image
+    assert torch.equal(again, transform(AugmentedImage(colour, boxes), seeded(7)).image)

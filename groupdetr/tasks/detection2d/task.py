@@ -34,12 +34,16 @@ MAX_CACHE_BYTES = 1 << 30
 
 
 def augmentation(name: str) -> Callable[[int], transforms.Transform]:
-    """Return the function from imgsz to the transform called ``name``."""
-    if name not in AUGMENTATIONS:
+    """Return the function from imgsz to the transform called ``name``, such as flip+photometric."""
+    geometric, _, photometric = name.partition("+")
+    if geometric not in AUGMENTATIONS:
         raise UsageError(
             f"--augment {name} is for scenes", remedy=f"for images: {', '.join(AUGMENTATIONS)}"
         )
-    return AUGMENTATIONS[name]
+    transform = AUGMENTATIONS[geometric]
+    if not photometric:
+        return transform
+    return lambda imgsz: transforms.PhotometricDistortion(transform(imgsz))
 
 
 @torch.no_grad()
@@ -131,7 +135,10 @@ class DetectionTask(Task[Detections]):
 
     def worst_case(self, query_count: Callable[[int], int]) -> WorstCaseImageBatch:
         return worst_case(
-            self.train.records, self.settings.imgsz, self.settings.augment, query_count
+            self.train.records,
+            self.settings.imgsz,
+            self.settings.augment.partition("+")[0],
+            query_count,
         )
 
     def postprocess_val(self, predictions: Predictions, indices: Sequence[int]) -> list[Detections]:
