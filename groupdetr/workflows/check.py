@@ -12,12 +12,19 @@ from groupdetr.data.layouts import load
 from groupdetr.data.nuscenes.version import check_version, is_version, refuse_image_folder
 from groupdetr.data.nuscenes.version import load as load_version
 from groupdetr.data.records import TrainingData
+from groupdetr.data.transforms import val_transform
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError
-from groupdetr.settings import MANY, RANGES, expect_whole_number
+from groupdetr.files.replacing import expect_replaceable
+from groupdetr.settings import MANY, RANGES, Settings, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.annotated_images import is_annotated, save_annotated
+from groupdetr.tasks.detection2d.augmentation_sheet import augmentation_sheet
+from groupdetr.tasks.detection2d.task import augmentation
 from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
 from groupdetr.workflows.output_folder import expect_check_file
+
+SHEET = "augmentation.png"
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,18 @@ def check_command(
     decode: bool,
     masks: bool,
     workers: int | None,
+    show_augment: int | None,
+    augment: str,
+    imgsz: int,
     out: Path | None,
 ) -> CheckResult:
     """Check a dataset. The arguments are the options of `groupdetr check`."""
+    if show_augment is not None:
+        expect_whole_number("show_augment", show_augment, 1, 100)
+        Settings(augment=augment, imgsz=imgsz)  # These are refused before the check, which is long.
+        if out is None:
+            raise UsageError("--show-augment needs a folder to write to", remedy="add --out DIR")
+        expect_replaceable([out / SHEET], is_annotated, "choose another folder with --out")
     if out is not None:
         expect_check_file(out / "check.json")
     report = check(data, images, queries=queries, decode=decode, masks=masks, workers=workers)
@@ -87,7 +103,28 @@ def check_command(
         if report.dataset is not None:
             expect_outside_dataset(out, dataset_folders(report.dataset.metadata()))
         write_json(out / "check.json", report.to_json())
+    if show_augment is not None and out is not None:
+        draw_augmentation(report, show_augment, augment, imgsz, out / SHEET)
     return CheckResult(report)
+
+
+def draw_augmentation(
+    report: CheckReport, count: int, augment: str, imgsz: int, file: Path
+) -> None:
+    """Write a sheet of train images after augmentation, ``count`` rows, to a file.
+
+    `UsageError` if the data are scenes, or if there are no images that can be drawn.
+    """
+    dataset = report.dataset
+    if dataset is None or not hasattr(dataset, "splits"):
+        raise UsageError(
+            "there are no images to draw", str(report.root), "leave out --show-augment for scenes"
+        )
+    sheet = augmentation_sheet(
+        dataset.splits["train"], val_transform(imgsz), augmentation(augment)(imgsz), count
+    )
+    save_annotated(sheet, file)
+    create_console().print(f"training sees the images as in {file}")
 
 
 def load_dataset(path: str | Path, images: str | Path | None = None) -> TrainingData:

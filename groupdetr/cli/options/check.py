@@ -31,7 +31,13 @@ class CheckOptions(PluginOptions):
     """Check segmentations as well: instance segmentation needs one for every object."""
     workers: int | None = None
     """Threads that decode images. None: one for each processor core, 8 at most."""
+    show_augment: int | None = None
+    """Draw this number of train images as training sees them, to OUT/augmentation.png."""
+    augment: str = "detr"
+    """The augmentation that --show-augment draws, such as flip or detr+photometric."""
+    imgsz: int = 320
+    """Shortest side of an image in pixels, for --show-augment."""
     json: bool = False
     """Print one JSON object (docs/json.md) instead of text."""
     out: Path | None = None
-    """Folder to write check.json to."""
+    """Folder to write check.json and augmentation.png to."""
