@@ -72,7 +72,7 @@ class CountProgress:
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} images", markup=False),
             *time_columns(),
             console=self.console,
             transient=True,

@@ -455,11 +455,7 @@ def restore_groups(
         if name in state and lacks_groups(state[name], model[name], axes):
             flat.append(name)
     if file_groups is not None and not flat:
-        raise WeightsError(
-            f"this file records its groups, and {file_groups} cannot replace their number",
-            file.where,
-            "leave out the number of groups in the file",
-        )
+        _expect_recorded_groups(file, declared, file_groups)
     num_groups = 1
     for name in flat:
         rows = count_flat_rows(state[name], declared[name])
@@ -469,6 +465,22 @@ def restore_groups(
     for name in flat:
         state[name] = unflatten_groups(state[name], declared[name], num_groups)
     return state
+
+
+def _expect_recorded_groups(
+    file: Checkpoint, declared: Mapping[str, ParameterAxes], file_groups: int
+) -> None:
+    """Raise `WeightsError` unless ``file_groups`` is the number of groups that a file records."""
+    for name, axes in declared.items():
+        axis = axes.index(Axis.GROUP)
+        if name in file.state and axis is not None:
+            recorded = file.state[name].shape[axis]
+            if recorded != file_groups:
+                raise WeightsError(
+                    f"this file records that it has {recorded} groups, not {file_groups}",
+                    file.where,
+                    "leave out the number of groups in the file",
+                )
 
 
 def expect_dimensions(

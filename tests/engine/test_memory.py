@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -101,7 +102,7 @@ def test_processes_share_the_free_memory_of_their_container(
     cpu, reserved = torch.device("cpu"), 512 * MIB
     monkeypatch.setattr(memory, "control_group_bytes", lambda _: iter([free]))
     machine = SimpleNamespace(available=2 * free)
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     assert usable_bytes(cpu, reserved) == 0.75 * 7 * 1024 * MIB
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert usable_bytes(cpu, reserved) == 0.75 * 3 * 1024 * MIB
