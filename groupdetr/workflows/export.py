@@ -8,42 +8,60 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from groupdetr.checkpoints import hub
 from groupdetr.console.output import create_console
+from groupdetr.console.text import quote
 from groupdetr.data.image_input import ImageInput
 from groupdetr.data.records import CocoSplit
 from groupdetr.data.synthetic import SyntheticConfig, generate_image
+from groupdetr.deployment.exported_detector import ExportedDetector
+from groupdetr.deployment.graph import (
+    DetectionGraph,
+    GraphOptions,
+    create_graph,
+    expect_exportable,
+    graph_of,
+)
+from groupdetr.deployment.runtimes import FORMATS, OPSETS, ExportFormat, ExportOptions
+from groupdetr.deployment.verification import (
+    TOLERANCE,
+    TOLERANCE_HALF,
+    Agreement,
+    Tolerance,
+    compare,
+    torch_runtime,
+)
 from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import training_data
-from groupdetr.errors import DataError, GroupDETRError, UsageError
+from groupdetr.errors import DataError, ExportMismatchError, UsageError
 from groupdetr.evaluation.coco import evaluate
-from groupdetr.export import verification
-from groupdetr.export.exported_detector import ExportedDetector
-from groupdetr.export.graph import GraphOptions, create_graph, graph_of
-from groupdetr.export.runtimes import FORMATS, ExportOptions
-from groupdetr.export.verification import Agreement, compare, torch_runtime
-from groupdetr.files.replacing import expect_replaceable
+from groupdetr.files.replacing import expect_folder, expect_replaceable
+from groupdetr.files.writing import explained
 from groupdetr.settings import MANY, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.validation import with_classes_of
+from groupdetr.tasks.run_or_weights import default_folder
+from groupdetr.tasks.trained_detector import task_of
 from groupdetr.version import __version__
 
-NUM_IMAGES = 8  # that both runtimes detect objects in, without --check
-
-
-class ExportMismatchError(GroupDETRError):
-    """An exported detector that does not agree with PyTorch."""
-
-    exit_code = 5
+NUM_IMAGES = 8  # that both runtimes detect objects in, to compare them
+# Shortest side in pixels of the images that a graph of any size is recorded with. The graph does
+# not depend on it, and its levels have enough tokens for the 900 queries of the largest detector.
+EXAMPLE_SIDE = 256
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The file that was written, and how it agrees with PyTorch."""
+    """The file that was written, and how it agrees with PyTorch.
+
+    >>> result = groupdetr.export("runs/mine")
+    >>> print(result.file, result.agreement.score)
+    """
 
     file: Path
-    agreement: Agreement
-    ap: tuple[float, float] | None  # of the exported detector and of PyTorch, with --check
+    agreement: Agreement  # with the largest difference of scores, and the times of one image
+    ap: tuple[float, float] | None  # of the exported detector and of PyTorch, with ``check``
 
     def to_json(self) -> JsonObject:
         """Return the file and all figures."""
@@ -61,15 +79,23 @@ class ExportResult:
     def lines(self) -> list[str]:
         """Return the lines about the agreement and the speed."""
         agreement = self.agreement
+        if agreement.mask is not None:
+            where = f"of masks {100 * agreement.mask:.2f} % of their pixels"
+        else:
+            where = f"of boxes {agreement.pixels:.2f} pixels"
         lines = [
-            f"compared with PyTorch: {agreement.detections} detections in {agreement.images} images"
-            f"; largest difference of scores {agreement.score:.1e}, of boxes "
-            f"{agreement.pixels:.2f} pixels",
+            f"compared {agreement.detections} detections in {agreement.images} images: "
+            f"largest difference of scores {agreement.score:.1e}, {where}",
         ]
+        if agreement.unstable:
+            lines.append(
+                f"left out {agreement.unstable} of these images, in which rounding changes the "
+                "detections of PyTorch, too: it decides between nearly equal proposals"
+            )
         if self.ap is not None:
             lines.append(f"AP {100 * self.ap[0]:.2f}, in PyTorch {100 * self.ap[1]:.2f}")
         lines.append(
-            f"one image takes {agreement.milliseconds:.0f} ms, in PyTorch "
+            f"one image takes {agreement.milliseconds:.0f} ms on this CPU, in PyTorch "
             f"{agreement.torch_milliseconds:.0f} ms"
         )
         lines.append(f"written to {self.file}")
@@ -103,15 +129,26 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"there is no format {format!r}", remedy=f"choose {', '.join(FORMATS)}")
     expect_whole_number("top", top, 1, MANY)
-    expect_whole_number("opset", opset, 18, 100)
-    for side in size or ():
-        expect_whole_number("size", side, 32, 1 << 14)
-    detector = Detector(run, "cpu", imgsz)
-    graph = create_graph(detector, GraphOptions(top or detector.recipe.num_detections, half))
+    expect_whole_number("opset", opset, *OPSETS)
+    _expect_size(size, imgsz)
+    if format == "torch-export" and opset is not None:
+        raise UsageError("only ONNX has versions of operators", remedy="leave out --opset")
     runtime_format = FORMATS[format]
-    file = Path(out) if out is not None else detector.path.with_suffix(runtime_format.ending)
+    runtime_format.expect_installed()
+
+    _expect_images(run)
+    detector = Detector(run, "cpu", imgsz)
+    if out is not None:
+        file = Path(out)
+    else:
+        file = _default_file(Path(run), detector.path).with_suffix(runtime_format.ending)
     _expect_file(file, runtime_format.ending)
     images, split = _images(detector, Path(run), Path(check) if check is not None else None)
+    # OpenVINO computes in 32 bits, and only its file has 16.
+    compute_half = half and format != "openvino"
+    num_detections = top or detector.recipe.num_detections
+    graph = create_graph(detector, GraphOptions(num_detections, compute_half))
+    expect_exportable(graph, dynamic_batch=dynamic_batch, fixed_size=size is not None)
 
     metadata: JsonObject = {
         "version": __version__,
@@ -120,30 +157,28 @@ def export(
         "categories": [list(category) for category in detector.categories],
         "imgsz": detector.imgsz,
         "size": list(size) if size else None,
+        "dynamic_batch": dynamic_batch,
         "outputs": list(graph.outputs),
         "half": half,
     }
-    short = round(detector.imgsz)
-    options = ExportOptions(dynamic_batch, size, half, opset, (short, round(short * 4 / 3)))
-    draft = file.with_name(f".{file.stem}.{os.getpid()}{runtime_format.ending}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    create_console().print(f"writing {file.name}: this takes a minute or more", highlight=False)
-    try:
-        runtime_format.write(graph, options, metadata, draft)
-        _move(draft, file)
-    finally:
-        for part in _parts(draft):
-            part.unlink(missing_ok=True)
+    # Any size is allowed, and the graph is recorded with images of this one.
+    example_size = (EXAMPLE_SIDE, round(EXAMPLE_SIDE * 4 / 3))
+    options = ExportOptions(dynamic_batch, size, half, opset, example_size)
+    console = create_console()
+    console.print(f"writing {file.name}: this takes a minute or more")
+    _write(runtime_format, graph, options, metadata, file)
 
+    console.print("comparing it with PyTorch")
     exported = ExportedDetector.load(file)
     in_torch = graph_of(detector, detector.model, replace(graph.options, half=False))
     reference = ExportedDetector(torch_runtime(in_torch), metadata)
-    agreement = compare(exported, reference, images)
+    tolerance = TOLERANCE_HALF if half else TOLERANCE
+    agreement = compare(exported, reference, images, dynamic_batch, tolerance)
     ap = None
     if split is not None:
         ap = (_ap(detector, exported, split), _ap(detector, reference, split))
     result = ExportResult(file, agreement, ap)
-    _expect_agreement(result, half)
+    _expect_agreement(result, tolerance)
     return result
 
 
@@ -175,22 +210,74 @@ def export_command(
     )
 
 
+def _default_file(run: Path, weights: Path) -> Path:
+    """Return the file beside the weights, or of a model on the hub, in a folder of its name."""
+    if hub.model_named(run) is None:
+        return weights
+    return default_folder(run) / weights.name
+
+
 def _parts(file: Path) -> list[Path]:
     """Return the files of an export: OpenVINO writes the weights to a second one."""
     return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
 
 
-def _move(draft: Path, file: Path) -> None:
-    for part, final in zip(_parts(draft), _parts(file)):
-        part.replace(final)
+def _write(
+    runtime_format: ExportFormat,
+    graph: DetectionGraph,
+    options: ExportOptions,
+    metadata: JsonObject,
+    file: Path,
+) -> None:
+    """Write the file in full, or leave what is there as it is. `WriteError` if it cannot be."""
+    # The runtimes tell formats by their endings, so that of the draft is the same.
+    draft = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    with explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            runtime_format.write(graph, options, metadata, draft)
+            for part, final in zip(_parts(draft), _parts(file)):
+                part.replace(final)
+        finally:
+            for part in _parts(draft):
+                part.unlink(missing_ok=True)
+
+
+def _expect_size(size: tuple[int, int] | None, imgsz: int | None) -> None:
+    """Raise `UsageError` unless a fixed size is possible."""
+    if size is None:
+        return
+    if imgsz is not None:
+        raise UsageError(
+            "--imgsz and --size are two ways to choose the size of the input",
+            remedy="leave out one of them",
+        )
+    if len(size) != 2:
+        raise UsageError(f"--size needs a height and a width, not {size}")
+    for side in size:
+        expect_whole_number("size", side, 32, 1 << 14)
+
+
+def _expect_images(run: str | Path) -> None:
+    """Raise `UsageError` for a detector of scenes."""
+    if task_of(run).input_kind != "images":
+        raise UsageError(
+            "detectors of scenes cannot be exported: their input is not an image, but six views "
+            "with the positions of their cameras",
+            str(run),
+            "predict with groupdetr.SceneDetector",
+        )
 
 
 def _expect_file(file: Path, ending: str) -> None:
     """Raise `UsageError` for a file of another ending, or if a file of others would be replaced."""
     if file.suffix != ending:
         raise UsageError(
-            f"a file of this format ends in {ending}", str(file), f"--out {file.stem}{ending}"
+            f"a file of this format ends in {ending}",
+            str(file),
+            f"--out {quote(file.with_name(file.name + ending))}",
         )
+    expect_folder(file.parent)
     remedy = "choose another file with --out"
     expect_replaceable(_parts(file), lambda part: _is_exported(file), remedy)
 
@@ -211,7 +298,7 @@ def _images(
     Without ``check``, these are images that the run was validated on, or drawn ones.
     """
     if check is not None:
-        split = detector.task.read_split(check, None, None)
+        split = with_classes_of(detector, detector.task.read_split(check, None, None))
         return [record.path for record in split.records[:NUM_IMAGES]], split
     try:
         data, folder = training_data(run, "")
@@ -224,23 +311,20 @@ def _images(
 
 def _ap(detector: Detector, exported: ExportedDetector, split: CocoSplit) -> float:
     """Return the AP of a detector on a split."""
-    evaluated = with_classes_of(detector, split)
     detections = []
-    for record in with_progress(evaluated.records, "evaluating"):
+    for record in with_progress(split.records, "evaluating"):
         detections.append(exported.predict(record.path))
-    return evaluate(evaluated, detections, detector.task.kind).stats["AP"]
+    return evaluate(split, detections, detector.task.kind).stats["AP"]
 
 
-def _expect_agreement(result: ExportResult, half: bool) -> None:
+def _expect_agreement(result: ExportResult, tolerance: Tolerance) -> None:
     """Raise `ExportMismatchError` if the differences are larger than those of rounding."""
-    max_score, max_pixels = verification.MAX_SCORE_DIFFERENCE, verification.MAX_PIXELS
-    if half:
-        max_score = verification.MAX_SCORE_DIFFERENCE_HALF
-        max_pixels = verification.MAX_PIXELS_HALF
-    if result.agreement.score > max_score or result.agreement.pixels > max_pixels:
-        raise ExportMismatchError(
-            "the exported detector does not agree with PyTorch: " + "; ".join(result.lines()),
-            str(result.file),
-            f"scores may differ by {max_score}, and boxes by {max_pixels} pixels; try another "
-            "--format or --opset, or leave out --half",
-        )
+    if result.agreement.is_within(tolerance):
+        return
+    raise ExportMismatchError(
+        "the exported detector does not agree with PyTorch: " + "; ".join(result.lines()[:-1]),
+        str(result.file),
+        f"scores may differ by {tolerance.score}, boxes by {tolerance.pixels} pixels, and "
+        f"{100 * tolerance.mask:g} % of the pixels of masks; try another --format or --opset, or "
+        "leave out --half",
+    )

@@ -15,13 +15,13 @@ from groupdetr.cli.options.plugin import PluginOptions
 class ExportOptions(PluginOptions):
     """Write a detector for another runtime: torch.export, ONNX or OpenVINO.
 
-    One group of queries is kept. The file takes images as bytes, and returns detections. It is
-    opened by its runtime and compared with PyTorch before the command ends; the exit code is 5 if
-    they do not agree.
+    One group of queries is kept. The file takes images with values from 0 to 255, and returns
+    detections. It is opened by its runtime and compared with PyTorch before the command ends; the
+    exit code is 5 if they do not agree.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, or a weights file of this library."""
+    """A run, a weights file of this library, or a model on the Hugging Face hub (owner/name)."""
     format: Literal["onnx", "openvino", "torch-export"] = "onnx"
     """The format of the file: .onnx, .xml (with .bin) or .pt2."""
     imgsz: int | None = None
@@ -32,11 +32,11 @@ class ExportOptions(PluginOptions):
     dynamic_batch: bool = False
     """Allow any number of images of one size; otherwise one."""
     half: bool = False
-    """Compute in 16 bits. OpenVINO: store the weights in 16 bits."""
+    """Store the weights in 16 bits, and compute in 16 bits except in OpenVINO."""
     top: int | None = None
     """Detections of an image. None: those of the model."""
     opset: int | None = None
-    """Version of ONNX's operators. None: the one that PyTorch writes by default."""
+    """Version of ONNX's operators, from 18 to 23. None: 20."""
     check: Path | None = None
     """A dataset on whose val split both runtimes are evaluated and compared."""
     out: Path | None = None

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Self
 
+import torch
 from timm.layers import BatchNormAct2d
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class FrozenBatchNorm(nn.Module):
@@ -101,7 +103,27 @@ class NormedConv2dSame(NormedConv2d):
     """
 
     def pad(self, x: Tensor) -> Tensor:
+        is_usual = self.stride == (2, 2) and self.dilation == (1, 1)
+        if torch.compiler.is_exporting() and is_usual and all(k % 2 for k in self.kernel_size):
+            return _pad_any_size(x, self.kernel_size)
         return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+
+
+def _pad_any_size(x: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
+    """Pad a map [B,C,H,W] for odd kernels of stride 2, in a graph for images of any size.
+
+    The convolution has the same result as after `pad_same`, which pads odd sides by one pixel more
+    on the left. Sizes that depend on that in every layer would take the exporter minutes. Here only
+    the indices of the pixels depend on it, and there may be one column more, which is not used.
+    """
+    for axis, kernel in zip((2, 3), kernel_size):
+        side = x.shape[axis]
+        before, after = kernel // 2, kernel // 2 + 1
+        padding = (before, after) if axis == 3 else (0, 0, before, after)
+        first = torch.full((), 1 - side % 2, dtype=torch.int64, device=x.device)
+        index = torch.arange(side + kernel - 1, device=x.device) + first
+        x = F.pad(x, padding).index_select(axis, index)
+    return x
 
 
 NORMED_CLASSES: dict[type[nn.Module], type[NormedConv2d]] = {

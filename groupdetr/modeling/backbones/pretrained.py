@@ -9,6 +9,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from groupdetr.checkpoints import hub
 from groupdetr.checkpoints.layout import Layout, refuse
 from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
 from groupdetr.checkpoints.wrappers import unwrap
@@ -24,8 +25,10 @@ def create_network(
     weights. A file must have one of the ``layouts``. timm could read it, too, but it would ignore
     tensors that do not fit. `WeightsError` if the weights cannot be downloaded or do not fit.
     """
-    with download_errors(name):
-        network = timm.create_model(name, pretrained=pretrained is True, **options)
+    if pretrained is True:
+        with download_errors(name):
+            return timm.create_model(name, pretrained=True, **options)
+    network = timm.create_model(name, **options)
     if isinstance(pretrained, str):
         load_all_weights(network, read_backbone_file(pretrained, layouts))
     return network
@@ -33,17 +36,30 @@ def create_network(
 
 @contextmanager
 def download_errors(name: str) -> Iterator[None]:
-    """Turn the errors of a download of timm's weights ``name`` into a `WeightsError`."""
-    try:
-        yield
-    except OSError as error:  # the base class of the errors of the hub and of HTTP
-        what = f"the weights of {name} could not be downloaded: {error}".splitlines()[0]
-        raise WeightsError(
-            what,
-            f"timm/{name} on the Hugging Face hub",
-            "go online once, pass a local file with --pretrained-backbone FILE "
-            "(pretrained_backbone=FILE), or train without pretrained weights",
-        ) from error
+    """Turn the errors of a download of timm's weights ``name`` into a `WeightsError`.
+
+    If the hub cannot be reached, weights that are not in the cache are an error after a moment.
+    """
+    remedy = (
+        "pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), or train "
+        "without pretrained weights"
+    )
+    what = f"the weights of {name} could not be downloaded"
+    config = timm.get_pretrained_cfg(name)
+    model = hub.HubModel(config.hf_hub_id if config and config.hf_hub_id else f"timm/{name}")
+    with hub.offline_if_unreachable() as reachable:
+        try:
+            yield
+        except Exception as error:
+            if not hub.is_hub_error(error):
+                raise
+            if not reachable:
+                raise hub.missing(model, what, remedy) from error
+            raise WeightsError(
+                f"{what}: {error}".splitlines()[0],
+                f"{model} on the Hugging Face hub",
+                f"try again later; or {remedy}",
+            ) from error
 
 
 def read_backbone_file(path: str, layouts: tuple[Layout, ...]) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupdetr.checkpoints import hub
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.resnet import resnet50
 from groupdetr.modeling.backbones.timm_backbone import timm_backbone
 from groupdetr.structures.camera_images import CameraImages
@@ -404,6 +407,29 @@ def test_weights_that_cannot_be_downloaded_are_reported() -> None:
         WeightsError, match=r"the weights of test_resnet\.r160_in1k could not be downloaded"
     ):
         timm_backbone("test_resnet.r160_in1k", pretrained=True, strides=STRIDES)
+
+
+@pytest.mark.parametrize("create", [timm_backbone, create_network])
+def test_without_a_network_weights_are_missed_after_a_moment(create: Any, no_network: Path) -> None:
+    """By both ways to timm's weights. timm alone tries again for almost a minute."""
+    options = {"strides": STRIDES} if create is timm_backbone else {"layouts": ()}
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match="cannot be reached") as refused:
+        create("test_resnet.r160_in1k", pretrained=True, **options)
+    assert time.monotonic() - start < 5
+    assert "the weights of test_resnet.r160_in1k could not be downloaded" in refused.value.what
+    assert refused.value.where == f"timm/test_resnet.r160_in1k, revision main; cache: {no_network}"
+    for text in ("hf download timm/test_resnet.r160_in1k", "--pretrained-backbone FILE"):
+        assert text in refused.value.remedy
+
+
+@pytest.mark.parametrize("create", [timm_backbone, create_network])
+def test_without_pretrained_weights_nothing_is_asked_of_the_hub(
+    create: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "is_reachable", lambda: pytest.fail("it was asked"))
+    options = {"strides": STRIDES} if create is timm_backbone else {"layouts": ()}
+    assert create("test_resnet.r160_in1k", pretrained=False, **options) is not None
 
 
 def test_a_name_without_published_weights_is_refused() -> None:

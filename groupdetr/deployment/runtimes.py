@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,15 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from groupdetr.deployment.graph import INPUT, DetectionGraph
 from groupdetr.errors import UsageError
-from groupdetr.export.graph import INPUT, DetectionGraph
 from groupdetr.structures.json_object import JsonObject
 
 METADATA = "groupdetr"  # the key of the metadata in a file
 Outputs = dict[str, NDArray[Any]]
 # Images [B,3,H,W] float32 from 0 to 255 -> the outputs of the graph by name
 Runtime = Callable[[NDArray[np.float32]], Outputs]
+OPSETS = 18, 23  # the first and the last version of ONNX's operators that can be written
+OPSET = 20  # the first version that has all operators of the detectors
+_MAX_ONNX_BYTES = 2**31 - 2**20  # a file of ONNX is one message of protobuf
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,9 @@ class ExportOptions:
     dynamic_batch: bool  # any number of images; otherwise one
     size: tuple[int, int] | None  # height and width of the input; None: any
     half: bool
-    opset: int | None  # of ONNX; None: the newest one that PyTorch writes by default
-    example_size: tuple[int, int] = (
-        480,
-        640,
-    )  # with which the graph is recorded, if any is allowed
+    opset: int | None  # of ONNX; None: OPSET
+    # height and width of the images that the graph is recorded with, if any size is allowed
+    example_size: tuple[int, int] = (480, 640)
 
     def example(self) -> Tensor:
         """Return images to record the graph with, [B,3,H,W]."""
@@ -60,14 +64,20 @@ class ExportFormat:
     """A format of a runtime.
 
     ``write`` writes a graph with metadata to a file. ``load`` opens the file with that runtime
-    alone, and returns it with the metadata. ``extra`` is the extra of this library that installs
-    the runtime, empty if it needs none.
+    alone, and returns it with the metadata. ``modules`` are the packages that both need, and
+    ``extra`` is the extra of this library that installs them, empty if it needs none.
     """
 
     ending: str
+    modules: tuple[str, ...]
     extra: str
     write: Callable[[DetectionGraph, ExportOptions, JsonObject, Path], None]
     load: Callable[[Path], tuple[Runtime, JsonObject]]
+
+    def expect_installed(self) -> None:
+        """Raise `UsageError` if a package is missing."""
+        for module in self.modules:
+            _require(module, self.extra)
 
 
 # torch.export
@@ -77,11 +87,13 @@ def _write_torch(
     graph: DetectionGraph, options: ExportOptions, metadata: JsonObject, file: Path
 ) -> None:
     program = _exported(graph, options)
-    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+    with _quiet():
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
 
 
 def _exported(graph: DetectionGraph, options: ExportOptions) -> torch.export.ExportedProgram:
-    with _quiet(), torch.no_grad():
+    # The other attentions return tensors with strides that ONNX's decomposition does not keep.
+    with _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         return torch.export.export(
             graph, (options.example(),), dynamic_shapes=options.dynamic_shapes(), strict=False
         )
@@ -89,8 +101,9 @@ def _exported(graph: DetectionGraph, options: ExportOptions) -> torch.export.Exp
 
 def _load_torch(file: Path) -> tuple[Runtime, JsonObject]:
     extra = {METADATA: ""}
-    module = torch.export.load(file, extra_files=extra).module()
-    metadata: JsonObject = json.loads(extra[METADATA])
+    with _quiet(), _opening(file):
+        module = torch.export.load(file, extra_files=extra).module()
+        metadata: JsonObject = json.loads(extra[METADATA])
 
     def run(images: NDArray[np.float32]) -> Outputs:
         with torch.inference_mode():
@@ -106,16 +119,22 @@ def _load_torch(file: Path) -> tuple[Runtime, JsonObject]:
 def _write_onnx(
     graph: DetectionGraph, options: ExportOptions, metadata: JsonObject, file: Path
 ) -> None:
-    _require("onnxscript", "onnx", file)
+    num_bytes = sum(x.numel() * x.element_size() for x in graph.state_dict().values())
+    if num_bytes > _MAX_ONNX_BYTES:
+        raise UsageError(
+            f"the weights have {num_bytes / 2**30:.1f} GiB, and a file of ONNX can hold 2",
+            remedy="add --half, or choose --format torch-export",
+        )
     example = options.example()
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             _exported(graph, options),
             (example,),
             dynamo=True,
-            opset_version=options.opset,
+            opset_version=options.opset or OPSET,
             input_names=[INPUT],
             output_names=list(graph.outputs),
+            custom_translation_table={operator.floordiv: _floor_division},
             verbose=False,
         )
     assert program is not None
@@ -123,15 +142,26 @@ def _write_onnx(
     program.save(file, external_data=False)
 
 
+def _floor_division(numerator: Any, denominator: Any) -> Any:
+    """Return the operators for ``//`` of two sizes.
+
+    ONNX's division of integers rounds towards zero, and PyTorch's own translation is only that. But
+    a rounded up half of a side is -(-side // 2), whose numerator is negative.
+    """
+    op = importlib.import_module("onnxscript").opset18
+    return op.Div(op.Sub(numerator, op.Mod(numerator, denominator)), denominator)
+
+
 def _load_onnx(file: Path) -> tuple[Runtime, JsonObject]:
-    onnxruntime = _require("onnxruntime", "onnx", file)
+    onnxruntime = _require("onnxruntime", "onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        str(file), options, providers=onnxruntime.get_available_providers()
-    )
-    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+    with _opening(file):
+        session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+        metadata: JsonObject = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
 
     def run(images: NDArray[np.float32]) -> Outputs:
         values = session.run(metadata["outputs"], {INPUT: images})
@@ -146,7 +176,7 @@ def _load_onnx(file: Path) -> tuple[Runtime, JsonObject]:
 def _write_openvino(
     graph: DetectionGraph, options: ExportOptions, metadata: JsonObject, file: Path
 ) -> None:
-    openvino = _require("openvino", "openvino", file)
+    openvino = _require("openvino", "openvino")
     with TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
         _write_onnx(graph, options, metadata, onnx)
@@ -157,10 +187,11 @@ def _write_openvino(
 
 
 def _load_openvino(file: Path) -> tuple[Runtime, JsonObject]:
-    openvino = _require("openvino", "openvino", file)
+    openvino = _require("openvino", "openvino")
     core = openvino.Core()
-    model = core.read_model(file)
-    metadata = json.loads(model.get_rt_info([METADATA]).astype(str))
+    with _opening(file):
+        model = core.read_model(file)
+        metadata: JsonObject = json.loads(model.get_rt_info([METADATA]).astype(str))
     # Otherwise it computes in bfloat16 on processors that can: differences of 0.01 in scores.
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", hints)
@@ -173,22 +204,37 @@ def _load_openvino(file: Path) -> tuple[Runtime, JsonObject]:
 
 
 FORMATS = {
-    "torch-export": ExportFormat(".pt2", "", _write_torch, _load_torch),
-    "onnx": ExportFormat(".onnx", "onnx", _write_onnx, _load_onnx),
-    "openvino": ExportFormat(".xml", "openvino", _write_openvino, _load_openvino),
+    "torch-export": ExportFormat(".pt2", (), "", _write_torch, _load_torch),
+    "onnx": ExportFormat(".onnx", ("onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx),
+    "openvino": ExportFormat(
+        ".xml", ("onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino
+    ),
 }
 
 
-def _require(module: str, extra: str, file: Path) -> Any:
+def _require(module: str, extra: str) -> Any:
     """Import a module of an extra. `UsageError` with the command that installs it."""
-    import importlib
-
     try:
         return importlib.import_module(module)
-    except ImportError:
+    except ImportError as error:
         raise UsageError(
-            f"{module} is not installed", str(file), f"pip install 'groupdetr[{extra}]'"
-        ) from None
+            f"{module} is not installed, or cannot be imported: {error}",
+            remedy=f"pip install 'groupdetr[{extra}]'",
+        ) from error
+
+
+@contextlib.contextmanager
+def _opening(file: Path) -> Iterator[None]:
+    """Turn any error while a file is opened into a `UsageError`."""
+    try:
+        yield
+    except Exception as error:  # the runtimes have no common error
+        first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UsageError(
+            f"this file is damaged, or `groupdetr export` did not write it: {first_line}",
+            str(file),
+            "export the detector again",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.errors import UsageError
+from groupdetr.modeling.backbones.vit import ViT
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
@@ -121,10 +123,32 @@ def graph_of(
     return graph_class(model, options)
 
 
+def expect_exportable(graph: DetectionGraph, *, dynamic_batch: bool, fixed_size: bool) -> None:
+    """Raise `UsageError`, with the reason, for what a graph cannot be written as."""
+    has_vit = any(isinstance(module, ViT) for module in graph.modules())
+    if has_vit and not fixed_size:
+        raise UsageError(
+            "a detector with a plain ViT cannot be exported for images of any size: the number of "
+            "its windows is fixed when the graph is recorded",
+            remedy="choose a size, such as --size 800 1216",
+        )
+    if has_vit and dynamic_batch:
+        raise UsageError(
+            "a detector with a plain ViT cannot be exported for any number of images: the number "
+            "of its windows is fixed when the graph is recorded",
+            remedy="leave out --dynamic-batch",
+        )
+
+
 def single_group(recipe: Recipe, path: Path) -> DetectionTransformer:
     """Return the detector in a weights file with its inference group alone, on the CPU."""
     if recipe.inference_group == 0:
         recipe = replace(recipe, num_groups=1)
     model = recipe.build()
     load_weights(model, path)
+    for module in model.modules():
+        if isinstance(getattr(module, "fused_attn", None), bool):
+            # timm's ViT calls PyTorch's attention with three axes, and ONNX's has four. Otherwise
+            # it multiplies the same matrices by itself.
+            module.fused_attn = False  # type: ignore[assignment]
     return model.eval()

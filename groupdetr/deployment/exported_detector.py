@@ -15,8 +15,8 @@ from torch import Tensor
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.image_input import ImageInput, to_rgb
 from groupdetr.data.transforms import Transform, val_transform
+from groupdetr.deployment.runtimes import FORMATS, Outputs, Runtime
 from groupdetr.errors import UsageError
-from groupdetr.export.runtimes import FORMATS, Outputs, Runtime
 from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.masks import STRIDE
@@ -28,17 +28,26 @@ _MASKS_AT_ONCE = 8  # that are enlarged to the image at once
 
 @dataclass(frozen=True)
 class ExportedDetector:
-    """A file that `groupdetr export` wrote, opened by its runtime."""
+    """A file that `groupdetr export` wrote, opened by its runtime.
+
+    It detects the same objects as the `Detector` that was exported.
+
+    >>> exported = groupdetr.ExportedDetector.load("runs/mine/weights/best.onnx")
+    >>> detections = exported.predict("photo.jpg").above(0.5)
+    """
 
     runtime: Runtime
     metadata: JsonObject
 
     @classmethod
     def load(cls, file: str | Path) -> ExportedDetector:
-        """Open a file. `UsageError` for a file of another ending."""
+        """Open a file. `UsageError` if `groupdetr export` did not write it, or for no file."""
         path = Path(file)
+        if not path.is_file():
+            raise UsageError("there is no such file", str(path), "export a detector to it first")
         for export_format in FORMATS.values():
             if path.suffix == export_format.ending:
+                export_format.expect_installed()
                 return cls(*export_format.load(path))
         endings = ", ".join(item.ending for item in FORMATS.values())
         raise UsageError("this is not an exported detector", str(path), f"pass a file of {endings}")

@@ -1,0 +1,244 @@
+"""Comparison of an exported detector with PyTorch: the same images through both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from groupdetr.data.image_input import ImageInput, to_rgb
+from groupdetr.deployment.exported_detector import ExportedDetector
+from groupdetr.deployment.graph import DetectionGraph
+from groupdetr.deployment.runtimes import Outputs, Runtime
+from groupdetr.structures.detections import Detections, decode_mask
+
+MIN_SCORE = 0.01  # boxes and masks of detections with a lower score are not compared
+NEAR_SCORE = 0.05  # detections of scores that differ by more are never the same
+_TIMED_RUNS = 5
+# Noise on an image, of values from 0 to 255, that has the size of rounding in float32. It is drawn
+# several times: a decision between two nearly equal proposals changes in about half of the draws.
+_NOISE = 1e-3
+_NOISE_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest differences that rounding may cause."""
+
+    score: float
+    pixels: float  # that an edge of a box may move
+    mask: float  # share of the pixels of all masks that may differ
+
+
+TOLERANCE = Tolerance(score=1e-4, pixels=0.5, mask=1e-3)
+# Numbers of 16 bits have three decimals.
+TOLERANCE_HALF = Tolerance(score=2e-2, pixels=4.0, mask=3e-2)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far an exported detector is from PyTorch, on some images."""
+
+    images: int
+    # Images that were left out, because rounding changes the detections of PyTorch itself as much:
+    # a two-stage detector chose another one of two nearly equal proposals.
+    unstable: int
+    detections: int  # whose boxes or masks were compared
+    score: float  # the largest difference of scores
+    # the largest difference of a box's edge, in pixels of the image; None for masks
+    pixels: float | None
+    # the share of the pixels of all masks that differ; None for boxes
+    mask: float | None
+    milliseconds: float  # of the exported detector, for one image
+    torch_milliseconds: float
+
+    def is_within(self, tolerance: Tolerance) -> bool:
+        """Return whether no difference is larger than the tolerance."""
+        return (
+            # A file that is wrong is not excused by images on which PyTorch is unstable.
+            2 * self.unstable <= self.images
+            and self.score <= tolerance.score
+            and (self.pixels or 0.0) <= tolerance.pixels
+            and (self.mask or 0.0) <= tolerance.mask
+        )
+
+
+def torch_runtime(graph: DetectionGraph) -> Runtime:
+    """Return the graph itself as a runtime."""
+
+    def run(images: NDArray[np.float32]) -> Outputs:
+        with torch.inference_mode():
+            values = graph(torch.from_numpy(images))
+        return {name: value.numpy() for name, value in zip(graph.outputs, values)}
+
+    return run
+
+
+def compare(
+    exported: ExportedDetector,
+    reference: ExportedDetector,
+    images: Sequence[ImageInput],
+    dynamic_batch: bool,
+    tolerance: Tolerance,
+) -> Agreement:
+    """Return how far two detectors are from each other on these images.
+
+    With ``dynamic_batch``, the first image is also detected in as a batch of three.
+
+    Detections of both are compared in the order of their scores. A box or mask is compared with the
+    nearest one of the same class, because detections of nearly equal scores may change places.
+    Images are left out where the reference itself changes by more than the tolerance if its input
+    is changed by as little as rounding does.
+    """
+    total = _Difference()
+    unstable = 0
+    for image in images:
+        expected = reference.predict(image)
+        difference = _difference(exported.predict(image), expected)
+        if not difference.is_within(tolerance) and _is_unstable(reference, image, tolerance):
+            unstable += 1
+            continue
+        total = total.joined(difference)
+    if dynamic_batch:
+        for ours, theirs in _in_batch(exported, images[0]):
+            total = total.joined(_difference(ours, theirs))
+    example = exported.input_of(to_rgb(images[0]))
+    has_masks = "mask_logits" in exported.metadata["outputs"]
+    return Agreement(
+        images=len(images),
+        unstable=unstable,
+        detections=total.detections,
+        score=total.score,
+        pixels=None if has_masks else total.pixels,
+        mask=total.mask if has_masks else None,
+        milliseconds=_milliseconds(lambda: exported.runtime(example)),
+        torch_milliseconds=_milliseconds(lambda: reference.runtime(example)),
+    )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How far detections are from those of the reference."""
+
+    detections: int = 0  # whose boxes or masks were compared
+    score: float = 0.0
+    pixels: float = 0.0  # of boxes
+    differing_area: int = 0  # pixels of masks that differ
+    area: int = 0  # pixels of all masks
+
+    @property
+    def mask(self) -> float:
+        """The share of the pixels of all masks that differ."""
+        return self.differing_area / max(1, self.area)
+
+    def joined(self, other: _Difference) -> _Difference:
+        """Return the difference in two sets of images."""
+        return _Difference(
+            self.detections + other.detections,
+            max(self.score, other.score),
+            max(self.pixels, other.pixels),
+            self.differing_area + other.differing_area,
+            self.area + other.area,
+        )
+
+    def is_within(self, tolerance: Tolerance) -> bool:
+        """Return whether no difference is larger than the tolerance."""
+        is_located = self.pixels <= tolerance.pixels and self.mask <= tolerance.mask
+        return self.score <= tolerance.score and is_located
+
+
+def _difference(ours: Detections, theirs: Detections) -> _Difference:
+    """Return how far the detections in one image are from those of the reference."""
+    score = _largest_difference(ours, theirs)
+    # The last detections of equal scores may differ, and so may the order of equal ones.
+    lowest = max(MIN_SCORE, float(theirs.scores[-1]) + 1e-3)
+    compared = theirs.above(lowest)
+    if theirs.masks is None:
+        return _Difference(len(compared), score, _largest_distance(compared, ours))
+    differing, area = _differing_pixels(compared, ours)
+    return _Difference(len(compared), score, 0.0, differing, area)
+
+
+def _is_unstable(reference: ExportedDetector, image: ImageInput, tolerance: Tolerance) -> bool:
+    """Return whether rounding changes the detections of a detector by more than a tolerance."""
+    rgb = to_rgb(image)
+    pixels = reference.input_of(rgb)
+    expected = reference.predict(rgb)
+    generator = np.random.default_rng(0)
+    for _ in range(_NOISE_DRAWS):
+        noise = generator.uniform(-_NOISE, _NOISE, pixels.shape).astype(np.float32)
+        outputs = reference.runtime(pixels + noise)
+        changed = reference.detections(outputs, pixels.shape[2:], rgb.size)
+        if not _difference(changed, expected).is_within(tolerance):
+            return True
+    return False
+
+
+def _in_batch(
+    exported: ExportedDetector, image: ImageInput
+) -> Iterator[tuple[Detections, Detections]]:
+    """Yield the detections of an image in a batch of three, and those of the image alone."""
+    rgb = to_rgb(image)
+    pixels = exported.input_of(rgb)
+    # The flipped image shows that images of a batch do not depend on each other.
+    outputs = exported.runtime(np.concatenate([pixels, pixels[..., ::-1], pixels]))
+    alone = exported.predict(rgb)
+    for index in (0, 2):
+        of_image = {name: value[index : index + 1] for name, value in outputs.items()}
+        yield exported.detections(of_image, pixels.shape[2:], rgb.size), alone
+
+
+def _largest_difference(ours: Detections, theirs: Detections) -> float:
+    """Return the largest difference of scores, infinity for NaN or other numbers of detections."""
+    if len(ours) != len(theirs):
+        return float("inf")
+    difference = (ours.scores - theirs.scores).abs().nan_to_num(float("inf"))
+    return float(difference.max()) if len(ours) else 0.0
+
+
+def _candidates(others: Detections, label: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Return which detections may be the one with this label and score, [D] bool."""
+    return (others.labels == label) & ((others.scores - score).abs() < NEAR_SCORE)
+
+
+def _largest_distance(detections: Detections, others: Detections) -> float:
+    """Return the largest distance of a box to the nearest one of the same class and score."""
+    largest = 0.0
+    for box, label, score in zip(detections.boxes, detections.labels, detections.scores):
+        candidates = others.boxes[_candidates(others, label, score)]
+        distances = (candidates - box).abs().amax(1)
+        largest = max(largest, float(distances.min()) if len(distances) else float("inf"))
+    return largest
+
+
+def _differing_pixels(detections: Detections, others: Detections) -> tuple[int, int]:
+    """Return how many pixels of masks differ from the nearest mask, and the area of the masks."""
+    assert detections.masks is not None
+    assert others.masks is not None
+    other_masks = [decode_mask(rle) for rle in others.masks]
+    differing, total = 0, 0
+    for rle, label, score in zip(detections.masks, detections.labels, detections.scores):
+        mask = decode_mask(rle)
+        area = int(mask.sum())
+        candidates = _candidates(others, label, score).nonzero()[:, 0].tolist()
+        differences = [int((mask ^ other_masks[i]).sum()) for i in candidates]
+        # A mask without any counterpart differs in all of its pixels.
+        differing += min(differences, default=area)
+        total += area
+    return differing, total
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    """Return the median time of a call."""
+    run()
+    times = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times)

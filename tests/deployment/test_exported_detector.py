@@ -1,0 +1,131 @@
+"""An exported detector detects what `Detector.predict` detects, in every format."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import groupdetr
+from groupdetr.deployment.exported_detector import ExportedDetector
+from groupdetr.deployment.runtimes import FORMATS
+from groupdetr.errors import UsageError
+from groupdetr.structures.detections import Detections
+from groupdetr.workflows.export import export
+from tests.deployment.exports import CATEGORIES, IMGSZ, SMALL, write_weights
+
+ROOT = Path(__file__).parents[2]
+Exported = Callable[[str, str], Path]
+every_format = pytest.mark.parametrize(
+    ("format", "ending"), [(name, item.ending) for name, item in FORMATS.items()]
+)
+
+
+def assert_same(ours: Detections, theirs: Detections) -> None:
+    """Assert equal classes, scores within 1e-4 and boxes within half a pixel."""
+    assert len(ours) == len(theirs) > 0
+    assert torch.equal(ours.labels, theirs.labels)
+    torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=0.5)
+
+
+@every_format
+def test_images_of_any_size_have_the_detections_of_the_detector(
+    format: str, ending: str, exported: Exported, weights: Path, photos: list[Path]
+) -> None:
+    detector = groupdetr.Detector(weights, "cpu")
+    of_file = ExportedDetector.load(exported(format, ending))
+    for photo in photos:
+        (expected,) = detector.predict(photo, score=0)
+        assert_same(of_file.predict(photo), expected.detections)
+
+
+@every_format
+def test_images_of_a_batch_have_the_detections_that_they_have_alone(
+    format: str, ending: str, exported: Exported
+) -> None:
+    runtime = ExportedDetector.load(exported(format, ending)).runtime
+    images = np.random.default_rng(0).uniform(0, 255, (3, 3, 70, 90)).astype(np.float32)
+    together = runtime(images)
+    for index in range(len(images)):
+        alone = runtime(images[index : index + 1])
+        for name, values in alone.items():
+            np.testing.assert_allclose(together[name][index], values[0], rtol=0, atol=1e-3)
+
+
+@every_format
+def test_a_file_says_which_classes_and_sizes_it_has(
+    format: str, ending: str, exported: Exported
+) -> None:
+    of_file = ExportedDetector.load(exported(format, ending))
+    assert of_file.categories == [(category_id, name) for category_id, name in CATEGORIES]
+    assert of_file.metadata["imgsz"] == IMGSZ
+    assert of_file.metadata["version"] == groupdetr.__version__
+
+
+def test_a_file_of_onnx_runs_without_this_library(
+    exported: Exported, weights: Path, photos: list[Path]
+) -> None:
+    """Pillow and torchvision resize a little differently, so scores differ in the third digit."""
+    script = ROOT / "examples/onnx_detection.py"
+    text = script.read_text()
+    assert "import groupdetr" not in text
+    assert "torch" not in text
+    detect = runpy.run_path(str(script))["detect"]
+    for photo in photos:
+        found = list(detect(str(exported("onnx", ".onnx")), photo, 0.3))
+        (expected,) = groupdetr.Detector(weights, "cpu").predict(photo, score=0.3)
+        assert [name for name, _, _ in found] == expected.names
+        np.testing.assert_allclose([score for _, score, _ in found], expected.scores, atol=5e-3)
+        np.testing.assert_allclose([box for _, _, box in found], expected.boxes, atol=1)
+
+
+def test_a_fixed_size_stretches_images_to_it(
+    weights: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    file = export(weights, "torch-export", tmp_path / "fixed.pt2", size=(64, 96), top=5).file
+    of_file = ExportedDetector.load(file)
+    detections = of_file.predict(photos[1])  # of 70 x 120 pixels
+    assert len(detections) == 5
+    assert bool((detections.boxes <= torch.tensor([70, 120, 70, 120])).all())
+    with pytest.raises(Exception, match="64"):
+        of_file.runtime(np.zeros((1, 3, 96, 64), dtype=np.float32))
+
+
+def test_half_precision_stores_half_of_the_bytes(
+    weights: Path, exported: Exported, tmp_path: Path
+) -> None:
+    result = export(weights, "torch-export", tmp_path / "half.pt2", half=True)
+    full = exported("torch-export", ".pt2").stat().st_size
+    assert result.file.stat().st_size < 0.8 * full
+    assert 1e-6 < result.agreement.score < 2e-2
+
+
+@pytest.mark.parametrize("content", [b"", b"something else", b"PK\x03\x04"])
+@every_format
+def test_a_file_of_something_else_is_refused(
+    format: str, ending: str, content: bytes, tmp_path: Path
+) -> None:
+    file = tmp_path / f"other{ending}"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="did not write it"):
+        ExportedDetector.load(file)
+
+
+def test_masks_are_those_of_the_detector(photos: list[Path], tmp_path: Path) -> None:
+    sizes = {**SMALL, "encoder_dim_feedforward": 32}
+    weights = write_weights(tmp_path / "masks.safetensors", "mask2former-tiny", **sizes)
+    # An export for images of any size takes a minute.
+    file = export(weights, "torch-export", tmp_path / "masks.pt2", size=(64, 64)).file
+    photo = photos[2]  # of 64 x 64 pixels
+    result: Any
+    (result,) = groupdetr.Detector(weights, "cpu").predict(photo, score=0)
+    detections = ExportedDetector.load(file).predict(photo)
+    torch.testing.assert_close(detections.scores, result.detections.scores, rtol=0, atol=1e-4)
+    assert json.dumps(str(detections.masks)) == json.dumps(str(result.detections.masks))
