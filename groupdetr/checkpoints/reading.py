@@ -6,14 +6,14 @@ import json
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints import native
+from groupdetr.checkpoints import hub, native
 from groupdetr.checkpoints.file_format import KEY, require_format
 from groupdetr.checkpoints.metadata import MAX_SIZE, UNTRUSTED
 from groupdetr.checkpoints.pickles import unpickle
@@ -83,26 +83,25 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, entry: str | None = None) -> Checkpoint:
-    """Read a .pth, .pt or .pkl file, a .safetensors file, or a folder.
+    """Read a .pth, .pt or .pkl file, a .safetensors file, a folder, or a model on the hub.
 
     A folder is one of transformers, with all its files of weights, or a run of this library, whose
     best weights are read. ``entry`` selects one of several sets of weights in a file by the key of
-    its dict, such as ``ema`` or ``ema.module``.
+    its dict, such as ``ema`` or ``ema.module``. A model on the Hugging Face hub is ``owner/name``
+    or ``owner/name@revision``; it is downloaded unless it is in the cache.
 
     `WeightsError` if there is no such file, if it is something else than weights, or damaged.
     """
     path = Path(source)
     try:
+        model = hub.model_named(source)
+        if model is not None:
+            return replace(open_checkpoint(hub.download(model), entry), where=str(model))
         if path.is_dir():
             _expect_no_entry(entry, path)
             return _open_folder(path)
         if not path.is_file():
-            what, remedy = describe_missing(source)
-            raise WeightsError(
-                what or "there is no such weights file",
-                as_typed(source),
-                remedy or "pass a .pth, .pt, .pkl or .safetensors file or a folder",
-            )
+            raise _no_such_file(source)
         return _open_file(path, entry)
     except (OSError, ValueError) as error:  # ValueError: the path has a NUL character
         raise WeightsError(
@@ -110,6 +109,15 @@ def open_checkpoint(source: str | Path, entry: str | None = None) -> Checkpoint:
             str(source),
             "check the path and its permissions",
         ) from error
+
+
+def _no_such_file(source: str | Path) -> WeightsError:
+    """Return the error for an argument that is neither a path nor a model on the hub."""
+    what, remedy = describe_missing(source)
+    remedy = remedy or "pass a .pth, .pt, .pkl or .safetensors file or a folder"
+    if name := hub.name_with_revision(source):
+        remedy = f"{remedy}; a model on the Hugging Face hub is {name}"
+    return WeightsError(what or "there is no such weights file", as_typed(source), remedy)
 
 
 def _open_file(path: Path, entry: str | None) -> Checkpoint:
@@ -157,6 +165,8 @@ def _open_folder(path: Path) -> Checkpoint:
     config = path / "config.json"
     if not files or not config.is_file():
         raise _no_checkpoint(path)
+    if len(files) == 1 and has_safetensors(files[0]) and native.read_metadata(files[0]):
+        return _open_safetensors(files[0])  # a folder that `groupdetr push` wrote
     metadata = _read_json(config)
     state: dict[str, Tensor] = {}
     notes: list[str] = []

@@ -1,7 +1,7 @@
 """Finds the run or the weights file that an argument names.
 
-An argument may be mistyped, in the wrong place, or the name of something on the internet. The error
-for each kind of mistake says what the argument is, and what to pass.
+An argument may also be the name of a model on the Hugging Face hub, or it may be mistyped or in the
+wrong place. The error for each kind of mistake says what the argument is, and what to pass.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from groupdetr.checkpoints import native
+from groupdetr.checkpoints import hub, native
 from groupdetr.checkpoints.reading import has_safetensors, open_checkpoint
 from groupdetr.console.text import quote
 from groupdetr.data.image_files import is_image_name
@@ -19,28 +19,83 @@ from groupdetr.errors import UsageError, WeightsError
 from groupdetr.files.kinds import ANNOTATIONS, IMAGE, VIDEO, recognise, run_around
 from groupdetr.files.missing import as_typed, describe_missing
 from groupdetr.registry import list_models
+from groupdetr.version import __version__
 
 RUN_OR_WEIGHTS = (
-    "pass a folder that `groupdetr train` wrote, or a .safetensors file of this library"
+    "pass a folder that `groupdetr train` wrote, a .safetensors file of this library, or a model "
+    "on the Hugging Face hub (owner/name)"
 )
+MODEL_FILE = "model.safetensors"  # of a folder that `groupdetr push` wrote
 MAX_LISTED = 5  # runs or files that a message lists
 
 
 def weights_of(source: str | Path) -> Path:
     """Return the best weights of a run, or a weights file of this library, which was named.
 
+    Of a model on the Hugging Face hub, it is the file in the cache of huggingface-hub. Weights of
+    another program are converted once, and the converted file is kept in that cache.
+
     `UsageError` for anything else. It says what the argument is.
     """
+    model = hub.model_named(source)
+    if model is not None:
+        return _weights_of_model(model)
     path = Path(source)
     if not _exists(path):
         raise _missing_run(source)
     try:
         if path.is_dir():
-            return _run_with_weights(path).best
+            pushed = path / MODEL_FILE
+            return pushed if is_pushed(path) else _run_with_weights(path).best
         return _weights_file(path)
     except OSError as error:
         what = f"this cannot be read: {error.strerror or error}"
         raise UsageError(what, str(path), "check the path and its permissions") from error
+
+
+def is_pushed(folder: Path) -> bool:
+    """True if a folder has the files of `groupdetr push`: a model of this library, and no run."""
+    file = folder / MODEL_FILE
+    is_model = file.is_file() and (folder / "config.json").is_file()
+    return is_model and has_safetensors(file) and "recipe" in native.read_metadata(file)
+
+
+def _weights_of_model(model: hub.HubModel) -> Path:
+    """Return a weights file of this library with the weights of a model on the hub."""
+    source = hub.download(model)
+    folder = source if source.is_dir() else source.parent
+    if source.is_dir() and is_pushed(source):
+        return source / MODEL_FILE
+    if source.is_file() and has_safetensors(source) and "recipe" in native.read_metadata(source):
+        return source
+    # Imported here: the importers of all published checkpoints take time.
+    from huggingface_hub import cached_assets_path, constants
+
+    from groupdetr.weights.importing import import_weights
+
+    # The name of the folder is the commit, whose files never change.
+    converted = cached_assets_path(
+        "groupdetr",
+        namespace=model.id,
+        subfolder=f"{folder.name}-{__version__}",
+        assets_dir=constants.HF_ASSETS_CACHE,
+    )
+    file = Path(converted) / MODEL_FILE
+    if not file.is_file():
+        import_weights(str(hub.HubModel(model.id, folder.name)), file)
+    return file
+
+
+def default_folder(source: Path) -> Path:
+    """Return the folder that a command writes to by default, given the run or the weights file.
+
+    It is the run, or the folder of the weights file. For a model on the Hugging Face hub, it is a
+    folder of its name in ``runs``, because its weights are in a cache.
+    """
+    model = hub.model_named(source)
+    if model is not None:
+        return Path("runs") / model.folder_name
+    return source if source.is_dir() else source.parent
 
 
 def _run_with_weights(path: Path) -> RunFolder:
@@ -96,10 +151,12 @@ def _missing_run(source: str | Path) -> UsageError:
         )
     described, remedy = describe_missing(source)
     runs = _names(sorted(Path("runs").glob("*/config.yaml")))
-    hint = f"{RUN_OR_WEIGHTS}; nothing is downloaded by its name"
-    if runs:
+    hint = remedy or RUN_OR_WEIGHTS
+    if runs and not remedy:
         hint = f"{hint}; the runs here are {runs}"
-    return UsageError(described or what, as_typed(source), remedy or hint)
+    if name := hub.name_with_revision(source):
+        hint = f"{hint}; a model on the Hugging Face hub is {name}"
+    return UsageError(described or what, as_typed(source), hint)
 
 
 def _names(configs: Iterable[Path]) -> str:
