@@ -48,11 +48,14 @@ if TYPE_CHECKING:
     from groupdetr.structures.queries import Queries
     from groupdetr.structures.step_objects import StepObjects
     from groupdetr.structures.targets import Target
-    from groupdetr.tasks.detection2d.prediction import Detector, Result
+    from groupdetr.tasks.detection2d.prediction import Detector
+    from groupdetr.tasks.detection2d.result import Result
     from groupdetr.tasks.detection3d.prediction import SceneDetector, SceneResult
     from groupdetr.version import __version__
     from groupdetr.weights.loading import load_weights
     from groupdetr.workflows.check import check, load_dataset
+    from groupdetr.workflows.export import export
+    from groupdetr.workflows.push import push
     from groupdetr.workflows.train import TrainingResult, train
     from groupdetr.workflows.validate import evaluate
 
@@ -80,7 +83,7 @@ _MODULES = {
     "PointSampledMasks": "criterion.masks",
     "Predictions": "structures.predictions",
     "Queries": "structures.queries",
-    "Result": "tasks.detection2d.prediction",
+    "Result": "tasks.detection2d.result",
     "SceneDetector": "tasks.detection3d.prediction",
     "SceneResult": "tasks.detection3d.prediction",
     "SetCriterion": "criterion.criterion",
@@ -96,12 +99,14 @@ _MODULES = {
     "create_criterion": "registry",
     "create_model": "registry",
     "evaluate": "workflows.validate",
+    "export": "workflows.export",
     "isolation": "analysis.isolation",
     "list_models": "registry",
     "load_dataset": "workflows.check",
     "load_plugin": "registry",
     "load_weights": "weights.loading",
     "match_groups": "groups",
+    "push": "workflows.push",
     "register_model": "registry",
     "train": "workflows.train",
 }
@@ -145,12 +150,14 @@ __all__ = [
     "create_criterion",
     "create_model",
     "evaluate",
+    "export",
     "isolation",
     "list_models",
     "load_dataset",
     "load_plugin",
     "load_weights",
     "match_groups",
+    "push",
     "register_model",
     "train",
 ]

@@ -64,6 +64,12 @@ class DivergedError(GroupDETRError):
     exit_code = 4
 
 
+class ExportMismatchError(GroupDETRError):
+    """An exported detector that does not agree with PyTorch."""
+
+    exit_code = 5
+
+
 class CallbackError(GroupDETRError):
     """A user's callback, or a sampler that it chose, that failed during a training.
 

@@ -12,6 +12,9 @@ if shutil.which("nvidia-smi") is None:
     # Without a GPU, Triton's kernels run in its interpreter. The variable must be set before Triton
     # is imported, which torchvision does too.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# No test connects to the Hugging Face hub, neither in this process nor in another one. The variable
+# must be set before huggingface-hub is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig, write
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
+from tests.hub import hub, hub_cache, no_network  # noqa: F401
 
 # The outcome of a test depends neither on its luck nor on the load of the machine: hypothesis tries
 # the same examples in every run, and has no limit of time for one of them.

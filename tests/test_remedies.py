@@ -13,9 +13,11 @@ from groupdetr.cli.main import COMMANDS, read_options
 from tests.test_structure import IMPORTS, TREES, room
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
-COMMAND = re.compile(r"groupdetr (demo|check|train|val|predict|import|doctor|presets)\b")
+COMMAND = re.compile(
+    r"groupdetr (demo|check|convert|train|val|predict|export|import|push|doctor|presets)\b"
+)
 # Programs of others whose options are named in messages.
-FOREIGN = {"--nproc-per-node", "--shm-size", "--local-dir"}
+FOREIGN = {"--nproc-per-node", "--shm-size", "--local-dir", "--revision"}
 
 
 @cache
@@ -79,6 +81,8 @@ PRINTED_BY = {
     "groupdetr.modeling.backbones.timm_structure": {"train"},
     "groupdetr.modeling.backbones.timm_weights": {"train"},
     "groupdetr.modeling.backbones.vovnet": {"train"},
+    # `doctor` converts models of the hub, too, but to a file in a cache.
+    "groupdetr.files.replacing": set(COMMANDS) - {"doctor", "presets"},
     "groupdetr.settings": {"train"},
     "groupdetr.tasks.detection2d.task": {"train"},
     "groupdetr.tasks.detection2d.validation": {"val"},
@@ -86,6 +90,7 @@ PRINTED_BY = {
     "groupdetr.tasks.detection_result": {"predict"},
     "groupdetr.tasks.detection3d.task": {"train"},
     "groupdetr.tasks.detection3d.validation": {"val"},
+    "groupdetr.weights.importing": {"import"},
     "groupdetr.workflows.parallel_runs": {"train"},  # it starts trainings
 }
 # Style sheets have names that look like options.

@@ -41,7 +41,7 @@ FLOORS = [
     {"registry"},
     {"weights", "analysis", "report"},
     {"tasks"},
-    {"export"},
+    {"deployment"},
     {"workflows"},
     {"cli"},
     {"__main__"},

@@ -79,6 +79,11 @@ COMMANDS = {
         "groupdetr.cli.options.import_weights:ImportOptions",
         "groupdetr.workflows.import_weights:import_checkpoint",
     ),
+    "push": Command(
+        "publish a detector on the Hugging Face hub, with a model card",
+        "groupdetr.cli.options.push:PushOptions",
+        "groupdetr.workflows.push:push_command",
+    ),
     "doctor": Command(
         "show this machine, and test that the groups of a detector are isolated",
         "groupdetr.cli.options.doctor:DoctorOptions",
@@ -96,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     0: success, 1: a test failed or another error, 2: wrong usage, 3: invalid data, 4: the training
-    diverged, 130: interrupted.
+    diverged, 5: an exported detector does not agree with PyTorch, 130: interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

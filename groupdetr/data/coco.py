@@ -38,15 +38,22 @@ def read_split(
 
 
 def parse(
-    annotation_file: Path, images_dir: Path, name: str, masks: bool = False
+    annotation_file: Path,
+    images_dir: Path,
+    name: str,
+    masks: bool = False,
+    needs_annotations: bool = True,
 ) -> tuple[CocoSplit, Findings]:
     """Return the valid part of one split, and all findings about its annotation file.
 
-    With ``masks``, segmentations are read and must exist.
+    With ``masks``, segmentations are read and must exist. Without ``needs_annotations``, a file
+    may have no key 'annotations', as that of COCO's test-dev: its images have no objects then.
     """
     with _garbage_collector_paused():
         findings = Findings(annotation_file)
         content = read_object(annotation_file, findings)
+        if content is not None and not needs_annotations:
+            content.setdefault("annotations", [])
         return _parse(content, findings, annotation_file, images_dir, name, masks)
 
 

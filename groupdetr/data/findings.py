@@ -163,7 +163,7 @@ WARNINGS = {  # code -> how groupdetr handles it, and what to do
     "crowds": "dropped in training; evaluation handles them as COCO does",
     "empty-images": "kept: they teach the detector what background is; trainings with masks leave"
     " them out, as the paper does",
-    "no-val-boxes": "AP cannot be measured on this split",
+    "no-val-boxes": "AP cannot be measured on this split; groupdetr val writes its detections only",
     "class-without-boxes": "the detector cannot learn it; remove the category or annotate it",
     "parent-category": "it is left out: the detector does not have this class",
     "rare-class": "the detector will hardly learn it; annotate more of it, merge it with another"

@@ -26,6 +26,7 @@ from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
 READERS = (yolo.FORMAT, pascal_voc.FORMAT, huggingface_datasets.FORMAT)
+NEED_ANNOTATIONS = ("train", "val")  # splits that a training cannot use without annotations
 HOLDOUT = 0.2  # fraction of the train images that becomes val if a dataset has no val split
 
 
@@ -89,7 +90,9 @@ def read_with_findings(
             findings += findings_of_file
     else:
         for name, files in find_files(data, images).items():
-            splits[name], findings_of_file = parse(files.annotations, files.images, name, masks)
+            splits[name], findings_of_file = parse(
+                files.annotations, files.images, name, masks, name in NEED_ANNOTATIONS
+            )
             findings += findings_of_file
     categories = splits["train"].categories
     if categories:
@@ -114,7 +117,8 @@ def load_split(
     """Read one split with all of its images, for an evaluation. Nothing is held out.
 
     ``split`` is train, val or test; None: val, or all images of a dataset whose annotation file has
-    no name of a split. No other split needs to exist. The categories are those of the split.
+    no name of a split. No other split needs to exist. The categories are those of the split. It
+    may have no annotations, as COCO's test-dev.
 
     `UsageError` if there is no such split. `DataError` for the first problem that would mislead the
     evaluation.
@@ -141,7 +145,11 @@ def load_split(
             required = "all"
         _expect_split(required, files, root)
         result, findings = parse(
-            files[required].annotations, files[required].images, required, masks
+            files[required].annotations,
+            files[required].images,
+            required,
+            masks,
+            needs_annotations=False,
         )
     raise_first_error(with_locations(findings, [result]))
     return result

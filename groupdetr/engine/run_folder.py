@@ -50,6 +50,7 @@ class RunFolder:
         self.results = path / "results.csv"
         self.best = path / "weights/best.safetensors"
         self.best_metrics = path / "weights/best.json"  # of the evaluation of these weights
+        self.best_errors = path / "weights/errors.json"  # what they miss and make up
         self.last = path / "weights/last.pt"
         self.previous = path / "weights/previous.pt"  # the checkpoint before last.pt
         self.lock = path / ".lock"  # of the training that works in this folder
@@ -98,7 +99,7 @@ class RunFolder:
         All other files are left alone, whatever their names are.
         """
         written = [self.config, self.environment, self.data, self.log, self.results, self.report]
-        written += [self.best, self.best_metrics, self.last, self.previous]
+        written += [self.best, self.best_metrics, self.best_errors, self.last, self.previous]
         remove_drafts([*written, self.val / "metrics.json"])
 
     def append(self, record: JsonObject) -> None:

@@ -35,6 +35,10 @@ class EvaluationResult(Protocol):
         """Return the content of metrics.json."""
         ...
 
+    def details(self) -> JsonObject | None:
+        """Return what the page of the run shows beyond the metrics, None if there is nothing."""
+        ...
+
 
 class Batch(Protocol):
     """A batch from a data loader: one image, or one scene of several cameras, for each target."""

@@ -599,6 +599,8 @@ class Trainer:
             self.plan.save_best(self.state.evaluated)
             best_metrics = {**when, **result.to_json()}
             # The page of the run has these. The folder of `val` is also written by `groupdetr val`.
+            if details := result.details():
+                write_json(self.run.best_errors, {**when, **details})
             write_json(self.run.best_metrics, best_metrics)
             write_json(self.run.val / "metrics.json", best_metrics)
         return record

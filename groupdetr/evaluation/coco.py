@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.errors import DataError
+from groupdetr.evaluation.error_analysis import ErrorAnalysis
+from groupdetr.evaluation.matching import image_numbers
 from groupdetr.evaluation.nan_json import nan_to_none, none_to_nan
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
@@ -68,6 +70,8 @@ class CocoEvaluation:
     stats: dict[str, float]  # FIGURES; in an evaluation of masks also BOX_FIGURES
     per_class: list[ClassAP]
     kind: str = "box"  # "box" or "mask": what the IoU is computed of
+    # At an IoU of 0.5; None if they were not analysed, or if the split has no object.
+    errors: ErrorAnalysis | None = field(default=None, compare=False)
 
     def with_box_metrics(self, boxes: CocoEvaluation) -> CocoEvaluation:
         """Return this evaluation of masks with the BOX_FIGURES of ``boxes``."""
@@ -88,7 +92,20 @@ class CocoEvaluation:
     def to_json(self) -> JsonObject:
         """Return plain data for a file. Undefined metrics are None, because JSON has no nan."""
         rows = [nan_to_none(asdict(row)) for row in self.per_class]
-        return {"kind": self.kind, **nan_to_none(self.stats), "per_class": rows}
+        best = None if self.errors is None else self.errors.best_f1
+        return {
+            "kind": self.kind,
+            **nan_to_none(self.stats),
+            "F1": None if best is None else best.F1,
+            "precision": None if best is None else best.precision,
+            "recall": None if best is None else best.recall,
+            "score_threshold": None if best is None else best.score,
+            "per_class": rows,
+        }
+
+    def details(self) -> JsonObject | None:
+        """Return what the page shows beyond the metrics, the content of errors.json."""
+        return None if self.errors is None else self.errors.to_json()
 
     @classmethod
     def from_json(cls, content: JsonObject) -> CocoEvaluation:
@@ -205,7 +222,7 @@ def _run_evaluator(
     split: CocoSplit, detections: Sequence[Detections], labels: Sequence[int], kind: str
 ) -> COCOeval_faster:
     """Run the COCO evaluator on the classes ``labels``."""
-    image_ids = _image_ids(split)
+    image_ids = image_numbers(split)
     with_masks = kind == "mask"
     ground_truth = COCO(_ground_truth(split, image_ids, with_masks))
     results: NDArray[np.float64] | list[dict[str, object]]
@@ -230,23 +247,6 @@ def _run_evaluator(
 
 def _print_nothing(*_: object) -> None:
     """Replace the evaluator's print function, because callers print their own tables."""
-
-
-def _image_ids(split: CocoSplit) -> list[int]:
-    """Return ids 1..n of the records, in the order of the original ids.
-
-    pycocotools sorts images by id, and this order ranks detections of equal score.
-    """
-    original = [record.image_id for record in split.records]
-    records = range(len(original))
-    try:
-        order = sorted(records, key=lambda record: original[record])
-    except TypeError:  # Numbers and strings cannot be sorted together: keep the order of the file.
-        order = list(records)
-    image_ids = [0] * len(original)
-    for image_id, record in enumerate(order, 1):
-        image_ids[record] = image_id
-    return image_ids
 
 
 def _ground_truth(

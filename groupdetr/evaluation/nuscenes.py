@@ -104,6 +104,10 @@ class NuScenesEvaluation:
             "per_class": [nan_to_none(asdict(row)) for row in self.per_class],
         }
 
+    def details(self) -> None:
+        """Return None: the page shows the metrics only."""
+        return
+
     @classmethod
     def from_json(cls, content: JsonObject) -> NuScenesEvaluation:
         """Create from what `to_json` returned. Other keys are ignored."""

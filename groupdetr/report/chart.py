@@ -62,6 +62,8 @@ class Chart:
     y_label: str
     series: Sequence[Series]
     caption: str = ""
+    legend: bool = False  # True: the names of the lines are always below the chart
+    cover: Sequence[_Point] = ()  # further points that the axes cover
 
     @property
     def empty(self) -> bool:
@@ -88,9 +90,9 @@ def line_chart(chart: Chart) -> Html:
         return numbered(Html(""), f"{chart.title}: no data.")
 
     short_names = all(len(line.name) <= _MAX_NAME_LENGTH for line in lines.values())
-    names_at_lines = len(lines) <= _MAX_NAMES and short_names
+    names_at_lines = len(lines) <= _MAX_NAMES and short_names and not chart.legend
     name_width = _name_width(lines.values()) if names_at_lines else 0
-    axes = _Axes.around(list(lines.values()), name_width)
+    axes = _Axes.around(list(lines.values()), name_width, chart.cover)
 
     parts = list(_draw_axes(axes, chart))
     for index, line in lines.items():
@@ -192,9 +194,14 @@ class _Axes:
     y: Axis
 
     @classmethod
-    def around(cls, series: Sequence[Series], name_width: float) -> _Axes:
-        """Return axes for all finite points. ``name_width`` pixels at the right are for names."""
-        points: list[_Point] = []
+    def around(
+        cls, series: Sequence[Series], name_width: float, cover: Sequence[_Point] = ()
+    ) -> _Axes:
+        """Return axes for all finite points. ``name_width`` pixels at the right are for names.
+
+        ``cover`` are further points of which only the axes know.
+        """
+        points = list(cover)
         for line in series:
             for y_values in (line.y, line.low, line.high):
                 for run in _finite_runs(line.x, y_values):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
 
 from groupdetr.console.text import quantity
 from groupdetr.engine.run_folder import write_text
 from groupdetr.evaluation.coco import METRICS, ClassAP, CocoEvaluation
+from groupdetr.evaluation.error_analysis import ErrorAnalysis, ImageErrors
 from groupdetr.report.chart import Chart, Series, charts
 from groupdetr.report.comparison import LogRow, RunSummary
+from groupdetr.report.errors import error_sections, threshold_tile
 from groupdetr.report.page import (
     Cell,
     Column,
@@ -27,6 +31,7 @@ from groupdetr.report.page import (
 )
 from groupdetr.report.panels import DetectionPanel, detection_strips
 
+LoadImage = Callable[[ImageErrors], Image.Image | None]  # None if the image is not there any more
 _METRIC_TILES = {"AP": "AP", "AP50": "AP at IoU 0.5", "AR100": "Average recall"}  # metric: label
 
 
@@ -44,6 +49,9 @@ class RunReport:
     evaluation: CocoEvaluation
     class_names: Sequence[str]
     panels: Sequence[DetectionPanel] = ()
+    # What the detector misses and makes up, and a function that loads an image of it
+    errors: ErrorAnalysis | None = None
+    load_image: LoadImage | None = None
     data: Mapping[str, object] = field(default_factory=dict)  # statistics of the dataset
     details: Mapping[str, object] = field(default_factory=dict)  # settings, versions, command
 
@@ -53,8 +61,10 @@ def write_run_report(path: Path | str, run: RunReport) -> None:
     body = [
         _headline(run),
         learning_section(run.summary, ("AP", "AP50"), "images"),
-        _precision(run.evaluation),
+        precision_section(run.evaluation),
     ]
+    if run.errors is not None and run.load_image is not None:
+        body += error_sections(run.errors, run.load_image)
     if run.panels:
         text = (
             "Validation images. As many detections are drawn as there are objects, those with the "
@@ -80,11 +90,18 @@ def lead_paragraph(detector: str, summary: RunSummary) -> str:
 
 
 def _headline(run: RunReport) -> Html:
+    return tiles([*metric_tiles(run.evaluation, run.errors), *cost_tiles(run.summary)])
+
+
+def metric_tiles(evaluation: CocoEvaluation, errors: ErrorAnalysis | None) -> list[Tile]:
+    """Return three tiles: AP, AP50, and the best F1, or the recall if there is no best F1."""
     items = []
     for metric, label in _METRIC_TILES.items():
-        value = number(100 * run.evaluation.stats[metric], 1)
+        value = number(100 * evaluation.stats[metric], 1)
         items.append(Tile(label, value, strong=metric == "AP"))
-    return tiles([*items, *cost_tiles(run.summary)])
+    if best := threshold_tile(errors):
+        items[-1:] = best
+    return items
 
 
 def cost_tiles(summary: RunSummary) -> list[Tile]:
@@ -135,7 +152,22 @@ def _line(curve: Sequence[LogRow], key: str, name: str, factor: float = 1) -> Se
     return Series(name, epochs, values)
 
 
-def _precision(evaluation: CocoEvaluation) -> Html:
+def write_evaluation_report(
+    path: Path | str,
+    name: str,
+    lead: str,
+    evaluation: CocoEvaluation,
+    load_image: LoadImage,
+) -> None:
+    """Write the page of one evaluation, with the errors of the detector, as one HTML file."""
+    body = [tiles(metric_tiles(evaluation, evaluation.errors)), precision_section(evaluation)]
+    if evaluation.errors is not None:
+        body += error_sections(evaluation.errors, load_image)
+    write_text(Path(path), page("groupdetr val", name, lead, body))
+
+
+def precision_section(evaluation: CocoEvaluation) -> Html:
+    """Return the section with the average precision and recall, and that of each class."""
     precision = _metric_table("precision", METRICS[:6], evaluation)
     recall = _metric_table("recall", METRICS[6:], evaluation)
     return section("Average precision", precision, recall, _class_table(evaluation))

@@ -65,6 +65,13 @@ td.n, th.n { text-align: right; padding: 7px 0 7px 14px; white-space: nowrap; }
 tbody th { font-size: inherit; border-bottom-color: var(--grid); font-weight: 500;
   vertical-align: baseline; }
 td.best { font-weight: 700; color: var(--accent); }
+.matrix { width: auto; }
+.matrix td { background: color-mix(in srgb, var(--s0) calc(var(--share, 0%) * .5), transparent); }
+.matrix td.good { background: color-mix(in srgb, var(--s2) calc(var(--share, 0%) * .5),
+  transparent); }
+.matrix td.n { padding-right: 10px; }
+.matrix th.n { padding-right: 10px; }
+.matrix tbody th { position: sticky; left: 0; background: var(--paper); white-space: nowrap; }
 .spread { color: var(--muted); font-weight: 400; font-size: 13px; }
 .facts td, .facts th { padding-right: 24px; }
 .facts th { white-space: nowrap; }
@@ -72,6 +79,7 @@ td.best { font-weight: 700; color: var(--accent); }
 
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr));
   gap: 30px 40px; margin: 26px 0; }
+.charts > figure:only-child { max-width: 660px; }
 figure { margin: 0; break-inside: avoid; }
 figcaption { font: 15px/1.45 var(--serif); color: var(--muted); margin-top: 9px; max-width: 72ch; }
 .numbered > figcaption::before { counter-increment: figure;
@@ -90,7 +98,7 @@ svg .hit:hover { fill: var(--ink); opacity: .13; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; margin: 8px 0 0;
   padding: 0; font: 14px/1.4 var(--sans); }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 50%; margin-right: 7px;
-  vertical-align: -1px; }
+  vertical-align: -1px; box-shadow: 0 0 0 1px var(--rule); }
 
 .strip, .gallery, .wide { display: grid; gap: 12px; }
 .wide img { width: 100%; height: auto; }

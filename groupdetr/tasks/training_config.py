@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from groupdetr.checkpoints import hub
 from groupdetr.console.text import quote
 from groupdetr.data.findings import printable
 from groupdetr.detectors.recipe import Recipe
@@ -130,7 +131,7 @@ class TrainingConfig:
         config = dataclasses.asdict(self)
         for name, value in config.items():
             if isinstance(value, Path):
-                config[name] = str(value.resolve())
+                config[name] = str(hub.model_named(value) or value.resolve())
         config["settings"] = dataclasses.asdict(settings)
         config["groups"] = built.num_groups
         config["set"] = [*self.set, *changed_fields(built, planned)]

@@ -173,6 +173,57 @@ def draw_groups(
     return drawing.image
 
 
+def draw_group_boxes(
+    image: Image.Image,
+    boxes: ArrayLike,
+    captions: Sequence[str],
+    group_boxes: ArrayLike,
+    scale: int = 1,
+) -> Image.Image:
+    """Draw the boxes of K groups for each of D detections, and a legend below the image.
+
+    ``boxes`` [D,4], to which the ``captions`` belong, and ``group_boxes`` [D,K,4] are x0,y0,x1,y1
+    in pixels of ``image``. Each group has its `palette` colour, and groups whose values are nan are
+    left out. The first group lies on top.
+    """
+    drawing = DrawingCanvas(image, scale)
+    boxes_of_groups = np.asarray(group_boxes, dtype=float)
+    width = max(1, drawing.line_width // 2)  # thin, because the boxes of one object are close
+    num_groups = boxes_of_groups.shape[1]
+    for group in reversed(range(num_groups)):
+        for box in drawing.scaled(boxes_of_groups[:, group], 4):
+            drawing.draw_box(box, palette(group), width, edge=0)
+    labels = [(box, caption, INK) for box, caption in zip(drawing.scaled(boxes, 4), captions)]
+    drawing.draw_labels(labels)
+    return _with_legend(drawing, [(f"group {k}", palette(k)) for k in range(num_groups)])
+
+
+def _with_legend(drawing: DrawingCanvas, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
+    """Return the image with the names of colours below it, in as many rows as they need."""
+    size = max(drawing.min_font_size, round(0.8 * drawing.font_size))
+    font = default_font(size)
+    row_height = 2 * size
+    positions = []
+    x = y = 0
+    for name, _ in entries:
+        # A square of the colour, the name, and space on both sides
+        width = round(2.5 * size + drawing.pen.textlength(name, font=font))
+        if x and x + width > drawing.image.width:
+            x, y = 0, y + row_height
+        positions.append((x, y))
+        x += width
+    height = drawing.image.height
+    extended = Image.new("RGB", (drawing.image.width, height + y + row_height), PAPER)
+    extended.paste(drawing.image)
+    pen = ImageDraw.Draw(extended)
+    for (x, y), (name, colour) in zip(positions, entries):
+        left, top = x + size // 2, height + y + size // 2
+        pen.rectangle((left, top, left + size, top + size), fill=colour)
+        middle = (left + round(1.5 * size), top + size / 2)
+        pen.text(middle, name, fill=INK, font=font, anchor="lm")
+    return extended
+
+
 class Rectangle(NamedTuple):
     """A rectangle in pixels of the drawing."""
 

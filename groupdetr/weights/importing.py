@@ -22,6 +22,7 @@ from groupdetr.checkpoints.file_format import KEY
 from groupdetr.checkpoints.layout import Layout, RecipeFields
 from groupdetr.checkpoints.metadata import UNTRUSTED, check_recipe_fields, invalid
 from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError, WeightsError
@@ -183,7 +184,8 @@ def _recipe(
         raise WeightsError(
             f"the metadata or the tensors of this file do not fit the model: {reason}",
             where,
-            "name the model that the weights belong to: --model NAME (Python: preset=NAME)",
+            f"name the model that the weights belong to: groupdetr import {quote(where)} --model "
+            "NAME (Python: preset=NAME)",
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from groupdetr.checkpoints import hub
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.errors import UsageError
@@ -37,6 +38,9 @@ def import_checkpoint(
     expect_whole_number("groups", groups, 1, MANY)
     expect_whole_number("queries", queries, 1, MANY)
     expect_whole_number("file_groups", file_groups, 1, MANY)
+    model_on_hub = hub.model_named(source)
+    if out is None and model_on_hub is not None:
+        out = Path(f"{model_on_hub.folder_name}.groupdetr.safetensors")
     out = out or source.with_suffix(".groupdetr.safetensors")
     options = {}
     if groups is not None:

@@ -12,10 +12,18 @@ from groupdetr.tasks.output_files import (
     expect_outside_dataset,
     has_json_keys,
 )
+from groupdetr.tasks.run_or_weights import default_folder
 
 OTHER_FOLDER = "choose another folder with --out"
 # Files of `groupdetr val`, the first of which tells if the folder is its own.
-VAL_FILES = ("metrics.json", "predictions.json", "per_class.csv", "per_group.csv")
+VAL_FILES = (
+    "metrics.json",
+    "predictions.json",
+    "errors.json",
+    "report.html",
+    "per_class.csv",
+    "per_group.csv",
+)
 # Keys of files that tell who wrote them.
 METRICS_KEYS = ("per_class",)
 CHECK_KEYS = ("verdict", "errors", "warnings")
@@ -25,10 +33,10 @@ ENVIRONMENT_KEYS = ("packages", "python")
 def output_folder(out: Path | None, run: Path, name: str) -> Path:
     """Return the folder of --out. Without --out, return the folder ``name`` of the run.
 
-    For a weights file, it is the folder ``name`` next to the file. The folder is created.
+    For a weights file, it is the folder ``name`` next to the file, and for a model on the Hugging
+    Face hub, one in ``runs``. The folder is created.
     """
-    parent = run if run.is_dir() else run.parent
-    folder = out or parent / name
+    folder = out or default_folder(run) / name
     expect_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -55,7 +63,8 @@ def expect_new_run(run: RunFolder, dataset: JsonObject) -> None:
     """
     expect_folder(run.path)
     expect_outside_dataset(run.path, dataset_folders(dataset))
-    trained = [run.log, run.results, run.best, run.best_metrics, run.previous, run.report]
+    trained = [run.log, run.results, run.best, run.best_metrics, run.best_errors]
+    trained += [run.previous, run.report]
     expect_replaceable(trained, lambda _: False, OTHER_FOLDER)
     # A training writes its environment first.
     if not has_json_keys(run.environment, ENVIRONMENT_KEYS):

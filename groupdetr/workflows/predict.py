@@ -24,6 +24,11 @@ def predict(
     limit: int | None,
     device: str,
     out: Path | None,
+    batch: int = 1,
+    save_txt: bool = False,
+    save_json: bool = False,
+    save_crops: bool = False,
+    show_groups: bool = False,
 ) -> JsonObject | list[JsonObject]:
     """Write annotated images or scenes, and predictions.json, whose content is returned.
 
@@ -31,6 +36,7 @@ def predict(
     """
     expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
     expect_whole_number("limit", limit, 1, MANY)
+    expect_whole_number("batch", batch, *RANGES["batch"])
     if score is not None:
         expect_score(score)
     task = task_of(run)
@@ -39,6 +45,22 @@ def predict(
             "--split and --limit are for scenes, and this detector takes images",
             str(run),
             "leave them out, and name the images",
+        )
+    options_of_images: dict[str, int] = {}
+    if task.input_kind == "images":
+        options_of_images = {
+            "batch": batch,
+            "save_txt": save_txt,
+            "save_json": save_json,
+            "save_crops": save_crops,
+            "show_groups": show_groups,
+        }
+    elif batch != 1 or save_txt or save_json or save_crops or show_groups:
+        raise UsageError(
+            "--batch, --save-txt, --save-json, --save-crops and --show-groups are for images, and "
+            "this detector takes scenes",
+            str(run),
+            "leave them out; predictions.json has the boxes in the format of nuScenes",
         )
     workflows = workflows_for(task)
     return workflows.predict(
@@ -50,4 +72,5 @@ def predict(
         limit=limit,
         device=device,
         out=output_folder(out, run, "predict"),
+        **options_of_images,
     )

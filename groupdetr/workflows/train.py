@@ -26,6 +26,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from groupdetr.checkpoints import hub
 from groupdetr.checkpoints.native import save
 from groupdetr.console.output import create_console
 from groupdetr.console.text import escape_html, file_name, quote
@@ -357,6 +358,8 @@ def run_training(
     if resume is not None:
         config = resumed_config(config, resume, out)
         out = resume
+    elif config.weights is not None and (named := hub.model_named(config.weights)) is not None:
+        hub.download(named)  # Before the data are read, which may take minutes.
     plan = make_plan(config, out=out, resume=resume, stop_after=stop_after)
     if auto_batch or config.groups == "auto":
         plan = fit_to_memory(plan, may_reduce_groups=config.groups == "auto")

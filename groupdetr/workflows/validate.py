@@ -11,6 +11,7 @@ from groupdetr.engine.run_folder import RunFolder, training_data
 from groupdetr.errors import UsageError
 from groupdetr.settings import RANGES, expect_whole_number
 from groupdetr.tasks.result_formats import Metrics
+from groupdetr.tasks.run_or_weights import default_folder, weights_of
 from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
 from groupdetr.workflows.output_folder import expect_val_folder, output_folder
 from groupdetr.workflows.task_workflows import workflows_for
@@ -136,7 +137,7 @@ def unused_folder(run: Path, data: Path | None, name: str) -> Path:
 
     If it has the evaluation of other data or other weights, a number is added to the name.
     """
-    parent = run if run.is_dir() else run.parent
+    parent = default_folder(run)
     folder = parent / name
     number = 1
     while name != "val" and not _has_same_subject(folder / "metrics.json", run, data):
@@ -156,7 +157,7 @@ def _has_same_subject(metrics: Path, run: Path, data: Path | None) -> bool:
         weights, evaluated = _real(content["weights"]), _real(content["data"])
     except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return False
-    file = RunFolder(run).best if run.is_dir() else run
+    file = weights_of(run)
     return weights == _real(file) and evaluated == _real(data)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -174,6 +176,7 @@ def test_a_path_to_something_else_is_refused_in_a_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO()))  # for a dash
     Path("video.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(100))
     with ZipFile("archive.zip", "w") as archive:
         archive.writestr("a.jpg", b"a")

@@ -149,6 +149,16 @@ def swap_splits(data: Path) -> dict[str, list[str]]:
 # predict
 
 
+@pytest.mark.parametrize("option", [["--save-txt"], ["--show-groups"], ["--batch", "2"]])
+def test_options_of_images_are_refused_for_scenes(
+    option: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would have no effect."""
+    assert main(["predict", str(run), *option, "--out", str(tmp_path / "out")]) == 2
+    assert option[0] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_predict_skips_samples_that_cannot_be_read(
     run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from PIL import Image, ImageShow
 
 from groupdetr.errors import UsageError
 from groupdetr.structures.detections import Detections
-from groupdetr.tasks.detection2d.prediction import Result
+from groupdetr.tasks.detection2d.result import Result
 
 
 @pytest.fixture

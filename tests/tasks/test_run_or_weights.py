@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from groupdetr.checkpoints import native
 from groupdetr.checkpoints.file_format import KEY, file_stamp
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.tasks.run_or_weights import expect_run, weights_of
+from groupdetr.tasks.run_or_weights import default_folder, expect_run, weights_of
 
 STATE = {"a": torch.ones(2)}
 
@@ -102,6 +103,31 @@ def test_the_error_for_what_cannot_be_resumed_says_what_it_is(
         expect_run(Path(argument))
     assert what in refused.value.what
     assert remedy in refused.value.remedy
+
+
+def test_a_folder_with_a_model_of_this_library_is_one_only_with_its_configuration() -> None:
+    """`groupdetr push` writes both. Otherwise the file has to be named."""
+    metadata = {"recipe": {}, "categories": [], "imgsz": 64}
+    Path("pushed").mkdir()
+    native.save(torch.nn.Linear(1, 1), "pushed/model.safetensors", metadata)
+    with pytest.raises(UsageError) as refused:
+        weights_of("pushed")
+    assert "pass the file in it: pushed/model.safetensors" in refused.value.remedy
+    Path("pushed/config.json").write_text("{}")
+    assert weights_of("pushed") == Path("pushed/model.safetensors")
+
+
+def test_results_are_written_to_the_run_beside_a_file_or_to_a_folder_of_a_models_name() -> None:
+    assert default_folder(Path("runs/done")) == Path("runs/done")
+    assert default_folder(Path("runs/done/weights/best.safetensors")) == Path("runs/done/weights")
+    assert default_folder(Path("user/name")) == Path("runs/user--name")
+    assert default_folder(Path("user/name@v1")) == Path("runs/user--name--v1")
+
+
+def test_a_mistyped_run_is_told_how_a_model_on_the_hub_would_be_named() -> None:
+    with pytest.raises(UsageError) as refused:
+        weights_of("runs/dune")
+    assert refused.value.remedy.endswith("a model on the Hugging Face hub is runs/dune@main")
 
 
 def test_damaged_weights_inside_of_a_run_lead_to_the_run() -> None:

@@ -11,7 +11,10 @@ import pytest
 
 import groupdetr
 from groupdetr.cli.main import main
+from groupdetr.engine.run_folder import RunFolder
+from groupdetr.tasks.detection2d.report import best_errors
 from groupdetr.workflows.train import TrainingResult
+from tests.json_docs import assert_documented
 from tests.runs import train
 
 OPTIONS = ["--workers", "0", "--device", "cpu"]
@@ -179,3 +182,91 @@ def test_a_category_without_boxes_that_the_detector_lacks_is_ignored(
     file.write_text(json.dumps(content))
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert "the detector has no class shapes (id 0)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("annotations", [None, []])
+def test_a_split_without_annotations_has_detections_and_no_metrics(
+    annotations: list[Any] | None,
+    run: Path,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """COCO's test-dev has no annotations. `check` says it once and does not refuse the dataset."""
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    shutil.copytree(shapes / "images/val", data / "images/test")
+    content = read_json(shapes / "annotations/instances_val.json")
+    content.pop("annotations")
+    if annotations is not None:
+        content["annotations"] = annotations
+    (data / "annotations/instances_test.json").write_text(json.dumps(content))
+
+    own = groupdetr.check(shapes)
+    report = groupdetr.check(data)
+    file = str(data / "annotations/instances_test.json")
+    about_test = [item for item in report.warnings if item.file == file]
+    assert (report.errors, len(about_test)) == (own.errors, 1)
+    assert "AP cannot be measured" in about_test[0].remedy
+
+    capsys.readouterr()
+    arguments = ["val", str(run), "--data", str(data), "--split", "test", *OPTIONS]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    assert "6 images: split test of" in output
+    assert "no metrics: the split has no annotations" in output
+    assert evaluated_images(tmp_path / "out") == (6, 6)
+    metrics = read_json(tmp_path / "out/metrics.json")
+    subject = ("split", "weights", "data", "images")
+    assert_documented("Metrics of boxes", {k: v for k, v in metrics.items() if k not in subject})
+    assert (metrics["AP"], metrics["AR100"], metrics["score_threshold"]) == (None, None, None)
+    assert main([*arguments, "--per-group", "--out", str(tmp_path / "groups")]) == 2
+    assert "leave out --per-group" in capsys.readouterr().err
+
+
+def test_a_val_split_without_annotations_is_refused_by_a_training(
+    shapes: Path, tmp_path: Path
+) -> None:
+    """It could not choose the best weights."""
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    file = data / "annotations/instances_val.json"
+    content = read_json(file)
+    del content["annotations"]
+    file.write_text(json.dumps(content))
+    (error,) = groupdetr.check(data).errors
+    assert error.what == "'annotations' is missing"
+
+
+def test_val_writes_what_the_detector_misses_and_makes_up(
+    run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """errors.json is of the same threshold as the metrics, and a page shows it."""
+    assert main(["val", str(run), *OPTIONS, "--out", str(tmp_path)]) == 0
+    errors = read_json(tmp_path / "errors.json")
+    metrics = read_json(tmp_path / "metrics.json")
+    assert_documented("errors.json", errors)
+    best = errors["best_f1"]
+    named = {name: best[name] for name in ("F1", "precision", "recall")}
+    assert named == {name: metrics[name] for name in named}
+    assert metrics["score_threshold"] == best["score"]
+    objects = sum(row["count"] for row in errors["confusions"] if row["object"] is not None)
+    assert objects == sum(row["objects"] for row in metrics["per_class"])
+    pages = [tmp_path / "report.html", run / "report.html"]
+    for page in pages:
+        html = page.read_text()
+        for title in ("Precision and recall", "Confusions", "Worst images"):
+            assert f"<h2>{title}</h2>" in html, f"{page} has no section {title}"
+        assert html.count('src="data:image/jpeg;base64,') >= len(errors["worst_images"])
+
+
+def test_the_page_of_a_run_leaves_out_errors_of_other_weights(run: Path, tmp_path: Path) -> None:
+    """A training may have been killed between the two files."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    file = copy / "weights/errors.json"
+    for content in (json.dumps({**read_json(file), "step": 1}), "{", "[]", '{"step": 2}'):
+        file.write_text(content)
+        assert best_errors(RunFolder(copy)) is None
+    shutil.copy(run / "weights/errors.json", file)
+    assert best_errors(RunFolder(copy)) is not None

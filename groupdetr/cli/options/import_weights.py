@@ -21,7 +21,8 @@ class ImportOptions(PluginOptions):
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """The checkpoint: a file, or a Hugging Face folder."""
+    """The checkpoint: a file, a folder of transformers, or a model on the Hugging Face hub:
+    owner/name or owner/name@REVISION."""
     out: Path | None = None
     """The file to write. None: FILE with the ending .groupdetr.safetensors."""
     model: str | None = None

@@ -19,12 +19,13 @@ class PredictOptions(PluginOptions):
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, or a weights file of this library."""
+    """A run, a weights file of this library, or a model on the Hugging Face hub (owner/name)."""
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """Files, folders (searched recursively) and globs. For scenes: the folder of a nuScenes
-    version, or nothing for the data of the run."""
+    """Files, folders (searched recursively) and globs; - reads one path a line from stdin. For
+    scenes: the folder of a nuScenes version, or nothing for the data of the run."""
     score: float | None = None
-    """Score threshold. None: 0.5, for scenes 0.3."""
+    """Score threshold. None: that of the best F1 of the run, as its training measured it; 0.5 for
+    weights without a run, 0.3 for scenes."""
     imgsz: int | None = None
     """Shortest side of the network's input in pixels; for scenes the height. None: as in training.
     """
@@ -32,6 +33,16 @@ class PredictOptions(PluginOptions):
     """For scenes: train or val, or another split of the version."""
     limit: int | None = None
     """For scenes: the largest number of samples, evenly spaced over the split. None: all."""
+    batch: int = 1
+    """Images that are read at a time. Those of equal size run together, without padding."""
+    save_txt: bool = False
+    """Also write YOLO label files with scores: labels/NAME.txt."""
+    save_json: bool = False
+    """Also write the detections of all images as COCO results: coco_results.json."""
+    save_crops: bool = False
+    """Also write an image of each detection: crops/CLASS/NAME-1.jpg."""
+    show_groups: bool = False
+    """Run all groups of queries, and draw and write the box of each group for each detection."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: Path | None = None

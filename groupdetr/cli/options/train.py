@@ -45,7 +45,8 @@ class TrainOptions(PluginOptions):
     set: tuple[str, ...] = ()
     """Other fields of the model's recipe, as name=value: --set dropout=0 decoder_layers=3."""
     weights: Path | None = None
-    """Weights to start from: a published checkpoint, or a file or run of this library."""
+    """Weights to start from: a published checkpoint, a file or run of this library, or a model on
+    the Hugging Face hub: owner/name or owner/name@REVISION."""
     pretrained_backbone: str = "auto"
     """auto: ImageNet weights for backbones that have them, unless --weights is given; none: random
     weights; or a file."""

@@ -19,7 +19,8 @@ class ValOptions(PluginOptions):
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, or a weights file of this library (then --data is needed)."""
+    """A run; or a weights file of this library or a model on the Hugging Face hub (owner/name), for
+    which --data is needed."""
     data: Path | None = None
     """The dataset, a folder or an annotation file. None: the one that the run was trained on."""
     images: Path | None = None

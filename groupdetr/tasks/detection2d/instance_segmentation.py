@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.evaluation.coco import CocoEvaluation, evaluate
+from groupdetr.evaluation.error_analysis import analyse_errors
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
 from groupdetr.structures.masks import MaskFeatures
@@ -130,9 +131,11 @@ class InstanceTask(DetectionTask):
 
     def evaluate(self, detections: Sequence[Detections]) -> CocoEvaluation:
         """Return AP of the masks, and the main metrics of the boxes around them."""
-        mask_evaluation = evaluate(self.data.splits["val"], detections, self.kind)
-        box_evaluation = super().evaluate(detections)
-        return mask_evaluation.with_box_metrics(box_evaluation)
+        val = self.data.splits["val"]
+        mask_evaluation = evaluate(val, detections, self.kind)
+        errors = analyse_errors(val, detections, self.kind)
+        box_evaluation = evaluate(val, detections)
+        return replace(mask_evaluation.with_box_metrics(box_evaluation), errors=errors)
 
     def ground_truth(self, index: int) -> Detections:
         record = self.val.records[index]

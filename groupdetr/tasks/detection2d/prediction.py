@@ -1,18 +1,17 @@
-"""Prediction of objects in images: `Detector`, `Result` and the function of `groupdetr predict`."""
+"""Prediction of objects in images: `Detector` and the function of `groupdetr predict`."""
 
 from __future__ import annotations
 
 import glob
+import json
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from groupdetr.console.output import create_console
@@ -24,126 +23,36 @@ from groupdetr.data.image_input import ImageInput, is_one_image, to_rgb
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import val_transform
 from groupdetr.data.wrong_inputs import PASS_IMAGES, describe_missing_image
+from groupdetr.engine.inference import use_group
 from groupdetr.engine.progress import with_progress
-from groupdetr.engine.run_folder import write_json
+from groupdetr.engine.run_folder import RunFolder, write_json
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.files.replacing import expect_replaceable
-from groupdetr.structures.detections import Detections, decode_mask
+from groupdetr.settings import RANGES, expect_whole_number, is_number
+from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated
+from groupdetr.tasks.detection2d.group_detections import best_of_each_group
+from groupdetr.tasks.detection2d.prediction_files import PredictionFiles
+from groupdetr.tasks.detection2d.result import Result
 from groupdetr.tasks.detection2d.task import DetectionTask
-from groupdetr.tasks.detection_result import DetectionResult, expect_score, hint_at_lower_score
+from groupdetr.tasks.detection_result import expect_score, hint_at_lower_score
 from groupdetr.tasks.output_files import is_predictions
 from groupdetr.tasks.trained_detector import TrainedDetector
-from groupdetr.visualize.images import draw_detections
 
 if TYPE_CHECKING:
-    import supervision
+    pass
 
-DEFAULT_SCORE = 0.5  # score threshold of `groupdetr predict`
+DEFAULT_SCORE = 0.5  # score threshold of weights without a recorded one
+STDIN = "-"  # an input that stands for the paths that stdin lists
 _MAX_STEM = 200  # bytes of the name of an annotated copy; file systems allow 255 with the ending
 
 
-@dataclass(repr=False)
-class Result(DetectionResult):
-    """The detections in one image, sorted by decreasing score. A notebook shows them in the image.
-
-    ``labels`` are indices into the classes of the detector, ``ids`` are the category ids of the
-    dataset, and ``names`` are the names of the classes.
-
-    >>> result = groupdetr.Detector("runs/mine").predict("photo.jpg", score=0.3)[0]
-    >>> for name, score, box in zip(result.names, result.scores, result.boxes):
-    ...     print(f"{name} {score:.2f}", box.round())
-    >>> result.save("annotated.jpg")
-    """
-
-    image: Image.Image  # in RGB, rotated according to its EXIF orientation
-    detections: Detections  # their tensors, and the masks as run lengths
-    categories: Sequence[tuple[int | str, str]]  # (id in the dataset, name) of every class
-    source: str = ""  # the path of the image, if it has one
-    best_score: float | None = None  # the highest of all scores, those below the threshold included
-
-    @property
-    def source_files(self) -> list[Path]:
-        """The file of the original image, if it came from one."""
-        return [Path(self.source)] if self.source else []
-
-    @property
-    def class_names(self) -> list[str]:
-        """The names of all classes of the detector. Labels are indices into it."""
-        return [name for _, name in self.categories]
-
-    @property
-    def boxes(self) -> NDArray[np.float32]:
-        """[D,4] x0, y0, x1, y1 in pixels."""
-        boxes: NDArray[np.float32] = self.detections.boxes.numpy()
-        return boxes
-
-    @property
-    def masks(self) -> NDArray[np.bool_] | None:
-        """[D,H,W] bool at the size of the image; None if the detector predicts boxes only.
-
-        Masks are stored as run lengths in ``detections.masks``. Every access decodes them again.
-        """
-        rles = self.detections.masks
-        if rles is None:
-            return None
-        masks = np.zeros((len(rles), self.image.height, self.image.width), dtype=bool)
-        for index, rle in enumerate(rles):
-            masks[index] = decode_mask(rle)
-        return masks
-
-    @property
-    def ids(self) -> list[int | str]:
-        """The category id of every detection, as in the dataset."""
-        return [self.categories[label][0] for label in self.labels]
-
-    def to_coco(self, image_id: int | str | None = None) -> list[JsonObject]:
-        """Return COCO results with the category ids of the dataset.
-
-        Boxes are [x, y, width, height], masks are compressed run lengths. Without ``image_id`` the
-        path of the image is used.
-        """
-        rows = zip(
-            self.ids,
-            self.detections.xywh().tolist(),
-            self.scores.tolist(),
-            self.detections.segmentations(),
-        )
-        results = []
-        for category_id, box, score, segmentation in rows:
-            result = {
-                "image_id": self.source if image_id is None else image_id,
-                "category_id": category_id,
-                "bbox": box,
-                "score": score,
-            }
-            results.append(result | segmentation)
-        return results
-
-    def to_supervision(self) -> supervision.Detections:
-        """Return ``supervision.Detections``. It needs ``pip install 'groupdetr[supervision]'``."""
-        try:
-            import supervision
-        except ImportError as error:
-            raise UsageError(
-                "supervision is not installed", remedy="pip install 'groupdetr[supervision]'"
-            ) from error
-        return supervision.Detections(
-            self.boxes,
-            self.masks,
-            self.scores,
-            self.labels,
-            data={"class_name": np.array(self.names, dtype=str)},
-        )
-
-    def draw(self) -> Image.Image:
-        """Return a copy of the image with its boxes and masks."""
-        return draw_detections(self.image, self.detections, self.captions)
-
-
 class Detector(TrainedDetector):
-    """A trained detector of objects in images: a run, or a weights file of this library.
+    """A trained detector of objects in images: a run, a weights file, or a model on the hub.
+
+    A weights file is one of this library. A model on the Hugging Face hub is ``owner/name`` or
+    ``owner/name@revision``, and may also have weights of transformers.
 
     ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the shortest side of the network's input in
     pixels; None uses that of the training.
@@ -159,56 +68,143 @@ class Detector(TrainedDetector):
 
     task: type[DetectionTask]
 
+    def __init__(
+        self,
+        source: str | Path,
+        device: str | torch.device = "auto",
+        imgsz: int | None = None,
+    ) -> None:
+        super().__init__(source, device, imgsz)
+        self.best_threshold = recorded_threshold(source)
+        # The score threshold of `predict` without another one
+        self.score = DEFAULT_SCORE if self.best_threshold is None else self.best_threshold
+
     def create_task(self, data: DatasetSplits) -> DetectionTask:
         """Return the task of the detector on a dataset that its `read` returned."""
         return self.task(data, self.settings, self.recipe.num_detections)
 
     def predict(
-        self, images: ImageInput | Sequence[ImageInput], score: float = DEFAULT_SCORE
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        score: float | None = None,
+        *,
+        batch: int = 1,
+        show_groups: bool = False,
     ) -> list[Result]:
         """Return the detections in each image whose score is at least ``score``.
+
+        ``score`` None is the threshold with the best F1 that the training of a run measured, and
+        0.5 for other weights.
 
         An image is a path, a PIL image of any mode, an array [H,W,3] or [H,W], or a tensor [3,H,W].
         All of them give the same detections. Arrays and tensors are in RGB, of bytes, of 16 bits,
         or of floats in [0,1]. With an opacity as the last channel, transparent pixels are white.
 
-        `DataError` for a file that cannot be read, `UsageError` for what is not an image, and for a
-        score that is not from 0 to 1.
-        """
-        return list(self.stream(images, score))
+        ``batch`` images are read at a time, and those of equal size run together, without padding.
+        With ``show_groups``, all groups of queries run, and `Result.groups` has their boxes.
 
-    @torch.inference_mode()
+        `DataError` for a file that cannot be read, `UsageError` for what is not an image, for a
+        score that is not from 0 to 1, and for ``show_groups`` with a detector of one group.
+        """
+        return list(self.stream(images, score, batch=batch, show_groups=show_groups))
+
     def stream(
-        self, images: ImageInput | Iterable[ImageInput], score: float = DEFAULT_SCORE
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        score: float | None = None,
+        *,
+        batch: int = 1,
+        show_groups: bool = False,
     ) -> Iterator[Result]:
-        """Yield the same results as `predict`, image by image.
-
-        Every image is a batch of its own, without padding.
-        """
-        expect_score(score)
+        """Yield the same results as `predict`, image by image."""
+        score = self.score if score is None else score
+        self.expect_options(score, batch, show_groups)
         if is_one_image(images):
             images = [cast(ImageInput, images)]
+        read: list[tuple[Image.Image, str]] = []
         for source in cast(Iterable[ImageInput], images):
-            image = to_rgb(source)
-            pixels = to_pixels(image, val_transform(self.imgsz)).unsqueeze(0).to(self.device)
-            no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
-            batch = normalise(pixels, no_padding, padded=False)
-            predictions = self.model(batch).final
-            (detections,) = self.task.postprocess(
-                predictions, [image.size], self.recipe.num_detections
-            )
-            # Users expect boxes inside of the image.
-            width, height = image.size
-            limit = torch.tensor([width, height, width, height])
-            detections.boxes = detections.boxes.clamp(min=0).minimum(limit)
             path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
-            yield Result(
-                image=image,
-                detections=detections.above(score),
-                categories=self.categories,
-                source=path,
-                best_score=float(detections.scores[0]) if len(detections) else None,
+            read.append((to_rgb(source), path))
+            if len(read) == batch:
+                yield from self.predict_read(read, score, show_groups)
+                read = []
+        yield from self.predict_read(read, score, show_groups)
+
+    def expect_options(self, score: float, batch: int, show_groups: bool) -> None:
+        """Raise `UsageError` for options of `predict` that this detector cannot follow."""
+        expect_score(score)
+        expect_whole_number("batch", batch, *RANGES["batch"])
+        if show_groups and self.recipe.num_groups == 1:
+            raise UsageError(
+                "this detector has one group of queries, so there are no others to show",
+                str(self.path),
+                "predict without them, or use a detector that was trained with several groups",
             )
+
+    @torch.inference_mode()
+    def predict_read(
+        self, images: Sequence[tuple[Image.Image, str]], score: float, show_groups: bool
+    ) -> list[Result]:
+        """Return the results of images that were read: RGB images, each with its path or "".
+
+        The images whose inputs have equal sizes run together, without padding.
+        """
+        inputs = [to_pixels(image, val_transform(self.imgsz)) for image, _ in images]
+        indices_by_size: dict[torch.Size, list[int]] = {}
+        for index, pixels in enumerate(inputs):
+            indices_by_size.setdefault(pixels.shape, []).append(index)
+        results: dict[int, Result] = {}
+        for indices in indices_by_size.values():
+            pixels = torch.stack([inputs[index] for index in indices])
+            sizes = [images[index][0].size for index in indices]
+            # One list of detections for each group with show_groups, after that of the detector.
+            detections, *groups = self._detect(pixels, sizes, show_groups)
+            for position, index in enumerate(indices):
+                image, path = images[index]
+                all_detections = detections[position]
+                chosen = all_detections.above(score)
+                detections_of_groups = [of_group[position] for of_group in groups]
+                results[index] = Result(
+                    image=image,
+                    detections=chosen,
+                    categories=self.categories,
+                    source=path,
+                    best_score=float(all_detections.scores[0]) if len(all_detections) else None,
+                    groups=best_of_each_group(chosen, detections_of_groups)
+                    if show_groups
+                    else None,
+                )
+        return [results[index] for index in range(len(images))]
+
+    def _detect(
+        self, pixels: torch.Tensor, sizes: Sequence[tuple[int, int]], show_groups: bool
+    ) -> list[list[Detections]]:
+        """Return the detections of each image of a batch [B,3,H,W], inside of the images.
+
+        ``sizes`` are (width, height) of the original images. With ``show_groups``, the detections
+        of every group alone follow.
+        """
+        pixels = pixels.to(self.device)
+        no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
+        batch = normalise(pixels, no_padding, padded=False)
+        predictions = [self.model(batch).final]
+        if show_groups:
+            with use_group(self.model, None):
+                outputs = self.model(batch)
+            num_denoising = 0 if outputs.queries is None else outputs.queries.num_denoising
+            by_group = outputs.layers[-1][:, :, num_denoising:]  # [B,K,N,.]
+            predictions += [by_group[:, group] for group in range(by_group.logits.shape[1])]
+        results = []
+        for predictions_of_group in predictions:
+            detections = self.task.postprocess(
+                predictions_of_group, sizes, self.recipe.num_detections
+            )
+            for (width, height), of_image in zip(sizes, detections):
+                # Users expect boxes inside of the image.
+                limit = torch.tensor([width, height, width, height])
+                of_image.boxes = of_image.boxes.clamp(min=0).minimum(limit)
+            results.append(detections)
+        return results
 
 
 def predict(
@@ -221,55 +217,121 @@ def predict(
     limit: int | None,
     device: str,
     out: Path,
+    batch: int,
+    save_txt: bool,
+    save_json: bool,
+    save_crops: bool,
+    show_groups: bool,
 ) -> list[JsonObject]:
     """Write annotated copies of images, and predictions.json, to the folder ``out``.
 
     Print one line for each image, and return the content of predictions.json. ``inputs`` are files,
-    folders and globs. ``score`` is the score threshold; None: 0.5. ``split`` and ``limit`` are for
-    scenes. Images that cannot be read are skipped; `DataError` at the end.
+    folders and globs; ``-`` stands for those that stdin lists. ``score`` is the score threshold;
+    None: that of the best F1 of the run, and 0.5 for other weights. ``split`` and ``limit`` are for
+    scenes. ``batch`` images are read at a time. `PredictionFiles` has the files of ``save_txt``,
+    ``save_json`` and ``save_crops``. With ``show_groups``, the boxes of all groups are drawn and
+    written. Images that cannot be read are skipped; `DataError` at the end.
     """
     if not inputs:
         raise UsageError(
             "no images were given", remedy="groupdetr predict RUN photo.jpg folder/ '*.png'"
         )
-    search = merge_searches(find_images(pattern) for pattern in inputs)
+    patterns = with_paths_of_stdin(inputs)
+    search = merge_searches(find_images(pattern) for pattern in patterns)
     paths = search.images
     if not paths:
-        raise no_images(inputs[0], search)
+        raise no_images(patterns[0], search)
     copies = annotated_paths(paths, out)
     expect_replaceable_copies(copies, out)
+    files = PredictionFiles(out, save_txt, save_json, save_crops)
+    files.prepare(paths, copies, _another_folder(out))
     console = create_console()
     if left_out := search.describe_left_out():
         console.print(left_out)
-    min_score = DEFAULT_SCORE if score is None else score
     detector = Detector(run, device, imgsz)
+    min_score = detector.score if score is None else score
+    detector.expect_options(min_score, batch, show_groups)
+    if score is None and detector.best_threshold is not None:
+        console.print(f"score threshold {min_score:.2g}, the one of best F1")
     out.mkdir(parents=True, exist_ok=True)
 
     content: list[JsonObject] = []
     lines: list[str] = []
     best_scores: list[float] = []
     unreadable: list[DataError] = []
-    images = list(zip(paths, copies))
-    for path, copy in with_progress(images, "predict"):
+    waiting: list[tuple[Image.Image, Path, Path]] = []  # images that were read, path, copy
+
+    def predict_waiting() -> None:
+        images = [(image, str(path)) for image, path, _ in waiting]
+        results = detector.predict_read(images, min_score, show_groups)
+        for result, (_, path, copy) in zip(results, waiting):
+            result.save(copy)
+            files.write(result, copy)
+            content.append(to_json(result, path, copy))
+            lines.append(f"{escape_controls(str(path))}: {result.counts}")
+            if result.best_score is not None:
+                best_scores.append(result.best_score)
+        waiting.clear()
+
+    for path, copy in with_progress(list(zip(paths, copies)), "predict"):
         try:
-            (result,) = detector.predict(path, min_score)
+            waiting.append((to_rgb(path), path, copy))
         except DataError as error:
             unreadable.append(error)
-            continue
-        result.save(copy)
-        content.append(to_json(result, path, copy))
-        lines.append(f"{escape_controls(str(path))}: {result.counts}")
-        if result.best_score is not None:
-            best_scores.append(result.best_score)
+        if len(waiting) == batch:
+            predict_waiting()
+    predict_waiting()
     write_json(out / "predictions.json", content)
+    file_lines = files.finish()
     for line in lines:
         console.print(line)
     console.print(f"{len(content)} annotated images and predictions.json are in {out}")
+    for line in file_lines:
+        console.print(line)
     if hint := hint_at_lower_score(best_scores, min_score):
         console.print(hint)
     if unreadable:
         raise unreadable_inputs(unreadable, len(paths), "images")
     return content
+
+
+def recorded_threshold(source: str | Path) -> float | None:
+    """Return the score threshold of the best F1 that the training of a run measured.
+
+    None for a weights file, and for a run whose best weights detect no object.
+    """
+    run = Path(source)
+    try:
+        metrics = json.loads(RunFolder(run).best_metrics.read_text(encoding="utf-8"))
+        threshold = metrics["score_threshold"]
+    except (OSError, ValueError, LookupError, RecursionError, TypeError):
+        return None
+    return float(threshold) if is_number(threshold) and 0 <= threshold <= 1 else None
+
+
+def with_paths_of_stdin(inputs: Sequence[str]) -> list[str]:
+    """Return the inputs with ``-`` replaced by the lines of stdin, which are one path each.
+
+    `UsageError` if stdin has no line.
+    """
+    if STDIN not in inputs:
+        return list(inputs)
+    stream = sys.stdin.buffer if sys.stdin is not None and not sys.stdin.closed else ()
+    lines = [os.fsdecode(line.rstrip(b"\r\n")) for line in stream]
+    listed = [line for line in lines if line.strip()]
+    if not listed:
+        raise UsageError(
+            "stdin lists no images",
+            remedy="pipe one path a line: ls *.jpg | groupdetr predict RUN -",
+        )
+    patterns: list[str] = []
+    for pattern in inputs:
+        if pattern == STDIN:
+            patterns += listed
+            listed = []  # stdin can be read once
+        else:
+            patterns.append(pattern)
+    return patterns
 
 
 def find_images(pattern: str) -> ImageSearch:
@@ -340,9 +402,13 @@ def expect_replaceable_copies(copies: Sequence[Path], out: Path) -> None:
 
     That is so if the folder ``out`` is the folder of the images, for example.
     """
-    remedy = f"choose another folder: --out {quote(out / 'annotated')}"
+    remedy = _another_folder(out)
     expect_replaceable(copies, is_annotated, remedy)
     expect_replaceable([out / "predictions.json"], is_predictions, remedy)
+
+
+def _another_folder(out: Path) -> str:
+    return f"choose another folder: --out {quote(out / 'annotated')}"
 
 
 def to_json(result: Result, path: Path, annotated: Path) -> JsonObject:
@@ -358,14 +424,17 @@ def to_json(result: Result, path: Path, annotated: Path) -> JsonObject:
         result.detections.segmentations(),
     )
     detections = []
-    for category_id, name, score, box, segmentation in rows:
-        detection = {
+    for index, (category_id, name, score, box, segmentation) in enumerate(rows):
+        detection: JsonObject = {
             "category_id": category_id,
             "name": name,
             "score": round(score, 6),
             "box": [round(coordinate, 3) for coordinate in box],
         }
-        detections.append(detection | segmentation)
+        detection |= segmentation
+        if result.groups is not None:
+            detection["groups"] = result.groups.to_json(index)
+        detections.append(detection)
     return {
         "file": str(path),
         "width": result.image.width,

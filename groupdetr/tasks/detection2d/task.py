@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import METRICS, CocoEvaluation, evaluate
+from groupdetr.evaluation.error_analysis import analyse_errors
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
@@ -147,7 +149,8 @@ class DetectionTask(Task[Detections]):
         return self.postprocess(predictions, sizes, self.num_detections)
 
     def evaluate(self, detections: Sequence[Detections]) -> CocoEvaluation:
-        return evaluate(self.data.splits["val"], detections)
+        val = self.data.splits["val"]
+        return replace(evaluate(val, detections), errors=analyse_errors(val, detections))
 
     def ground_truth(self, index: int) -> Detections:
         """Return the objects of validation image ``index`` as detections with a score of 1."""

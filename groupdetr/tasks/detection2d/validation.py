@@ -17,15 +17,20 @@ from groupdetr.engine.progress import CountProgress, format_percent
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results
+from groupdetr.report.run import write_evaluation_report
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.detection2d.report import image_loader
 from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.output_files import expect_outside_dataset
 from groupdetr.tasks.result_formats import Metrics, MetricsTable, TableRow, format_csv
 
 TABLE_METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")  # of the printed tables
+NO_ANNOTATIONS = (
+    "no metrics: the split has no annotations; predictions.json has the detections as COCO results"
+)
 MAX_UNKNOWN_CLASSES, MAX_KNOWN_CLASSES = 10, 100  # that an error message lists
 
 
@@ -57,7 +62,8 @@ def validate(
     ``run`` is the folder of a run or a weights file. Without ``data`` the dataset of the run is
     used; ``images`` is the folder of images if ``data`` is an annotation file. ``split`` None is
     val, or all images of a file that has no name of a split. ``per_group`` also evaluates every
-    group of queries alone. Files go to the folder ``out``.
+    group of queries alone. Files go to the folder ``out``. All metrics of a split without
+    annotations are undefined.
     """
     accelerator = create_accelerator(Settings(device=device, workers=workers))
     detector = Detector(run, str(accelerator.device), imgsz)
@@ -69,6 +75,13 @@ def validate(
         part = "all images" if evaluated.name == "all" else f"split {evaluated.name}"
     annotations = [evaluated.annotation_file.parent] if data.is_dir() else []
     expect_outside_dataset(out, [data, evaluated.images_dir, *annotations])
+    has_annotations = any(len(record.labels) for record in evaluated.records)
+    if per_group and not has_annotations:
+        raise UsageError(
+            "the groups cannot be evaluated, because this split has no annotations",
+            str(evaluated.annotation_file),
+            "leave out --per-group, or name a split with annotations",
+        )
     evaluated = with_classes_of(detector, evaluated)
     splits = {"train": evaluated, "val": evaluated}
     task = detector.create_task(DatasetSplits(evaluated.annotation_file, splits))
@@ -89,7 +102,10 @@ def validate(
         "images": len(evaluated),
     }
     content = write_results(validation, subject, out)
+    write_page(validation, out, str(detector.path), part)
     line = f"{len(evaluated)} images: {part} of {evaluated.annotation_file}"
+    if not has_annotations:
+        return Metrics(content, [MetricsTable((), NO_ANNOTATIONS)], out, line)
     return Metrics(content, tables(validation), out, line)
 
 
@@ -182,6 +198,26 @@ def write_results(validation: Validation, subject: JsonObject, folder: Path) -> 
     results = to_coco_results(validation.split, validation.detections)
     write_json(folder / "predictions.json", results)
     return content
+
+
+def write_page(validation: Validation, folder: Path, weights: str, part: str) -> None:
+    """Write errors.json and report.html, or remove those of earlier detections.
+
+    A split without objects has neither.
+    """
+    evaluation = validation.evaluation
+    details = evaluation.details()
+    files = [folder / "errors.json", folder / "report.html"]
+    if details is None:
+        for file in files:
+            file.unlink(missing_ok=True)
+        return
+    write_json(files[0], details)
+    split = validation.split
+    lead = f"{len(split)} images: {part} of {split.annotation_file}. Weights: {weights}."
+    write_evaluation_report(
+        files[1], f"Evaluation of {split.name}", lead, evaluation, image_loader(split.records)
+    )
 
 
 def tables(validation: Validation) -> list[MetricsTable]:

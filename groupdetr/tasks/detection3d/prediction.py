@@ -102,7 +102,7 @@ class SceneResult(DetectionResult):
 
 
 class SceneDetector(TrainedDetector):
-    """A trained detector of 3D boxes in scenes: a run, or a weights file of this library.
+    """A trained detector of 3D boxes in scenes: a run, a weights file, or a model on the hub.
 
     ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the height of the network's images in
     pixels; None uses that of the training.
