@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from groupdetr.data.findings import Finding, Findings, RefusedError, printable
+from groupdetr.data.findings import Findings, RefusedError, printable, refused
 from groupdetr.data.image_files import is_image_name, is_system_folder, is_system_name
 from groupdetr.data.other_formats import looks_like
 from groupdetr.data.paths import ImageFolder
+from groupdetr.data.split_names import SPLIT_ALIASES
 from groupdetr.data.wrong_inputs import (
     describe_run,
     expect_annotation_file,
@@ -25,14 +26,7 @@ from groupdetr.data.wrong_inputs import (
 )
 from groupdetr.errors import UsageError
 
-_SPLIT_ALIASES = {  # name in a path -> split
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-SPLITS = tuple(dict.fromkeys(_SPLIT_ALIASES.values()))  # train, val, test
+SPLITS = tuple(dict.fromkeys(SPLIT_ALIASES.values()))  # train, val, test
 # What commands of this library write with --out, which may lead to the folder of a dataset.
 _OUTPUT_FILES = ("predictions.json", "metrics.json", "check.json", "demo.json")
 WHOLE = ""  # the key of a dataset whose only annotation file has no name of a split
@@ -108,7 +102,7 @@ def find_split_files(
     if not is_folder:
         expect_annotation_file(root)
     elif run := describe_run(root):
-        raise RefusedError(Finding("no-dataset", str(root), "", run))
+        raise refused("no-dataset", root, run)
     if images is not None:
         if not os.path.isdir(images):
             raise missing_images_folder(images)
@@ -134,7 +128,7 @@ def has_annotation_files(data: Path) -> bool:
 
 def unknown_layout(path: Path, what: str) -> RefusedError:
     """Return the error for a dataset whose files are not where they should be."""
-    return RefusedError(Finding("unknown-layout", str(path), "", what))
+    return refused("unknown-layout", path, what)
 
 
 # folders
@@ -213,13 +207,13 @@ class _AnnotationFile(NamedTuple):
 
     def spellings(self) -> list[str]:
         """Return the names that a folder of this split may have, the most similar one first."""
-        aliases = [alias for alias, split in _SPLIT_ALIASES.items() if split == self.split]
+        aliases = [alias for alias, split in SPLIT_ALIASES.items() if split == self.split]
         with_year = [alias + self.year for alias in aliases]
         return list(dict.fromkeys([self.text, *with_year, *aliases]))
 
 
 def _split_of(text: str, year: str) -> str:
-    return _SPLIT_ALIASES[text.lower().removesuffix(year)]
+    return SPLIT_ALIASES[text.lower().removesuffix(year)]
 
 
 def _match_layout(
@@ -263,7 +257,7 @@ def _match_layout(
 
 def _annotation_files(layout: FolderLayout, folder: _Folder) -> Iterator[_AnnotationFile]:
     """Yield the annotation files of a layout, in the order of their names."""
-    aliases = "|".join(_SPLIT_ALIASES)
+    aliases = "|".join(SPLIT_ALIASES)
     name_pattern = rf"(?P<text>(?:{aliases})(?P<year>\d{{4}})?)"
     parts = layout.annotations.split("/")
     patterns = []

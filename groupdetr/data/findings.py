@@ -238,6 +238,11 @@ class RefusedError(DataError):
         return type(self), (self.finding,)
 
 
+def refused(code: str, path: Path | str, what: str) -> RefusedError:
+    """Return the error for a file or a folder that cannot be used at all."""
+    return RefusedError(Finding(code, str(path), "", what))
+
+
 class Findings(list[Finding]):
     """The findings about one file, in the order in which they were made."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from groupdetr.data.findings import Finding, RefusedError, printable
+from groupdetr.data.findings import RefusedError, printable, refused
 from groupdetr.files.kinds import is_lfs_pointer
 
 try:
@@ -124,24 +124,24 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except RefusedError:
         raise
     except PixelValueError as error:
-        raise _refused("value-range", path, str(error)) from None
+        raise refused("value-range", path, str(error)) from None
     except UnidentifiedImageError:
         raise _not_an_image(path) from None
     except Image.DecompressionBombError:
         what = f"it has more than {max_pixels():,} pixels"
-        raise _refused("image-too-large", path, what) from None
+        raise refused("image-too-large", path, what) from None
     except FileNotFoundError:  # it was deleted a moment ago
-        raise _refused("missing-file", path, "there is no such image") from None
+        raise refused("missing-file", path, "there is no such image") from None
     except Exception as error:  # Pillow's plugins raise any exception on broken bytes
         if isinstance(error, OSError) and error.errno is not None:
             what = f"the system cannot read it ({error.strerror})"
-            raise _refused("unreadable-file", path, what) from error
+            raise refused("unreadable-file", path, what) from error
         reason = error or type(error).__name__
         if isinstance(error, EOFError) or "truncated" in str(error).lower():
             what = f"the file ends too early ({reason})"
-            raise _refused("truncated-image", path, what) from error
+            raise refused("truncated-image", path, what) from error
         what = f"it cannot be decoded ({reason})"
-        raise _refused("unreadable-image", path, what) from error
+        raise refused("unreadable-image", path, what) from error
 
 
 def _require_regular_file(path: Path) -> None:
@@ -152,31 +152,27 @@ def _require_regular_file(path: Path) -> None:
         reason = getattr(error, "strerror", error)
         if getattr(error, "errno", None) in _UNREADABLE:
             what = f"the system cannot read it ({reason})"
-            raise _refused("unreadable-file", path, what) from None
+            raise refused("unreadable-file", path, what) from None
         remark = "" if isinstance(error, FileNotFoundError) else f" ({reason})"
-        raise _refused("missing-file", path, f"there is no such image{remark}") from None
+        raise refused("missing-file", path, f"there is no such image{remark}") from None
     if not stat.S_ISREG(status.st_mode):
         what = "it is a folder" if path.is_dir() else "it is not an ordinary file"
-        raise _refused("not-a-file", path, what)
+        raise refused("not-a-file", path, what)
     if status.st_size == 0:
-        raise _refused("empty-file", path, "it is empty (0 bytes)")
+        raise refused("empty-file", path, "it is empty (0 bytes)")
 
 
 def _not_an_image(path: Path) -> RefusedError:
     """Return the error for a file of no known format. It tells what the file is, if it is clear."""
     if path.name.startswith("._"):
         what = f"it is not an image, but what macOS writes beside {printable(path.name[2:])}"
-        return _refused("not-an-image", path, what)
+        return refused("not-an-image", path, what)
     head = b""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(100)
     if is_lfs_pointer(head):
-        return _refused("lfs-pointer", path, "it is a pointer of Git LFS, not the file itself")
-    return _refused("not-an-image", path, "it is not an image of a known format")
-
-
-def _refused(code: str, path: Path, what: str) -> RefusedError:
-    return RefusedError(Finding(code, str(path), "", what))
+        return refused("lfs-pointer", path, "it is a pointer of Git LFS, not the file itself")
+    return refused("not-an-image", path, "it is not an image of a known format")
 
 
 @cache
@@ -219,7 +215,7 @@ def _needs_orientation(image: Image.Image, size: tuple[int, int] | None, path: P
             f"the image is {width} x {height} pixels, "
             f"but {recorded_width} x {recorded_height} are recorded"
         )
-        raise _refused("size-mismatch", path, what)
+        raise refused("size-mismatch", path, what)
     return True
 
 

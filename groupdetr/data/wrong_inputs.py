@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from groupdetr.data.findings import Finding, RefusedError
+from groupdetr.data.findings import Finding, RefusedError, refused
 from groupdetr.errors import DataError
 from groupdetr.files.kinds import (
     EMPTY,
@@ -82,7 +82,7 @@ def describe_run(folder: Path) -> str:
 
 
 def _no_dataset(path: Path, what: str) -> RefusedError:
-    return RefusedError(Finding("no-dataset", str(path), "", what))
+    return refused("no-dataset", path, what)
 
 
 # Images

@@ -75,7 +75,7 @@ class Network(nn.Module):
 
 CLASSES = (Config, ConfigWithState, Schedule, Logger, Slots, Mode, Sizes, Network)
 OBJECTS: dict[str, Callable[[], object]] = {
-    "path": lambda: Path("/work/output"),
+    "path": lambda: Path("/home/somebody/output"),
     "path of Windows": lambda: PureWindowsPath("C:/output"),
     "namespace": lambda: Namespace(output_dir=Path("x"), nested=Namespace(a=1)),
     "date": datetime.datetime.now,

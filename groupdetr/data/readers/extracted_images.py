@@ -10,7 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from groupdetr.data.findings import Finding, RefusedError
+from groupdetr.data.findings import RefusedError, refused
 
 _ENDINGS = {  # first bytes of an image -> ending of its file name
     b"\xff\xd8\xff": ".jpg",
@@ -70,4 +70,4 @@ class ExtractedImages:
 
     def _refused(self, error: OSError) -> RefusedError:
         what = f"images of a Parquet file cannot be written there ({error.strerror})"
-        return RefusedError(Finding("cache-folder", str(self.folder), "", what))
+        return refused("cache-folder", self.folder, what)

@@ -18,13 +18,13 @@ from typing import Any
 
 import yaml
 
-from groupdetr.data.findings import Finding, Findings, RefusedError, printable
+from groupdetr.data.findings import Finding, Findings, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
 from groupdetr.data.image_files import is_system_name
 from groupdetr.data.readers.extracted_images import ExtractedImages
 from groupdetr.data.readers.record_locations import RecordLocations
-from groupdetr.data.readers.split_names import SPLIT_ALIASES, split_folders
 from groupdetr.data.readers.text_file import read_lines, read_text
+from groupdetr.data.split_names import SPLIT_ALIASES, split_folders
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
@@ -188,14 +188,14 @@ def _parquet_rows(data: Path, split: str, files: Sequence[Path]) -> tuple[list[_
             table = pyarrow.parquet.ParquetFile(file)
         except (OSError, pyarrow.ArrowException) as error:
             first_line = str(error).partition("\n")[0]
-            raise _refused(
+            raise refused(
                 "unreadable-format", file, f"it is not a Parquet file ({first_line})"
             ) from None
         missing = {"image", "objects"} - set(table.schema_arrow.names)
         if missing:
             columns = ", ".join(map(printable, table.schema_arrow.names[:12]))
             what = f"it has no column {' and no column '.join(sorted(missing))}, but {columns}"
-            raise _refused("parquet-columns", file, what)
+            raise refused("parquet-columns", file, what)
         names = names or _names_of_schema(table.schema_arrow.metadata)
         number = 0
         for batch in table.iter_batches(batch_size=64):
@@ -317,7 +317,3 @@ def _to_coco(
     categories = [{"id": number, "name": name} for number, name in enumerate(names)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     return SplitAnnotations(content, folder, source, tuple(findings), locations)
-
-
-def _refused(code: str, path: Path, what: str) -> RefusedError:
-    return RefusedError(Finding(code, str(path), "", what))

@@ -22,12 +22,12 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 from xml.parsers.expat import ExpatError
 
-from groupdetr.data.findings import Finding, Findings, RefusedError, printable
+from groupdetr.data.findings import Finding, Findings, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
 from groupdetr.data.image_files import is_image_name, is_system_folder, is_system_name
 from groupdetr.data.readers.record_locations import RecordLocations
-from groupdetr.data.readers.split_names import SPLIT_ALIASES
 from groupdetr.data.readers.text_file import read_lines
+from groupdetr.data.split_names import SPLIT_ALIASES
 from groupdetr.structures.json_object import JsonObject
 
 # Files with the names of the classes in their order, in the folder of the dataset. Without one, the
@@ -105,7 +105,7 @@ def _root(data: Path) -> Path:
         folders = [folder for folder in folders if (folder / "Annotations").is_dir()]
         if len(folders) > 1:
             names = " and ".join(printable(folder.name) for folder in folders)
-            raise _refused("several-years", data, f"it has {names}")
+            raise refused("several-years", data, f"it has {names}")
         if folders:
             return folders[0]
     return data
@@ -409,7 +409,3 @@ def _box(corners: tuple[float, float, float, float], starts_at_zero: bool) -> li
     if not starts_at_zero:
         x0, y0 = x0 - 1, y0 - 1
     return [round(value, 9) for value in (x0, y0, x1 - x0, y1 - y0)]
-
-
-def _refused(code: str, path: Path, what: str) -> RefusedError:
-    return RefusedError(Finding(code, str(path), "", what))

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import yaml
 
-from groupdetr.data.findings import Finding, Findings, RefusedError, printable
+from groupdetr.data.findings import Finding, Findings, RefusedError, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
 from groupdetr.data.image_decoding import image_size
 from groupdetr.data.image_files import is_image_name, is_system_name, search_folder
 from groupdetr.data.readers.record_locations import RecordLocations
-from groupdetr.data.readers.split_names import SPLIT_ALIASES, split_folders
 from groupdetr.data.readers.text_file import read_lines, read_text
+from groupdetr.data.split_names import SPLIT_ALIASES, split_folders
 from groupdetr.structures.json_object import JsonObject
 
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -79,7 +79,7 @@ def _describe(data: Path) -> _Description:
         preferred = [file for file in files if file.stem.lower() in ("data", "dataset")]
         if len(preferred) != 1:
             names = ", ".join(printable(file.name) for file in files)
-            raise _refused("several-descriptions", data, f"several files describe it: {names}")
+            raise refused("several-descriptions", data, f"several files describe it: {names}")
         files = preferred
     return _describe_yaml(files[0]) if files else _describe_folder(data)
 
@@ -87,7 +87,7 @@ def _describe(data: Path) -> _Description:
 def _describe_yaml(file: Path) -> _Description:
     content = _dataset_yaml(file)
     if content is None:
-        raise _refused("dataset-yaml", file, "it does not describe a dataset")
+        raise refused("dataset-yaml", file, "it does not describe a dataset")
     names = _names(content, file)
     root = _root(content.get("path"), file)
     sources: dict[str, list[Path]] = {}
@@ -97,10 +97,10 @@ def _describe_yaml(file: Path) -> _Description:
         if split is None or not any(entries):
             continue
         if split in sources:
-            raise _refused("dataset-yaml", file, f"it has several entries for the {split} split")
+            raise refused("dataset-yaml", file, f"it has several entries for the {split} split")
         sources[split] = [_source(entry, key, root, file) for entry in entries]
     if not sources:
-        raise _refused("dataset-yaml", file, "it names no images: 'train', 'val' and 'test'")
+        raise refused("dataset-yaml", file, "it names no images: 'train', 'val' and 'test'")
     return _Description(file, names, sources, pose="kpt_shape" in content)
 
 
@@ -136,16 +136,16 @@ def _names(content: dict[str, object], file: Path) -> dict[int, str]:
         for key, name in value.items():
             if not str(key).isdecimal() or isinstance(key, bool):
                 what = f"the number of a class is {printable(key)}"
-                raise _refused("class-names", file, what)
+                raise refused("class-names", file, what)
             names[int(key)] = str(name)
     elif isinstance(value, str) and (file.parent / value).is_file():
         names = _names_of_lines(file.parent / value)
     if not names:
-        raise _refused("class-names", file, f"'names' is {printable(value)}")
+        raise refused("class-names", file, f"'names' is {printable(value)}")
     count = content.get("nc")
     if isinstance(count, int) and count != len(names):
         what = f"'nc' is {count}, and 'names' has {len(names)} names"
-        raise _refused("class-names", file, what)
+        raise refused("class-names", file, what)
     return names
 
 
@@ -171,7 +171,7 @@ def _root(path: object, file: Path) -> Path:
 def _source(entry: object, key: str, root: Path, file: Path) -> Path:
     """Return the folder, list of images, or image that an entry of data.yaml names."""
     if not isinstance(entry, str) or not entry.strip():
-        raise _refused("dataset-yaml", file, f"an entry of {key!r} is {printable(entry)}")
+        raise refused("dataset-yaml", file, f"an entry of {key!r} is {printable(entry)}")
     # Roboflow writes ../train/images for the folder beside the file.
     inside = re.sub(r"^(\.\./)+", "", entry.replace("\\", "/"))
     for folder in (root, file.parent):
@@ -182,7 +182,7 @@ def _source(entry: object, key: str, root: Path, file: Path) -> Path:
             if glob.has_magic(name) and (matches := glob.glob(str(folder / name))):
                 return Path(os.path.commonpath(matches))
     what = f"{key!r} is {printable(entry)}, which is neither in {root} nor beside this file"
-    raise _refused("split-not-found", file, what)
+    raise refused("split-not-found", file, what)
 
 
 # a folder without data.yaml
@@ -209,10 +209,10 @@ def _describe_folder(root: Path) -> _Description:
     class_files = [file for file in class_files if file.is_file()]
     if not class_files:
         what = "it has labels of YOLO, but neither data.yaml nor classes.txt"
-        raise _refused("class-names", root, what)
+        raise refused("class-names", root, what)
     names = _names_of_lines(class_files[0])
     if not names:
-        raise _refused("class-names", class_files[0], "it has no names")
+        raise refused("class-names", class_files[0], "it has no names")
     sources = {split: [folder] for split, folder in split_folders(root).items()}
     return _Description(root, names, sources or {"train": [root]})
 
@@ -236,7 +236,7 @@ def _read_split(
     images = [image for source in sources for image in _images_of(source)]
     if not images:
         where = ", ".join(str(source) for source in sources)
-        raise _refused("split-not-found", description.file, f"there are no images in {where}")
+        raise refused("split-not-found", description.file, f"there are no images in {where}")
     folder = Path(os.path.commonpath([image.parent for image in images]))
     file = sources[0] if len(sources) == 1 else description.file
     split = _Content(file)
@@ -433,7 +433,3 @@ def _area(polygon: list[float]) -> float:
     x, y = polygon[0::2], polygon[1::2]
     twice = sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x)))
     return abs(twice) / 2
-
-
-def _refused(code: str, path: Path, what: str) -> RefusedError:
-    return RefusedError(Finding(code, str(path), "", what))

@@ -1,4 +1,4 @@
-"""Names of splits, as folders and files have them."""
+"""Names of splits, as folders, files and descriptions of datasets have them."""
 
 from __future__ import annotations
 
