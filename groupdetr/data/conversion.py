@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from groupdetr.data.findings import printable, raise_first_error
-from groupdetr.data.holdout import split_holdout
 from groupdetr.data.json_values import Id, parse_box, parse_id
 from groupdetr.data.layouts import read_contents, read_with_findings
 from groupdetr.data.records import Category, CocoSplit, Record
@@ -72,21 +71,15 @@ def read_splits(
     for the first problem of the dataset that would mislead training.
     """
     contents = read_contents(data, images)
-    dataset, findings = read_with_findings(data, images, seed)
-    raise_first_error(findings)
-    valid = dict(dataset.splits)
-    if dataset.held_out:
-        # Undo it. The images of train are in the order of the file again.
-        valid["train"] = _join(valid["train"], valid.pop("val"), contents["train"].content)
-        if val_fraction is not None:
-            valid["train"], valid["val"] = split_holdout(valid["train"], val_fraction, seed)
-    elif val_fraction is not None:
+    if val_fraction is not None and "val" in contents:
         raise UsageError(
             "the dataset has a val split already", str(data), "leave out --val-fraction"
         )
+    dataset, findings = read_with_findings(data, images, seed, holdout=val_fraction)
+    raise_first_error(findings)
     categories = _categories(dataset.categories, contents["train"].content)
     result = []
-    for name, split in valid.items():
+    for name, split in dataset.splits.items():
         content = contents[name if name in contents else "train"].content
         result.append(_source_split(name, split, content, categories))
     return result
@@ -96,13 +89,6 @@ def _categories(kept: Sequence[Category], content: JsonObject) -> list[JsonObjec
     """Return the recorded entries of the categories, in the order of their labels."""
     recorded = {parse_id(entry["id"]): entry for entry in content["categories"]}
     return [recorded[category.id] | {"id": category.id} for category in kept]
-
-
-def _join(train: CocoSplit, val: CocoSplit, content: JsonObject) -> CocoSplit:
-    by_id = {record.image_id: record for split in (train, val) for record in split.records}
-    order = [parse_id(entry["id"]) for entry in content["images"]]
-    records = tuple(by_id[i] for i in order if i is not None and i in by_id)
-    return replace(train, records=records)
 
 
 def _source_split(

@@ -78,9 +78,16 @@ def load(
 
 
 def read_with_findings(
-    data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False
+    data: Path | str,
+    images: Path | str | None = None,
+    seed: int = 0,
+    masks: bool = False,
+    holdout: float | None = HOLDOUT,
 ) -> tuple[DatasetSplits, list[Finding]]:
-    """Return the valid part of a dataset, and all findings about its annotation files."""
+    """Return the valid part of a dataset, and all findings about its annotation files.
+
+    Without a val split, the fraction ``holdout`` of the train images becomes val; None: no val.
+    """
     splits: dict[str, CocoSplit] = {}
     findings: list[Finding] = []
     data_format = _format_of(Path(data)) if images is None else None
@@ -102,9 +109,10 @@ def read_with_findings(
             if not conflicts:
                 splits[name] = split.with_categories(categories)
         findings += _leave_out_parents(splits)
-    held_out = "val" not in splits
-    if held_out:
-        splits["train"], splits["val"] = split_holdout(splits["train"], HOLDOUT, seed)
+    held_out = False
+    if "val" not in splits and holdout is not None:
+        held_out = True
+        splits["train"], splits["val"] = split_holdout(splits["train"], holdout, seed)
     return DatasetSplits(Path(data), splits, held_out), with_locations(findings, splits.values())
 
 
