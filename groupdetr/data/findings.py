@@ -50,8 +50,8 @@ ERRORS = {  # code -> remedy
     "metadata-row": "write an object with 'file_name' and 'objects', which has 'bbox' and"
     " 'categories'",
     "parquet-columns": "write the columns 'image' and 'objects', as the library datasets does",
-    "cache-folder": "free some space there, or set the environment variable GROUPDETR_CACHE to"
-    " another folder",
+    "cache-folder": "free some space there, or set the environment variable HF_HOME to another"
+    " folder",
     # categories
     "no-categories": "list the classes under 'categories' as objects with 'id' and 'name'",
     "bad-category": "give the category an 'id' (a whole number or text) and a 'name' (text)",

@@ -1,7 +1,7 @@
 """Images of Parquet files, written to the cache folder, because training reads images from files.
 
-The folder is ``$GROUPDETR_CACHE``, or groupdetr in the cache folder of the system's user. Images
-are written once for each version of a file: its path, size and time are part of the folder's name.
+The folder is in huggingface-hub's cache for other libraries, below ``HF_HOME``. Images are written
+once for each version of a file: its path, size and time are part of the folder's name.
 """
 
 from __future__ import annotations
@@ -24,15 +24,6 @@ _ENDINGS = {  # first bytes of an image -> ending of its file name
 _COMPLETE = "complete"  # this file exists once all images of a Parquet file were written
 
 
-def cache_folder() -> Path:
-    """Return the folder for files that can be made again."""
-    if folder := os.environ.get("GROUPDETR_CACHE"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "groupdetr"
-    return Path.home() / ".cache" / "groupdetr"
-
-
 class ExtractedImages:
     """The images of one Parquet file in the cache folder."""
 
@@ -40,13 +31,20 @@ class ExtractedImages:
         status = file.stat()
         version = f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
         digest = hashlib.sha256(version.encode("utf-8", "surrogateescape")).hexdigest()[:20]
-        self.folder = cache_folder() / "parquet" / f"{file.stem[:40]}-{digest}"
+        # Imported here: it takes a second, and other formats do not need it.
+        from huggingface_hub import cached_assets_path, constants
+
+        self.folder = Path(constants.HF_ASSETS_CACHE)  # for the message of an error
+        try:
+            self.folder = cached_assets_path(
+                "groupdetr",
+                namespace="parquet",
+                subfolder=f"{file.stem[:40]}-{digest}",
+                assets_dir=constants.HF_ASSETS_CACHE,
+            )
+        except OSError as error:
+            raise self._refused(error) from None
         self._is_complete = (self.folder / _COMPLETE).is_file()
-        if not self._is_complete:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise self._refused(error) from None
 
     def add(self, number: int, encoded: bytes) -> str:
         """Write one encoded image, and return its file name in the folder."""

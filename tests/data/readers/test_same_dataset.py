@@ -181,7 +181,7 @@ def assert_same_dataset(data: DatasetSplits, expected: DatasetSplits) -> None:
 def test_real_datasets_are_equal_in_all_formats(
     writer: str, name: str, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GROUPDETR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     coco = {s: json.loads((real_data / name / f"{s}.json").read_text()) for s in ("train", "val")}
     for content in coco.values():
         content["categories"].sort(key=lambda category: category["name"])
@@ -208,6 +208,7 @@ def test_real_datasets_are_equal_in_all_formats(
     (reference / "images").symlink_to(real_data / name / "images")
     data = WRITERS[writer](coco, real_data / name / "images", tmp_path / "out")
     assert_same_dataset(load(data), load(reference))
+    assert (tmp_path / "cache").exists() == (writer == "Parquet")
 
 
 def keep_used_classes(coco: dict[str, Coco]) -> None:
