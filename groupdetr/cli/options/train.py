@@ -21,7 +21,8 @@ from groupdetr.settings import DEFAULT_MODEL, DEFAULT_SETTINGS, Settings, with_c
 class TrainOptions(PluginOptions):
     """Train a detector on a dataset: a folder in a known layout, or an annotation file.
 
-    Layouts are those of COCO and nuScenes. An annotation file needs --images.
+    Formats are COCO, YOLO, Pascal VOC, Hugging Face datasets and nuScenes. An annotation file needs
+    --images.
     """
 
     data: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
@@ -70,6 +71,7 @@ class TrainOptions(PluginOptions):
     """True for --batch auto."""
     # None: those of the model. `prepare` and this class replace None.
     settings: Settings = field(default=None)  # type: ignore[assignment]
+    """How the detector is trained. The defaults are those of the model."""
 
     def __post_init__(self) -> None:
         if self.settings is None and self.model == DEFAULT_MODEL:
