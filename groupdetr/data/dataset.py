@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch.utils.data import Dataset
 
 from groupdetr.data.batch import collate
 from groupdetr.data.image_decoding import load_pixels
+from groupdetr.data.mosaic import Mosaic
+from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import Ints, Record
-from groupdetr.data.segmentations import Segmentation
-from groupdetr.data.transforms import AugmentedImage, Transform
+from groupdetr.data.sample import PlacedSegmentation, Sample
+from groupdetr.data.transforms import AugmentedImage, RandomFlip, RandomResize, Transform
 from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
@@ -33,17 +36,26 @@ class SampleIndex:
 class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
     """The images of a split as samples (image [3,H,W] uint8, target, index).
 
-    The augmentation of a sample depends on (seed, epoch, index) alone. Every worker keeps decoded
-    images in memory up to ``cache_bytes``.
+    An image is transformed by the ``own_transform`` of a user and becomes a part of a ``mosaic``,
+    if there are such; then follows ``transform``. The augmentation of a sample depends on (seed,
+    epoch, index) alone. Every worker keeps decoded images in memory up to ``cache_bytes``.
     """
 
     collate = staticmethod(collate)
 
     def __init__(
-        self, records: Sequence[Record], transform: Transform, seed: int = 0, cache_bytes: int = 0
+        self,
+        records: Sequence[Record],
+        transform: Transform,
+        seed: int = 0,
+        cache_bytes: int = 0,
+        mosaic: Mosaic | None = None,
+        own_transform: OwnTransform | None = None,
     ) -> None:
         self.records = records
         self.transform = transform
+        self.mosaic = mosaic
+        self.own_transform = own_transform
         self.seed = seed
         self.free_cache_bytes = cache_bytes
         self.cache: dict[int, Tensor] = {}  # index -> decoded image
@@ -63,18 +75,42 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
     def __getitem__(self, index: SampleIndex | int) -> tuple[Tensor, Target, int]:
         """Return a sample. A plain int stands for an image of epoch 0."""
         sample_index = SampleIndex(0, index) if isinstance(index, int) else index
-        entropy = (self.seed, sample_index.epoch, sample_index.index)
-        seed = np.random.SeedSequence(entropy).generate_state(1)[0]
-        generator = torch.Generator().manual_seed(int(seed))
-        image, target = self.load(sample_index.index, generator)
+        image, target = self.load(sample_index.index, self.generator(sample_index))
         return image, target, sample_index.index
+
+    def generator(self, index: SampleIndex) -> torch.Generator:
+        """Return the generator of all random numbers of a sample."""
+        entropy = (self.seed, index.epoch, index.index)
+        seed = np.random.SeedSequence(entropy).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(seed))
+
+    @property
+    def num_variants(self) -> int | None:
+        """How many different images the augmentation makes of one: 1, or 2 if it only flips.
+
+        It is None if all of its images may differ.
+        """
+        if self.mosaic is not None or self.own_transform is not None:
+            return None
+        is_flip = isinstance(self.transform, RandomFlip)
+        resize = self.transform.then if isinstance(self.transform, RandomFlip) else self.transform
+        if not (isinstance(resize, RandomResize) and len(resize.sizes) == 1):
+            return None
+        return 2 if is_flip else 1
+
+    def variant(self, index: SampleIndex) -> int:
+        """Return which of `num_variants` a sample is: 0 for the image, 1 for the flipped image."""
+        if self.num_variants == 1:
+            return 0
+        return int(RandomFlip.draw(self.generator(index)))
 
     def load(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
         """Return the augmented image [3,H,W] and its target."""
-        record = self.records[index]
-        boxes, labels = record.trainable_objects()
-        original = AugmentedImage(self.decode(index), boxes.astype(np.float32))
-        augmented = self.transform(original, generator)
+        sample = self.transformed_sample(index, generator)
+        if self.mosaic is not None:
+            other = partial(self.transformed_sample, generator=generator)
+            sample = self.mosaic(sample, other, len(self), generator)
+        augmented = self.transform(sample.image, generator)
         height, width = augmented.size
         side = np.array([width, height, width, height], dtype=np.float32)
         corners = augmented.boxes.clip(0, side)
@@ -82,11 +118,25 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
         has_area = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         rows = np.flatnonzero(has_area)
         masks = None
-        segmentations = record.object_masks()
-        if segmentations is not None:
-            rows, masks = rasterised_masks(segmentations, rows, augmented)
+        if sample.segmentations is not None:
+            rows, masks = rasterised_masks(sample.segmentations, rows, augmented)
         normalised_boxes = xyxy_to_cxcywh(torch.from_numpy(corners[rows])) / torch.from_numpy(side)
-        return augmented.image, Target(torch.from_numpy(labels[rows]), normalised_boxes, masks)
+        labels = torch.from_numpy(sample.labels[rows])
+        return augmented.image, Target(labels, normalised_boxes, masks)
+
+    def transformed_sample(self, index: int, generator: torch.Generator) -> Sample:
+        """Return an image with its objects after the transform of the user, if there is one."""
+        sample = self.sample(index)
+        return sample if self.own_transform is None else self.own_transform(sample, generator)
+
+    def sample(self, index: int) -> Sample:
+        """Return an image on disk with its objects, without any augmentation."""
+        record = self.records[index]
+        boxes, labels = record.trainable_objects()
+        masks = record.object_masks()
+        segmentations = None if masks is None else tuple(map(PlacedSegmentation, masks))
+        image = AugmentedImage(self.decode(index), boxes.astype(np.float32))
+        return Sample(image, labels, segmentations)
 
     def decode(self, index: int) -> Tensor:
         """Return the image on disk, [3,H,W] uint8, channels last in memory."""
@@ -101,7 +151,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
 
 
 def rasterised_masks(
-    segmentations: Sequence[Segmentation], rows: Ints, image: AugmentedImage
+    segmentations: Sequence[PlacedSegmentation], rows: Ints, image: AugmentedImage
 ) -> tuple[Ints, CroppedMasks]:
     """Return the masks of the objects ``rows`` in an augmented image.
 

@@ -58,6 +58,15 @@ class DataFormat:
     name: str  # such as "Pascal VOC"
     detect: Callable[[Path], bool]
     read: Callable[[Path], dict[str, SplitAnnotations]]
+    # As ``read``, with the masks of the objects, if reading these takes longer. The second argument
+    # is True for the images alone that have masks. None: ``read`` has the masks, too.
+    read_masks: Callable[[Path, bool], dict[str, SplitAnnotations]] | None = None
+
+    def splits(self, data: Path, masks: bool = False) -> dict[str, SplitAnnotations]:
+        """Return the splits by name; with ``masks``, those for instance segmentation."""
+        if masks and self.read_masks is not None:
+            return self.read_masks(data, True)
+        return self.read(data)
 
 
 _FORMATS: list[DataFormat] = []

@@ -16,17 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from groupdetr.data.findings import RefusedError
+from groupdetr.data.findings import Finding, RefusedError
 from groupdetr.data.image_decoding import PixelValueError, load_image, to_bytes, upright_rgb
 from groupdetr.data.wrong_inputs import wrong_image
 from groupdetr.errors import DataError, UsageError
+from groupdetr.files.downloads import MAX_IMAGE_BYTES, downloaded, is_address
+from groupdetr.files.missing import as_typed
 
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.generic] | Tensor
 
 # The number of channels -> Pillow's mode: grey, grey and opacity, colours, colours and opacity.
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _KNOWN_KINDS = (
-    "pass a path, a PIL image, an array [H,W,3] or [H,W], or a tensor [3,H,W], or a list of them"
+    "pass a path or an address, a PIL image, an array [H,W,3] or [H,W], or a tensor [3,H,W], or a "
+    "list of them"
 )
 _KNOWN_VALUES = (
     "pass the image before any normalisation, with finite values from 0 to 1, 0 to 255 or 0 to "
@@ -45,6 +48,7 @@ def is_one_image(images: object) -> bool:
 def to_rgb(image: ImageInput) -> Image.Image:
     """Return any image as RGB of 8 bits, a copy.
 
+    A text that begins with http:// or https:// is the address of an image, which is downloaded.
     A file and a PIL image are rotated according to their EXIF orientation. Transparent pixels are
     white. An array is [H,W] or [H,W,C], a tensor [H,W] or [C,H,W], with 1 to 4 channels: grey or
     RGB, and an opacity. Values are scaled as `to_bytes` does. Arrays of 16 bits with several
@@ -56,12 +60,10 @@ def to_rgb(image: ImageInput) -> Image.Image:
         path = os.fsdecode(image)
         if not path:
             raise UsageError("an empty path is not an image", remedy=_KNOWN_KINDS)
-        try:
-            return load_image(Path(path))
-        except RefusedError as error:
-            if error.finding.code == "value-range":  # It is an image, and its remedy is known.
-                raise
-            raise wrong_image(path, error) from error
+        if is_address(path) and not os.path.exists(path):
+            with downloaded(path, MAX_IMAGE_BYTES) as file:
+                return _from_file(file, as_typed(path))
+        return _from_file(Path(path), path)
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):
@@ -69,6 +71,17 @@ def to_rgb(image: ImageInput) -> Image.Image:
     if isinstance(image, Tensor):
         return _from_tensor(image)
     raise _not_an_image(image)
+
+
+def _from_file(file: Path, named: str) -> Image.Image:
+    """Return the image of a file. ``named`` is what the user calls it: its path or its address."""
+    try:
+        return load_image(file)
+    except RefusedError as error:
+        if error.finding.code == "value-range":  # It is an image, and its remedy is known.
+            finding = error.finding
+            raise RefusedError(Finding(finding.code, named, finding.record, finding.what)) from None
+        raise wrong_image(file, error, named) from error
 
 
 def _not_an_image(value: object) -> UsageError:

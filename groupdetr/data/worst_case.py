@@ -14,10 +14,12 @@ from torch import Tensor
 
 from groupdetr.data.batch import ImageBatch
 from groupdetr.data.records import Record
-from groupdetr.data.transforms import largest_sizes
+from groupdetr.data.transforms import LONGEST, SHORTEST, largest_sizes, scale_length
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
+
+MAX_RATIO = 16  # of the sides of an image that a transform of the user returns
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,38 @@ def filled_masks(boxes: Tensor, height: int, width: int) -> CroppedMasks:
 
 
 def worst_case(
-    records: Sequence[Record], imgsz: int, augment: str, query_count: Callable[[int], int]
+    records: Sequence[Record],
+    imgsz: int,
+    augment: str,
+    query_count: Callable[[int], int],
+    mosaic: bool = False,
+    any_shape: bool = False,
 ) -> WorstCaseImageBatch:
     """Return the worst case of a split whose images are augmented by ``augment`` for ``imgsz``.
 
+    With ``mosaic``, an image may be a square with the objects of four. With ``any_shape``, a
+    transform of the user may give images of any width and height, up to a ratio of `MAX_RATIO`.
     ``query_count(n)``: queries per group for n objects. Not monotonic: with denoising, more
     objects can mean fewer copies.
     """
     shapes = {(record.height, record.width) for record in records}
+    object_counts = {int(record.trainable.sum()) for record in records}
+    if mosaic:
+        shapes.add((imgsz, imgsz))
+        # Objects may be cut off, so any number up to that of four images is possible.
+        object_counts = set(range(4 * max(object_counts) + 1))
+    if any_shape:
+        # Beyond the ratio of the longest and the shortest side, an image only becomes narrower.
+        shapes |= {(SHORTEST[-1], LONGEST), (LONGEST, SHORTEST[-1])}
+        object_counts |= set(range(max(object_counts) + 1))
     sizes: list[tuple[int, int]] = []
+    if any_shape and augment != "lsj":
+        # The shortest side is rounded to whole pixels, and the longest one follows from it.
+        longest = scale_length(LONGEST, imgsz) + MAX_RATIO // 2
+        shortest = max(1, longest // MAX_RATIO)
+        sizes += [(shortest, longest), (longest, shortest)]
     for height, width in shapes:
         sizes += largest_sizes(height, width, imgsz, augment)
-    object_counts = {int(record.trainable.sum()) for record in records}
     max_height = max(height for height, _ in sizes)
     max_width = max(width for _, width in sizes)
     return WorstCaseImageBatch(

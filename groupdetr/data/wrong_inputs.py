@@ -88,12 +88,15 @@ def _no_dataset(path: Path, what: str) -> RefusedError:
 # Images
 
 
-def wrong_image(path: str | os.PathLike[str], error: RefusedError) -> DataError:
+def wrong_image(
+    path: str | os.PathLike[str], error: RefusedError, named: str | os.PathLike[str] = ""
+) -> DataError:
     """Return the error for a file that a user has named, and that cannot be read as an image.
 
-    ``error`` is what reading it has raised. It advises to correct a dataset.
+    ``error`` is what reading it has raised. It advises to correct a dataset. ``named`` is what the
+    user calls the file, if that is not its path, as for one that was downloaded.
     """
-    where = as_typed(path)
+    where = as_typed(named or path)
     code = error.finding.code
     if code == "missing-file":
         what, remedy = describe_missing(os.fspath(path))
@@ -106,7 +109,10 @@ def wrong_image(path: str | os.PathLike[str], error: RefusedError) -> DataError:
         return DataError(error.what, where, IMAGE_REMEDIES.get(code, PASS_IMAGES))
     remedy = PASS_IMAGES
     if kind == VIDEO:
-        remedy = f"save its images as files: {SAVE_FRAMES}"
+        remedy = (
+            "pass it alone: groupdetr predict RUN VIDEO, or Detector.video in Python; or save its "
+            f"images as files: {SAVE_FRAMES}"
+        )
     elif kind == WEIGHTS_FILE or kind.stands_for_another:
         remedy = kind.remedy
     return DataError(f"this is {kind.name}, and not an image", where, remedy)
@@ -114,11 +120,6 @@ def wrong_image(path: str | os.PathLike[str], error: RefusedError) -> DataError:
 
 def describe_missing_image(pattern: str) -> tuple[str, str]:
     """Return what an argument is that names no image, and what to pass; what may be empty."""
-    if pattern.isdigit() and len(pattern) <= 2:
-        return (
-            "this is the number of a camera, and cameras are not supported",
-            f"save its images as files first, and pass their folder; of a video: {SAVE_FRAMES}",
-        )
     what, remedy = describe_missing(pattern)
     return what, remedy or PASS_IMAGES
 

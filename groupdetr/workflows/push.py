@@ -17,13 +17,14 @@ from groupdetr.files.replacing import expect_folder, expect_replaceable
 from groupdetr.files.writing import explained
 from groupdetr.report.model_card import Training, model_card
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.detection2d.prediction import recorded_threshold
 from groupdetr.tasks.output_files import has_json_keys
 from groupdetr.tasks.registry import task_class
-from groupdetr.tasks.run_or_weights import MODEL_FILE
+from groupdetr.tasks.run_or_weights import MODEL_FILE, PUSHED_CONFIG
 from groupdetr.tasks.trained_detector import recipe_and_experiment, weights_and_metadata
 from groupdetr.version import __version__
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE = PUSHED_CONFIG
 CARD_FILE = "README.md"
 FILES = (MODEL_FILE, CONFIG_FILE, CARD_FILE)
 
@@ -76,8 +77,9 @@ def push(
     that the files are written to instead of being uploaded, and ``license`` is stated in the model
     card. The login is that of huggingface-hub (``hf auth login``, or HF_TOKEN).
 
-    The files are model.safetensors (the weights), config.json (the recipe, the classes and the
-    image size) and README.md (the model card). They have no paths of this machine.
+    The files are model.safetensors (the weights), config.json (the recipe, the classes, the image
+    size and the score threshold of the best F1) and README.md (the model card). They have no paths
+    of this machine.
 
     `UsageError` if there is no such run, if nobody is logged in, or if the hub cannot be reached.
 
@@ -138,6 +140,9 @@ def write_files(run: Path, model: str, folder: Path, license: str | None) -> Non
         "categories": categories,
         "imgsz": imgsz,
     }
+    threshold = recorded_threshold(run, file)
+    if threshold is not None:
+        config["score_threshold"] = threshold  # the default of `predict`
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG_FILE, config)  # first: it says whose the folder is
     with explained(folder / MODEL_FILE):

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from groupdetr.cli.main import main
 from groupdetr.data.check import check
+from groupdetr.data.image_decoding import load_image, load_pixels
 from groupdetr.data.layouts import load
 from groupdetr.errors import DataError, UsageError
 from groupdetr.workflows.convert import convert
@@ -108,8 +110,6 @@ def test_nothing_is_written_into_the_source_or_over_files(sample: Sample, tmp_pa
 
 
 def test_names_that_would_share_an_annotation_file_differ(sample: Sample, tmp_path: Path) -> None:
-    from PIL import Image
-
     for image, name in zip(sample.train["images"], ("a/1.jpg", "b/1.jpg", "b/1.png")):
         image["file_name"] = name
     root = sample.save()
@@ -139,5 +139,62 @@ def test_the_command_says_what_is_lost(
     assert main(["convert", data, "--to", "voc", "--out", str(out), "--link"]) == 0
     text = capsys.readouterr().out
     assert "train: 50 images, 470 annotations" in text
-    assert "masks left out" in text
+    assert "masks that lost the pixels that another one has, too" in text
     assert main(["convert", data, "--to", "voc", "--out", str(out)]) == 2
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", [5, 6, 8])
+def test_boxes_of_an_image_that_exif_turns_fit_its_copy_in_yolo(
+    image_format: str, orientation: int, sample: Sample, tmp_path: Path
+) -> None:
+    """Programs for YOLO turn images by EXIF, so the copy has the pixels that were annotated."""
+    exif = Image.Exif()
+    exif[0x0110] = "a camera"
+    exif[0x0112] = orientation
+    turned = sample.image(0)
+    with Image.open(sample.image(1)) as image:
+        image.save(turned, format=image_format, exif=exif)
+    record = load(sample.save()).splits["train"].records[0]
+    result = convert(sample.root, "yolo", tmp_path / "yolo", link=True)
+    (note,) = result.conversion.notes
+    assert note == "images without their EXIF orientation, which their boxes ignore"
+    written = load(tmp_path / "yolo").splits["train"].records[0]
+    assert (written.width, written.height) == (64, 48)
+    np.testing.assert_array_equal(written.boxes, record.boxes)
+    copy = tmp_path / "yolo/images/train/0.jpg"
+    with Image.open(copy) as image:
+        assert image.getexif()[0x0110] == "a camera"
+        assert ImageOps.exif_transpose(image).size == (64, 48)
+    original = load_pixels(turned, (record.width, record.height))
+    np.testing.assert_array_equal(np.asarray(load_image(copy)), original)
+    assert copy.stat().st_size == turned.stat().st_size  # It was not encoded again.
+    with Image.open(turned) as image:
+        assert image.getexif()[0x0112] == orientation  # The source is not changed.
+
+
+def test_an_image_whose_boxes_follow_exif_is_copied_as_it_is(
+    sample: Sample, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sample.draw("0.jpg", 0, (48, 64))
+    with Image.open(sample.image(0)) as image:
+        image.save(sample.image(0), exif=exif)
+    result = convert(sample.save(), "yolo", tmp_path / "yolo")
+    assert not result.conversion.notes
+    copy = tmp_path / "yolo/images/train/0.jpg"
+    assert copy.read_bytes() == sample.image(0).read_bytes()
+
+
+def test_an_orientation_that_cannot_be_removed_is_an_error_before_anything_is_written(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(sample.image(0)) as image:
+        image.save(sample.image(0), exif=exif)
+    monkeypatch.setattr("groupdetr.data.writers.yolo.without_orientation", lambda _: None)
+    with pytest.raises(DataError, match="cannot be removed"):
+        convert(sample.save(), "yolo", tmp_path / "yolo")
+    assert not (tmp_path / "yolo").exists()

@@ -11,9 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from groupdetr.data.batch import collate
+from groupdetr.data.dataset import SampleIndex
 from groupdetr.data.layouts import load
+from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import AugmentedImage, largest_sizes
 from groupdetr.data.worst_case import worst_case
@@ -119,3 +122,25 @@ def test_masks_of_the_worst_case_fill_its_boxes(shapes: Path) -> None:
             assert min(beyond) >= 0
             assert max(beyond) < 1
             assert mask.sum() == (last - first + 1).prod()
+
+
+@pytest.mark.parametrize("name", ["detr+mosaic", "lsj+mosaic+photometric", "flip+mosaic", "detr"])
+def test_mosaics_and_own_transforms_are_in_the_worst_case(name: str, shapes: Path) -> None:
+    """A mosaic has the objects of four images, and a transform may give images of any shape."""
+    task = DetectionTask(load(shapes), replace(Settings(imgsz=40), augment=name), 100)
+    if name == "detr":
+        strip = v2.RandomChoice([v2.CenterCrop((4, 48)), v2.CenterCrop((48, 4)), v2.Identity()])
+        task.train.own_transform = OwnTransform(strip)
+    worst = task.worst_case(int)
+    most = 0
+    for index in range(len(task.train)):
+        for epoch in range(12):
+            image, target, _ = task.train[SampleIndex(epoch, index)]
+            height, width = image.shape[1:]
+            assert height <= worst.batch_size[0]
+            assert width <= worst.batch_size[1]
+            assert height * width <= math.prod(worst.single_size)
+            most = max(most, len(target))
+    assert most <= worst.objects
+    single = max(int(record.trainable.sum()) for record in task.train.records)
+    assert (most > single) == task.augmentation.mosaic

@@ -149,8 +149,6 @@ def test_a_missing_image_is_described(tmp_path: Path) -> None:
     assert (error.what, error.remedy) == ("it cannot be read", "check the path")
 
 
-def test_cameras_and_streams_are_not_images() -> None:
-    assert "the number of a camera" in describe_missing_image("0")[0]
-    assert "ffmpeg" in describe_missing_image("0")[1]
+def test_streams_are_not_images() -> None:
     assert "video stream" in describe_missing_image("rtsp://192.168.0.7/stream1")[0]
     assert describe_missing_image("2024") == ("", PASS_IMAGES)

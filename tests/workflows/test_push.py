@@ -253,9 +253,9 @@ def test_a_pushed_model_is_read_from_the_cache_offline(
 # models of others
 
 
-def test_a_model_of_transformers_is_converted_once_and_then_has_the_same_weights(
-    hub: HubServer,
-) -> None:
+@pytest.fixture(scope="module")
+def theirs() -> tuple[dict[str, torch.Tensor], dict[str, bytes]]:
+    """The weights of a small model, and its files as transformers writes them."""
     small = {"channels": 32, "num_heads": 2, "dim_feedforward": 32, "num_queries": 6}
     recipe = ConditionalDETR(
         num_classes=3, num_groups=1, encoder_layers=1, decoder_layers=2, **small
@@ -263,18 +263,75 @@ def test_a_model_of_transformers_is_converted_once_and_then_has_the_same_weights
     with torch.device("meta"):  # without the random weights of a ResNet-50, which take a second
         state = unique_state(recipe.build())
     state = {name: torch.rand(tensor.shape) for name, tensor in state.items()}
-    theirs = {name: tensor.clone() for name, tensor in invert(HUGGING_FACE, state).items()}
+    inverted = {name: tensor.clone() for name, tensor in invert(HUGGING_FACE, state).items()}
     labels = {"0": "bar", "1": "disc", "2": "ring"}
     config = {"id2label": labels, "encoder_attention_heads": 2, "dilation": False}
-    files = {"model.safetensors": save(theirs), "config.json": json.dumps(config).encode()}
-    hub.add("them/small", files)
+    files = {"model.safetensors": save(inverted), "config.json": json.dumps(config).encode()}
+    return state, files
 
-    file = weights_of("them/small")
+
+def assert_converted(file: Path, state: dict[str, torch.Tensor]) -> None:
     converted, metadata = read(file)
     assert converted.keys() == state.keys()
     assert all(torch.equal(converted[name], state[name]) for name in state)
     assert metadata["categories"] == [[0, "bar"], [1, "disc"], [2, "ring"]]
     assert metadata["recipe"]["preset"] == "conditional-detr-r50"
     assert file.is_relative_to(constants.HF_ASSETS_CACHE)
+
+
+def test_a_model_of_transformers_is_converted_once_and_then_has_the_same_weights(
+    hub: HubServer, theirs: tuple[dict[str, torch.Tensor], dict[str, bytes]]
+) -> None:
+    state, files = theirs
+    hub.add("them/small", files)
+    file = weights_of("them/small")
+    assert_converted(file, state)
     written = file.stat().st_mtime_ns
     assert weights_of("them/small").stat().st_mtime_ns == written
+
+
+def test_a_local_folder_of_transformers_is_used_as_one_on_the_hub_is(
+    hub_cache: Path, theirs: tuple[dict[str, torch.Tensor], dict[str, bytes]]
+) -> None:
+    """It is converted once, and again when its files have changed."""
+    state, files = theirs
+    folder = Path("downloaded")
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    file = weights_of(folder)
+    assert_converted(file, state)
+    written = file.stat().st_mtime_ns
+    assert weights_of("downloaded") == file
+    assert file.stat().st_mtime_ns == written
+    labels = {"0": "a", "1": "b", "2": "c"}
+    config = json.loads(files["config.json"]) | {"id2label": labels}
+    (folder / "config.json").write_text(json.dumps(config) + " ")
+    changed = weights_of(folder)
+    assert changed != file
+    assert read(changed)[1]["categories"] == [[0, "a"], [1, "b"], [2, "c"]]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(files)
+    # A file of weights without the configuration is named, as before.
+    (folder / "config.json").unlink()
+    with pytest.raises(UsageError, match="not the folder of a run"):
+        weights_of(folder)
+
+
+def test_the_score_threshold_of_the_run_goes_along(
+    run: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    """`predict` uses it for the folder, for the model on the hub, and for a push of that."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    best = json.loads((copy / "weights/best.json").read_text())
+    (copy / "weights/best.json").write_text(json.dumps(best | {"score_threshold": 0.37}))
+    groupdetr.push(copy, "me/shapes", out="out")
+    groupdetr.push(copy, "me/shapes")
+    groupdetr.push("out", "me/again", out="again")
+    for source in ("out", "me/shapes", "again"):
+        assert groupdetr.Detector(source, "cpu").score == 0.37
+    assert json.loads(Path("out/config.json").read_text())["score_threshold"] == 0.37
+    (copy / "weights/best.json").write_text(json.dumps(best | {"score_threshold": None}))
+    groupdetr.push(copy, "me/shapes", out="out")
+    assert "score_threshold" not in json.loads(Path("out/config.json").read_text())
+    assert groupdetr.Detector("out", "cpu").score == 0.5

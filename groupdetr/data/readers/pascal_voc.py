@@ -9,12 +9,18 @@ coordinates begin at 0 and do not include the last pixel.
 
 Objects that are ``difficult`` are crowds: not trained on, and neither right nor wrong in an
 evaluation.
+
+Masks are in ``SegmentationObject``: a PNG file for each image, whose pixels are the numbers of the
+objects in the order of the XML file, 0 for the background and 255 for edges that belong to none.
+For instance segmentation the splits are the lists of ``ImageSets/Segmentation``, because the other
+images have no masks.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +28,12 @@ from itertools import islice
 from pathlib import Path, PureWindowsPath
 from xml.parsers.expat import ExpatError
 
-from groupdetr.data.findings import Finding, Findings, printable, refused
+import numpy as np
+from faster_coco_eval.core import mask as coco
+
+from groupdetr.data.findings import Finding, Findings, RefusedError, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
+from groupdetr.data.image_decoding import open_image
 from groupdetr.data.image_files import is_image_name, is_system_folder, is_system_name
 from groupdetr.data.readers.record_locations import RecordLocations
 from groupdetr.data.readers.text_file import read_lines
@@ -35,6 +45,8 @@ from groupdetr.structures.json_object import JsonObject
 _CLASS_FILES = ("labelmap.txt", "labels.txt", "classes.txt", "predefined_classes.txt")
 _MAX_BYTES = 1 << 24  # of an XML file
 _IMAGE_FOLDERS = ("jpegimages", "images", "img", "imgs", "image")
+_CLASS_FLAG = re.compile(r"\s+(-1|0|1)$")  # whether an image has an object of the class of a list
+_MASK_FOLDER = "SegmentationObject"
 _XML_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels", "ann", "anns")
 
 
@@ -51,13 +63,26 @@ def read_pascal_voc(data: Path) -> dict[str, SplitAnnotations]:
     Raises `DataError` if the dataset cannot be read at all. Broken files and objects become
     findings of the split.
     """
+    return _read(data, "Main", masks=False)
+
+
+def read_pascal_voc_masks(data: Path, segmented_only: bool) -> dict[str, SplitAnnotations]:
+    """Read a Pascal VOC dataset with the masks of the objects, where there are any.
+
+    With ``segmented_only``, the splits are the lists of ImageSets/Segmentation, if there are such.
+    """
+    return _read(data, "Segmentation" if segmented_only else "Main", masks=True)
+
+
+def _read(data: Path, lists: str, masks: bool) -> dict[str, SplitAnnotations]:
+    """Read a dataset. ``lists`` is the folder of ImageSets with the lists of the splits."""
     root = _root(data)
     files = sorted(_xml_files(root))
     images = _ImageIndex(root)
     annotations = {}
     for file in files:
         annotations[file] = _read_file(file, images)
-    splits = _splits(root, files)
+    splits = _splits(root, files, lists)
     names = _class_names(root, annotations)
     starts_at_zero = any(item.has_zero_corner() for item in annotations.values())
     locations = RecordLocations()
@@ -68,6 +93,8 @@ def read_pascal_voc(data: Path) -> dict[str, SplitAnnotations]:
         for file in members:
             if file not in annotations:
                 annotations[file] = _without_xml(file, images)
+            if masks:
+                _read_masks(annotations[file], root / _MASK_FOLDER)
             chosen.append(annotations[file])
         result[split] = _to_coco(source, chosen, names, starts_at_zero, root, locations)
     first = next(iter(result))
@@ -92,7 +119,7 @@ def _findings_of_dataset(
             return
 
 
-FORMAT = DataFormat("Pascal VOC", is_pascal_voc, read_pascal_voc)
+FORMAT = DataFormat("Pascal VOC", is_pascal_voc, read_pascal_voc, read_pascal_voc_masks)
 
 
 # files
@@ -180,10 +207,17 @@ def _image_folders(file: Path) -> Iterator[Path]:
             return
 
 
-def _splits(root: Path, files: Sequence[Path]) -> dict[str, tuple[Path, list[Path]]]:
-    """Return the XML files of each split, with the file or the folder that lists them."""
-    main = root / "ImageSets" / "Main"
-    lists = {file.stem.lower(): file for file in sorted(main.glob("*.txt"))}
+def _splits(
+    root: Path, files: Sequence[Path], folder: str = "Main"
+) -> dict[str, tuple[Path, list[Path]]]:
+    """Return the XML files of each split, with the file or the folder that lists them.
+
+    ``folder`` is that of ImageSets with the lists. Without lists in it, they are those of Main.
+    """
+    lists: dict[str, Path] = {}
+    for name in dict.fromkeys((folder, "Main")):
+        found_lists = sorted((root / "ImageSets" / name).glob("*.txt"))
+        lists = lists or {file.stem.lower(): file for file in found_lists}
     by_stem = {file.stem: file for file in files}
     splits = {}
     for stem, file in lists.items():
@@ -208,9 +242,18 @@ def _splits(root: Path, files: Sequence[Path]) -> dict[str, tuple[Path, list[Pat
 def _listed(file: Path, by_stem: dict[str, Path]) -> list[Path]:
     """Return the XML files of the names in a list, in its order.
 
-    A name may be followed by -1, 0 or 1, as in the lists of a class.
+    A name may have spaces, and be followed by -1, 0 or 1, as in the lists of a class. Some programs
+    write the names of the images, with their endings.
     """
-    stems = [line.split()[0] for line in read_lines(file) if line.strip()]
+    stems = []
+    for line in read_lines(file):
+        name = line.strip()
+        if name and name not in by_stem:
+            name = _CLASS_FLAG.sub("", name)
+        if name and name not in by_stem and is_image_name(name):
+            name = PureWindowsPath(name).stem
+        if name:
+            stems.append(name)
     folder = next(iter(by_stem.values())).parent if by_stem else file.parent
     return [by_stem.get(stem, folder / f"{stem}.xml") for stem in dict.fromkeys(stems)]
 
@@ -231,6 +274,8 @@ class _Object:
     corners: tuple[float, float, float, float] | None  # as written; None if they cannot be used
     difficult: bool
     record: str
+    number: int  # from 1 on, in the order of the file
+    mask: JsonObject | None = None  # COCO's compressed run lengths
 
 
 @dataclass
@@ -262,10 +307,32 @@ def _read_file(file: Path, images: _ImageIndex) -> _Annotation:
     annotation.image = images.find(file, annotation.recorded_name)
     annotation.size = _size(root)
     for number, element in enumerate(root.findall("object"), 1):
-        item = _read_object(element, f"object {number}", findings)
+        item = _read_object(element, number, findings)
         if item is not None:
             annotation.objects.append(item)
     return annotation
+
+
+def _read_masks(annotation: _Annotation, folder: Path) -> None:
+    """Add the masks of the objects of an image, if there is a file of them in ``folder``."""
+    file = folder / f"{annotation.file.stem}.png"
+    if not file.is_file():
+        return
+    try:
+        with open_image(file) as image:
+            mode, numbers = image.mode, np.asarray(image)
+    except RefusedError as error:
+        annotation.findings.append(Finding("mask-malformed", str(file), "", error.finding.what))
+        return
+    if numbers.ndim != 2:
+        what = f"its pixels are colours (mode {mode}), and not the numbers of objects"
+        annotation.findings.append(Finding("mask-malformed", str(file), "", what))
+        return
+    for item in annotation.objects:
+        pixels = numbers == item.number
+        if pixels.any():
+            (rle,) = coco.encode(np.asfortranarray(pixels[:, :, None], dtype=np.uint8))
+            item.mask = {"size": list(pixels.shape), "counts": rle["counts"].decode()}
 
 
 def _without_xml(file: Path, images: _ImageIndex) -> _Annotation:
@@ -300,7 +367,8 @@ def _parse_xml(file: Path, findings: Findings) -> ElementTree.Element | None:
     return root
 
 
-def _read_object(element: ElementTree.Element, record: str, findings: Findings) -> _Object | None:
+def _read_object(element: ElementTree.Element, number: int, findings: Findings) -> _Object | None:
+    record = f"object {number}"
     name = _text(element, "name")
     if not name:
         findings.add("xml-object", record, "it has no <name>")
@@ -320,7 +388,8 @@ def _read_object(element: ElementTree.Element, record: str, findings: Findings) 
         what = f"the corners of {printable(name)} are {[float(x) for x in corners]}"
         findings.add("xml-object", record, what)
         return None
-    return _Object(name, corners, _text(element, "difficult") not in ("", "0"), record)
+    is_difficult = _text(element, "difficult") not in ("", "0")
+    return _Object(name, corners, is_difficult, record, number)
 
 
 def _text(element: ElementTree.Element, tag: str) -> str:
@@ -384,17 +453,17 @@ def _to_coco(
         images.append(image)
         for item in annotation.objects:
             assert item.corners is not None
-            objects.append(
-                {
-                    "id": locations.add_annotation(
-                        RecordLocation(str(annotation.file), item.record)
-                    ),
-                    "image_id": image_id,
-                    "category_id": ids[item.name],
-                    "bbox": _box(item.corners, starts_at_zero),
-                    "iscrowd": int(item.difficult),
-                }
-            )
+            location = RecordLocation(str(annotation.file), item.record)
+            entry: JsonObject = {
+                "id": locations.add_annotation(location),
+                "image_id": image_id,
+                "category_id": ids[item.name],
+                "bbox": _box(item.corners, starts_at_zero),
+                "iscrowd": int(item.difficult),
+            }
+            if item.mask is not None:
+                entry["segmentation"] = item.mask
+            objects.append(entry)
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     content = {"images": images, "annotations": objects, "categories": categories}
     return SplitAnnotations(content, folder, source, tuple(findings), locations)

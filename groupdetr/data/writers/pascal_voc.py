@@ -1,19 +1,30 @@
-"""Writing Pascal VOC datasets: JPEGImages, Annotations and ImageSets/Main."""
+"""Writing Pascal VOC datasets: JPEGImages, Annotations, ImageSets and SegmentationObject."""
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from groupdetr.data.findings import Findings
+from groupdetr.data.image_transform import ImageTransform
+from groupdetr.data.mask_rules import parse_segmentation
 from groupdetr.data.writers.target import SourceImage, SourceSplit, Target, flat_names
 from groupdetr.structures.json_object import JsonObject
+
+_MAX_OBJECTS = 254  # of an image with masks: 0 is the background, 255 an edge
 
 
 def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
     """Write a Pascal VOC dataset. Coordinates begin at 1; crowds become difficult objects.
 
-    The format has no list of classes. Their names are in labels.txt, in their order.
+    The format has no list of classes. Their names are in labels.txt, in their order. The masks of
+    an image are written if each of its objects has one. A pixel belongs to one object.
     """
     keys = {}  # images of two splits may have the same name
     for split in splits:
@@ -22,22 +33,78 @@ def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
     flat = flat_names(keys.values())
     for split in splits:
         names = {item["id"]: item["name"] for item in split.categories}
-        stems = []
+        stems, segmented = [], []
         for image in target.progress(split.images, split.name):
             name = flat[keys[split.name, image.file_name]]
             if name != image.file_name.name:
                 target.note("images renamed, because two would share one annotation file")
             stems.append(PurePosixPath(name).stem)
             target.copy_image(image.path, PurePosixPath("JPEGImages", name))
-            text = _annotation(image, name, names, target)
+            numbers = _object_numbers(image, target)
+            if numbers is not None:
+                segmented.append(stems[-1])
+                path = PurePosixPath("SegmentationObject", f"{stems[-1]}.png")
+                target.write_image(_png(numbers), path)
+            text = _annotation(image, name, names, numbers is not None)
             target.write_file(f"Annotations/{stems[-1]}.xml", text)
         text = "".join(f"{stem}\n" for stem in stems)
         target.write_file(f"ImageSets/Main/{split.name}.txt", text)
+        if segmented:
+            text = "".join(f"{stem}\n" for stem in segmented)
+            target.write_file(f"ImageSets/Segmentation/{split.name}.txt", text)
     classes = "".join(f"{item['name']}\n" for item in splits[0].categories)
     target.write_file("labels.txt", classes)
 
 
-def _annotation(image: SourceImage, name: str, names: dict[object, str], target: Target) -> str:
+def _object_numbers(image: SourceImage, target: Target) -> NDArray[np.uint8] | None:
+    """Return the pixels [H,W] of the file of masks: the number of the object, 0 for the background.
+
+    None for an image that has an object without a mask, or too many objects.
+    """
+    with_mask = [bool(annotation.get("segmentation")) for annotation in image.annotations]
+    if not any(with_mask):
+        return None
+    if not all(with_mask) or len(with_mask) > _MAX_OBJECTS:
+        target.note(
+            "masks left out, because not every object of their image has one", sum(with_mask)
+        )
+        return None
+    size = (image.width, image.height)
+    masks = []
+    for annotation in image.annotations:
+        segmentation = parse_segmentation(annotation["segmentation"], size, "", Findings(""))
+        if segmentation is None:
+            target.note("masks left out, because one of their image is malformed", len(with_mask))
+            return None
+        masks.append(segmentation.rasterise(ImageTransform(), (image.height, image.width)))
+    pixels = np.zeros((image.height, image.width), dtype=np.uint8)
+    areas = [int(mask.pixels.sum()) for mask in masks]
+    # The largest ones first, so that small objects are in front of them.
+    for index in sorted(range(len(masks)), key=lambda i: -areas[i]):
+        left, top, width, height = masks[index].window
+        window = pixels[top : top + height, left : left + width]
+        window[masks[index].pixels] = index + 1
+    hidden = sum(int((pixels == number).sum()) < area for number, area in enumerate(areas, 1))
+    target.note("masks that lost the pixels that another one has, too", hidden)
+    return pixels
+
+
+def _png(numbers: NDArray[np.uint8]) -> bytes:
+    """Return a PNG file with a palette: the colours of VOC, so that people see the objects."""
+    palette = []
+    for number in range(256):
+        # Bits 0, 3 and 6 of the number are the highest ones of red, and so on.
+        for channel in range(3):
+            bits = [number >> (3 * position + channel) & 1 for position in range(3)]
+            palette.append(sum(bit << (7 - position) for position, bit in enumerate(bits)))
+    image = Image.fromarray(numbers)
+    image.putpalette(palette)
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _annotation(image: SourceImage, name: str, names: dict[object, str], is_segmented: bool) -> str:
     """Return the XML of an image."""
     root = ElementTree.Element("annotation")
     _add(root, "folder", "JPEGImages")
@@ -45,11 +112,7 @@ def _annotation(image: SourceImage, name: str, names: dict[object, str], target:
     size = ElementTree.SubElement(root, "size")
     for tag, value in (("width", image.width), ("height", image.height), ("depth", 3)):
         _add(size, tag, str(value))
-    has_masks = any(annotation.get("segmentation") for annotation in image.annotations)
-    _add(root, "segmented", "0")
-    if has_masks:
-        count = sum(bool(annotation.get("segmentation")) for annotation in image.annotations)
-        target.note("masks left out", count)
+    _add(root, "segmented", "1" if is_segmented else "0")
     for annotation in image.annotations:
         _add_object(root, annotation, names[annotation["category_id"]])
     ElementTree.indent(root)

@@ -60,6 +60,13 @@ class Target:
             if not (self.link and _link(source.resolve(), path)):
                 shutil.copyfile(source, path)
 
+    def write_image(self, content: bytes, name: PurePosixPath) -> None:
+        """Write an image file to ``name``, relative to the folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with explained(path):
+            path.write_bytes(content)
+
     def write_file(self, name: str, text: str) -> None:
         """Write a text file in UTF-8. The folder is new, so there is no former file to lose."""
         path = self.folder / name

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import yaml
 
 from groupdetr.data.image_decoding import image_size
+from groupdetr.data.writers.orientation import without_orientation
 from groupdetr.data.writers.target import SourceImage, SourceSplit, Target, flat_names
 from groupdetr.errors import DataError
 from groupdetr.structures.json_object import JsonObject
 
 
 def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
-    """Write a YOLO dataset: of polygons if every object has one, else of boxes."""
-    _expect_upright(splits)
+    """Write a YOLO dataset: of polygons if every object has one, else of boxes.
+
+    Programs for YOLO turn images by their EXIF orientation. If the boxes are those of an image
+    before that, its copy has no orientation.
+    """
+    stored = _images_as_stored(splits)
     names = {number: item["name"] for number, item in enumerate(splits[0].categories)}
     description: JsonObject = {"path": "."}
     objects = [a for split in splits for image in split.images for a in _objects(image)]
@@ -33,7 +38,11 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
                 target.note("images renamed, because two would share one label file")
             path = PurePosixPath("images", split.name) / name
             paths.append(path)
-            target.copy_image(image.path, path)
+            if image.path in stored:
+                target.note("images without their EXIF orientation, which their boxes ignore")
+                target.write_image(_without_orientation(image), path)
+            else:
+                target.copy_image(image.path, path)
             lines = _lines(image, numbers, as_polygons, target)
             label = PurePosixPath("labels", split.name) / name.with_suffix(".txt")
             if lines:  # an image without objects has no label file
@@ -50,19 +59,31 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
     target.write_file("data.yaml", text)
 
 
-def _expect_upright(splits: Sequence[SourceSplit]) -> None:
-    """Raise `DataError` if boxes are those of an image before EXIF turns it.
+def _images_as_stored(splits: Sequence[SourceSplit]) -> set[Path]:
+    """Return the images whose boxes are those of the image before its EXIF orientation turns it.
 
-    Programs for YOLO turn images by their EXIF orientation, so the boxes would be wrong.
+    `DataError` for one whose orientation cannot be removed: nothing is written then.
     """
+    stored = set()
     for split in splits:
         for image in split.images:
             if image_size(image.path) != (image.width, image.height):
-                raise DataError(
-                    "its boxes are those of the image before its EXIF orientation turns it",
-                    str(image.path),
-                    "save the image turned, without EXIF orientation, and turn its boxes",
-                )
+                _without_orientation(image)
+                stored.add(image.path)
+    return stored
+
+
+def _without_orientation(image: SourceImage) -> bytes:
+    """Return the file of an image without its EXIF orientation. `DataError` if it stays."""
+    content = without_orientation(image.path)
+    if content is None:
+        raise DataError(
+            "its boxes are those of the image before its EXIF orientation turns it, and the "
+            "orientation cannot be removed from a file of this format",
+            str(image.path),
+            "save the image as JPEG or PNG without EXIF orientation",
+        )
+    return content
 
 
 def _objects(image: SourceImage) -> list[JsonObject]:

@@ -17,7 +17,7 @@ def test_the_sheet_shows_images_before_and_after_augmentation(
     """Without augmentation, all images of a row are equal."""
     command = ["check", str(shapes), "--no-decode", "--out", str(tmp_path), "--imgsz", "64"]
     cells = {}
-    for augment in ("none", "flip", "none+photometric"):
+    for augment in ("none", "flip", "none+photometric", "none+mosaic"):
         assert main([*command, "--show-augment", "3", "--augment", augment]) == 0
         assert str(tmp_path / "augmentation.png") in capsys.readouterr().out
         sheet = np.asarray(Image.open(tmp_path / "augmentation.png"))
@@ -25,7 +25,7 @@ def test_the_sheet_shows_images_before_and_after_augmentation(
         cells[augment] = [np.split(row[:320, 8:], 4, axis=1) for row in rows]
     for row in cells["none"]:
         assert all(np.array_equal(cell, row[0]) for cell in row)
-    for augment in ("flip", "none+photometric"):
+    for augment in ("flip", "none+photometric", "none+mosaic"):
         assert any(not np.array_equal(cell, row[0]) for row in cells[augment] for cell in row)
     (tmp_path / "augmentation.png").write_bytes(b"mine")
     assert main([*command, "--show-augment", "3"]) == 2
