@@ -127,6 +127,7 @@ ERRORS = {  # code -> remedy
     "truncated-image": "copy the image again or remove its record",
     "unreadable-file": "check the permissions of the file, and the drive that it is on",
     "lfs-pointer": "fetch the files of the repository with git lfs pull",
+    "heif": "pip install 'groupdetr[heif]', or save it as a JPEG",
     "unreadable-image": "copy the image again, save it in another program, or remove its record",
     "image-too-large": "scale the image down or cut it into tiles",
     "value-range": "save it with finite values, from 0 to 1, 0 to 255 or 0 to 65535",
@@ -136,6 +137,11 @@ ERRORS = {  # code -> remedy
 
 WARNINGS = {  # code -> how groupdetr handles it, and what to do
     "labels-without-image": "ignored; add the image, or remove the label file",
+    "split-elsewhere": "read from there; correct the entry if another folder is meant",
+    "test-split-missing": "left out; training does not need it",
+    "class-names-invented": "they are called class_0, class_1 and so on; write 'names' in the file",
+    "image-listed-twice": "read once; remove it from the list",
+    "list-line": "left out, because it does not have the ending of an image",
     "images-without-xml": "left out; annotate them, or write an XML file without objects",
     "corners-from-zero": "all boxes of this dataset are read with pixels numbered from 0",
     "linked-outside": "the link is followed; make sure that its target remains available",

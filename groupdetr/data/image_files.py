@@ -1,4 +1,4 @@
-"""Image files in folders: which names are those of images, and which ones a system wrote itself.
+"""Files in folders: which names are those of images, of videos, and of what a system wrote itself.
 
 Every command has the same list. A name decides, because opening every file of a folder would take
 minutes on a network drive.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groupdetr.console.text import escape_controls, quantity
+from groupdetr.data.video import INSTALL, is_video, is_video_name
 
 # The endings, in lower case, of the formats that `groupdetr.data.image_decoding` reads.
 IMAGE_SUFFIXES = (
@@ -33,6 +34,12 @@ IMAGE_SUFFIXES = (
     ".webp",
     ".avif",
     ".avifs",
+    # HEIF, as phones of Apple write; it needs the extra ``heif``
+    ".heic",
+    ".heics",
+    ".heif",
+    ".heifs",
+    ".hif",
     # TIFF
     ".tif",
     ".tiff",
@@ -94,13 +101,16 @@ def is_system_folder(name: str) -> bool:
 
 @dataclass
 class ImageSearch:
-    """The images that a search found, and what it left out."""
+    """The images and videos that a search found, and what it left out."""
 
     images: list[Path] = field(default_factory=list)
+    videos: list[Path] = field(default_factory=list)
     # The number of other files by ending, such as ".txt", without those that a system wrote.
     other_files: Counter[str] = field(default_factory=Counter)
     system_files: int = 0
     annotated_images: int = 0  # that `groupdetr predict` wrote
+    annotated_videos: int = 0
+    videos_without_reader: int = 0  # that were found in a folder, while PyAV is not installed
     linked_folders: int = 0
     broken_links: int = 0
     unreadable_folders: int = 0
@@ -117,6 +127,11 @@ class ImageSearch:
             parts.append(f"{quantity(number, 'file')} without the ending of an image ({endings})")
         if self.annotated_images:
             parts.append(f"{quantity(self.annotated_images, 'annotated image')} of an earlier run")
+        if self.annotated_videos:
+            parts.append(f"{quantity(self.annotated_videos, 'annotated video')} of an earlier run")
+        if self.videos_without_reader:
+            number_of_videos = quantity(self.videos_without_reader, "video")
+            parts.append(f"{number_of_videos} (they need {INSTALL})")
         if self.system_files:
             parts.append(f"{quantity(self.system_files, 'file')} that the system wrote")
         if self.linked_folders:
@@ -128,19 +143,31 @@ class ImageSearch:
         return f"left out: {', '.join(parts)}" if parts else ""
 
 
-def search_folder(folder: Path) -> ImageSearch:
-    """Return the images in a folder and its subfolders, sorted by path.
+def search_folder(folder: Path, follow_links: bool = False) -> ImageSearch:
+    """Return the images and the videos in a folder and its subfolders, sorted by path.
 
-    Links to folders inside are not followed. Folders that a system keeps for itself are left out.
+    Links to folders inside are counted, or followed with ``follow_links``, each folder once.
+    Folders that a system keeps for itself are left out.
     """
     search = ImageSearch()
+    visited = {os.path.realpath(folder)}
 
     def count_unreadable(_error: OSError) -> None:
         search.unreadable_folders += 1
 
-    for parent, folders, names in os.walk(folder, onerror=count_unreadable):
+    for parent, folders, names in os.walk(
+        folder, onerror=count_unreadable, followlinks=follow_links
+    ):
         folders[:] = [name for name in folders if not is_system_folder(name)]
-        search.linked_folders += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
+        if follow_links:
+            # A link may lead to a folder that contains it.
+            targets = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
+            folders[:] = [name for name in folders if targets[name] not in visited]
+            visited.update(targets.values())
+        else:
+            search.linked_folders += sum(
+                os.path.islink(os.path.join(parent, name)) for name in folders
+            )
         for name in names:
             path = Path(parent, name)
             if not os.path.isfile(path):
@@ -150,9 +177,12 @@ def search_folder(folder: Path) -> ImageSearch:
                 search.system_files += 1
             elif is_image_name(name):
                 search.images.append(path)
+            elif is_video_name(name):
+                search.videos.append(path)
             else:
                 search.other_files[path.suffix.lower() or "no ending"] += 1
     search.images.sort()
+    search.videos.sort()
     return search
 
 
@@ -162,6 +192,8 @@ def named_files(files: Iterable[Path]) -> ImageSearch:
     for path in files:
         if is_system_name(path.name):
             search.system_files += 1
+        elif is_video(path):
+            search.videos.append(path)
         else:
             search.images.append(path)
     return search
@@ -172,9 +204,12 @@ def merge_searches(searches: Iterable[ImageSearch]) -> ImageSearch:
     merged = ImageSearch()
     for search in searches:
         merged.images += search.images
+        merged.videos += search.videos
         merged.other_files += search.other_files
         merged.system_files += search.system_files
         merged.annotated_images += search.annotated_images
+        merged.annotated_videos += search.annotated_videos
+        merged.videos_without_reader += search.videos_without_reader
         merged.linked_folders += search.linked_folders
         merged.broken_links += search.broken_links
         merged.unreadable_folders += search.unreadable_folders

@@ -25,7 +25,7 @@ from groupdetr.data.records import Category, CocoSplit
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
-READERS = (yolo.FORMAT, pascal_voc.FORMAT, huggingface_datasets.FORMAT)
+READERS = (yolo.FORMAT, pascal_voc.FORMAT, huggingface_datasets.FORMAT, yolo.NESTED_FORMAT)
 NEED_ANNOTATIONS = ("train", "val")  # splits that a training cannot use without annotations
 HOLDOUT = 0.2  # fraction of the train images that becomes val if a dataset has no val split
 
@@ -92,7 +92,7 @@ def read_with_findings(
     findings: list[Finding] = []
     data_format = _format_of(Path(data)) if images is None else None
     if data_format is not None:
-        for name, annotations in _read_format(data_format, Path(data)).items():
+        for name, annotations in _read_format(data_format, Path(data), masks).items():
             splits[name], findings_of_file = parse_content(annotations, name, masks)
             findings += findings_of_file
     else:
@@ -135,7 +135,7 @@ def load_split(
     required = split or "val"
     data_format = _format_of(root) if images is None else None
     if data_format is not None:
-        contents = data_format.read(root)
+        contents = data_format.splits(root, masks)
         if split is None and root.is_file() and len(contents) == 1:
             (required,) = contents  # a file of one split
         _expect_split(required, contents, root)
@@ -164,12 +164,14 @@ def load_split(
 
 
 def read_contents(data: Path, images: Path | None = None) -> dict[str, SplitAnnotations]:
-    """Return the COCO annotations of each split as recorded, with all keys.
+    """Return the COCO annotations of each split as recorded, with all keys, masks included.
 
     They are not checked; `read_with_findings` does that. `DataError` if there are none to read.
     """
     data_format = _format_of(data) if images is None else None
     if data_format is not None:
+        if data_format.read_masks is not None:
+            return _with_train(data_format.read_masks(data, False), data)
         return _read_format(data_format, data)
     contents = {}
     for name, files in find_files(data, images).items():
@@ -225,9 +227,15 @@ def _leave_out_parents(splits: dict[str, CocoSplit]) -> Findings:
     return findings
 
 
-def _read_format(data_format: DataFormat, data: Path) -> dict[str, SplitAnnotations]:
+def _read_format(
+    data_format: DataFormat, data: Path, masks: bool = False
+) -> dict[str, SplitAnnotations]:
     """Return the splits of a dataset in another format than COCO's. 'train' is among them."""
-    splits = data_format.read(data)
+    return _with_train(data_format.splits(data, masks), data)
+
+
+def _with_train(splits: dict[str, SplitAnnotations], data: Path) -> dict[str, SplitAnnotations]:
+    """Return the splits of a dataset. `DataError` if 'train' is not among them."""
     if "train" not in splits:
         what = f"it has a {' and a '.join(splits)} split, but no train split"
         raise unknown_layout(data, what)

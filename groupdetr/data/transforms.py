@@ -165,9 +165,14 @@ class RandomFlip:
     then: Transform
 
     def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
-        if torch.rand(1, generator=generator) < 0.5:
+        if self.draw(generator):
             image = image.flipped()
         return self.then(image, generator)
+
+    @staticmethod
+    def draw(generator: Generator) -> bool:
+        """Return whether an image is flipped."""
+        return bool(torch.rand(1, generator=generator) < 0.5)
 
 
 @dataclass(frozen=True)
@@ -277,7 +282,7 @@ def flip_transform(imgsz: int) -> Transform:
     return RandomFlip(val_transform(imgsz))
 
 
-def val_transform(imgsz: int) -> Transform:
+def val_transform(imgsz: int) -> RandomResize:
     """Return a resize of the shortest side to ``imgsz``, the longest to at most 1333/800 of it."""
     return RandomResize([scale_length(IMGSZ, imgsz)], scale_length(LONGEST, imgsz))
 

@@ -1,5 +1,6 @@
 """Every image file becomes RGB in the orientation of its annotations, or an error that names it."""
 
+import base64
 import errno
 import os
 import pickle
@@ -333,6 +334,39 @@ def test_an_image_that_passes_the_check_can_be_loaded(file_index, edits, origina
     except DataError:
         return
     assert np.array_equal(load_pixels(path, (32, 24)), np.asarray(load_image(path, (32, 24))))
+
+
+# 16 x 8 pixels, blue at the left and red at the right, as pillow-heif 1.8 wrote it.
+HEIC = base64.b64decode(
+    b"AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAA"
+    b"AAAAAAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoAABAAAAAAAAAIEAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAA"
+    b"AAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/GlwcnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34"
+    b"+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm"
+    b"4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAA"
+    b"AChjbGFwAAAAEAAAAAEAAAAIAAAAAf///9AAAAAC////yAAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlwbWEAAAAA"
+    b"AAAAAQABBYECAwWEAAAAiW1kYXQAAAB9KAGvBPIapleA8SM8Irv6Ldev7Iv/9PLAOZZR/8qtm+o2bHpI832QP/yV"
+    b"JAe2v4oprAbkdOGMFuI8efX+j+v5WWWIeG02rUuydrSIQzfrl1hdzpoBw/UTncHOxY6tydEnJdgNzH8MjQ+KZ/Rr"
+    b"NR2XQLkqi/fhIH7Fpw43aEA="
+)
+
+
+def test_heif_is_read_with_pi_heif(tmp_path):
+    pytest.importorskip("pi_heif")
+    path = tmp_path / "photo.heic"
+    path.write_bytes(HEIC)
+    assert check_image(path, (16, 8)) == ""
+    for pixels in (load_pixels(path, (16, 8)), np.asarray(load_image(path))):
+        assert np.abs(pixels[4, 2] - np.array([20, 30, 200])).max() < 25
+        assert np.abs(pixels[4, 13] - np.array([200, 30, 40])).max() < 25
+
+
+def test_heif_without_pi_heif_is_refused_with_its_extra(tmp_path, monkeypatch):
+    path = tmp_path / "photo.heic"
+    path.write_bytes(HEIC)
+    monkeypatch.setattr(image_decoding, "_formats", lambda: ("JPEG", "PNG"))
+    with pytest.raises(RefusedError, match="pi-heif is not installed") as caught:
+        load_image(path)
+    assert "groupdetr[heif]" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

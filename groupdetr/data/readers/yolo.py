@@ -4,6 +4,9 @@ A line of a label file is a box, ``class x_center y_center width height``, or a 
 x y x y ...``. Coordinates are fractions of the width and height of the image. The folder of the
 labels is that of the images with ``images`` replaced by ``labels``. An image without a label file
 has no objects.
+
+Entries of data.yaml are often those of another machine, or of another arrangement of the folders.
+Then the split is read from its folder in this dataset, and a warning says so.
 """
 
 from __future__ import annotations
@@ -14,22 +17,29 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
 
 import yaml
 
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
 from groupdetr.data.image_decoding import image_size
-from groupdetr.data.image_files import is_image_name, is_system_name, search_folder
+from groupdetr.data.image_files import (
+    is_image_name,
+    is_system_folder,
+    is_system_name,
+    search_folder,
+)
 from groupdetr.data.readers.record_locations import RecordLocations
 from groupdetr.data.readers.text_file import read_lines, read_text
 from groupdetr.data.split_names import SPLIT_ALIASES, split_folders
+from groupdetr.settings import MANY
 from groupdetr.structures.json_object import JsonObject
 
 _YAML_SUFFIXES = (".yaml", ".yml")
 _CLASS_FILES = ("classes.txt", "obj.names")
+_MAX_DEPTH = 3  # folders between a folder and the data.yaml in it
 _MAX_BROKEN_LINES = 100  # findings about lines of one label file; more would repeat them
 # Fractions beyond 0 and 1 up to this are rounding of the program that wrote them.
 _TOLERANCE = 0.01
@@ -47,6 +57,7 @@ class _Description:
     names: dict[int, str]
     sources: dict[str, list[Path]]  # split -> folders, lists and images
     pose: bool = False  # lines have keypoints behind the box
+    findings: tuple[Finding, ...] = ()
 
 
 def is_yolo(data: Path) -> bool:
@@ -65,30 +76,74 @@ def read_yolo(data: Path) -> dict[str, SplitAnnotations]:
     description = _describe(data)
     locations = RecordLocations()
     splits = {}
+    findings = list(description.findings)
     for name, sources in description.sources.items():
-        splits[name] = _read_split(description, name, sources, locations)
+        split = _read_split(description, name, sources, locations)
+        if split is not None:
+            splits[name] = split
+        else:
+            findings.append(_without_test(description.file, "has no images"))
+    if findings and splits:
+        first = next(iter(splits))
+        splits[first] = replace(splits[first], findings=(*findings, *splits[first].findings))
     return splits
 
 
 FORMAT = DataFormat("YOLO", is_yolo, read_yolo)
 
 
+def is_nested_yolo(data: Path) -> bool:
+    """Return whether a folder below this one is a YOLO dataset, as in an unpacked archive."""
+    return data.is_dir() and bool(_nested_yaml_files(data))
+
+
+def read_nested_yolo(data: Path) -> dict[str, SplitAnnotations]:
+    """Read the YOLO dataset in the folders below this one."""
+    return read_yolo(_preferred(_nested_yaml_files(data), data))
+
+
+# It is the last format to be tried: a dataset in another format may have a data.yaml somewhere.
+NESTED_FORMAT = DataFormat("YOLO in a subfolder", is_nested_yolo, read_nested_yolo)
+
+
 def _describe(data: Path) -> _Description:
     files = [data] if data.is_file() else _yaml_files(data)
+    return _describe_yaml(_preferred(files, data)) if files else _describe_folder(data)
+
+
+def _preferred(files: list[Path], data: Path) -> Path:
+    """Return the one of several descriptions that has the name of one, or that of the folder."""
+    for stems in (("data", "dataset"), (data.name.lower(),)):
+        preferred = [file for file in files if file.stem.lower() in stems]
+        if len(files) > 1 and len(preferred) == 1:
+            files = preferred
     if len(files) > 1:
-        preferred = [file for file in files if file.stem.lower() in ("data", "dataset")]
-        if len(preferred) != 1:
-            names = ", ".join(printable(file.name) for file in files)
-            raise refused("several-descriptions", data, f"several files describe it: {names}")
-        files = preferred
-    return _describe_yaml(files[0]) if files else _describe_folder(data)
+        names = ", ".join(printable(file.relative_to(data).as_posix()) for file in files)
+        raise refused("several-descriptions", data, f"several files describe it: {names}")
+    return files[0]
+
+
+def _nested_yaml_files(folder: Path, depth: int = _MAX_DEPTH) -> list[Path]:
+    """Return the files that describe a dataset in the folders below ``folder``."""
+    files = []
+    with os.scandir(folder) as entries:
+        subfolders = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    for path in map(Path, subfolders):
+        is_content = path.name.lower() in ("images", "labels") or path.name.startswith(".")
+        if is_content or is_system_folder(path.name):
+            continue
+        files += _yaml_files(path)
+        if depth > 1:
+            files += _nested_yaml_files(path, depth - 1)
+    return files
 
 
 def _describe_yaml(file: Path) -> _Description:
     content = _dataset_yaml(file)
     if content is None:
         raise refused("dataset-yaml", file, "it does not describe a dataset")
-    names = _names(content, file)
+    findings: list[Finding] = []
+    names = _names(content, file, findings)
     root = _root(content.get("path"), file)
     sources: dict[str, list[Path]] = {}
     for key, value in content.items():
@@ -98,10 +153,28 @@ def _describe_yaml(file: Path) -> _Description:
             continue
         if split in sources:
             raise refused("dataset-yaml", file, f"it has several entries for the {split} split")
-        sources[split] = [_source(entry, key, root, file) for entry in entries]
+        paths = [_source(entry, key, root, file) for entry in entries]
+        if None in paths:
+            elsewhere = _source_elsewhere(entries, split, root, file)
+            if elsewhere is None and split == "test":
+                # Exports of Roboflow name it even if there is none.
+                findings.append(_without_test(file, f"is {printable(value)}, which does not exist"))
+                continue
+            if elsewhere is None:
+                what = f"{key!r} is {printable(value)}, which is neither in {root} nor beside"
+                raise refused("split-not-found", file, f"{what} this file")
+            paths = [elsewhere]
+            what = f"{key!r} is {printable(value)}, which does not exist; {elsewhere} does"
+            findings.append(Finding("split-elsewhere", str(file), "", what))
+        sources[split] = [path for path in paths if path is not None]
     if not sources:
         raise refused("dataset-yaml", file, "it names no images: 'train', 'val' and 'test'")
-    return _Description(file, names, sources, pose="kpt_shape" in content)
+    is_pose = "kpt_shape" in content
+    return _Description(file, names, sources, is_pose, tuple(findings))
+
+
+def _without_test(file: Path, what: str) -> Finding:
+    return Finding("test-split-missing", str(file), "", f"'test' {what}")
 
 
 def _yaml_files(folder: Path) -> list[Path]:
@@ -113,22 +186,32 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 def _dataset_yaml(file: Path) -> dict[str, object] | None:
     """Return the content of data.yaml; None if the file is something else."""
-    try:
-        if file.stat().st_size > 1 << 22:
-            return None
-        content = yaml.load(read_text(file), Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, OSError, RefusedError, RecursionError, ValueError):
-        return None
-    if not isinstance(content, dict):
+    content = _yaml_object(file)
+    if content is None:
         return None
     keys = {str(key).lower() for key in content}
     has_splits = bool(keys & SPLIT_ALIASES.keys())
     return content if has_splits and keys & {"names", "nc", "path"} else None
 
 
-def _names(content: dict[str, object], file: Path) -> dict[int, str]:
+def _yaml_object(file: Path) -> dict[str, object] | None:
+    """Return the content of a YAML file that has keys and values; None for any other file."""
+    try:
+        if file.stat().st_size > 1 << 22:
+            return None
+        content = yaml.load(read_text(file), Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, OSError, RefusedError, RecursionError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _names(content: dict[str, object], file: Path, findings: list[Finding]) -> dict[int, str]:
     """Return the names of the classes by number."""
     value = content.get("names")
+    if value is None and isinstance(count := content.get("nc"), int) and 0 < count < MANY:
+        what = f"there are no 'names' of the {count} classes"
+        findings.append(Finding("class-names-invented", str(file), "", what))
+        return {number: f"class_{number}" for number in range(count)}
     names: dict[int, str] = {}
     if isinstance(value, list):
         names = {number: str(name) for number, name in enumerate(value)}
@@ -168,8 +251,11 @@ def _root(path: object, file: Path) -> Path:
     return file.parent
 
 
-def _source(entry: object, key: str, root: Path, file: Path) -> Path:
-    """Return the folder, list of images, or image that an entry of data.yaml names."""
+def _source(entry: object, key: str, root: Path, file: Path) -> Path | None:
+    """Return the folder, list of images, or image that an entry of data.yaml names.
+
+    None if it does not exist.
+    """
     if not isinstance(entry, str) or not entry.strip():
         raise refused("dataset-yaml", file, f"an entry of {key!r} is {printable(entry)}")
     # Roboflow writes ../train/images for the folder beside the file.
@@ -181,8 +267,37 @@ def _source(entry: object, key: str, root: Path, file: Path) -> Path:
                 return path
             if glob.has_magic(name) and (matches := glob.glob(str(folder / name))):
                 return Path(os.path.commonpath(matches))
-    what = f"{key!r} is {printable(entry)}, which is neither in {root} nor beside this file"
-    raise refused("split-not-found", file, what)
+    return None
+
+
+def _source_elsewhere(entries: list[object], split: str, root: Path, file: Path) -> Path | None:
+    """Return the folder or the list of a split whose entry in data.yaml does not exist.
+
+    It is the end of the path, from the name of the split on: train/images of
+    /home/somebody/data/train/images. Else it is a folder of the name of the split. None if there is
+    no such folder.
+    """
+    if len(entries) != 1:
+        return None
+    parts = PureWindowsPath(str(entries[0])).parts  # it knows / and \\
+    for start in range(1, len(parts)):
+        # The rest of the path must still tell which split it is: "images" may be those of all.
+        if not any(_split_of_name(part) == split for part in parts[start:]):
+            break
+        for folder in (root, file.parent):
+            path = folder.joinpath(*parts[start:])
+            if path.exists():
+                return path
+    for folder in (root, file.parent):
+        path = split_folders(folder).get(split, folder)
+        if path != folder and search_folder(path, follow_links=True).images:
+            return path
+    return None
+
+
+def _split_of_name(name: str) -> str | None:
+    """Return the split that a folder or a list is of, such as train2017 or train.txt."""
+    return SPLIT_ALIASES.get(Path(name).stem.lower().rstrip("0123456789"))
 
 
 # a folder without data.yaml
@@ -207,14 +322,25 @@ def _describe_folder(root: Path) -> _Description:
     folders = [root, *_label_folders(root)]
     class_files = [parent / name for parent in folders for name in _CLASS_FILES]
     class_files = [file for file in class_files if file.is_file()]
-    if not class_files:
-        what = "it has labels of YOLO, but neither data.yaml nor classes.txt"
-        raise refused("class-names", root, what)
-    names = _names_of_lines(class_files[0])
-    if not names:
-        raise refused("class-names", class_files[0], "it has no names")
+    if class_files:
+        names = _names_of_lines(class_files[0])
+        if not names:
+            raise refused("class-names", class_files[0], "it has no names")
+    else:
+        names = _names_of_yaml(root)
     sources = {split: [folder] for split, folder in split_folders(root).items()}
     return _Description(root, names, sources or {"train": [root]})
+
+
+def _names_of_yaml(root: Path) -> dict[int, str]:
+    """Return the names of the classes in a data.yaml that names no splits."""
+    for suffix in _YAML_SUFFIXES:
+        for file in sorted(root.glob(f"*{suffix}")):
+            content = _yaml_object(file)
+            if content and isinstance(content.get("names"), (list, dict)):
+                return _names(content, file, [])
+    what = "it has labels of YOLO, but neither data.yaml nor classes.txt"
+    raise refused("class-names", root, what)
 
 
 # images
@@ -232,14 +358,25 @@ class _Content:
 
 def _read_split(
     description: _Description, name: str, sources: list[Path], locations: RecordLocations
-) -> SplitAnnotations:
-    images = [image for source in sources for image in _images_of(source)]
-    if not images:
-        where = ", ".join(str(source) for source in sources)
-        raise refused("split-not-found", description.file, f"there are no images in {where}")
-    folder = Path(os.path.commonpath([image.parent for image in images]))
+) -> SplitAnnotations | None:
+    """Return a split; None for a test split without images."""
     file = sources[0] if len(sources) == 1 else description.file
     split = _Content(file)
+    listed = [image for source in sources for image in _images_of(source, split.findings)]
+    images = list(dict.fromkeys(listed))
+    if len(images) < len(listed):
+        what = f"{len(listed) - len(images)} of {len(listed)} images were named before"
+        split.findings.append(Finding("image-listed-twice", str(file), "", what))
+    if not images and name == "test":
+        return None
+    if not images:
+        where = ", ".join(str(source) for source in sources)
+        what = f"there are no images in {where}"
+        if len(sources) == 1 and sources[0].is_dir():
+            left_out = search_folder(sources[0], follow_links=True).describe_left_out()
+            what += f" ({left_out})" if left_out else ""
+        raise refused("split-not-found", description.file, what)
+    folder = Path(os.path.commonpath([image.parent for image in images]))
     labels = [label_file(image) for image in images]
     exist = [path.is_file() for path in labels]
     if not any(exist):
@@ -262,15 +399,19 @@ def _read_split(
     return SplitAnnotations(content, folder, file, tuple(split.findings), locations)
 
 
-def _images_of(source: Path) -> Iterator[Path]:
+def _images_of(source: Path, findings: list[Finding]) -> Iterator[Path]:
     """Yield the images of a folder, in the order of their names, or of a list in its order."""
     if source.is_dir():
-        yield from search_folder(source).images
+        yield from search_folder(source, follow_links=True).images
     elif is_image_name(source.name):
         yield source
     else:
-        for line in read_lines(source):
-            if name := line.strip().replace("\\", "/"):
+        for number, line in enumerate(read_lines(source), 1):
+            name = line.strip().replace("\\", "/")
+            if name and not is_image_name(name):
+                what = f"it is {printable(name)}"
+                findings.append(Finding("list-line", str(source), f"line {number}", what))
+            elif name:
                 # Ultralytics: ./ at the start is the folder of the list.
                 path = Path(os.path.normpath(source.parent / name))
                 yield path if path.exists() or not Path(name).exists() else Path(name).absolute()

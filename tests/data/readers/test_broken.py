@@ -130,7 +130,7 @@ DESCRIPTIONS = {
     "train: images/train\nval: images/val\ntest:\nnames: classes.names\n": 1,
     "train: images/train\nval: images/val\nnames: [cat]\nnc: 2": 0,
     "train: images/train\nval: images/val\nnames: []": 0,
-    "train: images/nowhere\nval: images/val\nnames: [cat, dog]": 0,
+    "train: images/nowhere\nval: images/val\nnames: [cat, dog]": 1,  # images/train is there
     "train: 3\nval: images/val\nnames: [cat, dog]": 0,
     "val: images/val\nnames: [cat, dog]": 0,
 }
@@ -203,6 +203,15 @@ def test_files_that_a_list_names_must_exist(voc: Path) -> None:
     assert finding(check(voc), "xml-missing").file == str(voc / "Annotations/nowhere.xml")
     (voc / "JPEGImages/train.jpg").unlink()
     assert finding(check(voc), "xml-image").file == str(voc / "Annotations/train.xml")
+
+
+@pytest.mark.parametrize("line", ["my cat (1)", "my cat (1)  1", "JPEGImages/my cat (1).jpg"])
+def test_names_in_lists_may_have_spaces_flags_and_endings(line: str, voc: Path) -> None:
+    (voc / "JPEGImages/train.jpg").rename(voc / "JPEGImages/my cat (1).jpg")
+    (voc / "Annotations/train.xml").rename(voc / "Annotations/my cat (1).xml")
+    write(voc / "ImageSets/Main/train.txt", f"{line}\n")
+    (record,) = load(voc).splits["train"].records
+    assert record.path.name == "my cat (1).jpg"
 
 
 def test_of_several_years_one_must_be_chosen(voc: Path, tmp_path: Path) -> None:

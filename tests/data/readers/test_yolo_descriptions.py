@@ -1,0 +1,158 @@
+"""What other libraries read of YOLO datasets: entries of data.yaml, lists, links and subfolders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from groupdetr.data.check import check
+from groupdetr.data.layouts import read_with_findings
+from groupdetr.errors import DataError
+
+NAMES = "names: [cat, dog]\n"
+
+
+def write_split(images: Path, *names: str) -> None:
+    """Write images with one object each, and their labels in the folder beside."""
+    labels = images.parent / "labels"
+    if images.parent.name == "images":
+        labels = images.parents[1] / "labels" / images.name
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    for name in names:
+        Image.new("RGB", (80, 40)).save(images / name)
+        labels.joinpath(name).with_suffix(".txt").write_text("1 0.5 0.5 0.5 0.25\n")
+
+
+def roboflow(root: Path) -> None:
+    write_split(root / "train/images", "a.jpg", "b.jpg")
+    write_split(root / "valid/images", "c.jpg")
+
+
+def ultralytics(root: Path) -> None:
+    write_split(root / "images/train", "a.jpg", "b.jpg")
+    write_split(root / "images/val", "c.jpg")
+
+
+DESCRIPTIONS: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
+    "the folders of another arrangement": (
+        roboflow,
+        "train: images/train\nval: images/val\n",
+        {"split-elsewhere"},
+    ),
+    "paths of another machine": (
+        ultralytics,
+        "train: /content/data/images/train\nval: /content/data/images/val\n",
+        {"split-elsewhere"},
+    ),
+    "paths of another system": (
+        roboflow,
+        "train: C:\\Users\\me\\set\\train\\images\nval: C:\\Users\\me\\set\\valid\\images\n",
+        {"split-elsewhere"},
+    ),
+    "a test split that does not exist": (
+        roboflow,
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n",
+        {"test-split-missing"},
+    ),
+    "no splits": (roboflow, "", set()),
+}
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_a_split_is_found_although_its_entry_is_wrong(name: str, tmp_path: Path) -> None:
+    layout, text, expected = DESCRIPTIONS[name]
+    layout(tmp_path)
+    (tmp_path / "data.yaml").write_text(text + NAMES)
+    data, findings = read_with_findings(tmp_path)
+    assert {finding.code for finding in findings} == expected
+    names = {split: [r.path.name for r in data.splits[split].records] for split in data.splits}
+    assert names == {"train": ["a.jpg", "b.jpg"], "val": ["c.jpg"]}
+    assert all(len(record.boxes) == 1 for s in data.splits.values() for record in s.records)
+    assert all(not finding.is_error for finding in findings)
+
+
+@pytest.mark.parametrize("entry", ["C:\\set\\images", "/content/set/images", "elsewhere"])
+def test_an_entry_is_not_replaced_by_the_images_of_all_splits(entry: str, tmp_path: Path) -> None:
+    """Train would have the images of val."""
+    ultralytics(tmp_path)
+    (tmp_path / "data.yaml").write_text(f"train: {entry}\nval: images/val\n{NAMES}")
+    data, findings = read_with_findings(tmp_path)
+    assert [record.path.name for record in data.splits["train"].records] == ["a.jpg", "b.jpg"]
+    assert [finding.code for finding in findings] == ["split-elsewhere"]
+
+
+def test_a_train_split_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path / "images/val", "c.jpg")
+    (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/val\n{NAMES}")
+    with pytest.raises(DataError, match="'train' is 'images/train', which is neither in"):
+        read_with_findings(tmp_path)
+
+
+def test_a_list_names_an_image_once_and_only_images(tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    (tmp_path / "train.txt").write_text(
+        "# all of them\n./images/train/a.jpg\n./images/train/b.jpg\n\n./images/train/a.jpg\n"
+    )
+    (tmp_path / "data.yaml").write_text(f"train: train.txt\nval: images/val\n{NAMES}")
+    data, findings = read_with_findings(tmp_path)
+    assert [record.path.name for record in data.splits["train"].records] == ["a.jpg", "b.jpg"]
+    assert [(finding.code, finding.record) for finding in findings] == [
+        ("list-line", "line 1"),
+        ("image-listed-twice", ""),
+    ]
+
+
+def test_classes_without_names_have_those_of_ultralytics(tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnc: 2\n")
+    data, findings = read_with_findings(tmp_path)
+    assert [category.name for category in data.categories] == ["class_0", "class_1"]
+    assert [finding.code for finding in findings] == ["class-names-invented"]
+
+
+def test_the_description_in_a_subfolder_is_found(tmp_path: Path) -> None:
+    roboflow(tmp_path / "unpacked/set")
+    description = f"train: ../train/images\nval: ../valid/images\n{NAMES}"
+    (tmp_path / "unpacked/set/data.yaml").write_text(description)
+    report = check(tmp_path)
+    assert not report.errors
+    (tmp_path / "unpacked/copy").mkdir()
+    (tmp_path / "unpacked/copy/data.yaml").write_text(description)
+    with pytest.raises(DataError, match=r"copy/data.yaml', 'unpacked/set/data.yaml'"):
+        read_with_findings(tmp_path)
+
+
+def test_of_several_descriptions_the_one_with_the_name_of_the_folder_is_read(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "pets"
+    ultralytics(root)
+    for name, names in (("pets", "[cat, dog]"), ("old", "[hen, cow]")):
+        text = f"train: images/train\nval: images/val\nnames: {names}\n"
+        (root / f"{name}.yaml").write_text(text)
+    data, _ = read_with_findings(root)
+    assert [category.name for category in data.categories] == ["cat", "dog"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    ultralytics(tmp_path / "set")
+    train = tmp_path / "set/images/train"
+    train.rename(tmp_path / "elsewhere")
+    train.mkdir()
+    try:
+        (train / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        (tmp_path / "elsewhere/again").symlink_to(train, target_is_directory=True)
+    except OSError:
+        pytest.skip("no links on this system")
+    labels = tmp_path / "set/labels/train"
+    (labels / "more").mkdir()
+    for file in labels.glob("*.txt"):
+        file.rename(labels / "more" / file.name)
+    (tmp_path / "set/data.yaml").write_text(f"train: images/train\nval: images/val\n{NAMES}")
+    data, findings = read_with_findings(tmp_path / "set")
+    assert [len(record.boxes) for record in data.splits["train"].records] == [1, 1]
+    assert not findings
