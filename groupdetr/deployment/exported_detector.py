@@ -42,15 +42,12 @@ class ExportedDetector:
     @classmethod
     def load(cls, file: str | Path) -> ExportedDetector:
         """Open a file. `UsageError` if `groupdetr export` did not write it, or for no file."""
-        path = Path(file)
-        if not path.is_file():
-            raise UsageError("there is no such file", str(path), "export a detector to it first")
-        for export_format in FORMATS.values():
-            if path.suffix == export_format.ending:
-                export_format.expect_installed()
-                return cls(*export_format.load(path))
-        endings = ", ".join(item.ending for item in FORMATS.values())
-        raise UsageError("this is not an exported detector", str(path), f"pass a file of {endings}")
+        runtime, metadata = open_exported(file)
+        if metadata.get("task") == "box3d":
+            what = "this file detects objects in scenes, not in single images"
+            module = "groupdetr.deployment.exported_scene_detector"
+            raise UsageError(what, str(file), f"open it by ExportedSceneDetector of {module}")
+        return cls(runtime, metadata)
 
     @property
     def categories(self) -> list[tuple[int | str, str]]:
@@ -91,6 +88,22 @@ class ExportedDetector:
         limit = torch.tensor([*image_size, *image_size])
         boxes = (tensors["boxes"] * scale).clamp(min=0).minimum(limit)
         return Detections(tensors["scores"], tensors["labels"], boxes)
+
+
+def open_exported(file: str | Path) -> tuple[Runtime, JsonObject]:
+    """Open a file, and return it with its metadata.
+
+    `UsageError` if `groupdetr export` did not write it, or for no file.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError("there is no such file", str(path), "export a detector to it first")
+    for export_format in FORMATS.values():
+        if path.suffix == export_format.ending:
+            export_format.expect_installed()
+            return export_format.load(path)
+    endings = ", ".join(item.ending for item in FORMATS.values())
+    raise UsageError("this is not an exported detector", str(path), f"pass a file of {endings}")
 
 
 def _mask_detections(

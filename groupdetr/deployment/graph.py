@@ -1,6 +1,7 @@
 """The network that is exported: one group of queries, with its pre-processing and post-processing.
 
-The input of every graph are images as bytes in floats, so a user needs no constants.
+The input of every graph are images as bytes in floats, so a user needs no constants. Detectors of
+scenes take the geometry of the cameras, too.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from groupdetr.data.nuscenes.dataset import MEAN, STD
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError
 from groupdetr.modeling.backbones.vit import ViT
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes import cxcywh_to_xyxy
+from groupdetr.ops.boxes3d import decode_boxes3d
+from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.postprocessing import best_pairs
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.weights.loading import load_weights
 
-INPUT = "images"  # the name of the input
+INPUT = "images"  # the name of the first input
+SCENE_INPUTS = (INPUT, "image_to_lidar", "elapsed")  # `elapsed` with two frames only
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,34 @@ class MaskGraph(DetectionGraph):
         return scores, labels, logits.unflatten(2, pixels.shape[2:])
 
 
+class SceneGraph(DetectionGraph):
+    """Scenes -> scores [B,D], labels [B,D] and boxes [B,D,9], as in `Detections3D`.
+
+    A scene are V images [B,V,3,H,W] in RGB, from 0 to 255, and the matrices `image_to_lidar`
+    [B,V,4,4] of `CameraImages`; with two frames also the seconds between them, ``elapsed`` [B].
+    """
+
+    outputs = ("scores", "labels", "boxes")
+
+    def __init__(self, model: DetectionTransformer, options: GraphOptions) -> None:
+        super().__init__(model, options)
+        self.mean = torch.tensor(MEAN).view(3, 1, 1)  # of blue, green and red
+        self.std = torch.tensor(STD).view(3, 1, 1)
+
+    def forward(  # type: ignore[override]
+        self, images: Tensor, image_to_lidar: Tensor, elapsed: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        pixels = (images.flip(2) - self.mean) / self.std
+        if elapsed is None:
+            elapsed = torch.zeros_like(images[:, 0, 0, 0, 0])
+        predictions = self.model(CameraImages(pixels, image_to_lidar, elapsed)).final
+        scores, query, labels = best_pairs(
+            predictions.logits.float().sigmoid(), self.options.num_detections
+        )
+        boxes = decode_boxes3d(predictions.boxes.float())
+        return scores, labels, boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 9))
+
+
 def create_graph(detector: TrainedDetector, options: GraphOptions) -> DetectionGraph:
     """Return the graph of a detector, with the one group of queries that runs at inference."""
     return graph_of(detector, single_group(detector.recipe, detector.path), options)
@@ -119,12 +152,18 @@ def graph_of(
     detector: TrainedDetector, model: DetectionTransformer, options: GraphOptions
 ) -> DetectionGraph:
     """Return the graph of a ``model`` for the task of a detector."""
-    graph_class = MaskGraph if detector.task.kind == "mask" else BoxGraph
-    return graph_class(model, options)
+    graphs = {"box": BoxGraph, "mask": MaskGraph, "box3d": SceneGraph}
+    return graphs[detector.task.kind](model, options)
 
 
 def expect_exportable(graph: DetectionGraph, *, dynamic_batch: bool, fixed_size: bool) -> None:
     """Raise `UsageError`, with the reason, for what a graph cannot be written as."""
+    if isinstance(graph, SceneGraph) and graph.options.half:
+        raise UsageError(
+            "a detector of scenes cannot compute in 16 bits: positions of distant points would be "
+            "wrong by decimetres",
+            remedy="leave out --half",
+        )
     has_vit = any(isinstance(module, ViT) for module in graph.modules())
     if has_vit and not fixed_size:
         raise UsageError(

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from groupdetr.deployment.graph import INPUT, DetectionGraph
+from groupdetr.deployment.graph import INPUT, SCENE_INPUTS, DetectionGraph
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
 METADATA = "groupdetr"  # the key of the metadata in a file
 Outputs = dict[str, NDArray[Any]]
-# Images [B,3,H,W] float32 from 0 to 255 -> the outputs of the graph by name
-Runtime = Callable[[NDArray[np.float32]], Outputs]
+# Images [B,3,H,W] float32 from 0 to 255, or the inputs of `SceneGraph` -> the outputs by name
+Runtime = Callable[..., Outputs]
 OPSETS = 18, 23  # the first and the last version of ONNX's operators that can be written
 OPSET = 20  # the first version that has all operators of the detectors
 _MAX_ONNX_BYTES = 2**31 - 2**20  # a file of ONNX is one message of protobuf
@@ -44,19 +44,33 @@ class ExportOptions:
     opset: int | None  # of ONNX; None: OPSET
     # height and width of the images that the graph is recorded with, if any size is allowed
     example_size: tuple[int, int] = (480, 640)
+    views: int = 0  # images of a scene; 0 for a detector of single images
+    two_frames: bool = False  # of a scene
 
-    def example(self) -> Tensor:
-        """Return images to record the graph with, [B,3,H,W]."""
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        if not self.views:
+            return (INPUT,)
+        return SCENE_INPUTS if self.two_frames else SCENE_INPUTS[:2]
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Return inputs to record the graph with: images [B,3,H,W], or a scene."""
         height, width = self.size or self.example_size
         generator = torch.Generator().manual_seed(0)
-        shape = (2 if self.dynamic_batch else 1, 3, height, width)
-        return 255 * torch.rand(shape, generator=generator)
+        batch = 2 if self.dynamic_batch else 1
+        shape = (batch, self.views, 3, height, width) if self.views else (batch, 3, height, width)
+        images = 255 * torch.rand(shape, generator=generator)
+        matrices = torch.eye(4).repeat(batch, self.views, 1, 1)
+        return (images, matrices, torch.ones(batch))[: len(self.inputs)]
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
-        """Return which axes of the input have any size, as torch.export takes it."""
+        """Return which axes of the inputs have any size, as torch.export takes it."""
         any_size = torch.export.Dim.DYNAMIC
         axes = {0: any_size} if self.dynamic_batch else {}
-        return {INPUT: axes if self.size else {**axes, 2: any_size, 3: any_size}}
+        if self.size is None:
+            axes |= {2: any_size, 3: any_size}
+        return dict.fromkeys(self.inputs, axes)
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def _exported(graph: DetectionGraph, options: ExportOptions) -> torch.export.Exp
     # The other attentions return tensors with strides that ONNX's decomposition does not keep.
     with _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         return torch.export.export(
-            graph, (options.example(),), dynamic_shapes=options.dynamic_shapes(), strict=False
+            graph, options.example(), dynamic_shapes=options.dynamic_shapes(), strict=False
         )
 
 
@@ -105,9 +119,9 @@ def _load_torch(file: Path) -> tuple[Runtime, JsonObject]:
         module = torch.export.load(file, extra_files=extra).module()
         metadata: JsonObject = json.loads(extra[METADATA])
 
-    def run(images: NDArray[np.float32]) -> Outputs:
+    def run(*inputs: NDArray[np.float32]) -> Outputs:
         with torch.inference_mode():
-            values = module(torch.from_numpy(images))
+            values = module(*map(torch.from_numpy, inputs))
         return {name: value.numpy() for name, value in zip(metadata["outputs"], values)}
 
     return run, metadata
@@ -129,10 +143,10 @@ def _write_onnx(
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             _exported(graph, options),
-            (example,),
+            example,
             dynamo=True,
             opset_version=options.opset or OPSET,
-            input_names=[INPUT],
+            input_names=list(options.inputs),
             output_names=list(graph.outputs),
             custom_translation_table={operator.floordiv: _floor_division},
             verbose=False,
@@ -163,8 +177,9 @@ def _load_onnx(file: Path) -> tuple[Runtime, JsonObject]:
         )
         metadata: JsonObject = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
 
-    def run(images: NDArray[np.float32]) -> Outputs:
-        values = session.run(metadata["outputs"], {INPUT: images})
+    def run(*inputs: NDArray[np.float32]) -> Outputs:
+        names = metadata.get("inputs", [INPUT])
+        values = session.run(metadata["outputs"], dict(zip(names, inputs)))
         return dict(zip(metadata["outputs"], values))
 
     return run, metadata
@@ -196,8 +211,8 @@ def _load_openvino(file: Path) -> tuple[Runtime, JsonObject]:
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", hints)
 
-    def run(images: NDArray[np.float32]) -> Outputs:
-        values = compiled([images])
+    def run(*inputs: NDArray[np.float32]) -> Outputs:
+        values = compiled(list(inputs))
         return {name: values[name] for name in metadata["outputs"]}
 
     return run, metadata

@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from groupdetr.data.image_input import ImageInput, to_rgb
+from groupdetr.data.nuscenes.dataset import SceneBatch
 from groupdetr.deployment.exported_detector import ExportedDetector
+from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
 from groupdetr.deployment.graph import DetectionGraph
 from groupdetr.deployment.runtimes import Outputs, Runtime
 from groupdetr.structures.detections import Detections, decode_mask
+from groupdetr.structures.detections3d import Detections3D
 
 MIN_SCORE = 0.01  # boxes and masks of detections with a lower score are not compared
 NEAR_SCORE = 0.05  # detections of scores that differ by more are never the same
@@ -33,6 +36,7 @@ class Tolerance:
     score: float
     pixels: float  # that an edge of a box may move
     mask: float  # share of the pixels of all masks that may differ
+    box3d: float = 0.01  # of a number of a 3D box, in metres, radians or metres per second
 
 
 TOLERANCE = Tolerance(score=1e-4, pixels=0.5, mask=1e-3)
@@ -48,7 +52,8 @@ class Agreement:
     # Images that were left out, because rounding changes the detections of PyTorch itself as much:
     # a two-stage detector chose another one of two nearly equal proposals.
     unstable: int
-    detections: int  # whose boxes or masks were compared
+    # whose boxes or masks were compared; all of them if all scores are nearly equal
+    detections: int
     score: float  # the largest difference of scores
     # the largest difference of a box's edge, in pixels of the image; None for masks
     pixels: float | None
@@ -56,6 +61,9 @@ class Agreement:
     mask: float | None
     milliseconds: float  # of the exported detector, for one image
     torch_milliseconds: float
+    # the largest difference of a number of a 3D box, in metres, radians or metres per second; None
+    # for detectors of images
+    box3d: float | None = None
 
     def is_within(self, tolerance: Tolerance) -> bool:
         """Return whether no difference is larger than the tolerance."""
@@ -65,15 +73,16 @@ class Agreement:
             and self.score <= tolerance.score
             and (self.pixels or 0.0) <= tolerance.pixels
             and (self.mask or 0.0) <= tolerance.mask
+            and (self.box3d or 0.0) <= tolerance.box3d
         )
 
 
 def torch_runtime(graph: DetectionGraph) -> Runtime:
     """Return the graph itself as a runtime."""
 
-    def run(images: NDArray[np.float32]) -> Outputs:
+    def run(*inputs: NDArray[np.float32]) -> Outputs:
         with torch.inference_mode():
-            values = graph(torch.from_numpy(images))
+            values = graph(*map(torch.from_numpy, inputs))
         return {name: value.numpy() for name, value in zip(graph.outputs, values)}
 
     return run
@@ -121,6 +130,53 @@ def compare(
     )
 
 
+def compare_scenes(
+    exported: ExportedSceneDetector,
+    reference: ExportedSceneDetector,
+    scenes: Sequence[SceneBatch],
+    dynamic_batch: bool,
+) -> Agreement:
+    """Return how far two detectors of scenes are from each other on these scenes.
+
+    Detections are compared as in `compare`. With ``dynamic_batch``, so are those of a batch of
+    three scenes.
+    """
+    pairs = [(exported.predict(scene), reference.predict(scene)) for scene in scenes]
+    if dynamic_batch:
+        chosen = [scenes[0], scenes[-1], scenes[0]]
+        inputs = [np.concatenate(arrays) for arrays in zip(*map(exported.inputs_of, chosen))]
+        outputs = exported.runtime(*inputs)
+        for index in range(len(chosen)):
+            of_scene = {name: value[index : index + 1] for name, value in outputs.items()}
+            pairs.append((exported.detections(of_scene), reference.predict(chosen[index])))
+    score, box3d, number = 0.0, 0.0, 0
+    for ours, theirs in pairs:
+        score = max(score, _largest_difference(ours, theirs))
+        if not len(ours) or not len(theirs):
+            continue
+        # The last detections of equal scores may differ.
+        compared = theirs.above(max(MIN_SCORE, float(theirs.scores[-1]) + 1e-3))
+        number += len(compared)
+        for box, label, near_score in zip(compared.boxes, compared.labels, compared.scores):
+            difference = ours.boxes[_candidates(ours, label, near_score)] - box
+            yaw = difference[:, 6]
+            difference[:, 6] = torch.atan2(yaw.sin(), yaw.cos())
+            distances = difference.abs().amax(1)
+            box3d = max(box3d, float(distances.min()) if len(distances) else float("inf"))
+    example = exported.inputs_of(scenes[0])
+    return Agreement(
+        images=len(scenes),
+        unstable=0,
+        detections=number,
+        score=score,
+        pixels=None,
+        mask=None,
+        milliseconds=_milliseconds(lambda: exported.runtime(*example)),
+        torch_milliseconds=_milliseconds(lambda: reference.runtime(*example)),
+        box3d=box3d,
+    )
+
+
 @dataclass(frozen=True)
 class _Difference:
     """How far detections are from those of the reference."""
@@ -158,8 +214,12 @@ def _difference(ours: Detections, theirs: Detections) -> _Difference:
     # The last detections of equal scores may differ, and so may the order of equal ones.
     lowest = max(MIN_SCORE, float(theirs.scores[-1]) + 1e-3)
     compared = theirs.above(lowest)
-    if theirs.masks is None:
-        return _Difference(len(compared), score, _largest_distance(compared, ours))
+    if theirs.masks is None and len(compared):
+        return _Difference(len(compared), score, max(_distances(compared, ours)))
+    if theirs.masks is None and len(theirs):
+        # All scores are nearly equal, or very low, as those of an untrained detector. Rounding
+        # decides which of them are among the best, but most are in both.
+        return _Difference(len(theirs), score, statistics.median(_distances(theirs, ours)))
     differing, area = _differing_pixels(compared, ours)
     return _Difference(len(compared), score, 0.0, differing, area)
 
@@ -193,7 +253,9 @@ def _in_batch(
         yield exported.detections(of_image, pixels.shape[2:], rgb.size), alone
 
 
-def _largest_difference(ours: Detections, theirs: Detections) -> float:
+def _largest_difference(
+    ours: Detections | Detections3D, theirs: Detections | Detections3D
+) -> float:
     """Return the largest difference of scores, infinity for NaN or other numbers of detections."""
     if len(ours) != len(theirs):
         return float("inf")
@@ -201,19 +263,21 @@ def _largest_difference(ours: Detections, theirs: Detections) -> float:
     return float(difference.max()) if len(ours) else 0.0
 
 
-def _candidates(others: Detections, label: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+def _candidates(
+    others: Detections | Detections3D, label: torch.Tensor, score: torch.Tensor
+) -> torch.Tensor:
     """Return which detections may be the one with this label and score, [D] bool."""
     return (others.labels == label) & ((others.scores - score).abs() < NEAR_SCORE)
 
 
-def _largest_distance(detections: Detections, others: Detections) -> float:
-    """Return the largest distance of a box to the nearest one of the same class and score."""
-    largest = 0.0
+def _distances(detections: Detections, others: Detections) -> list[float]:
+    """Return the distance of each box to the nearest one of the same class and score."""
+    nearest = []
     for box, label, score in zip(detections.boxes, detections.labels, detections.scores):
         candidates = others.boxes[_candidates(others, label, score)]
         distances = (candidates - box).abs().amax(1)
-        largest = max(largest, float(distances.min()) if len(distances) else float("inf"))
-    return largest
+        nearest.append(float(distances.min()) if len(distances) else float("inf"))
+    return nearest
 
 
 def _differing_pixels(detections: Detections, others: Detections) -> tuple[int, int]:

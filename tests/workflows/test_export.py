@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from groupdetr.cli.main import main
+from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.deployment.exported_detector import ExportedDetector
+from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
 from groupdetr.deployment.graph import DetectionGraph
 from groupdetr.deployment.runtimes import FORMATS
 from groupdetr.errors import ExportMismatchError, UsageError
@@ -21,6 +23,7 @@ from groupdetr.experiments import EXPERIMENTS
 from groupdetr.files.writing import WriteError
 from groupdetr.workflows import export as workflow
 from groupdetr.workflows.export import export
+from tests.deployment import exports
 from tests.deployment.exports import CATEGORIES, SMALL, write_weights
 from tests.json_docs import assert_documented
 from tests.runs import IMAGE_PRESETS
@@ -156,10 +159,13 @@ def test_a_runtime_that_is_not_installed_is_named_with_the_extra_that_installs_i
     assert error.value.remedy == f"pip install 'groupdetr[{format}]'"
 
 
-def test_what_cannot_be_exported_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "CATEGORIES", [list(item) for item in enumerate(CLASSES)])
     scenes = write_weights(tmp_path / "scenes.safetensors", "petr-tiny", num_classes=10)
-    with pytest.raises(UsageError, match="detectors of scenes cannot be exported: their input"):
-        export(scenes)
+    with pytest.raises(UsageError, match="scenes cannot compute in 16 bits"):
+        export(scenes, "torch-export", half=True)
     vit = write_weights(tmp_path / "vit.safetensors", "dino-vit-tiny")
     with pytest.raises(UsageError, match="windows is fixed") as error:
         export(vit, "torch-export")
@@ -177,6 +183,23 @@ def test_a_comparison_finds_a_detector_that_detects_other_objects(weights: Path)
     of_masks = replace(result, agreement=replace(agreement, pixels=None, mask=0.02))
     with pytest.raises(ExportMismatchError, match=r"of masks 2\.00 % of their pixels"):
         workflow._expect_agreement(of_masks, workflow.TOLERANCE)
+    of_scenes = replace(result, agreement=replace(agreement, pixels=None, box3d=0.02))
+    with pytest.raises(ExportMismatchError, match=r"of boxes 0\.0200 \(metres"):
+        workflow._expect_agreement(of_scenes, workflow.TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["petr-tiny", "petrv2-tiny"])
+def test_every_detector_of_scenes_is_exported_to_onnx_and_agrees(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "CATEGORIES", [list(item) for item in enumerate(CLASSES)])
+    weights = write_weights(tmp_path / "weights.safetensors", preset, num_classes=10, **QUICK)
+    result = export(weights, "onnx", dynamic_batch=True)
+    assert result.agreement.detections > 0
+    assert result.agreement.box3d is not None
+    metadata = ExportedSceneDetector.load(result.file).metadata
+    assert metadata["inputs"] == ["images", "image_to_lidar", "elapsed"][: 2 + ("v2" in preset)]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from groupdetr.data.check import CheckReport
 from groupdetr.data.nuscenes.dataset import SceneDataset
@@ -52,9 +53,7 @@ def postprocess_boxes3d(predictions: Predictions, num_detections: int) -> list[D
     encoded = predictions.boxes.float()
     encoded = encoded.gather(1, query.unsqueeze(-1).expand(-1, -1, encoded.shape[-1]))
     boxes = decode_boxes3d(encoded)
-    low, high = boxes.new_tensor(LOW), boxes.new_tensor(HIGH)
-    centres = boxes[..., :3]
-    inside = ((centres >= low) & (centres <= high)).all(-1)
+    inside = are_inside(boxes)
     # The whole batch is copied to the host at once.
     scores = scores.cpu()
     labels = labels.cpu()
@@ -65,6 +64,13 @@ def postprocess_boxes3d(predictions: Predictions, num_detections: int) -> list[D
         scene = Detections3D(scores[index], labels[index], boxes[index])
         detections.append(scene[inside[index]])
     return detections
+
+
+def are_inside(boxes: Tensor) -> Tensor:
+    """Return whether the centres of boxes [...,9] are between `LOW` and `HIGH`, [...] bool."""
+    low, high = boxes.new_tensor(LOW), boxes.new_tensor(HIGH)
+    centres = boxes[..., :3]
+    return ((centres >= low) & (centres <= high)).all(-1)
 
 
 class Detection3DTask(Task[Detections3D]):
