@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from groupdetr.console.text import file_name
@@ -14,6 +13,7 @@ from groupdetr.tasks.result_formats import Metrics
 from groupdetr.tasks.run_or_weights import default_folder, weights_of
 from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
 from groupdetr.workflows.output_folder import expect_val_folder, output_folder
+from groupdetr.workflows.own_dataset import is_training_data, real_path
 from groupdetr.workflows.task_workflows import workflows_for
 
 
@@ -24,6 +24,7 @@ def evaluate(
     images: str | Path | None = None,
     split: str | None = None,
     per_group: bool = False,
+    vote: int | None = None,
     imgsz: int | None = None,
     batch: int = 8,
     workers: int | None = None,
@@ -45,6 +46,7 @@ def evaluate(
         images=Path(images) if images is not None else None,
         split=split,
         per_group=per_group,
+        vote=vote,
         imgsz=imgsz,
         batch=batch,
         workers=workers,
@@ -60,6 +62,7 @@ def validate_command(
     images: Path | None,
     split: str | None,
     per_group: bool,
+    vote: int | None,
     imgsz: int | None,
     batch: int,
     workers: int | None,
@@ -79,14 +82,26 @@ def validate_command(
             str(images),
             "add --data with the annotation file, or leave out --images",
         )
-    workflows = workflows_for(task_of(run))
+    task = task_of(run)
+    workflows = workflows_for(task)
+    options_of_images: dict[str, int | None] = {"vote": vote}
+    if task.input_kind != "images":
+        options_of_images = {}
+        if vote is not None:
+            raise UsageError(
+                "--vote fuses boxes in images, and this detector takes scenes",
+                str(run),
+                "leave out --vote",
+            )
     if data is not None and is_training_data(run, data, images):
         # The splits are those of the training, also where a part of train was held out as val.
         data = images = None
     name = folder_name(run, data, split, imgsz)
+    if vote is not None:
+        name = file_name(f"{name}-vote{vote}")
     if out is None:
         out = unused_folder(run, data, name)
-    elif name != "val" or not run.is_dir() or _real(out) != _real(RunFolder(run).val):
+    elif name != "val" or not run.is_dir() or real_path(out) != real_path(RunFolder(run).val):
         refuse_folder_of_training(out)
     # The folder is created before the evaluation, so an unwritable one is an error at once.
     folder = output_folder(out, run, name)
@@ -102,17 +117,8 @@ def validate_command(
         workers=workers,
         device=device,
         out=folder,
+        **options_of_images,
     )
-
-
-def is_training_data(run: Path, data: Path, images: Path | None) -> bool:
-    """True if ``run`` is the folder of a run, and was trained on this dataset."""
-    if not run.is_dir():
-        return False
-    own_data, own_images = training_data(run, "add --data DATA")
-    if _real(data) != _real(own_data):
-        return False
-    return images is None or (own_images is not None and _real(images) == _real(own_images))
 
 
 def folder_name(run: Path, data: Path | None, split: str | None, imgsz: int | None) -> str:
@@ -154,30 +160,19 @@ def _has_same_subject(metrics: Path, run: Path, data: Path | None) -> bool:
         data = training_data(run, "add --data DATA")[0]
     try:
         content = json.loads(metrics.read_text(encoding="utf-8"))
-        weights, evaluated = _real(content["weights"]), _real(content["data"])
+        weights, evaluated = real_path(content["weights"]), real_path(content["data"])
     except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return False
     file = weights_of(run)
-    return weights == _real(file) and evaluated == _real(data)
+    return weights == real_path(file) and evaluated == real_path(data)
 
 
 def refuse_folder_of_training(out: Path) -> None:
     """Raise `UsageError` if a folder is that of the metrics that a training has written."""
-    run = RunFolder(_real(out).parent)
-    if run.config.is_file() and _real(out) == _real(run.val):
+    run = RunFolder(real_path(out).parent)
+    if run.config.is_file() and real_path(out) == real_path(run.val):
         raise UsageError(
             "this folder has the metrics of a training, and this evaluation is another one",
             str(out),
             "choose another --out, or leave it out",
         )
-
-
-def _real(path: str | Path) -> Path:
-    """Return the path that the links in ``path`` lead to, which need not exist.
-
-    Unlike `Path.resolve`, it raises nothing for a link that leads to itself.
-    """
-    try:
-        return Path(os.path.realpath(path))
-    except ValueError:  # a NUL character
-        return Path(path)

@@ -1,0 +1,143 @@
+"""`groupdetr ui`: a local web page of a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from groupdetr.data.records import CocoSplit
+from groupdetr.engine.run_folder import RunFolder, training_data
+from groupdetr.errors import GroupDETRError, UsageError
+from groupdetr.settings import RANGES, expect_whole_number
+from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.detection2d.validation import read_own_split, with_classes_of
+from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
+from groupdetr.web.server import WebServer, expect_installed, listen, serve
+from groupdetr.web.session import WebSession
+from groupdetr.web.validation_set import ValidationSet
+from groupdetr.workflows.own_dataset import is_training_data
+
+MAX_PORT = 65_535
+NAME_DATA = "add --data DATA"
+
+
+def ui(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    images: str | Path | None = None,
+    split: str | None = None,
+    imgsz: int | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    open: bool = False,
+    device: str = "auto",
+) -> WebServer:
+    """Serve a web page of a detector, print its address, and return the server, which runs on.
+
+    The keywords are the options of `groupdetr ui`. The page detects objects in images that are
+    dropped on it, and shows the errors in the val split of ``data``, the dataset of the run by
+    default. `WebServer.close` ends it, and so does the end of the program.
+
+    `UsageError` for a detector of scenes, and for a port that is taken.
+
+    >>> page = groupdetr.ui("runs/mine")
+    >>> page.close()
+    """
+    expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
+    expect_whole_number("port", port, 0, MAX_PORT)
+    expect_installed()
+    run = Path(run)
+    if images is not None and data is None:
+        raise UsageError(
+            "--images has an effect with --data only",
+            str(images),
+            "add --data with the annotation file, or leave out --images",
+        )
+    if task_of(run).input_kind != "images":
+        raise UsageError(
+            "this detector takes scenes of several cameras, and the page shows single images",
+            str(run),
+            "draw its detections with groupdetr predict RUN, which writes an image of each scene",
+        )
+    # The port is taken before the detector is loaded, so that a wrong one is an error at once.
+    listening = listen(host, port)
+    try:
+        detector = Detector(run, device, imgsz)
+        session = WebSession(detector, run.name, detector.recipe.num_groups)
+        named = None if data is None else Path(data)
+        named_images = None if images is None else Path(images)
+        add_validation_set(session, run, named, named_images, split, imgsz)
+    except BaseException:
+        listening.close()
+        raise
+    server = serve(session, host, listening)
+    if open:
+        server.open_browser()
+    return server
+
+
+def add_validation_set(
+    session: WebSession,
+    run: Path,
+    data: Path | None,
+    images: Path | None,
+    split: str | None,
+    imgsz: int | None,
+) -> None:
+    """Give a session the split that the page shows the errors of.
+
+    A dataset that was named is read at once. That of the run is read when the page needs it, and
+    need not be there: then the page says why it has no validation set.
+    """
+    detector = session.detector
+    if data is not None and is_training_data(run, data, images):
+        data = images = None
+    if data is not None:
+        named = with_classes_of(detector, detector.task.read_split(data, images, split))
+        session.validation = ValidationSet(detector, session.lock, lambda: named)
+        return
+    if not run.is_dir():
+        what = "weights without a run do not say which dataset they belong to"
+        session.no_data = f"{what}: {NAME_DATA}"
+        return
+    try:
+        own_data, own_images = training_data(run, NAME_DATA)
+    except GroupDETRError as error:
+        session.no_data = f"{error.what}: {error.remedy}"
+        return
+
+    def read() -> CocoSplit:
+        own_split, _ = read_own_split(detector, own_data, own_images, split or "val")
+        return with_classes_of(detector, own_split)
+
+    # `groupdetr val` writes to this folder for the val split at the size of the training.
+    is_as_trained = imgsz is None or imgsz == weights_and_metadata(run)[1].get("imgsz")
+    recorded = RunFolder(run).val if is_as_trained else None
+    session.validation = ValidationSet(detector, session.lock, read, recorded, own_data)
+
+
+def ui_command(
+    *,
+    run: Path,
+    data: Path | None,
+    images: Path | None,
+    split: str | None,
+    imgsz: int | None,
+    host: str,
+    port: int | None,
+    open: bool,
+    device: str,
+) -> None:
+    """Serve the page until Ctrl-C. The arguments are the options of `groupdetr ui`."""
+    server = ui(
+        run,
+        data,
+        images=images,
+        split=split,
+        imgsz=imgsz,
+        host=host,
+        port=port,
+        open=open,
+        device=device,
+    )
+    server.wait()
