@@ -18,7 +18,7 @@ from groupdetr.console.text import quote
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import SampleIndex
 from groupdetr.engine.run_folder import RunFolder
-from groupdetr.engine.task import Task
+from groupdetr.engine.task import EvaluationResult, Task
 from groupdetr.errors import CallbackError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
@@ -195,6 +195,21 @@ class Callback:
         """
 
 
+class DetectionLogger(Callback):
+    """A callback of the library itself that also gets the detections of every evaluation.
+
+    They are no part of `EvaluationEnd`: a callback that kept its events would keep all detections.
+    """
+
+    def log_detections(
+        self, step: int, detections: Sequence[Any], result: EvaluationResult
+    ) -> None:
+        """Called in the main process after the record of an evaluation was logged.
+
+        ``detections`` are those of the validation images, in the order of the dataset.
+        """
+
+
 HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
 
 # Names that other libraries give to these moments, where the nearest name would mislead.
@@ -289,6 +304,14 @@ class CallbackList:
 
     def on_checkpoint(self, trainer: TrainerInterface) -> None:
         self._call("on_checkpoint", trainer)
+
+    def log_detections(
+        self, step: int, detections: Sequence[Any], result: EvaluationResult
+    ) -> None:
+        """Pass the detections of an evaluation to the library's own loggers."""
+        for logger in self.loggers:
+            if isinstance(logger, DetectionLogger):
+                logger.log_detections(step, detections, result)
 
     def _call(self, hook: str, trainer: TrainerInterface, *arguments: object) -> None:
         if self.failure is not None:

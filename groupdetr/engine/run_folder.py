@@ -57,6 +57,7 @@ class RunFolder:
         self.val = path / "val"
         self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
+        self.trackers = path / "trackers.json"  # what --log-with continues when a run is resumed
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -100,6 +101,7 @@ class RunFolder:
         """
         written = [self.config, self.environment, self.data, self.log, self.results, self.report]
         written += [self.best, self.best_metrics, self.best_errors, self.last, self.previous]
+        written += [self.trackers]
         remove_drafts([*written, self.val / "metrics.json"])
 
     def append(self, record: JsonObject) -> None:
