@@ -5,26 +5,24 @@ The variants of a benchmark take turns, and each is compared with another one of
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from groupdetr.analysis.training_memory import peak_in_new_process, saved_for_backward
 from groupdetr.engine.accelerator import environment
+
+__all__ = ["peak_in_new_process", "saved_for_backward"]  # of the package, for benchmarks
 
 Times = dict[str, float]  # seconds by part of a run; "all" is the sum of the parts
 TimedRun = Callable[[], Times]  # runs a variant once and returns its times
@@ -183,96 +181,6 @@ def count_operations(run: Callable[[], object]) -> tuple[int, float]:
     with _OperationCounter() as counter:
         run()
     return counter.operations, counter.flops / 1e9
-
-
-# Memory
-
-
-class _SavedBytes:
-    """Bytes that autograd graphs hold for the backward pass, now and at most.
-
-    Each storage is counted once. The storages of the tensors ``excluded`` are not counted.
-    """
-
-    def __init__(self, excluded: Iterable[Tensor]) -> None:
-        # data pointer of a storage -> number of references to it
-        self.references = Counter(x.untyped_storage().data_ptr() for x in excluded)
-        self.bytes = 0
-        self.peak = 0
-
-    def add_reference(self, x: Tensor) -> None:
-        storage = x.untyped_storage()
-        pointer = storage.data_ptr()
-        if self.references[pointer] == 0:
-            self.bytes += storage.nbytes()
-        self.references[pointer] += 1
-        self.peak = max(self.peak, self.bytes)
-
-    def remove_reference(self, x: Tensor) -> None:
-        storage = x.untyped_storage()
-        pointer = storage.data_ptr()
-        self.references[pointer] -= 1
-        if self.references[pointer] == 0:
-            self.bytes -= storage.nbytes()
-
-
-class _SavedTensor:
-    """A tensor that a graph holds. It counts as saved until the graph is freed."""
-
-    def __init__(self, saved_bytes: _SavedBytes, x: Tensor) -> None:
-        self.saved_bytes = saved_bytes
-        self.x = x
-        saved_bytes.add_reference(x)
-
-    def __del__(self) -> None:
-        self.saved_bytes.remove_reference(self.x)
-
-
-def saved_for_backward(run: Callable[[], object], excluded: Iterable[Tensor]) -> float:
-    """Return the largest memory in MiB that autograd graphs hold at one time during a run.
-
-    Tensors ``excluded``, such as parameters and inputs, are not counted.
-    """
-    saved_bytes = _SavedBytes(excluded)
-
-    def pack(x: Tensor) -> _SavedTensor:
-        return _SavedTensor(saved_bytes, x)
-
-    def unpack(saved: _SavedTensor) -> Tensor:
-        return saved.x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        run()
-    return saved_bytes.peak / 2**20
-
-
-def peak_in_new_process(make: Callable[..., Callable[[], object]], *args: Any) -> float:
-    """Return the resident memory in MiB that one run adds in a process of its own.
-
-    The process runs what ``make(*args)`` returns.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure_peak, make, *args).result()
-
-
-def _measure_peak(make: Callable[..., Callable[[], object]], *args: Any) -> float:
-    torch.set_num_threads(1)
-    run = make(*args)
-    gc.collect()
-    before = _read_process_status("VmRSS")
-    # This resets VmHWM, the peak of resident memory, to the current resident memory.
-    Path("/proc/self/clear_refs").write_text("5")
-    run()
-    return (_read_process_status("VmHWM") - before) / 2**10
-
-
-def _read_process_status(name: str) -> int:
-    """Return the value of ``name`` in /proc/self/status. Memory is in KiB."""
-    values = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        key, value = line.split(":", 1)
-        values[key] = value
-    return int(values[name].split()[0])
 
 
 # Output

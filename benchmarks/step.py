@@ -1,6 +1,8 @@
 """What K groups cost: time and memory of a training step with K groups, part by part.
 
     python benchmarks/step.py --model dino-4scale-r50 --groups 1 3 5 11 13 [--group-chunk 1]
+    python benchmarks/step.py --model conditional-detr-tiny --groups 1 6 --groups-per-step 2
+    python benchmarks/step.py --model conditional-detr-lite --groups 1 6 --freeze backbone encoder
     python benchmarks/step.py --device cuda --precision bf16 --height 800 --width 1333 [--compile]
     python benchmarks/step.py --model petr-v99 --height 320 --width 800 --batch 1
 
@@ -27,8 +29,10 @@ from torch import Tensor
 
 import groupdetr
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
+from groupdetr.engine.step_groups import groups_of_step, set_step_groups
 from groupdetr.modeling.group_chunks import ChunkedModelWithLoss
 from groupdetr.registry import experiment
+from groupdetr.settings import Part
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.outputs import Outputs
@@ -40,6 +44,9 @@ class Options:
     model: str = "conditional-detr-r50"
     groups: tuple[int, ...] = (1, 11)
     group_chunk: int | None = None  # also run the last K in chunks of so many groups
+    groups_per_step: int | None = None  # also run so many groups of the last K, drawn in every step
+    freeze: tuple[Part, ...] = ()  # parts that are not trained
+    cache_features: bool = False  # also run the last K with the features of the frozen parts given
     side: int = 320
     height: int | None = None  # instead of side
     width: int | None = None
@@ -83,6 +90,8 @@ class Step:
             self.images = random_images(options)
             target = random_target(options)
         self.targets = [target] * options.batch
+        if options.freeze:
+            self.model.freeze(options.freeze)
         if options.compile:
             self.model.compile_parts()
 
@@ -127,6 +136,45 @@ class ChunkedStep(Step):
         loss, _ = self.model_with_loss(self.images, self.targets)
         stopwatch.lap("forward, and backward of chunks")
         return loss
+
+
+class DrawnStep(Step):
+    """A training step of some of the groups, which are drawn in every step."""
+
+    def __init__(self, options: Options, groups: int, per_step: int) -> None:
+        super().__init__(options, groups)
+        self.settings = groupdetr.Settings(groups_per_step=per_step)
+        self.groups = groups
+        self.steps = 0
+
+    def __call__(self) -> measure.Times:
+        step_groups = groups_of_step(self.settings, self.groups, self.steps, progress=0.0)
+        set_step_groups(self.model, step_groups)
+        self.steps += 1
+        return super().__call__()
+
+
+class CachedStep(Step):
+    """A training step that is given the features that frozen parts have computed."""
+
+    def __init__(self, options: Options, groups: int) -> None:
+        super().__init__(options, groups)
+        with torch.no_grad(), self.autocast():
+            self.features = self.model.backbone(self.images.pixels, self.images.padding)
+            self.memory = self.model.encoder(self.features, self.images)
+
+    def loss(self, stopwatch: Stopwatch) -> Tensor:
+        memory = self.memory
+        if "encoder" not in self.options.freeze:
+            memory = self.model.encoder(self.features, self.images)
+            stopwatch.lap("encoder")
+        queries = self.model.queries(memory, self.targets)
+        stopwatch.lap("queries")
+        outputs = Outputs(self.model.decoder(queries, memory), queries)
+        stopwatch.lap("decoder")
+        losses = self.criterion(outputs, self.targets)
+        stopwatch.lap("criterion")
+        return torch.stack([*losses.values()]).sum()
 
 
 def random_images(options: Options) -> groupdetr.Images:
@@ -181,6 +229,12 @@ def main(options: Options) -> None:
     if options.group_chunk is not None:
         groups, chunk = options.groups[-1], options.group_chunk
         makers[f"K = {groups} in chunks of {chunk}"] = partial(ChunkedStep, options, groups, chunk)
+    groups = options.groups[-1]
+    if options.groups_per_step is not None:
+        per_step = options.groups_per_step
+        makers[f"{per_step} of K = {groups}"] = partial(DrawnStep, options, groups, per_step)
+    if options.cache_features:
+        makers[f"K = {groups}, cached features"] = partial(CachedStep, options, groups)
 
     steps = {name: make() for name, make in makers.items()}
     timings = measure.time_interleaved(steps, options.rounds)

@@ -53,10 +53,16 @@ if TYPE_CHECKING:
     from groupdetr.tasks.detection3d.prediction import SceneDetector, SceneResult
     from groupdetr.version import __version__
     from groupdetr.weights.loading import load_weights
-    from groupdetr.workflows.check import check, load_dataset
+    from groupdetr.workflows.check import check, draw_augmentation, load_dataset
+    from groupdetr.workflows.compare import compare
     from groupdetr.workflows.export import export
+    from groupdetr.workflows.groups import compare_groups
+    from groupdetr.workflows.label_errors import find_label_errors
+    from groupdetr.workflows.paper import reproduce
     from groupdetr.workflows.push import push
-    from groupdetr.workflows.train import TrainingResult, train
+    from groupdetr.workflows.train import train
+    from groupdetr.workflows.training_result import TrainingResult
+    from groupdetr.workflows.ui import ui
     from groupdetr.workflows.validate import evaluate
 
 # name: the module that defines it. A test compares it with the imports above.
@@ -92,14 +98,18 @@ _MODULES = {
     "StepObjects": "structures.step_objects",
     "Target": "structures.targets",
     "Term": "criterion.term",
-    "TrainingResult": "workflows.train",
+    "TrainingResult": "workflows.training_result",
     "__version__": "version",
     "attend_within_groups": "groups",
     "check": "workflows.check",
+    "compare": "workflows.compare",
+    "compare_groups": "workflows.groups",
     "create_criterion": "registry",
     "create_model": "registry",
+    "draw_augmentation": "workflows.check",
     "evaluate": "workflows.validate",
     "export": "workflows.export",
+    "find_label_errors": "workflows.label_errors",
     "isolation": "analysis.isolation",
     "list_models": "registry",
     "load_dataset": "workflows.check",
@@ -108,7 +118,9 @@ _MODULES = {
     "match_groups": "groups",
     "push": "workflows.push",
     "register_model": "registry",
+    "reproduce": "workflows.paper",
     "train": "workflows.train",
+    "ui": "workflows.ui",
 }
 
 __all__ = [
@@ -147,10 +159,14 @@ __all__ = [
     "__version__",
     "attend_within_groups",
     "check",
+    "compare",
+    "compare_groups",
     "create_criterion",
     "create_model",
+    "draw_augmentation",
     "evaluate",
     "export",
+    "find_label_errors",
     "isolation",
     "list_models",
     "load_dataset",
@@ -159,7 +175,9 @@ __all__ = [
     "match_groups",
     "push",
     "register_model",
+    "reproduce",
     "train",
+    "ui",
 ]
 
 

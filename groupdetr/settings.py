@@ -5,10 +5,10 @@ The defaults are those of DETR, with which all official repositories train.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 import tyro
 
@@ -16,8 +16,14 @@ from groupdetr.errors import UsageError
 
 DEFAULT_MODEL = "conditional-detr-r50"  # of `groupdetr train`
 DEFAULT_LR_DROP = (11 / 12,)
+# Experiment trackers, of which a training may use several.
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+TRACKER_NAMES: tuple[TrackerName, ...] = get_args(TrackerName)
 # Options that say how long a training is. One of them is given, and it replaces the others.
 LENGTHS = ("epochs", "steps", "minutes")
+# A part of a detector, as in `groupdetr.modeling.detr`. The decoder is that without its heads.
+Part = Literal["backbone", "encoder", "decoder", "queries", "heads"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,11 @@ class Settings:
     imgsz: int = 800
     """Shortest side of an image in validation, in pixels; training draws from DETR's sizes scaled
     by it."""
-    augment: Annotated[str, tyro.conf.arg(metavar="NAME[+photometric]")] = "detr"
+    augment: Annotated[str, tyro.conf.arg(metavar="NAME[+mosaic][+photometric]")] = "detr"
     """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square
-    of 1024/800 of imgsz; flip: flip only; none: as in validation. With +photometric, brightness,
-    contrast and colours change, too, which helps small datasets. For scenes: petr, which resizes,
+    of 1024/800 of imgsz; flip: flip only; none: as in validation. With +mosaic, half of the images
+    are put together with three others before that. With +photometric, brightness, contrast and
+    colours change, too, which helps small datasets. For scenes: petr, which resizes,
     crops and flips all images of a sample in the same way, and rotates and scales the world; or
     none."""
     lr: float = 1e-4
@@ -77,6 +84,13 @@ class Settings:
     is common."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward pass under autocast; costs and losses stay in fp32."""
+    freeze: tuple[Part, ...] = ()
+    """Parts of the detector that are not trained: they keep their weights, stay in evaluation mode,
+    and have no gradients and no state of the optimizer. The decoder is that without its heads."""
+    cache_features: bool = False
+    """Compute what frozen parts in front of the decoder return once for every training image, and
+    read it in every step. It needs --freeze backbone, perhaps with encoder, --augment flip or none,
+    and images of one size; the result is the same. --no-cache-features turns it off."""
     compile: bool = False
     """Compile the network with torch.compile (minutes of warm-up; a CPU needs a C++ compiler)."""
     recompute: bool = False
@@ -85,6 +99,12 @@ class Settings:
     group_chunk: int | None = None
     """Groups whose decoder and loss are computed at once: less memory, the same result; None:
     all."""
+    groups_per_step: int | None = None
+    """Groups that are drawn at random in every step and trained by it, of the K groups: less time.
+    The gradient is that of all groups in expectation; None: all."""
+    groups_schedule: Annotated[str | None, tyro.conf.arg(metavar="K:FRACTION,...")] = None
+    """Fewer groups after a fraction of the training: 6:0.5,1:1 trains six groups until half of it
+    is done, and the first of them alone until the end. The first number is that of --groups."""
     eval_every: float = 1.0
     """Epochs between evaluations."""
     instability_images: int = 500
@@ -108,6 +128,10 @@ class Settings:
         # A configuration file has a list.
         elif isinstance(self.lr_drop, list):
             object.__setattr__(self, "lr_drop", tuple(self.lr_drop))
+        if isinstance(self.freeze, str):
+            object.__setattr__(self, "freeze", (self.freeze,))
+        elif isinstance(self.freeze, list):
+            object.__setattr__(self, "freeze", tuple(self.freeze))
         self._check_types()
         for name, (low, high) in RANGES.items():
             expect_in_range(name, getattr(self, name), low, high)
@@ -129,6 +153,26 @@ class Settings:
             raise UsageError(
                 f"layer-decay must be greater than 0 and at most 1, not {self.layer_decay}"
             )
+        if set(self.freeze) == set(PARTS):
+            raise UsageError(
+                "everything is frozen, so nothing is trained",
+                remedy="leave one part or more out of --freeze",
+            )
+        if self.cache_features and "backbone" not in self.freeze:
+            raise UsageError(
+                "--cache-features keeps what the frozen backbone returns, and it is not frozen",
+                remedy="add --freeze backbone, or --freeze backbone encoder, or turn the cache off "
+                "with --no-cache-features",
+            )
+        if self.cache_features and self.augment not in ("flip", "none"):
+            raise UsageError(
+                f"--augment {self.augment} changes the images in every epoch, so their features "
+                "cannot be cached",
+                remedy="choose --augment flip or none, or turn the cache off with "
+                "--no-cache-features",
+            )
+        if self.groups_schedule is not None:
+            parse_groups_schedule(self.groups_schedule)
         self._check_lr_drop()
 
     def _check_types(self) -> None:
@@ -144,6 +188,10 @@ class Settings:
             if field.name == "lr_drop":
                 is_valid = isinstance(value, tuple) and all(map(is_number, value))
                 value = tuple(map(float, value)) if is_valid else value
+            elif kind.type is tuple:
+                is_valid = isinstance(value, tuple) and all(x in kind.choices for x in value)
+                # The order does not matter, and config.yaml has the same one.
+                value = tuple(x for x in kind.choices if x in value) if is_valid else value
             elif kind.type is int:
                 is_valid = is_number(value) and isinstance(value, Integral)
                 value = int(value) if is_valid else value
@@ -204,6 +252,16 @@ class Settings:
         """`lr_drop` as fractions of the training, between 0 and 1."""
         return tuple(drop / self.epochs if drop > 1 else drop for drop in self.lr_drop)
 
+    def groups_at(self, progress: float) -> int | None:
+        """Return K at a fraction of the training, None without a ``groups_schedule``."""
+        if self.groups_schedule is None:
+            return None
+        stages = parse_groups_schedule(self.groups_schedule)
+        for groups, until in stages:
+            if progress < until:
+                return groups
+        return stages[-1][0]
+
     def as_flags(self) -> list[str]:
         """Return the options of `groupdetr train` that give these settings."""
         flags: list[str] = []
@@ -216,7 +274,8 @@ class Settings:
             if field.name == "lr_drop" and self.schedule == "cosine":
                 continue
             if isinstance(value, tuple):
-                flags += [f"--{name}", *map(str, value)]
+                if value != field.default or field.name == "lr_drop":
+                    flags += [f"--{name}", *map(str, value)]
             elif not isinstance(value, bool):
                 flags += [f"--{name}", str(value)]
             elif value != field.default:
@@ -250,9 +309,13 @@ class SettingsOptions(TypedDict, total=False):
     clip: float
     ema: float | None
     precision: Literal["fp32", "bf16"]
+    freeze: Sequence[Part]
+    cache_features: bool
     compile: bool
     recompute: bool
     group_chunk: int | None
+    groups_per_step: int | None
+    groups_schedule: str | None
     eval_every: float
     instability_images: int
     early_stop: int | None
@@ -264,8 +327,11 @@ class SettingsOptions(TypedDict, total=False):
 
 
 GEOMETRIC = ("detr", "lsj", "flip", "none")  # augmentations that move the objects of an image
+MOSAIC = "mosaic"  # this one puts four images together
 PHOTOMETRIC = "photometric"  # this one changes the colours
-AUGMENTATIONS = (*GEOMETRIC, *(f"{name}+{PHOTOMETRIC}" for name in GEOMETRIC), "petr")
+# What may follow a geometric one, in this order
+_FOLLOWING = ("", f"+{MOSAIC}", f"+{PHOTOMETRIC}", f"+{MOSAIC}+{PHOTOMETRIC}")
+AUGMENTATIONS = (*(name + following for following in _FOLLOWING for name in GEOMETRIC), "petr")
 
 
 @dataclass(frozen=True)
@@ -275,11 +341,15 @@ class Kind:
     type: type
     optional: bool = False  # True: None is a value, too
     choices: tuple[str, ...] = ()
+    form: str = ""  # what an error message says instead of the choices, if they are many
 
     def __str__(self) -> str:
         """Return the kind as an error message names it."""
+        if self.form:
+            return self.form
         if self.choices:
-            return " or ".join(self.choices)
+            choice = " or ".join(self.choices)
+            return f"a list of {choice}" if self.type is tuple else choice
         names = {int: "a whole number", float: "a number", bool: "True or False"}
         name = names.get(self.type, "a text")
         if self.type is tuple:
@@ -296,7 +366,12 @@ KINDS: dict[str, Kind] = {
     "batch": _WHOLE,
     "accumulate": _WHOLE,
     "imgsz": _WHOLE,
-    "augment": Kind(str, choices=AUGMENTATIONS),
+    "augment": Kind(
+        str,
+        choices=AUGMENTATIONS,
+        form=f"{', '.join(GEOMETRIC)}, each with +{MOSAIC}, +{PHOTOMETRIC} or both in this order, "
+        "or petr",
+    ),
     "lr": _NUMBER,
     "backbone_lr": _NUMBER,
     "layer_decay": Kind(float, optional=True),
@@ -307,9 +382,13 @@ KINDS: dict[str, Kind] = {
     "clip": _NUMBER,
     "ema": Kind(float, optional=True),
     "precision": Kind(str, choices=("fp32", "bf16")),
+    "freeze": Kind(tuple, choices=PARTS),
+    "cache_features": Kind(bool),
     "compile": Kind(bool),
     "recompute": Kind(bool),
     "group_chunk": Kind(int, optional=True),
+    "groups_per_step": Kind(int, optional=True),
+    "groups_schedule": Kind(str, optional=True),
     "eval_every": _NUMBER,
     "instability_images": _WHOLE,
     "early_stop": Kind(int, optional=True),
@@ -332,6 +411,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "imgsz": (16, 16_384),
     "warmup": (0, MANY),
     "group_chunk": (1, MANY),
+    "groups_per_step": (1, MANY),
     "eval_every": (0, 1_000_000),
     "instability_images": (0, MANY),
     "early_stop": (1, MANY),
@@ -369,6 +449,36 @@ def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         if latest > 1 and (lengths != ["epochs"] or latest >= changes["epochs"]):
             implied["lr_drop"] = settings.lr_drop_fractions
     return replace(settings, **{**implied, **changes})
+
+
+def parse_groups_schedule(text: str) -> tuple[tuple[int, float], ...]:
+    """Return the stages of a schedule of groups: K, and the fraction of the training at its end.
+
+    `UsageError` unless K falls from stage to stage, and the last fraction is 1.
+
+    >>> parse_groups_schedule("6:0.5,1:1")
+    ((6, 0.5), (1, 1.0))
+    """
+    stages = []
+    for stage in text.split(","):
+        groups, _, until = stage.partition(":")
+        try:
+            stages.append((int(groups), float(until)))
+        except ValueError:
+            stages = [(0, 0.0)]
+            break
+    numbers = [groups for groups, _ in stages]
+    ends = [until for _, until in stages]
+    is_falling = numbers == sorted(set(numbers), reverse=True) and numbers[-1] >= 1
+    is_rising = ends == sorted(set(ends)) and ends[0] > 0 and ends[-1] == 1
+    if not (is_falling and is_rising):
+        raise UsageError(
+            f"groups-schedule cannot be {text!r}: it is a list of K:FRACTION, in which K falls, "
+            "and the fraction rises to 1",
+            remedy="for example --groups-schedule 6:0.5,1:1, which trains six groups until half "
+            "of the training is done, and one group until its end",
+        )
+    return tuple(stages)
 
 
 def option(field: str) -> str:

@@ -11,7 +11,8 @@ import torch
 
 from groupdetr.engine.optimizer import set_learning_rates
 from groupdetr.errors import UsageError
-from groupdetr.settings import DEFAULT_LR_DROP, KINDS, Settings, with_changes
+from groupdetr.modeling import detr
+from groupdetr.settings import DEFAULT_LR_DROP, KINDS, PARTS, Settings, with_changes
 
 ODD_VALUES = (-1, -1.5, 0, 2.5, math.nan, math.inf, 2**70, True, "x", [1], {}, object())
 
@@ -72,6 +73,10 @@ def test_an_odd_value_of_a_setting_is_refused_or_has_the_type_of_the_field(name:
 def test_seeds_that_no_generator_takes_are_refused(seed: Any) -> None:
     with pytest.raises(UsageError, match="seed"):
         Settings(seed=seed)
+
+
+def test_the_parts_of_the_settings_are_those_of_the_model() -> None:
+    assert detr.PARTS == PARTS
 
 
 def test_a_given_length_replaces_the_former_one_and_two_lengths_are_refused() -> None:

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from groupdetr.checkpoints import checked_file
 from groupdetr.checkpoints.checked_file import DamagedError
 from groupdetr.checkpoints.file_format import KEY, file_stamp, require_format
+from groupdetr.engine.step_groups import GroupRows
 from groupdetr.errors import UsageError
 from groupdetr.files.writing import draft_of, explained, write_atomically
 
@@ -34,6 +35,8 @@ class TrainingProgress:
     step: int = 0  # optimizer steps taken
     images: int = 0  # training images taken, those that were taken in several epochs each time
     seconds: float = 0.0  # wall time of training
+    # CPU time of the main process in training, all its threads together
+    cpu_seconds: float = 0.0
     evaluation_seconds: float = 0.0  # wall time of evaluation
     best_ap: float = -1.0  # -1: it was undefined at every evaluation, or there was none
     stale: int = 0  # evaluations since the best one
@@ -55,6 +58,8 @@ class CheckpointState:
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     # True if last.pt is known to be whole, so that it may take the place of previous.pt.
     last_is_whole: bool = False
+    # What the optimizer has in place of the parameters that hold all groups, if it has them.
+    rows: GroupRows | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -134,12 +139,14 @@ class CheckpointState:
             stamp = content.get(KEY, {}) if isinstance(content, dict) else {}
             remedy = "start a new run with groupdetr train: this version cannot resume it"
             require_format(stamp, str(path), remedy, UsageError)
-            self.model.load_state_dict(content["model"])
-            self._load_optimizer(content["optimizer"], content["optimizer_parameters"])
             if self.ema is not None:
                 # A run that had no moving average begins one with its weights.
                 weights = {f"module.{key}": value for key, value in content["model"].items()}
                 self.ema.load_state_dict(content["ema"] or {**self.ema.state_dict(), **weights})
+            # After the moving average, which shares the parameters that are frozen now: they are
+            # those of the model, also if they were trained until now.
+            self.model.load_state_dict(content["model"])
+            self._load_optimizer(content["optimizer"], content["optimizer_parameters"])
             self.progress = TrainingProgress(**content["progress"])
             self.matched = content["matched"]
             self.callbacks = content.get("callbacks", {})
@@ -162,6 +169,8 @@ class CheckpointState:
     def _parameter_names(self) -> list[str]:
         """Return the names of the parameters in the order in which the optimizer numbers them."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        if self.rows is not None:
+            names |= self.rows.names()
         groups = self.optimizer.param_groups
         return [names[id(parameter)] for group in groups for parameter in group["params"]]
 
@@ -172,6 +181,8 @@ class CheckpointState:
         have changed, and with them the division of the parameters into groups.
         """
         by_name = {saved_names[index]: state for index, state in saved["state"].items()}
+        if self.rows is not None:
+            by_name = self.rows.divided(by_name)
         names = self._parameter_names()
         state = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
         groups = self.optimizer.state_dict()["param_groups"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from groupdetr.engine.step_groups import GroupRows
 from groupdetr.errors import UsageError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
@@ -19,8 +21,12 @@ MAX_WARMUP = 1 / 3  # the largest fraction of a training in which the learning r
 GroupKey = tuple[str, float, float]
 
 
-def create_optimizer(model: DetectionTransformer, settings: Settings) -> torch.optim.AdamW:
+def create_optimizer(
+    model: DetectionTransformer, settings: Settings, rows: GroupRows | None = None
+) -> torch.optim.AdamW:
     """Return AdamW with one parameter group for every combination of rate and weight decay.
+
+    With ``rows``, it has the rows of every group in place of the parameters that hold all groups.
 
     The first two groups are always the rest of the model and the backbone. Further groups hold
     backbone layers with other rates, and parameters without weight decay.
@@ -29,8 +35,9 @@ def create_optimizer(model: DetectionTransformer, settings: Settings) -> torch.o
         ("rest", 1.0, settings.weight_decay): [],
         ("backbone", 1.0, settings.weight_decay): [],
     }
-    for key, parameter in _grouped_parameters(model, settings):
-        members.setdefault(key, []).append(parameter)
+    for key, name, parameter in _grouped_parameters(model, settings):
+        parts = [parameter] if rows is None else rows.in_place_of(name, parameter)
+        members.setdefault(key, []).extend(parts)
     groups = [
         {"params": parameters, "part": part, "factor": factor, "weight_decay": decay}
         for (part, factor, decay), parameters in members.items()
@@ -43,8 +50,8 @@ def create_optimizer(model: DetectionTransformer, settings: Settings) -> torch.o
 
 def _grouped_parameters(
     model: DetectionTransformer, settings: Settings
-) -> Iterator[tuple[GroupKey, nn.Parameter]]:
-    """Yield every trainable parameter with the key of its group."""
+) -> Iterator[tuple[GroupKey, str, nn.Parameter]]:
+    """Yield the key of the group, the name, and the parameter itself of all that are trained."""
     backbone = model.backbone
     if settings.layer_decay is not None and not backbone.supports_layer_decay:
         raise UsageError(
@@ -58,14 +65,14 @@ def _grouped_parameters(
         part, _, name_in_part = name.partition(".")
         decay = 0.0 if name in undecayed else settings.weight_decay
         if part != "backbone":
-            yield ("rest", 1.0, decay), parameter
+            yield ("rest", 1.0, decay), name, parameter
             continue
         factor = 1.0
         if settings.layer_decay is not None:
             factor = backbone.lr_factor(name_in_part, settings.layer_decay)
         if not backbone.has_weight_decay(name_in_part):
             decay = 0.0
-        yield ("backbone", factor, decay), parameter
+        yield ("backbone", factor, decay), name, parameter
 
 
 def set_learning_rates(
@@ -91,6 +98,46 @@ def set_learning_rates(
     return float(optimizer.param_groups[0]["lr"])
 
 
-def create_ema(model: nn.Module, decay: float) -> AveragedModel:
+class MovingAverage(AveragedModel):
+    """A copy of a model whose weights are an exponential moving average.
+
+    A parameter that is not trained is that of the model itself, which needs neither memory nor
+    time. Buffers are averaged, too.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.average = get_ema_multi_avg_fn(decay)
+        super().__init__(model, multi_avg_fn=self.average, use_buffers=True)
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                module_name, _, own_name = name.rpartition(".")
+                setattr(self.module.get_submodule(module_name), own_name, parameter)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average of every trained parameter and every buffer towards that of the model.
+
+        The first update copies them.
+        """
+        # Tensors of one device and type are averaged at once.
+        batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+        averages = chain(self.module.parameters(), self.module.buffers())
+        values = chain(model.parameters(), model.buffers())
+        for average, value in zip(averages, values, strict=True):
+            if average is not value:
+                key = (average.device, average.dtype)
+                batch = batches.setdefault(key, ([], []))
+                batch[0].append(average)
+                batch[1].append(value.to(average.device))
+        for averages_at_once, values_at_once in batches.values():
+            if self.n_averaged == 0:
+                for average, value in zip(averages_at_once, values_at_once):
+                    average.copy_(value)
+            else:
+                self.average(averages_at_once, values_at_once, self.n_averaged)
+        self.n_averaged += 1
+
+
+def create_ema(model: nn.Module, decay: float) -> MovingAverage:
     """Return a copy of the model whose weights are an exponential moving average."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return MovingAverage(model, decay)

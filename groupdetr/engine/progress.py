@@ -63,21 +63,23 @@ class CountProgress:
     """Shows how many of a number of images are done, and the time that has passed and is left.
 
     It is a bar on a terminal, and lines elsewhere, which are further apart the longer it takes. It
-    is called with the number of images that are done, and of all.
+    is called with the number of images that are done, and of all; None for a number that nobody
+    knows. ``noun`` is what is counted, in the plural.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, noun: str = "images") -> None:
         self.label = label
+        self.noun = noun
         self.console = create_console()
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} images", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
             *time_columns(),
             console=self.console,
             transient=True,
         )
-        self.task = self.bar.add_task(label, total=0)
+        self.task = self.bar.add_task(label, total=0, text="")
         self.start_time = self.last_print_time = time.monotonic()
 
     def __enter__(self) -> CountProgress:
@@ -87,16 +89,23 @@ class CountProgress:
         if self.console.is_terminal:
             self.bar.stop()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int | None) -> None:
         if not is_main_process():
             return
+        if total is not None:
+            # A file may have more frames than its header tells.
+            total = max(done, total)
+        text = f"{done} {self.noun}" if total is None else f"{done}/{total} {self.noun}"
         now = time.monotonic()
         if self.console.is_terminal:
             self.bar.start()  # This does nothing if it has been started.
-            self.bar.update(self.task, completed=done, total=total)
+            self.bar.update(self.task, completed=done, total=total, text=text)
         elif now - self.last_print_time > seconds_between_lines(now - self.start_time):
-            times = format_times(now - self.start_time, done / total)
-            self.console.print(f"{self.label}  {done}/{total} images  {times}")
+            passed = now - self.start_time
+            times = f"{format_duration(passed)} passed"
+            if total:
+                times = format_times(passed, done / total)
+            self.console.print(f"{self.label}  {text}  {times}")
             self.last_print_time = now
 
 

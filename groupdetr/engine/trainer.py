@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from fractions import Fraction
 from itertools import islice
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from groupdetr.checkpoints import native
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.data.dataset import SampleIndex
+from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
 from groupdetr.engine.accelerator import peak_memory_mb
 from groupdetr.engine.callbacks import (
@@ -27,11 +27,17 @@ from groupdetr.engine.callbacks import (
     resume_remedy,
 )
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
+from groupdetr.engine.feature_cache import (
+    CachedChunkedModelWithLoss,
+    CachedModelWithLoss,
+    FeatureCache,
+)
 from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
 from groupdetr.engine.run_folder import RunFolder, write_json
 from groupdetr.engine.sampler import ENDLESS, CheckedSampler
+from groupdetr.engine.step_groups import StepGroups, trains_some_groups
 from groupdetr.engine.task import Batch, EvaluationResult, Task
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.errors import CallbackError, DivergedError, WeightsError
@@ -71,11 +77,20 @@ class Trainer:
         self.criterion = criterion
         self.callbacks = CallbackList(callbacks, defer_errors=plan.num_processes > 1)
         self.model = model.to(self.accelerator.device)
+        if self.settings.freeze:
+            self.model.freeze(self.settings.freeze)
         # Model and criterion as one module: images, targets and objects of the step -> losses.
         self.model_with_loss = with_loss(model, criterion, self.settings.group_chunk)
-        optimizer = create_optimizer(model, self.settings)
+        # Decides which groups a step trains; None: all of them.
+        self.step_groups: StepGroups | None = None
+        if trains_some_groups(self.settings):
+            self.step_groups = StepGroups(model, self.settings)
+        rows = self.step_groups.rows if self.step_groups else None
+        optimizer = create_optimizer(model, self.settings, rows)
         ema = create_ema(model, self.settings.ema) if self.settings.ema else None
-        self.state = CheckpointState(model, optimizer, ema, TrainingProgress())
+        self.state = CheckpointState(model, optimizer, ema, TrainingProgress(), rows=rows)
+        self.groups: tuple[int, ...] | None = None  # that the last step trained; None: all
+        self.cache: FeatureCache | None = None  # the features of frozen parts, if they are cached
         self.launcher = Launcher()
         # What this process was asked for, by a signal or a callback.
         self.stop_requested = False
@@ -96,6 +111,20 @@ class Trainer:
         self.damage: str | None = None
         # Says that what an evaluation has written was damaged or missing on a resume.
         self.evaluation_damage: str | None = None
+
+    def cache_features(self, dataset: DetectionDataset, log: Callable[[str], None]) -> None:
+        """Compute the features of frozen parts for all training images, and train with them.
+
+        ``dataset`` has these images. ``log`` prints a line about the size of the features.
+        """
+        self.cache = FeatureCache(self.plan, dataset, self.model, log)
+        self.model_with_loss = with_loss(
+            self.model,
+            self.criterion,
+            self.settings.group_chunk,
+            CachedModelWithLoss,
+            CachedChunkedModelWithLoss,
+        )
 
     # what callbacks may use, besides the attributes of `TrainerInterface`
 
@@ -216,6 +245,8 @@ class Trainer:
                 # and then they would only end with it.
                 self.micro_batches = None
                 self.task.val_loader.close()
+                if self.cache is not None:
+                    self.cache.close()
 
     def _train(self) -> None:
         progress = self.state.progress
@@ -230,6 +261,7 @@ class Trainer:
             if self.is_finished():
                 break
             started = time.monotonic()
+            cpu_started = time.process_time()
             if not self.model.training:
                 # A callback has evaluated the model.
                 self.model.train()
@@ -243,6 +275,7 @@ class Trainer:
             progress.step += 1
             progress.images += self.settings.batch
             progress.seconds += self.sync_seconds(time.monotonic() - started)
+            progress.cpu_seconds += time.process_time() - cpu_started
             # The checkpoint has this, so that an evaluation that a failing callback prevents is
             # done when the run is resumed.
             progress.evaluation_due = self.is_evaluation_due()
@@ -326,6 +359,8 @@ class Trainer:
             sampler = CheckedSampler(self.own_sampler, self.plan, self.step, self.total_steps)
         else:
             sampler = self.default_sampler()
+        if self.cache is not None:
+            return self.cache.batches(sampler)
         return iter(training_loader(self.task.train, sampler, self.plan.workers))
 
     def take_step(
@@ -337,6 +372,10 @@ class Trainer:
         gradient before clipping.
         """
         self.state.optimizer.zero_grad(set_to_none=True)
+        if self.step_groups is not None:
+            # The optimizer has the rows of the groups and not the parameters that hold them.
+            self.model.zero_grad(set_to_none=True)
+            self.groups = self.step_groups.begin(self.step, self.progress_fraction())
         step_objects = self.step_objects(micro_batches)
         sums: dict[str, Tensor] = {}
         for i, micro_batch in enumerate(micro_batches):
@@ -352,6 +391,8 @@ class Trainer:
             raise self.divergence_error("the loss or its gradient is not finite", micro_batches)
         # Until the step is counted, the state is not that of a whole step.
         self.is_updating = True
+        if self.step_groups is not None:
+            self.step_groups.give_gradients(self.state.optimizer, self.progress_fraction())
         self.state.optimizer.step()
         if self.state.ema is not None:
             self.state.ema.update_parameters(self.model)
@@ -498,8 +539,11 @@ class Trainer:
             "lr": lr,
             "norm": grad_norm,
             "seconds": round(self.state.progress.seconds, 3),
+            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
             "losses": losses,
         }
+        if self.groups is not None:
+            record["groups"] = len(self.groups)
         is_recorded = self.is_main_process and (step % 10 == 0 or step <= 10)
         if is_recorded:
             self.run.append(record)
@@ -559,6 +603,7 @@ class Trainer:
         # All files are written before the callbacks are called, because a callback may fail.
         if record is not None:
             self.callbacks.on_record(self, record)
+            self.callbacks.log_detections(self.step, detections, result)
         event = EvaluationEnd(
             step=self.step,
             epoch=self.epoch,
@@ -592,7 +637,11 @@ class Trainer:
             "seconds": round(self.state.progress.seconds, 3),
         }
         values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-        record = {**when, "peak_memory_mb": round(peak_memory_mb(), 1), **values}
+        cost = {
+            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+        }
+        record = {**when, **cost, **values}
         self.run.append(record)
         self.run.write_results(self.run.records())
         if is_best or not self.run.best.is_file():

@@ -60,8 +60,12 @@ class ModelWithLoss(nn.Module):
         step: StepObjects | None = None,
     ) -> Losses:
         """``step`` as in `SetCriterion.forward`."""
-        outputs = self.model(images, targets)
-        return sum_losses(self.criterion(outputs, targets, step))
+        return sum_losses(self.criterion(self.outputs(images, targets), targets, step))
+
+    def outputs(self, images: Any, targets: Sequence[Target]) -> Outputs:
+        """Return the output of the model."""
+        outputs: Outputs = self.model(images, targets)
+        return outputs
 
 
 class ChunkedModelWithLoss(nn.Module):
@@ -89,9 +93,7 @@ class ChunkedModelWithLoss(nn.Module):
         step: StepObjects | None = None,
     ) -> Losses:
         """``step`` as in `SetCriterion.forward`."""
-        self.model.require_inputs(images, targets)
-        features = self.model.backbone(images.pixels, images.padding)
-        memory: Memory = self.model.encoder(features, images)
+        memory = self.memory(images, targets)
         queries: Queries = self.model.queries(memory, targets)
         keys_values = self.model.decoder.precompute_keys_values(memory)
 
@@ -120,6 +122,13 @@ class ChunkedModelWithLoss(nn.Module):
         loss, loss_by_name = sum_losses(total_losses)
         return boundary.rejoin(loss), loss_by_name
 
+    def memory(self, images: Any, targets: Sequence[Target]) -> Memory:
+        """Return the encoded images."""
+        self.model.require_inputs(images, targets)
+        features = self.model.backbone(images.pixels, images.padding)
+        memory: Memory = self.model.encoder(features, images)
+        return memory
+
     def chunk_loss(
         self,
         chunk: Queries,
@@ -146,12 +155,19 @@ class ChunkedModelWithLoss(nn.Module):
 
 
 def with_loss(
-    model: DetectionTransformer, criterion: SetCriterion, groups_at_once: int | None
+    model: DetectionTransformer,
+    criterion: SetCriterion,
+    groups_at_once: int | None,
+    at_once: type[ModelWithLoss] = ModelWithLoss,
+    in_chunks: type[ChunkedModelWithLoss] = ChunkedModelWithLoss,
 ) -> ModelWithLoss | ChunkedModelWithLoss:
-    """Return model and criterion as one module, for all groups at once or for chunks of groups."""
+    """Return model and criterion as one module, for all groups at once or for chunks of groups.
+
+    ``at_once`` and ``in_chunks`` are the classes of these modules.
+    """
     if groups_at_once is not None and model.recipe.needs_chunks(groups_at_once):
-        return ChunkedModelWithLoss(model, criterion, groups_at_once)
-    return ModelWithLoss(model, criterion)
+        return in_chunks(model, criterion, groups_at_once)
+    return at_once(model, criterion)
 
 
 def sum_losses(losses: Mapping[str, Tensor]) -> Losses:

@@ -15,7 +15,7 @@ from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.registry import loaded_plugins
-from groupdetr.settings import Settings
+from groupdetr.settings import PARTS, TRACKER_NAMES, Settings
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.run_or_weights import expect_run
 
@@ -38,6 +38,14 @@ def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
+def _is_list_of_parts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(part in PARTS for part in value)
+
+
+def _is_list_of_trackers(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(name in TRACKER_NAMES for name in value)
+
+
 # What config.yaml records besides the settings: a check of the value, and what it accepts.
 RECORDED: dict[str, tuple[Callable[[object], bool], str]] = {
     "data": (_is_text, "a path"),
@@ -48,8 +56,11 @@ RECORDED: dict[str, tuple[Callable[[object], bool], str]] = {
     "backbone": (_is_optional_text, "a name or null"),
     "set": (_is_list_of_texts, "a list of name=value"),
     "weights": (_is_optional_text, "a path or null"),
+    "weights_of": (_is_list_of_parts, f"a list of {', '.join(PARTS)}"),
     "pretrained_backbone": (_is_text, "auto, none or a path"),
+    "transform": (_is_optional_text, "the text of a transform or null"),
     "check": (lambda value: isinstance(value, bool), "true or false"),
+    "log_with": (_is_list_of_trackers, f"a list of {', '.join(TRACKER_NAMES)}"),
     "settings": (lambda value: isinstance(value, dict), "an object of settings"),
 }
 
@@ -69,6 +80,9 @@ class TrainingConfig:
     pretrained_backbone: str
     check: bool
     settings: Settings
+    log_with: tuple[str, ...] = ()  # trackers
+    transform: str | None = None  # of a module that `groupdetr.train` got, its repr
+    weights_of: tuple[str, ...] = ()  # parts that get the weights of ``weights``; (): all of them
 
     @classmethod
     def from_model(cls, data: Path, model: str, settings: Settings) -> TrainingConfig:
@@ -99,7 +113,8 @@ class TrainingConfig:
             )
         known = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in recorded.items() if name in known}
-        values.setdefault("backbone", None)
+        # Older runs lack these.
+        values = {"backbone": None, "log_with": (), "weights_of": (), "transform": None} | values
         absent = sorted(known - values.keys())
         if absent:
             raise UsageError(
@@ -113,6 +128,8 @@ class TrainingConfig:
         for name in ("data", "images", "weights"):
             values[name] = Path(values[name]) if values[name] is not None else None
         values["set"] = tuple(values["set"])
+        values["log_with"] = tuple(values["log_with"])
+        values["weights_of"] = tuple(values["weights_of"])
         try:
             values["settings"] = Settings(**values["settings"])
         except (TypeError, UsageError) as error:
@@ -120,6 +137,11 @@ class TrainingConfig:
             what = f"the settings in the configuration of this run cannot be used: {reason}"
             raise UsageError(what, where, RESTORE) from error
         return cls(**values)
+
+    @property
+    def replaces_backbone(self) -> bool:
+        """True if ``weights`` are those of the backbone, too."""
+        return self.weights is not None and (not self.weights_of or "backbone" in self.weights_of)
 
     def to_yaml(self, built: Recipe, planned: Recipe, settings: Settings) -> JsonObject:
         """Return the content of config.yaml, with paths that are valid from every folder.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.backbones.pretrained_layouts import BACKBONES, refuse_backbone_only
-from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.detr import PARTS, DetectionTransformer, part_of
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
 from groupdetr.weights.adapt import (
     check_classes,
@@ -59,9 +59,13 @@ POSITION_FIELDS = ("temperature", "offset")
 # A model may have this many times the elements of its file, plus these, about 500 MB.
 MAX_GROWTH = 4
 MIN_ELEMENTS = 2**27
-# Other recipe fields that do not follow from the tensors. The model keeps its own, and the report
-# has a line for each that differs.
-OTHER_FIELDS = ("num_heads", "dilated", "eps")
+# Other recipe fields that do not follow from the tensors, with the parts that depend on them. The
+# model keeps its own, and the report has a line for each that differs.
+OTHER_FIELDS = {
+    "num_heads": ("encoder", "decoder"),
+    "dilated": ("backbone",),
+    "eps": ("decoder", "queries", "heads"),
+}
 
 
 def _native_recipe(file: Checkpoint) -> RecipeFields:
@@ -138,6 +142,7 @@ def load_weights(
     file_groups: int | None = None,
     layout: str | None = None,
     entry: str | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> LoadReport:
     """Load weights of an official layout, of Hugging Face, of detrex or of this library.
 
@@ -147,10 +152,12 @@ def load_weights(
     ``file_groups`` is K of a file that has K*N query rows and does not say how many groups they
     are. ``layout`` is the title of the layout of a file that may have several and does not say
     which. ``entry`` selects one of several sets of weights in a file, such as ``ema``, by its key.
+    ``parts`` are those of the model whose weights are loaded: backbone, encoder, decoder (without
+    its heads), queries and heads. The others stay as they are, and the file may have any others.
 
     The temperature and the offset of the image's position embedding become those of the file, in
     the model and in ``model.recipe``. `WeightsError` if the weights do not fit; the model is then
-    unchanged.
+    unchanged. `UsageError` for a part that the model does not have.
 
     Which axes of the parameters are the groups, the queries and the classes is what the modules of
     the model declare (`groupdetr.modeling.parameter_axes`).
@@ -165,12 +172,16 @@ def load_weights(
     # Files do not contain buffers that are not persistent.
     declared = {name: axes for name, axes in declared_axes(model).items() if name in model_state}
     expect_recipe_sizes(declared, model_state, model.recipe)
+    model_state = of_parts(model_state, parts)
+    expect_parts(model_state, parts)
+    declared = {name: axes for name, axes in declared.items() if name in model_state}
 
     file_layout, file = convert_checkpoint(source, layout, entry)
     where = file.where
     file_recipe = file_options(file_layout, file)
     report = LoadReport()
     report.add([f"{where}: read as {file_layout.title}, {len(file.state)} tensors", *file.notes])
+    file = replace(file, state=of_parts(file.state, parts))
     refuse(file.state.keys() - model.state_dict().keys(), "the model has no", where)
     refuse(model_state.keys() - file.state.keys(), "the file has no", where)
     refuse(
@@ -183,20 +194,23 @@ def load_weights(
     state = restore_groups(file, model_state, declared, file_groups, model.recipe.num_queries)
     # A parameter that layers share is loaded under its first name.
     state = {name: state[name] for name in model_state}
-    file_classes = count_classes(state, declared, where)
-    model_classes = count_classes(model_state, declared, where)
-    file_names = [name for _, name in file_categories(file_layout, file, file_classes)]
-    model_names = class_names or ()
-    if model_names and len(model_names) != model_classes:
-        raise UsageError(
-            f"{len(model_names)} class names for a model with {model_classes} classes",
-            where,
-            "pass a name in class_names for every class of the model",
-        )
-    if new_head:
-        report.add(replace_classes(state, model_state, declared, file_names, model_names))
-    else:
-        check_classes((file_classes, model_classes), file_names, model_names, where)
+    takes_all = set(parts) == set(PARTS)
+    # Most parts have no parameters with an axis of classes. A whole model must have one.
+    if takes_all or count_by_name(Axis.CLASS, declared, model_state):
+        file_classes = count_classes(state, declared, where)
+        model_classes = count_classes(model_state, declared, where)
+        file_names = [name for _, name in file_categories(file_layout, file, file_classes)]
+        model_names = class_names or ()
+        if model_names and len(model_names) != model_classes:
+            raise UsageError(
+                f"{len(model_names)} class names for a model with {model_classes} classes",
+                where,
+                "pass a name in class_names for every class of the model",
+            )
+        if new_head:
+            report.add(replace_classes(state, model_state, declared, file_names, model_names))
+        else:
+            check_classes((file_classes, model_classes), file_names, model_names, where)
     # The classes of proposal heads are those of the model by now.
     report.add(fit_groups(state, model_state, declared))
 
@@ -205,8 +219,11 @@ def load_weights(
     refuse(not_finite, "not all finite:", where)
 
     model_recipe = asdict(model.recipe)
-    report.recipe_changes = position_changes(model_recipe, file_recipe)
-    report.add(describe_differences(model_recipe, file_recipe))
+    if "encoder" in parts:
+        report.recipe_changes = position_changes(model_recipe, file_recipe)
+    report.add(describe_differences(model_recipe, file_recipe, parts))
+    if not takes_all:
+        report.add(describe_parts(state, parts))
     model.load_state_dict(state, strict=False)
     if report.recipe_changes:
         model.recipe = model.recipe.with_options(**report.recipe_changes)
@@ -312,17 +329,51 @@ def position_changes(model: Metadata, file: Metadata) -> dict[str, float]:
     return {name: file[name] for name in POSITION_FIELDS if _differs(name, model, file)}
 
 
-def describe_differences(model: Metadata, file: Metadata) -> list[str]:
-    """Return a line for each recipe field that differs and does not follow from the tensors."""
+def of_parts(state: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors of a state whose part of the model is one of ``parts``.
+
+    A tensor that belongs to no part of a model is kept, to be refused.
+    """
+    other_parts = set(PARTS) - set(parts)
+    return {name: tensor for name, tensor in state.items() if part_of(name) not in other_parts}
+
+
+def expect_parts(state: Mapping[str, Tensor], parts: Sequence[str]) -> None:
+    """Raise `UsageError` unless the model, whose tensors are ``state``, has each of ``parts``."""
+    existing = {part_of(name) for name in state}
+    for part in parts:
+        if part not in PARTS or (part not in existing and set(parts) != set(PARTS)):
+            raise UsageError(
+                f"this model has no weights of a part called {part!r}",
+                remedy=f"choose from {', '.join(PARTS)}",
+            )
+
+
+def describe_parts(state: Mapping[str, Tensor], parts: Sequence[str]) -> list[str]:
+    """Return a line for each part that was loaded, and one that names the others."""
+    lines = []
+    for part in parts:
+        tensors = [tensor for name, tensor in state.items() if part_of(name) == part]
+        millions = sum(tensor.numel() for tensor in tensors) / 1e6
+        lines.append(f"{part}: loaded {len(tensors)} tensors, {millions:.2f} M values")
+    others = [part for part in PARTS if part not in parts]
+    return [*lines, f"{', '.join(others)}: not taken from the file"]
+
+
+def describe_differences(model: Metadata, file: Metadata, parts: Sequence[str]) -> list[str]:
+    """Return a line for each recipe field that differs and does not follow from the tensors.
+
+    ``parts`` are those whose weights are loaded.
+    """
     lines = []
     for name in POSITION_FIELDS:
-        if _differs(name, model, file):
+        if "encoder" in parts and _differs(name, model, file):
             theirs, ours = file[name], model[name]
             lines.append(
                 f"{name}: {theirs:g} in the file, {ours:g} in the model: set to {theirs:g}"
             )
-    for name in OTHER_FIELDS:
-        if _differs(name, model, file):
+    for name, dependent_parts in OTHER_FIELDS.items():
+        if any(part in parts for part in dependent_parts) and _differs(name, model, file):
             lines.append(
                 f"{name}: {file[name]} in the file, {model[name]} in the model: "
                 "the predictions will differ from those of the original"
@@ -539,7 +590,7 @@ def unequal_shared_parameters(
     ]
     for name, value in all_names:
         first_name = first_names[id(value)]
-        if name == first_name or name not in state:
+        if name == first_name or name not in state or first_name not in state:
             continue
         if not torch.equal(state[name], state[first_name]):
             unequal.append(name)

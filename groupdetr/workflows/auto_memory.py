@@ -24,6 +24,7 @@ from groupdetr.console.text import quantity, quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.memory import create_meter, format_bytes, is_out_of_memory, usable_bytes
 from groupdetr.engine.optimizer import create_ema, create_optimizer
+from groupdetr.engine.step_groups import set_step_groups
 from groupdetr.engine.task import WorstCaseBatch
 from groupdetr.errors import UsageError
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
@@ -201,7 +202,8 @@ class FitProblem:
             return [(k, k) for k in range(fewest, groups + 1)]
         if self.settings.group_chunk is not None:
             return [(groups, self.settings.group_chunk)]
-        return [(groups, math.ceil(groups / passes)) for passes in range(1, groups + 1)]
+        at_once = min(groups, self.settings.groups_per_step or groups)
+        return [(groups, math.ceil(at_once / passes)) for passes in range(1, at_once + 1)]
 
 
 # the search for a plan that fits
@@ -348,6 +350,10 @@ class TrainingState:
         self.criterion = recipe.criterion()
         model = replace(recipe, num_groups=groups, pretrained_backbone=False).build()
         self.model = model.to(device).train()
+        if settings.freeze:
+            self.model.freeze(settings.freeze)
+        if settings.groups_per_step is not None:
+            set_step_groups(self.model, tuple(range(min(groups, settings.groups_per_step))))
         self.optimizer = create_optimizer(self.model, settings)
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         # A step with zero gradients allocates the moments.

@@ -80,6 +80,22 @@ def test_an_evaluation_by_a_command_prints_lines_with_times(
     ]
 
 
+def test_frames_are_counted_also_if_nobody_knows_how_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter([0.0, 30.0, 60.0, 90.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    with CountProgress("street.mp4", "frames") as on_progress:
+        on_progress(10, None)
+        on_progress(20, 40)
+        on_progress(50, 40)  # The header of a file may count fewer frames than there are.
+    assert capsys.readouterr().out.splitlines() == [
+        "street.mp4  10 frames  30s passed",
+        "street.mp4  20/40 frames  1m00s passed  1m00s left",
+        "street.mp4  50/50 frames  1m30s passed  0s left",
+    ]
+
+
 @pytest.mark.parametrize("in_cell", [False, True])
 def test_a_command_in_the_cell_of_a_notebook_prints_lines_although_it_has_a_terminal(
     in_cell: bool, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ import groupdetr
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 from groupdetr.workflows import train as train_workflow
+from groupdetr.workflows.advice import advice
 from groupdetr.workflows.detector_plan import DetectorPlan
 from tests.runs import TINY_PRESETS
 
@@ -41,7 +42,7 @@ def advise(
         options = {**LONG, **options}
         with pytest.raises(PlanIsMadeError):
             groupdetr.train(data, model=model, out=tmp_path / "run", check=False, **options)
-        return train_workflow.advice(plans[0])
+        return advice(plans[0])
 
     return advise
 

@@ -245,7 +245,7 @@ def peak_of_training(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, *op
     with monkeypatch.context() as patch:
         patch.setattr(train_workflow, "fit_to_memory", fit_and_reset_peak)
         # The page of the run is not written.
-        patch.setattr(train_workflow, "finish", lambda *_: None)
+        patch.setattr("groupdetr.workflows.run_plan.finish", lambda *_: None)
         return meter(lambda: train(data, out, *options))
 
 
@@ -272,6 +272,19 @@ def test_a_fitted_run_of_any_detector_stays_below_the_limit(
     fitted = peak_of_training(monkeypatch, data, tmp_path / "fitted", *options, *AUTO)
     assert 0.5 * memory < fitted <= memory
     assert passes_of(tmp_path / "fitted") > 1
+
+
+def test_steps_that_draw_some_groups_need_the_memory_of_these_groups() -> None:
+    problem = fit_problem(groups_per_step=2)
+    plans = problem.step_plans(may_reduce_groups=False)
+    assert {plan.chunk for plan in plans} == {1, 2}
+    assert {plan.groups for plan in plans} == {6}
+    needed = []
+    for settings in ({}, {"groups_per_step": 2}):
+        accelerator = create_accelerator(Settings(device="cpu"))
+        probe = MemoryProbe(fit_problem(**settings), accelerator, UNLIMITED)
+        needed.append(probe(problem.step_plan(6, 6, 1)))
+    assert needed[1] < 0.7 * needed[0]
 
 
 def test_measuring_does_not_change_the_random_state() -> None:

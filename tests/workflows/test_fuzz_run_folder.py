@@ -24,8 +24,9 @@ from groupdetr.data.layouts import DatasetSplits, load
 from groupdetr.engine.run_folder import RunFolder, training_data
 from groupdetr.errors import GroupDETRError
 from groupdetr.tasks.detection2d.prediction import Detector
-from groupdetr.workflows.train import TrainingResult, expect_same_data
+from groupdetr.workflows.resume import expect_same_data
 from groupdetr.workflows.train import train as train_function
+from groupdetr.workflows.training_result import TrainingResult
 from groupdetr.workflows.validate import unused_folder
 from tests.data.fuzzing import FUZZ
 from tests.data.test_check import ANYTHING, mutate

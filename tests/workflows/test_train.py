@@ -13,7 +13,9 @@ from torch import nn
 from groupdetr.cli.main import main, read_options
 from groupdetr.cli.options.train import TrainOptions
 from groupdetr.engine.trainer import Trainer
-from groupdetr.workflows.train import CTRL_C_SECONDS, TrainingResult, train_command
+from groupdetr.workflows.run_plan import CTRL_C_SECONDS
+from groupdetr.workflows.train import train_command
+from groupdetr.workflows.training_result import TrainingResult
 from tests.runs import load_checkpoint, train_arguments
 
 
@@ -114,7 +116,7 @@ def test_one_request_that_arrives_as_two_signals_saves_the_step(
         signal.raise_signal(signal.SIGTERM)
 
     # However long the process has to wait for the processor between the two signals.
-    monkeypatch.setattr("groupdetr.workflows.train.SIGTERM_SECONDS", 600)
+    monkeypatch.setattr("groupdetr.workflows.run_plan.SIGTERM_SECONDS", 600)
     call_in_second_step(monkeypatch, terminate_twice)
     run = tmp_path / "run"
     assert call_train(shapes, run).interrupted

@@ -13,7 +13,7 @@ import groupdetr
 from groupdetr.cli.main import main
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.tasks.detection2d.report import best_errors
-from groupdetr.workflows.train import TrainingResult
+from groupdetr.workflows.training_result import TrainingResult
 from tests.json_docs import assert_documented
 from tests.runs import train
 

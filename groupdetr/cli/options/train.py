@@ -14,7 +14,14 @@ import tyro
 
 from groupdetr.cli.options.plugin import PluginOptions
 from groupdetr.errors import UsageError
-from groupdetr.settings import DEFAULT_MODEL, DEFAULT_SETTINGS, Settings, with_changes
+from groupdetr.settings import (
+    DEFAULT_MODEL,
+    DEFAULT_SETTINGS,
+    Part,
+    Settings,
+    TrackerName,
+    with_changes,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,9 @@ class TrainOptions(PluginOptions):
     weights: Path | None = None
     """Weights to start from: a published checkpoint, a file or run of this library, or a model on
     the Hugging Face hub: owner/name or owner/name@REVISION."""
+    weights_of: tuple[Part, ...] = ()
+    """Parts of the detector that start from --weights; none: all of them. The others start as
+    without --weights. The decoder is that without its heads."""
     pretrained_backbone: str = "auto"
     """auto: ImageNet weights for backbones that have them, unless --weights is given; none: random
     weights; or a file."""
@@ -62,6 +72,10 @@ class TrainOptions(PluginOptions):
     json: bool = False
     """Print one JSON object at the end: the folder, the length and the best metrics
     (docs/json.md). Progress goes to stderr."""
+    log_with: tuple[TrackerName, ...] = ()
+    """Experiment trackers that also get the log, the configuration and images of the training. Each
+    needs a package: pip install 'groupdetr[tensorboard]'. The run's own files have everything
+    without them."""
     callback: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE:CLASS")
     ] = ()
@@ -112,6 +126,7 @@ def options_of_run(run: Path) -> TrainOptions:
 
     config = TrainingConfig.from_run(run)
     recorded = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    recorded.pop("transform")  # Only Python can pass it: without it, the run is refused later.
     return TrainOptions(**recorded, out=run, resume=run)
 
 

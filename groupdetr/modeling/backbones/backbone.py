@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
+from groupdetr.modeling.frozen import eval_frozen_modules
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,9 @@ class Backbone(nn.Module):
         return self.network(pixels.contiguous(memory_format=torch.channels_last))
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules but the frozen ones, which are always in evaluation mode.
-
-        Otherwise their batch norms would update their statistics, and their dropout would change
-        features that are not trained.
-        """
+        """Set the mode of all modules but the frozen ones, which are always in evaluation mode."""
         super().train(mode)
-        for module in self.network.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
+        eval_frozen_modules(self)
         return self
 
     @property

@@ -20,6 +20,7 @@ from groupdetr.modeling.linear import init_linear_weight, linear
 from groupdetr.modeling.module_list import ModuleList
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
 from groupdetr.modeling.queries.learned_queries import QUERY_TABLE, LearnedQueries
+from groupdetr.modeling.queries.query_source import GroupIndex
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
@@ -43,7 +44,7 @@ class GroupLinear(nn.Module):
     def parameter_axes(self) -> dict[str, ParameterAxes]:
         return {"weight": ParameterAxes((Axis.GROUP,)), "bias": ParameterAxes((Axis.GROUP,))}
 
-    def forward(self, x: Tensor, groups: slice) -> Tensor:
+    def forward(self, x: Tensor, groups: GroupIndex) -> Tensor:
         """Apply the layers of ``groups``."""
         weight, bias = self.weight[groups], self.bias[groups]
         if len(weight) == 1:
@@ -76,12 +77,12 @@ class GroupHeads(nn.Module):
             "classify.bias": ParameterAxes((Axis.GROUP, Axis.CLASS), init_prior_bias),
         }
 
-    def content(self, tokens: Tensor, groups: slice) -> Tensor:
+    def content(self, tokens: Tensor, groups: GroupIndex) -> Tensor:
         """Return the content [B,K,M,C] of tokens [B,1|K,M,C]: a linear layer and a layer norm."""
         x = F.layer_norm(self.project(tokens, groups), tokens.shape[-1:])
         return x * self.norm_weight[groups].unsqueeze(1) + self.norm_bias[groups].unsqueeze(1)
 
-    def offsets(self, content: Tensor, groups: slice) -> Tensor:
+    def offsets(self, content: Tensor, groups: GroupIndex) -> Tensor:
         """Return the offsets of boxes from their anchors [B,K,M,4], before the sigmoid."""
         *hidden, last = self.regress
         for layer in hidden:
@@ -116,7 +117,7 @@ class Proposals(LearnedQueries):
         groups = self.active_groups
         tokens, anchors = encoder_proposals(memory)
         scores = []
-        for group in range(self.num_groups)[groups]:
+        for group in group_numbers(groups, self.num_groups):
             scores.append(self.score(tokens, slice(group, group + 1)))
         index = self.select(torch.cat(scores, dim=1), anchors)
         content = self.heads.content(gather_rows(tokens, index), groups)
@@ -140,7 +141,7 @@ class Proposals(LearnedQueries):
         num_queries = min(self.num_queries, scores.shape[-1])
         return scores.topk(num_queries, dim=-1).indices.unsqueeze(-1)
 
-    def initial_content(self, content: Tensor, groups: slice) -> Tensor:
+    def initial_content(self, content: Tensor, groups: GroupIndex) -> Tensor:
         """Return the content [B,K,N,C] of the queries, given that of their tokens."""
         return content.detach()
 
@@ -162,9 +163,14 @@ class MixedProposals(Proposals):
     def parameter_axes(self) -> dict[str, ParameterAxes]:
         return {"embedding": QUERY_TABLE}
 
-    def initial_content(self, content: Tensor, groups: slice) -> Tensor:
+    def initial_content(self, content: Tensor, groups: GroupIndex) -> Tensor:
         num_queries = content.shape[2]
         return self.embedding[groups, :num_queries].expand(content.shape[0], -1, -1, -1)
+
+
+def group_numbers(groups: GroupIndex, num_groups: int) -> Sequence[int]:
+    """Return the numbers of the groups that an index of ``num_groups`` groups selects."""
+    return range(num_groups)[groups] if isinstance(groups, slice) else groups
 
 
 def init_weights_by_group(weight: Tensor) -> None:

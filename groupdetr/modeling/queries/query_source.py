@@ -12,6 +12,9 @@ from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.targets import Target
 
+# Groups as an index of a table [K,...]
+GroupIndex = slice | list[int]
+
 
 class QuerySource(nn.Module, ABC):
     """Returns K groups of queries in training, and those of `inference_group` otherwise.
@@ -22,12 +25,30 @@ class QuerySource(nn.Module, ABC):
 
     # The group that runs at inference; None for all groups.
     inference_group: int | None
+    # The groups that a training step runs, in rising order; None for all groups.
+    step_groups: tuple[int, ...] | None = None
 
     @abstractmethod
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         """``targets`` are given in training; only denoising queries use them."""
 
     @property
-    def active_groups(self) -> slice:
-        """The groups that run now: all in training, those of `inference_group` otherwise."""
-        return slice(None) if self.training else inference_groups(self.inference_group)
+    def active_groups(self) -> GroupIndex:
+        """The groups that run now, as an index of a table [K,...].
+
+        They are those of `step_groups` in training, and those of `inference_group` otherwise.
+        """
+        step_groups = index_of(self.step_groups)
+        return step_groups if self.training else inference_groups(self.inference_group)
+
+
+def index_of(groups: tuple[int, ...] | None) -> GroupIndex:
+    """Return groups as an index: a slice for all of them or for the first ones, which copies none.
+
+    None stands for all groups.
+    """
+    if groups is None:
+        return slice(None)
+    if groups == tuple(range(len(groups))):
+        return slice(0, len(groups))
+    return list(groups)
