@@ -107,7 +107,7 @@ def create_parser(commands: CommandOptions) -> ArgumentParser:
 class Option:
     """An option or argument of a command, as much of it as completion needs."""
 
-    name: str  # of the field
+    name: str  # of the option; that of the field, unless another one is set
     kind: Any  # its type
     description: str
     is_positional: bool
@@ -166,8 +166,11 @@ def read_options(options: type) -> Iterator[Option]:
             yield from read_options(kind)
             continue
         aliases = [getattr(annotation, "aliases", None) or () for annotation in annotations]
+        # An option may have another name than its field, such as one that is a keyword of Python.
+        # Only what has aliases is a setting of an option.
+        names = [item.name for item in annotations if hasattr(item, "aliases") and item.name]
         yield Option(
-            field.name,
+            names[0] if names else field.name,
             kind,
             descriptions.get(field.name, ""),
             is_positional=tyro.conf.Positional in annotations,

@@ -40,9 +40,19 @@ class Command:
 
 COMMANDS = {
     "demo": Command(
-        "train with and without groups on synthetic images, and compare (offline, minutes)",
+        "train with and without groups on drawn images, and compare (offline, minutes)",
         "groupdetr.cli.options.demo:DemoOptions",
         "groupdetr.workflows.demo:demo",
+    ),
+    "paper": Command(
+        "reproduce a table or figure of the paper, at small scale or on COCO",
+        "groupdetr.cli.options.paper:PaperOptions",
+        "groupdetr.workflows.paper:paper",
+    ),
+    "compare": Command(
+        "compare runs: curves, gains, costs, and what each detects that others miss",
+        "groupdetr.cli.options.compare:CompareOptions",
+        "groupdetr.workflows.compare:compare_command",
     ),
     "check": Command(
         "list everything in a dataset that would break or mislead training",
@@ -64,10 +74,20 @@ COMMANDS = {
         "groupdetr.cli.options.val:ValOptions",
         "groupdetr.workflows.validate:validate_command",
     ),
+    "groups": Command(
+        "compare the groups of a run: AP, use of queries, agreement, uncertainty",
+        "groupdetr.cli.options.groups:GroupsOptions",
+        "groupdetr.workflows.groups:groups_command",
+    ),
     "predict": Command(
-        "detect objects in images, folders and globs",
+        "detect objects in images, folders, videos and cameras",
         "groupdetr.cli.options.predict:PredictOptions",
         "groupdetr.workflows.predict:predict",
+    ),
+    "ui": Command(
+        "show detections and errors on a local web page",
+        "groupdetr.cli.options.ui:UIOptions",
+        "groupdetr.workflows.ui:ui_command",
     ),
     "export": Command(
         "write a detector for another runtime (ONNX, OpenVINO, torch.export), verified",

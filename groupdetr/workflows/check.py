@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+from torch import nn
+
 from groupdetr.console.output import create_console
 from groupdetr.data.check import CheckReport
 from groupdetr.data.check import check as check_coco
-from groupdetr.data.layouts import load
+from groupdetr.data.layouts import DatasetSplits, load
 from groupdetr.data.nuscenes.version import check_version, is_version, refuse_image_folder
 from groupdetr.data.nuscenes.version import load as load_version
+from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import TrainingData
-from groupdetr.data.transforms import val_transform
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError
 from groupdetr.files.replacing import expect_replaceable
@@ -20,8 +23,10 @@ from groupdetr.settings import MANY, RANGES, Settings, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated, save_annotated
 from groupdetr.tasks.detection2d.augmentation_sheet import augmentation_sheet
-from groupdetr.tasks.detection2d.task import augmentation
+from groupdetr.tasks.detection2d.label_errors import LabelErrors
+from groupdetr.tasks.detection2d.task import Augmentation
 from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
+from groupdetr.workflows.label_errors import expect_detector_of_images, find_label_errors
 from groupdetr.workflows.output_folder import expect_check_file
 
 SHEET = "augmentation.png"
@@ -29,9 +34,10 @@ SHEET = "augmentation.png"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of `check`: the report and the exit code."""
+    """The result of `check`: the report, the probable label errors, and the exit code."""
 
     report: CheckReport
+    label_errors: LabelErrors | None = None  # with a run that finds them
 
     @property
     def exit_code(self) -> int:
@@ -39,12 +45,20 @@ class CheckResult:
         return DataError.exit_code if self.report.verdict == "refuse" else 0
 
     def to_json(self) -> JsonObject:
-        """Return the verdict, all findings and the statistics of the splits."""
-        return self.report.to_json()
+        """Return the verdict, all findings and the statistics of the splits.
+
+        With a run that finds probable label errors, they are there, too.
+        """
+        content = self.report.to_json()
+        if self.label_errors is not None:
+            content["label_errors"] = self.label_errors.to_json()
+        return content
 
     def show(self) -> None:
-        """Print the report."""
+        """Print the report, and the first probable label errors."""
         create_console().print(self.report.render())
+        if self.label_errors is not None:
+            self.label_errors.show()
 
 
 def check(
@@ -87,6 +101,9 @@ def check_command(
     show_augment: int | None,
     augment: str,
     imgsz: int,
+    with_run: Path | None,
+    split: str | None,
+    device: str,
     out: Path | None,
 ) -> CheckResult:
     """Check a dataset. The arguments are the options of `groupdetr check`."""
@@ -98,19 +115,31 @@ def check_command(
         expect_replaceable([out / SHEET], is_annotated, "choose another folder with --out")
     if out is not None:
         expect_check_file(out / "check.json")
+    if with_run is None and (split is not None or device != "auto"):
+        raise UsageError(
+            "--split and --device are for --with, which runs a detector",
+            remedy="add --with RUN, or leave them out",
+        )
+    if with_run is not None:
+        expect_detector_of_images(with_run)  # before the check, which is long
     report = check(data, images, queries=queries, decode=decode, masks=masks, workers=workers)
     if out is not None:
         if report.dataset is not None:
             expect_outside_dataset(out, dataset_folders(report.dataset.metadata()))
         write_json(out / "check.json", report.to_json())
     if show_augment is not None and out is not None:
-        draw_augmentation(report, show_augment, augment, imgsz, out / SHEET)
-    return CheckResult(report)
+        write_sheet(report, show_augment, augment, imgsz, out / SHEET)
+    if with_run is None:
+        return CheckResult(report)
+    # A dataset that cannot be trained on cannot be evaluated either: its errors come first.
+    if report.verdict == "refuse":
+        create_console().print("label errors are looked for when the errors below are corrected")
+        return CheckResult(report)
+    found = find_label_errors(with_run, data, images=images, split=split, device=device, out=out)
+    return CheckResult(report, found)
 
 
-def draw_augmentation(
-    report: CheckReport, count: int, augment: str, imgsz: int, file: Path
-) -> None:
+def write_sheet(report: CheckReport, count: int, augment: str, imgsz: int, file: Path) -> None:
     """Write a sheet of train images after augmentation, ``count`` rows, to a file.
 
     `UsageError` if the data are scenes, or if there are no images that can be drawn.
@@ -120,11 +149,43 @@ def draw_augmentation(
         raise UsageError(
             "there are no images to draw", str(report.root), "leave out --show-augment for scenes"
         )
-    sheet = augmentation_sheet(
-        dataset.splits["train"], val_transform(imgsz), augmentation(augment)(imgsz), count
-    )
+    sheet = augmentation_sheet(dataset.splits["train"], Augmentation.named(augment), imgsz, count)
     save_annotated(sheet, file)
     create_console().print(f"training sees the images as in {file}")
+
+
+def draw_augmentation(
+    data: str | Path,
+    images: str | Path | None = None,
+    *,
+    augment: str = "detr",
+    transform: nn.Module | None = None,
+    count: int = 8,
+    imgsz: int = 320,
+) -> Image.Image:
+    """Return a sheet of train images as training sees them, to be looked at before.
+
+    It has a row for each of ``count`` images: the image as in validation, and three draws of the
+    augmentation, with the boxes. ``augment`` and ``transform`` are those of `groupdetr.train`, and
+    ``imgsz`` is the shortest side in pixels. ``data`` and ``images`` are as in `load_dataset`.
+
+    `UsageError` for scenes, and for values that cannot be used.
+
+    >>> groupdetr.draw_augmentation("data/mine", augment="flip+mosaic", count=2).save("sheet.png")
+    """
+    expect_whole_number("count", count, 1, 100)
+    Settings(augment=augment, imgsz=imgsz)  # `UsageError` for values that cannot be used
+    own_transform = None if transform is None else OwnTransform(transform)
+    dataset = load_dataset(data, images)
+    if not isinstance(dataset, DatasetSplits):
+        raise UsageError(
+            "there are no images to draw, because these are scenes",
+            str(data),
+            "pass a dataset of images",
+        )
+    chosen = Augmentation.named(augment)
+    train = dataset.splits["train"]
+    return augmentation_sheet(train, chosen, imgsz, count, own_transform=own_transform)
 
 
 def load_dataset(path: str | Path, images: str | Path | None = None) -> TrainingData:

@@ -8,6 +8,7 @@ from pathlib import Path
 from groupdetr.errors import UsageError
 from groupdetr.settings import MANY, RANGES, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.detection2d.prediction_command import WrittenPredictions
 from groupdetr.tasks.detection_result import expect_score
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.output_folder import output_folder
@@ -29,8 +30,10 @@ def predict(
     save_json: bool = False,
     save_crops: bool = False,
     show_groups: bool = False,
-) -> JsonObject | list[JsonObject]:
-    """Write annotated images or scenes, and predictions.json, whose content is returned.
+    uncertainty: bool = False,
+    vote: int | None = None,
+) -> JsonObject | WrittenPredictions:
+    """Write annotated images, videos or scenes, and predictions.json, whose content is returned.
 
     The arguments are the options of `groupdetr predict`.
     """
@@ -40,13 +43,13 @@ def predict(
     if score is not None:
         expect_score(score)
     task = task_of(run)
-    if task.input_kind == "images" and (split != "val" or limit is not None):
+    if task.input_kind == "images" and split != "val":
         raise UsageError(
-            "--split and --limit are for scenes, and this detector takes images",
+            "--split is for scenes, and this detector takes images",
             str(run),
-            "leave them out, and name the images",
+            "leave it out, and name the images",
         )
-    options_of_images: dict[str, int] = {}
+    options_of_images: dict[str, int | None] = {}
     if task.input_kind == "images":
         options_of_images = {
             "batch": batch,
@@ -54,7 +57,15 @@ def predict(
             "save_json": save_json,
             "save_crops": save_crops,
             "show_groups": show_groups,
+            "uncertainty": uncertainty,
+            "vote": vote,
         }
+    elif uncertainty or vote is not None:
+        raise UsageError(
+            "--uncertainty and --vote are for images, and this detector takes scenes",
+            str(run),
+            "leave them out",
+        )
     elif batch != 1 or save_txt or save_json or save_crops or show_groups:
         raise UsageError(
             "--batch, --save-txt, --save-json, --save-crops and --show-groups are for images, and "
@@ -71,6 +82,7 @@ def predict(
         split=split,
         limit=limit,
         device=device,
-        out=output_folder(out, run, "predict"),
+        # That of images is created when they are found.
+        out=output_folder(out, run, "predict", create=task.input_kind != "images"),
         **options_of_images,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,9 +20,8 @@ import groupdetr
 from groupdetr import registry
 from groupdetr.cli.main import COMMANDS, main
 from groupdetr.cli.options.import_weights import ImportOptions
-from groupdetr.data.synthetic import write
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.tasks.detection2d.demo_data import DEMO_DATA
+from groupdetr.paper import small_scale
 from groupdetr.workflows.task_workflows import WORKFLOWS
 from tests.json_docs import assert_documented
 from tests.runs import train, train_arguments
@@ -505,18 +505,12 @@ def test_an_error_in_writing_the_page_says_that_the_training_is_complete(
     assert (run / "weights/best.safetensors").is_file()
 
 
-# demo
+# demo and paper
 
 
-def shrink_demo_data(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> None:
-    """Let the demo use fewer of its images."""
-    workflows = WORKFLOWS["images"]
-    demo_spec = replace(
-        workflows.demo_spec,
-        write_data=lambda folder: write(DEMO_DATA, folder, counts),
-        num_train=counts["train"],
-    )
-    monkeypatch.setitem(WORKFLOWS, "images", replace(workflows, demo_spec=demo_spec))
+def shrink_drawn_data(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> None:
+    """Let the demo and the items of the paper use fewer drawn images."""
+    monkeypatch.setattr(small_scale, "SHAPES_COUNTS", counts)
 
 
 PLUGIN = """
@@ -534,52 +528,112 @@ def test_the_demo_compares_one_group_with_several_and_continues_where_it_was(
     monkeypatch.setattr(registry, "_loaded_plugins", [])
     plugin = tmp_path / "my_models.py"
     plugin.write_text(PLUGIN)
-    shrink_demo_data(monkeypatch, {"train": 16, "val": 12})
+    shrink_drawn_data(monkeypatch, {"train": 16, "val": 12})
     out = tmp_path / "demo"
     model = ["--plugin", str(plugin), "--model", "my-tiny"]
     arguments = ["demo", *model, "--out", str(out), "--epochs"]
     assert main([*arguments, "1"]) == 0
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert [row["groups"] for row in metrics["runs"]] == [1, 2]
-    assert {"AP", "AP50", "epochs", "seconds", "peak_memory_mb"} <= set(metrics["runs"][0])
-    checkpoint = out / "k2-seed0/weights/last.pt"
-    time_of_checkpoint = checkpoint.stat().st_mtime
+    results = json.loads((out / "results.json").read_text())
+    assert [row["runs"][0]["groups"] for row in results["configurations"]] == [1, 1, 2]
+    assert {"AP", "AP50"} <= results["configurations"][0]["runs"][0]["metrics"].keys()
+    page = (out / "report.html").read_text()
+    assert "at equal time" in page
+    assert "detected" in page, "it has images"
+    checkpoints = {path: path.stat().st_mtime for path in out.rglob("last.pt")}
+    assert len(checkpoints) == 3
     capsys.readouterr()
     assert main([*arguments, "1", "--json"]) == 0
-    assert_documented("demo", json.loads(capsys.readouterr().out))
-    assert checkpoint.stat().st_mtime == time_of_checkpoint, "nothing was trained again"
-    assert main([*arguments, "2"]) == 2, "the folder holds a demo with other options"
+    assert_documented("paper: results", json.loads(capsys.readouterr().out))
+    again = {path: path.stat().st_mtime for path in out.rglob("last.pt")}
+    assert again == checkpoints, "nothing was trained again"
 
 
-def test_figure_8_trains_four_variants_and_continues_where_it_was(
+def test_items_of_the_paper_share_their_trainings_and_are_drawn_again_from_their_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shrink_demo_data(monkeypatch, {"train": 8, "val": 8})
-    out = tmp_path / "fig8"
-    options = ["--groups", "2", "--out", str(out), "--epochs"]
-    assert main(["demo", "--figure", "8", *options, "1"]) == 0
-    metrics = json.loads((out / "metrics.json").read_text())
-    variants = [(row["training"], row["groups"]) for row in metrics["runs"]]
-    assert variants == [("none", 1), ("denoising", 1), ("groups", 2), ("both", 2)]
-    assert metrics["paper"]["both"] == 40.6
-    assert "Groups" in (out / "report.html").read_text()
-    checkpoint = out / "both-seed0/weights/last.pt"
-    time_of_checkpoint = checkpoint.stat().st_mtime
+    shrink_drawn_data(monkeypatch, {"train": 8, "val": 4})
+    out = tmp_path / "paper"
+    options = ["--models", "conditional-detr-tiny", "--groups", "2", "--epochs", "1"]
+    options += ["--out", str(out)]
+    assert main(["paper", "table7", *options]) == 0
+    results = json.loads((out / "table7/results.json").read_text())
+    assert [row["reported"] for row in results["configurations"]] == [32.6, 8.4, 34.8, 37.6]
+    assert "| (d) Group DETR | 2 | 1 |" in (out / "table7/table.md").read_text()
+    checkpoints = {path: path.stat().st_mtime for path in out.rglob("last.pt")}
+    assert len(checkpoints) == 4
     capsys.readouterr()
-    assert main(["demo", "--figure", "8", *options, "1", "--json"]) == 0
-    assert_documented("demo: figure 8", json.loads(capsys.readouterr().out))
-    assert checkpoint.stat().st_mtime == time_of_checkpoint, "nothing was trained again"
-    assert main(["demo", "--figure", "8", *options, "2"]) == 2, "other options"
-    assert main(["demo", *options, "1"]) == 2, "another comparison"
+    # Those of rows (a) and (d) are the two of Fig. 9, and the only one of Fig. 4.
+    for item in ("fig9", "fig4"):
+        assert main(["paper", item, *options]) == 0
+        assert (out / item / "report.html").is_file()
+    assert {path: path.stat().st_mtime for path in out.rglob("last.pt")} == checkpoints
+    groups = json.loads((out / "fig4/results.json").read_text())["extra"]["groups"]
+    assert len(groups["0"]) == 2
+    # The page of the results is that of the trainings, without images.
+    page = (out / "table7/report.html").read_text()
+    file = str(out / "table7/results.json")
+    again = ["paper", "table7", "--redraw", file, "--out", str(tmp_path / "again")]
+    capsys.readouterr()
+    assert main([*again, "--json"]) == 0
+    assert_documented("paper: results", json.loads(capsys.readouterr().out))
+    assert (tmp_path / "again/table7/report.html").read_text() == page
+
+
+def test_a_plan_prints_commands_that_train_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shrink_drawn_data(monkeypatch, {"train": 8, "val": 4})
+    out = tmp_path / "paper"
+    arguments = ["paper", "fig3", "--models", "conditional-detr-tiny", "--groups", "2"]
+    arguments += ["--epochs", "1", "--out", str(out), "--plan"]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    (line,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("groupdetr train")
+    ]
+    assert not (out / "trainings").exists(), "nothing is trained"
+    assert main(shlex.split(line)[1:]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [], "the training is done"
+    capsys.readouterr()
+    assert main([*arguments, "--seeds", "2", "--json"]) == 0
+    assert_documented("paper: plan", json.loads(capsys.readouterr().out))
+
+
+def test_the_list_of_the_paper_has_all_items(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["paper", "--json"]) == 0
+    items = json.loads(capsys.readouterr().out)
+    assert_documented("paper: items", items)
+    names = [item["item"] for item in items]
+    assert names[:7] == [f"table{number}" for number in range(1, 8)]
+    assert {"fig1", "fig3", "fig4", "fig5", "fig7", "fig8", "fig9", "vit-h"} <= set(names)
+    assert main(["paper"]) == 0
+    assert "GPU hours" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--model", "conditional-detr-tiny"), ("--groups", "1")]
+    "options",
+    [
+        ["fig8", "--redraw", "nowhere.json"],
+        ["fig8", "--epochs", "1", "2"],
+        ["fig8", "--seeds", "0"],
+        ["fig8", "--models", "dab-detr-tiny"],
+        ["table7", "--models", "dab-detr-tiny", "dn-detr-tiny"],
+        ["table7", "--groups", "2", "3"],
+        ["table3", "--groups", "1"],
+        ["table7", "--models", "conditional-detr-r50"],
+        ["vit-h", "--data", "coco"],
+        ["fig3", "--on", "slurm", "--slurm", "partition"],
+    ],
 )
-def test_options_that_figure_8_cannot_use_are_refused(
-    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_options_that_an_item_cannot_use_are_refused(
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "fig8"
-    assert main(["demo", "--figure", "8", "--out", str(out), option, value]) == 2
-    assert option in capsys.readouterr().err
-    assert not out.exists()
+    shrink_drawn_data(monkeypatch, {"train": 2, "val": 1})
+    assert main(["paper", *options, "--out", str(tmp_path / "out")]) == 2
+    assert "error:" in capsys.readouterr().err
+    assert not (tmp_path / "out/trainings").exists()

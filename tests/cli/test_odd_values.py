@@ -18,10 +18,8 @@ from groupdetr.cli.main import COMMANDS, load, main
 from groupdetr.errors import UsageError
 from groupdetr.registry import create_model, experiment, recipe_to_dict
 from groupdetr.settings import Settings
-from groupdetr.workflows import demo as demo_workflow
-from groupdetr.workflows import fig8 as fig8_workflow
+from groupdetr.workflows import paper as paper_workflow
 from groupdetr.workflows import train as train_workflow
-from groupdetr.workflows.demo_plan import DemoPlan
 from tests.runs import IMAGE_PRESETS, SMALL_MODEL
 
 NUMBERS = ("-1", "0", "nan", "inf", "-2.5", "1e999", "99999999999999999999999", "x", "")
@@ -115,9 +113,8 @@ def test_an_odd_value_of_a_command_takes_effect_or_is_refused(
     def train_all(*_: object) -> None:
         raise StartedError
 
-    monkeypatch.setattr(demo_workflow, "train_all", train_all)
-    monkeypatch.setattr(fig8_workflow, "train_all", train_all)
-    monkeypatch.setattr(DemoPlan, "write_data", lambda *_: None)
+    monkeypatch.setattr(paper_workflow, "train_all", train_all)
+    monkeypatch.setattr(paper_workflow, "write_data", lambda *_: None)
     image = next((shapes / "images" / "val").iterdir())
     arguments = {
         "val": ["val", str(weights), "--data", str(shapes), "--workers", "0", "--device", "cpu"],
@@ -261,15 +258,16 @@ def test_images_of_val_need_data(tmp_path: Path) -> None:
         ["import", "{weights}", "--entry", "ema"],
         ["import", "{weights}", "--file-groups", "7"],
         ["doctor", "--model", "{weights}", "--groups", "2", "--device", "cpu"],
-        ["predict", "{weights}", "a.jpg", "--limit", "2"],
+        ["predict", "{weights}", "{image}", "--limit", "2"],
         ["val", "{weights}", "--images", "images"],
     ],
 )
 def test_an_option_without_an_effect_is_refused(
-    arguments: list[str], weights: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], weights: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    names = {"weights": weights, "image": next((shapes / "images/val").iterdir())}
     before = sorted(weights.parent.iterdir())
-    assert main([argument.format(weights=weights) for argument in arguments]) == 2
+    assert main([argument.format(**names) for argument in arguments]) == 2
     remedy = capsys.readouterr().err.split("do:")[1]
     assert re.search("leave (it|them)? ?out", remedy)
     assert sorted(weights.parent.iterdir()) == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from shlex import split
 from typing import Any
@@ -16,13 +15,13 @@ from PIL import Image
 from groupdetr import Detector, SceneDetector
 from groupdetr.cli.main import main
 from groupdetr.data.nuscenes.names import CLASSES
-from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticNuScenesConfig, write
+from groupdetr.data.nuscenes.synthetic import VERSION, SyntheticNuScenesConfig
 from groupdetr.data.nuscenes.version import load
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS
 from groupdetr.evaluation.nuscenes_results import read_results
+from groupdetr.paper import small_scale
 from groupdetr.tasks.detection3d.report import detections_section
-from groupdetr.workflows.task_workflows import WORKFLOWS
 from tests.json_docs import assert_documented
 
 SHORT = split("--steps 4 --groups 2 --queries 12 --batch 2 --workers 0 --device cpu --eval-every 1")
@@ -149,13 +148,29 @@ def swap_splits(data: Path) -> dict[str, list[str]]:
 # predict
 
 
-@pytest.mark.parametrize("option", [["--save-txt"], ["--show-groups"], ["--batch", "2"]])
+@pytest.mark.parametrize(
+    "option",
+    [["--save-txt"], ["--show-groups"], ["--batch", "2"], ["--uncertainty"], ["--vote", "2"]],
+)
 def test_options_of_images_are_refused_for_scenes(
     option: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They would have no effect."""
     assert main(["predict", str(run), *option, "--out", str(tmp_path / "out")]) == 2
     assert option[0] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_that_compare_groups_in_images_are_refused_for_scenes(
+    run: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        (["val", str(run), "--vote", "2"], "--vote fuses boxes in images"),
+        (["groups", str(run)], "groupdetr val"),
+        (["check", str(scenes), "--with", str(run)], "label errors are found in images"),
+    ):
+        assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -264,25 +279,20 @@ def test_the_demo_compares_detectors_of_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = SyntheticNuScenesConfig(samples=2, width=160, height=90)
-    workflows = WORKFLOWS["scenes"]
-    demo_spec = replace(
-        workflows.demo_spec, write_data=lambda folder: write(config, folder), num_train=2
-    )
-    monkeypatch.setitem(WORKFLOWS, "scenes", replace(workflows, demo_spec=demo_spec))
+    monkeypatch.setattr(small_scale, "SCENES", config)
     out = tmp_path / "demo"
     options = ["--model", "petr-tiny", "--epochs", "1", "--groups", "2", "--out", str(out)]
     capsys.readouterr()
     assert main(["demo", *options, "--json"]) == 0
-    metrics = json.loads(capsys.readouterr().out)
-    assert metrics == json.loads((out / "metrics.json").read_text())
-    assert_documented("demo", metrics)
-    assert [row["groups"] for row in metrics["runs"]] == [1, 2]
-    assert {"NDS", "mAP", "mATE", "seconds"} <= metrics["runs"][0].keys()
+    results = json.loads(capsys.readouterr().out)
+    assert results == json.loads((out / "results.json").read_text())
+    assert_documented("paper: results", results)
+    assert [row["runs"][0]["groups"] for row in results["configurations"]] == [1, 1, 2]
+    assert {"NDS", "mAP", "mATE"} <= results["configurations"][0]["runs"][0]["metrics"].keys()
     page = (out / "report.html").read_text()
     assert "NDS by epoch" in page
-    assert "synthetic scenes" in page
-    # Two samples by two detectors, and two samples with the queries of all groups.
-    assert page.count("data:image") == 2 * 2 + 2
+    # Two samples by three detectors, and two samples with the queries of all groups.
+    assert page.count("data:image") == 2 * 3 + 2
     assert ">nan" not in page
 
 

@@ -34,10 +34,18 @@ class CheckOptions(PluginOptions):
     show_augment: int | None = None
     """Draw this number of train images as training sees them, to OUT/augmentation.png."""
     augment: str = "detr"
-    """The augmentation that --show-augment draws, such as flip or detr+photometric."""
+    """The augmentation that --show-augment draws, such as flip or detr+mosaic+photometric."""
     imgsz: int = 320
     """Shortest side of an image in pixels, for --show-augment."""
+    with_run: Annotated[Path | None, tyro.conf.arg(name="with", metavar="RUN")] = None
+    """Also list probable label errors: what all groups of this run detect is compared with the
+    annotations. RUN may have been trained on the same dataset."""
+    split: str | None = None
+    """The split in which --with looks for label errors. None: all splits."""
+    device: str = "auto"
+    """Where --with runs the detector: auto, cpu, cuda, mps."""
     json: bool = False
     """Print one JSON object (docs/json.md) instead of text."""
     out: Path | None = None
-    """Folder to write check.json and augmentation.png to."""
+    """Folder to write check.json and augmentation.png to, and label_errors.html and
+    label_errors.json with --with, which are in RUN/label-errors-DATA without it."""

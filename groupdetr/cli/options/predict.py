@@ -13,7 +13,7 @@ from groupdetr.cli.options.plugin import PluginOptions
 
 @dataclass(frozen=True)
 class PredictOptions(PluginOptions):
-    """Detect objects in images, or in scenes of several cameras.
+    """Detect objects in images, videos and cameras, or in scenes of several cameras.
 
     It writes annotated copies and predictions.json.
     """
@@ -21,8 +21,9 @@ class PredictOptions(PluginOptions):
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, a weights file of this library, or a model on the Hugging Face hub (owner/name)."""
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
-    """Files, folders (searched recursively) and globs; - reads one path a line from stdin. For
-    scenes: the folder of a nuScenes version, or nothing for the data of the run."""
+    """Files, folders (searched recursively), globs and addresses (https://...) of images and
+    videos; a camera (0, or camera:NAME); - reads one path a line from stdin. For scenes: the folder
+    of a nuScenes version, or nothing for the data of the run."""
     score: float | None = None
     """Score threshold. None: that of the best F1 of the run, as its training measured it; 0.5 for
     weights without a run, 0.3 for scenes."""
@@ -32,21 +33,31 @@ class PredictOptions(PluginOptions):
     split: str = "val"
     """For scenes: train or val, or another split of the version."""
     limit: int | None = None
-    """For scenes: the largest number of samples, evenly spaced over the split. None: all."""
+    """The largest number of frames of each video and camera. For scenes: of samples, evenly spaced
+    over the split. None: all."""
     batch: int = 1
-    """Images that are read at a time. Those of equal size run together, without padding."""
+    """Images or frames that are read at a time. Those of equal size run together, without
+    padding."""
     save_txt: bool = False
-    """Also write YOLO label files with scores: labels/NAME.txt."""
+    """Also write YOLO label files with scores: labels/NAME.txt; for a frame of a video
+    labels/NAME/000007.txt."""
     save_json: bool = False
     """Also write the detections of all images as COCO results: coco_results.json."""
     save_crops: bool = False
-    """Also write an image of each detection: crops/CLASS/NAME-1.jpg."""
+    """Also write an image of each detection: crops/CLASS/NAME-1.jpg; for a frame of a video
+    crops/CLASS/NAME/000007-1.jpg."""
     show_groups: bool = False
     """Run all groups of queries, and draw and write the box of each group for each detection."""
+    uncertainty: bool = False
+    """Run all groups of queries, and write how uncertain each detection is: 1 minus what the groups
+    confirm of its score and its box."""
+    vote: int | None = None
+    """Fuse the boxes of this number of groups (weighted boxes fusion). It costs a decoder for each
+    of them. None: one group answers."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: Path | None = None
     """Folder to write to. None: RUN/predict."""
     json: bool = False
-    """Print the content of predictions.json (docs/json.md). The lines for each image or scene go to
+    """Print the content of predictions.json (docs/json.md). The lines for each input go to
     stderr."""

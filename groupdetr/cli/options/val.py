@@ -31,6 +31,9 @@ class ValOptions(PluginOptions):
     out."""
     per_group: bool = False
     """Also evaluate every group of queries alone (Fig. 4 of the paper)."""
+    vote: int | None = None
+    """Evaluate the fused boxes of this number of groups (weighted boxes fusion). It costs a decoder
+    for each of them. None: one group, as at inference."""
     imgsz: int | None = None
     """Shortest side of the network's input in pixels; for scenes the height. None: as in training.
     """

@@ -1,51 +1,45 @@
-"""Prediction of objects in images: `Detector` and the function of `groupdetr predict`."""
+"""Prediction of objects in images and videos: `Detector`."""
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
 
-from groupdetr.console.output import create_console
-from groupdetr.console.text import escape_controls, quote
+from groupdetr.checkpoints import native
 from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
-from groupdetr.data.image_files import ImageSearch, merge_searches, named_files, search_folder
 from groupdetr.data.image_input import ImageInput, is_one_image, to_rgb
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import val_transform
-from groupdetr.data.wrong_inputs import PASS_IMAGES, describe_missing_image
+from groupdetr.data.video import Frame
 from groupdetr.engine.inference import use_group
-from groupdetr.engine.progress import with_progress
-from groupdetr.engine.run_folder import RunFolder, write_json
-from groupdetr.errors import DataError, UsageError, unreadable_inputs
-from groupdetr.files.replacing import expect_replaceable
-from groupdetr.settings import RANGES, expect_whole_number, is_number
+from groupdetr.engine.run_folder import RunFolder
+from groupdetr.errors import DataError, UsageError
+from groupdetr.settings import MANY, RANGES, expect_whole_number, is_number
 from groupdetr.structures.detections import Detections
-from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.annotated_images import is_annotated
 from groupdetr.tasks.detection2d.group_detections import best_of_each_group
-from groupdetr.tasks.detection2d.prediction_files import PredictionFiles
+from groupdetr.tasks.detection2d.group_uncertainty import uncertainty_of
+from groupdetr.tasks.detection2d.group_vote import (
+    expect_several_groups,
+    expect_vote,
+    fuse_first_groups,
+)
 from groupdetr.tasks.detection2d.result import Result
 from groupdetr.tasks.detection2d.task import DetectionTask
-from groupdetr.tasks.detection_result import expect_score, hint_at_lower_score
-from groupdetr.tasks.output_files import is_predictions
+from groupdetr.tasks.detection2d.video_sources import AnnotatedVideo, open_source
+from groupdetr.tasks.detection_result import expect_score
+from groupdetr.tasks.run_or_weights import MODEL_FILE, PUSHED_CONFIG
 from groupdetr.tasks.trained_detector import TrainedDetector
 
-if TYPE_CHECKING:
-    pass
-
 DEFAULT_SCORE = 0.5  # score threshold of weights without a recorded one
-STDIN = "-"  # an input that stands for the paths that stdin lists
-_MAX_STEM = 200  # bytes of the name of an annotated copy; file systems allow 255 with the ending
 
 
 class Detector(TrainedDetector):
@@ -57,7 +51,13 @@ class Detector(TrainedDetector):
     ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the shortest side of the network's input in
     pixels; None uses that of the training.
 
-    `UsageError` if there is no such run or file, or if it was trained on scenes.
+    With ``uncertainty``, all K groups of queries run, and `Result.uncertainty` and
+    `Result.disagreement` say how much the groups confirm of each detection. With ``vote``, the
+    detections are those of this number of groups, fused (weighted boxes fusion). Both cost a
+    decoder for each group, and need a detector that was trained with several groups.
+
+    `UsageError` if there is no such run or file, if it was trained on scenes, or if it has not as
+    many groups.
 
     >>> detector = groupdetr.Detector("runs/mine")
     >>> for result in detector.predict(["a.jpg", "b.jpg"]):
@@ -73,9 +73,17 @@ class Detector(TrainedDetector):
         source: str | Path,
         device: str | torch.device = "auto",
         imgsz: int | None = None,
+        *,
+        uncertainty: bool = False,
+        vote: int | None = None,
     ) -> None:
         super().__init__(source, device, imgsz)
-        self.best_threshold = recorded_threshold(source)
+        expect_vote(self, vote)
+        if uncertainty:
+            expect_several_groups(self)
+        self.uncertainty = uncertainty
+        self.vote = vote
+        self.best_threshold = recorded_threshold(source, self.path)
         # The score threshold of `predict` without another one
         self.score = DEFAULT_SCORE if self.best_threshold is None else self.best_threshold
 
@@ -96,9 +104,10 @@ class Detector(TrainedDetector):
         ``score`` None is the threshold with the best F1 that the training of a run measured, and
         0.5 for other weights.
 
-        An image is a path, a PIL image of any mode, an array [H,W,3] or [H,W], or a tensor [3,H,W].
-        All of them give the same detections. Arrays and tensors are in RGB, of bytes, of 16 bits,
-        or of floats in [0,1]. With an opacity as the last channel, transparent pixels are white.
+        An image is a path, an address (http or https), a PIL image of any mode, an array [H,W,3] or
+        [H,W], or a tensor [3,H,W]. All of them give the same detections. Arrays and tensors are in
+        RGB, of bytes, of 16 bits, or of floats in [0,1]. With an opacity as the last channel,
+        transparent pixels are white.
 
         ``batch`` images are read at a time, and those of equal size run together, without padding.
         With ``show_groups``, all groups of queries run, and `Result.groups` has their boxes.
@@ -130,6 +139,76 @@ class Detector(TrainedDetector):
                 read = []
         yield from self.predict_read(read, score, show_groups)
 
+    def video(
+        self,
+        source: str | os.PathLike[str],
+        score: float | None = None,
+        *,
+        batch: int = 1,
+        show_groups: bool = False,
+        limit: int | None = None,
+        out: str | Path | None = None,
+    ) -> Iterator[Result]:
+        """Yield the detections in each frame of a video, frame by frame, as it is read.
+
+        ``source`` is a video file, its address (http or https), or a camera: ``"camera:0"``, or the
+        number alone. A camera never ends, and frames that it sends while a frame is processed are
+        left out. The other arguments are those of `predict`. ``limit`` is the largest number of
+        frames. ``out`` is an MP4 file, to which the annotated frames are written. It is complete
+        when all results were taken, or when the iterator is closed.
+
+        `Result.frame` is the index of the frame, and `Result.time` are the seconds since the first
+        one. It needs ``pip install 'groupdetr[video]'``.
+
+        `DataError` for a file that is not a video, and after the last frame of one that ends too
+        early. `UsageError` without PyAV, and if ``out`` is a file that this library did not write.
+
+        >>> for result in detector.video("street.mp4", out="annotated.mp4"):
+        ...     print(f"{result.time:.2f} s: {result.counts}")
+        """
+        score = self.score if score is None else score
+        self.expect_options(score, batch, show_groups)
+        expect_whole_number("limit", limit, 1, MANY)
+        with ExitStack() as stack:
+            video = stack.enter_context(open_source(source))
+            annotated = None
+            if out is not None:
+                annotated = stack.enter_context(AnnotatedVideo(Path(out), video.reader))
+            frames = video.frames(limit)
+            for result, frame in self.predict_frames(frames, video.name, score, batch, show_groups):
+                if annotated is not None:
+                    annotated.add(result.draw(), frame)
+                yield result
+            problem = video.reader.problem
+        if problem:
+            raise DataError(f"not all of this video could be read: {problem}", video.name)
+
+    def predict_frames(
+        self,
+        frames: Iterable[Frame],
+        source: str,
+        score: float,
+        batch: int = 1,
+        show_groups: bool = False,
+    ) -> Iterator[tuple[Result, Frame]]:
+        """Yield the result of each frame of a video, which ``source`` names, with the frame.
+
+        ``batch`` frames are read at a time.
+        """
+        read: list[Frame] = []
+
+        def predict_read() -> Iterator[tuple[Result, Frame]]:
+            images = [(frame.image, source) for frame in read]
+            for result, frame in zip(self.predict_read(images, score, show_groups), read):
+                yield replace(result, frame=frame.index, time=frame.time), frame
+
+        for frame in frames:
+            read.append(frame)
+            if len(read) == batch:
+                yield from predict_read()
+                read.clear()
+        yield from predict_read()
+
     def expect_options(self, score: float, batch: int, show_groups: bool) -> None:
         """Raise `UsageError` for options of `predict` that this detector cannot follow."""
         expect_score(score)
@@ -157,13 +236,20 @@ class Detector(TrainedDetector):
         for indices in indices_by_size.values():
             pixels = torch.stack([inputs[index] for index in indices])
             sizes = [images[index][0].size for index in indices]
-            # One list of detections for each group with show_groups, after that of the detector.
-            detections, *groups = self._detect(pixels, sizes, show_groups)
+            # One list of detections for each group that runs, after that of the detector.
+            needs_groups = show_groups or self.uncertainty or self.vote is not None
+            detections, *groups = self._detect(pixels, sizes, needs_groups)
             for position, index in enumerate(indices):
                 image, path = images[index]
                 all_detections = detections[position]
-                chosen = all_detections.above(score)
                 detections_of_groups = [of_group[position] for of_group in groups]
+                answering = self.recipe.inference_group
+                if self.vote is not None:
+                    all_detections = fuse_first_groups(
+                        detections_of_groups, self.vote, answering, self.recipe.num_detections
+                    )
+                    answering = None
+                chosen = all_detections.above(score)
                 results[index] = Result(
                     image=image,
                     detections=chosen,
@@ -173,8 +259,22 @@ class Detector(TrainedDetector):
                     groups=best_of_each_group(chosen, detections_of_groups)
                     if show_groups
                     else None,
+                    group_uncertainty=uncertainty_of(chosen, detections_of_groups, answering)
+                    if self.uncertainty
+                    else None,
                 )
         return [results[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def detect_each_group(self, image: Image.Image) -> list[Detections]:
+        """Return all detections of each group alone in an RGB image, whatever their score.
+
+        The first group is the primary one. Its detections are those of `predict`.
+        """
+        pixels = to_pixels(image, val_transform(self.imgsz)).unsqueeze(0)
+        has_groups = self.recipe.num_groups > 1
+        (detections,), *groups = self._detect(pixels, [image.size], show_groups=has_groups)
+        return [detections, *(of_group for (of_group,) in groups[1:])]
 
     def _detect(
         self, pixels: torch.Tensor, sizes: Sequence[tuple[int, int]], show_groups: bool
@@ -207,238 +307,27 @@ class Detector(TrainedDetector):
         return results
 
 
-def predict(
-    run: Path,
-    inputs: Sequence[str],
-    *,
-    score: float | None,
-    imgsz: int | None,
-    split: str,
-    limit: int | None,
-    device: str,
-    out: Path,
-    batch: int,
-    save_txt: bool,
-    save_json: bool,
-    save_crops: bool,
-    show_groups: bool,
-) -> list[JsonObject]:
-    """Write annotated copies of images, and predictions.json, to the folder ``out``.
-
-    Print one line for each image, and return the content of predictions.json. ``inputs`` are files,
-    folders and globs; ``-`` stands for those that stdin lists. ``score`` is the score threshold;
-    None: that of the best F1 of the run, and 0.5 for other weights. ``split`` and ``limit`` are for
-    scenes. ``batch`` images are read at a time. `PredictionFiles` has the files of ``save_txt``,
-    ``save_json`` and ``save_crops``. With ``show_groups``, the boxes of all groups are drawn and
-    written. Images that cannot be read are skipped; `DataError` at the end.
-    """
-    if not inputs:
-        raise UsageError(
-            "no images were given", remedy="groupdetr predict RUN photo.jpg folder/ '*.png'"
-        )
-    patterns = with_paths_of_stdin(inputs)
-    search = merge_searches(find_images(pattern) for pattern in patterns)
-    paths = search.images
-    if not paths:
-        raise no_images(patterns[0], search)
-    copies = annotated_paths(paths, out)
-    expect_replaceable_copies(copies, out)
-    files = PredictionFiles(out, save_txt, save_json, save_crops)
-    files.prepare(paths, copies, _another_folder(out))
-    console = create_console()
-    if left_out := search.describe_left_out():
-        console.print(left_out)
-    detector = Detector(run, device, imgsz)
-    min_score = detector.score if score is None else score
-    detector.expect_options(min_score, batch, show_groups)
-    if score is None and detector.best_threshold is not None:
-        console.print(f"score threshold {min_score:.2g}, the one of best F1")
-    out.mkdir(parents=True, exist_ok=True)
-
-    content: list[JsonObject] = []
-    lines: list[str] = []
-    best_scores: list[float] = []
-    unreadable: list[DataError] = []
-    waiting: list[tuple[Image.Image, Path, Path]] = []  # images that were read, path, copy
-
-    def predict_waiting() -> None:
-        images = [(image, str(path)) for image, path, _ in waiting]
-        results = detector.predict_read(images, min_score, show_groups)
-        for result, (_, path, copy) in zip(results, waiting):
-            result.save(copy)
-            files.write(result, copy)
-            content.append(to_json(result, path, copy))
-            lines.append(f"{escape_controls(str(path))}: {result.counts}")
-            if result.best_score is not None:
-                best_scores.append(result.best_score)
-        waiting.clear()
-
-    for path, copy in with_progress(list(zip(paths, copies)), "predict"):
-        try:
-            waiting.append((to_rgb(path), path, copy))
-        except DataError as error:
-            unreadable.append(error)
-        if len(waiting) == batch:
-            predict_waiting()
-    predict_waiting()
-    write_json(out / "predictions.json", content)
-    file_lines = files.finish()
-    for line in lines:
-        console.print(line)
-    console.print(f"{len(content)} annotated images and predictions.json are in {out}")
-    for line in file_lines:
-        console.print(line)
-    if hint := hint_at_lower_score(best_scores, min_score):
-        console.print(hint)
-    if unreadable:
-        raise unreadable_inputs(unreadable, len(paths), "images")
-    return content
-
-
-def recorded_threshold(source: str | Path) -> float | None:
+def recorded_threshold(source: str | Path, weights: Path) -> float | None:
     """Return the score threshold of the best F1 that the training of a run measured.
 
-    None for a weights file, and for a run whose best weights detect no object.
+    ``weights`` is the weights file of ``source``. The threshold is in its metadata, if `groupdetr
+    groups` wrote it, and in config.json beside it, if `groupdetr push` did. None for another
+    weights file, and for a run whose best weights detect no object.
     """
-    run = Path(source)
+    run, pushed = RunFolder(Path(source)), weights.parent / PUSHED_CONFIG
     try:
-        metrics = json.loads(RunFolder(run).best_metrics.read_text(encoding="utf-8"))
+        if run.best_metrics.is_file():
+            metrics = _json(run.best_metrics)
+        else:
+            metrics = native.read_metadata(weights)
+            if "score_threshold" not in metrics and weights.name == MODEL_FILE:
+                metrics = _json(pushed)
         threshold = metrics["score_threshold"]
     except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return None
     return float(threshold) if is_number(threshold) and 0 <= threshold <= 1 else None
 
 
-def with_paths_of_stdin(inputs: Sequence[str]) -> list[str]:
-    """Return the inputs with ``-`` replaced by the lines of stdin, which are one path each.
-
-    `UsageError` if stdin has no line.
-    """
-    if STDIN not in inputs:
-        return list(inputs)
-    stream = sys.stdin.buffer if sys.stdin is not None and not sys.stdin.closed else ()
-    lines = [os.fsdecode(line.rstrip(b"\r\n")) for line in stream]
-    listed = [line for line in lines if line.strip()]
-    if not listed:
-        raise UsageError(
-            "stdin lists no images",
-            remedy="pipe one path a line: ls *.jpg | groupdetr predict RUN -",
-        )
-    patterns: list[str] = []
-    for pattern in inputs:
-        if pattern == STDIN:
-            patterns += listed
-            listed = []  # stdin can be read once
-        else:
-            patterns.append(pattern)
-    return patterns
-
-
-def find_images(pattern: str) -> ImageSearch:
-    """Return the images of a file, a folder (with its subfolders) or a glob, in a fixed order.
-
-    In a folder, the ending of a name decides whether a file is an image. A file that was named, or
-    that a glob matches, is taken with any ending.
-    """
-    path = Path(pattern)
-    # The functions of os.path are False where those of Path raise, as for names that are too long.
-    exists = os.path.exists(pattern)
-    if os.path.isdir(pattern):
-        search = search_folder(path)
-    else:
-        matches = [pattern] if exists else glob.glob(pattern, recursive=True)
-        files = sorted(Path(match) for match in matches)
-        search = named_files(file for file in files if exists or os.path.isfile(file))
-    # Otherwise a folder that holds its own output would have more images every time.
-    originals = [image for image in search.images if not is_annotated(image)]
-    search.annotated_images = len(search.images) - len(originals)
-    search.images = originals
-    # Such files may be named because a shell expanded `folder/*`.
-    named = os.path.isfile(pattern) and (search.system_files or search.annotated_images)
-    if not search.images and not named:
-        raise no_images(pattern, search)
-    return search
-
-
-def no_images(where: str, search: ImageSearch) -> UsageError:
-    """Return the error for a search that found no image."""
-    what, remedy = "no images were found", PASS_IMAGES
-    if left_out := search.describe_left_out():
-        what = f"{what} ({left_out})"
-    elif not os.path.exists(where) and not glob.has_magic(where):
-        described, remedy = describe_missing_image(where)
-        what = described or "there is no such image or folder"
-    return UsageError(what, where, remedy)
-
-
-def annotated_paths(paths: Sequence[Path], out: Path) -> list[Path]:
-    """Return the path of the annotated copy of each image, in the folder ``out``.
-
-    Images with the same name in several folders get different paths. Copies are PNG files if the
-    image is one, and otherwise JPEG files.
-    """
-    used_names: set[str] = set()
-    annotated = []
-    for path in paths:
-        stem = os.fsdecode(os.fsencode(path.stem)[:_MAX_STEM])
-        name = stem
-        number = 1
-        while _name_key(name) in used_names:
-            number += 1
-            name = f"{stem}-{number}"
-        used_names.add(_name_key(name))
-        suffix = ".png" if path.suffix.lower() == ".png" else ".jpg"
-        annotated.append(out / f"{name}{suffix}")
-    return annotated
-
-
-def _name_key(name: str) -> str:
-    """Return a text that is equal for names that are the same file on some systems."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def expect_replaceable_copies(copies: Sequence[Path], out: Path) -> None:
-    """Raise `UsageError` if `predict` would replace a file that it did not write.
-
-    That is so if the folder ``out`` is the folder of the images, for example.
-    """
-    remedy = _another_folder(out)
-    expect_replaceable(copies, is_annotated, remedy)
-    expect_replaceable([out / "predictions.json"], is_predictions, remedy)
-
-
-def _another_folder(out: Path) -> str:
-    return f"choose another folder: --out {quote(out / 'annotated')}"
-
-
-def to_json(result: Result, path: Path, annotated: Path) -> JsonObject:
-    """Return the entry of one image in predictions.json.
-
-    Category ids are those of the dataset. Masks are COCO's compressed run lengths.
-    """
-    rows = zip(
-        result.ids,
-        result.names,
-        result.scores.tolist(),
-        result.boxes.tolist(),
-        result.detections.segmentations(),
-    )
-    detections = []
-    for index, (category_id, name, score, box, segmentation) in enumerate(rows):
-        detection: JsonObject = {
-            "category_id": category_id,
-            "name": name,
-            "score": round(score, 6),
-            "box": [round(coordinate, 3) for coordinate in box],
-        }
-        detection |= segmentation
-        if result.groups is not None:
-            detection["groups"] = result.groups.to_json(index)
-        detections.append(detection)
-    return {
-        "file": str(path),
-        "width": result.image.width,
-        "height": result.image.height,
-        "annotated": annotated.name,
-        "detections": detections,
-    }
+def _json(file: Path) -> Any:
+    """Return the content of a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from groupdetr.analysis.group_uncertainty import GroupUncertainty
 from groupdetr.errors import UsageError
 from groupdetr.structures.detections import Detections, decode_mask
 from groupdetr.structures.json_object import JsonObject
@@ -41,6 +42,9 @@ class Result(DetectionResult):
     source: str = ""  # the path of the image, if it has one
     best_score: float | None = None  # the highest of all scores, those below the threshold included
     groups: GroupDetections | None = None  # the boxes of all groups, with ``show_groups``
+    group_uncertainty: GroupUncertainty | None = None  # with ``uncertainty`` of the detector
+    frame: int | None = None  # of a video: the index of the frame, 0 for the first one
+    time: float | None = None  # of a video: the seconds since the first frame
 
     @property
     def source_files(self) -> list[Path]:
@@ -57,6 +61,32 @@ class Result(DetectionResult):
         """[D,4] x0, y0, x1, y1 in pixels."""
         boxes: NDArray[np.float32] = self.detections.boxes.numpy()
         return boxes
+
+    @property
+    def uncertainty(self) -> NDArray[np.float64] | None:
+        """[D] in [0,1]: 1 minus what the groups confirm of each detection.
+
+        That is the mean over all groups of their score times the IoU of their box, and zero for
+        groups that do not detect the object. None without ``uncertainty`` of the detector.
+        """
+        return None if self.group_uncertainty is None else self.group_uncertainty.total
+
+    @property
+    def disagreement(self) -> NDArray[np.float64] | None:
+        """[D] in [0,1]: the spread of the boxes and scores of the groups, whatever the score is.
+
+        It is 0 if they are equal, and 1 if no other group detects the object. None without
+        ``uncertainty`` of the detector.
+        """
+        return None if self.group_uncertainty is None else self.group_uncertainty.disagreement
+
+    @property
+    def captions(self) -> list[str]:
+        """The class name and the score of every detection, and its uncertainty if it is known."""
+        captions = super().captions
+        if self.uncertainty is None:
+            return captions
+        return [f"{text}, u {value:.2f}" for text, value in zip(captions, self.uncertainty)]
 
     @property
     def masks(self) -> NDArray[np.bool_] | None:
@@ -81,22 +111,27 @@ class Result(DetectionResult):
         """Return COCO results with the category ids of the dataset.
 
         Boxes are [x, y, width, height], masks are compressed run lengths. Without ``image_id`` the
-        path of the image is used.
+        path of the image is used; for a frame of a video, its index follows.
         """
+        if image_id is None:
+            image_id = self.source if self.frame is None else f"{self.source}/{self.frame:06d}"
         rows = zip(
             self.ids,
             self.detections.xywh().tolist(),
             self.scores.tolist(),
             self.detections.segmentations(),
         )
-        results = []
+        results: list[JsonObject] = []
         for category_id, box, score, segmentation in rows:
-            result = {
-                "image_id": self.source if image_id is None else image_id,
+            result: JsonObject = {
+                "image_id": image_id,
                 "category_id": category_id,
                 "bbox": box,
                 "score": score,
             }
+            if self.group_uncertainty is not None:
+                result["uncertainty"] = float(self.group_uncertainty.total[len(results)])
+                result["disagreement"] = float(self.group_uncertainty.disagreement[len(results)])
             results.append(result | segmentation)
         return results
 

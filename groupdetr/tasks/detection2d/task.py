@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,14 +13,16 @@ from groupdetr.data import transforms
 from groupdetr.data.check import CheckReport, check
 from groupdetr.data.dataset import DetectionDataset
 from groupdetr.data.layouts import DatasetSplits, load, load_split
-from groupdetr.data.records import CocoSplit
+from groupdetr.data.mosaic import Mosaic
+from groupdetr.data.own_transform import OwnTransform
+from groupdetr.data.records import CocoSplit, Record
 from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import METRICS, CocoEvaluation, evaluate
 from groupdetr.evaluation.error_analysis import analyse_errors
 from groupdetr.ops.boxes import cxcywh_to_xyxy
-from groupdetr.settings import Settings
+from groupdetr.settings import MOSAIC, PHOTOMETRIC, Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.postprocessing import best_pairs
@@ -35,17 +37,38 @@ AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
 MAX_CACHE_BYTES = 1 << 30
 
 
-def augmentation(name: str) -> Callable[[int], transforms.Transform]:
-    """Return the function from imgsz to the transform called ``name``, such as flip+photometric."""
-    geometric, _, photometric = name.partition("+")
-    if geometric not in AUGMENTATIONS:
-        raise UsageError(
-            f"--augment {name} is for scenes", remedy=f"for images: {', '.join(AUGMENTATIONS)}"
-        )
-    transform = AUGMENTATIONS[geometric]
-    if not photometric:
-        return transform
-    return lambda imgsz: transforms.PhotometricDistortion(transform(imgsz))
+@dataclass(frozen=True)
+class Augmentation:
+    """What ``--augment`` names: a geometric transform, and what is added to it."""
+
+    geometric: str  # a key of `AUGMENTATIONS`
+    mosaic: bool = False
+    photometric: bool = False
+
+    @classmethod
+    def named(cls, name: str) -> Augmentation:
+        """Return the augmentation called ``name``, such as flip or detr+mosaic+photometric."""
+        geometric, *added = name.split("+")
+        if geometric not in AUGMENTATIONS:
+            raise UsageError(
+                f"--augment {name} is for scenes", remedy=f"for images: {', '.join(AUGMENTATIONS)}"
+            )
+        return cls(geometric, MOSAIC in added, PHOTOMETRIC in added)
+
+    def dataset(
+        self,
+        records: Sequence[Record],
+        imgsz: int,
+        seed: int = 0,
+        cache_bytes: int = 0,
+        own_transform: OwnTransform | None = None,
+    ) -> DetectionDataset:
+        """Return the images of ``records``, augmented for a training at ``imgsz``."""
+        transform = AUGMENTATIONS[self.geometric](imgsz)
+        if self.photometric:
+            transform = transforms.PhotometricDistortion(transform)
+        mosaic = Mosaic(imgsz) if self.mosaic else None
+        return DetectionDataset(records, transform, seed, cache_bytes, mosaic, own_transform)
 
 
 @torch.no_grad()
@@ -91,9 +114,10 @@ class DetectionTask(Task[Detections]):
         self.num_detections = num_detections
         # Without workers, the training process loads the images.
         self.num_loaders = max(1, workers)
-        self.train = DetectionDataset(
+        self.augmentation = Augmentation.named(settings.augment)
+        self.train = self.augmentation.dataset(
             data.splits["train"].records,
-            augmentation(settings.augment)(settings.imgsz),
+            settings.imgsz,
             settings.seed,
             MAX_CACHE_BYTES // self.num_loaders,
         )
@@ -139,8 +163,10 @@ class DetectionTask(Task[Detections]):
         return worst_case(
             self.train.records,
             self.settings.imgsz,
-            self.settings.augment.partition("+")[0],
+            self.augmentation.geometric,
             query_count,
+            mosaic=self.augmentation.mosaic,
+            any_shape=self.train.own_transform is not None,
         )
 
     def postprocess_val(self, predictions: Predictions, indices: Sequence[int]) -> list[Detections]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from groupdetr.analysis.box_fusion import fuse_groups
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
@@ -21,6 +22,7 @@ from groupdetr.report.run import write_evaluation_report
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.detection2d.group_vote import voting_groups
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.report import image_loader
 from groupdetr.tasks.detection2d.task import DetectionTask
@@ -51,6 +53,7 @@ def validate(
     images: Path | None,
     split: str | None,
     per_group: bool,
+    vote: int | None,
     imgsz: int | None,
     batch: int,
     workers: int | None,
@@ -62,11 +65,12 @@ def validate(
     ``run`` is the folder of a run or a weights file. Without ``data`` the dataset of the run is
     used; ``images`` is the folder of images if ``data`` is an annotation file. ``split`` None is
     val, or all images of a file that has no name of a split. ``per_group`` also evaluates every
-    group of queries alone. Files go to the folder ``out``. All metrics of a split without
+    group of queries alone. With ``vote``, the detections are those of this number of groups, fused.
+    Files go to the folder ``out``. All metrics of a split without
     annotations are undefined.
     """
     accelerator = create_accelerator(Settings(device=device, workers=workers))
-    detector = Detector(run, str(accelerator.device), imgsz)
+    detector = Detector(run, str(accelerator.device), imgsz, vote=vote)
     if data is None:
         data, images = training_data(run, "add --data DATA")
         evaluated, part = read_own_split(detector, data, images, split or "val")
@@ -86,7 +90,7 @@ def validate(
     splits = {"train": evaluated, "val": evaluated}
     task = detector.create_task(DatasetSplits(evaluated.annotation_file, splits))
 
-    detections = detect(detector, task, accelerator, batch, workers)
+    detections = detect_voting(detector, task, accelerator, batch, workers)
     groups = []
     if per_group:
         for group in range(detector.recipe.num_groups):
@@ -101,6 +105,8 @@ def validate(
         "data": str(data),
         "images": len(evaluated),
     }
+    if vote is not None:
+        subject["vote"] = vote
     content = write_results(validation, subject, out)
     write_page(validation, out, str(detector.path), part)
     line = f"{len(evaluated)} images: {part} of {evaluated.annotation_file}"
@@ -182,6 +188,27 @@ def detect(
     num_workers = loader_workers(Settings(workers=workers))
     with CountProgress("val") as progress:
         return run_inference(detector.model, task, accelerator, batch, num_workers, progress)
+
+
+def detect_voting(
+    detector: Detector,
+    task: DetectionTask,
+    accelerator: Accelerator,
+    batch: int,
+    workers: int | None,
+) -> list[Detections]:
+    """Return the detections of the detector in every image of ``val``.
+
+    If it fuses groups, they are the fused detections of these groups.
+    """
+    if detector.vote is None:
+        return detect(detector, task, accelerator, batch, workers)
+    answering = detector.recipe.inference_group
+    by_group = []
+    for group in voting_groups(detector.recipe.num_groups, detector.vote, answering):
+        with use_group(detector.model, group):
+            by_group.append(detect(detector, task, accelerator, batch, workers))
+    return [fuse_groups(of_image, task.num_detections).detections for of_image in zip(*by_group)]
 
 
 def write_results(validation: Validation, subject: JsonObject, folder: Path) -> JsonObject:

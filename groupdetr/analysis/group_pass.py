@@ -1,0 +1,115 @@
+"""One forward pass with all groups over the validation images: detections, and the use of queries.
+
+Inference runs one group. Here all K groups run, and each is evaluated as a detector of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
+
+import numpy as np
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.engine.inference import eval_mode, map_dataset, use_group
+from groupdetr.engine.task import Batch, DetectionsT, Task
+from groupdetr.evaluation.instability import objects_of_queries
+from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.outputs import Outputs
+from groupdetr.structures.predictions import Predictions
+from groupdetr.structures.supervised_predictions import SupervisedPredictions
+from groupdetr.structures.targets import TargetBatch
+
+
+@dataclass(frozen=True)
+class ImageGroups(Generic[DetectionsT]):
+    """What the K groups of N queries detect in one image."""
+
+    detections: list[DetectionsT]  # [K] all detections of each group
+    # [K,N] index of the object that each query is matched to, by the matching of the training in
+    # the last decoder layer; -1 for none
+    matched: NDArray[np.int16]
+    scores: NDArray[np.float32]  # [K,N] the highest score of each query over all classes
+    # [K,N,2] x, y in [0,1] of the reference point of each query before the first decoder layer;
+    # the centre of its predicted box if the queries have no reference points
+    points: NDArray[np.float32]
+
+
+@dataclass
+class GroupPass(Generic[DetectionsT]):
+    """Runs all groups of a detector over the validation images of a task.
+
+    The groups must not attend to each other: then a group detects the same as it does alone.
+    """
+
+    model: DetectionTransformer
+    criterion: SetCriterion
+    task: Task[DetectionsT]
+    accelerator: Accelerator
+
+    def run(
+        self, batch_size: int, workers: int, on_progress: Callable[[int, int], None] | None = None
+    ) -> list[ImageGroups[DetectionsT]]:
+        """Return what the groups detect in every validation image, in order."""
+        with eval_mode(self.model), use_group(self.model, None):
+            return map_dataset(
+                self.predict_batch, self.task, self.accelerator, batch_size, workers, on_progress
+            )
+
+    def predict_batch(self, batch: Batch) -> list[ImageGroups[DetectionsT]]:
+        """Return what the groups detect in each image of a batch."""
+        with self.accelerator.autocast():
+            outputs = self.model(batch.images(self.accelerator.device))
+        final = matching_queries(outputs)  # [B,K,N,.]
+        num_groups = final.logits.shape[1]
+        by_group = []
+        for group in range(num_groups):
+            by_group.append(self.task.postprocess_val(final[:, group], batch.indices))
+
+        matched = self.matched_objects(final, batch)
+        logits = final.logits.float()
+        if self.criterion.has_no_object:
+            scores = logits.softmax(-1)[..., :-1].amax(-1)
+        else:
+            scores = logits.sigmoid().amax(-1)
+        points = query_points(outputs, final)
+        images = []
+        for index in range(len(batch.indices)):
+            images.append(
+                ImageGroups(
+                    detections=[of_group[index] for of_group in by_group],
+                    matched=matched[index],
+                    scores=scores[index].cpu().numpy(),
+                    points=points[index].cpu().numpy(),
+                )
+            )
+        return images
+
+    def matched_objects(self, final: Predictions, batch: Batch) -> NDArray[np.int16]:
+        """Return the index of the object of every query, [B,K,N], -1 for none."""
+        supervised = SupervisedPredictions(("last layer",), Predictions.stack([final]))
+        targets = [target.to(self.accelerator.device) for target in batch.targets]
+        assignment = self.criterion.assign(supervised, TargetBatch.from_targets(targets))
+        return objects_of_queries(assignment, tuple(final.logits.shape[:3]))
+
+
+def matching_queries(outputs: Outputs) -> Predictions:
+    """Return the last layer's predictions of the matching queries of all groups, [B,K,N,.]."""
+    num_denoising = 0 if outputs.queries is None else outputs.queries.num_denoising
+    return outputs.layers[-1][:, :, num_denoising:]
+
+
+def query_points(outputs: Outputs, final: Predictions) -> Tensor:
+    """Return the reference points of the matching queries, [B,K,N,2] float32, x, y in [0,1].
+
+    They are the centres of the predicted boxes if the queries have no reference points.
+    """
+    queries = outputs.queries
+    if queries is None or queries.reference.shape[-1] < 2:
+        return final.to_boxes()[..., :2].float()
+    points = queries.reference[:, :, queries.num_denoising :, :2].float()
+    return points.expand(len(final.logits), -1, -1, -1)
