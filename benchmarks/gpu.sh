@@ -67,9 +67,9 @@ python - "$out/shapes" <<'PYTHON'
 import sys
 
 from groupdetr.data.synthetic import write
-from groupdetr.tasks.detection2d.demo_data import DEMO_COUNTS, DEMO_DATA
+from groupdetr.paper.small_scale import SHAPES, SHAPES_COUNTS
 
-write(DEMO_DATA, sys.argv[1], DEMO_COUNTS)
+write(SHAPES, sys.argv[1], SHAPES_COUNTS)
 PYTHON
 for model in "${models_2d[@]}"; do
   for k in 1 6; do
@@ -84,9 +84,9 @@ python - "$out/scenes" <<'PYTHON'
 import sys
 
 from groupdetr.data.nuscenes.synthetic import write
-from groupdetr.tasks.detection3d.demo_data import DEMO_DATA
+from groupdetr.paper.small_scale import SCENES
 
-write(DEMO_DATA, sys.argv[1])
+write(SCENES, sys.argv[1])
 PYTHON
 for model in "${models_3d[@]}"; do
   for k in 1 6; do

@@ -13,7 +13,9 @@ from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.lite import (
     LiteConditionalDETR,
     LiteDABDeformableDETR,
+    LiteDABDETR,
     LiteDINO,
+    LiteDNDETR,
     LiteMask2Former,
 )
 from groupdetr.detectors.mask2former import Mask2Former
@@ -148,6 +150,8 @@ def _presets() -> Iterator[NamedExperiment]:
         ("mask2former-r50", Mask2Former(), MASK2FORMER_EPOCHS_50, K, "ResNet-50, three levels"),
         ("mask2former-tiny", TinyMask2Former(), TINY_SETTINGS, TINY_K, ON_A_CPU),
         ("conditional-detr-lite", LiteConditionalDETR(), LITE_SETTINGS, TINY_K, LITE),
+        ("dab-detr-lite", LiteDABDETR(), LITE_SETTINGS, TINY_K, LITE),
+        ("dn-detr-lite", LiteDNDETR(), LITE_SETTINGS, TINY_K, LITE),
         ("dab-deformable-detr-lite", LiteDABDeformableDETR(), LITE_SETTINGS, TINY_K, LITE),
         ("dino-lite", LiteDINO(), LITE_SETTINGS, TINY_K, LITE),
         ("mask2former-lite", LiteMask2Former(), LITE_SETTINGS, TINY_K, LITE),

@@ -95,7 +95,7 @@ def grad_norms_by_step(run: Path) -> dict[int, float]:
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
     """Return the records of all evaluations without times and memory, which vary between runs."""
-    varying = ("seconds", "peak_memory_mb")
+    varying = ("seconds", "cpu_seconds", "peak_memory_mb")
     records = []
     for record in read_log(run):
         if "instability" in record:

@@ -81,6 +81,8 @@ def test_what_only_some_systems_have_is_used_only_after_a_test_of_the_system() -
 
 # Calls that read or write text, and the modes in which they do not.
 TEXT_METHODS = {"read_text", "write_text"}
+# What these open is not text. The module `av` is imported where it is used.
+_BINARY_OWNERS = ("Image", "tarfile", "webbrowser", "os", "archive", "av", "self.av")
 BINARY_MODES = {"rb", "wb", "ab", "r+b", "rb+", "w+b", "xb"}
 
 
@@ -99,7 +101,7 @@ def reads_text_without_an_encoding(call: ast.Call) -> bool:
         constants = [a.value for a in call.args if isinstance(a, ast.Constant)]
         is_binary = bool(BINARY_MODES & {*constants, arguments.get("mode", "").strip("'")})
         # `os.open` returns a number, and the files of an archive are binary.
-        return not is_binary and owner not in ("Image", "tarfile", "webbrowser", "os", "archive")
+        return not is_binary and owner not in _BINARY_OWNERS
     if name in ("run", "Popen", "check_output") and owner == "subprocess":
         return arguments.get("text") == "True" or "universal_newlines" in arguments
     # Functions of ours have these names, too. They are not methods.

@@ -14,10 +14,18 @@ from tests.test_structure import IMPORTS, TREES, room
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
 COMMAND = re.compile(
-    r"groupdetr (demo|check|convert|train|val|predict|export|import|push|doctor|presets)\b"
+    r"groupdetr (demo|paper|check|convert|train|val|groups|predict|ui|export|import|push|doctor|presets)\b"
 )
 # Programs of others whose options are named in messages.
-FOREIGN = {"--nproc-per-node", "--shm-size", "--local-dir", "--revision"}
+FOREIGN = {
+    "--nproc-per-node",
+    "--shm-size",
+    "--local-dir",
+    "--revision",
+    "--logdir",
+    "--backend-store-uri",
+    "--project",
+}
 
 
 @cache
@@ -82,16 +90,28 @@ PRINTED_BY = {
     "groupdetr.modeling.backbones.timm_weights": {"train"},
     "groupdetr.modeling.backbones.vovnet": {"train"},
     # `doctor` converts models of the hub, too, but to a file in a cache.
-    "groupdetr.files.replacing": set(COMMANDS) - {"doctor", "presets"},
+    "groupdetr.files.replacing": set(COMMANDS) - {"doctor", "presets", "ui"},
     "groupdetr.settings": {"train"},
+    "groupdetr.tasks.detection2d.group_analysis": {"groups"},
+    "groupdetr.tasks.detection2d.group_vote": {"val", "predict"},
     "groupdetr.tasks.detection2d.task": {"train"},
+    "groupdetr.tasks.detection2d.prediction_command": {"predict"},
     "groupdetr.tasks.detection2d.validation": {"val"},
     "groupdetr.tasks.detection3d.prediction": {"predict"},
     "groupdetr.tasks.detection_result": {"predict"},
     "groupdetr.tasks.detection3d.task": {"train"},
     "groupdetr.tasks.detection3d.validation": {"val"},
+    "groupdetr.workflows.own_dataset": {"val", "ui"},
+    # `ui` evaluates, too, but writes nothing.
+    "groupdetr.tasks.output_files": set(COMMANDS) - {"doctor", "presets", "ui"},
     "groupdetr.weights.importing": {"import"},
-    "groupdetr.workflows.parallel_runs": {"train"},  # it starts trainings
+    "groupdetr.workflows.validate": {"val"},
+    "groupdetr.paper.trainings": {"train"},  # the commands of trainings
+    "groupdetr.paper.slurm": {"paper"},
+    "groupdetr.paper.fig8": {"paper"},
+    # `demo` runs it, too, but with one detector.
+    "groupdetr.workflows.paper": {"paper"},
+    "groupdetr.tasks.training_config": {"train"},
 }
 # Style sheets have names that look like options.
 WITHOUT_MESSAGES = {"report", "visualize"}

@@ -41,13 +41,14 @@ FLOORS = [
     {"registry"},
     {"weights", "analysis", "report"},
     {"tasks"},
-    {"deployment"},
+    {"deployment", "web"},
+    {"paper"},
     {"workflows"},
     {"cli"},
     {"__main__"},
 ]
 MODEL = {"ops", "structures", "groups", "modeling", "criterion", "detectors"}
-KNOW_NUM_GROUPS = {"detectors", "experiments", "weights", "report", "tasks", "workflows"}
+KNOW_NUM_GROUPS = {"detectors", "experiments", "weights", "report", "tasks", "paper", "workflows"}
 
 
 def room(module: str) -> str:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from groupdetr.detectors.tiny import (
     TinyConditionalDETR,
     TinyDABDeformableDETR,
+    TinyDABDETR,
     TinyDINO,
+    TinyDNDETR,
     TinyMask2Former,
 )
 from groupdetr.modeling.backbones.efficientnet_lite import LITE0
@@ -21,6 +23,28 @@ from groupdetr.modeling.backbones.efficientnet_lite import LITE0
 @dataclass(frozen=True)
 class LiteConditionalDETR(TinyConditionalDETR):
     """Conditional DETR with EfficientNet-Lite0, on the map of stride 16."""
+
+    backbone: str = LITE0
+    frozen_stages: int = 2
+    freeze_norms: bool = True
+    strides: tuple[int, ...] = (16,)
+    channels: int = 128
+
+
+@dataclass(frozen=True)
+class LiteDABDETR(TinyDABDETR):
+    """DAB-DETR with EfficientNet-Lite0, on the map of stride 16."""
+
+    backbone: str = LITE0
+    frozen_stages: int = 2
+    freeze_norms: bool = True
+    strides: tuple[int, ...] = (16,)
+    channels: int = 128
+
+
+@dataclass(frozen=True)
+class LiteDNDETR(TinyDNDETR):
+    """DN-DETR with EfficientNet-Lite0, on the map of stride 16."""
 
     backbone: str = LITE0
     frozen_stages: int = 2

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from groupdetr.report.page import Html, escape, join, swatches
 
 _WIDTH, _HEIGHT = 440, 290
 # Margins in pixels. Names of lines need more at the right.
 _TOP, _BOTTOM, _LEFT, _RIGHT = 26, 44, 52, 14
-_NUM_COLOURS = 7  # --s0 .. --s6 of the style sheet
+_NUM_COLOURS = 8  # --s0 .. --s7 of the style sheet
 _MAX_POINTS = 400  # of a line
 _MAX_MARKERS = 40  # lines with more points have no markers
 # With more lines, or with longer names, the names move to a legend below the chart.
@@ -26,13 +26,19 @@ _Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """One line. A nan interrupts it. ``low`` and ``high`` draw a band around it."""
+    """One line. A nan interrupts it. ``low`` and ``high`` draw a band around it.
+
+    ``colour`` is the index of its colour; None: its position among the lines of the chart.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+    dashed: bool = False
+    bold: bool = False
+    colour: int | None = None
 
     def thinned(self) -> Series:
         """Return a line with at most as many points as a screen can show.
@@ -46,7 +52,9 @@ class Series:
             backwards = tuple(values)[::-1][::step]
             return backwards[::-1]
 
-        return Series(self.name, thin(self.x), thin(self.y), thin(self.low), thin(self.high))
+        return replace(
+            self, x=thin(self.x), y=thin(self.y), low=thin(self.low), high=thin(self.high)
+        )
 
     def runs(self) -> list[list[_Point]]:
         """Return the uninterrupted runs of finite points."""
@@ -101,7 +109,7 @@ def line_chart(chart: Chart) -> Html:
         parts += _names(axes, lines)
         legend = Html("")
     else:
-        legend = swatches([(line_colour(index), line.name) for index, line in lines.items()])
+        legend = swatches([(_swatch(index, line), line.name) for index, line in lines.items()])
 
     aria_label = escape(f"{chart.title}: {chart.y_label} by {chart.x_label}")
     attributes = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{aria_label}"'
@@ -252,7 +260,7 @@ def _draw_axes(axes: _Axes, chart: Chart) -> Iterator[Html]:
 
 def _line(axes: _Axes, index: int, series: Series) -> Html:
     """Return the band, the line and the markers of one series."""
-    colour = line_colour(index)
+    colour = colour_of(index, series)
     parts = []
 
     # The outline of the band runs along its lower edge and back along its upper edge.
@@ -266,10 +274,11 @@ def _line(axes: _Axes, index: int, series: Series) -> Html:
         outline = axes.pixels(lower + upper[::-1])
         parts.append(f'<polygon class="band" style="fill:{colour}" points="{outline}"/>')
 
+    css_class = "line" + " dashed" * series.dashed + " bold" * series.bold
     runs = series.runs()
     for run in runs:
         points = axes.pixels(run)
-        parts.append(f'<polyline class="line" style="stroke:{colour}" points="{points}"/>')
+        parts.append(f'<polyline class="{css_class}" style="stroke:{colour}" points="{points}"/>')
     if len(series.x) <= _MAX_MARKERS:
         for run in runs:
             for x, y in run:
@@ -289,18 +298,22 @@ def marker(point: _Point, tooltip: str, colour: str) -> Html:
 
 
 def _names(axes: _Axes, lines: dict[int, Series]) -> Iterator[Html]:
-    """Yield the name of each line next to its end. Names that would overlap are moved apart."""
+    """Yield the name of each line at the right of the chart, at the height of its end.
+
+    There a name lies on no line, also not on one that is longer than its own. Names that would
+    overlap are moved apart.
+    """
     ends = {index: line.runs()[-1][-1] for index, line in lines.items()}
     top_to_bottom = sorted(ends, key=lambda index: axes.y(ends[index][1]))
     # The lowest position of a name that leaves room for all the following names below it.
     lowest = axes.y.start - _NAME_HEIGHT * (len(lines) - 1)
     y = _TOP - _NAME_HEIGHT
     for index in top_to_bottom:
-        end_x, end_y = ends[index]
+        _, end_y = ends[index]
         y = max(y + _NAME_HEIGHT, min(axes.y(end_y), lowest))
         lowest += _NAME_HEIGHT
-        attributes = f'class="name" style="fill:{line_colour(index)}"'
-        yield svg_text(axes.x(end_x) + 8, y + 4, lines[index].name, "start", attributes)
+        attributes = f'class="name" style="fill:{colour_of(index, lines[index])}"'
+        yield svg_text(axes.x.end + 8, y + 4, lines[index].name, "start", attributes)
 
 
 def _name_width(lines: Iterable[Series]) -> float:
@@ -320,6 +333,19 @@ def svg_text(x: float, y: float, content: str, anchor: str, attributes: str = ""
 def line_colour(index: int) -> str:
     """Return the colour of a line, which is the same in every chart of a page."""
     return f"var(--s{index % _NUM_COLOURS})"
+
+
+def colour_of(index: int, series: Series) -> str:
+    """Return the colour of the line at position ``index`` of a chart."""
+    return line_colour(index if series.colour is None else series.colour)
+
+
+def _swatch(index: int, series: Series) -> str:
+    """Return the background of the sign of a line in a legend, which shows if it is dashed."""
+    colour = colour_of(index, series)
+    if not series.dashed:
+        return colour
+    return f"repeating-linear-gradient(90deg, {colour} 0 3px, transparent 3px 5px)"
 
 
 def numbered(content: Html, caption: str) -> Html:

@@ -1,17 +1,21 @@
-"""Comparison of training runs: means over seeds, gains and curves."""
+"""Comparison of trainings: configurations over seeds, gains with their intervals, and curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from statistics import fmean, stdev
 
-from groupdetr.report.chart import Chart, Series
-from groupdetr.report.page import Tile
+from groupdetr.report.chart import Series
+from groupdetr.structures.json_object import JsonObject
 
 LogRow = Mapping[str, float]  # the numbers of one evaluation of a run, by name
 ReadValue = Callable[[LogRow], float]  # returns one number of a row
+# What a curve in a file keeps of every evaluation, besides the metrics.
+CURVE_KEYS = ("epoch", "step", "seconds", "cpu_seconds", "loss", "instability")
+CONFIDENCE = 0.95  # of the intervals of gains
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,57 @@ class RunSummary:
     seconds: float  # wall time of training, without evaluation
     peak_memory_mb: float
     metrics: Mapping[str, float]  # of the last evaluation, the main one first
-    # Rows of epoch, step, seconds, loss and metrics. Other keys are ignored.
+    # Rows of epoch, step, seconds, cpu_seconds, loss and metrics. Other keys are ignored.
     curve: Sequence[LogRow]
-    label: str = ""  # distinguishes the run from others if K does not
+    cpu_seconds: float = math.nan  # CPU time of training; nan if it was not recorded
+    steps: int = 0
+    name: str = ""  # of the folder
 
-    @property
-    def name(self) -> str:
-        return self.label or f"K = {self.groups}"
+    def to_json(self) -> JsonObject:
+        """Return the numbers for a file. A number that is not defined is None."""
+        curve = []
+        for row in self.curve:
+            names = (*CURVE_KEYS, *self.metrics)
+            curve.append({name: _rounded(row[name]) for name in names if name in row})
+        return {
+            "training": self.name,
+            "seed": self.seed,
+            "groups": self.groups,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "seconds": _rounded(self.seconds),
+            "cpu_seconds": _rounded(self.cpu_seconds),
+            "peak_memory_mb": _rounded(self.peak_memory_mb),
+            "metrics": {name: _rounded(value) for name, value in self.metrics.items()},
+            "curve": curve,
+        }
+
+    @classmethod
+    def from_json(cls, content: JsonObject) -> RunSummary:
+        """Return the summary that `to_json` returned."""
+        return cls(
+            groups=content["groups"],
+            seed=content["seed"],
+            epochs=content["epochs"],
+            steps=content["steps"],
+            seconds=_number(content["seconds"]),
+            cpu_seconds=_number(content["cpu_seconds"]),
+            peak_memory_mb=_number(content["peak_memory_mb"]),
+            metrics={name: _number(value) for name, value in content["metrics"].items()},
+            curve=[
+                {name: _number(value) for name, value in row.items()} for row in content["curve"]
+            ],
+            name=content["training"],
+        )
+
+
+def _rounded(value: float) -> float | None:
+    """Return a number with the digits that a file needs; None if it is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -54,14 +102,63 @@ class MeanStd:
 
 
 @dataclass(frozen=True)
-class RunsOverSeeds:
-    """All runs with the same name, one for each seed."""
+class Gain:
+    """A difference between two configurations, in percentage points.
 
-    runs: Sequence[RunSummary]
+    ``low`` and ``high`` are the ends of the 95 % interval of the mean by Student's t distribution
+    over the differences of the seeds. They are nan unless both have the same two or more seeds.
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+    seeds: int = 1
+
+    @classmethod
+    def from_differences(cls, values: Sequence[float]) -> Gain:
+        """Return the mean of the differences of the seeds, and its interval."""
+        mean = fmean(values)
+        if len(values) < 2 or not all(math.isfinite(value) for value in values):
+            return cls(mean, seeds=len(values))
+        # Imported here: it takes a second, and most pages do not need it.
+        from scipy.stats import t
+
+        quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+        margin = quantile * stdev(values) / math.sqrt(len(values))
+        return cls(mean, mean - margin, mean + margin, len(values))
 
     @property
-    def name(self) -> str:
-        return self.runs[0].name
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low)
+
+    @property
+    def is_clear(self) -> bool:
+        """True if the interval is on one side of zero."""
+        return self.has_interval and (self.low > 0 or self.high < 0)
+
+    @property
+    def interval(self) -> str:
+        """The interval in words; empty if there is none."""
+        if not self.has_interval:
+            return ""
+        return f"{format_gain(self.low)} to {format_gain(self.high)}"
+
+    def __str__(self) -> str:
+        text = format_gain(self.mean)
+        return f"{text} ({self.interval})" if self.has_interval else text
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ only in their seed, in the order of the seeds."""
+
+    key: str  # unique among those of a page
+    label: str  # its name for readers
+    runs: Sequence[RunSummary]
+    baseline: bool = False  # drawn dashed; others are drawn bold
+    family: str = ""  # configurations of one family have one colour
+    reported: float | None = None  # the paper's figure in percent
+    details: Mapping[str, object] = field(default_factory=dict)  # model, N, data: for tables
 
     @property
     def groups(self) -> int:
@@ -72,14 +169,32 @@ class RunsOverSeeds:
         return [run.seed for run in self.runs]
 
     @property
+    def epochs(self) -> float:
+        """The number of epochs of the longest run."""
+        return max(run.epochs for run in self.runs)
+
+    @property
     def seconds(self) -> float:
         """Mean wall time of training."""
         return fmean(run.seconds for run in self.runs)
 
     @property
+    def cpu_seconds(self) -> float:
+        """Mean CPU time of training; nan if a run did not record it."""
+        return fmean(run.cpu_seconds for run in self.runs)
+
+    @property
     def memory(self) -> float:
-        """Mean peak memory in MB."""
+        """Mean peak memory in MiB."""
         return fmean(run.peak_memory_mb for run in self.runs)
+
+    def step_seconds(self, key: str) -> float:
+        """Return the mean time of a step; ``key`` is "cpu_seconds" or "seconds"."""
+        values = []
+        for run in self.runs:
+            steps = run.steps or (run.curve[-1].get("step", 0) if run.curve else 0)
+            values.append(getattr(run, key) / steps if steps else math.nan)
+        return fmean(values)
 
     def percentages(self, metric: str) -> list[float]:
         """Return a metric of each seed in percent; nan if a run does not have it."""
@@ -89,15 +204,14 @@ class RunsOverSeeds:
         """Return the mean of a metric in percent, as papers print AP."""
         return MeanStd.from_values(self.percentages(name))
 
-    def curve(self, read_x: ReadValue, read_y: ReadValue) -> Series:
+    def curve(self, read_x: ReadValue, read_y: ReadValue, colour: int | None = None) -> Series:
         """Return the mean curve over seeds, with a band from the lowest seed to the highest."""
         xs: list[float] = []
         ys: list[float] = []
         low: list[float] = []
         high: list[float] = []
         # The n-th evaluations of all seeds are averaged. The curve ends with the shortest run.
-        curves_of_seeds = [run.curve for run in self.runs]
-        for rows in zip(*curves_of_seeds):
+        for rows in zip(*(run.curve for run in self.runs)):
             x_of_seeds = [read_x(row) for row in rows]
             y_of_seeds = [read_y(row) for row in rows]
             xs.append(fmean(x_of_seeds))
@@ -105,114 +219,116 @@ class RunsOverSeeds:
             low.append(min(y_of_seeds))
             high.append(max(y_of_seeds))
         if len(self.runs) == 1:
-            return Series(self.name, xs, ys)
-        return Series(self.name, xs, ys, low, high)
+            low, high = [], []
+        style = {"dashed": self.baseline, "bold": not self.baseline}
+        return Series(self.label, xs, ys, low, high, colour=colour, **style)
+
+    def to_json(self) -> JsonObject:
+        """Return the configuration and its runs for a file."""
+        content = asdict(self)
+        content["details"] = {name: str(value) for name, value in self.details.items()}
+        content["runs"] = [run.to_json() for run in self.runs]
+        return content
+
+    @classmethod
+    def from_json(cls, content: JsonObject) -> Configuration:
+        """Return the configuration that `to_json` returned."""
+        runs = [RunSummary.from_json(run) for run in content["runs"]]
+        return cls(**{**content, "runs": runs})
 
 
-def collect_seeds(runs: Sequence[RunSummary]) -> list[RunsOverSeeds]:
-    """Collect the runs of each name, ordered by seed.
-
-    Names have the order in which they first appear.
-    """
-    by_name: dict[str, list[RunSummary]] = {run.name: [] for run in runs}
-    for run in sorted(runs, key=lambda run: run.seed):
-        by_name[run.name].append(run)
-    return [RunsOverSeeds(runs_of_name) for runs_of_name in by_name.values()]
-
-
-def gain(base: RunsOverSeeds, other: RunsOverSeeds, metric: str = "AP") -> MeanStd:
+def gain(base: Configuration, other: Configuration, metric: str) -> Gain:
     """Return by how many percentage points ``other`` is better than ``base`` after training.
 
-    If both have the same seeds, the standard deviation is that of the gains of the seeds;
-    otherwise it is nan.
+    Only seeds that both have are compared, if there are any.
     """
-    base_values = [100 * run.metrics[metric] for run in base.runs]
-    other_values = [100 * run.metrics[metric] for run in other.runs]
-    if base.seeds == other.seeds:
-        return MeanStd.from_values([b - a for a, b in zip(base_values, other_values)])
-    return MeanStd(fmean(other_values) - fmean(base_values), math.nan)
+    base_values = dict(zip(base.seeds, base.percentages(metric)))
+    other_values = dict(zip(other.seeds, other.percentages(metric)))
+    common = [seed for seed in base_values if seed in other_values]
+    if common:
+        return Gain.from_differences([other_values[seed] - base_values[seed] for seed in common])
+    return Gain(other.metric(metric).mean - base.metric(metric).mean)
 
 
-def metric_by_seed(
-    configurations: Sequence[RunsOverSeeds], metric: str = "AP"
-) -> dict[int, dict[str, float]]:
-    """For each seed of the first configuration, return a metric of all of them in percent.
+def gain_at_equal_time(
+    base: Configuration, other: Configuration, metric: str, key: str
+) -> tuple[Gain, float]:
+    """Return the gain at the same time of training, read from the curves, and that time.
 
-    The inner keys are names of configurations. A configuration without the seed has nan.
+    The time is when the shorter of the two trainings ends. ``key`` is "cpu_seconds" or "seconds".
     """
-    table: dict[int, dict[str, float]] = {seed: {} for seed in configurations[0].seeds}
-    for configuration in configurations:
-        values = {run.seed: 100 * run.metrics[metric] for run in configuration.runs}
-        for seed, row in table.items():
-            row[configuration.name] = values.get(seed, math.nan)
-    return table
+    end = min(getattr(base, key), getattr(other, key))
+    base_values = {run.seed: value_at(run.curve, key, end, metric) for run in base.runs}
+    other_values = {run.seed: value_at(run.curve, key, end, metric) for run in other.runs}
+    common = [seed for seed in base_values if seed in other_values]
+    if common:
+        differences = [100 * (other_values[seed] - base_values[seed]) for seed in common]
+        return Gain.from_differences(differences), end
+    mean = 100 * (fmean(other_values.values()) - fmean(base_values.values()))
+    return Gain(mean), end
+
+
+def value_at(curve: Sequence[LogRow], key: str, position: float, metric: str) -> float:
+    """Return a metric at a position of a curve, linear between evaluations.
+
+    It is nan before the first evaluation, and the last value after the end.
+    """
+    points = [(row.get(key, math.nan), row.get(metric, math.nan)) for row in curve]
+    points = [point for point in points if all(map(math.isfinite, point))]
+    if not points or position < points[0][0]:
+        return math.nan
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= position <= x1:
+            return y0 if x1 == x0 else y0 + (y1 - y0) * (position - x0) / (x1 - x0)
+    return points[-1][1]
+
+
+def time_key(configurations: Iterable[Configuration]) -> str:
+    """Return the time in which trainings are compared: "cpu_seconds" if all have it."""
+    runs = [run for configuration in configurations for run in configuration.runs]
+    return "cpu_seconds" if all(run.cpu_seconds > 0 for run in runs) else "seconds"
+
+
+def family_colours(configurations: Sequence[Configuration]) -> list[int]:
+    """Return the index of a colour for each configuration: one for each family.
+
+    If all belong to one family, or to none, each has its own colour.
+    """
+    families = list(dict.fromkeys(item.family or item.key for item in configurations))
+    if len(families) < 2:
+        return list(range(len(configurations)))
+    return [families.index(item.family or item.key) for item in configurations]
 
 
 def curves(
-    configurations: Sequence[RunsOverSeeds], read_x: ReadValue, read_y: ReadValue
+    configurations: Sequence[Configuration], read_x: ReadValue, read_y: ReadValue
 ) -> list[Series]:
-    """Return one curve for each configuration."""
-    return [configuration.curve(read_x, read_y) for configuration in configurations]
+    """Return one curve for each configuration, in the colour of its family."""
+    colours = family_colours(configurations)
+    return [item.curve(read_x, read_y, colour) for item, colour in zip(configurations, colours)]
 
 
 def read_epoch(row: LogRow) -> float:
     return row["epoch"]
 
 
-def read_value(name: str) -> ReadValue:
+def read_value(name: str, factor: float = 1.0) -> ReadValue:
     """Return a function that reads a number of a row; nan if the row does not have it."""
-    return lambda row: row.get(name, math.nan)
+    return lambda row: factor * row.get(name, math.nan)
 
 
 def read_percent(name: str) -> ReadValue:
     """Return a function that reads a number of a row in percent."""
-    return lambda row: 100 * row.get(name, math.nan)
-
-
-def instability_chart(configurations: Sequence[RunsOverSeeds]) -> Chart:
-    """Return the chart of the paper's Fig. 5."""
-    caption = (
-        "Number of queries of an image, in the group that is used at inference, that are matched "
-        "to another object than at the previous evaluation."
-    )
-    lines = curves(configurations, read_epoch, read_value("instability"))
-    return Chart("Instability of the matching", "epoch", "queries", lines, caption)
-
-
-def protocol(runs: Sequence[RunSummary]) -> dict[str, object]:
-    """Return the numbers of groups, the seeds and the epochs of all runs."""
-    groups = sorted({run.groups for run in runs})
-    seeds = sorted({run.seed for run in runs})
-    epochs = sorted({run.epochs for run in runs})
-    return {
-        "Groups": ", ".join(str(number) for number in groups),
-        "Seeds": ", ".join(str(seed) for seed in seeds),
-        "Epochs": ", ".join(f"{number:g}" for number in epochs),
-    }
+    return read_value(name, 100.0)
 
 
 def format_gain(points: float) -> str:
     """Return a difference in percentage points with its sign; a dash if it is not finite."""
-    return f"{points:+.1f}".replace("-", "−") if math.isfinite(points) else "–"
-
-
-def format_std(value: MeanStd) -> str:
-    """Return the standard deviation in words; empty if there is none."""
-    return f"{value} over the seeds" if str(value) else ""
+    if not math.isfinite(points):
+        return "–"
+    text = f"{points:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 300 else f"{seconds:.0f} s"
-
-
-def format_memory(megabytes: float) -> str:
-    return f"{megabytes:,.0f} MB"
-
-
-def cost_tile(
-    label: str, before: float, after: float, format_value: Callable[[float], str]
-) -> Tile:
-    """Return a tile with the ratio of two costs."""
-    ratio = f"{after / before:.2f} ×" if before > 0 else "–"
-    note = f"{format_value(after)} instead of {format_value(before)}"
-    return Tile(label, ratio, note=note)

@@ -1,6 +1,7 @@
 """Dot charts as inline SVG, with one row for each training.
 
-A row has a dot for every seed, a bar at their mean, and a line from the lowest to the highest.
+A row has a dot for every value, a bar at their mean or median, and a line from the lowest to the
+highest.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 from groupdetr.report.chart import Axis, line_colour, marker, numbered, svg_text
 from groupdetr.report.page import Html, escape, join
@@ -19,6 +20,7 @@ _ROW_HEIGHT = 36
 _TOP = 6
 _BOTTOM = 44
 _RIGHT = 52
+_MIN_AXIS = 240  # of the part with the dots
 # The chart has no other chart next to it. If it were wider, its letters would be larger than those
 # of the page.
 _STYLE = "max-width:660px"
@@ -30,14 +32,22 @@ class DotRow:
 
     name: str
     values: Sequence[float]
+    colour: int | None = None  # index of the colour; None: that of its position
+    median: bool = False  # True: the bar and the number are the median, and not the mean
 
     @property
     def finite(self) -> list[float]:
         return [value for value in self.values if math.isfinite(value)]
 
     @property
-    def mean(self) -> str:
-        return f"{fmean(self.finite):.1f}" if self.finite else "–"
+    def centre(self) -> float:
+        """The value of the bar."""
+        return median(self.finite) if self.median else fmean(self.finite)
+
+    @property
+    def number(self) -> str:
+        """The value of the bar as a text; a dash if there is none."""
+        return f"{self.centre:.1f}" if self.finite else "–"
 
 
 def dot_chart(title: str, axis_name: str, rows: Sequence[DotRow], caption: str = "") -> Html:
@@ -53,13 +63,15 @@ def dot_chart(title: str, axis_name: str, rows: Sequence[DotRow], caption: str =
 
     bottom = _TOP + _ROW_HEIGHT * len(rows)
     left = 18 + 7.8 * max(len(row.name) for row in rows)
-    x_axis = Axis.rounded(values, left, _WIDTH - _RIGHT)
+    # Long names leave room for the dots.
+    width = max(_WIDTH, left + _MIN_AXIS + _RIGHT)
+    x_axis = Axis.rounded(values, left, width - _RIGHT)
     parts = list(_axis(x_axis, axis_name, bottom))
     for index, row in enumerate(rows):
-        parts.append(_row(x_axis, index, row))
+        parts.append(_row(x_axis, index, row, width))
 
-    means = ", ".join(f"{row.name} {row.mean}" for row in rows)
-    size = f'viewBox="0 0 {_WIDTH} {bottom + _BOTTOM}" style="{_STYLE}"'
+    means = ", ".join(f"{row.name} {row.number}" for row in rows)
+    size = f'viewBox="0 0 {width:.0f} {bottom + _BOTTOM}" style="{_STYLE}"'
     attributes = f'{size} role="img" aria-label="{escape(f"{title}: {means}")}"'
     svg = f"<svg {attributes}>\n{join(parts)}\n</svg>"
     return numbered(Html(svg), f"{title}. {caption}".strip())
@@ -75,18 +87,18 @@ def _axis(x_axis: Axis, name: str, bottom: float) -> Iterator[Html]:
     yield svg_text((x_axis.start + x_axis.end) / 2, bottom + 38, name, "middle")
 
 
-def _row(x_axis: Axis, index: int, row: DotRow) -> Html:
+def _row(x_axis: Axis, index: int, row: DotRow, width: float) -> Html:
     """Return the name at the left, the dots, and the mean as a number at the right."""
     y = _TOP + _ROW_HEIGHT * (index + 0.5)
-    colour = line_colour(index)
+    colour = line_colour(index if row.colour is None else row.colour)
     bold = f'class="name" style="fill:{colour}"'
     name = svg_text(x_axis.start - 12, y + 4, row.name, "end", bold)
-    mean_label = svg_text(_WIDTH - 6, y + 4, row.mean, "end", bold)
+    mean_label = svg_text(width - 6, y + 4, row.number, "end", bold)
     if not row.finite:
         return join([name, mean_label])
 
     low = x_axis(min(row.finite))
-    mean = x_axis(fmean(row.finite))
+    mean = x_axis(row.centre)
     high = x_axis(max(row.finite))
     ends = f'x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"'
     line = Html(f'<line class="line" style="stroke:{colour}" {ends}/>')

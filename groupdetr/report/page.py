@@ -97,7 +97,10 @@ class Tile:
 
 def tiles(items: Sequence[Tile]) -> Html:
     content = join(_tile(item) for item in items)
-    return Html(f'<dl class="tiles">\n{content}\n</dl>')
+    # As many in a row as leave no gap, four at most.
+    columns = next((count for count in (3, 4, 2) if len(items) % count == 0), 3)
+    columns = min(columns, len(items) or 1)
+    return Html(f'<dl class="tiles" style="--columns:{columns}">\n{content}\n</dl>')
 
 
 def _tile(tile: Tile) -> Html:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from groupdetr.console.text import quantity
@@ -65,13 +65,18 @@ def group_legend(num_groups: int) -> Html:
 
 
 def count_detected(target: Detections, detections: Detections) -> int:
-    """Return how many objects of ``target`` are matched by a detection of their class.
+    """Return how many objects of ``target`` are matched by a detection of their class."""
+    return int(is_detected(target, detections).sum())
+
+
+def is_detected(target: Detections, detections: Detections) -> NDArray[np.bool_]:
+    """Return for each of the T objects of ``target`` if a detection of its class is matched to it.
 
     A detection is matched to at most one object, and an object to at most one detection.
     Detections with higher scores are matched first.
     """
     unmatched = list(range(len(target)))
-    num_detected = 0
+    detected = np.zeros(len(target), dtype=bool)
     for label, ious in zip(detections.labels, detections.iou(target)):
         candidates = [index for index in unmatched if target.labels[index] == label]
         if not candidates:
@@ -79,8 +84,8 @@ def count_detected(target: Detections, detections: Detections) -> int:
         best = max(candidates, key=lambda index: ious[index])
         if ious[best] >= MATCH_IOU:
             unmatched.remove(best)
-            num_detected += 1
-    return num_detected
+            detected[best] = True
+    return detected
 
 
 def _panel_images(panel: DetectionPanel, class_names: Sequence[str]) -> list[CaptionedImage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 
@@ -35,10 +36,24 @@ def summarize_run(run: RunFolder) -> RunSummary:
         seed=int(config["settings"]["seed"]),
         epochs=round(last["epoch"], 2),
         seconds=last["seconds"],
+        # Runs of earlier versions did not record it, and on a GPU it is not what a step costs.
+        cpu_seconds=(last.get("cpu_seconds") or math.nan) if trained_on_cpu(run) else math.nan,
         peak_memory_mb=last["peak_memory_mb"],
         metrics={name: last[name] for name in METRICS if name in last},
         curve=curve,
+        steps=int(last["step"]),
+        name=run.path.name,
     )
+
+
+def trained_on_cpu(run: RunFolder) -> bool:
+    """True if a run was trained on a CPU: by its settings, or because its machine has no GPU."""
+    device = run.read_config()["settings"].get("device")
+    try:
+        gpus = json.loads(run.environment.read_text(encoding="utf-8"))["gpus"]
+    except (OSError, ValueError, LookupError, TypeError):
+        gpus = []
+    return device == "cpu" or not gpus
 
 
 def evaluations_with_losses(records: Sequence[JsonObject]) -> Iterator[JsonObject]:

@@ -6,7 +6,7 @@ CSS = """
   --paper: #fdfcfa; --raised: #ffffff; --ink: #1d1f23; --muted: #646a73; --rule: #dfdcd5;
   --grid: #ebe8e2; --tint: #eef4f8; --accent: #00619a;
   --s0: #d55e00; --s1: #0072b2; --s2: #00875f; --s3: #a8518c; --s4: #9a7200; --s5: #4a5bc4;
-  --s6: #777777;
+  --s6: #777777; --s7: #b3304d;
   --serif: Charter, "Bitstream Charter", "Source Serif 4", Georgia, "Times New Roman", serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
   --mono: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
@@ -15,7 +15,7 @@ CSS = """
   --paper: #16181c; --raised: #1d2025; --ink: #e6e4df; --muted: #9ba1aa; --rule: #353941;
   --grid: #282c32; --tint: #1f2b35; --accent: #7cc4f2;
   --s0: #f0955a; --s1: #62b6ea; --s2: #4fc9a0; --s3: #e09ac8; --s4: #dfbd55; --s5: #9aa6f2;
-  --s6: #aaaaaa;
+  --s6: #aaaaaa; --s7: #ff8fa6;
 } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -35,7 +35,7 @@ section { margin-top: 54px; }
 a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset: 3px; }
 code { font: 15px/1.5 var(--mono); overflow-wrap: anywhere; }
 
-.tiles { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1px;
+.tiles { display: grid; grid-template-columns: repeat(var(--columns, 3), 1fr); gap: 1px;
   background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden;
   margin: 34px 0 0; font-family: var(--sans); }
 .tile { background: var(--raised); padding: 18px 20px 17px; }
@@ -65,6 +65,8 @@ td.n, th.n { text-align: right; padding: 7px 0 7px 14px; white-space: nowrap; }
 tbody th { font-size: inherit; border-bottom-color: var(--grid); font-weight: 500;
   vertical-align: baseline; }
 td.best { font-weight: 700; color: var(--accent); }
+.scroll tbody th { min-width: 9em; }
+td.n + td:not(.n), th.n + th:not(.n) { padding-left: 22px; }
 .matrix { width: auto; }
 .matrix td { background: color-mix(in srgb, var(--s0) calc(var(--share, 0%) * .5), transparent); }
 .matrix td.good { background: color-mix(in srgb, var(--s2) calc(var(--share, 0%) * .5),
@@ -91,6 +93,8 @@ svg .name { font-weight: 600; paint-order: stroke; stroke: var(--paper); stroke-
 svg .grid { stroke: var(--grid); stroke-width: 1; }
 svg .axis { stroke: var(--muted); stroke-width: 1; }
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+svg .dashed { stroke-dasharray: 7 4; }
+svg .bold { stroke-width: 3.4; }
 svg .band { stroke: none; opacity: .17; }
 svg .dot { stroke: var(--paper); stroke-width: 1.3; }
 svg .hit { fill: transparent; }
@@ -107,6 +111,9 @@ svg .hit:hover { fill: var(--ink); opacity: .13; }
 .strip { grid-template-columns: repeat(var(--columns), minmax(170px, 1fr)); overflow-x: auto; }
 .gallery { grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 22px;
   margin: 22px 0; }
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 14px; }
+.maps + figcaption { margin-bottom: 22px; }
+.maps p { font: 13.5px/1.4 var(--sans); color: var(--muted); margin: 2px 0 0; text-align: center; }
 .strip figcaption, .gallery figcaption, .wide figcaption { font: 13.5px/1.4 var(--sans);
   margin-top: 6px; }
 .strip b { color: var(--ink); font-weight: 600; }
@@ -127,6 +134,8 @@ footer { margin-top: 64px; padding-top: 18px; border-top: 1px solid var(--rule);
     grid-auto-columns: 72%; overflow-x: auto; scroll-snap-type: x proximity; padding-bottom: 6px; }
   .strip figure { scroll-snap-align: start; }
   th, td { padding-right: 10px; }
+  .scroll td { white-space: nowrap; }
+  .scroll caption { max-width: calc(100vw - 36px); position: sticky; left: 0; }
   .facts td, .facts th { display: block; border: 0; padding: 2px 0; }
   .facts td { padding-bottom: 9px; border-bottom: 1px solid var(--grid); }
 }
@@ -134,7 +143,7 @@ footer { margin-top: 64px; padding-top: 18px; border-top: 1px solid var(--rule);
   :root { --paper: #fff; --raised: #fff; --ink: #000; --muted: #444; --rule: #bbb; --grid: #ddd;
     --tint: #f2f5f7;
     --accent: #00507f; --s0: #d55e00; --s1: #0072b2; --s2: #00875f; --s3: #a8518c; --s4: #9a7200;
-    --s5: #4a5bc4; --s6: #777777; }
+    --s5: #4a5bc4; --s6: #777777; --s7: #b3304d; }
   body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   section { margin-top: 28px; }

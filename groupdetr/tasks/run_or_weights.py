@@ -6,6 +6,8 @@ wrong place. The error for each kind of mistake says what the argument is, and w
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +28,8 @@ RUN_OR_WEIGHTS = (
     "on the Hugging Face hub (owner/name)"
 )
 MODEL_FILE = "model.safetensors"  # of a folder that `groupdetr push` wrote
+PUSHED_CONFIG = "config.json"  # of the same folder
+_KEYS_OF_TRANSFORMERS = {"model_type", "architectures", "id2label"}  # of its config.json
 MAX_LISTED = 5  # runs or files that a message lists
 
 
@@ -33,7 +37,8 @@ def weights_of(source: str | Path) -> Path:
     """Return the best weights of a run, or a weights file of this library, which was named.
 
     Of a model on the Hugging Face hub, it is the file in the cache of huggingface-hub. Weights of
-    another program are converted once, and the converted file is kept in that cache.
+    another program, there or in a local folder of transformers, are converted once, and the
+    converted file is kept in that cache.
 
     `UsageError` for anything else. It says what the argument is.
     """
@@ -45,8 +50,11 @@ def weights_of(source: str | Path) -> Path:
         raise _missing_run(source)
     try:
         if path.is_dir():
-            pushed = path / MODEL_FILE
-            return pushed if is_pushed(path) else _run_with_weights(path).best
+            if is_pushed(path):
+                return path / MODEL_FILE
+            if is_folder_of_transformers(path):
+                return _weights_of_folder(path)
+            return _run_with_weights(path).best
         return _weights_file(path)
     except OSError as error:
         what = f"this cannot be read: {error.strerror or error}"
@@ -60,6 +68,33 @@ def is_pushed(folder: Path) -> bool:
     return is_model and has_safetensors(file) and "recipe" in native.read_metadata(file)
 
 
+def is_folder_of_transformers(folder: Path) -> bool:
+    """True if a folder has a model of transformers: its configuration, and files of weights."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(config, dict) or not config.keys() & _KEYS_OF_TRANSFORMERS:
+        return False
+    return bool(_weights_in(folder)) and not (folder / "config.yaml").is_file()
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Return the files of weights in a folder of transformers, sorted by name."""
+    return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+
+
+def _weights_of_folder(folder: Path) -> Path:
+    """Return a weights file of this library with the weights of a local folder of transformers."""
+    # The size and the time of a file change with its content. To read it would take seconds.
+    states = [str(folder.resolve())]
+    for file in [folder / "config.json", *_weights_in(folder)]:
+        status = file.stat()
+        states.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    digest = hashlib.sha256("\n".join(states).encode(errors="surrogateescape")).hexdigest()
+    return _converted(str(folder), "local", digest[:16])
+
+
 def _weights_of_model(model: hub.HubModel) -> Path:
     """Return a weights file of this library with the weights of a model on the hub."""
     source = hub.download(model)
@@ -68,21 +103,30 @@ def _weights_of_model(model: hub.HubModel) -> Path:
         return source / MODEL_FILE
     if source.is_file() and has_safetensors(source) and "recipe" in native.read_metadata(source):
         return source
+    # The name of the folder is the commit, whose files never change.
+    return _converted(str(hub.HubModel(model.id, folder.name)), model.id, folder.name)
+
+
+def _converted(source: str, namespace: str, state: str) -> Path:
+    """Return the weights of another program as a file of this library, in huggingface-hub's cache.
+
+    ``namespace`` says whose weights they are, and ``state`` changes with them. They are converted
+    unless the cache has them.
+    """
     # Imported here: the importers of all published checkpoints take time.
     from huggingface_hub import cached_assets_path, constants
 
     from groupdetr.weights.importing import import_weights
 
-    # The name of the folder is the commit, whose files never change.
     converted = cached_assets_path(
         "groupdetr",
-        namespace=model.id,
-        subfolder=f"{folder.name}-{__version__}",
+        namespace=namespace,
+        subfolder=f"{state}-{__version__}",
         assets_dir=constants.HF_ASSETS_CACHE,
     )
     file = Path(converted) / MODEL_FILE
     if not file.is_file():
-        import_weights(str(hub.HubModel(model.id, folder.name)), file)
+        import_weights(source, file)
     return file
 
 

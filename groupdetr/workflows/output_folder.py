@@ -30,15 +30,16 @@ CHECK_KEYS = ("verdict", "errors", "warnings")
 ENVIRONMENT_KEYS = ("packages", "python")
 
 
-def output_folder(out: Path | None, run: Path, name: str) -> Path:
+def output_folder(out: Path | None, run: Path, name: str, create: bool = True) -> Path:
     """Return the folder of --out. Without --out, return the folder ``name`` of the run.
 
     For a weights file, it is the folder ``name`` next to the file, and for a model on the Hugging
-    Face hub, one in ``runs``. The folder is created.
+    Face hub, one in ``runs``. The folder is created, unless ``create`` is False.
     """
     folder = out or default_folder(run) / name
     expect_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -72,15 +73,13 @@ def expect_new_run(run: RunFolder, dataset: JsonObject) -> None:
         expect_replaceable(begun, lambda _: False, OTHER_FOLDER)
 
 
-def expect_demo_folder(folder: Path) -> None:
-    """Raise `UsageError` unless a folder is that of a demo, or has no files that it would replace.
+def expect_paper_folder(folder: Path) -> None:
+    """Raise `UsageError` unless a folder is that of an item of the paper or of a demo.
 
-    The demo writes demo.json first.
+    It may also be one without files that would be replaced.
     """
     expect_folder(folder)
-    recorded = folder / "demo.json"
-    if has_json_keys(recorded, ("groups", "epochs")):
+    if has_json_keys(folder / "results.json", ("item", "configurations")):
         return
-    files = [recorded, folder / "data", folder / "metrics.json", folder / "report.html"]
-    files += sorted(folder.glob("*-seed[0-9]*"))  # the folders of the trainings
+    files = [folder / name for name in ("results.json", "report.html", "table.md")]
     expect_replaceable(files, lambda _: False, OTHER_FOLDER)

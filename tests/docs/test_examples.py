@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shapes: Path, scenes: Path)
 def run(folder: Path) -> groupdetr.TrainingResult:
     """The result of a training of one step."""
     small = {"channels": 32, "num_heads": 2, "decoder_layers": 2, "num_queries": 8}
-    return groupdetr.train(
+    result = groupdetr.train(
         folder / "data/mine",
         model="conditional-detr-tiny",
         groups=2,
@@ -61,6 +61,8 @@ def run(folder: Path) -> groupdetr.TrainingResult:
         device="cpu",
         out=folder / "runs/mine",
     )
+    shutil.copytree(result.path, folder / "runs/other")
+    return result
 
 
 @pytest.fixture(scope="module")

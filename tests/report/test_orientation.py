@@ -13,7 +13,7 @@ from PIL import Image
 import groupdetr
 from groupdetr.checkpoints import native
 from groupdetr.registry import recipe_to_dict
-from groupdetr.tasks.detection2d.demo import group_panel
+from groupdetr.tasks.detection2d.comparison import group_panel
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.report import detection_panel
 

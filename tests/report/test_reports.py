@@ -1,11 +1,13 @@
-"""The pages of the demo and of a run, from numbers to HTML."""
+"""The pages of the demo, of comparisons and of a run, from numbers to HTML."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,22 @@ import torch
 from PIL import Image
 
 from groupdetr.evaluation.coco import BOX_METRICS, METRICS, ClassAP, CocoEvaluation
-from groupdetr.report.comparison import RunSummary, collect_seeds, gain
-from groupdetr.report.demo import DemoResults, write_demo_report
+from groupdetr.paper.demo import Demo
+from groupdetr.paper.results import Results
+from groupdetr.report.comparison import (
+    Configuration,
+    Gain,
+    RunSummary,
+    gain,
+    gain_at_equal_time,
+    time_key,
+)
+from groupdetr.report.comparison_page import GainRow, sentence
 from groupdetr.report.page import Html
 from groupdetr.report.panels import DetectionPanel, GroupPanel, count_detected
 from groupdetr.report.run import RunReport, write_run_report
 from groupdetr.structures.detections import Detections, encode_masks
-from groupdetr.tasks.detection2d.demo import detections_section, groups_section, subject
+from groupdetr.tasks.detection2d.comparison import matched_queries_section, one_label_per_box
 
 from .checks import assert_self_contained
 
@@ -38,7 +49,8 @@ def summary(groups: int, seed: int = 0, epochs: int = 4) -> RunSummary:
             {
                 "epoch": epoch,
                 "step": 10 * epoch,
-                "seconds": seconds_per_epoch * epoch,
+                "seconds": 2 * seconds_per_epoch * epoch,
+                "cpu_seconds": seconds_per_epoch * epoch,
                 "AP": ap * epoch / epochs,
                 "AP50": ap,
                 "loss": 1 / epoch,
@@ -51,10 +63,12 @@ def summary(groups: int, seed: int = 0, epochs: int = 4) -> RunSummary:
         groups=groups,
         seed=seed,
         epochs=epochs,
-        seconds=seconds_per_epoch * epochs,
+        seconds=2 * seconds_per_epoch * epochs,
         peak_memory_mb=100 + groups,
         metrics=dict.fromkeys(METRICS, ap),
         curve=curve,
+        cpu_seconds=seconds_per_epoch * epochs,
+        steps=10 * epochs,
     )
 
 
@@ -81,83 +95,148 @@ def group_panel() -> GroupPanel:
     )
 
 
-def demo_page(
-    folder: Path,
-    *runs: RunSummary,
-    kind: str = "box",
-    longer: Sequence[RunSummary] = (),
-    sections: Sequence[Html] = (),
-    details: Mapping[str, object] | None = None,
-) -> str:
-    """Write the page of the demo and return it."""
-    results = DemoResults(runs, subject(kind), longer, sections, details or {})
-    write_demo_report(folder / "report.html", results)
-    html = (folder / "report.html").read_text(encoding="utf-8")
+def demo_results(*runs: RunSummary, longer: Sequence[RunSummary] = ()) -> Results:
+    """Return the results of the demo. The smallest K is the baseline."""
+    by_groups: dict[int, list[RunSummary]] = {}
+    for run in sorted(runs, key=lambda run: (run.groups, run.seed)):
+        by_groups.setdefault(run.groups, []).append(run)
+    (base_groups, base_runs), (groups, grouped_runs) = by_groups.items()
+    base = Configuration("k1", f"K = {base_groups}", base_runs, True, reported=32.6)
+    longer_base = Configuration("longer", "K = 1, longer", longer or base_runs, True)
+    grouped = Configuration("k", f"K = {groups}", grouped_runs, reported=37.6)
+    return Results(
+        item="demo",
+        scale="small scale",
+        metric="AP",
+        metrics=METRICS[:6],
+        configurations=[base, longer_base, grouped],
+        gains=[
+            GainRow("gain at equal epochs", "k1", "k", 5.0),
+            GainRow("gain at equal time", "longer", "k", 3.2),
+        ],
+        environment={"cores": 2, "system": "Linux", "packages": {}, "command": "demo <&>"},
+    )
+
+
+def demo_page(*runs: RunSummary, longer: Sequence[RunSummary] = ()) -> str:
+    """Return the page of the demo, drawn from what a file of its results holds."""
+    results = demo_results(*runs, longer=longer)
+    again = Results.from_json(json.loads(json.dumps(results.to_json(), allow_nan=False)))
+    html = Demo().document(again)
     assert_self_contained(html)
     return html
 
 
-def test_the_demo_page_shows_gain_images_and_details(tmp_path: Path) -> None:
-    html = demo_page(
-        tmp_path,
-        summary(8),
-        summary(1),
-        sections=[
-            detections_section([detection_panel(), detection_panel()], CLASS_NAMES, "box"),
-            groups_section([group_panel()], "box"),
-        ],
-        details={"Command": "groupdetr demo <&>"},
-    )
-    assert "8 groups of queries instead of 1: +7.0 AP" in html
-    assert "<script" not in html
+def test_the_demo_page_shows_gains_beside_the_papers() -> None:
+    html = demo_page(summary(8), summary(1))
+    assert "8 groups of queries instead of one: +7.0 AP at equal epochs" in html
+    assert "the paper: +5.0" in html
+    assert "one seed does not tell it from chance" in html
     assert "arXiv 2207.13085" in html
-    assert html.count('src="data:image/jpeg;base64,') == 2 * 3 + 1
-    assert "2 of 2 detected" in html
-    assert "groupdetr demo &lt;&amp;&gt;" in html
+    assert "demo &lt;&amp;&gt;" in html
     assert "Instability of the matching" in html
     assert "nan" not in html
 
 
-def test_several_seeds_and_several_numbers_of_groups(tmp_path: Path) -> None:
-    runs = [summary(groups, seed) for groups in (1, 2, 4, 8) for seed in (0, 1, 2)]
-    html = demo_page(tmp_path, *runs)
+def test_several_seeds_have_bands_dots_and_intervals() -> None:
+    runs = [summary(groups, seed) for groups in (1, 8) for seed in (0, 1, 2)]
+    html = demo_page(*runs)
     assert 'class="band"' in html
     assert "on average over 3 seeds" in html
+    assert "95% interval +7.0 to +7.0 over 3 seeds" in html
 
 
-def test_metrics_that_are_undefined_for_every_seed(tmp_path: Path) -> None:
+def test_baselines_are_dashed_and_groups_bold() -> None:
+    html = demo_page(summary(8), summary(1))
+    assert 'class="line dashed"' in html
+    assert 'class="line bold"' in html
+
+
+def test_metrics_that_are_undefined_for_every_seed() -> None:
     """AP of large objects is undefined if there are no large objects."""
     runs = [summary(groups, seed) for groups in (1, 8) for seed in (0, 1, 2)]
     runs = [replace(run, metrics={**run.metrics, "AP_large": math.nan}) for run in runs]
-    assert "nan" not in demo_page(tmp_path, *runs)
+    assert "nan" not in demo_page(*runs)
 
 
-def test_a_demo_without_images_or_metrics_has_a_page(tmp_path: Path) -> None:
-    """A run that was stopped before its first evaluation has neither."""
-    empty = replace(summary(1), metrics={"AP": math.nan}, curve=[])
-    assert "–" in demo_page(tmp_path, empty, replace(empty, groups=3))
-
-
-def test_one_number_of_groups_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least two numbers of groups"):
-        demo_page(tmp_path, summary(1, 0), summary(1, 1))
-
-
-def test_gains_are_computed_seed_by_seed() -> None:
-    base, other = collect_seeds([summary(1, 1), summary(8, 1), summary(1, 0), summary(8, 0)])
-    assert (base.groups, other.groups) == (1, 8)
-    assert gain(base, other).mean == pytest.approx(7)
-    assert gain(base, other).std == pytest.approx(0)
-    assert base.metric("AP").std == pytest.approx(math.sqrt(0.5))
-
-
-def test_equal_wall_time_compares_with_a_baseline_that_trained_longer(tmp_path: Path) -> None:
+def test_equal_time_compares_with_a_baseline_that_trained_longer() -> None:
     metrics = dict.fromkeys(METRICS, 0.15)
-    longer = replace(summary(1, epochs=7), label="K = 1, longer", metrics=metrics)
-    html = demo_page(tmp_path, summary(8), summary(1), longer=[longer])
-    assert "+3.0" in html, "18 against 15 AP"
-    assert "K = 1, longer" in html
-    assert "7 epochs" in html
+    longer = replace(summary(1, epochs=7), metrics=metrics)
+    html = demo_page(summary(8), summary(1), longer=[longer])
+    assert "+3.0 at equal time" in html, "18 against 15 AP"
+    assert "Trained for 7 epochs" in html
+
+
+def configuration(groups: int, seeds: Sequence[int] = (0,), **changes: Any) -> Configuration:
+    runs = [replace(summary(groups, seed), **changes) for seed in seeds]
+    return Configuration(f"k{groups}", f"K = {groups}", runs)
+
+
+def test_gains_are_computed_seed_by_seed_over_the_seeds_that_both_have() -> None:
+    base, other = configuration(1, (0, 1, 2)), configuration(8, (1, 0))
+    measured = gain(base, other, "AP")
+    assert measured.mean == pytest.approx(7)
+    assert measured.seeds == 2
+    assert measured.low == pytest.approx(7)
+
+
+def test_the_interval_of_a_gain_is_that_of_students_t() -> None:
+    """With three seeds, the quantile of printed tables is 4.302653."""
+    measured = Gain.from_differences([1.0, 2.0, 4.0])
+    assert measured.mean == pytest.approx(7 / 3)
+    margin = 4.302653 * math.sqrt((7 / 3) / 3)  # the variance is 7/3
+    assert measured.low == pytest.approx(7 / 3 - margin)
+    assert measured.high == pytest.approx(7 / 3 + margin)
+    assert not measured.is_clear
+    assert Gain.from_differences([4.0, 5.0, 6.0]).is_clear
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert not Gain.from_differences([3.0]).has_interval
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ([4.0, 5.0, 6.0], "the direction is the same"),
+        ([-4.0, -5.0, -6.0], "this contradicts the paper"),
+        ([-4.0, 5.0, 6.0], "do not tell the direction"),
+        ([4.0], "one seed does not tell it from chance"),
+    ],
+)
+def test_a_sentence_says_if_a_gain_agrees_with_the_paper(
+    differences: list[float], words: str
+) -> None:
+    row = GainRow("gain", "a", "b", reported=5.0)
+    assert words in sentence(row, Gain.from_differences(differences), "AP")
+
+
+def test_a_gain_at_equal_time_is_read_from_the_curves() -> None:
+    """AP grows linearly with the epochs; an epoch takes 1.1 s with K = 1, and 1.8 s with K = 8."""
+    base, other = configuration(1), configuration(8)
+    measured, end = gain_at_equal_time(base, other, "AP", "cpu_seconds")
+    assert end == pytest.approx(4 * 1.1)
+    assert measured.mean == pytest.approx(100 * (0.18 / 4 * 4.4 / 1.8 - 0.11))
+
+
+def test_cpu_time_is_compared_if_every_run_has_it() -> None:
+    base, other = configuration(1), configuration(8)
+    assert time_key([base, other]) == "cpu_seconds"
+    assert time_key([base, configuration(8, cpu_seconds=math.nan)]) == "seconds"
+
+
+def test_a_box_with_several_classes_keeps_the_best_one() -> None:
+    twice = detections([0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 9, 9], labels=[0, 1, 1])
+    kept = one_label_per_box(twice)
+    assert kept.labels.tolist() == [0, 1]
+    assert kept.boxes.tolist() == [[0, 0, 10, 10], [5, 5, 9, 9]]
+
+
+def test_the_section_of_matched_queries_names_the_kind_of_box() -> None:
+    of_masks: Html = matched_queries_section([group_panel()], "mask")
+    assert "the box around the mask" in of_masks
+    assert of_masks.count("data:image/jpeg") == 1
+    assert "<script" not in of_masks
 
 
 def test_each_object_is_found_once() -> None:
@@ -182,25 +261,6 @@ def test_an_object_with_a_mask_is_found_by_its_mask() -> None:
     assert count_detected(left_half, left_half) == 1
     assert count_detected(upper_half, left_half) == 0
     assert count_detected(upper_half, without_mask) == 1, "boxes are compared if one has no mask"
-
-
-def test_the_demo_page_names_the_kind_of_ap(tmp_path: Path) -> None:
-    runs = []
-    for groups in (1, 8):
-        metrics = dict.fromkeys((*METRICS, *BOX_METRICS), groups / 10)
-        runs.append(replace(summary(groups), metrics=metrics))
-    sections = [
-        detections_section([detection_panel()], CLASS_NAMES, "mask"),
-        groups_section([group_panel()], "mask"),
-    ]
-    of_masks = demo_page(tmp_path, *runs, sections=sections, kind="mask")
-    assert "the box around the mask" in of_masks
-    assert "COCO mask AP" in of_masks
-    assert "a mask IoU of at least 0.5" in of_masks
-    assert of_masks.count(">box AP75</th>") == 1
-    of_boxes = demo_page(tmp_path, summary(1), summary(8))
-    assert "COCO box AP" in of_boxes
-    assert ">box AP75</th>" not in of_boxes
 
 
 def test_the_page_of_a_run_shows_ap_of_masks_and_of_boxes(tmp_path: Path) -> None:

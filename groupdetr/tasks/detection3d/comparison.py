@@ -1,4 +1,4 @@
-"""The demo of detectors of scenes: its synthetic dataset, and sections of its page."""
+"""Sections of pages that compare trained detectors of scenes: detections, and matched queries."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from pathlib import Path
 
 from groupdetr.analysis.matched_queries import last_layer_matches
 from groupdetr.data.nuscenes.dataset import SceneDataset, collate
-from groupdetr.data.nuscenes.synthetic import write
-from groupdetr.evaluation.nuscenes import ERRORS, METRICS
+from groupdetr.evaluation.nuscenes import ERRORS
 from groupdetr.modeling.heads import DETECTION_HIGH, DETECTION_LOW
 from groupdetr.ops.boxes3d import decode_boxes3d
-from groupdetr.report.demo import ReportSubject
 from groupdetr.report.page import CaptionedImage, Html, gallery, prose, section, wide
 from groupdetr.report.panels import group_legend
-from groupdetr.tasks.demo_spec import DemoSpec
-from groupdetr.tasks.detection3d.demo_data import DEMO_DATA, DEMO_SETTINGS
 from groupdetr.tasks.detection3d.prediction import SceneDetector, evenly_spaced_indices
 from groupdetr.visualize.scenes import draw_groups_from_above
+
+ERROR_METRICS = tuple(f"m{name}" for name in ERRORS)  # of which lower is better
 
 NUM_SAMPLES = 2  # with detections, on the page
 NUM_GROUP_SAMPLES = 3  # with the matched queries of every group
@@ -25,42 +23,20 @@ IMAGE_WIDTH = 480  # pixels of one camera's image on the page
 NUM_GROUP_OBJECTS = 5  # objects of a sample whose matched queries are drawn
 
 
-def write_data(folder: Path) -> None:
-    """Write the synthetic dataset, unless the folder holds it already."""
-    write(DEMO_DATA, folder)
-
-
-def subject(kind: str) -> ReportSubject:
-    """Return what the page compares. ``kind`` is "box3d"."""
-    caption = (
-        "The detection score of nuScenes (NDS) and mAP on the validation samples, in percent, and "
-        "the mean errors of boxes that are within two metres of an object, after the last epoch."
-    )
-    errors = [f"m{name}" for name in ERRORS]
-    return ReportSubject("synthetic scenes of six cameras", METRICS[:2], caption, errors)
-
-
-def sections(data: Path, runs: Mapping[str, Path]) -> list[Html]:
-    """Return the detections of all runs, and the matched queries of the last run."""
-    detectors = {name: SceneDetector(run, "cpu") for name, run in runs.items()}
-    grouped = list(detectors.values())[-1]
-    return [
-        detections_section(data, detectors),
-        groups_section(grouped, grouped.samples(data)),
-    ]
-
-
-def detections_section(data: Path, detectors: Mapping[str, SceneDetector]) -> Html:
+def detections_section(
+    data: Path, runs: Mapping[str, Path], device: str = "auto", _images: Path | None = None
+) -> Html:
     """Return the section that compares the detections of the runs."""
     text = (
-        "These samples were not used for training. For each detector, as many boxes are drawn as "
-        "there are objects (white), those with the highest scores. A common score threshold would "
-        "favour the detector with the higher scores."
+        "These samples were not used for training. They are evenly spaced over the validation "
+        "scenes. For each detector, as many boxes are drawn as there are objects (white), those "
+        "with the highest scores. A common score threshold would favour the detector with the "
+        "higher scores."
     )
-    results = {
-        name: detector.predict(data, score=0.0, limit=NUM_SAMPLES)
-        for name, detector in detectors.items()
-    }
+    results = {}
+    for name, run in runs.items():
+        detector = SceneDetector(run, device)
+        results[name] = detector.predict(data, score=0.0, limit=NUM_SAMPLES)
     images = []
     for same_sample in zip(*results.values()):
         for name, result in zip(results, same_sample):
@@ -71,8 +47,10 @@ def detections_section(data: Path, detectors: Mapping[str, SceneDetector]) -> Ht
     return section("Detections", prose(text), wide(images))
 
 
-def groups_section(detector: SceneDetector, samples: SceneDataset) -> Html:
+def groups_section(data: Path, run: Path) -> Html:
     """Return the section that shows, for some objects, the matched query of every group."""
+    detector = SceneDetector(run, "cpu")
+    samples = detector.samples(data)
     text = (
         "For some objects (white), from above, the predicted box and the reference point (a dot) "
         "of the query of each group that is matched to the object. As in the paper's Fig. 3, the "
@@ -101,17 +79,3 @@ def groups_image(detector: SceneDetector, samples: SceneDataset, index: int) -> 
     shown = evenly_spaced_indices(len(objects), NUM_GROUP_OBJECTS)
     image = draw_groups_from_above(objects[shown], boxes_by_object[shown], points_by_object[shown])
     return CaptionedImage(image, samples.samples[index].scene)
-
-
-DEMO_SPEC = DemoSpec(
-    write_data=write_data,
-    num_train=DEMO_DATA.train_scenes * DEMO_DATA.samples,
-    config=DEMO_DATA,
-    description=(
-        f"{DEMO_DATA.train_scenes} training and {DEMO_DATA.val_scenes} validation scenes "
-        "of six cameras"
-    ),
-    settings=DEMO_SETTINGS,
-    subject=subject,
-    sections=sections,
-)

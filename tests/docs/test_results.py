@@ -1,0 +1,45 @@
+"""The pages about the paper have what the code says: the list of items, and measured tables."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from groupdetr.paper.demo import Demo
+from groupdetr.paper.item import Item
+from groupdetr.paper.items import HOURS_FORMULA, ITEMS, MINUTES_FORMULA, items_table
+from groupdetr.paper.results import Results
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REPRODUCING = (ROOT / "docs/reproducing.md").read_text(encoding="utf-8")
+FILES = sorted((ROOT / "docs/results").glob("*.json"))
+MARKED = re.compile(r"<!-- results: (\S+) -->\n(.*?)<!-- end of results -->", re.DOTALL)
+
+
+def item_of(results: Results) -> Item:
+    return Demo() if results.item == "demo" else ITEMS[results.item]
+
+
+def test_the_list_of_items_is_that_of_the_code() -> None:
+    marked = re.search(r"<!-- items: .*? -->\n(.*?)<!-- end of items -->", REPRODUCING, re.DOTALL)
+    assert marked is not None
+    assert marked.group(1) == items_table()
+    words = " ".join(REPRODUCING.split())
+    assert MINUTES_FORMULA in words
+    assert HOURS_FORMULA in words
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_table_beside_results_is_drawn_from_them(file: Path) -> None:
+    results = Results.read(file)
+    assert file.with_suffix(".md").read_text(encoding="utf-8") == item_of(results).table(results)
+
+
+def test_the_tables_of_the_readme_are_what_the_command_wrote() -> None:
+    """A table of the README is marked with the name of its file in docs/results."""
+    for name, text in MARKED.findall(README):
+        results = Results.read(ROOT / f"docs/results/{name}.json")
+        assert text.strip() == item_of(results).table(results).strip(), name

@@ -1,0 +1,111 @@
+"""Every item has a page that is drawn from its results, and that makes no claim without numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from groupdetr.analysis.training_memory import StepMemory
+from groupdetr.paper import fig4, fig7
+from groupdetr.paper.demo import Demo
+from groupdetr.paper.item import Choices, Item
+from groupdetr.paper.items import ITEMS, cost
+from groupdetr.paper.plan import Plan
+from groupdetr.paper.results import Results
+from groupdetr.paper.scale import Scale
+from groupdetr.paper.trainings import Store
+from tests.report.checks import assert_self_contained
+
+from .stored import finish
+
+ALL = [*ITEMS.values(), Demo()]
+
+
+def results_of(item: Item, folder: Path, seeds: int, monkeypatch: pytest.MonkeyPatch) -> Results:
+    """Return the results of an item at small scale whose trainings are done.
+
+    AP grows with the seed and with K, and the time of a training with K.
+    """
+    monkeypatch.setattr(fig4, "group_metrics", lambda *_: [40.0, 41.0, 42.0])
+    monkeypatch.setattr(fig7, "step_memory", lambda step: StepMemory(10.0 * step.groups, None))
+    scale = Scale(Store(folder))
+    choices = Choices(range(seeds))
+    plan = item.plan(scale, choices)
+    for _ in range(2):  # Equal-time baselines are known when the others are done.
+        for run in plan.needed(scale.store):
+            if not run.done:
+                training = run.training
+                ap = 0.3 + 0.02 * training.groups + 0.01 * training.seed
+                finish(training, scale.store, 100.0 + 10 * training.groups, ap)
+    assert not plan.waiting(scale.store)
+    return item.collect(scale, choices)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("item", ALL, ids=lambda item: item.name)
+def test_the_page_of_an_item_is_drawn_from_its_results(
+    item: Item, seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = results_of(item, tmp_path, seeds, monkeypatch)
+    page = item.document(results)
+    assert_self_contained(page)
+    assert item.command() in page
+    assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"<style>.*?</style>", "", page, flags=re.S))
+    content = json.loads(json.dumps(results.to_json(), allow_nan=False))
+    again = Results.from_json(content)
+    assert item.document(again) == page
+    assert item.table(again) == item.table(results)
+    assert item.table(results).startswith("| ")
+    for row in content["gains"]:
+        assert (row["low"] is None) == (seeds == 1)
+
+
+@pytest.mark.parametrize("item", ALL, ids=lambda item: item.name)
+def test_the_keys_of_the_rows_of_an_item_are_unique(item: Item, tmp_path: Path) -> None:
+    for data in (None, tmp_path / "coco"):
+        if data is not None and item.name in ("vit-h", "demo"):
+            continue  # They are items of the small scale.
+        expect_unique_keys(item.plan(Scale(Store(tmp_path), data), Choices(range(1))))
+
+
+def expect_unique_keys(plan: Plan) -> None:
+    keys = [row.key for row in plan.rows]
+    labels = [row.label for row in plan.rows]
+    assert len(set(keys)) == len(keys)
+    assert len(set(labels)) == len(labels)
+    assert {key for row in plan.gains for key in (row.of, row.over)} <= set(keys)
+
+
+def test_the_papers_gains_are_those_of_its_tables(tmp_path: Path) -> None:
+    coco = Scale(Store(tmp_path), tmp_path / "coco")
+    gains = {}
+    for name in ("table1", "table2", "table3", "table4", "table5", "table6", "table7", "fig8"):
+        for row in ITEMS[name].plan(coco, Choices(range(1))).gains:
+            gains[name, row.label] = row.reported
+    label = "Conditional DETR, K = 11, {} epochs: gain at the paper's equal time"
+    assert gains["table2", label.format(12)] == 3.2
+    assert gains["table2", label.format(50)] == 1.8
+    assert gains["table3", "Conditional DETR, K = 11: gain at equal epochs"] == 5.0
+    assert gains["table3", "DINO, K = 11: gain at equal epochs"] == 0.7
+    assert gains["table4", "DINO, Swin-L, K = 11: gain at equal epochs"] == 0.4
+    assert gains["table5", "PETR, K = 11: gain at equal epochs"] == 3.0
+    assert gains["table7", "(d) over (a): Group DETR"] == 5.0
+    assert gains["fig8", "groups in addition to denoising"] == 2.0
+    assert gains["table1", "(c) over (a)"] == 2.3
+
+
+def test_what_an_item_costs_does_not_depend_on_what_is_done(tmp_path: Path) -> None:
+    small, coco = Scale(Store(tmp_path)), Scale(Store(tmp_path), tmp_path / "coco")
+    item = ITEMS["table2"]
+    before = cost(item, small, coco)
+    assert before.trainings == 6
+    for run in item.plan(small, Choices(range(1))).needed(small.store):
+        finish(run.training, small.store)
+    assert cost(item, small, coco) == before
+    # Conditional DETR, 12, 15 and 50 and 60 epochs, and DAB-DETR likewise.
+    hours = 8 / 60 * (23 * (12 + 15 + 50 + 60) + 28 * (12 + 50))
+    hours += 8 / 60 * (28 * (12 + 15 + 50 + 60) + 33 * (12 + 50))
+    assert before.gpu_hours == pytest.approx(hours)

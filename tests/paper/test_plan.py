@@ -1,0 +1,73 @@
+"""The rows of an item: equal-time baselines, and what is trained first."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from groupdetr.paper.plan import EqualTimeRow, Plan, Row
+from groupdetr.paper.trainings import Store
+from groupdetr.report.run_summary import summarize_run
+
+from .stored import finish, training
+
+
+def equal_time_row(folder: Path, epochs: float, seeds: int = 1) -> EqualTimeRow:
+    rows = []
+    for groups in (1, 6):
+        members = tuple(training(folder, groups, epochs, seed) for seed in range(seeds))
+        rows.append(Row(f"k{groups}", f"K = {groups}", members, baseline=groups == 1))
+    return EqualTimeRow("longer", "K = 1, longer", rows[0], rows[1])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "expected"),
+    [(0.2, 15.0, 0.3), (8.0, 12.0, 9.6), (8.0, 12.34, 9.9), (80.0, 15.0, 120.0), (8.0, 9.0, 8.0)],
+)
+def test_an_equal_time_baseline_takes_the_cpu_time_of_groups_and_is_never_shorter(
+    epochs: float, seconds: float, expected: float, tmp_path: Path
+) -> None:
+    row = equal_time_row(tmp_path, epochs)
+    store = Store(tmp_path)
+    assert row.resolve(store) is None
+    finish(row.base.trainings[0], store, cpu_seconds=10.0)
+    assert row.resolve(store) is None
+    finish(row.grouped.trainings[0], store, cpu_seconds=seconds)
+    resolved = row.resolve(store)
+    assert resolved is not None
+    assert resolved.baseline
+    assert resolved.trainings[0].epochs == pytest.approx(expected)
+
+
+def test_a_further_seed_does_not_change_the_length_of_an_equal_time_baseline(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    row = equal_time_row(tmp_path, 8.0, seeds=2)
+    for seed, seconds in enumerate((15.0, 30.0)):
+        finish(row.base.trainings[seed], store, cpu_seconds=10.0)
+        finish(row.grouped.trainings[seed], store, cpu_seconds=seconds)
+    resolved = row.resolve(store)
+    assert resolved is not None
+    assert [item.epochs for item in resolved.trainings] == [12.0, 12.0]
+
+
+def test_trainings_are_needed_seed_by_seed_and_once(tmp_path: Path) -> None:
+    row = equal_time_row(tmp_path, 8.0, seeds=2)
+    plan = Plan([row.base, row, row.grouped, row.base])
+    needed = [(run.training.seed, run.training.groups) for run in plan.needed(Store(tmp_path))]
+    assert needed == [(0, 6), (0, 1), (1, 6), (1, 1)]
+    assert plan.waiting(Store(tmp_path)) == [row]
+
+
+def test_on_a_gpu_equal_time_is_wall_time(tmp_path: Path) -> None:
+    """There the CPU only waits for the most part."""
+    store = Store(tmp_path)
+    stored = finish(training(tmp_path), store, cpu_seconds=10.0)
+    assert stored.compute_seconds() == 10
+    assert summarize_run(stored.run).cpu_seconds == 10
+    stored.run.environment.write_text('{"gpus": ["a GPU"]}')
+    assert stored.compute_seconds() == 30
+    assert math.isnan(summarize_run(stored.run).cpu_seconds)
