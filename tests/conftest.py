@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,10 @@ from tests.hub import hub, hub_cache, no_network  # noqa: F401
 # the same examples in every run, and has no limit of time for one of them.
 settings.register_profile("sure", derandomize=True, deadline=None)
 settings.load_profile("sure")
+
+# A shell lets its background jobs ignore Ctrl-C. Tests of Ctrl-C would wait for ever there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
