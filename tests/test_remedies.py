@@ -13,9 +13,7 @@ from groupdetr.cli.main import COMMANDS, read_options
 from tests.test_structure import IMPORTS, TREES, room
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w-])")
-COMMAND = re.compile(
-    r"groupdetr (demo|paper|check|convert|train|val|groups|predict|ui|export|import|push|doctor|presets)\b"
-)
+COMMAND = re.compile(rf"groupdetr ({'|'.join(COMMANDS)})\b")
 # Programs of others whose options are named in messages.
 FOREIGN = {
     "--nproc-per-node",
