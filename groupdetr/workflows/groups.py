@@ -13,7 +13,8 @@ from groupdetr.tasks.output_files import has_json_keys
 from groupdetr.tasks.result_formats import Metrics
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.output_folder import OTHER_FOLDER, output_folder
-from groupdetr.workflows.validate import folder_name, is_training_data
+from groupdetr.workflows.own_dataset import expect_data_with_images, is_training_data
+from groupdetr.workflows.validate import folder_name
 
 FILES = ("groups.json", "report.html", "per_group.csv")
 
@@ -73,12 +74,7 @@ def groups_command(
     expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
     expect_whole_number("batch", batch, *RANGES["batch"])
     expect_whole_number("workers", workers, *RANGES["workers"])
-    if images is not None and data is None:
-        raise UsageError(
-            "--images has an effect with --data only",
-            str(images),
-            "add --data with the annotation file, or leave out --images",
-        )
+    expect_data_with_images(data, images)
     if task_of(run).input_kind != "images":
         raise UsageError(
             "the groups of detectors of scenes are not compared yet",

@@ -18,7 +18,7 @@ from groupdetr.tasks.output_files import (
 )
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.output_folder import OTHER_FOLDER, output_folder
-from groupdetr.workflows.validate import is_training_data
+from groupdetr.workflows.own_dataset import is_training_data
 
 
 def find_label_errors(

@@ -1,4 +1,4 @@
-"""Whether a dataset that a user names is the one that a run was trained on."""
+"""The dataset that a user names with --data and --images, beside that of the run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import os
 from pathlib import Path
 
 from groupdetr.engine.run_folder import training_data
+from groupdetr.errors import UsageError
+
+
+def expect_data_with_images(data: str | Path | None, images: str | Path | None) -> None:
+    """Raise `UsageError` if there is a folder of images, and no dataset that it belongs to."""
+    if images is not None and data is None:
+        raise UsageError(
+            "--images has an effect with --data only",
+            str(images),
+            "add --data with the annotation file, or leave out --images",
+        )
 
 
 def is_training_data(run: Path, data: Path, images: Path | None) -> bool:

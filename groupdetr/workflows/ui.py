@@ -14,7 +14,7 @@ from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
 from groupdetr.web.server import WebServer, expect_installed, listen, serve
 from groupdetr.web.session import WebSession
 from groupdetr.web.validation_set import ValidationSet
-from groupdetr.workflows.own_dataset import is_training_data
+from groupdetr.workflows.own_dataset import expect_data_with_images, is_training_data
 
 MAX_PORT = 65_535
 NAME_DATA = "add --data DATA"
@@ -47,12 +47,7 @@ def ui(
     expect_whole_number("port", port, 0, MAX_PORT)
     expect_installed()
     run = Path(run)
-    if images is not None and data is None:
-        raise UsageError(
-            "--images has an effect with --data only",
-            str(images),
-            "add --data with the annotation file, or leave out --images",
-        )
+    expect_data_with_images(data, images)
     if task_of(run).input_kind != "images":
         raise UsageError(
             "this detector takes scenes of several cameras, and the page shows single images",

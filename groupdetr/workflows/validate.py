@@ -13,7 +13,7 @@ from groupdetr.tasks.result_formats import Metrics
 from groupdetr.tasks.run_or_weights import default_folder, weights_of
 from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
 from groupdetr.workflows.output_folder import expect_val_folder, output_folder
-from groupdetr.workflows.own_dataset import is_training_data, real_path
+from groupdetr.workflows.own_dataset import expect_data_with_images, is_training_data, real_path
 from groupdetr.workflows.task_workflows import workflows_for
 
 
@@ -76,12 +76,7 @@ def validate_command(
     expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
     expect_whole_number("batch", batch, *RANGES["batch"])
     expect_whole_number("workers", workers, *RANGES["workers"])
-    if images is not None and data is None:
-        raise UsageError(
-            "--images has an effect with --data only",
-            str(images),
-            "add --data with the annotation file, or leave out --images",
-        )
+    expect_data_with_images(data, images)
     task = task_of(run)
     workflows = workflows_for(task)
     options_of_images: dict[str, int | None] = {"vote": vote}
