@@ -15,6 +15,12 @@ from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
 from groupdetr.checkpoints.wrappers import unwrap
 from groupdetr.errors import WeightsError
 
+# What a user does where the hub's weights cannot be had.
+OTHER_WEIGHTS = (
+    "pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), or train from "
+    'random weights with --pretrained-backbone none (pretrained_backbone="none")'
+)
+
 
 def create_network(
     name: str, pretrained: bool | str, layouts: tuple[Layout, ...], **options: Any
@@ -40,10 +46,6 @@ def download_errors(name: str) -> Iterator[None]:
 
     If the hub cannot be reached, weights that are not in the cache are an error after a moment.
     """
-    remedy = (
-        "pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), or train "
-        "without pretrained weights"
-    )
     what = f"the weights of {name} could not be downloaded"
     config = timm.get_pretrained_cfg(name)
     model = hub.HubModel(config.hf_hub_id if config and config.hf_hub_id else f"timm/{name}")
@@ -54,11 +56,11 @@ def download_errors(name: str) -> Iterator[None]:
             if not hub.is_hub_error(error):
                 raise
             if not reachable:
-                raise hub.missing(model, what, remedy) from error
+                raise hub.missing(model, what, OTHER_WEIGHTS) from error
             raise WeightsError(
                 f"{what}: {error}".splitlines()[0],
                 f"{model} on the Hugging Face hub",
-                f"try again later; or {remedy}",
+                f"try again later; or {OTHER_WEIGHTS}",
             ) from error
 
 

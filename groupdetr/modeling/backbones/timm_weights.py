@@ -14,7 +14,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from groupdetr.checkpoints.layout import refuse
 from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.modeling.backbones.pretrained import download_errors
+from groupdetr.modeling.backbones.pretrained import OTHER_WEIGHTS, download_errors
 from groupdetr.modeling.backbones.timm_structure import TimmModel
 
 
@@ -74,9 +74,7 @@ def _download(name: str, options: dict[str, Any]) -> TimmModel:
         raise WeightsError(
             f"timm has no pretrained weights of {name}",
             "the Hugging Face hub",
-            "choose one of the names that timm.list_pretrained() returns, pass a local file with "
-            "--pretrained-backbone FILE (pretrained_backbone=FILE), or train without pretrained "
-            "weights",
+            f"choose one of the names that timm.list_pretrained() returns, {OTHER_WEIGHTS}",
         )
     with download_errors(name):
         return timm.create_model(name, pretrained=True, **options)

@@ -14,7 +14,11 @@ from torch.nn import functional as F
 
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backbone_file
+from groupdetr.modeling.backbones.pretrained import (
+    OTHER_WEIGHTS,
+    load_all_weights,
+    read_backbone_file,
+)
 from groupdetr.modeling.backbones.pretrained_layouts import DD3D_VOVNET, PETR_VOVNET
 from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.module_list import ModuleList
@@ -54,8 +58,7 @@ def vovnet99(
         raise WeightsError(
             "there are no weights of VoVNetV2-99 to download",
             "the Hugging Face hub",
-            "pass a local file with --pretrained-backbone FILE (pretrained_backbone=FILE), "
-            "or train without pretrained weights",
+            OTHER_WEIGHTS,
         )
     if pretrained:
         load_all_weights(network, read_backbone_file(pretrained, (PETR_VOVNET, DD3D_VOVNET)))
