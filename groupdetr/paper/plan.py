@@ -85,13 +85,21 @@ class Plan:
         return rows
 
     def needed(self, store: Store) -> list[StoredTraining]:
-        """Return all trainings that are known now, each once, the longest rows first."""
+        """Return all trainings that are known now, each once, in the order of training.
+
+        A detector with groups and its baseline follow each other, so that they run side by side:
+        other programs on the machine, which make CPU time dearer, too, then disturb both alike. The
+        one with groups is the first, because it takes longer.
+        """
         trainings: dict[Training, None] = dict.fromkeys(self.others)
+        families = list(dict.fromkeys(row.family for row in self.resolved(store)))
+        rows = sorted(
+            self.resolved(store), key=lambda row: (families.index(row.family), row.baseline)
+        )
         # Seed by seed, so that an interrupted item has whole seeds.
-        rows = self.resolved(store)
         most = max((len(row.trainings) for row in rows), default=0)
         for index in range(most):
-            for row in sorted(rows, key=lambda row: row.baseline):
+            for row in rows:
                 if index < len(row.trainings):
                     trainings[row.trainings[index]] = None
         return [store.run(training) for training in with_parents(trainings)]

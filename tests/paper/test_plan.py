@@ -62,6 +62,21 @@ def test_trainings_are_needed_seed_by_seed_and_once(tmp_path: Path) -> None:
     assert plan.waiting(Store(tmp_path)) == [row]
 
 
+def test_a_detector_with_groups_and_its_baseline_train_side_by_side(tmp_path: Path) -> None:
+    rows = []
+    for family, epochs in (("conditional-detr", 4.0), ("dab-detr", 5.0)):
+        for groups in (1, 6):
+            member = training(tmp_path, groups, epochs, 0)
+            rows.append(
+                Row(f"{family}-{groups}", "", (member,), baseline=groups == 1, family=family)
+            )
+    needed = Plan(rows).needed(Store(tmp_path))
+    assert [(run.training.epochs, run.training.groups) for run in needed] == [
+        *[(4.0, 6), (4.0, 1)],
+        *[(5.0, 6), (5.0, 1)],
+    ]
+
+
 def test_on_a_gpu_equal_time_is_wall_time(tmp_path: Path) -> None:
     """There the CPU only waits for the most part."""
     store = Store(tmp_path)
