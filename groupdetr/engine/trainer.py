@@ -1,23 +1,20 @@
-"""The training loop: batch, forward, criterion, backward, clip, step, log, evaluate, save."""
+"""The training loop: load a batch, take a step, log, evaluate, save."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from fractions import Fraction
+from contextlib import suppress
 from itertools import islice
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from groupdetr.checkpoints import native
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
-from groupdetr.engine.accelerator import peak_memory_mb
 from groupdetr.engine.callbacks import (
     Callback,
     CallbackList,
@@ -27,6 +24,7 @@ from groupdetr.engine.callbacks import (
     resume_remedy,
 )
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
+from groupdetr.engine.evaluation_files import EvaluationFiles
 from groupdetr.engine.feature_cache import (
     CachedChunkedModelWithLoss,
     CachedModelWithLoss,
@@ -35,19 +33,17 @@ from groupdetr.engine.feature_cache import (
 from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
-from groupdetr.engine.run_folder import RunFolder, write_json
+from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.sampler import ENDLESS, CheckedSampler
+from groupdetr.engine.schedule import TrainingSchedule
 from groupdetr.engine.step_groups import StepGroups, trains_some_groups
-from groupdetr.engine.task import Batch, EvaluationResult, Task
+from groupdetr.engine.task import Batch, Task
 from groupdetr.engine.training_plan import TrainingPlan
-from groupdetr.errors import CallbackError, DivergedError, WeightsError
+from groupdetr.engine.training_step import TrainingStep
+from groupdetr.errors import CallbackError, DivergedError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import with_loss
 from groupdetr.settings import Settings
-from groupdetr.structures.json_object import JsonObject
-from groupdetr.structures.step_objects import StepObjects
-
-SAVE_SECONDS = 300.0  # between checkpoints; an interruption loses at most this much training
 
 
 class EvaluationStopped(Exception):
@@ -81,15 +77,16 @@ class Trainer:
             self.model.freeze(self.settings.freeze)
         # Model and criterion as one module: images, targets and objects of the step -> losses.
         self.model_with_loss = with_loss(model, criterion, self.settings.group_chunk)
-        # Decides which groups a step trains; None: all of them.
-        self.step_groups: StepGroups | None = None
-        if trains_some_groups(self.settings):
-            self.step_groups = StepGroups(model, self.settings)
-        rows = self.step_groups.rows if self.step_groups else None
+        step_groups = (
+            StepGroups(model, self.settings) if trains_some_groups(self.settings) else None
+        )
+        rows = step_groups.rows if step_groups else None
         optimizer = create_optimizer(model, self.settings, rows)
         ema = create_ema(model, self.settings.ema) if self.settings.ema else None
         self.state = CheckpointState(model, optimizer, ema, TrainingProgress(), rows=rows)
-        self.groups: tuple[int, ...] | None = None  # that the last step trained; None: all
+        self.schedule = TrainingSchedule(plan, self.state)
+        self.training_step = TrainingStep(plan, self.state, self.schedule, step_groups)
+        self.evaluation_files = EvaluationFiles(plan, self.state, self.schedule)
         self.cache: FeatureCache | None = None  # the features of frozen parts, if they are cached
         self.launcher = Launcher()
         # What this process was asked for, by a signal or a callback.
@@ -101,11 +98,6 @@ class Trainer:
         self.failure_is_shared = False  # True if all processes know that a callback has failed
         self.own_sampler: Sampler | None = None  # that of a callback, in place of the default
         self.micro_batches: Iterator[Batch] | None = None  # None: the next step starts a loader
-        self.last_evaluation_at = 0.0  # seconds of training before the last evaluation
-        self.last_evaluation_seconds = 1.0  # duration of the last evaluation
-        self.last_save_time = time.monotonic()
-        # True while the parameters change: some have those of the next step already.
-        self.is_updating = False
         self.saved_step: int | None = None  # that of the last checkpoint of this process
         # Says that last.pt was damaged, if the run was resumed from the checkpoint before it.
         self.damage: str | None = None
@@ -145,22 +137,13 @@ class Trainer:
 
     @property
     def total_steps(self) -> int | None:
-        """Optimizer steps of the training; None if it ends after some minutes.
-
-        If a resumed run has another batch, the rest of its epochs takes another number of steps.
-        """
-        settings = self.settings
-        progress = self.state.progress
-        same_batch = progress.images == progress.step * settings.batch
-        if same_batch or settings.steps is not None or settings.minutes is not None:
-            return self.plan.total_steps
-        remaining = settings.epochs * len(self.task.train) - progress.images
-        return progress.step + max(0, math.floor(remaining / settings.batch + 0.5))
+        """Optimizer steps of the training; None if it ends after some minutes."""
+        return self.schedule.total_steps
 
     @property
     def epoch(self) -> float:
         """Passes over the training images so far."""
-        return self.state.progress.images / len(self.task.train)
+        return self.schedule.epoch
 
     @property
     def is_main_process(self) -> bool:
@@ -266,10 +249,8 @@ class Trainer:
                 # A callback has evaluated the model.
                 self.model.train()
             step_batches = self.next_micro_batches()
-            # After loading, because a new loader draws a random number in this process.
-            self.seed_step()
             lr = set_learning_rates(
-                self.state.optimizer, self.settings, progress.step, self.progress_fraction()
+                self.state.optimizer, self.settings, progress.step, self.schedule.fraction()
             )
             losses, grad_norm = self.take_step(network, step_batches)
             progress.step += 1
@@ -278,13 +259,13 @@ class Trainer:
             progress.cpu_seconds += time.process_time() - cpu_started
             # The checkpoint has this, so that an evaluation that a failing callback prevents is
             # done when the run is resumed.
-            progress.evaluation_due = self.is_evaluation_due()
-            self.is_updating = False
+            progress.evaluation_due = self.schedule.is_evaluation_due()
+            self.training_step.is_updating = False
             self.log(losses, grad_norm, lr)
             if progress.evaluation_due:
                 self.evaluate(network)
                 self.save()
-            elif self.is_save_due():
+            elif self.schedule.is_save_due():
                 self.save()
         if self.stopped_early():
             self.save()
@@ -366,78 +347,8 @@ class Trainer:
     def take_step(
         self, network: nn.Module, micro_batches: list[Batch]
     ) -> tuple[dict[str, float], float]:
-        """Run one optimizer step over all micro-batches of a batch.
-
-        Return the losses by name, averaged over micro-batches and processes, and the norm of the
-        gradient before clipping.
-        """
-        self.state.optimizer.zero_grad(set_to_none=True)
-        if self.step_groups is not None:
-            # The optimizer has the rows of the groups and not the parameters that hold them.
-            self.model.zero_grad(set_to_none=True)
-            self.groups = self.step_groups.begin(self.step, self.progress_fraction())
-        step_objects = self.step_objects(micro_batches)
-        sums: dict[str, Tensor] = {}
-        for i, micro_batch in enumerate(micro_batches):
-            is_last = i + 1 == len(micro_batches)
-            with self.gradient_sync(network, is_last):
-                loss, parts = self.compute_loss(network, micro_batch, step_objects)
-                loss.div(len(micro_batches)).backward()
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0) + part / len(micro_batches)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        losses, norm = self.to_host(sums, grad_norm)
-        if not all(map(math.isfinite, [*losses.values(), norm])):
-            raise self.divergence_error("the loss or its gradient is not finite", micro_batches)
-        # Until the step is counted, the state is not that of a whole step.
-        self.is_updating = True
-        if self.step_groups is not None:
-            self.step_groups.give_gradients(self.state.optimizer, self.progress_fraction())
-        self.state.optimizer.step()
-        if self.state.ema is not None:
-            self.state.ema.update_parameters(self.model)
-        return losses, norm
-
-    def compute_loss(
-        self, network: nn.Module, micro_batch: Batch, step_objects: StepObjects
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of all losses, which has a gradient, and the losses by name."""
-        device = self.accelerator.device
-        targets = [target.to(device) for target in micro_batch.targets]
-        try:
-            with self.accelerator.autocast():
-                return network(micro_batch.images(device), targets, step_objects)
-        except DivergedError as error:
-            raise self.divergence_error(f"{error.what} ({error.where})", [micro_batch]) from error
-
-    # parts of a step
-
-    def step_objects(self, micro_batches: list[Batch]) -> StepObjects:
-        """Return the numbers of objects of all images of this step, over all processes.
-
-        Every loss of this step is divided by them, however the step is divided.
-        """
-        counts = [len(target) for batch in micro_batches for target in batch.targets]
-        if self.num_processes > 1:
-            # All processes have equally many images.
-            own_counts = torch.tensor(counts, device=self.accelerator.device)
-            counts = self.accelerator.gather(own_counts).tolist()
-        return StepObjects(counts, parts=len(micro_batches) * self.num_processes)
-
-    def to_host(self, sums: dict[str, Tensor], grad_norm: Tensor) -> tuple[dict[str, float], float]:
-        """Average the losses over processes, and copy them and the norm to the host at once."""
-        losses = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
-        *values, norm = torch.cat([losses, grad_norm[None]]).tolist()
-        return dict(zip(sums, values)), norm
-
-    def gradient_sync(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        """Let processes exchange gradients once a step, with the last micro-batch."""
-        return nullcontext() if is_last else self.accelerator.no_sync(network)
-
-    def seed_step(self) -> None:
-        """Seed torch by (seed, step, process), so that a resumed run draws the same numbers."""
-        key = (self.settings.seed, self.state.progress.step, self.accelerator.process_index)
-        torch.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)
+        """Return the losses by name, and the norm of the gradient, of an optimizer step."""
+        return self.training_step.run(network, micro_batches)
 
     def prepare_network(self) -> nn.Module:
         """Compile the network if the settings say so, and wrap it for several processes."""
@@ -448,71 +359,17 @@ class Trainer:
             return self.accelerator.prepare_model(self.model_with_loss)
         return self.model_with_loss
 
-    def divergence_error(self, what: str, micro_batches: list[Batch]) -> DivergedError:
-        """Return the error for values that are not finite, with the names of the images."""
-        names = self.task.train_image_names(
-            [index for batch in micro_batches for index in batch.indices]
-        )
-        return DivergedError(
-            f"{what}, at step {self.state.progress.step + 1}",
-            f"images: {', '.join(names)}",
-            f"the last good checkpoint is {self.run.last}; "
-            "lower --lr or --clip and resume, or check these images",
-        )
-
-    # when to stop, evaluate and save
-
-    def progress_fraction(self) -> float:
-        """Return the fraction of the training that is done, 0 to 1."""
-        progress = self.state.progress
-        total = self.total_steps
-        if total is not None and self.settings.steps is not None:
-            return progress.step / total
-        if total is not None:
-            # In images, because a resumed run may have had another batch.
-            remaining = (total - progress.step) * self.settings.batch
-            return progress.images / (progress.images + remaining)
-        elapsed = progress.seconds + progress.evaluation_seconds
-        return elapsed / (60 * (self.settings.minutes or 1))
+    # when to stop
 
     def is_finished(self) -> bool:
         """True if no further step is taken."""
-        if self.is_stopping or self.is_finishing or self.step == self.plan.stop_after:
-            return True
-        patience = self.settings.early_stop
-        if patience is not None and self.state.progress.stale >= patience:
-            return True
-        return self.progress_fraction() >= 1
+        return self.is_stopping or self.is_finishing or self.schedule.has_ended()
 
     def stopped_early(self) -> bool:
         """True if the training was stopped before its end, to be resumed later."""
         if self.is_stopping:
             return True
-        if self.is_finishing:
-            return False
-        return self.step == self.plan.stop_after and self.progress_fraction() < 1
-
-    def is_evaluation_due(self) -> bool:
-        """True every ``eval_every`` epochs and at the end.
-
-        A training that ends after some minutes spends at most a twentieth of its time on it.
-        """
-        progress = self.state.progress
-        if self.progress_fraction() >= 1:
-            return True
-        # Exact numbers: floats would take the third tenth of an epoch as a little less.
-        every = Fraction(str(self.settings.eval_every)) * len(self.task.train)
-        is_due = progress.images // every > (progress.images - self.settings.batch) // every
-        if self.plan.total_steps is None:
-            seconds_since = progress.seconds - self.last_evaluation_at
-            return is_due and seconds_since > 20 * self.last_evaluation_seconds
-        return is_due
-
-    def is_save_due(self) -> bool:
-        """True every ``save_every`` steps, and if the last checkpoint is some minutes old."""
-        every = self.settings.save_every
-        is_due = every is not None and self.state.progress.step % every == 0
-        return is_due or time.monotonic() - self.last_save_time > SAVE_SECONDS
+        return not self.is_finishing and self.schedule.is_paused()
 
     def sync_seconds(self, seconds: float) -> float:
         """Return the seconds that the main process measured, so that all stop at the same step."""
@@ -542,15 +399,16 @@ class Trainer:
             "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
             "losses": losses,
         }
-        if self.groups is not None:
-            record["groups"] = len(self.groups)
+        groups = self.training_step.groups
+        if groups is not None:
+            record["groups"] = len(groups)
         is_recorded = self.is_main_process and (step % 10 == 0 or step <= 10)
         if is_recorded:
             self.run.append(record)
         event = StepEnd(
             step=step,
             total=self.total_steps,
-            progress=self.progress_fraction(),
+            progress=self.schedule.fraction(),
             loss=loss,
             losses=losses,
             grad_norm=grad_norm,
@@ -586,7 +444,9 @@ class Trainer:
         metrics = result.stats | instability
         # The state changes after the files are written. If one of them cannot be written, this
         # evaluation is still due, and is done when the run is resumed.
-        record = self.record_evaluation(result, metrics, is_best) if self.is_main_process else None
+        record = (
+            self.evaluation_files.write(result, metrics, is_best) if self.is_main_process else None
+        )
         self.state.matched = matched
         # An undefined score says nothing about the progress.
         if score > progress.best_ap:
@@ -594,9 +454,10 @@ class Trainer:
         elif score >= 0:
             progress.stale += 1
         progress.best_ap = max(score, progress.best_ap)
-        self.last_evaluation_at = progress.seconds
-        self.last_evaluation_seconds = self.sync_seconds(time.monotonic() - started)
-        progress.evaluation_seconds += self.last_evaluation_seconds
+        duration = self.sync_seconds(time.monotonic() - started)
+        self.schedule.last_evaluation_at = progress.seconds
+        self.schedule.last_evaluation_seconds = duration
+        progress.evaluation_seconds += duration
         progress.evaluated_step = self.step
         progress.evaluation_due = False
         network.train()
@@ -624,39 +485,9 @@ class Trainer:
         if self.is_stopping:
             raise EvaluationStopped
 
-    def record_evaluation(
-        self, result: EvaluationResult, metrics: dict[str, float], is_best: bool
-    ) -> JsonObject:
-        """Write the metrics to the log and to results.csv, and the weights if they are the best.
-
-        Return the record of the log.
-        """
-        when = {
-            "step": self.step,
-            "epoch": round(self.epoch, 4),
-            "seconds": round(self.state.progress.seconds, 3),
-        }
-        values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-        cost = {
-            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
-            "peak_memory_mb": round(peak_memory_mb(), 1),
-        }
-        record = {**when, **cost, **values}
-        self.run.append(record)
-        self.run.write_results(self.run.records())
-        if is_best or not self.run.best.is_file():
-            self.plan.save_best(self.state.evaluated)
-            best_metrics = {**when, **result.to_json()}
-            # The page of the run has these. The folder of `val` is also written by `groupdetr val`.
-            if details := result.details():
-                write_json(self.run.best_errors, {**when, **details})
-            write_json(self.run.best_metrics, best_metrics)
-            write_json(self.run.val / "metrics.json", best_metrics)
-        return record
-
     def save(self) -> None:
         """Write last.pt, from which the run can be resumed, and call the callbacks."""
-        self.last_save_time = time.monotonic()
+        self.schedule.last_save_time = time.monotonic()
         if self.is_main_process:
             self.callbacks.update_states(self)
             self.write_checkpoint()
@@ -678,7 +509,11 @@ class Trainer:
 
         No hook is called. A second error is added to the first one as a note.
         """
-        if not self.is_main_process or self.is_updating or self.saved_step == self.step:
+        if (
+            not self.is_main_process
+            or self.training_step.is_updating
+            or self.saved_step == self.step
+        ):
             return
         try:
             if self.state.is_finite():
@@ -705,32 +540,5 @@ class Trainer:
         """
         self.damage = self.state.load_whole(self.run.last, self.run.previous)
         self.saved_step = None if self.damage else self.step
-        self.check_evaluation()
+        self.evaluation_damage = self.evaluation_files.check()
         return self.callbacks.load_states(self.state.callbacks, self)
-
-    def check_evaluation(self) -> None:
-        """Let the next evaluation write what an earlier one has left, if it is damaged or missing.
-
-        That are the weights of the best evaluation, and the record of the last one in the log.
-        """
-        progress = self.state.progress
-        if progress.evaluated_step < 0:
-            return
-        damages = []
-        try:
-            native.read(self.run.best)
-        except WeightsError as error:
-            damages.append(f"{self.run.best}: {error.what}")
-            progress.best_ap = -1.0
-            progress.stale = 0
-        if all(record["step"] != progress.evaluated_step for record in self.run.evaluations()):
-            damages.append(f"{self.run.log}: it lacks the last evaluation")
-        if not damages:
-            return
-        when = "by the next evaluation"
-        if progress.evaluated_step == self.step:
-            when = "by another evaluation of the current weights"
-            progress.evaluation_due = True
-            # These are the matches of the current weights, and not of those before them.
-            self.state.matched = None
-        self.evaluation_damage = f"{'; '.join(damages)}; this is written again {when}"

@@ -27,6 +27,7 @@ from groupdetr.checkpoints import checked_file
 from groupdetr.cli.main import main
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.trainer import Trainer
+from groupdetr.engine.training_step import TrainingStep
 from tests.runs import (
     environment,
     evaluations,
@@ -100,16 +101,16 @@ def test_any_error_leaves_a_checkpoint_of_the_last_whole_step(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    to_host = Trainer.to_host
+    to_host = TrainingStep.to_host
 
-    def failing(self: Trainer, *arguments: Any) -> Any:
-        if self.step == 7:
+    def failing(self: TrainingStep, *arguments: Any) -> Any:
+        if self.state.progress.step == 7:
             raise ZeroDivisionError("in the eighth step")
         return to_host(self, *arguments)
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "to_host", failing)
+        patch.setattr(TrainingStep, "to_host", failing)
         with pytest.raises(ZeroDivisionError):
             main(train_arguments(shapes, run, *OPTIONS))
     assert load_checkpoint(run)["progress"]["step"] == 7
@@ -145,12 +146,12 @@ def test_a_step_that_is_half_done_is_not_saved(
 def test_a_state_that_is_not_finite_is_not_saved(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(self: Trainer, *_: Any) -> Any:
-        next(self.model.parameters()).data.fill_(torch.nan)
+    def spoil(self: TrainingStep, *_: Any) -> Any:
+        next(self.state.model.parameters()).data.fill_(torch.nan)
         raise ZeroDivisionError
 
     run = tmp_path / "run"
-    monkeypatch.setattr(Trainer, "to_host", spoil)
+    monkeypatch.setattr(TrainingStep, "to_host", spoil)
     with pytest.raises(ZeroDivisionError):
         main(train_arguments(shapes, run, *OPTIONS))
     assert all(value.isfinite().all() for value in load_checkpoint(run)["model"].values())

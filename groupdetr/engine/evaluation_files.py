@@ -1,0 +1,85 @@
+"""What an evaluation during training leaves in the folder of the run."""
+
+from __future__ import annotations
+
+import math
+
+from groupdetr.checkpoints import native
+from groupdetr.engine.accelerator import peak_memory_mb
+from groupdetr.engine.checkpoint import CheckpointState
+from groupdetr.engine.run_folder import write_json
+from groupdetr.engine.schedule import TrainingSchedule
+from groupdetr.engine.task import EvaluationResult
+from groupdetr.engine.training_plan import TrainingPlan
+from groupdetr.errors import WeightsError
+from groupdetr.structures.json_object import JsonObject
+
+
+class EvaluationFiles:
+    """Writes the metrics and the best weights, and checks them when a run is resumed."""
+
+    def __init__(
+        self, plan: TrainingPlan, state: CheckpointState, schedule: TrainingSchedule
+    ) -> None:
+        self.plan = plan
+        self.run = plan.run
+        self.state = state
+        self.schedule = schedule
+
+    def write(
+        self, result: EvaluationResult, metrics: dict[str, float], is_best: bool
+    ) -> JsonObject:
+        """Write the metrics to the log and to results.csv, and the weights if they are the best.
+
+        Return the record of the log.
+        """
+        when = {
+            "step": self.state.progress.step,
+            "epoch": round(self.schedule.epoch, 4),
+            "seconds": round(self.state.progress.seconds, 3),
+        }
+        values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        cost = {
+            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+        }
+        record = {**when, **cost, **values}
+        self.run.append(record)
+        self.run.write_results(self.run.records())
+        if is_best or not self.run.best.is_file():
+            self.plan.save_best(self.state.evaluated)
+            best_metrics = {**when, **result.to_json()}
+            # The page of the run has these. The folder of `val` is also written by `groupdetr val`.
+            if details := result.details():
+                write_json(self.run.best_errors, {**when, **details})
+            write_json(self.run.best_metrics, best_metrics)
+            write_json(self.run.val / "metrics.json", best_metrics)
+        return record
+
+    def check(self) -> str | None:
+        """Let the next evaluation write what an earlier one has left, if it is damaged or missing.
+
+        That are the weights of the best evaluation, and the record of the last one in the log.
+        Return a sentence about it; None if all is well.
+        """
+        progress = self.state.progress
+        if progress.evaluated_step < 0:
+            return None
+        damages = []
+        try:
+            native.read(self.run.best)
+        except WeightsError as error:
+            damages.append(f"{self.run.best}: {error.what}")
+            progress.best_ap = -1.0
+            progress.stale = 0
+        if all(record["step"] != progress.evaluated_step for record in self.run.evaluations()):
+            damages.append(f"{self.run.log}: it lacks the last evaluation")
+        if not damages:
+            return None
+        when = "by the next evaluation"
+        if progress.evaluated_step == progress.step:
+            when = "by another evaluation of the current weights"
+            progress.evaluation_due = True
+            # These are the matches of the current weights, and not of those before them.
+            self.state.matched = None
+        return f"{'; '.join(damages)}; this is written again {when}"

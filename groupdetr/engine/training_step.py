@@ -1,0 +1,127 @@
+"""One optimizer step: forward, criterion and backward of all micro-batches, clip, update."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from groupdetr.engine.checkpoint import CheckpointState
+from groupdetr.engine.schedule import TrainingSchedule
+from groupdetr.engine.step_groups import StepGroups
+from groupdetr.engine.task import Batch
+from groupdetr.engine.training_plan import TrainingPlan
+from groupdetr.errors import DivergedError
+from groupdetr.structures.step_objects import StepObjects
+
+
+class TrainingStep:
+    """Takes the optimizer steps of a training in this process.
+
+    ``step_groups`` decides which groups a step trains; None: all of them.
+    """
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        state: CheckpointState,
+        schedule: TrainingSchedule,
+        step_groups: StepGroups | None,
+    ) -> None:
+        self.plan = plan
+        self.settings = plan.settings
+        self.accelerator = plan.accelerator
+        self.state = state
+        self.schedule = schedule
+        self.step_groups = step_groups
+        self.groups: tuple[int, ...] | None = None  # that the last step trained; None: all
+        # True while the parameters change: some have those of the next step already.
+        self.is_updating = False
+
+    def run(self, network: nn.Module, micro_batches: list[Batch]) -> tuple[dict[str, float], float]:
+        """Run one optimizer step over all micro-batches of a batch.
+
+        Return the losses by name, averaged over micro-batches and processes, and the norm of the
+        gradient before clipping.
+        """
+        self.seed()
+        fraction = self.schedule.fraction()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.step_groups is not None:
+            # The optimizer has the rows of the groups and not the parameters that hold them.
+            self.state.model.zero_grad(set_to_none=True)
+            self.groups = self.step_groups.begin(self.state.progress.step, fraction)
+        step_objects = self.step_objects(micro_batches)
+        sums: dict[str, Tensor] = {}
+        for i, micro_batch in enumerate(micro_batches):
+            is_last = i + 1 == len(micro_batches)
+            with self.gradient_sync(network, is_last):
+                loss, parts = self.compute_loss(network, micro_batch, step_objects)
+                loss.div(len(micro_batches)).backward()
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0) + part / len(micro_batches)
+        grad_norm = nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip)
+        losses, norm = self.to_host(sums, grad_norm)
+        if not all(map(math.isfinite, [*losses.values(), norm])):
+            raise self.divergence_error("the loss or its gradient is not finite", micro_batches)
+        # Until the step is counted, the state is not that of a whole step.
+        self.is_updating = True
+        if self.step_groups is not None:
+            self.step_groups.give_gradients(self.state.optimizer, fraction)
+        self.state.optimizer.step()
+        if self.state.ema is not None:
+            self.state.ema.update_parameters(self.state.model)
+        return losses, norm
+
+    def compute_loss(
+        self, network: nn.Module, micro_batch: Batch, step_objects: StepObjects
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of all losses, which has a gradient, and the losses by name."""
+        device = self.accelerator.device
+        targets = [target.to(device) for target in micro_batch.targets]
+        try:
+            with self.accelerator.autocast():
+                return network(micro_batch.images(device), targets, step_objects)
+        except DivergedError as error:
+            raise self.divergence_error(f"{error.what} ({error.where})", [micro_batch]) from error
+
+    def step_objects(self, micro_batches: list[Batch]) -> StepObjects:
+        """Return the numbers of objects of all images of this step, over all processes.
+
+        Every loss of this step is divided by them, however the step is divided.
+        """
+        counts = [len(target) for batch in micro_batches for target in batch.targets]
+        if self.plan.num_processes > 1:
+            # All processes have equally many images.
+            own_counts = torch.tensor(counts, device=self.accelerator.device)
+            counts = self.accelerator.gather(own_counts).tolist()
+        return StepObjects(counts, parts=len(micro_batches) * self.plan.num_processes)
+
+    def to_host(self, sums: dict[str, Tensor], grad_norm: Tensor) -> tuple[dict[str, float], float]:
+        """Average the losses over processes, and copy them and the norm to the host at once."""
+        losses = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
+        *values, norm = torch.cat([losses, grad_norm[None]]).tolist()
+        return dict(zip(sums, values)), norm
+
+    def gradient_sync(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+        """Let processes exchange gradients once a step, with the last micro-batch."""
+        return nullcontext() if is_last else self.accelerator.no_sync(network)
+
+    def seed(self) -> None:
+        """Seed torch by (seed, step, process), so that a resumed run draws the same numbers."""
+        key = (self.settings.seed, self.state.progress.step, self.accelerator.process_index)
+        torch.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)
+
+    def divergence_error(self, what: str, micro_batches: list[Batch]) -> DivergedError:
+        """Return the error for values that are not finite, with the names of the images."""
+        names = self.plan.task.train_image_names(
+            [index for batch in micro_batches for index in batch.indices]
+        )
+        return DivergedError(
+            f"{what}, at step {self.state.progress.step + 1}",
+            f"images: {', '.join(names)}",
+            f"the last good checkpoint is {self.plan.run.last}; "
+            "lower --lr or --clip and resume, or check these images",
+        )
