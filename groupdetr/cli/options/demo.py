@@ -13,7 +13,7 @@ class DemoOptions(PluginOptions):
     """Train the same small detector with one group and with K groups of queries, and compare.
 
     With one group, it is also trained for the time that K groups take: Table 2 of the paper. The
-    images are drawn, and it works offline on a CPU in about five minutes. It writes report.html,
+    images are drawn, and it works offline on a CPU in about six minutes. It writes report.html,
     results.json and table.md. The same command continues an interrupted demo.
     """
 
