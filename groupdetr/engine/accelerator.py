@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -144,8 +145,19 @@ def environment() -> JsonObject:
         "threads": torch.get_num_threads(),
         "gpus": gpus,
         "packages": {name: _version(name) for name in PACKAGES},
-        "command": " ".join(sys.argv),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """Return the command of this process, as a user types it in a shell.
+
+    Results are published with it, so it does not say where the library is installed.
+    """
+    program = Path(sys.argv[0]).name
+    if program == "__main__.py":  # python -m groupdetr
+        program = "groupdetr"
+    return shlex.join([program, *sys.argv[1:]])
 
 
 def _version(name: str) -> str | None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from groupdetr.engine.accelerator import loader_workers, peak_memory_mb
+from groupdetr.engine.accelerator import command_line, loader_workers, peak_memory_mb
 from groupdetr.settings import Settings
 
 MIB = 2**20
@@ -67,3 +67,12 @@ def test_every_spare_core_loads_images(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(training_processes))
     assert loader_workers(Settings()) == expected
     assert loader_workers(Settings(workers=5)) == 5
+
+
+@pytest.mark.parametrize("program", ["/home/me/venv/bin/groupdetr", "/src/groupdetr/__main__.py"])
+def test_the_command_of_a_result_is_what_a_user_types(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no folder of the machine, because results are published with it."""
+    monkeypatch.setattr(sys, "argv", [program, "train", "my data", "--groups", "3"])
+    assert command_line() == "groupdetr train 'my data' --groups 3"
