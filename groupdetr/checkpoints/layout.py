@@ -1,10 +1,13 @@
-"""Layouts: tables of the tensor names in checkpoints of one origin, and our names for them."""
+"""Layouts: tables of the tensor names in checkpoints of one origin, and our names for them.
+
+The same table reads such checkpoints and writes them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -29,6 +32,20 @@ def unchanged(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def every_name(name: str, state: Mapping[str, Tensor]) -> bool:
+    """True: all names of the table are written."""
+    return True
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the metadata of a checkpoint say about its detector."""
+
+    fields: RecipeFields  # of its recipe
+    categories: Sequence[tuple[int | str, str]]  # original id and name of its classes
+    imgsz: int  # the shortest side of its images in pixels
+
+
 @dataclass(frozen=True)
 class Layout:
     """The tensor names of one kind of checkpoint, and what they mean.
@@ -37,6 +54,9 @@ class Layout:
     wildcards of both sides correspond in order. A tuple of our names splits their tensor into equal
     parts along its first axis. An empty tuple drops their tensor. The first entry that matches a
     name is used. If several of their tensors have the same name of ours, they must be equal.
+
+    A layout can be written if it has a function ``describe``. Then a tensor of ours gets all of
+    their names that the table has for it.
     """
 
     title: str
@@ -54,6 +74,16 @@ class Layout:
     complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
     # True if the metadata of a file with such names says that the file has this layout.
     matches_metadata: Callable[[Metadata], bool] = any_metadata
+    # Other names that such files may have, such as those of older versions. They are only read.
+    also_read: Names = field(default_factory=dict)
+    # Undoes ``complete`` before the tensors get their names.
+    undo_complete: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
+    # Adds tensors that their code has and that reading drops, when all others have their names.
+    add_dropped: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged
+    # True for a name of theirs that a checkpoint with these tensors of ours has.
+    is_written: Callable[[str, Mapping[str, Tensor]], bool] = every_name
+    # Returns the metadata of a checkpoint, which ``options`` and ``categories`` read again.
+    describe: Callable[[Description], dict[str, Any]] | None = None
 
     def fits(self, state: Mapping[str, Tensor]) -> bool:
         """True if every name of the signature is among the names of the tensors."""
@@ -78,8 +108,9 @@ class Layout:
     def _convert(self, checkpoint: Checkpoint) -> Checkpoint:
         ours: dict[str, Tensor] = {}
         unknown, unequal = [], []
+        names = {**self.also_read, **self.names}
         for name, tensor in checkpoint.state.items():
-            targets = rename(name, self.names)
+            targets = rename(name, names)
             if targets is None:
                 unknown.append(name)
             elif targets:
@@ -94,6 +125,30 @@ class Layout:
         refuse(unknown, f"{self.title} has no", where)
         refuse(unequal, f"{self.title} has one tensor for several of these, which differ:", where)
         return replace(checkpoint, state=self.complete(ours))
+
+    def revert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors of ours under all names that a checkpoint of this layout has for them.
+
+        Their tensors have no axis of groups, so ``state`` has none. Tensors for which the layout
+        has no name are left out.
+        """
+        ours = self.undo_complete(dict(state))
+        theirs: dict[str, Tensor] = {}
+        for pattern, target in self.names.items():
+            targets = (target,) if isinstance(target, str) else target
+            for name in ours if targets else ():
+                match = _compile(targets[0]).fullmatch(name)
+                if match is None:
+                    continue
+                their_name = _fill_wildcards(pattern, match.groups())
+                # Of several entries that fit, a name is read by the first one.
+                parts = rename(their_name, self.names)
+                if not parts or not self.is_written(their_name, ours) or parts[0] != name:
+                    continue
+                tensors = [ours[part] for part in parts if part in ours]
+                if len(tensors) == len(parts):
+                    theirs[their_name] = torch.cat(tensors) if len(parts) > 1 else tensors[0]
+        return self.add_dropped(theirs)
 
 
 def rename(name: str, names: Names) -> tuple[str, ...] | None:

@@ -31,7 +31,9 @@ Outputs = dict[str, NDArray[Any]]
 Runtime = Callable[..., Outputs]
 OPSETS = 18, 23  # the first and the last version of ONNX's operators that can be written
 OPSET = 20  # the first version that has all operators of the detectors
-_MAX_ONNX_BYTES = 2**31 - 2**20  # a file of ONNX is one message of protobuf
+# A file of ONNX is one message of protobuf, which has 2 GiB at most. Weights of more bytes than
+# this, which is PyTorch's own limit, are written to a second file.
+_MAX_ONNX_BYTES = 1536 * 2**20
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,6 @@ def _load_torch(file: Path) -> tuple[Runtime, JsonObject]:
 def _write_onnx(
     graph: DetectionGraph, options: ExportOptions, metadata: JsonObject, file: Path
 ) -> None:
-    num_bytes = sum(x.numel() * x.element_size() for x in graph.state_dict().values())
-    if num_bytes > _MAX_ONNX_BYTES:
-        raise UsageError(
-            f"the weights have {num_bytes / 2**30:.1f} GiB, and a file of ONNX can hold 2",
-            remedy="add --half, or choose --format torch-export",
-        )
     example = options.example()
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -153,7 +149,17 @@ def _write_onnx(
         )
     assert program is not None
     program.model.metadata_props[METADATA] = json.dumps(metadata)
-    program.save(file, external_data=False)
+    # Constants that were computed in advance count, too.
+    num_bytes = 0
+    for value in program.model.graph.initializers.values():
+        if value.const_value is not None:
+            num_bytes += value.const_value.nbytes
+    program.save(file, external_data=num_bytes > _MAX_ONNX_BYTES)
+
+
+def weights_beside(file: Path) -> Path:
+    """Return the file of the weights of a file of ONNX, if they are too large for that file."""
+    return file.with_name(f"{file.name}.data")
 
 
 def _floor_division(numerator: Any, denominator: Any) -> Any:

@@ -7,10 +7,13 @@ about this.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from groupdetr.checkpoints.layout import (
+    Description,
     IdAndName,
     Layout,
     Metadata,
@@ -21,15 +24,18 @@ from groupdetr.checkpoints.layout import (
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.detectron2_resnet import RESNET
+from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 
 LAYERS = 6  # of the decoder
 LEVELS = 3  # that come from the backbone; a fourth is computed from the last of them
+# Entries of the metadata in a file of this library -> recipe fields that no tensor shows
+OWN_FIELDS = {"nheads": "num_heads", "dropout": "dropout"}
 LABEL_ROWS = "queries.labels.weight"  # the label embedding of denoising queries
 
 NECK: Names = {
-    "neck.convs.#.conv.*": "encoder.project.levels.#.0.*",
-    "neck.convs.#.norm.*": "encoder.project.levels.#.1.*",
+    **{f"neck.convs.{i}.conv.*": f"encoder.project.levels.{i}.0.*" for i in range(LEVELS)},
+    **{f"neck.convs.{i}.norm.*": f"encoder.project.levels.{i}.1.*" for i in range(LEVELS)},
     "neck.extra_convs.0.conv.*": f"encoder.project.levels.{LEVELS}.0.*",
     "neck.extra_convs.0.norm.*": f"encoder.project.levels.{LEVELS}.1.*",
 }
@@ -88,11 +94,14 @@ NAMES: Names = {
 
 def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that all its configurations of DINO share."""
-    return {"shared_heads": False, "temperature": 10000.0, "offset": -0.5}
+    fields = {"shared_heads": False, "temperature": 10000.0, "offset": -0.5}
+    return {**fields, **named_fields(OWN_FIELDS, file.metadata)}
 
 
 def categories(metadata: Metadata) -> list[IdAndName]:
-    """Return the categories that COCO uses, in the order of their ids."""
+    """Return the categories that COCO uses, in the order of their ids, or those of this library."""
+    if CATEGORIES in metadata:
+        return [(id, name) for id, name in metadata[CATEGORIES]]
     return [(id, name) for id, name in enumerate(COCO_91) if name != "N/A"]
 
 
@@ -100,6 +109,23 @@ def add_no_object_label(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Add a last row to the label embedding. The authors' table has it, and DINO never uses it."""
     labels = state[LABEL_ROWS]
     return state | {LABEL_ROWS: torch.cat([labels, torch.zeros_like(labels[:1])])}
+
+
+def remove_no_object_label(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the last row of the label embedding, which detrex's table does not have."""
+    return state | {LABEL_ROWS: state[LABEL_ROWS][:-1]}
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return metadata of this library, because the files of others have none."""
+    fields = description.fields
+    return {
+        **{name: fields[ours] for name, ours in OWN_FIELDS.items()},
+        "num_queries": fields["num_queries"],
+        "group_detr": fields["num_groups"],
+        CATEGORIES: [[id, name] for id, name in description.categories],
+        "imgsz": description.imgsz,
+    }
 
 
 DETREX_DINO = Layout(
@@ -115,4 +141,6 @@ DETREX_DINO = Layout(
     options=options,
     categories=categories,
     complete=add_no_object_label,
+    undo_complete=remove_no_object_label,
+    describe=describe,
 )

@@ -1,14 +1,17 @@
 """Hugging Face's `ConditionalDetrForObjectDetection`.
 
-The tables have the names in its files, and the names of its modules in memory since version 5.0.
+The names are those in its files, which its versions 4 and 5 read. The names of its modules in
+memory since version 5.0 are only read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from groupdetr.checkpoints.layout import (
+    Description,
     IdAndName,
     Layout,
     Metadata,
@@ -17,14 +20,11 @@ from groupdetr.checkpoints.layout import (
     with_prefixes,
 )
 from groupdetr.checkpoints.reading import Checkpoint
-from groupdetr.weights.official_conditional_detr import DECODER, r50_or_dc5
+from groupdetr.weights.official_conditional_detr import DECODER, named_fields, r50_or_dc5
 
 
 def _resnet() -> Iterator[tuple[str, str]]:
-    """Yield the names of transformers' own ResNet and torchvision's, inside the backbone.
-
-    The backbone may also be timm's, whose names are torchvision's.
-    """
+    """Yield the names of transformers' own ResNet and torchvision's, inside the backbone."""
     yield "embedder.embedder.convolution.*", "conv1.*"
     yield "embedder.embedder.normalization.*", "bn1.*"
     for stage in range(4):
@@ -34,10 +34,11 @@ def _resnet() -> Iterator[tuple[str, str]]:
         for layer in range(3):
             yield f"{theirs}.layer.{layer}.convolution.*", f"{ours}.conv{layer + 1}.*"
             yield f"{theirs}.layer.{layer}.normalization.*", f"{ours}.bn{layer + 1}.*"
-    yield "*", "*"
 
 
 RESNET: Names = dict(_resnet())
+# The names of timm's ResNet, which are torchvision's.
+TIMM: Names = {"*": "*"}
 
 # One decoder layer, without the names that it shares with the authors' file.
 LAYER: Names = {
@@ -75,51 +76,120 @@ ENCODER: Names = {
     "self_attn.k_proj.*": "attention.key_proj.*",
     "self_attn.v_proj.*": "attention.value_proj.*",
     "self_attn.out_proj.*": "attention.output_proj.*",
-    "self_attn.o_proj.*": "attention.output_proj.*",
     "self_attn_layer_norm.*": "norm1.*",
     "fc1.*": "feed_forward.expand.*",
     "fc2.*": "feed_forward.contract.*",
-    "mlp.fc1.*": "feed_forward.expand.*",
-    "mlp.fc2.*": "feed_forward.contract.*",
     "activation_fn.weight": "feed_forward.activation.weight",  # DAB-DETR's PReLU
     "final_layer_norm.*": "norm2.*",
+}
+
+# One encoder layer of Conditional DETR, as its modules are called in memory.
+ENCODER_MODULE: Names = {
+    "self_attn.o_proj.*": "attention.output_proj.*",
+    "mlp.fc1.*": "feed_forward.expand.*",
+    "mlp.fc2.*": "feed_forward.contract.*",
 }
 
 # Conditional DETR and DAB-DETR.
 SHARED: Names = {
     "*.num_batches_tracked": (),
-    "model.backbone.conv_encoder.model._backbone.*": "backbone.network.*",
-    **with_prefixes(RESNET, "model.backbone.conv_encoder.model.", "backbone.network."),
-    **with_prefixes(RESNET, "model.backbone.model.", "backbone.network."),
     "model.input_projection.*": "encoder.projection.*",
     **with_prefixes(ENCODER, "model.encoder.layers.#.", "encoder.layers.#."),
     "model.decoder.layernorm.*": "decoder.norm.*",
     "bbox_predictor.*": "decoder.heads.0.regress.*",
 }
 
+ALSO_READ: Names = {
+    "*.num_batches_tracked": (),
+    "model.backbone.conv_encoder.model._backbone.*": "backbone.network.*",
+    **with_prefixes(RESNET, "model.backbone.conv_encoder.model.", "backbone.network."),
+    **with_prefixes(RESNET, "model.backbone.model.", "backbone.network."),
+    **with_prefixes(TIMM, "model.backbone.model.", "backbone.network."),
+    **with_prefixes(ENCODER_MODULE, "model.encoder.layers.#.", "encoder.layers.#."),
+}
+
 NAMES: Names = {
     **SHARED,
+    **with_prefixes(TIMM, "model.backbone.conv_encoder.model.", "backbone.network."),
     "model.query_position_embeddings.weight": "queries.embedding",
     "model.decoder.ref_point_head.*": "queries.ref_point_head.*",
-    **with_prefixes({**DECODER, **LAYER, **MODULE}, "model.decoder.layers.#.", "decoder.layers.#."),
+    **with_prefixes({**DECODER, **LAYER}, "model.decoder.layers.#.", "decoder.layers.#."),
     # All layers from layer 1 on share this module.
     "model.decoder.query_scale.*": "decoder.layers.1.cross_attention.query_sine_embed.scale.*",
     "class_labels_classifier.*": "decoder.heads.0.classify.*",
 }
 
 
+# Entries of config.json -> recipe fields that no tensor shows
+FIELDS = {"encoder_attention_heads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
+# Other entries -> recipe fields. They follow from the tensors, so they are only written.
+SIZES = {
+    "decoder_attention_heads": "num_heads",
+    "num_queries": "num_queries",
+    "encoder_layers": "encoder_layers",
+    "decoder_layers": "decoder_layers",
+    "encoder_ffn_dim": "dim_feedforward",
+    "decoder_ffn_dim": "dim_feedforward",
+}
+# The entry of config.json in a folder of this library
+OWN = "groupdetr"
+# The recipe fields there: those of the backbone, and others that transformers does not have.
+OWN_FIELDS = ("backbone", "strides", "freeze_norms", "num_detections")
+
+
 def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that config.json gives."""
-    config = file.metadata
-    fields = {"encoder_attention_heads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
-    return {ours: config[theirs] for theirs, ours in fields.items() if theirs in config}
+    return {**named_fields(FIELDS, file.metadata), **own_fields(file.metadata)}
+
+
+def own_fields(config: Metadata) -> RecipeFields:
+    """Return the recipe fields that this library wrote to config.json, {} if it did not."""
+    own = config.get(OWN, {})
+    return {name: own[name] for name in OWN_FIELDS if name in own}
 
 
 def categories(config: Metadata) -> list[IdAndName]:
-    """Return the entries of ``id2label``, or [] if it only numbers the classes."""
+    """Return the entries of ``id2label``, or [] if it only numbers the classes.
+
+    Their ids are the rows of the class head, unless this library wrote the original ones.
+    """
     labels = sorted((int(row), str(name)) for row, name in config.get("id2label", {}).items())
     are_numbered = all(name.startswith("LABEL_") for _, name in labels)
+    ids = config.get(OWN, {}).get("category_ids")
+    if ids is not None and len(ids) == len(labels):
+        return [(id, name) for id, (_, name) in zip(ids, labels)]
     return [] if are_numbered else labels
+
+
+def configuration(
+    model_type: str, architecture: str, names: Mapping[str, str], description: Description
+) -> dict[str, Any]:
+    """Return the content of config.json. ``names``: its entries -> recipe fields.
+
+    It has the classes and the size of the images, too, and under the name of this library what only
+    an import into it needs.
+    """
+    fields = description.fields
+    labels = [name for _, name in description.categories]
+    return {
+        "model_type": model_type,
+        "architectures": [architecture],
+        **{theirs: fields[ours] for theirs, ours in names.items()},
+        "id2label": {str(row): name for row, name in enumerate(labels)},
+        "label2id": {name: row for row, name in enumerate(labels)},
+        "imgsz": description.imgsz,
+        OWN: {
+            "category_ids": [id for id, _ in description.categories],
+            **{name: fields[name] for name in OWN_FIELDS},
+        },
+    }
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return the content of config.json."""
+    names = {**FIELDS, **SIZES, "d_model": "channels"}
+    architecture = "ConditionalDetrForObjectDetection"
+    return configuration("conditional_detr", architecture, names, description)
 
 
 HUGGING_FACE = Layout(
@@ -133,4 +203,9 @@ HUGGING_FACE = Layout(
     names=NAMES,
     options=options,
     categories=categories,
+    also_read={
+        **ALSO_READ,
+        **with_prefixes(MODULE, "model.decoder.layers.#.", "decoder.layers.#."),
+    },
+    describe=describe,
 )

@@ -7,10 +7,19 @@ value, so the predictions are the same as theirs.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
+from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
-from groupdetr.weights.huggingface_conditional_detr import SHARED, categories
+from groupdetr.weights.huggingface_conditional_detr import (
+    ALSO_READ,
+    FIELDS,
+    SHARED,
+    SIZES,
+    TIMM,
+    categories,
+    configuration,
+)
 from groupdetr.weights.huggingface_conditional_detr import options as conditional_options
 from groupdetr.weights.official_conditional_detr import r50_or_dc5
 from groupdetr.weights.official_dab_detr import temperature
@@ -41,6 +50,7 @@ LAYER: Names = {
 NAMES: Names = {
     "model.decoder.bbox_embed.*": (),  # a second name of bbox_predictor
     **SHARED,
+    "model.backbone.conv_encoder.model._backbone.*": "backbone.network.*",
     "model.encoder.query_scale.*": "encoder.position_embedding.scale.*",
     **with_prefixes(LAYER, "model.decoder.layers.#.", "decoder.layers.#."),
     "model.decoder.ref_point_head.*": "decoder.position_embeddings.0.mlp.*",
@@ -55,13 +65,21 @@ NAMES: Names = {
 }
 
 
+# The entries for the temperature of height and of width, which is one field of a recipe
+TEMPERATURES = ("temperature_height", "temperature_width")
+EPS = 1e-5  # where their inverse sigmoid is clamped
+
+
 def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that config.json gives, and the clamp of the inverse sigmoid."""
-    return {
-        **conditional_options(file),
-        **temperature(file, "temperature_height", "temperature_width"),
-        "eps": 1e-5,
-    }
+    return {**conditional_options(file), **temperature(file, *TEMPERATURES), "eps": EPS}
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return the content of config.json, where temperatures are whole numbers."""
+    names = {**FIELDS, **SIZES, "hidden_size": "channels", "num_patterns": "num_patterns"}
+    config = configuration("dab-detr", "DabDetrForObjectDetection", names, description)
+    return {**config, **dict.fromkeys(TEMPERATURES, int(description.fields["temperature"]))}
 
 
 HUGGING_FACE_DAB = Layout(
@@ -75,4 +93,9 @@ HUGGING_FACE_DAB = Layout(
     names=NAMES,
     options=options,
     categories=categories,
+    also_read={
+        **ALSO_READ,
+        **with_prefixes(TIMM, "model.backbone.conv_encoder.model.", "backbone.network."),
+    },
+    describe=describe,
 )

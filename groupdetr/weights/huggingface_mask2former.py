@@ -5,12 +5,27 @@ The backbone is transformers' own or timm's. The names in its files are those of
 
 from __future__ import annotations
 
-from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
+from functools import partial
+from typing import Any
+
+from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.weights.huggingface_conditional_detr import RESNET, categories
+from groupdetr.weights.huggingface_conditional_detr import (
+    RESNET,
+    categories,
+    configuration,
+    own_fields,
+)
+from groupdetr.weights.official_conditional_detr import named_fields
 from groupdetr.weights.official_deformable import ATTENTION
-from groupdetr.weights.official_mask2former import CLASSIFY, INPUTS, split_no_object
+from groupdetr.weights.official_mask2former import (
+    CLASSIFY,
+    INPUTS,
+    join_no_object,
+    split_no_object,
+    with_class_weights,
+)
 
 # One encoder layer.
 ENCODER: Names = {
@@ -57,14 +72,31 @@ TRANSFORMER: Names = {
 NAMES: Names = {
     **dict.fromkeys(("criterion.empty_weight", "*.num_batches_tracked"), ()),
     "model.pixel_level_module.encoder._backbone.*": "backbone.network.*",
-    **with_prefixes(RESNET, "model.pixel_level_module.encoder.", "backbone.network."),
     **with_prefixes(PIXELS, "model.pixel_level_module.decoder.", ""),
     **with_prefixes(TRANSFORMER, "model.transformer_module.", ""),
     "class_predictor.*": f"{CLASSIFY}*",
 }
 
+# The names of transformers' own ResNet.
+ALSO_READ: Names = {
+    "*.num_batches_tracked": (),
+    **with_prefixes(RESNET, "model.pixel_level_module.encoder.", "backbone.network."),
+}
+
 # Fields of config.json that do not follow from the tensors, and the values of our transformer.
 REQUIRED = {"pre_norm": False, "activation_function": "relu"}
+# Entries of config.json -> recipe fields that no tensor shows
+FIELDS = {"num_attention_heads": "num_heads", "dropout": "dropout"}
+# Other entries -> recipe fields. They follow from the tensors, so they are only written.
+SIZES = {
+    "hidden_dim": "channels",
+    "feature_size": "channels",
+    "mask_feature_size": "channels",
+    "num_queries": "num_queries",
+    "encoder_layers": "encoder_layers",
+    "encoder_feedforward_dim": "encoder_dim_feedforward",
+    "dim_feedforward": "dim_feedforward",
+}
 
 
 def options(file: Checkpoint) -> RecipeFields:
@@ -80,8 +112,18 @@ def options(file: Checkpoint) -> RecipeFields:
                 file.where,
                 "use other weights",
             )
-    fields = {"num_attention_heads": "num_heads", "dropout": "dropout"}
-    return {ours: config[theirs] for theirs, ours in fields.items() if theirs in config}
+    return {**named_fields(FIELDS, config), **own_fields(config)}
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return the content of config.json.
+
+    Their number of decoder layers counts the predictions, of which one is before the first layer.
+    """
+    names = {**FIELDS, **SIZES}
+    architecture = "Mask2FormerForUniversalSegmentation"
+    config = configuration("mask2former", architecture, names, description)
+    return {**config, **REQUIRED, "decoder_layers": description.fields["decoder_layers"] + 1}
 
 
 HUGGING_FACE_MASK2FORMER = Layout(
@@ -92,4 +134,8 @@ HUGGING_FACE_MASK2FORMER = Layout(
     options=options,
     categories=categories,
     complete=split_no_object,
+    also_read=ALSO_READ,
+    undo_complete=join_no_object,
+    add_dropped=partial(with_class_weights, "class_predictor"),
+    describe=describe,
 )

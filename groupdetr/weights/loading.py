@@ -59,6 +59,7 @@ POSITION_FIELDS = ("temperature", "offset")
 # A model may have this many times the elements of its file, plus these, about 500 MB.
 MAX_GROWTH = 4
 MIN_ELEMENTS = 2**27
+COUNTER = ".num_batches_tracked"  # how the name of the counter of a batch norm ends
 # Other recipe fields that do not follow from the tensors, with the parts that depend on them. The
 # model keeps its own, and the report has a line for each that differs.
 OTHER_FIELDS = {
@@ -182,6 +183,7 @@ def load_weights(
     report = LoadReport()
     report.add([f"{where}: read as {file_layout.title}, {len(file.state)} tensors", *file.notes])
     file = replace(file, state=of_parts(file.state, parts))
+    file = replace(file, state=with_timm_module(file.state, model_state))
     refuse(file.state.keys() - model.state_dict().keys(), "the model has no", where)
     refuse(model_state.keys() - file.state.keys(), "the file has no", where)
     refuse(
@@ -230,6 +232,23 @@ def load_weights(
         new_recipe = model_recipe | report.recipe_changes
         model.encoder.set_position_embedding(new_recipe["temperature"], new_recipe["offset"])
     return report
+
+
+def with_timm_module(file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file with the names that a network of timm has in the model.
+
+    There, it is inside of a module ``model``, which the files of others do not have. Neither have
+    they the counters of its batch norms, which remain as they are.
+    """
+    network, inner = "backbone.network.", "backbone.network.model."
+    is_inside = any(name.startswith(inner) for name in model)
+    if not is_inside or any(name.startswith(inner) for name in file):
+        return dict(file)
+    renamed = {name: value for name, value in model.items() if name.endswith(COUNTER)}
+    for name, value in file.items():
+        is_of_network = name.startswith(network)
+        renamed[inner + name.removeprefix(network) if is_of_network else name] = value
+    return renamed
 
 
 def build_for_file(recipe: Recipe, path: Path) -> DetectionTransformer:

@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from groupdetr.checkpoints.layout import (
+    Description,
     IdAndName,
     Layout,
     Metadata,
@@ -74,16 +77,58 @@ NAMES: Names = {
 }
 
 
+# Arguments of the training script -> recipe fields that no tensor shows
+ARGUMENTS = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
+# Other arguments -> recipe fields. They follow from the tensors, so they are only written.
+SIZES = {
+    "num_queries": "num_queries",
+    "group_detr": "num_groups",
+    "hidden_dim": "channels",
+    "enc_layers": "encoder_layers",
+    "dec_layers": "decoder_layers",
+    "dim_feedforward": "dim_feedforward",
+}
+# The entry of a file of this library, with the classes of a data set that is not COCO
+CATEGORIES = "categories"
+
+
 def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
-    args = file.metadata
-    fields = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
-    return {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
+    return named_fields(ARGUMENTS, file.metadata)
+
+
+def named_fields(names: Mapping[str, str], metadata: Metadata) -> RecipeFields:
+    """Return the recipe fields that metadata have. ``names``: their name -> recipe field."""
+    return {ours: metadata[theirs] for theirs, ours in names.items() if theirs in metadata}
+
+
+def arguments(names: Mapping[str, str], description: Description) -> dict[str, Any]:
+    """Return the arguments of a training script that describe a detector.
+
+    ``names``: argument -> recipe field. They are those of the authors' scripts, and the classes and
+    the size of the images, which the scripts do not have.
+    """
+    fields, classes = description.fields, list(description.categories)
+    return {
+        **{theirs: fields[ours] for theirs, ours in names.items() if ours in fields},
+        "backbone": "resnet50",
+        "position_embedding": "sine",
+        "dataset_file": "coco" if classes == list(enumerate(COCO_91)) else "custom",
+        CATEGORIES: [[id, name] for id, name in classes],
+        "imgsz": description.imgsz,
+    }
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return the arguments of the training script."""
+    return arguments({**ARGUMENTS, **SIZES}, description)
 
 
 def categories(args: Metadata) -> list[IdAndName]:
-    """Return COCO's category ids, which are the rows, unless the data set was another."""
-    return list(enumerate(COCO_91)) if args.get("dataset_file") == "coco" else []
+    """Return the classes: COCO's category ids, which are the rows, or those of this library."""
+    if args.get("dataset_file") == "coco":
+        return list(enumerate(COCO_91))
+    return [(id, name) for id, name in args.get(CATEGORIES, ())]
 
 
 def r50_or_dc5(family: str, dilation: str, file: Checkpoint) -> str:
@@ -116,4 +161,5 @@ OFFICIAL = Layout(
     names=NAMES,
     options=options,
     categories=categories,
+    describe=describe,
 )

@@ -6,16 +6,26 @@ the label embedding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from groupdetr.checkpoints.layout import Layout, Names, RecipeFields
+from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.weights.official_conditional_detr import SHARED, categories, r50_or_dc5
+from groupdetr.weights.official_conditional_detr import (
+    ARGUMENTS,
+    SHARED,
+    SIZES,
+    arguments,
+    categories,
+    named_fields,
+    r50_or_dc5,
+)
 from groupdetr.weights.official_conditional_detr import options as conditional_options
 
 NAMES: Names = {
-    "transformer.decoder.bbox_embed.*": (),  # a second name of bbox_embed
+    "transformer.decoder.bbox_embed.*": "decoder.heads.0.regress.*",  # a second name of bbox_embed
     **SHARED,
     "transformer.encoder.layers.#.activation.weight": (
         "encoder.layers.#.feed_forward.activation.weight"
@@ -44,9 +54,26 @@ DENOISING: Names = {
 }
 
 
+# The arguments for the temperature of height and of width, which is one field of a recipe
+TEMPERATURES = ("pe_temperatureH", "pe_temperatureW")
+# Arguments of DN-DETR's training script -> recipe fields
+DENOISING_ARGUMENTS = {
+    "scalar": "denoising_groups",
+    "label_noise_scale": "label_noise_ratio",
+    "box_noise_scale": "box_noise_scale",
+}
+
+
 def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
-    return {**conditional_options(file), **temperature(file, "pe_temperatureH", "pe_temperatureW")}
+    return {**conditional_options(file), **temperature(file, *TEMPERATURES)}
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return the arguments of the training script."""
+    names = {**ARGUMENTS, **SIZES, "num_patterns": "num_patterns"}
+    names |= dict.fromkeys(TEMPERATURES, "temperature")
+    return arguments(names, description)
 
 
 def temperature(file: Checkpoint, height: str, width: str) -> RecipeFields:
@@ -67,14 +94,19 @@ def temperature(file: Checkpoint, height: str, width: str) -> RecipeFields:
 
 def denoising_options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields of DN-DETR that the training script's arguments give."""
-    args = file.metadata
-    fields = {
-        "scalar": "denoising_groups",
-        "label_noise_scale": "label_noise_ratio",
-        "box_noise_scale": "box_noise_scale",
-    }
-    denoising = {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
-    return {**options(file), **denoising}
+    return {**options(file), **named_fields(DENOISING_ARGUMENTS, file.metadata)}
+
+
+def describe_denoising(description: Description) -> dict[str, Any]:
+    """Return the arguments of the training script of DN-DETR."""
+    denoising = named_values(DENOISING_ARGUMENTS, description)
+    return {**describe(description), "use_dn": True, **denoising}
+
+
+def named_values(names: Mapping[str, str], description: Description) -> dict[str, Any]:
+    """Return metadata with the recipe fields that have a value. ``names``: theirs -> ours."""
+    fields = description.fields
+    return {theirs: fields[ours] for theirs, ours in names.items() if fields[ours] is not None}
 
 
 SIGNATURE = ("class_embed.weight", "refpoint_embed.weight", "transformer.decoder.ref_anchor_head.*")
@@ -85,6 +117,7 @@ OFFICIAL_DAB = Layout(
     names=NAMES,
     options=options,
     categories=categories,
+    describe=describe,
 )
 OFFICIAL_DN = Layout(
     title="the authors' DN-DETR",
@@ -93,4 +126,5 @@ OFFICIAL_DN = Layout(
     names=DENOISING,
     options=denoising_options,
     categories=categories,
+    describe=describe_denoising,
 )

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.modeling.backbones.registry import SWIN_LARGE
 from groupdetr.modeling.backbones.swin_names import DINO_SWIN
-from groupdetr.weights.official_conditional_detr import categories
-from groupdetr.weights.official_dab_detr import temperature
+from groupdetr.weights.official_conditional_detr import SIZES, arguments, categories, named_fields
+from groupdetr.weights.official_dab_detr import TEMPERATURES, named_values, temperature
 
 # Deformable attention.
 ATTENTION: Names = {
@@ -79,27 +86,59 @@ DINO_NAMES: Names = {
 }
 
 
+# Arguments of the training scripts -> recipe fields that no tensor shows
+ARGUMENTS = {"nheads": "num_heads", "dropout": "dropout"}
+DENOISING_ARGUMENTS = {
+    "dn_number": "num_denoising",
+    "dn_label_noise_ratio": "label_noise_ratio",
+    "dn_box_noise_scale": "box_noise_scale",
+}
+# Other arguments -> recipe fields. They follow from the tensors, so they are only written.
+DEFORMABLE_SIZES = {
+    "num_feature_levels": "num_levels",
+    "enc_n_points": "num_points",
+    "dec_n_points": "num_points",
+}
+
+
 def options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that the training script's arguments give."""
-    args = file.metadata
-    fields = {"nheads": "num_heads", "dropout": "dropout"}
-    return {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
+    return named_fields(ARGUMENTS, file.metadata)
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return the arguments of the training script of DAB-Deformable-DETR."""
+    return arguments({**ARGUMENTS, **SIZES, **DEFORMABLE_SIZES}, description)
 
 
 def dino_options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields of DINO that the training script's arguments give."""
-    args = file.metadata
-    fields = {
-        "dn_number": "num_denoising",
-        "dn_label_noise_ratio": "label_noise_ratio",
-        "dn_box_noise_scale": "box_noise_scale",
-    }
-    denoising = {ours: args[theirs] for theirs, ours in fields.items() if theirs in args}
     return {
         **options(file),
-        **temperature(file, "pe_temperatureH", "pe_temperatureW"),
-        **denoising,
+        **temperature(file, *TEMPERATURES),
+        **named_fields(DENOISING_ARGUMENTS, file.metadata),
     }
+
+
+def describe_dino(description: Description) -> dict[str, Any]:
+    """Return the arguments of the training script of DINO."""
+    names = {**DENOISING_ARGUMENTS, **dict.fromkeys(TEMPERATURES, "temperature")}
+    args = {**describe(description), **named_values(names, description), "use_dn": True}
+    if description.fields["backbone"] == SWIN_LARGE:
+        args["backbone"] = "swin_L_384_22k"
+    return args
+
+
+def is_written(name: str, state: Mapping[str, Tensor]) -> bool:
+    """True for the names of heads that DINO has, and for those of its backbone's kind.
+
+    The table has names of more layers, and those of ResNet's tensors fit any backbone's.
+    """
+    if name.startswith("backbone."):
+        is_swin = "backbone.network.patch_embed.proj.weight" in state
+        return is_swin != name.startswith("backbone.0.body.")
+    head = re.fullmatch(r"(?:transformer\.decoder\.)?(?:class|bbox)_embed\.(\d+)\..*", name)
+    return head is None or f"decoder.layers.{head[1]}.norm1.weight" in state
 
 
 def dino_preset(file: Checkpoint) -> str:
@@ -115,6 +154,8 @@ OFFICIAL_DAB_DEFORMABLE = Layout(
     names=DAB_NAMES,
     options=options,
     categories=categories,
+    is_written=is_written,
+    describe=describe,
 )
 OFFICIAL_DINO = Layout(
     title="the authors' DINO",
@@ -127,4 +168,6 @@ OFFICIAL_DINO = Layout(
     names=DINO_NAMES,
     options=dino_options,
     categories=categories,
+    is_written=is_written,
+    describe=describe_dino,
 )

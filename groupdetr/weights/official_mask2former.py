@@ -7,12 +7,16 @@ directly in the head.
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from torch import Tensor
 
 from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.detectron2_resnet import RESNET
-from groupdetr.weights.detrex_dino import categories
+from groupdetr.weights.detrex_dino import OWN_FIELDS, categories, describe
+from groupdetr.weights.official_conditional_detr import named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 
 # The attention of torch.
@@ -21,6 +25,7 @@ INPUTS: Names = {
     "out_proj.*": "output_proj.*",
 }
 CLASSIFY = "decoder.heads.0.classify."
+NO_OBJECT_WEIGHT = 0.1  # in the loss, of all published configurations
 
 # One encoder layer.
 ENCODER: Names = {
@@ -44,7 +49,6 @@ PIXELS: Names = {
 
 PREDICTOR: Names = {
     "query_feat.weight": "queries.embedding",
-    "static_query.weight": "queries.embedding",  # in older files
     "query_embed.weight": "queries.position",
     "level_embed.weight": "encoder.level_embed",
     # A norm belongs to the operation that it follows. Ours are numbered as in a layer whose
@@ -74,13 +78,17 @@ NAMES: Names = {
     **RESNET,
     **with_prefixes(PREDICTOR, "sem_seg_head.predictor.", ""),
     **with_prefixes(PIXELS, "sem_seg_head.pixel_decoder.", ""),
-    **with_prefixes(PIXELS, "sem_seg_head.", ""),  # in older files
+}
+# The names in older files.
+OLDER_NAMES: Names = {
+    "sem_seg_head.predictor.static_query.weight": "queries.embedding",
+    **with_prefixes(PIXELS, "sem_seg_head.", ""),
 }
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return {}: the files have no metadata."""
-    return {}
+    """Return the recipe fields in a file of this library; the authors' have no metadata."""
+    return named_fields(OWN_FIELDS, file.metadata)
 
 
 def split_no_object(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -94,6 +102,25 @@ def split_no_object(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return split
 
 
+def join_no_object(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the row "no object" to the class head, as their class head has it."""
+    joined = dict(state)
+    for part in ("weight", "bias"):
+        row = joined.pop(f"decoder.heads.0.no_object.{part}")
+        joined[f"{CLASSIFY}{part}"] = torch.cat([joined[f"{CLASSIFY}{part}"], row])
+    return joined
+
+
+def with_class_weights(classify: str, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the weights of the classes in the loss, which their criterion has as a buffer.
+
+    ``classify`` is the name of their class head, whose last row is "no object".
+    """
+    weights = torch.ones(len(theirs[f"{classify}.bias"]))
+    weights[-1] = NO_OBJECT_WEIGHT
+    return theirs | {"criterion.empty_weight": weights}
+
+
 OFFICIAL_MASK2FORMER = Layout(
     title="the authors' Mask2Former",
     preset=lambda _: "mask2former-r50",
@@ -105,4 +132,8 @@ OFFICIAL_MASK2FORMER = Layout(
     options=options,
     categories=categories,
     complete=split_no_object,
+    also_read=OLDER_NAMES,
+    undo_complete=join_no_object,
+    add_dropped=partial(with_class_weights, "sem_seg_head.predictor.class_embed"),
+    describe=describe,
 )

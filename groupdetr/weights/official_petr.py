@@ -10,10 +10,13 @@ version there, and mmengine, on which mmdet3d 1.x is built, writes its own.
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from groupdetr.checkpoints.layout import (
+    Description,
     IdAndName,
     Layout,
     Metadata,
@@ -23,8 +26,12 @@ from groupdetr.checkpoints.layout import (
 )
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.data.nuscenes.names import CLASSES
+from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 from groupdetr.ops.boxes3d import LENGTH_FIRST
+from groupdetr.weights.detrex_dino import OWN_FIELDS
+from groupdetr.weights.detrex_dino import describe as describe_fields
+from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
 
 # Modules that are 1x1 convolutions in their code and linear layers in ours.
 LINEAR = ("encoder.point_embed.", "encoder.view_embed.", "encoder.position_embedding.")
@@ -45,14 +52,17 @@ INPUTS: Names = {
 LAYER: Names = {
     **with_prefixes(INPUTS, "attentions.0.", "self_attention."),
     **with_prefixes(INPUTS, "attentions.1.", "cross_attention."),
-    # Older files of mmcv have these names for the two attentions.
-    **with_prefixes(INPUTS, "self_attn.", "self_attention."),
-    **with_prefixes(INPUTS, "multihead_attn.", "cross_attention."),
     "ffns.0.layers.0.0.*": "feed_forward.expand.*",
     "ffns.0.layers.1.*": "feed_forward.contract.*",
     "norms.0.*": "norm1.*",
     "norms.1.*": "norm2.*",
     "norms.2.*": "norm3.*",
+}
+
+# The two attentions of a decoder layer in older files of mmcv.
+OLDER_LAYER: Names = {
+    **with_prefixes(INPUTS, "self_attn.", "self_attention."),
+    **with_prefixes(INPUTS, "multihead_attn.", "cross_attention."),
 }
 
 # The box regression of PETR is an MLP. That of PETRv2 has a shared MLP and an MLP for each part of
@@ -78,7 +88,6 @@ HEAD: Names = {
     **two_layers("query_embedding", "queries.position_embedding"),
     **with_prefixes(LAYER, "transformer.decoder.layers.#.", "decoder.layers.#."),
     "transformer.decoder.post_norm.*": "decoder.norm.*",
-    "transformer.decoder.norm.*": "decoder.norm.*",  # in older files
     "cls_branches.#.6.*": "decoder.heads.#.classify.*",
     "cls_branches.#.#.*": "decoder.heads.#.cls_branch.#.*",
     **with_prefixes(REGRESS, "reg_branches.#.", "decoder.heads.#.regress."),
@@ -90,6 +99,14 @@ NAMES: Names = {
     **with_prefixes(NECK, "img_neck.", "encoder.neck."),
     **with_prefixes(HEAD, "pts_bbox_head.", ""),
 }
+OLDER_NAMES: Names = with_prefixes(
+    {
+        **with_prefixes(OLDER_LAYER, "transformer.decoder.layers.#.", "decoder.layers.#."),
+        "transformer.decoder.norm.*": "decoder.norm.*",
+    },
+    "pts_bbox_head.",
+    "",
+)
 
 
 def preset(file: Checkpoint) -> str:
@@ -99,12 +116,17 @@ def preset(file: Checkpoint) -> str:
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return {}: the metadata has no fields of our recipes."""
-    return {}
+    """Return the recipe fields in a file of this library; the authors' have none."""
+    return named_fields(OWN_FIELDS, file.metadata)
 
 
 def categories(metadata: Metadata) -> list[IdAndName]:
-    """Return the classes of nuScenes, in the order of all their configurations."""
+    """Return the classes of nuScenes, in the order of all their configurations.
+
+    A file of this library may have others.
+    """
+    if CATEGORIES in metadata:
+        return [(id, name) for id, name in metadata[CATEGORIES]]
     return list(enumerate(CLASSES))
 
 
@@ -115,6 +137,30 @@ def to_linear(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(LINEAR) and value.ndim == 4:
             converted[name] = value.flatten(1)
     return converted
+
+
+def to_convolutions(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the weights of linear layers of positions into those of their 1x1 convolutions."""
+    converted = dict(state)
+    for name, value in state.items():
+        if name.startswith(LINEAR) and value.ndim == 2:
+            converted[name] = value[..., None, None]
+    return converted
+
+
+def with_code_weights(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the weights of the ten numbers of a box in the loss, which their head has.
+
+    The last two are the velocity's.
+    """
+    is_v2 = "pts_bbox_head.fpe.conv_reduce.weight" in theirs
+    velocity = PETRv2.velocity if is_v2 else PETR.velocity
+    return theirs | {"pts_bbox_head.code_weights": torch.tensor([1.0] * 8 + [velocity] * 2)}
+
+
+def describe(description: Description) -> dict[str, Any]:
+    """Return the entry that the metadata of mmcv have, and those of this library."""
+    return {"mmcv_version": "1.4.0", **describe_fields(description)}
 
 
 def to_width_first(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,6 +193,10 @@ OFFICIAL_PETR = Layout(
     categories=categories,
     complete=to_linear,
     matches_metadata=is_mmcv,
+    also_read=OLDER_NAMES,
+    undo_complete=to_convolutions,
+    add_dropped=with_code_weights,
+    describe=describe,
 )
 MMDET3D_PETR = Layout(
     title="mmdet3d's PETR",
@@ -158,4 +208,5 @@ MMDET3D_PETR = Layout(
     categories=categories,
     complete=to_width_first,
     matches_metadata=is_mmengine,
+    also_read=OLDER_NAMES,
 )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal, cast, overload
 
 from groupdetr.checkpoints import hub
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
-from groupdetr.data.image_input import ImageInput
-from groupdetr.data.nuscenes import synthetic
-from groupdetr.data.nuscenes.dataset import SceneBatch, SceneDataset
-from groupdetr.data.records import CocoSplit
-from groupdetr.data.synthetic import SyntheticConfig, generate_image
+from groupdetr.deployment.comparison import (
+    Comparison,
+    comparison_on_images,
+    comparison_on_scenes,
+)
 from groupdetr.deployment.exported_detector import ExportedDetector
 from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
 from groupdetr.deployment.graph import (
@@ -26,34 +26,39 @@ from groupdetr.deployment.graph import (
     expect_exportable,
     graph_of,
 )
-from groupdetr.deployment.runtimes import FORMATS, OPSETS, ExportFormat, ExportOptions, Runtime
+from groupdetr.deployment.runtimes import (
+    FORMATS,
+    OPSETS,
+    ExportFormat,
+    ExportOptions,
+    weights_beside,
+)
 from groupdetr.deployment.verification import (
     TOLERANCE,
     TOLERANCE_HALF,
     Agreement,
     Tolerance,
-    compare,
-    compare_scenes,
     torch_runtime,
 )
-from groupdetr.engine.progress import with_progress
-from groupdetr.engine.run_folder import training_data
-from groupdetr.errors import DataError, ExportMismatchError, UsageError
-from groupdetr.evaluation.coco import evaluate
+from groupdetr.errors import ExportMismatchError, UsageError
 from groupdetr.files.replacing import expect_folder, expect_replaceable
 from groupdetr.files.writing import explained
 from groupdetr.settings import MANY, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
-from groupdetr.tasks.detection2d.validation import with_classes_of
-from groupdetr.tasks.detection3d.prediction import SceneDetector, evenly_spaced_indices
-from groupdetr.tasks.detection3d.task import Detection3DTask, image_size
+from groupdetr.tasks.detection3d.prediction import SceneDetector
+from groupdetr.tasks.detection3d.task import image_size
 from groupdetr.tasks.run_or_weights import default_folder
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.version import __version__
+from groupdetr.weights.writing import WeightsFormat
+from groupdetr.workflows.export_weights import (
+    WEIGHTS_FORMATS,
+    WeightsExportResult,
+    export_weights,
+)
 
-NUM_IMAGES = 8  # that both runtimes detect objects in, to compare them
-NUM_SCENES = 3  # of six or twelve images each
+RuntimeFormat = Literal["onnx", "openvino", "torch-export"]
 # Shortest side in pixels of the images that a graph of any size is recorded with. The graph does
 # not depend on it, and its levels have enough tokens for the 900 queries of the largest detector.
 EXAMPLE_SIDE = 256
@@ -88,6 +93,14 @@ class ExportResult:
             console.print(line)
 
     def lines(self) -> list[str]:
+        """Return the lines about the figures and the files."""
+        lines = [*self.figures(), f"written to {self.file}"]
+        for weights in _parts(self.file)[:-1]:
+            if weights.exists():
+                lines.append(f"its weights are in {weights.name}, which has to stay beside it")
+        return lines
+
+    def figures(self) -> list[str]:
         """Return the lines about the agreement and the speed."""
         agreement = self.agreement
         if agreement.box3d is not None:
@@ -113,13 +126,13 @@ class ExportResult:
             f"one {inputs} takes {agreement.milliseconds:.0f} ms on this CPU, in PyTorch "
             f"{agreement.torch_milliseconds:.0f} ms"
         )
-        lines.append(f"written to {self.file}")
         return lines
 
 
+@overload
 def export(
     run: str | Path,
-    format: Literal["onnx", "openvino", "torch-export"] = "onnx",
+    format: RuntimeFormat = "onnx",
     out: str | Path | None = None,
     *,
     imgsz: int | None = None,
@@ -129,20 +142,62 @@ def export(
     top: int | None = None,
     opset: int | None = None,
     check: str | Path | None = None,
-) -> ExportResult:
-    """Write a detector for another runtime, compare it with PyTorch, and return the result.
+) -> ExportResult: ...
+
+
+@overload
+def export(
+    run: str | Path,
+    format: WeightsFormat,
+    out: str | Path | None = None,
+    *,
+    imgsz: int | None = None,
+    all_groups: bool = False,
+) -> WeightsExportResult: ...
+
+
+def export(
+    run: str | Path,
+    format: RuntimeFormat | WeightsFormat = "onnx",
+    out: str | Path | None = None,
+    *,
+    imgsz: int | None = None,
+    size: tuple[int, int] | None = None,
+    dynamic_batch: bool = False,
+    half: bool = False,
+    top: int | None = None,
+    opset: int | None = None,
+    check: str | Path | None = None,
+    all_groups: bool = False,
+) -> ExportResult | WeightsExportResult:
+    """Write a detector for another runtime or for the code of others, verify it, and return that.
 
     The keywords are the options of `groupdetr export`: ``imgsz`` is the shortest side of the input
     in pixels, ``size`` a fixed height and width, ``top`` the number of detections, and ``check`` a
-    dataset on whose val split both are evaluated.
+    dataset on whose val split both are evaluated. The formats "transformers" and "official" are the
+    weights and their metadata, without a graph: a folder that transformers loads, and a file of the
+    authors' layout, of which ``all_groups`` keeps all groups of queries.
 
     `UsageError` for a detector that cannot be exported. An `ExportMismatchError` is raised if the
     file does not agree with PyTorch. The file is kept.
 
     >>> groupdetr.export("runs/mine", "onnx").file
     """
+    if format in WEIGHTS_FORMATS:
+        of_runtimes = {
+            "size": size,
+            "dynamic_batch": dynamic_batch,
+            "half": half,
+            "top": top,
+            "opset": opset,
+            "check": check,
+        }
+        _expect_unused(format, of_runtimes)
+        return export_weights(run, format, out, imgsz=imgsz, all_groups=all_groups)
     if format not in FORMATS:
-        raise UsageError(f"there is no format {format!r}", remedy=f"choose {', '.join(FORMATS)}")
+        known = ", ".join([*FORMATS, *WEIGHTS_FORMATS])
+        raise UsageError(f"there is no format {format!r}", remedy=f"choose {known}")
+    _expect_unused(format, {"all_groups": all_groups})
     expect_whole_number("top", top, 1, MANY)
     expect_whole_number("opset", opset, *OPSETS)
     _expect_size(size, imgsz)
@@ -160,13 +215,13 @@ def export(
         file = _default_file(Path(run), detector.path).with_suffix(runtime_format.ending)
     _expect_file(file, runtime_format.ending)
     check = Path(check) if check is not None else None
-    comparison: _OnImages | _OnScenes
+    comparison: Comparison[ExportedDetector] | Comparison[ExportedSceneDetector]
     if isinstance(detector, SceneDetector):
         # The cameras are calibrated for one size.
         size = size or image_size(detector.imgsz)
-        comparison = _OnScenes(detector, *_scenes(detector, Path(run), check, size))
+        comparison = comparison_on_scenes(detector, Path(run), check, size)
     else:
-        comparison = _OnImages(detector, *_images(detector, Path(run), check))
+        comparison = comparison_on_images(detector, Path(run), check)
     # OpenVINO computes in 32 bits, and only its file has 16.
     compute_half = half and format != "openvino"
     num_detections = top or detector.recipe.num_detections
@@ -197,93 +252,27 @@ def export(
     console.print("comparing it with PyTorch")
     in_torch = graph_of(detector, detector.model, replace(graph.options, half=False))
     tolerance = TOLERANCE_HALF if half else TOLERANCE
-    result = comparison.result(file, torch_runtime(in_torch), metadata, dynamic_batch, tolerance)
+    agreement, figures = comparison.agreement(file, torch_runtime(in_torch), metadata, tolerance)
+    result = ExportResult(file, agreement, figures, comparison.metric)
     _expect_agreement(result, tolerance)
     return result
 
 
-@dataclass(frozen=True)
-class _OnImages:
-    """The comparison of two runtimes on images, and on a ``split`` if there is one."""
-
-    detector: Detector
-    images: Sequence[ImageInput]
-    split: CocoSplit | None
-    views = 0
-    two_frames = False
-
-    def result(
-        self,
-        file: Path,
-        in_torch: Runtime,
-        metadata: JsonObject,
-        dynamic_batch: bool,
-        tolerance: Tolerance,
-    ) -> ExportResult:
-        exported = ExportedDetector.load(file)
-        reference = ExportedDetector(in_torch, metadata)
-        agreement = compare(exported, reference, self.images, dynamic_batch, tolerance)
-        ap = None
-        if self.split is not None:
-            ap = (self._ap(exported, self.split), self._ap(reference, self.split))
-        return ExportResult(file, agreement, ap)
-
-    def _ap(self, exported: ExportedDetector, split: CocoSplit) -> float:
-        """Return the AP of a detector on a split."""
-        detections = []
-        for record in with_progress(split.records, "evaluating"):
-            detections.append(exported.predict(record.path))
-        return evaluate(split, detections, self.detector.task.kind).stats["AP"]
-
-
-@dataclass(frozen=True)
-class _OnScenes:
-    """The comparison of two runtimes on scenes, and on the val split of a ``task``, if any."""
-
-    detector: SceneDetector
-    scenes: Sequence[SceneBatch]
-    task: Detection3DTask | None
-
-    @property
-    def views(self) -> int:
-        return self.scenes[0].pixels.shape[1]
-
-    @property
-    def two_frames(self) -> bool:
-        return self.detector.task.two_frames
-
-    def result(
-        self,
-        file: Path,
-        in_torch: Runtime,
-        metadata: JsonObject,
-        dynamic_batch: bool,
-        tolerance: Tolerance,
-    ) -> ExportResult:
-        exported = ExportedSceneDetector.load(file)
-        reference = ExportedSceneDetector(in_torch, metadata)
-        agreement = compare_scenes(exported, reference, self.scenes, dynamic_batch)
-        nds = None
-        if self.task is not None:
-            nds = (self._nds(exported, self.task), self._nds(reference, self.task))
-        return ExportResult(file, agreement, nds, "NDS")
-
-    def _nds(self, exported: ExportedSceneDetector, task: Detection3DTask) -> float:
-        """Return the NDS of a detector on the val split of a task."""
-        height, width = exported.metadata["size"]
-        samples = SceneDataset(
-            task.val.samples, (height, width), two_frames=self.detector.task.two_frames
-        )
-        detections = []
-        for index in with_progress(range(len(samples)), "evaluating"):
-            detections.append(exported.predict(samples.collate([samples[index]])))
-        return task.evaluate(detections).stats["NDS"]
+def _expect_unused(format: str, options: Mapping[str, object]) -> None:
+    """Raise `UsageError` if an option was given that has no effect on a format."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{flag} has no effect on the format {format}",
+                remedy=f"leave out {flag}, or choose another --format",
+            )
 
 
 def export_command(
     *,
     run: Path,
-    format: Literal["onnx", "openvino", "torch-export"],
+    format: RuntimeFormat | WeightsFormat,
     imgsz: int | None,
     size: tuple[int, int] | None,
     dynamic_batch: bool,
@@ -291,10 +280,12 @@ def export_command(
     top: int | None,
     opset: int | None,
     check: Path | None,
+    all_groups: bool,
     out: Path | None,
-) -> ExportResult:
+) -> ExportResult | WeightsExportResult:
     """Export a detector. The arguments are the options of `groupdetr export`."""
-    return export(
+    # `export` itself checks which keywords belong to which format.
+    result: ExportResult | WeightsExportResult = cast(Any, export)(
         run,
         format,
         out,
@@ -305,7 +296,9 @@ def export_command(
         top=top,
         opset=opset,
         check=check,
+        all_groups=all_groups,
     )
+    return result
 
 
 def _default_file(run: Path, weights: Path) -> Path:
@@ -316,8 +309,15 @@ def _default_file(run: Path, weights: Path) -> Path:
 
 
 def _parts(file: Path) -> list[Path]:
-    """Return the files of an export: OpenVINO writes the weights to a second one."""
-    return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+    """Return the files that an export may consist of. The last one is ``file`` itself.
+
+    OpenVINO writes the weights to a second file, and so does ONNX if they are too large for one.
+    """
+    if file.suffix == ".xml":
+        return [file.with_suffix(".bin"), file]
+    if file.suffix == ".onnx":
+        return [weights_beside(file), file]
+    return [file]
 
 
 def _write(
@@ -328,17 +328,19 @@ def _write(
     file: Path,
 ) -> None:
     """Write the file in full, or leave what is there as it is. `WriteError` if it cannot be."""
-    # The runtimes tell formats by their endings, so that of the draft is the same.
-    draft = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
     with explained(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            runtime_format.write(graph, options, metadata, draft)
-            for part, final in zip(_parts(draft), _parts(file)):
-                part.replace(final)
-        finally:
-            for part in _parts(draft):
-                part.unlink(missing_ok=True)
+        # A file of ONNX has the name of that of its weights in it, so the drafts already have their
+        # final names, in a folder of their own.
+        with TemporaryDirectory(prefix=f".{file.stem}.", dir=file.parent) as folder:
+            runtime_format.write(graph, options, metadata, Path(folder) / file.name)
+            for final in _parts(file):
+                draft = Path(folder) / final.name
+                if draft.exists():
+                    draft.replace(final)
+                else:
+                    # The weights of a larger detector, whose file is replaced
+                    final.unlink(missing_ok=True)
 
 
 def _expect_size(size: tuple[int, int] | None, imgsz: int | None) -> None:
@@ -371,58 +373,13 @@ def _expect_file(file: Path, ending: str) -> None:
 
 def _is_exported(file: Path) -> bool:
     """Return whether this library wrote a file: its metadata are in it as text."""
+    in_json, in_xml = b'"outputs": [', b"&quot;outputs&quot;"
     try:
-        return b'"outputs": [' in file.read_bytes() or b"&quot;outputs&quot;" in file.read_bytes()
-    except OSError:
+        # A file may have gigabytes, which are not read into memory.
+        with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+            return content.find(in_json) >= 0 or content.find(in_xml) >= 0
+    except (OSError, ValueError):  # it does not exist, or it is empty
         return False
-
-
-def _images(
-    detector: Detector, run: Path, check: Path | None
-) -> tuple[Sequence[ImageInput], CocoSplit | None]:
-    """Return images to compare both runtimes on, and the split to evaluate them on, if any.
-
-    Without ``check``, these are images that the run was validated on, or drawn ones.
-    """
-    if check is not None:
-        split = with_classes_of(detector, detector.task.read_split(check, None, None))
-        return [record.path for record in split.records[:NUM_IMAGES]], split
-    try:
-        data, folder = training_data(run, "")
-        records = detector.task.read(data, folder).splits["val"].records[:NUM_IMAGES]
-    except (UsageError, DataError):  # a weights file, or data that are no longer there
-        config = SyntheticConfig(image_size=256)
-        return [generate_image(config, "val", index).image for index in range(NUM_IMAGES)], None
-    return [record.path for record in records], None
-
-
-def _scenes(
-    detector: SceneDetector, run: Path, check: Path | None, size: tuple[int, int]
-) -> tuple[Sequence[SceneBatch], Detection3DTask | None]:
-    """Return scenes to compare both runtimes on, and the task to evaluate them on, if any.
-
-    Without ``check``, these are scenes that the run was validated on, or drawn ones.
-    """
-    if check is not None:
-        task = detector.create_task(detector.task.read(check, None))
-        return _first_scenes(detector, task.val, size), task
-    try:
-        data, _ = training_data(run, "")
-        return _first_scenes(detector, detector.samples(data), size), None
-    except (UsageError, DataError):  # a weights file, or data that are no longer there
-        config = synthetic.SyntheticNuScenesConfig(samples=NUM_SCENES)
-        with TemporaryDirectory() as folder:
-            synthetic.write(config, folder)
-            return _first_scenes(detector, detector.samples(folder), size), None
-
-
-def _first_scenes(
-    detector: SceneDetector, samples: SceneDataset, size: tuple[int, int]
-) -> list[SceneBatch]:
-    """Return some samples as scenes of this height and width."""
-    resized = SceneDataset(samples.samples, size, two_frames=detector.task.two_frames)
-    indices = evenly_spaced_indices(len(resized), NUM_SCENES)
-    return [resized.collate([resized[index]]) for index in indices]
 
 
 def _expect_agreement(result: ExportResult, tolerance: Tolerance) -> None:
@@ -430,7 +387,7 @@ def _expect_agreement(result: ExportResult, tolerance: Tolerance) -> None:
     if result.agreement.is_within(tolerance):
         return
     raise ExportMismatchError(
-        "the exported detector does not agree with PyTorch: " + "; ".join(result.lines()[:-1]),
+        "the exported detector does not agree with PyTorch: " + "; ".join(result.figures()),
         str(result.file),
         f"scores may differ by {tolerance.score}, boxes by {tolerance.pixels} pixels, 3D boxes by "
         f"{tolerance.box3d}, and {100 * tolerance.mask:g} % of the pixels of masks; try another "

@@ -14,6 +14,7 @@ import torch
 
 from groupdetr.cli.main import main
 from groupdetr.data.nuscenes.names import CLASSES
+from groupdetr.deployment import runtimes
 from groupdetr.deployment.exported_detector import ExportedDetector
 from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
 from groupdetr.deployment.graph import DetectionGraph
@@ -115,6 +116,25 @@ def test_a_file_that_cannot_be_written_leaves_the_former_one_and_no_draft(
         export(weights, "openvino", former)
     assert files(tmp_path) == ["small.xml"]
     assert former.read_text().startswith("<net")
+
+
+def test_weights_that_are_too_large_for_a_file_of_onnx_are_written_beside_it(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as limits:
+        limits.setattr(runtimes, "_MAX_ONNX_BYTES", 0)
+        # The comparison with PyTorch opens both.
+        result = export(weights, "onnx", tmp_path / "small.onnx", size=(64, 64))
+    assert files(tmp_path) == ["small.onnx", "small.onnx.data"]
+    assert (tmp_path / "small.onnx.data").stat().st_size > 0.9 * weights.stat().st_size / 2
+    assert "its weights are in small.onnx.data, which has to stay beside it" in result.lines()
+
+    # If the next file has room for its weights, those of the former one are removed.
+    def write(_graph: Any, _options: Any, _metadata: Any, file: Path) -> None:
+        file.write_text("a graph and its weights")
+
+    workflow._write(replace(FORMATS["onnx"], write=write), *(None,) * 3, result.file)
+    assert files(tmp_path) == ["small.onnx"]
 
 
 def test_files_of_others_are_not_replaced(weights: Path, tmp_path: Path) -> None:

@@ -13,17 +13,21 @@ from groupdetr.cli.options.plugin import PluginOptions
 
 @dataclass(frozen=True)
 class ExportOptions(PluginOptions):
-    """Write a detector for another runtime: torch.export, ONNX or OpenVINO.
+    """Write a detector for another runtime (torch.export, ONNX, OpenVINO), or for other code.
 
     One group of queries is kept. The file takes images with values from 0 to 255, and returns
     detections. It is opened by its runtime and compared with PyTorch before the command ends; the
     exit code is 5 if they do not agree.
+
+    The format transformers is a folder that from_pretrained of transformers loads, and official a
+    file of the authors' layout. What their code cannot compute is refused.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run, a weights file of this library, or a model on the Hugging Face hub (owner/name)."""
-    format: Literal["onnx", "openvino", "torch-export"] = "onnx"
-    """The format of the file: .onnx, .xml (with .bin) or .pt2."""
+    format: Literal["onnx", "openvino", "torch-export", "transformers", "official"] = "onnx"
+    """The format: a file .onnx, .xml (with .bin) or .pt2; a folder of transformers; or a file .pth
+    for the code of the detector's authors."""
     imgsz: int | None = None
     """Shortest side of the network's input in pixels. None: as in training."""
     size: tuple[int, int] | None = None
@@ -39,7 +43,10 @@ class ExportOptions(PluginOptions):
     """Version of ONNX's operators, from 18 to 23. None: 20."""
     check: Path | None = None
     """A dataset on whose val split both runtimes are evaluated and compared."""
+    all_groups: bool = False
+    """With --format official: keep all groups of queries, one after the other, where the authors'
+    layout can hold them. Otherwise the group that answers is kept."""
     out: Path | None = None
-    """File to write. None: beside the weights, such as RUN/weights/best.onnx."""
+    """File or folder to write. None: beside the weights, such as RUN/weights/best.onnx."""
     json: bool = False
     """Print one JSON object (docs/json.md) instead of text."""

@@ -123,4 +123,17 @@ def pad_to_multiple(pixels: Tensor, size: int) -> Tensor:
     Both sides become a multiple of ``size``.
     """
     height, width = pixels.shape[-2:]
-    return F.pad(pixels, (0, -width % size, 0, -height % size))
+    right = next_multiple(width, size) - width
+    bottom = next_multiple(height, size) - height
+    return F.pad(pixels, (0, right, 0, bottom))
+
+
+def next_multiple(side: int, size: int) -> int:
+    """Return the smallest multiple of ``size`` that is not smaller than ``side``.
+
+    An export for images of any size computes with the formulas of sizes, and PyTorch simplifies
+    this one, also if it is applied several times: (((s - 1) // 4 + 1) - 1) // 2 is (s - 1) // 8.
+    With ``side + -side % size``, the formulas of a backbone with windows grew with every block, and
+    their simplification did not end.
+    """
+    return size * ((side - 1) // size + 1)

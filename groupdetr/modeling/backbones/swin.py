@@ -7,7 +7,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from groupdetr.modeling.backbones.backbone import Backbone, pad_to_multiple
+from groupdetr.modeling.backbones.backbone import Backbone, next_multiple, pad_to_multiple
 from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.pretrained_layouts import OFFICIAL_SWIN, TIMM_SWIN
 
@@ -69,7 +69,8 @@ class Swin(nn.Module):
         x = first_stage(patches)
         maps = []
         for stage, norm in zip(later_stages, self.norms.values()):
-            x = stage(x)
+            # The stage begins with merging patches of 2 x 2.
+            x = stage(pad_map(x, 2, 2))
             maps.append(norm(x).permute(0, 3, 1, 2))
         return maps
 
@@ -106,5 +107,16 @@ class PaddedBlock(SwinTransformerBlock):
         """Windowed attention, [B,H,W,C] -> [B,H,W,C]."""
         height, width = x.shape[1:3]
         window_height, window_width = self.window_size
-        padded = F.pad(x, (0, 0, 0, -width % window_width, 0, -height % window_height))
+        padded = pad_map(x, window_height, window_width)
         return super()._attn(padded)[:, :height, :width]
+
+
+def pad_map(x: Tensor, multiple_of_height: int, multiple_of_width: int) -> Tensor:
+    """Pad with zeros on the right and at the bottom, [B,H,W,C] -> [B,H',W',C].
+
+    The sides become multiples of these numbers.
+    """
+    height, width = x.shape[1:3]
+    right = next_multiple(width, multiple_of_width) - width
+    bottom = next_multiple(height, multiple_of_height) - height
+    return F.pad(x, (0, 0, 0, right, 0, bottom))

@@ -1,0 +1,269 @@
+"""`groupdetr export --format transformers` and `--format official`: the weights for other code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupdetr.checkpoints import hub
+from groupdetr.checkpoints.reading import open_checkpoint
+from groupdetr.console.output import create_console
+from groupdetr.console.text import quote
+from groupdetr.deployment.comparison import images_to_compare
+from groupdetr.deployment.transformers_folder import (
+    FILES,
+    KEY,
+    Differences,
+    compare_with_transformers,
+    has_transformers,
+    is_own_folder,
+    write_folder,
+    write_processor,
+)
+from groupdetr.errors import ExportMismatchError, UsageError, WeightsError
+from groupdetr.files.replacing import expect_folder, expect_replaceable
+from groupdetr.files.writing import write_atomically
+from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.run_or_weights import default_folder
+from groupdetr.tasks.trained_detector import TrainedDetector
+from groupdetr.version import __version__
+from groupdetr.weights.huggingface_backbone import huggingface_backbone
+from groupdetr.weights.loading import convert_checkpoint
+from groupdetr.weights.official_petr import OFFICIAL_PETR
+from groupdetr.weights.writing import (
+    Target,
+    WeightsFormat,
+    all_groups_state,
+    describe,
+    find_target,
+    notes,
+    one_group_state,
+    their_state,
+    unequal_tensors,
+)
+
+WEIGHTS_FORMATS: tuple[WeightsFormat, ...] = ("transformers", "official")
+TOLERANCE = 1e-5  # of logits, boxes, and logits of masks relative to the largest one
+TOLERANCE_PIXELS = 1e-4  # of normalised pixels; a level of 255 is about 0.02
+OWN_ENTRY = "groupdetr_version"  # of the metadata of a file of the authors' layout
+
+
+@dataclass(frozen=True)
+class WeightsExportResult:
+    """The file or folder that was written, and how it agrees with this library.
+
+    >>> result = groupdetr.export("runs/mine", "transformers")
+    >>> print(result.file, result.differences)
+    """
+
+    file: Path  # of the authors' layout, or the folder of transformers
+    layout: str  # whose layout it is
+    tensors: int
+    groups: int  # of queries
+    # Between the answers of transformers and of this library; None if they were not compared
+    differences: Differences | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> JsonObject:
+        """Return the file and all figures. Those of the comparison are null without one."""
+        if self.differences is not None:
+            differences = asdict(self.differences)
+        else:
+            differences = dict.fromkeys(field.name for field in fields(Differences))
+        return {
+            "file": str(self.file),
+            "layout": self.layout,
+            "tensors": self.tensors,
+            "groups": self.groups,
+            "differences": differences,
+            "notes": list(self.notes),
+        }
+
+    def show(self) -> None:
+        """Print the result."""
+        console = create_console()
+        for line in self.lines():
+            console.print(line)
+
+    def lines(self) -> list[str]:
+        """Return the lines about what was written, and about the comparison."""
+        groups = "one group" if self.groups == 1 else f"{self.groups} groups"
+        lines = [
+            f"wrote {self.tensors} tensors of {groups} as {self.layout}; read again, they are "
+            "equal to those of the detector"
+        ]
+        if self.differences is not None:
+            lines.append(_describe_differences(self.differences))
+        return [*lines, *self.notes, f"written to {self.file}"]
+
+
+def _describe_differences(differences: Differences) -> str:
+    """Return the line about the comparison with transformers."""
+    parts = [f"of logits {differences.logits:.1e}"]
+    if differences.boxes is not None:
+        parts.append(f"of boxes {differences.boxes:.1e}")
+    if differences.mask_logits is not None:
+        parts.append(f"of the logits of masks {differences.mask_logits:.1e}, relative")
+    parts.append(f"of pixels {differences.pixels:.1e}")
+    line = (
+        f"compared with transformers in {differences.images} images: largest difference "
+        f"{', '.join(parts)}"
+    )
+    if differences.other_sizes:
+        line += (
+            f"; {differences.other_sizes} of these images have another size there, by one or a "
+            "few pixels"
+        )
+    return line
+
+
+def export_weights(
+    run: str | Path,
+    format: WeightsFormat,
+    out: str | Path | None = None,
+    *,
+    imgsz: int | None = None,
+    all_groups: bool = False,
+) -> WeightsExportResult:
+    """Write the weights of a detector for the code of others, and return the result.
+
+    ``format`` is "transformers", a folder that `from_pretrained` of transformers loads, or
+    "official", a file of the authors' layout. It is read again, and transformers' answers are
+    compared with ours if it is installed.
+
+    `UsageError` if the code of others cannot compute what the detector computes.
+    `ExportMismatchError` if the answers differ. The files are kept.
+    """
+    detector = TrainedDetector(run, "cpu", imgsz)
+    where = str(detector.path)
+    target = find_target(detector.recipe, format, where)
+    if all_groups and format == "transformers":
+        raise UsageError(
+            "a model of transformers has one group",
+            where,
+            "leave out --all-groups, or choose --format official",
+        )
+    file = Path(out) if out is not None else _default_path(Path(run), detector.path, format)
+    if format == "transformers":
+        return _write_transformers(Detector(run, "cpu", imgsz), Path(run), target, file)
+    return _write_official(detector, target, file, all_groups)
+
+
+def _default_path(run: Path, weights: Path, format: WeightsFormat) -> Path:
+    """Return a path beside the weights, or of a model on the hub, in a folder of its name."""
+    if hub.model_named(run) is not None:
+        weights = default_folder(run) / weights.name
+    if format == "transformers":
+        return weights.with_name(f"{weights.stem}-transformers")
+    return weights.with_suffix(".pth")
+
+
+def _write_transformers(
+    detector: Detector, run: Path, target: Target, folder: Path
+) -> WeightsExportResult:
+    """Write a folder of transformers, and compare it."""
+    where = str(detector.path)
+    backbone = huggingface_backbone(detector.model, where)
+    expect_folder(folder)
+    is_own = is_own_folder(folder)
+    files = [folder / name for name in FILES]
+    expect_replaceable(files, lambda _: is_own, "choose another folder with --out")
+
+    state = one_group_state(detector.model)
+    theirs = their_state(state, detector.model, target)
+    description = describe(detector.recipe, 1, detector.categories, detector.imgsz)
+    assert target.layout.describe is not None
+    config = target.layout.describe(description) | backbone.config
+    config[KEY]["version"] = __version__
+    write_folder(folder, config, theirs)
+    write_processor(folder, config["model_type"], detector.imgsz, backbone.mean, backbone.std)
+    _expect_equal(folder, state, detector, target)
+
+    lines = notes(detector.recipe, target)
+    if backbone.unused:
+        lines.append(
+            f"transformers says that {len(backbone.unused)} tensors of the backbone are newly "
+            "initialised: they are of layers behind the last map that this detector uses"
+        )
+    differences = None
+    if has_transformers():
+        create_console().print("comparing it with transformers")
+        images, _ = images_to_compare(detector, run, None)
+        differences = compare_with_transformers(folder, detector, images, backbone.unused)
+    else:
+        lines.append(
+            "the answers were not compared, because transformers is not installed: "
+            "pip install 'groupdetr[huggingface]'"
+        )
+    result = WeightsExportResult(folder, target.title, len(theirs), 1, differences, tuple(lines))
+    if differences is not None:
+        _expect_agreement(result, differences)
+    return result
+
+
+def _expect_agreement(result: WeightsExportResult, differences: Differences) -> None:
+    """Raise `ExportMismatchError` if the answers differ by more than rounding."""
+    answers = (differences.logits, differences.boxes or 0.0, differences.mask_logits or 0.0)
+    # A nan, of pixels that could not be compared, is no difference.
+    is_within = all(value < TOLERANCE for value in answers)
+    if is_within and not differences.pixels > TOLERANCE_PIXELS:
+        return
+    raise ExportMismatchError(
+        f"transformers does not agree with this library: {_describe_differences(differences)}",
+        str(result.file),
+        f"answers may differ by {TOLERANCE:g} and pixels by {TOLERANCE_PIXELS:g}; "
+        + (" ".join(result.notes) or "report it with the versions that groupdetr doctor shows"),
+    )
+
+
+def _write_official(
+    detector: TrainedDetector, target: Target, file: Path, all_groups: bool
+) -> WeightsExportResult:
+    """Write a file of the authors' layout, and read it again."""
+    expect_folder(file.parent)
+    expect_replaceable([file], _is_own_file, "choose another file with --out")
+    where = str(detector.path)
+    num_groups = detector.recipe.num_groups if all_groups else 1
+    if all_groups:
+        state = all_groups_state(detector.model, target.title, where)
+    else:
+        state = one_group_state(detector.model)
+    theirs = their_state(state, detector.model, target)
+    description = describe(detector.recipe, num_groups, detector.categories, detector.imgsz)
+    assert target.layout.describe is not None
+    metadata = {**target.layout.describe(description), OWN_ENTRY: __version__}
+    content: dict[str, Any] = {"model": theirs, "args": metadata}
+    if target.layout is OFFICIAL_PETR:
+        content = {"state_dict": theirs, "meta": metadata}
+    write_atomically(file, lambda opened: torch.save(content, opened))
+    _expect_equal(file, state, detector, target)
+    return WeightsExportResult(file, target.title, len(theirs), num_groups, None, ())
+
+
+def _is_own_file(file: Path) -> bool:
+    """Return whether this library wrote a file of the authors' layout: its metadata say so."""
+    try:
+        return file.is_file() and OWN_ENTRY in open_checkpoint(file).metadata
+    except (WeightsError, OSError):
+        return False
+
+
+def _expect_equal(
+    path: Path, state: Mapping[str, Tensor], detector: TrainedDetector, target: Target
+) -> None:
+    """Raise `ExportMismatchError` unless a file, read again, has the tensors of the detector."""
+    layout, converted = convert_checkpoint(path, target.title)
+    assert layout is target.layout
+    unequal = unequal_tensors(state, detector.model, target, converted.state)
+    if unequal:
+        raise ExportMismatchError(
+            f"read again, these tensors differ: {', '.join(unequal[:10])}",
+            str(path),
+            f"check the disk, and write it again: groupdetr export {quote(detector.path)}",
+        )

@@ -1,0 +1,140 @@
+"""`groupdetr export --format transformers` and `--format official`, as a command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from groupdetr.checkpoints.native import read
+from groupdetr.cli.main import main
+from groupdetr.deployment.transformers_folder import Differences
+from groupdetr.workflows import export_weights as workflow
+from groupdetr.workflows.export import export
+from tests.deployment.exports import CATEGORIES, SMALL, write_weights
+from tests.json_docs import assert_documented
+
+Captured = pytest.CaptureFixture[str]
+LITE: dict[str, Any] = {"offset": 0.0, "num_groups": 3, "num_queries": 6, "channels": 32}
+
+
+@pytest.fixture(scope="session")
+def r50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Conditional DETR with the backbone of the authors, and three groups."""
+    file = tmp_path_factory.mktemp("weights") / "r50.safetensors"
+    return write_weights(file, "conditional-detr-r50", **{**SMALL, "num_groups": 3})
+
+
+@pytest.fixture(scope="session")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "lite.safetensors"
+    return write_weights(file, "conditional-detr-lite", **LITE)
+
+
+def test_a_file_of_the_authors_layout_comes_back_with_all_groups(
+    r50: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """torch.load reads it with its safe defaults, and an import gives the same tensors."""
+    out, again = tmp_path / "theirs.pth", tmp_path / "again.safetensors"
+    arguments = ["export", str(r50), "--format", "official", "--all-groups", "--out", str(out)]
+    assert main([*arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert_documented("export", result)
+    assert result["groups"] == 3
+    content = torch.load(out, weights_only=True)
+    assert len(content["model"]) == result["tensors"]
+    assert content["args"]["group_detr"] == 3
+    assert content["model"]["query_embed.weight"].shape == (3 * SMALL["num_queries"], 32)
+
+    assert main(["import", str(out), "--out", str(again)]) == 0
+    before, metadata = read(r50)
+    after, metadata_after = read(again)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert metadata_after == metadata
+
+    # The command may replace its own file, with the group that answers.
+    assert main(["export", str(r50), "--format", "official", "--out", str(out)]) == 0
+    assert "of one group as the authors' Conditional DETR" in capsys.readouterr().out
+    rows = torch.load(out, weights_only=True)["model"]["query_embed.weight"]
+    assert torch.equal(rows, before["queries.embedding"][0])
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+def test_a_folder_of_transformers_is_compared(lite: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "folder"
+    arguments = ["export", str(lite), "--format", "transformers", "--out", str(out)]
+    assert main([*arguments, "--json"]) == 0
+    output = capsys.readouterr()
+    result = json.loads(output.out)
+    assert_documented("export", result)
+    assert result["differences"]["logits"] < 1e-5
+    assert "Loading weights" not in output.err
+    names = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    config = json.loads((out / "config.json").read_text())
+    assert config["groupdetr"]["category_ids"] == [id for id, _ in CATEGORIES]
+
+
+def test_without_transformers_the_folder_is_written_and_not_compared(
+    lite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "has_transformers", lambda: False)
+    result = export(lite, "transformers", tmp_path / "folder")
+    assert result.differences is None
+    assert any("pip install 'groupdetr[huggingface]'" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("name", ["logits", "boxes", "pixels"])
+def test_answers_that_differ_end_with_exit_code_5(
+    name: str, lite: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = Differences(8, logits=1e-7, boxes=1e-7, mask_logits=None, pixels=1e-6, other_sizes=0)
+    other = replace(same, **{name: 2e-4})
+    monkeypatch.setattr(workflow, "has_transformers", lambda: True)
+    monkeypatch.setattr(workflow, "compare_with_transformers", lambda *_: other)
+    arguments = ["export", str(lite), "--format", "transformers", "--out", str(tmp_path / "folder")]
+    assert main(arguments) == 5
+    error = capsys.readouterr().err
+    assert "transformers does not agree with this library" in error
+    assert "2.0e-04" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "official"], "has no backbone tf_efficientnet_lite0.in1k"),
+        (["--format", "transformers", "--half"], "--half has no effect on the format transformers"),
+        (["--format", "transformers", "--all-groups"], "a model of transformers has one group"),
+        (["--format", "onnx", "--all-groups"], "--all-groups has no effect on the format onnx"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    options: list[str], message: str, lite: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", str(lite), *options, "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_backbone_of_this_library_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    tiny = write_weights(tmp_path / "tiny.safetensors", offset=0.0, **SMALL)
+    assert main(["export", str(tiny), "--format", "transformers"]) == 2
+    error = capsys.readouterr().err
+    assert "the backbone small_resnet is this library's own" in error
+    assert "--backbone resnet50.tv_in1k" in error
+
+
+def test_files_of_others_are_not_replaced(lite: Path, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "conditional_detr"}')
+    arguments = ["export", str(lite), "--format", "transformers", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "the command did not write it" in capsys.readouterr().err
+    assert file.read_text() == '{"model_type": "conditional_detr"}'
