@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groupdetr.analysis.isolation import Isolation, isolation
+    from groupdetr.analysis.module_isolation import ModuleIsolation
     from groupdetr.criterion.boxes import L1, GIoU
     from groupdetr.criterion.boxes3d import EncodedBoxes3D, EncodedBoxL1
     from groupdetr.criterion.classification import Focal, Softmax
@@ -83,6 +84,7 @@ _MODULES = {
     "Isolation": "analysis.isolation",
     "L1": "criterion.boxes",
     "Memory": "structures.memory",
+    "ModuleIsolation": "analysis.module_isolation",
     "MultiheadAttentionWithinGroups": "groups",
     "Outputs": "structures.outputs",
     "PointCrossEntropy": "criterion.masks",
@@ -140,6 +142,7 @@ __all__ = [
     "Images",
     "Isolation",
     "Memory",
+    "ModuleIsolation",
     "MultiheadAttentionWithinGroups",
     "Outputs",
     "PointCrossEntropy",

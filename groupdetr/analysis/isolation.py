@@ -1,7 +1,7 @@
 """Isolation of groups: differences that must be zero if every group is a detector of its own.
 
-`isolation` measures any module, for example the decoder of your own DETR. `measure` measures a
-detector of this library.
+`isolation` measures any function of queries, for example the decoder of your own DETR, and any
+whole model (`module_isolation`). `measure` measures a detector of this library.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from groupdetr.analysis.group_changes import TOLERANCE, other_values
+from groupdetr.analysis.module_isolation import ModuleIsolation, module_isolation
 from groupdetr.engine.inference import use_group
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.camera_images import CameraImages
@@ -23,9 +26,6 @@ from groupdetr.structures.tensor_dataclass import require, require_count
 
 # What a module returns: tensors, also inside of lists, tuples and dictionaries.
 Tensors = Tensor | Sequence["Tensors"] | Mapping[str, "Tensors"]
-
-# Rounding of float32: for another number of queries, kernels may sum in another order.
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,60 @@ class DetectorIsolation(Isolation):
 # Any module
 
 
-@torch.no_grad()
+@overload
 def isolation(
     forward: Callable[..., Tensors], queries: Tensor | Sequence[Tensor], num_groups: int
-) -> Isolation:
-    """Return the isolation of the K groups of any module that takes queries, such as a decoder.
+) -> Isolation: ...
 
-    ``forward`` takes queries [B,K*N,.], or several such tensors, for example content and reference
-    points. They are the arguments of ``forward`` in the same order. It returns one or more tensors
-    [...,B,K*N,.], for example logits and boxes of all layers, also in lists or dictionaries.
-    Everything else that it needs, such as the encoded images, it holds itself. ``num_groups`` is K.
-    The groups follow each other: group 0 has the first N queries.
+
+@overload
+def isolation(
+    forward: nn.Module,
+    queries: str | Sequence[str] | None = None,
+    num_groups: int = 0,
+    *,
+    inputs: Any,
+) -> ModuleIsolation: ...
+
+
+def isolation(
+    forward: Callable[..., Tensors],
+    queries: Tensor | Sequence[Tensor] | str | Sequence[str] | None = None,
+    num_groups: int = 0,
+    *,
+    inputs: Any = None,
+) -> Isolation | ModuleIsolation:
+    """Return the isolation of the K groups of a function of queries, or of a whole model.
+
+    **A whole model.** ``forward`` is any `nn.Module`, and ``inputs`` are example inputs of it, of
+    two images or more: a tuple of arguments, a dictionary of keyword arguments, or one argument.
+    ``queries`` names the parameters or embeddings with K*N rows, group after group, or the inputs
+    [B,K*N,.] that are the queries. It may be left out if only they can be. The result is a
+    `ModuleIsolation`. It names the first module of the forward pass that leaks.
+
+    Hooks replace the queries, so nothing of the model has to be written anew. First, the rows of
+    one group are replaced at a time. Then the queries of one group of one image are replaced at a
+    time where they enter the first module, such as the decoder, and last the pixels of one image at
+    a time. No other group and no other image may change. The model runs in the mode that it is in,
+    with the same random numbers in every pass, so dropout may be on. Its weights, its buffers and
+    the random numbers stay as they are. It takes (B + 1) * K + B + 6 passes.
+
+    **A function of queries**, such as a decoder. ``forward`` takes queries [B,K*N,.], or several
+    such tensors, for example content and reference points. They are the arguments of ``forward`` in
+    the same order. It returns one or more tensors [...,B,K*N,.], for example logits and boxes of
+    all layers, also in lists or dictionaries. Everything else that it needs, such as the encoded
+    images, it holds itself. ``num_groups`` is K. The groups follow each other: group 0 has the
+    first N queries. Dropout must be off, so call ``model.eval()`` before.
 
     The queries of every group of every image are replaced by others, one group of one image at a
     time, and no other group and no other image may change. Values within [0,1] stay within it, so
     they remain valid points and boxes. Then every group runs in a pass of its own, [B,N,.], as at
     inference. That is B * K + K + 2 calls of ``forward``.
 
-    Dropout must be off, so call ``model.eval()`` before. `ValueError` if the measurement would
-    prove nothing: there are fewer than two groups or two images, an output has another shape or is
-    not finite, two passes with the same queries differ, or the outputs do not depend on the
-    queries.
+    `ValueError` if the measurement would prove nothing: there are fewer than two groups or two
+    images, an output has another shape or is not finite, two passes with the same queries differ,
+    or the outputs do not depend on the queries. For a whole model, also if it is not clear what its
+    queries are.
 
     A decoder in which all queries attend to each other is not isolated:
 
@@ -98,8 +131,33 @@ def isolation(
     False
     """
     require(callable(forward), f"forward must be a function, not {type(forward).__name__}")
-    require(queries is not None, "queries must be one or more tensors [B,K*N,.], and there is none")
-    inputs = [queries] if isinstance(queries, Tensor) else [*queries]
+    if inputs is not None:
+        require(
+            isinstance(forward, nn.Module),
+            f"inputs are those of an nn.Module, and forward is a {type(forward).__name__}",
+        )
+        assert isinstance(forward, nn.Module)
+        names = [queries] if isinstance(queries, str) else [*(queries or ())]
+        require(
+            all(isinstance(name, str) for name in names),
+            "with inputs, queries must be the names of parameters or inputs of the model",
+        )
+        return module_isolation(forward, inputs, num_groups, [str(name) for name in names])
+    require(
+        queries is not None and not isinstance(queries, str),
+        "queries must be one or more tensors [B,K*N,.], and there is none; a whole model is "
+        "measured with inputs=...",
+    )
+    assert queries is not None
+    tensors = [queries] if isinstance(queries, Tensor) else [*queries]
+    return _function_isolation(forward, tensors, num_groups)
+
+
+@torch.no_grad()
+def _function_isolation(
+    forward: Callable[..., Tensors], inputs: Sequence[Any], num_groups: int
+) -> Isolation:
+    """Return the isolation of the groups of a function of queries."""
     _require_flat_groups(inputs, num_groups)
 
     def run(changed: Sequence[Tensor], groups_at_once: int) -> list[Tensor]:
@@ -123,7 +181,7 @@ def isolation(
     )
 
     # Change the queries of one group of one image at a time.
-    replaced = _other_values(inputs)
+    replaced = [other_values(x) for x in inputs]
     leak = 0.0
     for image in range(len(inputs[0])):
         for group in range(num_groups):
@@ -180,20 +238,6 @@ def _require_flat_groups(queries: Sequence[Tensor], num_groups: int) -> None:
         num_queries % num_groups == 0,
         f"{num_queries} queries cannot be split into {num_groups} groups of equal size",
     )
-
-
-def _other_values(queries: Sequence[Tensor]) -> list[Tensor]:
-    """Return random values that differ from the queries, the same ones in every call."""
-    generator = torch.Generator().manual_seed(0)
-    others = []
-    for x in queries:
-        if bool(((x >= 0) & (x <= 1)).all()):
-            random = torch.rand(x.shape, generator=generator)
-            others.append(random.to(x))
-        else:
-            noise = torch.randn(x.shape, generator=generator)
-            others.append(x + noise.to(x))
-    return others
 
 
 def _select(queries: Tensor, image: int, group: int, num_groups: int) -> Tensor:

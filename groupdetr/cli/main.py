@@ -90,7 +90,7 @@ COMMANDS = {
         "groupdetr.workflows.ui:ui_command",
     ),
     "export": Command(
-        "write a detector for another runtime (ONNX, OpenVINO, torch.export), verified",
+        "write a detector for ONNX, OpenVINO, torch.export or transformers, verified",
         "groupdetr.cli.options.export:ExportOptions",
         "groupdetr.workflows.export:export_command",
     ),
