@@ -39,7 +39,7 @@ FLOORS = [
     {"detectors"},
     {"experiments", "engine"},
     {"registry"},
-    {"weights", "analysis", "report"},
+    {"weights", "analysis", "report", "huggingface"},
     {"tasks"},
     {"deployment", "web"},
     {"paper"},
