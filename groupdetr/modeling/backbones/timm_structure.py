@@ -14,12 +14,16 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Conv2dSame, ScaledStdConv2dSame, StdConv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from groupdetr.errors import UsageError
 
 # The networks of timm have methods in common, but no base class that declares them.
 TimmModel = Any
+# Layers whose padding depends on the size of the map
+SAME_PADDING = (Conv2dSame, StdConv2dSame, ScaledStdConv2dSame, AvgPool2dSame, MaxPool2dSame)
 STEM_STRIDE = 2  # of the map after the stem, if a network has one
 DILATED_STRIDE = 16  # of the last stage with dilated convolutions
 # Options with which timm's networks that are made for one image size take images of other sizes.
@@ -185,10 +189,13 @@ def _run(
 ) -> tuple[int, list[Tensor]]:
     """Return the number that the sides of images must be multiples of, and all maps of an image.
 
-    1 is tried first, and then the coarsest stride. Networks with a fixed size or number of
-    attention windows may take multiples of the image size that they are made for.
+    1 is tried first, unless it would shift the maps, and then the coarsest stride. Networks with a
+    fixed size or number of attention windows may take multiples of the image size that they are
+    made for.
     """
-    attempts = [(1, 5 * coarsest + 1, 4 * coarsest + 1), (coarsest, 5 * coarsest, 4 * coarsest)]
+    attempts = [(coarsest, 5 * coarsest, 4 * coarsest)]
+    if not _depends_on_parity(network):
+        attempts.insert(0, (1, 5 * coarsest + 1, 4 * coarsest + 1))
     side = int(network.pretrained_cfg["input_size"][-1])
     if side % coarsest == 0:
         attempts.append((side, 2 * side, side))
@@ -209,6 +216,23 @@ def _run(
     raise UsageError(
         f"{name} does not take images of all sizes: {reason}", f"timm's {name}", SUITABLE
     )
+
+
+def _depends_on_parity(network: TimmModel) -> bool:
+    """Return whether layers pad as TensorFlow's "SAME" does.
+
+    Such a layer of stride 2 pads maps of even size at the right only, and maps of odd size at both
+    sides, which shifts its output by half a cell. So images of different sizes, or an image alone
+    and in a padded batch, would have objects at different places of the maps.
+    """
+    return any(
+        isinstance(module, SAME_PADDING) and _largest(module.stride) > 1
+        for module in network.modules()
+    )
+
+
+def _largest(stride: int | Sequence[int]) -> int:
+    return stride if isinstance(stride, int) else max(stride)
 
 
 def _trained(network: TimmModel) -> dict[str, nn.Parameter]:

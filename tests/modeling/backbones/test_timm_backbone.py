@@ -93,6 +93,17 @@ def test_maps_of_images_of_any_size_have_strides_8_to_32(name: str) -> None:
             assert x.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_minimal_100"])
+def test_padding_does_not_shift_the_maps(name: str) -> None:
+    """One more column shifted them by half a cell, because TensorFlow's padding depends on it."""
+    backbone = timm_backbone(name, pretrained=False, strides=(4,)).eval()
+    pixels = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+    (alone,) = backbone(pixels)
+    (padded,) = backbone(F.pad(pixels, (0, 1)))
+    # Columns that do not see the padding.
+    torch.testing.assert_close(padded[..., :20], alone[..., :20])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_parameter_is_trained_and_has_a_gradient(name: str) -> None:
     """In distributed training, a parameter without a gradient stops the step."""
