@@ -6,7 +6,8 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if shutil.which("nvidia-smi") is None:
@@ -50,6 +51,21 @@ def pytest_runtest_setup() -> None:
 def _one_thread() -> None:
     """Use one thread. With small tensors, several threads mostly wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the modules of files that a test has written, such as plugins.
+
+    Another test may write a module of the same name.
+    """
+    before = set(sys.modules)
+    yield
+    folder = tmp_path_factory.getbasetemp()
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -64,17 +64,13 @@ class WeightedDETR(TinyDABDETR):
 
 @pytest.fixture
 def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget models, plugins and modules that a test adds."""
-    modules = set(sys.modules)
+    """Forget models and plugins that a test adds."""
     monkeypatch.setattr(registry, "_loaded_plugins", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = dict(EXPERIMENTS)
     yield
     EXPERIMENTS.clear()
     EXPERIMENTS.update(before)
-    for name in set(sys.modules) - modules:
-        if name.startswith("plugin_"):
-            del sys.modules[name]
 
 
 # one name, one model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,6 @@ def _folder(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     yield
     EXPERIMENTS.clear()
     EXPERIMENTS.update(experiments)
-    for name in ("my_models", "my_backbones", "csv_format"):
-        sys.modules.pop(name, None)
 
 
 def test_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
