@@ -27,13 +27,19 @@ from tests.parity.test_huggingface import double_precision
 transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-5
-# The -lite presets have the shift of the position embedding that transformers does not have.
+# The -lite presets have the shift of the position embedding that transformers does not have, and a
+# backbone that needs padded images.
 SIZES: dict[str, dict[str, Any]] = {
     "conditional-detr-lite": {"offset": 0.0},
     "dab-detr-lite": {"offset": 0.0, "temperature": 20.0, "eps": 1e-5, "num_patterns": 2},
     "mask2former-lite": {},
 }
-COMMON: dict[str, Any] = {"num_groups": 3, "num_queries": 12, "channels": 32}
+COMMON: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "num_groups": 3,
+    "num_queries": 12,
+    "channels": 32,
+}
 
 
 @pytest.fixture(scope="module", params=SIZES)
