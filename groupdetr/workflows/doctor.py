@@ -13,10 +13,10 @@ from torch import nn
 
 from groupdetr.analysis.isolation import DetectorIsolation, measure
 from groupdetr.analysis.module_isolation import (
-    MeasurementError,
     ModuleIsolation,
     module_isolation,
 )
+from groupdetr.analysis.query_sources import MeasurementError
 from groupdetr.console.output import create_console
 from groupdetr.engine.accelerator import create_accelerator, environment
 from groupdetr.engine.memory import is_out_of_memory

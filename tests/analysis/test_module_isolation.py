@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.analysis.isolation import isolation
-from groupdetr.analysis.module_isolation import MeasurementError, ModuleIsolation
+from groupdetr.analysis.module_isolation import ModuleIsolation
+from groupdetr.analysis.query_sources import MeasurementError
 from groupdetr.groups import MultiheadAttentionWithinGroups
 from tests.docs.stock_detr import StockDETR
 
