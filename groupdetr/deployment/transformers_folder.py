@@ -135,7 +135,7 @@ def compare_with_transformers(
             pixels.append(float((values - expected).abs().max()))
         else:
             other_sizes += 1
-        with torch.no_grad(), _double_precision(ours, theirs):
+        with torch.no_grad(), double_precision(ours, theirs):
             predictions = ours(Images(batch.pixels.double(), batch.padding, False)).final
             answers = theirs(pixel_values=_padded(expected.double(), ours.backbone.multiple))
         if predictions.mask_features is None:
@@ -222,7 +222,7 @@ def _difference(x: Tensor, y: Tensor) -> float:
 
 
 @contextmanager
-def _double_precision(*models: nn.Module) -> Iterator[None]:
+def double_precision(*models: nn.Module) -> Iterator[None]:
     """Convert models to 64 bits and back. The weights have 32, so nothing is lost."""
     before = torch.get_default_dtype()
     for model in models:

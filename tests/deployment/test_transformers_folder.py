@@ -15,14 +15,17 @@ from groupdetr.checkpoints.native import read
 from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.transforms import val_transform
-from groupdetr.deployment.transformers_folder import WEIGHTS, compare_with_transformers
+from groupdetr.deployment.transformers_folder import (
+    WEIGHTS,
+    compare_with_transformers,
+    double_precision,
+)
 from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.weights.huggingface_backbone import huggingface_backbone
 from groupdetr.weights.importing import import_weights
 from groupdetr.workflows.export import export
 from tests.deployment.exports import CATEGORIES, write_weights
-from tests.parity.test_huggingface import double_precision
 
 transformers = pytest.importorskip("transformers")
 

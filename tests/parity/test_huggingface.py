@@ -9,8 +9,6 @@ instead of 1e-3, and its GIoU has no 1e-6 in the denominators.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from groupdetr.checkpoints.native import read
+from groupdetr.deployment.transformers_folder import double_precision
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.registry import recipe_from_dict
@@ -208,23 +207,6 @@ def test_logits_and_boxes_are_theirs(theirs: nn.Module, ours: nn.Module, images:
     assert expected.logits.std(1).mean() > 0.02
     assert (predictions.logits - expected.logits).abs().max() < TOLERANCE
     assert (predictions.boxes - expected.pred_boxes).abs().max() < TOLERANCE
-
-
-@contextmanager
-def double_precision(*models: nn.Module) -> Iterator[None]:
-    """Convert models to double precision and back.
-
-    Their weights are of single precision, so this loses nothing.
-    """
-    for model in models:
-        model.double()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-        for model in models:
-            model.float()
 
 
 def test_losses_of_every_layer_are_theirs(

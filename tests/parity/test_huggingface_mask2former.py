@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from groupdetr.checkpoints.native import read
+from groupdetr.deployment.transformers_folder import double_precision
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.registry import recipe_from_dict
@@ -21,7 +22,7 @@ from groupdetr.structures.images import Images
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights
 
-from .test_huggingface import CLASSES, double_precision
+from .test_huggingface import CLASSES
 
 transformers = pytest.importorskip("transformers")
 
