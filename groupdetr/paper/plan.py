@@ -87,9 +87,9 @@ class Plan:
     def needed(self, store: Store) -> list[StoredTraining]:
         """Return all trainings that are known now, each once, in the order of training.
 
-        A detector with groups and its baseline follow each other, so that they run side by side:
-        other programs on the machine, which make CPU time dearer, too, then disturb both alike. The
-        one with groups is the first, because it takes longer.
+        A detector with groups and its baseline follow each other, so that they run side by side.
+        Other programs on the machine make the CPU time of a step longer, and then do so for both
+        alike. The detector with groups is the first, because it takes longer.
         """
         trainings: dict[Training, None] = dict.fromkeys(self.others)
         families = list(dict.fromkeys(row.family for row in self.resolved(store)))

@@ -194,7 +194,7 @@ def _run(
     made for.
     """
     attempts = [(coarsest, 5 * coarsest, 4 * coarsest)]
-    if not _depends_on_parity(network):
+    if not _shifts_odd_maps(network):
         attempts.insert(0, (1, 5 * coarsest + 1, 4 * coarsest + 1))
     side = int(network.pretrained_cfg["input_size"][-1])
     if side % coarsest == 0:
@@ -218,7 +218,7 @@ def _run(
     )
 
 
-def _depends_on_parity(network: TimmModel) -> bool:
+def _shifts_odd_maps(network: TimmModel) -> bool:
     """Return whether layers pad as TensorFlow's "SAME" does.
 
     Such a layer of stride 2 pads maps of even size at the right only, and maps of odd size at both
