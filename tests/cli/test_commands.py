@@ -540,7 +540,9 @@ def test_the_demo_compares_one_group_with_several_and_continues_where_it_was(
     assert "at equal time" in page
     assert "detected" in page, "it has images"
     checkpoints = {path: path.stat().st_mtime for path in out.rglob("last.pt")}
-    assert len(checkpoints) == 3
+    # Two rows name one training if a step with groups was not measured to be slower.
+    names = {row["runs"][0]["training"] for row in results["configurations"]}
+    assert len(checkpoints) == len(names) >= 2
     capsys.readouterr()
     assert main([*arguments, "1", "--json"]) == 0
     assert_documented("paper: results", json.loads(capsys.readouterr().out))
