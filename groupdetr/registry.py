@@ -219,7 +219,8 @@ def load_object(path: str) -> object:
     module_name, separator, name = path.rpartition(":")
     if not separator:
         raise UsageError(
-            f"{path!r} does not name a class", remedy="write MODULE:CLASS, or FILE.py:CLASS"
+            f"{path!r} does not say what to use of a module",
+            remedy="write MODULE:NAME, or FILE.py:NAME",
         )
     if module_name.endswith(".py"):
         _import_file(Path(module_name))
@@ -228,9 +229,14 @@ def load_object(path: str) -> object:
         _import_module(module_name)
     module = sys.modules[module_name]
     if not hasattr(module, name):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        similar = get_close_matches(name, classes, n=1)
-        hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(classes)}"
+        # Its own functions and classes, without what it imports
+        known = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module.__name__
+        ]
+        similar = get_close_matches(name, known, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else f"it has {', '.join(known)}"
         raise UsageError(f"{module_name} has no {name!r}", path, hint)
     return getattr(module, name)
 

@@ -199,8 +199,9 @@ def _summary(name: str, statistics: SplitStatistics) -> str:
     """Return one line: images, boxes, objects per image and sizes of a split."""
     objects = statistics.objects_per_image
     sizes = statistics.sizes
-    images = f"{statistics.images} images ({statistics.empty_images} without objects)"
-    boxes = f"{statistics.boxes} boxes of {len(statistics.classes)} classes"
+    images = f"{quantity(statistics.images, 'image')} ({statistics.empty_images} without objects)"
+    classes = quantity(len(statistics.classes), "class", "classes")
+    boxes = f"{quantity(statistics.boxes, 'box', 'boxes')} of {classes}"
     per_image = f"p50 {objects['p50']:.0f}, p99 {objects['p99']:.0f}, max {objects['max']:.0f}"
     by_size = f"small {sizes['small']}, medium {sizes['medium']}, large {sizes['large']}"
     return f"{name}: {images}, {boxes}; objects per image {per_image}; {by_size}"

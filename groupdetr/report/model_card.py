@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from groupdetr.checkpoints import hub
-from groupdetr.console.text import escape_controls
+from groupdetr.console.text import escape_controls, quantity
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.report.run_summary import METRICS
@@ -94,17 +94,22 @@ def model_card(
     header = _header(model, kind, training, license)
     name = model.partition("/")[2]
     lines = [f"---\n{header}\n---", "", f"# {_cell(name)}", ""]
+    num_classes = quantity(len(classes), "class", "classes")
     lines.append(
-        f"A detector of {len(classes)} classes, trained with groups of queries "
+        f"A detector of {num_classes}, trained with groups of queries "
         "([Group DETR](https://arxiv.org/abs/2207.13085)) by "
         "[groupdetr](https://github.com/groupdetr/groupdetr)."
     )
     groups = f"{recipe.num_groups} of {recipe.num_queries} queries"
-    side = "shortest side" if kind in PIPELINES else "height"
+    if recipe.square_images:
+        shape = f"images that are resized to squares of {imgsz} pixels"
+    else:
+        side = "shortest side" if kind in PIPELINES else "height"
+        shape = f"images whose {side} has {imgsz} pixels"
     facts = {
         "model": recipe.preset,
         "groups in training": f"{groups}; one of them detects",
-        "input": f"images whose {side} has {imgsz} pixels",
+        "input": shape,
         "library": f"groupdetr {__version__}",
     }
     lines += ["", *_table(("", ""), facts.items())]

@@ -144,7 +144,7 @@ def analyse_groups(
     report = GroupsReport(
         name=f"The groups of {run.name}",
         lead=f"{quantity(result.num_groups, 'group')} of {use.wins.shape[1]} queries, on "
-        f"{len(evaluated)} images: {part} of {evaluated.annotation_file}. Weights: "
+        f"{quantity(len(evaluated), 'image')}: {part} of {evaluated.annotation_file}. Weights: "
         f"{detector.path}.",
         answering=result.answering,
         groups=evaluations,
@@ -184,7 +184,7 @@ def analyse_groups(
     write_json(out / "groups.json", content)
     write_text(out / "per_group.csv", format_csv(group_rows(evaluations)))
     write_groups_report(out / "report.html", report)
-    line = f"{len(evaluated)} images: {part} of {evaluated.annotation_file}"
+    line = f"{quantity(len(evaluated), 'image')}: {part} of {evaluated.annotation_file}"
     return Metrics(content, _tables(report, content["best_weights"]), out, line)
 
 

@@ -176,7 +176,7 @@ class _Prediction:
         """Return how many annotated images and videos there are."""
         parts = []
         if self.num_images or not self.num_videos:
-            parts.append(f"{self.num_images} annotated images")
+            parts.append(quantity(self.num_images, "annotated image"))
         if self.num_videos:
             parts.append(quantity(self.num_videos, "annotated video"))
         return ", ".join(parts)

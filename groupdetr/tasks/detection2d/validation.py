@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from groupdetr.analysis.box_fusion import fuse_groups
+from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
@@ -109,7 +110,7 @@ def validate(
         subject["vote"] = vote
     content = write_results(validation, subject, out)
     write_page(validation, out, str(detector.path), part)
-    line = f"{len(evaluated)} images: {part} of {evaluated.annotation_file}"
+    line = f"{quantity(len(evaluated), 'image')}: {part} of {evaluated.annotation_file}"
     if not has_annotations:
         return Metrics(content, [MetricsTable((), NO_ANNOTATIONS)], out, line)
     return Metrics(content, tables(validation), out, line)
@@ -241,7 +242,9 @@ def write_page(validation: Validation, folder: Path, weights: str, part: str) ->
         return
     write_json(files[0], details)
     split = validation.split
-    lead = f"{len(split)} images: {part} of {split.annotation_file}. Weights: {weights}."
+    lead = (
+        f"{quantity(len(split), 'image')}: {part} of {split.annotation_file}. Weights: {weights}."
+    )
     write_evaluation_report(
         files[1], f"Evaluation of {split.name}", lead, evaluation, image_loader(split.records)
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from groupdetr.analysis.matched_queries import last_layer_matches
+from groupdetr.console.text import quantity
 from groupdetr.data.nuscenes.dataset import SceneDataset, collate
 from groupdetr.evaluation.nuscenes import ERRORS
 from groupdetr.modeling.heads import DETECTION_HIGH, DETECTION_LOW
@@ -42,7 +43,7 @@ def detections_section(
         for name, result in zip(results, same_sample):
             num_objects = len(result.truth)
             image = result.best(num_objects).draw(IMAGE_WIDTH)
-            caption = f"{num_objects} objects, {result.sample.scene}"
+            caption = f"{quantity(num_objects, 'object')}, {result.sample.scene}"
             images.append(CaptionedImage(image, name, caption))
     return section("Detections", prose(text), wide(images))
 

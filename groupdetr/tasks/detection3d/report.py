@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from groupdetr.console.text import quantity
 from groupdetr.data.nuscenes.version import NuScenes
 from groupdetr.engine.run_folder import RunFolder, write_text
 from groupdetr.evaluation.nuscenes import ERRORS, METRICS, NuScenesEvaluation
@@ -109,7 +110,7 @@ def detections_section(detector: SceneDetector, dataset: NuScenes) -> Html:
         full_result = detector.predict_sample(samples, index, score=0.0)
         num_objects = len(full_result.truth)
         result = full_result.best(num_objects)
-        caption = f"{num_objects} objects"
+        caption = f"{quantity(num_objects, 'object')}"
         if len(result):
             caption += f", the last box has a score of {result.scores[-1]:.2f}"
         images.append(CaptionedImage(result.draw(IMAGE_WIDTH), result.sample.scene, caption))

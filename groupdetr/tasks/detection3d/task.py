@@ -26,6 +26,7 @@ from groupdetr.data.nuscenes.version import (
     refuse_image_folder,
 )
 from groupdetr.data.nuscenes.worst_case import WorstCaseSceneBatch, worst_case
+from groupdetr.data.transforms import ANY_SHAPE, InputShape
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.boxes3d import Boxes3D, Pose, predicted_boxes
@@ -73,6 +74,20 @@ def are_inside(boxes: Tensor) -> Tensor:
     return ((centres >= low) & (centres <= high)).all(-1)
 
 
+def expect_camera_shape(settings: Settings, shape: InputShape) -> None:
+    """Raise `UsageError` if images of cameras are to be squares, or to have several sizes."""
+    if shape != ANY_SHAPE:
+        raise UsageError(
+            "the images of a scene keep their aspect ratio, for which its cameras are calibrated",
+            remedy="leave out --set square_images=true",
+        )
+    if settings.multi_scale != "off":
+        raise UsageError(
+            f"--multi-scale {settings.multi_scale} is for models whose images are squares",
+            remedy="choose --multi-scale off",
+        )
+
+
 class Detection3DTask(Task[Detections3D]):
     """3D detection on the samples of a nuScenes version."""
 
@@ -86,12 +101,18 @@ class Detection3DTask(Task[Detections3D]):
     val: SceneDataset
 
     def __init__(
-        self, data: NuScenes, settings: Settings, num_detections: int, workers: int = 0
+        self,
+        data: NuScenes,
+        settings: Settings,
+        num_detections: int,
+        workers: int = 0,
+        shape: InputShape = ANY_SHAPE,
     ) -> None:
         """``num_detections`` is the number of boxes of a sample, at most.
 
         `DataError` if no sample of the train split has an object to train on.
         """
+        expect_camera_shape(settings, shape)
         self.data = data
         self.settings = settings
         self.num_detections = num_detections

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from groupdetr.console.text import quote
+from groupdetr.console.text import quantity, quote
 from groupdetr.data.nuscenes.version import NuScenes, load, refuse_image_folder
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
@@ -87,7 +87,7 @@ def validate(
     tables = [MetricsTable([summary_row(evaluation)]), MetricsTable(class_rows(evaluation))]
     if groups:
         tables.append(MetricsTable(group_rows(groups)))
-    line = f"{len(samples)} samples: split {split} of {data}"
+    line = f"{quantity(len(samples), 'sample')}: split {split} of {data}"
     return Metrics(content, tables, out, line)
 
 
