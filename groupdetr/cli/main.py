@@ -18,6 +18,7 @@ from groupdetr.cli.json_output import print_json
 from groupdetr.console.output import EscapingStream
 from groupdetr.console.text import escape_controls
 from groupdetr.errors import GroupDETRError, UsageError
+from groupdetr.files.preset_table import read_preset_table, unknown_model
 from groupdetr.files.writing import WriteError
 from groupdetr.version import __version__
 
@@ -226,6 +227,7 @@ def read_options(name: str, arguments: list[str]) -> Any:
         from groupdetr.registry import load_plugin
 
         load_plugin(plugin)
+    expect_known_models(values_of(arguments, "--model"))
     keywords: dict[str, Any] = {}
     # A module of options may have a function `prepare`, for defaults that depend on options.
     prepare = getattr(sys.modules[options_class.__module__], "prepare", None)
@@ -240,6 +242,19 @@ def read_options(name: str, arguments: list[str]) -> Any:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             **keywords,
         )
+
+
+def expect_known_models(names: Sequence[str]) -> None:
+    """Raise `UsageError` for a name that no model has, without a wait for torch.
+
+    Once a plugin is loaded, the registry knows more models than the table, and it looks them up.
+    """
+    if not names or "groupdetr.registry" in sys.modules:
+        return
+    table = read_preset_table()
+    for name in names:
+        if name not in table.presets:
+            raise unknown_model(name, table.presets, table.unavailable)
 
 
 def values_of(arguments: Sequence[str], flag: str) -> list[str]:

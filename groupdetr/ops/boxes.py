@@ -1,4 +1,4 @@
-"""2D boxes: conversion between two formats, generalized IoU, and the inverse of the sigmoid."""
+"""2D boxes: two formats, boxes relative to other boxes, generalized IoU, the inverse sigmoid."""
 
 from __future__ import annotations
 
@@ -28,6 +28,35 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     """
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def move_boxes(boxes: Tensor, offsets: Tensor) -> Tensor:
+    """Move and scale boxes (cx, cy, w, h) by offsets relative to their sizes: [...,4] -> [...,4].
+
+    The centre moves by the first two offsets, in widths and heights of the box. Width and height
+    are multiplied by the exponential of the last two (Faster R-CNN; ``bbox_reparam`` in LW-DETR's
+    code). The result is computed in at least 32 bits, because the exponential is not bounded. A box
+    may be partly or completely outside of the image.
+    """
+    # `torch.promote_types` would become a node of exported graphs.
+    dtype = torch.float64 if torch.float64 in (boxes.dtype, offsets.dtype) else torch.float32
+    boxes, offsets = boxes.to(dtype), offsets.to(dtype)
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    centre_offset, log_scale = offsets[..., :2], offsets[..., 2:]
+    return torch.cat([centre + centre_offset * size, size * log_scale.exp()], dim=-1)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the IoU of boxes a and b [4,...] (cx, cy, w, h), which broadcast: [...].
+
+    It is zero for two boxes without an area.
+    """
+    distance = torch.maximum((a[:2] - b[:2]).abs(), (a[2:] - b[2:]).abs() / 2)
+    # The overlap on an axis is the mean of the two sizes minus the distance, see `giou_distance`.
+    overlap = positive((a[2:] + b[2:]) / 2 - distance)
+    intersection = area(overlap)
+    union = area(a[2:]) + area(b[2:]) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def giou_distance(size_a: Tensor, size_b: Tensor, distances: Tensor, eps: float = 0.0) -> Tensor:

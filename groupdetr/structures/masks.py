@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.ops.boxes import xyxy_to_cxcywh
-from groupdetr.ops.masks import point_sample
+from groupdetr.ops.masks import mask_logits, point_sample
 from groupdetr.structures.tensor_dataclass import TensorDataclass, require
 
 STRIDE = 4  # pixels of the image, in width and in height, for one pixel of the mask features
@@ -27,20 +27,34 @@ class MaskFeatures(TensorDataclass):
     points: Tensor | None = None
     sampled: Tensor | None = None  # [B,C,P] the features at these points
 
-    def with_points(self, count: int, generator: torch.Generator | None = None) -> MaskFeatures:
+    def with_points(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        padding_mode: str = "zeros",
+    ) -> MaskFeatures:
         """Return features that are sampled at ``count`` random points of each image.
 
         All groups and layers share the points. Every image has points of its own, unless there is a
         ``generator``: then all images have the points that it draws, so those of an image do not
         depend on the batch that it is in. If there are points already, they are kept.
+        ``padding_mode`` is that of `point_sample`.
         """
         if self.points is not None:
             return self
-        images = len(self.pixels)
-        draws = images if generator is None else 1
-        points = torch.rand(draws, count, 2, generator=generator, device=self.pixels.device)
-        points = points.expand(images, -1, -1)
-        return replace(self, points=points, sampled=point_sample(self.pixels.float(), points))
+        images, device = len(self.pixels), self.pixels.device
+        if generator is None:
+            # torch.compile does not know a variable count together with a generator, not even None.
+            points = torch.rand(images, count, 2, device=device)
+        else:
+            points = torch.rand(1, count, 2, generator=generator, device=device)
+            points = points.expand(images, -1, -1)
+        return self.sampled_at(points, padding_mode)
+
+    def sampled_at(self, points: Tensor, padding_mode: str = "zeros") -> MaskFeatures:
+        """Return features that are sampled at ``points`` [B,P,2]."""
+        sampled = point_sample(self.pixels.float(), points, padding_mode)
+        return replace(self, points=points, sampled=sampled)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,7 +71,8 @@ class MaskPredictions(TensorDataclass):
     never computed at full size. Between B and C, the embedding may have any axes, written "...".
     """
 
-    embedding: Tensor  # [B,...,C]
+    # [B,...,C], or [B,...,C+1] with the bias of the mask as the last number; see `mask_logits`
+    embedding: Tensor
     mask_features: MaskFeatures
 
     def full(self) -> Tensor:
@@ -77,7 +92,7 @@ class MaskPredictions(TensorDataclass):
 
     def logits_on(self, pixels: Tensor) -> Tensor:
         """Return logits for features [B,C,*shape]: [B,...,*shape]."""
-        logits = self.embedding.flatten(1, -2) @ pixels.flatten(2)
+        logits = mask_logits(self.embedding.flatten(1, -2), pixels.flatten(2))
         return logits.view(*self.embedding.shape[:-1], *pixels.shape[2:])
 
     def boxes(self) -> Tensor:
@@ -176,6 +191,20 @@ class CroppedMasks(TensorDataclass):
         objects_at_once = max(1, MAX_LOOKUPS // max(1, len(points)))
         objects = torch.arange(len(self), device=points.device)
         return torch.cat([self._at(points, part) for part in objects.split(objects_at_once)])
+
+    def nearest_at(self, points: Tensor) -> Tensor:
+        """Return the pixels of the masks that hold the points [P,2]: [T,P] float32.
+
+        ``points`` are x and y in pixels of the image. Masks are zero outside of their windows.
+        """
+        if len(self) == 0:
+            return points.new_zeros(0, len(points))
+        positions = points.floor().long()
+        # Only a few objects at a time are sampled, to bound the memory.
+        objects_at_once = max(1, MAX_LOOKUPS // max(1, len(points)))
+        objects = torch.arange(len(self), device=points.device)
+        sampled = [self._pixel(positions, part) for part in objects.split(objects_at_once)]
+        return torch.cat(sampled).to(points.dtype)
 
     def _at(self, points: Tensor, objects: Tensor) -> Tensor:
         """Return `at` for the R objects with the indices ``objects`` [R]: [R,P]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -89,12 +89,33 @@ class Memory(TensorDataclass):
         """Split [B,S,...] into L levels [B,H,W,...]."""
         return split_levels(x, self.shapes)
 
+    def of_layer(self, _layer: int) -> Memory:
+        """Return the memory that the prediction head of a decoder layer reads.
+
+        It is the same for all layers, unless every layer has mask features of its own.
+        """
+        return self
+
 
 @dataclass(kw_only=True)
 class PixelMemory(Memory):
     """Memory of a pixel decoder: it also has the features that masks are computed from."""
 
     mask_features: MaskFeatures
+
+
+@dataclass(kw_only=True)
+class LayerPixelMemory(PixelMemory):
+    """Memory in which every decoder layer has mask features of its own, as in RF-DETR-Seg.
+
+    `mask_features` are those of the proposals, which the masks of the encoder are computed from.
+    """
+
+    layer_mask_features: tuple[MaskFeatures, ...]  # of every decoder layer
+
+    def of_layer(self, layer: int) -> LayerPixelMemory:
+        """Return the memory with the mask features of decoder layer ``layer``, from 0."""
+        return replace(self, mask_features=self.layer_mask_features[layer])
 
 
 @dataclass(kw_only=True)

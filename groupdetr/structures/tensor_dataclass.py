@@ -35,13 +35,18 @@ class TensorDataclass:
         return self.map(lambda x: x.to(device, non_blocking=True))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Return a copy with ``function`` applied to every tensor, also inside nested fields."""
+        """Return a copy with ``function`` applied to every tensor.
+
+        Tensors inside of nested dataclasses, and of tuples, are included.
+        """
 
         def apply(value: object) -> object:
             if isinstance(value, TensorDataclass):
                 return value.map(function)
             if isinstance(value, Tensor):
                 return function(value)
+            if isinstance(value, tuple):
+                return tuple(apply(item) for item in value)
             return value
 
         assert is_dataclass(self)

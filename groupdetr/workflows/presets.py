@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from groupdetr.console.output import create_console
 from groupdetr.errors import UsageError
-from groupdetr.experiments import EXPERIMENTS, Experiment
-from groupdetr.registry import list_models, recipe_to_dict
+from groupdetr.files.preset_table import FILE, PresetRow, PresetTable, read_preset_table
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.registry import task_class
+
+if TYPE_CHECKING:
+    from groupdetr.experiments import Experiment
 
 WIDTH = 80  # columns of the list, on any terminal
 MAX_NAME = 44  # columns; the values of a longer name are on the next line
@@ -44,20 +48,22 @@ METRICS = {"box": "AP", "mask": "mask AP", "box3d": "NDS"}
 class PresetList:
     """The models that `presets` lists, by name."""
 
-    experiments: Mapping[str, Experiment]
+    rows: Mapping[str, PresetRow]
 
     def to_json(self) -> JsonObject:
         """Return all hyperparameters of every model."""
-        return {name: describe(experiment) for name, experiment in self.experiments.items()}
+        from groupdetr.registry import experiment
+
+        return {name: describe(experiment(name)) for name in self.rows}
 
     def show(self) -> None:
         """Print a section for the presets of each task, and one for each table of the paper."""
         console = create_console()
         console.print(ABBREVIATIONS)
-        for title, experiments in sections(self.experiments).items():
+        for title, rows in sections(self.rows).items():
             console.print()
             console.print(Text(console.printable(title), style="bold"))
-            for line in format_section(experiments):
+            for line in format_section(rows):
                 console.print(line)
 
 
@@ -66,27 +72,62 @@ def presets(*, pattern: str) -> PresetList:
 
     ``*`` stands for any text. `UsageError` if no name matches.
     """
-    names = list_models(pattern)
-    if not names:
+    rows = known_models().presets
+    matching = {name: row for name, row in rows.items() if fnmatch(name, pattern)}
+    if not matching:
         raise UsageError(
-            f"no model matches {pattern!r}", remedy=" or ".join(similar_searches(pattern))
+            f"no model matches {pattern!r}", remedy=" or ".join(similar_searches(pattern, rows))
         )
-    return PresetList({name: EXPERIMENTS[name] for name in names})
+    return PresetList(matching)
 
 
-def similar_searches(pattern: str) -> Iterator[str]:
+def known_models() -> PresetTable:
+    """Return the table of all models, those of plugins included.
+
+    Plugins register their models in `groupdetr.registry`. As long as nothing has imported it, there
+    are none, and the table is read from its file, which takes much less time.
+    """
+    return table_of_registry() if "groupdetr.registry" in sys.modules else read_preset_table()
+
+
+def table_of_registry() -> PresetTable:
+    """Return the table of all models that are registered."""
+    from groupdetr.experiments import UNAVAILABLE
+    from groupdetr.registry import EXPERIMENTS
+
+    rows = {}
+    for name, experiment in EXPERIMENTS.items():
+        rows[name] = PresetRow(
+            groups=experiment.recipe.num_groups,
+            queries=experiment.recipe.num_queries,
+            epochs=experiment.settings.epochs,
+            reported=experiment.reported,
+            about=experiment.about,
+            kind=kind_of(experiment),
+        )
+    return PresetTable(rows, UNAVAILABLE)
+
+
+def write_preset_table() -> None:
+    """Write the file of the table anew, after a preset was changed."""
+    FILE.write_text(table_of_registry().to_text(), encoding="utf-8")
+
+
+def similar_searches(pattern: str, names: Collection[str]) -> Iterator[str]:
     """Yield commands that list similar names, or all names."""
     text = pattern.strip("*")
-    if list_models(f"*{text}*"):
+    if any(fnmatch(name, f"*{text}*") for name in names):
         yield f"groupdetr presets '*{text}*'"
     else:
-        for name in get_close_matches(text, EXPERIMENTS, n=1, cutoff=0.6):
+        for name in get_close_matches(text, names, n=1, cutoff=0.6):
             yield f"groupdetr presets {name}"
     yield "groupdetr presets, which lists all models"
 
 
 def describe(experiment: Experiment) -> JsonObject:
     """Return all hyperparameters of a model, and what its metrics measure: box, mask or box3d."""
+    from groupdetr.registry import recipe_to_dict
+
     return {
         "about": experiment.about,
         "task": experiment.task,
@@ -99,56 +140,54 @@ def describe(experiment: Experiment) -> JsonObject:
 
 def kind_of(experiment: Experiment) -> str:
     """Return what the metrics of a model measure: box, mask or box3d."""
+    from groupdetr.tasks.registry import task_class
+
     return task_class(experiment.task).kind
 
 
 # The list
 
 
-def sections(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Experiment]]:
+def sections(rows: Mapping[str, PresetRow]) -> dict[str, dict[str, PresetRow]]:
     """Return the models of each section, by its title.
 
     The presets come first. They are sorted by what they detect, all others by their table.
     """
-    by_title: dict[str, dict[str, Experiment]] = {title: {} for title in PRESETS.values()}
-    for name, experiment in experiments.items():
+    by_title: dict[str, dict[str, PresetRow]] = {title: {} for title in PRESETS.values()}
+    for name, row in rows.items():
         table, slash, _ = name.partition("/")
-        title = TABLES.get(table, table) if slash else PRESETS[kind_of(experiment)]
-        by_title.setdefault(title, {})[name] = experiment
+        title = TABLES.get(table, table) if slash else PRESETS[row.kind]
+        by_title.setdefault(title, {})[name] = row
     return {title: models for title, models in by_title.items() if models}
 
 
-def format_section(experiments: Mapping[str, Experiment]) -> list[str]:
+def format_section(models: Mapping[str, PresetRow]) -> list[str]:
     """Return the lines of a section: a header, and one for each model.
 
     A line has at most `WIDTH` columns. A longer description goes on in the next line, but names
     are neither broken nor cut, because users copy them.
     """
-    has_reported = any(experiment.reported is not None for experiment in experiments.values())
-    kinds = {kind_of(experiment) for experiment in experiments.values()}
+    has_reported = any(model.reported is not None for model in models.values())
+    kinds = {model.kind for model in models.values()}
     header = ["K", "N", "epochs"]
     if has_reported:
         header.append(METRICS[kinds.pop()] if len(kinds) == 1 else "metric")
     rows = []
-    for experiment in experiments.values():
-        row = [
-            str(experiment.recipe.num_groups),
-            str(experiment.recipe.num_queries),
-            f"{experiment.settings.epochs:g}",
-        ]
+    for model in models.values():
+        row = [str(model.groups), str(model.queries), f"{model.epochs:g}"]
         if has_reported:
-            row.append("" if experiment.reported is None else f"{experiment.reported:.1f}")
+            row.append("" if model.reported is None else f"{model.reported:.1f}")
         rows.append(row)
 
     widths = [max(map(len, column)) for column in zip(header, *rows)]
-    name_width = min(MAX_NAME, max(map(len, experiments)))
+    name_width = min(MAX_NAME, max(map(len, models)))
     lines = [_join("name".ljust(name_width), header, widths)]
-    for (name, experiment), row in zip(experiments.items(), rows):
+    for (name, model), row in zip(models.items(), rows):
         if len(name) > name_width:
             lines.append(name)
             name = ""
         start = _join(name.ljust(name_width), row, widths)
-        descriptions = textwrap.wrap(experiment.about, WIDTH - len(start) - 2) or [""]
+        descriptions = textwrap.wrap(model.about, WIDTH - len(start) - 2) or [""]
         lines.append(f"{start}  {descriptions[0]}")
         for description in descriptions[1:]:
             lines.append(f"{'':{len(start)}}  {description}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -10,7 +12,8 @@ import groupdetr
 from groupdetr.cli.main import main
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.experiments import EXPERIMENTS
-from groupdetr.workflows.presets import ABBREVIATIONS, PRESETS
+from groupdetr.files.preset_table import FILE, read_preset_table
+from groupdetr.workflows.presets import ABBREVIATIONS, PRESETS, table_of_registry
 
 Captured = pytest.CaptureFixture[str]
 
@@ -50,7 +53,6 @@ def test_the_models_of_plugins_fit_too_however_long_their_names_are(
     name = "detector-of-a-plugin-with-a-name-of-more-than-forty-four-columns"
     about = "a description that is so long that it goes on in the next line, and in one more"
     monkeypatch.setattr("groupdetr.registry.EXPERIMENTS", EXPERIMENTS | {})
-    monkeypatch.setattr("groupdetr.workflows.presets.EXPERIMENTS", groupdetr.registry.EXPERIMENTS)
     groupdetr.register_model(name, TinyConditionalDETR(num_groups=3), about=about)
     lines = printed_lines(capsys, "detector-*")
     assert max(map(len, lines)) <= 80
@@ -93,3 +95,38 @@ def test_an_unknown_model_names_only_similar_models(capsys: Captured) -> None:
     error = capsys.readouterr().err
     assert "do:    `groupdetr presets` lists all" in error
     assert not [name for name in EXPERIMENTS if name in error]
+
+
+def test_the_table_that_is_read_without_torch_is_that_of_the_models() -> None:
+    remedy = (
+        "write it anew: python -c 'from groupdetr.workflows.presets import write_preset_table; "
+        "write_preset_table()'"
+    )
+    assert FILE.read_text(encoding="utf-8") == table_of_registry().to_text(), remedy
+    assert read_preset_table() == table_of_registry()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["presets"], id="the list"),
+        pytest.param(["train", "data", "--model", "dino-tinny"], id="an unknown model"),
+        pytest.param(["train", "data", "--epocs", "3"], id="an unknown option"),
+        pytest.param(["train", "--help"], id="the help of a command"),
+        pytest.param(["--help"], id="the help"),
+    ],
+)
+def test_nobody_waits_for_torch_to_be_told_what_there_is(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from groupdetr.cli.main import main\n"
+        "try:\n"
+        f"    main({arguments})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print('torch' in sys.modules)\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.splitlines()[-1] == "False"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -9,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from groupdetr.ops.boxes import cxcywh_to_xyxy, giou_distance, inverse_sigmoid, xyxy_to_cxcywh
+from groupdetr.ops.boxes import (
+    box_iou,
+    cxcywh_to_xyxy,
+    giou_distance,
+    inverse_sigmoid,
+    move_boxes,
+    xyxy_to_cxcywh,
+)
 
 
 def random_boxes(seed: int, count: int) -> Tensor:
@@ -75,3 +84,25 @@ def test_inverse_sigmoid_undoes_the_sigmoid_and_is_clamped_at_eps(eps: float) ->
     clamped = inverse_sigmoid(torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.float64), eps)
     limit = -torch.tensor(eps, dtype=torch.float64).log()
     assert torch.allclose(clamped, torch.stack([-limit, -limit, limit, limit]))
+
+
+@given(st.integers(0, 10**6))
+def test_the_iou_is_that_of_torchvision(seed: int) -> None:
+    a, b = random_boxes(seed, 7), random_boxes(seed + 1, 5)
+    expected = torchvision.ops.box_iou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b))
+    ours = box_iou(a.movedim(-1, 0)[:, :, None], b.movedim(-1, 0)[:, None])
+    assert torch.allclose(ours, expected, atol=1e-12)
+
+
+def test_the_iou_of_boxes_without_area_is_zero() -> None:
+    point, box = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([0.5, 0.5, 0.6, 0.6])
+    assert box_iou(point, box) == box_iou(point, point) == 0
+
+
+def test_boxes_are_moved_by_their_own_size_in_at_least_32_bits() -> None:
+    box = torch.tensor([0.5, 0.4, 0.2, 0.1])
+    offsets = torch.tensor([0.5, -1.0, math.log(2), 0.0])
+    assert torch.allclose(move_boxes(box, offsets), torch.tensor([0.6, 0.3, 0.4, 0.1]))
+    assert torch.equal(move_boxes(box, torch.zeros(4)), box)
+    assert move_boxes(box, offsets.bfloat16()).dtype == torch.float32
+    assert move_boxes(box.double(), offsets).dtype == torch.float64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from groupdetr.ops.masks import point_sample
+from groupdetr.ops.masks import mask_logits, point_sample
 from groupdetr.structures.masks import MaskFeatures, MaskPredictions
 
 
@@ -35,3 +35,18 @@ def test_sampling_the_features_equals_sampling_the_mask() -> None:
     points = torch.rand(2, 9, 2)
     expected = point_sample(masks.full().flatten(1, 2), points)
     assert torch.allclose(masks.at(points).flatten(1, 2), expected, atol=1e-5)
+
+
+def test_one_number_more_in_an_embedding_is_the_bias_of_its_mask() -> None:
+    torch.manual_seed(0)
+    embedding, pixels = torch.randn(2, 5, 9), torch.randn(2, 8, 12)
+    expected = torch.einsum("bqc,bcp->bqp", embedding[..., :8], pixels) + embedding[..., 8:]
+    assert torch.allclose(mask_logits(embedding, pixels), expected, atol=1e-5)
+
+
+def test_points_beside_the_border_have_its_value_or_zero() -> None:
+    """The centre of the first of two pixels is at 0.25."""
+    maps = torch.tensor([[[[2.0, 4.0], [2.0, 4.0]]]])
+    points = torch.tensor([[[0.0, 0.5], [0.5, 0.5], [1.0, 0.5]]])
+    assert point_sample(maps, points, "border").flatten().tolist() == [2, 3, 4]
+    assert point_sample(maps, points).flatten().tolist() == [1, 3, 2]

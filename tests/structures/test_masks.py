@@ -101,3 +101,17 @@ def test_three_hundred_masks_take_the_memory_of_their_windows() -> None:
     cropped = CroppedMasks.from_dense(torch.from_numpy(masks))
     assert cropped.pixels.nbytes == 300 * 40 * 40 + 1
     assert cropped.pixels.nbytes + cropped.windows.nbytes < 0.0103 * masks.nbytes
+
+
+@given(
+    count=st.integers(1, 5), height=SIDES, width=SIDES, density=DENSITIES, seed=st.integers(0, 99)
+)
+def test_the_nearest_pixel_of_a_cropped_mask_is_that_of_the_full_mask(
+    count: int, height: int, width: int, density: float, seed: int
+) -> None:
+    masks = random_masks(count, height, width, density, seed)
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(20, 2, generator=generator) * torch.tensor([width, height])
+    columns, rows = points.long().unbind(1)
+    expected = masks[:, rows, columns].float()
+    assert torch.equal(CroppedMasks.from_dense(masks).nearest_at(points), expected)
