@@ -348,4 +348,4 @@ def _single_group(
 
 
 def _max_difference(a: Predictions, b: Predictions) -> float:
-    return max(_differences([a.logits, a.location], [b.logits, b.location]))
+    return max(_differences(a.query_tensors(), b.query_tensors()))

@@ -72,10 +72,7 @@ def last_layer_matches(
     return LastLayerMatches(
         target=assignment.target[-1],
         group=assignment.group[-1],
-        predictions=predictions.with_values(
-            assignment.gather(predictions.logits)[-1:],
-            assignment.gather(predictions.location)[-1:],
-        ),
+        predictions=predictions.map_queries(lambda x: assignment.gather(x)[-1:]),
         reference=assignment.gather(reference)[-1:],
         num_groups=predictions.logits.shape[2],
     )

@@ -22,7 +22,7 @@ class EncodedBoxes3D(BoxPairBuilder):
     >>> criterion = groupdetr.SetCriterion(terms, pair_builder=groupdetr.EncodedBoxes3D())
     """
 
-    location: ClassVar[str] = "box3d"
+    locations: ClassVar[tuple[str, ...]] = ("box3d",)
     numbers_of_a_box: ClassVar[int] = 9
 
     def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Terms of classification: sigmoid focal loss (Lin et al. 2017), softmax cross-entropy of DETR."""
+"""Terms of classification: focal loss, IoU-aware cross-entropy, softmax cross-entropy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from groupdetr.criterion.pairs import (
 )
 from groupdetr.criterion.term import Term
 from groupdetr.groups import loss_normaliser
+from groupdetr.ops.boxes import box_iou
 from groupdetr.structures.tensor_dataclass import require
+
+MIN_QUALITY = 0.01  # the lowest score that a matched query learns (LW-DETR)
 
 # The pairs that `Softmax` can measure: of boxes or of masks.
 AllSoftmaxPairs = AllMaskPairs | AllSoftmaxBoxPairs
@@ -113,6 +116,63 @@ class NegativeFocal:
         With m = weight * p^gamma it is (1 - p) * gamma * loss + p * m.
         """
         return self.loss.mul_(self.gamma).lerp_(self.modulation, self.score)
+
+
+@dataclass(frozen=True)
+class IoUAwareBCE(Focal):
+    """IoU-aware binary cross-entropy, IA-BCE (LW-DETR, Chen et al. 2024, arXiv 2406.03459).
+
+    A matched query learns the score t = max(0.01, p^(1-e) * IoU^e) for the class of its object.
+    Here p is its present score, IoU that of its predicted box with its object, and e is
+    ``iou_exponent``; t has no gradient. Every other (query, class) has the negative loss
+    -p^gamma * log(1 - p), in which p^gamma has a gradient. The matching cost is that of `Focal`.
+
+    >>> iou_aware = groupdetr.IoUAwareBCE(cost_weight=2, loss_weight=1)  # the weights of LW-DETR
+    """
+
+    name: ClassVar[str] = "iou_aware_bce"
+    location: ClassVar[str | None] = "box"
+
+    iou_exponent: float = 0.75
+
+    def loss(self, pairs: MatchedBoxPairs) -> Tensor:
+        with torch.no_grad():
+            iou = box_iou(pairs.pred, pairs.target)
+            score = pairs.logits[pairs.target_classes].float().sigmoid()
+            quality = score ** (1 - self.iou_exponent) * iou**self.iou_exponent
+            quality = quality.clamp(min=MIN_QUALITY)
+        return IoUAwareLoss.apply(pairs.logits, pairs.target_classes, quality, self.gamma)
+
+
+class IoUAwareLoss(torch.autograd.Function):
+    """The loss of `IoUAwareBCE` of logits [L,...], summed to [L].
+
+    The entries ``positives``, an index without duplicates, learn the scores ``quality``. As in
+    `FocalLoss`, the gradient is computed in the forward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor, gamma: float
+    ) -> Tensor:
+        x = logits.float()
+        negative = NegativeFocal(x, 1.0, gamma)
+        matched = x[positives]
+        # Cross-entropy with the target t: -t * log(p) - (1 - t) * log(1 - p)
+        negative.loss[positives] = F.softplus(matched) - quality * matched
+        loss = negative.loss.sum(tuple(range(1, x.ndim)))
+
+        # `gradient` overwrites the losses, so it comes after their sum.
+        gradient = negative.gradient()
+        gradient[positives] = matched.sigmoid() - quality
+        ctx.save_for_backward(gradient.to(logits.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        grad = grads[0].to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
+        return gradient * grad, None, None, None
 
 
 @dataclass(frozen=True)

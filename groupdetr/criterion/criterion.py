@@ -33,11 +33,12 @@ from groupdetr.structures.targets import (
 )
 from groupdetr.structures.tensor_dataclass import require
 
-# What builds the pairs of terms that measure each location.
+# What builds the pairs of terms that measure these locations.
 PAIR_BUILDERS = {
-    "box": "criterion.pairs.BoxPairBuilder()",
-    "box3d": "EncodedBoxes3D()",
-    "mask": "PointSampledMasks(num_points)",
+    frozenset({"box"}): "criterion.pairs.BoxPairBuilder()",
+    frozenset({"box3d"}): "EncodedBoxes3D()",
+    frozenset({"mask"}): "PointSampledMasks(num_points)",
+    frozenset({"box", "mask"}): "BoxesAndPointSampledMasks()",
 }
 
 
@@ -77,13 +78,7 @@ class SetCriterion(nn.Module):
         )
         self.terms = tuple(terms)
         self.pair_builder = pair_builder or box_pair_builder(self.terms)
-        for term in self.terms:
-            require(
-                term.location in (None, self.pair_builder.location),
-                f"{type(term).__name__} cannot measure the pairs of "
-                f"{type(self.pair_builder).__name__}: pass pair_builder=groupdetr."
-                f"{PAIR_BUILDERS.get(term.location or '', '')}",
-            )
+        require_fitting_pairs(self.terms, self.pair_builder)
         self.matcher = HungarianMatcher(self.terms, match, self.pair_builder)
         self.loss = MatchedLosses(self.terms, self.pair_builder)
 
@@ -185,6 +180,7 @@ class SetCriterion(nn.Module):
         """
         if self.pair_builder.compiles:
             self.matcher.cost.compile(**options)
+            self.matcher.computes_in_blocks = False
             self.loss.compile(**options)
 
 
@@ -226,6 +222,19 @@ def require_terms(terms: Sequence[Term]) -> None:
                 f"the {name}_weight of {term.name!r} must be a finite number of 0 or more, "
                 f"not {weight}",
             )
+
+
+def require_fitting_pairs(terms: Sequence[Term], pair_builder: PairBuilder) -> None:
+    """Raise `ValueError` unless all terms can measure the pairs that ``pair_builder`` builds."""
+    measured = frozenset(term.location for term in terms if term.location is not None)
+    fitting = PAIR_BUILDERS.get(measured)
+    for term in terms:
+        if term.location is None or term.location in pair_builder.locations:
+            continue
+        what = f"{type(term).__name__} cannot measure the pairs of {type(pair_builder).__name__}"
+        if fitting is None:
+            raise ValueError(f"{what}, and no pairs are of {' and '.join(sorted(measured))}")
+        raise ValueError(f"{what}: pass pair_builder=groupdetr.{fitting}")
 
 
 def box_pair_builder(terms: Sequence[Term]) -> BoxPairBuilder:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -15,6 +17,10 @@ from groupdetr.groups import Match
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.supervised_predictions import SupervisedPredictions
 from groupdetr.structures.targets import TargetBatch
+
+# Pairs (query, object) whose costs are computed at once on a CPU. Their intermediate results have
+# half a megabyte each.
+MAX_PAIRS_AT_ONCE = 1 << 17
 
 
 class HungarianMatcher(nn.Module):
@@ -35,6 +41,8 @@ class HungarianMatcher(nn.Module):
         self.match = match
         self.pair_builder = pair_builder
         self.cost = MatchingCost(terms, pair_builder)
+        # A compiled cost has no intermediate results.
+        self.computes_in_blocks = pair_builder.compiles
 
     def forward(self, supervised: SupervisedPredictions, targets: TargetBatch) -> Assignment:
         """Return the assignment of all L layers, [L,M] pairs on the device of the targets."""
@@ -57,7 +65,10 @@ class HungarianMatcher(nn.Module):
         cost_inputs = self.pair_builder.cost_inputs(supervised.predictions, targets)
 
         # The weighted sum of all terms, possibly compiled.
-        costs = self.cost(*cost_inputs)
+        if self.computes_in_blocks and targets.boxes.device.type == "cpu":
+            costs = self.cost_in_blocks(cost_inputs)
+        else:
+            costs = self.cost(*cost_inputs)
 
         # The costs of impossible objects are not finite either, so the check below finds them.
         if targets.invalid is not None:
@@ -68,6 +79,29 @@ class HungarianMatcher(nn.Module):
         host_costs: np.ndarray = costs.cpu().numpy()
         require_finite(host_costs, supervised.names)
         return host_costs
+
+    def cost_in_blocks(self, cost_inputs: Sequence[Tensor]) -> Tensor:
+        """Return the costs [L,B,K,T,N], computed for some groups of one image and layer at a time.
+
+        Terms have several intermediate results of the size of the costs. With many objects these
+        do not fit into the cache of a CPU, and allocating them takes longer than the arithmetic.
+        """
+        shape = torch.broadcast_shapes(*[x.shape[-5:] for x in cost_inputs])
+        num_layers, num_images, num_groups, *pairs_of_group = shape
+        if math.prod(shape) <= MAX_PAIRS_AT_ONCE:
+            costs: Tensor = self.cost(*cost_inputs)
+            return costs
+        groups_at_once = max(1, MAX_PAIRS_AT_ONCE // math.prod(pairs_of_group))
+        costs = cost_inputs[0].new_empty(shape)
+        for layer, image in product(range(num_layers), range(num_images)):
+            for group in range(0, num_groups, groups_at_once):
+                part = (
+                    slice(layer, layer + 1),
+                    slice(image, image + 1),
+                    slice(group, group + groups_at_once),
+                )
+                costs[part] = self.cost(*[block_of(x, part) for x in cost_inputs])
+        return costs
 
 
 class MatchingCost(nn.Module):
@@ -92,6 +126,16 @@ class MatchingCost(nn.Module):
         for term in others:
             total.add_(term.cost(pairs), alpha=term.cost_weight)
         return total
+
+
+def block_of(x: Tensor, part: Sequence[slice]) -> Tensor:
+    """Return a part of the axes L, B, K of a tensor [...,L,B,K,T,N]. Axes of length 1 are kept."""
+    for axis, part_of_axis in zip((-5, -4, -3), part, strict=True):
+        length = x.shape[axis]
+        if length > 1:
+            first, last, _ = part_of_axis.indices(length)
+            x = x.narrow(axis, first, last - first)
+    return x
 
 
 def require_finite(costs: np.ndarray, names: Sequence[str]) -> None:

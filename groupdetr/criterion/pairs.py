@@ -77,14 +77,16 @@ class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
     """Builds the pairs that terms measure, for one kind of predictions."""
 
     compiles: ClassVar[bool]  # True if torch.compile makes costs and losses faster
-    location: ClassVar[str] = "box"  # what the pairs are of: "box", "box3d" or "mask"
+    # What the pairs are of, and what terms can measure: "box", "box3d", "mask", or two of these
+    locations: ClassVar[tuple[str, ...]] = ("box",)
     numbers_of_a_box: ClassVar[int] = 4  # of the targets: 4, or 9 for 3D boxes
 
     @abstractmethod
     def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
         """Return the tensors that `all_pairs` takes, with contiguous long axes.
 
-        This part is not compiled. A compiled kernel that gathered the logits itself would read them
+        If `compiles` is True, their last five axes are L, B, K, T, N, or 1 for some of them. This
+        part is not compiled. A compiled kernel that gathered the logits itself would read them
         object by object and wait for each read.
         """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,3 +98,23 @@ def test_the_losses_of_a_batch_are_the_sum_of_those_of_its_images() -> None:
 
 def test_the_sum_over_a_single_process_is_its_own_value() -> None:
     assert sum_over_ranks(torch.tensor(5.0)) == (1, (torch.tensor(5.0),))
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 9, 20, 50])
+def test_costs_in_blocks_are_those_that_are_computed_at_once(
+    pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block has some of the five groups of one image and one layer, and at least one of them."""
+    matcher = criterion().matcher
+    predicted, annotated = outputs(groups=5), TargetBatch.from_targets(targets(2, 3))
+    (supervised,) = predicted.supervised()
+    at_once = matcher.costs(supervised, annotated)
+    calls: list[tuple[int, ...]] = []
+    matcher.cost.register_forward_hook(lambda *arguments: calls.append(arguments[-1].shape))
+    monkeypatch.setattr("groupdetr.criterion.matcher.MAX_PAIRS_AT_ONCE", pairs_at_once)
+    in_blocks = matcher.costs(supervised, annotated)
+    assert in_blocks.shape == (3, 2, 5, 3, 4)
+    assert np.allclose(in_blocks, at_once, rtol=0, atol=1e-5)
+    groups_at_once = max(1, pairs_at_once // 12)
+    assert {shape[2] for shape in calls} == {groups_at_once, 5 % groups_at_once or groups_at_once}
+    assert all(shape[:2] == (1, 1) for shape in calls)

@@ -18,6 +18,9 @@ from groupdetr.structures.step_objects import StepObjects
 from .samples import criterion, outputs, targets
 
 CRITERION = criterion()
+# As on a GPU, where the number of operations counts. A CPU computes the costs of many objects in
+# blocks.
+CRITERION.matcher.computes_in_blocks = False
 
 
 class OperationCounter(TorchDispatchMode):

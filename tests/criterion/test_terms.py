@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.criterion.boxes import L1, GIoU
-from groupdetr.criterion.classification import Focal, FocalLoss
+from groupdetr.criterion.classification import Focal, FocalLoss, IoUAwareBCE, IoUAwareLoss
 from groupdetr.criterion.pairs import (
     AllBoxPairs,
     MatchedBoxPairs,
@@ -123,6 +123,50 @@ def test_the_focal_loss_and_its_gradient_are_those_of_torchvision(
     (ours,) = torch.autograd.grad((loss * weights).sum(), predictions.logits)
     (theirs,) = torch.autograd.grad((expected * weights).sum(), predictions.logits)
     assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_iou_aware_loss_and_its_gradient_are_those_of_its_formula(
+    matched_pairs: MatchedBoxPairs,
+    predictions: Predictions,
+    targets: TargetBatch,
+    assignment: Assignment,
+) -> None:
+    """As in LW-DETR, with torchvision's IoU. The boxes get no gradient."""
+    loss = IoUAwareBCE(2.0, 1.0).loss(matched_pairs)
+    score = predictions.logits.sigmoid()
+    positive_weight, negative_weight = torch.zeros_like(score), score**2
+    columns = (assignment.image, assignment.group, assignment.query, assignment.target)
+    for layer in range(LAYERS):
+        for image, group, query, target in zip(*(column[layer] for column in columns)):
+            box = predictions.boxes[layer, image, group, query], targets.boxes[image, target]
+            corners = [torchvision.ops.box_convert(x[None], "cxcywh", "xyxy") for x in box]
+            iou = torchvision.ops.box_iou(*corners)[0, 0]
+            index = (layer, image, group, query, targets.labels[image, target])
+            quality = (score[index] ** 0.25 * iou**0.75).clamp(min=0.01).detach()
+            positive_weight = positive_weight.index_put(tensors(index), quality)
+            negative_weight = negative_weight.index_put(tensors(index), 1 - quality)
+    log_score, log_complement = score.log(), (1 - score).log()
+    expected = -(positive_weight * log_score + negative_weight * log_complement)
+    expected = expected.flatten(1).sum(1)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+
+    weights = torch.tensor([1.0, -2.5])
+    (ours,) = torch.autograd.grad((loss * weights).sum(), predictions.logits)
+    (theirs,) = torch.autograd.grad((expected * weights).sum(), predictions.logits)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def tensors(index: tuple[int | Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.as_tensor(i) for i in index)
+
+
+def test_the_iou_aware_loss_is_finite_for_certain_and_wrong_predictions() -> None:
+    x = torch.tensor([[-200.0, 200.0, -200.0, 200.0]]).requires_grad_()
+    positives = (torch.tensor([0, 0]), torch.tensor([0, 1]))
+    loss = IoUAwareLoss.apply(x, positives, torch.tensor([1.0, 0.01]), 2.0)
+    assert loss.item() == pytest.approx(200 + 0.99 * 200 + 0 + 200)
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert torch.allclose(gradient, torch.tensor([[-1.0, 0.99, 0.0, 1.0]]), atol=1e-6)
 
 
 POSITIVES = (torch.tensor([0, 0]), torch.tensor([3, 9]))  # index into logits [1,13]
