@@ -198,18 +198,29 @@ class Decoder(nn.Module):
         previous_head = self.heads[0]
         predictions: list[Predictions] = []
         if self.predict_before_first_layer:
-            predictions.append(previous_head(self.norm(x), reference, memory))
+            predictions.append(previous_head(self.norm(x), reference, memory.of_layer(0)))
 
+        position: Tensor | None = None
+        previous_embedding: PositionEmbedding | None = None
+        embedded_reference: Tensor | None = None
         recompute = self.recompute and self.training
         parts_of_layers = zip(
             self.layers, self.position_embeddings, self.heads, keys_values or repeat(None)
         )
-        for layer, position_embedding, head, layer_keys_values in parts_of_layers:
+        for index, parts in enumerate(parts_of_layers):
+            layer, position_embedding, head, layer_keys_values = parts
             if predictions:
                 reference, head_reference = self.reference_update(
                     previous_head, x, reference, predictions[-1]
                 )
-            position = position_embedding(queries.position, x, reference, memory)
+            # Layers with the same reference and a shared embedding have the same position embedding
+            # (LW-DETR), which is then computed and kept once.
+            is_unchanged = (
+                position_embedding is previous_embedding and reference is embedded_reference
+            )
+            if position is None or position_embedding.uses_content or not is_unchanged:
+                position = position_embedding(queries.position, x, reference, memory)
+                previous_embedding, embedded_reference = position_embedding, reference
             x = run_layer(
                 layer,
                 x,
@@ -220,6 +231,6 @@ class Decoder(nn.Module):
                 layer_keys_values,
                 recompute=recompute,
             )
-            predictions.append(head(self.norm(x), head_reference, memory))
+            predictions.append(head(self.norm(x), head_reference, memory.of_layer(index)))
             previous_head = head
         return predictions

@@ -6,6 +6,8 @@ from torch import nn
 
 from groupdetr.modeling.queries.query_source import QuerySource
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 def eval_frozen_modules(part: nn.Module) -> None:
     """Set the modules inside of ``part`` that are frozen to evaluation mode.
@@ -19,6 +21,26 @@ def eval_frozen_modules(part: nn.Module) -> None:
             child.eval()
         else:
             eval_frozen_modules(child)
+
+
+def freeze_batch_norms(part: nn.Module) -> None:
+    """Fix the statistics, scales and shifts of all batch norms of a part.
+
+    They stay in evaluation mode, because `eval_frozen_modules` sets the mode of modules without
+    gradients. The names of their parameters and buffers stay as they are.
+    """
+    for module in part.modules():
+        if isinstance(module, BATCH_NORMS):
+            module.requires_grad_(False)
+
+
+def trained_batch_norms(part: nn.Module) -> list[str]:
+    """Return the names of the batch norms of a part whose statistics change in training."""
+    return [
+        name
+        for name, module in part.named_modules()
+        if isinstance(module, BATCH_NORMS) and module.track_running_stats and not is_frozen(module)
+    ]
 
 
 def is_frozen(module: nn.Module) -> bool:

@@ -6,11 +6,13 @@ freed before the next chunk begins. The gradients of the encoded image, the quer
 weights are summed over the chunks. They enter the autograd graph as a single node, as in fused
 kernels of a linear layer and cross-entropy. There is one backward pass for the whole model, nothing
 is computed twice, the keys and values are projected once, and hooks on parameters fire as usual.
+Proposals have heads of their own in every group, so they are computed with the chunk of the group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,7 +96,9 @@ class ChunkedModelWithLoss(nn.Module):
     ) -> Losses:
         """``step`` as in `SetCriterion.forward`."""
         memory = self.memory(images, targets)
-        queries: Queries = self.model.queries(memory, targets)
+        queries: Queries | None = None
+        if not self.queries_by_chunk:
+            queries = self.model.queries(memory, targets)
         keys_values = self.model.decoder.precompute_keys_values(memory)
 
         # The backward pass of a chunk ends at these leaves, where the gradients of all chunks add
@@ -104,13 +108,16 @@ class ChunkedModelWithLoss(nn.Module):
         for name, weight in self.model.decoder.named_parameters():
             weights[name] = boundary.detach(weight)
         memory_leaves = memory.map(boundary.detach)
-        query_leaves = queries.map(boundary.detach)
         keys_values_leaves: list[KeysValues] = []
         for layer_keys_values in keys_values:
             keys_values_leaves.append(tuple(boundary.detach(x) for x in layer_keys_values))
 
+        if queries is None:
+            chunks = self.query_chunks(memory_leaves, weights, targets, boundary)
+        else:
+            chunks = iter(split_groups(queries.map(boundary.detach), self.groups_at_once))
         losses_by_chunk = []
-        for chunk in split_groups(query_leaves, self.groups_at_once):
+        for chunk in chunks:
             losses = self.chunk_loss(
                 chunk, memory_leaves, keys_values_leaves, weights, targets, step
             )
@@ -128,6 +135,40 @@ class ChunkedModelWithLoss(nn.Module):
         features = self.model.backbone(images.pixels, images.padding)
         memory: Memory = self.model.encoder(features, images)
         return memory
+
+    @property
+    def queries_by_chunk(self) -> bool:
+        """True if the queries of every chunk are computed with the chunk.
+
+        Their activations are then freed with those of the decoder. Otherwise the queries of all
+        groups are computed at once.
+        """
+        groups = self.model.queries.independent_groups()
+        return groups is not None and len(groups) > self.groups_at_once
+
+    def query_chunks(
+        self,
+        memory: Memory,
+        weights: Mapping[str, Tensor],
+        targets: Sequence[Target],
+        boundary: GradientBoundary,
+    ) -> Iterator[Queries]:
+        """Compute and yield the queries of one chunk after the other.
+
+        ``weights`` are the leaves of the decoder's parameters, by name. The gradients of the query
+        source's own parameters are accumulated in leaves of ``boundary``, too.
+        """
+        source = self.model.queries
+        groups = source.independent_groups()
+        assert groups is not None
+        leaves = {f"decoder.{name}": leaf for name, leaf in weights.items()}
+        for name, weight in source.named_parameters():
+            leaves[f"queries.{name}"] = boundary.detach(weight)
+        both = _QueriesBesideDecoder(source, self.model.decoder)
+        for first in range(0, len(groups), self.groups_at_once):
+            with source.run_groups(groups[first : first + self.groups_at_once]):
+                chunk: Queries = functional_call(both, leaves, (memory, targets), tie_weights=False)
+            yield replace(chunk, total_groups=len(groups))
 
     def chunk_loss(
         self,
@@ -152,6 +193,22 @@ class ChunkedModelWithLoss(nn.Module):
         with torch.autocast(loss.device.type, enabled=False):
             loss.backward()
         return loss_by_name
+
+
+class _QueriesBesideDecoder(nn.Module):
+    """The query source, and the decoder, one of whose modules the source may share.
+
+    With `functional_call`, the leaves of both stand for their weights.
+    """
+
+    def __init__(self, queries: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.queries = queries
+        self.decoder = decoder
+
+    def forward(self, memory: Memory, targets: Sequence[Target]) -> Queries:
+        queries: Queries = self.queries(memory, targets)
+        return queries
 
 
 def with_loss(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from groupdetr.modeling.linear import Linear, init_linear_bias, init_linear_weight
 from groupdetr.modeling.mlp import MLP
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
-from groupdetr.ops.boxes import inverse_sigmoid
+from groupdetr.ops.boxes import inverse_sigmoid, move_boxes
 from groupdetr.ops.boxes3d import CENTRE, CODE_SIZE, VELOCITY
 from groupdetr.structures.memory import Memory, PixelMemory, SceneMemory
 from groupdetr.structures.predictions import Predictions
@@ -76,6 +76,26 @@ class BoxHead(PredictionHead):
         # A reference point has no width and height, so nothing is added to those of the MLP.
         reference_logits = F.pad(reference_logits, (0, 4 - reference_logits.shape[-1]))
         return (self.regress(x) + reference_logits).sigmoid()
+
+
+class RelativeBoxHead(PredictionHead):
+    """Class logits and a box relative to the reference box, without a sigmoid (LW-DETR).
+
+    See `groupdetr.ops.boxes.move_boxes`.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classify = Linear(channels, num_classes)
+        self.regress = MLP(channels, channels, 4, num_layers=3)
+        init_prior_bias(self.classify.bias)
+        self.regress.init_last_layer_zero()
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return CLASSIFY_AXES
+
+    def forward(self, x: Tensor, reference: Tensor, memory: Memory) -> Predictions:
+        return Predictions(self.classify(x), move_boxes(reference, self.regress(x)))
 
 
 class Box3DHead(PredictionHead):

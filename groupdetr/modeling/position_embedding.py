@@ -6,6 +6,7 @@ They are fixed, scaled or gated by the content, or computed from the reference b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ class PositionEmbedding(nn.Module, ABC):
     [B|1,K,N,R] and the ``memory`` that they attend to.
     """
 
+    uses_content: ClassVar[bool] = True  # False if the result does not depend on ``content``
+
     @abstractmethod
     def forward(
         self,
@@ -33,6 +36,8 @@ class PositionEmbedding(nn.Module, ABC):
 
 class FixedPositionEmbedding(PositionEmbedding):
     """The given position embedding, the same in all layers (DETR, Conditional DETR)."""
+
+    uses_content = False
 
     def forward(
         self,
@@ -89,10 +94,12 @@ class GatedPositionEmbedding(PositionEmbedding):
 
 
 class BoxPositionEmbedding(PositionEmbedding):
-    """MLP(sine(box)) of the reference box, computed again in every layer.
+    """MLP(sine(box)) of the reference box, computed again whenever that changes.
 
     (DAB-DETR, Liu et al. 2022, Eq. 4)
     """
+
+    uses_content = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()

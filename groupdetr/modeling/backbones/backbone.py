@@ -18,13 +18,17 @@ from groupdetr.modeling.frozen import eval_frozen_modules
 class LayerDecay:
     """Layer-wise learning rate decay: the earlier a layer of the network, the lower its rate.
 
-    The layer norms of these layers have no weight decay.
+    The layer norms of these layers have no weight decay, and further parameters may have none.
     """
 
-    # from first to last; a layer is given by the names of its submodules and parameters
+    # From first to last; a layer is given by the names of its submodules and parameters. A stem
+    # whose rate follows from the decay is the first layer. A layer without names only counts: it
+    # lowers the rates of those before it.
     layers: tuple[tuple[str, ...], ...] = ()
     stem: str = ""  # name of the submodule in front of the layers
     stem_factor: float = 1.0  # of the stem's learning rate, for any decay
+    # Texts in the names of parameters of the network without weight decay, such as "bias"
+    undecayed: tuple[str, ...] = ()
 
 
 class Backbone(nn.Module):
@@ -97,7 +101,13 @@ class Backbone(nn.Module):
         return decay ** (len(self.layer_decay.layers) - layer)
 
     def has_weight_decay(self, name: str) -> bool:
-        """Return whether parameter ``name`` has weight decay: all but layer norms in layers."""
+        """Return whether parameter ``name`` has weight decay.
+
+        All have but the layer norms in layers, and what `LayerDecay.undecayed` names.
+        """
+        own_name = name.removeprefix("network.")
+        if any(text in own_name for text in self.layer_decay.undecayed):
+            return False
         module_name = name.rpartition(".")[0]
         is_layer_norm = isinstance(self.get_submodule(module_name), nn.LayerNorm)
         return not (is_layer_norm and self._layer_index(name) is not None)

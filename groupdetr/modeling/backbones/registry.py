@@ -21,6 +21,11 @@ from groupdetr.modeling.backbones.timm_backbone import timm_backbone
 from groupdetr.modeling.backbones.timm_structure import require_known
 from groupdetr.modeling.backbones.vit import HUGE, SMALL, ViTSizes, vit_huge
 from groupdetr.modeling.backbones.vovnet import vovnet99
+from groupdetr.modeling.backbones.windowed_vit import (
+    WindowedViTSizes,
+    lw_detr_vit,
+    windowed_dinov2,
+)
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 
 # The names of timm for the backbones of the published detectors. These are built exactly as in the
@@ -28,6 +33,8 @@ from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 RESNET50 = "resnet50.tv_in1k"
 SWIN_LARGE = "swin_large_patch4_window12_384.ms_in22k"
 VIT_HUGE = "vit_huge_patch14_224.mae"
+LW_DETR_VIT = "lw_detr_vit"  # LW-DETR's ViT and RF-DETR's DINOv2, in sizes that the recipe states
+WINDOWED_DINOV2 = "windowed_dinov2"
 VOVNET99 = "vovnet99"  # timm has no VoVNet-99 as in DD3D and PETR
 # Small networks for a CPU, which are never pretrained on images of the real world.
 SMALL_RESNET = "small_resnet"
@@ -51,6 +58,8 @@ class BackboneOptions:
     augment: nn.Module | None  # applied to the images
     bgr: bool  # True: the images have the channel order blue, green, red
     channels: int  # of the transformer; only a backbone with its own pyramid uses it
+    # of a Vision Transformer with windows; None for detectors that do not state them
+    windowed_vit: WindowedViTSizes | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,18 @@ def _small_vit(options: BackboneOptions) -> Backbone:
     return complete(backbone, options, vit_stages(sizes))
 
 
+def _lw_detr_vit(options: BackboneOptions) -> Backbone:
+    sizes = windowed_vit_sizes(LW_DETR_VIT, options)
+    backbone = lw_detr_vit(sizes, options.recompute)
+    return complete(backbone, options, windowed_vit_stages(sizes))
+
+
+def _windowed_dinov2(options: BackboneOptions) -> Backbone:
+    sizes = windowed_vit_sizes(WINDOWED_DINOV2, options)
+    backbone = windowed_dinov2(sizes, options.recompute)
+    return complete(backbone, options, windowed_vit_stages(sizes))
+
+
 def _efficientnet_lite0(options: BackboneOptions) -> Backbone:
     """Return timm's EfficientNet-Lite0, with the weights that are installed if there are any."""
     state = installed_weights() if options.pretrained is True else None
@@ -194,6 +215,27 @@ def _efficientnet_lite0(options: BackboneOptions) -> Backbone:
 def vit_stages(sizes: ViTSizes) -> list[str]:
     """Return the names of the stem and the blocks of `vit_huge`."""
     return ["vit.patch_embed", *[f"vit.blocks.{i}" for i in range(sizes.depth)]]
+
+
+def windowed_vit_sizes(name: str, options: BackboneOptions) -> WindowedViTSizes:
+    """Return the sizes of a Vision Transformer with windows. `UsageError` if they are not stated.
+
+    All of its maps have the stride of a patch.
+    """
+    sizes = options.windowed_vit
+    if sizes is None:
+        raise UsageError(
+            f"{name} is a backbone of LW-DETR and RF-DETR, and this detector does not state its "
+            "sizes",
+            remedy="choose another backbone or detector; docs/backbones.md lists them",
+        )
+    expect_strides(name, options, (sizes.patch,))
+    return sizes
+
+
+def windowed_vit_stages(sizes: WindowedViTSizes) -> list[str]:
+    """Return the names of the stem and the blocks of a Vision Transformer with windows."""
+    return ["embed", *[f"blocks.{i}" for i in range(sizes.depth)]]
 
 
 def resnet_levels(name: str, options: BackboneOptions) -> tuple[int, ...]:
@@ -254,3 +296,5 @@ register_backbone(VOVNET99, _vovnet99)
 register_backbone(LITE0, _efficientnet_lite0, has_weights=True)
 register_backbone(SMALL_RESNET, _small_resnet, can_load=False)
 register_backbone(SMALL_VIT, _small_vit)
+register_backbone(LW_DETR_VIT, _lw_detr_vit, can_load=False)
+register_backbone(WINDOWED_DINOV2, _windowed_dinov2, can_load=False)

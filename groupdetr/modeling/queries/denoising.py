@@ -21,13 +21,15 @@ from torch.nn import functional as F
 
 from groupdetr.groups import Denoise
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
-from groupdetr.modeling.queries.query_source import QuerySource
+from groupdetr.modeling.queries.query_source import GroupIndex, QuerySource
 from groupdetr.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Denoising, Queries
 from groupdetr.structures.targets import Target, TargetBatch, require_known_labels
 from groupdetr.structures.tensor_dataclass import require
+
+ALL_GROUPS = slice(None)
 
 
 class LabelAndBoxNoise:
@@ -107,13 +109,34 @@ class LabelEmbedding(nn.Module):
     def parameter_axes(self) -> dict[str, ParameterAxes]:
         return {"weight": ParameterAxes((Axis.CLASS_OR_NO_OBJECT,), nn.init.normal_)}
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """Return the content [...,C] of denoising queries with labels [...]."""
+    def forward(self, labels: Tensor, groups: GroupIndex = ALL_GROUPS) -> Tensor:
+        """Return the content [...,C] of denoising queries with labels [...].
+
+        ``groups`` are those of which the queries are.
+        """
         return self.weight[labels]
 
     def matching_content(self, content: Tensor) -> Tensor:
         """Return the content [...,C] of matching queries, given their learned content."""
         return content
+
+
+class GroupLabelEmbedding(LabelEmbedding):
+    """`LabelEmbedding` with a table of its own for every group (PaddleDetection's Group DINO)."""
+
+    def __init__(self, num_groups: int, num_classes: int, channels: int) -> None:
+        super().__init__(num_classes, channels)
+        self.weight = nn.Parameter(torch.randn(num_groups, num_classes + 1, channels))
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        axes = (Axis.GROUP, Axis.CLASS_OR_NO_OBJECT)
+        return {"weight": ParameterAxes(axes, nn.init.normal_)}
+
+    def forward(self, labels: Tensor, groups: GroupIndex = ALL_GROUPS) -> Tensor:
+        """Return the content [B,K,D,C] of denoising queries with labels [B,K,D]."""
+        tables = self.weight[groups]
+        group = torch.arange(len(tables), device=labels.device).unsqueeze(1)  # [K,1]
+        return tables[group, labels]
 
 
 class IndicatorLabelEmbedding(LabelEmbedding):
@@ -126,8 +149,8 @@ class IndicatorLabelEmbedding(LabelEmbedding):
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__(num_classes, channels - 1)
 
-    def forward(self, labels: Tensor) -> Tensor:
-        return F.pad(super().forward(labels), (0, 1), value=1.0)
+    def forward(self, labels: Tensor, groups: GroupIndex = ALL_GROUPS) -> Tensor:
+        return F.pad(super().forward(labels, groups), (0, 1), value=1.0)
 
     def matching_content(self, content: Tensor) -> Tensor:
         return content + F.pad(self.weight[-1], (0, 1))
@@ -204,7 +227,7 @@ class DenoisingQueries(QuerySource):
         # Images with fewer objects than others have denoising queries without an object.
         padding = padded_queries(objects, copies * boxes_per_object)
         no_object = padding.unsqueeze(-1)
-        content = self.labels(labels).masked_fill(no_object, 0.0)
+        content = self.labels(labels, self.matching.active_groups).masked_fill(no_object, 0.0)
         # The inverse sigmoid clamps the boxes, so that they keep the distance `eps` from 0 and 1.
         reference = inverse_sigmoid(boxes, self.eps).sigmoid().masked_fill(no_object, 0.5)
 

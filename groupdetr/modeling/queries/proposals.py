@@ -21,6 +21,7 @@ from groupdetr.modeling.module_list import ModuleList
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
 from groupdetr.modeling.queries.learned_queries import QUERY_TABLE, LearnedQueries
 from groupdetr.modeling.queries.query_source import GroupIndex
+from groupdetr.ops.boxes import move_boxes
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
@@ -47,7 +48,9 @@ class GroupLinear(nn.Module):
     def forward(self, x: Tensor, groups: GroupIndex) -> Tensor:
         """Apply the layers of ``groups``."""
         weight, bias = self.weight[groups], self.bias[groups]
-        if len(weight) == 1:
+        # Under autocast, `linear` rounds once and the lines below round twice. A group shall have
+        # the same result alone as with others.
+        if len(weight) == 1 and not torch.is_autocast_enabled(x.device.type):
             return linear(x, weight[0], bias[0])
         return x @ weight.mT + bias.unsqueeze(1)
 
@@ -68,6 +71,16 @@ class GroupHeads(nn.Module):
         init_prior_bias(self.classify.bias)
         nn.init.zeros_(self.regress[-1].weight)
         nn.init.zeros_(self.regress[-1].bias)
+
+    @torch.no_grad()
+    def init_equal_predictions(self) -> None:
+        """Give the class and box heads of all groups the initial weights of the first (LW-DETR).
+
+        The projections of the groups remain different, so the groups select different tokens.
+        """
+        for layer in (self.classify, *self.regress):
+            layer.weight.copy_(layer.weight[:1].expand_as(layer.weight))
+            layer.bias.copy_(layer.bias[:1].expand_as(layer.bias))
 
     def parameter_axes(self) -> dict[str, ParameterAxes]:
         return {
@@ -115,17 +128,36 @@ class Proposals(LearnedQueries):
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         groups = self.active_groups
-        tokens, anchors = encoder_proposals(memory)
+        tokens, anchors = self.anchors(memory)
         scores = []
         for group in group_numbers(groups, self.num_groups):
             scores.append(self.score(tokens, slice(group, group + 1)))
         index = self.select(torch.cat(scores, dim=1), anchors)
         content = self.heads.content(gather_rows(tokens, index), groups)
-        boxes = (self.heads.offsets(content, groups) + gather_rows(anchors, index)).sigmoid()
-        proposals = Predictions(self.heads.classify(content, groups), boxes)
+        boxes = self.boxes(gather_rows(anchors, index), self.heads.offsets(content, groups))
+        logits = self.heads.classify(content, groups)
+        proposals = self.predictions(logits, boxes, content, memory)
         # The losses of the proposals train the heads. The decoder's losses do not, so the reference
         # is detached.
-        return Queries(self.initial_content(content, groups), boxes.detach(), proposals=proposals)
+        reference = self.initial_reference(boxes.detach(), groups)
+        return Queries(self.initial_content(content, groups), reference, proposals=proposals)
+
+    def independent_groups(self) -> tuple[int, ...]:
+        return tuple(range(self.num_groups)) if self.step_groups is None else self.step_groups
+
+    def anchors(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Return tokens [B,S,C] and the anchor of every token [B,S,4], as `boxes` takes it."""
+        return encoder_proposals(memory)
+
+    def boxes(self, anchors: Tensor, offsets: Tensor) -> Tensor:
+        """Return the boxes [B,K,N,4] of anchors [B,K,N,4], given their offsets [B,K,N,4]."""
+        return (offsets + anchors).sigmoid()
+
+    def predictions(
+        self, logits: Tensor, boxes: Tensor, _content: Tensor, _memory: Memory
+    ) -> Predictions:
+        """Return what the proposals predict, [B,K,N,.], given their logits, boxes and content."""
+        return Predictions(logits, boxes)
 
     @torch.no_grad()
     def score(self, tokens: Tensor, groups: slice) -> Tensor:
@@ -144,6 +176,10 @@ class Proposals(LearnedQueries):
     def initial_content(self, content: Tensor, groups: GroupIndex) -> Tensor:
         """Return the content [B,K,N,C] of the queries, given that of their tokens."""
         return content.detach()
+
+    def initial_reference(self, boxes: Tensor, groups: GroupIndex) -> Tensor:
+        """Return the reference [B,K,N,4] of the queries, given the boxes of their tokens."""
+        return boxes
 
 
 class MixedProposals(Proposals):
@@ -168,6 +204,42 @@ class MixedProposals(Proposals):
         return self.embedding[groups, :num_queries].expand(content.shape[0], -1, -1, -1)
 
 
+class ProposalsWithLearnedOffsets(MixedProposals):
+    """LW-DETR's query selection: the reference is the token's box, moved by a learned offset.
+
+    The content is learned, as in `MixedProposals`. Anchors, boxes and offsets are those of
+    `groupdetr.ops.boxes.move_boxes`, without a sigmoid. The decoder's losses train the learned
+    offset, but not the heads. If there are fewer tokens than N, every group has the first rows of
+    its own tables.
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_queries: int,
+        channels: int,
+        num_classes: int,
+        inference_group: int | None,
+    ) -> None:
+        super().__init__(num_groups, num_queries, channels, num_classes, inference_group)
+        self.learned_offset = nn.Parameter(torch.zeros(num_groups, num_queries, 4))
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {**super().parameter_axes(), "learned_offset": QUERY_TABLE}
+
+    def anchors(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Return tokens [B,S,C] and anchors cx, cy, w, h in [0,1]; both are zero where invalid."""
+        boxes, invalid = token_boxes(memory)
+        return memory.tokens.masked_fill(invalid, 0.0), boxes.masked_fill(invalid, 0.0)
+
+    def boxes(self, anchors: Tensor, offsets: Tensor) -> Tensor:
+        return move_boxes(anchors, offsets)
+
+    def initial_reference(self, boxes: Tensor, groups: GroupIndex) -> Tensor:
+        num_queries = boxes.shape[2]
+        return move_boxes(boxes, self.learned_offset[groups, :num_queries])
+
+
 def group_numbers(groups: GroupIndex, num_groups: int) -> Sequence[int]:
     """Return the numbers of the groups that an index of ``num_groups`` groups selects."""
     return range(num_groups)[groups] if isinstance(groups, slice) else groups
@@ -182,8 +254,19 @@ def init_weights_by_group(weight: Tensor) -> None:
 def encoder_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
     """Return tokens [B,S,C] and the anchor box of every token before the sigmoid [B,S,4].
 
-    An anchor is centred on its token, and it is larger on coarser levels. In the padding, and where
-    an anchor is too close to 0 or 1, the token is zero and the anchor infinite.
+    In the padding, and where an anchor is too close to 0 or 1, the token is zero and the anchor
+    infinite.
+    """
+    boxes, invalid = token_boxes(memory)
+    anchors = boxes.logit().masked_fill(invalid, float("inf"))
+    return memory.tokens.masked_fill(invalid, 0.0), anchors
+
+
+def token_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
+    """Return a box of every token, cx, cy, w, h [B,S,4], and where it is not valid [B,S,1] bool.
+
+    A box is centred on its token, and it is larger on coarser levels. It is not valid in the
+    padding, and where one of its numbers is too close to 0 or 1.
     """
     centres = token_centres(memory)  # [B,S,2]
     sizes = []
@@ -192,9 +275,7 @@ def encoder_proposals(memory: Memory) -> tuple[Tensor, Tensor]:
     widths_heights = torch.cat(sizes)[:, None].expand_as(centres)
     boxes = torch.cat([centres, widths_heights], dim=-1)
     is_inside = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)
-    invalid = (memory.padding | ~is_inside).unsqueeze(-1)
-    anchors = boxes.logit().masked_fill(invalid, float("inf"))
-    return memory.tokens.masked_fill(invalid, 0.0), anchors
+    return boxes, (memory.padding | ~is_inside).unsqueeze(-1)
 
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:

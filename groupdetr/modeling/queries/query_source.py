@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -41,14 +42,34 @@ class QuerySource(nn.Module, ABC):
         step_groups = index_of(self.step_groups)
         return step_groups if self.training else inference_groups(self.inference_group)
 
+    def independent_groups(self) -> tuple[int, ...] | None:
+        """Return the groups of a training step if each can be computed without the others.
+
+        A training in chunks of groups then computes the queries of a chunk with the chunk, and
+        keeps the activations of no other groups. None: the queries of all groups are computed at
+        once, because they draw random numbers, or because they are learned and cost nothing.
+        """
+        return None
+
+    @contextmanager
+    def run_groups(self, groups: tuple[int, ...]) -> Iterator[None]:
+        """Let the forward pass in training run these groups only."""
+        before = self.step_groups
+        self.step_groups = groups
+        try:
+            yield
+        finally:
+            self.step_groups = before
+
 
 def index_of(groups: tuple[int, ...] | None) -> GroupIndex:
-    """Return groups as an index: a slice for all of them or for the first ones, which copies none.
+    """Return groups as an index: a slice for all of them or for neighbours, which copies none.
 
     None stands for all groups.
     """
     if groups is None:
         return slice(None)
-    if groups == tuple(range(len(groups))):
-        return slice(0, len(groups))
+    first, last = groups[0], groups[-1]
+    if groups == tuple(range(first, last + 1)):
+        return slice(first, last + 1)
     return list(groups)

@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupdetr.detectors.dn_detr import DNDETR
-from groupdetr.modeling.queries.denoising import LabelAndBoxNoise, denoising_attn_mask
+from groupdetr.modeling.queries.denoising import (
+    GroupLabelEmbedding,
+    LabelAndBoxNoise,
+    denoising_attn_mask,
+)
+from groupdetr.modeling.queries.query_source import GroupIndex
 
 
 @pytest.mark.parametrize(
@@ -68,3 +73,14 @@ def test_attention_mask_separates_copies_and_hides_them_from_matching_queries() 
         [1, 1, 0, 0, 0],
         [1, 1, 1, 1, 0],
     ]
+
+
+@pytest.mark.parametrize("groups", [slice(None), slice(0, 2), [0, 2]])
+def test_every_group_may_have_its_own_embedding_of_the_labels(groups: GroupIndex) -> None:
+    embedding = GroupLabelEmbedding(num_groups=3, num_classes=5, channels=4)
+    active = range(3)[groups] if isinstance(groups, slice) else groups
+    labels = torch.randint(5, (2, len(active), 7))  # [B,K,D]
+    content = embedding(labels, groups)
+    assert content.shape == (2, len(active), 7, 4)
+    for row, group in enumerate(active):
+        assert torch.equal(content[:, row], embedding.weight[group][labels[:, row]])
