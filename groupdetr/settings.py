@@ -50,10 +50,11 @@ class Settings:
     into the memory of this machine; they do not change the result.
     """
     accumulate: int = 1
-    """Micro-batches of a batch (gradient accumulation): less memory, the same result."""
+    """Micro-batches of a batch (gradient accumulation): less memory, the same result. Only batch
+    norms that are trained change it: their statistics are those of a micro-batch."""
     imgsz: int = 800
     """Shortest side of an image in validation, in pixels; training draws from DETR's sizes scaled
-    by it."""
+    by it. For models of squares, such as LW-DETR and RF-DETR, their side."""
     augment: Annotated[str, tyro.conf.arg(metavar="NAME[+mosaic][+photometric]")] = "detr"
     """detr: flip and resize, or resize-crop-resize; lsj: flip and large scale jitter, to a square
     of 1024/800 of imgsz; flip: flip only; none: as in validation. With +mosaic, half of the images
@@ -61,10 +62,17 @@ class Settings:
     colours change, too, which helps small datasets. For scenes: petr, which resizes,
     crops and flips all images of a sample in the same way, and rotates and scales the world; or
     none."""
+    multi_scale: Literal["off", "per-image", "per-batch"] = "off"
+    """Sizes of training images, for models whose images are squares. off: imgsz. per-image: each
+    image has its own size, as in LW-DETR. per-batch: all images of a step have one size, as in
+    RF-DETR. docs/custom-data.md lists
+    the sizes."""
     lr: float = 1e-4
     """Learning rate."""
     backbone_lr: float = 1e-5
     """Learning rate of the backbone."""
+    decoder_lr: float | None = None
+    """Learning rate of the decoder without its heads; None: --lr."""
     layer_decay: float | None = None
     """Factor of the backbone's learning rate, applied once more for every layer before the last;
     None: all layers have the same rate."""
@@ -82,6 +90,9 @@ class Settings:
     ema: float | None = None
     """Decay of an exponential moving average of the weights, used for evaluation; None: off. 0.9997
     is common."""
+    ema_warmup: int | None = None
+    """Steps over which the decay of --ema rises: in step n it is multiplied by 1 - exp(-n / steps).
+    It is ema_tau of rfdetr and tau of Ultralytics. None: the decay is constant."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: forward pass under autocast; costs and losses stay in fp32."""
     freeze: tuple[Part, ...] = ()
@@ -107,8 +118,9 @@ class Settings:
     is done, and the first of them alone until the end. The first number is that of --groups."""
     eval_every: float = 1.0
     """Epochs between evaluations."""
-    instability_images: int = 500
-    """Validation images on which the matching instability is measured, in all groups; 0: off."""
+    instability_images: int = 100
+    """Validation images on which the matching instability is measured, in all groups; 0: off. An
+    image takes the time of K decoders."""
     early_stop: int | None = None
     """Evaluations without a better AP after which training stops."""
     save_every: int | None = None
@@ -139,7 +151,10 @@ class Settings:
             epochs=self.epochs, minutes=self.minutes, eval_every=self.eval_every, clip=self.clip
         )
         expect_not_negative(
-            lr=self.lr, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay
+            lr=self.lr,
+            backbone_lr=self.backbone_lr,
+            decoder_lr=self.decoder_lr,
+            weight_decay=self.weight_decay,
         )
         if self.batch % self.accumulate:
             raise UsageError(
@@ -299,8 +314,10 @@ class SettingsOptions(TypedDict, total=False):
     accumulate: int
     imgsz: int
     augment: str
+    multi_scale: Literal["off", "per-image", "per-batch"]
     lr: float
     backbone_lr: float
+    decoder_lr: float | None
     layer_decay: float | None
     weight_decay: float
     schedule: Literal["step", "cosine"]
@@ -308,6 +325,7 @@ class SettingsOptions(TypedDict, total=False):
     warmup: int
     clip: float
     ema: float | None
+    ema_warmup: int | None
     precision: Literal["fp32", "bf16"]
     freeze: Sequence[Part]
     cache_features: bool
@@ -372,8 +390,10 @@ KINDS: dict[str, Kind] = {
         form=f"{', '.join(GEOMETRIC)}, each with +{MOSAIC}, +{PHOTOMETRIC} or both in this order, "
         "or petr",
     ),
+    "multi_scale": Kind(str, choices=("off", "per-image", "per-batch")),
     "lr": _NUMBER,
     "backbone_lr": _NUMBER,
+    "decoder_lr": Kind(float, optional=True),
     "layer_decay": Kind(float, optional=True),
     "weight_decay": _NUMBER,
     "schedule": Kind(str, choices=("step", "cosine")),
@@ -381,6 +401,7 @@ KINDS: dict[str, Kind] = {
     "warmup": _WHOLE,
     "clip": _NUMBER,
     "ema": Kind(float, optional=True),
+    "ema_warmup": Kind(int, optional=True),
     "precision": Kind(str, choices=("fp32", "bf16")),
     "freeze": Kind(tuple, choices=PARTS),
     "cache_features": Kind(bool),
@@ -410,6 +431,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "accumulate": (1, 1_000_000),
     "imgsz": (16, 16_384),
     "warmup": (0, MANY),
+    "ema_warmup": (1, MANY),
     "group_chunk": (1, MANY),
     "groups_per_step": (1, MANY),
     "eval_every": (0, 1_000_000),

@@ -19,18 +19,48 @@ from groupdetr.data.mosaic import Mosaic
 from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import Ints, Record
 from groupdetr.data.sample import PlacedSegmentation, Sample
-from groupdetr.data.transforms import AugmentedImage, RandomFlip, RandomResize, Transform
+from groupdetr.data.transforms import (
+    AugmentedImage,
+    RandomFlip,
+    RandomResize,
+    SquareResize,
+    Transform,
+)
 from groupdetr.ops.boxes import xyxy_to_cxcywh
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
 
+STEP_TRANSFORMS = 2  # the number of this stream of random numbers, besides those of the images
+
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Identifies one sample of a training: the epoch and the index of the image."""
+    """Identifies one sample of a training: the epoch and the index of the image.
+
+    ``step`` is the optimizer step that takes it, counted from 0. All images of a step may have a
+    size that is drawn for the step.
+    """
 
     epoch: int
     index: int
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class StepTransforms:
+    """One transform for every step of a training, drawn at random, so that a batch has one size.
+
+    The draw depends on (seed, step) alone. It is therefore the same in all processes and in all
+    micro-batches of a step, and in a run that is resumed.
+    """
+
+    transforms: Sequence[Transform]
+    seed: int
+
+    def of_step(self, step: int) -> Transform:
+        """Return the transform of all images of a step."""
+        generator = np.random.default_rng((self.seed, step, STEP_TRANSFORMS))
+        return self.transforms[int(generator.integers(len(self.transforms)))]
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
@@ -38,7 +68,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
 
     An image is transformed by the ``own_transform`` of a user and becomes a part of a ``mosaic``,
     if there are such; then follows ``transform``. The augmentation of a sample depends on (seed,
-    epoch, index) alone. Every worker keeps decoded images in memory up to ``cache_bytes``.
+    epoch, index) alone, unless ``transform`` is a `StepTransforms`. Every worker keeps decoded
+    images in memory up to ``cache_bytes``.
     """
 
     collate = staticmethod(collate)
@@ -46,7 +77,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
     def __init__(
         self,
         records: Sequence[Record],
-        transform: Transform,
+        transform: Transform | StepTransforms,
         seed: int = 0,
         cache_bytes: int = 0,
         mosaic: Mosaic | None = None,
@@ -75,7 +106,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
     def __getitem__(self, index: SampleIndex | int) -> tuple[Tensor, Target, int]:
         """Return a sample. A plain int stands for an image of epoch 0."""
         sample_index = SampleIndex(0, index) if isinstance(index, int) else index
-        image, target = self.load(sample_index.index, self.generator(sample_index))
+        generator = self.generator(sample_index)
+        image, target = self.load(sample_index.index, generator, sample_index.step)
         return image, target, sample_index.index
 
     def generator(self, index: SampleIndex) -> torch.Generator:
@@ -94,7 +126,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
             return None
         is_flip = isinstance(self.transform, RandomFlip)
         resize = self.transform.then if isinstance(self.transform, RandomFlip) else self.transform
-        if not (isinstance(resize, RandomResize) and len(resize.sizes) == 1):
+        if isinstance(resize, RandomResize):
+            num_sizes = len(resize.sizes)
+        elif isinstance(resize, SquareResize):
+            num_sizes = len(resize.sides)
+        else:
+            return None
+        if num_sizes > 1:
             return None
         return 2 if is_flip else 1
 
@@ -104,13 +142,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
             return 0
         return int(RandomFlip.draw(self.generator(index)))
 
-    def load(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
-        """Return the augmented image [3,H,W] and its target."""
+    def load(self, index: int, generator: torch.Generator, step: int = 0) -> tuple[Tensor, Target]:
+        """Return the augmented image [3,H,W] and its target. ``step`` as in `SampleIndex`."""
         sample = self.transformed_sample(index, generator)
         if self.mosaic is not None:
             other = partial(self.transformed_sample, generator=generator)
             sample = self.mosaic(sample, other, len(self), generator)
-        augmented = self.transform(sample.image, generator)
+        transform = self.transform
+        if isinstance(transform, StepTransforms):
+            transform = transform.of_step(step)
+        augmented = transform(sample.image, generator)
         height, width = augmented.size
         side = np.array([width, height, width, height], dtype=np.float32)
         corners = augmented.boxes.clip(0, side)

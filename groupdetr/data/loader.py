@@ -90,7 +90,7 @@ class StepBatchSampler(Sampler[list[SampleIndex]]):
                     generator = np.random.default_rng((self.seed, epoch))
                     order = generator.permutation(self.num_images)
                     current_epoch = epoch
-                samples.append(SampleIndex(epoch, int(order[position_in_epoch])))
+                samples.append(SampleIndex(epoch, int(order[position_in_epoch]), step))
             yield from divide_batch(samples, self.rank, self.ranks, self.accumulate)
 
 

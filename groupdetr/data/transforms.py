@@ -24,8 +24,43 @@ CROP_SHORTEST = (400, 500, 600)  # pixels of the shortest side before the random
 CROP = (384, 600)  # smallest and largest side of the random crop, in pixels
 IMGSZ = SHORTEST[-1]  # the `imgsz` to which all these lengths belong
 SQUARE = 1024  # pixels of the side of the square that large-scale jitter returns
+# How far the sides of square images are from `imgsz`, in multiples that the network needs: those of
+# LW-DETR, drawn for each image, and those of RF-DETR, drawn for each step
+PER_IMAGE = range(-3, 5)
+PER_BATCH = range(-5, 6)
 JITTER = (0.1, 2.0)  # its range of scales; at 1 the image just fits into the square
 GREY = 128  # value of the padding in the square
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What a network needs of the shape of its images.
+
+    Images are resized to such a shape. They are not padded, because padding would shift the windows
+    of a backbone with windows, and change its results.
+    """
+
+    square: bool = False  # True: both sides are `imgsz`, and the aspect ratio is not kept
+    divisor: int = 1  # both sides, in pixels, are multiples of it
+
+    def round(self, pixels: int) -> int:
+        """Return the side of an image: the nearest multiple of the divisor, at least one."""
+        if self.divisor == 1:
+            return pixels
+        # Halves are rounded up, for every multiple alike.
+        return max(1, (2 * pixels + self.divisor) // (2 * self.divisor)) * self.divisor
+
+    def sides(self, imgsz: int, offsets: Sequence[int]) -> list[int]:
+        """Return the sides of squares: ``imgsz``, and each of ``offsets`` times the divisor added.
+
+        Sides other than ``imgsz`` are at least two multiples.
+        """
+        side = self.round(imgsz)
+        sides = [side + offset * self.divisor for offset in offsets]
+        return [other for other in sides if other == side or other >= 2 * self.divisor]
+
+
+ANY_SHAPE = InputShape()
 
 
 @dataclass(frozen=True)
@@ -119,10 +154,14 @@ def resized_size(
 
 @dataclass(frozen=True)
 class RandomResize:
-    """Resize the shortest side to one of ``sizes``, the longest to at most ``longest`` (DETR)."""
+    """Resize the shortest side to one of ``sizes``, the longest to at most ``longest`` (DETR).
+
+    With a ``divisor``, both sides are then rounded to multiples of it.
+    """
 
     sizes: Sequence[int]
     longest: int | None = None
+    divisor: int = 1
 
     def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
         return image.resized(*self.size(*image.size, generator))
@@ -130,7 +169,27 @@ class RandomResize:
     def size(self, height: int, width: int, generator: Generator) -> tuple[int, int]:
         """Draw the new height and width of an image."""
         shortest = self.sizes[random_integer(0, len(self.sizes) - 1, generator)]
-        return resized_size(height, width, shortest, self.longest)
+        height, width = resized_size(height, width, shortest, self.longest)
+        shape = InputShape(divisor=self.divisor)
+        return shape.round(height), shape.round(width)
+
+
+@dataclass(frozen=True)
+class SquareResize:
+    """Resize the image to a square with one of ``sides``, without its aspect ratio (LW-DETR)."""
+
+    sides: Sequence[int]
+
+    def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
+        return image.resized(*self.size(*image.size, generator))
+
+    def size(self, _height: int, _width: int, generator: Generator) -> tuple[int, int]:
+        """Draw the new height and width of an image, which are equal."""
+        side = self.sides[random_integer(0, len(self.sides) - 1, generator)]
+        return side, side
+
+
+Resize = RandomResize | SquareResize
 
 
 @dataclass(frozen=True)
@@ -179,7 +238,7 @@ class RandomFlip:
 class RandomSelect:
     """Resize and crop the image with probability 0.5, then apply ``then``."""
 
-    resize: RandomResize
+    resize: Resize
     crop: RandomSizeCrop
     then: Transform
 
@@ -256,46 +315,89 @@ class PhotometricDistortion:
         return replace(image, image=pixels)
 
 
-def detr_transform(imgsz: int) -> Transform:
+def detr_transform(
+    imgsz: int, shape: InputShape = ANY_SHAPE, offsets: Sequence[int] = (0,)
+) -> Transform:
     """Return DETR's training augmentation.
 
-    It is a random flip, then either a resize, or a resize, a crop and a second resize.
+    It is a random flip, then either a resize, or a resize, a crop and a second resize. For squares,
+    it is that of LW-DETR and RF-DETR: the last resize is to a square of a side that is drawn from
+    `InputShape.sides`, and the lengths before it do not depend on ``imgsz``.
     """
+    if shape.square:
+        to_square = SquareResize(shape.sides(imgsz, offsets))
+        crop = RandomSizeCrop(*CROP)
+        return RandomFlip(RandomSelect(RandomResize(CROP_SHORTEST), crop, to_square))
     sizes = [scale_length(pixels, imgsz) for pixels in SHORTEST]
-    resize = RandomResize(sizes, scale_length(LONGEST, imgsz))
+    resize = RandomResize(sizes, scale_length(LONGEST, imgsz), shape.divisor)
     sizes_before_crop = [scale_length(pixels, imgsz) for pixels in CROP_SHORTEST]
     min_size, max_size = (scale_length(pixels, imgsz) for pixels in CROP)
     crop = RandomSizeCrop(min_size, max_size)
     return RandomFlip(RandomSelect(RandomResize(sizes_before_crop), crop, resize))
 
 
-def lsj_transform(imgsz: int) -> Transform:
+def lsj_transform(
+    imgsz: int, shape: InputShape = ANY_SHAPE, _offsets: Sequence[int] = ()
+) -> Transform:
     """Return a random flip and large-scale jitter to a square of 1024/800 of ``imgsz``."""
-    return RandomFlip(LargeScaleJitter(scale_length(SQUARE, imgsz), *JITTER))
+    return RandomFlip(LargeScaleJitter(lsj_side(imgsz, shape), *JITTER))
 
 
-def flip_transform(imgsz: int) -> Transform:
+def lsj_side(imgsz: int, shape: InputShape = ANY_SHAPE) -> int:
+    """Return the side of the square of large-scale jitter."""
+    return shape.round(scale_length(SQUARE, imgsz))
+
+
+def flip_transform(
+    imgsz: int, shape: InputShape = ANY_SHAPE, offsets: Sequence[int] = (0,)
+) -> Transform:
     """Return a random flip and the resize of validation.
 
-    It is for images in which absolute size has a meaning, and for short trainings.
+    It is for images in which absolute size has a meaning, and for short trainings. Squares may have
+    other sides, as in `detr_transform`.
     """
-    return RandomFlip(val_transform(imgsz))
+    return RandomFlip(plain_transform(imgsz, shape, offsets))
 
 
-def val_transform(imgsz: int) -> RandomResize:
-    """Return a resize of the shortest side to ``imgsz``, the longest to at most 1333/800 of it."""
-    return RandomResize([scale_length(IMGSZ, imgsz)], scale_length(LONGEST, imgsz))
+def plain_transform(
+    imgsz: int, shape: InputShape = ANY_SHAPE, offsets: Sequence[int] = (0,)
+) -> Resize:
+    """Return the resize of validation. Squares may have other sides, as in `detr_transform`."""
+    if shape.square:
+        return SquareResize(shape.sides(imgsz, offsets))
+    return val_transform(imgsz, shape)
 
 
-def largest_sizes(height: int, width: int, imgsz: int, augment: str) -> list[tuple[int, int]]:
+def val_transform(imgsz: int, shape: InputShape = ANY_SHAPE) -> Resize:
+    """Return the resize of validation, prediction and export.
+
+    It resizes the shortest side to ``imgsz``, the longest to at most 1333/800 of it, or the image
+    to a square of ``imgsz``.
+    """
+    if shape.square:
+        return SquareResize([shape.round(imgsz)])
+    return RandomResize([scale_length(IMGSZ, imgsz)], scale_length(LONGEST, imgsz), shape.divisor)
+
+
+def largest_sizes(
+    height: int,
+    width: int,
+    imgsz: int,
+    augment: str,
+    shape: InputShape = ANY_SHAPE,
+    offsets: Sequence[int] = (0,),
+) -> list[tuple[int, int]]:
     """Return the largest (height, width) that an image of this size can have after augmentation.
 
     With "lsj" this is the square, otherwise the size in validation. With "detr" the sizes of the
     widest and of the highest crop are added. No random draw is higher, is wider or has more pixels
-    than all of these.
+    than all of these. For squares it is the largest of their sides.
     """
     if augment == "lsj":
-        side = scale_length(SQUARE, imgsz)
+        side = lsj_side(imgsz, shape)
+        return [(side, side)]
+    if shape.square:
+        side = max(shape.sides(imgsz, offsets))
         return [(side, side)]
     shapes = [(height, width)]
     if augment == "detr":
@@ -303,6 +405,5 @@ def largest_sizes(height: int, width: int, imgsz: int, augment: str) -> list[tup
         # crops exist for every image.
         min_size, max_size = (scale_length(pixels, imgsz) for pixels in CROP)
         shapes += [(min_size, max_size), (max_size, min_size)]
-    shortest = scale_length(IMGSZ, imgsz)
-    longest = scale_length(LONGEST, imgsz)
-    return [resized_size(*shape, shortest, longest) for shape in shapes]
+    resize = val_transform(imgsz, shape)
+    return [resize.size(*size, Generator()) for size in shapes]

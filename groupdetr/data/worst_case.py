@@ -14,7 +14,14 @@ from torch import Tensor
 
 from groupdetr.data.batch import ImageBatch
 from groupdetr.data.records import Record
-from groupdetr.data.transforms import LONGEST, SHORTEST, largest_sizes, scale_length
+from groupdetr.data.transforms import (
+    ANY_SHAPE,
+    LONGEST,
+    SHORTEST,
+    InputShape,
+    largest_sizes,
+    scale_length,
+)
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
@@ -87,11 +94,14 @@ def worst_case(
     query_count: Callable[[int], int],
     mosaic: bool = False,
     any_shape: bool = False,
+    shape: InputShape = ANY_SHAPE,
+    offsets: Sequence[int] = (0,),
 ) -> WorstCaseImageBatch:
     """Return the worst case of a split whose images are augmented by ``augment`` for ``imgsz``.
 
     With ``mosaic``, an image may be a square with the objects of four. With ``any_shape``, a
     transform of the user may give images of any width and height, up to a ratio of `MAX_RATIO`.
+    ``shape`` and ``offsets`` are those of `detr_transform`.
     ``query_count(n)``: queries per group for n objects. Not monotonic: with denoising, more
     objects can mean fewer copies.
     """
@@ -106,13 +116,13 @@ def worst_case(
         shapes |= {(SHORTEST[-1], LONGEST), (LONGEST, SHORTEST[-1])}
         object_counts |= set(range(max(object_counts) + 1))
     sizes: list[tuple[int, int]] = []
-    if any_shape and augment != "lsj":
+    if any_shape and augment != "lsj" and not shape.square:
         # The shortest side is rounded to whole pixels, and the longest one follows from it.
-        longest = scale_length(LONGEST, imgsz) + MAX_RATIO // 2
-        shortest = max(1, longest // MAX_RATIO)
+        longest = shape.round(scale_length(LONGEST, imgsz) + MAX_RATIO // 2)
+        shortest = shape.round(max(1, longest // MAX_RATIO))
         sizes += [(shortest, longest), (longest, shortest)]
     for height, width in shapes:
-        sizes += largest_sizes(height, width, imgsz, augment)
+        sizes += largest_sizes(height, width, imgsz, augment, shape, offsets)
     max_height = max(height for height, _ in sizes)
     max_width = max(width for _, width in sizes)
     return WorstCaseImageBatch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from groupdetr.console.text import quantity
 from groupdetr.data.dataset import SampleIndex
@@ -69,10 +70,11 @@ class CheckedSampler:
         samples = []
         for j, index in enumerate(indices):
             if isinstance(index, SampleIndex):
-                sample = index
+                # A sampler may take the indices of another step; its images have one size anyway.
+                sample = replace(index, step=step)
             else:
                 draw = first + j * self.num_processes
-                sample = SampleIndex(draw, self.to_int(index, step))
+                sample = SampleIndex(draw, self.to_int(index, step), step)
             if not 0 <= sample.index < self.num_images:
                 raise self.error(
                     step,

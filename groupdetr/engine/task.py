@@ -13,6 +13,7 @@ import torch
 from groupdetr.data.check import CheckReport
 from groupdetr.data.loader import CollatingDataset, ValidationLoader
 from groupdetr.data.records import TrainingData
+from groupdetr.data.transforms import ANY_SHAPE, InputShape
 from groupdetr.settings import Settings
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
@@ -76,11 +77,17 @@ class Task(ABC, Generic[DetectionsT]):
 
     @abstractmethod
     def __init__(
-        self, data: TrainingData, settings: Settings, num_detections: int, workers: int = 0
+        self,
+        data: TrainingData,
+        settings: Settings,
+        num_detections: int,
+        workers: int = 0,
+        shape: InputShape = ANY_SHAPE,
     ) -> None:
         """``data`` is what `read` returned; an image has at most ``num_detections`` detections.
 
-        ``workers`` processes load the training images.
+        ``workers`` processes load the training images. ``shape`` is what the network needs of the
+        shape of its images. `UsageError` if the task cannot give images of that shape.
         """
 
     @cached_property

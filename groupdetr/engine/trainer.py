@@ -15,6 +15,7 @@ from torch import nn
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
+from groupdetr.engine.batch_norms import synchronise_batch_norms
 from groupdetr.engine.callbacks import (
     Callback,
     CallbackList,
@@ -75,6 +76,8 @@ class Trainer:
         self.model = model.to(self.accelerator.device)
         if self.settings.freeze:
             self.model.freeze(self.settings.freeze)
+        if plan.num_processes > 1:
+            synchronise_batch_norms(self.model, self.accelerator.device)
         # Model and criterion as one module: images, targets and objects of the step -> losses.
         self.model_with_loss = with_loss(model, criterion, self.settings.group_chunk)
         step_groups = (
@@ -82,7 +85,8 @@ class Trainer:
         )
         rows = step_groups.rows if step_groups else None
         optimizer = create_optimizer(model, self.settings, rows)
-        ema = create_ema(model, self.settings.ema) if self.settings.ema else None
+        decay, warmup = self.settings.ema, self.settings.ema_warmup
+        ema = create_ema(model, decay, warmup) if decay else None
         self.state = CheckpointState(model, optimizer, ema, TrainingProgress(), rows=rows)
         self.schedule = TrainingSchedule(plan, self.state)
         self.training_step = TrainingStep(plan, self.state, self.schedule, step_groups)

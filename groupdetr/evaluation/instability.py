@@ -6,8 +6,8 @@ images. An object that moves from one query to another counts twice, once for ea
 maximum is therefore twice the mean number of objects.
 
 What is stored is V itself, [I,K,N]. Storing a query for each object would not suffice, because in
-Table 7 (b) an object has several queries in a group. 500 images of 11 groups of 300 queries are
-3 MB.
+Table 7 (b) an object has several queries in a group. 100 images of 11 groups of 300 queries are
+0.7 MB.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from groupdetr.registry import experiment
 from groupdetr.settings import Settings, with_changes
 from groupdetr.tasks.registry import task_class
 
-ON_CPU_PRESETS = ("-tiny", "-lite")  # the ends of the names of presets that train on a CPU
+# The ends of the names of presets that train on a CPU
+ON_CPU_PRESETS = ("-tiny", "-micro", "-lite")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,13 @@ def reported(family: str, length: int, with_groups: bool) -> float | None:
 def family_of(model: str) -> str:
     """Return the family of a preset or row, such as "dab-detr" of dab-detr-lite."""
     name = short_model(model)
-    return re.sub(r"-(lite|tiny|r50|4scale-r50|v99)(?=-|$)", "", name)
+    return re.sub(r"-(lite|tiny|micro|r50|4scale-r50|v99)(?=-|$)", "", name)
+
+
+def trains_on_cpu(model: str) -> bool:
+    """Return whether a preset is made for a CPU. LW-DETR-tiny is not, in spite of its name."""
+    recipe = experiment(model).recipe
+    return model.endswith(ON_CPU_PRESETS) and recipe.channels <= small_scale.MAX_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -204,12 +211,13 @@ class Scale:
             if small is None:
                 raise UsageError(
                     f"{model} is not a small detector, and the drawn images are for small ones",
-                    remedy="choose a -lite or -tiny preset; groupdetr paper takes any with --data",
+                    remedy="choose a -lite, -tiny or -micro preset; groupdetr paper takes any with "
+                    "--data",
                 )
             return self._small_detector(family, model, small, length)
         chosen = experiment(model)
         settings = chosen.settings
-        if model.endswith(ON_CPU_PRESETS):
+        if trains_on_cpu(model):
             settings = on_cpu(replace(settings, eval_every=settings.epochs / 20))
         groups = chosen.recipe.num_groups if chosen.recipe.num_groups > 1 else K
         return self._detector(family, model, model, settings, self.own_data(), groups, length)
@@ -227,7 +235,7 @@ class Scale:
         if self.epochs is not None:
             every = settings.eval_every * self.epochs / settings.epochs
             settings = with_changes(settings, {"epochs": self.epochs})
-            if model.endswith(ON_CPU_PRESETS):
+            if trains_on_cpu(model):
                 settings = replace(settings, eval_every=float(f"{every:.3g}"))
         queries = self.queries or experiment(model).recipe.num_queries
         return Detector(

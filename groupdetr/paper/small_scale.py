@@ -72,8 +72,9 @@ LITE = replace(
     backbone_lr=4e-4,
     augment="flip",
     eval_every=1.0,
+    instability_images=SHAPES_COUNTS["val"],
 )
-TINY = replace(TINY_SETTINGS, eval_every=1.0)
+TINY = replace(TINY_SETTINGS, eval_every=1.0, instability_images=SHAPES_COUNTS["val"])
 TINY_SCENES = replace(TINY_SCENES_SETTINGS, eval_every=1.0)
 
 
@@ -117,6 +118,7 @@ DETECTORS = {
     "mask2former": SmallDetector("mask2former-lite", step_seconds=(0.43, 0.45)),
     "petr": SmallDetector("petr-tiny", TINY_SCENES, queries=100, step_seconds=(0.54, 0.81)),
     "petrv2": SmallDetector("petrv2-tiny", TINY_SCENES, queries=100, step_seconds=(0.97, 1.51)),
+    "rf-detr": SmallDetector("rf-detr-micro", TINY, step_seconds=(0.19, 0.25), groups=13),
     "dino-vit": SmallDetector("dino-vit-tiny", TINY, step_seconds=(0.19, 0.36)),
 }
 

@@ -101,6 +101,17 @@ def test_mask2former_has_no_weight_decay_on_norms_queries_and_the_level_embeddin
     assert {"encoder.encoder.level_embed", "decoder.heads.0.classify.bias"} <= decayed
 
 
+def test_the_decoder_without_its_heads_may_have_a_rate_of_its_own() -> None:
+    """Also zero. It does not change the rates of others."""
+    model = TinyConditionalDETR().build()
+    usual = rates_and_decays(model, SETTINGS)
+    for rate in (7e-5, 0.0):
+        by_name = rates_and_decays(model, replace(SETTINGS, decoder_lr=rate))
+        changed = {name for name in by_name if by_name[name] != usual[name]}
+        assert changed == set(model.parameters_by_part()["decoder"])
+        assert {by_name[name] for name in changed} == {(rate, 1e-4)}
+
+
 # layer decay
 
 
