@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from groupdetr.errors import WeightsError
 # In the first bytes of a file of torch before 1.6.
 TORCH_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 CHUNK = 2**20
+# Classes that hold the arguments of a training script. They only have attributes.
+NAMESPACES = (Namespace, SimpleNamespace)
 NOT_EXECUTED = "nothing was executed"
 MAX_REASON = 200  # characters of another library's message that an error repeats
 
@@ -33,7 +36,8 @@ MAX_REASON = 200  # characters of another library's message that an error repeat
 def unpickle(path: Path) -> object:
     """Return the content of a file of torch, or of a plain pickle with arrays.
 
-    Objects that are neither tensors nor plain values nor a Namespace are replaced by placeholders.
+    Objects that are neither tensors nor plain values nor one of `NAMESPACES` are replaced by
+    placeholders.
     `WeightsError` if the file asks for an action, or is damaged.
     """
     try:
@@ -99,14 +103,14 @@ def _check_sums(path: Path) -> None:
 def _load_torch(path: Path) -> object:
     """Read a file of torch. Where it names unknown classes, placeholders take their places."""
     try:
-        return _load_with(path, [Namespace])
+        return _load_with(path, [*NAMESPACES])
     except pickle.UnpicklingError as error:
         names = global_names(path)
         for name in sorted(names):
             if is_harmful(name):
                 raise HarmfulNameError(name) from error
         # A placeholder for a name that torch knows is not used.
-        unknown = sorted(names - {"argparse.Namespace"})
+        unknown = sorted(names - {f"{kind.__module__}.{kind.__name__}" for kind in NAMESPACES})
 
     # torch only puts items into real dicts and lists. Which of the classes are derived from them is
     # not known, so each is tried as an object first, and torch's message has the class that failed.
@@ -117,7 +121,7 @@ def _load_torch(path: Path) -> object:
             replacement.__qualname__ = f"placeholder_{number}_"
         try:
             replaced = [(replacement, name) for name, replacement in placeholders.items()]
-            return _load_with(path, [Namespace, *replaced])
+            return _load_with(path, [*NAMESPACES, *replaced])
         except pickle.UnpicklingError as error:
             failed = re.search(r"placeholder_(\d+)_", str(error))
             if failed is None:

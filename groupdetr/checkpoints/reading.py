@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from torch import Tensor
 from groupdetr.checkpoints import hub, native
 from groupdetr.checkpoints.file_format import KEY, require_format
 from groupdetr.checkpoints.metadata import MAX_SIZE, UNTRUSTED
-from groupdetr.checkpoints.pickles import unpickle
+from groupdetr.checkpoints.paddle_arrays import plain_arrays
+from groupdetr.checkpoints.pickles import NAMESPACES, unpickle
 from groupdetr.checkpoints.placeholders import Ignored
 from groupdetr.console.text import quote
 from groupdetr.errors import WeightsError
@@ -35,6 +35,11 @@ WEIGHTS_ENTRIES = ("model", "state_dict")
 STATE_OF_TRAINING = re.compile(r"optim|sched|scaler|callback|loop|rng|hook|hub", re.IGNORECASE)
 # Entries with a moving average of the weights, such as ema, model_ema and ema_state_dict.
 AVERAGES = re.compile(r"(^|[._-])(ema|swa|averaged?)([._-]|$)", re.IGNORECASE)
+# The entries with the arguments of a training script, the hyperparameters of Lightning, or the
+# ``meta`` of mmcv and mmengine.
+METADATA_ENTRIES = ("args", "hyper_parameters", "meta")
+# The entries beside them in which rfdetr describes the model
+MODEL_ENTRIES = ("model_name", "model_config")
 # Types of tensors that can be loaded into a model as they are.
 PLAIN_TYPES = frozenset(
     (
@@ -42,7 +47,7 @@ PLAIN_TYPES = frozenset(
         *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     )
 )
-WEIGHTS_SUFFIXES = frozenset((".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt"))
+WEIGHTS_SUFFIXES = frozenset((".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt", ".pdparams"))
 SAVE_STATE_DICT = (
     "pass a file of named tensors, the state_dict of a model; the program that wrote this file "
     'saves one by torch.save(model.state_dict(), "weights.pth")'
@@ -64,6 +69,8 @@ class Checkpoint:
     where: str
     notes: tuple[str, ...] = ()
     is_training_state: bool = False  # True for the last.pt of a run of this library
+    # The keys of the other sets of weights that the file has, such as ema_model
+    other_entries: tuple[str, ...] = ()
 
     def positive_int(self, name: str) -> int | None:
         """Return an entry of the metadata if it is a positive integer, None otherwise.
@@ -83,7 +90,7 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | Path, entry: str | None = None) -> Checkpoint:
-    """Read a .pth, .pt or .pkl file, a .safetensors file, a folder, or a model on the hub.
+    """Read a .pth, .pt, .pkl, .pdparams or .safetensors file, a folder, or a model on the hub.
 
     A folder is one of transformers, with all its files of weights, or a run of this library, whose
     best weights are read. ``entry`` selects one of several sets of weights in a file by the key of
@@ -300,6 +307,7 @@ def _open_pickle(path: Path, entry: str | None) -> Checkpoint:
             where,
             "pass a file of named tensors: the state_dict of a model",
         )
+    content = plain_arrays(content, where)
     is_training_state = _is_training_checkpoint(content)
     if is_training_state:
         stamp = content.get(KEY)
@@ -307,19 +315,26 @@ def _open_pickle(path: Path, entry: str | None) -> Checkpoint:
         require_format(stamp, where, "train again with groupdetr train", WeightsError)
     key, named = _choose_entry(content, entry, where)
     state: dict[str, Tensor] = {}
-    others: list[str] = []
+    no_tensors: list[str] = []
     for name, value in named.items():
         if isinstance(name, str) and isinstance(value, Tensor):
             state[name] = value
         else:
-            others.append(_describe_entry(name, value))
-    if others:
+            no_tensors.append(_describe_entry(name, value))
+    if no_tensors:
         raise WeightsError(
-            f"these entries are not tensors: {first_names(others)}", where, SAVE_STATE_DICT
+            f"these entries are not tensors: {first_names(no_tensors)}", where, SAVE_STATE_DICT
         )
     expect_plain_tensors(state, where)
-    notes = _other_entries(content, key, where)
-    return Checkpoint(state, _find_metadata(content), where, notes, is_training_state)
+    others = _other_entries(content, key, state)
+    return Checkpoint(
+        state,
+        _find_metadata(content),
+        where,
+        _describe_other_entries(key, others, where),
+        is_training_state,
+        others,
+    )
 
 
 def _is_training_checkpoint(content: Mapping[object, object]) -> bool:
@@ -385,13 +400,31 @@ def _find_states(
             yield from _find_states(value, f"{key}.")
 
 
-def _other_entries(content: Mapping[object, object], chosen: str, where: str) -> tuple[str, ...]:
+def _other_entries(
+    content: Mapping[object, object], chosen: str, state: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """Return the keys of the weights that a file has besides the chosen ones, the ``state``.
+
+    Another key of the same tensors is left out: rfdetr's files have them under ``model`` and, for
+    Lightning, under ``state_dict``.
+    """
+    if not chosen:
+        return ()
+    addresses = {tensor.data_ptr() for tensor in state.values()}
+    others = []
+    for key, named in _find_states(content):
+        tensors = [value for value in named.values() if isinstance(value, Tensor)]
+        if key != chosen and not all(tensor.data_ptr() in addresses for tensor in tensors):
+            others.append(key)
+    return tuple(others)
+
+
+def _describe_other_entries(chosen: str, others: Sequence[str], where: str) -> tuple[str, ...]:
     """Return a line about the weights that a file has besides the chosen ones, if it has any."""
-    others = [key for key, _ in _find_states(content) if key != chosen]
-    if not chosen or not others:
+    if not others:
         return ()
     averages = [key for key in others if AVERAGES.search(key)]
-    what = " (a moving average)" if averages == others else ""
+    what = " (a moving average)" if averages == list(others) else ""
     return (
         f"loaded the weights under {chosen!r}; the file has others under "
         f"{first_names([repr(key) for key in others])}{what}, which this loads instead: "
@@ -407,13 +440,13 @@ def _describe_entry(name: object, value: object) -> str:
 
 
 def _find_metadata(content: Mapping[object, object]) -> Metadata:
-    """Return the training arguments, or the ``meta`` of mmcv and mmengine; {} without them."""
-    metadata = content.get("args", content.get("meta", {}))
-    if isinstance(metadata, Namespace):
+    """Return the first of `METADATA_ENTRIES` that is there, with `MODEL_ENTRIES`; {} without."""
+    metadata: object = next((content[key] for key in METADATA_ENTRIES if key in content), {})
+    if isinstance(metadata, NAMESPACES):
         metadata = vars(metadata)
-    if not isinstance(metadata, Mapping):
-        return {}
-    return {name: value for name, value in metadata.items() if isinstance(name, str)}
+    entries = dict(metadata) if isinstance(metadata, Mapping) else {}
+    entries |= {key: content[key] for key in MODEL_ENTRIES if key in content}
+    return {name: value for name, value in entries.items() if isinstance(name, str)}
 
 
 def expect_plain_tensors(state: Mapping[str, Tensor], where: str) -> None:

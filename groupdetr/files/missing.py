@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from groupdetr.files.kinds import SPECIAL
+from groupdetr.files.published_weights import address_of_published
 
 # The beginning of an address. A path that was made of it has one slash of two.
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}", re.IGNORECASE)
@@ -24,15 +25,15 @@ def describe_missing(argument: str | os.PathLike[str]) -> tuple[str, str]:
     Either text is empty if nothing is known besides that there is no such path.
     """
     text = os.fspath(argument)
-    address = ADDRESS.match(text)
-    if address is not None and address[1].lower() in STREAMS:
+    scheme = ADDRESS.match(text)
+    if scheme is not None and scheme[1].lower() in STREAMS:
         return (
             "this is the address of a video stream, and not a file on this machine",
             "save its images as files, for example: ffmpeg -i ADDRESS images/%06d.jpg",
         )
-    if address is not None and address[1].lower() == "file":
-        return "this is an address and not a path", f"pass {text[address.end() - 1 :]}"
-    if address is not None:
+    if scheme is not None and scheme[1].lower() == "file":
+        return "this is an address and not a path", f"pass {text[scheme.end() - 1 :]}"
+    if scheme is not None:
         return (
             "this is an address on the internet (URL), and not a file on this machine",
             "download the file, and pass its path",
@@ -44,6 +45,12 @@ def describe_missing(argument: str | os.PathLike[str]) -> tuple[str, str]:
     similar = similar_path(text)
     if similar:
         return "", f"did you mean {similar}?"
+    address = address_of_published(text)
+    if address:
+        return (
+            "this is the name of a published file of weights, which is not there",
+            f"download it, and pass its path: curl -o {os.path.basename(text)} {address}",
+        )
     if HUB_NAME.fullmatch(text) and "." not in text.partition("/")[0]:
         return (
             "",

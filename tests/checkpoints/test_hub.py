@@ -14,7 +14,13 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 from groupdetr.checkpoints import hub as hub_module
-from groupdetr.checkpoints.hub import HubModel, download, model_named, name_with_revision
+from groupdetr.checkpoints.hub import (
+    HubModel,
+    commit_of,
+    download,
+    model_named,
+    name_with_revision,
+)
 from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.errors import WeightsError
 from tests.hub import use_endpoint, write_to_cache
@@ -44,6 +50,16 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("microsoft/conditional-detr-resnet-50", HubModel("microsoft/conditional-detr-resnet-50")),
         ("user/name@v1", HubModel("user/name", "v1")),
         ("user/name@refs/pr/1", HubModel("user/name", "refs/pr/1")),
+        ("user/name@main/a/b.pth", HubModel("user/name", "main", "a/b.pth")),
+        ("user/name@refs/pr/1/x.ckpt", HubModel("user/name", "refs/pr/1", "x.ckpt")),
+        ("user/name@v1.pt", HubModel("user/name", "v1.pt")),
+        ("user/name@main/../x.pth", None),
+        ("user/name/x.pth", None),
+        (
+            "LWDETR_tiny_60e_coco.pth",
+            HubModel("xbsu/LW-DETR", "main", "pretrain_weights/LWDETR_tiny_60e_coco.pth"),
+        ),
+        ("LWDETR_huge_60e_coco.pth", None),
         ("timm/resnet50.tv_in1k", HubModel("timm/resnet50.tv_in1k")),
         ("runs/mine@main", HubModel("runs/mine", "main")),
         (Path("user/name"), HubModel("user/name")),
@@ -70,6 +86,15 @@ def test_an_argument_is_a_model_on_the_hub_only_in_its_form_and_without_such_a_p
     Path("runs/mine").mkdir(parents=True)
     Path("own/model@v1").mkdir(parents=True)
     assert model_named(argument) == model
+
+
+def test_a_published_file_that_is_not_there_is_known_by_its_name(hub: HubServer) -> None:
+    """Files of Roboflow and PaddleDetection are not on the hub, and nothing is downloaded."""
+    with pytest.raises(WeightsError, match="the name of a published file of weights") as refused:
+        open_checkpoint("weights/rf-detr-nano.pth")
+    address = "https://storage.googleapis.com/rfdetr/nano_coco/checkpoint_best_regular.pth"
+    assert refused.value.remedy.endswith(f"curl -o rf-detr-nano.pth {address}")
+    assert hub.requests == []
 
 
 def test_a_mistyped_path_is_not_looked_up_and_the_message_says_how_to_name_a_model(
@@ -115,6 +140,31 @@ def test_pickled_weights_are_downloaded_only_if_there_are_no_others(
     hub.add("user/pickled", {"weights.pth": (tmp_path / "a.pth").read_bytes(), "x.md": b""})
     assert open_checkpoint("user/pickled").state.keys() == {"a"}
     assert download(HubModel("user/pickled")).name == "weights.pth"
+
+
+def test_of_several_files_of_weights_one_is_named_and_only_that_one_is_downloaded(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    files = {}
+    for name, part in zip(("tiny.pth", "large.pth"), PARTS):
+        torch.save(part, tmp_path / name)
+        files[f"pretrain_weights/{name}"] = (tmp_path / name).read_bytes()
+    commit = hub.add("user/several", {**files, "README.md": b""})
+    with pytest.raises(WeightsError, match=r"several files of weights: .*/large\.pth.*") as refused:
+        open_checkpoint("user/several")
+    name = "user/several@main/pretrain_weights/large.pth"
+    assert refused.value.remedy == f"name the file, such as {name}"
+    assert not [request for request in hub.requests if "resolve" in request]
+
+    checkpoint = open_checkpoint(name)
+    assert (checkpoint.state.keys(), checkpoint.where) == ({"b"}, name)
+    model = model_named(name)
+    assert model is not None
+    assert commit_of(model, download(model)) == commit
+    assert not [request for request in hub.requests if request.endswith("tiny.pth")]
+    with pytest.raises(WeightsError, match=r"has no file small\.pth") as refused:
+        open_checkpoint("user/several@main/small.pth")
+    assert "pretrain_weights/large.pth, pretrain_weights/tiny.pth" in refused.value.remedy
 
 
 def test_a_model_that_is_not_there_or_has_no_weights_is_refused(hub: HubServer) -> None:
