@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from groupdetr.analysis.module_isolation import ModuleIsolation
     from groupdetr.criterion.boxes import L1, GIoU
     from groupdetr.criterion.boxes3d import EncodedBoxes3D, EncodedBoxL1
-    from groupdetr.criterion.classification import Focal, Softmax
+    from groupdetr.criterion.boxes_and_masks import BoxesAndPointSampledMasks
+    from groupdetr.criterion.classification import Focal, IoUAwareBCE, Softmax
     from groupdetr.criterion.criterion import SetCriterion
     from groupdetr.criterion.masks import Dice, PointCrossEntropy, PointSampledMasks
     from groupdetr.criterion.term import Term
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 # name: the module that defines it. A test compares it with the imports above.
 _MODULES = {
     "Assignment": "structures.assignment",
+    "BoxesAndPointSampledMasks": "criterion.boxes_and_masks",
     "Callback": "engine.callbacks",
     "CameraImages": "structures.camera_images",
     "Detections": "structures.detections",
@@ -78,6 +80,7 @@ _MODULES = {
     "EncodedBoxL1": "criterion.boxes3d",
     "EncodedBoxes3D": "criterion.boxes3d",
     "Focal": "criterion.classification",
+    "IoUAwareBCE": "criterion.classification",
     "GIoU": "criterion.boxes",
     "GroupDETRError": "errors",
     "Images": "structures.images",
@@ -128,6 +131,7 @@ _MODULES = {
 __all__ = [
     "L1",
     "Assignment",
+    "BoxesAndPointSampledMasks",
     "Callback",
     "CameraImages",
     "Detections",
@@ -140,6 +144,7 @@ __all__ = [
     "GIoU",
     "GroupDETRError",
     "Images",
+    "IoUAwareBCE",
     "Isolation",
     "Memory",
     "ModuleIsolation",

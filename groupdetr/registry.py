@@ -16,20 +16,18 @@ from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from groupdetr.checkpoints.metadata import check_recipe_fields
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import GroupDETRError, UsageError, WeightsError
-from groupdetr.experiments import EXPERIMENTS, Experiment
+from groupdetr.experiments import EXPERIMENTS, UNAVAILABLE, Experiment
+from groupdetr.files.preset_table import plugins, unknown_model
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 
-# Installed packages declare their plugins under this name (see docs/extending.md).
-ENTRY_POINTS = "groupdetr.models"
 CLASS = "class"  # the key of the recipe's class in a saved recipe
 
 _loaded_plugins: list[str] = []
@@ -81,13 +79,7 @@ def experiment(name: str) -> Experiment:
     """
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
-    similar = get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.6)
-    remedies = [f"did you mean {' or '.join(similar)}?"] if similar else []
-    remedies.append("`groupdetr presets` lists all")
-    installed = sorted(point.name for point in _entry_points() if point.name not in _loaded_plugins)
-    if installed:
-        remedies.append(f"a plugin may define it: --plugin {' or '.join(installed)}")
-    raise UsageError(f"there is no model {name!r}", remedy="; ".join(remedies))
+    raise unknown_model(name, EXPERIMENTS, UNAVAILABLE, _loaded_plugins)
 
 
 def register_model(
@@ -198,7 +190,7 @@ def load_plugin(name: str) -> None:
     """
     if name in _loaded_plugins:
         return
-    for point in _entry_points():
+    for point in plugins():
         if point.name == name:
             with _errors_of_plugin(name):
                 _call_if_possible(point.load())
@@ -244,10 +236,6 @@ def load_object(path: str) -> object:
 def loaded_plugins() -> tuple[str, ...]:
     """Return the names of the plugins that were loaded, for other processes and for config.yaml."""
     return tuple(_loaded_plugins)
-
-
-def _entry_points() -> list[EntryPoint]:
-    return list(entry_points(group=ENTRY_POINTS))
 
 
 def _call_if_possible(loaded: object) -> None:
@@ -318,7 +306,7 @@ def _import_module(name: str) -> None:
         # Names that begin with a dot have no meaning here.
         if not is_missing and not name.startswith("."):
             raise
-        installed = ", ".join(sorted(point.name for point in _entry_points())) or "none"
+        installed = ", ".join(sorted(point.name for point in plugins())) or "none"
         raise UsageError(
             f"there is no plugin {name!r}",
             remedy="pass a module that can be imported, the path of a .py file, or the name of an "

@@ -25,6 +25,7 @@ from groupdetr.modeling.position_embedding import PositionEmbedding
 from groupdetr.modeling.queries.denoising import (
     ContrastiveNoise,
     DenoisingQueries,
+    GroupLabelEmbedding,
     LabelEmbedding,
     num_copies,
 )
@@ -52,6 +53,9 @@ class DINO(DABDeformableDETR):
     denoising_groups: int | None = None
     label_noise_ratio: float = 0.5  # twice the probability that a label is replaced
     box_noise_scale: float = 1.0  # ``box_scale`` of `ContrastiveNoise`
+    # True: every group has its own embedding of the labels, as in PaddleDetection. False: groups
+    # share one.
+    labels_per_group: bool = False
     # The function of `groupdetr.groups` that says which groups have denoising losses
     denoise: str = "denoise_all_groups"
     reference_update: str = "look_forward_twice"
@@ -65,11 +69,17 @@ class DINO(DABDeformableDETR):
         )
         init_xavier_by_group(proposals.heads.project.weight)
         init_xavier_by_group(proposals.embedding)
-        labels = LabelEmbedding(self.num_classes, self.channels)
+        labels = self.label_embedding()
         noise = ContrastiveNoise(self.num_classes, self.label_noise_ratio / 2, self.box_noise_scale)
         return DenoisingQueries(
             proposals, labels, noise, self.copies, DENOISINGS[self.denoise], self.eps
         )
+
+    def label_embedding(self) -> LabelEmbedding:
+        """Return the embedding of the labels of denoising queries."""
+        if self.labels_per_group:
+            return GroupLabelEmbedding(self.num_groups, self.num_classes, self.channels)
+        return LabelEmbedding(self.num_classes, self.channels)
 
     def copies(self, objects: int) -> int:
         return self.denoising_groups or num_copies(self.num_denoising, objects)

@@ -36,7 +36,8 @@ from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 
-STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)  # of feature maps
+# Of feature maps. 12 and 14 are sides of patches of Vision Transformers.
+STRIDES = (1, 2, 4, 8, 12, 14, 16, 32, 64, 128)
 MANY = 100_000  # more of anything is a mistake, for which no machine has the memory
 # The smallest and the largest value of fields, those of the detectors that inherit included.
 RANGES: dict[str, tuple[float, float]] = {
@@ -64,6 +65,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "num_points": (1, 1000),
     "num_samples": (1, 10_000_000),
     "grid_mask": (0, 1),
+    "cross_attention_heads": (1, MANY),
+    "vit_width": (1, MANY),
+    "vit_depth": (1, 1000),
+    "vit_heads": (1, MANY),
+    "num_windows": (1, 1000),
+    "position_grid": (1, 10_000),
+    "drop_path": (0, 0.99),
+    "pixels_per_point": (1, 10_000_000),
 }
 
 
@@ -97,10 +106,13 @@ class Recipe(ModelRecipe):
     # Stages of the backbone that are not trained, as in mmdetection: -1 none, 0 the stem, 1 the
     # stem and the first stage (as in DETR), and so on
     frozen_stages: int = 1
-    # True: the batch norms of the backbone have fixed statistics, scale and shift, as in DETR
+    # True: the batch norms of the backbone, and those of a projector behind it, have fixed
+    # statistics, scale and shift, as in DETR
     freeze_norms: bool = True
     # gradient checkpointing in encoder, decoder, and backbones that are transformers
     recompute: bool = False
+    # True: images are resized to squares, and do not keep their aspect ratio
+    square_images: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -213,6 +225,14 @@ class Recipe(ModelRecipe):
     def num_maps(self) -> tuple[int, int]:
         """The smallest and the largest number of feature maps that the encoder takes."""
         return 1, len(STRIDES)
+
+    @property
+    def size_divisor(self) -> int:
+        """Pixels of which both sides of an image must be a multiple. Images are resized to that.
+
+        A backbone that pads images itself needs no multiple: see `BackboneOptions.multiple`.
+        """
+        return 1
 
     # The parts of the network. Each method returns a new part with random weights.
 

@@ -1,4 +1,4 @@
-"""The -tiny presets: small detectors that train from scratch on a CPU in minutes."""
+"""The -tiny and -micro presets: small detectors that train from scratch on a CPU in minutes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.detectors.rf_detr import RFDETR
+from groupdetr.detectors.rf_detr_seg import RFDETRSeg
 from groupdetr.modeling.attention.conditional_cross_attention import ConditionalCrossAttention
 from groupdetr.modeling.backbones.registry import NONE_FROZEN, SMALL_RESNET, SMALL_VIT
 from groupdetr.modeling.decoder import Decoder
@@ -146,6 +148,34 @@ class TinyViTDINO(TinyDeformable, ViTDINO):
     num_levels: int = 4
     strides: tuple[int, ...] = (8, 16, 32, 64)
     num_denoising: int = 20
+
+
+@dataclass(frozen=True)
+class MicroRFDETR(RFDETR):
+    """RF-DETR for a CPU, for images of about 128 by 128 pixels.
+
+    Roboflow's smallest model is called nano, so this one is called micro.
+    """
+
+    strides: tuple[int, ...] = (8,)
+    vit_width: int = 96
+    vit_depth: int = 4
+    vit_heads: int = 3
+    global_blocks: tuple[int, ...] = (2,)
+    map_blocks: tuple[int, ...] = (1, 3)
+    position_grid: int = 16
+    channels: int = 64
+    num_heads: int = 4
+    cross_attention_heads: int = 4
+    num_queries: int = 50
+    num_detections: int = 100
+    decoder_layers: int = 2
+    dim_feedforward: int = 128
+
+
+@dataclass(frozen=True)
+class MicroRFDETRSeg(MicroRFDETR, RFDETRSeg):
+    """RF-DETR-Seg for a CPU, with windows as all of its published sizes but nano have them."""
 
 
 @dataclass(frozen=True)

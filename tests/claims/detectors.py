@@ -18,10 +18,13 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.dn_detr import DNDETR
+from groupdetr.detectors.lw_detr import LWDETR
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import (
+    MicroRFDETR,
+    MicroRFDETRSeg,
     TinyConditionalDETR,
     TinyDABDeformableDETR,
     TinyDABDETR,
@@ -57,6 +60,23 @@ DETECTORS_2D: dict[str, Recipe] = {
     "dab-deformable-detr-two-stage": TinyTwoStageDABDeformableDETR(**WIDER),
     "dino": TinyDINO(**WIDER, num_denoising=8),
     "mask2former": TinyMask2Former(**WIDER, encoder_dim_feedforward=48, num_samples=64),
+}
+DETECTORS_2D |= {
+    "rf-detr": MicroRFDETR(**SMALL, cross_attention_heads=4, vit_width=24, vit_heads=2),
+    "rf-detr-seg": MicroRFDETRSeg(**SMALL, cross_attention_heads=4, vit_width=24, vit_heads=2),
+    "lw-detr": LWDETR(
+        **SMALL,
+        cross_attention_heads=4,
+        projector_levels=("P3", "P5"),
+        strides=(8,),
+        num_windows=4,
+        vit_width=24,
+        vit_depth=2,
+        vit_heads=2,
+        global_blocks=(1,),
+        map_blocks=(0, 1),
+        position_grid=4,
+    ),
 }
 DETECTORS_3D: dict[str, Recipe] = {
     "petr": TinyPETR(**SMALL),

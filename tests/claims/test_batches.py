@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
+from groupdetr.detectors.lw_detr import LWDETR
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR
 from groupdetr.detectors.recipe import Recipe
@@ -135,10 +136,10 @@ def test_padding_has_no_effect_behind_the_feature_maps(recipe: Recipe) -> None:
 
 def with_boxes_of_unpadded_images(recipe: Recipe) -> Recipe:
     """Return the detector with position embeddings of boxes in the unpadded image."""
-    if not isinstance(recipe, DABDeformableDETR):
+    if not isinstance(recipe, DABDeformableDETR | LWDETR):
         return recipe
 
-    def query_position_embedding(self: DABDeformableDETR) -> PositionEmbedding:
+    def query_position_embedding(self: Recipe) -> PositionEmbedding:
         return BoxPositionEmbedding(self.channels)
 
     methods = {"query_position_embedding": query_position_embedding}
@@ -149,7 +150,8 @@ def select_valid(
     select: Callable[[Tensor, Tensor], Tensor], scores: Tensor, anchors: Tensor
 ) -> Tensor:
     """Select tokens without a valid anchor last."""
-    invalid = anchors[:, None, :, 0].isinf()
+    # The anchor of such a token is infinite, or has no size.
+    invalid = anchors[:, None, :, 2].isinf() | (anchors[:, None, :, 2] == 0)
     return select(scores.masked_fill(invalid, -torch.inf), anchors)
 
 

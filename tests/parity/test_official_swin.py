@@ -71,9 +71,9 @@ def convert(theirs: nn.Module) -> dict[str, Tensor]:
     """Return their weights under our names, by the table for a detector's checkpoint."""
     state: dict[str, Tensor] = {}
     for name, value in theirs.state_dict().items():
-        targets = rename(f"backbone.0.{name}", DINO_SWIN)
-        assert targets is not None, name
-        state |= {target.removeprefix("backbone."): value for target in targets}
+        renamed = rename(f"backbone.0.{name}", DINO_SWIN)
+        assert renamed is not None, name
+        state |= {our_name.removeprefix("backbone."): value for our_name in renamed.names}
     return state
 
 
