@@ -5,6 +5,7 @@ Ids that COCO does not use are "N/A".
 
 from __future__ import annotations
 
+UNUSED_CLASS = "N/A"  # the name of a row of a class head that is no class
 COCO_91 = [
     "N/A",
     "person",

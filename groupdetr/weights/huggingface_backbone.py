@@ -13,9 +13,10 @@ from torch import Tensor
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError
-from groupdetr.modeling.backbones.registry import RESNET50
+from groupdetr.modeling.backbones.registry import LW_DETR_VIT, RESNET50, WINDOWED_DINOV2
 from groupdetr.modeling.backbones.timm_structure import DILATED_STRIDE, examine
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 
 REMEDY = "train one that fits: groupdetr train DATA --backbone resnet50.tv_in1k"
 
@@ -39,6 +40,9 @@ def huggingface_backbone(model: DetectionTransformer, where: str) -> HuggingFace
     """
     recipe = model.recipe
     assert isinstance(recipe, Recipe)
+    if recipe.backbone in (LW_DETR_VIT, WINDOWED_DINOV2):
+        # The configuration of the detector has the sizes of this one, too.
+        return HuggingFaceBackbone({}, IMAGENET_MEAN, IMAGENET_STD, ())
     name, dilated = recipe.backbone, bool(getattr(recipe, "dilated", False))
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):

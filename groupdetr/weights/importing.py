@@ -38,6 +38,7 @@ from groupdetr.weights.loading import (
     expect_dimensions,
     expect_size_of_file,
     file_categories,
+    file_image_size,
     file_options,
     file_preset,
     load_weights,
@@ -104,7 +105,7 @@ def import_weights(
     categories = file_categories(file_layout, file, num_classes)
     if not categories:
         categories = [(row, f"class {row}") for row in range(recipe.num_classes)]
-    imgsz = file.positive_int("imgsz") or preset_experiment.settings.imgsz
+    imgsz = file_image_size(file_layout, file) or preset_experiment.settings.imgsz
     metadata = {"recipe": recipe_to_dict(recipe), "categories": categories, "imgsz": imgsz}
     native.save(model, out, metadata)
     report.add(

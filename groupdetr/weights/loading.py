@@ -19,6 +19,7 @@ from groupdetr.checkpoints import native
 from groupdetr.checkpoints.layout import IdAndName, Layout, Metadata, RecipeFields, refuse
 from groupdetr.checkpoints.metadata import (
     COUNTS_OF_MODULES,
+    MAX_IMGSZ,
     UNTRUSTED,
     check_categories,
     check_recipe_fields,
@@ -43,15 +44,26 @@ from groupdetr.weights.adapt import (
     replace_classes,
     unflatten_groups,
 )
+from groupdetr.weights.coco_names import UNUSED_CLASS
 from groupdetr.weights.detrex_dino import DETREX_DINO
 from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
+from groupdetr.weights.huggingface_lw_detr import HUGGING_FACE_LW_DETR
 from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
+from groupdetr.weights.huggingface_rf_detr import (
+    HUGGING_FACE_RF_DETR,
+    HUGGING_FACE_RF_DETR_MODULES,
+    HUGGING_FACE_RF_DETR_SEG,
+)
 from groupdetr.weights.official_conditional_detr import OFFICIAL
 from groupdetr.weights.official_dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 from groupdetr.weights.official_deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
+from groupdetr.weights.official_lw_detr import OFFICIAL_LW_DETR
 from groupdetr.weights.official_mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.official_petr import MMDET3D_PETR, OFFICIAL_PETR
+from groupdetr.weights.paddledetection_dino import PADDLEDETECTION_DINO
+from groupdetr.weights.roboflow_rf_detr import ROBOFLOW_RF_DETR, ROBOFLOW_RF_DETR_SEG
+from groupdetr.weights.windowed_vit_sizes import POSITION, position_grid
 
 # Recipe fields of the image's position embedding. They differ between published weights of one
 # detector and do not follow from the tensors. The model is changed to those of the file.
@@ -66,6 +78,10 @@ OTHER_FIELDS = {
     "num_heads": ("encoder", "decoder"),
     "dilated": ("backbone",),
     "eps": ("decoder", "queries", "heads"),
+    "cross_attention_heads": ("decoder",),
+    "num_windows": ("backbone",),
+    "global_blocks": ("backbone",),
+    "map_blocks": ("backbone",),
 }
 
 
@@ -110,6 +126,14 @@ LAYOUTS = (
     OFFICIAL_DINO,
     OFFICIAL_DAB_DEFORMABLE,
     DETREX_DINO,
+    PADDLEDETECTION_DINO,
+    OFFICIAL_LW_DETR,
+    ROBOFLOW_RF_DETR_SEG,  # Its files have all names of a detector, too.
+    ROBOFLOW_RF_DETR,
+    HUGGING_FACE_LW_DETR,
+    HUGGING_FACE_RF_DETR_SEG,
+    HUGGING_FACE_RF_DETR,
+    HUGGING_FACE_RF_DETR_MODULES,
     HUGGING_FACE,
     HUGGING_FACE_DAB,
     OFFICIAL_MASK2FORMER,
@@ -145,7 +169,7 @@ def load_weights(
     entry: str | None = None,
     parts: Sequence[str] = PARTS,
 ) -> LoadReport:
-    """Load weights of an official layout, of Hugging Face, of detrex or of this library.
+    """Load weights of this library, of an official layout, or of another one that is known.
 
     The numbers of groups K and of queries N may differ between file and model. Rows of the file are
     loaded as far as they reach. ``new_head`` permits other classes: the rows of classes that both
@@ -182,17 +206,20 @@ def load_weights(
     file_recipe = file_options(file_layout, file)
     report = LoadReport()
     report.add([f"{where}: read as {file_layout.title}, {len(file.state)} tensors", *file.notes])
+    whole_file = file
     file = replace(file, state=of_parts(file.state, parts))
     file = replace(file, state=with_timm_module(file.state, model_state))
-    refuse(file.state.keys() - model.state_dict().keys(), "the model has no", where)
-    refuse(model_state.keys() - file.state.keys(), "the file has no", where)
-    refuse(
-        unequal_shared_parameters(model, file.state),
-        "the model's layers share these, which differ in the file:",
-        where,
-    )
+    file = replace(file, state=with_counters(file.state, model_state))
+    with remedy_for_another_model(file_layout, whole_file, model.recipe):
+        refuse(file.state.keys() - model.state_dict().keys(), "the model has no", where)
+        refuse(model_state.keys() - file.state.keys(), "the file has no", where)
+        refuse(
+            unequal_shared_parameters(model, file.state),
+            "the model's layers share these, which differ in the file:",
+            where,
+        )
+        expect_dimensions(file.state, model_state, declared, where)
 
-    expect_dimensions(file.state, model_state, declared, where)
     state = restore_groups(file, model_state, declared, file_groups, model.recipe.num_queries)
     # A parameter that layers share is loaded under its first name.
     state = {name: state[name] for name in model_state}
@@ -216,6 +243,8 @@ def load_weights(
     # The classes of proposal heads are those of the model by now.
     report.add(fit_groups(state, model_state, declared))
 
+    with remedy_for_another_model(file_layout, whole_file, model.recipe):
+        expect_positions(state, model_state, where)
     refuse(shape_mismatches(state, model_state), "of another shape than the model's:", where)
     not_finite = [name for name, value in state.items() if not value.isfinite().all()]
     refuse(not_finite, "not all finite:", where)
@@ -249,6 +278,16 @@ def with_timm_module(file: Mapping[str, Tensor], model: Mapping[str, Tensor]) ->
         is_of_network = name.startswith(network)
         renamed[inner + name.removeprefix(network) if is_of_network else name] = value
     return renamed
+
+
+def with_counters(file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file with the model's counters of batch norms that the file lacks.
+
+    The files of others are read without counters. Batch norms whose momentum is a number, as that
+    of all of ours is, do not use them.
+    """
+    counters = {name: value for name, value in model.items() if name.endswith(COUNTER)}
+    return {**counters, **file}
 
 
 def build_for_file(recipe: Recipe, path: Path) -> DetectionTransformer:
@@ -425,6 +464,42 @@ def file_preset(layout: Layout, file: Checkpoint) -> str:
     return preset
 
 
+def file_image_size(layout: Layout, file: Checkpoint) -> int | None:
+    """Return the shortest side of the images of a file in pixels, None if it does not say it.
+
+    `WeightsError` if it is larger than any image can be.
+    """
+    with odd_metadata(file.where):
+        side = layout.image_size(file)
+    if side is not None and not 1 <= side <= MAX_IMGSZ:
+        raise invalid("the size of images", side, f"at most {MAX_IMGSZ} pixels", file.where)
+    return side
+
+
+@contextmanager
+def remedy_for_another_model(layout: Layout, file: Checkpoint, recipe: Recipe) -> Iterator[None]:
+    """Let an error for tensors that do not fit say which model they are of, if it is another one.
+
+    ``recipe`` is that of the model, and ``file`` has all tensors of the file.
+    """
+    try:
+        yield
+    except WeightsError as error:
+        try:
+            preset = file_preset(layout, file)
+        except WeightsError:
+            raise error from None
+        if preset == recipe.preset:
+            raise
+        raise WeightsError(
+            error.what,
+            error.where,
+            f"these are weights of {preset}, and the model is {recipe.preset or 'another one'}: "
+            f"groupdetr train DATA --model {preset} --weights {quote(file.where)} "
+            f"(Python: groupdetr.create_model({preset!r}))",
+        ) from error
+
+
 @contextmanager
 def odd_metadata(where: str) -> Iterator[None]:
     """Turn the errors of reading metadata into a `WeightsError`.
@@ -450,6 +525,7 @@ def convert_checkpoint(
     the only layout that its names fit, if there is only one. ``entry`` as in `load_weights`.
     """
     checkpoint = unwrap(_open(source, entry), (*LAYOUTS, *BACKBONES))
+    refuse_adapters(checkpoint)
     fitting = [layout for layout in LAYOUTS if layout.fits(checkpoint.state)]
     is_unambiguous = len(fitting) == 1 and not checkpoint.metadata
     for layout in fitting:
@@ -458,6 +534,9 @@ def convert_checkpoint(
         else:
             is_selected = layout.title == layout_title
         if is_selected:
+            averages = [key for key in layout.averages if key in checkpoint.other_entries]
+            if entry is None and averages:
+                return convert_checkpoint(source, layout.title, averages[0])
             return layout, layout.convert(checkpoint)
 
     if fitting:
@@ -478,6 +557,21 @@ def convert_checkpoint(
         checkpoint.where,
         "pass a file with the weights of a model",
     )
+
+
+def refuse_adapters(checkpoint: Checkpoint) -> None:
+    """Raise `WeightsError` for weights with low-rank adapters (LoRA), which are not merged."""
+    adapters = [name for name in checkpoint.state if ".base_model.model." in f".{name}"]
+    if adapters or any(".lora_" in name for name in checkpoint.state):
+        path = Path(checkpoint.where).absolute()
+        raise WeightsError(
+            "these weights have low-rank adapters (LoRA), which are not merged into the network",
+            checkpoint.where,
+            "merge them with the program that trained them, and pass the merged weights; with "
+            f"rfdetr: m = rfdetr.RFDETR.from_checkpoint({str(path)!r}), then torch.save("
+            '{"model": m.model.model.state_dict(), "args": {**vars(m.model.args), '
+            '"class_names": m.class_names}}, "merged.pth")',
+        )
 
 
 def _open(source: str | Path, entry: str | None) -> Checkpoint:
@@ -504,6 +598,9 @@ def file_categories(layout: Layout, file: Checkpoint, num_classes: int) -> list[
     with odd_metadata(file.where):
         categories = layout.categories(file.metadata)
     check_categories(categories, file.where)
+    if layout.has_unused_class and len(categories) == num_classes - 1:
+        last_id = max((id for id, _ in categories), default=-1)
+        categories = [*categories, (last_id + 1, UNUSED_CLASS)]
     return categories if len(categories) == num_classes else []
 
 
@@ -518,17 +615,25 @@ def restore_groups(
 
     Checkpoints of others have flat query tables [K*N,C], which become [K,N,C]. ``declared`` is what
     the model's modules declare (`declared_axes`). ``num_queries`` is N if the file does not say it.
+    If the file has other tensors for each group, such as proposal heads, K is their number.
     """
     state = dict(file.state)
-    flat = []
+    flat, grouped = [], {}
     for name, axes in declared.items():
         if name in state and lacks_groups(state[name], model[name], axes):
             flat.append(name)
-    if file_groups is not None and not flat:
-        _expect_recorded_groups(file, declared, file_groups)
+        elif name in state:
+            grouped[name] = axes
+    recorded = set(count_by_name(Axis.GROUP, grouped, state).values())
+    if file_groups is not None and (recorded or not flat):
+        _expect_recorded_groups(file, grouped, file_groups)
     num_groups = 1
     for name in flat:
         rows = count_flat_rows(state[name], declared[name])
+        if rows is not None and len(recorded) == 1:
+            num_groups = recorded.pop()
+            _expect_whole_groups(name, rows, num_groups, file.where)
+            break
         if rows is not None:
             num_groups = count_groups(file, rows, file_groups, num_queries)
             break
@@ -551,6 +656,17 @@ def _expect_recorded_groups(
                     file.where,
                     "leave out the number of groups in the file",
                 )
+
+
+def _expect_whole_groups(name: str, rows: int, num_groups: int, where: str) -> None:
+    """Raise `WeightsError` unless the rows of a query table are a whole number of groups."""
+    if rows % num_groups:
+        raise WeightsError(
+            f"the {rows} query rows of {name} are not {num_groups} groups, of which the file has "
+            "the proposal heads",
+            where,
+            UNTRUSTED,
+        )
 
 
 def expect_dimensions(
@@ -614,6 +730,25 @@ def unequal_shared_parameters(
         if not torch.equal(state[name], state[first_name]):
             unequal.append(name)
     return unequal
+
+
+def expect_positions(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], where: str) -> None:
+    """Raise `WeightsError` if the table of positions of a ViT with windows has another size.
+
+    It is that of the images of the training, and does not limit the size of other images.
+    """
+    if POSITION not in theirs or POSITION not in ours:
+        return
+    their_side = position_grid(theirs)
+    our_side = position_grid(ours)
+    if their_side != our_side:
+        raise WeightsError(
+            f"the table of positions has {their_side} x {their_side} patches in the file, "
+            f"{our_side} x {our_side} in the model",
+            where,
+            f"give the model that of the file: groupdetr train --set position_grid={their_side} "
+            f"(Python: position_grid={their_side}); images may have any size",
+        )
 
 
 def shape_mismatches(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:

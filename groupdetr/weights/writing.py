@@ -6,7 +6,7 @@ name, because their detector would have other answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -20,25 +20,46 @@ from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageD
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dino import DINO, ViTDINO
 from groupdetr.detectors.dn_detr import DNDETR
+from groupdetr.detectors.lw_detr import LWDETR
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.detectors.rf_detr import RFDETR
+from groupdetr.detectors.rf_detr_seg import RFDETRSeg
 from groupdetr.errors import UsageError
-from groupdetr.modeling.backbones.registry import RESNET50, SWIN_LARGE, VOVNET99
+from groupdetr.modeling.backbones.registry import (
+    LW_DETR_VIT,
+    RESNET50,
+    SWIN_LARGE,
+    VOVNET99,
+    WINDOWED_DINOV2,
+)
 from groupdetr.modeling.backbones.timm_backbone import TimmNetwork
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.parameter_axes import Axis, declared_axes
 from groupdetr.weights.detrex_dino import DETREX_DINO
 from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
+from groupdetr.weights.huggingface_lw_detr import HUGGING_FACE_LW_DETR
 from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
+from groupdetr.weights.huggingface_rf_detr import HUGGING_FACE_RF_DETR, HUGGING_FACE_RF_DETR_SEG
 from groupdetr.weights.official_conditional_detr import OFFICIAL
 from groupdetr.weights.official_dab_detr import OFFICIAL_DAB, OFFICIAL_DN
 from groupdetr.weights.official_deformable import OFFICIAL_DAB_DEFORMABLE, OFFICIAL_DINO
+from groupdetr.weights.official_lw_detr import ENCODERS, OFFICIAL_LW_DETR
 from groupdetr.weights.official_mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.official_petr import OFFICIAL_PETR
+from groupdetr.weights.roboflow_rf_detr import (
+    ENCODERS_OF_WIDTH,
+    ROBOFLOW_RF_DETR,
+    ROBOFLOW_RF_DETR_SEG,
+    global_blocks,
+    has_unused_row,
+)
 
 WeightsFormat = Literal["transformers", "official"]
+UNUSED_LOGIT = -100.0  # of a row of class heads that is no class
+USUAL_GROUPS = 13  # that the code of LW-DETR and RF-DETR builds unless it is told another number
 NETWORK = "backbone.network."  # how the names of a backbone's tensors begin
 TIMM_MODULE = f"{NETWORK}model."  # of a network of timm, which is inside of a module
 
@@ -53,6 +74,10 @@ class Target:
     fixed: tuple[str, ...]
     # The backbones that it builds; None for any network of timm
     backbones: tuple[str, ...] | None
+    # Returns what else it cannot compute, "" if there is nothing
+    difference: Callable[[Recipe], str] = lambda _: ""
+    # Whether a file or folder of it may have all groups, because its code trains them
+    has_groups: bool = False
 
     @property
     def title(self) -> str:
@@ -64,6 +89,40 @@ class Target:
 POSITION = ("temperature", "offset")
 CONDITIONAL = (*POSITION, "eps", "strides")
 DETREX = DINO(shared_heads=False, temperature=10000.0, offset=-0.5)
+
+
+def lw_detr_difference(recipe: Recipe) -> str:
+    """Return what the authors' LW-DETR cannot compute of a detector."""
+    assert isinstance(recipe, LWDETR)
+    if recipe.vit_width not in ENCODERS:
+        widths = ", ".join(str(width) for width in ENCODERS)
+        return f"it has backbones of {widths} channels, and this one has {recipe.vit_width}"
+    return ""
+
+
+def rf_detr_difference(recipe: Recipe) -> str:
+    """Return what Roboflow's and transformers' RF-DETR cannot compute of a detector."""
+    assert isinstance(recipe, RFDETR)
+    expected = global_blocks([block + 1 for block in recipe.map_blocks], recipe.vit_depth)
+    if recipe.global_blocks != expected:
+        return (
+            f"its blocks {_text(expected)} attend globally, and those of this detector "
+            f"{_text(recipe.global_blocks)}"
+        )
+    return ""
+
+
+def roboflow_difference(recipe: Recipe) -> str:
+    """Return what Roboflow's RF-DETR cannot compute of a detector."""
+    assert isinstance(recipe, RFDETR)
+    if recipe.vit_width not in ENCODERS_OF_WIDTH or recipe.vit_heads != recipe.vit_width // 64:
+        widths = ", ".join(str(width) for width in ENCODERS_OF_WIDTH)
+        return (
+            f"it has backbones of {widths} channels with 64 of each head, and this one has "
+            f"{recipe.vit_width} channels and {recipe.vit_heads} heads"
+        )
+    return rf_detr_difference(recipe)
+
 
 # The class of a recipe -> the code for it. A recipe is written as the first of its base classes
 # that is listed here, or refused with the reason.
@@ -77,6 +136,23 @@ TARGETS: dict[str, dict[type[Recipe], Target | str]] = {
             Mask2Former(),
             (*POSITION, "num_levels", "num_points", "strides"),
             None,
+        ),
+        LWDETR: Target(HUGGING_FACE_LW_DETR, LWDETR(), (), (LW_DETR_VIT,), has_groups=True),
+        RFDETR: Target(
+            HUGGING_FACE_RF_DETR,
+            RFDETR(),
+            ("projector_levels",),
+            (WINDOWED_DINOV2,),
+            rf_detr_difference,
+            has_groups=True,
+        ),
+        RFDETRSeg: Target(
+            HUGGING_FACE_RF_DETR_SEG,
+            RFDETR(),
+            ("projector_levels",),
+            (WINDOWED_DINOV2,),
+            rf_detr_difference,
+            has_groups=True,
         ),
         DNDETR: "transformers has no DN-DETR",
         DABDeformableDETR: "in transformers' Deformable DETR, the positions of the queries are "
@@ -101,6 +177,30 @@ TARGETS: dict[str, dict[type[Recipe], Target | str]] = {
             OFFICIAL_MASK2FORMER, Mask2Former(), (*POSITION, "strides"), (RESNET50,)
         ),
         PETR: Target(OFFICIAL_PETR, PETR(), ("eps", "strides"), (VOVNET99,)),
+        LWDETR: Target(
+            OFFICIAL_LW_DETR,
+            LWDETR(),
+            ("strides", "vit_heads", "num_windows", "position_grid"),
+            (LW_DETR_VIT,),
+            lw_detr_difference,
+            has_groups=True,
+        ),
+        RFDETR: Target(
+            ROBOFLOW_RF_DETR,
+            RFDETR(),
+            ("vit_depth",),
+            (WINDOWED_DINOV2,),
+            roboflow_difference,
+            has_groups=True,
+        ),
+        RFDETRSeg: Target(
+            ROBOFLOW_RF_DETR_SEG,
+            RFDETR(),
+            ("vit_depth",),
+            (WINDOWED_DINOV2,),
+            roboflow_difference,
+            has_groups=True,
+        ),
         TwoStageDABDeformableDETR: "the authors never ran the second stage of their "
         "DAB-Deformable-DETR, and detrex's is not known to this library",
         ViTDINO: "the code of Group DETR v2 was not published",
@@ -166,6 +266,13 @@ def _expect_same(recipe: Recipe, target: Target, where: str) -> None:
             where,
             f"train one that fits: groupdetr train DATA --set {name}={_text(theirs)}",
         )
+    difference = target.difference(recipe)
+    if difference:
+        raise UsageError(
+            f"{target.title} cannot compute this detector: {difference}",
+            where,
+            "choose another --format; --help lists them",
+        )
     temperature = getattr(recipe, "temperature", 0.0)
     if target.layout is HUGGING_FACE_DAB and temperature != int(temperature):
         raise UsageError(
@@ -200,6 +307,18 @@ def notes(recipe: Recipe, target: Target) -> list[str]:
     return lines
 
 
+def notes_of_groups(recipe: Recipe, target: Target, num_groups: int) -> list[str]:
+    """Return how the code of others is told that a file has another number of groups than usual."""
+    if not target.has_groups or num_groups == USUAL_GROUPS:
+        return []
+    line = (
+        f"build the model of {target.title} with the same number of groups, group_detr={num_groups}"
+    )
+    if recipe.num_groups != num_groups:
+        line += f"; --all-groups writes all {recipe.num_groups}"
+    return [line]
+
+
 def describe(
     recipe: Recipe, num_groups: int, categories: Sequence[tuple[int | str, str]], imgsz: int
 ) -> Description:
@@ -208,34 +327,41 @@ def describe(
     return Description({**values, "num_groups": num_groups}, categories, imgsz)
 
 
-def one_group_state(model: DetectionTransformer) -> dict[str, Tensor]:
-    """Return the tensors of a detector with only the group that answers, without its axis.
+def one_group_state(model: DetectionTransformer, layout: Layout) -> dict[str, Tensor]:
+    """Return the tensors of a detector with only the group that answers.
 
-    Tensors that modules share have all of their names.
+    They have no axis of groups, except those of which a file of this layout has one for every
+    group. Tensors that modules share have all of their names.
     """
     state = dict(model.state_dict())
     group = model.recipe.inference_group or 0
     for name, axes in declared_axes(model).items():
         axis = axes.index(Axis.GROUP)
-        if axis is not None and name in state:
+        if axis is None or name not in state:
+            continue
+        if layout.has_axis_of_groups(name):
+            state[name] = state[name].narrow(axis, group, 1)
+        else:
             state[name] = state[name].select(axis, group)
     return state
 
 
-def all_groups_state(model: DetectionTransformer, title: str, where: str) -> dict[str, Tensor]:
-    """Return the tensors of a detector with the rows of all groups, one group after the other.
+def all_groups_state(model: DetectionTransformer, layout: Layout, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a detector with all groups, as a file of this layout has them.
 
-    `UsageError` if a group has more than rows of queries, such as proposal heads of its own.
+    A table of queries has the rows of one group after those of the other. Tensors of which the file
+    has one for every group have the axis of groups. `UsageError` if there are others, such as
+    proposal heads, of which the file has one.
     """
     state = dict(model.state_dict())
     for name, axes in declared_axes(model).items():
         axis = axes.index(Axis.GROUP)
-        if axis is None or name not in state:
+        if axis is None or name not in state or layout.has_axis_of_groups(name):
             continue
         if axes.index(Axis.QUERY) != axis + 1:
             raise UsageError(
-                f"{title} cannot have all groups: {name} of every group is another, and a file of "
-                "theirs has one",
+                f"{layout.title} cannot have all groups: {name} of every group is another, and a "
+                "file of theirs has one",
                 where,
                 "leave out --all-groups; the group that answers is written then",
             )
@@ -243,10 +369,35 @@ def all_groups_state(model: DetectionTransformer, title: str, where: str) -> dic
     return state
 
 
+def with_unused_class(
+    state: Mapping[str, Tensor],
+    model: DetectionTransformer,
+    layout: Layout,
+    categories: Sequence[tuple[int | str, str]],
+) -> dict[str, Tensor]:
+    """Return the tensors with one more row of class heads, if the layout has it and they lack it.
+
+    The code of others takes the last row for no class. The logit of the new one is so low that
+    neither a proposal nor a detection has this class.
+    """
+    classes = list(categories)
+    if not layout.has_unused_class or has_unused_row(classes):
+        return dict(state)
+    extended = dict(state)
+    for name, axes in declared_axes(model).items():
+        axis = axes.index(Axis.CLASS)
+        if axis is not None and name in state:
+            row = torch.zeros_like(state[name].narrow(axis, 0, 1))
+            if name.endswith("bias"):
+                row = row + UNUSED_LOGIT
+            extended[name] = torch.cat([state[name], row], dim=axis)
+    return extended
+
+
 def their_state(state: dict[str, Tensor], model: nn.Module, target: Target) -> dict[str, Tensor]:
     """Return tensors of ours under the names of others, as contiguous tensors of the CPU.
 
-    ``state`` has no axis of groups, and ``model`` is the detector that it is of.
+    ``state`` is that of `one_group_state` or `all_groups_state`, and ``model`` is the detector.
     """
     theirs = target.layout.revert(without_timm_module(state, model))
     return {name: value.detach().cpu().contiguous() for name, value in theirs.items()}

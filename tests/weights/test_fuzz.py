@@ -47,11 +47,19 @@ PRESETS = {
     "the authors' DINO": "dino-tiny",
     "the authors' DAB-Deformable-DETR": "dab-deformable-detr-tiny",
     "detrex's DINO": "dino-tiny",
+    "PaddleDetection's Group DINO": "dino-vit-tiny",
     "Hugging Face's DAB-DETR": "dab-detr-tiny",
     "the authors' Mask2Former": "mask2former-tiny",
     "Hugging Face's Mask2Former": "mask2former-tiny",
     "the authors' PETR": "petr-tiny",
     "mmdet3d's PETR": "petr-tiny",
+    "the authors' LW-DETR": "lw-detr-tiny",
+    "Hugging Face's LW-DETR": "lw-detr-tiny",
+    "Roboflow's RF-DETR": "rf-detr-micro",
+    "Hugging Face's RF-DETR": "rf-detr-micro",
+    "Hugging Face's RF-DETR in memory": "rf-detr-micro",
+    "Roboflow's RF-DETR-Seg": "rf-detr-seg-micro",
+    "Hugging Face's RF-DETR-Seg": "rf-detr-seg-micro",
 }
 # Entries of the metadata that the importers read, with values as the projects write them.
 METADATA: dict[str, Any] = {
@@ -76,6 +84,11 @@ METADATA: dict[str, Any] = {
     "id2label": {"0": "bar", "1": "disc", "2": "ring"},
     "mmcv_version": "1.4.0",
     "imgsz": 64,
+    "model_name": "RFDETRNano",
+    "model_config": {"sa_nheads": 2, "ca_nheads": 4, "num_windows": 2, "resolution": 64},
+    "class_names": ["bar", "disc", "ring"],
+    "out_feature_indexes": [1, 3],
+    "backbone_config": {"out_indices": [2, 4], "num_windows": 4},
 }
 ODD_VALUES = (
     ANYTHING
@@ -93,6 +106,11 @@ def small_model(title: str) -> DetectionTransformer:
     sizes |= {"channels": 32, "num_heads": 2, "decoder_layers": 2}
     if title == "detrex's DINO":
         sizes["shared_heads"] = False
+    if title == "PaddleDetection's Group DINO":
+        sizes |= {"shared_heads": False, "labels_per_group": True}
+    if "LW-DETR" in title:
+        sizes |= {"vit_width": 24, "vit_depth": 2, "global_blocks": (1,), "map_blocks": (0, 1)}
+        sizes["dim_feedforward"] = 32
     torch.manual_seed(0)
     return recipe.with_options(**sizes).build()
 

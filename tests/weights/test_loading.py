@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from groupdetr.checkpoints.file_format import KEY, file_stamp
-from groupdetr.checkpoints.layout import rename
+from groupdetr.checkpoints.layout import Renamed, rename
 from groupdetr.checkpoints.native import save, unique_state
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.conditional_detr import ConditionalDETR
@@ -67,7 +67,7 @@ def test_the_authors_564_tensors_are_exactly_ours() -> None:
 
 
 def test_batch_counters_of_older_batch_norms_are_dropped() -> None:
-    assert rename("backbone.0.body.layer1.0.bn1.num_batches_tracked", NAMES) == ()
+    assert rename("backbone.0.body.layer1.0.bn1.num_batches_tracked", NAMES) == Renamed(())
 
 
 def test_our_own_file_fills_the_model(model: DetectionTransformer, tmp_path: Path) -> None:

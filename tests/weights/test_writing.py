@@ -77,11 +77,11 @@ def build(recipe: Recipe) -> DetectionTransformer:
     return recipe.build()
 
 
-def flat_state(model: DetectionTransformer) -> dict[str, Tensor]:
+def flat_state(model: DetectionTransformer, layout: Layout) -> dict[str, Tensor]:
     """The tensors of all groups, or of the only one where groups are more than rows."""
     if model.recipe.num_groups == 1:
-        return one_group_state(model)
-    return all_groups_state(model, "a test", "here")
+        return one_group_state(model, layout)
+    return all_groups_state(model, layout, "here")
 
 
 @pytest.mark.parametrize(("recipe", "expected", "layout"), OFFICIAL_CASES)
@@ -89,7 +89,7 @@ def test_the_authors_names_are_written(
     recipe: Recipe, expected: Callable[[DetectionTransformer], dict[str, Tensor]], layout: Layout
 ) -> None:
     model = build(recipe)
-    theirs, by_hand = layout.revert(flat_state(model)), expected(model)
+    theirs, by_hand = layout.revert(flat_state(model, layout)), expected(model)
     # Norms that are not frozen count batches, and files do not have these counters.
     names = {name for name in by_hand if not name.endswith("num_batches_tracked")}
     assert theirs.keys() == names
@@ -100,7 +100,7 @@ def test_the_authors_names_are_written(
 @pytest.mark.parametrize(("recipe", "layout"), HUGGING_FACE_CASES)
 def test_what_is_written_is_read_again(recipe: Recipe, layout: Layout) -> None:
     model = build(recipe)
-    state = flat_state(model)
+    state = flat_state(model, layout)
     theirs = layout.revert(state)
     assert layout.fits(theirs)
     again = layout.convert(Checkpoint(theirs, {}, "test")).state
@@ -110,7 +110,7 @@ def test_what_is_written_is_read_again(recipe: Recipe, layout: Layout) -> None:
 
 
 def test_the_weights_of_the_loss_are_those_of_the_published_configurations() -> None:
-    theirs = OFFICIAL_MASK2FORMER.revert(one_group_state(build(MASK2FORMER)))
+    theirs = OFFICIAL_MASK2FORMER.revert(one_group_state(build(MASK2FORMER), OFFICIAL_MASK2FORMER))
     weights = theirs["criterion.empty_weight"]
     assert weights.tolist() == pytest.approx([1.0] * MASK2FORMER.num_classes + [0.1])
 
@@ -119,19 +119,19 @@ def test_the_weights_of_the_loss_are_those_of_the_published_configurations() -> 
 def test_one_group_is_the_one_that_answers(group: int) -> None:
     model = build(replace(CONDITIONAL, inference_group=group))
     embedding = model.queries.embedding
-    assert torch.equal(one_group_state(model)["queries.embedding"], embedding[group])
+    assert torch.equal(one_group_state(model, OFFICIAL)["queries.embedding"], embedding[group])
 
 
 def test_all_groups_follow_each_other(tmp_path: Any) -> None:
     model = build(CONDITIONAL)
-    rows = all_groups_state(model, "theirs", "here")["queries.embedding"]
+    rows = all_groups_state(model, OFFICIAL, "here")["queries.embedding"]
     assert torch.equal(rows[GROUPS["num_queries"]], model.queries.embedding[1, 0])
 
 
 def test_groups_with_heads_of_their_own_cannot_all_be_written() -> None:
     model = build(replace(DINO_TINY, num_groups=2))
     with pytest.raises(UsageError, match="DINO cannot have all groups") as refused:
-        all_groups_state(model, OFFICIAL_DINO.title, "here")
+        all_groups_state(model, OFFICIAL_DINO, "here")
     assert "--all-groups" in refused.value.remedy
 
 
@@ -139,7 +139,7 @@ def test_a_file_of_others_fills_a_network_of_timm(tmp_path: Any) -> None:
     """It is inside of a module of ours. ResNet-50 with norms that are trained is such a network."""
     sizes = {**GROUPS, "pretrained_backbone": False}
     frozen = build(ConditionalDETR(**sizes))
-    torch.save(OFFICIAL.revert(one_group_state(frozen)), tmp_path / "weights.pth")
+    torch.save(OFFICIAL.revert(one_group_state(frozen, OFFICIAL)), tmp_path / "weights.pth")
     trained = build(ConditionalDETR(**sizes, freeze_norms=False))
     load_weights(trained, tmp_path / "weights.pth", file_groups=1)
     weight = trained.backbone.network.get_parameter("model.conv1.weight")
@@ -217,6 +217,30 @@ def test_a_detector_has_the_layout_of_its_paper(
             "official",
             "the authors' DINO has shared_heads true",
             "--set shared_heads=true",
+        ),
+        (
+            preset("rf-detr-micro"),
+            "official",
+            "Roboflow's RF-DETR has vit_depth 12",
+            "--set vit_depth=12",
+        ),
+        (
+            preset("rf-detr-nano", vit_heads=12),
+            "official",
+            "384, 768 channels with 64 of each head",
+            "--format",
+        ),
+        (
+            preset("rf-detr-nano", global_blocks=(2, 5, 8, 11)),
+            "transformers",
+            r"its blocks \[3,6,9\] attend globally, and those of this detector \[2,5,8,11\]",
+            "--format",
+        ),
+        (
+            preset("lw-detr-tiny", vit_width=96),
+            "official",
+            "backbones of 192, 384, 768 channels, and this one has 96",
+            "--format",
         ),
     ],
 )
