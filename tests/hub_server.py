@@ -88,8 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = self._parts()
         if parts[:2] == ["api", "models"]:
             self._describe("/".join(parts[2:4]), parts[4:])
-        elif len(parts) == 5 and parts[2] == "resolve":
-            self._resolve("/".join(parts[:2]), parts[3], parts[4])
+        elif len(parts) >= 5 and parts[2] == "resolve":
+            self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         else:
             self._refuse(404, "EntryNotFound")
 

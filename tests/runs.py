@@ -18,8 +18,12 @@ from groupdetr.experiments import EXPERIMENTS
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 
-# Presets that train on a CPU.
-TINY_PRESETS = [name for name in EXPERIMENTS if name.endswith("-tiny") and "/" not in name]
+# Presets that train on a CPU. LW-DETR-tiny is a published detector, and not one of them.
+TINY_PRESETS = [
+    name
+    for name in EXPERIMENTS
+    if name.endswith(("-tiny", "-micro")) and name != "lw-detr-tiny" and "/" not in name
+]
 # Those of them that detect objects in single images, not in scenes of several cameras.
 IMAGE_PRESETS = [
     name for name in TINY_PRESETS if task_class(experiment(name).task).input_kind == "images"

@@ -180,7 +180,8 @@ def test_old_private_names_do_not_come_back() -> None:
 
 def test_an_image_is_an_image() -> None:
     texts = [*FILES, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*")]
-    this_file = Path(__file__)
+    # This file, and the names of classes that others have chosen
+    excepted = (Path(__file__), ROOT / "groupdetr/weights/objects365_names.py")
     for path in texts:
-        if path.suffix in (".py", ".md", ".sh") and path != this_file:
+        if path.suffix in (".py", ".md", ".sh") and path not in excepted:
             assert not re.search("picture", path.read_text(), re.IGNORECASE), path

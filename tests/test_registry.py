@@ -93,7 +93,8 @@ def test_a_name_is_the_same_model_everywhere(name: str) -> None:
     # Gradient checkpointing is a setting, which does not change what is computed.
     assert trained == recipe.with_options(recompute=config.settings.recompute)
     if "/" not in name:
-        assert recipe.num_groups == (6 if name.endswith(("-tiny", "-lite")) else 11)
+        small = 6 if name.endswith(("-tiny", "-lite")) else 11
+        assert recipe.num_groups == (13 if name.startswith(("lw-detr-", "rf-detr-")) else small)
 
 
 def test_training_without_a_model_is_training_of_the_default_model() -> None:

@@ -21,7 +21,11 @@ from groupdetr.structures.detections import Detections, encode_masks, masks_to_b
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.masks import STRIDE
 from groupdetr.structures.rle import RLE
-from groupdetr.tasks.detection2d.instance_segmentation import resize_to_image
+from groupdetr.tasks.detection2d.instance_segmentation import (
+    are_inside,
+    enlarge,
+    resize_to_image,
+)
 
 _MASKS_AT_ONCE = 8  # that are enlarged to the image at once
 
@@ -82,12 +86,15 @@ class ExportedDetector:
         """
         tensors = {name: torch.from_numpy(value[0]) for name, value in outputs.items()}
         height, width = input_size
-        if "mask_logits" in tensors:
+        if "mask_logits" in tensors and "boxes" not in tensors:
             return _mask_detections(tensors, (height, width), image_size)
         scale = torch.tensor([image_size[0] / width, image_size[1] / height] * 2)
         limit = torch.tensor([*image_size, *image_size])
         boxes = (tensors["boxes"] * scale).clamp(min=0).minimum(limit)
-        return Detections(tensors["scores"], tensors["labels"], boxes)
+        masks = None
+        if "mask_logits" in tensors:
+            masks = _enlarged_masks(tensors["mask_logits"], image_size)
+        return Detections(tensors["scores"], tensors["labels"], boxes, masks)
 
 
 def open_exported(file: str | Path) -> tuple[Runtime, JsonObject]:
@@ -104,6 +111,15 @@ def open_exported(file: str | Path) -> tuple[Runtime, JsonObject]:
             return export_format.load(path)
     endings = ", ".join(item.ending for item in FORMATS.values())
     raise UsageError("this is not an exported detector", str(path), f"pass a file of {endings}")
+
+
+def _enlarged_masks(logits: Tensor, image_size: tuple[int, int]) -> tuple[RLE, ...]:
+    """Return the masks with these logits [D,h,w] at the size of the image, (width, height)."""
+    width, height = image_size
+    masks: list[RLE] = []
+    for chunk in logits.split(_MASKS_AT_ONCE):
+        masks += encode_masks(are_inside(enlarge(chunk, (height, width))))
+    return tuple(masks)
 
 
 def _mask_detections(

@@ -19,9 +19,11 @@ from groupdetr.modeling.backbones.vit import ViT
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.ops.boxes3d import decode_boxes3d
+from groupdetr.ops.masks import mask_logits
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from groupdetr.structures.predictions import Predictions
+from groupdetr.tasks.detection2d.instance_segmentation import BoxAndMaskTask
 from groupdetr.tasks.postprocessing import best_pairs
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.weights.loading import load_weights
@@ -83,13 +85,7 @@ class BoxGraph(DetectionGraph):
         predictions = self.predictions(images)
         probabilities = predictions.logits.float().sigmoid()
         scores, query, labels = best_pairs(probabilities, self.options.num_detections)
-        boxes = cxcywh_to_xyxy(predictions.boxes.float())
-        boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-        height, width = images.shape[2:]
-        # A tensor of these two would fix the size of the input in the graph.
-        x, y = width * boxes[..., 0::2], height * boxes[..., 1::2]
-        corners = torch.stack([x, y], -1)  # [B,D,2,2]: two corners, each x and y
-        return scores, labels, corners.flatten(2)
+        return scores, labels, boxes_in_pixels(predictions, query, images)
 
 
 class MaskGraph(DetectionGraph):
@@ -107,12 +103,44 @@ class MaskGraph(DetectionGraph):
         # The last class is "no object".
         probabilities = predictions.logits.float().softmax(-1)[..., :-1]
         scores, query, labels = best_pairs(probabilities, self.options.num_detections)
-        masks = predictions.masks
-        index = query.unsqueeze(-1).expand(-1, -1, masks.embedding.shape[-1])
-        best = masks.embedding.gather(1, index).float()
-        pixels = masks.mask_features.pixels.float()
-        logits = best @ pixels.flatten(2)
-        return scores, labels, logits.unflatten(2, pixels.shape[2:])
+        return scores, labels, masks_of_queries(predictions, query)
+
+
+class BoxAndMaskGraph(DetectionGraph):
+    """Images -> scores [B,D], labels [B,D], boxes [B,D,4] and mask logits [B,D,H/4,W/4].
+
+    Scores, labels and boxes are those of `BoxGraph`. A mask is where its logits are positive, after
+    they were enlarged to the image.
+    """
+
+    outputs = ("scores", "labels", "boxes", "mask_logits")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        predictions = self.predictions(images)
+        probabilities = predictions.logits.float().sigmoid()
+        scores, query, labels = best_pairs(probabilities, self.options.num_detections)
+        boxes = boxes_in_pixels(predictions, query, images)
+        return scores, labels, boxes, masks_of_queries(predictions, query)
+
+
+def boxes_in_pixels(predictions: Predictions, query: Tensor, images: Tensor) -> Tensor:
+    """Return the boxes of the queries [B,D], x0, y0, x1, y1 in pixels of the images: [B,D,4]."""
+    boxes = cxcywh_to_xyxy(predictions.boxes.float())
+    boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+    height, width = images.shape[2:]
+    # A tensor of these two would fix the size of the input in the graph.
+    x, y = width * boxes[..., 0::2], height * boxes[..., 1::2]
+    corners = torch.stack([x, y], -1)  # [B,D,2,2]: two corners, each x and y
+    return corners.flatten(2)
+
+
+def masks_of_queries(predictions: Predictions, query: Tensor) -> Tensor:
+    """Return the logits of the masks of the queries [B,D], [B,D,H/4,W/4]."""
+    masks = predictions.masks
+    index = query.unsqueeze(-1).expand(-1, -1, masks.embedding.shape[-1])
+    best = masks.embedding.gather(1, index).float()
+    pixels = masks.mask_features.pixels.float()
+    return mask_logits(best, pixels.flatten(2)).unflatten(2, pixels.shape[2:])
 
 
 class SceneGraph(DetectionGraph):
@@ -153,7 +181,10 @@ def graph_of(
 ) -> DetectionGraph:
     """Return the graph of a ``model`` for the task of a detector."""
     graphs = {"box": BoxGraph, "mask": MaskGraph, "box3d": SceneGraph}
-    return graphs[detector.task.kind](model, options)
+    graph = graphs[detector.task.kind]
+    if issubclass(detector.task, BoxAndMaskTask):
+        graph = BoxAndMaskGraph
+    return graph(model, options)
 
 
 def expect_exportable(graph: DetectionGraph, *, dynamic_batch: bool, fixed_size: bool) -> None:

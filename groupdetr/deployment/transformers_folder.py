@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.image_input import ImageInput, to_rgb
-from groupdetr.data.transforms import val_transform
+from groupdetr.data.transforms import Resize, SquareResize
 from groupdetr.errors import ExportMismatchError
 from groupdetr.files.writing import write_atomically
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
@@ -36,11 +36,19 @@ PROCESSOR = "preprocessor_config.json"
 FILES = (CONFIG, WEIGHTS, PROCESSOR)
 KEY = "groupdetr"  # of config.json: that this library wrote the folder
 
+# It resizes without antialiasing, unlike an evaluation.
+RF_DETR_PROCESSOR = "RfDetrImageProcessor"
+# The architecture -> its image processor
 PROCESSORS = {
-    "conditional_detr": "ConditionalDetrImageProcessor",
+    "ConditionalDetrForObjectDetection": "ConditionalDetrImageProcessor",
     # transformers has no other one for DAB-DETR.
-    "dab-detr": "ConditionalDetrImageProcessor",
-    "mask2former": "Mask2FormerImageProcessor",
+    "DabDetrForObjectDetection": "ConditionalDetrImageProcessor",
+    "Mask2FormerForUniversalSegmentation": "Mask2FormerImageProcessor",
+    "LwDetrForObjectDetection": "DeformableDetrImageProcessor",
+    # Its boxes are those of Deformable DETR.
+    "RfDetrForObjectDetection": "DeformableDetrImageProcessor",
+    # No other one enlarges its masks.
+    "RfDetrForInstanceSegmentation": RF_DETR_PROCESSOR,
 }
 BILINEAR = 2  # the number of the interpolation in Pillow
 
@@ -51,8 +59,8 @@ class Differences:
 
     images: int
     logits: float
-    boxes: float | None  # of coordinates in [0,1]; None for masks
-    mask_logits: float | None  # relative to the largest one; None for boxes
+    boxes: float | None  # of coordinates in [0,1]; None without predicted boxes
+    mask_logits: float | None  # relative to the largest one; None without masks
     # Of normalised pixels, for images that both resize to the same size
     pixels: float
     other_sizes: int  # images that both resize to different sizes, which is one pixel or two
@@ -66,14 +74,21 @@ def write_folder(folder: Path, config: JsonObject, state: dict[str, Tensor]) -> 
 
 
 def write_processor(
-    folder: Path, model_type: str, imgsz: int, mean: Sequence[float], std: Sequence[float]
+    folder: Path, architecture: str, resize: Resize, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Write preprocessor_config.json: images are resized and normalised as in an evaluation."""
-    resize = val_transform(imgsz)
+    """Write preprocessor_config.json: images are resized and normalised as in an evaluation.
+
+    ``resize`` is that of the evaluation.
+    """
+    size: JsonObject
+    if isinstance(resize, SquareResize):
+        size = {"height": resize.sides[0], "width": resize.sides[0]}
+    else:
+        size = {"shortest_edge": resize.sizes[0], "longest_edge": resize.longest}
     content: JsonObject = {
-        "image_processor_type": PROCESSORS[model_type],
+        "image_processor_type": PROCESSORS[architecture],
         "do_resize": True,
-        "size": {"shortest_edge": resize.sizes[0], "longest_edge": resize.longest},
+        "size": size,
         "resample": BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -81,7 +96,7 @@ def write_processor(
         "image_mean": list(mean),
         "image_std": list(std),
     }
-    if model_type == "mask2former":
+    if architecture == "Mask2FormerForUniversalSegmentation":
         # Otherwise images are stretched until their sides are multiples of 32.
         content |= {"size_divisor": 0, "ignore_index": 255, "do_reduce_labels": False}
     else:
@@ -125,27 +140,31 @@ def compare_with_transformers(
     logits, boxes, mask_logits, pixels, other_sizes = [], [], [], [], 0
     for source in images:
         image = to_rgb(source)
-        bytes_of_image = to_pixels(image, val_transform(detector.imgsz))[None]
+        bytes_of_image = to_pixels(image, detector.resize)[None]
         batch = normalise(bytes_of_image, torch.zeros(1, *bytes_of_image.shape[-2:]).bool(), False)
         values = processor(images=[image], return_tensors="pt")["pixel_values"].cpu()
         # What the network sees: the backbone of ours converts the normalisation itself.
         expected = batch.pixels * ours_std.view(-1, 1, 1) + ours_mean.view(-1, 1, 1)
         expected = (expected - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-        if values.shape == expected.shape:
+        if type(processor).__name__ == RF_DETR_PROCESSOR:
+            pass  # Its pixels are others.
+        elif values.shape == expected.shape:
             pixels.append(float((values - expected).abs().max()))
         else:
             other_sizes += 1
         with torch.no_grad(), double_precision(ours, theirs):
             predictions = ours(Images(batch.pixels.double(), batch.padding, False)).final
             answers = theirs(pixel_values=_padded(expected.double(), ours.backbone.multiple))
-        if predictions.mask_features is None:
-            logits.append(_difference(predictions.logits, answers.logits))
+        # What Mask2Former answers, which predicts masks alone, has other names.
+        logits_name = "logits" if predictions.has_boxes else "class_queries_logits"
+        masks_name = "pred_masks" if predictions.has_boxes else "masks_queries_logits"
+        logits.append(_difference(predictions.logits, answers[logits_name]))
+        if predictions.has_boxes:
             boxes.append(_difference(predictions.boxes, answers.pred_boxes))
-        else:
-            logits.append(_difference(predictions.logits, answers.class_queries_logits))
+        if predictions.has_masks:
             full = predictions.masks.full()
             scale = float(full.abs().max())
-            mask_logits.append(_difference(full, answers.masks_queries_logits) / max(scale, 1e-6))
+            mask_logits.append(_difference(full, answers[masks_name]) / max(scale, 1e-6))
     return Differences(
         images=len(images),
         logits=max(logits),

@@ -56,9 +56,9 @@ class Agreement:
     # whose boxes or masks were compared; all of them if all scores are nearly equal
     detections: int
     score: float  # the largest difference of scores
-    # the largest difference of a box's edge, in pixels of the image; None for masks
+    # the largest difference of a box's edge, in pixels of the image; None for masks alone
     pixels: float | None
-    # the share of the pixels of all masks that differ; None for boxes
+    # the share of the pixels of all masks that differ; None for boxes alone
     mask: float | None
     milliseconds: float  # of the exported detector, for one image
     torch_milliseconds: float
@@ -105,26 +105,29 @@ def compare(
     Images are left out where the reference itself changes by more than the tolerance if its input
     is changed by as little as rounding does.
     """
+    outputs = exported.metadata["outputs"]
+    has_boxes, has_masks = "boxes" in outputs, "mask_logits" in outputs
     total = _Difference()
     unstable = 0
     for image in images:
         expected = reference.predict(image)
-        difference = _difference(exported.predict(image), expected)
-        if not difference.is_within(tolerance) and _is_unstable(reference, image, tolerance):
+        difference = _difference(exported.predict(image), expected, has_boxes)
+        if not difference.is_within(tolerance) and _is_unstable(
+            reference, image, tolerance, has_boxes
+        ):
             unstable += 1
             continue
         total = total.joined(difference)
     if dynamic_batch:
         for ours, theirs in _in_batch(exported, images[0]):
-            total = total.joined(_difference(ours, theirs))
+            total = total.joined(_difference(ours, theirs, has_boxes))
     example = exported.input_of(to_rgb(images[0]))
-    has_masks = "mask_logits" in exported.metadata["outputs"]
     return Agreement(
         images=len(images),
         unstable=unstable,
         detections=total.detections,
         score=total.score,
-        pixels=None if has_masks else total.pixels,
+        pixels=total.pixels if has_boxes else None,
         mask=total.mask if has_masks else None,
         milliseconds=_milliseconds(lambda: exported.runtime(example)),
         torch_milliseconds=_milliseconds(lambda: reference.runtime(example)),
@@ -209,23 +212,31 @@ class _Difference:
         return self.score <= tolerance.score and is_located
 
 
-def _difference(ours: Detections, theirs: Detections) -> _Difference:
-    """Return how far the detections in one image are from those of the reference."""
+def _difference(ours: Detections, theirs: Detections, has_boxes: bool = True) -> _Difference:
+    """Return how far the detections in one image are from those of the reference.
+
+    Without ``has_boxes``, the boxes are those around the masks, and are not compared.
+    """
     score = _largest_difference(ours, theirs)
     # The last detections of equal scores may differ, and so may the order of equal ones.
     lowest = max(MIN_SCORE, float(theirs.scores[-1]) + 1e-3)
     compared = theirs.above(lowest)
-    if theirs.masks is None and len(compared):
-        return _Difference(len(compared), score, max(_distances(compared, ours)))
-    if theirs.masks is None and len(theirs):
+    pixels = 0.0
+    if has_boxes and len(compared):
+        pixels = max(_distances(compared, ours))
+    elif has_boxes and len(theirs):
         # All scores are nearly equal, or very low, as those of an untrained detector. Rounding
         # decides which of them are among the best, but most are in both.
-        return _Difference(len(theirs), score, statistics.median(_distances(theirs, ours)))
+        pixels = statistics.median(_distances(theirs, ours))
+    if theirs.masks is None:
+        return _Difference(len(compared) or len(theirs), score, pixels)
     differing, area = _differing_pixels(compared, ours)
-    return _Difference(len(compared), score, 0.0, differing, area)
+    return _Difference(len(compared), score, pixels, differing, area)
 
 
-def _is_unstable(reference: ExportedDetector, image: ImageInput, tolerance: Tolerance) -> bool:
+def _is_unstable(
+    reference: ExportedDetector, image: ImageInput, tolerance: Tolerance, has_boxes: bool
+) -> bool:
     """Return whether rounding changes the detections of a detector by more than a tolerance."""
     rgb = to_rgb(image)
     pixels = reference.input_of(rgb)
@@ -235,7 +246,7 @@ def _is_unstable(reference: ExportedDetector, image: ImageInput, tolerance: Tole
         noise = generator.uniform(-_NOISE, _NOISE, pixels.shape).astype(np.float32)
         outputs = reference.runtime(pixels + noise)
         changed = reference.detections(outputs, pixels.shape[2:], rgb.size)
-        if not _difference(changed, expected).is_within(tolerance):
+        if not _difference(changed, expected, has_boxes).is_within(tolerance):
             return True
     return False
 

@@ -12,6 +12,7 @@ from groupdetr.errors import UsageError
 TASKS = {
     "detection": ("groupdetr.tasks.detection2d.task", "DetectionTask"),
     "instance_segmentation": ("groupdetr.tasks.detection2d.instance_segmentation", "InstanceTask"),
+    "boxes_and_masks": ("groupdetr.tasks.detection2d.instance_segmentation", "BoxAndMaskTask"),
     "detection3d": ("groupdetr.tasks.detection3d.task", "Detection3DTask"),
     "detection3d_two_frames": ("groupdetr.tasks.detection3d.task", "TwoFrameTask"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from groupdetr.checkpoints import hub, native
@@ -24,8 +24,8 @@ from groupdetr.registry import list_models
 from groupdetr.version import __version__
 
 RUN_OR_WEIGHTS = (
-    "pass a folder that `groupdetr train` wrote, a .safetensors file of this library, or a model "
-    "on the Hugging Face hub (owner/name)"
+    "pass a folder that `groupdetr train` wrote, a .safetensors file of this library, a published "
+    "checkpoint, or a model on the Hugging Face hub (owner/name)"
 )
 MODEL_FILE = "model.safetensors"  # of a folder that `groupdetr push` wrote
 PUSHED_CONFIG = "config.json"  # of the same folder
@@ -37,8 +37,8 @@ def weights_of(source: str | Path) -> Path:
     """Return the best weights of a run, or a weights file of this library, which was named.
 
     Of a model on the Hugging Face hub, it is the file in the cache of huggingface-hub. Weights of
-    another program, there or in a local folder of transformers, are converted once, and the
-    converted file is kept in that cache.
+    another program are converted once, and the converted file is kept in that cache. They may be on
+    the hub, in a local folder of transformers, or in a local checkpoint such as a .pth file.
 
     `UsageError` for anything else. It says what the argument is.
     """
@@ -86,25 +86,36 @@ def _weights_in(folder: Path) -> list[Path]:
 
 def _weights_of_folder(folder: Path) -> Path:
     """Return a weights file of this library with the weights of a local folder of transformers."""
+    state = _state_on_disk(folder, [folder / "config.json", *_weights_in(folder)])
+    return _converted(str(folder), "local", state)
+
+
+def _state_on_disk(source: Path, files: Sequence[Path]) -> str:
+    """Return a text that changes with the content of a local file or folder.
+
+    ``files`` are those of ``source`` that are read.
+    """
     # The size and the time of a file change with its content. To read it would take seconds.
-    states = [str(folder.resolve())]
-    for file in [folder / "config.json", *_weights_in(folder)]:
+    states = [str(source.resolve())]
+    for file in files:
         status = file.stat()
         states.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
     digest = hashlib.sha256("\n".join(states).encode(errors="surrogateescape")).hexdigest()
-    return _converted(str(folder), "local", digest[:16])
+    return digest[:16]
 
 
 def _weights_of_model(model: hub.HubModel) -> Path:
     """Return a weights file of this library with the weights of a model on the hub."""
     source = hub.download(model)
-    folder = source if source.is_dir() else source.parent
     if source.is_dir() and is_pushed(source):
         return source / MODEL_FILE
     if source.is_file() and has_safetensors(source) and "recipe" in native.read_metadata(source):
         return source
-    # The name of the folder is the commit, whose files never change.
-    return _converted(str(hub.HubModel(model.id, folder.name)), model.id, folder.name)
+    # The files of a commit never change.
+    commit = hub.commit_of(model, source)
+    named = hub.HubModel(model.id, commit, model.file)
+    state = commit if model.file is None else f"{commit}-{model.file.replace('/', '--')}"
+    return _converted(str(named), model.id, state)
 
 
 def _converted(source: str, namespace: str, state: str) -> Path:
@@ -114,20 +125,25 @@ def _converted(source: str, namespace: str, state: str) -> Path:
     unless the cache has them.
     """
     # Imported here: the importers of all published checkpoints take time.
-    from huggingface_hub import cached_assets_path, constants
-
     from groupdetr.weights.importing import import_weights
 
-    converted = cached_assets_path(
+    file = _file_in_cache(namespace, state)
+    if not file.is_file():
+        import_weights(source, file)
+    return file
+
+
+def _file_in_cache(namespace: str, state: str) -> Path:
+    """Return the file of huggingface-hub's cache for converted weights; it may not exist."""
+    from huggingface_hub import cached_assets_path, constants
+
+    folder = cached_assets_path(
         "groupdetr",
         namespace=namespace,
         subfolder=f"{state}-{__version__}",
         assets_dir=constants.HF_ASSETS_CACHE,
     )
-    file = Path(converted) / MODEL_FILE
-    if not file.is_file():
-        import_weights(source, file)
-    return file
+    return Path(folder) / MODEL_FILE
 
 
 def default_folder(source: Path) -> Path:
@@ -140,6 +156,19 @@ def default_folder(source: Path) -> Path:
     if model is not None:
         return Path("runs") / model.folder_name
     return source if source.is_dir() else source.parent
+
+
+def default_file(source: Path, weights: Path) -> Path:
+    """Return the path beside which a command writes a file by default, with another ending.
+
+    ``weights`` are those of ``source``, as `weights_of` returns them. It is their path, unless they
+    were converted into the cache. Then it is the path of the checkpoint, or one in its folder.
+    """
+    if hub.model_named(source) is not None:
+        return default_folder(source) / weights.name
+    if source.is_dir() and source.resolve() not in weights.resolve().parents:
+        return source / weights.name
+    return weights if source.is_dir() else source
 
 
 def _run_with_weights(path: Path) -> RunFolder:
@@ -239,7 +268,10 @@ def _hint_for_dataset(path: Path) -> str:
 
 
 def _weights_file(path: Path) -> Path:
-    """Return the path of a weights file. `UsageError` if the file is something else."""
+    """Return the path of a weights file of this library, or of one that was converted from another.
+
+    `UsageError` if the file is something else.
+    """
     owner = run_around(path)
     remedy = ""
     if owner is not None:
@@ -257,6 +289,9 @@ def _weights_file(path: Path) -> Path:
         raise UsageError(what, str(path), remedy or kind.remedy)
     if has_safetensors(path):
         return path
+    state = _state_on_disk(path, [path])
+    if _file_in_cache("local", state).is_file():
+        return _file_in_cache("local", state)
     try:
         checkpoint = open_checkpoint(path)
     except WeightsError as error:
@@ -264,5 +299,4 @@ def _weights_file(path: Path) -> Path:
     if checkpoint.is_training_state:
         what = "this is the state of a training, from which it is resumed, and not its best weights"
         raise UsageError(what, str(path), remedy or "pass the folder of the run")
-    what = "this is a checkpoint of another program, which has to be converted first"
-    raise UsageError(what, str(path), f"groupdetr import {quote(path)}")
+    return _converted(str(path), "local", state)

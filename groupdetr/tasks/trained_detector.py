@@ -11,6 +11,7 @@ import torch
 from groupdetr.checkpoints import native
 from groupdetr.checkpoints.metadata import UNTRUSTED
 from groupdetr.console.text import quote
+from groupdetr.data.transforms import InputShape
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.accelerator import expect_device
 from groupdetr.engine.task import Task
@@ -19,6 +20,7 @@ from groupdetr.experiments import Experiment
 from groupdetr.registry import class_path, experiment, recipe_from_dict
 from groupdetr.settings import RANGES, Settings, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.input_shape import input_shape
 from groupdetr.tasks.registry import task_class
 from groupdetr.tasks.run_or_weights import weights_of
 from groupdetr.weights.loading import build_for_file, load_weights
@@ -30,7 +32,7 @@ class TrainedDetector:
     """The best weights of a run, or a weights file of this library, as a model that can predict.
 
     ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the shortest side of the network's input in
-    pixels; None uses that of the training.
+    pixels, or the side of a square; None uses that of the training.
     """
 
     input_kind: ClassVar[str | None] = None  # "images" or "scenes"; None allows both
@@ -81,8 +83,13 @@ class TrainedDetector:
 
     @property
     def settings(self) -> Settings:
-        """The settings of the preset, for images of the size that the detector takes."""
-        return replace(self.experiment.settings, imgsz=self.imgsz)
+        """The settings of the preset, for images of the one size that the detector takes."""
+        return replace(self.experiment.settings, imgsz=self.imgsz, multi_scale="off")
+
+    @property
+    def input_shape(self) -> InputShape:
+        """What the network needs of the shape of its images."""
+        return input_shape(self.recipe)
 
 
 def _device(name: str) -> torch.device:

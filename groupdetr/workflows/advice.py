@@ -6,9 +6,12 @@ import math
 
 from torch import nn
 
+from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.engine.optimizer import MAX_WARMUP
 from groupdetr.modeling.backbones.registry import NONE_FROZEN, can_load, has_weights
+from groupdetr.modeling.detr import DetectionTransformer, part_of
+from groupdetr.modeling.frozen import trained_batch_norms
 from groupdetr.workflows.detector_plan import DetectorPlan
 
 FEW_STEPS = 300  # a training with fewer steps is advised against, before it starts
@@ -32,7 +35,7 @@ def describe(plan: DetectorPlan, model: nn.Module) -> str:
         side = "image height"
     else:
         samples = "images"
-        side = "shortest side"
+        side = "squares of" if plan.recipe.square_images else "shortest side"
     groups = f"{recipe.num_groups} groups of {recipe.num_queries} queries"
     if settings.groups_schedule is not None:
         groups += f" by the schedule {settings.groups_schedule}"
@@ -97,3 +100,18 @@ def advice(plan: DetectorPlan) -> list[str]:
             + (", or with a smaller --batch" if settings.batch > 2 and not settings.steps else "")
         )
     return lines
+
+
+def batch_norm_notes(plan: DetectorPlan, model: DetectionTransformer) -> list[str]:
+    """Return a line if batch norms are trained and micro-batches change what they compute."""
+    norms = trained_batch_norms(model)
+    accumulate = plan.settings.accumulate
+    if not norms or accumulate == 1:
+        return []
+    parts = sorted({part_of(name) for name in norms})
+    return [
+        f"note    {quantity(len(norms), 'batch norm')} of the {' and '.join(parts)} are trained, "
+        f"with the statistics of {quantity(plan.micro_batch_size, 'image')}: --accumulate "
+        f"{accumulate} does not give the result of --accumulate 1; fix the norms with "
+        "--set freeze_norms=true"
+    ]

@@ -1,9 +1,12 @@
 """Fitting a training to memory: the largest micro-batches and chunks of groups that fit.
 
 The result of a step does not depend on the size of its micro-batches or of its chunks of groups, so
-these are chosen for memory alone. Of all step plans that fit, the one with the fewest passes is
-chosen. The memory of a step is linear in the pixels of a micro-batch, in the groups of a chunk, and
-in their product. Measurements of four small steps therefore predict the memory of all other plans.
+these are chosen for memory alone. Batch norms that are trained are the exception: their statistics
+are those of a micro-batch, so chunks of groups are preferred, and the training says so.
+
+Of all step plans that fit, the one with the fewest passes is chosen. The memory of a step is linear
+in the pixels of a micro-batch, in the groups of a chunk, and in their product. Measurements of four
+small steps therefore predict the memory of all other plans.
 The chosen plan is always measured.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from groupdetr.engine.step_groups import set_step_groups
 from groupdetr.engine.task import WorstCaseBatch
 from groupdetr.errors import UsageError
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
+from groupdetr.modeling.frozen import trained_batch_norms
 from groupdetr.modeling.group_chunks import groups_are_independent, with_loss
 from groupdetr.settings import Settings
 from groupdetr.structures.step_objects import StepObjects
@@ -174,13 +178,26 @@ class FitProblem:
 
         A plan is better if it has more groups; with equal groups, if it has fewer passes; with
         equal passes, if it has fewer micro-batches, because these change the noise of denoising,
-        and chunks of groups do not. Micro-batches and chunks that the settings choose are kept.
+        and chunks of groups do not. With batch norms that are trained, fewer micro-batches come
+        first, because these change their statistics. Micro-batches and chunks that the settings
+        choose are kept.
         """
         plans = set()
         for groups, chunk in self._groups_and_chunks(may_reduce_groups):
             for micro_batches in self._micro_batches():
                 plans.add(self.step_plan(groups, chunk, micro_batches))
+        if self.trains_batch_norms:
+            return sorted(plans, key=lambda plan: (-plan.groups, plan.micro_batches, plan.passes))
         return sorted(plans, key=lambda plan: (-plan.groups, plan.passes, plan.micro_batches))
+
+    @cached_property
+    def trains_batch_norms(self) -> bool:
+        """True if the result of a step depends on the size of its micro-batches."""
+        with torch.device("meta"):
+            model = replace(self.recipe, pretrained_backbone=False).build()
+        if self.settings.freeze:
+            model.freeze(self.settings.freeze)
+        return bool(trained_batch_norms(model))
 
     def _micro_batches(self) -> list[int]:
         if self.settings.accumulate > 1:

@@ -16,6 +16,7 @@ from groupdetr.data.nuscenes.version import check_version, is_version, refuse_im
 from groupdetr.data.nuscenes.version import load as load_version
 from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import TrainingData
+from groupdetr.data.transforms import InputShape
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError
 from groupdetr.files.replacing import expect_replaceable
@@ -101,6 +102,7 @@ def check_command(
     show_augment: int | None,
     augment: str,
     imgsz: int,
+    square_images: bool,
     with_run: Path | None,
     split: str | None,
     device: str,
@@ -128,7 +130,8 @@ def check_command(
             expect_outside_dataset(out, dataset_folders(report.dataset.metadata()))
         write_json(out / "check.json", report.to_json())
     if show_augment is not None and out is not None:
-        write_sheet(report, show_augment, augment, imgsz, out / SHEET)
+        shape = InputShape(square=square_images)
+        write_sheet(report, show_augment, augment, imgsz, shape, out / SHEET)
     if with_run is None:
         return CheckResult(report)
     # A dataset that cannot be trained on cannot be evaluated either: its errors come first.
@@ -139,7 +142,9 @@ def check_command(
     return CheckResult(report, found)
 
 
-def write_sheet(report: CheckReport, count: int, augment: str, imgsz: int, file: Path) -> None:
+def write_sheet(
+    report: CheckReport, count: int, augment: str, imgsz: int, shape: InputShape, file: Path
+) -> None:
     """Write a sheet of train images after augmentation, ``count`` rows, to a file.
 
     `UsageError` if the data are scenes, or if there are no images that can be drawn.
@@ -149,7 +154,8 @@ def write_sheet(report: CheckReport, count: int, augment: str, imgsz: int, file:
         raise UsageError(
             "there are no images to draw", str(report.root), "leave out --show-augment for scenes"
         )
-    sheet = augmentation_sheet(dataset.splits["train"], Augmentation.named(augment), imgsz, count)
+    train = dataset.splits["train"]
+    sheet = augmentation_sheet(train, Augmentation.named(augment), imgsz, count, shape=shape)
     save_annotated(sheet, file)
     create_console().print(f"training sees the images as in {file}")
 
@@ -162,12 +168,14 @@ def draw_augmentation(
     transform: nn.Module | None = None,
     count: int = 8,
     imgsz: int = 320,
+    square_images: bool = False,
 ) -> Image.Image:
     """Return a sheet of train images as training sees them, to be looked at before.
 
     It has a row for each of ``count`` images: the image as in validation, and three draws of the
     augmentation, with the boxes. ``augment`` and ``transform`` are those of `groupdetr.train`, and
-    ``imgsz`` is the shortest side in pixels. ``data`` and ``images`` are as in `load_dataset`.
+    ``imgsz`` is the shortest side in pixels. With ``square_images``, images are resized to squares
+    of this side, as LW-DETR and RF-DETR do. ``data`` and ``images`` are as in `load_dataset`.
 
     `UsageError` for scenes, and for values that cannot be used.
 
@@ -185,7 +193,8 @@ def draw_augmentation(
         )
     chosen = Augmentation.named(augment)
     train = dataset.splits["train"]
-    return augmentation_sheet(train, chosen, imgsz, count, own_transform=own_transform)
+    shape = InputShape(square=square_images)
+    return augmentation_sheet(train, chosen, imgsz, count, own_transform=own_transform, shape=shape)
 
 
 def load_dataset(path: str | Path, images: str | Path | None = None) -> TrainingData:

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast, overload
 
-from groupdetr.checkpoints import hub
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.deployment.comparison import (
@@ -48,7 +47,7 @@ from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 from groupdetr.tasks.detection3d.task import image_size
-from groupdetr.tasks.run_or_weights import default_folder
+from groupdetr.tasks.run_or_weights import default_file
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.version import __version__
 from groupdetr.weights.writing import WeightsFormat
@@ -105,10 +104,13 @@ class ExportResult:
         agreement = self.agreement
         if agreement.box3d is not None:
             where = f"of boxes {agreement.box3d:.4f} (metres, radians, metres per second)"
-        elif agreement.mask is not None:
-            where = f"of masks {100 * agreement.mask:.2f} % of their pixels"
         else:
-            where = f"of boxes {agreement.pixels:.2f} pixels"
+            parts = []
+            if agreement.pixels is not None:
+                parts.append(f"of boxes {agreement.pixels:.2f} pixels")
+            if agreement.mask is not None:
+                parts.append(f"of masks {100 * agreement.mask:.2f} % of their pixels")
+            where = " and ".join(parts)
         inputs = "image" if agreement.box3d is None else "scene"
         lines = [
             f"compared {agreement.detections} detections in {agreement.images} {inputs}s: "
@@ -212,7 +214,7 @@ def export(
     if out is not None:
         file = Path(out)
     else:
-        file = _default_file(Path(run), detector.path).with_suffix(runtime_format.ending)
+        file = default_file(Path(run), detector.path).with_suffix(runtime_format.ending)
     _expect_file(file, runtime_format.ending)
     check = Path(check) if check is not None else None
     comparison: Comparison[ExportedDetector] | Comparison[ExportedSceneDetector]
@@ -221,6 +223,7 @@ def export(
         size = size or image_size(detector.imgsz)
         comparison = comparison_on_scenes(detector, Path(run), check, size)
     else:
+        size = _image_size(detector, size)
         comparison = comparison_on_images(detector, Path(run), check)
     # OpenVINO computes in 32 bits, and only its file has 16.
     compute_half = half and format != "openvino"
@@ -301,13 +304,6 @@ def export_command(
     return result
 
 
-def _default_file(run: Path, weights: Path) -> Path:
-    """Return the file beside the weights, or of a model on the hub, in a folder of its name."""
-    if hub.model_named(run) is None:
-        return weights
-    return default_folder(run) / weights.name
-
-
 def _parts(file: Path) -> list[Path]:
     """Return the files that an export may consist of. The last one is ``file`` itself.
 
@@ -341,6 +337,27 @@ def _write(
                 else:
                     # The weights of a larger detector, whose file is replaced
                     final.unlink(missing_ok=True)
+
+
+def _image_size(detector: Detector, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the height and width of the input; None for images of any size.
+
+    A detector of squares has one size. `UsageError` for a size that the network cannot take.
+    """
+    shape = detector.input_shape
+    if size is None:
+        side = shape.round(detector.imgsz)
+        return (side, side) if shape.square else None
+    for pixels in size:
+        if pixels % shape.divisor:
+            lower = max(1, pixels // shape.divisor) * shape.divisor
+            higher = lower + shape.divisor
+            raise UsageError(
+                f"a side of --size must be a multiple of {shape.divisor} for this detector, "
+                f"not {pixels}",
+                remedy=f"write {lower} or {higher} instead of {pixels}",
+            )
+    return size
 
 
 def _expect_size(size: tuple[int, int] | None, imgsz: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints import hub
 from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
@@ -18,6 +18,8 @@ from groupdetr.deployment.comparison import images_to_compare
 from groupdetr.deployment.transformers_folder import (
     FILES,
     KEY,
+    PROCESSORS,
+    RF_DETR_PROCESSOR,
     Differences,
     compare_with_transformers,
     has_transformers,
@@ -30,7 +32,7 @@ from groupdetr.files.replacing import expect_folder, expect_replaceable
 from groupdetr.files.writing import write_atomically
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
-from groupdetr.tasks.run_or_weights import default_folder
+from groupdetr.tasks.run_or_weights import default_file
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.version import __version__
 from groupdetr.weights.huggingface_backbone import huggingface_backbone
@@ -43,9 +45,11 @@ from groupdetr.weights.writing import (
     describe,
     find_target,
     notes,
+    notes_of_groups,
     one_group_state,
     their_state,
     unequal_tensors,
+    with_unused_class,
 )
 
 WEIGHTS_FORMATS: tuple[WeightsFormat, ...] = ("transformers", "official")
@@ -74,6 +78,8 @@ class WeightsExportResult:
         """Return the file and all figures. Those of the comparison are null without one."""
         if self.differences is not None:
             differences = asdict(self.differences)
+            if math.isnan(self.differences.pixels):
+                differences["pixels"] = None
         else:
             differences = dict.fromkeys(field.name for field in fields(Differences))
         return {
@@ -110,7 +116,8 @@ def _describe_differences(differences: Differences) -> str:
         parts.append(f"of boxes {differences.boxes:.1e}")
     if differences.mask_logits is not None:
         parts.append(f"of the logits of masks {differences.mask_logits:.1e}, relative")
-    parts.append(f"of pixels {differences.pixels:.1e}")
+    if not math.isnan(differences.pixels):  # otherwise, none could be compared
+        parts.append(f"of pixels {differences.pixels:.1e}")
     line = (
         f"compared with transformers in {differences.images} images: largest difference "
         f"{', '.join(parts)}"
@@ -143,29 +150,29 @@ def export_weights(
     detector = TrainedDetector(run, "cpu", imgsz)
     where = str(detector.path)
     target = find_target(detector.recipe, format, where)
-    if all_groups and format == "transformers":
+    if all_groups and format == "transformers" and not target.has_groups:
         raise UsageError(
-            "a model of transformers has one group",
+            f"{target.title} has one group",
             where,
             "leave out --all-groups, or choose --format official",
         )
     file = Path(out) if out is not None else _default_path(Path(run), detector.path, format)
     if format == "transformers":
-        return _write_transformers(Detector(run, "cpu", imgsz), Path(run), target, file)
+        detector_2d = Detector(run, "cpu", imgsz)
+        return _write_transformers(detector_2d, Path(run), target, file, all_groups)
     return _write_official(detector, target, file, all_groups)
 
 
 def _default_path(run: Path, weights: Path, format: WeightsFormat) -> Path:
     """Return a path beside the weights, or of a model on the hub, in a folder of its name."""
-    if hub.model_named(run) is not None:
-        weights = default_folder(run) / weights.name
+    weights = default_file(run, weights)
     if format == "transformers":
         return weights.with_name(f"{weights.stem}-transformers")
     return weights.with_suffix(".pth")
 
 
 def _write_transformers(
-    detector: Detector, run: Path, target: Target, folder: Path
+    detector: Detector, run: Path, target: Target, folder: Path, all_groups: bool
 ) -> WeightsExportResult:
     """Write a folder of transformers, and compare it."""
     where = str(detector.path)
@@ -175,14 +182,19 @@ def _write_transformers(
     files = [folder / name for name in FILES]
     expect_replaceable(files, lambda _: is_own, "choose another folder with --out")
 
-    state = one_group_state(detector.model)
+    num_groups = detector.recipe.num_groups if all_groups else 1
+    if all_groups:
+        state = all_groups_state(detector.model, target.layout, where)
+    else:
+        state = one_group_state(detector.model, target.layout)
     theirs = their_state(state, detector.model, target)
-    description = describe(detector.recipe, 1, detector.categories, detector.imgsz)
+    description = describe(detector.recipe, num_groups, detector.categories, detector.imgsz)
     assert target.layout.describe is not None
     config = target.layout.describe(description) | backbone.config
     config[KEY]["version"] = __version__
     write_folder(folder, config, theirs)
-    write_processor(folder, config["model_type"], detector.imgsz, backbone.mean, backbone.std)
+    (architecture,) = config["architectures"]
+    write_processor(folder, architecture, detector.resize, backbone.mean, backbone.std)
     _expect_equal(folder, state, detector, target)
 
     lines = notes(detector.recipe, target)
@@ -192,6 +204,11 @@ def _write_transformers(
             "initialised: they are of layers behind the last map that this detector uses"
         )
     differences = None
+    if PROCESSORS[architecture] == RF_DETR_PROCESSOR:
+        lines.append(
+            f"the image processor of this folder, {RF_DETR_PROCESSOR}, resizes without "
+            "antialiasing, unlike this library, so its scores differ a little"
+        )
     if has_transformers():
         create_console().print("comparing it with transformers")
         images, _ = images_to_compare(detector, run, None)
@@ -201,7 +218,9 @@ def _write_transformers(
             "the answers were not compared, because transformers is not installed: "
             "pip install 'groupdetr[huggingface]'"
         )
-    result = WeightsExportResult(folder, target.title, len(theirs), 1, differences, tuple(lines))
+    result = WeightsExportResult(
+        folder, target.title, len(theirs), num_groups, differences, tuple(lines)
+    )
     if differences is not None:
         _expect_agreement(result, differences)
     return result
@@ -231,9 +250,10 @@ def _write_official(
     where = str(detector.path)
     num_groups = detector.recipe.num_groups if all_groups else 1
     if all_groups:
-        state = all_groups_state(detector.model, target.title, where)
+        state = all_groups_state(detector.model, target.layout, where)
     else:
-        state = one_group_state(detector.model)
+        state = one_group_state(detector.model, target.layout)
+    state = with_unused_class(state, detector.model, target.layout, detector.categories)
     theirs = their_state(state, detector.model, target)
     description = describe(detector.recipe, num_groups, detector.categories, detector.imgsz)
     assert target.layout.describe is not None
@@ -243,7 +263,8 @@ def _write_official(
         content = {"state_dict": theirs, "meta": metadata}
     write_atomically(file, lambda opened: torch.save(content, opened))
     _expect_equal(file, state, detector, target)
-    return WeightsExportResult(file, target.title, len(theirs), num_groups, None, ())
+    lines = notes_of_groups(detector.recipe, target, num_groups)
+    return WeightsExportResult(file, target.title, len(theirs), num_groups, None, tuple(lines))
 
 
 def _is_own_file(file: Path) -> bool:

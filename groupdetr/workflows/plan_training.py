@@ -36,6 +36,7 @@ from groupdetr.settings import (
     Settings,
 )
 from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.input_shape import input_shape
 from groupdetr.tasks.registry import task_class
 from groupdetr.tasks.training_config import TrainingConfig
 from groupdetr.workflows.detector_plan import DetectorPlan
@@ -68,7 +69,9 @@ def make_plan(
         expect_same_data(RunFolder(resume), dataset)
     recipe = replace(recipe, num_classes=len(dataset.categories))
     workers = loader_workers(config.settings)
-    task = task_class(chosen.task)(dataset, config.settings, recipe.num_detections, workers)
+    task = task_class(chosen.task)(
+        dataset, config.settings, recipe.num_detections, workers, input_shape(recipe)
+    )
     if transform is not None:
         if not isinstance(task, DetectionTask):
             raise UsageError(
@@ -165,12 +168,19 @@ def expect_cacheable(settings: Settings, task: Task[Any], accelerator: Accelerat
             "--cache-features is for images, and this model detects objects in scenes",
             remedy=LEAVE_OUT,
         )
+    if settings.multi_scale != "off":
+        raise UsageError(
+            f"--multi-scale {settings.multi_scale} changes the size of images, so their features "
+            "cannot be cached",
+            remedy=f"choose --multi-scale off, or {LEAVE_OUT}",
+        )
     if train.own_transform is not None:
         raise UsageError(
             "the transform of your own may draw random numbers, so features cannot be cached",
             remedy=f"leave out the transform, or {LEAVE_OUT}",
         )
-    resize = val_transform(settings.imgsz)
+    assert isinstance(task, DetectionTask)
+    resize = val_transform(settings.imgsz, task.shape)
     sizes = set()
     for record in train.records:
         image = (record.height, record.width)

@@ -35,7 +35,7 @@ from groupdetr.settings import (
     PARTS,
 )
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.workflows.advice import advice, describe
+from groupdetr.workflows.advice import advice, batch_norm_notes, describe
 from groupdetr.workflows.auto_memory import oom_hint
 from groupdetr.workflows.detector_plan import DetectorPlan
 from groupdetr.workflows.plan_training import expect_no_run
@@ -64,7 +64,7 @@ def run_plan(plan: DetectorPlan, callbacks: Sequence[Callback] = ()) -> Training
 def _run_plan(plan: DetectorPlan, callbacks: Sequence[Callback]) -> TrainingResult:
     trainer = build_trainer(plan, callbacks)
     plan.log(describe(plan, trainer.model))
-    for line in advice(plan):
+    for line in [*advice(plan), *batch_norm_notes(plan, trainer.model)]:
         plan.log(line)
     tracking = start_tracking(plan, trainer)
     with nullcontext() if tracking is None else tracking:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from groupdetr.checkpoints import native
 from groupdetr.checkpoints.file_format import KEY, file_stamp
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.tasks.run_or_weights import default_folder, expect_run, weights_of
+from groupdetr.tasks.run_or_weights import default_file, default_folder, expect_run, weights_of
 
 STATE = {"a": torch.ones(2)}
 
@@ -65,7 +65,6 @@ def create_files() -> None:
         ("photo.jpg", "an image", "groupdetr predict RUN IMAGES"),
         ("photos", "not the folder of a run", "groupdetr predict RUN IMAGES"),
         ("notes.txt", "a text file", "pass a file of weights"),
-        ("official.pth", "a checkpoint of another program", "groupdetr import official.pth"),
         ("coco", "not the folder of a run", "groupdetr train coco"),
         ("hub", "not the folder of a run", "groupdetr import hub"),
         ("export", "not the folder of a run", "pass the file in it: export/model.safetensors"),
@@ -83,6 +82,12 @@ def test_the_error_for_any_other_argument_says_what_it_is(
     assert what in refused.value.what
     assert remedy in refused.value.remedy
     assert refused.value.where == argument
+
+
+def test_the_error_for_a_checkpoint_of_no_known_detector_names_its_tensors() -> None:
+    create_files()
+    with pytest.raises(WeightsError, match=r"no known layout .* has these names: a"):
+        weights_of("official.pth")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,17 @@ def test_results_are_written_to_the_run_beside_a_file_or_to_a_folder_of_a_models
     assert default_folder(Path("runs/done/weights/best.safetensors")) == Path("runs/done/weights")
     assert default_folder(Path("user/name")) == Path("runs/user--name")
     assert default_folder(Path("user/name@v1")) == Path("runs/user--name--v1")
+
+
+def test_files_of_converted_weights_are_beside_the_checkpoint_and_not_in_the_cache() -> None:
+    create_files()
+    converted, best = Path("cache/model.safetensors"), Path("runs/done/weights/best.safetensors")
+    assert default_file(Path("official.pth"), converted) == Path("official.pth")
+    assert default_file(Path("export"), converted) == Path("export/model.safetensors")
+    assert default_file(Path("runs/done"), best) == best
+    assert default_file(best, best) == best
+    expected = Path("runs/owner--name--main/model.safetensors")
+    assert default_file(Path("owner/name@main"), converted) == expected
 
 
 def test_a_mistyped_run_is_told_how_a_model_on_the_hub_would_be_named() -> None:

@@ -8,7 +8,7 @@ import re
 import shlex
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,17 @@ def test_options_that_are_given_stay() -> None:
     assert {plan.chunk for plan in plans} == {4}
     plans = fit_problem(group_chunk=20).step_plans(may_reduce_groups=True)
     assert {plan.chunk for plan in plans} == {6}, "there are only six groups"
+
+
+def test_batch_norms_that_are_trained_make_chunks_of_groups_come_first() -> None:
+    """Micro-batches change their statistics, and chunks of groups do not."""
+    problem = fit_problem("lw-detr-tiny")
+    plans = problem.step_plans(may_reduce_groups=False)
+    assert [plan.micro_batches for plan in plans] == sorted(plan.micro_batches for plan in plans)
+    fixed = replace(problem, recipe=problem.recipe.with_options(freeze_norms=True))
+    passes = [plan.passes for plan in fixed.step_plans(may_reduce_groups=False)]
+    assert passes == sorted(passes)
+    assert [plan.passes for plan in plans] != passes
 
 
 @pytest.mark.parametrize("name", ["table7/b-tiny", "table7/c-tiny"])

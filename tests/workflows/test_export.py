@@ -192,6 +192,19 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
     assert "--size" in error.value.remedy
 
 
+def test_a_detector_of_squares_is_exported_for_squares_of_its_size(tmp_path: Path) -> None:
+    """Sides that its windows do not divide are refused, and not padded."""
+    weights = write_weights(tmp_path / "squares.safetensors", "rf-detr-micro", **QUICK)
+    for size, remedy in (((64, 72), "write 64 or 80 instead of 72"), ((40, 64), "write 32 or 48")):
+        with pytest.raises(UsageError, match="must be a multiple of 16") as error:
+            export(weights, "torch-export", size=size)
+        assert remedy in error.value.remedy
+    result = export(weights, "torch-export", imgsz=72)
+    metadata = ExportedDetector.load(result.file).metadata
+    assert (metadata["imgsz"], metadata["size"]) == (72, [80, 80])
+    assert result.agreement.detections > 0
+
+
 def test_a_comparison_finds_a_detector_that_detects_other_objects(weights: Path) -> None:
     agreement = workflow.Agreement(8, 0, 100, 1e-5, 0.6, None, 1.0, 1.0)
     assert not agreement.is_within(workflow.TOLERANCE)
@@ -220,6 +233,19 @@ def test_every_detector_of_scenes_is_exported_to_onnx_and_agrees(
     assert result.agreement.box3d is not None
     metadata = ExportedSceneDetector.load(result.file).metadata
     assert metadata["inputs"] == ["images", "image_to_lidar", "elapsed"][: 2 + ("v2" in preset)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["rf-detr-nano", "lw-detr-large"])
+def test_positions_are_interpolated_in_an_export_of_another_size(
+    preset: str, tmp_path: Path
+) -> None:
+    """A narrow RF-DETR-nano at 128 instead of 384 pixels, and LW-DETR with two levels."""
+    narrow = {"channels": 32, "num_heads": 2, "cross_attention_heads": 4, "dim_feedforward": 32}
+    narrow |= {"vit_width": 24, "vit_heads": 2, "num_queries": 20}
+    weights = write_weights(tmp_path / "weights.safetensors", preset, **QUICK, **narrow)
+    result = export(weights, "onnx", size=(128, 128))
+    assert result.agreement.detections > 0
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import torch
 from groupdetr.checkpoints.native import read
 from groupdetr.cli.main import main
 from groupdetr.deployment.transformers_folder import Differences
+from groupdetr.weights.importing import import_weights
 from groupdetr.workflows import export_weights as workflow
 from groupdetr.workflows.export import export
 from tests.deployment.exports import CATEGORIES, SMALL, write_weights
@@ -88,6 +89,39 @@ def test_a_folder_of_transformers_is_compared(lite: Path, tmp_path: Path, capsys
     assert config["groupdetr"]["category_ids"] == [id for id, _ in CATEGORIES]
 
 
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize("preset", ["rf-detr-micro", "rf-detr-seg-micro"])
+def test_rf_detr_of_transformers_may_have_all_groups(preset: str, tmp_path: Path) -> None:
+    sizes = {"num_groups": 3, "num_queries": 6, "channels": 32, "vit_width": 24}
+    file = write_weights(tmp_path / "x.safetensors", preset, **sizes)
+    folder, again = tmp_path / "folder", tmp_path / "again.safetensors"
+    result = export(file, "transformers", folder, all_groups=True)
+    assert result.groups == 3
+    assert result.differences is not None
+    has_masks = preset == "rf-detr-seg-micro"
+    assert (result.differences.mask_logits is not None) is has_masks
+    assert any("without antialiasing" in line for line in result.notes) is has_masks
+    assert json.loads((folder / "config.json").read_text())["group_detr"] == 3
+    import_weights(folder, again, preset)
+    before, after = read(file), read(again)
+    assert all(torch.equal(value, before[0][name]) for name, value in after[0].items())
+    assert after[1] == before[1]
+
+
+def test_lw_detr_of_its_authors_says_how_many_groups_to_build(tmp_path: Path) -> None:
+    sizes = {"num_groups": 2, "num_queries": 6, "vit_depth": 2, "dim_feedforward": 32}
+    blocks = {"global_blocks": (1,), "map_blocks": (0, 1), "decoder_layers": 1}
+    file = write_weights(tmp_path / "x.safetensors", "lw-detr-tiny", **sizes, **blocks)
+    result = export(file, "official", tmp_path / "theirs.pth")
+    assert any("group_detr=1; --all-groups writes all 2" in line for line in result.notes)
+    export(file, "official", tmp_path / "theirs.pth", all_groups=True)
+    import_weights(tmp_path / "theirs.pth", tmp_path / "again.safetensors", "lw-detr-tiny")
+    before, after = read(file), read(tmp_path / "again.safetensors")
+    for name, value in after[0].items():
+        assert name.endswith("num_batches_tracked") or torch.equal(value, before[0][name]), name
+    assert after[1] == before[1]
+
+
 def test_without_transformers_the_folder_is_written_and_not_compared(
     lite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +151,7 @@ def test_answers_that_differ_end_with_exit_code_5(
     [
         (["--format", "official"], "has no backbone test_resnet"),
         (["--format", "transformers", "--half"], "--half has no effect on the format transformers"),
-        (["--format", "transformers", "--all-groups"], "a model of transformers has one group"),
+        (["--format", "transformers", "--all-groups"], "Conditional DETR has one group"),
         (["--format", "onnx", "--all-groups"], "--all-groups has no effect on the format onnx"),
     ],
 )

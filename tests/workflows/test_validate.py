@@ -184,6 +184,26 @@ def test_a_category_without_boxes_that_the_detector_lacks_is_ignored(
     assert "the detector has no class shapes (id 0)" in capsys.readouterr().err
 
 
+def test_categories_with_other_ids_are_matched_by_name(
+    run: Path, one_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The training of others, such as RF-DETR's, numbers the categories of its data from 0."""
+    content = read_json(one_file / "labels.json")
+    for category in content["categories"]:
+        category["id"] = 10 - category["id"]  # in the reverse order
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 10 - annotation["category_id"]
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps(content))
+    options: dict[str, Any] = {"workers": 0, "device": "cpu"}
+    expected = groupdetr.evaluate(run, one_file, out=tmp_path / "same", **options)
+    assert "matched by name" not in caplog.text
+    renumbered = groupdetr.evaluate(run, file, images=one_file, out=tmp_path / "other", **options)
+    assert "they are matched by name" in caplog.text
+    for metric in ("AP", "AP50", "AR100"):
+        assert renumbered[metric] == expected[metric]
+
+
 @pytest.mark.parametrize("annotations", [None, []])
 def test_a_split_without_annotations_has_detections_and_no_metrics(
     annotations: list[Any] | None,

@@ -36,7 +36,9 @@ class CheckOptions(PluginOptions):
     augment: str = "detr"
     """The augmentation that --show-augment draws, such as flip or detr+mosaic+photometric."""
     imgsz: int = 320
-    """Shortest side of an image in pixels, for --show-augment."""
+    """Shortest side of an image in pixels, or the side of a square, for --show-augment."""
+    square_images: bool = False
+    """Resize to squares, as LW-DETR and RF-DETR do, for --show-augment."""
     with_run: Annotated[Path | None, tyro.conf.arg(name="with", metavar="RUN")] = None
     """Also list probable label errors: what all groups of this run detect is compared with the
     annotations. RUN may have been trained on the same dataset."""

@@ -18,7 +18,7 @@ class DemoOptions(PluginOptions):
     """
 
     model: str | None = None
-    """The detector, a -lite or -tiny preset. None: conditional-detr-lite."""
+    """The detector, a -lite, -tiny or -micro preset. None: conditional-detr-lite."""
     groups: int | None = None
     """K of the trainings with groups. None: that of the preset."""
     epochs: float | None = None

@@ -29,10 +29,11 @@ class ExportOptions(PluginOptions):
     """The format: a file .onnx, .xml (with .bin) or .pt2; a folder of transformers; or a file .pth
     for the code of the detector's authors."""
     imgsz: int | None = None
-    """Shortest side of the network's input in pixels. None: as in training."""
+    """Shortest side of the network's input in pixels, or the side of a square for models of
+    squares. None: as in training."""
     size: tuple[int, int] | None = None
     """Height and width of the input, if it is to be fixed: images are stretched to it. None: any
-    size; images keep their proportions, as in training."""
+    size, and images keep their proportions, as in training; for models of squares their side."""
     dynamic_batch: bool = False
     """Allow any number of images of one size; otherwise one."""
     half: bool = False

@@ -30,7 +30,8 @@ class GroupsOptions(PluginOptions):
     """train, val or test. None: val, or all images of an annotation file. Without a val split in
     the data of the run, val is what the training held out."""
     imgsz: int | None = None
-    """Shortest side of the network's input in pixels. None: as in training."""
+    """Shortest side of the network's input in pixels, or the side of a square for models of
+    squares. None: as in training."""
     best: bool = False
     """Also write RUN/weights/best-group.safetensors, in which the group with the highest AP
     answers. All commands take it in the place of the run."""

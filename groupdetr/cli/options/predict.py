@@ -28,8 +28,8 @@ class PredictOptions(PluginOptions):
     """Score threshold. None: that of the best F1 of the run, as its training measured it; 0.5 for
     weights without a run, 0.3 for scenes."""
     imgsz: int | None = None
-    """Shortest side of the network's input in pixels; for scenes the height. None: as in training.
-    """
+    """Shortest side of the network's input in pixels; for models of squares their side, for scenes
+    the height. None: as in training."""
     split: str = "val"
     """For scenes: train or val, or another split of the version."""
     limit: int | None = None

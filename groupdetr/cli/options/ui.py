@@ -29,7 +29,8 @@ class UIOptions(PluginOptions):
     """train, val or test. None: val, or all images of an annotation file. Without a val split in
     the data of the run, val is what the training held out."""
     imgsz: int | None = None
-    """Shortest side of the network's input in pixels. None: as in training."""
+    """Shortest side of the network's input in pixels, or the side of a square for models of
+    squares. None: as in training."""
     host: str = "127.0.0.1"
     """Address of this machine at which the page is served. With 0.0.0.0, everybody who can reach
     this machine can use the page, without a password."""

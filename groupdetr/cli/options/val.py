@@ -35,8 +35,8 @@ class ValOptions(PluginOptions):
     """Evaluate the fused boxes of this number of groups (weighted boxes fusion). It costs a decoder
     for each of them. None: one group, as at inference."""
     imgsz: int | None = None
-    """Shortest side of the network's input in pixels; for scenes the height. None: as in training.
-    """
+    """Shortest side of the network's input in pixels; for models of squares their side, for scenes
+    the height. None: as in training."""
     batch: int = 8
     """Images of a batch. Padding changes the detections slightly; with 1 there is no padding."""
     workers: int | None = None

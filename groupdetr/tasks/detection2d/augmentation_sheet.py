@@ -10,7 +10,7 @@ from PIL import Image
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import CocoSplit, Record
-from groupdetr.data.transforms import val_transform
+from groupdetr.data.transforms import ANY_SHAPE, InputShape, val_transform
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.tasks.detection2d.task import Augmentation
 from groupdetr.visualize.images import draw_boxes, palette
@@ -27,6 +27,7 @@ def augmentation_sheet(
     count: int,
     side: int = 320,
     own_transform: OwnTransform | None = None,
+    shape: InputShape = ANY_SHAPE,
 ) -> Image.Image:
     """Return a sheet with a row for each of ``count`` images, evenly spaced over the split.
 
@@ -35,8 +36,8 @@ def augmentation_sheet(
     ``side`` pixels wide and high.
     """
     selected = _selection(split.records, count)
-    as_in_validation = DetectionDataset(split.records, val_transform(imgsz))
-    augmented = augmentation.dataset(split.records, imgsz, own_transform=own_transform)
+    as_in_validation = DetectionDataset(split.records, val_transform(imgsz, shape))
+    augmented = augmentation.dataset(split.records, imgsz, own_transform=own_transform, shape=shape)
     names = [category.name for category in split.categories]
     sheet = Image.new(
         "RGB",

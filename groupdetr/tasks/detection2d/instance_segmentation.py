@@ -1,24 +1,29 @@
-"""Instance segmentation in images: post-processing of masks, and evaluation."""
+"""Instance segmentation in images: post-processing of masks, with or without boxes, evaluation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.data.layouts import DatasetSplits
+from groupdetr.data.transforms import ANY_SHAPE, InputShape
 from groupdetr.evaluation.coco import CocoEvaluation, evaluate
 from groupdetr.evaluation.error_analysis import analyse_errors
+from groupdetr.ops.masks import mask_logits
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
-from groupdetr.structures.masks import MaskFeatures
+from groupdetr.structures.masks import STRIDE, MaskFeatures
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.rle import RLE
-from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.detection2d.task import DetectionTask, select_boxes
 from groupdetr.tasks.postprocessing import best_pairs
 
 MAX_PIXELS = 1 << 24  # of all masks that are computed at once
@@ -59,6 +64,72 @@ def postprocess_masks(
     return results
 
 
+@torch.no_grad()
+def postprocess_boxes_and_masks(
+    predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
+) -> list[Detections]:
+    """Return the ``num_detections`` best (query, class) pairs of each image, with their masks.
+
+    Predictions have boxes and masks with the axes [B,N,.], and ``sizes`` are (width, height) of the
+    B original images. Scores and boxes are those of `postprocess_boxes`: as in RF-DETR, a mask does
+    not change the score, and a box is the predicted one. A mask is enlarged to the original image
+    in one step, and it is where its logits are positive.
+    """
+    scores, query, label = best_pairs(predictions.logits.float().sigmoid(), num_detections)
+    boxes = select_boxes(predictions.boxes, query, sizes)
+    embedding = predictions.embeddings_of_masks
+    index = query.unsqueeze(-1).expand(-1, -1, embedding.shape[-1])
+    best_embedding = embedding.gather(1, index).float()
+    mask_features = predictions.masks.mask_features
+    results = []
+    for image, size in enumerate(sizes):
+        masks = enlarge_masks(best_embedding[image], mask_features, image, size)
+        results.append(
+            Detections(
+                scores=scores[image].cpu(),
+                labels=label[image].cpu(),
+                boxes=boxes[image].cpu(),
+                masks=masks,
+            )
+        )
+    return results
+
+
+def enlarge_masks(
+    embedding: Tensor, mask_features: MaskFeatures, image: int, size: tuple[int, int]
+) -> tuple[RLE, ...]:
+    """Return the masks of mask embeddings [D,C|C+1] in image ``image`` of a batch: [D].
+
+    ``size`` is (width, height) of the original image.
+    """
+    width, height = size
+    unpadded_height, unpadded_width = mask_features.sizes[image].tolist()
+    pixels = mask_features.pixels[image].float()
+    # The padding has no part of the image.
+    rows, columns = math.ceil(unpadded_height / STRIDE), math.ceil(unpadded_width / STRIDE)
+    pixels = pixels[:, :rows, :columns]
+    masks: list[RLE] = []
+    for chunk in embedding.split(max(1, MAX_PIXELS // (width * height))):
+        logits = mask_logits(chunk, pixels.flatten(1)).unflatten(1, pixels.shape[1:])
+        masks += encode_masks(are_inside(enlarge(logits, (height, width))))
+    return tuple(masks)
+
+
+def enlarge(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Resize mask logits [D,h,w] to an image of (height, width), [D,H,W]."""
+    enlarged = F.interpolate(logits.unsqueeze(1), image_size, mode="bilinear", align_corners=False)
+    return enlarged.squeeze(1)
+
+
+def are_inside(logits: Tensor) -> NDArray[np.bool_]:
+    """Return where mask logits [D,H,W] are positive. The columns are contiguous in memory.
+
+    Run lengths go down the columns, so encoding is fastest in this layout.
+    """
+    columns: NDArray[np.bool_] = (logits > 0).transpose(1, 2).contiguous().cpu().numpy()
+    return columns.transpose(0, 2, 1)
+
+
 def compute_masks(
     embedding: Tensor, mask_features: MaskFeatures, image: int, size: tuple[int, int]
 ) -> tuple[Tensor, list[RLE]]:
@@ -79,16 +150,14 @@ def compute_masks(
     scores: list[Tensor] = []
     masks: list[RLE] = []
     for chunk in embedding.split(chunk_size):
-        low_resolution = (chunk @ pixels.flatten(1)).unflatten(1, pixels.shape[1:])
+        low_resolution = mask_logits(chunk, pixels.flatten(1)).unflatten(1, pixels.shape[1:])
         logits = resize_to_image(
             low_resolution, mask_features.shape, unpadded_size, (height, width)
         )
         mask = logits > 0
         area = mask.sum((1, 2))
         scores.append((logits.sigmoid() * mask).sum((1, 2)) / (area + 1e-6))
-        # Run lengths go down the columns, so encoding is fastest if columns are contiguous.
-        columns = mask.transpose(1, 2).contiguous().cpu().numpy()
-        masks += encode_masks(columns.transpose(0, 2, 1))
+        masks += encode_masks(are_inside(logits))
     return torch.cat(scores), masks
 
 
@@ -115,13 +184,21 @@ class InstanceTask(DetectionTask):
 
     kind: ClassVar[str] = "mask"
     reads_masks: ClassVar[bool] = True
+    # False: images without objects are left out of the training, as in detectron2
+    trains_on_empty_images: ClassVar[bool] = False
 
     def __init__(
-        self, data: DatasetSplits, settings: Settings, num_detections: int, workers: int = 0
+        self,
+        data: DatasetSplits,
+        settings: Settings,
+        num_detections: int,
+        workers: int = 0,
+        shape: InputShape = ANY_SHAPE,
     ) -> None:
-        """Images without objects are left out of the training, as in detectron2."""
-        splits = {**data.splits, "train": data.splits["train"].with_objects()}
-        super().__init__(DatasetSplits(data.root, splits), settings, num_detections, workers)
+        if not self.trains_on_empty_images:
+            splits = {**data.splits, "train": data.splits["train"].with_objects()}
+            data = DatasetSplits(data.root, splits)
+        super().__init__(data, settings, num_detections, workers, shape)
 
     @staticmethod
     def postprocess(
@@ -130,7 +207,7 @@ class InstanceTask(DetectionTask):
         return postprocess_masks(predictions, sizes, num_detections)
 
     def evaluate(self, detections: Sequence[Detections]) -> CocoEvaluation:
-        """Return AP of the masks, and the main metrics of the boxes around them."""
+        """Return AP of the masks, and the main metrics of the boxes of the detections."""
         val = self.data.splits["val"]
         mask_evaluation = evaluate(val, detections, self.kind)
         errors = analyse_errors(val, detections, self.kind)
@@ -143,3 +220,18 @@ class InstanceTask(DetectionTask):
         assert object_masks is not None, "the dataset was read without masks"
         masks = tuple(mask.to_rle(record.height, record.width) for mask in object_masks)
         return replace(super().ground_truth(index), masks=masks)
+
+
+class BoxAndMaskTask(InstanceTask):
+    """Instance segmentation by a detector that predicts boxes and masks, such as RF-DETR-Seg.
+
+    The images without objects are trained on, as in Roboflow's code.
+    """
+
+    trains_on_empty_images: ClassVar[bool] = True
+
+    @staticmethod
+    def postprocess(
+        predictions: Predictions, sizes: Sequence[tuple[int, int]], num_detections: int
+    ) -> list[Detections]:
+        return postprocess_boxes_and_masks(predictions, sizes, num_detections)

@@ -18,7 +18,7 @@ from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.image_input import ImageInput, is_one_image, to_rgb
 from groupdetr.data.layouts import DatasetSplits
-from groupdetr.data.transforms import val_transform
+from groupdetr.data.transforms import Resize, val_transform
 from groupdetr.data.video import Frame
 from groupdetr.engine.inference import use_group
 from groupdetr.engine.run_folder import RunFolder
@@ -49,7 +49,7 @@ class Detector(TrainedDetector):
     ``owner/name@revision``, and may also have weights of transformers.
 
     ``device`` is auto, cpu, cuda or mps. ``imgsz`` is the shortest side of the network's input in
-    pixels; None uses that of the training.
+    pixels, or the side of a square; None uses that of the training.
 
     With ``uncertainty``, all K groups of queries run, and `Result.uncertainty` and
     `Result.disagreement` say how much the groups confirm of each detection. With ``vote``, the
@@ -89,7 +89,12 @@ class Detector(TrainedDetector):
 
     def create_task(self, data: DatasetSplits) -> DetectionTask:
         """Return the task of the detector on a dataset that its `read` returned."""
-        return self.task(data, self.settings, self.recipe.num_detections)
+        return self.task(data, self.settings, self.recipe.num_detections, shape=self.input_shape)
+
+    @property
+    def resize(self) -> Resize:
+        """The resize of an image before the network, which is that of the validation."""
+        return val_transform(self.imgsz, self.input_shape)
 
     def predict(
         self,
@@ -228,7 +233,7 @@ class Detector(TrainedDetector):
 
         The images whose inputs have equal sizes run together, without padding.
         """
-        inputs = [to_pixels(image, val_transform(self.imgsz)) for image, _ in images]
+        inputs = [to_pixels(image, self.resize) for image, _ in images]
         indices_by_size: dict[torch.Size, list[int]] = {}
         for index, pixels in enumerate(inputs):
             indices_by_size.setdefault(pixels.shape, []).append(index)
@@ -271,7 +276,7 @@ class Detector(TrainedDetector):
 
         The first group is the primary one. Its detections are those of `predict`.
         """
-        pixels = to_pixels(image, val_transform(self.imgsz)).unsqueeze(0)
+        pixels = to_pixels(image, self.resize).unsqueeze(0)
         has_groups = self.recipe.num_groups > 1
         (detections,), *groups = self._detect(pixels, [image.size], show_groups=has_groups)
         return [detections, *(of_group for (of_group,) in groups[1:])]

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from groupdetr.data import transforms
 from groupdetr.data.check import CheckReport, check
-from groupdetr.data.dataset import DetectionDataset
+from groupdetr.data.dataset import DetectionDataset, StepTransforms
 from groupdetr.data.layouts import DatasetSplits, load, load_split
 from groupdetr.data.mosaic import Mosaic
 from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import CocoSplit, Record
+from groupdetr.data.transforms import ANY_SHAPE, PER_BATCH, PER_IMAGE, InputShape
 from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
@@ -27,11 +29,12 @@ from groupdetr.structures.detections import Detections
 from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.postprocessing import best_pairs
 
-AUGMENTATIONS: dict[str, Callable[[int], transforms.Transform]] = {
+# Each takes imgsz, the shape that the network needs, and the offsets of the sides of squares.
+AUGMENTATIONS: dict[str, Callable[[int, InputShape, Sequence[int]], transforms.Transform]] = {
     "detr": transforms.detr_transform,
     "lsj": transforms.lsj_transform,
     "flip": transforms.flip_transform,
-    "none": transforms.val_transform,
+    "none": transforms.plain_transform,
 }
 # Bytes of decoded training images that all loader workers together keep at most.
 MAX_CACHE_BYTES = 1 << 30
@@ -44,16 +47,25 @@ class Augmentation:
     geometric: str  # a key of `AUGMENTATIONS`
     mosaic: bool = False
     photometric: bool = False
+    multi_scale: str = "off"  # as in `Settings`
 
     @classmethod
-    def named(cls, name: str) -> Augmentation:
-        """Return the augmentation called ``name``, such as flip or detr+mosaic+photometric."""
+    def named(cls, name: str, multi_scale: str = "off") -> Augmentation:
+        """Return the augmentation called ``name``, such as flip or detr+mosaic+photometric.
+
+        ``multi_scale`` as in `Settings`.
+        """
         geometric, *added = name.split("+")
         if geometric not in AUGMENTATIONS:
             raise UsageError(
                 f"--augment {name} is for scenes", remedy=f"for images: {', '.join(AUGMENTATIONS)}"
             )
-        return cls(geometric, MOSAIC in added, PHOTOMETRIC in added)
+        return cls(geometric, MOSAIC in added, PHOTOMETRIC in added, multi_scale)
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """How far the sides of squares are from imgsz, in multiples that the network needs."""
+        return {"off": (0,), "per-image": PER_IMAGE, "per-batch": PER_BATCH}[self.multi_scale]
 
     def dataset(
         self,
@@ -62,13 +74,26 @@ class Augmentation:
         seed: int = 0,
         cache_bytes: int = 0,
         own_transform: OwnTransform | None = None,
+        shape: InputShape = ANY_SHAPE,
     ) -> DetectionDataset:
         """Return the images of ``records``, augmented for a training at ``imgsz``."""
-        transform = AUGMENTATIONS[self.geometric](imgsz)
-        if self.photometric:
-            transform = transforms.PhotometricDistortion(transform)
+        transform: transforms.Transform | StepTransforms
+        if self.multi_scale == "per-batch":
+            # One transform for every side, whose images all have this side.
+            sides = shape.sides(imgsz, self.offsets)
+            by_side = [self.transform(side, shape, (0,)) for side in sides]
+            transform = StepTransforms(by_side, seed)
+        else:
+            transform = self.transform(imgsz, shape, self.offsets)
         mosaic = Mosaic(imgsz) if self.mosaic else None
         return DetectionDataset(records, transform, seed, cache_bytes, mosaic, own_transform)
+
+    def transform(
+        self, imgsz: int, shape: InputShape, offsets: Sequence[int]
+    ) -> transforms.Transform:
+        """Return the transform of an image, after a mosaic. ``offsets`` as in `detr_transform`."""
+        transform = AUGMENTATIONS[self.geometric](imgsz, shape, offsets)
+        return transforms.PhotometricDistortion(transform) if self.photometric else transform
 
 
 @torch.no_grad()
@@ -83,12 +108,36 @@ def postprocess_boxes(
     query may appear with several classes.
     """
     scores, query, label = best_pairs(predictions.logits.float().sigmoid(), num_detections)
-    boxes = cxcywh_to_xyxy(predictions.boxes.float())
-    boxes = boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-    scale = torch.tensor([[w, h, w, h] for w, h in sizes], device=boxes.device)
-    boxes = boxes * scale.unsqueeze(1)
+    boxes = select_boxes(predictions.boxes, query, sizes)
     images = zip(scores.cpu(), label.cpu(), boxes.cpu())
     return [Detections(*detections) for detections in images]
+
+
+def select_boxes(boxes: Tensor, query: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the boxes [B,D,4] of the queries [B,D]: x0, y0, x1, y1 in pixels of the images.
+
+    ``boxes`` [B,N,4] are cx, cy, w, h, and ``sizes`` are (width, height) of the B images.
+    """
+    corners = cxcywh_to_xyxy(boxes.float())
+    corners = corners.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+    scale = torch.tensor([[w, h, w, h] for w, h in sizes], device=boxes.device)
+    return corners * scale.unsqueeze(1)
+
+
+def expect_multi_scale(settings: Settings, shape: InputShape) -> None:
+    """Raise `UsageError` for a choice of ``multi_scale`` that has no effect."""
+    if settings.multi_scale == "off":
+        return
+    if not shape.square:
+        raise UsageError(
+            f"--multi-scale {settings.multi_scale} is for models whose images are squares",
+            remedy="choose --multi-scale off: --augment detr draws the sizes of other images",
+        )
+    if settings.augment.startswith("lsj"):
+        raise UsageError(
+            "--augment lsj has a square of one size, so --multi-scale has no effect",
+            remedy="choose --multi-scale off, or --augment detr or flip",
+        )
 
 
 class DetectionTask(Task[Detections]):
@@ -107,22 +156,30 @@ class DetectionTask(Task[Detections]):
     val: DetectionDataset
 
     def __init__(
-        self, data: DatasetSplits, settings: Settings, num_detections: int, workers: int = 0
+        self,
+        data: DatasetSplits,
+        settings: Settings,
+        num_detections: int,
+        workers: int = 0,
+        shape: InputShape = ANY_SHAPE,
     ) -> None:
         self.data = data
         self.settings = settings
         self.num_detections = num_detections
+        self.shape = shape
         # Without workers, the training process loads the images.
         self.num_loaders = max(1, workers)
-        self.augmentation = Augmentation.named(settings.augment)
+        self.augmentation = Augmentation.named(settings.augment, settings.multi_scale)
+        expect_multi_scale(settings, shape)
         self.train = self.augmentation.dataset(
             data.splits["train"].records,
             settings.imgsz,
             settings.seed,
             MAX_CACHE_BYTES // self.num_loaders,
+            shape=shape,
         )
         self.val = DetectionDataset(
-            data.splits["val"].records, transforms.val_transform(settings.imgsz)
+            data.splits["val"].records, transforms.val_transform(settings.imgsz, shape)
         )
 
     @classmethod
@@ -167,6 +224,8 @@ class DetectionTask(Task[Detections]):
             query_count,
             mosaic=self.augmentation.mosaic,
             any_shape=self.train.own_transform is not None,
+            shape=self.shape,
+            offsets=self.augmentation.offsets,
         )
 
     def postprocess_val(self, predictions: Predictions, indices: Sequence[int]) -> list[Detections]:

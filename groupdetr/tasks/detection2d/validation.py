@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,16 +142,56 @@ def with_classes_of(detector: Detector, split: CocoSplit) -> CocoSplit:
     """Return a split whose labels are class indices of the detector.
 
     The detector may have more classes than the dataset: an imported COCO model has 91 class
-    indices, and a dataset may use some of them. A class that the detector does not have is a
-    `UsageError` if a box has it.
+    indices, and a dataset may use some of them. If the ids of the dataset are others, but the names
+    of all categories with boxes are those of classes, they are matched by name: the training of
+    others renumbers the categories. A class that the detector does not have is a `UsageError` if a
+    box has it.
     """
     classes = [Category(category_id, name) for category_id, name in detector.categories]
+    if not has_same_ids(split.used_categories(), classes):
+        renumbered = with_ids_of(split, classes)
+        if renumbered is not None:
+            logging.getLogger("groupdetr").warning(
+                "the categories of the dataset have other ids than the classes of the detector; "
+                "they are matched by name"
+            )
+            return split.with_categories(renumbered)
     known_ids = {category.id for category in classes}
     used = split.used_categories()
     # Other categories without boxes do not affect the metrics, such as a parent of all classes.
     categories = [item for item in split.categories if item.id in known_ids or item in used]
     expect_known_classes(categories, classes, split.annotation_file)
     return split.with_categories(tuple(classes))
+
+
+def has_same_ids(categories: Sequence[Category], classes: Sequence[Category]) -> bool:
+    """True if every category has the id and, without case, the name of a class."""
+    known = {(item.id, item.name.casefold()) for item in classes}
+    return all((item.id, item.name.casefold()) in known for item in categories)
+
+
+def with_ids_of(split: CocoSplit, classes: Sequence[Category]) -> tuple[Category, ...] | None:
+    """Return the classes with the ids of the split's categories of the same names.
+
+    Classes that the split does not have get ids that it does not use. None if a category with an
+    annotation has no such class, or if names are not unique.
+    """
+    names = [item.name.casefold() for item in classes]
+    id_of_name = {item.name.casefold(): item.id for item in split.categories}
+    used = [item.name.casefold() for item in split.used_categories()]
+    are_unique = all(names.count(name) == 1 for name in used)
+    if not are_unique or len(id_of_name) != len(split.categories):
+        return None
+    unused_id = max([0, *(item.id for item in split.categories if isinstance(item.id, int))])
+    renumbered = []
+    for item, name in zip(classes, names):
+        if name in id_of_name and names.count(name) == 1:
+            category_id = id_of_name[name]
+        else:
+            unused_id += 1
+            category_id = unused_id
+        renumbered.append(Category(category_id, item.name))
+    return tuple(renumbered)
 
 
 def expect_known_classes(

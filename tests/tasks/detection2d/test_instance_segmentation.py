@@ -18,11 +18,13 @@ from groupdetr.structures.detections import decode_mask, mask_areas
 from groupdetr.structures.masks import MaskFeatures
 from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.detection2d.instance_segmentation import (
+    BoxAndMaskTask,
     InstanceTask,
+    postprocess_boxes_and_masks,
     postprocess_masks,
     resize_to_image,
 )
-from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.detection2d.task import DetectionTask, postprocess_boxes
 
 from .segmenter import write_data
 
@@ -132,6 +134,46 @@ def test_boxes_are_tight_and_empty_masks_have_neither_box_nor_score() -> None:
     assert not detections.scores[is_empty].any()
 
 
+def predictions_of_boxes_and_masks() -> Predictions:
+    """Return predictions of two images, without "no object" and with a bias for every mask."""
+    of_masks = random_predictions()
+    generator = torch.Generator().manual_seed(4)
+    boxes = torch.rand(*of_masks.logits.shape[:2], 4, generator=generator)
+    bias = torch.randn(*of_masks.logits.shape[:2], 1, generator=generator)
+    embedding = torch.cat([of_masks.location, bias], dim=-1)
+    return Predictions(of_masks.logits, boxes, of_masks.mask_features, embedding)
+
+
+def test_predicted_boxes_and_scores_are_those_of_a_detector_without_masks() -> None:
+    predictions = predictions_of_boxes_and_masks()
+    of_boxes = Predictions(predictions.logits, predictions.boxes)
+    results = postprocess_boxes_and_masks(predictions, IMAGE_SIZES, num_detections=10)
+    expected = postprocess_boxes(of_boxes, IMAGE_SIZES, num_detections=10)
+    for ours, theirs in zip(results, expected):
+        assert torch.equal(ours.scores, theirs.scores)
+        assert torch.equal(ours.labels, theirs.labels)
+        assert torch.equal(ours.boxes, theirs.boxes)
+
+
+def test_masks_beside_boxes_are_enlarged_in_one_step() -> None:
+    """As in RF-DETR: without the padding, bilinear, and where the logit is positive."""
+    predictions = predictions_of_boxes_and_masks()
+    pixels = predictions.masks.mask_features.pixels
+    probabilities = predictions.logits.sigmoid()
+    results = postprocess_boxes_and_masks(predictions, IMAGE_SIZES, num_detections=10)
+    for image, detections in enumerate(results):
+        # Of the features that have a part of the image of 29 x 20, or 32 x 44, pixels
+        rows, columns = ((8, 5), (8, 11))[image]
+        width, height = IMAGE_SIZES[image]
+        best = probabilities[image].flatten().topk(10).indices
+        embedding = predictions.embeddings_of_masks[image, best // probabilities.shape[-1]]
+        masks = torch.einsum("qc,chw->qhw", embedding[:, :-1], pixels[image, :, :rows, :columns])
+        masks = masks + embedding[:, -1, None, None]
+        enlarged = F.interpolate(masks[:, None], (height, width), mode="bilinear")[:, 0] > 0
+        for rle, expected in zip(detections.masks or (), enlarged, strict=True):
+            assert np.array_equal(decode_mask(rle), expected)
+
+
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> InstanceTask:
     folder = write_data(tmp_path_factory.mktemp("colours"))
@@ -147,6 +189,13 @@ def test_the_ground_truth_has_masks_and_no_crowds(task: InstanceTask) -> None:
 
 def test_images_without_objects_are_evaluated_but_not_trained_on(task: InstanceTask) -> None:
     assert (len(task.train), len(task.val)) == (2, 3)
+
+
+def test_a_detector_of_boxes_and_masks_is_trained_on_images_without_objects(
+    task: InstanceTask,
+) -> None:
+    of_both = BoxAndMaskTask(load(task.data.root, masks=True), Settings(imgsz=48), 10)
+    assert len(of_both.train) > len(task.train)
 
 
 def test_the_evaluation_has_ap_of_masks_and_of_boxes(task: InstanceTask) -> None:

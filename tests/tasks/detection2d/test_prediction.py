@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
 from groupdetr.checkpoints import native
+from groupdetr.data.batch import normalise
 from groupdetr.errors import UsageError
+from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.registry import create_model, recipe_to_dict
 from groupdetr.tasks.detection2d.prediction import Detector
 
@@ -70,3 +73,27 @@ def test_a_device_that_does_not_exist_is_refused(device: Any, weights: Path) -> 
 def test_a_device_may_be_one_of_torch(weights: Path) -> None:
     assert Detector(weights, torch.device("cpu")).device == torch.device("cpu")
     assert Detector(weights, "cpu:0").device.type == "cpu"
+
+
+def test_a_detector_of_squares_stretches_images_and_scales_boxes_by_two_factors(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    recipe = {"num_classes": 2, "num_groups": 1, "square_images": True}
+    model = create_model("conditional-detr-tiny", **recipe).eval()
+    path = tmp_path / "model.safetensors"
+    metadata = {"recipe": recipe_to_dict(model.recipe), "categories": [[1, "a"], [2, "b"]]}
+    native.save(model, path, {**metadata, "imgsz": 48})
+    (result,) = Detector(path, "cpu").predict(IMAGE, score=0)
+
+    pixels = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    square = F.resize(pixels, [48, 48])[None]
+    inputs = normalise(square, torch.zeros(1, 48, 48, dtype=torch.bool), padded=False)
+    with torch.no_grad():
+        final = model(inputs).final
+    in_pixels = cxcywh_to_xyxy(final.boxes[0]) * torch.tensor([40, 30, 40, 30])
+    in_image = in_pixels.clamp(min=0).minimum(torch.tensor([40, 30, 40, 30]))
+    scores, query = final.logits[0].sigmoid().flatten().sort(descending=True)
+    number = len(result.detections)
+    torch.testing.assert_close(result.detections.scores, scores[:number])
+    torch.testing.assert_close(result.detections.boxes, in_image[query[:number] // 2])
