@@ -19,7 +19,9 @@ def input_size(width, height, metadata):
     if max(width, height) / min(width, height) * shortest > longest:
         shortest = round(longest * min(width, height) / max(width, height))
     side = int(shortest * max(width, height) / min(width, height))
-    return (shortest, side) if width < height else (side, shortest)
+    size = (shortest, side) if width < height else (side, shortest)
+    divisor = metadata["divisor"]  # Both sides are multiples of it.
+    return [max(1, (2 * pixels + divisor) // (2 * divisor)) * divisor for pixels in size]
 
 
 def detect(file, image_file, min_score=0.5):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.image_input import ImageInput, to_rgb
-from groupdetr.data.transforms import Transform, val_transform
+from groupdetr.data.transforms import InputShape, Transform, val_transform
 from groupdetr.deployment.runtimes import FORMATS, Outputs, Runtime
 from groupdetr.errors import UsageError
 from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
@@ -73,7 +73,8 @@ class ExportedDetector:
         """Return the resize to a fixed size, or to the size of a validation."""
         size = self.metadata["size"]
         if size is None:
-            return val_transform(self.metadata["imgsz"])
+            shape = InputShape(divisor=self.metadata["divisor"])
+            return val_transform(self.metadata["imgsz"], shape)
         return lambda image, _: image.resized(*size)
 
     def detections(

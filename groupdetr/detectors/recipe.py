@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -31,6 +31,7 @@ from groupdetr.modeling.backbones.registry import (
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.frozen import trained_batch_norms
 from groupdetr.modeling.model_recipe import ModelRecipe
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
@@ -288,6 +289,18 @@ class Recipe(ModelRecipe):
         return SetCriterion(self.terms(), MATCHES[self.match])
 
     # Values that training needs
+
+    def trains_batch_norms(self, freeze: Sequence[str] = ()) -> bool:
+        """True if batch norms are trained when the parts ``freeze`` of the network are frozen.
+
+        The result of a step then depends on the size of its micro-batches, because the statistics
+        are those of a micro-batch.
+        """
+        with torch.device("meta"):
+            model = dataclasses.replace(self, pretrained_backbone=False).build()
+        if freeze:
+            model.freeze(freeze)
+        return bool(trained_batch_norms(model))
 
     def copies(self, objects: int) -> int:
         """Return how many noised copies of every object a group has.

@@ -49,7 +49,6 @@ class RFDETRSeg(RFDETR):
             projector,
             self.channels,
             self.decoder_layers,
-            self.strides[0],
             self.pair_builder,
             self.recompute,
         )

@@ -242,6 +242,7 @@ def export(
         "task": detector.task.kind,
         "categories": [list(category) for category in detector.categories],
         "imgsz": detector.imgsz,
+        "divisor": detector.input_shape.divisor,
         "size": list(size) if size else None,
         "dynamic_batch": dynamic_batch,
         "inputs": list(options.inputs),

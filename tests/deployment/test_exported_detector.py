@@ -87,6 +87,18 @@ def test_a_file_of_onnx_runs_without_this_library(
         np.testing.assert_allclose([box for _, _, box in found], expected.boxes, atol=1)
 
 
+@pytest.mark.slow
+def test_images_of_any_size_have_whole_windows(photos: list[Path], tmp_path: Path) -> None:
+    """Both sides are rounded, in the export as in the detector."""
+    sizes = {"num_groups": 1, "num_queries": 8, "vit_depth": 2, "square_images": False}
+    weights = write_weights(tmp_path / "any.safetensors", "rf-detr-micro", **sizes, **SMALL_VIT)
+    of_file = ExportedDetector.load(export(weights, "torch-export", tmp_path / "any.pt2").file)
+    detector = groupdetr.Detector(weights, "cpu")
+    for photo in photos:
+        (expected,) = detector.predict(photo, score=0)
+        assert_same(of_file.predict(photo), expected.detections)
+
+
 def test_a_fixed_size_stretches_images_to_it(
     weights: Path, photos: list[Path], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 import groupdetr
 from groupdetr.detectors.lw_detr import LWDETR
 from groupdetr.detectors.rf_detr import RFDETR
-from groupdetr.detectors.tiny import MicroRFDETR
+from groupdetr.detectors.tiny import MicroRFDETR, MicroRFDETRSeg
 from groupdetr.errors import UsageError
 from groupdetr.ops.boxes import move_boxes
 from groupdetr.structures.images import Images
@@ -103,6 +103,17 @@ def test_the_decoder_trains_learned_offsets_but_not_the_proposals() -> None:
     offset, *others = torch.autograd.grad(boxes, parameters, allow_unused=True)
     assert (offset.abs().sum((1, 2)) > 0).all(), "of both groups"
     assert others == [None, None]
+
+
+@pytest.mark.parametrize("levels", [("P4",), ("P3", "P5")])
+def test_mask_features_have_a_quarter_of_the_image_whatever_the_levels_are(
+    levels: tuple[str, ...],
+) -> None:
+    recipe = MicroRFDETRSeg(num_classes=3, decoder_layers=1, projector_levels=levels)
+    model = recipe.build().eval()
+    with torch.no_grad():
+        predictions = model(Images(torch.rand(1, 3, 64, 96), torch.zeros(1, 64, 96).bool())).final
+    assert predictions.masks.mask_features.pixels.shape[-2:] == (16, 24)
 
 
 def test_groups_start_with_equal_heads_and_different_projections() -> None:

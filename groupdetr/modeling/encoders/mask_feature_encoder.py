@@ -35,12 +35,12 @@ class MaskFeatureBlock(nn.Module):
 class MaskFeatureEncoder(Encoder[Images]):
     """The memory of the projector ``encoder``, and mask features of a quarter of the image's size.
 
-    The finest level, whose tokens have ``stride`` pixels, is enlarged: these are the mask features
-    of the proposals. Every one of ``num_layers`` decoder layers has a block, which computes its
-    features from those of the previous layer. They depend on the image alone, so they are computed
-    once for all groups. In training they are sampled at the points of ``pair_builder``, where masks
-    are compared. ``recompute`` runs the forward pass of each block a second time instead of keeping
-    its activations.
+    The finest level is resized to that: these are the mask features of the proposals. Every one of
+    ``num_layers`` decoder layers has a block, which computes its features from those of the
+    previous layer. They depend on the image alone, so they are computed once for all groups. In
+    training they are sampled at the points of ``pair_builder``, where masks are compared.
+    ``recompute`` runs the forward pass of each block a second time instead of keeping its
+    activations.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class MaskFeatureEncoder(Encoder[Images]):
         encoder: Projector,
         channels: int,
         num_layers: int,
-        stride: int,
         pair_builder: MaskPairBuilder,
         recompute: bool,
     ) -> None:
@@ -57,7 +56,6 @@ class MaskFeatureEncoder(Encoder[Images]):
         self.blocks: ModuleList[MaskFeatureBlock] = ModuleList(
             MaskFeatureBlock(channels) for _ in range(num_layers)
         )
-        self.stride = stride
         self.pair_builder = pair_builder
         self.recompute = recompute
 
@@ -72,7 +70,9 @@ class MaskFeatureEncoder(Encoder[Images]):
         """Return the memory of projected maps. ``padding`` [B,H,W] is that of the images."""
         memory = self.encoder.encode(maps, padding, padded)
         sizes = image_sizes(padding)
-        layers = [MaskFeatures(pixels, sizes) for pixels in self.compute_pixels(memory)]
+        height, width = padding.shape[-2:]
+        pixels = self.compute_pixels(memory, (height // STRIDE, width // STRIDE))
+        layers = [MaskFeatures(of_layer, sizes) for of_layer in pixels]
         if self.training:
             layers = self.pair_builder.with_points(layers)
         of_proposals, *of_layers = layers
@@ -88,11 +88,13 @@ class MaskFeatureEncoder(Encoder[Images]):
             layer_mask_features=tuple(of_layers),
         )
 
-    def compute_pixels(self, memory: Memory) -> list[Tensor]:
-        """Return the pixels [B,C,h,w] of the proposals and of every decoder layer."""
+    def compute_pixels(self, memory: Memory, size: tuple[int, int]) -> list[Tensor]:
+        """Return the pixels [B,C,h,w] of the proposals and of every decoder layer.
+
+        ``size`` is (h, w).
+        """
         tokens = memory.levels(memory.tokens)[0].permute(0, 3, 1, 2)
-        height, width = (side * self.stride // STRIDE for side in tokens.shape[-2:])
-        pixels = [F.interpolate(tokens, (height, width), mode="bilinear", align_corners=False)]
+        pixels = [F.interpolate(tokens, size, mode="bilinear", align_corners=False)]
         for block in self.blocks:
             pixels.append(run_layer(block, pixels[-1], recompute=self.recompute and self.training))
         return pixels
