@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +95,13 @@ def test_a_name_is_the_same_model_everywhere(name: str) -> None:
     if "/" not in name:
         small = 6 if name.endswith(("-tiny", "-lite")) else 11
         assert recipe.num_groups == (13 if name.startswith(("lw-detr-", "rf-detr-")) else small)
+
+
+def test_set_takes_numbers_with_an_exponent_and_no_point() -> None:
+    chosen = experiment("dino-vit-tiny")
+    config = TrainingConfig.from_model(Path("data"), "dino-vit-tiny", chosen.settings)
+    recipe = make_recipe(replace(config, set=("eps=1e-05",)), chosen, resumes=True)
+    assert recipe.eps == 1e-5  # type: ignore[attr-defined]
 
 
 def test_training_without_a_model_is_training_of_the_default_model() -> None:

@@ -6,6 +6,7 @@ The report has a line for each step.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
 from groupdetr.checkpoints.wrappers import unwrap
 from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.errors import UsageError, WeightsError
+from groupdetr.errors import GroupDETRError, UsageError, WeightsError
 from groupdetr.modeling.backbones.pretrained_layouts import BACKBONES, refuse_backbone_only
 from groupdetr.modeling.detr import PARTS, DetectionTransformer, part_of
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
@@ -62,6 +63,7 @@ from groupdetr.weights.official_lw_detr import OFFICIAL_LW_DETR
 from groupdetr.weights.official_mask2former import OFFICIAL_MASK2FORMER
 from groupdetr.weights.official_petr import MMDET3D_PETR, OFFICIAL_PETR
 from groupdetr.weights.paddledetection_dino import PADDLEDETECTION_DINO
+from groupdetr.weights.recipe_sizes import sizes_from_tensors
 from groupdetr.weights.roboflow_rf_detr import ROBOFLOW_RF_DETR, ROBOFLOW_RF_DETR_SEG
 from groupdetr.weights.windowed_vit_sizes import POSITION, position_grid
 
@@ -116,6 +118,11 @@ NATIVE = Layout(
     names={"*": "*"},
     options=_native_recipe,
     categories=_native_categories,
+)
+# Fields of a recipe on which the shapes of a file do not depend, or whose values may differ from it
+FREE_FIELDS = (
+    *("preset", "pretrained_backbone", "recompute", "dropout"),
+    *("num_groups", "num_queries", "num_detections", "num_classes", "inference_group"),
 )
 # A file has the first layout that fits. The names of DN-DETR fit DAB-DETR, too.
 LAYOUTS = (
@@ -219,6 +226,11 @@ def load_weights(
             where,
         )
         expect_dimensions(file.state, model_state, declared, where)
+        expect_positions(file.state, model_state, where)
+        # The state of a training has a shared parameter under each of its names.
+        first_named = {name: file.state[name] for name in model_state}
+        fixed = of_fixed_size(first_named, model)
+        refuse(shape_mismatches(fixed, model_state), "of another shape than the model's:", where)
 
     state = restore_groups(file, model_state, declared, file_groups, model.recipe.num_queries)
     # A parameter that layers share is loaded under its first name.
@@ -243,8 +255,6 @@ def load_weights(
     # The classes of proposal heads are those of the model by now.
     report.add(fit_groups(state, model_state, declared))
 
-    with remedy_for_another_model(file_layout, whole_file, model.recipe):
-        expect_positions(state, model_state, where)
     refuse(shape_mismatches(state, model_state), "of another shape than the model's:", where)
     not_finite = [name for name, value in state.items() if not value.isfinite().all()]
     refuse(not_finite, "not all finite:", where)
@@ -480,24 +490,98 @@ def file_image_size(layout: Layout, file: Checkpoint) -> int | None:
 def remedy_for_another_model(layout: Layout, file: Checkpoint, recipe: Recipe) -> Iterator[None]:
     """Let an error for tensors that do not fit say which model they are of, if it is another one.
 
-    ``recipe`` is that of the model, and ``file`` has all tensors of the file.
+    It is another preset, or that of the model with other sizes. ``recipe`` is that of the model,
+    and ``file`` has all tensors of the file.
     """
     try:
         yield
     except WeightsError as error:
-        try:
-            preset = file_preset(layout, file)
-        except WeightsError:
+        remedy = _remedy_for_another_model(layout, file, recipe)
+        if remedy is None:
             raise error from None
-        if preset == recipe.preset:
-            raise
-        raise WeightsError(
-            error.what,
-            error.where,
-            f"these are weights of {preset}, and the model is {recipe.preset or 'another one'}: "
-            f"groupdetr train DATA --model {preset} --weights {quote(file.where)} "
-            f"(Python: groupdetr.create_model({preset!r}))",
-        ) from error
+        raise WeightsError(error.what, error.where, remedy) from error
+
+
+def _remedy_for_another_model(layout: Layout, file: Checkpoint, recipe: Recipe) -> str | None:
+    """Return what to type for the model that a file is of, None if it is that of the recipe."""
+    try:
+        preset = file_preset(layout, file)
+    except WeightsError:
+        preset = recipe.preset  # It may be a model of this preset with other sizes.
+    where = quote(file.where)
+    presets = [name for name in dict.fromkeys((preset, recipe.preset)) if name]
+    for name in presets:
+        sizes = other_sizes(layout, file, name)
+        if sizes is None:
+            continue
+        if name == recipe.preset and sizes.keys() <= {"position_grid"}:
+            return None  # The error of a table of positions has a remedy of its own.
+        if sizes:
+            options = " ".join(quote(f"{key}={json.dumps(size)}") for key, size in sizes.items())
+            keywords = ", ".join(f"{key}={size!r}" for key, size in sizes.items())
+            return (
+                f"give {name} the sizes of the file: groupdetr train DATA --model {name} "
+                f"--weights {where} --set {options} "
+                f"(Python: groupdetr.create_model({name!r}, {keywords}))"
+            )
+        break
+    if preset == recipe.preset:
+        return None
+    return (
+        f"these are weights of {preset}, and the model is {recipe.preset or 'another one'}: "
+        f"groupdetr train DATA --model {preset} --weights {where} "
+        f"(Python: groupdetr.create_model({preset!r}))"
+    )
+
+
+def other_sizes(layout: Layout, file: Checkpoint, preset: str) -> RecipeFields | None:
+    """Return the fields with which a preset has the names and shapes of the file's tensors.
+
+    They are those whose values differ from the preset's: {} if the preset fits as it is, None if
+    the tensors do not fit even with them. The numbers of groups, queries and classes are left out,
+    because they may differ.
+    """
+    # Presets are above this package, and only this error needs them.
+    from groupdetr.registry import experiment
+
+    try:
+        recipe = experiment(preset).recipe
+        if has_sizes_of(file, recipe):
+            return {}
+        options = file_options(layout, file)
+        sizes = sizes_from_tensors(file.state, options.get("num_heads", recipe.num_heads))
+        fields = asdict(recipe)
+        changes = {}
+        for name, value in {**sizes, **options}.items():
+            # JSON has lists for tuples.
+            value = tuple(value) if isinstance(value, list) else value
+            if name in fields and name not in FREE_FIELDS and value != fields[name]:
+                changes[name] = value
+        return changes if has_sizes_of(file, recipe.with_options(**changes)) else None
+    except (ArithmeticError, GroupDETRError, LookupError, TypeError, ValueError):
+        return None
+
+
+def has_sizes_of(file: Checkpoint, recipe: Recipe) -> bool:
+    """Return whether a model has the names and the shapes of all tensors of a file.
+
+    The numbers of groups, queries and classes may differ.
+    """
+    with torch.device("meta"):
+        model = replace(recipe, pretrained_backbone=False).build()
+    state = unique_state(model)
+    theirs = with_counters(with_timm_module(file.state, state), state)
+    # The state of a training has a shared parameter under each of its names.
+    if not state.keys() <= theirs.keys() <= model.state_dict().keys():
+        return False
+    first_named = {name: theirs[name] for name in state}
+    return not shape_mismatches(of_fixed_size(first_named, model), state)
+
+
+def of_fixed_size(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a state without an axis of groups, queries or classes."""
+    declared = declared_axes(model)
+    return {name: tensor for name, tensor in state.items() if name not in declared}
 
 
 @contextmanager

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.console.output import create_console
-from groupdetr.console.text import quote
+from groupdetr.console.text import quantity, quote
+from groupdetr.data.batch import normalise
+from groupdetr.data.dataset import to_pixels
 from groupdetr.deployment.comparison import images_to_compare
 from groupdetr.deployment.transformers_folder import (
     FILES,
@@ -181,6 +184,7 @@ def _write_transformers(
     is_own = is_own_folder(folder)
     files = [folder / name for name in FILES]
     expect_replaceable(files, lambda _: is_own, "choose another folder with --out")
+    _expect_tokens(detector)
 
     num_groups = detector.recipe.num_groups if all_groups else 1
     if all_groups:
@@ -224,6 +228,30 @@ def _write_transformers(
     if differences is not None:
         _expect_agreement(result, differences)
     return result
+
+
+@torch.no_grad()
+def _expect_tokens(detector: Detector) -> None:
+    """Raise `UsageError` if images have fewer tokens than the detector has queries.
+
+    Queries that start from proposals are then fewer here, and transformers fails.
+    """
+    square = Image.new("RGB", (detector.imgsz, detector.imgsz))
+    pixels = to_pixels(square, detector.resize)[None]
+    height, width = pixels.shape[-2:]
+    images = normalise(pixels, torch.zeros(1, height, width, dtype=torch.bool), False)
+    num_answers = detector.model.eval()(images).final.logits.shape[1]
+    num_queries = detector.recipe.num_queries
+    if num_answers >= num_queries:
+        return
+    enough = math.ceil(min(height, width) * math.sqrt(num_queries / num_answers))
+    divisor = detector.recipe.size_divisor
+    raise UsageError(
+        f"images of {height} x {width} pixels have {quantity(num_answers, 'token')}, and "
+        f"transformers cannot compute fewer than {num_queries} queries",
+        str(detector.path),
+        f"export it for larger images: --imgsz {math.ceil(enough / divisor) * divisor}",
+    )
 
 
 def _expect_agreement(result: WeightsExportResult, differences: Differences) -> None:

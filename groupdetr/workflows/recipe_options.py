@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import yaml
 
+from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.step_groups import trains_some_groups
 from groupdetr.errors import UsageError
@@ -16,6 +19,7 @@ from groupdetr.settings import (
 )
 from groupdetr.tasks.training_config import TrainingConfig
 
+EXPONENTIAL = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 # Fields of a recipe that --set cannot change: what decides them.
 SET_BY_OTHERS = {
     "preset": "--model chooses the preset",
@@ -51,6 +55,13 @@ def make_recipe(config: TrainingConfig, chosen: Experiment, resumes: bool) -> Re
         if is_given_twice and fields[name] != value:
             flag = f"--{OWN_OPTIONS[name]}"
             raise UsageError(f"{flag} and --set {name} differ", remedy=f"give only {flag}")
+        is_list = isinstance(getattr(chosen.recipe, name, None), tuple)
+        if is_list and isinstance(value, str):
+            items = ", ".join(item.strip() for item in value.split(","))
+            raise UsageError(
+                f"--set {name} takes a list, not {value!r}",
+                remedy=f"write it with brackets: --set {quote(f'{name}=[{items}]')}",
+            )
         fields[name] = value
     try:
         return chosen.recipe.with_options(**fields)
@@ -124,7 +135,10 @@ def _parse_assignment(text: str) -> tuple[str, object]:
             f"--set takes name=value, not {text!r}", remedy="for example --set dropout=0"
         )
     try:
-        return name.strip(), yaml.safe_load(value)
+        content = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = f"the value of --set {name.strip()} cannot be read: {value!r}"
         raise UsageError(what, remedy="write a value of YAML, such as 0.1, true or name") from error
+    # YAML 1.1 has no numbers such as 1e-05, without a point.
+    is_number = isinstance(content, str) and EXPONENTIAL.fullmatch(content)
+    return name.strip(), float(content) if is_number else content

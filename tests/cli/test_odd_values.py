@@ -240,6 +240,14 @@ def test_an_odd_set_is_refused(
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_list_without_brackets_is_refused_with_the_brackets(
+    shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "rf-detr-micro", "--set", "map_blocks=0,1"]
+    assert main(["train", str(shapes), *options]) == 2
+    assert "--set 'map_blocks=[0, 1]'" in capsys.readouterr().err
+
+
 def test_groups_and_set_that_differ_are_refused(shapes: Path) -> None:
     options = ["--model", "conditional-detr-tiny", "--groups", "2", "--set", "num_groups=3"]
     assert main(["train", str(shapes), *options]) == 2

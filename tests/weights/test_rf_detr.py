@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -369,3 +371,17 @@ def test_roboflows_package_predicts_the_same_and_takes_the_weights_back(
         if "mask_token" not in name:
             assert torch.equal(written[name], value), name
     theirs.load_state_dict(written, strict=True)
+
+
+def test_the_remedy_for_other_sizes_makes_the_weights_fit(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "x.pth", roboflow_state(model))
+    nano = experiment("rf-detr-nano").recipe.with_options(num_classes=CLASSES)
+    with pytest.raises(WeightsError, match="give rf-detr-nano the sizes of the file") as error:
+        load_weights(nano.build(), file)
+    options = shlex.split(str(error.value.remedy).partition("--set ")[2].partition(" (Python")[0])
+    fields = {name: json.loads(value) for name, value in (text.split("=") for text in options)}
+    smaller = nano.with_options(**fields, num_groups=GROUPS, num_queries=QUERIES).build()
+    load_weights(smaller, file)
+    assert torch.equal(forward(smaller).logits, forward(model).logits)

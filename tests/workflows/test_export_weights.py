@@ -14,6 +14,7 @@ import torch
 from groupdetr.checkpoints.native import read
 from groupdetr.cli.main import main
 from groupdetr.deployment.transformers_folder import Differences
+from groupdetr.errors import UsageError
 from groupdetr.weights.importing import import_weights
 from groupdetr.workflows import export_weights as workflow
 from groupdetr.workflows.export import export
@@ -106,6 +107,18 @@ def test_rf_detr_of_transformers_may_have_all_groups(preset: str, tmp_path: Path
     before, after = read(file), read(again)
     assert all(torch.equal(value, before[0][name]) for name, value in after[0].items())
     assert after[1] == before[1]
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+def test_images_with_fewer_tokens_than_queries_are_refused(tmp_path: Path) -> None:
+    sizes = {"num_groups": 1, "num_queries": 80, "channels": 32, "vit_width": 24}
+    file = write_weights(tmp_path / "x.safetensors", "rf-detr-micro", **sizes)
+    with pytest.raises(UsageError, match="transformers cannot compute fewer than 80") as error:
+        export(file, "transformers", tmp_path / "folder", imgsz=50)
+    assert not (tmp_path / "folder").exists()
+    assert error.value.remedy is not None
+    larger = int(error.value.remedy.rpartition(" ")[2])
+    export(file, "transformers", tmp_path / "folder", imgsz=larger)
 
 
 def test_lw_detr_of_its_authors_says_how_many_groups_to_build(tmp_path: Path) -> None:

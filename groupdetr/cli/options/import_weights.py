@@ -15,9 +15,10 @@ from groupdetr.cli.options.plugin import PluginOptions
 class ImportOptions(PluginOptions):
     """Convert published weights to a file of this library.
 
-    It reads official .pth and .pkl files, files of the authors' GroupDETR branch, of Hugging Face,
-    of detrex and of PaddleDetection (.pdparams), for Conditional DETR, DAB-DETR, DN-DETR,
-    DAB-Deformable-DETR, DINO, Mask2Former, PETR and PETRv2. Code in the file is not executed.
+    It reads official .pth, .ckpt and .pkl files, files of the authors' GroupDETR branch, of Hugging
+    Face, of detrex, of Roboflow's rfdetr and of PaddleDetection (.pdparams), for Conditional DETR,
+    DAB-DETR, DN-DETR, DAB-Deformable-DETR, DINO, LW-DETR, RF-DETR, RF-DETR-Seg, Mask2Former, PETR
+    and PETRv2. Code in the file is not executed.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
