@@ -65,8 +65,7 @@ class Settings:
     multi_scale: Literal["off", "per-image", "per-batch"] = "off"
     """Sizes of training images, for models whose images are squares. off: imgsz. per-image: each
     image has its own size, as in LW-DETR. per-batch: all images of a step have one size, as in
-    RF-DETR. docs/custom-data.md lists
-    the sizes."""
+    RF-DETR. docs/custom-data.md lists the sizes."""
     lr: float = 1e-4
     """Learning rate."""
     backbone_lr: float = 1e-5
@@ -164,6 +163,11 @@ class Settings:
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"ema must be between 0 and 1, not {self.ema}")
+        if self.ema_warmup is not None and self.ema is None:
+            raise UsageError(
+                f"--ema-warmup {self.ema_warmup} has no effect without --ema",
+                remedy="choose a decay, such as --ema 0.993, or --ema-warmup None",
+            )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UsageError(
                 f"layer-decay must be greater than 0 and at most 1, not {self.layer_decay}"

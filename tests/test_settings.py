@@ -94,6 +94,13 @@ def test_a_given_schedule_has_its_own_drops() -> None:
         with_changes(settings, {"schedule": "cosine", "lr_drop": (0.5,)})
 
 
+def test_a_warm_up_of_an_average_that_is_off_is_refused() -> None:
+    with pytest.raises(UsageError, match="--ema-warmup 100 has no effect without --ema") as error:
+        Settings(ema_warmup=100)
+    assert "--ema-warmup None" in error.value.remedy
+    assert Settings(ema=0.9, ema_warmup=100).ema_warmup == 100
+
+
 def test_drops_in_epochs_stay_within_a_shorter_training() -> None:
     settings = Settings(epochs=50, lr_drop=(40.0,))
     assert with_changes(settings, {"epochs": 100}).lr_drop == (40.0,)

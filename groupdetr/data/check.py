@@ -36,6 +36,7 @@ class CheckReport:
     warnings: list[Finding]
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
     dataset: DatasetSplits | None = None
+    masks: bool = False  # whether segmentations were checked
 
     @property
     def verdict(self) -> str:
@@ -64,7 +65,10 @@ class CheckReport:
         first = self.errors[0]
         remedy = first.remedy
         if len(self.errors) > 1:
-            remedy += f"\nto list {len(self.errors) - 1} more: groupdetr check {quote(self.root)}"
+            command = f"groupdetr check {quote(self.root)}"
+            if self.masks:
+                command = f"groupdetr check {quote(self.root)} --masks"
+            remedy += f"\nto list {len(self.errors) - 1} more: {command}"
         raise DataError(first.what, first.where, remedy)
 
     def to_json(self) -> JsonObject:
@@ -153,7 +157,7 @@ def check(
     findings += with_locations(inspect_images(splits, decode, workers), splits)
     errors = [finding for finding in findings if finding.is_error]
     warnings = [finding for finding in findings if not finding.is_error]
-    return CheckReport(Path(data), errors, warnings, statistics, dataset)
+    return CheckReport(Path(data), errors, warnings, statistics, dataset, masks)
 
 
 def reader_finding(error: DataError, data: Path) -> Finding:

@@ -167,8 +167,8 @@ WARNINGS = {  # code -> how groupdetr handles it, and what to do
     "mask-box-mismatch": "kept; make sure that the mask belongs to this object",
     "crowd-without-mask": "evaluation uses its box instead",
     "crowds": "dropped in training; evaluation handles them as COCO does",
-    "empty-images": "kept: they teach the detector what background is; trainings with masks leave"
-    " them out, as the paper does",
+    "empty-images": "kept: they teach the detector what background is; trainings of Mask2Former"
+    " leave them out, as its authors do",
     "no-val-boxes": "AP cannot be measured on this split; groupdetr val writes its detections only",
     "class-without-boxes": "the detector cannot learn it; remove the category or annotate it",
     "parent-category": "it is left out: the detector does not have this class",

@@ -26,7 +26,7 @@ from groupdetr.report.run_summary import trained_on_cpu
 from groupdetr.settings import LENGTHS, Settings
 from groupdetr.tasks.training_config import TrainingConfig
 
-# Settings that change how a training is computed, but not its result.
+# Settings that change how a training is computed, but not its result. See `changes_result`.
 EXECUTION = (
     *("threads", "workers", "device", "save_every", "accumulate", "group_chunk", "compile"),
     "cache_features",
@@ -121,7 +121,7 @@ class Training:
         hidden = {
             name: value
             for name, value in dataclasses.asdict(self.settings).items()
-            if name not in (*EXECUTION, *NAMED) and value != getattr(usual, name)
+            if name not in NAMED and value != getattr(usual, name) and self.changes_result(name)
         }
         if self.data.identity:
             hidden["data"] = self.data.identity
@@ -130,6 +130,16 @@ class Training:
         if self.pretrained_backbone != "auto":
             hidden["pretrained_backbone"] = Path(self.pretrained_backbone).name
         return hidden
+
+    def changes_result(self, setting: str) -> bool:
+        """True if the result of this training depends on the setting of this name.
+
+        It depends on the number of micro-batches if batch norms are trained.
+        """
+        if setting == "accumulate":
+            recipe = self.experiment.recipe.with_options(**dict(self.fields))
+            return recipe.trains_batch_norms(self.settings.freeze)
+        return setting not in EXECUTION
 
     @property
     def total_steps(self) -> int | None:
@@ -281,10 +291,10 @@ class StoredTraining:
         if missing:
             yield f"it lacks --set {' '.join(sorted(missing))}"
         # A number of steps replaces that of epochs.
-        ignored = (*EXECUTION, *(("epochs",) if training.settings.steps else ()))
+        ignored = ("epochs",) if training.settings.steps else ()
         for name, value in dataclasses.asdict(training.settings).items():
             was = getattr(recorded.settings, name)
-            if name not in ignored and was != value:
+            if name not in ignored and was != value and training.changes_result(name):
                 yield f"{name.replace('_', '-')} {was}, not {value}"
 
     def command(self) -> list[str]:

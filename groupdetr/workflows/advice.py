@@ -12,6 +12,7 @@ from groupdetr.engine.optimizer import MAX_WARMUP
 from groupdetr.modeling.backbones.registry import NONE_FROZEN, can_load, has_weights
 from groupdetr.modeling.detr import DetectionTransformer, part_of
 from groupdetr.modeling.frozen import trained_batch_norms
+from groupdetr.tasks.input_shape import input_shape
 from groupdetr.workflows.detector_plan import DetectorPlan
 
 FEW_STEPS = 300  # a training with fewer steps is advised against, before it starts
@@ -36,7 +37,11 @@ def describe(plan: DetectorPlan, model: nn.Module) -> str:
     else:
         samples = "images"
         side = "squares of" if plan.recipe.square_images else "shortest side"
-    groups = f"{recipe.num_groups} groups of {recipe.num_queries} queries"
+    pixels = str(settings.imgsz)
+    rounded = input_shape(recipe).round(settings.imgsz)
+    if rounded != settings.imgsz:
+        pixels = f"{rounded}, because sides are multiples of {recipe.size_divisor}"
+    groups = f"{quantity(recipe.num_groups, 'group')} of {recipe.num_queries} queries"
     if settings.groups_schedule is not None:
         groups += f" by the schedule {settings.groups_schedule}"
     if settings.groups_per_step is not None:
@@ -48,9 +53,9 @@ def describe(plan: DetectorPlan, model: nn.Module) -> str:
     return "\n".join(
         [
             f"model   {plan.config.model}: {parameters / 1e6:.2f} M parameters{not_trained}, "
-            f"{groups}, {recipe.num_classes} classes",
+            f"{groups}, {quantity(recipe.num_classes, 'class', 'classes')}",
             f"data    {len(task.train)} training and {len(task.val)} validation {samples}{remark}, "
-            f"{side} {settings.imgsz}",
+            f"{side} {pixels}",
             f"plan    {length} of {settings.batch} images, "
             f"learning rate {settings.lr:g} (backbone {settings.backbone_lr:g}), "
             f"on {plan.accelerator.device}, loader processes: {plan.workers}",

@@ -31,7 +31,6 @@ from groupdetr.engine.step_groups import set_step_groups
 from groupdetr.engine.task import WorstCaseBatch
 from groupdetr.errors import UsageError
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
-from groupdetr.modeling.frozen import trained_batch_norms
 from groupdetr.modeling.group_chunks import groups_are_independent, with_loss
 from groupdetr.settings import Settings
 from groupdetr.structures.step_objects import StepObjects
@@ -193,11 +192,7 @@ class FitProblem:
     @cached_property
     def trains_batch_norms(self) -> bool:
         """True if the result of a step depends on the size of its micro-batches."""
-        with torch.device("meta"):
-            model = replace(self.recipe, pretrained_backbone=False).build()
-        if self.settings.freeze:
-            model.freeze(self.settings.freeze)
-        return bool(trained_batch_norms(model))
+        return self.recipe.trains_batch_norms(self.settings.freeze)
 
     def _micro_batches(self) -> list[int]:
         if self.settings.accumulate > 1:

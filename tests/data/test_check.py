@@ -406,6 +406,13 @@ def test_check_goes_on_after_errors(sample):
         report.raise_for_errors()
 
 
+def test_the_remedy_checks_segmentations_if_the_training_does(sample):
+    for record in sample.train["annotations"]:
+        record.pop("segmentation", None)
+    with pytest.raises(DataError, match=r"more: groupdetr check .* --masks$"):
+        sample.check(masks=True).raise_for_errors()
+
+
 def test_json_has_all_findings_and_the_console_shows_the_first_ones(sample):
     sample.train["annotations"] = [
         {"id": n + 1, "image_id": n % 3, "category_id": 1, "bbox": [5, 5, -1 - n, 5]}

@@ -50,6 +50,16 @@ def test_how_a_training_is_computed_does_not_change_its_name(tmp_path: Path) -> 
     assert item.with_changes(threads=1, workers=0, device="cpu").name == item.name
 
 
+def test_micro_batches_change_the_name_only_if_batch_norms_are_trained(tmp_path: Path) -> None:
+    """Their statistics are those of a micro-batch."""
+    item = training(tmp_path)
+    assert item.with_changes(accumulate=2).name == item.name
+    trained = dataclasses.replace(item, model="lw-detr-tiny")
+    assert trained.with_changes(accumulate=2).name != trained.name
+    fixed = dataclasses.replace(trained, fields=(("freeze_norms", True),))
+    assert fixed.with_changes(accumulate=2).name == fixed.name
+
+
 def all_trainings(scale: Scale) -> dict[str, Training]:
     """Return all trainings of all items, as far as they are known before anything is trained."""
     found = {}

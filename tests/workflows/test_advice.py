@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import groupdetr
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 from groupdetr.workflows import train as train_workflow
-from groupdetr.workflows.advice import advice
+from groupdetr.workflows.advice import advice, describe
 from groupdetr.workflows.detector_plan import DetectorPlan
 from tests.runs import TINY_PRESETS
 
@@ -31,20 +32,38 @@ def advise(
     """A function that returns the advice for a training with these options."""
 
     def advise(model: str, **options: Any) -> list[str]:
-        plans: list[DetectorPlan] = []
-
-        def run_plan(plan: DetectorPlan, _: object) -> None:
-            plans.append(plan)
-            raise PlanIsMadeError
-
-        monkeypatch.setattr(train_workflow, "run_plan", run_plan)
         data = scenes if task_class(experiment(model).task).input_kind == "scenes" else shapes
-        options = {**LONG, **options}
-        with pytest.raises(PlanIsMadeError):
-            groupdetr.train(data, model=model, out=tmp_path / "run", check=False, **options)
-        return advice(plans[0])
+        return advice(make_plan(monkeypatch, data, tmp_path / "run", model, **options))
 
     return advise
+
+
+def make_plan(
+    monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, model: str, **options: Any
+) -> DetectorPlan:
+    """Return the plan of a training with these options, which does not begin."""
+    plans: list[DetectorPlan] = []
+
+    def run_plan(plan: DetectorPlan, _: object) -> None:
+        plans.append(plan)
+        raise PlanIsMadeError
+
+    monkeypatch.setattr(train_workflow, "run_plan", run_plan)
+    with pytest.raises(PlanIsMadeError):
+        groupdetr.train(data, model=model, out=out, check=False, **{**LONG, **options})
+    return plans[0]
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "expected"),
+    [(64, "squares of 64"), (100, "squares of 96, because sides are multiples of 16")],
+)
+def test_the_side_of_squares_is_described_as_the_network_gets_it(
+    imgsz: int, expected: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(monkeypatch, shapes, tmp_path / "run", "rf-detr-micro", imgsz=imgsz)
+    (line,) = [x for x in describe(plan, nn.Linear(1, 1)).splitlines() if x.startswith("data ")]
+    assert line.endswith(f", {expected}")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +90,7 @@ def test_weights_of_a_file_need_no_advice(
     weights: dict[str, str], advise: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    options = {name: tmp_path / file for name, file in weights.items()}
+    options: dict[str, Any] = {name: tmp_path / file for name, file in weights.items()}
     options |= {"backbone": RESNET18, "set": {"frozen_stages": 1}}
     assert advise("conditional-detr-tiny", **options) == []
 
