@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from groupdetr.data import box_rules, mask_rules
 from groupdetr.data.findings import Findings, printable
 from groupdetr.data.json_values import Id, parse_box, parse_id, parse_number, report_id_types
-from groupdetr.data.records import Bools, Floats, Ints
+from groupdetr.data.packed_segmentations import PackedSegmentations, SegmentationPacker
+from groupdetr.data.records import Bools, Floats, Ids, Ints
 from groupdetr.data.segmentations import Segmentation
 from groupdetr.structures.json_object import JsonObject
 
@@ -23,40 +25,32 @@ UNKNOWN, REFUSED = -1, -2
 class AnnotationTable:
     """The A annotations that can be used, column by column."""
 
-    ids: list[Id | None]
+    ids: Ids  # [A] as recorded, None where there is none
     image: Ints  # [A] index of the image
     label: Ints  # [A]
     boxes: Floats  # [A,4] x, y, width, height in pixels
     areas: Floats  # [A]
     crowd: Bools  # [A]
-    segmentations: tuple[Segmentation, ...] | None = None  # [A] if the file is read with masks
+    segmentations: PackedSegmentations | None = None  # [A] if the file is read with masks
 
     def rows(self, index: Ints) -> AnnotationTable:
         """Return the rows ``index`` [R], in that order."""
-        segmentations = None
-        if self.segmentations is not None:
-            segmentations = tuple(self.segmentations[row] for row in index)
         return AnnotationTable(
-            [self.ids[row] for row in index],
+            self.ids[index],
             self.image[index],
             self.label[index],
             self.boxes[index],
             self.areas[index],
             self.crowd[index],
-            segmentations,
+            None if self.segmentations is None else self.segmentations.rows(index),
         )
 
-    def slice(self, first: int, last: int) -> AnnotationTable:
-        """Return the rows from ``first`` to ``last``, ``last`` excluded, without a copy."""
-        return AnnotationTable(
-            self.ids[first:last],
-            self.image[first:last],
-            self.label[first:last],
-            self.boxes[first:last],
-            self.areas[first:last],
-            self.crowd[first:last],
-            None if self.segmentations is None else self.segmentations[first:last],
-        )
+
+def id_column(ids: Sequence[Id | None]) -> Ids:
+    """Return ids as a column: numbers of 64 bits if all of them are whole numbers."""
+    if set(map(type, ids)) <= {int}:
+        return np.array(ids, dtype=np.int64)
+    return np.array(ids, dtype=np.object_)
 
 
 def read_annotations(
@@ -78,7 +72,7 @@ def read_annotations(
     image = _lookup(annotations, "image_id", images, "unknown-image", findings)
     label = _lookup(annotations, "category_id", labels, "unknown-category", findings)
     boxes, usable_box = _boxes(annotations, findings)
-    ids = [parse_id(annotation.get("id")) for annotation in annotations]
+    ids = id_column([parse_id(annotation.get("id")) for annotation in annotations])
     areas = _areas(annotations, boxes, findings)
     crowd = _crowd(annotations, findings)
     table = AnnotationTable(ids, image, label, boxes, areas, crowd)
@@ -87,7 +81,7 @@ def read_annotations(
     table = table.rows(usable)
     annotations = [annotations[row] for row in usable]
     image_sizes = sizes[table.image]
-    _check_box_positions(annotations, table, image_sizes, findings)
+    check_box_positions(annotations, table, image_sizes, findings)
     if masks:
         table = _with_segmentations(annotations, table, image_sizes, findings)
     return table
@@ -201,8 +195,8 @@ def _crowd(annotations: list[JsonObject], findings: Findings) -> Bools:
     return np.array([bool(value) and value != "0" for value in values], dtype=bool)
 
 
-def _check_box_positions(
-    annotations: list[JsonObject], table: AnnotationTable, sizes: Floats, findings: Findings
+def check_box_positions(
+    annotations: Sequence[JsonObject], table: AnnotationTable, sizes: Floats, findings: Findings
 ) -> None:
     """Check that the boxes lie in their images, of ``sizes`` [A,2], and follow the convention."""
     not_crowd = ~table.crowd
@@ -214,7 +208,7 @@ def _check_box_positions(
     rows_by_code = box_rules.misplaced(table.boxes, sizes)
     rows_by_code["duplicate-box"] = box_rules.repeated(table.boxes, owners)
     for code, rows in rows_by_code.items():
-        for row in np.flatnonzero(rows):
+        for row in np.flatnonzero(rows).tolist():
             bbox = printable(annotations[row]["bbox"])
             width, height = sizes[row]
             what = (
@@ -229,22 +223,30 @@ def _with_segmentations(
 ) -> AnnotationTable:
     """Return the annotations whose segmentation can be used, in images of ``sizes`` [A,2]."""
     usable_rows: list[int] = []
-    segmentations: list[Segmentation] = []
+    packer = SegmentationPacker()
     for row, annotation in enumerate(annotations):
-        segmentation = _segmentation(
+        segmentation = read_segmentation(
             annotation, bool(table.crowd[row]), table.boxes[row], sizes[row], findings
         )
         if segmentation is not None:
             usable_rows.append(row)
-            segmentations.append(segmentation)
+            packer.add(segmentation)
     usable = np.array(usable_rows, dtype=np.int64)
-    if mask_rules.are_normalised(segmentations, sizes[usable]):
+    segmentations = packer.packed()
+    check_mask_convention(segmentations, sizes[usable], findings)
+    return replace(table.rows(usable), segmentations=segmentations)
+
+
+def check_mask_convention(
+    segmentations: PackedSegmentations, sizes: Floats, findings: Findings
+) -> None:
+    """Check that the polygons are not fractions of their images, of ``sizes`` [A,2]."""
+    if mask_rules.are_normalised(segmentations, sizes):
         what = "the polygons of this file look like fractions of the image"
         findings.add("masks-look-normalised", "", what)
-    return replace(table.rows(usable), segmentations=tuple(segmentations))
 
 
-def _segmentation(
+def read_segmentation(
     annotation: JsonObject, crowd: bool, box: Floats, size: Floats, findings: Findings
 ) -> Segmentation | None:
     """Return the segmentation of an annotation. A crowd without one gets that of its box."""

@@ -7,6 +7,7 @@ import numpy as np
 from groupdetr.data.records import Bools, Floats, Ints, clip_boxes
 
 _LARGEST = 1e9  # pixels; no image is that large, and the square is still finite
+_WEIGHTS = np.sqrt([2.0, 3.0, 5.0, 7.0, 11.0, 13.0])  # of the columns image, class and box
 _ROUNDING = 1.0  # pixels; many tools write edges that are off by one
 
 
@@ -40,9 +41,19 @@ def repeated(boxes: Floats, owners: Ints) -> Bools:
     An owner is a row [A,.] of image and class.
     """
     rows = np.concatenate([owners, boxes], axis=1)
-    # After sorting, equal rows are neighbours. The sort is stable, so the first one stays first.
-    order = np.lexsort(rows.T)
     is_repeated = np.zeros(len(rows), dtype=bool)
+    # Equal rows have equal sums. Few other rows have, so only few rows are compared. The columns
+    # are added one by one: a matrix product may round two equal rows in different ways.
+    sums = np.zeros(len(rows))
+    for column, weight in zip(rows.T, _WEIGHTS, strict=True):
+        sums += column * weight
+    order = np.argsort(sums, kind="stable")
+    is_equal = np.diff(sums[order]) == 0
+    may_be_equal = np.zeros(len(rows), dtype=bool)
+    may_be_equal[order[1:][is_equal]] = may_be_equal[order[:-1][is_equal]] = True
+    candidates = np.flatnonzero(may_be_equal)
+    # After sorting, equal rows are neighbours. The sort is stable, so the first one stays first.
+    order = candidates[np.lexsort(rows[candidates].T)]
     is_repeated[order[1:]] = _all_columns(rows[order[1:]] == rows[order[:-1]])
     return is_repeated
 

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from groupdetr.data.annotations import REFUSED, AnnotationTable, read_annotations
+from groupdetr.data.annotations import REFUSED, AnnotationTable, id_column, read_annotations
 from groupdetr.data.findings import Findings, RefusedError, printable, raise_first_error
 from groupdetr.data.formats import SplitAnnotations
 from groupdetr.data.image_decoding import image_size, max_pixels
-from groupdetr.data.json_file import read_object
+from groupdetr.data.json_file import parse_object, read_bytes
+from groupdetr.data.json_pieces import NotPlainError
 from groupdetr.data.json_values import Id, parse_id, parse_side, report_id_types
 from groupdetr.data.paths import ImageFolder
-from groupdetr.data.records import Category, CocoSplit, Record
+from groupdetr.data.plain_coco import ImageColumns, plain_table, read_plain
+from groupdetr.data.records import (
+    Category,
+    CocoSplit,
+    PackedRecords,
+    PackedTexts,
+    RecordTable,
+)
 from groupdetr.structures.json_object import JsonObject
 
 
@@ -51,7 +59,11 @@ def parse(
     """
     with _garbage_collector_paused():
         findings = Findings(annotation_file)
-        content = read_object(annotation_file, findings)
+        raw = read_bytes(annotation_file, findings)
+        if raw is not None:
+            with suppress(NotPlainError):
+                return _parse_plain(raw, annotation_file, images_dir, name, masks)
+        content = None if raw is None else parse_object(raw, findings)
         if content is not None and not needs_annotations:
             content.setdefault("annotations", [])
         return _parse(content, findings, annotation_file, images_dir, name, masks)
@@ -98,10 +110,34 @@ def _parse(
 
     categories, labels = _categories(category_items, findings)
     images, index = _images(image_items, ImageFolder(images_dir), findings)
-    sizes = np.array([image.size for image in images], dtype=np.float64).reshape(-1, 2)
-    table = read_annotations(annotation_items, sizes, index, labels, findings, masks)
+    sizes = np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2)
+    table = read_annotations(
+        annotation_items, sizes.astype(np.float64), index, labels, findings, masks
+    )
     _check_category_names(categories, table, findings)
-    records = _records(images, table)
+    columns = ImageColumns(
+        [image.image_id for image in images],
+        [image.file_name for image in images],
+        [str(image.path) for image in images],
+        sizes,
+    )
+    records = _records(columns, images_dir, table)
+    return CocoSplit(name, annotation_file, images_dir, categories, records), findings
+
+
+def _parse_plain(
+    raw: bytes, annotation_file: Path, images_dir: Path, name: str, masks: bool
+) -> tuple[CocoSplit, Findings]:
+    """Return the same as `_parse` for a file that `plain_coco` accepts, else `NotPlainError`."""
+    findings = Findings(annotation_file)
+    content = read_plain(raw, images_dir, findings, masks)
+    findings_of_categories = Findings(annotation_file)
+    categories, labels = _categories(content.categories, findings_of_categories)
+    if findings_of_categories:
+        raise NotPlainError("there is something to say about a category")
+    table = plain_table(content, labels, findings)
+    _check_category_names(categories, table, findings)
+    records = _records(content.images, images_dir, table)
     return CocoSplit(name, annotation_file, images_dir, categories, records), findings
 
 
@@ -277,29 +313,24 @@ def _check_duplicate_files(images: list[_Image], findings: Findings) -> None:
             findings.add("duplicate-file-name", f"image {printable(image.image_id)}", what)
 
 
-def _records(images: list[_Image], table: AnnotationTable) -> tuple[Record, ...]:
+def _records(images: ImageColumns, folder: Path, table: AnnotationTable) -> PackedRecords:
     """Return one record for each image, with its annotations in the order of the file."""
-    # After sorting by image, the annotations of an image are neighbours. The sort is stable.
-    table = table.rows(np.argsort(table.image, kind="stable"))
-    ends = np.searchsorted(table.image, np.arange(len(images)), side="right").tolist()
-    records = []
-    first = 0
-    for image, end in zip(images, ends):
-        annotations = table.slice(first, end)
-        width, height = image.size
-        record = Record(
-            image.image_id,
-            image.path,
-            image.file_name,
-            width,
-            height,
-            annotations.boxes,
-            annotations.label,
-            annotations.areas,
-            annotations.crowd,
-            tuple(annotations.ids),
-            annotations.segmentations,
-        )
-        records.append(record)
-        first = end
-    return tuple(records)
+    if (np.diff(table.image) < 0).any():
+        # After sorting by image, the annotations of an image are neighbours. The sort is stable.
+        table = table.rows(np.argsort(table.image, kind="stable"))
+    rows = np.arange(len(images.ids))
+    columns = RecordTable(
+        folder,
+        id_column(images.ids),
+        PackedTexts.pack(images.file_names),
+        None if images.paths is None else PackedTexts.pack(images.paths),
+        images.sizes,
+        np.searchsorted(table.image, np.arange(len(rows) + 1)),
+        table.boxes,
+        table.label,
+        table.areas,
+        table.crowd,
+        table.ids,
+        table.segmentations,
+    )
+    return PackedRecords(columns, rows)

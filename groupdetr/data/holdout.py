@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from groupdetr.data.records import Bools, CocoSplit, Ints
+from groupdetr.data.records import Bools, CocoSplit, Ints, select_records
 
 
 def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
@@ -26,8 +26,8 @@ def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSpl
     num_val = min(max(1, round(fraction * total)), max(total - 1, 0))
     order = np.random.default_rng(seed).permutation(total)
     is_val = select_stratified(_classes_of_images(split), num_val, order)
-    train = tuple(record for record, val in zip(split.records, is_val) if not val)
-    val = tuple(record for record, val in zip(split.records, is_val) if val)
+    train = select_records(split.records, ~is_val)
+    val = select_records(split.records, is_val)
     return replace(split, name="train", records=train), replace(split, name="val", records=val)
 
 

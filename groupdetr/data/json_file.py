@@ -15,9 +15,12 @@ from groupdetr.structures.json_object import JsonObject
 
 def read_object(path: Path, findings: Findings) -> JsonObject | None:
     """Return the JSON object in ``path``. Without one, return None and add a finding."""
-    raw = _read_bytes(path, findings)
-    if raw is None:
-        return None
+    raw = read_bytes(path, findings)
+    return None if raw is None else parse_object(raw, findings)
+
+
+def parse_object(raw: bytes, findings: Findings) -> JsonObject | None:
+    """Return the JSON object that the text of a file is, or None with a finding."""
     if not raw.isascii() and json.detect_encoding(raw) != "utf-8":
         findings.add("json-encoding", "", f"its encoding is {json.detect_encoding(raw)}")
     try:
@@ -35,7 +38,8 @@ def read_object(path: Path, findings: Findings) -> JsonObject | None:
     return content
 
 
-def _read_bytes(path: Path, findings: Findings) -> bytes | None:
+def read_bytes(path: Path, findings: Findings) -> bytes | None:
+    """Return the content of a file, None with a finding if it is surely no JSON."""
     if not os.path.isfile(path):  # opening a FIFO would block for ever
         what = "it is not a file" if os.path.exists(path) else "there is no such file"
         findings.add("missing-annotations", "", what)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from groupdetr.data.findings import Finding, Findings, printable
 from groupdetr.data.json_values import parse_numbers
-from groupdetr.data.records import CocoSplit, Floats, Record
+from groupdetr.data.packed_segmentations import PackedSegmentations
+from groupdetr.data.records import Bools, CocoSplit, Floats, Record
 from groupdetr.data.segmentations import Polygons, RunLengths, Segmentation, decode_counts
 from groupdetr.structures.json_object import JsonObject
 
@@ -64,8 +65,17 @@ def _within_reach(points: NDArray[np.float64], size: tuple[int, int]) -> bool:
 
     The rasteriser takes time and memory for every pixel that a polygon passes.
     """
-    low, high = -np.array(size), 2 * np.array(size)
-    return bool(((points >= low) & (points <= high)).all())
+    low, high = points.min(axis=0, keepdims=True), points.max(axis=0, keepdims=True)
+    return bool(within_reach(low, high, np.array([size], dtype=np.float64)).all())
+
+
+def within_reach(low: Floats, high: Floats, sizes: Floats) -> Bools:
+    """Return which objects are no farther from their image than its size, [A] bool.
+
+    ``low`` and ``high`` [A,2] are the smallest and the largest x and y of their polygons, and
+    ``sizes`` [A,2] the widths and heights of the images.
+    """
+    return np.asarray(((low >= -sizes) & (high <= 2 * sizes)).all(axis=1), dtype=bool)
 
 
 def box_within_reach(box: Floats, size: Floats) -> list[float]:
@@ -126,12 +136,9 @@ def box_polygon(box: Sequence[float]) -> Polygons:
     return Polygons((np.array(corners, dtype=np.float64),))
 
 
-def are_normalised(segmentations: Sequence[Segmentation], sizes: Floats) -> bool:
+def are_normalised(segmentations: PackedSegmentations, sizes: Floats) -> bool:
     """True if all polygons are fractions of the image. ``sizes`` [A,2] are those of the images."""
-    polygons = [item for item in segmentations if isinstance(item, Polygons)]
-    if not polygons or sizes.min() <= 1:
-        return False
-    return all(part.max() <= 1 for polygon in polygons for part in polygon.parts)
+    return segmentations.are_fractions() and bool(sizes.min() > 1)
 
 
 def mask_findings(split: CocoSplit) -> Iterator[Finding]:

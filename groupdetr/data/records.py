@@ -5,20 +5,25 @@ The module uses numpy only and does not depend on the file format.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index as as_index
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groupdetr.data.formats import FindLocation
+from groupdetr.data.packed_segmentations import PackedSegmentations
 from groupdetr.data.segmentations import Segmentation
 from groupdetr.structures.json_object import JsonObject
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+# Ids as numbers of 64 bits, or as Python objects if one of them is a text or missing.
+Ids = NDArray[np.int64] | NDArray[np.object_]
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Record:
     areas: Floats  # [T] square pixels, as recorded: of the mask where there is one
     crowd: Bools  # [T]
     annotation_ids: tuple[int | str | None, ...]  # [T] as recorded, None where there is none
-    segmentations: tuple[Segmentation, ...] | None = None  # [T] if the data is read with masks
+    segmentations: Sequence[Segmentation] | None = None  # [T] if the data is read with masks
 
     def trainable_objects(self) -> tuple[Floats, Ints]:
         """Return boxes [T',4] as x0, y0, x1, y1 within the image and labels [T'].
@@ -93,7 +98,115 @@ class Record:
         """Return the T' segmentations of the trainable objects, None without masks."""
         if self.segmentations is None:
             return None
-        return tuple(self.segmentations[row] for row in np.flatnonzero(self.trainable))
+        rows = np.flatnonzero(self.trainable).tolist()
+        return tuple(self.segmentations[row] for row in rows)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTexts:
+    """N texts in one array."""
+
+    ends: Ints  # [N+1] 0, then the index in ``content`` after each text
+    content: NDArray[np.uint8]  # UTF-8
+
+    @classmethod
+    def pack(cls, texts: Iterable[str]) -> PackedTexts:
+        """Return texts, packed."""
+        # A name of a file may have bytes that are no UTF-8; Python keeps them as surrogates.
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        lengths = np.array([0, *map(len, encoded)], dtype=np.int64)
+        return cls(lengths.cumsum(), np.frombuffer(b"".join(encoded), dtype=np.uint8))
+
+    def __getitem__(self, row: int) -> str:
+        first, end = self.ends[row : row + 2].tolist()
+        return self.content[first:end].tobytes().decode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, eq=False)
+class RecordTable:
+    """I images and their A annotations, column by column.
+
+    The annotations of an image are neighbours: those of image i are the rows from
+    ``annotation_ends[i]`` to ``annotation_ends[i + 1]``, the last one excluded.
+    """
+
+    folder: Path  # of the images
+    image_ids: Ids  # [I]
+    file_names: PackedTexts  # [I]
+    # [I] paths of the images; None if each is the name of its file in the folder
+    paths: PackedTexts | None
+    sizes: Ints  # [I,2] width and height in pixels
+    annotation_ends: Ints  # [I+1]
+    boxes: Floats  # [A,4]
+    labels: Ints  # [A]
+    areas: Floats  # [A]
+    crowd: Bools  # [A]
+    annotation_ids: Ids  # [A]
+    segmentations: PackedSegmentations | None = None  # [A]
+
+    def record(self, row: int) -> Record:
+        """Return one image. Its arrays are views of the columns."""
+        first, end = self.annotation_ends[row : row + 2].tolist()
+        width, height = self.sizes[row].tolist()
+        name = self.file_names[row]
+        path = Path(self.folder, name) if self.paths is None else Path(self.paths[row])
+        return Record(
+            self.image_ids[row : row + 1].tolist()[0],  # an int of Python, not of numpy
+            path,
+            name,
+            width,
+            height,
+            self.boxes[first:end],
+            self.labels[first:end],
+            self.areas[first:end],
+            self.crowd[first:end],
+            tuple(self.annotation_ids[first:end].tolist()),
+            None if self.segmentations is None else self.segmentations[first:end],
+        )
+
+    def has_objects(self) -> Bools:
+        """Return which images have a trainable object, [I] bool."""
+        counts = np.diff(self.annotation_ends)
+        corners = clip_boxes(self.boxes, np.repeat(self.sizes, counts, axis=0))
+        trainable = ~self.crowd & (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        image = np.repeat(np.arange(len(counts)), counts)
+        return np.bincount(image[trainable], minlength=len(counts)) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRecords(Sequence[Record]):
+    """The records of some rows of a table. Each is made when it is used, and not kept.
+
+    A million records as Python objects take gigabytes, and every worker process would get its own
+    copy of them, because reading an object writes its number of references.
+    """
+
+    table: RecordTable
+    rows: Ints  # [N]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> PackedRecords: ...
+
+    def __getitem__(self, index: int | slice) -> Record | PackedRecords:
+        if isinstance(index, slice):
+            return PackedRecords(self.table, self.rows[index])
+        return self.table.record(int(self.rows[as_index(index)]))
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.table.record, self.rows.tolist())
+
+
+def select_records(records: Sequence[Record], selected: Bools) -> Sequence[Record]:
+    """Return the records for which ``selected`` [N] is True."""
+    if isinstance(records, PackedRecords):
+        return PackedRecords(records.table, records.rows[selected])
+    return tuple(records[row] for row in np.flatnonzero(selected).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +217,7 @@ class CocoSplit:
     annotation_file: Path
     images_dir: Path
     categories: tuple[Category, ...]
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     find_location: FindLocation | None = None  # of the records, for messages
 
     def __len__(self) -> int:
@@ -120,19 +233,25 @@ class CocoSplit:
         new_label = {category.id: label for label, category in enumerate(categories)}
         new_labels = [new_label.get(category.id, -1) for category in self.categories]
         table = np.array(new_labels, dtype=np.int64)
-        records = []
-        for record in self.records:
-            labels = table[record.labels]
-            if (labels < 0).any():
-                raise ValueError("a category that has annotations is missing")
-            records.append(replace(record, labels=labels))
+        if isinstance(self.records, PackedRecords):
+            columns = self.records.table
+            packed = replace(columns, labels=_relabelled(columns.labels, table))
+            return replace(
+                self, categories=categories, records=PackedRecords(packed, self.records.rows)
+            )
+        records = [
+            replace(record, labels=_relabelled(record.labels, table)) for record in self.records
+        ]
         return replace(self, categories=categories, records=tuple(records))
 
     def used_categories(self) -> tuple[Category, ...]:
         """Return the categories that have an annotation, crowds included."""
         if not self.records:
             return ()
-        used = np.unique(np.concatenate([record.labels for record in self.records]))
+        if isinstance(self.records, PackedRecords) and self._is_whole_table(self.records):
+            used = np.unique(self.records.table.labels)
+        else:
+            used = np.unique(np.concatenate([record.labels for record in self.records]))
         return tuple(self.categories[label] for label in used)
 
     def with_objects(self) -> CocoSplit:
@@ -140,8 +259,23 @@ class CocoSplit:
 
         It is for detectors that are not trained on images that show only background.
         """
-        records = tuple(record for record in self.records if record.trainable.any())
-        return replace(self, records=records)
+        if isinstance(self.records, PackedRecords):
+            has_objects = self.records.table.has_objects()[self.records.rows]
+        else:
+            has_objects = np.array([record.trainable.any() for record in self.records], dtype=bool)
+        return replace(self, records=select_records(self.records, has_objects))
+
+    @staticmethod
+    def _is_whole_table(records: PackedRecords) -> bool:
+        return len(records) == len(records.table.sizes)
+
+
+def _relabelled(labels: Ints, table: Ints) -> Ints:
+    """Return ``table[labels]``. `ValueError` if the table has no label for one of them."""
+    new_labels = table[labels]
+    if (new_labels < 0).any():
+        raise ValueError("a category that has annotations is missing")
+    return new_labels
 
 
 def clip_boxes(boxes: Floats, sizes: NDArray[np.generic]) -> Floats:

@@ -1,0 +1,189 @@
+"""What reading the annotations of COCO's train images costs, compared with pycocotools.
+
+    python benchmarks/loading.py draw coco.json [--images 118287]
+    python benchmarks/loading.py compare coco.json [--rounds 3] [--masks] [--before CHECKOUT]
+
+``draw`` writes a file with random objects whose sizes are those of COCO's train2017: 7.3 objects an
+image, and polygons of about 24 points. ``compare`` reads it by pycocotools and by this library,
+each in a process of its own, in turns. ``--before`` is a checkout of this library to compare with.
+"CPU" is process time of reading alone, without imports. "Peak" and "kept" are resident memory that
+reading has added, while it ran and after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+import tyro
+
+NUM_CATEGORIES = 80
+
+
+@dataclass
+class Draw:
+    """Write a file of random annotations."""
+
+    file: tyro.conf.Positional[Path]
+    images: int = 118_287
+    seed: int = 0
+
+
+@dataclass
+class Compare:
+    """Compare the ways to read a file."""
+
+    file: tyro.conf.Positional[Path]
+    rounds: int = 3
+    masks: bool = False
+    before: Path | None = None
+    out: Path | None = None  # JSON
+
+
+@dataclass
+class Read:
+    """Read a file once, and print seconds and bytes as JSON. `Compare` runs this."""
+
+    file: tyro.conf.Positional[Path]
+    by: str = "groupdetr"
+    masks: bool = False
+    options: tuple[str, ...] = field(default=())
+
+
+def draw(options: Draw) -> None:
+    generator = np.random.default_rng(options.seed)
+    with options.file.open("w") as file:
+        file.write('{"info": {"description": "drawn by benchmarks/loading.py"}, "licenses": [], ')
+        file.write('"images": [')
+        for image in range(options.images):
+            name = f"{image:012}.jpg"
+            entry = {
+                "license": 3,
+                "file_name": name,
+                "coco_url": f"http://images.example.org/train2017/{name}",
+                "height": 480,
+                "width": 640,
+                "date_captured": "2013-11-14 11:18:45",
+                "flickr_url": f"http://farm9.example.org/8186/8119368305_{image:08x}_z.jpg",
+                "id": image,
+            }
+            file.write((", " if image else "") + json.dumps(entry))
+        file.write('], "annotations": [')
+        number = 0
+        # COCO's annotations are in no order of their images.
+        for image in generator.permutation(options.images).tolist():
+            for _ in range(int(generator.poisson(7.27))):
+                number += 1
+                file.write((", " if number > 1 else "") + _annotation(number, image, generator))
+        categories = [
+            {"supercategory": "thing", "id": i + 1, "name": f"class {i + 1}"}
+            for i in range(NUM_CATEGORIES)
+        ]
+        file.write('], "categories": ' + json.dumps(categories) + "}")
+    print(f"{options.images} images, {number} annotations, {options.file.stat().st_size:,} bytes")
+
+
+def _annotation(number: int, image: int, generator: np.random.Generator) -> str:
+    """Return an annotation as JSON, with one polygon of random length."""
+    left, top = generator.random(2) * (500, 340)
+    side = generator.random(2) * 120 + 10
+    num_points = 3 + int(generator.exponential(21))
+    points = np.round((left, top) + generator.random((num_points, 2)) * side, 2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    entry = {
+        "segmentation": [points.ravel().tolist()],
+        "area": round(float((high - low).prod()) * 0.6, 5),
+        "iscrowd": 0,
+        "image_id": image,
+        "bbox": np.round([*low, *(high - low)], 2).tolist(),
+        "category_id": int(generator.integers(NUM_CATEGORIES)) + 1,
+        "id": number,
+    }
+    return json.dumps(entry)
+
+
+def read(options: Read) -> None:
+    load = LOADERS[options.by](options)  # imports
+    process = psutil.Process()
+    memory = process.memory_info().rss
+    seconds = time.process_time()
+    content = load()
+    seconds = time.process_time() - seconds
+    kept = process.memory_info().rss - memory
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - memory
+    print(json.dumps({"CPU": seconds, "peak": peak, "kept": kept, "images": len(getattr(content, "imgs", content))}))
+
+
+def _pycocotools(options: Read) -> Any:
+    from pycocotools.coco import COCO
+
+    return lambda: COCO(str(options.file))
+
+
+def _groupdetr(options: Read) -> Any:
+    from groupdetr.data.coco import read_split
+
+    return lambda: read_split(options.file, options.file.parent, "train", options.masks)
+
+
+LOADERS = {"pycocotools": _pycocotools, "groupdetr": _groupdetr}
+
+
+def compare(options: Compare) -> None:
+    here = Path(__file__).resolve().parent.parent
+    variants = {"pycocotools": ("pycocotools", here)}
+    if options.before is not None:
+        variants["before"] = ("groupdetr", options.before.resolve())
+    variants["groupdetr"] = ("groupdetr", here)
+    rounds: list[dict[str, dict[str, float]]] = []
+    for number in range(options.rounds):
+        results = {}
+        for name in random.Random(number).sample(list(variants), len(variants)):
+            by, checkout = variants[name]
+            command = [sys.executable, __file__, "read", str(options.file), "--by", by]
+            command += ["--masks"] if options.masks else []
+            environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+            run = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            )
+            results[name] = json.loads(run.stdout.splitlines()[-1])
+        rounds.append(results)
+    rows = {}
+    for name in variants:
+        ratios = [of["pycocotools"]["CPU"] / of[name]["CPU"] for of in rounds]
+        rows[name] = {
+            "CPU, s": statistics.median(of[name]["CPU"] for of in rounds),
+            "speed-up": statistics.median(ratios),
+            "peak, MB": statistics.median(of[name]["peak"] for of in rounds) / 1e6,
+            "kept, MB": statistics.median(of[name]["kept"] for of in rounds) / 1e6,
+        }
+    import measure
+
+    measure.show(options, rows, options.out)
+
+
+Command = (
+    Annotated[Draw, tyro.conf.subcommand("draw")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Read, tyro.conf.subcommand("read")]
+)
+
+if __name__ == "__main__":
+    command = tyro.cli(Command)  # type: ignore[arg-type]
+    if isinstance(command, Draw):
+        draw(command)
+    elif isinstance(command, Compare):
+        compare(command)
+    else:
+        read(command)
