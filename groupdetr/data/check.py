@@ -136,14 +136,16 @@ def check(
     decode: bool = True,
     workers: int | None = None,
     masks: bool = False,
+    cache: bool = False,
 ) -> CheckReport:
     """Return all problems of a dataset. ``num_queries`` is that of one group.
 
     Without ``decode`` only the headers of the images are read: this is quick, but does not find
     broken images. With ``masks`` every object must have a segmentation.
+    ``cache`` as in `groupdetr.data.layouts.load`.
     """
     try:
-        dataset, findings = read_with_findings(data, images, masks=masks)
+        dataset, findings = read_with_findings(data, images, masks=masks, cache=cache)
     except RefusedError as error:  # there is no file to check
         return CheckReport(Path(data), [error.finding], [])
     except DataError as error:  # of the reader of another format

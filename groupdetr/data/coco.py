@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from groupdetr.data.annotation_cache import cached
 from groupdetr.data.annotations import REFUSED, AnnotationTable, id_column, read_annotations
 from groupdetr.data.findings import Findings, RefusedError, printable, raise_first_error
 from groupdetr.data.formats import SplitAnnotations
@@ -34,13 +35,17 @@ from groupdetr.structures.json_object import JsonObject
 
 
 def read_split(
-    annotation_file: Path | str, images_dir: Path | str, name: str, masks: bool = False
+    annotation_file: Path | str,
+    images_dir: Path | str,
+    name: str,
+    masks: bool = False,
+    cache: bool = False,
 ) -> CocoSplit:
-    """Read one split without decoding its images.
+    """Read one split without decoding its images. ``masks`` and ``cache`` as in `parse`.
 
     Raises `DataError` for the first problem that would mislead training.
     """
-    split, findings = parse(Path(annotation_file), Path(images_dir), name, masks)
+    split, findings = parse(Path(annotation_file), Path(images_dir), name, masks, cache=cache)
     raise_first_error(findings)
     return split
 
@@ -51,12 +56,26 @@ def parse(
     name: str,
     masks: bool = False,
     needs_annotations: bool = True,
+    cache: bool = False,
 ) -> tuple[CocoSplit, Findings]:
     """Return the valid part of one split, and all findings about its annotation file.
 
     With ``masks``, segmentations are read and must exist. Without ``needs_annotations``, a file
     may have no key 'annotations', as that of COCO's test-dev: its images have no objects then.
+    With ``cache``, a large file that was read before is read from the cache folder
+    (`annotation_cache.py`).
     """
+
+    def read() -> tuple[CocoSplit, Findings]:
+        return _read(annotation_file, images_dir, name, masks, needs_annotations)
+
+    return cached(annotation_file, images_dir, name, masks, read) if cache else read()
+
+
+def _read(
+    annotation_file: Path, images_dir: Path, name: str, masks: bool, needs_annotations: bool
+) -> tuple[CocoSplit, Findings]:
+    """Return the same as `parse`, from the annotation file."""
     with _garbage_collector_paused():
         findings = Findings(annotation_file)
         raw = read_bytes(annotation_file, findings)

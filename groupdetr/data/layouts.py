@@ -64,15 +64,20 @@ class DatasetSplits:
 
 
 def load(
-    data: Path | str, images: Path | str | None = None, seed: int = 0, masks: bool = False
+    data: Path | str,
+    images: Path | str | None = None,
+    seed: int = 0,
+    masks: bool = False,
+    cache: bool = False,
 ) -> DatasetSplits:
     """Read a dataset. Raises `DataError` for the first problem that would mislead training.
 
-    Images are not decoded. Segmentations are read only with ``masks``. ``seed`` selects the val
-    images if the dataset has no val split. It is not the seed of a run: runs that are compared
-    must share their val images.
+    Images are not decoded. Segmentations are read only with ``masks``. With ``cache``, a large COCO
+    file that was read before is read from the cache folder (`annotation_cache.py`). ``seed``
+    selects the val images if the dataset has no val split. It is not the seed of a run: runs that
+    are compared must share their val images.
     """
-    splits, findings = read_with_findings(data, images, seed, masks)
+    splits, findings = read_with_findings(data, images, seed, masks, cache=cache)
     raise_first_error(findings)
     return splits
 
@@ -83,6 +88,7 @@ def read_with_findings(
     seed: int = 0,
     masks: bool = False,
     holdout: float | None = HOLDOUT,
+    cache: bool = False,
 ) -> tuple[DatasetSplits, list[Finding]]:
     """Return the valid part of a dataset, and all findings about its annotation files.
 
@@ -98,7 +104,7 @@ def read_with_findings(
     else:
         for name, files in find_files(data, images).items():
             splits[name], findings_of_file = parse(
-                files.annotations, files.images, name, masks, name in NEED_ANNOTATIONS
+                files.annotations, files.images, name, masks, name in NEED_ANNOTATIONS, cache
             )
             findings += findings_of_file
     categories = splits["train"].categories
@@ -121,8 +127,11 @@ def load_split(
     images: Path | str | None = None,
     split: str | None = None,
     masks: bool = False,
+    cache: bool = False,
 ) -> CocoSplit:
     """Read one split with all of its images, for an evaluation. Nothing is held out.
+
+    ``masks`` and ``cache`` as in `load`.
 
     ``split`` is train, val or test; None: val, or all images of a dataset whose annotation file has
     no name of a split. No other split needs to exist. The categories are those of the split. It
@@ -158,6 +167,7 @@ def load_split(
             required,
             masks,
             needs_annotations=False,
+            cache=cache,
         )
     raise_first_error(with_locations(findings, [result]))
     return result
