@@ -97,16 +97,26 @@ class Task(ABC, Generic[DetectionsT]):
 
     @classmethod
     @abstractmethod
-    def read(cls, data: Path, images: Path | None) -> TrainingData:
-        """Read a dataset from disk.
+    def read(cls, data: Path, images: Path | None, cache: bool = False) -> TrainingData:
+        """Read a dataset from disk, or with ``cache`` from the cache folder if it is there.
 
         `DataError` for the first problem that would mislead training.
         """
 
     @classmethod
     @abstractmethod
-    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
-        """Return all problems of a dataset. With ``decode``, all images are decoded."""
+    def check(
+        cls,
+        data: Path,
+        images: Path | None,
+        num_queries: int,
+        decode: bool,
+        cache: bool = False,
+    ) -> CheckReport:
+        """Return all problems of a dataset. With ``decode``, all images are decoded.
+
+        ``cache`` as in `read`.
+        """
 
     @property
     @abstractmethod

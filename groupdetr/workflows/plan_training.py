@@ -53,9 +53,13 @@ def make_plan(
     out: Path | None,
     resume: Path | None,
     stop_after: int | None,
+    cache: bool,
     transform: nn.Module | None = None,
 ) -> DetectorPlan:
-    """Decide everything before the first step: recipe, data, task, processes, folder."""
+    """Decide everything before the first step: recipe, data, task, processes, folder.
+
+    ``cache`` as in `groupdetr.data.layouts.load`.
+    """
     expect_trackers(config.log_with)
     chosen = experiment(config.model)
     recipe = make_recipe(config, chosen, resumes=resume is not None)
@@ -64,7 +68,7 @@ def make_plan(
     if recipe.needs_chunks(config.settings.group_chunk):
         require_independent_groups(GROUP_ATTENTIONS[recipe.group_attention], MATCHES[recipe.match])
     expect_fitting_groups(recipe, config.settings)
-    dataset = read_data(config, chosen, recipe, accelerator, resumes=resume is not None)
+    dataset = read_data(config, chosen, recipe, accelerator, resume is not None, cache)
     if resume is not None:
         expect_same_data(RunFolder(resume), dataset)
     recipe = replace(recipe, num_classes=len(dataset.categories))
@@ -137,6 +141,7 @@ def read_data(
     recipe: Recipe,
     accelerator: Accelerator,
     resumes: bool,
+    cache: bool,
 ) -> TrainingData:
     """Read the dataset. Before a new run, the main process checks it like `groupdetr check`.
 
@@ -145,12 +150,12 @@ def read_data(
     assert config.data is not None
     task = task_class(chosen.task)
     if not accelerator.is_main_process or resumes:
-        return task.read(config.data, config.images)
-    report = task.check(config.data, config.images, recipe.queries_of_a_group, config.check)
+        return task.read(config.data, config.images, cache)
+    report = task.check(config.data, config.images, recipe.queries_of_a_group, config.check, cache)
     if report.verdict != "ok":
         console.print(report.render())
     report.raise_for_errors()
-    return report.dataset or task.read(config.data, config.images)
+    return report.dataset or task.read(config.data, config.images, cache)
 
 
 def expect_cacheable(settings: Settings, task: Task[Any], accelerator: Accelerator) -> None:

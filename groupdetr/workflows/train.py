@@ -50,6 +50,7 @@ def train(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     check: bool | None = None,
+    cache: bool = True,
     stop_after: int | None = None,
     log_with: str | Sequence[str] | None = None,
     transform: nn.Module | None = None,
@@ -64,8 +65,9 @@ def train(
     `Settings`, such as ``epochs`` and ``lr``. ``log_with`` names one or more of the trackers
     tensorboard, wandb, mlflow and trackio. ``transform`` is a module of torchvision.transforms.v2
     that every training image goes through with its boxes and masks, before ``augment``; a run that
-    is resumed needs the same one. ``callbacks`` are called during the training, see
-    `groupdetr.Callback`.
+    is resumed needs the same one. Without ``cache``, a large COCO file is read again, although what
+    was read of it is in huggingface-hub's cache folder. ``callbacks`` are called during
+    the training, see `groupdetr.Callback`.
 
     `TypeError` for an unknown keyword or hook, `UsageError` for values that cannot be used,
     `DataError` for a dataset that cannot be trained on, and `CallbackError` if a callback fails.
@@ -118,6 +120,7 @@ def train(
         out=Path(out) if out is not None else None,
         resume=Path(resume) if resume is not None else None,
         stop_after=stop_after,
+        cache=cache,
         auto_batch=auto_batch,
         transform=transform,
         callbacks=callbacks,
@@ -161,6 +164,7 @@ def train_command(
     out: Path | None,
     resume: Path | None,
     check: bool,
+    cache: bool,
     stop_after: int | None,
     log_with: Sequence[str],
     callback: Sequence[str],
@@ -196,6 +200,7 @@ def train_command(
         out=out,
         resume=resume,
         stop_after=stop_after,
+        cache=cache,
         auto_batch=auto_batch,
         callbacks=[create_callback(path) for path in callback],
     )
@@ -225,6 +230,7 @@ def run_training(
     out: Path | None,
     resume: Path | None,
     stop_after: int | None,
+    cache: bool,
     auto_batch: bool,
     transform: nn.Module | None = None,
     callbacks: Sequence[Callback] = (),
@@ -247,7 +253,14 @@ def run_training(
         out = resume
     elif config.weights is not None and (named := hub.model_named(config.weights)) is not None:
         hub.download(named)  # Before the data are read, which may take minutes.
-    plan = make_plan(config, out=out, resume=resume, stop_after=stop_after, transform=transform)
+    plan = make_plan(
+        config,
+        out=out,
+        resume=resume,
+        stop_after=stop_after,
+        cache=cache,
+        transform=transform,
+    )
     if auto_batch or config.groups == "auto":
         plan = fit_to_memory(plan, may_reduce_groups=config.groups == "auto")
         # The default name of the folder has the K that is trained, which may be smaller now.

@@ -12,6 +12,7 @@ from torch import nn
 
 from groupdetr.cli.main import main, read_options
 from groupdetr.cli.options.train import TrainOptions
+from groupdetr.data import annotation_cache
 from groupdetr.engine.trainer import Trainer
 from groupdetr.workflows.run_plan import CTRL_C_SECONDS
 from groupdetr.workflows.train import train_command
@@ -50,6 +51,20 @@ def test_a_complete_training_returns_its_folder_and_exit_code_0(
     assert (result.path, result.interrupted, result.exit_code) == (run, False, 0)
     assert (result.groups, result.steps) == (2, 4)
     assert result.epochs == pytest.approx(4 * 4 / 24, abs=1e-4)
+
+
+def test_annotations_are_kept_in_the_cache_folder_unless_told_otherwise(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation_cache, "MIN_BYTES", 0)
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+    call_train(shapes, tmp_path / "first", "--steps", "1", "--no-cache")
+    assert not (tmp_path / "cache").exists()
+    call_train(shapes, tmp_path / "second", "--steps", "1")
+    kept = sorted(
+        path.parents[1].name.split("-")[0] for path in (tmp_path / "cache").rglob("boxes.npy")
+    )
+    assert kept == ["instances_train", "instances_val"]
 
 
 def test_a_training_that_is_stopped_returns_exit_code_130_without_a_keyboard_interrupt(

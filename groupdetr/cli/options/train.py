@@ -67,6 +67,10 @@ class TrainOptions(PluginOptions):
     """A run to continue exactly where it stopped. Other options that are given override its own."""
     check: bool = True
     """Open every image before training starts. --no-check reads only the annotations."""
+    cache: bool = True
+    """Keep what was read of a large COCO file in huggingface-hub's cache folder. The next start
+    reads it from there if the file has not changed, and the processes of a machine share it in
+    memory. --no-cache reads the file."""
     stop_after: int | None = None
     """Stop after this step, to be resumed later. The schedule stays that of the whole training."""
     json: bool = False

@@ -183,12 +183,12 @@ class DetectionTask(Task[Detections]):
         )
 
     @classmethod
-    def read(cls, data: Path, images: Path | None) -> DatasetSplits:
-        """Read a dataset from disk.
+    def read(cls, data: Path, images: Path | None, cache: bool = False) -> DatasetSplits:
+        """Read a dataset from disk, or with ``cache`` from the cache folder if it is there.
 
         `DataError` for the first problem that would mislead training.
         """
-        return load(data, images, masks=cls.reads_masks)
+        return load(data, images, masks=cls.reads_masks, cache=cache)
 
     @classmethod
     def read_split(cls, data: Path, images: Path | None, split: str | None) -> CocoSplit:
@@ -200,9 +200,16 @@ class DetectionTask(Task[Detections]):
         return load_split(data, images, split, masks=cls.reads_masks)
 
     @classmethod
-    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
+    def check(
+        cls,
+        data: Path,
+        images: Path | None,
+        num_queries: int,
+        decode: bool,
+        cache: bool = False,
+    ) -> CheckReport:
         """Return all problems of a dataset. With ``decode``, all images are decoded."""
-        return check(data, images, num_queries, decode, masks=cls.reads_masks)
+        return check(data, images, num_queries, decode, masks=cls.reads_masks, cache=cache)
 
     @staticmethod
     def postprocess(

@@ -131,8 +131,8 @@ class Detection3DTask(Task[Detections3D]):
         return SceneDataset(samples, image_size(imgsz), two_frames=cls.two_frames)
 
     @classmethod
-    def read(cls, data: Path, images: Path | None) -> NuScenes:
-        """Read a version from disk.
+    def read(cls, data: Path, images: Path | None, cache: bool = False) -> NuScenes:
+        """Read a version from disk. Its tables are never cached.
 
         `DataError` for the first problem that would mislead training.
         """
@@ -140,7 +140,14 @@ class Detection3DTask(Task[Detections3D]):
         return load(data)
 
     @classmethod
-    def check(cls, data: Path, images: Path | None, num_queries: int, decode: bool) -> CheckReport:
+    def check(
+        cls,
+        data: Path,
+        images: Path | None,
+        num_queries: int,
+        decode: bool,
+        cache: bool = False,
+    ) -> CheckReport:
         """Return a report of all problems of a version."""
         refuse_image_folder(images)
         return check_version(data, decode, cls.two_frames, num_queries)
