@@ -468,7 +468,7 @@ def _fig9() -> Iterator[NamedExperiment]:
         yield f"fig9/k{groups}", Experiment(recipe, EPOCHS_12)
 
 
-def _all_experiments() -> dict[str, Experiment]:
+def library_experiments() -> dict[str, Experiment]:
     parts = (
         _presets,
         _lw_detr_presets,
@@ -498,4 +498,4 @@ UNAVAILABLE = dict.fromkeys(
 )
 
 # `groupdetr.registry.register_model` adds to it.
-EXPERIMENTS: dict[str, Experiment] = _all_experiments()
+EXPERIMENTS: dict[str, Experiment] = library_experiments()

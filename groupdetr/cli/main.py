@@ -227,7 +227,8 @@ def read_options(name: str, arguments: list[str]) -> Any:
         from groupdetr.registry import load_plugin
 
         load_plugin(plugin)
-    expect_known_models(values_of(arguments, "--model"))
+    if name != "doctor":  # Its --model may also be a run.
+        expect_known_models(values_of(arguments, "--model"))
     keywords: dict[str, Any] = {}
     # A module of options may have a function `prepare`, for defaults that depend on options.
     prepare = getattr(sys.modules[options_class.__module__], "prepare", None)

@@ -87,16 +87,19 @@ def known_models() -> PresetTable:
     Plugins register their models in `groupdetr.registry`. As long as nothing has imported it, there
     are none, and the table is read from its file, which takes much less time.
     """
-    return table_of_registry() if "groupdetr.registry" in sys.modules else read_preset_table()
-
-
-def table_of_registry() -> PresetTable:
-    """Return the table of all models that are registered."""
-    from groupdetr.experiments import UNAVAILABLE
+    if "groupdetr.registry" not in sys.modules:
+        return read_preset_table()
     from groupdetr.registry import EXPERIMENTS
 
+    return table_of(EXPERIMENTS)
+
+
+def table_of(experiments: Mapping[str, Experiment]) -> PresetTable:
+    """Return the table of these models."""
+    from groupdetr.experiments import UNAVAILABLE
+
     rows = {}
-    for name, experiment in EXPERIMENTS.items():
+    for name, experiment in experiments.items():
         rows[name] = PresetRow(
             groups=experiment.recipe.num_groups,
             queries=experiment.recipe.num_queries,
@@ -110,7 +113,9 @@ def table_of_registry() -> PresetTable:
 
 def write_preset_table() -> None:
     """Write the file of the table anew, after a preset was changed."""
-    FILE.write_text(table_of_registry().to_text(), encoding="utf-8")
+    from groupdetr.experiments import library_experiments
+
+    FILE.write_text(table_of(library_experiments()).to_text(), encoding="utf-8")
 
 
 def similar_searches(pattern: str, names: Collection[str]) -> Iterator[str]:

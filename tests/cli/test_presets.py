@@ -11,9 +11,9 @@ import pytest
 import groupdetr
 from groupdetr.cli.main import main
 from groupdetr.detectors.tiny import TinyConditionalDETR
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments import EXPERIMENTS, library_experiments
 from groupdetr.files.preset_table import FILE, read_preset_table
-from groupdetr.workflows.presets import ABBREVIATIONS, PRESETS, table_of_registry
+from groupdetr.workflows.presets import ABBREVIATIONS, PRESETS, table_of
 
 Captured = pytest.CaptureFixture[str]
 
@@ -102,8 +102,9 @@ def test_the_table_that_is_read_without_torch_is_that_of_the_models() -> None:
         "write it anew: python -c 'from groupdetr.workflows.presets import write_preset_table; "
         "write_preset_table()'"
     )
-    assert FILE.read_text(encoding="utf-8") == table_of_registry().to_text(), remedy
-    assert read_preset_table() == table_of_registry()
+    table = table_of(library_experiments())
+    assert FILE.read_text(encoding="utf-8") == table.to_text(), remedy
+    assert read_preset_table() == table
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from groupdetr.cli.main import main
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.detectors.rf_detr_seg import RFDETRSeg
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.engine.accelerator import create_accelerator
 from groupdetr.engine.inference import run_inference
@@ -24,9 +25,10 @@ from groupdetr.engine.task import Task
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.detections3d import Detections3D
-from groupdetr.tasks.detection2d.instance_segmentation import InstanceTask
+from groupdetr.tasks.detection2d.instance_segmentation import BoxAndMaskTask, InstanceTask
 from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection3d.task import Detection3DTask, TwoFrameTask
+from groupdetr.tasks.input_shape import input_shape
 from tests.claims.detectors import DETECTORS_2D, DETECTORS_3D, build
 from tests.runs import evaluations, load_checkpoint, train
 
@@ -45,6 +47,7 @@ TaskClass = type[DetectionTask] | type[Detection3DTask]
 # PETRv2 is a subclass of PETR, so it comes first.
 TASKS: dict[type[Recipe], TaskClass] = {
     Mask2Former: InstanceTask,
+    RFDETRSeg: BoxAndMaskTask,
     PETRv2: TwoFrameTask,
     PETR: Detection3DTask,
 }
@@ -58,16 +61,23 @@ def task_class_of(recipe: Recipe) -> TaskClass:
     return DetectionTask
 
 
+TaskOf = Callable[[Recipe], Task]
+
+
 @pytest.fixture(scope="module")
-def tasks(shapes: Path, scenes: Path) -> dict[TaskClass, Task]:
-    """Every task with its dataset."""
-    settings = Settings(imgsz=48, augment="none")
-    result: dict[TaskClass, Task] = {}
-    for task_class in (DetectionTask, *TASKS.values()):
-        data = scenes if issubclass(task_class, Detection3DTask) else shapes
-        dataset: Any = task_class.read(data, None)
-        result[task_class] = task_class(dataset, settings, 10)
-    return result
+def task_of(shapes: Path, scenes: Path) -> TaskOf:
+    """The task that a detector is trained for, with images that its network accepts."""
+    datasets: dict[TaskClass, Any] = {}
+
+    def create(recipe: Recipe) -> Task:
+        task_class = task_class_of(recipe)
+        if task_class not in datasets:
+            data = scenes if issubclass(task_class, Detection3DTask) else shapes
+            datasets[task_class] = task_class.read(data, None)
+        settings = Settings(imgsz=48, augment="none")
+        return task_class(datasets[task_class], settings, 10, shape=input_shape(recipe))
+
+    return create
 
 
 def validation_pass(recipe: Recipe, task: Task, measured: int = 500) -> ValidationPass:
@@ -91,10 +101,10 @@ def assert_detections_of_inference(
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("group", [0, 2, None])
 def test_a_validation_pass_has_the_detections_of_plain_inference(
-    recipe: Recipe, tasks: dict[TaskClass, Task], group: int | None, measured: int
+    recipe: Recipe, task_of: TaskOf, group: int | None, measured: int
 ) -> None:
     """A batch has two images, so with three measured images one batch is measured in part."""
-    task = tasks[task_class_of(recipe)]
+    task = task_of(recipe)
     evaluation = validation_pass(recipe.with_options(inference_group=group), task, measured)
     detections, matched = evaluation.run(batch_size=2, workers=0)
     assert_detections_of_inference(detections, evaluation)
@@ -104,10 +114,8 @@ def test_a_validation_pass_has_the_detections_of_plain_inference(
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_every_group_is_matched_as_if_it_ran_alone(
-    recipe: Recipe, tasks: dict[TaskClass, Task]
-) -> None:
-    task = tasks[task_class_of(recipe)]
+def test_every_group_is_matched_as_if_it_ran_alone(recipe: Recipe, task_of: TaskOf) -> None:
+    task = task_of(recipe)
     _, of_all_groups = validation_pass(recipe, task).run(batch_size=4, workers=0)
     assert of_all_groups is not None
     different = {group.numpy().tobytes() for group in of_all_groups.unbind(1)}
@@ -121,11 +129,11 @@ def test_every_group_is_matched_as_if_it_ran_alone(
 
 
 def test_if_groups_attend_to_each_other_only_the_inference_group_is_measured(
-    tasks: dict[TaskClass, Task],
+    task_of: TaskOf,
 ) -> None:
     """Table 7 (c): its detections would change if the other groups ran too."""
     recipe = TinyConditionalDETR(**SMALL, group_attention="attend_across_groups", inference_group=1)
-    evaluation = validation_pass(recipe, tasks[DetectionTask])
+    evaluation = validation_pass(recipe, task_of(recipe))
     detections, matched = evaluation.run(batch_size=4, workers=0)
     assert_detections_of_inference(detections, evaluation)
     assert matched is not None
@@ -135,15 +143,15 @@ def test_if_groups_attend_to_each_other_only_the_inference_group_is_measured(
     assert math.isnan(metrics["instability_groups"])
 
 
-def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, Task]) -> None:
+def test_an_object_may_match_several_queries_of_a_group(task_of: TaskOf) -> None:
     """Table 7 (b): every object matches K queries, of any groups."""
-    task = tasks[DetectionTask]
     recipe = TinyConditionalDETR(
         **SMALL,
         group_attention="attend_across_groups",
         match="match_naively",
         inference_group=None,
     )
+    task = task_of(recipe)
     _, matched = validation_pass(recipe, task).run(batch_size=4, workers=0)
     assert matched is not None
     num_objects = [len(task.val[index][1]) for index in range(len(task.val))]
@@ -152,12 +160,10 @@ def test_an_object_may_match_several_queries_of_a_group(tasks: dict[TaskClass, T
 
 
 def test_the_metrics_are_the_instability_of_the_inference_group_and_the_mean_of_all_groups(
-    tasks: dict[TaskClass, Task],
+    task_of: TaskOf,
 ) -> None:
-    evaluation = validation_pass(
-        TinyConditionalDETR(**SMALL, group_attention="attend_across_groups", inference_group=2),
-        tasks[DetectionTask],
-    )
+    recipe = TinyConditionalDETR(**SMALL, group_attention="attend_across_groups", inference_group=2)
+    evaluation = validation_pass(recipe, task_of(recipe))
     evaluation.measures_all_groups = True
     before = torch.from_numpy(np.tile(np.array([0, -1], np.int16), (5, 3, 1)))
     now = before.clone()
