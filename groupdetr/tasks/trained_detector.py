@@ -23,7 +23,8 @@ from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.input_shape import input_shape
 from groupdetr.tasks.registry import task_class
 from groupdetr.tasks.run_or_weights import weights_of
-from groupdetr.weights.loading import build_for_file, load_weights
+from groupdetr.weights.file_fit import build_for_file
+from groupdetr.weights.loading import load_weights
 
 DEFAULT_IMGSZ = 800  # of weights files that do not record it
 

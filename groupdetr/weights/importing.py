@@ -31,19 +31,15 @@ from groupdetr.files.replacing import expect_replaceable, same_file
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
 from groupdetr.weights.adapt import count_classes
-from groupdetr.weights.loading import (
-    LoadReport,
+from groupdetr.weights.conversion import (
     convert_checkpoint,
-    errors_of_a_recipe,
-    expect_dimensions,
-    expect_size_of_file,
     file_categories,
     file_image_size,
     file_options,
     file_preset,
-    load_weights,
-    restore_groups,
 )
+from groupdetr.weights.file_fit import errors_of_a_recipe, expect_size_of_file
+from groupdetr.weights.loading import LoadReport, expect_dimensions, load_weights, restore_groups
 from groupdetr.weights.recipe_sizes import sizes_from_tensors
 
 # Recipe field -> the axis whose size it is.

@@ -38,8 +38,8 @@ from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.run_or_weights import default_file
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.version import __version__
+from groupdetr.weights.conversion import convert_checkpoint
 from groupdetr.weights.huggingface_backbone import huggingface_backbone
-from groupdetr.weights.loading import convert_checkpoint
 from groupdetr.weights.official_petr import OFFICIAL_PETR
 from groupdetr.weights.writing import (
     Target,

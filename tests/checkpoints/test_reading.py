@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.weights.loading import convert_checkpoint
+from groupdetr.weights.conversion import convert_checkpoint
 
 
 class CreatesFolder:

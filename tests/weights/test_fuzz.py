@@ -33,8 +33,9 @@ from groupdetr.errors import GroupDETRError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.registry import experiment, recipe_to_dict
 from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.weights.conversion import LAYOUTS
 from groupdetr.weights.importing import import_weights
-from groupdetr.weights.loading import LAYOUTS, load_weights
+from groupdetr.weights.loading import load_weights
 from tests.data.fuzzing import FUZZ
 from tests.data.test_check import ANYTHING, mutate
 

@@ -16,8 +16,9 @@ from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.registry import experiment, recipe_from_dict
 from groupdetr.structures.images import Images
+from groupdetr.weights.file_fit import build_for_file
 from groupdetr.weights.importing import import_weights
-from groupdetr.weights.loading import build_for_file, load_weights
+from groupdetr.weights.loading import load_weights
 
 from .conftest import official_args, official_state
 

@@ -20,8 +20,9 @@ from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.registry import experiment
 from groupdetr.structures.images import Images
+from groupdetr.weights.conversion import LAYOUTS
 from groupdetr.weights.importing import import_weights
-from groupdetr.weights.loading import LAYOUTS, load_weights
+from groupdetr.weights.loading import load_weights
 from groupdetr.weights.paddledetection_dino import PADDLEDETECTION_DINO
 from groupdetr.weights.writing import all_groups_state, find_target
 from tests.parity.by_rule import read_golden

@@ -17,7 +17,8 @@ from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.vovnet import VoVNetWidths, vovnet99
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
-from groupdetr.weights.loading import convert_checkpoint, file_categories, load_weights
+from groupdetr.weights.conversion import convert_checkpoint, file_categories
+from groupdetr.weights.loading import load_weights
 from tests.parity import petr
 
 from .petr import petr_state

@@ -24,9 +24,10 @@ from groupdetr.registry import experiment, recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
 from groupdetr.weights.coco_names import COCO_91
+from groupdetr.weights.conversion import convert_checkpoint
 from groupdetr.weights.huggingface_rf_detr import HUGGING_FACE_RF_DETR_MODULES
 from groupdetr.weights.importing import import_weights
-from groupdetr.weights.loading import convert_checkpoint, load_weights
+from groupdetr.weights.loading import load_weights
 from groupdetr.weights.roboflow_rf_detr import (
     MODELS,
     ROBOFLOW_RF_DETR,
