@@ -51,6 +51,27 @@ ADDRESSES = {
 }
 
 
+# Preset -> what `--weights` takes for the published weights of such a detector: a model on the
+# Hugging Face hub, or the name of a file
+WEIGHTS_OF_PRESETS = {
+    **{
+        f"lw-detr-{size}": f"AnnaZhang/lwdetr_{size}_60e_coco"
+        for size in ("tiny", "small", "medium", "large", "xlarge")
+    },
+    **{
+        f"rf-detr-{size}": f"Roboflow/rf-detr-{size}"
+        for size in ("nano", "small", "medium", "large", "base")
+    },
+    "rf-detr-large-deprecated": "rf-detr-large.pth",
+    **{
+        f"rf-detr-seg-{size}": f"rf-detr-seg-{size}.pt"
+        for size in ("nano", "small", "medium", "large", "xlarge")
+    },
+    "rf-detr-seg-2xlarge": "rf-detr-seg-xxlarge.pt",
+    "rf-detr-seg-preview": "rf-detr-seg-preview.pt",
+}
+
+
 def address_of_published(path: str) -> str:
     """Return the address of a published file, given a path with its name; "" if it is none."""
     return ADDRESSES.get(PurePath(path).name, "")

@@ -9,6 +9,7 @@ from torch import nn
 from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.engine.optimizer import MAX_WARMUP
+from groupdetr.files.published_weights import WEIGHTS_OF_PRESETS
 from groupdetr.modeling.backbones.registry import NONE_FROZEN, can_load, has_weights
 from groupdetr.modeling.detr import DetectionTransformer, part_of
 from groupdetr.modeling.frozen import trained_batch_norms
@@ -87,6 +88,11 @@ def advice(plan: DetectorPlan) -> list[str]:
         lines.append(
             f"note    the backbone has random weights, and frozen_stages={recipe.frozen_stages} "
             f"keeps those of its first layers; {remedy}"
+        )
+    elif is_random and recipe.preset in WEIGHTS_OF_PRESETS:
+        lines.append(
+            "note    all weights start as random numbers, and this detector is published to be "
+            f"fine-tuned; use --weights {WEIGHTS_OF_PRESETS[recipe.preset]}"
         )
     total = plan.total_steps
     if total is None:

@@ -85,6 +85,15 @@ def test_random_weights_that_are_not_trained_are_advised_against(
     assert remedy in line
 
 
+def test_a_detector_that_is_published_to_be_fine_tuned_names_its_weights(
+    advise: Callable[..., list[str]],
+) -> None:
+    sizes = {"vit_width": 24, "vit_heads": 2, "num_queries": 5}
+    (line,) = advise("rf-detr-nano", imgsz=64, set=sizes)
+    assert "random numbers" in line
+    assert "--weights Roboflow/rf-detr-nano" in line
+
+
 @pytest.mark.parametrize("weights", [{"pretrained_backbone": "file"}, {"weights": "file"}])
 def test_weights_of_a_file_need_no_advice(
     weights: dict[str, str], advise: Callable[..., list[str]], tmp_path: Path
