@@ -97,9 +97,8 @@ def assert_detections_of_inference(
         torch.testing.assert_close(image_detections.boxes, image_expected.boxes)
 
 
-@pytest.mark.parametrize("measured", [500, 3, 0])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("group", [0, 2, None])
+@pytest.mark.parametrize(("group", "measured"), [(0, 500), (0, 0), (2, 3), (None, 3)])
 def test_a_validation_pass_has_the_detections_of_plain_inference(
     recipe: Recipe, task_of: TaskOf, group: int | None, measured: int
 ) -> None:
