@@ -51,7 +51,8 @@ def test_the_wheel_has_all_modules_and_nothing_else(wheel: Path) -> None:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("groupdetr/**/*.py")}
     page = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("groupdetr/web/page/*.*")}
-    assert names == {*modules, *page, "groupdetr/py.typed"}
+    tables = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("groupdetr/files/*.json")}
+    assert names == {*modules, *page, *tables, "groupdetr/py.typed"}
 
 
 def test_the_source_distribution_has_everything_that_the_tests_read(dist: Path) -> None:

@@ -85,9 +85,16 @@ def test_every_file_that_a_notebook_links_to_exists(path: Path) -> None:
                 assert (path.parent / link).exists(), link
 
 
+# The test of the README runs the same commands as the others, so CI runs this one only.
+IN_CI = "own_detr"
+RUN_NOTEBOOKS = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.fair_sample if path.stem == IN_CI else ())
+    for path in NOTEBOOKS
+]
+
+
 @pytest.mark.slow
-@pytest.mark.fair_sample
-@all_notebooks
+@pytest.mark.parametrize("path", RUN_NOTEBOOKS)
 def test_the_notebook_runs_from_top_to_bottom_without_warnings(path: Path, tmp_path: Path) -> None:
     executed = execute(path, tmp_path)
     assert not faulty_outputs(executed)
