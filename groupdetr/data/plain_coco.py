@@ -3,7 +3,8 @@
 `read_plain` accepts a file only if each of its records can be used and nothing has to be said
 about any of them, except about where boxes and masks lie. For every other file it raises
 `NotPlainError`, and `coco.py` reads the file from the beginning. So findings and their sentences
-exist once, and a file gives the same records and findings in both ways (tests/data/test_plain.py).
+exist once, and a file gives the same records and findings in both ways
+(tests/data/test_plain_coco.py).
 """
 
 from __future__ import annotations

@@ -101,24 +101,30 @@ PROPOSALS: Names = {
     "enc_out_bbox_embed.#.layers.#.*": OfGroups("queries.heads.regress.#.*"),
 }
 
-# Everything but the backbone
-SHARED: Names = {
-    "*.num_batches_tracked": (),
-    **with_prefixes(PROJECTOR, "backbone.0.projector.", "encoder."),
-    **with_prefixes(DECODER, "transformer.decoder.layers.#.", "decoder.layers.#."),
-    "transformer.decoder.norm.*": "decoder.norm.*",
-    # All layers share the embedding of the reference, and the heads.
-    "transformer.decoder.ref_point_head.*": "decoder.position_embeddings.0.mlp.*",
-    "class_embed.*": "decoder.heads.0.classify.*",
-    "bbox_embed.*": "decoder.heads.0.regress.*",
-    **with_prefixes(PROPOSALS, "transformer.", ""),
-    # Tables of all groups, one after the other
-    "refpoint_embed.weight": "queries.learned_offset",
-    "query_feat.weight": "queries.embedding",
-}
+
+def detector_names(projector: str) -> Names:
+    """Return the names of everything but the backbone, which Roboflow's RF-DETR has, too.
+
+    ``projector`` is how our names of the projector begin.
+    """
+    return {
+        "*.num_batches_tracked": (),
+        **with_prefixes(PROJECTOR, "backbone.0.projector.", projector),
+        **with_prefixes(DECODER, "transformer.decoder.layers.#.", "decoder.layers.#."),
+        "transformer.decoder.norm.*": "decoder.norm.*",
+        # All layers share the embedding of the reference, and the heads.
+        "transformer.decoder.ref_point_head.*": "decoder.position_embeddings.0.mlp.*",
+        "class_embed.*": "decoder.heads.0.classify.*",
+        "bbox_embed.*": "decoder.heads.0.regress.*",
+        **with_prefixes(PROPOSALS, "transformer.", ""),
+        # Tables of all groups, one after the other
+        "refpoint_embed.weight": "queries.learned_offset",
+        "query_feat.weight": "queries.embedding",
+    }
+
 
 NAMES: Names = {
-    **SHARED,
+    **detector_names("encoder."),
     **with_prefixes(ENCODER, "backbone.0.encoder.", "backbone.network."),
 }
 

@@ -7,6 +7,7 @@ its own training are numbered from 0, and the class head has one row more, which
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,9 +28,7 @@ from groupdetr.weights.coco_names import COCO_91, UNUSED_CLASS
 from groupdetr.weights.objects365_names import OBJECTS365
 from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
 from groupdetr.weights.official_lw_detr import (
-    DECODER,
-    PROJECTOR,
-    PROPOSALS,
+    detector_names,
     is_written,
     with_num_points,
 )
@@ -89,21 +88,12 @@ BACKBONE = "backbone.0.encoder.encoder."
 MASK_TOKEN = f"{BACKBONE}embeddings.mask_token"
 
 
-def names(encoder: str) -> Names:
-    """Return the table; ``encoder`` is how the names of the projector begin."""
+def names(projector: str) -> Names:
+    """Return the table; ``projector`` is how our names of the projector begin."""
     return {
-        "*.num_batches_tracked": (),
         "_kp_active_mask": (),  # of versions with key points; it is empty in a detector
         **with_prefixes(DINOV2, BACKBONE, "backbone.network."),
-        **with_prefixes(PROJECTOR, "backbone.0.projector.", encoder),
-        **with_prefixes(DECODER, "transformer.decoder.layers.#.", "decoder.layers.#."),
-        "transformer.decoder.norm.*": "decoder.norm.*",
-        "transformer.decoder.ref_point_head.*": "decoder.position_embeddings.0.mlp.*",
-        "class_embed.*": "decoder.heads.0.classify.*",
-        "bbox_embed.*": "decoder.heads.0.regress.*",
-        **with_prefixes(PROPOSALS, "transformer.", ""),
-        "refpoint_embed.weight": "queries.learned_offset",
-        "query_feat.weight": "queries.embedding",
+        **detector_names(projector),
     }
 
 
@@ -304,18 +294,10 @@ ROBOFLOW_RF_DETR = Layout(
     is_written=is_written,
     describe=describe,
 )
-ROBOFLOW_RF_DETR_SEG = Layout(
+ROBOFLOW_RF_DETR_SEG = replace(
+    ROBOFLOW_RF_DETR,
     title="Roboflow's RF-DETR-Seg",
     preset=segmentation_preset,
     signature=(*SIGNATURE, "segmentation_head.bias"),
     names=SEGMENTATION_NAMES,
-    options=options,
-    categories=categories,
-    matches_metadata=is_not_of_transformers,
-    check=check,
-    averages=("ema_model", "legacy_ema_state_dict"),
-    has_unused_class=True,
-    image_size=image_size,
-    add_dropped=add_mask_token,
-    describe=describe,
 )
