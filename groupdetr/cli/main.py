@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
@@ -227,8 +228,7 @@ def read_options(name: str, arguments: list[str]) -> Any:
         from groupdetr.registry import load_plugin
 
         load_plugin(plugin)
-    if name != "doctor":  # Its --model may also be a run.
-        expect_known_models(values_of(arguments, "--model"))
+    expect_known_models(values_of(arguments, "--model"))
     keywords: dict[str, Any] = {}
     # A module of options may have a function `prepare`, for defaults that depend on options.
     prepare = getattr(sys.modules[options_class.__module__], "prepare", None)
@@ -248,13 +248,14 @@ def read_options(name: str, arguments: list[str]) -> Any:
 def expect_known_models(names: Sequence[str]) -> None:
     """Raise `UsageError` for a name that no model has, without a wait for torch.
 
-    Once a plugin is loaded, the registry knows more models than the table, and it looks them up.
+    Once a plugin is loaded, the registry knows more models than the table, and it looks them up. A
+    path is left to the command, because some take a run in place of a model.
     """
     if not names or "groupdetr.registry" in sys.modules:
         return
     table = read_preset_table()
     for name in names:
-        if name not in table.presets:
+        if name not in table.presets and not os.path.lexists(name):
             raise unknown_model(name, table.presets, table.unavailable)
 
 
