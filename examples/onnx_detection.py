@@ -20,7 +20,7 @@ def input_size(width, height, metadata):
         shortest = round(longest * min(width, height) / max(width, height))
     side = int(shortest * max(width, height) / min(width, height))
     size = (shortest, side) if width < height else (side, shortest)
-    divisor = metadata["divisor"]  # Both sides are multiples of it.
+    divisor = metadata.get("divisor", 1)  # Both sides are multiples of it.
     return [max(1, (2 * pixels + divisor) // (2 * divisor)) * divisor for pixels in size]
 
 

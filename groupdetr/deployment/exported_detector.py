@@ -73,7 +73,8 @@ class ExportedDetector:
         """Return the resize to a fixed size, or to the size of a validation."""
         size = self.metadata["size"]
         if size is None:
-            shape = InputShape(divisor=self.metadata["divisor"])
+            # Files of earlier versions do not have it: their detectors take any size.
+            shape = InputShape(divisor=self.metadata.get("divisor", 1))
             return val_transform(self.metadata["imgsz"], shape)
         return lambda image, _: image.resized(*size)
 
