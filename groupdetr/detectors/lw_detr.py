@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import nn
 
@@ -47,6 +48,8 @@ class LWDETR(Recipe):
     Images are squares. The authors train on Objects365 before COCO, so a training on COCO alone
     does not reach their results.
     """
+
+    proposals: ClassVar[type[ProposalsWithLearnedOffsets]] = ProposalsWithLearnedOffsets
 
     num_queries: int = 100
     num_detections: int = 100
@@ -149,7 +152,7 @@ class LWDETR(Recipe):
         return nn.BatchNorm2d(channels)
 
     def build_queries(self) -> QuerySource:
-        queries = ProposalsWithLearnedOffsets(
+        queries = self.proposals(
             self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
         )
         init_xavier_by_group(queries.heads.project.weight)

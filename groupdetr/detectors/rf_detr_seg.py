@@ -7,12 +7,12 @@ predicts a mask by its dot product with them, as in Mask2Former.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from groupdetr.criterion.boxes_and_masks import BoxesAndPointSampledMasks
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.criterion.masks import Dice, PointCrossEntropy
 from groupdetr.criterion.term import Term
-from groupdetr.detectors.recipe import init_xavier_by_group
 from groupdetr.detectors.rf_detr import RFDETR
 from groupdetr.groups import MATCHES
 from groupdetr.modeling.box_and_mask_head import BoxAndMaskHead
@@ -28,6 +28,8 @@ class RFDETRSeg(RFDETR):
 
     Nano has no windows: all of its blocks attend to the whole image.
     """
+
+    proposals: ClassVar[type[MaskProposals]] = MaskProposals
 
     num_queries: int = 100
     num_detections: int = 100
@@ -52,14 +54,6 @@ class RFDETRSeg(RFDETR):
             self.pair_builder,
             self.recompute,
         )
-
-    def build_queries(self) -> MaskProposals:
-        queries = MaskProposals(
-            self.num_groups, self.num_queries, self.channels, self.num_classes, self.inference_group
-        )
-        init_xavier_by_group(queries.heads.project.weight)
-        queries.heads.init_equal_predictions()
-        return queries
 
     def head(self) -> BoxAndMaskHead:
         return BoxAndMaskHead(self.channels, self.num_classes)
