@@ -15,6 +15,7 @@ from groupdetr.data.image_decoding import load_image
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.engine.accelerator import create_accelerator
 from groupdetr.engine.inference import run_inference
+from groupdetr.engine.progress import CountProgress
 from groupdetr.report.page import Cell, Column, Html, prose, section, table
 from groupdetr.report.panels import (
     DetectionPanel,
@@ -81,7 +82,8 @@ def detected_objects(
     for name, run in runs.items():
         detector = Detector(run, str(accelerator.device))
         task = detector.create_task(first_images(detector.task.read(data, images)))
-        all_detections = run_inference(detector.model, task, accelerator, BATCH, 0)
+        with CountProgress(name) as progress:
+            all_detections = run_inference(detector.model, task, accelerator, BATCH, 0, progress)
         best = []
         for index, item in enumerate(all_detections):
             best.append(one_label_per_box(item)[: len(task.ground_truth(index))])
