@@ -28,7 +28,6 @@ from typing import Any, Literal
 import measure
 import peers
 import torch
-import tyro
 from measure import Stopwatch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,7 +59,11 @@ class Options:
     rounds: int = 5
     device: str = "cpu"
     threads: int = 1
+    quick: bool = False  # fewer groups and rounds
     out: Path | None = None  # JSON
+
+
+QUICK = {"groups": 4, "rounds": 1}
 
 
 class AttentionVariants:
@@ -246,4 +249,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(measure.parse(Options, QUICK))

@@ -16,6 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated
 
+import measure
 import timm
 import torch
 import tyro
@@ -35,6 +36,11 @@ class Options:
     run: bool = True  # also run one network of every family
     height: int = 107  # of the images
     width: int = 150
+    device: str = "cpu"  # of the networks that run
+    quick: bool = False  # two families
+
+
+QUICK = {"families": "resnet,vgg"}
 
 
 @dataclass
@@ -94,8 +100,8 @@ def has_dilated_form(name: str) -> bool:
 def run_member(member: Member, options: Options) -> None:
     """Run the network forward and backward; `AssertionError` if a map or a gradient is missing."""
     strides = member.served
-    backbone = timm_backbone(member.name, False, strides).train()
-    maps = backbone(torch.randn(2, 3, options.height, options.width))
+    backbone = timm_backbone(member.name, False, strides).train().to(options.device)
+    maps = backbone(torch.randn(2, 3, options.height, options.width, device=options.device))
     for x, channels, stride in zip(maps, backbone.channels, strides, strict=True):
         rows, columns = -(-options.height // stride), -(-options.width // stride)
         assert x.shape == (2, channels, rows, columns), (member.name, x.shape)
@@ -143,4 +149,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(measure.parse(Options, QUICK))

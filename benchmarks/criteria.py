@@ -141,8 +141,8 @@ def usual_match_layer(
     for group, group_cost in enumerate(cost.split(queries_per_group, dim=1)):
         for image, image_costs in enumerate(group_cost.split(counts, -1)):
             rows, columns = linear_sum_assignment(image_costs[image])
-            query = torch.as_tensor(rows)
-            target = torch.as_tensor(columns)
+            query = torch.as_tensor(rows, device=logits.device)
+            target = torch.as_tensor(columns, device=logits.device)
             images.append(torch.full_like(query, image))
             queries.append(query + group * queries_per_group)
             matched_labels.append(targets[image].labels[target])

@@ -21,7 +21,6 @@ from pathlib import Path
 import criteria
 import measure
 import torch
-import tyro
 from criteria import Criterion, LossFunction
 
 from groupdetr.structures.predictions import Predictions
@@ -40,13 +39,18 @@ class Options:
     rfdetr: Path | None = None
     compiled: bool = False
     rounds: int = 7
+    device: str = "cpu"
     threads: int = 1
     layers: int = 6
     groups: int = 11
     queries: int = 300
     classes: int = 91
     seed: int = 0
+    quick: bool = False  # fewer layers, groups and rounds
     out: Path | None = None  # JSON
+
+
+QUICK = {"layers": 3, "groups": 6, "rounds": 2}
 
 
 class RandomPredictions:
@@ -58,12 +62,14 @@ class RandomPredictions:
     def __init__(self, counts: Sequence[int], options: Options) -> None:
         torch.manual_seed(options.seed)
         self.name = f"{counts[0]} + {counts[1]} objects"
+        self.device = options.device
         self.targets = []
         for count in counts:
             labels = torch.randint(0, options.classes, (count,))
             boxes = torch.rand(count, 4) * 0.3 + torch.tensor([0.35, 0.35, 0, 0])
             self.targets.append(Target(labels, boxes))
         self.layers = [self.random_layer(options) for _ in range(options.layers)]
+        self.targets = [target.to(options.device) for target in self.targets]
         self.leaves = []  # the tensors whose gradients are computed
         for layer in self.layers:
             self.leaves += [layer.logits, layer.boxes]
@@ -82,6 +88,7 @@ class RandomPredictions:
                 close_boxes = target.boxes[index] + 0.02 * torch.randn(len(index), 4)
                 boxes[image, group, query] = close_boxes.clamp(0.01, 0.99)
                 logits[image, group, query, target.labels[index]] += 4
+        logits, boxes = logits.to(options.device), boxes.to(options.device)
         return Predictions(logits.requires_grad_(), boxes.requires_grad_())
 
     def loss(self, loss_function: LossFunction) -> float:
@@ -119,7 +126,8 @@ def compare_losses(
     """Return a row for each criterion: matching, losses and backward."""
     runs = {}
     for name, criterion in compared.items():
-        runs[name] = measure.timed(partial(predictions.backward, criterion.loss))
+        run = partial(predictions.backward, criterion.loss)
+        runs[name] = measure.timed(run, predictions.device)
     timings = measure.time_interleaved(runs, rounds)
     usual_loss = predictions.loss(criteria.usual_loss)
     rows = {}
@@ -137,7 +145,8 @@ def compare_matchers(
     """Return a row for each matcher alone."""
     runs = {}
     for name, criterion in compared.items():
-        runs[name] = measure.timed(partial(predictions.match, criterion))
+        run = partial(predictions.match, criterion)
+        runs[name] = measure.timed(run, predictions.device)
     timings = measure.time_interleaved(runs, rounds)
     return {f"matcher, {name}": times_row(timings, name) for name in compared}
 
@@ -182,4 +191,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(measure.parse(Options, QUICK))

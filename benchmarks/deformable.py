@@ -22,7 +22,6 @@ from pathlib import Path
 
 import measure
 import torch
-import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,6 +44,7 @@ class Options:
     atomics: float = 2.5  # TB/s at which it adds
     program: int = 128  # threads of a program of the Triton kernels
     seed: int = 0
+    quick: bool = False  # fewer groups and rounds
     out: Path | None = None  # JSON
 
     @property
@@ -53,6 +53,9 @@ class Options:
         if self.device == "cpu":
             return ((32, 32), (16, 16), (8, 8), (4, 4))
         return ((100, 167), (50, 84), (25, 42), (13, 21))
+
+
+QUICK = {"groups": 2, "rounds": 3}
 
 
 def by_grid_sample(
@@ -245,4 +248,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(measure.parse(Options, QUICK))

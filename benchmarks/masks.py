@@ -18,7 +18,6 @@ from typing import Any
 import measure
 import step
 import torch
-import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,9 +37,14 @@ class Options:
     batch: int = 1
     objects: int = 20
     rounds: int = 3
+    device: str = "cpu"
     threads: int = 1
     usual: bool = True  # also run the usual form
+    quick: bool = False  # smaller, with fewer groups and rounds
     out: Path | None = None  # JSON
+
+
+QUICK = {"side": 192, "groups": 4, "rounds": 1}
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class WholeMasks(PointSampledMasks):
         for layer, masks in enumerate(self.layer_masks):
             for image, image_masks in enumerate(masks):
                 # One set of points for all masks of this image and layer.
-                points = torch.rand(1, self.num_points, 2)
+                points = torch.rand(1, self.num_points, 2, device=predictions.logits.device)
                 image_masks = image_masks.flatten(0, 1)[:, None]  # [K*N,1,h,w]
                 logits = sample_masks(image_masks, points.expand(groups * queries, -1, -1))
                 target_masks = targets.cropped_masks[image]
@@ -113,18 +117,19 @@ class WholeMasks(PointSampledMasks):
 
         Every mask has its own points: the least certain candidates, and random ones.
         """
-        candidates = torch.rand(len(masks), self.num_candidates, 2)
+        candidates = torch.rand(len(masks), self.num_candidates, 2, device=masks.device)
         certainty = sample_masks(masks, candidates).abs()
         uncertain = certainty.topk(self.num_uncertain, dim=1, largest=False).indices
         chosen = candidates.gather(1, uncertain[..., None].expand(-1, -1, 2))
-        random = torch.rand(len(masks), self.num_points - self.num_uncertain, 2)
+        num_random = self.num_points - self.num_uncertain
+        random = torch.rand(len(masks), num_random, 2, device=masks.device)
         return torch.cat([chosen, random], 1)
 
 
 def image_size(predictions: Predictions) -> Tensor:
     """Return width and height of the padded images in pixels, [2]."""
     height, width = predictions.masks.mask_features.shape
-    return torch.tensor([width, height])
+    return torch.tensor([width, height], device=predictions.logits.device)
 
 
 def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
@@ -150,6 +155,7 @@ def main(options: Options) -> None:
         batch=options.batch,
         objects=options.objects,
         rounds=options.rounds,
+        device=options.device,
         threads=options.threads,
     )
     groups = options.groups
@@ -176,4 +182,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(measure.parse(Options, QUICK))

@@ -5,17 +5,21 @@ The variants of a benchmark take turns, and each is compared with another one of
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import platform
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import tyro
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -26,6 +30,7 @@ __all__ = ["peak_in_new_process", "saved_for_backward"]  # of the package, for b
 
 Times = dict[str, float]  # seconds by part of a run; "all" is the sum of the parts
 TimedRun = Callable[[], Times]  # runs a variant once and returns its times
+OptionsType = TypeVar("OptionsType")
 
 ATTENTION = "_scaled_dot_product"  # the names of fused attention kernels begin with this
 # Operations that only return a view of their input. They are not counted.
@@ -51,6 +56,25 @@ VIEWS = {
     "unsqueeze",
     "view",
 }
+
+
+# Options
+
+
+def parse(options: type[OptionsType], quick: Mapping[str, Any]) -> OptionsType:
+    """Return the options of the command line, an instance of the dataclass ``options``.
+
+    With ``--quick``, the values ``quick`` are the defaults instead of those of the class. Options
+    that are typed have precedence over both.
+    """
+    if "--quick" not in sys.argv[1:]:
+        return tyro.cli(options)
+    required: dict[str, Any] = {}
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        has_default = field.default is not dataclasses.MISSING
+        if not has_default and field.default_factory is dataclasses.MISSING:
+            required[field.name] = tyro.MISSING
+    return tyro.cli(options, default=options(**required, **quick, quick=True))
 
 
 # Time
@@ -85,11 +109,11 @@ class Stopwatch:
         self.last = now
 
 
-def timed(run: Callable[[], object]) -> TimedRun:
-    """Return a timed run of one part on a CPU."""
+def timed(run: Callable[[], object], device: str = "cpu") -> TimedRun:
+    """Return a timed run of one part."""
 
     def timed_run() -> Times:
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(device)
         run()
         stopwatch.lap("run")
         return stopwatch.times
@@ -183,6 +207,26 @@ def count_operations(run: Callable[[], object]) -> tuple[int, float]:
     return counter.operations, counter.flops / 1e9
 
 
+# Memory
+
+
+def peak(make: Callable[[], Callable[[], object]], run: Callable[[], object], device: str) -> Any:
+    """Return the memory in MiB that a run adds at most, without what was allocated before.
+
+    On a CPU it is the resident memory of a new process, in which ``make`` returns the run; it is
+    None on systems without Linux's /proc. On a GPU it is the memory that the allocator gives to
+    ``run``, which must have released what it allocated before.
+    """
+    if device == "cpu":
+        return peak_in_new_process(make)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 # Output
 
 
@@ -195,24 +239,65 @@ def show_progress(text: str) -> None:
 def show(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path | None = None) -> None:
     """Print a table in Markdown, with one row for each name.
 
-    The file ``out`` gets the same as JSON, with the options and the machine.
+    The file ``out`` gets the same as JSON, with the options, the machine and the date.
     """
+    for line in markdown(rows):
+        print(line)
+    if out is not None:
+        content = {"options": public(vars(options)), "environment": machine(), "results": rows}
+        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table in Markdown, with one row for each name."""
     columns: list[str] = []
     for row in rows.values():
         for column in row:
             if column not in columns:
                 columns.append(column)
-    print("| | " + " | ".join(columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
-        cells = [_format_cell(row.get(column, "")) for column in columns]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    if out is not None:
-        content = {"options": vars(options), "environment": environment(), "results": rows}
-        out.write_text(json.dumps(content, indent=1, default=str) + "\n")
+        cells = [format_cell(row.get(column)) for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
-def _format_cell(value: Any) -> str:
+def machine() -> dict[str, Any]:
+    """Return the machine, the versions of packages and the date."""
+    values: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor(),
+    }
+    values |= environment()
+    del values["command"]  # It has the paths of this machine.
+    return values
+
+
+def processor() -> str:
+    """Return the name of the processor; empty if the system does not tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def public(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as JSON has them, and of every path only its last part.
+
+    Results are published, and do not tell where files are on this machine.
+    """
+    values = {}
+    for name, value in options.items():
+        values[name] = value.name if isinstance(value, Path) else value
+    return values
+
+
+def format_cell(value: Any) -> str:
+    """Return a cell of a table; an empty one for None."""
+    if value is None:
+        return ""
     if isinstance(value, int):
         return f"{value:,}"
     if not isinstance(value, float):

@@ -42,8 +42,13 @@ class Options:
     objects: int = 7
     queries: int = 300
     rounds: int = 5
+    device: str = "cpu"
     threads: int = 1
+    quick: bool = False  # smaller and fewer rounds
     out: Path | None = None  # JSON
+
+
+QUICK = {"side": 192, "queries": 100, "rounds": 1}
 
 
 class ModelPair:
@@ -53,15 +58,17 @@ class ModelPair:
         torch.manual_seed(0)
         family = official_family(options, groups)
         model, criterion, args = build(family, groups, dilated=False)
-        self.theirs = Theirs(family, model.train(), criterion, args)
         self.ours = replace(family.recipe, num_groups=groups).build().train()
         with tempfile.NamedTemporaryFile(suffix=".pth") as file:
             torch.save({"model": model.state_dict()}, file.name)
             groupdetr.load_weights(self.ours, file.name)
+        device = options.device
+        self.ours.to(device)
+        self.theirs = Theirs(family, model.train().to(device), criterion.to(device), args)
         images = torch.randn(options.batch, 3, options.side, options.side)
-        self.images = groupdetr.Images.from_list([*images])
-        labels = torch.randint(0, 80, (options.batch, options.objects))
-        boxes = torch.rand(options.batch, options.objects, 4) * 0.4 + 0.1
+        self.images = groupdetr.Images.from_list([*images.to(device)])
+        labels = torch.randint(0, 80, (options.batch, options.objects)).to(device)
+        boxes = (torch.rand(options.batch, options.objects, 4) * 0.4 + 0.1).to(device)
         self.targets = [groupdetr.Target(*target) for target in zip(labels, boxes)]
 
     def their_loss(self) -> Tensor:
@@ -81,12 +88,13 @@ class LossStep:
 
     model: nn.Module
     loss: Callable[[], Tensor]
+    device: str
     value: float = 0.0  # the loss of the last run
 
     def __call__(self) -> measure.Times:
         """Run forward and backward once, and return the times of the parts."""
         self.model.zero_grad(set_to_none=True)
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(self.device)
         loss = self.loss()
         stopwatch.lap("forward, match, compare")
         loss.backward()
@@ -114,14 +122,14 @@ def loss_step(variant: str, options: Options, groups: int) -> LossStep:
     """Return the step of a variant: "theirs", "ours", or ours in chunks of groups."""
     pair = ModelPair(options, groups)
     if variant == "theirs":
-        return LossStep(pair.theirs.model, pair.their_loss)
+        return LossStep(pair.theirs.model, pair.their_loss, options.device)
     criterion = groupdetr.create_criterion(pair.ours)
     model_with_loss: nn.Module
     if variant == "ours":
         model_with_loss = ModelWithLoss(pair.ours, criterion)
     else:
         model_with_loss = ChunkedModelWithLoss(pair.ours, criterion, options.group_chunk)
-    return LossStep(pair.ours, partial(pair.our_loss, model_with_loss))
+    return LossStep(pair.ours, partial(pair.our_loss, model_with_loss), options.device)
 
 
 def variants(options: Options, groups: int) -> list[str]:
@@ -140,16 +148,19 @@ def main(options: Options) -> None:
         timings = measure.time_interleaved(steps, options.rounds)
         for name, step in steps.items():
             operations, _ = measure.count_operations(step)
+            kept = measure.saved_for_backward(step, step.model.parameters())
+            step.model.zero_grad(set_to_none=True)
+            make_again = partial(loss_step, name, options, groups)
             rows[f"K = {groups}, {name}"] = {
                 "step, ms": timings.ms(name),
                 "speed-up": timings.speed_up(name, over="theirs"),
                 "operations": operations,
-                "kept, MiB": measure.saved_for_backward(step, step.model.parameters()),
-                "peak, MiB": measure.peak_in_new_process(loss_step, name, options, groups),
+                "kept, MiB": kept,
+                "peak, MiB": measure.peak(make_again, step, options.device),
                 "loss": f"{step.value:.6f}",
             }
     measure.show(options, rows, options.out)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(measure.parse(Options, QUICK))

@@ -6,7 +6,9 @@ None of it is part of this repository. If it is missing, the benchmark ends with
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import MagicMock
@@ -37,14 +39,30 @@ def lwdetr(checkout: Path, module: str) -> ModuleType:
     return import_module(module)
 
 
+@cache
+def packages_with_rfdetr(packages: Path | None) -> Path:
+    """Return the folder of packages that has rfdetr in it.
+
+    Without a folder it is that of this environment. The program ends with a message if rfdetr is
+    missing.
+    """
+    if packages is None:
+        spec = find_spec("rfdetr")
+        if spec is None or spec.origin is None:
+            sys.exit("the package rfdetr is missing\npip install rfdetr")
+        packages = Path(spec.origin).parents[1]
+    remedy = "pass a folder of packages with it: pip install --target FOLDER rfdetr"
+    file = packages / "rfdetr" / "models" / "criterion.py"
+    require_file(file, "the package rfdetr", remedy)
+    return packages
+
+
 def rfdetr(packages: Path, module: str) -> ModuleType:
     """Return a module of rfdetr, which is installed in the folder ``packages``.
 
     The ``__init__`` modules of its packages are not run, because they import everything else.
     """
-    remedy = "pass --rfdetr a folder of packages: pip install --no-deps --target FOLDER rfdetr"
-    criterion = packages / "rfdetr" / "models" / "criterion.py"
-    require_file(criterion, "the package rfdetr", remedy)
+    packages = packages_with_rfdetr(packages)
     for name in RFDETR_PACKAGES:
         package = sys.modules.setdefault(name, ModuleType(name))
         package.__path__ = [str(packages.joinpath(*name.split(".")))]

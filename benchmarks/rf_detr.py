@@ -1,10 +1,11 @@
 """RF-DETR-nano here and in Roboflow's package rfdetr: a training step, its memory, and inference.
 
-    python benchmarks/rf_detr.py SITE_PACKAGES [--segmentation] [--parts step criterion inference]
+    python benchmarks/rf_detr.py [PACKAGES] [--segmentation] [--parts step criterion inference]
 
-``SITE_PACKAGES`` has rfdetr and what it needs (`pip install --target FOLDER rfdetr`). Both have the
-same random weights, images and objects; the column ``loss`` shows that they compute the same. The
-masks of RF-DETR-Seg are compared at random points, so there the losses differ a little.
+``PACKAGES`` is a folder of packages with rfdetr in it (`pip install --target FOLDER rfdetr`);
+without it, rfdetr is that of this environment. Both have the same random weights, images and
+objects; the column ``loss`` shows that they compute the same. The masks of RF-DETR-Seg are compared
+at random points, so there the losses differ a little.
 
 ``step`` is a training step without the optimizer, in fp32 and eager mode: K = 1 and K = 13, all
 groups at once or one at a time. ``kept`` is the memory that the backward pass needs at once,
@@ -45,7 +46,7 @@ Part = Literal["step", "criterion", "inference"]
 
 @dataclass
 class Options:
-    packages: tyro.conf.Positional[Path]
+    packages: tyro.conf.Positional[Path | None] = None
     segmentation: bool = False
     parts: tuple[Part, ...] = ("step", "criterion", "inference")
     groups: int = 13
@@ -56,12 +57,17 @@ class Options:
     many_objects: int = 100  # of each image for the criterion alone
     compiled: bool = False  # also our criterion compiled, which needs a C++ compiler
     rounds: int = 3
+    device: str = "cpu"
     threads: int = 1
+    quick: bool = False  # fewer rounds, and fewer queries and groups
     out: Path | None = None  # JSON
 
     @property
     def pixels(self) -> int:
         return self.side or (312 if self.segmentation else 384)
+
+
+QUICK = {"side": 192, "queries": 100, "rounds": 1}
 
 
 class ModelPair:
@@ -72,22 +78,25 @@ class ModelPair:
         self.options = options
         self.their_config = their_config(options, groups)
         self.theirs, self.their_criterion = their_model(options.packages, self.their_config)
-        self.theirs.train()
+        self.theirs.train().to(options.device)
+        self.their_criterion.to(options.device)
         preset = "rf-detr-seg-nano" if options.segmentation else "rf-detr-nano"
         fields = {"num_groups": groups, "num_queries": options.queries}
         self.ours = groupdetr.create_model(preset, **fields).train()
         load_their_weights(self.ours, self.theirs)
+        self.ours.to(options.device)
         self.our_criterion = groupdetr.create_criterion(self.ours)
         side = options.pixels
         pixels = torch.randn(options.batch, 3, side, side)
-        self.images = groupdetr.Images.from_list([*pixels])
+        self.images = groupdetr.Images.from_list([*pixels.to(options.device)])
         self.targets = []
         for _ in range(options.batch):
             centres = 0.25 + 0.5 * torch.rand(objects, 2)
             boxes = torch.cat([centres, 0.05 + 0.25 * torch.rand(objects, 2)], dim=1)
             masks = filled_masks(boxes, side, side) if options.segmentation else None
             labels = torch.randint(1, 91, (objects,))
-            self.targets.append(groupdetr.Target(labels, boxes, masks))
+            target = groupdetr.Target(labels, boxes, masks)
+            self.targets.append(target.to(options.device))
 
     def their_targets(self) -> list[dict[str, Tensor]]:
         side = self.options.pixels
@@ -128,14 +137,13 @@ def their_config(options: Options, groups: int) -> Any:
         pretrain_weights="none.pth",
         group_detr=groups,
         num_queries=options.queries,
-        device="cpu",
+        device=options.device,
     )
 
 
-def import_rfdetr(packages: Path) -> None:
+def import_rfdetr(packages: Path | None) -> None:
     """Make rfdetr importable. The program ends with a message if it is missing."""
-    remedy = "pass a folder of packages: pip install --target FOLDER rfdetr"
-    peers.require_file(packages / "rfdetr" / "config.py", "the package rfdetr", remedy)
+    packages = peers.packages_with_rfdetr(packages)
     # It must not load anything from the hub.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", module="rfdetr")
@@ -143,7 +151,7 @@ def import_rfdetr(packages: Path) -> None:
         sys.path.append(str(packages))
 
 
-def their_model(packages: Path, model_config: Any) -> tuple[nn.Module, Any]:
+def their_model(packages: Path | None, model_config: Any) -> tuple[nn.Module, Any]:
     """Return rfdetr's model with random weights, and its criterion."""
     import_rfdetr(packages)
     from rfdetr import config
@@ -170,13 +178,14 @@ class LossStep:
 
     model: nn.Module
     loss: Callable[[], Tensor]
+    device: str
     value: float = 0.0  # the loss of the last run
 
     def __call__(self) -> measure.Times:
         """Run forward and backward once, and return the times of the parts."""
         self.model.zero_grad(set_to_none=True)
         torch.manual_seed(0)  # the points of masks
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(self.device)
         loss = self.loss()
         stopwatch.lap("forward, match, compare")
         loss.backward()
@@ -189,11 +198,12 @@ def loss_step(variant: str, options: Options, groups: int) -> LossStep:
     """Return the step of a variant: "rfdetr", "ours", or ours with one group at a time."""
     pair = ModelPair(options, groups, options.objects)
     if variant == "rfdetr":
-        return LossStep(pair.theirs, partial(pair.their_loss, pair.their_targets()))
+        their_loss = partial(pair.their_loss, pair.their_targets())
+        return LossStep(pair.theirs, their_loss, options.device)
     model_with_loss: nn.Module = ModelWithLoss(pair.ours, pair.our_criterion)
     if variant != "ours":
         model_with_loss = ChunkedModelWithLoss(pair.ours, pair.our_criterion, 1)
-    return LossStep(pair.ours, partial(pair.our_loss, model_with_loss))
+    return LossStep(pair.ours, partial(pair.our_loss, model_with_loss), options.device)
 
 
 def compare_steps(options: Options) -> dict[str, dict[str, Any]]:
@@ -254,13 +264,13 @@ def compare_criteria(options: Options) -> dict[str, dict[str, Any]]:
         torch.stack([*losses.values()]).sum().backward()
 
     runs = {
-        "rfdetr": measure.timed(theirs),
-        "ours": measure.timed(partial(ours, pair.our_criterion)),
+        "rfdetr": measure.timed(theirs, options.device),
+        "ours": measure.timed(partial(ours, pair.our_criterion), options.device),
     }
     if options.compiled:
         compiled = groupdetr.create_criterion(pair.ours)
         compiled.compile_parts()
-        runs["ours, compiled"] = measure.timed(partial(ours, compiled))
+        runs["ours, compiled"] = measure.timed(partial(ours, compiled), options.device)
     timings = measure.time_interleaved(runs, options.rounds)
     return {
         f"criterion, {options.many_objects} objects, {name}": {
@@ -309,11 +319,11 @@ def compare_inference(options: Options) -> dict[str, dict[str, Any]]:
     from rfdetr.utilities.tensors import NestedTensor
 
     nested = NestedTensor(images.pixels, images.padding)
-    hugging_face = transformers_model(options)
+    hugging_face = transformers_model(options).to(options.device)
     runs = {
-        "rfdetr": measure.timed(lambda: pair.theirs(nested)),
-        "ours": measure.timed(lambda: pair.ours(images)),
-        "transformers": measure.timed(lambda: hugging_face(images.pixels)),
+        "rfdetr": measure.timed(lambda: pair.theirs(nested), options.device),
+        "ours": measure.timed(lambda: pair.ours(images), options.device),
+        "transformers": measure.timed(lambda: hugging_face(images.pixels), options.device),
     }
     timings = measure.time_interleaved(runs, 4 * options.rounds)
     return {
@@ -338,4 +348,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(measure.parse(Options, QUICK))

@@ -23,7 +23,6 @@ from typing import Any
 
 import measure
 import torch
-import tyro
 from measure import Stopwatch
 from torch import Tensor
 
@@ -51,6 +50,7 @@ class Options:
     height: int | None = None  # instead of side
     width: int | None = None
     queries: int | None = None  # of a group; None: the number of the model
+    classes: int | None = None  # None: the number of the model
     batch: int = 2  # images, or scenes
     objects: int = 7
     rounds: int = 5
@@ -59,6 +59,7 @@ class Options:
     compile: bool = False
     threads: int = 1
     peak: bool = True  # measure the peak in processes of their own
+    quick: bool = False  # smaller and fewer rounds
     out: Path | None = None  # JSON
 
     @property
@@ -72,14 +73,21 @@ class Options:
         return task_class(experiment(self.model).task)
 
 
+QUICK = {"side": 192, "rounds": 1}
+
+
 class Step:
     """A training step: a model without dropout, and a batch of noise."""
 
     def __init__(self, options: Options, groups: int) -> None:
         torch.manual_seed(0)
         self.options = options
-        queries = {} if options.queries is None else {"num_queries": options.queries}
-        model = groupdetr.create_model(options.model, num_groups=groups, dropout=0.0, **queries)
+        fields: dict[str, Any] = {"num_groups": groups, "dropout": 0.0}
+        if options.queries is not None:
+            fields["num_queries"] = options.queries
+        if options.classes is not None:
+            fields["num_classes"] = options.classes
+        model = groupdetr.create_model(options.model, **fields)
         self.model = model.to(options.device)
         self.criterion = groupdetr.create_criterion(self.model)
         self.images: groupdetr.Images | CameraImages
@@ -197,7 +205,8 @@ def random_scenes(options: Options) -> CameraImages:
 def random_target(options: Options) -> groupdetr.Target:
     """Return random objects with boxes, and the ellipses in the boxes as masks."""
     boxes = torch.rand(options.objects, 4, device=options.device) * 0.4 + 0.1
-    labels = torch.randint(0, 80, (options.objects,), device=options.device)
+    classes = min(80, options.classes or 80)
+    labels = torch.randint(0, classes, (options.objects,), device=options.device)
     masks = CroppedMasks.from_dense(ellipses(boxes, *options.size))
     return groupdetr.Target(labels, boxes, masks)
 
@@ -268,14 +277,11 @@ def cost_row(step: Step) -> dict[str, Any]:
 
 def peak_row(make: Callable[[], Step], step: Step) -> dict[str, float]:
     """Return the peak memory of a step in MiB, without what is allocated before the step."""
-    if step.options.device == "cpu":
-        return {"peak, MiB": measure.peak_in_new_process(make)} if step.options.peak else {}
+    if not step.options.peak:
+        return {}
     step.model.zero_grad(set_to_none=True)
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return {"peak, MiB": (torch.cuda.max_memory_allocated() - before) / 2**20}
+    return {"peak, MiB": measure.peak(make, step, step.options.device)}
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(measure.parse(Options, QUICK))

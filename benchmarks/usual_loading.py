@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from groupdetr.data import transforms
 from groupdetr.data.dataset import SampleIndex, channels_first
 from groupdetr.data.image_decoding import load_pixels
-from groupdetr.data.loader import StepBatchSampler, start_worker
+from groupdetr.data.loader import StepBatchSampler, prepare_worker
 from groupdetr.data.records import Record
 from groupdetr.data.transforms import RandomResize, RandomSizeCrop
 from groupdetr.ops.boxes import xyxy_to_cxcywh
@@ -149,5 +149,5 @@ def usual_loader(
         batch_sampler=sampler,
         collate_fn=usual_collate,
         num_workers=workers,
-        worker_init_fn=start_worker,
+        worker_init_fn=prepare_worker,
     )
