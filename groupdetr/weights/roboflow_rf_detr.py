@@ -58,7 +58,7 @@ PLUS_PATCH = 20
 # Their encoders, by the width of the ViT
 ENCODERS_OF_WIDTH = {384: "dinov2_windowed_small", 768: "dinov2_windowed_base"}
 # Sizes that distinguish the presets; the table of positions depends on the size of the images
-PRESET_FIELDS = ("vit_width", "strides", "channels", "decoder_layers")
+PRESET_FIELDS = ("vit_width", "vit_depth", "strides", "channels", "decoder_layers")
 POSITIONS = ("position_grid",)
 # The side of the images, in pixels, of DINOv2's own table of positions
 DINOV2_SIDE = 518

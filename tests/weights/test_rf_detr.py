@@ -287,6 +287,16 @@ def test_other_positions_leave_two_presets_unless_the_file_names_one() -> None:
     assert ROBOFLOW_RF_DETR.preset(named) == "rf-detr-large"
 
 
+def test_a_vision_transformer_of_another_depth_is_that_of_no_preset() -> None:
+    with torch.device("meta"):
+        recipe = experiment("rf-detr-nano").recipe.with_options(
+            vit_depth=8, map_blocks=(2, 5), global_blocks=(3, 6)
+        )
+        state = dict(recipe.build().state_dict())
+    with pytest.raises(WeightsError, match=r"vit_depth=8, .*no model has them"):
+        ROBOFLOW_RF_DETR.preset(Checkpoint(state, {}, "here"))
+
+
 @pytest.mark.parametrize(
     ("patch", "metadata", "others", "what"),
     [
