@@ -13,7 +13,7 @@ from pathlib import Path
 from groupdetr.console.text import escape_html, quantity, quote
 from groupdetr.data.finding_locations import with_locations
 from groupdetr.data.findings import Finding, RefusedError, printable
-from groupdetr.data.image_checks import inspect_images
+from groupdetr.data.image_checks import OnProgress, inspect_images
 from groupdetr.data.layouts import DatasetSplits, read_with_findings
 from groupdetr.data.mask_rules import mask_findings
 from groupdetr.data.statistics import SplitStatistics, split_statistics, statistics_findings
@@ -137,12 +137,15 @@ def check(
     workers: int | None = None,
     masks: bool = False,
     cache: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> CheckReport:
     """Return all problems of a dataset. ``num_queries`` is that of one group.
 
     Without ``decode`` only the headers of the images are read: this is quick, but does not find
-    broken images. With ``masks`` every object must have a segmentation.
-    ``cache`` as in `groupdetr.data.layouts.load`.
+    broken images. With ``masks`` every object must have a segmentation. With ``cache``, a large
+    COCO file and the images of a large dataset are not read again if they have not changed since
+    they were read before (`annotation_cache.py`, `checked_images.py`). ``on_progress`` is called
+    with the number of images that are done, and of all.
     """
     try:
         dataset, findings = read_with_findings(data, images, masks=masks, cache=cache)
@@ -156,7 +159,7 @@ def check(
         if masks:
             findings += mask_findings(split)
     splits = dataset.splits.values()
-    findings += with_locations(inspect_images(splits, decode, workers), splits)
+    findings += with_locations(inspect_images(splits, decode, workers, cache, on_progress), splits)
     errors = [finding for finding in findings if finding.is_error]
     warnings = [finding for finding in findings if not finding.is_error]
     return CheckReport(Path(data), errors, warnings, statistics, dataset, masks)

@@ -6,14 +6,20 @@ import hashlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
+from groupdetr.data.checked_images import MIN_IMAGES, CheckedImages, FileState, SoundImage
 from groupdetr.data.findings import Finding, RefusedError, printable
 from groupdetr.data.image_decoding import check_image
+from groupdetr.data.processor_cores import cores
 from groupdetr.data.records import CocoSplit, Record
+
+OnProgress = Callable[[int, int], None]  # images done, images in all
+_CHUNK = 32  # images that a thread checks at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,37 +32,73 @@ class _ImageFile:
         return self.record.path
 
     @property
+    def size(self) -> tuple[int, int]:
+        return self.record.width, self.record.height
+
+    @property
     def name(self) -> str:
         return f"image {printable(self.record.image_id)}"
 
 
 def inspect_images(
-    splits: Iterable[CocoSplit], decode: bool = True, workers: int | None = None
+    splits: Iterable[CocoSplit],
+    decode: bool = True,
+    workers: int | None = None,
+    cache: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> list[Finding]:
     """Return all findings about the image files.
 
     Without ``decode``, only the headers are read, and duplicates are not searched for. Several
-    threads read the images, because Pillow releases Python's global lock while it decodes.
+    threads read the images, one for each processor core by default, because Pillow releases
+    Python's global lock while it decodes. With ``cache``, image files of a large dataset that have
+    not changed since an earlier check are not read again (`checked_images.py`).
     """
+    splits = list(splits)
     images = [_ImageFile(split.name, record) for split in splits for record in split.records]
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda image: _check(image, decode), images)
-        findings = [finding for finding in results if finding]
-        findings = _explain_missing_files(findings)
-        digests = _digests(images, pool) if decode else {}
+    is_cached = cache and len(images) >= MIN_IMAGES
+    checked = CheckedImages(split.images_dir for split in splits) if is_cached else CheckedImages()
+    results: list[_Result] = []
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
+        for of_chunk in pool.map(lambda chunk: _check_chunk(chunk, decode, checked), chunks):
+            results += of_chunk
+            if on_progress is not None:
+                on_progress(len(results), len(images))
+        findings = _explain_missing_files([result.finding for result in results if result.finding])
+        digests = _digests(images, results, checked, pool) if decode else {}
+    checked.save()
     return findings + list(_duplicates(images, digests))
 
 
-def _check(image: _ImageFile, decode: bool) -> Finding | None:
-    record = image.record
-    try:
-        code = check_image(record.path, (record.width, record.height), decode)
-    except RefusedError as error:
-        return replace(error.finding, record=image.name)
+@dataclass(frozen=True)
+class _Result:
+    file: FileState | None  # None if there is no such file
+    finding: Finding | None
+
+
+def _check_chunk(
+    images: Sequence[_ImageFile], decode: bool, checked: CheckedImages
+) -> list[_Result]:
+    return [_check(image, decode, checked) for image in images]
+
+
+def _check(image: _ImageFile, decode: bool, checked: CheckedImages) -> _Result:
+    file = FileState.from_path(image.path)  # before the image is read: it may change later
+    known = checked.find(image.path, file)
+    if known is not None and known.size == image.size and (known.is_decoded or not decode):
+        code = known.code
+    else:
+        try:
+            code = check_image(image.path, image.size, decode)
+        except RefusedError as error:
+            return _Result(file, replace(error.finding, record=image.name))
+        if file is not None:
+            checked.add(image.path, SoundImage(file, image.size, decode, code))
     if not code:
-        return None
+        return _Result(file, None)
     what = "its EXIF orientation rotates or mirrors it"
-    return Finding(code, str(image.path), image.name, what)
+    return _Result(file, Finding(code, str(image.path), image.name, what))
 
 
 # missing files
@@ -102,33 +144,50 @@ def _name_key(name: str) -> str:
 # duplicate files
 
 
-def _digests(images: list[_ImageFile], pool: ThreadPoolExecutor) -> dict[Path, bytes]:
+def _digests(
+    images: Sequence[_ImageFile],
+    results: Sequence[_Result],
+    checked: CheckedImages,
+    pool: ThreadPoolExecutor,
+) -> dict[Path, str]:
     """Return a hash of the content for each file that can be a duplicate.
 
     Only files of equal size can be duplicates.
     """
-    paths_by_size: dict[int, set[Path]] = defaultdict(set)
-    for path in {image.path for image in images if os.path.isfile(image.path)}:
-        paths_by_size[os.path.getsize(path)].add(path)
-    candidates: list[Path] = []
-    for paths in paths_by_size.values():
-        if len(paths) > 1:
-            candidates += paths
-    candidates.sort()
-    return dict(zip(candidates, pool.map(_digest, candidates)))
+    files = {image.path: result.file for image, result in zip(images, results) if result.file}
+    paths_by_size: dict[int, list[Path]] = defaultdict(list)
+    for path, file in files.items():
+        paths_by_size[file.num_bytes].append(path)
+    candidates = [paths for paths in paths_by_size.values() if len(paths) > 1]
+    digests: dict[Path, str] = {}
+    unknown: list[Path] = []
+    for path in chain(*candidates):
+        known = checked.find(path, files[path])
+        if known is not None and known.digest:
+            digests[path] = known.digest
+        else:
+            unknown.append(path)
+    for path, digest in zip(unknown, pool.map(_digest, unknown)):
+        if digest:
+            digests[path] = digest
+            known = checked.find(path, files[path])
+            if known is not None:
+                checked.add(path, replace(known, digest=digest))
+    return digests
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, "" if it cannot be read."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:  # reported already, or deleted since
-        return os.fsencode(path)
+        return ""
 
 
-def _duplicates(images: list[_ImageFile], digests: dict[Path, bytes]) -> Iterator[Finding]:
+def _duplicates(images: list[_ImageFile], digests: dict[Path, str]) -> Iterator[Finding]:
     """Find images that occurred before, in the same split or in another one."""
-    first_by_content: dict[bytes | Path, _ImageFile] = {}
+    first_by_content: dict[str | Path, _ImageFile] = {}
     for image in images:
         content = digests.get(image.path, image.path)
         first = first_by_content.setdefault(content, image)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import __version__ as PILLOW_VERSION
 
 from groupdetr.data.findings import RefusedError, printable, refused
 from groupdetr.files.kinds import is_lfs_pointer
@@ -180,6 +181,11 @@ def _not_an_image(path: Path) -> RefusedError:
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and "HEIF" not in _formats():
         return refused("heif", path, "it is a HEIF image, and pi-heif is not installed")
     return refused("not-an-image", path, "it is not an image of a known format")
+
+
+def decoder_state() -> list[object]:
+    """Return what decides, apart from an image file, whether it can be loaded."""
+    return [PILLOW_VERSION, Image.MAX_IMAGE_PIXELS, *_formats()]
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
+from groupdetr.data.processor_cores import cores
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
@@ -32,13 +33,6 @@ PACKAGES = (
     "simplejpeg",
     "faster-coco-eval",
 )
-
-
-def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def loader_workers(settings: Settings) -> int:

@@ -17,6 +17,7 @@ from groupdetr.data.nuscenes.version import load as load_version
 from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import TrainingData
 from groupdetr.data.transforms import InputShape
+from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError
 from groupdetr.files.replacing import expect_replaceable
@@ -66,6 +67,7 @@ def check(
     data: str | Path,
     images: str | Path | None = None,
     *,
+    cache: bool = True,
     queries: int | None = None,
     decode: bool = True,
     masks: bool = False,
@@ -75,7 +77,8 @@ def check(
 
     The keywords are the options of `groupdetr check`: ``queries`` of a group, for a warning of
     images with more objects; ``decode`` to open every image; ``masks`` to check segmentations;
-    ``workers`` threads that decode.
+    ``workers`` threads that decode. With ``cache``, a large annotation file and the images of a
+    large dataset are not read again if they have not changed since they were read before.
 
     >>> groupdetr.check("data/mine").raise_for_errors()
     """
@@ -88,13 +91,15 @@ def check(
         refuse_image_folder(images)
         return check_version(data, decode, num_queries=queries)
     images = Path(images) if images is not None else None
-    return check_coco(data, images, queries, decode, workers, masks)
+    with CountProgress("check") as progress:
+        return check_coco(data, images, queries, decode, workers, masks, cache, progress)
 
 
 def check_command(
     *,
     data: Path,
     images: Path | None,
+    cache: bool,
     queries: int | None,
     decode: bool,
     masks: bool,
@@ -124,7 +129,15 @@ def check_command(
         )
     if with_run is not None:
         expect_detector_of_images(with_run)  # before the check, which is long
-    report = check(data, images, queries=queries, decode=decode, masks=masks, workers=workers)
+    report = check(
+        data,
+        images,
+        cache=cache,
+        queries=queries,
+        decode=decode,
+        masks=masks,
+        workers=workers,
+    )
     if out is not None:
         if report.dataset is not None:
             expect_outside_dataset(out, dataset_folders(report.dataset.metadata()))
@@ -138,7 +151,9 @@ def check_command(
     if report.verdict == "refuse":
         create_console().print("label errors are looked for when the errors below are corrected")
         return CheckResult(report)
-    found = find_label_errors(with_run, data, images=images, split=split, device=device, out=out)
+    found = find_label_errors(
+        with_run, data, images=images, cache=cache, split=split, device=device, out=out
+    )
     return CheckResult(report, found)
 
 

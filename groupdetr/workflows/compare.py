@@ -55,7 +55,11 @@ class ComparedRuns:
 
 
 def compare(
-    runs: Sequence[str | Path], *, out: str | Path | None = None, device: str = "auto"
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    cache: bool = True,
+    device: str = "auto",
 ) -> ComparedRuns:
     """Compare runs that exist: curves, gains, cost, and what each detects that others miss.
 
@@ -67,11 +71,16 @@ def compare(
     True
     """
     return compare_command(
-        runs=[Path(run) for run in runs], out=None if out is None else Path(out), device=device
+        runs=[Path(run) for run in runs],
+        out=None if out is None else Path(out),
+        cache=cache,
+        device=device,
     )
 
 
-def compare_command(*, runs: Sequence[Path], out: Path | None, device: str) -> ComparedRuns:
+def compare_command(
+    *, runs: Sequence[Path], out: Path | None, cache: bool, device: str
+) -> ComparedRuns:
     """Compare runs. The arguments are the options of `groupdetr compare`."""
     expect_device(device)
     folders = list(dict.fromkeys(Path(run) for run in runs))
@@ -101,7 +110,7 @@ def compare_command(*, runs: Sequence[Path], out: Path | None, device: str) -> C
     shown = {
         configuration.label: runs_of[0] for configuration, runs_of in zip(configurations, members)
     }
-    images = image_sections(shown, configs, device)
+    images = image_sections(shown, configs, device, cache)
     write_text(folder / "report.html", document(results, images))
     write_text(folder / "table.md", markdown_table(results.page("")))
     console.print(markdown_table(results.page("")), soft_wrap=True)
@@ -252,7 +261,7 @@ def gains_of(configurations: Sequence[Configuration]) -> list[GainRow]:
 
 
 def image_sections(
-    runs: Mapping[str, Path], configs: Mapping[Path, TrainingConfig], device: str
+    runs: Mapping[str, Path], configs: Mapping[Path, TrainingConfig], device: str, cache: bool
 ) -> list[Html]:
     """Return the sections with detections, if all runs have the same data."""
     data = {configs[run].data.resolve() for run in runs.values()}
@@ -263,7 +272,7 @@ def image_sections(
     first = configs[next(iter(shown.values()))]
     kind = task_class(experiment(first.model).task).input_kind
     module = comparison3d if kind == "scenes" else comparison2d
-    return [module.detections_section(first.data, shown, device, first.images)]
+    return [module.detections_section(first.data, shown, device, first.images, cache)]
 
 
 def document(results: Results, images: Sequence[Html]) -> str:

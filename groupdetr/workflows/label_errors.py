@@ -26,6 +26,7 @@ def find_label_errors(
     data: str | Path,
     *,
     images: str | Path | None = None,
+    cache: bool = True,
     split: str | None = None,
     batch: int = 8,
     workers: int | None = None,
@@ -38,7 +39,8 @@ def find_label_errors(
     annotations of every split, or of one ``split``. The run may have been trained on the same
     dataset. label_errors.json and a page with the first suspects are written to the folder ``out``,
     which is ``label-errors-DATA`` in the run by default. ``images`` is the folder of images if
-    ``data`` is an annotation file. ``batch`` images run at a time.
+    ``data`` is an annotation file. With ``cache``, a large COCO file that was read before is read
+    from the cache folder. ``batch`` images run at a time.
 
     A detector with one group is used as it is. `UsageError` for a detector of scenes or of other
     classes. `DataError` if the dataset cannot be used.
@@ -57,7 +59,7 @@ def find_label_errors(
     if not has_json_keys(folder / JSON_FILE, ("suspects", "weights")):
         expect_replaceable([folder / JSON_FILE, folder / PAGE_FILE], lambda _: False, OTHER_FOLDER)
     detector = Detector(run, device)
-    dataset = detector.task.read(data, images)
+    dataset = detector.task.read(data, images, cache)
     expect_outside_dataset(folder, dataset_folders(dataset.metadata()))
     splits = dataset.splits
     if split is not None:

@@ -13,7 +13,7 @@ import torch
 
 from groupdetr.console.output import PlainConsole, create_console
 from groupdetr.console.text import quantity
-from groupdetr.engine.accelerator import cores
+from groupdetr.data.processor_cores import cores
 from groupdetr.errors import UsageError
 from groupdetr.paper.item import Choices, Equal, Item
 from groupdetr.paper.items import HOURS_FORMULA, ITEMS, MINUTES_FORMULA, Cost, cost

@@ -25,6 +25,7 @@ def ui(
     data: str | Path | None = None,
     *,
     images: str | Path | None = None,
+    cache: bool = True,
     split: str | None = None,
     imgsz: int | None = None,
     host: str = "127.0.0.1",
@@ -61,7 +62,7 @@ def ui(
         session = WebSession(detector, run.name, detector.recipe.num_groups)
         named = None if data is None else Path(data)
         named_images = None if images is None else Path(images)
-        add_validation_set(session, run, named, named_images, split, imgsz)
+        add_validation_set(session, run, named, named_images, split, imgsz, cache)
     except BaseException:
         listening.close()
         raise
@@ -78,6 +79,7 @@ def add_validation_set(
     images: Path | None,
     split: str | None,
     imgsz: int | None,
+    cache: bool = True,
 ) -> None:
     """Give a session the split that the page shows the errors of.
 
@@ -88,7 +90,7 @@ def add_validation_set(
     if data is not None and is_training_data(run, data, images):
         data = images = None
     if data is not None:
-        named = with_classes_of(detector, detector.task.read_split(data, images, split))
+        named = with_classes_of(detector, detector.task.read_split(data, images, split, cache))
         session.validation = ValidationSet(detector, session.lock, lambda: named)
         return
     if not run.is_dir():
@@ -102,7 +104,7 @@ def add_validation_set(
         return
 
     def read() -> CocoSplit:
-        own_split, _ = read_own_split(detector, own_data, own_images, split or "val")
+        own_split, _ = read_own_split(detector, own_data, own_images, split or "val", cache)
         return with_classes_of(detector, own_split)
 
     # `groupdetr val` writes to this folder for the val split at the size of the training.
@@ -116,6 +118,7 @@ def ui_command(
     run: Path,
     data: Path | None,
     images: Path | None,
+    cache: bool,
     split: str | None,
     imgsz: int | None,
     host: str,
@@ -128,6 +131,7 @@ def ui_command(
         run,
         data,
         images=images,
+        cache=cache,
         split=split,
         imgsz=imgsz,
         host=host,

@@ -22,6 +22,10 @@ class CheckOptions(PluginOptions):
     """A dataset of COCO, YOLO, Pascal VOC or Hugging Face, or a nuScenes version."""
     images: Path | None = None
     """Folder of the images, if DATA is an annotation file."""
+    cache: bool = True
+    """Do not read a large COCO file and the images of a large dataset again that have not changed
+    since a command read them: huggingface-hub's cache folder has the results. --no-cache reads
+    them."""
     queries: int | None = None
     """Queries of a group; the check warns of images with more objects."""
     decode: bool = True
@@ -30,7 +34,7 @@ class CheckOptions(PluginOptions):
     masks: bool = False
     """Check segmentations as well: instance segmentation needs one for every object."""
     workers: int | None = None
-    """Threads that decode images. None: one for each processor core, 8 at most."""
+    """Threads that decode images. None: one for each processor core."""
     show_augment: int | None = None
     """Draw this number of train images as training sees them, to OUT/augmentation.png."""
     augment: str = "detr"

@@ -21,6 +21,9 @@ class CompareOptions(PluginOptions):
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The folders of two runs or more, of one kind: boxes, masks or scenes."""
+    cache: bool = True
+    """Read what was read of a large COCO file before from huggingface-hub's cache folder, if the
+    file has not changed. --no-cache reads the file."""
     device: str = "auto"
     """auto, cpu, cuda, mps: where the best weights of the runs detect objects for the page."""
     out: Path | None = None

@@ -70,7 +70,8 @@ class TrainOptions(PluginOptions):
     cache: bool = True
     """Keep what was read of a large COCO file in huggingface-hub's cache folder. The next start
     reads it from there if the file has not changed, and the processes of a machine share it in
-    memory. --no-cache reads the file."""
+    memory. Images of a large dataset that were sound are not opened again, either. --no-cache reads
+    the files."""
     stop_after: int | None = None
     """Stop after this step, to be resumed later. The schedule stays that of the whole training."""
     json: bool = False

@@ -25,6 +25,9 @@ class ValOptions(PluginOptions):
     """The dataset, a folder or an annotation file. None: the one that the run was trained on."""
     images: Path | None = None
     """Folder of the images, if --data is an annotation file and they are not beside it."""
+    cache: bool = True
+    """Read what was read of a large COCO file before from huggingface-hub's cache folder, if the
+    file has not changed. --no-cache reads the file."""
     split: str | None = None
     """train, val or test; for scenes also another split of the version. None: val, or all images of
     an annotation file. Without a val split in the data of the run, val is what the training held

@@ -6,7 +6,6 @@ here: every problem becomes a finding, so that all are reported before the first
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from groupdetr.data.nuscenes.tables import (
     read_splits_file,
     splits_of_all_scenes,
 )
+from groupdetr.data.processor_cores import cores
 from groupdetr.data.statistics import crowded_findings
 
 Splits = dict[str, tuple[Sample, ...]]
@@ -276,5 +276,5 @@ def check_image_files(
             return error.finding
         return None
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return [finding for finding in pool.map(check_one, indices) if finding]

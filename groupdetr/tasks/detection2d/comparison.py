@@ -69,19 +69,24 @@ class DetectedObjects:
 
 
 def detected_objects(
-    data: Path, runs: Mapping[str, Path], device: str = "auto", images: Path | None = None
+    data: Path,
+    runs: Mapping[str, Path],
+    device: str = "auto",
+    images: Path | None = None,
+    cache: bool = False,
 ) -> DetectedObjects:
     """Return what the detectors of ``runs`` detect in the first validation images of a dataset.
 
     In an image with T objects, the T best detections count: those with the highest scores. A common
-    score threshold would favour the detector with the higher scores.
+    score threshold would favour the detector with the higher scores. ``cache`` as in
+    `groupdetr.data.layouts.load`.
     """
     accelerator = create_accelerator(Settings(device=device, workers=0))
     detections: dict[str, list[Detections]] = {}
     flags: dict[str, list[NDArray[np.bool_]]] = {}
     for name, run in runs.items():
         detector = Detector(run, str(accelerator.device))
-        task = detector.create_task(first_images(detector.task.read(data, images)))
+        task = detector.create_task(first_images(detector.task.read(data, images, cache)))
         with CountProgress(name) as progress:
             all_detections = run_inference(detector.model, task, accelerator, BATCH, 0, progress)
         best = []
@@ -115,13 +120,17 @@ def one_label_per_box(detections: Detections) -> Detections:
 
 
 def detections_section(
-    data: Path, runs: Mapping[str, Path], device: str = "auto", images: Path | None = None
+    data: Path,
+    runs: Mapping[str, Path],
+    device: str = "auto",
+    images: Path | None = None,
+    cache: bool = False,
 ) -> Html:
     """Return the section that compares the detections of several runs, the last one with groups.
 
     It has the counts over all validation images, and the images in which the runs differ most.
     """
-    detected = detected_objects(data, runs, device, images)
+    detected = detected_objects(data, runs, device, images, cache)
     strips = strips_of(detected, most_different(detected))
     parts = [prose(*detection_texts(detected))]
     if len(detected.flags) > 1:

@@ -104,6 +104,7 @@ def analyse_groups(
     *,
     data: Path | None,
     images: Path | None,
+    cache: bool,
     split: str | None,
     imgsz: int | None,
     batch: int,
@@ -115,12 +116,13 @@ def analyse_groups(
     """Write groups.json and report.html to the folder ``out``, and return what groups.json holds.
 
     The arguments are the options of `groupdetr groups`. With ``best``, a weights file in which the
-    best group answers is written beside the best weights of the run.
+    best group answers is written beside the best weights of the run. ``cache`` as in
+    `groupdetr.data.layouts.load`.
     """
     accelerator_settings = Settings(device=device, workers=workers)
     detector = Detector(run, device, imgsz)
     expect_several_groups(detector)
-    evaluated, part, root = _read(run, detector, data, images, split)
+    evaluated, part, root = _read(run, detector, data, images, split, cache)
     annotations = [evaluated.annotation_file.parent] if root.is_dir() else []
     expect_outside_dataset(out, [root, evaluated.images_dir, *annotations])
     if not any(len(record.labels) for record in evaluated.records):
@@ -189,14 +191,19 @@ def analyse_groups(
 
 
 def _read(
-    run: Path, detector: Detector, data: Path | None, images: Path | None, split: str | None
+    run: Path,
+    detector: Detector,
+    data: Path | None,
+    images: Path | None,
+    split: str | None,
+    cache: bool,
 ) -> tuple[CocoSplit, str, Path]:
     """Return a split with the classes of the detector, a text that names it, and its dataset."""
     if data is None:
         data, images = training_data(run, "add --data DATA")
-        evaluated, part = read_own_split(detector, data, images, split or "val")
+        evaluated, part = read_own_split(detector, data, images, split or "val", cache)
     else:
-        evaluated = detector.task.read_split(data, images, split)
+        evaluated = detector.task.read_split(data, images, split, cache)
         part = "all images" if evaluated.name == "all" else f"split {evaluated.name}"
     return with_classes_of(detector, evaluated), part, data
 

@@ -19,6 +19,7 @@ from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.data.transforms import ANY_SHAPE, PER_BATCH, PER_IMAGE, InputShape
 from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
+from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import METRICS, CocoEvaluation, evaluate
@@ -191,13 +192,16 @@ class DetectionTask(Task[Detections]):
         return load(data, images, masks=cls.reads_masks, cache=cache)
 
     @classmethod
-    def read_split(cls, data: Path, images: Path | None, split: str | None) -> CocoSplit:
-        """Read one split from disk, with all of its images. ``split`` as in `load_split`.
+    def read_split(
+        cls, data: Path, images: Path | None, split: str | None, cache: bool = False
+    ) -> CocoSplit:
+        """Read one split, with all of its images. ``split`` as in `load_split`, ``cache`` as in
+        `read`.
 
         `UsageError` if there is no such split. `DataError` for the first problem that would mislead
         the evaluation.
         """
-        return load_split(data, images, split, masks=cls.reads_masks)
+        return load_split(data, images, split, masks=cls.reads_masks, cache=cache)
 
     @classmethod
     def check(
@@ -209,7 +213,16 @@ class DetectionTask(Task[Detections]):
         cache: bool = False,
     ) -> CheckReport:
         """Return all problems of a dataset. With ``decode``, all images are decoded."""
-        return check(data, images, num_queries, decode, masks=cls.reads_masks, cache=cache)
+        with CountProgress("check") as progress:
+            return check(
+                data,
+                images,
+                num_queries,
+                decode,
+                masks=cls.reads_masks,
+                cache=cache,
+                on_progress=progress,
+            )
 
     @staticmethod
     def postprocess(

@@ -53,6 +53,7 @@ def validate(
     *,
     data: Path | None,
     images: Path | None,
+    cache: bool,
     split: str | None,
     per_group: bool,
     vote: int | None,
@@ -65,7 +66,8 @@ def validate(
     """Evaluate a detector on a split, write files, and return what metrics.json holds.
 
     ``run`` is the folder of a run or a weights file. Without ``data`` the dataset of the run is
-    used; ``images`` is the folder of images if ``data`` is an annotation file. ``split`` None is
+    used; ``images`` is the folder of images if ``data`` is an annotation file. ``cache`` as in
+    `groupdetr.data.layouts.load`. ``split`` None is
     val, or all images of a file that has no name of a split. ``per_group`` also evaluates every
     group of queries alone. With ``vote``, the detections are those of this number of groups, fused.
     Files go to the folder ``out``. All metrics of a split without
@@ -75,9 +77,9 @@ def validate(
     detector = Detector(run, str(accelerator.device), imgsz, vote=vote)
     if data is None:
         data, images = training_data(run, "add --data DATA")
-        evaluated, part = read_own_split(detector, data, images, split or "val")
+        evaluated, part = read_own_split(detector, data, images, split or "val", cache)
     else:
-        evaluated = detector.task.read_split(data, images, split)
+        evaluated = detector.task.read_split(data, images, split, cache)
         part = "all images" if evaluated.name == "all" else f"split {evaluated.name}"
     annotations = [evaluated.annotation_file.parent] if data.is_dir() else []
     expect_outside_dataset(out, [data, evaluated.images_dir, *annotations])
@@ -118,14 +120,14 @@ def validate(
 
 
 def read_own_split(
-    detector: Detector, root: Path, images: Path | None, split: str
+    detector: Detector, root: Path, images: Path | None, split: str, cache: bool
 ) -> tuple[CocoSplit, str]:
     """Return a split of the dataset that a run was trained on, and a text that names it.
 
     The splits are those of the training: if the dataset has no val split, the images that were held
     out of train are val.
     """
-    data = detector.task.read(root, images)
+    data = detector.task.read(root, images, cache)
     if split not in data.splits:
         raise UsageError(
             f"there is no split {split!r}", str(root), f"choose from {', '.join(data.splits)}"

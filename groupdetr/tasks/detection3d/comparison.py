@@ -25,7 +25,11 @@ NUM_GROUP_OBJECTS = 5  # objects of a sample whose matched queries are drawn
 
 
 def detections_section(
-    data: Path, runs: Mapping[str, Path], device: str = "auto", _images: Path | None = None
+    data: Path,
+    runs: Mapping[str, Path],
+    device: str = "auto",
+    _images: Path | None = None,
+    _cache: bool = False,
 ) -> Html:
     """Return the section that compares the detections of the runs."""
     text = (

@@ -28,6 +28,7 @@ def validate(
     *,
     data: Path | None,
     images: Path | None,
+    cache: bool,
     split: str | None,
     per_group: bool,
     imgsz: int | None,
@@ -41,7 +42,8 @@ def validate(
     ``data`` is the folder of a nuScenes version; None: the data of the run. ``split`` None is val.
     With ``per_group``, every group is also evaluated alone. The files are metrics.json, whose
     content is returned, per_class.csv, per_group.csv with ``per_group``, and predictions.json, a
-    result file as the devkit of nuScenes reads it. ``images`` must be None.
+    result file as the devkit of nuScenes reads it. ``images`` must be None. ``cache`` is for COCO
+    files and has no effect here.
     """
     refuse_image_folder(images)
     if data is None:
