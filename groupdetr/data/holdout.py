@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from groupdetr.data.records import Bools, CocoSplit, Ints, select_records
+from groupdetr.data.records import Bools, CocoSplit, Ints, ObjectColumns, select_records
 
 
 def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
@@ -33,14 +33,15 @@ def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSpl
 
 def _classes_of_images(split: CocoSplit) -> csr_array:
     """Return which classes each image has, [I,C+1] of 0 and 1. The last class is "no object"."""
-    num_classes = len(split.categories)
-    columns: list[Ints] = []
-    for record in split.records:
-        labels = np.unique(record.trainable_objects()[1])
-        columns.append(labels if len(labels) else np.array([num_classes]))
-    row_ends = np.cumsum([0, *map(len, columns)])
-    column = np.concatenate([np.zeros(0, dtype=np.int64), *columns])
-    shape = (len(columns), num_classes + 1)
+    objects = ObjectColumns.from_records(split.records)
+    shape = (len(split.records), len(split.categories) + 1)
+    image = np.repeat(np.arange(shape[0]), objects.counts)
+    without = np.flatnonzero(objects.counts == 0)
+    no_object = np.full(len(without), shape[1] - 1)
+    image, label = np.concatenate([image, without]), np.concatenate([objects.labels, no_object])
+    # One entry for each pair of an image and a class, sorted by image and then by class.
+    row, column = np.divmod(np.unique(image * shape[1] + label), shape[1])
+    row_ends = np.searchsorted(row, np.arange(shape[0] + 1))
     return csr_array((np.ones(len(column), dtype=np.int64), column, row_ends), shape=shape)
 
 

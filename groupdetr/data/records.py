@@ -164,14 +164,6 @@ class RecordTable:
             None if self.segmentations is None else self.segmentations[first:end],
         )
 
-    def has_objects(self) -> Bools:
-        """Return which images have a trainable object, [I] bool."""
-        counts = np.diff(self.annotation_ends)
-        corners = clip_boxes(self.boxes, np.repeat(self.sizes, counts, axis=0))
-        trainable = ~self.crowd & (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        image = np.repeat(np.arange(len(counts)), counts)
-        return np.bincount(image[trainable], minlength=len(counts)) > 0
-
 
 @dataclass(frozen=True, eq=False)
 class PackedRecords(Sequence[Record]):
@@ -200,6 +192,42 @@ class PackedRecords(Sequence[Record]):
 
     def __iter__(self) -> Iterator[Record]:
         return map(self.table.record, self.rows.tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectColumns:
+    """The O trainable objects of I images, column by column, in the order of the images."""
+
+    counts: Ints  # [I] objects of each image
+    corners: Floats  # [O,4] x0, y0, x1, y1 within the image
+    labels: Ints  # [O]
+    crowds: int  # the number of crowds, which are no objects
+
+    @classmethod
+    def from_records(cls, records: Sequence[Record]) -> ObjectColumns:
+        """Return the objects of images, without a record of each if they are packed."""
+        if isinstance(records, PackedRecords):
+            return cls._from_table(records.table, records.rows)
+        objects = [record.trainable_objects() for record in records]
+        corners = [np.zeros((0, 4)), *(corners for corners, _ in objects)]
+        labels = [np.zeros(0, dtype=np.int64), *(labels for _, labels in objects)]
+        counts = np.array([len(labels) for _, labels in objects], dtype=np.int64)
+        crowds = sum(int(record.crowd.sum()) for record in records)
+        return cls(counts, np.concatenate(corners), np.concatenate(labels), crowds)
+
+    @classmethod
+    def _from_table(cls, table: RecordTable, rows: Ints) -> ObjectColumns:
+        firsts = table.annotation_ends[rows]
+        num_annotations = table.annotation_ends[rows + 1] - firsts
+        image = np.repeat(np.arange(len(rows)), num_annotations)
+        # The rows of the annotations of an image follow its first one.
+        before = num_annotations.cumsum() - num_annotations
+        index = np.arange(len(image)) + (firsts - before)[image]
+        crowd = table.crowd[index]
+        corners = clip_boxes(table.boxes[index], table.sizes[rows][image])
+        trainable = ~crowd & (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        counts = np.bincount(image[trainable], minlength=len(rows))
+        return cls(counts, corners[trainable], table.labels[index[trainable]], int(crowd.sum()))
 
 
 def select_records(records: Sequence[Record], selected: Bools) -> Sequence[Record]:
@@ -259,10 +287,7 @@ class CocoSplit:
 
         It is for detectors that are not trained on images that show only background.
         """
-        if isinstance(self.records, PackedRecords):
-            has_objects = self.records.table.has_objects()[self.records.rows]
-        else:
-            has_objects = np.array([record.trainable.any() for record in self.records], dtype=bool)
+        has_objects = ObjectColumns.from_records(self.records).counts > 0
         return replace(self, records=select_records(self.records, has_objects))
 
     @staticmethod

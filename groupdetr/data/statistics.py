@@ -9,7 +9,7 @@ import numpy as np
 
 from groupdetr.console.text import quantity
 from groupdetr.data.findings import Finding, printable
-from groupdetr.data.records import CocoSplit, Ints
+from groupdetr.data.records import CocoSplit, Ints, ObjectColumns
 from groupdetr.structures.json_object import JsonObject
 
 _SMALL, _MEDIUM = 32**2, 96**2  # square pixels, COCO's own limits
@@ -48,20 +48,8 @@ class SplitStatistics:
 
 def split_statistics(split: CocoSplit) -> SplitStatistics:
     """Return the statistics of a split."""
-    all_boxes = [np.zeros((0, 4))]
-    all_labels = [np.zeros(0, dtype=np.int64)]
-    counts = []
-    crowds = 0
-    for record in split.records:
-        boxes, labels = record.trainable_objects()
-        all_boxes.append(boxes)
-        all_labels.append(labels)
-        counts.append(len(labels))
-        crowds += int(record.crowd.sum())
-    boxes = np.concatenate(all_boxes)
-    labels = np.concatenate(all_labels)
-    per_image = np.array(counts, dtype=np.int64)
-
+    objects = ObjectColumns.from_records(split.records)
+    boxes, per_image = objects.corners, objects.counts
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     small = int((areas < _SMALL).sum())
     small_or_medium = int((areas < _MEDIUM).sum())
@@ -74,10 +62,10 @@ def split_statistics(split: CocoSplit) -> SplitStatistics:
         images=len(split.records),
         empty_images=int((per_image == 0).sum()),
         boxes=len(boxes),
-        crowds=crowds,
+        crowds=objects.crowds,
         objects_per_image=_percentiles(per_image),
         sizes=sizes,
-        classes=_class_histogram(split, labels),
+        classes=_class_histogram(split, objects.labels),
     )
 
 
@@ -127,7 +115,7 @@ def statistics_findings(
                 )
                 yield Finding("rare-class", file, record, what)
     if num_queries is not None and statistics.objects_per_image["max"] > num_queries:
-        counts = [len(record.trainable_objects()[1]) for record in split.records]
+        counts = ObjectColumns.from_records(split.records).counts.tolist()
         yield from crowded_findings(counts, num_queries, file, "", "images")
 
 

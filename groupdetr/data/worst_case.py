@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from groupdetr.data.batch import ImageBatch
-from groupdetr.data.records import Record
+from groupdetr.data.records import ObjectColumns, Record
 from groupdetr.data.transforms import (
     ANY_SHAPE,
     LONGEST,
@@ -106,7 +106,7 @@ def worst_case(
     objects can mean fewer copies.
     """
     shapes = {(record.height, record.width) for record in records}
-    object_counts = {int(record.trainable.sum()) for record in records}
+    object_counts = set(ObjectColumns.from_records(records).counts.tolist())
     if mosaic:
         shapes.add((imgsz, imgsz))
         # Objects may be cut off, so any number up to that of four images is possible.
