@@ -163,8 +163,10 @@ def average_precision(model: nn.Module, images: DrawnImages) -> float:
     detections = []
     for start in range(0, len(images), 50):
         indices = range(start, min(start + 50, len(images)))
-        output = model(pixel_values=images.batch(indices, [False] * len(indices))["pixel_values"])
-        for index, logits, boxes in zip(indices, output.logits, output.pred_boxes, strict=True):
+        pixels = images.batch(indices, [False] * len(indices))["pixel_values"]
+        output = model(pixel_values=pixels.to(next(model.parameters()).device))
+        all_logits, all_boxes = output.logits.cpu(), output.pred_boxes.cpu()
+        for index, logits, boxes in zip(indices, all_logits, all_boxes, strict=True):
             detections.append(best_detections(logits, boxes, images.split.records[index]))
     model.train()
     return 100 * evaluate(images.split, detections).stats["AP"]
@@ -180,7 +182,9 @@ def best_detections(logits: Tensor, boxes: Tensor, record: Any) -> Detections:
     return Detections(scores=scores, labels=classes, boxes=corners)
 
 
-def train(name: str, groups: int, epochs: float, seed: int, data: Path) -> dict[str, Any]:
+def train(
+    name: str, groups: int, epochs: float, seed: int, data: Path, device: str
+) -> dict[str, Any]:
     """Train a detector of transformers with K groups, and return the record of the training."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -188,7 +192,7 @@ def train(name: str, groups: int, epochs: float, seed: int, data: Path) -> dict[
     model = MODELS[name](len(train_images.split.categories))
     if groups > 1:
         model = ghf.with_groups(model, groups, new_groups="random", seed=seed)
-    model.train()
+    model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY)
     random = np.random.default_rng(seed)
     steps_of_epoch = len(train_images) // BATCH
@@ -200,7 +204,9 @@ def train(name: str, groups: int, epochs: float, seed: int, data: Path) -> dict[
         if len(order) < BATCH:
             order = random.permutation(len(train_images)).tolist()
         indices, order = order[:BATCH], order[BATCH:]
-        batch = train_images.batch(indices, (random.random(BATCH) < 0.5).tolist())
+        batch = to_device(
+            train_images.batch(indices, (random.random(BATCH) < 0.5).tolist()), device
+        )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         optimizer.zero_grad()
@@ -225,6 +231,14 @@ def train(name: str, groups: int, epochs: float, seed: int, data: Path) -> dict[
         "curve": curve,
         "environment": environment(),
     }
+
+
+def to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
+    """Return a batch as transformers takes it on another device."""
+    labels = []
+    for label in batch["labels"]:
+        labels.append({name: value.to(device) for name, value in label.items()})
+    return {"pixel_values": batch["pixel_values"].to(device), "labels": labels}
 
 
 def file_of(out: Path, name: str, row: str, seed: int) -> Path:
@@ -277,6 +291,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, help="None: the usual number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=None, help="drawn images; None: draw them")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the epochs")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -288,12 +304,12 @@ def main() -> None:
     data = arguments.data or arguments.out / "shapes"
     if not data.exists():
         small_scale.shapes().write(data)
-    epochs = arguments.epochs or EPOCHS[arguments.model]
+    epochs = arguments.epochs or EPOCHS[arguments.model] / (20 if arguments.quick else 1)
     groups, row = arguments.groups, f"k{arguments.groups}"
     if arguments.action == "longer":
         epochs = longer_epochs(arguments.out, arguments.model, groups)
         groups, row = 1, f"k1-time-of-k{groups}"
-    record = train(arguments.model, groups, epochs, arguments.seed, data)
+    record = train(arguments.model, groups, epochs, arguments.seed, data, arguments.device)
     file = file_of(arguments.out, arguments.model, row, arguments.seed)
     file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

@@ -98,10 +98,11 @@ def is_planted(suspect: Suspect, record: Record, planted: Sequence[dict[str, Any
     return False
 
 
-def measure(run: Path, data: Path, split: str, first: int) -> None:
-    detector = Detector(run, "cpu")
+def measure(run: Path, data: Path, split: str, first: int, device: str) -> None:
+    detector = Detector(run, device)
     known = with_classes_of(detector, detector.task.read_split(data, None, split))
-    result = run_all_groups(detector, known, split, Settings(device="cpu", workers=0), batch=4)
+    settings = Settings(device=device, workers=0)
+    result = run_all_groups(detector, known, split, settings, batch=4)
     planted = json.loads((data.parent / f"{data.name}-{PLANTED_FILE}").read_text(encoding="utf-8"))
     by_image: dict[object, list[dict[str, Any]]] = {}
     for error in planted[split]:
@@ -136,9 +137,10 @@ def main() -> None:
     measuring.add_argument("data", type=Path)
     measuring.add_argument("--split", default="train")
     measuring.add_argument("--first", type=int, default=100)
+    measuring.add_argument("--device", default="cpu")
     options = parser.parse_args()
     if options.command == "measure":
-        measure(options.run, options.data, options.split, options.first)
+        measure(options.run, options.data, options.split, options.first, options.device)
         return
     options.out.mkdir(parents=True)
     (options.out / "images").symlink_to((options.data / "images").resolve())

@@ -2,6 +2,7 @@
 
     python benchmarks/loading.py draw coco.json [--images 118287]
     python benchmarks/loading.py compare coco.json [--rounds 3] [--masks] [--before CHECKOUT]
+    python benchmarks/loading.py compare [--quick]  # draws a file itself
 
 ``draw`` writes a file with random objects whose sizes are those of COCO's train2017: 7.3 objects an
 image, and polygons of about 24 points. ``compare`` reads it by pycocotools and by this library,
@@ -21,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ import psutil
 import tyro
 
 NUM_CATEGORIES = 80
+QUICK_IMAGES = 5000
 
 
 @dataclass
@@ -44,12 +46,14 @@ class Draw:
 
 @dataclass
 class Compare:
-    """Compare the ways to read a file."""
+    """Compare the ways to read a file. Without FILE, one is drawn."""
 
-    file: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Path | None] = None
+    images: int = 118_287  # of the file that is drawn
     rounds: int = 3
     masks: bool = False
     before: Path | None = None
+    quick: bool = False  # at most 5,000 images, in one round
     out: Path | None = None  # JSON
 
 
@@ -164,6 +168,19 @@ LOADERS = {
 
 
 def compare(options: Compare) -> None:
+    """Compare the ways to read the file of the options, or one that is drawn."""
+    if options.quick:
+        options = replace(options, images=min(options.images, QUICK_IMAGES), rounds=1)
+    if options.file is not None:
+        compare_readers(options, options.file)
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "coco.json")
+        draw(Draw(file, options.images))
+        compare_readers(options, file)
+
+
+def compare_readers(options: Compare, file: Path) -> None:
     here = Path(__file__).resolve().parent.parent
     variants = {"pycocotools": ("pycocotools", here)}
     if options.before is not None:
@@ -173,11 +190,13 @@ def compare(options: Compare) -> None:
     rounds: list[dict[str, dict[str, float]]] = []
     with TemporaryDirectory() as cache:
         environment = {**os.environ, "HF_HOME": cache, "OMP_NUM_THREADS": "1"}
-        first = _in_new_process(options, "from the cache", here, environment)  # writes the cache
+        first = _in_new_process(
+            options, file, "from the cache", here, environment
+        )  # writes the cache
         for number in range(options.rounds):
             results = {}
             for name in random.Random(number).sample(list(variants), len(variants)):
-                results[name] = _in_new_process(options, *variants[name], environment)
+                results[name] = _in_new_process(options, file, *variants[name], environment)
             rounds.append(results)
     rows = {}
     for name in variants:
@@ -195,10 +214,10 @@ def compare(options: Compare) -> None:
 
 
 def _in_new_process(
-    options: Compare, by: str, checkout: Path, environment: dict[str, str]
+    options: Compare, file: Path, by: str, checkout: Path, environment: dict[str, str]
 ) -> dict[str, float]:
     """Return what `read` prints, with the library of a checkout."""
-    command = [sys.executable, __file__, "read", str(options.file), "--by", by]
+    command = [sys.executable, __file__, "read", str(file), "--by", by]
     command += ["--masks"] if options.masks else []
     environment = {**environment, "PYTHONPATH": str(checkout)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

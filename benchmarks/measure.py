@@ -250,16 +250,22 @@ def show(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path | Non
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the lines of a table in Markdown, with one row for each name."""
-    columns: list[str] = []
-    for row in rows.values():
-        for column in row:
-            if column not in columns:
-                columns.append(column)
+    columns = column_names(rows)
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
         cells = [format_cell(row.get(column)) for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
+
+
+def column_names(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of all columns, in the order in which rows have them."""
+    columns: list[str] = []
+    for row in rows.values():
+        for column in row:
+            if column not in columns:
+                columns.append(column)
+    return columns
 
 
 def machine() -> dict[str, Any]:

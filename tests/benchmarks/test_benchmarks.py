@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.benchmarks.conftest import BENCHMARKS
 
 Run = Callable[..., dict[str, dict[str, Any]]]
 TINY = {"model": "conditional-detr-tiny", "side": 64, "rounds": 1}
@@ -140,6 +145,37 @@ def test_a_step_of_rfdetr_has_the_same_loss(run: Run, rfdetr: Path) -> None:
         theirs = float(rows[f"K = {groups}, rfdetr"]["loss"])
         assert float(rows[f"K = {groups}, ours"]["loss"]) == pytest.approx(theirs, rel=1e-4)
     assert {"inference, rfdetr", "inference, ours", "inference, transformers"} <= set(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.fair_sample
+def test_exported_detectors_have_the_scores_of_pytorch(run: Run) -> None:
+    rows = run("export", model="conditional-detr-tiny", side=64, formats=("onnx",), rounds=1)
+    assert list(rows) == ["PyTorch", "onnx"]
+    assert rows["onnx"]["error"] < 1e-4
+    assert rows["onnx"]["file, MB"] > 1
+
+
+def test_a_check_reads_every_image(run: Run) -> None:
+    rows = run("check", images=4, side=64, rounds=1)
+    assert rows["check, headers only"]["image, ms"] < rows["check"]["image, ms"]
+
+
+@pytest.mark.slow
+def test_a_step_of_two_processes(run: Run) -> None:
+    rows = run("ranks", side=64, batch=1, groups=2, steps=2, warm_up=1)
+    assert list(rows) == ["1 process", "2 processes"]
+    assert rows["1 process"]["scaling"] == 1
+
+
+@pytest.mark.slow
+def test_reading_of_annotations(tmp_path: Path) -> None:
+    out = tmp_path / "loading.json"
+    command = [sys.executable, str(BENCHMARKS / "loading.py"), "compare", "--images", "20"]
+    subprocess.run([*command, "--rounds", "1", "--out", str(out)], check=True)
+    rows = json.loads(out.read_text(encoding="utf-8"))["results"]
+    assert list(rows) == ["pycocotools", "groupdetr", "groupdetr, from the cache"]
+    assert all(row["CPU, s"] > 0 for row in rows.values())
 
 
 @pytest.mark.slow
