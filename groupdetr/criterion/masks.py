@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from groupdetr.criterion.pairs import ObjectTotals, PairBuilder
 from groupdetr.criterion.term import AllPairsT, MatchedPairsT, Term
+from groupdetr.ops.level_sizes import level_sizes
 from groupdetr.ops.masks import mask_logits
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.masks import CroppedMasks, MaskFeatures
@@ -230,7 +231,7 @@ class MaskPairBuilder(PairBuilder[AllPairsT, MatchedPairsT]):
         counts = self.point_counts(*first.pixels.shape[-2:])
         assert first.points is not None
         height, width = first.shape
-        size = first.points.new_tensor([width, height])
+        size = level_sizes([(height, width)], first.points.dtype, first.points.device)
         for image, (points, masks) in enumerate(zip(first.points, targets.cropped_masks)):
             pixels = []
             for features in features_of_layers:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from groupdetr.ops.transfer import to_device
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from groupdetr.structures.masks import CroppedMasks
 from groupdetr.structures.targets import Target
@@ -34,8 +35,8 @@ class ImageBatch:
 
         The padding is zero after normalisation, as in the training of all published weights.
         """
-        pixels = self.pixels.to(device, non_blocking=True)
-        sizes = self.sizes.to(device, non_blocking=True)
+        pixels = to_device(self.pixels, device)
+        sizes = to_device(self.sizes, device)
         padding = padding_mask(sizes, pixels.shape[-2:])
         return normalise(pixels, padding, self.padded)
 
@@ -143,8 +144,8 @@ def normalise(pixels: Tensor, padding: Tensor, padded: bool = True) -> Images:
     ``padding`` [B,H,W] is True where there is no image; the result is zero at these pixels.
     ``padded`` is False if no pixel is padding.
     """
-    mean = pixels.new_tensor(IMAGENET_MEAN, dtype=torch.float32).view(3, 1, 1)
-    std = pixels.new_tensor(IMAGENET_STD, dtype=torch.float32).view(3, 1, 1)
+    statistics = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=torch.float32)
+    mean, std = to_device(statistics.view(2, 3, 1, 1), pixels.device)
     floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
     floats = floats.div_(255).sub_(mean).div_(std)  # in place: the batch is large
     return Images(floats.masked_fill_(padding[:, None], 0.0), padding, padded)

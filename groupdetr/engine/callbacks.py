@@ -6,7 +6,7 @@ import inspect
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from groupdetr.console.text import quote
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import SampleIndex
 from groupdetr.engine.run_folder import RunFolder
+from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.task import EvaluationResult, Task
 from groupdetr.errors import CallbackError
 from groupdetr.modeling.detr import DetectionTransformer
@@ -30,15 +31,33 @@ Sampler = Iterable[Sequence[int | SampleIndex]]
 
 @dataclass(frozen=True)
 class StepEnd:
-    """The result of an optimizer step."""
+    """The result of an optimizer step.
+
+    On a GPU, the losses and the norm are not computed yet when the step ends. Reading one of them
+    waits until they are. A callback that reads them in every step makes the training slower; the
+    library itself reads those that it logs or shows.
+    """
 
     step: int  # optimizer steps so far
     total: int | None  # optimizer steps in all; None if the training ends after some minutes
     progress: float  # fraction of the training that is done, 0 to 1
-    loss: float  # sum of all losses
-    losses: Mapping[str, float]  # by name, averaged over micro-batches and processes
-    grad_norm: float  # L2 norm of the gradient before clipping
     lr: float
+    results: StepResults = field(repr=False)  # the losses and the norm
+
+    @property
+    def loss(self) -> float:
+        """The sum of all losses."""
+        return self.results.loss
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """The losses by name, averaged over micro-batches and processes."""
+        return self.results.losses
+
+    @property
+    def grad_norm(self) -> float:
+        """The L2 norm of the gradient before clipping."""
+        return self.results.grad_norm
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ class MovingAverage(AveragedModel):
         """Move the average of every trained parameter and every buffer towards that of the model.
 
         ``n_averaged`` counts the updates. It is a part of the state, so a resumed run goes on with
-        the same decay.
+        the same decay. It is on the host, also if the model is on a GPU, so reading it waits for
+        nothing.
         """
         # Tensors of one device and type are averaged at once.
         batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}

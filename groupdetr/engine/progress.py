@@ -27,6 +27,9 @@ from groupdetr.visualize.display import NotebookText, in_notebook
 PLAIN_EVERY = 10.0
 PLAIN_FRACTION = 0.02
 NOTEBOOK_EVERY = 0.5  # seconds between two changes of the text in a notebook
+# Seconds between two changes of the text on a terminal. A text has the loss, and reading that waits
+# for a GPU. The bar itself moves with every step.
+TERMINAL_EVERY = 0.5
 BAR_WIDTH = 30  # characters of the bar in a notebook
 
 Item = TypeVar("Item")
@@ -133,7 +136,7 @@ class ProgressCallback(Callback):
         self.console = console or create_console()
         self.notebook = NotebookText() if in_notebook() else None
         self.label = label
-        self.step_text = ""  # of the last step
+        self.last_step: tuple[StepEnd, float] | None = None  # the last step, and when it ended
         self.progress = 0.0  # fraction of the training that is done
         self.printed_header = False
         self.start_time: float | None = None  # when the first step ended
@@ -160,8 +163,8 @@ class ProgressCallback(Callback):
     def on_train_end(self, trainer: TrainerInterface) -> None:
         if self.console.is_terminal:
             self.bar.stop()
-        if self.notebook is not None and self.step_text:
-            self._update_notebook(self.notebook, self.step_text)
+        if self.notebook is not None and self.last_step is not None:
+            self._update_notebook(self.notebook, self._step_text(*self.last_step))
 
     def on_step_end(self, trainer: TrainerInterface, event: StepEnd) -> None:
         now = time.monotonic()
@@ -169,16 +172,24 @@ class ProgressCallback(Callback):
             self.start_time = now
             self.start_step = event.step
             self.start_progress = event.progress
+        self.last_step = (event, now)
+        self.progress = min(event.progress, 1.0)
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=event.progress)
+        if self._is_due(now):
+            self._show(self._step_text(event, now), now)
+
+    def _step_text(self, event: StepEnd, now: float) -> str:
+        """Return what is shown of a step that ended at the time ``now``."""
         total = f"/{event.total}" if event.total else ""
         text = f"step {event.step}{total}  loss {event.loss:.3f}  lr {event.lr:.1e}"
-        if event.progress > self.start_progress:
+        if self.start_time is not None and event.progress > self.start_progress:
             elapsed = now - self.start_time
             steps_per_second = (event.step - self.start_step) / elapsed
             remaining = elapsed / (event.progress - self.start_progress) * (1 - event.progress)
             text += f"  {steps_per_second:.2f} steps/s  {format_duration(elapsed)} passed"
             text += f"  {format_duration(remaining)} left"
-        self.step_text = text
-        self._show(event.progress, text, now)
+        return text
 
     def on_evaluation_progress(self, trainer: TrainerInterface, done: int, total: int) -> None:
         now = time.monotonic()
@@ -189,23 +200,29 @@ class ProgressCallback(Callback):
         text = f"evaluating {done}/{total} images"
         if done > start:
             text += f"  {format_times(now - start_time, (done - start) / (total - start))}"
-        self._show(None, text, now)
+        if self._is_due(now):
+            self._show(text, now)
 
-    def _show(self, progress: float | None, text: str, now: float) -> None:
-        """Show a text, and the fraction of the training that is done. None: it has not changed."""
-        if progress is not None:
-            self.progress = min(progress, 1.0)
+    def _is_due(self, now: float) -> bool:
+        """True if enough time has passed since a text was shown last."""
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=progress, text=text)
+            every = TERMINAL_EVERY
         elif self.notebook is not None:
-            if now - self.last_print_time > NOTEBOOK_EVERY:
-                self._update_notebook(self.notebook, text)
-                self.last_print_time = now
-        elif now - self.last_print_time > seconds_between_lines(
-            0.0 if self.start_time is None else now - self.start_time
-        ):
+            every = NOTEBOOK_EVERY
+        else:
+            passed = 0.0 if self.start_time is None else now - self.start_time
+            every = seconds_between_lines(passed)
+        return now - self.last_print_time > every
+
+    def _show(self, text: str, now: float) -> None:
+        """Show a text."""
+        if self.console.is_terminal:
+            self.bar.update(self.task, text=text)
+        elif self.notebook is not None:
+            self._update_notebook(self.notebook, text)
+        else:
             self.console.print(f"{self.label}  {text}", soft_wrap=True)
-            self.last_print_time = now
+        self.last_print_time = now
 
     def _update_notebook(self, notebook: NotebookText, text: str) -> None:
         notebook.update(f"{self.label}  {text_bar(self.progress)}  {text}")

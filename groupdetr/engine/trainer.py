@@ -31,6 +31,7 @@ from groupdetr.engine.feature_cache import (
     CachedModelWithLoss,
     FeatureCache,
 )
+from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
@@ -38,6 +39,7 @@ from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.sampler import ENDLESS, CheckedSampler
 from groupdetr.engine.schedule import TrainingSchedule
 from groupdetr.engine.step_groups import StepGroups, trains_some_groups
+from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.task import Batch, Task
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.engine.training_step import TrainingStep
@@ -45,6 +47,7 @@ from groupdetr.errors import CallbackError, DivergedError
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import with_loss
 from groupdetr.settings import Settings
+from groupdetr.structures.json_object import JsonObject
 
 
 class EvaluationStopped(Exception):
@@ -89,7 +92,8 @@ class Trainer:
         ema = create_ema(model, decay, warmup) if decay else None
         self.state = CheckpointState(model, optimizer, ema, TrainingProgress(), rows=rows)
         self.schedule = TrainingSchedule(plan, self.state)
-        self.training_step = TrainingStep(plan, self.state, self.schedule, step_groups)
+        self.hosts = HostCommunication(plan.num_processes, self.accelerator.device)
+        self.training_step = TrainingStep(plan, self.state, self.schedule, step_groups, self.hosts)
         self.evaluation_files = EvaluationFiles(plan, self.state, self.schedule)
         self.cache: FeatureCache | None = None  # the features of frozen parts, if they are cached
         self.launcher = Launcher()
@@ -256,7 +260,7 @@ class Trainer:
             lr = set_learning_rates(
                 self.state.optimizer, self.settings, progress.step, self.schedule.fraction()
             )
-            losses, grad_norm = self.take_step(network, step_batches)
+            results = self.take_step(network, step_batches)
             progress.step += 1
             progress.images += self.settings.batch
             progress.seconds += self.sync_seconds(time.monotonic() - started)
@@ -265,7 +269,7 @@ class Trainer:
             # done when the run is resumed.
             progress.evaluation_due = self.schedule.is_evaluation_due()
             self.training_step.is_updating = False
-            self.log(losses, grad_norm, lr)
+            self.log(results, lr)
             if progress.evaluation_due:
                 self.evaluate(network)
                 self.save()
@@ -289,11 +293,8 @@ class Trainer:
         stop, finish = self.stop_requested, self.finish_requested
         failure = self.callbacks.failure
         if self.num_processes > 1:
-            requests = [float(stop), float(finish), float(failure is not None)]
-            sums = self.accelerator.reduce(
-                torch.tensor(requests, device=self.accelerator.device), "sum"
-            )
-            stop, finish, failed = (value > 0 for value in sums.tolist())
+            sums = self.hosts.sum([stop, finish, failure is not None])
+            stop, finish, failed = (value > 0 for value in sums)
             if failed and failure is None:
                 failure = CallbackError(
                     f"a callback failed in another process after step {self.step}",
@@ -348,10 +349,8 @@ class Trainer:
             return self.cache.batches(sampler)
         return iter(training_loader(self.task.train, sampler, self.plan.workers))
 
-    def take_step(
-        self, network: nn.Module, micro_batches: list[Batch]
-    ) -> tuple[dict[str, float], float]:
-        """Return the losses by name, and the norm of the gradient, of an optimizer step."""
+    def take_step(self, network: nn.Module, micro_batches: list[Batch]) -> StepResults:
+        """Take an optimizer step, and return its losses and the norm of its gradient."""
         return self.training_step.run(network, micro_batches)
 
     def prepare_network(self) -> nn.Module:
@@ -379,51 +378,56 @@ class Trainer:
         """Return the seconds that the main process measured, so that all stop at the same step."""
         if self.plan.num_processes == 1 or self.plan.total_steps is not None:
             return seconds
-        value = torch.tensor(
-            seconds if self.plan.is_main_process else 0.0, device=self.accelerator.device
-        )
-        return float(self.accelerator.reduce(value, "sum"))
+        (measured,) = self.hosts.sum([seconds if self.plan.is_main_process else 0.0])
+        return measured
 
     # what is written
 
-    def log(self, losses: dict[str, float], grad_norm: float, lr: float) -> None:
+    def log(self, results: StepResults, lr: float) -> None:
         """Write the first ten steps and every tenth step to the log, and call the callbacks.
 
-        Files are written first, because a callback may fail.
+        Files are written first, because a callback may fail. The results of other steps are not
+        read here, because that would wait for a GPU.
         """
         step = self.step
-        loss = sum(losses.values())
-        record = {
-            "step": step,
-            "epoch": round(self.epoch, 4),
-            "loss": loss,
-            "lr": lr,
-            "norm": grad_norm,
-            "seconds": round(self.state.progress.seconds, 3),
-            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
-            "losses": losses,
-        }
-        groups = self.training_step.groups
-        if groups is not None:
-            record["groups"] = len(groups)
-        is_recorded = self.is_main_process and (step % 10 == 0 or step <= 10)
-        if is_recorded:
-            self.run.append(record)
+        record: JsonObject | None = None
+        if step % 10 == 0 or step <= 10:
+            # In all processes: one that ended alone would leave the others waiting.
+            self.training_step.require_finite()
+            if self.is_main_process:
+                record = self.record(results, lr)
+                self.run.append(record)
         event = StepEnd(
             step=step,
             total=self.total_steps,
             progress=self.schedule.fraction(),
-            loss=loss,
-            losses=losses,
-            grad_norm=grad_norm,
             lr=lr,
+            results=results,
         )
         self.callbacks.on_step_end(self, event)
-        if is_recorded:
+        if record is not None:
             self.callbacks.on_record(self, record)
+
+    def record(self, results: StepResults, lr: float) -> JsonObject:
+        """Return the record of the last step for the log."""
+        record: JsonObject = {
+            "step": self.step,
+            "epoch": round(self.epoch, 4),
+            "loss": results.loss,
+            "lr": lr,
+            "norm": results.grad_norm,
+            "seconds": round(self.state.progress.seconds, 3),
+            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
+            "losses": dict(results.losses),
+        }
+        groups = self.training_step.groups
+        if groups is not None:
+            record["groups"] = len(groups)
+        return record
 
     def evaluate(self, network: nn.Module) -> None:
         """Evaluate the validation images, measure the matching instability, and save the best."""
+        self.training_step.require_finite()
         started = time.monotonic()
         progress = self.state.progress
         model = self.state.evaluated
@@ -490,7 +494,11 @@ class Trainer:
             raise EvaluationStopped
 
     def save(self) -> None:
-        """Write last.pt, from which the run can be resumed, and call the callbacks."""
+        """Write last.pt, from which the run can be resumed, and call the callbacks.
+
+        `DivergedError` if the last step has spoilt the state.
+        """
+        self.training_step.require_finite()
         self.schedule.last_save_time = time.monotonic()
         if self.is_main_process:
             self.callbacks.update_states(self)
@@ -498,8 +506,16 @@ class Trainer:
             self.callbacks.on_checkpoint(self)
 
     def save_after_failure(self) -> None:
-        """Write last.pt after a callback has failed. No hook is called."""
-        if self.is_main_process:
+        """Write last.pt after a callback has failed, if the last step was finite.
+
+        No hook is called.
+        """
+        try:
+            self.training_step.require_finite()
+            is_finite = True
+        except DivergedError:
+            is_finite = False
+        if self.is_main_process and is_finite:
             # A callback that cannot return its state keeps that of the former checkpoint.
             with suppress(CallbackError):
                 self.callbacks.update_states(self)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from groupdetr.engine.checkpoint import CheckpointState
+from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.schedule import TrainingSchedule
 from groupdetr.engine.step_groups import StepGroups
+from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.task import Batch
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.errors import DivergedError
@@ -20,7 +23,8 @@ from groupdetr.structures.step_objects import StepObjects
 class TrainingStep:
     """Takes the optimizer steps of a training in this process.
 
-    ``step_groups`` decides which groups a step trains; None: all of them.
+    ``step_groups`` decides which groups a step trains; None: all of them. ``hosts`` exchanges
+    numbers between the processes.
     """
 
     def __init__(
@@ -29,6 +33,7 @@ class TrainingStep:
         state: CheckpointState,
         schedule: TrainingSchedule,
         step_groups: StepGroups | None,
+        hosts: HostCommunication,
     ) -> None:
         self.plan = plan
         self.settings = plan.settings
@@ -36,15 +41,19 @@ class TrainingStep:
         self.state = state
         self.schedule = schedule
         self.step_groups = step_groups
+        self.hosts = hosts
         self.groups: tuple[int, ...] | None = None  # that the last step trained; None: all
         # True while the parameters change: some have those of the next step already.
         self.is_updating = False
+        # What raises the error of the last step if its results are not finite, while the results
+        # are not known yet.
+        self.unchecked: Callable[[], None] | None = None
 
-    def run(self, network: nn.Module, micro_batches: list[Batch]) -> tuple[dict[str, float], float]:
-        """Run one optimizer step over all micro-batches of a batch.
+    def run(self, network: nn.Module, micro_batches: list[Batch]) -> StepResults:
+        """Run one optimizer step over all micro-batches of a batch, and return its results.
 
-        Return the losses by name, averaged over micro-batches and processes, and the norm of the
-        gradient before clipping.
+        `DivergedError` if they are not finite. On a GPU they are not known yet. They are checked
+        in the next step, when the host has waited for the matching costs in any case.
         """
         self.seed()
         fraction = self.schedule.fraction()
@@ -63,9 +72,12 @@ class TrainingStep:
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0) + part / len(micro_batches)
         grad_norm = nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip)
-        losses, norm = self.to_host(sums, grad_norm)
-        if not all(map(math.isfinite, [*losses.values(), norm])):
-            raise self.divergence_error("the loss or its gradient is not finite", micro_batches)
+        # Those of the step before.
+        self.require_finite()
+        results = self.to_host(sums, grad_norm)
+        self.unchecked = self.check_of(results, micro_batches)
+        if not results.is_late:
+            self.require_finite()
         # Until the step is counted, the state is not that of a whole step.
         self.is_updating = True
         if self.step_groups is not None:
@@ -73,7 +85,34 @@ class TrainingStep:
         self.state.optimizer.step()
         if self.state.ema is not None:
             self.state.ema.update_parameters(self.state.model)
-        return losses, norm
+        return results
+
+    def require_finite(self) -> None:
+        """Raise `DivergedError` if the results of the last step are not finite.
+
+        It must be called before the state of the training is saved or evaluated. On a GPU it waits
+        for the last step.
+        """
+        check, self.unchecked = self.unchecked, None
+        if check is not None:
+            check()
+
+    def check_of(self, results: StepResults, micro_batches: list[Batch]) -> Callable[[], None]:
+        """Return a function that raises `DivergedError` if the results are not finite."""
+        what = "the loss or its gradient is not finite"
+        # The batches themselves would be kept until the next step.
+        error = partial(
+            self.divergence_error,
+            what,
+            [index for batch in micro_batches for index in batch.indices],
+            self.state.progress.step + 1,
+        )
+
+        def check() -> None:
+            if not results.are_finite():
+                raise error()
+
+        return check
 
     def compute_loss(
         self, network: nn.Module, micro_batch: Batch, step_objects: StepObjects
@@ -85,7 +124,11 @@ class TrainingStep:
             with self.accelerator.autocast():
                 return network(micro_batch.images(device), targets, step_objects)
         except DivergedError as error:
-            raise self.divergence_error(f"{error.what} ({error.where})", [micro_batch]) from error
+            # If the step before has spoilt the weights, its images are the ones to look at.
+            self.require_finite()
+            raise self.divergence_error(
+                f"{error.what} ({error.where})", micro_batch.indices, self.state.progress.step + 1
+            ) from error
 
     def step_objects(self, micro_batches: list[Batch]) -> StepObjects:
         """Return the numbers of objects of all images of this step, over all processes.
@@ -93,17 +136,14 @@ class TrainingStep:
         Every loss of this step is divided by them, however the step is divided.
         """
         counts = [len(target) for batch in micro_batches for target in batch.targets]
-        if self.plan.num_processes > 1:
-            # All processes have equally many images.
-            own_counts = torch.tensor(counts, device=self.accelerator.device)
-            counts = self.accelerator.gather(own_counts).tolist()
+        # All processes have equally many images.
+        counts = self.hosts.gather(counts)
         return StepObjects(counts, parts=len(micro_batches) * self.plan.num_processes)
 
-    def to_host(self, sums: dict[str, Tensor], grad_norm: Tensor) -> tuple[dict[str, float], float]:
-        """Average the losses over processes, and copy them and the norm to the host at once."""
+    def to_host(self, sums: dict[str, Tensor], grad_norm: Tensor) -> StepResults:
+        """Average the losses over processes, and let them and the norm be copied to the host."""
         losses = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
-        *values, norm = torch.cat([losses, grad_norm[None]]).tolist()
-        return dict(zip(sums, values)), norm
+        return StepResults([*sums], torch.cat([losses, grad_norm[None]]))
 
     def gradient_sync(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
         """Let processes exchange gradients once a step, with the last micro-batch."""
@@ -114,13 +154,14 @@ class TrainingStep:
         key = (self.settings.seed, self.state.progress.step, self.accelerator.process_index)
         torch.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)
 
-    def divergence_error(self, what: str, micro_batches: list[Batch]) -> DivergedError:
-        """Return the error for values that are not finite, with the names of the images."""
-        names = self.plan.task.train_image_names(
-            [index for batch in micro_batches for index in batch.indices]
-        )
+    def divergence_error(self, what: str, indices: list[int], step: int) -> DivergedError:
+        """Return the error for values of a step that are not finite.
+
+        ``indices`` are those of its images.
+        """
+        names = self.plan.task.train_image_names(indices)
         return DivergedError(
-            f"{what}, at step {self.state.progress.step + 1}",
+            f"{what}, at step {step}",
             f"images: {', '.join(names)}",
             f"the last good checkpoint is {self.plan.run.last}; "
             "lower --lr or --clip and resume, or check these images",

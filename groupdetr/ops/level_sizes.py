@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from groupdetr.ops.transfer import to_device
+
 
 def level_sizes(
     shapes: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device
@@ -18,7 +20,7 @@ def level_sizes(
     """
     if not torch.compiler.is_exporting():
         sizes = torch.tensor([(width, height) for height, width in shapes], dtype=dtype)
-        return sizes.to(device, non_blocking=True)
+        return to_device(sizes, device)
     # `torch.tensor` would write the numbers of the recorded image into the graph.
     sizes_of_levels = []
     for height, width in shapes:

@@ -24,9 +24,11 @@ def sine_embedding(coordinates: Tensor, channels: int, temperature: float = 1000
     it agrees with `image_embedding`. The temperature is 10000 in every published decoder, whatever
     the temperature of the image is.
     """
-    embedded = _sine_cosine(coordinates * (2 * math.pi), channels, temperature).flatten(-2)
-    order = [1, 0, *range(2, coordinates.shape[-1])]
-    return embedded[..., order, :].flatten(-2)
+    # Not by an index [1, 0, ...]: the host would wait for a GPU to copy the list.
+    in_order = coordinates[..., :2].flip(-1)
+    if coordinates.shape[-1] > 2:
+        in_order = torch.cat([in_order, coordinates[..., 2:]], dim=-1)
+    return _sine_cosine(in_order * (2 * math.pi), channels, temperature).flatten(-3)
 
 
 def image_embedding(

@@ -52,7 +52,10 @@ class CameraImages(TensorDataclass):
         The inverse is computed in double precision: in single precision it is wrong by metres for
         distant points.
         """
-        inverse = torch.linalg.inv(lidar_to_image.double())
+        # A check of the result would wait for a GPU.
+        inverse, _ = torch.linalg.inv_ex(
+            lidar_to_image.double(), check_errors=not lidar_to_image.is_cuda
+        )
         return cls(pixels, inverse.float(), elapsed)
 
     @property

@@ -199,11 +199,11 @@ class CroppedMasks(TensorDataclass):
         """
         if len(self) == 0:
             return points.new_zeros(0, len(points))
-        positions = points.floor().long()
+        x, y = points.floor().long().unbind(1)
         # Only a few objects at a time are sampled, to bound the memory.
         objects_at_once = max(1, MAX_LOOKUPS // max(1, len(points)))
         objects = torch.arange(len(self), device=points.device)
-        sampled = [self._pixel(positions, part) for part in objects.split(objects_at_once)]
+        sampled = [self._pixel(x, y, part) for part in objects.split(objects_at_once)]
         return torch.cat(sampled).to(points.dtype)
 
     def _at(self, points: Tensor, objects: Tensor) -> Tensor:
@@ -211,20 +211,22 @@ class CroppedMasks(TensorDataclass):
         # The centre of pixel (x, y) is at (x + 0.5, y + 0.5).
         first_pixel = (points - 0.5).floor()
         fraction_x, fraction_y = (points - 0.5 - first_pixel).unbind(1)  # [P] each
+        first_x, first_y = first_pixel.long().unbind(1)
         total = points.new_zeros(len(objects), len(points))
         # The four pixels around each point, weighted by their nearness on both axes.
         for step_x, weight_x in ((0, 1 - fraction_x), (1, fraction_x)):
             for step_y, weight_y in ((0, 1 - fraction_y), (1, fraction_y)):
-                step = torch.tensor([step_x, step_y], device=points.device)
-                pixel = self._pixel(first_pixel.long() + step, objects)
+                pixel = self._pixel(first_x + step_x, first_y + step_y, objects)
                 total += (weight_x * weight_y) * pixel
         return total
 
-    def _pixel(self, positions: Tensor, objects: Tensor) -> Tensor:
-        """Return the pixels at integer positions [P,2] of the masks of ``objects`` [R]: [R,P]."""
+    def _pixel(self, x: Tensor, y: Tensor, objects: Tensor) -> Tensor:
+        """Return the pixels of the masks of ``objects`` [R]: [R,P].
+
+        ``x`` and ``y`` [P] int64 are the columns and the rows of the pixels in the image.
+        """
         left, top, width, height = self.windows[objects].unsqueeze(-1).unbind(1)  # [R,1] each
-        x = positions[:, 0] - left
-        y = positions[:, 1] - top
+        x, y = x - left, y - top
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         index = self.starts[objects, None] + y * width + x
         # Outside of the window, the index is that of the final zero.

@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from groupdetr.ops.transfer import to_device
+
 
 def require(condition: bool, message: str) -> None:
     """Raise `ValueError` with this message unless the condition holds."""
@@ -32,7 +34,7 @@ class TensorDataclass:
 
     def to(self, device: torch.device | str) -> Self:
         """Return a copy on ``device``."""
-        return self.map(lambda x: x.to(device, non_blocking=True))
+        return self.map(lambda x: to_device(x, device))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Return a copy with ``function`` applied to every tensor.

@@ -7,12 +7,14 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from groupdetr.console.output import create_console
 from groupdetr.engine import progress
 from groupdetr.engine.callbacks import StepEnd
 from groupdetr.engine.progress import CountProgress, ProgressCallback, text_bar
+from groupdetr.engine.step_results import StepResults
 from groupdetr.visualize.display import NotebookText
 
 
@@ -23,9 +25,8 @@ class Terminal(io.StringIO):
 
 def step_end(step: int) -> StepEnd:
     """Return the result of one of ten steps."""
-    return StepEnd(
-        step=step, total=10, progress=step / 10, loss=1.0, losses={}, grad_norm=1.0, lr=1e-3
-    )
+    results = StepResults(["layer0/l1"], torch.tensor([1.0, 2.0]))
+    return StepEnd(step=step, total=10, progress=step / 10, lr=1e-3, results=results)
 
 
 def test_the_text_in_a_notebook_changes_at_most_twice_a_second_and_ends_with_the_last_step(

@@ -27,6 +27,7 @@ from groupdetr.data.nuscenes.transforms import (
 )
 from groupdetr.data.records import Floats
 from groupdetr.errors import DataError
+from groupdetr.ops.transfer import to_device
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.targets import Target
 
@@ -77,11 +78,11 @@ class SceneBatch:
 
     def images(self, device: torch.device) -> CameraImages:
         """Return the images on ``device``, normalised, in the order blue, green, red."""
-        pixels = self.pixels.to(device, non_blocking=True)
-        lidar_to_image = self.lidar_to_image.to(device, non_blocking=True)
-        elapsed = self.elapsed.to(device, non_blocking=True)
-        mean = pixels.new_tensor(MEAN, dtype=torch.float32).view(3, 1, 1)
-        std = pixels.new_tensor(STD, dtype=torch.float32).view(3, 1, 1)
+        pixels = to_device(self.pixels, device)
+        lidar_to_image = to_device(self.lidar_to_image, device)
+        elapsed = to_device(self.elapsed, device)
+        statistics = torch.tensor([MEAN, STD], dtype=torch.float32)
+        mean, std = to_device(statistics.view(2, 3, 1, 1), pixels.device)
         normalised = (pixels.flip(2).float() - mean) / std
         return CameraImages.from_projections(normalised, lidar_to_image, elapsed)
 

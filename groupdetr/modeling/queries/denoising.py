@@ -23,6 +23,7 @@ from groupdetr.groups import Denoise
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
 from groupdetr.modeling.queries.query_source import GroupIndex, QuerySource
 from groupdetr.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from groupdetr.ops.transfer import to_device
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Denoising, Queries
@@ -286,7 +287,8 @@ def padded_queries(objects: TargetBatch, repeats: int) -> Tensor:
     """
     counts = torch.tensor(objects.counts).unsqueeze(1)
     padding = torch.arange(objects.labels.shape[1]) >= counts  # [B,T]
-    return padding.repeat(1, repeats).unsqueeze(1).to(objects.labels.device)
+    padding = to_device(padding, objects.labels.device)
+    return padding.repeat(1, repeats).unsqueeze(1)
 
 
 def denoising_attn_mask(

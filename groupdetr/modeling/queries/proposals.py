@@ -130,7 +130,7 @@ class Proposals(LearnedQueries):
         groups = self.active_groups
         tokens, anchors = self.anchors(memory)
         scores = []
-        for group in group_numbers(groups, self.num_groups):
+        for group in group_numbers(self.active_group_list, self.num_groups):
             scores.append(self.score(tokens, slice(group, group + 1)))
         index = self.select(torch.cat(scores, dim=1), anchors)
         content = self.heads.content(gather_rows(tokens, index), groups)
@@ -240,7 +240,7 @@ class ProposalsWithLearnedOffsets(MixedProposals):
         return move_boxes(boxes, self.learned_offset[groups, :num_queries])
 
 
-def group_numbers(groups: GroupIndex, num_groups: int) -> Sequence[int]:
+def group_numbers(groups: slice | list[int], num_groups: int) -> Sequence[int]:
     """Return the numbers of the groups that an index of ``num_groups`` groups selects."""
     return range(num_groups)[groups] if isinstance(groups, slice) else groups
 

@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from groupdetr.groups import inference_groups
+from groupdetr.ops.transfer import to_device
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.queries import Queries
 from groupdetr.structures.targets import Target
 
-# Groups as an index of a table [K,...]
-GroupIndex = slice | list[int]
+# Groups as an index of a table [K,...]: a slice, or a tensor on the device of the table
+GroupIndex = slice | Tensor
 
 
 class QuerySource(nn.Module, ABC):
@@ -39,6 +41,16 @@ class QuerySource(nn.Module, ABC):
 
         They are those of `step_groups` in training, and those of `inference_group` otherwise.
         """
+        index = self.active_group_list
+        if isinstance(index, slice):
+            return index
+        # Not a list: the host would wait for a GPU in every operation that copies it.
+        device = next(self.parameters()).device
+        return to_device(torch.tensor(index), device)
+
+    @property
+    def active_group_list(self) -> slice | list[int]:
+        """`active_groups` as a slice, or as a list of numbers on the host."""
         step_groups = index_of(self.step_groups)
         return step_groups if self.training else inference_groups(self.inference_group)
 
@@ -62,7 +74,7 @@ class QuerySource(nn.Module, ABC):
             self.step_groups = before
 
 
-def index_of(groups: tuple[int, ...] | None) -> GroupIndex:
+def index_of(groups: tuple[int, ...] | None) -> slice | list[int]:
     """Return groups as an index: a slice for all of them or for neighbours, which copies none.
 
     None stands for all groups.

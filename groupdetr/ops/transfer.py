@@ -1,0 +1,19 @@
+"""Copies from the host to a device for which the host does not wait."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
+    """Return ``x`` on ``device``. Nothing waits for work that is queued on a GPU.
+
+    A copy from the host to a GPU is asynchronous only if the memory of the host is pinned. Small
+    tensors that are made in a step are not, so they are copied to pinned memory first, which
+    PyTorch keeps and uses again.
+    """
+    is_copied_to_gpu = x.device.type == "cpu" and torch.device(device).type == "cuda"
+    if is_copied_to_gpu and not torch.compiler.is_compiling() and not x.is_pinned():
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
