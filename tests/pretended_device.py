@@ -99,7 +99,7 @@ class PretendedDevice(TorchFunctionMode):
         self.waits: list[str] = []
         self.in_backward = False
 
-    def place(self, module: nn.Module) -> None:
+    def put_on_device(self, module: nn.Module) -> None:
         """Put the parameters and buffers of a module on the device."""
         for tensor in (*module.parameters(), *module.buffers()):
             mark(tensor)
@@ -183,7 +183,8 @@ class PretendedDevice(TorchFunctionMode):
         elif name == "where" and on_device and len(args) == 1:
             self.wait("where without values")
         elif name == "repeat_interleave" and on_device and "output_size" not in kwargs:
-            if any(isinstance(x, Tensor) for x in (*args[1:2], kwargs.get("repeats"))):
+            repeats = kwargs["repeats"] if "repeats" in kwargs else args[-1]
+            if isinstance(repeats, Tensor):
                 self.wait("repeat_interleave without output_size")
 
     def wait(self, operation: str) -> None:

@@ -7,6 +7,7 @@ waits for that. Numbers that the hosts know already, such as counts of objects, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import distributed
@@ -22,7 +23,7 @@ class HostCommunication:
     def __init__(self, num_processes: int, device: torch.device) -> None:
         self.num_processes = num_processes
         self.device = torch.device("cpu")
-        self.group: distributed.ProcessGroup | None = None  # None: the group of all processes
+        self.group: Any = None  # None: the group of all processes
         if num_processes > 1 and device.type != "cpu":
             if distributed.is_gloo_available():
                 self.group = distributed.new_group(backend="gloo")

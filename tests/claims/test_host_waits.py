@@ -43,12 +43,12 @@ def take_steps(recipe: Recipe, settings: Settings, steps: int) -> list[list[str]
     waits = []
     with pretended_device() as device:
         model = build(recipe).train()
-        device.place(model)
+        device.put_on_device(model)
         step_groups = StepGroups(model, settings) if trains_some_groups(settings) else None
         rows = step_groups.rows if step_groups else None
         optimizer = create_optimizer(model, settings, rows)
         ema = create_ema(model, 0.99)
-        device.place(ema.module)
+        device.put_on_device(ema.module)
         criterion = recipe.criterion()
         network = with_loss(model, criterion, settings.group_chunk)
         state = CheckpointState(model, optimizer, ema, TrainingProgress(), rows=rows)

@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from groupdetr.cli.main import main
+from groupdetr.engine.step_results import StepResults
+from groupdetr.engine.task import Batch
+from groupdetr.engine.training_step import TrainingStep
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 from tests.runs import (
@@ -123,6 +127,42 @@ def test_a_loss_that_is_not_finite_ends_with_code_4_and_names_the_step_and_the_i
     assert ".jpg" in error
     assert "last.pt" in error
     assert all(torch.isfinite(x).all() for x in load_checkpoint(run)["model"].values())
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_on_a_gpu_the_check_of_a_step_comes_later_and_names_that_step_and_its_images(
+    saves: bool,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It comes in the next step, or before the state is saved."""
+    to_host = TrainingStep.to_host
+    names: dict[int, list[str]] = {}  # of the images of every step
+    run_step = TrainingStep.run
+
+    def recorded(self: TrainingStep, network: nn.Module, micro_batches: list[Batch]) -> StepResults:
+        indices = micro_batches[0].indices
+        names[self.state.progress.step + 1] = self.plan.task.train_image_names(indices)
+        return run_step(self, network, micro_batches)
+
+    def late(self: TrainingStep, sums: dict[str, Tensor], grad_norm: Tensor) -> StepResults:
+        if self.state.progress.step + 1 == 12:
+            grad_norm = torch.full_like(grad_norm, torch.nan)
+        return to_host(self, sums, grad_norm)
+
+    monkeypatch.setattr(TrainingStep, "run", recorded)
+    monkeypatch.setattr(TrainingStep, "to_host", late)
+    monkeypatch.setattr(StepResults, "is_late", True)
+    run = tmp_path / "run"
+    options = split("--steps 14 --eval-every 100") + split("--save-every 1") * saves
+    assert main(train_arguments(shapes, run, *options)) == 4
+    error = capsys.readouterr().err
+    assert "at step 12" in error
+    assert ", ".join(names[12]) in " ".join(error.split())
+    assert max(names) == (12 if saves else 13), "the step in which it is found"
+    assert load_checkpoint(run)["progress"]["step"] == (11 if saves else 0)
 
 
 def test_a_batch_may_be_larger_than_the_data_set(shapes: Path, tmp_path: Path) -> None:
