@@ -23,7 +23,9 @@ from groupdetr.ops.masks import mask_logits
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 from groupdetr.structures.predictions import Predictions
-from groupdetr.tasks.detection2d.instance_segmentation import BoxAndMaskTask
+from groupdetr.tasks.detection2d.instance_segmentation import BoxAndMaskTask, InstanceTask
+from groupdetr.tasks.detection2d.task import DetectionTask
+from groupdetr.tasks.detection3d.task import Detection3DTask
 from groupdetr.tasks.postprocessing import best_pairs
 from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.weights.loading import load_weights
@@ -171,6 +173,14 @@ class SceneGraph(DetectionGraph):
         return scores, labels, boxes.gather(1, query.unsqueeze(-1).expand(-1, -1, 9))
 
 
+GRAPHS: dict[type, type[DetectionGraph]] = {
+    DetectionTask: BoxGraph,
+    InstanceTask: MaskGraph,
+    BoxAndMaskTask: BoxAndMaskGraph,
+    Detection3DTask: SceneGraph,
+}
+
+
 def create_graph(detector: TrainedDetector, options: GraphOptions) -> DetectionGraph:
     """Return the graph of a detector, with the one group of queries that runs at inference."""
     return graph_of(detector, single_group(detector.recipe, detector.path), options)
@@ -179,11 +189,11 @@ def create_graph(detector: TrainedDetector, options: GraphOptions) -> DetectionG
 def graph_of(
     detector: TrainedDetector, model: DetectionTransformer, options: GraphOptions
 ) -> DetectionGraph:
-    """Return the graph of a ``model`` for the task of a detector."""
-    graphs = {"box": BoxGraph, "mask": MaskGraph, "box3d": SceneGraph}
-    graph = graphs[detector.task.kind]
-    if issubclass(detector.task, BoxAndMaskTask):
-        graph = BoxAndMaskGraph
+    """Return the graph of a ``model`` for the task of a detector.
+
+    It is that of the task, or of the nearest of the tasks that it inherits from.
+    """
+    graph = next(GRAPHS[task] for task in detector.task.__mro__ if task in GRAPHS)
     return graph(model, options)
 
 
