@@ -147,3 +147,17 @@ def next_multiple(side: int, size: int) -> int:
     their simplification did not end.
     """
     return size * ((side - 1) // size + 1)
+
+
+def cut_map(x: Tensor, rows: int, columns: int, axis: int) -> Tensor:
+    """Return the first ``rows`` and ``columns`` of a map. The axes are ``axis`` and the next one.
+
+    A graph for images of any size would record whether a slice is contiguous, and would then refuse
+    the images of which nothing is cut. So it selects the indices instead.
+    """
+    for dim, length in ((axis, rows), (axis + 1, columns)):
+        if torch.compiler.is_exporting():
+            x = x.index_select(dim, torch.arange(length, device=x.device))
+        else:
+            x = x.narrow(dim, 0, length)
+    return x

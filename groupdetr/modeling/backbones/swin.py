@@ -7,7 +7,12 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from groupdetr.modeling.backbones.backbone import Backbone, next_multiple, pad_to_multiple
+from groupdetr.modeling.backbones.backbone import (
+    Backbone,
+    cut_map,
+    next_multiple,
+    pad_to_multiple,
+)
 from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.pretrained_layouts import OFFICIAL_SWIN, TIMM_SWIN
 
@@ -108,7 +113,7 @@ class PaddedBlock(SwinTransformerBlock):
         height, width = x.shape[1:3]
         window_height, window_width = self.window_size
         padded = pad_map(x, window_height, window_width)
-        return super()._attn(padded)[:, :height, :width]
+        return cut_map(super()._attn(padded), height, width, axis=1)
 
 
 def pad_map(x: Tensor, multiple_of_height: int, multiple_of_width: int) -> Tensor:

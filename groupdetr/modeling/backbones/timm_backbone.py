@@ -9,7 +9,7 @@ import timm.models
 from torch import Tensor, nn
 
 from groupdetr.errors import UsageError
-from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, pad_to_multiple
+from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, cut_map, pad_to_multiple
 from groupdetr.modeling.backbones.frozen_batch_norm import fold_norms
 from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 from groupdetr.modeling.backbones.timm_structure import TimmModel, TimmStructure, examine
@@ -129,5 +129,5 @@ class TimmNetwork(nn.Module):
         maps = []
         for x, stride in zip(all_maps, self.strides, strict=True):
             rows, columns = -(-height // stride), -(-width // stride)  # rounded up
-            maps.append(x[..., :rows, :columns])
+            maps.append(cut_map(x, rows, columns, axis=2))
         return maps

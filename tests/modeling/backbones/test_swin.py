@@ -17,6 +17,8 @@ from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backb
 from groupdetr.modeling.backbones.pretrained_layouts import OFFICIAL_SWIN, TIMM_SWIN
 from groupdetr.modeling.backbones.swin import OPTIONS, swin, swin_large
 
+from .graphs import expect_equal_graph
+
 SMALL = {
     "img_size": 64,
     "embed_dim": 16,
@@ -48,6 +50,11 @@ def test_maps_of_any_size_have_strides_8_to_32(height: int, width: int) -> None:
         assert x.shape == (2, channels, -(-height // stride), -(-width // stride))
         assert x.mean(1).abs().max() < 1e-5, "every map has a layer norm"
     assert maps[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_recorded_graph_takes_images_with_and_without_padding() -> None:
+    """Whole windows are the maps of all stages for 192 pixels, and those of some for 130."""
+    expect_equal_graph(small_backbone().network.eval(), [(100, 140), (192, 192), (130, 192)])
 
 
 def test_images_are_padded_with_zeros_to_whole_patches() -> None:

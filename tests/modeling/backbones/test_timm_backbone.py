@@ -26,6 +26,8 @@ from groupdetr.modeling.backbones.timm_backbone import timm_backbone
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 
+from .graphs import expect_equal_graph
+
 STRIDES = (8, 16, 32)
 # One small network of every family: convolutional ones, transformers and hybrids, with batch norm,
 # layer norm, group norm and no norm, with maps NCHW and NHWC inside.
@@ -137,6 +139,13 @@ def test_images_are_padded_with_zeros_as_far_as_a_network_needs_it() -> None:
 
 
 # Strides
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext"])
+def test_a_recorded_graph_takes_images_with_and_without_padding(name: str) -> None:
+    """The part of a map that shows no padding is all of it if the sides are multiples of 32."""
+    network = copy.deepcopy(shared_backbone(name).network).eval()
+    expect_equal_graph(network, [(70, 100), (64, 96), (64, 100)])
 
 
 def test_stages_behind_the_last_map_are_not_built() -> None:
