@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
+from groupdetr.engine.main_process import gather_to_main
 from groupdetr.engine.memory import trim_malloc
 from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.modeling.detr import DetectionTransformer
@@ -51,7 +51,10 @@ def run_inference(
     workers: int,
     on_progress: OnProgress | None = None,
 ) -> list[DetectionsT]:
-    """Return the detections of every validation image, in order."""
+    """Return the detections of every validation image, in order.
+
+    Of several processes, only the main one gets them, and every other one an empty list.
+    """
 
     def predict_batch(batch: Batch) -> list[DetectionsT]:
         with accelerator.autocast():
@@ -73,7 +76,8 @@ def map_dataset(
     """Apply ``predict_batch`` to every validation image and return the results in order.
 
     ``predict_batch`` returns one result for each image of a batch, on the host. Processes share the
-    images. Every process gets all results, and calls ``on_progress`` equally often.
+    images, and call ``on_progress`` equally often. The main process gets all results, and every
+    other process an empty list.
     """
     total = len(task.val)
     processes = accelerator.num_processes
@@ -90,7 +94,5 @@ def map_dataset(
     if on_progress:
         for _ in range(num_batches):
             on_progress(total, total)
-    if processes > 1:
-        results = gather_object(results)
-    by_index = dict(results)
-    return [by_index[index] for index in range(total)]
+    by_index = dict(gather_to_main(results, accelerator))
+    return [by_index[index] for index in range(total)] if accelerator.is_main_process else []

@@ -51,7 +51,8 @@ class ValidationPass(Generic[DetectionsT]):
         """Return the detections of every validation image, and the matched objects.
 
         The matched objects [I,K,N] of the I measured images are the index of the object of every
-        query, -1 for none. They are None if nothing is measured.
+        query, -1 for none. They are None if nothing is measured. Of several processes, only the
+        main one gets all of this, and the others nothing.
         """
         with eval_mode(self.model):
             results = map_dataset(

@@ -10,6 +10,7 @@ from itertools import islice
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from groupdetr.criterion.criterion import SetCriterion
@@ -33,6 +34,7 @@ from groupdetr.engine.feature_cache import (
 )
 from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.launcher import Launcher
+from groupdetr.engine.main_process import run_on_main
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
 from groupdetr.engine.run_folder import RunFolder
@@ -442,19 +444,20 @@ class Trainer:
         detections, matched = validation_pass.run(
             self.plan.micro_batch_size, self.plan.workers, self.on_evaluation_progress
         )
-        result = self.task.evaluate(detections)
-        instability = validation_pass.instability(matched, self.state.matched)
-        main_metric = next(iter(result.stats.values()))
+        # The main process evaluates, because no other one needs the detections or the result.
+        result = run_on_main(lambda: self.task.evaluate(detections), self.accelerator)
+        metrics: dict[str, float] = {}
+        if result is not None:
+            metrics = result.stats | validation_pass.instability(matched, self.state.matched)
+        (metrics,) = broadcast_object_list([metrics])
+        main_metric = next(iter(metrics.values()))
         # An undefined score is below all others. Of equal scores, the later evaluation is the best:
         # its weights were trained for longer.
         score = -1.0 if math.isnan(main_metric) else main_metric
         is_best = score >= progress.best_ap
-        metrics = result.stats | instability
         # The state changes after the files are written. If one of them cannot be written, this
         # evaluation is still due, and is done when the run is resumed.
-        record = (
-            self.evaluation_files.write(result, metrics, is_best) if self.is_main_process else None
-        )
+        record = None if result is None else self.evaluation_files.write(result, metrics, is_best)
         self.state.matched = matched
         # An undefined score says nothing about the progress.
         if score > progress.best_ap:
@@ -470,7 +473,7 @@ class Trainer:
         progress.evaluation_due = False
         network.train()
         # All files are written before the callbacks are called, because a callback may fail.
-        if record is not None:
+        if record is not None and result is not None:
             self.callbacks.on_record(self, record)
             self.callbacks.log_detections(self.step, detections, result)
         event = EvaluationEnd(
