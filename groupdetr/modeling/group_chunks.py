@@ -165,10 +165,13 @@ class ChunkedModelWithLoss(nn.Module):
         for name, weight in source.named_parameters():
             leaves[f"queries.{name}"] = boundary.detach(weight)
         both = _QueriesBesideDecoder(source, self.model.decoder)
-        for first in range(0, len(groups), self.groups_at_once):
-            with source.run_groups(groups[first : first + self.groups_at_once]):
-                chunk: Queries = functional_call(both, leaves, (memory, targets), tie_weights=False)
-            yield replace(chunk, total_groups=len(groups))
+        with source.same_random_numbers(memory, targets):
+            for first in range(0, len(groups), self.groups_at_once):
+                with source.run_groups(groups[first : first + self.groups_at_once]):
+                    chunk: Queries = functional_call(
+                        both, leaves, (memory, targets), tie_weights=False
+                    )
+                yield replace(chunk, total_groups=len(groups))
 
     def chunk_loss(
         self,
@@ -265,7 +268,11 @@ class GradientBoundary:
         The gradients of the leaves are those of ``value``. The backward pass of the result passes
         the gradient of each leaf on to the tensor that it stands for.
         """
-        gradients = [leaf.grad for leaf in self.leaves]
+        gradients = []
+        for leaf in self.leaves:
+            gradients.append(leaf.grad)
+            # From now on only the graph holds the gradient, so that it frees or reuses the memory.
+            leaf.grad = None
         return _PrecomputedGradients.apply(value, gradients, *self.tensors)
 
 
@@ -282,10 +289,14 @@ class _PrecomputedGradients(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # By the chain rule, the gradient of the scalar multiplies every known gradient.
-        gradients = []
-        for known in ctx.saved_tensors:
-            gradients.append(None if known is None else grad * known)
+        # By the chain rule, the gradient of the scalar multiplies every known gradient. It does so
+        # in place: the activations of backbone and encoder are still needed, so a copy of all
+        # gradients would raise the peak of the memory. PyTorch refuses a second backward pass,
+        # because saved tensors have changed.
+        gradients = ctx.saved_tensors
+        for known in gradients:
+            if known is not None:
+                known.mul_(grad)
         return None, None, *gradients
 
 

@@ -296,6 +296,17 @@ def test_hooks_on_parameters_fire_once(recipe: Recipe) -> None:
     assert all(a is b for a, b in zip(before, chunked.parameters(), strict=True))
 
 
+def test_the_backward_pass_makes_no_copy_of_the_gradients_of_chunks(recipe: Recipe) -> None:
+    """They become those of the parameters: at that time, memory is near its peak."""
+    _, chunked = plain_and_chunked(recipe, 1, float32_model(recipe))
+    loss, _ = chunked(images_for(chunked), targets_for(chunked))
+    addresses = {storage_address(x) for x in loss.grad_fn.saved_tensors if x is not None}
+    (0.5 * loss).backward()
+    for layer in chunked.model.decoder.layers:
+        for weight in (layer.feed_forward.expand.weight, layer.feed_forward.contract.weight):
+            assert storage_address(weight.grad) in addresses
+
+
 class SavedTensorMeter:
     """Measures the bytes that autograd graphs save for backward, each storage once.
 

@@ -11,8 +11,9 @@ object: a positive one to reconstruct and a negative one to classify as backgrou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -157,6 +158,29 @@ class IndicatorLabelEmbedding(LabelEmbedding):
         return content + F.pad(self.weight[-1], (0, 1))
 
 
+@dataclass
+class NoisedObjects:
+    """The noised objects of the groups of a training step, as `DenoisingQueries.draw` draws them.
+
+    The D queries of a group are copies * E * T, for T padded objects with E queries each.
+    """
+
+    labels: Tensor  # [B,K,D] int64
+    boxes: Tensor  # [B,K,D,4] cx, cy, w, h in [0,1]
+    padding: Tensor  # [B,1,D] bool, True for queries without an object
+    queries_per_copy: int  # E * T
+    denoising: Denoising
+
+    def slice_groups(self, first: int, last: int) -> NoisedObjects:
+        """Return the groups from ``first`` to ``last``, ``last`` excluded."""
+        return replace(
+            self,
+            labels=self.labels[:, first:last],
+            boxes=self.boxes[:, first:last],
+            denoising=self.denoising.slice_groups(first, last),
+        )
+
+
 class DenoisingQueries(QuerySource):
     """The queries of ``matching``; in training, denoising queries are put in front of them.
 
@@ -184,34 +208,37 @@ class DenoisingQueries(QuerySource):
         self.copies = copies
         self.denoise = denoise
         self.eps = eps
+        # While a step runs its groups in chunks: the groups of the step, and their noised objects.
+        self.groups_of_step: tuple[int, ...] = ()
+        self.noised_of_step: NoisedObjects | None = None
 
     def forward(self, memory: Memory, targets: Sequence[Target] | None) -> Queries:
         queries = self.matching(memory, targets)
         queries = replace(queries, content=self.labels.matching_content(queries.content))
         if not self.training:
             return queries
+        if self.noised_of_step is None:
+            noised = self.draw(memory, targets, num_groups=queries.content.shape[1])
+        else:
+            assert self.step_groups is not None
+            first = self.groups_of_step.index(self.step_groups[0])
+            noised = self.noised_of_step.slice_groups(first, first + len(self.step_groups))
+        return self.add_denoising(queries, noised)
+
+    def draw(
+        self, memory: Memory, targets: Sequence[Target] | None, num_groups: int
+    ) -> NoisedObjects:
+        """Return noised objects for ``num_groups`` groups, each with noise of its own."""
         objects = pad_targets(targets, memory)
         if targets:
             require_known_labels(targets, self.noise.num_classes)
             shape = list(objects.boxes.shape[1:])
-            require(
-                shape[-1] == queries.reference.shape[-1],
-                f"this detector needs boxes [T,{queries.reference.shape[-1]}] of every target, "
-                f"not {shape}",
-            )
+            require(shape[-1] == 4, f"this detector needs boxes [T,4] of every target, not {shape}")
             if any(target.max_label is None for target in targets):
                 # They were created on a GPU, and reading them here would wait for it. An index out
                 # of range would end the process. The criterion finds such labels later.
                 labels = objects.labels.clamp(0, self.noise.num_classes - 1)
                 objects = replace(objects, labels=labels)
-        return self.add_denoising(queries, objects)
-
-    def add_denoising(self, queries: Queries, objects: TargetBatch) -> Queries:
-        """Put D denoising queries in front of the N matching queries of every group: [B,K,D+N,.].
-
-        D is copies * E * T, for T padded objects with E queries each.
-        """
-        images, groups, num_matching, _ = queries.content.shape
         num_objects = objects.labels.shape[1]  # T, with padding
         copies = self.copies(num_objects)
         boxes_per_object = self.noise.boxes_per_object
@@ -219,39 +246,75 @@ class DenoisingQueries(QuerySource):
 
         # Repeat the objects before they are noised, so that every query has its own noise.
         labels = objects.labels[:, None, None, None]  # [B,1,1,1,T]
-        labels = labels.expand(-1, groups, copies, boxes_per_object, -1)
+        labels = labels.expand(-1, num_groups, copies, boxes_per_object, -1)
         boxes = objects.boxes[:, None, None, None]  # [B,1,1,1,T,4]
-        boxes = boxes.expand(-1, groups, copies, boxes_per_object, -1, -1)
+        boxes = boxes.expand(-1, num_groups, copies, boxes_per_object, -1, -1)
         labels, boxes = self.noise(labels, boxes)
-        labels, boxes = labels.flatten(2, 4), boxes.flatten(2, 4)  # [B,K,D], [B,K,D,4]
 
         # Images with fewer objects than others have denoising queries without an object.
         padding = padded_queries(objects, copies * boxes_per_object)
-        no_object = padding.unsqueeze(-1)
-        content = self.labels(labels, self.matching.active_groups).masked_fill(no_object, 0.0)
-        # The inverse sigmoid clamps the boxes, so that they keep the distance `eps` from 0 and 1.
-        reference = inverse_sigmoid(boxes, self.eps).sigmoid().masked_fill(no_object, 0.5)
-
-        supervised_groups = self.denoise(groups)
+        supervised_groups = self.denoise(num_groups)
         assignment = denoising_assignment(
             objects.counts, copies, supervised_groups, stride=queries_per_copy
         )
         denoising = Denoising(
-            assignment.to(content.device),
+            assignment.to(padding.device),
             self.noise.unsupervised(padding),
             copies,
             supervised_groups,
         )
+        return NoisedObjects(
+            labels.flatten(2, 4), boxes.flatten(2, 4), padding, queries_per_copy, denoising
+        )
+
+    def add_denoising(self, queries: Queries, noised: NoisedObjects) -> Queries:
+        """Put D denoising queries in front of the N matching queries of every group: [B,K,D+N,.].
+
+        ``noised`` are the objects of the same groups.
+        """
+        images, _, num_matching, _ = queries.content.shape
+        no_object = noised.padding.unsqueeze(-1)
+        content = self.labels(noised.labels, self.matching.active_groups)
+        content = content.masked_fill(no_object, 0.0)
+        # The inverse sigmoid clamps the boxes, so that they keep the distance `eps` from 0 and 1.
+        reference = inverse_sigmoid(noised.boxes, self.eps).sigmoid().masked_fill(no_object, 0.5)
         matching_reference = queries.reference.expand(images, -1, -1, -1)
+        denoising = noised.denoising
         return replace(
             queries,
             content=torch.cat([content.to(queries.content.dtype), queries.content], dim=2),
             reference=torch.cat(
                 [reference.to(matching_reference.dtype), matching_reference], dim=2
             ),
-            blocked=denoising_attn_mask(copies, queries_per_copy, num_matching, content.device),
+            blocked=denoising_attn_mask(
+                denoising.copies, noised.queries_per_copy, num_matching, content.device
+            ),
             denoising=denoising,
         )
+
+    # The groups in chunks
+
+    def independent_groups(self) -> tuple[int, ...] | None:
+        return self.matching.independent_groups()
+
+    @contextmanager
+    def run_groups(self, groups: tuple[int, ...]) -> Iterator[None]:
+        with super().run_groups(groups), self.matching.run_groups(groups):
+            yield
+
+    @contextmanager
+    def same_random_numbers(
+        self, memory: Memory, targets: Sequence[Target] | None
+    ) -> Iterator[None]:
+        groups = self.independent_groups()
+        assert groups is not None
+        self.groups_of_step = groups
+        self.noised_of_step = self.draw(memory, targets, len(groups))
+        try:
+            yield
+        finally:
+            self.groups_of_step = ()
+            self.noised_of_step = None
 
     @property
     def inference_group(self) -> int | None:

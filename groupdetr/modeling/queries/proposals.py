@@ -48,11 +48,18 @@ class GroupLinear(nn.Module):
     def forward(self, x: Tensor, groups: GroupIndex) -> Tensor:
         """Apply the layers of ``groups``."""
         weight, bias = self.weight[groups], self.bias[groups]
-        # Under autocast, `linear` rounds once and the lines below round twice. A group shall have
-        # the same result alone as with others.
-        if len(weight) == 1 and not torch.is_autocast_enabled(x.device.type):
+        if is_computed_alone(len(weight), x):
             return linear(x, weight[0], bias[0])
         return x @ weight.mT + bias.unsqueeze(1)
+
+
+def is_computed_alone(num_groups: int, x: Tensor) -> bool:
+    """Return whether the usual operation, which is faster, computes a layer of one group.
+
+    Under autocast it rounds less often than the operations for several groups do. A group must have
+    the same result alone as with others.
+    """
+    return num_groups == 1 and not torch.is_autocast_enabled(x.device.type)
 
 
 class GroupHeads(nn.Module):
@@ -92,8 +99,11 @@ class GroupHeads(nn.Module):
 
     def content(self, tokens: Tensor, groups: GroupIndex) -> Tensor:
         """Return the content [B,K,M,C] of tokens [B,1|K,M,C]: a linear layer and a layer norm."""
-        x = F.layer_norm(self.project(tokens, groups), tokens.shape[-1:])
-        return x * self.norm_weight[groups].unsqueeze(1) + self.norm_bias[groups].unsqueeze(1)
+        x = self.project(tokens, groups)
+        weight, bias = self.norm_weight[groups], self.norm_bias[groups]
+        if is_computed_alone(len(weight), x):
+            return F.layer_norm(x, x.shape[-1:], weight[0], bias[0])
+        return F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1) + bias.unsqueeze(1)
 
     def offsets(self, content: Tensor, groups: GroupIndex) -> Tensor:
         """Return the offsets of boxes from their anchors [B,K,M,4], before the sigmoid."""

@@ -59,9 +59,20 @@ class QuerySource(nn.Module, ABC):
 
         A training in chunks of groups then computes the queries of a chunk with the chunk, and
         keeps the activations of no other groups. None: the queries of all groups are computed at
-        once, because they draw random numbers, or because they are learned and cost nothing.
+        once, because they are learned and cost nothing.
         """
         return None
+
+    @contextmanager
+    def same_random_numbers(
+        self, memory: Memory, targets: Sequence[Target] | None
+    ) -> Iterator[None]:
+        """Let all chunks of a step have the random numbers that its groups have at once.
+
+        A source that draws random numbers draws those of all `independent_groups` here. The chunks
+        then run inside of `run_groups`. ``memory`` and ``targets`` are those of the step.
+        """
+        yield
 
     @contextmanager
     def run_groups(self, groups: tuple[int, ...]) -> Iterator[None]:
