@@ -48,7 +48,8 @@ def rows_table(rows: Mapping[str, Mapping[str, Any]]) -> Html:
 def origin(result: Mapping[str, Any]) -> Html:
     """Return a line that says how a table was measured."""
     size = ", quick" if result["quick"] else ""
-    return prose(f"{result['command']} ({result['environment']['date']}{size})")
+    date = result["environment"]["date"]
+    return prose(f"{result['command']} ({date}, {result['device']}{size})")
 
 
 def machine_sections(machines: Mapping[str, Mapping[str, Any]]) -> list[Html]:

@@ -65,7 +65,8 @@ def run_all(options: Options) -> dict[str, Any]:
 
 def run_part(part: Part, options: Options) -> dict[str, Any]:
     """Run a part in a process of its own, and return its table, or the reason why there is none."""
-    result: dict[str, Any] = {"title": part.title, "quick": options.quick}
+    device = options.device if part.on_device else "cpu"
+    result: dict[str, Any] = {"title": part.title, "quick": options.quick, "device": device}
     started = time.monotonic()
     try:
         arguments = part.command(options.paths, options.quick, options.device)

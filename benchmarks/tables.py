@@ -156,16 +156,21 @@ def origin(command: str, used: list[Mapping[str, Any]]) -> str:
     """Return lines of at most 120 columns that say when and on what the parts were measured."""
     environments = [part["environment"] for part in used]
     dates = sorted({environment["date"] for environment in environments})
-    processors = sorted({environment["processor"] for environment in environments})
+    machines = sorted({machine_of(part) for part in used})
     versions = sorted({environment["packages"]["torch"] for environment in environments})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    text = (
-        f"`{command}`, {when}: one thread of {' and '.join(processors)}, torch "
-        f"{' and '.join(versions)}."
-    )
+    text = f"`{command}`, {when}: {' and '.join(machines)}, torch {' and '.join(versions)}."
     if any(part["quick"] for part in used):
         text += " Quick: with `--quick`, which is smaller and has fewer rounds."
     return textwrap.fill(text, 120)
+
+
+def machine_of(part: Mapping[str, Any]) -> str:
+    """Return the name of the processor or the GPU that a part was measured on."""
+    environment = part["environment"]
+    if part["device"] == "cpu":
+        return f"one thread of {environment['processor']}"
+    return str(environment["gpus"][0])
 
 
 def read(name: str) -> Mapping[str, Any]:

@@ -39,7 +39,7 @@ def test_a_headline_without_its_peer_is_left_out(tables: Any) -> None:
     environment = {"date": "2026-11-29", "processor": "P", "packages": {"torch": "2.14.1"}}
     # There was no checkout of LW-DETR, so the column "over LW-DETR" is missing.
     rows = {"100 + 100 objects, ours": {"over rfdetr": 2.34}}
-    part = {"quick": True, "environment": environment, "results": rows}
+    part = {"quick": True, "device": "cpu", "environment": environment, "results": rows}
     table, _, origin = tables.headlines({"criterion": part}).partition("\n\n")
     lines = table.splitlines()
     figures = [line for line in lines if "100 + 100" in line]
