@@ -4,13 +4,17 @@ A batch norm with fixed statistics multiplies and shifts every channel. Here it 
 weights of the convolution instead of the feature map, so it needs no pass over the map, forward or
 backward. Weights and statistics keep the names that they have in all checkpoints, and the
 convolution's weights are trained as usual.
+
+In evaluation mode the product of weights and scale is kept from one forward pass to the next. It is
+computed again after every change of them, see `FoldedWeight`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -18,6 +22,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from groupdetr.modeling.convolution import computed_by_onednn, convolve
 
 
 class FrozenBatchNorm(nn.Module):
@@ -64,10 +70,47 @@ class FrozenBatchNorm(nn.Module):
         return self.act(x)
 
 
+@dataclass(frozen=True)
+class FoldedWeight:
+    """The product of a convolution's weight and a norm's scale, and what it was computed from.
+
+    PyTorch counts the changes of a tensor in place: ``_version`` changes in a step of an optimizer,
+    in ``load_state_dict``, and in every other assignment to its values but one to ``tensor.data``,
+    which hides it from autograd, too.
+    """
+
+    product: Tensor
+    # The memory of the weight. It is referred to here, so that no later weight has its address.
+    weight: Tensor
+    scale: Tensor
+    versions: tuple[int, int]  # of both
+
+    @classmethod
+    def of(cls, weight: Tensor, scale: Tensor) -> FoldedWeight:
+        # Tensors that are created in inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            product = multiply_channels(weight, scale)
+            return cls(product, weight.detach(), scale, (weight._version, scale._version))
+
+    def is_of(self, weight: Tensor, scale: Tensor) -> bool:
+        """Return whether weight and scale are still those that the product was computed from."""
+        return (
+            scale is self.scale
+            and weight.data_ptr() == self.weight.data_ptr()
+            and (weight._version, scale._version) == self.versions
+        )
+
+
+def multiply_channels(weight: Tensor, scale: Tensor) -> Tensor:
+    """Weight [O,I,h,w] of a convolution times scale [O] of its output channels."""
+    return weight * scale.view(-1, 1, 1, 1)
+
+
 class NormedConv2d(nn.Conv2d):
     """A convolution without bias that applies the frozen batch norm after it in the network."""
 
     norm: FrozenBatchNorm
+    folded: FoldedWeight | None
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm) -> None:
         assert not isinstance(conv.padding, str)
@@ -86,10 +129,56 @@ class NormedConv2d(nn.Conv2d):
         # The norm is already a submodule of the network. Setting the attribute in the usual way
         # would make it a submodule of the convolution, too.
         object.__setattr__(self, "norm", norm)
+        self.folded = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * self.norm.scale.view(-1, 1, 1, 1)
-        return self._conv_forward(self.pad(x), weight, self.norm.shift)
+        if computed_by_onednn(x, self.weight):
+            return self.convolve(x)
+        return self._conv_forward(self.pad(x), self.folded_weight(), self.norm.shift)
+
+    def convolve(self, x: Tensor, relu: bool = False, plus: Tensor | None = None) -> Tensor:
+        """Return the normalised map, plus another one, and after a ReLU, if these are asked for.
+
+        Only for what `computed_by_onednn` is True of.
+        """
+        weight = self.folded_weight()
+        return convolve(self.pad(x), weight, self.norm.shift, self, relu, plus)
+
+    def folded_weight(self) -> Tensor:
+        """Return the weight times the scale of the norm.
+
+        In evaluation mode, if no gradient of the weight is needed, it is computed only once.
+        """
+        weight, scale = self.weight, self.norm.scale
+        if not self._keeps_product():
+            self.folded = None
+            return multiply_channels(weight, scale)
+        folded = self.folded
+        if folded is None or not folded.is_of(weight, scale):
+            folded = self.folded = FoldedWeight.of(weight, scale)
+        return folded.product
+
+    def _keeps_product(self) -> bool:
+        """Return whether the product of weight and scale may be kept for the next forward pass."""
+        needs_gradient = torch.is_grad_enabled() and self.weight.requires_grad
+        # A graph must depend on the weight.
+        is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        # Tensors of other types, such as those of exporters and of torch.func, have no memory of
+        # their own, and changes of tensors of inference mode are not counted.
+        has_versions = (
+            type(self.weight) is nn.Parameter
+            and not self.weight.is_inference()
+            and not self.norm.scale.is_inference()
+        )
+        return has_versions and not (self.training or needs_gradient or is_recorded)
+
+    def train(self, mode: bool = True) -> Self:
+        self.folded = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickled models compute the product from their own weights.
+        return {**super().__getstate__(), "folded": None}
 
     def pad(self, x: Tensor) -> Tensor:
         """Return the map as the convolution takes it; its own padding is applied later."""

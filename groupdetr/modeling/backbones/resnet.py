@@ -6,6 +6,7 @@ from timm.models import FeatureListNet
 from torch import nn
 
 from groupdetr.modeling.backbones.backbone import Backbone
+from groupdetr.modeling.backbones.folded_bottleneck import fold_bottlenecks
 from groupdetr.modeling.backbones.frozen_batch_norm import freeze_norms
 from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.pretrained_layouts import RESNET
@@ -30,7 +31,8 @@ def resnet50(
     stride = 16 if dilated else 32
     network = _create_stages("resnet50.tv_in1k", pretrained, levels, output_stride=stride)
     channels = network.feature_info.channels()
-    return Backbone(freeze_norms(network), channels, frozen, multiple=multiple)
+    fold_bottlenecks(freeze_norms(network))
+    return Backbone(network, channels, frozen, multiple=multiple)
 
 
 def small_resnet(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from groupdetr.errors import UsageError
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, cut_map, pad_to_multiple
+from groupdetr.modeling.backbones.folded_bottleneck import fold_bottlenecks
 from groupdetr.modeling.backbones.frozen_batch_norm import fold_norms
 from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 from groupdetr.modeling.backbones.timm_structure import TimmModel, TimmStructure, examine
@@ -71,6 +72,7 @@ def timm_backbone(
     if freeze_norms:
         if isinstance(network, IN_ORDER):
             fold_norms(network)
+            fold_bottlenecks(network)
         for module in network.modules():
             if isinstance(module, BATCH_NORMS):
                 # `Backbone` keeps modules that are not trained in evaluation mode.

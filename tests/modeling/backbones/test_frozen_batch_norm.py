@@ -1,13 +1,170 @@
-"""A convolution that pads as TensorFlow does, in a graph for images of any size."""
+"""Batch norms folded into convolutions: never by old weights, and in graphs for any size."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from timm.layers.conv2d_same import Conv2dSame
-from torch import nn
+from torch import Tensor, nn
 
-from groupdetr.modeling.backbones.frozen_batch_norm import NormedConv2dSame, freeze_norms
+from groupdetr.modeling.backbones.frozen_batch_norm import (
+    NormedConv2dSame,
+    freeze_norms,
+)
+
+
+def folded_network() -> nn.Sequential:
+    """Return a convolution and its norm, folded, with random statistics, in evaluation mode."""
+    norm = nn.BatchNorm2d(4)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    network = freeze_norms(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), norm))
+    assert isinstance(network, nn.Sequential)
+    return network.eval()
+
+
+def reference(network: nn.Sequential, x: Tensor) -> Tensor:
+    """Return the convolution and then the norm, by PyTorch's own functions."""
+    norm = network[1]
+    convolved = nn.functional.conv2d(x, network[0].weight)
+    statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    return nn.functional.batch_norm(convolved, *statistics, eps=norm.eps)
+
+
+def step_of_an_optimizer(network: nn.Sequential) -> None:
+    network(torch.ones(1, 3, 5, 5)).sum().backward()
+    torch.optim.AdamW(network.parameters(), lr=0.1).step()
+
+
+def average_of_weights(network: nn.Sequential) -> None:
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=None)
+    average.update_parameters(network)
+    with torch.no_grad():
+        torch._foreach_lerp_(list(network.parameters()), [torch.rand(4, 3, 3, 3)], 0.5)
+
+
+def other_state(network: nn.Sequential) -> dict[str, Tensor]:
+    return {name: torch.rand_like(tensor) + 0.5 for name, tensor in network.state_dict().items()}
+
+
+@torch.inference_mode()
+def change_in_inference_mode(network: nn.Sequential) -> None:
+    network[0].weight.mul_(3)
+
+
+@torch.no_grad()
+def change_scale_in_place(network: nn.Sequential) -> None:
+    network[1].weight.mul_(3)
+    network[1].update_scale_and_shift()
+
+
+def training_that_hides_its_changes(network: nn.Sequential) -> None:
+    network.train()
+    network[0].weight.data.mul_(3)
+    network.eval()
+
+
+def other_parameter(network: nn.Sequential) -> None:
+    network[0].weight = nn.Parameter(torch.rand(4, 3, 3, 3))
+
+
+def other_memory(network: nn.Sequential) -> None:
+    network[0].weight.data = torch.rand(4, 3, 3, 3)
+
+
+CHANGES: tuple[Callable[[nn.Sequential], object], ...] = (
+    step_of_an_optimizer,
+    average_of_weights,
+    change_in_inference_mode,
+    change_scale_in_place,
+    training_that_hides_its_changes,
+    other_parameter,
+    other_memory,
+    lambda network: network.load_state_dict(other_state(network)),
+    lambda network: network.load_state_dict(other_state(network), assign=True),
+    lambda network: network.double(),
+    lambda network: network.to(torch.bfloat16).float(),
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_folded_weight_follows_every_change(
+    change: Callable[[nn.Sequential], object], mode: Callable[[], torch.no_grad]
+) -> None:
+    network = folded_network()
+    x = torch.randn(2, 3, 9, 11)
+    with mode():
+        before = network(x)
+    torch.testing.assert_close(before, reference(network, x))
+    change(network)
+    x = x.to(network[0].weight.dtype)
+    with mode():
+        after = network(x)
+    torch.testing.assert_close(after, reference(network, x))
+    assert not torch.allclose(after.float(), before, rtol=1e-6, atol=0), "nothing was changed"
+
+
+def test_the_weight_is_folded_once_in_evaluation_mode_and_not_copied() -> None:
+    network = folded_network()
+    conv = network[0]
+    x = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        network(x)
+        folded = conv.folded
+        network(x)
+    assert folded is not None
+    assert conv.folded is folded
+    copied = copy.deepcopy(network)
+    assert copied[0].folded is None
+    with torch.no_grad():
+        copied[0].weight.mul_(2)
+        torch.testing.assert_close(copied(x), reference(copied, x))
+    assert conv.folded is folded
+
+
+def test_gradients_reach_the_weight_after_an_evaluation() -> None:
+    network = folded_network()
+    x = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        network(x)
+    for _ in ("in evaluation mode", "in training mode"):
+        network.zero_grad()
+        network(x).square().sum().backward()
+        gradient = network[0].weight.grad
+        (expected,) = torch.autograd.grad(reference(network, x).square().sum(), network[0].weight)
+        torch.testing.assert_close(gradient, expected)
+        network.train()
+
+
+def test_a_frozen_convolution_is_folded_once_and_passes_gradients_on() -> None:
+    network = folded_network().requires_grad_(False)
+    x = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        network(x)
+    folded = network[0].folded
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x).square().sum(), x)
+    assert folded is not None
+    assert network[0].folded is folded
+    (expected,) = torch.autograd.grad(reference(network, x).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_an_exported_graph_has_the_weight_and_not_its_product() -> None:
+    network = folded_network()
+    x = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        network(x)
+    program = torch.export.export(network, (x,))
+    assert "0.weight" in program.state_dict
+    with torch.no_grad():
+        graph = program.module()
+        graph.get_parameter("0.weight").mul_(2)
+        torch.testing.assert_close(graph(x), reference(network, x))
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
