@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -35,8 +35,11 @@ BAR_WIDTH = 30  # characters of the bar in a notebook
 Item = TypeVar("Item")
 
 
-def with_progress(items: Sequence[Item], label: str) -> Iterator[Item]:
-    """Yield the items. On a terminal, a bar shows how many of them are done."""
+def with_progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items. On a terminal, a bar shows how many of them are done.
+
+    ``total`` is their number; None if ``items`` has a length.
+    """
     console = create_console()
     if not console.is_terminal:
         # Even with a bar that is disabled, versions of rich before 14.3 would print an empty line.
@@ -49,7 +52,7 @@ def with_progress(items: Sequence[Item], label: str) -> Iterator[Item]:
         *time_columns(),
     ]
     with Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(items, description=label)
+        yield from progress.track(items, total=total, description=label)
 
 
 def time_columns() -> list[ProgressColumn]:

@@ -26,6 +26,7 @@ def predict(
     device: str,
     out: Path | None,
     batch: int = 1,
+    workers: int | None = None,
     save_txt: bool = False,
     save_json: bool = False,
     save_crops: bool = False,
@@ -40,6 +41,7 @@ def predict(
     expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
     expect_whole_number("limit", limit, 1, MANY)
     expect_whole_number("batch", batch, *RANGES["batch"])
+    expect_whole_number("workers", workers, *RANGES["workers"])
     if score is not None:
         expect_score(score)
     task = task_of(run)
@@ -53,6 +55,7 @@ def predict(
     if task.input_kind == "images":
         options_of_images = {
             "batch": batch,
+            "workers": workers,
             "save_txt": save_txt,
             "save_json": save_json,
             "save_crops": save_crops,
@@ -66,10 +69,10 @@ def predict(
             str(run),
             "leave them out",
         )
-    elif batch != 1 or save_txt or save_json or save_crops or show_groups:
+    elif batch != 1 or workers is not None or save_txt or save_json or save_crops or show_groups:
         raise UsageError(
-            "--batch, --save-txt, --save-json, --save-crops and --show-groups are for images, and "
-            "this detector takes scenes",
+            "--batch, --workers, --save-txt, --save-json, --save-crops and --show-groups are for "
+            "images, and this detector takes scenes",
             str(run),
             "leave them out; predictions.json has the boxes in the format of nuScenes",
         )

@@ -38,6 +38,9 @@ class PredictOptions(PluginOptions):
     batch: int = 1
     """Images or frames that are read at a time. Those of equal size run together, without
     padding."""
+    workers: int | None = None
+    """Threads that read images, and as many that draw and write, while the network computes. None:
+    one for each spare processor core, 8 at most. The results do not depend on it."""
     save_txt: bool = False
     """Also write YOLO label files with scores: labels/NAME.txt; for a frame of a video
     labels/NAME/000007.txt."""

@@ -19,7 +19,7 @@ PARTS = (
 UNUSED = ("drop_block", "aa", "se", "drop_path")
 
 
-class FoldedBottleneck(Bottleneck):  # type: ignore[misc]
+class FoldedBottleneck(Bottleneck):
     """timm's block, with the same submodules and, but for rounding, the same result.
 
     With float32 on a CPU and without gradients, it does not pass over the maps again for the ReLUs

@@ -86,14 +86,14 @@ class FoldedWeight:
     versions: tuple[int, int]  # of both
 
     @classmethod
-    def of(cls, weight: Tensor, scale: Tensor) -> FoldedWeight:
+    def compute(cls, weight: Tensor, scale: Tensor) -> FoldedWeight:
         # Tensors that are created in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             product = multiply_channels(weight, scale)
             return cls(product, weight.detach(), scale, (weight._version, scale._version))
 
-    def is_of(self, weight: Tensor, scale: Tensor) -> bool:
-        """Return whether weight and scale are still those that the product was computed from."""
+    def is_current(self, weight: Tensor, scale: Tensor) -> bool:
+        """Return whether the product was computed from this weight and scale as they are now."""
         return (
             scale is self.scale
             and weight.data_ptr() == self.weight.data_ptr()
@@ -154,8 +154,8 @@ class NormedConv2d(nn.Conv2d):
             self.folded = None
             return multiply_channels(weight, scale)
         folded = self.folded
-        if folded is None or not folded.is_of(weight, scale):
-            folded = self.folded = FoldedWeight.of(weight, scale)
+        if folded is None or not folded.is_current(weight, scale):
+            folded = self.folded = FoldedWeight.compute(weight, scale)
         return folded.product
 
     def _keeps_product(self) -> bool:

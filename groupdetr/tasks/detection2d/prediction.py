@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -21,6 +21,7 @@ from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import Resize, val_transform
 from groupdetr.data.video import Frame
 from groupdetr.engine.inference import use_group
+from groupdetr.engine.ordered_threads import map_in_order
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import DataError, UsageError
 from groupdetr.settings import MANY, RANGES, expect_whole_number, is_number
@@ -40,6 +41,15 @@ from groupdetr.tasks.run_or_weights import MODEL_FILE, PUSHED_CONFIG
 from groupdetr.tasks.trained_detector import TrainedDetector
 
 DEFAULT_SCORE = 0.5  # score threshold of weights without a recorded one
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An image that was read, and what the network needs of it."""
+
+    image: Image.Image  # RGB, upright, at its own size
+    source: str  # its path or address; "" if it has none
+    pixels: torch.Tensor  # [3,H,W] uint8, resized
 
 
 class Detector(TrainedDetector):
@@ -103,6 +113,7 @@ class Detector(TrainedDetector):
         *,
         batch: int = 1,
         show_groups: bool = False,
+        workers: int = 0,
     ) -> list[Result]:
         """Return the detections in each image whose score is at least ``score``.
 
@@ -116,11 +127,14 @@ class Detector(TrainedDetector):
 
         ``batch`` images are read at a time, and those of equal size run together, without padding.
         With ``show_groups``, all groups of queries run, and `Result.groups` has their boxes.
+        ``workers`` threads read and resize the next images while the network computes; the results
+        do not depend on it.
 
         `DataError` for a file that cannot be read, `UsageError` for what is not an image, for a
         score that is not from 0 to 1, and for ``show_groups`` with a detector of one group.
         """
-        return list(self.stream(images, score, batch=batch, show_groups=show_groups))
+        options = {"batch": batch, "workers": workers}
+        return list(self.stream(images, score, show_groups=show_groups, **options))
 
     def stream(
         self,
@@ -129,20 +143,35 @@ class Detector(TrainedDetector):
         *,
         batch: int = 1,
         show_groups: bool = False,
+        workers: int = 0,
     ) -> Iterator[Result]:
-        """Yield the same results as `predict`, image by image."""
+        """Yield the same results as `predict`, image by image.
+
+        With ``workers``, some more images than ``batch`` are taken before the first result.
+        """
         score = self.score if score is None else score
         self.expect_options(score, batch, show_groups)
+        expect_whole_number("workers", workers, *RANGES["workers"])
         if is_one_image(images):
             images = [cast(ImageInput, images)]
-        read: list[tuple[Image.Image, str]] = []
-        for source in cast(Iterable[ImageInput], images):
-            path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
-            read.append((to_rgb(source), path))
-            if len(read) == batch:
-                yield from self.predict_read(read, score, show_groups)
-                read = []
-        yield from self.predict_read(read, score, show_groups)
+        sources = cast(Iterable[ImageInput], images)
+        waiting: list[ReadImage] = []
+        with closing(map_in_order(self.read, sources, workers, ahead=batch)) as read:
+            for image in read:
+                waiting.append(image)
+                if len(waiting) == batch:
+                    yield from self.predict_read(waiting, score, show_groups)
+                    waiting = []
+        yield from self.predict_read(waiting, score, show_groups)
+
+    def read(self, source: ImageInput) -> ReadImage:
+        """Read an image and resize it for the network. The errors are those of `predict`."""
+        path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
+        return self.resized(to_rgb(source), path)
+
+    def resized(self, image: Image.Image, source: str) -> ReadImage:
+        """Return an RGB image with what the network needs of it. ``source`` is its path, or ""."""
+        return ReadImage(image, source, to_pixels(image, self.resize))
 
     def video(
         self,
@@ -203,7 +232,7 @@ class Detector(TrainedDetector):
         read: list[Frame] = []
 
         def predict_read() -> Iterator[tuple[Result, Frame]]:
-            images = [(frame.image, source) for frame in read]
+            images = [self.resized(frame.image, source) for frame in read]
             for result, frame in zip(self.predict_read(images, score, show_groups), read):
                 yield replace(result, frame=frame.index, time=frame.time), frame
 
@@ -227,25 +256,24 @@ class Detector(TrainedDetector):
 
     @torch.inference_mode()
     def predict_read(
-        self, images: Sequence[tuple[Image.Image, str]], score: float, show_groups: bool
+        self, images: Sequence[ReadImage], score: float, show_groups: bool
     ) -> list[Result]:
-        """Return the results of images that were read: RGB images, each with its path or "".
+        """Return the results of images that `read` returned.
 
-        The images whose inputs have equal sizes run together, without padding.
+        Those whose inputs have equal sizes run together, without padding.
         """
-        inputs = [to_pixels(image, self.resize) for image, _ in images]
         indices_by_size: dict[torch.Size, list[int]] = {}
-        for index, pixels in enumerate(inputs):
-            indices_by_size.setdefault(pixels.shape, []).append(index)
+        for index, read in enumerate(images):
+            indices_by_size.setdefault(read.pixels.shape, []).append(index)
         results: dict[int, Result] = {}
         for indices in indices_by_size.values():
-            pixels = torch.stack([inputs[index] for index in indices])
-            sizes = [images[index][0].size for index in indices]
+            pixels = torch.stack([images[index].pixels for index in indices])
+            sizes = [images[index].image.size for index in indices]
             # One list of detections for each group that runs, after that of the detector.
             needs_groups = show_groups or self.uncertainty or self.vote is not None
             detections, *groups = self._detect(pixels, sizes, needs_groups)
             for position, index in enumerate(indices):
-                image, path = images[index]
+                read = images[index]
                 all_detections = detections[position]
                 detections_of_groups = [of_group[position] for of_group in groups]
                 answering = self.recipe.inference_group
@@ -256,10 +284,10 @@ class Detector(TrainedDetector):
                     answering = None
                 chosen = all_detections.above(score)
                 results[index] = Result(
-                    image=image,
+                    image=read.image,
                     detections=chosen,
                     categories=self.categories,
-                    source=path,
+                    source=read.source,
                     best_score=float(all_detections.scores[0]) if len(all_detections) else None,
                     groups=best_of_each_group(chosen, detections_of_groups)
                     if show_groups

@@ -7,25 +7,25 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
 
-from PIL import Image
-
 from groupdetr.console.output import create_console
 from groupdetr.console.text import escape_controls, quantity, quote
-from groupdetr.data.image_input import to_rgb
 from groupdetr.data.video import is_annotated_video
+from groupdetr.engine.accelerator import loader_workers
+from groupdetr.engine.ordered_threads import map_in_order
 from groupdetr.engine.progress import CountProgress, with_progress
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
 from groupdetr.files.json_array import JsonArrayFile
 from groupdetr.files.replacing import expect_replaceable
+from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated
-from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.detection2d.prediction import Detector, ReadImage
 from groupdetr.tasks.detection2d.prediction_files import PredictionFiles
 from groupdetr.tasks.detection2d.prediction_inputs import (
     PredictionInput,
@@ -66,6 +66,7 @@ def predict(
     device: str,
     out: Path,
     batch: int,
+    workers: int | None,
     save_txt: bool,
     save_json: bool,
     save_crops: bool,
@@ -79,10 +80,11 @@ def predict(
     is. ``inputs`` are files, folders, globs, addresses and cameras; ``-`` stands for those that
     stdin lists. ``score`` is the score threshold; None: that of the best F1 of the run, and 0.5 for
     other weights. ``split`` is for scenes. ``limit`` is the largest number of frames of each video
-    and camera. ``batch`` images or frames are read at a time. `PredictionFiles` has the files of
-    ``save_txt``, ``save_json`` and ``save_crops``. With ``show_groups``, the boxes of all groups
-    are drawn and written. ``uncertainty`` and ``vote`` are those of `Detector`. Inputs that cannot
-    be read are skipped; `DataError` at the end.
+    and camera. ``batch`` images or frames are read at a time. ``workers`` threads read images, and
+    as many draw and write; None: one for each spare processor core, 8 at most. `PredictionFiles`
+    has the files of ``save_txt``, ``save_json`` and ``save_crops``. With ``show_groups``, the boxes
+    of all groups are drawn and written. ``uncertainty`` and ``vote`` are those of `Detector`.
+    Inputs that cannot be read are skipped; `DataError` at the end.
     """
     if not inputs:
         raise UsageError(
@@ -112,7 +114,10 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
 
     content = JsonArrayFile(out / PREDICTIONS)
-    prediction = _Prediction(detector, min_score, batch, show_groups, limit, files, content)
+    threads = loader_workers(Settings(workers=workers))
+    prediction = _Prediction(
+        detector, min_score, batch, threads, show_groups, limit, files, content
+    )
     try:
         done = prediction.run(list(zip(found, copies)))
         content.close()
@@ -136,6 +141,10 @@ def predict(
     return WrittenPredictions(content.path)
 
 
+# An input, and the path of its annotated copy
+_Input = tuple[PredictionInput, Path]
+
+
 @dataclass
 class _Prediction:
     """A prediction that is under way: the options, and what there is so far."""
@@ -143,6 +152,7 @@ class _Prediction:
     detector: Detector
     score: float
     batch: int
+    threads: int  # that read images, and as many that draw and write them
     show_groups: bool
     limit: int | None
     files: PredictionFiles
@@ -153,7 +163,7 @@ class _Prediction:
     num_images: int = 0
     num_videos: int = 0
 
-    def run(self, items: Sequence[tuple[PredictionInput, Path]]) -> bool:
+    def run(self, items: Sequence[_Input]) -> bool:
         """Predict in all inputs, each with its annotated copy.
 
         Returns False if the user stopped it before the end. A camera ends only if it is stopped.
@@ -181,30 +191,65 @@ class _Prediction:
             parts.append(quantity(self.num_videos, "annotated video"))
         return ", ".join(parts)
 
-    def _predict_images(self, items: Sequence[tuple[PredictionInput, Path]]) -> None:
-        waiting: list[tuple[Image.Image, str, Path]] = []  # images that were read, argument, copy
-
-        def predict_waiting() -> None:
-            images = [(image, argument) for image, argument, _ in waiting]
-            results = self.detector.predict_read(images, self.score, self.show_groups)
-            for result, (_, argument, copy) in zip(results, waiting):
-                result.save(copy)
+    def _predict_images(self, items: Sequence[_Input]) -> None:
+        # Threads read the next images, and draw and write the last ones, while the network
+        # computes. The network, and everything that depends on the order, stays in this thread.
+        read = map_in_order(self._read, items, self.threads, ahead=self.batch)
+        written = map_in_order(self._write_copy, self._predict_read(read), self.threads)
+        with closing(written):
+            for outcome in with_progress(written, "predict", len(items)):
+                if isinstance(outcome, DataError):
+                    self.unreadable.append(outcome)
+                    continue
+                result, copy = outcome
                 self.files.write(result, copy.stem, copy.suffix)
-                self.content.append(to_json(result, argument, copy))
-                self.lines.append(f"{escape_controls(argument)}: {result.counts}")
+                self.content.append(to_json(result, result.source, copy))
+                self.lines.append(f"{escape_controls(result.source)}: {result.counts}")
                 if result.best_score is not None:
                     self.best_scores.append(result.best_score)
                 self.num_images += 1
-            waiting.clear()
 
-        for item, copy in with_progress(items, "predict"):
-            try:
-                waiting.append((to_rgb(item.argument), item.argument, copy))
-            except DataError as error:
-                self.unreadable.append(error)
+    def _read(self, item: _Input) -> tuple[ReadImage, Path] | DataError:
+        """Read the image of an input. Return it with the path of its annotated copy."""
+        source, copy = item
+        try:
+            return self.detector.read(source.argument), copy
+        except DataError as error:
+            return error
+
+    def _predict_read(
+        self, read: Iterator[tuple[ReadImage, Path] | DataError]
+    ) -> Iterator[tuple[Result, Path] | DataError]:
+        """Yield the result of every image that was read, and the errors of the others."""
+        waiting: list[ReadImage] = []
+        copies: list[Path] = []
+
+        def predict_waiting() -> Iterator[tuple[Result, Path]]:
+            yield from zip(
+                self.detector.predict_read(waiting, self.score, self.show_groups), copies
+            )
+            waiting.clear()
+            copies.clear()
+
+        for outcome in read:
+            if isinstance(outcome, DataError):
+                yield outcome
+                continue
+            image, copy = outcome
+            waiting.append(image)
+            copies.append(copy)
             if len(waiting) == self.batch:
-                predict_waiting()
-        predict_waiting()
+                yield from predict_waiting()
+        yield from predict_waiting()
+
+    def _write_copy(
+        self, outcome: tuple[Result, Path] | DataError
+    ) -> tuple[Result, Path] | DataError:
+        """Draw and write the annotated copy of an image."""
+        if not isinstance(outcome, DataError):
+            result, copy = outcome
+            result.save(copy)
+        return outcome
 
     def _predict_video(self, item: PredictionInput, copy: Path) -> bool:
         """Predict in a video or camera. Returns True if the user stopped it."""

@@ -289,3 +289,39 @@ def test_the_threshold_of_the_best_f1_of_a_run_is_the_default(
         (run / "weights/best.json").write_text(content)
         assert num_detections() == above_half
         assert "best F1" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_files_are_the_same_whether_threads_read_and_write_or_not(
+    batch: int,
+    weights: Path,
+    images: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (images[0].parent / "000000000002b.png").write_bytes(b"broken")
+    outputs = []
+    for workers in (0, 3):
+        out = tmp_path / f"workers-{workers}"
+        command = ["predict", str(weights), str(images[0].parent), "--out", str(out), *FILES]
+        options = ["--device", "cpu", "--score", "0", "--batch", str(batch)]
+        assert main([*command, *options, "--workers", str(workers)]) == 3
+        printed = "".join(capsys.readouterr()).replace(str(out), "OUT")
+        files = {
+            file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()
+        }
+        outputs.append((printed, files))
+    assert outputs[0] == outputs[1]
+    assert len([path for path in outputs[0][1] if path.parent == Path()]) == len(SIZES) + 2
+
+
+def test_a_stream_with_workers_has_the_results_of_one_without(
+    weights: Path, images: list[Path]
+) -> None:
+    detector = groupdetr.Detector(weights, "cpu")
+    one_by_one = detector.predict(images, 0.0)
+    ahead = detector.predict(images, 0.0, workers=2)
+    assert [result.source for result in ahead] == [str(path) for path in images]
+    for one, other in zip(one_by_one, ahead):
+        assert torch.equal(one.detections.scores, other.detections.scores)
+        assert torch.equal(one.detections.boxes, other.detections.boxes)

@@ -1,0 +1,41 @@
+"""A function applied to many items by threads, with the results in the order of the items."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+def map_in_order(
+    function: Callable[[ItemT], ResultT], items: Iterable[ItemT], threads: int, ahead: int = 0
+) -> Generator[ResultT, None, None]:
+    """Yield ``function(item)`` for every item, in order.
+
+    ``threads`` threads compute up to ``ahead`` results, or two for each thread if that is more,
+    before they are asked for. With 0 threads, each is computed when it is asked for. The items are
+    always taken by the caller's thread. An exception is raised in the place of its result; the
+    results after it are dropped.
+
+    Files are read, and images are decoded, resized and compressed, without Python's global lock, so
+    threads do this while the caller's thread computes.
+    """
+    if threads == 0:
+        yield from map(function, items)
+        return
+    pending: deque[Future[ResultT]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > max(2 * threads, ahead):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
