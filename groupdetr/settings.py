@@ -92,8 +92,10 @@ class Settings:
     ema_warmup: int | None = None
     """Steps over which the decay of --ema rises: in step n it is multiplied by 1 - exp(-n / steps).
     It is ema_tau of rfdetr and tau of Ultralytics. None: the decay is constant."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: forward pass under autocast; costs and losses stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: forward pass under autocast; costs and losses stay in fp32. On a GPU they then use
+    TF32. fp32: everything in fp32, without TF32. auto: bf16 on a GPU that computes it, otherwise
+    fp32."""
     freeze: tuple[Part, ...] = ()
     """Parts of the detector that are not trained: they keep their weights, stay in evaluation mode,
     and have no gradients and no state of the optimizer. The decoder is that without its heads."""
@@ -330,7 +332,7 @@ class SettingsOptions(TypedDict, total=False):
     clip: float
     ema: float | None
     ema_warmup: int | None
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
     freeze: Sequence[Part]
     cache_features: bool
     compile: bool
@@ -406,7 +408,7 @@ KINDS: dict[str, Kind] = {
     "clip": _NUMBER,
     "ema": Kind(float, optional=True),
     "ema_warmup": Kind(int, optional=True),
-    "precision": Kind(str, choices=("fp32", "bf16")),
+    "precision": Kind(str, choices=("auto", "fp32", "bf16")),
     "freeze": Kind(tuple, choices=PARTS),
     "cache_features": Kind(bool),
     "compile": Kind(bool),

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -66,7 +67,8 @@ def expect_device(name: str) -> None:
 def create_accelerator(settings: Settings) -> Accelerator:
     """Return the accelerator: the device, the precision and the processes of a training.
 
-    There are several processes if ``torchrun`` or ``accelerate launch`` started the program.
+    There are several processes if ``torchrun`` or ``accelerate launch`` started the program. On a
+    GPU, whether this process uses TF32 is set, too.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -74,8 +76,33 @@ def create_accelerator(settings: Settings) -> Accelerator:
     # Without this, a second training in one process could not have another precision.
     AcceleratorState._reset_state()
     on_cpu = settings.device == "cpu" or devices() == ["cpu"]
-    precision = "bf16" if settings.precision == "bf16" else "no"
-    return Accelerator(cpu=on_cpu, mixed_precision=precision)
+    on_gpu = not on_cpu and torch.cuda.is_available()
+    precision = chosen_precision(settings.precision, on_gpu)
+    if on_gpu:
+        allow_tf32(precision == "bf16")
+    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+
+
+def chosen_precision(
+    precision: Literal["auto", "fp32", "bf16"], on_gpu: bool
+) -> Literal["fp32", "bf16"]:
+    """Return the precision that ``--precision`` chooses, given whether the device is a GPU.
+
+    A GPU that only emulates bf16 has fp32 by default, and so has a CPU: with small models, bf16
+    takes longer there.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def allow_tf32(is_allowed: bool) -> None:
+    """Let matrix products and convolutions in fp32 use TF32 on a GPU, or not.
+
+    TF32 has the range of fp32 and ten bits of its mantissa. It holds for the whole process.
+    """
+    torch.set_float32_matmul_precision("high" if is_allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = is_allowed
 
 
 def is_main_process() -> bool:

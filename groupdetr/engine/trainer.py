@@ -26,6 +26,7 @@ from groupdetr.engine.callbacks import (
     resume_remedy,
 )
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
+from groupdetr.engine.distributed import distributed_options, without_warning_of_old_name
 from groupdetr.engine.evaluation_files import EvaluationFiles
 from groupdetr.engine.feature_cache import (
     CachedChunkedModelWithLoss,
@@ -361,7 +362,9 @@ class Trainer:
             self.model.compile_parts()
             self.criterion.compile_parts()
         if self.plan.num_processes > 1:
-            return self.accelerator.prepare_model(self.model_with_loss)
+            self.accelerator.ddp_handler = distributed_options(self.settings)
+            with without_warning_of_old_name():
+                return self.accelerator.prepare_model(self.model_with_loss)
         return self.model_with_loss
 
     # when to stop

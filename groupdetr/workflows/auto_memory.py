@@ -62,7 +62,7 @@ def fit_to_memory(plan: DetectorPlan, may_reduce_groups: bool) -> DetectorPlan:
         raise UsageError(
             f"a step needs more memory than is available, even with {smallest} at once",
             situation,
-            memory_hints(plan.settings),
+            memory_hints(plan),
         )
     plan.log(f"        images x groups at once: {measured}")
     plan.log(f"chosen  --groups {chosen.groups} --batch {plan.settings.batch} {flags(chosen)}")
@@ -89,7 +89,7 @@ def oom_hint(plan: DetectorPlan) -> str:
     step_plans = problem.step_plans(may_reduce_groups=False)
     search = PlanSearch(step_plans, probe, memory, known_failures=[failed_problem.current])
     if search.result is None:
-        return f"resume with {memory_hints(settings)}"
+        return f"resume with {memory_hints(replace(plan, settings=settings))}"
     return f"groupdetr train --resume {quote(plan.run.path)} {flags(search.result)}"
 
 
@@ -98,8 +98,9 @@ def flags(step_plan: StepPlan) -> str:
     return f"--accumulate {step_plan.micro_batches} --group-chunk {step_plan.chunk}"
 
 
-def memory_hints(settings: Settings) -> str:
+def memory_hints(plan: DetectorPlan) -> str:
     """Return the options that save memory and are not used yet."""
+    settings = plan.settings
     hints = []
     if settings.accumulate > 1:
         hints.append("without --accumulate")
@@ -108,7 +109,7 @@ def memory_hints(settings: Settings) -> str:
     hints.append(f"--imgsz below {settings.imgsz}")
     if not settings.recompute:
         hints.append("--recompute")
-    if settings.precision == "fp32":
+    if plan.accelerator.mixed_precision != "bf16":
         hints.append("--precision bf16")
     return " or ".join(hints)
 

@@ -39,6 +39,7 @@ from groupdetr.workflows.advice import advice, batch_norm_notes, describe
 from groupdetr.workflows.auto_memory import oom_hint
 from groupdetr.workflows.detector_plan import DetectorPlan
 from groupdetr.workflows.plan_training import expect_no_run
+from groupdetr.workflows.precision_notes import precision_notes
 from groupdetr.workflows.resume import expect_steps_left
 from groupdetr.workflows.task_workflows import workflows_for
 from groupdetr.workflows.training_result import TrainingResult
@@ -64,7 +65,8 @@ def run_plan(plan: DetectorPlan, callbacks: Sequence[Callback] = ()) -> Training
 def _run_plan(plan: DetectorPlan, callbacks: Sequence[Callback]) -> TrainingResult:
     trainer = build_trainer(plan, callbacks)
     plan.log(describe(plan, trainer.model))
-    for line in [*advice(plan), *batch_norm_notes(plan, trainer.model)]:
+    notes = [*advice(plan), *batch_norm_notes(plan, trainer.model), *precision_notes(plan)]
+    for line in notes:
         plan.log(line)
     tracking = start_tracking(plan, trainer)
     with nullcontext() if tracking is None else tracking:
