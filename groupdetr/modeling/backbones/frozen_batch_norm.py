@@ -21,6 +21,7 @@ from timm.layers import BatchNormAct2d
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from groupdetr.modeling.convolution import computed_by_onednn, convolve
@@ -106,6 +107,41 @@ def multiply_channels(weight: Tensor, scale: Tensor) -> Tensor:
     return weight * scale.view(-1, 1, 1, 1)
 
 
+class _NormedConvolution(torch.autograd.Function):
+    """A convolution by the product of weight and scale, which is not kept for the backward pass.
+
+    The products of all layers would need as much memory as the weights of the backbone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, geometry: tuple[Any, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.geometry = geometry  # stride, padding, dilation, groups
+        return F.conv2d(x, multiply_channels(weight, scale), shift, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        grad_x, grad_product, _ = torch.ops.aten.convolution_backward(
+            grad,
+            x,
+            multiply_channels(weight, scale),
+            None,  # no gradient of the shift
+            stride,
+            padding,
+            dilation,
+            False,  # not transposed, so there is no padding of the output
+            [0, 0],
+            groups,
+            [*ctx.needs_input_grad[:2], False],
+        )
+        return grad_x, multiply_channels(grad_product, scale), None, None, None
+
+
 class NormedConv2d(nn.Conv2d):
     """A convolution without bias that applies the frozen batch norm after it in the network."""
 
@@ -134,6 +170,11 @@ class NormedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if computed_by_onednn(x, self.weight):
             return self.convolve(x)
+        if self._multiplies_again(x):
+            geometry = (self.stride, self.padding, self.dilation, self.groups)
+            return _NormedConvolution.apply(
+                self.pad(x), self.weight, self.norm.scale, self.norm.shift, geometry
+            )
         return self._conv_forward(self.pad(x), self.folded_weight(), self.norm.shift)
 
     def convolve(self, x: Tensor, relu: bool = False, plus: Tensor | None = None) -> Tensor:
@@ -171,6 +212,23 @@ class NormedConv2d(nn.Conv2d):
             and not self.norm.scale.is_inference()
         )
         return has_versions and not (self.training or needs_gradient or is_recorded)
+
+    def _multiplies_again(self, x: Tensor) -> bool:
+        """Return whether the backward pass multiplies weight and scale again.
+
+        Otherwise it keeps their product. Under autocast this is half as large. Compilers and
+        exporters must see the usual operations.
+        """
+        return (
+            torch.is_grad_enabled()
+            and self.weight.requires_grad
+            # Tensors of other types, such as those of torch.func, need operations of PyTorch's own.
+            and type(self.weight) is nn.Parameter
+            and not torch.is_autocast_enabled(x.device.type)
+            and not torch.compiler.is_compiling()
+            and not torch.compiler.is_exporting()
+            and not torch.jit.is_tracing()
+        )
 
     def train(self, mode: bool = True) -> Self:
         self.folded = None

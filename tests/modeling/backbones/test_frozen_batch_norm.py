@@ -167,6 +167,45 @@ def test_an_exported_graph_has_the_weight_and_not_its_product() -> None:
         torch.testing.assert_close(graph(x), reference(network, x))
 
 
+def random_network() -> nn.Sequential:
+    """Return a convolution of two groups and a batch norm with random statistics, in float64."""
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)
+    norm = nn.BatchNorm2d(6)
+    for x in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(x, 0.5, 2.0)
+    return nn.Sequential(conv, norm).double().eval()
+
+
+def gradients(network: nn.Sequential, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the images and of the weight of the convolution."""
+    weight = network[0].weight
+    grad_x, grad_weight = torch.autograd.grad(network(x).square().sum(), (x, weight))
+    return grad_x, grad_weight
+
+
+def test_the_gradients_are_those_of_convolution_and_batch_norm() -> None:
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
+    network = random_network()
+    expected = gradients(network, x)
+    torch.testing.assert_close(gradients(freeze_norms(network), x), expected)
+
+
+def test_backward_keeps_the_map_and_the_parameters_only() -> None:
+    """The product of weight and scale would be as large as the weight."""
+    network = freeze_norms(random_network())
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64, requires_grad=True)
+    kept = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(x)
+    inputs = (x, network[0].weight, network[1].scale)
+    assert sorted(kept) == sorted(tensor.data_ptr() for tensor in inputs)
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_the_graph_has_the_results_of_the_network_for_even_and_odd_sides(kernel: int) -> None:
     conv = Conv2dSame(2, 3, kernel, stride=2, bias=False)
