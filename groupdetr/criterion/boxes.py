@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from groupdetr.criterion.pairs import AllBoxPairs, BoxPairs, MatchedBoxPairs
+from groupdetr.criterion.pairs import AllBoxPairs, MatchedBoxPairs
 from groupdetr.criterion.term import Term
-from groupdetr.ops.boxes import giou_distance
+from groupdetr.ops.boxes import giou_distance, giou_distance_in_place
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,9 @@ class GIoU(Term[AllBoxPairs, MatchedBoxPairs]):
     eps: float = 0.0
 
     def cost(self, pairs: AllBoxPairs) -> Tensor:
-        return self.distance(pairs)
+        pred_size, target_size = pairs.pred[2:], pairs.target[2:]
+        return giou_distance_in_place(pred_size, target_size, pairs.distances, self.eps)
 
     def loss(self, pairs: MatchedBoxPairs) -> Tensor:
-        return self.distance(pairs).sum(1)
-
-    def distance(self, pairs: BoxPairs) -> Tensor:
-        """Return 1 - GIoU of every pair."""
         pred_size, target_size = pairs.pred[2:], pairs.target[2:]
-        return giou_distance(pred_size, target_size, pairs.distances, self.eps)
+        return giou_distance(pred_size, target_size, pairs.distances, self.eps).sum(1)

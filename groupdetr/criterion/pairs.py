@@ -50,6 +50,10 @@ class AllBoxPairs(BoxPairs):
 
     logits: Tensor  # [L,B,K,T,N] the query's logit of the object's class
 
+    def __post_init__(self) -> None:
+        # In place, because costs need no gradient, and this is the largest tensor of the criterion.
+        self.distances = (self.pred - self.target).abs_()
+
 
 @dataclass
 class MatchedBoxPairs(BoxPairs):

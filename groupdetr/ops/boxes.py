@@ -84,6 +84,23 @@ def giou_distance(size_a: Tensor, size_b: Tensor, distances: Tensor, eps: float 
     return 2 - (intersection / union).add_(union / hull)
 
 
+def giou_distance_in_place(
+    size_a: Tensor, size_b: Tensor, distances: Tensor, eps: float = 0.0
+) -> Tensor:
+    """Return what `giou_distance` returns, for all pairs of boxes, and without a gradient.
+
+    The results of most steps overwrite those of earlier ones. The arguments are not changed.
+    """
+    centre_distance, size_difference = distances.split(2)
+    distance = (size_difference * 0.5).clamp_(min=centre_distance)
+    mean_size = torch.lerp(size_a, size_b, 0.5)
+    intersection = area((mean_size - distance).clamp_(min=0))
+    hull = area(mean_size.add_(distance)).add_(eps)
+    union = (area(size_a) + (area(size_b) + eps)).sub_(intersection)
+    # 1 - GIoU = 1 - (intersection / union - (hull - union) / hull)
+    return 2 - intersection.div_(union).add_(union.div_(hull))
+
+
 def area(size: Tensor) -> Tensor:
     """Return width times height: [2,...] -> [...]."""
     width, height = size.unbind()
