@@ -24,6 +24,12 @@ from groupdetr.structures.tensor_dataclass import require
 
 MIN_QUALITY = 0.01  # the lowest score that a matched query learns (LW-DETR)
 
+# Logits whose losses are computed at once: on a CPU, and on other devices. The intermediate results
+# of the former have one megabyte each, those of the latter 64 MiB. A GPU waits for every operation
+# to be launched, so there it is all logits of COCO's classes.
+MAX_LOGITS_AT_ONCE = 1 << 18
+MAX_LOGITS_ON_DEVICE = 1 << 24
+
 # The pairs that `Softmax` can measure: of boxes or of masks.
 AllSoftmaxPairs = AllMaskPairs | AllSoftmaxBoxPairs
 MatchedSoftmaxPairs = MatchedMaskPairs | MatchedSoftmaxBoxPairs
@@ -56,44 +62,91 @@ class Focal(Term[AllBoxPairs, MatchedBoxPairs]):
         # allocating memory takes longer than the arithmetic.
         cost = (complement + self.eps).log_().mul_(score**self.gamma).mul_(1 - self.alpha)
         # Plus the loss as a positive: -alpha * (1 - p)^gamma * log(p).
-        log_score = (score + self.eps).log_()
-        return cost.addcmul_(log_score, complement**self.gamma, value=-self.alpha)
+        modulation = complement.pow_(self.gamma)
+        log_score = score.add_(self.eps).log_()
+        return cost.addcmul_(log_score, modulation, value=-self.alpha)
 
     def loss(self, pairs: MatchedBoxPairs) -> Tensor:
         return FocalLoss.apply(pairs.logits, pairs.target_classes, self.alpha, self.gamma)
 
 
-class FocalLoss(torch.autograd.Function):
+class ClassLoss(torch.autograd.Function):
+    """Base of the losses of all logits [L,...], summed to [L].
+
+    ``forward`` computes the gradient together with the loss. So one tensor of the size of the
+    logits is saved for backward instead of several.
+    """
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        grad = grads[0].to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
+        # A second tensor of this size is needed only if the saved one may be used again.
+        scaled = gradient * grad if _graph_is_kept() else gradient.mul_(grad)
+        return scaled, None, None, None
+
+
+def _graph_is_kept() -> bool:
+    """Return False if the graph of the present backward pass is not used again."""
+    if torch.compiler.is_compiling():
+        return True  # The compiler decides by itself what is computed in place.
+    is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return is_kept is None or is_kept()
+
+
+class FocalLoss(ClassLoss):
     """Sigmoid focal loss of logits [L,...], summed to [L].
 
-    The entries ``positives``, an index without duplicates, are positive; all others are negative.
-    The gradient is computed in the forward pass, so that one tensor of the size of the logits is
-    saved for backward instead of several.
+    The entries ``positives``, an index [L,M] without duplicates, are positive; all others are
+    negative.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, positives: tuple[Tensor, ...], alpha: float, gamma: float
     ) -> Tensor:
-        x = logits.float()
-        negative = NegativeFocal(x, 1 - alpha, gamma)
         # The loss of a positive at x is that of a negative at -x, with alpha for 1 - alpha.
-        positive = NegativeFocal(-x[positives], alpha, gamma)
-
-        negative.loss[positives] = positive.loss
-        loss = negative.loss.sum(tuple(range(1, x.ndim)))
-
-        # `gradient` overwrites the losses, so it comes after their sum.
-        gradient = negative.gradient()
-        gradient[positives] = -positive.gradient()
-        ctx.save_for_backward(gradient.to(logits.dtype))
+        positive = NegativeFocal(-logits[positives].float(), alpha, gamma)
+        loss, gradient = sum_losses(logits, positives, positive.loss, 1 - alpha, gamma)
+        gradient[positives] = -positive.gradient().to(gradient.dtype)
+        ctx.save_for_backward(gradient)
         return loss
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        grad = grads[0].to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
-        return gradient * grad, None, None, None
+
+def sum_losses(
+    logits: Tensor,
+    positives: tuple[Tensor, ...],
+    positive_loss: Tensor,
+    weight: float,
+    gamma: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of logits [L,...,N,C], summed to [L], and its gradient with respect to them.
+
+    The positives have the losses ``positive_loss`` [L,M], and all others that of `NegativeFocal`.
+    The gradient of the positives is left to the caller.
+
+    The intermediate results take several times the memory of the logits. Therefore they are
+    computed for a part of the logits at a time, unless the compiler makes one kernel of them.
+    """
+    max_logits = MAX_LOGITS_AT_ONCE if logits.device.type == "cpu" else MAX_LOGITS_ON_DEVICE
+    if torch.compiler.is_compiling() or logits.numel() <= max_logits:
+        negative = NegativeFocal(logits.float(), weight, gamma)
+        negative.loss[positives] = positive_loss
+        loss = negative.loss.sum(tuple(range(1, logits.ndim)))
+        # `gradient` overwrites the losses, so it comes after their sum.
+        return loss, negative.gradient().to(logits.dtype)
+
+    # A part has some of the N queries. The sums of the parts have the positives as negatives, too.
+    loss_as_negatives = NegativeFocal(logits[positives].float(), weight, gamma).loss
+    loss = (positive_loss - loss_as_negatives).sum(-1)
+    gradient = torch.empty_like(logits)
+    queries = max(1, max_logits * logits.shape[-2] // logits.numel())
+    for part, gradient_of_part in zip(logits.split(queries, -2), gradient.split(queries, -2)):
+        negative = NegativeFocal(part.float(), weight, gamma)
+        loss += negative.loss.sum(tuple(range(1, part.ndim)))
+        gradient_of_part.copy_(negative.gradient())
+        del negative  # before the results of the next part are allocated
+    return loss, gradient
 
 
 class NegativeFocal:
@@ -144,35 +197,23 @@ class IoUAwareBCE(Focal):
         return IoUAwareLoss.apply(pairs.logits, pairs.target_classes, quality, self.gamma)
 
 
-class IoUAwareLoss(torch.autograd.Function):
+class IoUAwareLoss(ClassLoss):
     """The loss of `IoUAwareBCE` of logits [L,...], summed to [L].
 
-    The entries ``positives``, an index without duplicates, learn the scores ``quality``. As in
-    `FocalLoss`, the gradient is computed in the forward pass.
+    The entries ``positives``, an index [L,M] without duplicates, learn the scores ``quality``.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor, gamma: float
     ) -> Tensor:
-        x = logits.float()
-        negative = NegativeFocal(x, 1.0, gamma)
-        matched = x[positives]
+        matched = logits[positives].float()
         # Cross-entropy with the target t: -t * log(p) - (1 - t) * log(1 - p)
-        negative.loss[positives] = F.softplus(matched) - quality * matched
-        loss = negative.loss.sum(tuple(range(1, x.ndim)))
-
-        # `gradient` overwrites the losses, so it comes after their sum.
-        gradient = negative.gradient()
-        gradient[positives] = matched.sigmoid() - quality
-        ctx.save_for_backward(gradient.to(logits.dtype))
+        positive_loss = F.softplus(matched) - quality * matched
+        loss, gradient = sum_losses(logits, positives, positive_loss, 1.0, gamma)
+        gradient[positives] = (matched.sigmoid() - quality).to(gradient.dtype)
+        ctx.save_for_backward(gradient)
         return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        grad = grads[0].to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
-        return gradient * grad, None, None, None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from groupdetr.criterion import classification
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.step_objects import StepObjects
 
@@ -19,8 +20,14 @@ from .samples import criterion, outputs, targets
 
 CRITERION = criterion()
 # As on a GPU, where the number of operations counts. A CPU computes the costs of many objects in
-# blocks.
+# blocks, and the losses of many logits in parts.
 CRITERION.matcher.computes_in_blocks = False
+
+
+@pytest.fixture
+def losses_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = classification.MAX_LOGITS_ON_DEVICE
+    monkeypatch.setattr(classification, "MAX_LOGITS_AT_ONCE", limit)
 
 
 class OperationCounter(TorchDispatchMode):
@@ -47,6 +54,7 @@ def count_operations(outputs: Outputs, *counts: int) -> int:
     return counter.count
 
 
+@pytest.mark.usefixtures("losses_as_on_a_gpu")
 def test_a_plain_detector_needs_two_hundred_operations_for_any_k_and_number_of_objects() -> None:
     operations = {
         count_operations(outputs(groups), *counts)
@@ -57,12 +65,14 @@ def test_a_plain_detector_needs_two_hundred_operations_for_any_k_and_number_of_o
     assert operations.pop() <= 202
 
 
+@pytest.mark.usefixtures("losses_as_on_a_gpu")
 @pytest.mark.parametrize("layers", [3, 7])
 def test_a_layer_adds_two_views_of_a_gradient(layers: int) -> None:
     six_layers = count_operations(outputs(2, 6), 3, 3)
     assert count_operations(outputs(2, layers), 3, 3) == six_layers + 2 * (layers - 6)
 
 
+@pytest.mark.usefixtures("losses_as_on_a_gpu")
 def test_proposals_and_denoising_need_as_many_operations_for_any_k() -> None:
     one = count_operations(outputs(1, counts=(3, 5)), 3, 5)
     eleven = count_operations(outputs(11, counts=(3, 5)), 3, 5)

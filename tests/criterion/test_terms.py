@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from groupdetr.criterion.pairs import (
     gather_matched_pairs,
 )
 from groupdetr.criterion.term import Term
+from groupdetr.engine.memory import HostMeter
 from groupdetr.groups import match_groups
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
@@ -203,6 +205,72 @@ def test_ignored_queries_have_no_loss_and_no_gradient() -> None:
     loss = FocalLoss.apply(x, (torch.zeros(0, dtype=torch.int64),) * 2, 0.25, 2.0)
     assert loss == 0
     assert not torch.autograd.grad(loss, x)[0].any()
+
+
+CLASS_LOSSES = pytest.mark.parametrize(
+    ("class_loss", "arguments"),
+    [(FocalLoss, (0.25, 2.0)), (IoUAwareLoss, (torch.full((2, 2), 0.7), 2.0))],
+    ids=["focal", "IoU-aware"],
+)
+
+
+def logits_and_positives(*shape: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Random logits [2,shape], and an index [2,2] of positives."""
+    logits = (2 * torch.randn(2, *shape) - 2).requires_grad_()
+    first_and_last = torch.arange(2).expand(2, 2)
+    return logits, (torch.arange(2)[:, None], *[-first_and_last] * len(shape))
+
+
+@CLASS_LOSSES
+@pytest.mark.parametrize("logits_at_once", [1, 7, 59])
+def test_losses_computed_in_parts_are_those_computed_at_once(
+    class_loss: type[torch.autograd.Function],
+    arguments: tuple[Any, ...],
+    logits_at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits, positives = logits_and_positives(3, 5, 4)
+    results = []
+    for limit in (120, logits_at_once):
+        monkeypatch.setattr("groupdetr.criterion.classification.MAX_LOGITS_AT_ONCE", limit)
+        loss = class_loss.apply(logits, positives, *arguments)
+        (gradient,) = torch.autograd.grad(loss, logits, torch.tensor([1.0, -2.5]))
+        results.append((loss, gradient))
+    (loss, gradient), (loss_in_parts, gradient_in_parts) = results
+    assert torch.allclose(loss_in_parts, loss, rtol=1e-6)
+    assert torch.allclose(gradient_in_parts, gradient, rtol=1e-5, atol=1e-7)
+
+
+@CLASS_LOSSES
+def test_a_graph_that_is_kept_has_the_same_gradient_every_time(
+    class_loss: type[torch.autograd.Function], arguments: tuple[Any, ...]
+) -> None:
+    logits, positives = logits_and_positives(4)
+    loss = class_loss.apply(logits, positives, *arguments).sum() * 3
+    gradients = []
+    for keep in (True, True, False):
+        gradients += torch.autograd.grad(loss, logits, retain_graph=keep)
+    first, second, last = gradients
+    assert first.all()
+    assert torch.equal(second, first)
+    assert torch.equal(last, first)
+
+
+@CLASS_LOSSES
+def test_losses_of_many_classes_need_the_memory_of_their_gradient_and_a_third(
+    class_loss: type[torch.autograd.Function], arguments: tuple[Any, ...]
+) -> None:
+    shape = (2, 6, 300, 1203)
+    _, positives = logits_and_positives(*shape[1:])
+
+    def forward_and_backward() -> None:
+        logits = torch.zeros(shape).requires_grad_()
+        loss = class_loss.apply(logits, positives, *arguments)
+        torch.autograd.grad(loss, logits, torch.tensor([1.0, 0.5]))
+
+    bytes_of_logits = 4 * math.prod(shape)
+    peak_of_loss = HostMeter(2**30)(forward_and_backward) - bytes_of_logits
+    assert bytes_of_logits < peak_of_loss < 1.3 * bytes_of_logits
 
 
 def test_box_losses_and_their_gradients_are_those_of_torchvision(
