@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from groupdetr.analysis.training_memory import MemoryStep, step_memory
 from groupdetr.engine.accelerator import environment
+from groupdetr.engine.progress import CountProgress
 from groupdetr.experiments import K
 from groupdetr.paper import small_scale
 from groupdetr.paper.item import Choices, Item
@@ -59,18 +60,20 @@ class Fig7(Item):
                     )
                 )
         rows = []
-        for step in steps:
-            measured = step_memory(step)
-            rows.append(
-                {
-                    "model": step.model,
-                    "groups": step.groups,
-                    "attention": "naive" if step.naive else "efficient",
-                    "images": f"{step.batch} of {step.height} x {step.width}",
-                    "kept": round(measured.kept, 1),
-                    "peak": None if measured.peak is None else round(measured.peak, 1),
-                }
-            )
+        with CountProgress("memory", "training steps") as progress:
+            for done, step in enumerate(steps, 1):
+                measured = step_memory(step)
+                rows.append(
+                    {
+                        "model": step.model,
+                        "groups": step.groups,
+                        "attention": "naive" if step.naive else "efficient",
+                        "images": f"{step.batch} of {step.height} x {step.width}",
+                        "kept": round(measured.kept, 1),
+                        "peak": None if measured.peak is None else round(measured.peak, 1),
+                    }
+                )
+                progress(done, len(steps))
         return Results(
             item=self.name,
             scale="on a CPU, one training step on images of noise",
