@@ -249,10 +249,10 @@ def file_of(out: Path, name: str, row: str, seed: int) -> Path:
 def longer_epochs(out: Path, name: str, groups: int) -> float:
     """Return the epochs of one group that take the CPU time of K groups, by those of seed 0."""
     one, many = (
-        json.loads(file_of(out, name, f"k{number}", 0).read_text())["cpu_seconds"]
-        for number in (1, groups)
+        json.loads(file_of(out, name, f"k{number}", 0).read_text()) for number in (1, groups)
     )
-    return math.ceil(10 * EPOCHS[name] * max(1.0, many / one)) / 10
+    ratio = max(1.0, many["cpu_seconds"] / one["cpu_seconds"])
+    return math.ceil(10 * one["epochs"] * ratio) / 10
 
 
 def table(out: Path) -> str:
