@@ -33,6 +33,7 @@ PACKAGES = (
     "pillow",
     "simplejpeg",
     "faster-coco-eval",
+    "hotcoco",
 )
 
 

@@ -1,4 +1,7 @@
-"""COCO AP of boxes or masks: the twelve COCO metrics and one row per class, by faster-coco-eval.
+"""COCO AP of boxes or masks: the twelve COCO metrics and one row per class.
+
+The curves of precision and recall are computed by hotcoco where that is installed (the extra
+``fast``), and by faster-coco-eval elsewhere. They are equal.
 
 Datasets may use any ids for images and categories (strings, gaps, zero). Here images, classes and
 annotations are numbered from 1. An annotation with id 0 would silently count as missed, because the
@@ -27,6 +30,11 @@ from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.rle import RLE, rle_from_json
 
+try:
+    import hotcoco
+except ImportError:
+    hotcoco = None
+
 METRICS = (
     "AP",
     "AP50",
@@ -44,8 +52,9 @@ METRICS = (
 # The metrics of the boxes of the same detections, in an evaluation of masks.
 BOX_METRICS = ("box_AP", "box_AP50", "box_AP75")
 
-# Indices into the evaluator's axes of IoU thresholds, object areas and numbers of detections.
-_IOU_50 = 0
+# Indices into the evaluator's axes of IoU thresholds (0.5, 0.55, ..., 0.95), of object areas (all,
+# small, medium, large) and of the largest number of detections (1, 10, 100).
+_IOU_50, _IOU_75 = 0, 5
 _ALL_AREAS = 0
 _MAX_DETECTIONS = -1
 
@@ -141,12 +150,10 @@ def evaluate(
     if not present:  # Without any object, every metric is undefined.
         return CocoEvaluation(dict.fromkeys(METRICS, math.nan), _class_rows(split, {}), kind)
 
-    evaluator = _run_evaluator(split, detections, present, kind)
-    stats = {name: _nan_if_undefined(x) for name, x in zip(METRICS, evaluator.stats)}
-    # [IoU thresholds, recalls, classes, areas, numbers of detections] -> [IoU, recalls, classes]
-    precision = evaluator.eval["precision"][:, :, :, _ALL_AREAS, _MAX_DETECTIONS]
+    curves = _evaluate_classes(split, detections, present, kind)
+    precision = curves.precision[:, :, :, _ALL_AREAS, _MAX_DETECTIONS]
     class_precision = {label: precision[..., index] for index, label in enumerate(present)}
-    return CocoEvaluation(stats, _class_rows(split, class_precision), kind)
+    return CocoEvaluation(curves.stats(), _class_rows(split, class_precision), kind)
 
 
 def to_coco_results(split: CocoSplit, detections: Sequence[Detections]) -> list[JsonObject]:
@@ -218,31 +225,72 @@ def _require_possible(record: Record, detections: Detections, num_classes: int) 
         )
 
 
-def _run_evaluator(
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """What an evaluator computes. Values are -1 where there is no object."""
+
+    # [10 IoU thresholds, 101 recalls, classes, 4 areas, 3 numbers of detections]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]  # [10, classes, 4, 3] the highest one of all detections
+
+    def stats(self) -> dict[str, float]:
+        """Return the twelve metrics of COCO, nan where undefined."""
+        precision = self.precision[..., _MAX_DETECTIONS]
+        recall = self.recall[..., _MAX_DETECTIONS]
+        values = [
+            precision[..., _ALL_AREAS],
+            precision[_IOU_50, ..., _ALL_AREAS],
+            precision[_IOU_75, ..., _ALL_AREAS],
+            *(precision[..., area] for area in (1, 2, 3)),
+            *(self.recall[..., _ALL_AREAS, number] for number in (0, 1, 2)),
+            *(recall[..., area] for area in (1, 2, 3)),
+        ]
+        return {name: _mean_of_defined(of_name) for name, of_name in zip(METRICS, values)}
+
+
+_Results = NDArray[np.float64] | list[dict[str, object]]
+
+
+def _evaluate_classes(
     split: CocoSplit, detections: Sequence[Detections], labels: Sequence[int], kind: str
-) -> COCOeval_faster:
-    """Run the COCO evaluator on the classes ``labels``."""
+) -> _Curves:
+    """Run an evaluator on the classes ``labels``."""
     image_ids = image_numbers(split)
     with_masks = kind == "mask"
-    ground_truth = COCO(_ground_truth(split, image_ids, with_masks))
-    results: NDArray[np.float64] | list[dict[str, object]]
+    ground_truth = _ground_truth(split, image_ids, with_masks)
+    results: _Results
     if with_masks:
         results = _mask_results(detections, image_ids)
     else:
         results = _box_results(detections, image_ids)
-    predictions = ground_truth.loadRes(results)
-    evaluator = COCOeval_faster(
-        ground_truth,
-        predictions,
-        _IOU_TYPES[kind],
-        print_function=_print_nothing,
-        extra_calc=False,
-    )
     # The AP of a class without objects is undefined and is in no mean. Leaving these classes out
     # saves time and memory for datasets with thousands of classes.
-    evaluator.params.catIds = [label + 1 for label in labels]
+    category_ids = [label + 1 for label in labels]
+    run = _by_hotcoco if hotcoco is not None else _by_faster_coco_eval
+    return run(ground_truth, results, category_ids, _IOU_TYPES[kind])
+
+
+def _by_hotcoco(
+    ground_truth: JsonObject, results: _Results, category_ids: list[int], iou_type: str
+) -> _Curves:
+    truth = hotcoco.COCO(ground_truth)
+    evaluator = hotcoco.COCOeval(truth, truth.load_res(results), iou_type)
+    evaluator.params.cat_ids = category_ids
+    evaluator.evaluate()
+    evaluator.accumulate()
+    return _Curves(evaluator.eval["precision"], evaluator.eval["recall"])
+
+
+def _by_faster_coco_eval(
+    ground_truth: JsonObject, results: _Results, category_ids: list[int], iou_type: str
+) -> _Curves:
+    truth = COCO(ground_truth)
+    evaluator = COCOeval_faster(
+        truth, truth.loadRes(results), iou_type, print_function=_print_nothing, extra_calc=False
+    )
+    evaluator.params.catIds = category_ids
     evaluator.run()
-    return evaluator
+    return _Curves(evaluator.eval["precision"], evaluator.eval["recall"])
 
 
 def _print_nothing(*_: object) -> None:
@@ -262,7 +310,8 @@ def _ground_truth(
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **row})
     categories: list[dict[str, object]] = []
     for label in range(len(split.categories)):
-        categories.append({"id": label + 1})
+        # hotcoco warns of categories without a name.
+        categories.append({"id": label + 1, "name": str(label)})
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
@@ -344,8 +393,8 @@ def _class_rows(split: CocoSplit, precision: Mapping[int, NDArray[np.float64]]) 
         class_precision = precision.get(label, undefined)
         row = ClassAP(
             name=category.name,
-            AP=_mean_precision(class_precision),
-            AP50=_mean_precision(class_precision[_IOU_50]),
+            AP=_mean_of_defined(class_precision),
+            AP50=_mean_of_defined(class_precision[_IOU_50]),
             objects=objects[label],
             images=images[label],
         )
@@ -353,14 +402,13 @@ def _class_rows(split: CocoSplit, precision: Mapping[int, NDArray[np.float64]]) 
     return rows
 
 
-def _mean_precision(precision: NDArray[np.float64]) -> float:
-    """Return the mean of the defined values. The evaluator writes -1 where there is no object."""
-    defined = precision[precision > -1]
+def _mean_of_defined(values: NDArray[np.float64]) -> float:
+    """Return the mean of the defined values, nan if there is none.
+
+    The evaluator writes -1 where there is no object.
+    """
+    defined = values[values > -1]
     return float(defined.mean()) if defined.size else math.nan
-
-
-def _nan_if_undefined(value: float) -> float:
-    return math.nan if value < 0 else float(value)
 
 
 def _to_numpy(x: torch.Tensor) -> NDArray[np.float64]:

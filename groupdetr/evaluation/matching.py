@@ -1,6 +1,6 @@
 """Which detection detects which object, at an IoU of 0.5, as the COCO evaluation decides it.
 
-The evaluator of faster-coco-eval does not report its matches, so they are computed again here.
+The evaluators do not report their matches in this form, so they are computed again here.
 """
 
 from __future__ import annotations
@@ -78,10 +78,12 @@ def image_ious(record: Record, detections: Detections, kind: str) -> NDArray[np.
 
 def _rank_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many earlier detections have the same label, for each detection [D]."""
-    ranks = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        positions = np.flatnonzero(labels == label)
-        ranks[positions] = np.arange(len(positions))
+    # A stable sort puts equal labels together, in their order.
+    order = np.argsort(labels, kind="stable")
+    sorted_labels = labels[order]
+    first = np.searchsorted(sorted_labels, sorted_labels)  # of the same label
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[order] = np.arange(len(labels)) - first
     return ranks
 
 

@@ -22,6 +22,7 @@ from groupdetr.data.layouts import load
 from groupdetr.data.records import Category, CocoSplit, Record
 from groupdetr.data.segmentations import RunLengths
 from groupdetr.errors import DataError
+from groupdetr.evaluation import coco
 from groupdetr.evaluation.coco import (
     METRICS,
     CocoEvaluation,
@@ -240,6 +241,42 @@ def test_masks_equal_to_pycocotools(seed: int, images: int, classes: int, crowd:
     mask_results = [without_keys(result, "bbox", "area") for result in results]
     expected = by_pycocotools(document, mask_results, "segm")
     assert_equal_metrics(evaluate(split, from_coco_results(split, results), "mask"), expected)
+
+
+def curves_of_both(split: CocoSplit, results: list[dict], kind: str) -> list[coco._Curves]:
+    """Precision and recall as hotcoco and faster-coco-eval compute them."""
+    detections = from_coco_results(split, results)
+    present = sorted({int(label) for record in split.records for label in record.labels})
+    curves = []
+    with pytest.MonkeyPatch.context() as patch:
+        for evaluator in (pytest.importorskip("hotcoco"), None):
+            patch.setattr(coco, "hotcoco", evaluator)
+            curves.append(coco._evaluate_classes(split, detections, present, kind))
+    return curves
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    images=st.integers(1, 9),
+    classes=st.integers(1, 4),
+    crowd=st.sampled_from([0.0, 0.3, 1.0]),
+    kind=st.sampled_from(["box", "mask"]),
+)
+def test_both_evaluators_compute_the_same_curves(
+    seed: int, images: int, classes: int, crowd: float, kind: str
+) -> None:
+    if kind == "mask":
+        document, results = random_masks(seed, images, classes, crowd)
+        split = with_masks(split_of(document), document)
+    else:
+        document = random_document(seed, images, classes, crowd)
+        results, split = random_results(seed, document), split_of(document)
+    if not document["annotations"] or (kind == "mask" and not results):
+        return
+    first, second = curves_of_both(split, results, kind)
+    assert np.abs(first.precision - second.precision).max() < 1e-9
+    assert np.abs(first.recall - second.recall).max() < 1e-9
 
 
 def test_polygons_and_crowds_of_real_images_equal_to_pycocotools(real_data: Path) -> None:
