@@ -117,6 +117,7 @@ PARTS = (
         needs={"data": ""},
     ),
     Part("check", "Checking the images of a dataset", "check.py", on_device=False),
+    Part("evaluation", "COCO's metrics", "evaluation.py", on_device=False),
     Part("export", "Latency of exported detectors", "export.py", on_device=False),
 )
 # Scripts that are no part, and why

@@ -156,8 +156,15 @@ def test_exported_detectors_have_the_scores_of_pytorch(run: Run) -> None:
     assert rows["onnx"]["file, MB"] > 1
 
 
+def test_all_evaluators_have_the_metrics_of_pycocotools(run: Run) -> None:
+    rows = run("evaluation", images=12, detections=40, rounds=1)
+    errors = [row["error"] for row in rows.values() if "error" in row]
+    assert len(errors) >= 2
+    assert max(errors) < 1e-9
+
+
 def test_a_check_reads_every_image(run: Run) -> None:
-    rows = run("check", images=4, side=64, rounds=1)
+    rows = run("check", images=8, side=640, rounds=1)
     assert rows["check, headers only"]["image, ms"] < rows["check"]["image, ms"]
 
 
