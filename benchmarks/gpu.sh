@@ -44,6 +44,7 @@ parts=()
 part() {
   local name=$1 limit=$2 code=0 started=$SECONDS left=$((seconds - SECONDS))
   shift 2
+  [ "$device" != cpu ] || limit=$((limit * 5)) # a CPU that is tested on may be busy
   if [ "$left" -lt 10 ]; then
     parts+=("| $name | not begun: no time left | |")
     return
@@ -61,7 +62,7 @@ part() {
 }
 
 quick=() tests=(tests/modeling/attention tests/claims/test_numerics.py) minutes=1.2
-[ "$device" != cpu ] || { quick=(--quick) tests=(tests/claims/test_host_waits.py -k petr-) minutes=0.05; }
+[ "$device" != cpu ] || { quick=(--quick) tests=(tests/claims/test_host_waits.py -k petrv2) minutes=0.05; }
 peers=()
 [ -z "$lwdetr" ] || peers+=(--lwdetr "$lwdetr")
 "$python" -c 'import rfdetr' 2> /dev/null &&

@@ -29,6 +29,7 @@ PRETENDED = torch.device("cuda")
 HOST = torch.device("cpu")
 ON_DEVICE, PINNED = "is_on_pretended_device", "is_pretended_to_be_pinned"
 SOURCE = str(Path(groupdetr.__file__).parent)
+TRANSFER = str(Path(SOURCE, "ops", "transfer.py"))  # it copies for others
 
 # These return values of a tensor to Python, or their results have as many elements as values say.
 WAITS = {
@@ -58,13 +59,20 @@ FROM_NUMBERS = {"tensor", "as_tensor", "new_tensor", "asarray"}
 
 
 class PretendedEvent:
-    """In place of `torch.cuda.Event`: everything is done at once."""
+    """In place of `torch.cuda.Event`.
 
-    def record(self) -> None:
-        pass
+    The host waits for an event unless it has waited for something else since the event.
+    """
+
+    def __init__(self, device: PretendedDevice) -> None:
+        self.device = device
+
+    def record(self, _stream: object = None) -> None:
+        self.waits_before = self.device.num_waits
 
     def synchronize(self) -> None:
-        pass
+        if self.device.num_waits == self.waits_before:
+            self.device.wait("event")
 
 
 @contextmanager
@@ -75,15 +83,17 @@ def pretended_device() -> Iterator[PretendedDevice]:
     def group(tensors: Any, **_: object) -> Any:
         return {(PRETENDED, torch.float32): (tensors, None)}
 
+    device = PretendedDevice()
     # What asks for the device by other ways than a function of tensors
     with (
         use_backend(in_pytorch),
         patch.object(torch, "Generator", lambda *_: generator()),
-        patch.object(torch.cuda, "Event", PretendedEvent),
+        patch.object(torch.cuda, "Event", lambda: PretendedEvent(device)),
+        patch.object(torch.cuda, "current_stream", lambda _: None),
         patch.object(clip_grad, "_group_tensors_by_device_and_dtype", group),
         # Marks are lost in the backward pass, so a layer that is run again has other devices.
         patch.dict(checkpoint._allowed_determinism_checks_to_fns, default=lambda _: None),
-        PretendedDevice() as device,
+        device,
     ):
         yield device
 
@@ -97,6 +107,7 @@ class PretendedDevice(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.num_waits = 0  # also those that were removed from `waits`
         self.in_backward = False
 
     def put_on_device(self, module: nn.Module) -> None:
@@ -189,12 +200,14 @@ class PretendedDevice(TorchFunctionMode):
 
     def wait(self, operation: str) -> None:
         """Write down an operation, and the line of this library that it is in."""
-        frames = [f for f in traceback.extract_stack() if f.filename.startswith(SOURCE)]
+        stack = traceback.extract_stack()
+        frames = [f for f in stack if f.filename.startswith(SOURCE) and f.filename != TRANSFER]
         where = "elsewhere"
         if frames:
             last = frames[-1]
             where = f"{Path(last.filename).relative_to(SOURCE)}:{last.lineno}"
         self.waits.append(f"{operation} in {where}")
+        self.num_waits += 1
 
 
 def run_backward(loss: Tensor, gradient: Tensor) -> None:

@@ -14,6 +14,7 @@ from groupdetr.criterion.pairs import PairBuilder
 from groupdetr.criterion.term import Term
 from groupdetr.errors import DivergedError
 from groupdetr.groups import Match
+from groupdetr.ops.transfer import to_host
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.supervised_predictions import SupervisedPredictions
 from groupdetr.structures.targets import TargetBatch
@@ -76,7 +77,7 @@ class HungarianMatcher(nn.Module):
 
         # The one copy to the host. The check comes after it, because a check on the device would
         # need a copy of its own.
-        host_costs: np.ndarray = costs.cpu().numpy()
+        host_costs: np.ndarray = to_host(costs).numpy()
         require_finite(host_costs, supervised.names)
         return host_costs
 

@@ -1,4 +1,4 @@
-"""Copies from the host to a device for which the host does not wait."""
+"""Copies between the host and a GPU, through pinned memory."""
 
 from __future__ import annotations
 
@@ -17,3 +17,18 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     if is_copied_to_gpu and not torch.compiler.is_compiling() and not x.is_pinned():
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def to_host(x: Tensor) -> Tensor:
+    """Return ``x`` on the host. On a GPU it waits for the work that ``x`` is the result of.
+
+    The copy goes to pinned memory, which PyTorch keeps and uses again. A copy to other memory would
+    be divided into parts that go through a small pinned buffer, one after the other.
+    """
+    if not x.is_cuda:
+        return x.cpu()
+    host = x.to("cpu", non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(x.device))
+    copied.synchronize()
+    return host

@@ -79,7 +79,7 @@ def training_step(
 @pytest.mark.parametrize("recipe", [pytest.param(r, id=name) for name, r in FAST.items()])
 def test_a_step_waits_for_the_matching_costs_alone(recipe: Recipe) -> None:
     (waits,) = take_steps(recipe, Settings(), 1)
-    assert [wait.partition(":")[0] for wait in waits] == ["cpu in criterion/matcher.py"]
+    assert [wait.partition(":")[0] for wait in waits] == ["event in criterion/matcher.py"]
 
 
 @pytest.mark.parametrize(
