@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from groupdetr.engine.inference_precision import expect_precision
 from groupdetr.errors import UsageError
 from groupdetr.settings import MANY, RANGES, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
@@ -27,6 +28,7 @@ def predict(
     out: Path | None,
     batch: int = 1,
     workers: int | None = None,
+    precision: str = "fp32",
     save_txt: bool = False,
     save_json: bool = False,
     save_crops: bool = False,
@@ -51,11 +53,13 @@ def predict(
             str(run),
             "leave it out, and name the images",
         )
-    options_of_images: dict[str, int | None] = {}
+    expect_precision(precision)
+    options_of_images: dict[str, int | str | None] = {}
     if task.input_kind == "images":
         options_of_images = {
             "batch": batch,
             "workers": workers,
+            "precision": precision,
             "save_txt": save_txt,
             "save_json": save_json,
             "save_crops": save_crops,
@@ -63,9 +67,9 @@ def predict(
             "uncertainty": uncertainty,
             "vote": vote,
         }
-    elif uncertainty or vote is not None:
+    elif uncertainty or vote is not None or precision != "fp32":
         raise UsageError(
-            "--uncertainty and --vote are for images, and this detector takes scenes",
+            "--uncertainty, --vote and --precision are for images, and this detector takes scenes",
             str(run),
             "leave them out",
         )

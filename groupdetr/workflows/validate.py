@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from groupdetr.console.text import file_name
+from groupdetr.engine.inference_precision import expect_precision
 from groupdetr.engine.run_folder import RunFolder, training_data
 from groupdetr.errors import UsageError
 from groupdetr.settings import RANGES, expect_whole_number
@@ -30,6 +31,7 @@ def evaluate(
     batch: int = 8,
     workers: int | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     out: str | Path | None = None,
 ) -> Metrics:
     """Evaluate a run or a weights file, write the metrics, and return the content of metrics.json.
@@ -53,6 +55,7 @@ def evaluate(
         batch=batch,
         workers=workers,
         device=device,
+        precision=precision,
         out=Path(out) if out is not None else None,
     )
 
@@ -70,6 +73,7 @@ def validate_command(
     batch: int,
     workers: int | None,
     device: str,
+    precision: str,
     out: Path | None,
 ) -> Metrics:
     """Evaluate, write the metrics, and return the content of metrics.json.
@@ -82,7 +86,8 @@ def validate_command(
     expect_data_with_images(data, images)
     task = task_of(run)
     workflows = workflows_for(task)
-    options_of_images: dict[str, int | None] = {"vote": vote}
+    expect_precision(precision)
+    options_of_images: dict[str, int | str | None] = {"vote": vote, "precision": precision}
     if task.input_kind != "images":
         options_of_images = {}
         if vote is not None:
@@ -91,12 +96,20 @@ def validate_command(
                 str(run),
                 "leave out --vote",
             )
+        if precision != "fp32":
+            raise UsageError(
+                "--precision is for images, and this detector takes scenes",
+                str(run),
+                "leave out --precision",
+            )
     if data is not None and is_training_data(run, data, images):
         # The splits are those of the training, also where a part of train was held out as val.
         data = images = None
     name = folder_name(run, data, split, imgsz)
     if vote is not None:
         name = file_name(f"{name}-vote{vote}")
+    if precision != "fp32":
+        name = f"{name}-{precision}"
     if out is None:
         out = unused_folder(run, data, name)
     elif name != "val" or not run.is_dir() or real_path(out) != real_path(RunFolder(run).val):

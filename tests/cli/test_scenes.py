@@ -150,7 +150,15 @@ def swap_splits(data: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(
     "option",
-    [["--save-txt"], ["--show-groups"], ["--batch", "2"], ["--uncertainty"], ["--vote", "2"]],
+    [
+        ["--save-txt"],
+        ["--show-groups"],
+        ["--batch", "2"],
+        ["--workers", "2"],
+        ["--precision", "bf16"],
+        ["--uncertainty"],
+        ["--vote", "2"],
+    ],
 )
 def test_options_of_images_are_refused_for_scenes(
     option: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -166,6 +174,7 @@ def test_commands_that_compare_groups_in_images_are_refused_for_scenes(
 ) -> None:
     for arguments, message in (
         (["val", str(run), "--vote", "2"], "--vote fuses boxes in images"),
+        (["val", str(run), "--precision", "bf16"], "--precision is for images"),
         (["groups", str(run)], "groupdetr val"),
         (["check", str(scenes), "--with", str(run)], "label errors are found in images"),
     ):

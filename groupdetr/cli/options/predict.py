@@ -41,6 +41,9 @@ class PredictOptions(PluginOptions):
     workers: int | None = None
     """Threads that read images, and as many that draw and write, while the network computes. None:
     one for each spare processor core, 8 at most. The results do not depend on it."""
+    precision: str = "fp32"
+    """fp32, bf16, or auto: bf16 if it is clearly faster on this machine, which is measured first.
+    In bf16, scores and boxes differ slightly."""
     save_txt: bool = False
     """Also write YOLO label files with scores: labels/NAME.txt; for a frame of a video
     labels/NAME/000007.txt."""

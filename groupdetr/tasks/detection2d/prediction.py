@@ -21,11 +21,19 @@ from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import Resize, val_transform
 from groupdetr.data.video import Frame
 from groupdetr.engine.inference import use_group
+from groupdetr.engine.inference_precision import (
+    Precision,
+    PrecisionChoice,
+    autocast,
+    choose_precision,
+    expect_precision,
+)
 from groupdetr.engine.ordered_threads import map_in_order
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import DataError, UsageError
 from groupdetr.settings import MANY, RANGES, expect_whole_number, is_number
 from groupdetr.structures.detections import Detections
+from groupdetr.structures.images import Images
 from groupdetr.tasks.detection2d.group_detections import best_of_each_group
 from groupdetr.tasks.detection2d.group_uncertainty import uncertainty_of
 from groupdetr.tasks.detection2d.group_vote import (
@@ -66,6 +74,9 @@ class Detector(TrainedDetector):
     detections are those of this number of groups, fused (weighted boxes fusion). Both cost a
     decoder for each group, and need a detector that was trained with several groups.
 
+    ``precision`` is fp32, bf16, or auto: then both are measured on an empty image, and bf16 is used
+    if it is clearly faster (`precision_choice`). In bf16, scores and boxes differ slightly.
+
     `UsageError` if there is no such run or file, if it was trained on scenes, or if it has not as
     many groups.
 
@@ -86,7 +97,9 @@ class Detector(TrainedDetector):
         *,
         uncertainty: bool = False,
         vote: int | None = None,
+        precision: str = "fp32",
     ) -> None:
+        expect_precision(precision)
         super().__init__(source, device, imgsz)
         expect_vote(self, vote)
         if uncertainty:
@@ -96,6 +109,18 @@ class Detector(TrainedDetector):
         self.best_threshold = recorded_threshold(source, self.path)
         # The score threshold of `predict` without another one
         self.score = DEFAULT_SCORE if self.best_threshold is None else self.best_threshold
+        self.precision_choice: PrecisionChoice | None = None  # what was measured for "auto"
+        if precision == "auto":
+            self.precision_choice = self._measure_precision()
+            precision = self.precision_choice.precision
+        self.precision: Precision = "bf16" if precision == "bf16" else "fp32"
+
+    @torch.inference_mode()
+    def _measure_precision(self) -> PrecisionChoice:
+        """Run the network on an empty square image with both precisions, and choose one."""
+        side = self.input_shape.round(self.imgsz)
+        images = Images.from_list([torch.zeros(3, side, side, device=self.device)])
+        return choose_precision(lambda: self.model(images), self.device)
 
     def create_task(self, data: DatasetSplits) -> DetectionTask:
         """Return the task of the detector on a dataset that its `read` returned."""
@@ -320,9 +345,10 @@ class Detector(TrainedDetector):
         pixels = pixels.to(self.device)
         no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
         batch = normalise(pixels, no_padding, padded=False)
-        predictions = [self.model(batch).final]
+        with autocast(self.device, self.precision):
+            predictions = [self.model(batch).final]
         if show_groups:
-            with use_group(self.model, None):
+            with use_group(self.model, None), autocast(self.device, self.precision):
                 outputs = self.model(batch)
             num_denoising = 0 if outputs.queries is None else outputs.queries.num_denoising
             by_group = outputs.layers[-1][:, :, num_denoising:]  # [B,K,N,.]

@@ -67,6 +67,7 @@ def predict(
     out: Path,
     batch: int,
     workers: int | None,
+    precision: str,
     save_txt: bool,
     save_json: bool,
     save_crops: bool,
@@ -83,8 +84,8 @@ def predict(
     and camera. ``batch`` images or frames are read at a time. ``workers`` threads read images, and
     as many draw and write; None: one for each spare processor core, 8 at most. `PredictionFiles`
     has the files of ``save_txt``, ``save_json`` and ``save_crops``. With ``show_groups``, the boxes
-    of all groups are drawn and written. ``uncertainty`` and ``vote`` are those of `Detector`.
-    Inputs that cannot be read are skipped; `DataError` at the end.
+    of all groups are drawn and written. ``precision``, ``uncertainty`` and ``vote`` are those of
+    `Detector`. Inputs that cannot be read are skipped; `DataError` at the end.
     """
     if not inputs:
         raise UsageError(
@@ -106,7 +107,9 @@ def predict(
     console = create_console()
     if left_out := search.describe_left_out():
         console.print(left_out)
-    detector = Detector(run, device, imgsz, uncertainty=uncertainty, vote=vote)
+    detector = Detector(run, device, imgsz, uncertainty=uncertainty, vote=vote, precision=precision)
+    if detector.precision_choice is not None:
+        console.print(str(detector.precision_choice))
     min_score = detector.score if score is None else score
     detector.expect_options(min_score, batch, show_groups)
     if score is None and detector.best_threshold is not None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from groupdetr.analysis.box_fusion import fuse_groups
+from groupdetr.console.output import create_console
 from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
@@ -61,6 +63,7 @@ def validate(
     batch: int,
     workers: int | None,
     device: str,
+    precision: str,
     out: Path,
 ) -> Metrics:
     """Evaluate a detector on a split, write files, and return what metrics.json holds.
@@ -70,11 +73,18 @@ def validate(
     `groupdetr.data.layouts.load`. ``split`` None is
     val, or all images of a file that has no name of a split. ``per_group`` also evaluates every
     group of queries alone. With ``vote``, the detections are those of this number of groups, fused.
-    Files go to the folder ``out``. All metrics of a split without
-    annotations are undefined.
+    ``precision`` is that of `Detector`. Files go to the folder ``out``. All metrics of a split
+    without annotations are undefined.
     """
     accelerator = create_accelerator(Settings(device=device, workers=workers))
-    detector = Detector(run, str(accelerator.device), imgsz, vote=vote)
+    detector = Detector(run, str(accelerator.device), imgsz, vote=vote, precision=precision)
+    if detector.precision_choice is not None:
+        # All processes use what the first one has measured.
+        (choice,) = broadcast_object_list([detector.precision_choice])
+        detector.precision = choice.precision
+        create_console().print(str(choice))
+    settings = Settings(device=device, workers=workers, precision=detector.precision)
+    accelerator = create_accelerator(settings)
     if data is None:
         data, images = training_data(run, "add --data DATA")
         evaluated, part = read_own_split(detector, data, images, split or "val", cache)
@@ -111,6 +121,8 @@ def validate(
     }
     if vote is not None:
         subject["vote"] = vote
+    if detector.precision != "fp32":
+        subject["inference_precision"] = detector.precision
     content = write_results(validation, subject, out)
     write_page(validation, out, str(detector.path), part)
     line = f"{quantity(len(evaluated), 'image')}: {part} of {evaluated.annotation_file}"

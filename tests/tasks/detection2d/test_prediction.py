@@ -97,3 +97,24 @@ def test_a_detector_of_squares_stretches_images_and_scales_boxes_by_two_factors(
     number = len(result.detections)
     torch.testing.assert_close(result.detections.scores, scores[:number])
     torch.testing.assert_close(result.detections.boxes, in_image[query[:number] // 2])
+
+
+def test_bf16_has_nearly_the_detections_of_fp32(weights: Path, detector: Detector) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    (expected,) = detector.predict(image, 0.0)
+    in_bf16 = Detector(weights, "cpu", precision="bf16")
+    dtypes = []
+    head = in_bf16.model.decoder.heads[-1]
+    head.register_forward_hook(lambda _, inputs, output: dtypes.append(output.logits.dtype))
+    (result,) = in_bf16.predict(image, 0.0)
+    assert set(dtypes) == {torch.bfloat16}
+    assert result.boxes.dtype == expected.boxes.dtype
+    np.testing.assert_allclose(result.scores, expected.scores, atol=0.02)
+
+
+def test_the_measured_precision_is_used(weights: Path) -> None:
+    detector = Detector(weights, "cpu", precision="auto")
+    assert detector.precision_choice is not None
+    assert detector.precision == detector.precision_choice.precision
+    with pytest.raises(UsageError, match="double"):
+        Detector(weights, "cpu", precision="double")

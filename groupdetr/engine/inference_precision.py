@@ -1,0 +1,72 @@
+"""The precision of inference: fp32, bf16, or the faster of both on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from groupdetr.errors import UsageError
+
+Precision = Literal["fp32", "bf16"]
+CHOICES = ("fp32", "bf16", "auto")
+MIN_SPEED_UP = 1.1  # of bf16, for which `choose_precision` accepts slightly different results
+ROUNDS = 3  # of a measurement, after one to warm up
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """The precision that was chosen, and how many times as fast as fp32 bf16 was measured."""
+
+    precision: Precision
+    speed_up: float
+
+    def __str__(self) -> str:
+        result = "it is used" if self.precision == "bf16" else "fp32 is used"
+        return f"precision: bf16 takes {1 / self.speed_up:.2f} of the time of fp32, so {result}"
+
+
+def expect_precision(precision: str) -> None:
+    """Raise `UsageError` unless this is one of `CHOICES`."""
+    if precision not in CHOICES:
+        raise UsageError(
+            f"there is no precision {precision!r}",
+            remedy=f"choose from: {', '.join(CHOICES)}",
+        )
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return a context in which matrix products and convolutions have this precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def choose_precision(run: Callable[[], object], device: torch.device) -> PrecisionChoice:
+    """Run a network with both precisions in turns, and choose bf16 if it is clearly faster.
+
+    Not every processor has instructions for bf16. Without them it is slower than fp32.
+    """
+    rounds = []
+    for _ in range(1 + ROUNDS):
+        seconds = [_seconds(run, device, precision) for precision in ("fp32", "bf16")]
+        rounds.append(seconds[0] / seconds[1])
+    speed_up = statistics.median(rounds[1:])
+    return PrecisionChoice("bf16" if speed_up >= MIN_SPEED_UP else "fp32", speed_up)
+
+
+def _seconds(run: Callable[[], object], device: torch.device, precision: Precision) -> float:
+    """Return how long a run takes. On a CPU it is process time, as others may share the CPU."""
+    clock = time.process_time
+    if device.type != "cpu":
+        clock = time.perf_counter
+        getattr(torch, device.type).synchronize()
+    start = clock()
+    with autocast(device, precision):
+        run()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+    return clock() - start
