@@ -22,8 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.criterion.masks import MatchedMaskPairs, PointSampledMasks, pairwise_mask_costs
+from groupdetr.criterion.masks import (
+    MatchedMaskPairs,
+    PointCounts,
+    PointSampledMasks,
+    pairwise_mask_costs,
+)
 from groupdetr.criterion.pairs import ObjectTotals
+from groupdetr.groups import MATCHES
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.targets import TargetBatch
@@ -117,11 +123,12 @@ class WholeMasks(PointSampledMasks):
 
         Every mask has its own points: the least certain candidates, and random ones.
         """
-        candidates = torch.rand(len(masks), self.num_candidates, 2, device=masks.device)
+        counts = PointCounts(self.num_points, self.num_points)
+        candidates = torch.rand(len(masks), counts.candidates, 2, device=masks.device)
         certainty = sample_masks(masks, candidates).abs()
-        uncertain = certainty.topk(self.num_uncertain, dim=1, largest=False).indices
+        uncertain = certainty.topk(counts.uncertain, dim=1, largest=False).indices
         chosen = candidates.gather(1, uncertain[..., None].expand(-1, -1, 2))
-        num_random = self.num_points - self.num_uncertain
+        num_random = counts.loss - counts.uncertain
         random = torch.rand(len(masks), num_random, 2, device=masks.device)
         return torch.cat([chosen, random], 1)
 
@@ -144,7 +151,7 @@ class WholeMaskStep(step.Step):
         super().__init__(options, groups)
         recipe: Any = self.model.recipe
         pair_builder = WholeMasks(recipe.num_samples)
-        self.criterion = SetCriterion(recipe.terms(), recipe.match, pair_builder)
+        self.criterion = SetCriterion(recipe.terms(), MATCHES[recipe.match], pair_builder)
 
 
 def main(options: Options) -> None:
