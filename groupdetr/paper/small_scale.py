@@ -22,7 +22,12 @@ from groupdetr.data import synthetic
 from groupdetr.data.nuscenes import synthetic as synthetic_scenes
 from groupdetr.data.nuscenes.synthetic import SyntheticNuScenesConfig
 from groupdetr.data.synthetic import SyntheticConfig
-from groupdetr.experiments import LITE_SETTINGS, TINY_SCENES_SETTINGS, TINY_SETTINGS
+from groupdetr.experiments import (
+    LITE_SETTINGS,
+    MICRO_SETTINGS,
+    TINY_SCENES_SETTINGS,
+    TINY_SETTINGS,
+)
 from groupdetr.paper.trainings import Field
 from groupdetr.registry import experiment
 from groupdetr.settings import Settings
@@ -75,6 +80,7 @@ LITE = replace(
     instability_images=SHAPES_COUNTS["val"],
 )
 TINY = replace(TINY_SETTINGS, eval_every=1.0, instability_images=SHAPES_COUNTS["val"])
+MICRO = replace(MICRO_SETTINGS, eval_every=1.0, instability_images=SHAPES_COUNTS["val"])
 TINY_SCENES = replace(TINY_SCENES_SETTINGS, eval_every=1.0)
 
 
@@ -118,7 +124,7 @@ DETECTORS = {
     "mask2former": SmallDetector("mask2former-lite", step_seconds=(0.43, 0.45)),
     "petr": SmallDetector("petr-tiny", TINY_SCENES, queries=100, step_seconds=(0.54, 0.81)),
     "petrv2": SmallDetector("petrv2-tiny", TINY_SCENES, queries=100, step_seconds=(0.97, 1.51)),
-    "rf-detr": SmallDetector("rf-detr-micro", TINY, step_seconds=(0.19, 0.25), groups=13),
+    "rf-detr": SmallDetector("rf-detr-micro", MICRO, step_seconds=(0.19, 0.25), groups=13),
     "dino-vit": SmallDetector("dino-vit-tiny", TINY, step_seconds=(0.19, 0.36)),
 }
 
