@@ -7,12 +7,15 @@ frequent one, as in Sechidis et al., "On the Stratification of Multi-label Data"
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from groupdetr.data.records import Bools, CocoSplit, Ints, ObjectColumns, select_records
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSplit, CocoSplit]:
@@ -33,6 +36,8 @@ def split_holdout(split: CocoSplit, fraction: float, seed: int) -> tuple[CocoSpl
 
 def _classes_of_images(split: CocoSplit) -> csr_array:
     """Return which classes each image has, [I,C+1] of 0 and 1. The last class is "no object"."""
+    from scipy import sparse  # which takes long to import, and few commands divide a dataset
+
     objects = ObjectColumns.from_records(split.records)
     shape = (len(split.records), len(split.categories) + 1)
     image = np.repeat(np.arange(shape[0]), objects.counts)
@@ -42,7 +47,7 @@ def _classes_of_images(split: CocoSplit) -> csr_array:
     # One entry for each pair of an image and a class, sorted by image and then by class.
     row, column = np.divmod(np.unique(image * shape[1] + label), shape[1])
     row_ends = np.searchsorted(row, np.arange(shape[0] + 1))
-    return csr_array((np.ones(len(column), dtype=np.int64), column, row_ends), shape=shape)
+    return sparse.csr_array((np.ones(len(column), dtype=np.int64), column, row_ends), shape=shape)
 
 
 def select_stratified(

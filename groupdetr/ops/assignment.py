@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 try:
     # lapx >= 0.11 has this name. Older versions, and the package lap itself, do not.
@@ -36,6 +35,9 @@ def assign(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def by_scipy(costs: np.ndarray) -> np.ndarray:
     """Solve P problems one after the other: costs [P,T,N] -> pairs (row, column) [P,M,2]."""
+    # Inference needs no solver, and scipy takes longer to import than most of this library.
+    from scipy.optimize import linear_sum_assignment
+
     pairs = np.empty((len(costs), min(costs.shape[1:]), 2), dtype=np.int64)
     for problem, cost in enumerate(costs):
         rows, columns = linear_sum_assignment(cost)

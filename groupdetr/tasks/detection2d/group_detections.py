@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
@@ -44,6 +43,8 @@ def best_of_each_group(detections: Detections, groups: Sequence[Detections]) -> 
     are assigned one-to-one to detections of their class with an IoU of at least `MIN_IOU`, such
     that the sum of score times IoU is largest. So two neighbours never share a box.
     """
+    from scipy.optimize import linear_sum_assignment  # only this option of predict needs scipy
+
     scores = np.full((len(detections), len(groups)), np.nan)
     boxes = np.full((len(detections), len(groups), 4), np.nan)
     for group, candidates in enumerate(groups):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,12 @@ def test_the_measured_precision_is_used(weights: Path) -> None:
     assert detector.precision == detector.precision_choice.precision
     with pytest.raises(UsageError, match="double"):
         Detector(weights, "cpu", precision="double")
+
+
+def test_a_prediction_does_not_import_scipy() -> None:
+    """Only matching and the division of datasets need it, and it takes long to import."""
+    program = (
+        "import sys, groupdetr.tasks.detection2d.prediction_command;print('scipy' in sys.modules)"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert output.stdout.strip() == b"False"
