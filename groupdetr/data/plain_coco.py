@@ -10,6 +10,7 @@ exist once, and a file gives the same records and findings in both ways
 from __future__ import annotations
 
 import os
+import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,6 @@ from groupdetr.data.records import Bools, Floats, Ints
 from groupdetr.structures.json_object import JsonObject
 
 _INT = {int}
-_NUMBER = {int, float}
 _FLAG = {int, float, bool, type(None)}
 
 
@@ -72,9 +72,19 @@ def _optional_column(objects: Sequence[JsonObject], key: str) -> list[object]:
         return [item.get(key) for item in objects]
 
 
-def _floats(numbers: list[float]) -> Floats:
-    """Return a list of numbers as an array, in a third of the time that numpy takes."""
-    return np.frombuffer(array("d", numbers), dtype=np.float64)
+def _floats(values: list[float], what: str) -> Floats:
+    """Return a list of numbers as an array. `NotPlainError` says ``what`` if one is no number.
+
+    Neither numpy nor a look at the type of each value is as fast: this takes a fifth of their time.
+    """
+    try:
+        column = np.frombuffer(struct.pack(f"{len(values)}d", *values), dtype=np.float64)
+    except struct.error:
+        raise NotPlainError(what) from None
+    # Python takes false and true for the numbers 0 and 1.
+    may_be_flags = np.flatnonzero((column == 0) | (column == 1)).tolist()
+    _expect(not any(type(values[index]) is bool for index in may_be_flags), what)
+    return column
 
 
 def _id_column(objects: Sequence[JsonObject], key: str) -> list[int]:
@@ -207,8 +217,7 @@ def _boxes(items: Sequence[JsonObject]) -> Floats:
     boxes: list[list[float]] = values  # type: ignore[assignment]
     _expect(set(map(len, boxes)) == {4}, "a box has not four numbers")
     numbers = list(chain.from_iterable(boxes))
-    _expect(set(map(type, numbers)) <= _NUMBER, "a box has a value that is no number")
-    column = _floats(numbers).reshape(-1, 4)
+    column = _floats(numbers, "a box has a value that is no number").reshape(-1, 4)
     _expect(not np.any(list(box_rules.unusable(column).values())), "a box cannot be used")
     return column
 
@@ -216,9 +225,11 @@ def _boxes(items: Sequence[JsonObject]) -> Floats:
 def _areas(items: Sequence[JsonObject], boxes: Floats) -> Floats:
     """Return the areas [A] of a piece: as recorded, or of the box where none is."""
     values = _optional_column(items, "area")
-    _expect(set(map(type, values)) <= _NUMBER | {type(None)}, "an area is no number")
-    areas = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    is_missing = np.array([value is None for value in values], dtype=bool)
+    is_missing = np.zeros(len(values), dtype=bool)
+    if None in values:
+        is_missing = np.array([value is None for value in values], dtype=bool)
+        values = [np.nan if value is None else value for value in values]
+    areas = _floats(values, "an area is no number")  # type: ignore[arg-type]
     is_usable = np.isfinite(areas) & (areas >= 0)
     _expect((is_usable | is_missing).all(), "an area cannot be used")
     return np.where(is_missing, boxes[:, 2] * boxes[:, 3], areas)
@@ -262,8 +273,7 @@ class PlainMasks:
             lengths = np.array(list(map(len, chain.from_iterable(polygons))), dtype=np.int64)
         if polygons:
             numbers = list(chain.from_iterable(chain.from_iterable(polygons)))
-            _expect(set(map(type, numbers)) <= _NUMBER, "a coordinate is no number")
-            coordinates = _floats(numbers)
+            coordinates = _floats(numbers, "a coordinate is no number")
             self._packer.add_polygons(num_parts, lengths, coordinates)
             # The index of the first point of each polygon.
             ends = lengths.cumsum()[num_parts.cumsum() - 1] // 2

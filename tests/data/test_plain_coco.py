@@ -156,6 +156,19 @@ def test_files_to_explain_are_left_to_the_other_way(change: str, sample: Sample)
     assert parsed(root, False, plain=True) is None
 
 
+@pytest.mark.parametrize("value", [False, True, None, "1", [1], {}])
+def test_what_is_no_number_in_a_box_or_a_polygon_is_left_to_the_other_way(
+    value: object, sample: Sample
+) -> None:
+    polygon = with_masks(sample).train["annotations"][0]["segmentation"][0]
+    for numbers, masks in ((sample.box, False), (polygon, True)):
+        former = numbers[1]
+        numbers[1] = value
+        assert parsed(sample.save(), masks, plain=True) is None
+        numbers[1] = former
+        assert parsed(sample.save(), masks, plain=True) is not None
+
+
 def test_a_link_out_of_the_folder_is_reported_in_both_ways(sample: Sample, tmp_path: Path) -> None:
     sample.image(1).replace(tmp_path / "elsewhere.jpg")
     os.symlink(tmp_path / "elsewhere.jpg", sample.image(1))
