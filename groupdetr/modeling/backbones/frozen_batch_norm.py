@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from groupdetr.modeling.convolution import computed_by_onednn, convolve
+from groupdetr.modeling.linear import multiply, outer, uses_onednn
 
 
 class FrozenBatchNorm(nn.Module):
@@ -110,36 +111,73 @@ def multiply_channels(weight: Tensor, scale: Tensor) -> Tensor:
 class _NormedConvolution(torch.autograd.Function):
     """A convolution by the product of weight and scale, which is not kept for the backward pass.
 
-    The products of all layers would need as much memory as the weights of the backbone.
+    The products of all layers would need as much memory as the weights of the backbone. A 1 x 1
+    convolution is a linear layer on every pixel. oneDNN computes that faster than PyTorch computes
+    convolutions of few images, for which it calls MKL.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, geometry: tuple[Any, ...]
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, conv: nn.Conv2d
     ) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
-        ctx.geometry = geometry  # stride, padding, dilation, groups
-        return F.conv2d(x, multiply_channels(weight, scale), shift, *geometry)
+        ctx.conv = conv
+        ctx.is_linear = is_linear_on_pixels(x, weight, conv)
+        product = multiply_channels(weight, scale)
+        if ctx.is_linear:
+            return convolve(x, product, shift, conv)
+        return conv._conv_forward(x, product, shift)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
+        product = multiply_channels(weight, scale)
+        if ctx.is_linear:
+            grad_x, grad_product = _linear_backward(ctx.needs_input_grad[0], grad, x, product)
+            grad_weight = multiply_channels(grad_product, scale)
+            return grad_x, grad_weight, None, None, None
+        conv = ctx.conv
         grad_x, grad_product, _ = torch.ops.aten.convolution_backward(
             grad,
             x,
-            multiply_channels(weight, scale),
+            product,
             None,  # no gradient of the shift
-            stride,
-            padding,
-            dilation,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
             False,  # not transposed, so there is no padding of the output
             [0, 0],
-            groups,
+            conv.groups,
             [*ctx.needs_input_grad[:2], False],
         )
         return grad_x, multiply_channels(grad_product, scale), None, None, None
+
+
+def is_linear_on_pixels(x: Tensor, weight: Tensor, conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is a linear layer on every pixel that oneDNN computes."""
+    return (
+        weight.shape[2:] == (1, 1)
+        and (conv.stride, conv.padding, conv.groups) == ((1, 1), (0, 0), 1)
+        and uses_onednn(x, weight)
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _linear_backward(
+    x_needs_grad: bool, grad: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of a map [B,C,H,W] and of the weight [O,C,1,1] of a 1 x 1 convolution.
+
+    ``grad`` [B,O,H,W] is that of the result. The gradient of the map is None if none is needed.
+    """
+    grad_pixels = grad.permute(0, 2, 3, 1).contiguous()  # [B,H,W,O]
+    pixels = x.permute(0, 2, 3, 1)  # [B,H,W,C]
+    grad_x = None
+    if x_needs_grad:
+        grad_x = multiply(grad_pixels, weight.flatten(1).t()).permute(0, 3, 1, 2)
+    grad_weight = outer(grad_pixels.flatten(0, 2), pixels.flatten(0, 2))
+    return grad_x, grad_weight.reshape(weight.shape)
 
 
 class NormedConv2d(nn.Conv2d):
@@ -171,9 +209,8 @@ class NormedConv2d(nn.Conv2d):
         if computed_by_onednn(x, self.weight):
             return self.convolve(x)
         if self._multiplies_again(x):
-            geometry = (self.stride, self.padding, self.dilation, self.groups)
             return _NormedConvolution.apply(
-                self.pad(x), self.weight, self.norm.scale, self.norm.shift, geometry
+                self.pad(x), self.weight, self.norm.scale, self.norm.shift, self
             )
         return self._conv_forward(self.pad(x), self.folded_weight(), self.norm.shift)
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from groupdetr.modeling.backbones.frozen_batch_norm import (
     NormedConv2dSame,
     freeze_norms,
+    is_linear_on_pixels,
 )
+from groupdetr.modeling.linear import ONEDNN_AVAILABLE
 
 
 def folded_network() -> nn.Sequential:
@@ -167,9 +169,12 @@ def test_an_exported_graph_has_the_weight_and_not_its_product() -> None:
         torch.testing.assert_close(graph(x), reference(network, x))
 
 
-def random_network() -> nn.Sequential:
-    """Return a convolution of two groups and a batch norm with random statistics, in float64."""
-    conv = nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)
+def random_network(conv: nn.Conv2d | None = None) -> nn.Sequential:
+    """Return a convolution and a batch norm with random statistics, in float64.
+
+    By default the convolution has two groups.
+    """
+    conv = conv or nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)
     norm = nn.BatchNorm2d(6)
     for x in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         nn.init.uniform_(x, 0.5, 2.0)
@@ -188,6 +193,21 @@ def test_the_gradients_are_those_of_convolution_and_batch_norm() -> None:
     network = random_network()
     expected = gradients(network, x)
     torch.testing.assert_close(gradients(freeze_norms(network), x), expected)
+
+
+@pytest.mark.skipif(not ONEDNN_AVAILABLE, reason="this processor does not use oneDNN")
+@pytest.mark.parametrize("out_channels_are_more", [True, False])
+def test_a_convolution_of_single_pixels_has_the_gradients_of_float64(
+    out_channels_are_more: bool,
+) -> None:
+    network = random_network(nn.Conv2d(4 if out_channels_are_more else 8, 6, 1, bias=False))
+    x = torch.randn(2, network[0].in_channels, 9, 7, dtype=torch.float64, requires_grad=True)
+    expected = gradients(network, x)
+    folded = freeze_norms(network).float()
+    x = x.detach().float().contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert is_linear_on_pixels(x, folded[0].weight, folded[0])
+    for actual, exact in zip(gradients(folded, x), expected):
+        torch.testing.assert_close(actual.double(), exact, rtol=1e-5, atol=1e-4)
 
 
 def test_backward_keeps_the_map_and_the_parameters_only() -> None:
