@@ -84,7 +84,7 @@ QUICK = {
     "sides": (64, 128),
     "objects": (1, 30, 60),
     "classes": (91, 365),
-    "images": (500, 2000),
+    "images": (1000, 5000),
     "side": 96,
     "rounds": 1,
 }

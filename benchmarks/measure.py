@@ -249,13 +249,29 @@ def show(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path | Non
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table in Markdown, with one row for each name."""
-    columns = column_names(rows)
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        cells = [format_cell(row.get(column)) for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    """Return the lines of a table in Markdown, with one row for each name.
+
+    There are several tables if rows have no columns in common, see `divided`.
+    """
+    lines: list[str] = []
+    for group in divided(rows):
+        columns = column_names(group)
+        lines += [""] if lines else []
+        lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for name, row in group.items():
+            cells = [format_cell(row.get(column)) for column in columns]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
+
+
+def divided(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Mapping[str, Any]]]:
+    """Return the rows in groups: a row that has no column of the group before begins another."""
+    groups: list[dict[str, Mapping[str, Any]]] = []
+    for name, row in rows.items():
+        if not groups or not set(row) & set(column_names(groups[-1])):
+            groups.append({})
+        groups[-1][name] = row
+    return groups
 
 
 def column_names(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

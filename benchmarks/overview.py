@@ -26,7 +26,8 @@ def render(content: Mapping[str, Any]) -> str:
     machines: dict[str, Any] = {}
     for name, result in results.items():
         if "reason" not in result:
-            body.append(section(result["title"], rows_table(result["results"]), origin(result)))
+            rows_tables = [rows_table(rows) for rows in measure.divided(result["results"])]
+            body.append(section(result["title"], *rows_tables, origin(result)))
             machines[name] = result["environment"]
     body += machine_sections(machines)
     quick = any(result["quick"] for result in results.values())

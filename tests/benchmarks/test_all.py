@@ -71,6 +71,25 @@ def test_every_part_has_the_options_that_all_passes(parts: Any) -> None:
         assert set(getattr(module, "QUICK", {})) <= fields, part.name
 
 
+def test_rows_without_common_columns_are_separate_tables() -> None:
+    measure = import_module("measure")
+    rows = {
+        "step": {"ms": 12.0, "kept": 3},
+        "matcher": {"ms": 0.5},
+        "dataset": {"seconds": 1234},
+    }
+    assert measure.markdown(rows) == [
+        "| | ms | kept |",
+        "|---|---|---|",
+        "| step | 12 | 3 |",
+        "| matcher | 0.5 |  |",
+        "",
+        "| | seconds |",
+        "|---|---|",
+        "| dataset | 1,234 |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("typed", "rounds", "side"),
     [([], 5, 320), (["--quick"], 1, 192), (["--quick", "--side", "64"], 1, 64)],
