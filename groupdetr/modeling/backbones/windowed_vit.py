@@ -23,7 +23,7 @@ from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.linear import Linear
 from groupdetr.modeling.mlp import FeedForward
 from groupdetr.modeling.module_list import ModuleList
-from groupdetr.structures.tensor_dataclass import require
+from groupdetr.ops.resize import resize_antialiased
 
 EPS = 1e-6  # of the layer norms
 INIT_STD = 0.02  # standard deviation of the initial weights
@@ -165,14 +165,14 @@ class WindowedViT(nn.Module):
 
     def require_whole_windows(self, height: int, width: int) -> None:
         """Raise `ValueError` unless both sides of the images are divided into whole windows."""
-        # The sizes are no numbers in a graph for images of any size.
+        # The sizes are no numbers in a graph for images of any size. The message is made in case of
+        # an error only: torch.compile would make a graph for every size that it names.
         for side in (height, width):
-            if isinstance(side, int):
-                require(
-                    side % self.size_divisor == 0,
+            if isinstance(side, int) and side % self.size_divisor != 0:
+                raise ValueError(
                     f"images of {height} x {width} pixels do not fit this backbone: both sides "
                     f"must be a multiple of {self.size_divisor}. Resize the images, and do not pad "
-                    "them",
+                    "them"
                 )
 
 
@@ -209,8 +209,11 @@ class PatchEmbedding(nn.Module):
         if isinstance(height, int) and isinstance(width, int) and height == width == grid:
             return table
         half = table.dtype in (torch.bfloat16, torch.float16)
+        table = table.float() if half else table
+        if self.antialias and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return resize_antialiased(table, height, width)
         return F.interpolate(
-            table.float() if half else table,
+            table,
             size=(height, width),
             mode="bicubic",
             align_corners=False,
