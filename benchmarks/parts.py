@@ -118,6 +118,8 @@ PARTS = (
     ),
     Part("check", "Checking the images of a dataset", "check.py", on_device=False),
     Part("evaluation", "COCO's metrics", "evaluation.py", on_device=False),
+    Part("predict", "Inference of one image, and what it costs beside the network", "predict.py"),
+    Part("startup", "The time until a command begins its work", "startup.py", on_device=False),
     Part("export", "Latency of exported detectors", "export.py", on_device=False),
 )
 # Scripts that are no part, and why

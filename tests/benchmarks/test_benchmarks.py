@@ -156,6 +156,20 @@ def test_exported_detectors_have_the_scores_of_pytorch(run: Run) -> None:
     assert rows["onnx"]["file, MB"] > 1
 
 
+@pytest.mark.slow
+def test_inference_beside_transformers(run: Run) -> None:
+    rows = run("predict", height=64, width=96, rounds=1)
+    assert list(rows)[:3] == ["transformers", "ours", "ours, bf16"]
+    assert len(rows) == 6
+
+
+@pytest.mark.slow
+def test_commands_without_a_network_start_before_torch(run: Run) -> None:
+    rows = run("startup", rounds=1)
+    assert rows["groupdetr presets"]["of torch"] < 1
+    assert rows["groupdetr predict --help"]["of torch"] < 1
+
+
 def test_all_evaluators_have_the_metrics_of_pycocotools(run: Run) -> None:
     rows = run("evaluation", images=12, detections=40, rounds=1)
     errors = [row["error"] for row in rows.values() if "error" in row]
