@@ -182,6 +182,7 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"there is no command {name!r}", remedy=remedy)
     command = COMMANDS[name]
     expect_no_empty_argument(arguments)
+    expect_one_process(name)
     # With --json, stdout holds one JSON value and nothing else. All that a command, a library or a
     # plugin prints on the way goes to stderr.
     with redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
@@ -213,6 +214,19 @@ def expect_no_empty_argument(arguments: Sequence[str]) -> None:
                 f"after {place}",
                 "give it a value, or leave it out; a variable of the shell may have none",
             )
+
+
+def expect_one_process(name: str) -> None:
+    """Raise `UsageError` if a launcher started several processes of a command that runs in one.
+
+    Only a training shares its work between processes.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if name != "train" and "RANK" in os.environ and processes != "1":
+        raise UsageError(
+            f"groupdetr {name} runs in one process, and a launcher started {processes}",
+            remedy=f"start it without torchrun: groupdetr {name} ...",
+        )
 
 
 def read_options(name: str, arguments: list[str]) -> Any:

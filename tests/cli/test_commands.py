@@ -345,6 +345,17 @@ def test_an_empty_argument_is_an_error_and_not_the_current_folder(
     assert f"after {'--out' if '--out=' in arguments else arguments[0]}" in message
 
 
+def test_only_a_training_runs_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["val", "runs/mine"]) == 2
+    message = capsys.readouterr().err
+    assert "groupdetr val runs in one process, and a launcher started 2" in message
+    assert "start it without torchrun: groupdetr val" in message
+
+
 @pytest.mark.parametrize("command", ["val", "predict"])
 def test_a_run_that_does_not_exist_is_an_error_about_its_path(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
