@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,10 +31,7 @@ from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.rle import RLE, rle_from_json
 
-try:
-    import hotcoco
-except ImportError:
-    hotcoco = None
+HAS_HOTCOCO = find_spec("hotcoco") is not None
 
 METRICS = (
     "AP",
@@ -266,19 +264,23 @@ def _evaluate_classes(
     # The AP of a class without objects is undefined and is in no mean. Leaving these classes out
     # saves time and memory for datasets with thousands of classes.
     category_ids = [label + 1 for label in labels]
-    run = _by_hotcoco if hotcoco is not None else _by_faster_coco_eval
+    run = _by_hotcoco if HAS_HOTCOCO else _by_faster_coco_eval
     return run(ground_truth, results, category_ids, _IOU_TYPES[kind])
 
 
 def _by_hotcoco(
     ground_truth: JsonObject, results: _Results, category_ids: list[int], iou_type: str
 ) -> _Curves:
+    import hotcoco
+
     truth = hotcoco.COCO(ground_truth)
     evaluator = hotcoco.COCOeval(truth, truth.load_res(results), iou_type)
     evaluator.params.cat_ids = category_ids
     evaluator.evaluate()
     evaluator.accumulate()
-    return _Curves(evaluator.eval["precision"], evaluator.eval["recall"])
+    curves = evaluator.eval
+    assert curves is not None
+    return _Curves(curves["precision"], curves["recall"])
 
 
 def _by_faster_coco_eval(

@@ -247,10 +247,11 @@ def curves_of_both(split: CocoSplit, results: list[dict], kind: str) -> list[coc
     """Precision and recall as hotcoco and faster-coco-eval compute them."""
     detections = from_coco_results(split, results)
     present = sorted({int(label) for record in split.records for label in record.labels})
+    pytest.importorskip("hotcoco")
     curves = []
     with pytest.MonkeyPatch.context() as patch:
-        for evaluator in (pytest.importorskip("hotcoco"), None):
-            patch.setattr(coco, "hotcoco", evaluator)
+        for has_hotcoco in (True, False):
+            patch.setattr(coco, "HAS_HOTCOCO", has_hotcoco)
             curves.append(coco._evaluate_classes(split, detections, present, kind))
     return curves
 
