@@ -28,6 +28,11 @@ from groupdetr.modeling.convolution import computed_by_onednn, convolve
 from groupdetr.modeling.linear import multiply, outer, uses_onednn
 
 
+def _update_after_loading(norm: nn.Module, _: object) -> None:
+    assert isinstance(norm, FrozenBatchNorm)
+    norm.update_scale_and_shift()
+
+
 class FrozenBatchNorm(nn.Module):
     """The scale and shift of every channel, which `NormedConv2d` applies.
 
@@ -50,7 +55,7 @@ class FrozenBatchNorm(nn.Module):
         self.act = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.register_buffer(name, getattr(norm, name).detach().clone())
-        self.register_load_state_dict_post_hook(lambda module, _: module.update_scale_and_shift())
+        self.register_load_state_dict_post_hook(_update_after_loading)
         self.update_scale_and_shift()
 
     def update_scale_and_shift(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -34,6 +35,15 @@ def reference(network: nn.Sequential, x: Tensor) -> Tensor:
     convolved = nn.functional.conv2d(x, network[0].weight)
     statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     return nn.functional.batch_norm(convolved, *statistics, eps=norm.eps)
+
+
+def test_a_network_can_be_pickled_and_then_loads_other_weights() -> None:
+    network, other = folded_network(), folded_network()
+    copied = pickle.loads(pickle.dumps(network))
+    copied.load_state_dict(other.state_dict())
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(copied(x), reference(other, x))
 
 
 def step_of_an_optimizer(network: nn.Sequential) -> None:
