@@ -10,6 +10,7 @@ import pytest
 
 from groupdetr.cli.main import main
 from groupdetr.engine.launcher import Launcher
+from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.trainer import Trainer
 from tests.runs import load_checkpoint, train, train_arguments
 
@@ -20,8 +21,8 @@ OPTIONS = ("--steps", "4", "--eval-every", "100")
 def lose_the_parent_in_the_second_step(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Trainer.log
 
-    def log_and_lose(self: Trainer, losses: dict[str, float], norm: float, lr: float) -> None:
-        log(self, losses, norm, lr)
+    def log_and_lose(self: Trainer, results: StepResults, lr: float) -> None:
+        log(self, results, lr)
         if self.step == 2:
             monkeypatch.setattr(os, "getppid", lambda: INIT)
 
