@@ -27,7 +27,7 @@ import groupdetr
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.image_input import to_rgb
 from groupdetr.data.transforms import val_transform
-from groupdetr.engine.inference_precision import autocast
+from groupdetr.engine.precision import autocast
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.result import Result
 

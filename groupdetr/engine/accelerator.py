@@ -9,13 +9,13 @@ import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from groupdetr.data.processor_cores import cores
+from groupdetr.engine.precision import resolve_precision
 from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
@@ -78,23 +78,10 @@ def create_accelerator(settings: Settings) -> Accelerator:
     AcceleratorState._reset_state()
     on_cpu = settings.device == "cpu" or devices() == ["cpu"]
     on_gpu = not on_cpu and torch.cuda.is_available()
-    precision = chosen_precision(settings.precision, on_gpu)
+    precision = resolve_precision(settings.precision, on_gpu)
     if on_gpu:
         allow_tf32(precision == "bf16")
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
-
-
-def chosen_precision(
-    precision: Literal["auto", "fp32", "bf16"], on_gpu: bool
-) -> Literal["fp32", "bf16"]:
-    """Return the precision that ``--precision`` chooses, given whether the device is a GPU.
-
-    A GPU that only emulates bf16 has fp32 by default, and so has a CPU: with small models, bf16
-    takes longer there.
-    """
-    if precision != "auto":
-        return precision
-    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def allow_tf32(is_allowed: bool) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import torch
 
+from groupdetr.engine.precision import Precision, autocast, bf16_time
 from groupdetr.modeling.group_chunks import with_loss
 from groupdetr.structures.step_objects import StepObjects
 from groupdetr.workflows.auto_memory import FitProblem
 from groupdetr.workflows.detector_plan import DetectorPlan
 
-ROUNDS = 2  # that are measured, after one that is not
 SLOWER = 1.1  # bf16 that takes longer than this many times the time of fp32 is warned about
 
 
@@ -30,7 +29,7 @@ def precision_notes(plan: DetectorPlan) -> list[str]:
         return ["        in fp32, without TF32"]
     if device.type != "cpu" or plan.settings.precision != "bf16" or not plan.is_main_process:
         return []
-    ratio = bf16_time(plan)
+    ratio = bf16_step_time(plan)
     if ratio <= SLOWER:
         return []
     return [
@@ -39,7 +38,7 @@ def precision_notes(plan: DetectorPlan) -> list[str]:
     ]
 
 
-def bf16_time(plan: DetectorPlan) -> float:
+def bf16_step_time(plan: DetectorPlan) -> float:
     """Return the time of forward and backward in bf16 on this CPU, divided by that in fp32.
 
     It is the processor time of one image, computed by a detector of its own, so that neither
@@ -48,17 +47,14 @@ def bf16_time(plan: DetectorPlan) -> float:
     batch = FitProblem.from_plan(plan).worst_case.batch(1)
     cpu = torch.device("cpu")
     step = StepObjects([len(target) for target in batch.targets])
-    seconds: dict[bool, list[float]] = {False: [], True: []}
     with torch.random.fork_rng([]):
         model = replace(plan.recipe, pretrained_backbone=False).build().train()
         network = with_loss(model, plan.recipe.criterion(), plan.settings.group_chunk)
-        for _ in range(1 + ROUNDS):
-            for is_bf16 in (False, True):
-                model.zero_grad()
-                started = time.process_time()
-                with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-                    loss, _ = network(batch.images(cpu), batch.targets, step)
-                loss.backward()
-                seconds[is_bf16].append(time.process_time() - started)
-    # The first round is slower, because it allocates memory and chooses kernels.
-    return min(seconds[True][1:]) / min(seconds[False][1:])
+
+        def forward_and_backward(precision: Precision) -> None:
+            model.zero_grad()
+            with autocast(cpu, precision):
+                loss, _ = network(batch.images(cpu), batch.targets, step)
+            loss.backward()
+
+        return bf16_time(forward_and_backward, cpu)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from groupdetr.engine.inference_precision import expect_precision
+from groupdetr.engine.precision import expect_precision
 from groupdetr.errors import UsageError
 from groupdetr.settings import MANY, RANGES, expect_whole_number
 from groupdetr.structures.json_object import JsonObject

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from groupdetr.console.text import file_name
-from groupdetr.engine.inference_precision import expect_precision
+from groupdetr.engine.precision import expect_precision
 from groupdetr.engine.run_folder import RunFolder, training_data
 from groupdetr.errors import UsageError
 from groupdetr.settings import RANGES, expect_whole_number

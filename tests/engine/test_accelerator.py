@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import psutil
@@ -13,7 +12,6 @@ import torch
 
 from groupdetr.engine.accelerator import (
     allow_tf32,
-    chosen_precision,
     command_line,
     create_accelerator,
     loader_workers,
@@ -84,27 +82,6 @@ def test_the_command_of_a_result_is_what_a_user_types(
     """It has no folder of the machine, because results are published with it."""
     monkeypatch.setattr(sys, "argv", [program, "train", "my data", "--groups", "3"])
     assert command_line() == "groupdetr train 'my data' --groups 3"
-
-
-@pytest.mark.parametrize(
-    ("precision", "on_gpu", "supports_bf16", "expected"),
-    [
-        ("auto", True, True, "bf16"),
-        ("auto", True, False, "fp32"),
-        ("auto", False, True, "fp32"),
-        ("fp32", True, True, "fp32"),
-        ("bf16", False, False, "bf16"),
-    ],
-)
-def test_by_default_a_gpu_that_has_bf16_uses_it(
-    precision: Literal["auto", "fp32", "bf16"],
-    on_gpu: bool,
-    supports_bf16: bool,
-    expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supports_bf16)
-    assert chosen_precision(precision, on_gpu) == expected
 
 
 def test_fp32_means_fp32_in_matrix_products_and_convolutions() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from groupdetr.workflows import precision_notes
+from groupdetr.engine import precision
 from tests.runs import train
 
 
@@ -30,7 +30,7 @@ def test_bf16_that_is_slower_than_fp32_is_warned_about_with_the_figure(
         now += {1: 1.0, 3: seconds}.get(next(calls) % 4, 0.0)
         return now
 
-    monkeypatch.setattr(precision_notes, "time", SimpleNamespace(process_time=process_time))
+    monkeypatch.setattr(precision, "time", SimpleNamespace(process_time=process_time))
     train(shapes, tmp_path / "run", "--steps", "1", "--precision", "bf16")
     output = " ".join(capsys.readouterr().out.split())
     assert ("on this CPU, a step in bf16" in output) == bool(warning)

@@ -21,14 +21,14 @@ from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import Resize, val_transform
 from groupdetr.data.video import Frame
 from groupdetr.engine.inference import use_group
-from groupdetr.engine.inference_precision import (
+from groupdetr.engine.ordered_threads import map_in_order
+from groupdetr.engine.precision import (
     Precision,
     PrecisionChoice,
     autocast,
     choose_precision,
     expect_precision,
 )
-from groupdetr.engine.ordered_threads import map_in_order
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import DataError, UsageError
 from groupdetr.settings import MANY, RANGES, expect_whole_number, is_number

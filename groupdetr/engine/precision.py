@@ -1,4 +1,4 @@
-"""The precision of inference: fp32, bf16, or the faster of both on this machine."""
+"""The precision of a computation: fp32, bf16, or the faster of both on this machine."""
 
 from __future__ import annotations
 
@@ -45,28 +45,53 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def resolve_precision(precision: Literal["auto", "fp32", "bf16"], on_gpu: bool) -> Precision:
+    """Return the precision that ``--precision`` chooses, given whether the device is a GPU.
+
+    A GPU that only emulates bf16 has fp32 by default, and so has a CPU: with small models, bf16
+    takes longer there.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
 def choose_precision(run: Callable[[], object], device: torch.device) -> PrecisionChoice:
     """Run a network with both precisions in turns, and choose bf16 if it is clearly faster.
 
     Not every processor has instructions for bf16. Without them it is slower than fp32.
     """
-    rounds = []
-    for _ in range(1 + ROUNDS):
-        seconds = [_seconds(run, device, precision) for precision in ("fp32", "bf16")]
-        rounds.append(seconds[0] / seconds[1])
-    speed_up = statistics.median(rounds[1:])
+
+    def run_in(precision: Precision) -> None:
+        with autocast(device, precision):
+            run()
+
+    speed_up = 1 / bf16_time(run_in, device)
     return PrecisionChoice("bf16" if speed_up >= MIN_SPEED_UP else "fp32", speed_up)
 
 
-def _seconds(run: Callable[[], object], device: torch.device, precision: Precision) -> float:
+def bf16_time(run: Callable[[Precision], object], device: torch.device) -> float:
+    """Return the time of ``run("bf16")`` on a device, divided by that of ``run("fp32")``.
+
+    Both run in turns, and the result is the median of the ratios of all rounds. The first round
+    does not count: it is slower, because it allocates memory and chooses kernels.
+    """
+    ratios = []
+    for _ in range(1 + ROUNDS):
+        fp32 = _seconds(lambda: run("fp32"), device)
+        bf16 = _seconds(lambda: run("bf16"), device)
+        ratios.append(bf16 / fp32)
+    return statistics.median(ratios[1:])
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     """Return how long a run takes. On a CPU it is process time, as others may share the CPU."""
     clock = time.process_time
     if device.type != "cpu":
         clock = time.perf_counter
         getattr(torch, device.type).synchronize()
     start = clock()
-    with autocast(device, precision):
-        run()
+    run()
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
     return clock() - start

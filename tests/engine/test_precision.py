@@ -1,13 +1,19 @@
-"""The choice of the precision of inference."""
+"""The choice of the precision."""
 
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import pytest
 import torch
 
-from groupdetr.engine.inference_precision import autocast, choose_precision, expect_precision
+from groupdetr.engine.precision import (
+    autocast,
+    choose_precision,
+    expect_precision,
+    resolve_precision,
+)
 from groupdetr.errors import UsageError
 
 
@@ -29,6 +35,27 @@ def test_bf16_is_chosen_only_if_it_is_clearly_faster(
     assert choice.precision == expected
     assert choice.speed_up == pytest.approx(fp32 / bf16, rel=0.3)
     assert f"so {expected if expected == 'fp32' else 'it'} is used" in str(choice)
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_gpu", "supports_bf16", "expected"),
+    [
+        ("auto", True, True, "bf16"),
+        ("auto", True, False, "fp32"),
+        ("auto", False, True, "fp32"),
+        ("fp32", True, True, "fp32"),
+        ("bf16", False, False, "bf16"),
+    ],
+)
+def test_by_default_a_gpu_that_has_bf16_uses_it(
+    precision: Literal["auto", "fp32", "bf16"],
+    on_gpu: bool,
+    supports_bf16: bool,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: supports_bf16)
+    assert resolve_precision(precision, on_gpu) == expected
 
 
 def test_matrix_products_have_the_precision() -> None:
