@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import torch
 from torch import Tensor
+
+from groupdetr.ops.transfer import start_copy_to_host
 
 
 class StepResults:
@@ -24,14 +25,7 @@ class StepResults:
 
     def __init__(self, names: Sequence[str], values: Tensor) -> None:
         self.names = list(names)
-        self.copied: torch.cuda.Event | None = None
-        if values.is_cuda:
-            # PyTorch takes pinned memory for the result.
-            self._values = values.to("cpu", non_blocking=True)
-            self.copied = torch.cuda.Event()
-            self.copied.record()
-        else:
-            self._values = values.cpu()
+        self._values, self.copied = start_copy_to_host(values)
 
     @property
     def is_late(self) -> bool:

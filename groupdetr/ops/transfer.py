@@ -20,15 +20,25 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
 
 
 def to_host(x: Tensor) -> Tensor:
-    """Return ``x`` on the host. On a GPU it waits for the work that ``x`` is the result of.
+    """Return ``x`` on the host. On a GPU it waits for the work that ``x`` is the result of."""
+    host, copied = start_copy_to_host(x)
+    if copied is not None:
+        copied.synchronize()
+    return host
+
+
+def start_copy_to_host(x: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Return a tensor on the host, and the event after which it has the values of ``x``.
+
+    A GPU copies them when it has computed ``x``, and the host does not wait. The event is None if
+    ``x`` is on another device: then the tensor has the values already.
 
     The copy goes to pinned memory, which PyTorch keeps and uses again. A copy to other memory would
     be divided into parts that go through a small pinned buffer, one after the other.
     """
     if not x.is_cuda:
-        return x.cpu()
+        return x.cpu(), None
     host = x.to("cpu", non_blocking=True)
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(x.device))
-    copied.synchronize()
-    return host
+    return host, copied
