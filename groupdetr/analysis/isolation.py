@@ -101,8 +101,10 @@ def isolation(
     one group are replaced at a time. Then the queries of one group of one image are replaced at a
     time where they enter the first module, such as the decoder, and last the pixels of one image at
     a time. No other group and no other image may change. The model runs in the mode that it is in,
-    with the same random numbers in every pass, so dropout may be on. Its weights, its buffers and
-    the random numbers stay as they are. It takes (B + 1) * K + B + 6 passes.
+    with the same random numbers in every pass, so dropout may be on. A model of
+    `groupdetr.huggingface` runs one group in evaluation mode, so it is measured in training mode.
+    Modes, weights, buffers and random numbers stay as they are. It takes (B + 1) * K + B + 6
+    passes.
 
     **A function of queries**, such as a decoder. ``forward`` takes queries [B,K*N,.], or several
     such tensors, for example content and reference points. They are the arguments of ``forward`` in

@@ -37,7 +37,7 @@ from groupdetr.analysis.hooked_module import (
     changed_parameters,
     float_tensors,
 )
-from groupdetr.analysis.query_sources import MeasurementError, find_queries
+from groupdetr.analysis.query_sources import OWN_PARAMETERS, MeasurementError, find_queries
 from groupdetr.structures.tensor_dataclass import require_count
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -91,9 +91,26 @@ def module_isolation(
         raise MeasurementError(f"with {num_groups} groups there is nothing to isolate: use 2")
     hooked = HookedModule(module, inputs)
     try:
-        return _Measurement(hooked, num_groups, queries).result()
+        with _mode_of_all_groups(module):
+            return _Measurement(hooked, num_groups, queries).result()
     finally:
         hooked.restore_buffers()
+
+
+@contextmanager
+def _mode_of_all_groups(module: nn.Module) -> Iterator[None]:
+    """Put a model of `groupdetr.huggingface` in training mode, because it runs one group in eval.
+
+    Every other model stays in the mode that it is in.
+    """
+    modes = [(x, x.training) for x in module.modules()]
+    if hasattr(module, OWN_PARAMETERS):
+        module.train()
+    try:
+        yield
+    finally:
+        for x, is_training in modes:
+            x.training = is_training
 
 
 @dataclass(frozen=True)
@@ -161,14 +178,23 @@ class _Measurement:
         if largest is None:
             raise MeasurementError(
                 f"no output of the model has an axis of {self.num_images} images beside its "
-                f"{self.sizes.total} queries"
+                f"{self.sizes.total} queries{self._hint_of_mode()}"
             )
         if not largest.own > TOLERANCE:
             raise MeasurementError(
                 f"the outputs do not depend on the queries in {', '.join(self.queries.names)}: "
                 f"other values in group {one.group} change its outputs by {largest.own:.1e}"
+                f"{self._hint_of_mode()}"
             )
         return largest
+
+    def _hint_of_mode(self) -> str:
+        if self.hooked.module.training:
+            return ""
+        return (
+            "; the model is in evaluation mode: if it runs one group there, call model.train() "
+            "before"
+        )
 
     def _largest_change(self, outputs: Sequence[Tensor], one: Replacement) -> Change | None:
         """Return the largest changes of all outputs, None if none has the axes that it needs."""

@@ -257,11 +257,20 @@ class Random(HandwrittenGroups):
         return {"boxes": outputs["pred_boxes"] + self.calls}
 
 
+class GroupZeroRepeated(HandwrittenGroups):
+    """Repeats the outputs of group 0 in evaluation, so those of the others ignore their queries."""
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        boxes = super().forward(images)["pred_boxes"]
+        return {"boxes": boxes if self.training else boxes.repeat(1, self.num_groups, 1)}
+
+
 @pytest.mark.parametrize(
     ("model", "num_groups", "names", "message"),
     [
         (HandwrittenGroups(3), 1, (), "with 1 groups there is nothing to isolate"),
         (HandwrittenGroups(3).eval(), 3, (), r"measured in training mode, model.train\(\)"),
+        (GroupZeroRepeated(3).eval(), 3, (), r"in evaluation mode.*model.train\(\)"),
         (HandwrittenGroups(3), 4, (), "no parameter and no input of the model has rows for 4"),
         (HandwrittenGroups(3), 3, ("querys",), "those with rows for 3 groups are: query_embed"),
         (HandwrittenGroups(4), 3, ("query_embed",), r"\[20, 16\] has not K\*N rows for K = 3"),

@@ -51,6 +51,16 @@ def test_a_self_attention_across_groups_is_found_by_its_name(name: str) -> None:
     assert result.leaking_module.startswith(layer)
 
 
+def test_all_groups_are_measured_in_evaluation_mode() -> None:
+    """The model runs one group there. Its modes stay as they are, such as that of a frozen norm."""
+    model, images = detector("Conditional DETR")
+    model.eval()
+    model.model.decoder.train()
+    modes = [module.training for module in model.modules()]
+    assert groupdetr.isolation(model, num_groups=3, inputs=images).holds
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_another_number_of_groups_is_refused() -> None:
     model, images = detector("Conditional DETR")
     with pytest.raises(ValueError, match="the model has 3 groups, and num_groups is 11"):
