@@ -23,7 +23,7 @@ from groupdetr.analysis.label_errors import Suspect, find_suspects
 from groupdetr.analysis.paired_iou import paired_iou
 from groupdetr.data.records import Record
 from groupdetr.settings import Settings
-from groupdetr.tasks.detection2d.group_analysis import run_all_groups
+from groupdetr.tasks.detection2d.all_groups import detect_with_all_groups
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.validation import with_classes_of
 
@@ -102,14 +102,14 @@ def measure(run: Path, data: Path, split: str, first: int, device: str) -> None:
     detector = Detector(run, device)
     known = with_classes_of(detector, detector.task.read_split(data, None, split))
     settings = Settings(device=device, workers=0)
-    result = run_all_groups(detector, known, split, settings, batch=4)
+    images = detect_with_all_groups(detector, known, settings, batch=4)
     planted = json.loads((data.parent / f"{data.name}-{PLANTED_FILE}").read_text(encoding="utf-8"))
     by_image: dict[object, list[dict[str, Any]]] = {}
     for error in planted[split]:
         by_image.setdefault(error["image"], []).append(error)
 
     def hits(groups: Sequence[int]) -> int:
-        detections = [[image.detections[group] for group in groups] for image in result.images]
+        detections = [[of_image[group] for group in groups] for of_image in images]
         suspects = find_suspects(known.records, detections)[:first]
         records = [known.records[suspect.image] for suspect in suspects]
         return sum(
@@ -117,10 +117,10 @@ def measure(run: Path, data: Path, split: str, first: int, device: str) -> None:
             for suspect, record in zip(suspects, records)
         )
 
-    every = range(result.num_groups)
+    every = range(detector.recipe.num_groups)
     alone = [hits([group]) for group in every]
     print(f"{len(planted[split])} planted errors in {split}; planted ones of {first} suspects:")
-    print(f"all {result.num_groups} groups: {hits(every)}")
+    print(f"all {len(every)} groups: {hits(every)}")
     print(f"one group: mean {np.mean(alone):.1f}, each {alone}")
 
 

@@ -1,13 +1,13 @@
-"""One forward pass with all groups over the validation images: detections, and the use of queries.
+"""One forward pass with all groups over the validation images: detections, and matched queries.
 
 Inference runs one group. Here all K groups run, and each is evaluated as a detector of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, TypeVar
 
 import numpy as np
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.engine.inference import eval_mode, map_dataset, use_group
+from groupdetr.engine.inference import OnProgress, eval_mode, map_dataset, use_group
 from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.evaluation.instability import objects_of_queries
 from groupdetr.modeling.detr import DetectionTransformer
@@ -23,6 +23,8 @@ from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.supervised_predictions import SupervisedPredictions
 from groupdetr.structures.targets import TargetBatch
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -39,40 +41,83 @@ class ImageGroups(Generic[DetectionsT]):
     points: NDArray[np.float32]
 
 
-@dataclass
+@dataclass(frozen=True)
 class GroupPass(Generic[DetectionsT]):
     """Runs all groups of a detector over the validation images of a task.
 
     The groups must not attend to each other: then a group detects the same as it does alone.
+    ``on_progress`` as in `groupdetr.engine.inference.map_dataset`.
     """
 
     model: DetectionTransformer
-    criterion: SetCriterion
     task: Task[DetectionsT]
     accelerator: Accelerator
 
-    def run(
-        self, batch_size: int, workers: int, on_progress: Callable[[int, int], None] | None = None
+    def detect(
+        self, batch_size: int, workers: int, on_progress: OnProgress | None = None
+    ) -> list[list[DetectionsT]]:
+        """Return the detections of each of the K groups in every validation image, in order."""
+
+        def detections(outputs: Outputs, batch: Batch) -> list[list[DetectionsT]]:
+            return self.detections(matching_queries(outputs), batch)
+
+        return self._run(detections, batch_size, workers, on_progress)
+
+    def detect_and_match(
+        self,
+        criterion: SetCriterion,
+        batch_size: int,
+        workers: int,
+        on_progress: OnProgress | None = None,
     ) -> list[ImageGroups[DetectionsT]]:
-        """Return what the groups detect in every validation image, in order."""
+        """Return what the groups detect in every validation image, and what their queries match.
+
+        ``criterion`` is that of the training. It matches the queries to the objects.
+        """
+
+        def groups(outputs: Outputs, batch: Batch) -> list[ImageGroups[DetectionsT]]:
+            return self.groups(criterion, outputs, batch)
+
+        return self._run(groups, batch_size, workers, on_progress)
+
+    def _run(
+        self,
+        evaluate: Callable[[Outputs, Batch], Sequence[ResultT]],
+        batch_size: int,
+        workers: int,
+        on_progress: OnProgress | None,
+    ) -> list[ResultT]:
+        """Return what ``evaluate`` returns for each image, given the outputs of all groups."""
+
+        def predict_batch(batch: Batch) -> Sequence[ResultT]:
+            with self.accelerator.autocast():
+                outputs = self.model(batch.images(self.accelerator.device))
+            return evaluate(outputs, batch)
+
         with eval_mode(self.model), use_group(self.model, None):
             return map_dataset(
-                self.predict_batch, self.task, self.accelerator, batch_size, workers, on_progress
+                predict_batch, self.task, self.accelerator, batch_size, workers, on_progress
             )
 
-    def predict_batch(self, batch: Batch) -> list[ImageGroups[DetectionsT]]:
-        """Return what the groups detect in each image of a batch."""
-        with self.accelerator.autocast():
-            outputs = self.model(batch.images(self.accelerator.device))
-        final = matching_queries(outputs)  # [B,K,N,.]
-        num_groups = final.logits.shape[1]
-        by_group = []
-        for group in range(num_groups):
-            by_group.append(self.task.postprocess_val(final[:, group], batch.indices))
+    def detections(self, final: Predictions, batch: Batch) -> list[list[DetectionsT]]:
+        """Return the detections of each group in each image of a batch.
 
-        matched = self.matched_objects(final, batch)
+        ``final`` [B,K,N,.] are the predictions of the last layer.
+        """
+        by_group = []
+        for group in range(final.logits.shape[1]):
+            by_group.append(self.task.postprocess_val(final[:, group], batch.indices))
+        return [[of_group[index] for of_group in by_group] for index in range(len(batch.indices))]
+
+    def groups(
+        self, criterion: SetCriterion, outputs: Outputs, batch: Batch
+    ) -> list[ImageGroups[DetectionsT]]:
+        """Return what the groups detect and match in each image of a batch."""
+        final = matching_queries(outputs)  # [B,K,N,.]
+        detections = self.detections(final, batch)
+        matched = self.matched_objects(criterion, final, batch)
         logits = final.logits.float()
-        if self.criterion.has_no_object:
+        if criterion.has_no_object:
             scores = logits.softmax(-1)[..., :-1].amax(-1)
         else:
             scores = logits.sigmoid().amax(-1)
@@ -81,7 +126,7 @@ class GroupPass(Generic[DetectionsT]):
         for index in range(len(batch.indices)):
             images.append(
                 ImageGroups(
-                    detections=[of_group[index] for of_group in by_group],
+                    detections=detections[index],
                     matched=matched[index],
                     scores=scores[index].cpu().numpy(),
                     points=points[index].cpu().numpy(),
@@ -89,11 +134,13 @@ class GroupPass(Generic[DetectionsT]):
             )
         return images
 
-    def matched_objects(self, final: Predictions, batch: Batch) -> NDArray[np.int16]:
+    def matched_objects(
+        self, criterion: SetCriterion, final: Predictions, batch: Batch
+    ) -> NDArray[np.int16]:
         """Return the index of the object of every query, [B,K,N], -1 for none."""
         supervised = SupervisedPredictions(("last layer",), Predictions.stack([final]))
         targets = [target.to(self.accelerator.device) for target in batch.targets]
-        assignment = self.criterion.assign(supervised, TargetBatch.from_targets(targets))
+        assignment = criterion.assign(supervised, TargetBatch.from_targets(targets))
         return objects_of_queries(assignment, tuple(final.logits.shape[:3]))
 
 

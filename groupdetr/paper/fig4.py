@@ -87,11 +87,10 @@ def group_metrics(run: Path, data: Path, progress: CountProgress) -> list[float]
     accelerator = create_accelerator(Settings(workers=0))
     detector = TrainedDetector(run, str(accelerator.device))
     task = detector.create_task(detector.task.read(data, None))
-    group_pass = GroupPass(detector.model, detector.recipe.criterion(), task, accelerator)
     with progress:
-        images = group_pass.run(BATCH, 0, progress)
+        images = GroupPass(detector.model, task, accelerator).detect(BATCH, 0, progress)
     metrics = []
     for group in range(detector.recipe.num_groups):
-        result: Any = task.evaluate([image.detections[group] for image in images])
+        result: Any = task.evaluate([detections[group] for detections in images])
         metrics.append(round(100 * result.stats["AP"], 3))
     return metrics

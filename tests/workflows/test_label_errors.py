@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -86,14 +85,10 @@ def good_detector(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             torch.from_numpy(corners[order] + random.uniform(-0.3, 0.3, (len(labels), 4))),
         )
 
-    def run_all_groups(_: object, split: CocoSplit, *__: object, **___: object) -> SimpleNamespace:
-        images = []
-        for index in range(len(split)):
-            groups = [detect(split, index) for _ in range(NUM_GROUPS)]
-            images.append(SimpleNamespace(detections=groups))
-        return SimpleNamespace(images=images, task=SimpleNamespace(num_detections=100))
+    def detect_with_all_groups(_: object, split: CocoSplit, *__: object) -> list[list[Detections]]:
+        return [[detect(split, index) for _ in range(NUM_GROUPS)] for index in range(len(split))]
 
-    monkeypatch.setattr(label_errors, "run_all_groups", run_all_groups)
+    monkeypatch.setattr(label_errors, "detect_with_all_groups", detect_with_all_groups)
 
 
 @pytest.mark.usefixtures("good_detector")

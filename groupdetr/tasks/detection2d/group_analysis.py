@@ -20,17 +20,11 @@ from numpy.typing import NDArray
 from groupdetr.analysis.box_fusion import fuse_groups
 from groupdetr.analysis.calibration import Calibration, calibrate, detection_errors
 from groupdetr.analysis.group_agreement import ObjectAgreement, object_agreement
-from groupdetr.analysis.group_pass import GroupPass, ImageGroups
 from groupdetr.analysis.query_use import MIN_SCORE, TWIN_DISTANCE, QueryUse, query_use
 from groupdetr.checkpoints import native
 from groupdetr.console.text import quantity
-from groupdetr.data.batch import collate
 from groupdetr.data.image_decoding import load_image
-from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import CocoSplit
-from groupdetr.engine.accelerator import create_accelerator, loader_workers
-from groupdetr.engine.inference import eval_mode, use_group
-from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.run_folder import RunFolder, training_data, write_json, write_text
 from groupdetr.errors import DataError, UsageError
 from groupdetr.evaluation.coco import CocoEvaluation
@@ -51,11 +45,11 @@ from groupdetr.report.groups import (
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.detection2d.all_groups import GroupsOnSplit, match_all_groups
 from groupdetr.tasks.detection2d.group_detections import GroupDetections, best_of_each_group
 from groupdetr.tasks.detection2d.group_uncertainty import uncertainty_of
 from groupdetr.tasks.detection2d.group_vote import expect_several_groups, voting_groups
 from groupdetr.tasks.detection2d.prediction import Detector
-from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection2d.validation import (
     group_rows,
     read_own_split,
@@ -68,35 +62,7 @@ from groupdetr.tasks.result_formats import Metrics, MetricsTable, format_csv
 BEST_GROUP_FILE = "best-group.safetensors"  # in the folder of the weights of a run
 NUM_DISPUTED = 6  # images on the page
 MAX_DISPUTED_OBJECTS = 8  # of an image that are drawn
-TIMED_ROUNDS = 5  # of one group and of all groups in turn
 FUSED = (2, 3)  # groups that are fused, besides all of them
-
-
-@dataclass(frozen=True)
-class GroupsOnSplit:
-    """A split, and what all groups of a detector detect in it."""
-
-    detector: Detector
-    task: DetectionTask
-    split: CocoSplit  # its labels are class indices of the detector
-    images: list[ImageGroups[Detections]]
-    description: str  # of the split, for people
-    seconds_one: float  # of the network with one group, for one image
-    seconds_all: float  # with all groups
-
-    @property
-    def answering(self) -> int:
-        """The group that runs at inference."""
-        return self.detector.recipe.inference_group or 0
-
-    @property
-    def num_groups(self) -> int:
-        """K."""
-        return len(self.images[0].detections)
-
-    def of_group(self, group: int) -> list[Detections]:
-        """Return the detections of one group in every image."""
-        return [image.detections[group] for image in self.images]
 
 
 def analyse_groups(
@@ -131,7 +97,7 @@ def analyse_groups(
             str(evaluated.annotation_file),
             "name a split with annotations",
         )
-    result = run_all_groups(detector, evaluated, part, accelerator_settings, batch)
+    result = match_all_groups(detector, evaluated, accelerator_settings, batch)
 
     evaluations = [result.task.evaluate(result.of_group(g)) for g in range(result.num_groups)]
     use = query_use(
@@ -206,50 +172,6 @@ def _read(
         evaluated = detector.task.read_split(data, images, split, cache)
         part = "all images" if evaluated.name == "all" else f"split {evaluated.name}"
     return with_classes_of(detector, evaluated), part, data
-
-
-def run_all_groups(
-    detector: Detector,
-    split: CocoSplit,
-    description: str,
-    settings: Settings,
-    batch: int,
-    label: str = "groups",
-) -> GroupsOnSplit:
-    """Run all groups of a detector on all images of a split. ``label`` is that of the progress."""
-    settings = replace(settings, device=detector.device.type)
-    accelerator = create_accelerator(settings)
-    task = detector.create_task(
-        DatasetSplits(split.annotation_file, {"train": split, "val": split})
-    )
-    group_pass = GroupPass(detector.model, detector.recipe.criterion(), task, accelerator)
-    with CountProgress(label) as progress:
-        images = group_pass.run(batch, loader_workers(settings), progress)
-    one, everything = _forward_seconds(detector, task)
-    return GroupsOnSplit(detector, task, split, images, description, one, everything)
-
-
-@torch.inference_mode()
-def _forward_seconds(detector: Detector, task: DetectionTask) -> tuple[float, float]:
-    """Return the seconds of the network for one image, with one group and with all groups.
-
-    They are the medians of several rounds in which the two take turns.
-    """
-    model = detector.model
-    images = collate([task.val[0]]).images(detector.device)
-    groups = (model.queries.inference_group, None)
-    seconds: dict[int | None, list[float]] = {group: [] for group in groups}
-    with eval_mode(model):
-        for _ in range(TIMED_ROUNDS + 1):
-            for group in groups:
-                with use_group(model, group):
-                    start = time.perf_counter()
-                    # Reading a result waits until a GPU has computed it.
-                    float(model(images).layers[-1].logits.sum())
-                    seconds[group].append(time.perf_counter() - start)
-    # The first round also allocates memory.
-    one, everything = (statistics.median(seconds[group][1:]) for group in groups)
-    return one, everything
 
 
 def _threshold(evaluation: CocoEvaluation) -> float:

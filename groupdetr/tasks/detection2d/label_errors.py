@@ -24,7 +24,7 @@ from groupdetr.report.label_errors import (
 )
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.detection2d.group_analysis import run_all_groups
+from groupdetr.tasks.detection2d.all_groups import detect_with_all_groups
 from groupdetr.tasks.detection2d.group_vote import expect_several_groups
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.validation import with_classes_of
@@ -106,9 +106,8 @@ def find_label_errors(
     settings = Settings(workers=workers)
     for name, split in splits.items():
         known = with_classes_of(detector, split)
-        result = run_all_groups(detector, known, name, settings, batch, label=f"check {name}")
-        detections = [image.detections for image in result.images]
-        suspects = find_suspects(known.records, detections, result.task.num_detections)
+        detections = detect_with_all_groups(detector, known, settings, batch, f"check {name}")
+        suspects = find_suspects(known.records, detections, detector.recipe.num_detections)
         found += [_Found(suspect, known) for suspect in suspects]
         annotations = sum(int(record.trainable.sum()) for record in known.records)
         checked.append(

@@ -1,0 +1,116 @@
+"""All groups of a detector on the images of a split: what they detect and match, and their time.
+
+The groups run in one pass, and each of them is evaluated as a detector of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from groupdetr.analysis.group_pass import GroupPass, ImageGroups
+from groupdetr.data.batch import collate
+from groupdetr.data.layouts import DatasetSplits
+from groupdetr.data.records import CocoSplit
+from groupdetr.engine.accelerator import create_accelerator, loader_workers
+from groupdetr.engine.inference import eval_mode, use_group
+from groupdetr.engine.progress import CountProgress
+from groupdetr.settings import Settings
+from groupdetr.structures.detections import Detections
+from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.detection2d.task import DetectionTask
+
+TIMED_ROUNDS = 5  # of one group and of all groups in turn
+
+
+def detect_with_all_groups(
+    detector: Detector, split: CocoSplit, settings: Settings, batch: int, label: str = "groups"
+) -> list[list[Detections]]:
+    """Return the detections of each of the K groups in every image of a split.
+
+    ``label`` is that of the progress.
+    """
+    task = _task(detector, split)
+    group_pass = _group_pass(detector, task, settings)
+    with CountProgress(label) as progress:
+        return group_pass.detect(batch, loader_workers(settings), progress)
+
+
+@dataclass(frozen=True)
+class GroupsOnSplit:
+    """A split, and what all groups of a detector detect and match in it."""
+
+    detector: Detector
+    task: DetectionTask
+    split: CocoSplit  # its labels are class indices of the detector
+    images: list[ImageGroups[Detections]]
+    seconds_one: float  # of the network with one group, for one image
+    seconds_all: float  # with all groups
+
+    @property
+    def answering(self) -> int:
+        """The group that runs at inference."""
+        return self.detector.recipe.inference_group or 0
+
+    @property
+    def num_groups(self) -> int:
+        """K."""
+        return len(self.images[0].detections)
+
+    def of_group(self, group: int) -> list[Detections]:
+        """Return the detections of one group in every image."""
+        return [image.detections[group] for image in self.images]
+
+
+def match_all_groups(
+    detector: Detector, split: CocoSplit, settings: Settings, batch: int
+) -> GroupsOnSplit:
+    """Run all groups of a detector on a split, match their queries, and measure their time."""
+    task = _task(detector, split)
+    group_pass = _group_pass(detector, task, settings)
+    with CountProgress("groups") as progress:
+        images = group_pass.detect_and_match(
+            detector.recipe.criterion(), batch, loader_workers(settings), progress
+        )
+    one, everything = _forward_seconds(detector, task)
+    return GroupsOnSplit(detector, task, split, images, one, everything)
+
+
+def _task(detector: Detector, split: CocoSplit) -> DetectionTask:
+    """Return the task whose validation images are those of a split."""
+    splits = {"train": split, "val": split}
+    return detector.create_task(DatasetSplits(split.annotation_file, splits))
+
+
+def _group_pass(
+    detector: Detector, task: DetectionTask, settings: Settings
+) -> GroupPass[Detections]:
+    """Return the pass over the images of a task, on the device of the detector."""
+    accelerator = create_accelerator(replace(settings, device=detector.device.type))
+    return GroupPass(detector.model, task, accelerator)
+
+
+@torch.inference_mode()
+def _forward_seconds(detector: Detector, task: DetectionTask) -> tuple[float, float]:
+    """Return the seconds of the network for one image, with one group and with all groups.
+
+    They are the medians of several rounds in which the two take turns.
+    """
+    model = detector.model
+    images = collate([task.val[0]]).images(detector.device)
+    groups = (model.queries.inference_group, None)
+    seconds: dict[int | None, list[float]] = {group: [] for group in groups}
+    with eval_mode(model):
+        for _ in range(TIMED_ROUNDS + 1):
+            for group in groups:
+                with use_group(model, group):
+                    start = time.perf_counter()
+                    # Reading a result waits until a GPU has computed it.
+                    float(model(images).layers[-1].logits.sum())
+                    seconds[group].append(time.perf_counter() - start)
+    # The first round also allocates memory.
+    one, everything = (statistics.median(seconds[group][1:]) for group in groups)
+    return one, everything

@@ -1,0 +1,55 @@
+"""One pass with all groups detects in each group what the group detects alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from groupdetr.analysis.group_pass import GroupPass
+from groupdetr.criterion.criterion import SetCriterion
+from groupdetr.detectors.tiny import TinyDNDETR
+from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.inference import run_inference, use_group
+from groupdetr.settings import Settings
+from groupdetr.structures.detections import Detections
+from groupdetr.tasks.detection2d.task import DetectionTask
+from tests.claims.detectors import SMALL, build
+
+RECIPE = TinyDNDETR(**SMALL, num_denoising=8)
+
+
+@pytest.fixture(scope="module")
+def group_pass(shapes: Path) -> GroupPass[Detections]:
+    task = DetectionTask(DetectionTask.read(shapes, None), Settings(imgsz=48), 10)
+    return GroupPass(build(RECIPE), task, create_accelerator(Settings(device="cpu")))
+
+
+def test_the_detections_are_those_of_each_group_alone_and_nothing_is_matched(
+    group_pass: GroupPass[Detections], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("queries are matched")
+
+    monkeypatch.setattr(SetCriterion, "assign", fail)
+    images = group_pass.detect(batch_size=2, workers=0)
+    for group in range(RECIPE.num_groups):
+        with use_group(group_pass.model, group):
+            alone = run_inference(group_pass.model, group_pass.task, group_pass.accelerator, 2, 0)
+        for of_groups, expected in zip(images, alone, strict=True):
+            torch.testing.assert_close(of_groups[group].scores, expected.scores)
+            torch.testing.assert_close(of_groups[group].boxes, expected.boxes)
+
+
+def test_with_matching_the_detections_are_the_same_and_each_object_is_matched_in_each_group(
+    group_pass: GroupPass[Detections],
+) -> None:
+    images = group_pass.detect_and_match(RECIPE.criterion(), batch_size=2, workers=0)
+    for index, detections in enumerate(group_pass.detect(batch_size=2, workers=0)):
+        objects = list(range(len(group_pass.task.ground_truth(index))))
+        for group, of_group in enumerate(detections):
+            assert torch.equal(images[index].detections[group].boxes, of_group.boxes)
+            matched = images[index].matched[group]
+            assert sorted(matched[matched >= 0].tolist()) == objects
