@@ -89,5 +89,6 @@ def run_details(config: JsonObject, recipe: Recipe) -> dict[str, object]:
 
 
 def format_versions(system: JsonObject) -> str:
-    """Return the names and versions of the packages in an `environment`."""
-    return ", ".join(f"{name} {version}" for name, version in system["packages"].items())
+    """Return the names and versions of the installed packages in an `environment`."""
+    packages = system["packages"].items()
+    return ", ".join(f"{name} {version}" for name, version in packages if version is not None)
