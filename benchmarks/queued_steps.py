@@ -33,8 +33,8 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from groupdetr.engine.accelerator import allow_tf32
 from groupdetr.engine.optimizer import create_optimizer
+from groupdetr.engine.precision import tf32
 from groupdetr.engine.step_results import StepResults
 from groupdetr.settings import Settings
 
@@ -191,11 +191,11 @@ def main(options: Options) -> None:
             rows[name] = {"failed": "no time left"}
             continue
         if options.device != "cpu":
-            allow_tf32(precision != "fp32")
             torch.cuda.empty_cache()
         try:
-            step = QueuedStep(options, model, groups, batch, precision == "bf16")
-            rows[name] = row_of(step, options, batch)
+            with tf32(precision != "fp32"):
+                step = QueuedStep(options, model, groups, batch, precision == "bf16")
+                rows[name] = row_of(step, options, batch)
         except torch.OutOfMemoryError:
             rows[name] = {"failed": "out of memory"}
         step = None  # type: ignore[assignment]  # Its memory is freed before the next case.

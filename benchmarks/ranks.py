@@ -28,6 +28,7 @@ from torch import distributed, multiprocessing
 
 import groupdetr
 from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.precision import tf32_of
 from groupdetr.modeling.group_chunks import ModelWithLoss
 
 
@@ -74,8 +75,9 @@ def run_rank(rank: int, ranks: int, port: int, options: Options, folder: Path) -
         accelerator.wait_for_everyone()
         start, cpu_start = time.perf_counter(), time.process_time()
         training_step.model.zero_grad(set_to_none=True)
-        loss, _ = network(training_step.images, training_step.targets)
-        loss.backward()
+        with tf32_of(accelerator):
+            loss, _ = network(training_step.images, training_step.targets)
+            loss.backward()
         if options.device != "cpu":
             torch.cuda.synchronize()
         if number >= options.warm_up:

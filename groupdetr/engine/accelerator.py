@@ -68,8 +68,7 @@ def expect_device(name: str) -> None:
 def create_accelerator(settings: Settings) -> Accelerator:
     """Return the accelerator: the device, the precision and the processes of a training.
 
-    There are several processes if ``torchrun`` or ``accelerate launch`` started the program. On a
-    GPU, whether this process uses TF32 is set, too.
+    There are several processes if ``torchrun`` or ``accelerate launch`` started the program.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -79,18 +78,7 @@ def create_accelerator(settings: Settings) -> Accelerator:
     on_cpu = settings.device == "cpu" or devices() == ["cpu"]
     on_gpu = not on_cpu and torch.cuda.is_available()
     precision = resolve_precision(settings.precision, on_gpu)
-    if on_gpu:
-        allow_tf32(precision == "bf16")
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
-
-
-def allow_tf32(is_allowed: bool) -> None:
-    """Let matrix products and convolutions in fp32 use TF32 on a GPU, or not.
-
-    TF32 has the range of fp32 and ten bits of its mantissa. It holds for the whole process.
-    """
-    torch.set_float32_matmul_precision("high" if is_allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = is_allowed
 
 
 def is_main_process() -> bool:

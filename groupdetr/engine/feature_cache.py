@@ -23,6 +23,7 @@ from torch import Tensor
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.loader import training_loader
 from groupdetr.engine.memory import format_bytes, usable_bytes
+from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.progress import format_duration
 from groupdetr.engine.task import Batch
 from groupdetr.engine.training_plan import TrainingPlan
@@ -161,7 +162,8 @@ class FeatureCache:
         self.input_shape = self.input_shape or shape
         if images.padded or shape != self.input_shape:
             raise different_sizes()
-        with self.plan.accelerator.autocast():
+        accelerator = self.plan.accelerator
+        with tf32_of(accelerator), accelerator.autocast():
             maps = self.model.backbone(images.pixels, images.padding)
             if not is_frozen(self.model.encoder):
                 return list(maps)

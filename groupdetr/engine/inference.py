@@ -13,6 +13,7 @@ from torch import nn
 
 from groupdetr.engine.main_process import gather_to_main
 from groupdetr.engine.memory import trim_malloc
+from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.modeling.detr import DetectionTransformer
 
@@ -86,7 +87,8 @@ def map_dataset(
     own_indices = range(accelerator.process_index, total, processes)
     results: list[tuple[int, ResultT]] = []
     for batch in task.val_loader.batches(own_indices, batch_size, workers):
-        results += zip(batch.indices, predict_batch(batch))
+        with tf32_of(accelerator):
+            results += zip(batch.indices, predict_batch(batch))
         trim_malloc()
         num_batches -= 1
         if on_progress:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 
 from groupdetr.errors import UsageError
 
@@ -54,6 +55,52 @@ def resolve_precision(precision: Literal["auto", "fp32", "bf16"], on_gpu: bool) 
     if precision != "auto":
         return precision
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def tf32_of(accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Return a context in which a GPU uses TF32 for what stays in fp32, or not.
+
+    It uses TF32 if the precision of the accelerator is bf16. Whatever runs a network by an
+    accelerator, forward or backward, runs it in this context.
+    """
+    if accelerator.device.type != "cuda":
+        return nullcontext()
+    return tf32(accelerator.mixed_precision == "bf16")
+
+
+@contextmanager
+def tf32(is_allowed: bool) -> Iterator[None]:
+    """Let matrix products and convolutions in fp32 use TF32 on a GPU in this context, or not.
+
+    TF32 has the range of fp32 and ten bits of its mantissa. PyTorch has one setting for the whole
+    process. After the context it is what it was before.
+    """
+    # PyTorch has two interfaces for this setting. The older one cannot be read any more if the
+    # program has used the newer one, which can always be read and written.
+    matmul: str | None = None
+    cudnn: bool | None = None
+    with suppress(RuntimeError):
+        matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        cudnn = torch.backends.cudnn.allow_tf32
+    operations: list[Any] = [
+        torch.backends.cuda.matmul,
+        torch.backends.mkldnn.matmul,  # `torch.set_float32_matmul_precision` sets it, too
+        torch.backends.cudnn.conv,
+        torch.backends.cudnn.rnn,
+    ]
+    before = [operation.fp32_precision for operation in operations]
+    torch.set_float32_matmul_precision("high" if is_allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = is_allowed
+    try:
+        yield
+    finally:
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn is not None:
+            torch.backends.cudnn.allow_tf32 = cudnn
+        for operation, precision in zip(operations, before):
+            operation.fp32_precision = precision
 
 
 def choose_precision(run: Callable[[], object], device: torch.device) -> PrecisionChoice:

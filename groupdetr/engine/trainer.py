@@ -38,6 +38,7 @@ from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.main_process import run_on_main
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
+from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.sampler import ENDLESS, CheckedSampler
 from groupdetr.engine.schedule import TrainingSchedule
@@ -219,7 +220,7 @@ class Trainer:
         training, last.pt has the state after the last complete step, if that state is finite. The
         exceptions are a loss that is not finite, and an interruption that must end it at once.
         """
-        with self.callbacks.during_training(self):
+        with tf32_of(self.accelerator), self.callbacks.during_training(self):
             try:
                 self._train()
             except CallbackError:

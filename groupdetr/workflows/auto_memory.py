@@ -27,6 +27,7 @@ from groupdetr.console.text import quantity, quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.memory import create_meter, format_bytes, is_out_of_memory, usable_bytes
 from groupdetr.engine.optimizer import create_ema, create_optimizer
+from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.step_groups import set_step_groups
 from groupdetr.engine.task import WorstCaseBatch
 from groupdetr.errors import UsageError
@@ -344,9 +345,10 @@ class MemoryProbe:
         network = self.state.model_with_loss(plan.chunk)
         targets = [target.to(device) for target in micro_batch.targets]
         step = StepObjects([len(target) for target in targets])
-        with self.accelerator.autocast():
-            loss, _ = network(micro_batch.images(device), targets, step)
-        loss.backward()
+        with tf32_of(self.accelerator):
+            with self.accelerator.autocast():
+                loss, _ = network(micro_batch.images(device), targets, step)
+            loss.backward()
 
 
 class TrainingState:

@@ -38,9 +38,9 @@ def test_the_detections_are_those_of_each_group_alone_and_nothing_is_matched(
     for group in range(RECIPE.num_groups):
         with use_group(group_pass.model, group):
             alone = run_inference(group_pass.model, group_pass.task, group_pass.accelerator, 2, 0)
-        for of_groups, expected in zip(images, alone, strict=True):
-            torch.testing.assert_close(of_groups[group].scores, expected.scores)
-            torch.testing.assert_close(of_groups[group].boxes, expected.boxes)
+        for detections, expected in zip(images, alone, strict=True):
+            torch.testing.assert_close(detections[group].scores, expected.scores)
+            torch.testing.assert_close(detections[group].boxes, expected.boxes)
 
 
 def test_with_matching_the_detections_are_the_same_and_each_object_is_matched_in_each_group(

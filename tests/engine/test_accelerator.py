@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from groupdetr.engine.accelerator import (
-    allow_tf32,
     command_line,
     create_accelerator,
     loader_workers,
@@ -82,18 +81,6 @@ def test_the_command_of_a_result_is_what_a_user_types(
     """It has no folder of the machine, because results are published with it."""
     monkeypatch.setattr(sys, "argv", [program, "train", "my data", "--groups", "3"])
     assert command_line() == "groupdetr train 'my data' --groups 3"
-
-
-def test_fp32_means_fp32_in_matrix_products_and_convolutions() -> None:
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    try:
-        for is_allowed, precision in ((True, "high"), (False, "highest")):
-            allow_tf32(is_allowed)
-            assert torch.get_float32_matmul_precision() == precision
-            assert torch.backends.cudnn.allow_tf32 == is_allowed
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_a_cpu_computes_in_fp32_by_default() -> None:

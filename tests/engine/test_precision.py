@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
 
+from groupdetr.engine.callbacks import CallbackList
+from groupdetr.engine.inference import map_dataset
 from groupdetr.engine.precision import (
     autocast,
     choose_precision,
     expect_precision,
     resolve_precision,
+    tf32,
 )
-from groupdetr.errors import UsageError
+from groupdetr.engine.trainer import Trainer
+from groupdetr.errors import DivergedError, UsageError
 
 
 def busy(seconds: float) -> None:
@@ -63,6 +68,82 @@ def test_matrix_products_have_the_precision() -> None:
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with autocast(torch.device("cpu"), precision):
             assert (x @ x).dtype == dtype
+
+
+def tf32_settings() -> tuple[object, ...]:
+    """Return every setting of PyTorch that says whether this process uses TF32."""
+    return (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.mkldnn.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cudnn.rnn.fp32_precision,
+    )
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_tf32_is_set_in_its_context_alone(is_allowed: bool) -> None:
+    before = tf32_settings()
+    with tf32(is_allowed):
+        assert torch.get_float32_matmul_precision() == ("high" if is_allowed else "highest")
+        assert torch.backends.cudnn.allow_tf32 == is_allowed
+    assert tf32_settings() == before
+
+
+def test_a_setting_of_the_newer_interface_of_pytorch_is_restored_too() -> None:
+    """After it was used, the older interface may raise errors."""
+    before = tf32_settings()
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    with tf32(is_allowed=False):  # It restores what this test changes.
+        matmul.fp32_precision, convolution.fp32_precision = "tf32", "ieee"
+        with pytest.raises(RuntimeError):
+            torch.get_float32_matmul_precision()
+        with tf32(is_allowed=False):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert (matmul.fp32_precision, convolution.fp32_precision) == ("tf32", "ieee")
+    assert tf32_settings() == before
+
+
+@pytest.mark.parametrize(("precision", "is_allowed"), [("bf16", True), ("no", False)])
+def test_a_validation_and_a_training_that_fails_leave_no_setting_of_tf32_behind(
+    precision: str, is_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, which only the accelerator pretends to have."""
+    accelerator: Any = SimpleNamespace(
+        device=torch.device("cuda"),
+        mixed_precision=precision,
+        num_processes=1,
+        process_index=0,
+        is_main_process=True,
+    )
+    seen: list[bool] = []
+
+    def look(*_: object) -> list[int]:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return [0]
+
+    def fail() -> None:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        raise DivergedError("the loss is not finite", "images: 1.jpg")
+
+    before = tf32_settings()
+    batches = SimpleNamespace(batches=lambda *_: [SimpleNamespace(indices=[0])])
+    task: Any = SimpleNamespace(val=[None], val_loader=batches)
+    assert map_dataset(look, task, accelerator, 1, 0) == [0]
+    assert tf32_settings() == before
+
+    trainer: Any = SimpleNamespace(
+        accelerator=accelerator,
+        callbacks=CallbackList(),
+        _train=fail,
+        task=SimpleNamespace(val_loader=SimpleNamespace(close=look)),
+        cache=None,
+    )
+    with pytest.raises(DivergedError):
+        Trainer.train(trainer)
+    assert tf32_settings() == before
+    assert seen == [is_allowed] * 3
 
 
 def test_another_precision_is_refused() -> None:

@@ -17,6 +17,7 @@ from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import CocoSplit
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import eval_mode, use_group
+from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.progress import CountProgress
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
@@ -75,7 +76,8 @@ def match_all_groups(
         images = group_pass.detect_and_match(
             detector.recipe.criterion(), batch, loader_workers(settings), progress
         )
-    one, everything = _forward_seconds(detector, task)
+    with tf32_of(group_pass.accelerator):
+        one, everything = _forward_seconds(detector, task)
     return GroupsOnSplit(detector, task, split, images, one, everything)
 
 
