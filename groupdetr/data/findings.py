@@ -35,6 +35,10 @@ ERRORS = {  # code -> remedy
     " classes.txt, one on each line",
     # YOLO
     "dataset-yaml": "write 'names' and the folders of the images: train: images/train",
+    "unreadable-yaml": "correct this line: a key and its value, such as train: images/train, or"
+    " names: [cat, dog]",
+    "keypoint-shape": "write the number of keypoints of an object, and 2 or 3 as the numbers of"
+    " each: kpt_shape: [17, 3]",
     "labels-missing": "put the label files into the folder beside 'images' that is called 'labels',"
     " with the same subfolders",
     "label-malformed": "write class, x center, y center, width and height, or the class and the"

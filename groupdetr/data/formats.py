@@ -22,7 +22,8 @@ class RecordLocation(NamedTuple):
     record: str
 
 
-# Returns the location of the "image" or "annotation" with an id; None if it is not known.
+# Returns the location of the "image", "annotation" or "category" with an id. None if it is not
+# known.
 FindLocation = Callable[[str, int], RecordLocation | None]
 
 

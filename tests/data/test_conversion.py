@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image, ImageOps
 
 from groupdetr.cli.main import main
@@ -40,6 +41,14 @@ def test_real_datasets_go_there_and_back(
         ):
             assert np.array_equal(record.crowd, other.crowd)
     assert check(there, decode=False).verdict != "refuse"
+
+
+def test_folders_of_yolo_are_relative_to_the_description(sample: Sample, tmp_path: Path) -> None:
+    """Ultralytics takes a relative 'path' as one of the folder that it is started in."""
+    convert(sample.save(), "yolo", tmp_path / "out")
+    description = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
+    assert "path" not in description
+    assert (tmp_path / "out" / description["train"]).exists()
 
 
 def test_masks_go_to_yolo_and_back(real_data: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def read_yolo(data: Path) -> dict[str, SplitAnnotations]:
     findings of the split.
     """
     description = describe(data)
-    locations = RecordLocations()
+    locations = RecordLocations(description.file)
     splits = {}
     findings = list(description.findings)
     for name, sources in description.sources.items():
@@ -92,7 +92,11 @@ def _read_split(
     """Return a split; None for a test split without images."""
     file = sources[0] if len(sources) == 1 else description.file
     split = _Content(file)
-    listed = [image for source in sources for image in _images_of(source, split.findings)]
+    listed = [
+        image
+        for source in sources
+        for image in _images_of(source, description.root, split.findings)
+    ]
     images = list(dict.fromkeys(listed))
     if len(images) < len(listed):
         what = f"{len(listed) - len(images)} of {len(listed)} images were named before"
@@ -109,7 +113,7 @@ def _read_split(
     folder = Path(os.path.commonpath([image.parent for image in images]))
     labels = [label_file(image) for image in images]
     exist = [path.is_file() for path in labels]
-    if not any(exist):
+    if not any(exist) and name != "test":  # a test split may have no labels
         what = f"none of its {len(images)} images has a label file, such as {labels[0]}"
         split.findings.append(Finding("labels-missing", str(file), "", what))
     for image, label, exists in zip(images, labels, exist):
@@ -129,8 +133,12 @@ def _read_split(
     return SplitAnnotations(content, folder, file, tuple(split.findings), locations)
 
 
-def _images_of(source: Path, findings: list[Finding]) -> Iterator[Path]:
-    """Yield the images of a folder, in the order of their names, or of a list in its order."""
+def _images_of(source: Path, root: Path, findings: list[Finding]) -> Iterator[Path]:
+    """Yield the images of a folder, in the order of their names, or of a list in its order.
+
+    Names in a list are relative to the folder of the list, to ``root``, that of the dataset, or to
+    the current folder.
+    """
     if source.is_dir():
         yield from search_folder(source, follow_links=True).images
     elif is_image_name(source.name):
@@ -142,9 +150,11 @@ def _images_of(source: Path, findings: list[Finding]) -> Iterator[Path]:
                 what = f"it is {printable(name)}"
                 findings.append(Finding("list-line", str(source), f"line {number}", what))
             elif name:
-                # Ultralytics: ./ at the start is the folder of the list.
-                path = Path(os.path.normpath(source.parent / name))
-                yield path if path.exists() or not Path(name).exists() else Path(name).absolute()
+                # Ultralytics: ./ at the start is the folder of the list, all else is relative to
+                # the current folder, which mostly is that of the dataset.
+                folders = (source.parent, root, Path.cwd())
+                paths = [Path(os.path.normpath(folder / name)) for folder in folders]
+                yield next((path for path in paths if path.exists()), paths[0])
 
 
 def label_file(image: Path) -> Path:
@@ -230,13 +240,19 @@ def _parse_line(
         findings.add("label-malformed", record, f"it is {text}")
         return None
     category, coordinates = numbers[0], numbers[1:]
-    if description.pose:
+    with_keypoints = 4 + description.keypoint_numbers
+    if description.keypoint_numbers and len(coordinates) not in (4, with_keypoints):
+        # It may be a polygon, or keypoints of another number. Both would be guesses.
+        what = f"'kpt_shape' allows 4 or {with_keypoints} numbers behind the class, not"
+        findings.add("label-malformed", record, f"it is {text}: {what} {len(coordinates)}")
+        return None
+    if description.keypoint_numbers:
         coordinates = coordinates[:4]
     is_box = len(coordinates) == 4
     is_polygon = len(coordinates) >= 6 and len(coordinates) % 2 == 0
     if not (is_box or is_polygon) or not all(map(math.isfinite, numbers)):
-        score = ": the sixth number may be a score" if len(numbers) == 6 else ""
-        findings.add("label-malformed", record, f"it is {text}{score}")
+        sixth = ": the sixth number may be a score or a track" if len(numbers) == 6 else ""
+        findings.add("label-malformed", record, f"it is {text}{sixth}")
         return None
     if category not in description.names:
         what = f"the class is {words[0]}, and there are {len(description.names)} names"

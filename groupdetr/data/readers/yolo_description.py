@@ -8,6 +8,7 @@ dataset, and a warning says so.
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from groupdetr.settings import MANY
 
 CLASS_FILES = ("classes.txt", "obj.names")
 _YAML_SUFFIXES = (".yaml", ".yml")
+_STEMS = ("data", "dataset")  # of data.yaml
 _MAX_DEPTH = 3  # folders between a folder and the data.yaml in it
 
 
@@ -39,14 +41,15 @@ class Description:
     file: Path  # data.yaml, or the folder
     names: dict[int, str]
     sources: dict[str, list[Path]]  # split -> folders, lists and images
-    pose: bool = False  # lines have keypoints behind the box
+    root: Path  # the folder that paths are relative to
+    keypoint_numbers: int = 0  # numbers behind the box of a line that has keypoints
     findings: tuple[Finding, ...] = ()
 
 
 def is_yolo(data: Path) -> bool:
     """Return whether a path is a YOLO dataset: its data.yaml, or a folder of it."""
     if data.is_file():
-        return data.suffix.lower() in _YAML_SUFFIXES and _dataset_yaml(data) is not None
+        return data.suffix.lower() in _YAML_SUFFIXES and _is_description(data)
     return bool(data.is_dir() and (_yaml_files(data) or _has_label_folders(data)))
 
 
@@ -56,13 +59,17 @@ def is_nested_yolo(data: Path) -> bool:
 
 
 def describe(data: Path) -> Description:
+    """Read the description of a dataset: its data.yaml, else the names of its folders."""
     files = [data] if data.is_file() else _yaml_files(data)
+    if not files and _class_file(data) is None:
+        # It may be in a folder beside those of the images: config/data.yaml.
+        files = nested_yaml_files(data)
     return _describe_yaml(preferred_file(files, data)) if files else _describe_folder(data)
 
 
 def preferred_file(files: list[Path], data: Path) -> Path:
     """Return the one of several descriptions that has the name of one, or that of the folder."""
-    for stems in (("data", "dataset"), (data.name.lower(),)):
+    for stems in (_STEMS, (data.name.lower(),)):
         preferred = [file for file in files if file.stem.lower() in stems]
         if len(files) > 1 and len(preferred) == 1:
             files = preferred
@@ -90,6 +97,7 @@ def nested_yaml_files(folder: Path, depth: int = _MAX_DEPTH) -> list[Path]:
 def _describe_yaml(file: Path) -> Description:
     content = _dataset_yaml(file)
     if content is None:
+        _parse(file)  # it raises the reason if the file is not YAML
         raise refused("dataset-yaml", file, "it does not describe a dataset")
     findings: list[Finding] = []
     names = _names(content, file, findings)
@@ -118,8 +126,19 @@ def _describe_yaml(file: Path) -> Description:
         sources[split] = [path for path in paths if path is not None]
     if not sources:
         raise refused("dataset-yaml", file, "it names no images: 'train', 'val' and 'test'")
-    is_pose = "kpt_shape" in content
-    return Description(file, names, sources, is_pose, tuple(findings))
+    keypoint_numbers = _keypoint_numbers(content.get("kpt_shape"), file)
+    return Description(file, names, sources, root, keypoint_numbers, tuple(findings))
+
+
+def _keypoint_numbers(shape: object, file: Path) -> int:
+    """Return how many numbers the keypoints of an object have: 51 of kpt_shape [17, 3]."""
+    if shape is None:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape):
+        number, dimensions = shape
+        if 0 < number < MANY and dimensions in (2, 3):
+            return number * dimensions
+    raise refused("keypoint-shape", file, f"'kpt_shape' is {printable(shape)}")
 
 
 def without_test(file: Path, what: str) -> Finding:
@@ -130,7 +149,20 @@ def _yaml_files(folder: Path) -> list[Path]:
     """Return the files of a folder that describe a dataset."""
     names = sorted(os.listdir(folder))
     files = [folder / name for name in names if name.lower().endswith(_YAML_SUFFIXES)]
-    return [file for file in files if not is_system_name(file.name) and _dataset_yaml(file)]
+    return [file for file in files if not is_system_name(file.name) and _is_description(file)]
+
+
+def _is_description(file: Path) -> bool:
+    """Return whether a YAML file describes a dataset, or has the name of one and is broken."""
+    if _dataset_yaml(file) is not None:
+        return True
+    if file.stem.lower() not in _STEMS:
+        return False
+    try:
+        _parse(file)
+    except RefusedError:
+        return True
+    return False
 
 
 def _dataset_yaml(file: Path) -> dict[str, object] | None:
@@ -148,37 +180,66 @@ def _yaml_object(file: Path) -> dict[str, object] | None:
     try:
         if file.stat().st_size > 1 << 22:
             return None
-        content = yaml.load(read_text(file), Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, OSError, RefusedError, RecursionError, ValueError):
+        content = _parse(file)
+    except (OSError, RefusedError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _parse(file: Path) -> object:
+    """Return the content of a YAML file. `RefusedError` with the line if it is no YAML."""
+    text = read_text(file)
+    try:
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        record = f"line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None)
+        what = f"it is not YAML ({problem})" if problem else "it is not YAML"
+        raise RefusedError(Finding("unreadable-yaml", str(file), record, what)) from None
 
 
 def _names(content: dict[str, object], file: Path, findings: list[Finding]) -> dict[int, str]:
     """Return the names of the classes by number."""
     value = content.get("names")
-    if value is None and isinstance(count := content.get("nc"), int) and 0 < count < MANY:
+    count = _whole_number(content.get("nc"))
+    if value is None and count is not None and 0 < count < MANY:
         what = f"there are no 'names' of the {count} classes"
         findings.append(Finding("class-names-invented", str(file), "", what))
         return {number: f"class_{number}" for number in range(count)}
     names: dict[int, str] = {}
     if isinstance(value, list):
-        names = {number: str(name) for number, name in enumerate(value)}
+        names = {number: _text(name) for number, name in enumerate(value)}
     elif isinstance(value, dict):
         for key, name in value.items():
             if not str(key).isdecimal() or isinstance(key, bool):
                 what = f"the number of a class is {printable(key)}"
                 raise refused("class-names", file, what)
-            names[int(key)] = str(name)
+            names[int(key)] = _text(name)
     elif isinstance(value, str) and (file.parent / value).is_file():
         names = _names_of_lines(file.parent / value)
     if not names:
         raise refused("class-names", file, f"'names' is {printable(value)}")
-    count = content.get("nc")
-    if isinstance(count, int) and count != len(names):
+    for number, name in names.items():
+        if not name.strip():
+            raise refused("class-names", file, f"the name of class {number} is empty")
+    if count is not None and count != len(names):
         what = f"'nc' is {count}, and 'names' has {len(names)} names"
         raise refused("class-names", file, what)
     return names
+
+
+def _text(name: object) -> str:
+    return "" if name is None else str(name)
+
+
+def _whole_number(value: object) -> int | None:
+    """Return a whole number that may be written as text or with a point; None for all else."""
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) else math.nan
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def _names_of_lines(file: Path) -> dict[int, str]:
@@ -268,17 +329,22 @@ def _label_folders(folder: Path) -> Iterator[Path]:
 
 
 def _describe_folder(root: Path) -> Description:
-    folders = [root, *_label_folders(root)]
-    class_files = [parent / name for parent in folders for name in CLASS_FILES]
-    class_files = [file for file in class_files if file.is_file()]
-    if class_files:
-        names = _names_of_lines(class_files[0])
+    class_file = _class_file(root)
+    if class_file is not None:
+        names = _names_of_lines(class_file)
         if not names:
-            raise refused("class-names", class_files[0], "it has no names")
+            raise refused("class-names", class_file, "it has no names")
     else:
         names = _names_of_yaml(root)
     sources = {split: [folder] for split, folder in split_folders(root).items()}
-    return Description(root, names, sources or {"train": [root]})
+    return Description(root, names, sources or {"train": [root]}, root)
+
+
+def _class_file(root: Path) -> Path | None:
+    """Return the file with the names of the classes, one on each line; None if there is none."""
+    folders = [root, *_label_folders(root)]
+    files = [parent / name for parent in folders for name in CLASS_FILES]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _names_of_yaml(root: Path) -> dict[int, str]:

@@ -22,7 +22,9 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
     """
     stored = _images_as_stored(splits)
     names = {number: item["name"] for number, item in enumerate(splits[0].categories)}
-    description: JsonObject = {"path": "."}
+    # Without 'path', the folders are relative to data.yaml. Ultralytics would take a relative
+    # 'path' as one of the folder that it is started in.
+    description: JsonObject = {}
     objects = [a for split in splits for image in split.images for a in _objects(image)]
     as_polygons = bool(objects) and all(_polygons(annotation) for annotation in objects)
     if not as_polygons:

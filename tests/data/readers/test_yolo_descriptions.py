@@ -114,6 +114,94 @@ def test_classes_without_names_have_those_of_ultralytics(tmp_path: Path) -> None
     assert [finding.code for finding in findings] == ["class-names-invented"]
 
 
+@pytest.mark.parametrize("count", ["'2'", "2.0"])
+def test_the_number_of_classes_may_be_text_or_have_a_point(count: str, tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/val\nnc: {count}\n")
+    data, _ = read_with_findings(tmp_path)
+    assert [category.name for category in data.categories] == ["class_0", "class_1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"train: images/train\nval: [images/val\nnames: [cat, dog]\n", "it is not YAML"),
+        ("train: images/train\nval: images/val\nnames: [B\xe4r, dog]\n".encode("latin-1"), "UTF-8"),
+        (b"train: images/train\nval: images/val\nnames: [cat, '']\n", "class 1 is empty"),
+    ],
+)
+def test_what_is_wrong_with_the_description_is_named(
+    text: bytes, message: str, tmp_path: Path
+) -> None:
+    """It is not read as if there were no data.yaml."""
+    ultralytics(tmp_path)
+    file = tmp_path / "data.yaml"
+    file.write_bytes(text)
+    for data in (tmp_path, file):
+        with pytest.raises(DataError, match=message) as error:
+            read_with_findings(data)
+        assert str(file) in str(error.value)
+
+
+def test_two_classes_of_one_name_are_named_once_with_their_file(tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    for label in tmp_path.glob("labels/*/*.txt"):
+        label.write_text("0 0.5 0.5 0.5 0.25\n1 0.5 0.5 0.5 0.25\n")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, cat]\n")
+    _, findings = read_with_findings(tmp_path)
+    places = [(finding.code, finding.where) for finding in findings]
+    assert places == [("ambiguous-category-name", f"{tmp_path / 'data.yaml'}: class 0, class 1")]
+
+
+def test_the_description_beside_the_images_may_be_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    (tmp_path / "config").mkdir()
+    text = f"path: ..\ntrain: images/train\nval: images/val\n{NAMES}"
+    (tmp_path / "config/data.yaml").write_text(text)
+    data, findings = read_with_findings(tmp_path)
+    assert [category.name for category in data.categories] == ["cat", "dog"]
+    assert not findings
+
+
+def test_names_in_a_list_may_be_relative_to_the_dataset(tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("images/train/a.jpg\nimages/train/b.jpg\n")
+    (tmp_path / "data.yaml").write_text(f"train: splits/train.txt\nval: images/val\n{NAMES}")
+    data, findings = read_with_findings(tmp_path)
+    assert [len(record.boxes) for record in data.splits["train"].records] == [1, 1]
+    assert not findings
+
+
+def test_a_test_split_may_have_no_labels(tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    (tmp_path / "images/test").mkdir()
+    Image.new("RGB", (80, 40)).save(tmp_path / "images/test/d.jpg")
+    text = f"train: images/train\nval: images/val\ntest: images/test\n{NAMES}"
+    (tmp_path / "data.yaml").write_text(text)
+    report = check(tmp_path)
+    assert not report.errors
+    assert report.splits["test"].empty_images == 1
+
+
+def test_lines_with_keypoints_are_boxes_and_others_are_not_guessed(tmp_path: Path) -> None:
+    ultralytics(tmp_path)
+    labels = tmp_path / "labels/train"
+    keypoints = "0.4 0.4 2 0.6 0.4 2 0.5 0.5 0"
+    (labels / "a.txt").write_text(f"0 0.5 0.5 0.5 0.25 {keypoints}\n1 0.5 0.5 0.5 0.25\n")
+    (labels / "b.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    file = tmp_path / "data.yaml"
+    text = f"train: images/train\nval: images/val\n{NAMES}kpt_shape: "
+    file.write_text(f"{text}[3, 3]\n")
+    data, findings = read_with_findings(tmp_path)
+    boxes = [record.boxes.tolist() for record in data.splits["train"].records]
+    assert boxes == [[[20, 15, 40, 10], [20, 15, 40, 10]], []]
+    assert [finding.code for finding in findings] == ["label-malformed"]
+    file.write_text(f"{text}3\n")
+    with pytest.raises(DataError, match="'kpt_shape' is 3"):
+        read_with_findings(tmp_path)
+
+
 def test_the_description_in_a_subfolder_is_found(tmp_path: Path) -> None:
     roboflow(tmp_path / "unpacked/set")
     description = f"train: ../train/images\nval: ../valid/images\n{NAMES}"
