@@ -83,12 +83,13 @@ def tf32(is_allowed: bool) -> Iterator[None]:
         matmul = torch.get_float32_matmul_precision()
     with suppress(RuntimeError):
         cudnn = torch.backends.cudnn.allow_tf32
-    operations: list[Any] = [
-        torch.backends.cuda.matmul,
-        torch.backends.mkldnn.matmul,  # `torch.set_float32_matmul_precision` sets it, too
-        torch.backends.cudnn.conv,
-        torch.backends.cudnn.rnn,
-    ]
+    backends: Any = torch.backends
+    operations = (
+        backends.cuda.matmul,
+        backends.mkldnn.matmul,  # `torch.set_float32_matmul_precision` sets it, too
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+    )
     before = [operation.fp32_precision for operation in operations]
     torch.set_float32_matmul_precision("high" if is_allowed else "highest")
     torch.backends.cudnn.allow_tf32 = is_allowed
