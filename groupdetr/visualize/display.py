@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from PIL import Image, ImageShow
+from PIL import Image
 from rich.console import Console
 
 from groupdetr.errors import UsageError
@@ -30,6 +30,9 @@ def open_image(image: Image.Image) -> None:
 
     `UsageError` if the machine has no screen or no image viewer.
     """
+    # Imported here, because it imports IPython, which takes a moment, wherever that is installed.
+    from PIL import ImageShow
+
     if not _has_screen():
         _raise_cannot_show("this machine has no screen")
     if not ImageShow.show(image):

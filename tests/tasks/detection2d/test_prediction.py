@@ -122,10 +122,14 @@ def test_the_measured_precision_is_used(weights: Path) -> None:
         Detector(weights, "cpu", precision="double")
 
 
-def test_a_prediction_does_not_import_scipy() -> None:
-    """Only matching and the division of datasets need it, and it takes long to import."""
+def test_a_prediction_imports_neither_scipy_nor_ipython() -> None:
+    """Both take long to import.
+
+    Only matching and the division of datasets need SciPy, and only what is shown needs IPython.
+    """
     program = (
-        "import sys, groupdetr.tasks.detection2d.prediction_command;print('scipy' in sys.modules)"
+        "import sys, groupdetr.tasks.detection2d.prediction_command; "
+        "print({'scipy', 'IPython'} & set(sys.modules))"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert output.stdout.strip() == b"False"
+    assert output.stdout.strip() == b"set()"
