@@ -83,7 +83,8 @@ class FoldedWeight:
 
     PyTorch counts the changes of a tensor in place: ``_version`` changes in a step of an optimizer,
     in ``load_state_dict``, and in every other assignment to its values but one to ``tensor.data``,
-    which hides it from autograd, too.
+    which hides it from autograd, too. After such an assignment, ``model.eval()`` must be called
+    again: to compare all values in every pass would take as long as to multiply them.
     """
 
     product: Tensor
