@@ -75,7 +75,8 @@ class ChunkedModelWithLoss(nn.Module):
 
     It is for training only, because its forward pass already computes gradients. The backward pass
     multiplies them by the gradient of the sum and passes them on. Only the random numbers of
-    dropout differ from those of `ModelWithLoss`. `UsageError` if groups are not independent.
+    dropout differ from those of `ModelWithLoss`. `UsageError` if groups are not independent, and in
+    a second backward pass of the same loss.
     """
 
     def __init__(
@@ -284,6 +285,7 @@ class _PrecomputedGradients(torch.autograd.Function):
         ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *tensors: Tensor
     ) -> Tensor:
         ctx.save_for_backward(*gradients)
+        ctx.has_run_backward = False
         return value.clone()
 
     @staticmethod
@@ -291,8 +293,15 @@ class _PrecomputedGradients(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # By the chain rule, the gradient of the scalar multiplies every known gradient. It does so
         # in place: the activations of backbone and encoder are still needed, so a copy of all
-        # gradients would raise the peak of the memory. PyTorch refuses a second backward pass,
-        # because saved tensors have changed.
+        # gradients would raise the peak of the memory. Afterwards they are lost.
+        if ctx.has_run_backward:
+            raise UsageError(
+                "a loss that is computed in chunks of groups has one backward pass, and this is "
+                "the second one",
+                remedy="compute the loss again before another backward pass, or compute all groups "
+                "at once",
+            )
+        ctx.has_run_backward = True
         gradients = ctx.saved_tensors
         for known in gradients:
             if known is not None:

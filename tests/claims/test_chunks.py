@@ -26,6 +26,7 @@ from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target
 
 from .detectors import (
+    DETECTORS_2D,
     build,
     detector_input,
     detector_targets,
@@ -294,6 +295,20 @@ def test_hooks_on_parameters_fire_once(recipe: Recipe) -> None:
     step(chunked)
     assert calls == {name: 2 for name, _ in trainable}
     assert all(a is b for a, b in zip(before, chunked.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("retain_graph", [True, False])
+def test_a_second_backward_pass_is_refused_and_leaves_the_gradients_of_the_first(
+    retain_graph: bool,
+) -> None:
+    _, chunked = plain_and_chunked(DETECTORS_2D["conditional-detr"], 1)
+    loss, _ = chunked(images_for(chunked), targets_for(chunked))
+    loss.backward(retain_graph=retain_graph)
+    first = gradients(chunked)
+    with pytest.raises(UsageError, match="compute the loss again"):
+        loss.backward()
+    for name, gradient in gradients(chunked).items():
+        assert torch.equal(gradient, first[name]), name
 
 
 def test_the_backward_pass_makes_no_copy_of_the_gradients_of_chunks(recipe: Recipe) -> None:
