@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from groupdetr.console.text import quantity
 from groupdetr.data.dataset import SampleIndex
-from groupdetr.engine.callbacks import Sampler, resume_remedy, summary
+from groupdetr.engine.callback_list import resume_remedy, summary
+from groupdetr.engine.callbacks import Sampler
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.errors import CallbackError
 

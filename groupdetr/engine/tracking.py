@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from groupdetr.console.text import quote
-from groupdetr.engine.callbacks import DetectionLogger, TrainerInterface, summary
+from groupdetr.engine.callback_list import summary
+from groupdetr.engine.callbacks import DetectionLogger, TrainerInterface
 from groupdetr.engine.run_folder import RunFolder, is_evaluation, write_json
 from groupdetr.engine.task import EvaluationResult
 from groupdetr.engine.trackers import (

@@ -17,14 +17,8 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
 from groupdetr.engine.batch_norms import synchronise_batch_norms
-from groupdetr.engine.callbacks import (
-    Callback,
-    CallbackList,
-    EvaluationEnd,
-    Sampler,
-    StepEnd,
-    resume_remedy,
-)
+from groupdetr.engine.callback_list import CallbackList, resume_remedy
+from groupdetr.engine.callbacks import Callback, EvaluationEnd, Sampler, StepEnd
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
 from groupdetr.engine.distributed import distributed_options, without_warning_of_old_name
 from groupdetr.engine.evaluation_files import EvaluationFiles

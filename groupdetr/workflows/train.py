@@ -15,7 +15,8 @@ from torch import nn
 
 from groupdetr.checkpoints import hub
 from groupdetr.data.own_transform import describe_transform, expect_transform
-from groupdetr.engine.callbacks import Callback, check_callbacks
+from groupdetr.engine.callback_checks import check_callbacks
+from groupdetr.engine.callbacks import Callback
 from groupdetr.errors import UsageError
 from groupdetr.registry import experiment, load_object
 from groupdetr.settings import (

@@ -18,10 +18,10 @@ from torch import nn
 from groupdetr.cli.main import main
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.callback_list import CallbackList
 from groupdetr.engine.callbacks import (
     HOOKS,
     Callback,
-    CallbackList,
     EvaluationEnd,
     StepEnd,
     TrainerInterface,

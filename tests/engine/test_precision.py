@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from groupdetr.engine.callbacks import CallbackList
+from groupdetr.engine.callback_list import CallbackList
 from groupdetr.engine.inference import map_dataset
 from groupdetr.engine.precision import (
     autocast,
