@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from groupdetr.checkpoints import native
-from groupdetr.engine.accelerator import peak_memory_mb
 from groupdetr.engine.checkpoint import CheckpointState
+from groupdetr.engine.log_records import evaluation_record, moment
 from groupdetr.engine.run_folder import write_json
 from groupdetr.engine.schedule import TrainingSchedule
 from groupdetr.engine.task import EvaluationResult
@@ -33,17 +31,8 @@ class EvaluationFiles:
 
         Return the record of the log.
         """
-        when = {
-            "step": self.state.progress.step,
-            "epoch": round(self.schedule.epoch, 4),
-            "seconds": round(self.state.progress.seconds, 3),
-        }
-        values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-        cost = {
-            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
-            "peak_memory_mb": round(peak_memory_mb(), 1),
-        }
-        record = {**when, **cost, **values}
+        when = moment(self.state, self.schedule)
+        record = evaluation_record(self.state, self.schedule, metrics)
         self.run.append(record)
         self.run.write_results(self.run.records())
         if is_best or not self.run.best.is_file():

@@ -84,6 +84,15 @@ class TrainingSchedule:
             return is_due and seconds_since > 20 * self.last_evaluation_seconds
         return is_due
 
+    def end_evaluation(self, seconds: float) -> None:
+        """Record that the current weights were evaluated, and how long that took."""
+        progress = self.state.progress
+        self.last_evaluation_at = progress.seconds
+        self.last_evaluation_seconds = seconds
+        progress.evaluation_seconds += seconds
+        progress.evaluated_step = progress.step
+        progress.evaluation_due = False
+
     def is_save_due(self) -> bool:
         """True every ``save_every`` steps, and if the last checkpoint is some minutes old."""
         every = self.settings.save_every

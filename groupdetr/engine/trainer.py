@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -10,7 +9,6 @@ from itertools import islice
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from groupdetr.criterion.criterion import SetCriterion
@@ -21,7 +19,7 @@ from groupdetr.engine.callback_list import CallbackList, resume_remedy
 from groupdetr.engine.callbacks import Callback, EvaluationEnd, Sampler, StepEnd
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
 from groupdetr.engine.distributed import distributed_options, without_warning_of_old_name
-from groupdetr.engine.evaluation_files import EvaluationFiles
+from groupdetr.engine.evaluator import Evaluator
 from groupdetr.engine.feature_cache import (
     CachedChunkedModelWithLoss,
     CachedModelWithLoss,
@@ -29,8 +27,7 @@ from groupdetr.engine.feature_cache import (
 )
 from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.launcher import Launcher
-from groupdetr.engine.main_process import run_on_main
-from groupdetr.engine.matching_instability import ValidationPass
+from groupdetr.engine.log_records import step_record
 from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
 from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.run_folder import RunFolder
@@ -92,7 +89,7 @@ class Trainer:
         self.schedule = TrainingSchedule(plan, self.state)
         self.hosts = HostCommunication(plan.num_processes, self.accelerator.device)
         self.training_step = TrainingStep(plan, self.state, self.schedule, step_groups, self.hosts)
-        self.evaluation_files = EvaluationFiles(plan, self.state, self.schedule)
+        self.evaluator = Evaluator(plan, criterion, self.state, self.schedule)
         self.cache: FeatureCache | None = None  # the features of frozen parts, if they are cached
         self.launcher = Launcher()
         # What this process was asked for, by a signal or a callback.
@@ -381,7 +378,7 @@ class Trainer:
         (measured,) = self.hosts.sum([seconds if self.plan.is_main_process else 0.0])
         return measured
 
-    # what is written
+    # what is written, and when the callbacks are called
 
     def log(self, results: StepResults, lr: float) -> None:
         """Write the first ten steps and every tenth step to the log, and call the callbacks.
@@ -395,7 +392,9 @@ class Trainer:
             # In all processes: one that ended alone would leave the others waiting.
             self.training_step.require_finite()
             if self.is_main_process:
-                record = self.record(results, lr)
+                groups = self.training_step.groups
+                num_groups = None if groups is None else len(groups)
+                record = step_record(self.state, self.schedule, results, lr, num_groups)
                 self.run.append(record)
         event = StepEnd(
             step=step,
@@ -408,78 +407,23 @@ class Trainer:
         if record is not None:
             self.callbacks.on_record(self, record)
 
-    def record(self, results: StepResults, lr: float) -> JsonObject:
-        """Return the record of the last step for the log."""
-        record: JsonObject = {
-            "step": self.step,
-            "epoch": round(self.epoch, 4),
-            "loss": results.loss,
-            "lr": lr,
-            "norm": results.grad_norm,
-            "seconds": round(self.state.progress.seconds, 3),
-            "cpu_seconds": round(self.state.progress.cpu_seconds, 3),
-            "losses": dict(results.losses),
-        }
-        groups = self.training_step.groups
-        if groups is not None:
-            record["groups"] = len(groups)
-        return record
-
     def evaluate(self, network: nn.Module) -> None:
-        """Evaluate the validation images, measure the matching instability, and save the best."""
+        """Evaluate the validation images, and call the callbacks."""
         self.training_step.require_finite()
         started = time.monotonic()
-        progress = self.state.progress
-        model = self.state.evaluated
-        assert isinstance(model, DetectionTransformer)
-        validation_pass = ValidationPass(
-            model,
-            self.criterion,
-            self.task,
-            self.accelerator,
-            self.settings.instability_images,
-        )
-        detections, matched = validation_pass.run(
-            self.plan.micro_batch_size, self.plan.workers, self.on_evaluation_progress
-        )
-        # The main process evaluates, because no other one needs the detections or the result.
-        result = run_on_main(lambda: self.task.evaluate(detections), self.accelerator)
-        metrics: dict[str, float] = {}
-        if result is not None:
-            metrics = result.stats | validation_pass.instability(matched, self.state.matched)
-        (metrics,) = broadcast_object_list([metrics])
-        main_metric = next(iter(metrics.values()))
-        # An undefined score is below all others. Of equal scores, the later evaluation is the best:
-        # its weights were trained for longer.
-        score = -1.0 if math.isnan(main_metric) else main_metric
-        is_best = score >= progress.best_ap
-        # The state changes after the files are written. If one of them cannot be written, this
-        # evaluation is still due, and is done when the run is resumed.
-        record = None if result is None else self.evaluation_files.write(result, metrics, is_best)
-        self.state.matched = matched
-        # An undefined score says nothing about the progress.
-        if score > progress.best_ap:
-            progress.stale = 0
-        elif score >= 0:
-            progress.stale += 1
-        progress.best_ap = max(score, progress.best_ap)
-        duration = self.sync_seconds(time.monotonic() - started)
-        self.schedule.last_evaluation_at = progress.seconds
-        self.schedule.last_evaluation_seconds = duration
-        progress.evaluation_seconds += duration
-        progress.evaluated_step = self.step
-        progress.evaluation_due = False
+        evaluation = self.evaluator.run(self.on_evaluation_progress)
+        self.schedule.end_evaluation(self.sync_seconds(time.monotonic() - started))
         network.train()
         # All files are written before the callbacks are called, because a callback may fail.
-        if record is not None and result is not None:
-            self.callbacks.on_record(self, record)
-            self.callbacks.log_detections(self.step, detections, result)
+        if evaluation.record is not None and evaluation.result is not None:
+            self.callbacks.on_record(self, evaluation.record)
+            self.callbacks.log_detections(self.step, evaluation.detections, evaluation.result)
         event = EvaluationEnd(
             step=self.step,
             epoch=self.epoch,
-            seconds=progress.seconds,
-            metrics=metrics,
-            is_best=is_best,
+            seconds=self.state.progress.seconds,
+            metrics=evaluation.metrics,
+            is_best=evaluation.is_best,
         )
         self.callbacks.on_evaluation_end(self, event)
 
@@ -561,5 +505,5 @@ class Trainer:
         """
         self.damage = self.state.load_whole(self.run.last, self.run.previous)
         self.saved_step = None if self.damage else self.step
-        self.evaluation_damage = self.evaluation_files.check()
+        self.evaluation_damage = self.evaluator.files.check()
         return self.callbacks.load_states(self.state.callbacks, self)
