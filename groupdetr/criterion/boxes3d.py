@@ -25,7 +25,9 @@ class EncodedBoxes3D(BoxPairBuilder):
     locations: ClassVar[tuple[str, ...]] = ("box3d",)
     numbers_of_a_box: ClassVar[int] = 9
 
-    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+    def cost_inputs(
+        self, predictions: Predictions, targets: TargetBatch
+    ) -> tuple[Tensor | None, ...]:
         return super().cost_inputs(predictions, encode_boxes(targets))
 
     def matched_pairs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -75,13 +75,15 @@ class BoxesAndPointSampledMasks(MaskPairBuilder[AllBoxAndMaskPairs, MatchedBoxAn
     def sample_targets(self, masks: CroppedMasks, points: Tensor) -> Tensor:
         return masks.nearest_at(points)
 
-    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+    def cost_inputs(
+        self, predictions: Predictions, targets: TargetBatch
+    ) -> tuple[Tensor | None, ...]:
         """Return the fields of `AllBoxAndMaskPairs`."""
         with torch.autocast(predictions.logits.device.type, enabled=False):
             boxes = gather_all_pairs(predictions, targets)
             return *boxes, *self.mask_costs(predictions, targets)
 
-    def all_pairs(self, *cost_inputs: Tensor) -> AllBoxAndMaskPairs:
+    def all_pairs(self, *cost_inputs: Any) -> AllBoxAndMaskPairs:
         return AllBoxAndMaskPairs(*cost_inputs)
 
     def matched_pairs(

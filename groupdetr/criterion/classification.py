@@ -56,7 +56,7 @@ class Focal(Term[AllBoxPairs, MatchedBoxPairs]):
 
         This is the matching cost of Deformable DETR.
         """
-        score = pairs.logits.sigmoid()
+        score = pairs.class_logits.sigmoid()
         complement = 1 - score
         # Minus the loss as a negative: (1 - alpha) * p^gamma * log(1 - p). In place, because
         # allocating memory takes longer than the arithmetic.
@@ -64,7 +64,7 @@ class Focal(Term[AllBoxPairs, MatchedBoxPairs]):
         # Plus the loss as a positive: -alpha * (1 - p)^gamma * log(p).
         modulation = complement.pow_(self.gamma)
         log_score = score.add_(self.eps).log_()
-        return cost.addcmul_(log_score, modulation, value=-self.alpha)
+        return pairs.of_objects(cost.addcmul_(log_score, modulation, value=-self.alpha))
 
     def loss(self, pairs: MatchedBoxPairs) -> Tensor:
         return FocalLoss.apply(pairs.logits, pairs.target_classes, self.alpha, self.gamma)
@@ -136,16 +136,18 @@ def sum_losses(
         # `gradient` overwrites the losses, so it comes after their sum.
         return loss, negative.gradient().to(logits.dtype)
 
-    # A part has some of the N queries. The sums of the parts have the positives as negatives, too.
+    # A part has some of the logits of one layer, which are one after the other in memory. The sums
+    # of the parts have the positives as negatives, too.
     loss_as_negatives = NegativeFocal(logits[positives].float(), weight, gamma).loss
     loss = (positive_loss - loss_as_negatives).sum(-1)
-    gradient = torch.empty_like(logits)
-    queries = max(1, max_logits * logits.shape[-2] // logits.numel())
-    for part, gradient_of_part in zip(logits.split(queries, -2), gradient.split(queries, -2)):
-        negative = NegativeFocal(part.float(), weight, gamma)
-        loss += negative.loss.sum(tuple(range(1, part.ndim)))
-        gradient_of_part.copy_(negative.gradient())
-        del negative  # before the results of the next part are allocated
+    gradient = logits.new_empty(logits.shape)
+    for layer, (logits_of_layer, gradient_of_layer) in enumerate(zip(logits, gradient)):
+        parts = logits_of_layer.flatten().split(max_logits)
+        for part, gradient_of_part in zip(parts, gradient_of_layer.flatten().split(max_logits)):
+            negative = NegativeFocal(part.float(), weight, gamma)
+            loss[layer] += negative.loss.sum()
+            gradient_of_part.copy_(negative.gradient())
+            del negative  # before the results of the next part are allocated
     return loss, gradient
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -280,7 +280,9 @@ class PointSampledMasks(MaskPairBuilder[AllMaskPairs, MatchedMaskPairs]):
     def sample_targets(self, masks: CroppedMasks, points: Tensor) -> Tensor:
         return masks.at(points)
 
-    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+    def cost_inputs(
+        self, predictions: Predictions, targets: TargetBatch
+    ) -> tuple[Tensor | None, ...]:
         """Return scores, cross-entropy and dice of `AllMaskPairs`."""
         with torch.autocast(predictions.logits.device.type, enabled=False):
             layers, images, groups, queries, _ = predictions.logits.shape
@@ -289,7 +291,7 @@ class PointSampledMasks(MaskPairBuilder[AllMaskPairs, MatchedMaskPairs]):
             scores = predictions.logits.float().softmax(-1).gather(-1, labels).mT
             return scores, *self.mask_costs(predictions, targets)
 
-    def all_pairs(self, *cost_inputs: Tensor) -> AllMaskPairs:
+    def all_pairs(self, *cost_inputs: Any) -> AllMaskPairs:
         return AllMaskPairs(*cost_inputs)
 
     def matched_pairs(

@@ -16,12 +16,16 @@ from groupdetr.errors import DivergedError
 from groupdetr.groups import Match
 from groupdetr.ops.transfer import to_host
 from groupdetr.structures.assignment import Assignment
+from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.supervised_predictions import SupervisedPredictions
 from groupdetr.structures.targets import TargetBatch
 
 # Pairs (query, object) whose costs are computed at once on a CPU. Their intermediate results have
-# half a megabyte each.
-MAX_PAIRS_AT_ONCE = 1 << 17
+# one megabyte each.
+MAX_PAIRS_AT_ONCE = 1 << 18
+# With fewer pairs than these, all costs are computed at once: the operations of further blocks
+# would take longer than the arithmetic.
+MIN_PAIRS_FOR_BLOCKS = 1 << 15
 
 
 class HungarianMatcher(nn.Module):
@@ -62,13 +66,15 @@ class HungarianMatcher(nn.Module):
 
         `DivergedError` if one is not finite: the assignment would have no meaning.
         """
-        # Gather and convert what the terms need, in eager mode.
-        cost_inputs = self.pair_builder.cost_inputs(supervised.predictions, targets)
-
-        # The weighted sum of all terms, possibly compiled.
-        if self.computes_in_blocks and targets.boxes.device.type == "cpu":
-            costs = self.cost_in_blocks(cost_inputs)
+        predictions = supervised.predictions
+        num_pairs = math.prod(predictions.logits.shape[:4]) * targets.labels.shape[1]
+        in_blocks = self.computes_in_blocks and num_pairs >= MIN_PAIRS_FOR_BLOCKS
+        if in_blocks and targets.boxes.device.type == "cpu":
+            costs = self.costs_in_blocks(predictions, targets)
         else:
+            # Gather and convert what the terms need, in eager mode.
+            cost_inputs = self.pair_builder.cost_inputs(predictions, targets)
+            # The weighted sum of all terms, possibly compiled.
             costs = self.cost(*cost_inputs)
 
         # The costs of impossible objects are not finite either, so the check below finds them.
@@ -81,27 +87,34 @@ class HungarianMatcher(nn.Module):
         require_finite(host_costs, supervised.names)
         return host_costs
 
-    def cost_in_blocks(self, cost_inputs: Sequence[Tensor]) -> Tensor:
-        """Return the costs [L,B,K,T,N], computed for some groups of one image and layer at a time.
+    def costs_in_blocks(self, predictions: Predictions, targets: TargetBatch) -> Tensor:
+        """Return the costs [L,B,K,T,N], computed for some layers and groups of one image at a time.
 
         Terms have several intermediate results of the size of the costs. With many objects these
         do not fit into the cache of a CPU, and allocating them takes longer than the arithmetic.
+        The class costs of an image are computed once for every class that its objects have. In the
+        padding of the targets the costs are zero.
         """
-        shape = torch.broadcast_shapes(*[x.shape[-5:] for x in cost_inputs])
-        num_layers, num_images, num_groups, *pairs_of_group = shape
-        if math.prod(shape) <= MAX_PAIRS_AT_ONCE:
-            costs: Tensor = self.cost(*cost_inputs)
-            return costs
-        groups_at_once = max(1, MAX_PAIRS_AT_ONCE // math.prod(pairs_of_group))
-        costs = cost_inputs[0].new_empty(shape)
-        for layer, image in product(range(num_layers), range(num_images)):
-            for group in range(0, num_groups, groups_at_once):
-                part = (
-                    slice(layer, layer + 1),
+        num_layers, num_images, num_groups, num_queries, _ = predictions.logits.shape
+        num_objects = targets.labels.shape[1]
+        costs = torch.zeros(num_layers, num_images, num_groups, num_objects, num_queries)
+        for image, count in enumerate(targets.counts):
+            if count == 0:
+                continue
+            objects = targets.image(image)
+            groups_at_once = max(1, MAX_PAIRS_AT_ONCE // (count * num_queries))
+            layers_at_once = max(1, groups_at_once // num_groups)
+            first_layers = range(0, num_layers, layers_at_once)
+            first_groups = range(0, num_groups, groups_at_once)
+            for layer, group in product(first_layers, first_groups):
+                block = (
+                    slice(layer, layer + layers_at_once),
                     slice(image, image + 1),
                     slice(group, group + groups_at_once),
                 )
-                costs[part] = self.cost(*[block_of(x, part) for x in cost_inputs])
+                part = Predictions(predictions.logits[block], predictions.boxes[block])
+                cost_inputs = self.pair_builder.cost_inputs(part, objects)
+                self.cost.add_to(costs[block][..., :count, :], *cost_inputs)
         return costs
 
 
@@ -116,7 +129,7 @@ class MatchingCost(nn.Module):
         self.terms = terms
         self.pair_builder = pair_builder
 
-    def forward(self, *cost_inputs: Tensor) -> Tensor:
+    def forward(self, *cost_inputs: Tensor | None) -> Tensor:
         pairs = self.pair_builder.all_pairs(*cost_inputs)
         first, *others = self.terms
 
@@ -128,15 +141,11 @@ class MatchingCost(nn.Module):
             total.add_(term.cost(pairs), alpha=term.cost_weight)
         return total
 
-
-def block_of(x: Tensor, part: Sequence[slice]) -> Tensor:
-    """Return a part of the axes L, B, K of a tensor [...,L,B,K,T,N]. Axes of length 1 are kept."""
-    for axis, part_of_axis in zip((-5, -4, -3), part, strict=True):
-        length = x.shape[axis]
-        if length > 1:
-            first, last, _ = part_of_axis.indices(length)
-            x = x.narrow(axis, first, last - first)
-    return x
+    def add_to(self, costs: Tensor, *cost_inputs: Tensor | None) -> None:
+        """Add the weighted costs of the terms to ``costs`` [L,B,K,T,N]."""
+        pairs = self.pair_builder.all_pairs(*cost_inputs)
+        for term in self.terms:
+            costs.add_(term.cost(pairs), alpha=term.cost_weight)
 
 
 def require_finite(costs: np.ndarray, names: Sequence[str]) -> None:

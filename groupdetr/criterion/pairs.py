@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic
+from typing import Any, ClassVar, Generic
 
 from torch import Tensor
 
@@ -46,13 +46,27 @@ class BoxPairs:
 
 @dataclass
 class AllBoxPairs(BoxPairs):
-    """Every query with every object of its image: pred [4,L,B,K,1,N], target [4,1,B,1,T,1]."""
+    """Every query with every object of its image: pred [4,L,B,K,1,N], target [4,1,B,1,T,1].
 
-    logits: Tensor  # [L,B,K,T,N] the query's logit of the object's class
+    Objects of the same class have the same class cost. So it can be computed for C different
+    classes from ``class_logits``, and `of_objects` repeats it for the objects.
+    """
+
+    class_logits: Tensor  # [L,B,K,C,N] the query's logits of the objects' classes
+    object_class: Tensor | None  # [T] index of each object's class in C; None: C is T
 
     def __post_init__(self) -> None:
         # In place, because costs need no gradient, and this is the largest tensor of the criterion.
         self.distances = (self.pred - self.target).abs_()
+
+    @property
+    def logits(self) -> Tensor:
+        """[L,B,K,T,N] the query's logit of the object's class."""
+        return self.of_objects(self.class_logits)
+
+    def of_objects(self, x: Tensor) -> Tensor:
+        """Return values of the objects' classes for the objects: [L,B,K,C,N] -> [L,B,K,T,N]."""
+        return x if self.object_class is None else x.index_select(-2, self.object_class)
 
 
 @dataclass
@@ -67,7 +81,12 @@ class MatchedBoxPairs(BoxPairs):
 class AllSoftmaxBoxPairs(AllBoxPairs):
     """Every query with every object of its image, for a softmax over the classes."""
 
-    scores: Tensor  # [L,B,K,T,N] the query's probability of the object's class
+    class_scores: Tensor  # [L,B,K,C,N] the query's probabilities of the objects' classes
+
+    @property
+    def scores(self) -> Tensor:
+        """[L,B,K,T,N] the query's probability of the object's class."""
+        return self.of_objects(self.class_scores)
 
 
 @dataclass
@@ -86,16 +105,19 @@ class PairBuilder(ABC, Generic[AllPairsT, MatchedPairsT]):
     numbers_of_a_box: ClassVar[int] = 4  # of the targets: 4, or 9 for 3D boxes
 
     @abstractmethod
-    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
-        """Return the tensors that `all_pairs` takes, with contiguous long axes.
+    def cost_inputs(
+        self, predictions: Predictions, targets: TargetBatch
+    ) -> tuple[Tensor | None, ...]:
+        """Return what `all_pairs` takes, with contiguous long axes.
 
-        If `compiles` is True, their last five axes are L, B, K, T, N, or 1 for some of them. This
-        part is not compiled. A compiled kernel that gathered the logits itself would read them
+        This part is not compiled. A compiled kernel that gathered the logits itself would read them
         object by object and wait for each read.
+
+        If `compiles` is True, this is also called with some of the layers and groups of one image.
         """
 
     @abstractmethod
-    def all_pairs(self, *cost_inputs: Tensor) -> AllPairsT:
+    def all_pairs(self, *cost_inputs: Any) -> AllPairsT:
         """Return every query with every object of its image, for the costs of the terms."""
 
     @abstractmethod
@@ -117,10 +139,12 @@ class BoxPairBuilder(PairBuilder[AllBoxPairs, MatchedBoxPairs]):
 
     compiles: ClassVar[bool] = True
 
-    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
+    def cost_inputs(
+        self, predictions: Predictions, targets: TargetBatch
+    ) -> tuple[Tensor | None, ...]:
         return gather_all_pairs(predictions, targets)
 
-    def all_pairs(self, *cost_inputs: Tensor) -> AllBoxPairs:
+    def all_pairs(self, *cost_inputs: Any) -> AllBoxPairs:
         return AllBoxPairs(*cost_inputs)
 
     def matched_pairs(
@@ -139,14 +163,16 @@ class SoftmaxBoxPairBuilder(BoxPairBuilder):
     The last logit is "no object". See `groupdetr.criterion.classification.Softmax`.
     """
 
-    def cost_inputs(self, predictions: Predictions, targets: TargetBatch) -> tuple[Tensor, ...]:
-        pred, target, logits = gather_all_pairs(predictions, targets)
+    def cost_inputs(
+        self, predictions: Predictions, targets: TargetBatch
+    ) -> tuple[Tensor | None, ...]:
+        pred, target, class_logits, object_class = gather_all_pairs(predictions, targets)
         # The softmax of the gathered logits: exp(x) over the sum of exp of all classes.
         log_sum_exp = predictions.logits.float().logsumexp(-1)  # [L,B,K,N]
-        scores = (logits - log_sum_exp.unsqueeze(-2)).exp()
-        return pred, target, logits, scores
+        class_scores = (class_logits - log_sum_exp.unsqueeze(-2)).exp()
+        return pred, target, class_logits, object_class, class_scores
 
-    def all_pairs(self, *cost_inputs: Tensor) -> AllSoftmaxBoxPairs:
+    def all_pairs(self, *cost_inputs: Any) -> AllSoftmaxBoxPairs:
         return AllSoftmaxBoxPairs(*cost_inputs)
 
     def matched_pairs(
@@ -164,21 +190,23 @@ class SoftmaxBoxPairBuilder(BoxPairBuilder):
 
 def gather_all_pairs(
     predictions: Predictions, targets: TargetBatch
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pred, target and logits of `AllBoxPairs`.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return pred, target, class_logits and object_class of `AllBoxPairs`.
 
     They are computed from predictions [L,B,K,N,.] and targets [B,T,.].
     """
     layers, images, groups, queries, _ = predictions.logits.shape
     objects = targets.labels.shape[1]  # T, with padding
-    # Every query's logit of every object's class: gather along the class axis, then put the
-    # objects before the queries, as `groupdetr.ops.assignment` expects them.
-    labels = targets.labels.view(1, images, 1, 1, objects).expand(layers, -1, groups, queries, -1)
-    logits = predictions.logits.gather(-1, labels).float().mT.contiguous()
+    # Every query's logit of every class [C] of the image, or of every object's class [B,T]: gather
+    # along the class axis, then put the objects before the queries, as `groupdetr.ops.assignment`
+    # expects them.
+    labels = targets.labels if targets.classes is None else targets.classes
+    labels = labels.view(1, images, 1, 1, -1).expand(layers, -1, groups, queries, -1)
+    class_logits = predictions.logits.gather(-1, labels).float().mT.contiguous()
     pred = predictions.boxes.float().movedim(-1, 0).contiguous().unsqueeze(-2)
     target = targets.boxes.float().movedim(-1, 0)
     target = target.reshape(len(target), 1, images, 1, objects, 1)
-    return pred, target, logits
+    return pred, target, class_logits, targets.object_class
 
 
 def gather_matched_pairs(

@@ -93,12 +93,16 @@ def giou_distance_in_place(
     """
     centre_distance, size_difference = distances.split(2)
     distance = (size_difference * 0.5).clamp_(min=centre_distance)
-    mean_size = torch.lerp(size_a, size_b, 0.5)
-    intersection = area((mean_size - distance).clamp_(min=0))
-    hull = area(mean_size.add_(distance)).add_(eps)
-    union = (area(size_a) + (area(size_b) + eps)).sub_(intersection)
-    # 1 - GIoU = 1 - (intersection / union - (hull - union) / hull)
-    return 2 - intersection.div_(union).add_(union.div_(hull))
+    mean_size = size_a * 0.5 + size_b * 0.5
+    overlap = (mean_size - distance).clamp_(min=0)
+    hull = area(mean_size.add_(distance))
+    if eps:
+        hull.add_(eps)
+    areas = area(size_a) + (area(size_b) + eps)
+    union = torch.addcmul(areas, *overlap.unbind(), value=-1)
+    # 1 - GIoU = 2 - intersection / union - union / hull, and intersection = areas - union
+    three = areas.new_full((), 3.0)
+    return torch.addcdiv(three, areas, union, value=-1).addcdiv_(union, hull, value=-1)
 
 
 def area(size: Tensor) -> Tensor:

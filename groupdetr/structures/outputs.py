@@ -88,20 +88,25 @@ class Outputs:
         """
         queries = self.queries
         names = tuple(f"layer{i}" for i in range(len(self.layers)))
-        matching = Predictions.stack(self.layers)  # [L,B,K,D+N,.]
         if queries is None:
-            return [SupervisedPredictions(names, matching)]
+            return [SupervisedPredictions(names, Predictions.stack(self.layers))]
+
+        # Proposals have the shape of the matching queries of one layer, and come before the layers.
+        proposals = [] if queries.proposals is None else [queries.proposals]
+        names_of_matching = ("proposals", *names) if proposals else names
 
         denoising = []
-        if queries.denoising is not None:
-            of_denoising_queries, matching = matching.split(queries.num_denoising)
+        if queries.denoising is None:
+            matching = Predictions.stack([*proposals, *self.layers])  # [L,B,K,N,.]
+        else:
+            layers = Predictions.stack(self.layers)  # [L,B,K,D+N,.]
+            of_denoising_queries, matching = layers.split(queries.num_denoising)
             denoising = [queries.denoising.supervised(names, of_denoising_queries)]
-
-        # Proposals have the shape of the predictions of one layer. They come before the layers.
-        if queries.proposals is not None:
-            names = ("proposals", *names)
-            matching = queries.proposals[None].cat(matching)
-        matched = SupervisedPredictions(names, matching, total_groups=queries.total_groups)
+            if proposals:
+                matching = proposals[0][None].cat(matching)
+        matched = SupervisedPredictions(
+            names_of_matching, matching, total_groups=queries.total_groups
+        )
         return [matched, *denoising]
 
 

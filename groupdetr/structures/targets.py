@@ -199,6 +199,9 @@ class TargetBatch(TensorDataclass):
     masks: tuple[CroppedMasks | None, ...] = ()  # [B] of [T] each, if masks are to be learned
     # [B,T] bool, True for objects with impossible values; None if all values are checked already
     invalid: Tensor | None = None
+    # Of a single image, see `image`: its different labels [C], and the index of each object's [T]
+    classes: Tensor | None = None
+    object_class: Tensor | None = None
 
     @property
     def cropped_masks(self) -> list[CroppedMasks]:
@@ -221,6 +224,24 @@ class TargetBatch(TensorDataclass):
             boxes.append(F.pad(target.boxes, (0, 0, 0, padded_count - count), value=1.0))
         masks = tuple(target.masks for target in targets)
         return cls(torch.stack(labels), torch.stack(boxes), counts, masks)
+
+    def image(self, index: int) -> TargetBatch:
+        """Return the targets of one image without padding, with `classes` and `object_class`.
+
+        On a GPU this waits for the GPU.
+        """
+        count = self.counts[index]
+        labels = self.labels[index : index + 1, :count]
+        classes, object_class = labels[0].unique(return_inverse=True)
+        return TargetBatch(
+            labels,
+            self.boxes[index : index + 1, :count],
+            (count,),
+            self.masks[index : index + 1],
+            None if self.invalid is None else self.invalid[index : index + 1, :count],
+            classes,
+            object_class,
+        )
 
     def mark_invalid(self, num_classes: int) -> TargetBatch:
         """Return the batch with `invalid`, in which invalid labels are replaced by 0.

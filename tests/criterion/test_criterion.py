@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from groupdetr.criterion.boxes import L1, GIoU
-from groupdetr.criterion.classification import Focal
+from groupdetr.criterion.classification import Focal, Softmax
 from groupdetr.criterion.criterion import SetCriterion, sum_over_ranks
 from groupdetr.groups import match_groups
 from groupdetr.structures.outputs import Outputs
@@ -19,9 +22,9 @@ from groupdetr.structures.targets import Target, TargetBatch
 TERMS = ("focal", "l1", "giou")
 
 
-def outputs(groups: int = 2, queries: int = 4) -> Outputs:
+def outputs(groups: int = 2, queries: int = 4, images: int = 2) -> Outputs:
     torch.manual_seed(0)
-    axes = (2, groups, queries)
+    axes = (images, groups, queries)
     layers = [
         Predictions(torch.randn(*axes, 3), torch.rand(*axes, 4) * 0.4 + 0.2) for _ in range(3)
     ]
@@ -100,21 +103,41 @@ def test_the_sum_over_a_single_process_is_its_own_value() -> None:
     assert sum_over_ranks(torch.tensor(5.0)) == (1, (torch.tensor(5.0),))
 
 
-@pytest.mark.parametrize("pairs_at_once", [1, 9, 20, 50])
+@pytest.mark.parametrize("classification", [Focal(2, 2), Softmax(1, 1)], ids=lambda x: x.name)
+@pytest.mark.parametrize("pairs_at_once", [1, 9, 20, 50, 100, 1000])
 def test_costs_in_blocks_are_those_that_are_computed_at_once(
-    pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
+    classification: Focal | Softmax, pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A block has some of the five groups of one image and one layer, and at least one of them."""
-    matcher = criterion().matcher
-    predicted, annotated = outputs(groups=5), TargetBatch.from_targets(targets(2, 3))
+    """A block has some of the layers and of the five groups of one image, and at least one group.
+
+    Three objects have two classes, one image has no object, and the padding costs nothing.
+    """
+    matcher = SetCriterion([classification, L1(5, 5), GIoU(2, 2)]).matcher
+    predicted, annotated = outputs(groups=5, images=3), TargetBatch.from_targets(targets(2, 3, 0))
+    annotated.labels[1, :3] = torch.tensor([1, 0, 1])
     (supervised,) = predicted.supervised()
-    at_once = matcher.costs(supervised, annotated)
-    calls: list[tuple[int, ...]] = []
-    matcher.cost.register_forward_hook(lambda *arguments: calls.append(arguments[-1].shape))
+    with torch.no_grad():
+        inputs = matcher.pair_builder.cost_inputs(supervised.predictions, annotated)
+        at_once = matcher.cost(*inputs).numpy()
+    blocks: list[tuple[int, ...]] = []
+    add_to = matcher.cost.add_to
+
+    def recorded(costs: Tensor, *cost_inputs: Tensor | None) -> None:
+        blocks.append(tuple(costs.shape))
+        add_to(costs, *cost_inputs)
+
+    monkeypatch.setattr(matcher.cost, "add_to", recorded)
+    monkeypatch.setattr("groupdetr.criterion.matcher.MIN_PAIRS_FOR_BLOCKS", 0)
     monkeypatch.setattr("groupdetr.criterion.matcher.MAX_PAIRS_AT_ONCE", pairs_at_once)
     in_blocks = matcher.costs(supervised, annotated)
-    assert in_blocks.shape == (3, 2, 5, 3, 4)
-    assert np.allclose(in_blocks, at_once, rtol=0, atol=1e-5)
-    groups_at_once = max(1, pairs_at_once // 12)
-    assert {shape[2] for shape in calls} == {groups_at_once, 5 % groups_at_once or groups_at_once}
-    assert all(shape[:2] == (1, 1) for shape in calls)
+
+    assert in_blocks.shape == (3, 3, 5, 3, 4)
+    for image, count in enumerate(annotated.counts):
+        expected, ours = at_once[:, image, :, :count], in_blocks[:, image, :, :count]
+        assert np.allclose(ours, expected, rtol=0, atol=1e-6)
+        assert not in_blocks[:, image, :, count:].any()
+    assert sum(map(math.prod, blocks)) == 3 * 5 * (2 + 3) * 4
+    for layers, images, groups, objects, queries in blocks:
+        assert images == 1
+        pairs = layers * groups * objects * queries
+        assert pairs <= pairs_at_once or layers == groups == 1
