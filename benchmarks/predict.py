@@ -3,17 +3,18 @@
     python benchmarks/predict.py
 
 Conditional DETR with a ResNet-50 runs in evaluation mode on one image of noise, here and in
-transformers, with random weights of their own. ``beside the network`` is the rest of `groupdetr
-predict`, for a photograph of 640 x 480: it is read and resized, and the copy with its objects is
-drawn and written. Threads do this while the network computes.
+transformers, with random weights of their own, each in a process of its own. ``beside the network``
+is the rest of `groupdetr predict`, for a photograph of 640 x 480: it is read and resized, and the
+copy with its objects is drawn and written. Threads do this while the network computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +28,8 @@ import groupdetr
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.image_input import to_rgb
 from groupdetr.data.transforms import val_transform
-from groupdetr.engine.precision import autocast
+from groupdetr.engine.freed_memory import keep_freed_memory
+from groupdetr.engine.precision import Precision, autocast
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.result import Result
 
@@ -57,33 +59,61 @@ def transformers_model() -> nn.Module:
     return ConditionalDetrForObjectDetection(config)
 
 
-@torch.inference_mode()
-def compare_networks(options: Options) -> dict[str, dict[str, Any]]:
-    """Return a row for each network, and for ours in bf16."""
+class OwnProcess:
+    """A network in a process of its own, which runs it once whenever it is asked.
+
+    In one process, networks would share what is set for it, such as whether the C library keeps
+    memory that was freed.
+    """
+
+    def __init__(self, network: str, options: Options) -> None:
+        spawn = get_context("spawn")
+        self.pool = ProcessPoolExecutor(1, spawn, initializer=load, initargs=(network, options))
+
+    def __call__(self) -> measure.Times:
+        return self.pool.submit(run_once).result()
+
+
+# In such a process: a function that runs the network once.
+loaded: Callable[[], measure.Times]
+
+
+def load(network: str, options: Options) -> None:
+    """Load a network, and keep freed memory for ours, as `groupdetr predict` does."""
+    global loaded
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
-    theirs = transformers_model().eval().to(device)
-    ours = groupdetr.create_model("conditional-detr-r50").eval().to(device)
     pixels = torch.randn(3, options.height, options.width, device=device)
-    images = groupdetr.Images.from_list([pixels])
+    if network == "transformers":
+        theirs = transformers_model().eval().to(device)
+        run = partial(theirs, pixels[None])
+    else:
+        keep_freed_memory()
+        ours = groupdetr.create_model("conditional-detr-r50").eval().to(device)
+        run = partial(ours, groupdetr.Images.from_list([pixels]))
+    precision: Precision = "bf16" if network.endswith("bf16") else "fp32"
 
-    def timed(run: Callable[[], object], context: Callable[[], AbstractContextManager[object]]):
-        def timed_run() -> measure.Times:
-            with context():
-                stopwatch = measure.Stopwatch(options.device)
-                run()
-                stopwatch.lap("run")
-            return stopwatch.times
+    def timed_run() -> measure.Times:
+        with torch.inference_mode(), autocast(device, precision):
+            stopwatch = measure.Stopwatch(options.device)
+            run()
+            stopwatch.lap("run")
+        return stopwatch.times
 
-        return timed_run
+    loaded = timed_run
 
-    fp32, bf16 = (partial(autocast, device, precision) for precision in ("fp32", "bf16"))
-    runs = {
-        "transformers": timed(lambda: theirs(images.pixels), fp32),
-        "ours": timed(lambda: ours(images), fp32),
-        "ours, bf16": timed(lambda: ours(images), bf16),
-    }
+
+def run_once() -> measure.Times:
+    return loaded()
+
+
+def compare_networks(options: Options) -> dict[str, dict[str, Any]]:
+    """Return a row for each network, and for ours in bf16."""
+    runs = {name: OwnProcess(name, options) for name in ("transformers", "ours", "ours, bf16")}
     timings = measure.time_interleaved(runs, options.rounds)
+    for process in runs.values():
+        process.pool.shutdown()
     return {
         name: {"image, ms": timings.ms(name), "speed-up": timings.speed_up(name, "transformers")}
         for name in runs

@@ -82,6 +82,12 @@ def torchrun(
     )
 
 
+def printed_number(program: str, *arguments: str, env: dict[str, str]) -> int:
+    """Run a Python program in another process and return the number that it prints."""
+    command = [sys.executable, "-c", program, *arguments]
+    return int(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+
+
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the records of log.jsonl."""
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,22 +210,3 @@ def is_out_of_memory(error: BaseException) -> bool:
 def format_bytes(size: float) -> str:
     """Format bytes: 512 MiB, 1.5 GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def trim_malloc() -> None:
-    """Return freed memory to the system; glibc would keep it. It takes a millisecond.
-
-    The small results of an image lie between large blocks that were freed. Without trimming, an
-    evaluation of masks grows by megabytes an image.
-    """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], object] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library
-        return None

@@ -25,6 +25,7 @@ from groupdetr.engine.feature_cache import (
     CachedModelWithLoss,
     FeatureCache,
 )
+from groupdetr.engine.freed_memory import keep_freed_memory
 from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.log_records import step_record
@@ -236,6 +237,8 @@ class Trainer:
 
     def _train(self) -> None:
         progress = self.state.progress
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         network = self.prepare_network()
         self.model.train()
         if progress.evaluation_due:

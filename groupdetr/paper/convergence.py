@@ -11,7 +11,7 @@ from groupdetr.paper.item import Choices, Item, pair, plan_of
 from groupdetr.paper.plan import Plan
 from groupdetr.paper.results import Results
 from groupdetr.paper.scale import LONG, SHORT, Detector, Scale
-from groupdetr.report.chart import Chart, Series, charts, line_chart
+from groupdetr.report.chart import Chart, Series, charts
 from groupdetr.report.comparison import Configuration, curves, gain, read_epoch, read_value
 from groupdetr.report.page import Cell, Column, Html, prose, section, table
 
@@ -71,7 +71,7 @@ class Fig1(AllDetectors):
         lines = curves(page.configurations, read_epoch, read_value(page.metric, 100))
         caption = "Without groups dashed, with groups bold."
         chart = Chart(f"{page.metric} by epoch", "epoch", page.metric, lines, caption)
-        return [section("All detectors", line_chart(chart))]
+        return [section("All detectors", charts([chart]))]
 
 
 class Fig5(Fig8):
@@ -107,7 +107,7 @@ class Fig5(Fig8):
             "The measure is that of DN-DETR: a query counts if the index of its object differs."
         )
         caption = "Mean over the seeds."
-        parts = [prose(text), line_chart(chart), table(columns, rows, caption)]
+        parts = [prose(text), charts([chart]), table(columns, rows, caption)]
         return [section("Instability", *parts)]
 
 

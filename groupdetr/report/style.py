@@ -81,7 +81,7 @@ td.n + td:not(.n), th.n + th:not(.n) { padding-left: 22px; }
 
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr));
   gap: 30px 40px; margin: 26px 0; }
-.charts > figure:only-child { max-width: 660px; }
+.charts > figure:only-child { max-width: 510px; }  /* as wide as one of two */
 figure { margin: 0; break-inside: avoid; }
 figcaption { font: 15px/1.45 var(--serif); color: var(--muted); margin-top: 9px; max-width: 72ch; }
 .numbered > figcaption::before { counter-increment: figure;

@@ -20,6 +20,7 @@ import groupdetr
 from groupdetr import registry
 from groupdetr.cli.main import COMMANDS, main
 from groupdetr.cli.options.import_weights import ImportOptions
+from groupdetr.engine import freed_memory
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.paper import small_scale
 from groupdetr.workflows.task_workflows import WORKFLOWS
@@ -343,6 +344,17 @@ def test_an_empty_argument_is_an_error_and_not_the_current_folder(
     message = capsys.readouterr().err
     assert message.startswith("error: an argument is empty")
     assert f"after {'--out' if '--out=' in arguments else arguments[0]}" in message
+
+
+@pytest.mark.parametrize("command", ["predict", "val", "groups", "ui", "export", "train"])
+def test_commands_that_run_a_network_many_times_keep_freed_memory(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training calls it itself, on a CPU only."""
+    calls: list[str] = []
+    monkeypatch.setattr(freed_memory, "keep_freed_memory", lambda: calls.append(command))
+    assert main([command, str(tmp_path / "missing")]) != 0
+    assert len(calls) == (command in ("predict", "val", "groups", "ui"))
 
 
 def test_only_a_training_runs_in_several_processes(

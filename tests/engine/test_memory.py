@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,7 +25,7 @@ from groupdetr.engine.memory import (
     usable_bytes,
 )
 from groupdetr.errors import UsageError
-from tests.runs import environment
+from tests.runs import environment, printed_number
 
 MIB = 1 << 20
 UNLIMITED = 1 << 40
@@ -276,12 +273,6 @@ else:
 """
 
 
-def printed_number(program: str, *arguments: str, env: dict[str, str]) -> int:
-    """Run a Python program in another process and return the number that it prints."""
-    command = [sys.executable, "-c", program, *arguments]
-    return int(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's /proc")
 def test_the_peak_of_tensors_is_the_peak_of_a_process_that_returns_freed_memory() -> None:
@@ -294,41 +285,3 @@ def test_the_peak_of_tensors_is_the_peak_of_a_process_that_returns_freed_memory(
     of_tensors = printed_number(PEAK_PROGRAM, "meter", env=returns_freed_memory)
     of_process = printed_number(PEAK_PROGRAM, "process", env=returns_freed_memory)
     assert of_tensors == pytest.approx(of_process, rel=0.05)
-
-
-HEAP_PROGRAM = """
-import ctypes
-import psutil
-from groupdetr.engine.memory import trim_malloc
-
-def resident_mib():
-    return psutil.Process().memory_info().rss >> 20
-
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-libc.free.argtypes = [ctypes.c_void_p]
-before = resident_mib()
-large = []
-for _ in range(300):
-    large.append(libc.malloc(ctypes.c_size_t(1 << 20)))
-    ctypes.memset(large[-1], 1, 1 << 20)
-    libc.malloc(ctypes.c_size_t(1 << 10))  # remains, and keeps the heap from shrinking at its end
-assert resident_mib() - before > 290
-for address in large:
-    libc.free(address)
-trim_malloc()
-print(resident_mib() - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems have other allocators")
-def test_trim_malloc_returns_freed_memory_between_small_blocks_that_remain() -> None:
-    """The program allocates from the C library itself, so PyTorch's allocator has no say in it."""
-    changes_malloc = ("LD_PRELOAD", "GLIBC_TUNABLES")
-    one_heap = {
-        **{name: value for name, value in environment().items() if name not in changes_malloc},
-        "MALLOC_MMAP_THRESHOLD_": str(32 * MIB),
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-        "MALLOC_ARENA_MAX": "1",
-    }
-    assert printed_number(HEAP_PROGRAM, env=one_heap) < 50
