@@ -19,6 +19,10 @@ REMEDIES = {
         "then --lwdetr CHECKOUT"
     ),
     "rfdetr": "needs rfdetr: pip install --target FOLDER rfdetr, then --rfdetr FOLDER",
+    "ultralytics": (
+        "needs ultralytics (AGPL-3.0): pip install --target FOLDER ultralytics, "
+        "then --ultralytics FOLDER"
+    ),
     "data": "needs a dataset of JPEGs: --data FOLDER",
 }
 
@@ -119,6 +123,13 @@ PARTS = (
     Part("check", "Checking the images of a dataset", "check.py", on_device=False),
     Part("evaluation", "COCO's metrics", "evaluation.py", on_device=False),
     Part("predict", "Inference of one image, and what it costs beside the network", "predict.py"),
+    Part(
+        "folder",
+        "Images a second of `predict FOLDER`",
+        "folder.py",
+        takes={"rfdetr": "--rfdetr", "ultralytics": "--ultralytics"},
+        on_device=False,
+    ),
     Part("startup", "The time until a command begins its work", "startup.py", on_device=False),
     Part("export", "Latency of exported detectors", "export.py", on_device=False),
 )

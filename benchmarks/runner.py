@@ -33,6 +33,7 @@ class Options:
     official: Path | None = None  # a checkout of the authors' branch GroupDETR
     lwdetr: Path | None = None  # a checkout of LW-DETR
     rfdetr: Path | None = None  # a folder of packages with rfdetr; by default the installed one
+    ultralytics: Path | None = None  # a folder of packages with ultralytics
     data: Path | None = None  # a dataset of JPEGs
     limit: float = 3600.0  # seconds after which a part is stopped
 

@@ -164,6 +164,13 @@ def test_inference_beside_transformers(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_images_of_a_folder_beside_a_network_that_waits(run: Run) -> None:
+    rows = run("folder", images=3, rounds=1, network_ms=1)
+    assert list(rows) == ["ours"]
+    assert rows["ours"]["images a second"] > 0
+
+
+@pytest.mark.slow
 def test_commands_without_a_network_start_before_torch(run: Run) -> None:
     rows = run("startup", rounds=1)
     assert rows["groupdetr presets"]["of torch"] < 1
