@@ -17,6 +17,7 @@ from groupdetr.checkpoints.layout import (
     with_prefixes,
 )
 from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.modeling.backbones.dinov2_names import HUGGING_FACE_DINOV2
 from groupdetr.modeling.box_and_mask_head import EXPANSION
 from groupdetr.weights.huggingface_conditional_detr import configuration, own_fields
 from groupdetr.weights.huggingface_lw_detr import (
@@ -30,7 +31,6 @@ from groupdetr.weights.huggingface_lw_detr import (
 from groupdetr.weights.official_conditional_detr import named_fields
 from groupdetr.weights.official_lw_detr import with_num_points
 from groupdetr.weights.roboflow_rf_detr import (
-    DINOV2,
     ROBOFLOW_RF_DETR,
     ROBOFLOW_RF_DETR_SEG,
     global_blocks,
@@ -45,7 +45,7 @@ DETECTOR_MODULES: Names = {
         "model.backbone.backbone.",
         "backbone.network.",
     ),
-    **with_prefixes(DINOV2, "model.backbone.backbone.", "backbone.network."),
+    **with_prefixes(HUGGING_FACE_DINOV2, "model.backbone.backbone.", "backbone.network."),
     # It has one level.
     **with_prefixes(C2F, "model.backbone.projector.", "encoder.levels.0."),
 }

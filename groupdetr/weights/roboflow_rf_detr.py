@@ -24,6 +24,7 @@ from groupdetr.checkpoints.layout import (
 )
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
+from groupdetr.modeling.backbones.dinov2_names import HUGGING_FACE_DINOV2
 from groupdetr.weights.coco_names import COCO_91, UNUSED_CLASS
 from groupdetr.weights.objects365_names import OBJECTS365
 from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
@@ -64,26 +65,6 @@ POSITIONS = ("position_grid",)
 DINOV2_SIDE = 518
 COCO_80 = [name for name in COCO_91 if name != "N/A"]
 
-# One block of DINOv2
-BLOCK: Names = {
-    "norm#.*": "norm#.*",
-    "attention.attention.query.*": "attention.query_proj.*",
-    "attention.attention.key.*": "attention.key_proj.*",
-    "attention.attention.value.*": "attention.value_proj.*",
-    "attention.output.dense.*": "attention.output_proj.*",
-    "layer_scale#.lambda1": "layer_scale#",
-    "mlp.fc1.*": "feed_forward.expand.*",
-    "mlp.fc2.*": "feed_forward.contract.*",
-}
-
-DINOV2: Names = {
-    "embeddings.cls_token": "embed.class_token",
-    "embeddings.mask_token": (),  # No detector uses it.
-    "embeddings.position_embeddings": "embed.position",
-    "embeddings.patch_embeddings.projection.*": "embed.patch_conv.*",
-    **with_prefixes(BLOCK, "encoder.layer.#.", "blocks.#."),
-    "layernorm.*": "norm.*",
-}
 BACKBONE = "backbone.0.encoder.encoder."
 MASK_TOKEN = f"{BACKBONE}embeddings.mask_token"
 
@@ -92,7 +73,7 @@ def names(projector: str) -> Names:
     """Return the table; ``projector`` is how our names of the projector begin."""
     return {
         "_kp_active_mask": (),  # of versions with key points; it is empty in a detector
-        **with_prefixes(DINOV2, BACKBONE, "backbone.network."),
+        **with_prefixes(HUGGING_FACE_DINOV2, BACKBONE, "backbone.network."),
         **detector_names(projector),
     }
 

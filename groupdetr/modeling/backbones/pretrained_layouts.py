@@ -14,6 +14,7 @@ from groupdetr.checkpoints.layout import (
 )
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
+from groupdetr.modeling.backbones.dinov2_names import HUGGING_FACE_DINOV2, META_DINOV2
 from groupdetr.modeling.backbones.swin_names import OFFICIAL_SWIN_NAMES
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 
@@ -83,4 +84,23 @@ DD3D_VOVNET = _layout(
     {**with_prefixes(VOVNET_NAMES, "backbone.bottom_up.", ""), "*": ()},
 )
 
-BACKBONES = (RESNET, OFFICIAL_SWIN, TIMM_SWIN, MAE, PETR_VOVNET, DD3D_VOVNET)
+# Files of DINOv2 with registers are refused by the names of the registers, which RF-DETR lacks.
+DINOV2 = _layout(
+    "Hugging Face's DINOv2",
+    ("embeddings.cls_token", "encoder.layer.#.layer_scale#.lambda1"),
+    HUGGING_FACE_DINOV2,
+)
+OFFICIAL_DINOV2 = _layout(
+    "Meta's DINOv2", ("patch_embed.proj.weight", "blocks.#.ls#.gamma"), META_DINOV2
+)
+
+BACKBONES = (
+    RESNET,
+    OFFICIAL_SWIN,
+    TIMM_SWIN,
+    MAE,
+    PETR_VOVNET,
+    DD3D_VOVNET,
+    DINOV2,
+    OFFICIAL_DINOV2,
+)

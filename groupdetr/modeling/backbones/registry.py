@@ -196,7 +196,7 @@ def _lw_detr_vit(options: BackboneOptions) -> Backbone:
 
 def _windowed_dinov2(options: BackboneOptions) -> Backbone:
     sizes = windowed_vit_sizes(WINDOWED_DINOV2, options)
-    backbone = windowed_dinov2(sizes, options.recompute)
+    backbone = windowed_dinov2(sizes, options.recompute, options.pretrained)
     return complete(backbone, options, windowed_vit_stages(sizes))
 
 
@@ -297,4 +297,4 @@ register_backbone(LITE0, _efficientnet_lite0, has_weights=True)
 register_backbone(SMALL_RESNET, _small_resnet, can_load=False)
 register_backbone(SMALL_VIT, _small_vit)
 register_backbone(LW_DETR_VIT, _lw_detr_vit, can_load=False)
-register_backbone(WINDOWED_DINOV2, _windowed_dinov2, can_load=False)
+register_backbone(WINDOWED_DINOV2, _windowed_dinov2)

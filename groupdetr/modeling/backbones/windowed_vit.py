@@ -9,16 +9,21 @@ the same size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.errors import UsageError
 from groupdetr.modeling.attention.multihead import dot_product_attention, split_heads
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay
+from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backbone_file
+from groupdetr.modeling.backbones.pretrained_layouts import DINOV2, OFFICIAL_DINOV2
 from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.linear import Linear
 from groupdetr.modeling.mlp import FeedForward
@@ -69,15 +74,26 @@ def lw_detr_vit(sizes: WindowedViTSizes, recompute: bool) -> Backbone:
     return _backbone(network, sizes, layer_decay)
 
 
-def windowed_dinov2(sizes: WindowedViTSizes, recompute: bool) -> Backbone:
+def windowed_dinov2(
+    sizes: WindowedViTSizes, recompute: bool, pretrained: bool | str = False
+) -> Backbone:
     """Return RF-DETR's DINOv2: every window has a class token, and a norm is applied to all maps.
 
-    ``recompute`` turns on gradient checkpointing.
+    ``recompute`` turns on gradient checkpointing. ``pretrained`` is the path of a file with the
+    weights of DINOv2, see `load_dinov2`, or False for random weights. `UsageError` if it is True:
+    no file is downloaded. `WeightsError` if a file does not fit.
     """
+    if pretrained is True:
+        raise UsageError(
+            "the weights of windowed_dinov2 are not downloaded",
+            remedy="pass a file with DINOv2's weights: --pretrained-backbone FILE",
+        )
     embed = ClassTokenPatchEmbedding(sizes)
     blocks = _blocks(sizes, key_bias=True, layer_scale=DINOV2_LAYER_SCALE)
     norm = nn.LayerNorm(sizes.width, eps=EPS)
     network = WindowedViT(embed, blocks, norm, sizes, recompute)
+    if pretrained:
+        load_dinov2(network, read_backbone_file(pretrained, (DINOV2, OFFICIAL_DINOV2)))
     # RF-DETR's code counts one layer more than there are blocks up to the last map. Block i has the
     # factor decay^(L-i), where L is the number of the last map's block, counted from 1, plus one.
     layers = _layers_with_decay(sizes)
@@ -86,6 +102,47 @@ def windowed_dinov2(sizes: WindowedViTSizes, recompute: bool) -> Backbone:
     missing = [without_parameters] * max(0, 1 + num_layers - len(layers))
     layer_decay = LayerDecay((*layers, *missing), undecayed=RF_DETR_UNDECAYED)
     return _backbone(network, sizes, layer_decay)
+
+
+def load_dinov2(network: WindowedViT, file: Checkpoint) -> None:
+    """Load the weights of DINOv2 (Oquab et al. 2023) into RF-DETR's network.
+
+    The number of windows does not matter. A table of positions of another size is interpolated as
+    it is for an image of another size, and the kernel of patches of another size is resampled
+    (FlexiViT, Beyer et al. 2023). rfdetr 1.11.2 loads no weights where one of the two differs.
+    `WeightsError` if names or shapes differ.
+    """
+    embed = network.embed
+    state = dict(file.state)
+    position, kernel = state.get("embed.position"), state.get("embed.patch_conv.weight")
+    if position is not None and _has_square_table(position):
+        state["embed.position"] = resize_positions(position, embed.position_grid)
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[-1] != embed.patch:
+        state["embed.patch_conv.weight"] = resample_patch_embed(kernel, [embed.patch, embed.patch])
+    load_all_weights(network, replace(file, state=state))
+
+
+def _has_square_table(position: Tensor) -> bool:
+    """True for position embeddings [1,1+G*G,C]: those of a class token and a square of patches."""
+    num_patches = position.shape[1] - 1 if position.ndim == 3 else 0
+    return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
+
+
+def resize_positions(position: Tensor, grid: int) -> Tensor:
+    """Interpolate a square table of positions: [1,1+G*G,C] -> [1,1+grid*grid,C].
+
+    The first row, of the class token, stays as it is.
+    """
+    class_token, patches = position[:, :1], position[:, 1:]
+    side = math.isqrt(patches.shape[1])
+    if side == grid:
+        return position
+    table = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    table = F.interpolate(
+        table.float(), size=(grid, grid), mode="bicubic", align_corners=False, antialias=True
+    )
+    resized = table.flatten(2).transpose(1, 2).to(position.dtype)
+    return torch.cat([class_token, resized], dim=1)
 
 
 def _layers_with_decay(sizes: WindowedViTSizes) -> tuple[tuple[str, ...], ...]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_patch_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
+import groupdetr
+from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.windowed_vit import (
     WindowedViTSizes,
@@ -110,3 +117,127 @@ def test_the_learning_rates_of_published_models() -> None:
         embedding = "network.embed.position"
         assert backbone.lr_factor(embedding, 0.8) == pytest.approx(0.8 ** (12 + exponent))
     assert rf.lr_factor("network.norm.weight", 0.8) == 1.0
+
+
+# Weights of DINOv2
+
+ONE_WINDOW = replace(SIZES, windows=1)
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Return the network in evaluation mode with random numbers in all parameters."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def transformers_dinov2(patch: int = SIZES.patch, width: int = SIZES.width) -> nn.Module:
+    """Return a small DINOv2 of transformers with a table of 4 x 4 positions."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=4 * patch,
+        patch_size=patch,
+        out_indices=[1, 2],
+    )
+    return randomised(transformers.Dinov2Backbone(config))
+
+
+def test_weights_of_dinov2_give_the_maps_of_transformers(tmp_path: Path) -> None:
+    theirs = transformers_dinov2()
+    theirs.save_pretrained(tmp_path)
+    file = str(tmp_path / "model.safetensors")
+    ours = windowed_dinov2(ONE_WINDOW, recompute=False, pretrained=file).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        for our_map, their_map in zip(ours(pixels), theirs(pixels).feature_maps, strict=True):
+            assert torch.allclose(our_map, their_map, atol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [2, 6])
+def test_a_table_of_another_size_is_interpolated_as_for_an_image_of_this_size(
+    grid: int, tmp_path: Path
+) -> None:
+    transformers_dinov2().save_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, *[SIZES.patch * grid] * 2)
+    maps = []
+    for position_grid in (4, grid):
+        sizes = replace(SIZES, position_grid=position_grid)
+        file = str(tmp_path / "model.safetensors")
+        maps.append(last_map(windowed_dinov2(sizes, False, pretrained=file), pixels))
+    assert torch.allclose(maps[1], maps[0], atol=1e-5)
+
+
+def test_weights_of_metas_dinov2_give_the_maps_of_timm(tmp_path: Path) -> None:
+    theirs = randomised(
+        VisionTransformer(
+            img_size=32,
+            patch_size=SIZES.patch,
+            embed_dim=SIZES.width,
+            depth=SIZES.depth,
+            num_heads=SIZES.num_heads,
+            init_values=1.0,
+            num_classes=0,
+        )
+    )
+    # As in Meta's files
+    torch.save({**theirs.state_dict(), "mask_token": torch.zeros(1, 16)}, tmp_path / "dinov2.pth")
+    file = str(tmp_path / "dinov2.pth")
+    ours = windowed_dinov2(ONE_WINDOW, recompute=False, pretrained=file)
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tokens = theirs.forward_features(pixels)[:, 1:]
+    assert torch.allclose(last_map(ours, pixels).flatten(2).mT, tokens, atol=1e-4)
+
+
+def test_a_detector_starts_from_dinov2_with_patches_of_another_size(tmp_path: Path) -> None:
+    theirs = transformers_dinov2(patch=14, width=24)
+    theirs.save_pretrained(tmp_path)
+    sizes = {"vit_width": 24, "vit_depth": 2, "vit_heads": 2}
+    blocks = {"global_blocks": (1,), "map_blocks": (0, 1)}
+    file = str(tmp_path / "model.safetensors")
+    model = groupdetr.create_model("rf-detr-micro", pretrained_backbone=file, **sizes, **blocks)
+    state = load_file(file)
+    embed = model.backbone.network.embed
+    kernel = resample_patch_embed(
+        state["embeddings.patch_embeddings.projection.weight"], [embed.patch, embed.patch]
+    )
+    assert torch.equal(embed.patch_conv.weight, kernel)
+    assert torch.equal(embed.class_token, state["embeddings.cls_token"])
+    assert embed.position.shape[1] == 1 + model.recipe.position_grid**2 != 1 + 4**2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: {**state, "embeddings.register_tokens": torch.zeros(1, 4, 16)},
+            r"Hugging Face's DINOv2 has no embeddings\.register_tokens",
+        ),
+        (
+            lambda state: {**state, "embeddings.position_embeddings": torch.zeros(1, 18, 16)},
+            r"of another shape: embed\.position",
+        ),
+        (
+            lambda state: {k: v for k, v in state.items() if "layer.1.mlp" not in k},
+            r"the file has no blocks\.1\.feed_forward",
+        ),
+        (lambda state: {"conv1.weight": torch.zeros(1)}, "not the weights of Hugging Face's DINO"),
+    ],
+)
+def test_other_files_than_dinov2s_are_refused(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, tmp_path: Path
+) -> None:
+    transformers_dinov2().save_pretrained(tmp_path)
+    save_file(change(load_file(tmp_path / "model.safetensors")), tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        windowed_dinov2(SIZES, False, pretrained=str(tmp_path / "other.safetensors"))
+
+
+def test_the_weights_of_dinov2_are_not_downloaded() -> None:
+    with pytest.raises(UsageError, match="are not downloaded"):
+        windowed_dinov2(SIZES, recompute=False, pretrained=True)

@@ -1,0 +1,49 @@
+"""Tensor names of DINOv2: in files of Hugging Face, which RF-DETR shares, and in those of Meta."""
+
+from __future__ import annotations
+
+from groupdetr.checkpoints.layout import Names, with_prefixes
+
+# One block in Hugging Face's files
+HUGGING_FACE_BLOCK: Names = {
+    "norm#.*": "norm#.*",
+    "attention.attention.query.*": "attention.query_proj.*",
+    "attention.attention.key.*": "attention.key_proj.*",
+    "attention.attention.value.*": "attention.value_proj.*",
+    "attention.output.dense.*": "attention.output_proj.*",
+    "layer_scale#.lambda1": "layer_scale#",
+    "mlp.fc1.*": "feed_forward.expand.*",
+    "mlp.fc2.*": "feed_forward.contract.*",
+}
+
+HUGGING_FACE_DINOV2: Names = {
+    "embeddings.cls_token": "embed.class_token",
+    "embeddings.mask_token": (),  # No detector uses it.
+    "embeddings.position_embeddings": "embed.position",
+    "embeddings.patch_embeddings.projection.*": "embed.patch_conv.*",
+    **with_prefixes(HUGGING_FACE_BLOCK, "encoder.layer.#.", "blocks.#."),
+    "layernorm.*": "norm.*",
+}
+
+# One block in Meta's files, and in timm's
+META_BLOCK: Names = {
+    "norm#.*": "norm#.*",
+    "attn.qkv.*": (
+        "attention.query_proj.*",
+        "attention.key_proj.*",
+        "attention.value_proj.*",
+    ),
+    "attn.proj.*": "attention.output_proj.*",
+    "ls#.gamma": "layer_scale#",
+    "mlp.fc1.*": "feed_forward.expand.*",
+    "mlp.fc2.*": "feed_forward.contract.*",
+}
+
+META_DINOV2: Names = {
+    "cls_token": "embed.class_token",
+    "mask_token": (),
+    "pos_embed": "embed.position",
+    "patch_embed.proj.*": "embed.patch_conv.*",
+    **with_prefixes(META_BLOCK, "blocks.#.", "blocks.#."),
+    "norm.*": "norm.*",
+}
