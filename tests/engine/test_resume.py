@@ -88,6 +88,24 @@ def test_a_killed_run_loses_only_the_steps_after_its_last_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.fair_sample
+def test_a_killed_training_of_rf_detr_resumes_bit_for_bit(shapes: Path, tmp_path: Path) -> None:
+    """Its batches have squares of several sizes, and its moving average has a warm-up."""
+    options = split(
+        "--model rf-detr-micro --steps 6 --save-every 2 --imgsz 64 --multi-scale per-batch "
+        "--ema 0.9 --ema-warmup 2"
+    )
+    uninterrupted = train(shapes, tmp_path / "uninterrupted", *options)
+    run = tmp_path / "run"
+    signal_at_step(run, train_arguments(shapes, run, *options), step=5, signal_number=None)
+    assert load_checkpoint(run)["progress"]["step"] == 4
+    assert main(["train", "--resume", str(run)]) == 0
+    assert is_identical(load_checkpoint(run), load_checkpoint(uninterrupted))
+    assert losses_by_step(run) == losses_by_step(uninterrupted)
+    assert evaluations(run) == evaluations(uninterrupted)
+
+
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(shapes: Path, tmp_path: Path) -> None:
     options = split("--steps 60 --save-every 1 --set dropout=0.1 num_queries=8")
     uninterrupted = train(shapes, tmp_path / "uninterrupted", *options)
