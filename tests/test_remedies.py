@@ -87,6 +87,7 @@ PRINTED_BY = {
     "groupdetr.modeling.backbones.timm_structure": {"train"},
     "groupdetr.modeling.backbones.timm_weights": {"train"},
     "groupdetr.modeling.backbones.vovnet": {"train"},
+    "groupdetr.modeling.backbones.windowed_vit": {"train"},
     # `doctor` converts models of the hub, too, but to a file in a cache.
     "groupdetr.files.replacing": set(COMMANDS) - {"doctor", "presets", "ui"},
     "groupdetr.settings": {"train"},

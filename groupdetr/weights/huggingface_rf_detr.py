@@ -17,7 +17,7 @@ from groupdetr.checkpoints.layout import (
     with_prefixes,
 )
 from groupdetr.checkpoints.reading import Checkpoint
-from groupdetr.modeling.backbones.dinov2_names import HUGGING_FACE_DINOV2
+from groupdetr.modeling.backbones.windowed_vit_names import HUGGING_FACE_DINOV2
 from groupdetr.modeling.box_and_mask_head import EXPANSION
 from groupdetr.weights.huggingface_conditional_detr import configuration, own_fields
 from groupdetr.weights.huggingface_lw_detr import (

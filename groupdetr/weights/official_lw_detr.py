@@ -22,6 +22,7 @@ from groupdetr.checkpoints.layout import (
     with_prefixes,
 )
 from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.modeling.backbones.windowed_vit_names import LW_DETR_VIT
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.objects365_names import OBJECTS365
 from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
@@ -38,29 +39,6 @@ PRESETS = tuple(f"lw-detr-{size}" for size in ("tiny", "small", "medium", "large
 PRESET_FIELDS = ("vit_width", "vit_depth", "channels", "projector_levels")
 # The name of the encoder in the training script, by the width of the ViT
 ENCODERS = {192: "vit_tiny", 384: "vit_small", 768: "vit_base"}
-
-# One block of the Vision Transformer. Its keys have no bias.
-BLOCK: Names = {
-    "gamma_1": "layer_scale1",
-    "gamma_2": "layer_scale2",
-    "attn.qkv.weight": (
-        "attention.query_proj.weight",
-        "attention.key_proj.weight",
-        "attention.value_proj.weight",
-    ),
-    "attn.q_bias": "attention.query_proj.bias",
-    "attn.v_bias": "attention.value_proj.bias",
-    "attn.proj.*": "attention.output_proj.*",
-    "norm#.*": "norm#.*",
-    "mlp.fc1.*": "feed_forward.expand.*",
-    "mlp.fc2.*": "feed_forward.contract.*",
-}
-
-ENCODER: Names = {
-    "pos_embed": "embed.position",
-    "patch_embed.proj.*": "embed.patch_conv.*",
-    **with_prefixes(BLOCK, "blocks.#.", "blocks.#."),
-}
 
 # The projector. Wide maps of P3, which is always the first level, are projected before they are
 # upsampled; `is_written` chooses between the two names of the transposed convolution.
@@ -125,7 +103,7 @@ def detector_names(projector: str) -> Names:
 
 NAMES: Names = {
     **detector_names("encoder."),
-    **with_prefixes(ENCODER, "backbone.0.encoder.", "backbone.network."),
+    **with_prefixes(LW_DETR_VIT, "backbone.0.encoder.", "backbone.network."),
 }
 
 # Arguments of the training script -> recipe fields that no tensor shows

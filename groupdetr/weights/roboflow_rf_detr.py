@@ -24,7 +24,7 @@ from groupdetr.checkpoints.layout import (
 )
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.modeling.backbones.dinov2_names import HUGGING_FACE_DINOV2
+from groupdetr.modeling.backbones.windowed_vit_names import HUGGING_FACE_DINOV2
 from groupdetr.weights.coco_names import COCO_91, UNUSED_CLASS
 from groupdetr.weights.objects365_names import OBJECTS365
 from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields

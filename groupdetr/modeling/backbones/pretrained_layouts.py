@@ -14,9 +14,13 @@ from groupdetr.checkpoints.layout import (
 )
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.modeling.backbones.dinov2_names import HUGGING_FACE_DINOV2, META_DINOV2
 from groupdetr.modeling.backbones.swin_names import OFFICIAL_SWIN_NAMES
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
+from groupdetr.modeling.backbones.windowed_vit_names import (
+    HUGGING_FACE_DINOV2,
+    LW_DETR_VIT,
+    META_DINOV2,
+)
 
 
 def _no_options(file: Checkpoint) -> RecipeFields:
@@ -94,6 +98,13 @@ OFFICIAL_DINOV2 = _layout(
     "Meta's DINOv2", ("patch_embed.proj.weight", "blocks.#.ls#.gamma"), META_DINOV2
 )
 
+# The encoder of CAE v2. LW-DETR's code ignores all other tensors, too.
+CAE = _layout(
+    "a Vision Transformer trained by CAE v2",
+    ("pos_embed", "blocks.#.gamma_1", "blocks.#.attn.q_bias"),
+    {**LW_DETR_VIT, "*": ()},
+)
+
 BACKBONES = (
     RESNET,
     OFFICIAL_SWIN,
@@ -103,4 +114,5 @@ BACKBONES = (
     DD3D_VOVNET,
     DINOV2,
     OFFICIAL_DINOV2,
+    CAE,
 )

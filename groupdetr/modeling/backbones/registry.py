@@ -190,7 +190,7 @@ def _small_vit(options: BackboneOptions) -> Backbone:
 
 def _lw_detr_vit(options: BackboneOptions) -> Backbone:
     sizes = windowed_vit_sizes(LW_DETR_VIT, options)
-    backbone = lw_detr_vit(sizes, options.recompute)
+    backbone = lw_detr_vit(sizes, options.recompute, options.pretrained)
     return complete(backbone, options, windowed_vit_stages(sizes))
 
 
@@ -296,5 +296,5 @@ register_backbone(VOVNET99, _vovnet99)
 register_backbone(LITE0, _efficientnet_lite0, has_weights=True)
 register_backbone(SMALL_RESNET, _small_resnet, can_load=False)
 register_backbone(SMALL_VIT, _small_vit)
-register_backbone(LW_DETR_VIT, _lw_detr_vit, can_load=False)
+register_backbone(LW_DETR_VIT, _lw_detr_vit)
 register_backbone(WINDOWED_DINOV2, _windowed_dinov2)

@@ -10,6 +10,7 @@ the same size.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,12 +19,13 @@ from timm.layers import DropPath, resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupdetr.checkpoints.layout import Layout
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import UsageError
 from groupdetr.modeling.attention.multihead import dot_product_attention, split_heads
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay
 from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backbone_file
-from groupdetr.modeling.backbones.pretrained_layouts import DINOV2, OFFICIAL_DINOV2
+from groupdetr.modeling.backbones.pretrained_layouts import CAE, DINOV2, OFFICIAL_DINOV2
 from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.linear import Linear
 from groupdetr.modeling.mlp import FeedForward
@@ -61,14 +63,20 @@ class WindowedViTSizes:
         return self.patch * self.windows
 
 
-def lw_detr_vit(sizes: WindowedViTSizes, recompute: bool) -> Backbone:
+def lw_detr_vit(
+    sizes: WindowedViTSizes, recompute: bool, pretrained: bool | str = False
+) -> Backbone:
     """Return LW-DETR's Vision Transformer, whose keys have no bias and which has no final norm.
 
-    ``recompute`` turns on gradient checkpointing.
+    ``recompute`` turns on gradient checkpointing. ``pretrained`` is the path of a file with the
+    weights of CAE v2, or False for random weights. `UsageError` if it is True: no file is
+    downloaded. `WeightsError` if a file does not fit.
     """
     embed = PatchEmbedding(sizes)
     blocks = _blocks(sizes, key_bias=False, layer_scale=LW_DETR_LAYER_SCALE)
     network = WindowedViT(embed, blocks, nn.Identity(), sizes, recompute)
+    if pretrained:
+        load_weights(network, _read("lw_detr_vit", pretrained, (CAE,)))
     # Block i of L has the factor decay^(L-i), and the embedding decay^(L+1).
     layer_decay = LayerDecay(_layers_with_decay(sizes), undecayed=LW_DETR_UNDECAYED)
     return _backbone(network, sizes, layer_decay)
@@ -80,20 +88,15 @@ def windowed_dinov2(
     """Return RF-DETR's DINOv2: every window has a class token, and a norm is applied to all maps.
 
     ``recompute`` turns on gradient checkpointing. ``pretrained`` is the path of a file with the
-    weights of DINOv2, see `load_dinov2`, or False for random weights. `UsageError` if it is True:
-    no file is downloaded. `WeightsError` if a file does not fit.
+    weights of DINOv2, or False for random weights. `UsageError` if it is True: no file is
+    downloaded. `WeightsError` if a file does not fit.
     """
-    if pretrained is True:
-        raise UsageError(
-            "the weights of windowed_dinov2 are not downloaded",
-            remedy="pass a file with DINOv2's weights: --pretrained-backbone FILE",
-        )
     embed = ClassTokenPatchEmbedding(sizes)
     blocks = _blocks(sizes, key_bias=True, layer_scale=DINOV2_LAYER_SCALE)
     norm = nn.LayerNorm(sizes.width, eps=EPS)
     network = WindowedViT(embed, blocks, norm, sizes, recompute)
     if pretrained:
-        load_dinov2(network, read_backbone_file(pretrained, (DINOV2, OFFICIAL_DINOV2)))
+        load_weights(network, _read("windowed_dinov2", pretrained, (DINOV2, OFFICIAL_DINOV2)))
     # RF-DETR's code counts one layer more than there are blocks up to the last map. Block i has the
     # factor decay^(L-i), where L is the number of the last map's block, counted from 1, plus one.
     layers = _layers_with_decay(sizes)
@@ -104,19 +107,35 @@ def windowed_dinov2(
     return _backbone(network, sizes, layer_decay)
 
 
-def load_dinov2(network: WindowedViT, file: Checkpoint) -> None:
-    """Load the weights of DINOv2 (Oquab et al. 2023) into RF-DETR's network.
+def _read(name: str, pretrained: bool | str, layouts: tuple[Layout, ...]) -> Checkpoint:
+    """Read the pretrained weights of the backbone called ``name`` from a file."""
+    if isinstance(pretrained, str):
+        return read_backbone_file(pretrained, layouts)
+    titles = " or ".join(layout.title for layout in layouts)
+    raise UsageError(
+        f"the weights of {name} are not downloaded",
+        remedy=f"pass a file with the weights of {titles}: --pretrained-backbone FILE",
+    )
 
-    The number of windows does not matter. A table of positions of another size is interpolated as
-    it is for an image of another size, and the kernel of patches of another size is resampled
-    (FlexiViT, Beyer et al. 2023). rfdetr 1.11.2 loads no weights where one of the two differs.
-    `WeightsError` if names or shapes differ.
+
+def load_weights(network: WindowedViT, file: Checkpoint) -> None:
+    """Load the weights of an ordinary Vision Transformer, in which the windows do not matter.
+
+    A table of positions of another size is interpolated as it is for an image of another size, and
+    the kernel of patches of another size is resampled (FlexiViT, Beyer et al. 2023). rfdetr 1.11.2
+    loads no weights where one of the two differs. Blocks after those of the network are left out,
+    as in LW-DETR's code: its networks have 6 or 10 blocks, and one file is for both.
+    `WeightsError` if other names or shapes differ.
     """
     embed = network.embed
-    state = dict(file.state)
+    state = {}
+    for name, tensor in file.state.items():
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block is None or int(block[1]) < len(network.blocks):
+            state[name] = tensor
     position, kernel = state.get("embed.position"), state.get("embed.patch_conv.weight")
     if position is not None and _has_square_table(position):
-        state["embed.position"] = resize_positions(position, embed.position_grid)
+        state["embed.position"] = resize_positions(position, embed.position_grid, embed.antialias)
     if kernel is not None and kernel.ndim == 4 and kernel.shape[-1] != embed.patch:
         state["embed.patch_conv.weight"] = resample_patch_embed(kernel, [embed.patch, embed.patch])
     load_all_weights(network, replace(file, state=state))
@@ -128,7 +147,7 @@ def _has_square_table(position: Tensor) -> bool:
     return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
 
 
-def resize_positions(position: Tensor, grid: int) -> Tensor:
+def resize_positions(position: Tensor, grid: int, antialias: bool) -> Tensor:
     """Interpolate a square table of positions: [1,1+G*G,C] -> [1,1+grid*grid,C].
 
     The first row, of the class token, stays as it is.
@@ -139,7 +158,7 @@ def resize_positions(position: Tensor, grid: int) -> Tensor:
         return position
     table = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     table = F.interpolate(
-        table.float(), size=(grid, grid), mode="bicubic", align_corners=False, antialias=True
+        table.float(), size=(grid, grid), mode="bicubic", align_corners=False, antialias=antialias
     )
     resized = table.flatten(2).transpose(1, 2).to(position.dtype)
     return torch.cat([class_token, resized], dim=1)

@@ -238,6 +238,48 @@ def test_other_files_than_dinov2s_are_refused(
         windowed_dinov2(SIZES, False, pretrained=str(tmp_path / "other.safetensors"))
 
 
-def test_the_weights_of_dinov2_are_not_downloaded() -> None:
+def cae_state(backbone: Backbone) -> dict[str, Tensor]:
+    """Return the weights of the backbone as the files of CAE v2 have them.
+
+    Such files have further tensors, among them blocks that LW-DETR leaves out.
+    """
+    ours = backbone.network.state_dict()
+    theirs = {
+        "pos_embed": ours["embed.position"],
+        "patch_embed.proj.weight": ours["embed.patch_conv.weight"],
+        "patch_embed.proj.bias": ours["embed.patch_conv.bias"],
+        "cls_token": torch.zeros(1, 1, 16),
+        "norm.weight": torch.zeros(16),
+        "blocks.2.gamma_1": torch.zeros(16),
+    }
+    for i in range(2):
+        block = {k.removeprefix(f"blocks.{i}."): v for k, v in ours.items() if f"blocks.{i}." in k}
+        projections = [block.pop(f"attention.{x}_proj.weight") for x in ("query", "key", "value")]
+        theirs[f"blocks.{i}.attn.qkv.weight"] = torch.cat(projections)
+        for name, tensor in block.items():
+            for our_part, their_part in (
+                ("attention.query_proj.bias", "attn.q_bias"),
+                ("attention.value_proj.bias", "attn.v_bias"),
+                ("attention.output_proj", "attn.proj"),
+                ("layer_scale", "gamma_"),
+                ("feed_forward.expand", "mlp.fc1"),
+                ("feed_forward.contract", "mlp.fc2"),
+            ):
+                name = name.replace(our_part, their_part)
+            theirs[f"blocks.{i}.{name}"] = tensor
+    return {f"encoder.{name}": tensor for name, tensor in theirs.items()}
+
+
+def test_lw_detr_starts_from_weights_of_cae(tmp_path: Path) -> None:
+    source = lw_detr_vit(SIZES, recompute=False)
+    randomised(source)
+    state = {**cae_state(source), "regressor.norm.weight": torch.zeros(3)}
+    torch.save({"model": state}, tmp_path / "cae.pth")
+    ours = lw_detr_vit(SIZES, recompute=False, pretrained=str(tmp_path / "cae.pth"))
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(last_map(ours, pixels), last_map(source, pixels))
+
+
+def test_pretrained_weights_are_not_downloaded(build: type[Backbone]) -> None:
     with pytest.raises(UsageError, match="are not downloaded"):
-        windowed_dinov2(SIZES, recompute=False, pretrained=True)
+        build(SIZES, recompute=False, pretrained=True)

@@ -1,4 +1,8 @@
-"""Tensor names of DINOv2: in files of Hugging Face, which RF-DETR shares, and in those of Meta."""
+"""Tensor names of Vision Transformers with windows: those of DINOv2's files, and LW-DETR's.
+
+RF-DETR has the names of Hugging Face's DINOv2. LW-DETR's are those of CAE v2 in its pretrained
+files.
+"""
 
 from __future__ import annotations
 
@@ -46,4 +50,27 @@ META_DINOV2: Names = {
     "patch_embed.proj.*": "embed.patch_conv.*",
     **with_prefixes(META_BLOCK, "blocks.#.", "blocks.#."),
     "norm.*": "norm.*",
+}
+
+# One block of LW-DETR's Vision Transformer. Its keys have no bias.
+LW_DETR_BLOCK: Names = {
+    "gamma_1": "layer_scale1",
+    "gamma_2": "layer_scale2",
+    "attn.qkv.weight": (
+        "attention.query_proj.weight",
+        "attention.key_proj.weight",
+        "attention.value_proj.weight",
+    ),
+    "attn.q_bias": "attention.query_proj.bias",
+    "attn.v_bias": "attention.value_proj.bias",
+    "attn.proj.*": "attention.output_proj.*",
+    "norm#.*": "norm#.*",
+    "mlp.fc1.*": "feed_forward.expand.*",
+    "mlp.fc2.*": "feed_forward.contract.*",
+}
+
+LW_DETR_VIT: Names = {
+    "pos_embed": "embed.position",
+    "patch_embed.proj.*": "embed.patch_conv.*",
+    **with_prefixes(LW_DETR_BLOCK, "blocks.#.", "blocks.#."),
 }
