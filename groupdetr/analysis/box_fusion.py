@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from groupdetr.analysis.paired_iou import paired_iou
 from groupdetr.structures.detections import Detections
 
 MIN_IOU = 0.55  # of a box with the fused box of its cluster, as in the paper
@@ -45,42 +44,84 @@ def fuse_groups(
     """
     num_groups = len(groups)
     group_of, scores, labels, boxes = _concatenate(groups)
-    clusters: list[list[int]] = []  # the indices of the boxes in each cluster
-    fused = np.zeros((len(scores), 4))  # of each cluster
-    cluster_labels = np.full(len(scores), -1)
-    has_group = np.zeros((len(scores), num_groups), dtype=bool)
+    clusters: list[_Cluster] = []
+    clusters_of_class: dict[int, list[_Cluster]] = {}
+    # Plain numbers: for a few boxes at a time, Python is many times as fast as NumPy.
+    all_groups, all_scores = group_of.tolist(), scores.tolist()
+    all_labels, all_boxes = labels.tolist(), boxes.tolist()
 
     for index in np.argsort(-scores, kind="stable").tolist():
-        number = len(clusters)
-        can_join = (cluster_labels[:number] == labels[index]) & ~has_group[:number, group_of[index]]
-        candidates = np.flatnonzero(can_join)
-        ious = paired_iou(fused[candidates], boxes[index])
-        if len(candidates) and ious.max() >= min_iou:
-            cluster = int(candidates[ious.argmax()])
-            clusters[cluster].append(index)
-            members = clusters[cluster]
-            fused[cluster] = _weighted_mean(boxes[members], scores[members])
-        else:
-            cluster = number
-            clusters.append([index])
-            fused[cluster] = boxes[index]
-            cluster_labels[cluster] = labels[index]
-        has_group[cluster, group_of[index]] = True
+        group, label, box = all_groups[index], all_labels[index], all_boxes[index]
+        of_class = clusters_of_class.setdefault(label, [])
+        best, best_iou = None, 0.0
+        for cluster in of_class:
+            if group in cluster.groups:
+                continue
+            iou = cluster.iou(box)
+            if iou >= min_iou and (best is None or iou > best_iou):
+                best, best_iou = cluster, iou
+        if best is None:
+            best = _Cluster(label)
+            clusters.append(best)
+            of_class.append(best)
+        best.add(index, group, all_scores[index], box)
 
-    fused_scores = np.array([scores[members].sum() / num_groups for members in clusters])
-    best = np.argsort(-fused_scores, kind="stable")[:max_detections]
-    group_scores = np.full((len(best), num_groups), np.nan)
-    group_boxes = np.full((len(best), num_groups, 4), np.nan)
-    for row, cluster in enumerate(best.tolist()):
-        members = clusters[cluster]
+    fused_scores = np.array([cluster.score_sum / num_groups for cluster in clusters])
+    order = np.argsort(-fused_scores, kind="stable")[:max_detections]
+    group_scores = np.full((len(order), num_groups), np.nan)
+    group_boxes = np.full((len(order), num_groups, 4), np.nan)
+    for row, number in enumerate(order.tolist()):
+        members = clusters[number].members
         group_scores[row, group_of[members]] = scores[members]
         group_boxes[row, group_of[members]] = boxes[members]
+    chosen = [clusters[number] for number in order.tolist()]
     detections = Detections(
-        scores=torch.from_numpy(fused_scores[best]).float(),
-        labels=torch.from_numpy(cluster_labels[best].astype(np.int64)),
-        boxes=torch.from_numpy(fused[best]).float(),
+        scores=torch.from_numpy(fused_scores[order]).float(),
+        labels=torch.tensor([cluster.label for cluster in chosen], dtype=torch.int64),
+        boxes=torch.tensor([cluster.box for cluster in chosen]).reshape(-1, 4),
     )
     return FusedDetections(detections, group_scores, group_boxes)
+
+
+class _Cluster:
+    """Boxes of one class, at most one of each group, and their mean weighted by their scores."""
+
+    def __init__(self, label: int) -> None:
+        self.label = label
+        self.members: list[int] = []  # indices of the boxes
+        self.groups: set[int] = set()
+        self.score_sum = 0.0
+        self.box: list[float] = []  # x0, y0, x1, y1
+        self.area = 0.0
+        self._box_sum = [0.0] * 4
+        self._weighted_sum = [0.0] * 4
+
+    def add(self, index: int, group: int, score: float, box: list[float]) -> None:
+        self.members.append(index)
+        self.groups.add(group)
+        self.score_sum += score
+        self._box_sum = [x + y for x, y in zip(self._box_sum, box)]
+        self._weighted_sum = [x + score * y for x, y in zip(self._weighted_sum, box)]
+        if self.score_sum > 0:
+            self.box = [x / self.score_sum for x in self._weighted_sum]
+        else:  # the plain mean, if all scores are zero
+            self.box = [x / len(self.members) for x in self._box_sum]
+        self.area = _area(self.box)
+
+    def iou(self, box: list[float]) -> float:
+        """Return the IoU of the mean box with a box; 0 for two boxes without area."""
+        x0, y0, x1, y1 = self.box
+        width = min(x1, box[2]) - max(x0, box[0])
+        height = min(y1, box[3]) - max(y0, box[1])
+        if width <= 0 or height <= 0:
+            return 0.0
+        intersection = width * height
+        return intersection / (self.area + _area(box) - intersection)
+
+
+def _area(box: list[float]) -> float:
+    x0, y0, x1, y1 = box
+    return max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
 
 
 def _concatenate(
@@ -92,10 +133,3 @@ def _concatenate(
     labels = torch.cat([group.labels for group in groups]).numpy()
     boxes = torch.cat([group.boxes for group in groups]).double().numpy()
     return group_of, scores, labels, boxes
-
-
-def _weighted_mean(boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean box, weighted by the scores; the plain mean if all scores are zero."""
-    weights = scores if scores.sum() > 0 else np.ones_like(scores)
-    mean: NDArray[np.float64] = np.average(boxes, axis=0, weights=weights)
-    return mean
