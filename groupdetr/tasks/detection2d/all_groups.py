@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate import Accelerator
 
 from groupdetr.analysis.group_pass import GroupPass, ImageGroups
 from groupdetr.data.batch import collate
@@ -76,8 +77,7 @@ def match_all_groups(
         images = group_pass.detect_and_match(
             detector.recipe.criterion(), batch, loader_workers(settings), progress
         )
-    with tf32_of(group_pass.accelerator):
-        one, everything = _forward_seconds(detector, task)
+    one, everything = _forward_seconds(detector, task, group_pass.accelerator)
     return GroupsOnSplit(detector, task, split, images, one, everything)
 
 
@@ -96,16 +96,19 @@ def _group_pass(
 
 
 @torch.inference_mode()
-def _forward_seconds(detector: Detector, task: DetectionTask) -> tuple[float, float]:
+def _forward_seconds(
+    detector: Detector, task: DetectionTask, accelerator: Accelerator
+) -> tuple[float, float]:
     """Return the seconds of the network for one image, with one group and with all groups.
 
-    They are the medians of several rounds in which the two take turns.
+    They are the medians of several rounds in which the two take turns, in the precision of the
+    accelerator, as it detects.
     """
     model = detector.model
     images = collate([task.val[0]]).images(detector.device)
     groups = (model.queries.inference_group, None)
     seconds: dict[int | None, list[float]] = {group: [] for group in groups}
-    with eval_mode(model):
+    with eval_mode(model), accelerator.autocast(), tf32_of(accelerator):
         for _ in range(TIMED_ROUNDS + 1):
             for group in groups:
                 with use_group(model, group):
