@@ -27,6 +27,7 @@ from typing import Any
 import measure
 import torch
 from PIL import Image
+from predict import PHOTOGRAPH, random_photograph
 from torch import Tensor, nn
 
 import groupdetr
@@ -35,7 +36,6 @@ from groupdetr.cli.main import main as groupdetr_command
 from groupdetr.registry import recipe_to_dict
 
 OBJECTS = 8
-PHOTOGRAPH = (640, 480)  # width and height
 CLASSES = 80
 SIDE = 384  # of the input of ours, as of RF-DETR nano
 CONFIDENT, EMPTY = 3.0, -9.0  # logits of objects, and of all other queries
@@ -186,14 +186,9 @@ def timed_run(folder: Path) -> measure.Times:
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """Write images of noise of a lower resolution, which compress about as well as photographs."""
-    width, height = PHOTOGRAPH
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
-        noise = torch.randint(0, 256, (height // 8, width // 8, 3), generator=generator)
-        small = Image.fromarray(noise.to(torch.uint8).numpy())
-        photograph = small.resize(PHOTOGRAPH, Image.Resampling.BICUBIC)
-        photograph.save(folder / f"{number:03}.jpg", quality=90)
+        random_photograph(generator).save(folder / f"{number:03}.jpg", quality=90)
 
 
 def start_tools(options: Options) -> Iterator[tuple[str, ProcessPoolExecutor]]:

@@ -120,14 +120,19 @@ def compare_networks(options: Options) -> dict[str, dict[str, Any]]:
     }
 
 
+def random_photograph(generator: torch.Generator) -> Image.Image:
+    """Return noise of a lower resolution, which compresses about as well as a photograph."""
+    width, height = PHOTOGRAPH
+    noise = torch.randint(0, 256, (height // 8, width // 8, 3), generator=generator)
+    small = Image.fromarray(noise.to(torch.uint8).numpy())
+    return small.resize(PHOTOGRAPH, Image.Resampling.BICUBIC)
+
+
 def time_beside_the_network(options: Options) -> dict[str, dict[str, Any]]:
     """Return a row for reading and for drawing an image, on the CPU."""
     width, height = PHOTOGRAPH
     generator = torch.Generator().manual_seed(0)
-    # Noise of a lower resolution compresses about as well as a photograph.
-    noise = torch.randint(0, 256, (height // 8, width // 8, 3), generator=generator)
-    small = Image.fromarray(noise.to(torch.uint8).numpy())
-    photograph = small.resize(PHOTOGRAPH, Image.Resampling.BICUBIC)
+    photograph = random_photograph(generator)
     corners = torch.rand(options.objects, 2, 2, generator=generator).sort(dim=1).values
     detections = Detections(
         boxes=corners.flatten(1) * torch.tensor([width, height, width, height]),

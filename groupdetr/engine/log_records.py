@@ -24,12 +24,10 @@ def step_record(
     ``num_groups`` is the number of groups that the step has trained, None if it is all of them.
     """
     record: JsonObject = {
-        "step": state.progress.step,
-        "epoch": round(schedule.epoch, 4),
+        **moment(state, schedule),
         "loss": results.loss,
         "lr": lr,
         "norm": results.grad_norm,
-        "seconds": round(state.progress.seconds, 3),
         "cpu_seconds": round(state.progress.cpu_seconds, 3),
         "losses": dict(results.losses),
     }
