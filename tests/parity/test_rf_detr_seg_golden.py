@@ -71,7 +71,9 @@ def test_masks_are_theirs(final: Predictions) -> None:
     first = expected["of_query_0_from_row_10_column_10"]
     assert difference(masks[0, 10:13, 10:14], first) < 1e-4
     assert difference(masks[-1, 70:72, 70:74], expected["of_the_last_query"]) < 1e-4
-    assert (masks > 0).double().mean().item() == pytest.approx(expected["share_above_0"], abs=1e-6)
+    # Of the 608,400 pixels, a few are so near to 0 that their sign depends on the processor.
+    share = (masks > 0).double().mean().item()
+    assert share == pytest.approx(expected["share_above_0"], abs=1e-5)
 
 
 def test_all_training_losses_are_theirs(
