@@ -147,5 +147,7 @@ def normalise(pixels: Tensor, padding: Tensor, padded: bool = True) -> Images:
     statistics = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=torch.float32)
     mean, std = to_device(statistics.view(2, 3, 1, 1), pixels.device)
     floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    floats = floats.div_(255).sub_(mean).div_(std)  # in place: the batch is large
-    return Images(floats.masked_fill_(padding[:, None], 0.0), padding, padded)
+    floats.div_(255).sub_(mean).div_(std)  # in place: the batch is large
+    if padded:
+        floats.masked_fill_(padding[:, None], 0.0)
+    return Images(floats, padding, padded)

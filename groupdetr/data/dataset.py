@@ -220,6 +220,7 @@ def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
 
 def to_pixels(image: Image.Image, transform: Transform) -> Tensor:
     """Apply ``transform`` to an image that is in no dataset. Returns [3,H,W] uint8."""
-    pixels = channels_first(np.array(image.convert("RGB")))
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # it would copy RGB, too
+    pixels = channels_first(np.array(rgb))
     no_boxes = np.empty((0, 4), dtype=np.float32)
     return transform(AugmentedImage(pixels, no_boxes), torch.Generator()).image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -18,7 +19,8 @@ _SOFTWARE = 0x0131  # EXIF tag
 def save_annotated(image: Image.Image, path: Path) -> None:
     """Write an annotated image, atomically. The ending of the name decides about the format.
 
-    A link is replaced by the image; the file that it leads to does not change.
+    A link is replaced by the image; the file that it leads to does not change. It is not waited
+    until the image is on the disk, because it can be made again from the original.
     """
     Image.init()
     image_format = Image.EXTENSION.get(path.suffix.lower())
@@ -30,7 +32,11 @@ def save_annotated(image: Image.Image, path: Path) -> None:
         )
     exif = Image.Exif()
     exif[_SOFTWARE] = MARK
-    write_atomically(path, lambda file: image.save(file, format=image_format, exif=exif))
+
+    def write(file: IO[bytes]) -> None:
+        image.save(file, format=image_format, exif=exif)
+
+    write_atomically(path, write, survives_power_loss=False)
 
 
 def is_annotated(path: Path) -> bool:

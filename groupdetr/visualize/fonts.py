@@ -46,6 +46,12 @@ def font_and_text(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
     return default, encodable(without_accents, "ascii")
 
 
+@lru_cache(maxsize=4096)
+def text_width(font: ImageFont.FreeTypeFont, text: str) -> float:
+    """Return the width of a line of text in pixels, which takes as long to find as to draw it."""
+    return font.getlength(text, "L")
+
+
 @cache
 def default_font(size: int) -> ImageFont.FreeTypeFont:
     """Return Pillow's own font."""

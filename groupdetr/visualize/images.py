@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from groupdetr.structures.detections import Detections, decode_mask, mask_areas
 from groupdetr.structures.rle import RLE
-from groupdetr.visualize.fonts import default_font, font_and_text
+from groupdetr.visualize.fonts import default_font, font_and_text, text_width
 
 Colour = tuple[int, int, int]
 
@@ -207,7 +207,7 @@ def _with_legend(drawing: DrawingCanvas, entries: Sequence[tuple[str, Colour]]) 
     x = y = 0
     for name, _ in entries:
         # A square of the colour, the name, and space on both sides
-        width = round(2.5 * size + drawing.pen.textlength(name, font=font))
+        width = round(2.5 * size + text_width(font, name))
         if x and x + width > drawing.image.width:
             x, y = 0, y + row_height
         positions.append((x, y))
@@ -251,7 +251,8 @@ class DrawingCanvas:
 
     def __init__(self, image: Image.Image, scale: int, min_font_size: int = MIN_FONT_SIZE) -> None:
         width, height = image.width * scale, image.height * scale
-        self.image = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        self.image = rgb.resize((width, height), Image.Resampling.BICUBIC)  # always a copy
         self.scale = scale
         self.pen = ImageDraw.Draw(self.image)
         # The font grows with the image, but more slowly than its side.
@@ -369,7 +370,7 @@ class DrawingCanvas:
         """Return the rectangle of a label in the upper left corner of the image."""
         font, text = self._label_text(caption)
         margin = self._label_margin
-        width = min(self.pen.textlength(text, font=font) + 2 * margin, self.image.width)
+        width = min(text_width(font, text) + 2 * margin, self.image.width)
         height = min(sum(font.getmetrics()) + margin, self.image.height)
         return Rectangle(0, 0, width, height)
 
@@ -379,9 +380,9 @@ class DrawingCanvas:
         width = self.image.width - 2 * self._label_margin
 
         def is_too_long(letters: int) -> bool:
-            return self.pen.textlength(text[:letters] + "...", font=font) > width
+            return text_width(font, text[:letters] + "...") > width
 
-        if self.pen.textlength(text, font=font) <= width:
+        if text_width(font, text) <= width:
             return font, text
         # As many letters as fit, at least one
         letters = 1 + bisect_left(range(2, len(text)), True, key=is_too_long)
@@ -409,22 +410,26 @@ class DrawingCanvas:
         ``taken``, or, in a crowded image, hides another box.
         """
         size = self._label(caption)
-        best, best_covered = None, np.inf
+        labels = [
+            label
+            for label in self._label_positions(box, size.x1, size.y1)
+            if not any(label.overlaps(other) for other in taken)
+        ]
+        overlaps = _overlap_areas(labels, boxes)  # [P,D]
         sides = (boxes[:, 2:] - boxes[:, :2]).clip(min=1)
-        box_areas = sides[:, 0] * sides[:, 1]
-        for label in self._label_positions(box, size.x1, size.y1):
-            if any(label.overlaps(other) for other in taken):
+        hidden = overlaps / (sides[:, 0] * sides[:, 1])  # the part of each box
+        own_hidden = hidden[:, index].copy()  # [P]
+        overlaps[:, index] = hidden[:, index] = 0
+        # A label may lie in its own box, but should not hide it.
+        covered = overlaps.sum(1) / size.area
+        covered += np.where(own_hidden > _MAX_HIDDEN, own_hidden, 0)
+        hides_a_box = np.maximum(own_hidden, hidden.max(1)) > _MAX_HIDDEN
+        best, best_covered = None, np.inf
+        for position, label in enumerate(labels):
+            if is_crowded and hides_a_box[position]:
                 continue
-            overlaps = _overlap_areas(label, boxes)
-            hidden = overlaps / box_areas  # [D] the part of each box
-            own_hidden = float(hidden[index])
-            overlaps[index] = hidden[index] = 0
-            if is_crowded and max(own_hidden, hidden.max()) > _MAX_HIDDEN:
-                continue
-            # A label may lie in its own box, but should not hide it.
-            covered = overlaps.sum() / label.area + (own_hidden if own_hidden > _MAX_HIDDEN else 0)
-            if covered < best_covered - 0.1:  # a little more is no reason for a worse corner
-                best, best_covered = label, covered
+            if covered[position] < best_covered - 0.1:  # a little is no reason for a worse corner
+                best, best_covered = label, covered[position]
         return best
 
     def _label_positions(
@@ -453,17 +458,19 @@ class DrawingCanvas:
     def _clip(self, box: NDArray[np.float64]) -> tuple[int, int, int, int]:
         """Return the box inside of the canvas, in whole pixels, with x0 <= x1 and y0 <= y1."""
         width, height = self.image.size
-        x0, x1 = sorted(round(float(x)) for x in np.clip(box[[0, 2]], 0, width - 1))
-        y0, y1 = sorted(round(float(y)) for y in np.clip(box[[1, 3]], 0, height - 1))
+        left, top, right, bottom = box.tolist()
+        x0, x1 = sorted(round(min(max(x, 0.0), width - 1)) for x in (left, right))
+        y0, y1 = sorted(round(min(max(y, 0.0), height - 1)) for y in (top, bottom))
         return x0, y0, x1, y1
 
 
-def _overlap_areas(label: Rectangle, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the area of each of the boxes [D,4] that a label covers: [D]."""
-    low = np.maximum(boxes[:, :2], [label.x0, label.y0])
-    high = np.minimum(boxes[:, 2:], [label.x1, label.y1])
+def _overlap_areas(labels: Sequence[Rectangle], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area of each of the boxes [D,4] that each of P labels covers: [P,D]."""
+    corners = np.array(labels, dtype=float).reshape(-1, 1, 4)
+    low = np.maximum(boxes[:, :2], corners[..., :2])
+    high = np.minimum(boxes[:, 2:], corners[..., 2:])
     sides = (high - low).clip(min=0)
-    areas: NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+    areas: NDArray[np.float64] = sides[..., 0] * sides[..., 1]
     return areas
 
 

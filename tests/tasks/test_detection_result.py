@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +74,25 @@ def test_show_opens_the_annotated_image_in_the_viewer_of_the_system(
     else:
         with pytest.raises(UsageError, match="no program that shows images"):
             result.show()
+
+
+def test_an_annotated_image_is_replaced_as_a_whole_and_does_not_wait_for_the_disk(
+    result: Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "annotated.jpg"
+    file.write_bytes(b"former")
+    written_before_it_is_replaced = []
+    replace = Path.replace
+
+    def record(draft: Path, target: Path) -> Path:
+        assert target.read_bytes() == b"former"
+        written_before_it_is_replaced.append(draft.read_bytes())
+        return replace(draft, target)
+
+    monkeypatch.setattr(Path, "replace", record)
+    monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("the disk is waited for"))
+    result.save(file)
+    assert [file.read_bytes()] == written_before_it_is_replaced
+    assert list(tmp_path.iterdir()) == [file]
+    with Image.open(file) as image:
+        assert image.size == result.image.size

@@ -292,7 +292,10 @@ class Detector(TrainedDetector):
             indices_by_size.setdefault(read.pixels.shape, []).append(index)
         results: dict[int, Result] = {}
         for indices in indices_by_size.values():
-            pixels = torch.stack([images[index].pixels for index in indices])
+            # The channels of images are last in memory, as they are decoded and resized. A batch
+            # in the same order takes a tenth of the time of one with the channels first.
+            channels_last = [images[index].pixels.permute(1, 2, 0) for index in indices]
+            pixels = torch.stack(channels_last).permute(0, 3, 1, 2)
             sizes = [images[index].image.size for index in indices]
             # One list of detections for each group that runs, after that of the detector.
             needs_groups = show_groups or self.uncertainty or self.vote is not None

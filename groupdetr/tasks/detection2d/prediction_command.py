@@ -204,9 +204,9 @@ class _Prediction:
                 if isinstance(outcome, DataError):
                     self.unreadable.append(outcome)
                     continue
-                result, copy = outcome
+                result, copy, entry = outcome
                 self.files.write(result, copy.stem, copy.suffix)
-                self.content.append(to_json(result, result.source, copy))
+                self.content.append(entry)
                 self.lines.append(f"{escape_controls(result.source)}: {result.counts}")
                 if result.best_score is not None:
                     self.best_scores.append(result.best_score)
@@ -247,12 +247,13 @@ class _Prediction:
 
     def _write_copy(
         self, outcome: tuple[Result, Path] | DataError
-    ) -> tuple[Result, Path] | DataError:
-        """Draw and write the annotated copy of an image."""
-        if not isinstance(outcome, DataError):
-            result, copy = outcome
-            result.save(copy)
-        return outcome
+    ) -> tuple[Result, Path, JsonObject] | DataError:
+        """Draw and write the annotated copy of an image. Add its entry in predictions.json."""
+        if isinstance(outcome, DataError):
+            return outcome
+        result, copy = outcome
+        result.save(copy)
+        return result, copy, to_json(result, result.source, copy)
 
     def _predict_video(self, item: PredictionInput, copy: Path) -> bool:
         """Predict in a video or camera. Returns True if the user stopped it."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groupdetr.console.text import file_name, quantity
-from groupdetr.engine.run_folder import write_text
 from groupdetr.files.json_array import JsonArrayFile
 from groupdetr.files.replacing import expect_folder, expect_replaceable
+from groupdetr.files.writing import write_atomically
 from groupdetr.tasks.annotated_images import is_annotated, save_annotated
 from groupdetr.tasks.detection2d.result import Result
 
@@ -136,7 +136,9 @@ class PredictionFiles:
             file.unlink(missing_ok=True)  # that of an earlier prediction, with other detections
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, "".join(f"{line}\n" for line in lines))
+        content = "".join(f"{line}\n" for line in lines).encode()
+        # As annotated images, they can be made again.
+        write_atomically(file, lambda opened: opened.write(content), survives_power_loss=False)
         self.num_labels += 1
 
     def _write_crops(self, result: Result, name: str, suffix: str) -> None:
