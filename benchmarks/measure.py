@@ -23,6 +23,7 @@ import tyro
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+import groupdetr.modeling.flop_formulas  # noqa: F401 (formulas of oneDNN)
 from groupdetr.analysis.training_memory import peak_in_new_process, saved_for_backward
 from groupdetr.engine.accelerator import environment
 

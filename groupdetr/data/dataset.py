@@ -16,9 +16,8 @@ from torch.utils.data import Dataset
 from groupdetr.data.batch import collate
 from groupdetr.data.image_decoding import load_pixels
 from groupdetr.data.mosaic import Mosaic
-from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import Ints, Record
-from groupdetr.data.sample import PlacedSegmentation, Sample
+from groupdetr.data.sample import PlacedSegmentation, Sample, SampleTransform
 from groupdetr.data.transforms import (
     AugmentedImage,
     RandomFlip,
@@ -81,7 +80,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
         seed: int = 0,
         cache_bytes: int = 0,
         mosaic: Mosaic | None = None,
-        own_transform: OwnTransform | None = None,
+        own_transform: SampleTransform | None = None,
     ) -> None:
         self.records = records
         self.transform = transform

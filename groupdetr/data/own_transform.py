@@ -1,4 +1,8 @@
-"""A transform of a user: any module of torchvision.transforms.v2, on images, boxes and masks."""
+"""A transform of a user: any module of torchvision.transforms.v2, on images, boxes and masks.
+
+This module is imported only for such a transform, because torchvision takes longer to import than
+PyTorch.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Generator
 
 from groupdetr.data.image_transform import ImageTransform
 from groupdetr.data.records import Ints
@@ -60,3 +62,7 @@ class Sample:
             segmentations = tuple(segmentations[row] for row in rows.tolist())
         image = replace(self.image, boxes=self.image.boxes[rows])
         return Sample(image, self.labels[rows], segmentations)
+
+
+# A change of a sample before its image is resized. All random numbers come from the generator.
+SampleTransform = Callable[[Sample, Generator], Sample]

@@ -1,20 +1,20 @@
 """DETR's augmentation (Carion et al. 2020, appendix A.4) and large-scale jitter.
 
 A transform maps an image and a random generator to another image. All sizes scale with ``imgsz``.
-Images are resized by torchvision's function. Torchvision's transform classes are not used, because
-their overhead is two fifths of the time of resizing.
+Images are resized by PyTorch. Torchvision does the same, but its import takes longer than that of
+PyTorch, and the overhead of its transform classes is two fifths of the time of resizing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn import functional as F
 
 from groupdetr.data.image_transform import ImageTransform
 
@@ -94,7 +94,7 @@ class AugmentedImage:
         boxes = self.boxes.copy()
         boxes[:, ::2] *= scale[0]
         boxes[:, 1::2] *= scale[1]
-        image = F.resize(self.image, [height, width])
+        image = resize_pixels(self.image, height, width)
         return AugmentedImage(image, boxes, self.from_original.followed_by(scale))
 
     def cropped(self, top: int, left: int, height: int, width: int) -> AugmentedImage:
@@ -123,6 +123,22 @@ class AugmentedImage:
 
 
 Transform = Callable[[AugmentedImage, Generator], AugmentedImage]
+
+
+def resize_pixels(image: Tensor, height: int, width: int) -> Tensor:
+    """Return an image [3,H,W] of bytes at this size, by bilinear interpolation with antialiasing.
+
+    The result has the order of the channels in memory that the image has.
+    """
+    if image.shape[1:] == (height, width):
+        return image
+    batch = image.unsqueeze(0)
+    if batch.is_contiguous(memory_format=torch.channels_last):
+        # For a batch of one image, PyTorch decides by the stride of the batch whether the result
+        # has its channels last. `unsqueeze` does not set this stride, which has no meaning here.
+        batch = image.as_strided(batch.shape, (image.numel(), *image.stride()))
+    size = (height, width)
+    return F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 def scale_length(pixels: int, imgsz: int) -> int:
@@ -277,42 +293,6 @@ class LargeScaleJitter:
         """Return the height and width before the crop."""
         ratio = min(self.side * scale / height, self.side * scale / width)
         return max(1, round(height * ratio)), max(1, round(width * ratio))
-
-
-@dataclass(frozen=True)
-class PhotometricDistortion:
-    """Apply ``first``, then change brightness, contrast, saturation and hue, each with p = 0.5.
-
-    The changes and their ranges are those of SSD (Liu et al. 2016), as most recipes with boxes have
-    them: contrast is changed before or after the colours. Boxes do not move.
-    """
-
-    first: Transform
-
-    def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
-        image = self.first(image, generator)
-        # All numbers are drawn, so that the number of draws does not depend on them.
-        apply = torch.rand(5, generator=generator).tolist()
-        factors = torch.rand(4, generator=generator).tolist()
-        low_high = ((0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.05, 0.05))
-        brightness, contrast, saturation, hue = (
-            low + (high - low) * factor for factor, (low, high) in zip(factors, low_high)
-        )
-        changes: list[tuple[Callable[[Tensor, float], Tensor], float]] = []
-        if apply[0] < 0.5:
-            changes.append((F.adjust_brightness, brightness))
-        if apply[1] < 0.5:
-            changes.append((F.adjust_saturation, saturation))
-        if apply[2] < 0.5:
-            changes.append((F.adjust_hue, hue))
-        if apply[3] < 0.5:
-            before_colours = int(apply[0] < 0.5)  # after the brightness, if it is changed
-            position = before_colours if apply[4] < 0.5 else len(changes)
-            changes.insert(position, (F.adjust_contrast, contrast))
-        pixels = image.image
-        for change, amount in changes:
-            pixels = change(pixels, amount)
-        return replace(image, image=pixels)
 
 
 def detr_transform(

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 from groupdetr.data.nuscenes import names
 from groupdetr.errors import DataError
@@ -86,6 +85,10 @@ class Boxes3D:
         """Return [P] bool, True for points [P,3] inside or on the faces of any of the boxes."""
         if not len(self):
             return np.zeros(len(points), dtype=bool)
+        # Imported here: scipy.spatial takes a fifth of the time of PyTorch, and commands for images
+        # import this module, too.
+        from scipy.spatial.transform import Rotation
+
         # The columns of a rotation matrix are the axes of its box: length, width, height.
         axes = Rotation.from_quat(self.rotations, scalar_first=True).as_matrix()
         local = np.einsum("pdi,dij->pdj", points[:, None] - self.centres, axes)
@@ -203,6 +206,8 @@ def _transform(points: Floats, matrix: Floats) -> Floats:
 
 def _quaternions(yaws: Floats, matrix: Floats) -> Floats:
     """Return [D,4] quaternions after ``matrix`` [4,4] of boxes that are upright before it."""
+    from scipy.spatial.transform import Rotation  # not at the top, as in `Boxes3D.contain`
+
     w, x, y, z = Rotation.from_matrix(matrix[:3, :3]).as_quat(scalar_first=True)
     # The product of the quaternion of the matrix with that of the yaw, (cos, 0, 0, sin).
     cos, sin = np.cos(yaws / 2), np.sin(yaws / 2)

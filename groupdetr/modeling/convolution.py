@@ -8,14 +8,10 @@ own over the map.
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
-from groupdetr.modeling.linear import ONEDNN_AVAILABLE, uses_onednn
+from groupdetr.modeling.linear import uses_onednn
 
 
 def computed_by_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -54,16 +50,3 @@ def convolve(
     return torch.ops.mkldnn._convolution_pointwise.binary(
         x, plus, weight, bias, *sizes, "add", None, activation, [], ""
     )
-
-
-if ONEDNN_AVAILABLE:
-
-    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
-    def _flops(_x: torch.Size, *others: Any, out_shape: torch.Size, **_: object) -> int:
-        """Return the operations that `torch.utils.flop_counter` counts for one call.
-
-        The arguments are those of both forms of the operation, with sizes instead of tensors.
-        """
-        is_sum = isinstance(others[2], torch.Size)  # then the map that is added comes first
-        weight = others[1] if is_sum else others[0]
-        return 2 * math.prod(out_shape) * math.prod(weight[1:])

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
 
 # On other processors PyTorch is built without oneDNN, or calls it by itself.
 ONEDNN_AVAILABLE = platform.machine().lower() in ("x86_64", "amd64") and hasattr(
@@ -117,11 +116,3 @@ def _opaque_multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 @_opaque_multiply.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
-
-
-if ONEDNN_AVAILABLE:
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-        """Return the operations that `torch.utils.flop_counter` counts for one call."""
-        return 2 * x.numel() * weight[0]

@@ -34,7 +34,7 @@ from groupdetr.modeling.backbones.registry import (
     VOVNET99,
     WINDOWED_DINOV2,
 )
-from groupdetr.modeling.backbones.timm_backbone import TimmNetwork
+from groupdetr.modeling.backbones.timm_network import TimmNetwork
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.parameter_axes import Axis, declared_axes
 from groupdetr.weights.detrex_dino import DETREX_DINO

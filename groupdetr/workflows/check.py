@@ -14,7 +14,6 @@ from groupdetr.data.check import check as check_coco
 from groupdetr.data.layouts import DatasetSplits, load
 from groupdetr.data.nuscenes.version import check_version, is_version, refuse_image_folder
 from groupdetr.data.nuscenes.version import load as load_version
-from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import TrainingData
 from groupdetr.data.transforms import InputShape
 from groupdetr.engine.progress import CountProgress
@@ -198,7 +197,12 @@ def draw_augmentation(
     """
     expect_whole_number("count", count, 1, 100)
     Settings(augment=augment, imgsz=imgsz)  # `UsageError` for values that cannot be used
-    own_transform = None if transform is None else OwnTransform(transform)
+    own_transform = None
+    if transform is not None:
+        # Imported here, because it imports torchvision.
+        from groupdetr.data.own_transform import OwnTransform
+
+        own_transform = OwnTransform(transform)
     dataset = load_dataset(data, images)
     if not isinstance(dataset, DatasetSplits):
         raise UsageError(

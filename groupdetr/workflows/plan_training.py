@@ -17,7 +17,6 @@ from groupdetr.checkpoints.native import save
 from groupdetr.console.output import create_console
 from groupdetr.console.text import file_name, quote
 from groupdetr.data.dataset import DetectionDataset
-from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import TrainingData
 from groupdetr.data.transforms import val_transform
 from groupdetr.detectors.recipe import Recipe
@@ -82,6 +81,9 @@ def make_plan(
                 f"a transform is for images, and {config.model} is trained on scenes",
                 remedy="leave out transform",
             )
+        # Imported here, because it imports torchvision.
+        from groupdetr.data.own_transform import OwnTransform
+
         task.train.own_transform = OwnTransform(transform)
     expect_cacheable(config.settings, task, accelerator)
     run = choose_folder(config, recipe, out, resumes=resume is not None)

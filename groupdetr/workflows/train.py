@@ -14,7 +14,6 @@ from typing import Any, Literal, Unpack
 from torch import nn
 
 from groupdetr.checkpoints import hub
-from groupdetr.data.own_transform import describe_transform, expect_transform
 from groupdetr.engine.callback_checks import check_callbacks
 from groupdetr.engine.callbacks import Callback
 from groupdetr.errors import UsageError
@@ -78,8 +77,13 @@ def train(
     """
     expect_known_keywords(settings)
     check_callbacks(callbacks)
+    description = None
     if transform is not None:
+        # Imported here, because it imports torchvision.
+        from groupdetr.data.own_transform import describe_transform, expect_transform
+
         expect_transform(transform)
+        description = describe_transform(transform)
     changes: dict[str, Any] = dict(settings)
     auto_batch = changes.get("batch") == "auto"
     if auto_batch:
@@ -113,7 +117,7 @@ def train(
     config = replace(
         config,
         **{name: value for name, value in given.items() if value is not None},
-        transform=None if transform is None else describe_transform(transform),
+        transform=description,
         settings=with_changes(config.settings, changes),
     )
     return run_training(

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+import groupdetr.modeling.flop_formulas  # noqa: F401 (formulas of oneDNN)
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError
 from groupdetr.groups import attend_across_groups, denoise_primary_group, match_naively

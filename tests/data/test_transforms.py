@@ -17,10 +17,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from groupdetr.data.layouts import load
+from groupdetr.data.photometric import PhotometricDistortion
 from groupdetr.data.transforms import (
     AugmentedImage,
     LargeScaleJitter,
-    PhotometricDistortion,
     RandomFlip,
     RandomResize,
     RandomSizeCrop,
@@ -28,6 +28,7 @@ from groupdetr.data.transforms import (
     detr_transform,
     flip_transform,
     lsj_transform,
+    resize_pixels,
     scale_length,
     val_transform,
 )
@@ -208,6 +209,19 @@ def test_large_scale_jitter_for_800_makes_squares_of_1024_at_scales_from_0_1_to_
     assert jitter.size(640, 427, 0.1) == (102, 68)
     assert jitter.size(3000, 2, 0.1) == (102, 1)
     assert lsj_transform(200) == RandomFlip(LargeScaleJitter(256, 0.1, 2.0))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_pixels_are_resized_as_by_torchvision(channels_last: bool) -> None:
+    """Also the order of the result in memory is the same."""
+    for height, width, new_height, new_width in ((48, 64, 30, 81), (31, 20, 31, 20), (1, 9, 5, 3)):
+        image = noise(height, width)
+        if not channels_last:
+            image = image.contiguous()
+        ours = resize_pixels(image, new_height, new_width)
+        expected = F.resize(image, [new_height, new_width])
+        assert torch.equal(ours, expected)
+        assert ours.stride() == expected.stride()
 
 
 # DETR's recipe, compared with Pillow's images

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import groupdetr.modeling.flop_formulas  # noqa: F401 (formulas of oneDNN)
 from groupdetr.modeling import linear as module
 from groupdetr.modeling.linear import Linear, linear
 

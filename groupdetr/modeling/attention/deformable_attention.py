@@ -31,6 +31,9 @@ Shapes = tuple[tuple[int, int], ...]  # (height, width) of every level, as in `M
 # A backend: (value, shapes, sampling_locations, attention_weights) -> attended values
 Backend = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
+# A constant, so that torch.compile does not have to trace the search for the package
+TRITON_INSTALLED = find_spec("triton") is not None
+
 # The backend that `use_backend` has selected; None selects it by device. This is a module variable
 # and not a ContextVar, because autograd's own threads, in which gradient checkpointing runs a layer
 # again, must use the backend of the forward pass.
@@ -64,7 +67,7 @@ def deformable_attention(
         raise ValueError(f"shapes {shapes} must add up to {tokens} tokens")
     backend = _selected_backend
     if backend is None:
-        backend = in_triton if value.is_cuda and _triton_is_installed() else in_pytorch
+        backend = _backend_on_cuda() if value.is_cuda else in_pytorch
     return backend(value, shapes, sampling_locations, attention_weights)
 
 
@@ -84,19 +87,24 @@ def use_backend(backend: Backend) -> Iterator[None]:
         _selected_backend = previous
 
 
-@torch.compiler.assume_constant_result
+def _backend_on_cuda() -> Backend:
+    """Return the Triton kernel, or PyTorch's operations if Triton is not installed."""
+    if TRITON_INSTALLED:
+        return in_triton
+    if not torch.compiler.is_compiling():  # Without Triton, there is hardly a compiler on CUDA.
+        _warn_without_triton()
+    return in_pytorch
+
+
 @cache
-def _triton_is_installed() -> bool:
-    """Return whether Triton can be imported, and warn once if it cannot."""
-    if find_spec("triton"):
-        return True
+def _warn_without_triton() -> None:
+    """Warn once that deformable attention is slow."""
     warnings.warn(
         "Triton is not installed: deformable attention runs in plain PyTorch, several times "
         "slower. Install it with `pip install triton`, or silence this warning with "
         "`with use_backend(in_pytorch)`.",
-        stacklevel=3,
+        stacklevel=4,
     )
-    return False
 
 
 def in_triton(

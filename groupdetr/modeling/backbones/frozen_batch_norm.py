@@ -17,13 +17,11 @@ from itertools import pairwise
 from typing import Any, Self
 
 import torch
-from timm.layers import BatchNormAct2d
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from groupdetr.modeling.backbones.same_padding import Conv2dSame, pad_same
 from groupdetr.modeling.convolution import computed_by_onednn, convolve
 from groupdetr.modeling.linear import multiply, outer, uses_onednn
 
@@ -52,7 +50,8 @@ class FrozenBatchNorm(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.eps = norm.eps
-        self.act = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        # A norm of timm may have an activation. Those of PyTorch have none.
+        self.act = getattr(norm, "act", nn.Identity())
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.register_buffer(name, getattr(norm, name).detach().clone())
         self.register_load_state_dict_post_hook(_update_after_loading)
@@ -296,7 +295,7 @@ class NormedConv2dSame(NormedConv2d):
         is_usual = self.stride == (2, 2) and self.dilation == (1, 1)
         if torch.compiler.is_exporting() and is_usual and all(k % 2 for k in self.kernel_size):
             return _pad_any_size(x, self.kernel_size)
-        return pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        return pad_same(x, self.kernel_size, self.stride, self.dilation)
 
 
 def _pad_any_size(x: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
@@ -316,19 +315,13 @@ def _pad_any_size(x: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
     return x
 
 
-NORMED_CLASSES: dict[type[nn.Module], type[NormedConv2d]] = {
-    nn.Conv2d: NormedConv2d,
-    Conv2dSame: NormedConv2dSame,
-}
-
-
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
     height, width = values
     return height, width
 
 
 def freeze_norms(network: nn.Module) -> nn.Module:
-    """Replace every batch norm of a timm ResNet, in place, and return the network.
+    """Replace every batch norm of a ResNet, in place, and return the network.
 
     Every batch norm must directly follow its convolution in the order of submodules.
     """
@@ -337,23 +330,34 @@ def freeze_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def fold_norms(network: nn.Module) -> None:
+def fold_norms(
+    network: nn.Module,
+    conv_same: type[nn.Conv2d] = Conv2dSame,
+    norm_with_activation: type[nn.BatchNorm2d] | None = None,
+) -> None:
     """Replace every batch norm that directly follows its convolution, in place.
 
-    ``network`` is a network of timm whose submodules are in the order in which they are applied,
-    such as a ResNet or an EfficientNet. Not replaced are norms after a convolution with a bias.
+    The submodules of the ``network`` are in the order in which they are applied, as in a ResNet or
+    an EfficientNet. Not replaced are norms after a convolution with a bias. ``conv_same`` and
+    ``norm_with_activation`` are classes of the network: a convolution with "SAME" padding, and a
+    batch norm with dropout ``drop`` and an activation ``act``, as timm has it.
     """
+    normed_classes: dict[type[nn.Module], type[NormedConv2d]] = {
+        nn.Conv2d: NormedConv2d,
+        conv_same: NormedConv2dSame,
+    }
     for block in list(network.modules()):
         for (conv_name, conv), (norm_name, norm) in pairwise(list(block.named_children())):
-            normed_class = NORMED_CLASSES.get(type(conv))
+            normed_class = normed_classes.get(type(conv))
             if normed_class is None or conv.bias is not None:
                 continue
-            if type(norm) is nn.BatchNorm2d or _is_norm_with_activation(norm):
+            # Dropout between the norm and its activation could not be kept.
+            has_activation = type(norm) is norm_with_activation and _has_no_dropout(norm)
+            if type(norm) is nn.BatchNorm2d or has_activation:
                 frozen = FrozenBatchNorm(norm)
                 block.register_module(norm_name, frozen)
                 block.register_module(conv_name, normed_class(conv, frozen))
 
 
-def _is_norm_with_activation(module: nn.Module) -> bool:
-    """Return whether a module is a batch norm and an activation, without dropout between them."""
-    return type(module) is BatchNormAct2d and isinstance(module.drop, nn.Identity)
+def _has_no_dropout(norm: nn.Module) -> bool:
+    return isinstance(norm.drop, nn.Identity)

@@ -1,6 +1,9 @@
 """The backbones by name: those of the published detectors, any network of timm, and your own.
 
 A recipe has the name of its backbone as a field. `register_backbone` adds one.
+
+The modules of Swin, ViT-Huge and timm's other networks are imported where they are built. They
+import timm, which takes longer to import than PyTorch, and few detectors need them.
 """
 
 from __future__ import annotations
@@ -8,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import timm
 from torch import nn
 
 from groupdetr.errors import UsageError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.efficientnet_lite import LITE0, installed_weights
+from groupdetr.modeling.backbones.efficientnet_lite import (
+    LITE0,
+    LITE0_STAGES,
+    LITE0_STRIDES,
+    efficientnet_lite0,
+    installed_weights,
+)
 from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
-from groupdetr.modeling.backbones.resnet import resnet50, small_resnet
-from groupdetr.modeling.backbones.swin import swin_large
-from groupdetr.modeling.backbones.timm_backbone import timm_backbone
-from groupdetr.modeling.backbones.timm_structure import require_known
-from groupdetr.modeling.backbones.vit import HUGE, SMALL, ViTSizes, vit_huge
+from groupdetr.modeling.backbones.resnet import RESNET50, resnet50, small_resnet
 from groupdetr.modeling.backbones.vovnet import vovnet99
 from groupdetr.modeling.backbones.windowed_vit import (
     WindowedViTSizes,
@@ -30,7 +34,6 @@ from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 
 # The names of timm for the backbones of the published detectors. These are built exactly as in the
 # detectors' official code.
-RESNET50 = "resnet50.tv_in1k"
 SWIN_LARGE = "swin_large_patch4_window12_384.ms_in22k"
 VIT_HUGE = "vit_huge_patch14_224.mae"
 LW_DETR_VIT = "lw_detr_vit"  # LW-DETR's ViT and RF-DETR's DINOv2, in sizes that the recipe states
@@ -98,6 +101,8 @@ def build_backbone(name: str, options: BackboneOptions) -> Backbone:
 
 def build_timm_backbone(name: str, options: BackboneOptions) -> Backbone:
     """Return timm's network ``name`` as a backbone."""
+    from groupdetr.modeling.backbones.timm_backbone import timm_backbone  # imports timm
+
     return timm_backbone(
         name,
         options.pretrained,
@@ -119,6 +124,11 @@ def has_weights(name: str) -> bool:
     """
     if name in _BACKBONES:
         return _BACKBONES[name].has_weights
+    # These import timm.
+    import timm
+
+    from groupdetr.modeling.backbones.timm_structure import require_known
+
     require_known(name)
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return bool(config is not None and config.has_weights)
@@ -142,16 +152,20 @@ def _resnet50(options: BackboneOptions) -> Backbone:
 
 
 def _swin_large(options: BackboneOptions) -> Backbone:
+    from groupdetr.modeling.backbones.swin import swin_large  # imports timm
+
     expect_strides(SWIN_LARGE, options, (8, 16, 32))
     backbone = swin_large(options.pretrained, options.recompute)
     return complete(backbone, options, ["patch_embed", *[f"layers.{i}" for i in range(4)]])
 
 
 def _vit_huge(options: BackboneOptions) -> Backbone:
+    from groupdetr.modeling.backbones.vit import HUGE, vit_huge  # imports timm
+
     expect_strides(VIT_HUGE, options, (8, 16, 32, 64))
     sizes = replace(HUGE, channels=options.channels)
     backbone = vit_huge(options.pretrained, options.recompute, sizes)
-    return complete(backbone, options, vit_stages(sizes))
+    return complete(backbone, options, vit_stages(sizes.depth))
 
 
 def _vovnet99(options: BackboneOptions) -> Backbone:
@@ -182,10 +196,12 @@ def _small_resnet(options: BackboneOptions) -> Backbone:
 
 def _small_vit(options: BackboneOptions) -> Backbone:
     """Return the backbone of `dino-vit-tiny`, which runs the code of ViT-Huge at a small size."""
+    from groupdetr.modeling.backbones.vit import SMALL, vit_huge  # imports timm
+
     expect_strides(SMALL_VIT, options, (8, 16, 32, 64))
     sizes = replace(SMALL, channels=options.channels)
     backbone = vit_huge(options.pretrained, options.recompute, sizes)
-    return complete(backbone, options, vit_stages(sizes))
+    return complete(backbone, options, vit_stages(sizes.depth))
 
 
 def _lw_detr_vit(options: BackboneOptions) -> Backbone:
@@ -201,20 +217,28 @@ def _windowed_dinov2(options: BackboneOptions) -> Backbone:
 
 
 def _efficientnet_lite0(options: BackboneOptions) -> Backbone:
-    """Return timm's EfficientNet-Lite0, with the weights that are installed if there are any."""
-    state = installed_weights() if options.pretrained is True else None
-    if state is None:
+    """Return EfficientNet-Lite0, with the weights that are installed if there are any."""
+    weights = installed_weights() if options.pretrained is True else None
+    has_other_weights = bool(options.pretrained) and weights is None
+    if has_other_weights or options.dilated or not set(options.strides) <= set(LITE0_STRIDES):
+        # timm downloads and converts weights, has a dilated form, and refuses other strides.
         return build_timm_backbone(LITE0, options)
-    backbone = build_timm_backbone(LITE0, replace(options, pretrained=False))
-    model = backbone.network.get_submodule("model")
-    # The classifier and the layers after the last map are not part of the backbone.
-    model.load_state_dict({name: state[name] for name in model.state_dict()})
-    return backbone
+    expect_frozen_stages(options, len(LITE0_STAGES) - 1)
+    return efficientnet_lite0(
+        weights,
+        options.strides,
+        options.frozen_stages,
+        options.freeze_norms,
+        options.recompute,
+        options.multiple,
+        options.augment,
+        options.bgr,
+    )
 
 
-def vit_stages(sizes: ViTSizes) -> list[str]:
+def vit_stages(depth: int) -> list[str]:
     """Return the names of the stem and the blocks of `vit_huge`."""
-    return ["vit.patch_embed", *[f"vit.blocks.{i}" for i in range(sizes.depth)]]
+    return ["vit.patch_embed", *[f"vit.blocks.{i}" for i in range(depth)]]
 
 
 def windowed_vit_sizes(name: str, options: BackboneOptions) -> WindowedViTSizes:
@@ -272,12 +296,7 @@ def complete(backbone: Backbone, options: BackboneOptions, stages: list[str]) ->
 
     ``stages`` are the names of the submodules of the stem and of every stage.
     """
-    if not NONE_FROZEN <= options.frozen_stages < len(stages):
-        raise UsageError(
-            f"frozen_stages is {options.frozen_stages}, and the backbone has {len(stages) - 1} "
-            "stages",
-            remedy=f"choose a number from -1 (none is frozen) to {len(stages) - 1} (all are)",
-        )
+    expect_frozen_stages(options, len(stages) - 1)
     for stage in stages[: options.frozen_stages + 1]:
         backbone.network.get_submodule(stage).requires_grad_(False)
     if options.augment is not None:
@@ -287,6 +306,15 @@ def complete(backbone: Backbone, options: BackboneOptions, stages: list[str]) ->
     backbone.multiple = max(backbone.multiple, options.multiple)
     # Parts that were frozen here are set to evaluation mode.
     return backbone.train(backbone.training)
+
+
+def expect_frozen_stages(options: BackboneOptions, num_stages: int) -> None:
+    """Raise `UsageError` unless the backbone has the stages that are to be frozen."""
+    if not NONE_FROZEN <= options.frozen_stages <= num_stages:
+        raise UsageError(
+            f"frozen_stages is {options.frozen_stages}, and the backbone has {num_stages} stages",
+            remedy=f"choose a number from -1 (none is frozen) to {num_stages} (all are)",
+        )
 
 
 register_backbone(RESNET50, _resnet50, has_weights=True)

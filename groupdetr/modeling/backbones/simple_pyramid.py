@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+
+from groupdetr.modeling.layer_norm_2d import LayerNorm2d
 
 
 class SimplePyramid(nn.Module):

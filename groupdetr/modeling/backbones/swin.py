@@ -13,8 +13,8 @@ from groupdetr.modeling.backbones.backbone import (
     next_multiple,
     pad_to_multiple,
 )
-from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.pretrained_layouts import OFFICIAL_SWIN, TIMM_SWIN
+from groupdetr.modeling.backbones.timm_weights import create_network
 
 PATCH = 4  # pixels
 

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import timm.models
-from torch import Tensor, nn
+from timm.layers import BatchNormAct2d
+from timm.layers.conv2d_same import Conv2dSame
+from timm.models.resnet import Bottleneck
+from torch import nn
 
 from groupdetr.errors import UsageError
-from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, cut_map, pad_to_multiple
+from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay
 from groupdetr.modeling.backbones.folded_bottleneck import fold_bottlenecks
 from groupdetr.modeling.backbones.frozen_batch_norm import fold_norms
 from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
-from groupdetr.modeling.backbones.timm_structure import TimmModel, TimmStructure, examine
+from groupdetr.modeling.backbones.timm_network import TimmNetwork
+from groupdetr.modeling.backbones.timm_structure import TimmStructure, examine
 from groupdetr.modeling.backbones.timm_weights import create_timm_network
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -71,8 +75,8 @@ def timm_backbone(
             network.set_grad_checkpointing()
     if freeze_norms:
         if isinstance(network, IN_ORDER):
-            fold_norms(network)
-            fold_bottlenecks(network)
+            fold_norms(network, Conv2dSame, BatchNormAct2d)
+            fold_bottlenecks(network, Bottleneck)
         for module in network.modules():
             if isinstance(module, BATCH_NORMS):
                 # `Backbone` keeps modules that are not trained in evaluation mode.
@@ -101,35 +105,3 @@ def _frozen_parameters(name: str, structure: TimmStructure, frozen_stages: int) 
             f"choose a number from -1 (all is trained) and 0 (stem) to {last} (all is frozen)",
         )
     return frozenset().union(*structure.stages[: frozen_stages + 1])
-
-
-class TimmNetwork(nn.Module):
-    """Images [B,3,H,W] of any size -> the maps ``indices`` of timm's ``model``, [B,C_l,H_l,W_l].
-
-    A map of stride s has H/s rows and W/s columns, rounded up. The images are padded with zeros
-    until both sides are multiples of ``multiple``, and the part of the maps that shows nothing but
-    this padding is removed.
-    """
-
-    def __init__(
-        self, model: TimmModel, indices: Sequence[int], strides: Sequence[int], multiple: int
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.indices = list(indices)
-        self.strides = tuple(strides)
-        self.multiple = multiple
-
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        height, width = pixels.shape[-2:]
-        all_maps = self.model.forward_intermediates(
-            pad_to_multiple(pixels, self.multiple),
-            indices=self.indices,
-            output_fmt="NCHW",
-            intermediates_only=True,
-        )
-        maps = []
-        for x, stride in zip(all_maps, self.strides, strict=True):
-            rows, columns = -(-height // stride), -(-width // stride)  # rounded up
-            maps.append(cut_map(x, rows, columns, axis=2))
-        return maps

@@ -19,9 +19,8 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from groupdetr.errors import UsageError
+from groupdetr.modeling.backbones.timm_network import TimmModel
 
-# The networks of timm have methods in common, but no base class that declares them.
-TimmModel = Any
 # Layers whose padding depends on the size of the map
 SAME_PADDING = (Conv2dSame, StdConv2dSame, ScaledStdConv2dSame, AvgPool2dSame, MaxPool2dSame)
 STEM_STRIDE = 2  # of the map after the stem, if a network has one

@@ -11,11 +11,34 @@ from timm.models import clean_state_dict
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from groupdetr.checkpoints.layout import refuse
+from groupdetr.checkpoints import hub
+from groupdetr.checkpoints.layout import Layout, refuse
 from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.errors import WeightsError
-from groupdetr.modeling.backbones.pretrained import OTHER_WEIGHTS, download_errors
-from groupdetr.modeling.backbones.timm_structure import TimmModel
+from groupdetr.modeling.backbones.pretrained import (
+    OTHER_WEIGHTS,
+    load_all_weights,
+    read_backbone_file,
+)
+from groupdetr.modeling.backbones.timm_network import TimmModel
+
+
+def create_network(
+    name: str, pretrained: bool | str, layouts: tuple[Layout, ...], **options: Any
+) -> nn.Module:
+    """Return timm's network ``name``, created with timm's ``options``.
+
+    ``pretrained`` is True for the weights of the hub, the path of a local file, or False for random
+    weights. A file must have one of the ``layouts``. timm could read it, too, but it would ignore
+    tensors that do not fit. `WeightsError` if the weights cannot be downloaded or do not fit.
+    """
+    if pretrained is True:
+        with download_errors(name):
+            return timm.create_model(name, pretrained=True, **options)
+    network = timm.create_model(name, **options)
+    if isinstance(pretrained, str):
+        load_all_weights(network, read_backbone_file(pretrained, layouts))
+    return network
 
 
 def create_timm_network(
@@ -66,6 +89,30 @@ def _of_used_parts(names: Iterable[str], used: frozenset[str]) -> list[str]:
     """
     used_parts = {parameter.partition(".")[0] for parameter in used}
     return [name for name in names if name.partition(".")[0] in used_parts]
+
+
+@contextmanager
+def download_errors(name: str) -> Iterator[None]:
+    """Turn the errors of a download of timm's weights ``name`` into a `WeightsError`.
+
+    If the hub cannot be reached, weights that are not in the cache are an error after a moment.
+    """
+    what = f"the weights of {name} could not be downloaded"
+    config = timm.get_pretrained_cfg(name)
+    model = hub.HubModel(config.hf_hub_id if config and config.hf_hub_id else f"timm/{name}")
+    with hub.offline_if_unreachable() as reachable:
+        try:
+            yield
+        except Exception as error:
+            if not hub.is_hub_error(error):
+                raise
+            if not reachable:
+                raise hub.missing(model, what, OTHER_WEIGHTS) from error
+            raise WeightsError(
+                f"{what}: {error}".splitlines()[0],
+                f"{model} on the Hugging Face hub",
+                f"try again later; or {OTHER_WEIGHTS}",
+            ) from error
 
 
 def _download(name: str, options: dict[str, Any]) -> TimmModel:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, pad_to_multiple
 from groupdetr.modeling.backbones.pretrained import (
-    create_network,
     load_all_weights,
     read_backbone_file,
 )
 from groupdetr.modeling.backbones.pretrained_layouts import MAE
 from groupdetr.modeling.backbones.simple_pyramid import SimplePyramid
+from groupdetr.modeling.backbones.timm_weights import create_network
 from groupdetr.modeling.gradient_checkpointing import run_layer
 
 PATCH = 16  # pixels

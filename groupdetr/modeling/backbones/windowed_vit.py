@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from timm.layers import DropPath, resample_patch_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from groupdetr.modeling.attention.multihead import dot_product_attention, split_
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay
 from groupdetr.modeling.backbones.pretrained import load_all_weights, read_backbone_file
 from groupdetr.modeling.backbones.pretrained_layouts import CAE, DINOV2, OFFICIAL_DINOV2
+from groupdetr.modeling.drop_path import DropPath
 from groupdetr.modeling.gradient_checkpointing import run_layer
 from groupdetr.modeling.linear import Linear
 from groupdetr.modeling.mlp import FeedForward
@@ -137,6 +137,9 @@ def load_weights(network: WindowedViT, file: Checkpoint) -> None:
     if position is not None and _has_square_table(position):
         state["embed.position"] = resize_positions(position, embed.position_grid, embed.antialias)
     if kernel is not None and kernel.ndim == 4 and kernel.shape[-1] != embed.patch:
+        # Imported here: only this needs timm, which takes longer to import than torch.
+        from timm.layers import resample_patch_embed
+
         state["embed.patch_conv.weight"] = resample_patch_embed(kernel, [embed.patch, embed.patch])
     load_all_weights(network, replace(file, state=state))
 

@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.encoders.encoder import Encoder
+from groupdetr.modeling.layer_norm_2d import LayerNorm2d
 from groupdetr.modeling.module_list import ModuleList
 from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
-from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import CocoSplit, Record
+from groupdetr.data.sample import SampleTransform
 from groupdetr.data.transforms import ANY_SHAPE, InputShape, val_transform
 from groupdetr.ops.boxes import cxcywh_to_xyxy
 from groupdetr.tasks.detection2d.task import Augmentation
@@ -26,7 +26,7 @@ def augmentation_sheet(
     imgsz: int,
     count: int,
     side: int = 320,
-    own_transform: OwnTransform | None = None,
+    own_transform: SampleTransform | None = None,
     shape: InputShape = ANY_SHAPE,
 ) -> Image.Image:
     """Return a sheet with a row for each of ``count`` images, evenly spaced over the split.

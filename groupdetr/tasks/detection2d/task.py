@@ -15,8 +15,8 @@ from groupdetr.data.check import CheckReport, check
 from groupdetr.data.dataset import DetectionDataset, StepTransforms
 from groupdetr.data.layouts import DatasetSplits, load, load_split
 from groupdetr.data.mosaic import Mosaic
-from groupdetr.data.own_transform import OwnTransform
 from groupdetr.data.records import CocoSplit, Record
+from groupdetr.data.sample import SampleTransform
 from groupdetr.data.transforms import ANY_SHAPE, PER_BATCH, PER_IMAGE, InputShape
 from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
 from groupdetr.engine.progress import CountProgress
@@ -74,7 +74,7 @@ class Augmentation:
         imgsz: int,
         seed: int = 0,
         cache_bytes: int = 0,
-        own_transform: OwnTransform | None = None,
+        own_transform: SampleTransform | None = None,
         shape: InputShape = ANY_SHAPE,
     ) -> DetectionDataset:
         """Return the images of ``records``, augmented for a training at ``imgsz``."""
@@ -94,7 +94,12 @@ class Augmentation:
     ) -> transforms.Transform:
         """Return the transform of an image, after a mosaic. ``offsets`` as in `detr_transform`."""
         transform = AUGMENTATIONS[self.geometric](imgsz, shape, offsets)
-        return transforms.PhotometricDistortion(transform) if self.photometric else transform
+        if not self.photometric:
+            return transform
+        # Imported here: it imports torchvision, which takes longer than torch.
+        from groupdetr.data.photometric import PhotometricDistortion
+
+        return PhotometricDistortion(transform)
 
 
 @torch.no_grad()

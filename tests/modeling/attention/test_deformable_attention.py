@@ -120,14 +120,14 @@ def test_inputs_whose_shapes_do_not_fit_are_refused() -> None:
 
 
 def test_a_missing_triton_causes_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    deformable._triton_is_installed.cache_clear()
-    monkeypatch.setattr(deformable, "find_spec", {}.get)
+    deformable._warn_without_triton.cache_clear()
+    monkeypatch.setattr(deformable, "TRITON_INSTALLED", False)
     with pytest.warns(UserWarning, match="Triton is not installed"):
-        assert not deformable._triton_is_installed()
+        assert deformable._backend_on_cuda() is in_pytorch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not deformable._triton_is_installed()
-    deformable._triton_is_installed.cache_clear()
+        assert deformable._backend_on_cuda() is in_pytorch
+    deformable._warn_without_triton.cache_clear()
 
 
 def test_use_backend_selects_a_backend_only_inside_its_block() -> None:

@@ -9,6 +9,7 @@ from timm.models.resnet import Bottleneck
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import groupdetr.modeling.flop_formulas  # noqa: F401 (formulas of oneDNN)
 from groupdetr.modeling.backbones.folded_bottleneck import FoldedBottleneck, fold_bottlenecks
 from groupdetr.modeling.backbones.frozen_batch_norm import freeze_norms
 from groupdetr.modeling.linear import ONEDNN_AVAILABLE
@@ -33,21 +34,19 @@ def test_a_folded_network_has_the_maps_and_the_names_of_that_of_timm() -> None:
     with torch.inference_mode():
         expected = network(x)
     names = list(network.state_dict())
-    fold_bottlenecks(freeze_norms(network))
+    fold_bottlenecks(freeze_norms(network), Bottleneck)
     network.to(memory_format=torch.channels_last)
-    blocks = [module for module in network.modules() if isinstance(module, Bottleneck)]
-    assert len(blocks) == 8
-    assert all(type(block) is FoldedBottleneck for block in blocks)
+    assert sum(isinstance(module, FoldedBottleneck) for module in network.modules()) == 8
     assert [name for name in names if "num_batches" not in name] == list(network.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(network(x), expected)
-    torch.testing.assert_close(network(x), expected)  # with gradients, by timm's own forward
+    torch.testing.assert_close(network(x), expected)  # with gradients, in the usual way
 
 
 @pytest.mark.skipif(not ONEDNN_AVAILABLE, reason="oneDNN computes them on x86 only")
 def test_a_block_leaves_its_input_as_it_is_and_counts_its_operations() -> None:
     network = small_resnet()
-    fold_bottlenecks(freeze_norms(network))
+    fold_bottlenecks(freeze_norms(network), Bottleneck)
     block = network.layer1[1].to(memory_format=torch.channels_last)
     x = torch.randn(1, 16, 20, 30).contiguous(memory_format=torch.channels_last)
     before = x.clone()
@@ -61,5 +60,5 @@ def test_a_block_leaves_its_input_as_it_is_and_counts_its_operations() -> None:
 
 def test_blocks_with_other_parts_are_left_alone() -> None:
     network = freeze_norms(small_resnet(block_args={"attn_layer": "se"}))
-    fold_bottlenecks(network)
+    fold_bottlenecks(network, Bottleneck)
     assert not any(isinstance(module, FoldedBottleneck) for module in network.modules())

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from groupdetr.modeling.backbones.frozen_batch_norm import (
@@ -16,6 +15,7 @@ from groupdetr.modeling.backbones.frozen_batch_norm import (
     freeze_norms,
     is_linear_on_pixels,
 )
+from groupdetr.modeling.backbones.same_padding import Conv2dSame
 from groupdetr.modeling.linear import ONEDNN_AVAILABLE
 
 

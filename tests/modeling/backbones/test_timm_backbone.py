@@ -20,9 +20,9 @@ from groupdetr.checkpoints import hub
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
-from groupdetr.modeling.backbones.pretrained import create_network
 from groupdetr.modeling.backbones.resnet import resnet50
 from groupdetr.modeling.backbones.timm_backbone import timm_backbone
+from groupdetr.modeling.backbones.timm_weights import create_network
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD, Images
 
