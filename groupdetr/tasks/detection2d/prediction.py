@@ -31,6 +31,7 @@ from groupdetr.engine.precision import (
 )
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import DataError, UsageError
+from groupdetr.ops.transfer import to_device
 from groupdetr.settings import MANY, RANGES, expect_whole_number, is_number
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.images import Images
@@ -53,11 +54,11 @@ DEFAULT_SCORE = 0.5  # score threshold of weights without a recorded one
 
 @dataclass(frozen=True)
 class ReadImage:
-    """An image that was read, and what the network needs of it."""
+    """An image that was read, and what the network takes of it."""
 
     image: Image.Image  # RGB, upright, at its own size
     source: str  # its path or address; "" if it has none
-    pixels: torch.Tensor  # [3,H,W] uint8, resized
+    input: Images  # this image as a batch of one: resized, normalised, on the network's device
 
 
 class Detector(TrainedDetector):
@@ -195,8 +196,12 @@ class Detector(TrainedDetector):
         return self.resized(to_rgb(source), path)
 
     def resized(self, image: Image.Image, source: str) -> ReadImage:
-        """Return an RGB image with what the network needs of it. ``source`` is its path, or ""."""
-        return ReadImage(image, source, to_pixels(image, self.resize))
+        """Return an RGB image with what the network takes of it. ``source`` is its path, or ""."""
+        # It is normalised here, and not where the network runs. Threads that read the next images
+        # then do it while the network computes.
+        pixels = to_device(to_pixels(image, self.resize).unsqueeze(0), self.device)
+        no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
+        return ReadImage(image, source, normalise(pixels, no_padding, padded=False))
 
     def video(
         self,
@@ -289,17 +294,14 @@ class Detector(TrainedDetector):
         """
         indices_by_size: dict[torch.Size, list[int]] = {}
         for index, read in enumerate(images):
-            indices_by_size.setdefault(read.pixels.shape, []).append(index)
+            indices_by_size.setdefault(read.input.pixels.shape, []).append(index)
         results: dict[int, Result] = {}
         for indices in indices_by_size.values():
-            # The channels of images are last in memory, as they are decoded and resized. A batch
-            # in the same order takes a tenth of the time of one with the channels first.
-            channels_last = [images[index].pixels.permute(1, 2, 0) for index in indices]
-            pixels = torch.stack(channels_last).permute(0, 3, 1, 2)
+            batch = one_batch([images[index].input for index in indices])
             sizes = [images[index].image.size for index in indices]
             # One list of detections for each group that runs, after that of the detector.
             needs_groups = show_groups or self.uncertainty or self.vote is not None
-            detections, *groups = self._detect(pixels, sizes, needs_groups)
+            detections, *groups = self._detect(batch, sizes, needs_groups)
             for position, index in enumerate(indices):
                 read = images[index]
                 all_detections = detections[position]
@@ -332,22 +334,19 @@ class Detector(TrainedDetector):
 
         The first group is the primary one. Its detections are those of `predict`.
         """
-        pixels = to_pixels(image, self.resize).unsqueeze(0)
+        batch = self.resized(image, "").input
         has_groups = self.recipe.num_groups > 1
-        (detections,), *groups = self._detect(pixels, [image.size], show_groups=has_groups)
+        (detections,), *groups = self._detect(batch, [image.size], show_groups=has_groups)
         return [detections, *(of_group for (of_group,) in groups[1:])]
 
     def _detect(
-        self, pixels: torch.Tensor, sizes: Sequence[tuple[int, int]], show_groups: bool
+        self, batch: Images, sizes: Sequence[tuple[int, int]], show_groups: bool
     ) -> list[list[Detections]]:
-        """Return the detections of each image of a batch [B,3,H,W], inside of the images.
+        """Return the detections of each image of a batch without padding, inside of the images.
 
         ``sizes`` are (width, height) of the original images. With ``show_groups``, the detections
         of every group alone follow.
         """
-        pixels = pixels.to(self.device)
-        no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
-        batch = normalise(pixels, no_padding, padded=False)
         with autocast(self.device, self.precision):
             predictions = [self.model(batch).final]
         if show_groups:
@@ -367,6 +366,15 @@ class Detector(TrainedDetector):
                 of_image.boxes = of_image.boxes.clamp(min=0).minimum(limit)
             results.append(detections)
         return results
+
+
+def one_batch(batches: Sequence[Images]) -> Images:
+    """Return one batch of the images of several ones, which have one size and no padding."""
+    if len(batches) == 1:
+        return batches[0]  # not a copy
+    pixels = torch.cat([batch.pixels for batch in batches])
+    padding = torch.cat([batch.padding for batch in batches])
+    return Images(pixels, padding, padded=False)
 
 
 def recorded_threshold(source: str | Path, weights: Path) -> float | None:
