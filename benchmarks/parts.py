@@ -138,6 +138,7 @@ OTHERS = {
     "backbone_families.py": "prints a table of the documentation, which has no times",
     "huggingface.py": "trains detectors for hours",
     "label_errors.py": "needs a trained run",
+    "sharding.py": "needs several GB of memory, or several GPUs",
     "queued_steps.py": "shows what a GPU does in a step; gpu.sh runs it",
 }
 

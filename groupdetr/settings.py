@@ -108,6 +108,10 @@ class Settings:
     recompute: bool = False
     """Gradient checkpointing in encoder, decoder and transformer backbones: less memory, more
     time."""
+    fsdp: bool = False
+    """Divide parameters, gradients, the optimizer's state and the moving average over the processes
+    that torchrun starts (fully sharded data parallel), for models that do not fit into the memory
+    of one GPU: less memory, more communication, the same result."""
     group_chunk: int | None = None
     """Groups whose decoder and loss are computed at once: less memory, the same result; None:
     all."""
@@ -194,6 +198,8 @@ class Settings:
             )
         if self.groups_schedule is not None:
             parse_groups_schedule(self.groups_schedule)
+        if self.fsdp:
+            self._check_fsdp()
         self._check_lr_drop()
 
     def _check_types(self) -> None:
@@ -227,6 +233,22 @@ class Settings:
             if not is_valid:
                 raise UsageError(f"{option(field.name)} must be {kind}, not {value!r}")
             object.__setattr__(self, field.name, value)
+
+    def _check_fsdp(self) -> None:
+        """Raise `UsageError` for what does not work with sharded parameters."""
+        for name in ("groups_per_step", "groups_schedule"):
+            if getattr(self, name) is not None:
+                flag = f"--{option(name)}"
+                raise UsageError(
+                    f"{flag} needs the parameters of all groups in every process, and --fsdp "
+                    "divides them",
+                    remedy=f"turn one off: {flag} None, or --no-fsdp",
+                )
+        if self.compile:
+            raise UsageError(
+                "--compile and --fsdp do not work together",
+                remedy="turn one off: --no-compile, or --no-fsdp",
+            )
 
     def _check_lr_drop(self) -> None:
         """Raise `UsageError` for drops that never happen, or whose meaning is not clear."""
@@ -337,6 +359,7 @@ class SettingsOptions(TypedDict, total=False):
     cache_features: bool
     compile: bool
     recompute: bool
+    fsdp: bool
     group_chunk: int | None
     groups_per_step: int | None
     groups_schedule: str | None
@@ -413,6 +436,7 @@ KINDS: dict[str, Kind] = {
     "cache_features": Kind(bool),
     "compile": Kind(bool),
     "recompute": Kind(bool),
+    "fsdp": Kind(bool),
     "group_chunk": Kind(int, optional=True),
     "groups_per_step": Kind(int, optional=True),
     "groups_schedule": Kind(str, optional=True),

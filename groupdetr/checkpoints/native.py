@@ -44,7 +44,12 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save(model: nn.Module, path: str | Path, metadata: JsonObject) -> None:
-    """Write the weights of ``model`` completely or not at all.
+    """Write the weights of ``model`` as `save_state` does."""
+    save_state(unique_state(model), path, metadata)
+
+
+def save_state(state: Mapping[str, Tensor], path: str | Path, metadata: JsonObject) -> None:
+    """Write the weights of a model, a `unique_state`, completely or not at all.
 
     If the process dies while it writes, the previous file remains as it was. ``metadata`` is
     anything that JSON can hold. With ``recipe`` (its fields), ``categories`` ([id, name] of every
@@ -52,7 +57,7 @@ def save(model: nn.Module, path: str | Path, metadata: JsonObject) -> None:
     added to it. `WriteError` if the file cannot be written.
     """
     tensors = {}
-    for name, value in unique_state(model).items():
+    for name, value in state.items():
         tensors[name] = value.detach().cpu().contiguous()
     stamped = {**metadata, **file_stamp()}
     content = memoryview(serialize(tensors, {"format": "pt", KEY: json.dumps(stamped)}))

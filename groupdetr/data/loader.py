@@ -266,9 +266,9 @@ class ValidationLoader(Generic[BatchT]):
     def __init__(self, dataset: CollatingDataset[BatchT]) -> None:
         self.dataset = dataset
         self._loader: Loader[BatchT] | None = None
-        self._arguments: tuple[range, int, int] | None = None
+        self._arguments: tuple[Sequence[int], int, int] | None = None
 
-    def batches(self, indices: range, batch_size: int, workers: int) -> Loader[BatchT]:
+    def batches(self, indices: Sequence[int], batch_size: int, workers: int) -> Loader[BatchT]:
         """Return the loader of the images ``indices``, in this order, in batches."""
         arguments = (indices, batch_size, workers)
         if self._loader is None or arguments != self._arguments:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import AutocastKwargs
 
 from groupdetr.data.processor_cores import cores
 from groupdetr.engine.precision import resolve_precision
@@ -78,7 +79,14 @@ def create_accelerator(settings: Settings) -> Accelerator:
     on_cpu = settings.device == "cpu" or devices() == ["cpu"]
     on_gpu = not on_cpu and torch.cuda.is_available()
     precision = resolve_precision(settings.precision, on_gpu)
-    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+    # The cache of autocast keeps a copy in bf16 of all weights until the end of the forward pass.
+    # With FSDP no process should have all weights.
+    autocast = AutocastKwargs(cache_enabled=not settings.fsdp)
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        kwargs_handlers=[autocast],
+    )
 
 
 def is_main_process() -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from groupdetr.checkpoints import checked_file
 from groupdetr.checkpoints.checked_file import DamagedError
 from groupdetr.checkpoints.file_format import KEY, file_stamp, require_format
+from groupdetr.engine.sharding import divided_like, gather, is_part, is_sharded
 from groupdetr.engine.step_groups import GroupRows
 from groupdetr.errors import UsageError
 from groupdetr.files.writing import draft_of, explained, write_atomically
@@ -66,17 +68,29 @@ class CheckpointState:
         """The model that is evaluated and saved as the best: the moving average if there is one."""
         return self.model if self.ema is None else self.ema.module
 
-    def save(self, path: Path, previous: Path | None = None) -> None:
+    def save(self, path: Path, previous: Path | None = None, is_main: bool = True) -> None:
         """Write ``last.pt``, and keep the former one as ``previous`` if that is given.
 
         If the process dies at any time, one of them is whole. `WriteError` if it cannot be written.
+        If parameters are sharded, all processes call this, and the main one writes: the file is the
+        same as without FSDP.
         """
+        # Sharded parameters are kept as they are, so that those that modules share are known to be
+        # the same.
+        keep_vars = self.is_sharded
+        tensors = {
+            "model": self.model.state_dict(keep_vars=keep_vars),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(keep_vars=keep_vars),
+        }
+        if self.is_sharded:
+            tensors = gather(tensors, keep=is_main)
+        if not is_main:
+            return
         content = {
             KEY: file_stamp(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **tensors,
             "optimizer_parameters": self._parameter_names(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
             "progress": asdict(self.progress),
             "matched": self.matched,
             "callbacks": self.callbacks,
@@ -90,6 +104,11 @@ class CheckpointState:
 
         write_atomically(path, write)
         self.last_is_whole = True
+
+    @property
+    def is_sharded(self) -> bool:
+        """True if the parameters are divided over processes (FSDP)."""
+        return is_sharded(self.model)
 
     def is_finite(self) -> bool:
         """True if no weight and no value of the optimizer is infinite or nan."""
@@ -135,17 +154,22 @@ class CheckpointState:
         """
         checked_file.check(path)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # All processes of a machine share the memory of a file that is mapped.
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=self.is_sharded or None
+            )
             stamp = content.get(KEY, {}) if isinstance(content, dict) else {}
             remedy = "start a new run with groupdetr train: this version cannot resume it"
             require_format(stamp, str(path), remedy, UsageError)
+            load_weights(self.model, content["model"])
             if self.ema is not None:
-                # A run that had no moving average begins one with its weights.
                 weights = {f"module.{key}": value for key, value in content["model"].items()}
-                self.ema.load_state_dict(content["ema"] or {**self.ema.state_dict(), **weights})
-            # After the moving average, which shares the parameters that are frozen now: they are
-            # those of the model, also if they were trained until now.
-            self.model.load_state_dict(content["model"])
+                frozen = {f"module.{key}" for key in self._frozen_names()}
+                # A run that had no moving average begins one with its weights. Parameters that are
+                # frozen now are those of the model, also if they were trained until now.
+                averages = content["ema"] or {**self.ema.state_dict(), **weights}
+                kept = {key: value for key, value in weights.items() if key in frozen}
+                load_weights(self.ema, {**averages, **kept})
             self._load_optimizer(content["optimizer"], content["optimizer_parameters"])
             self.progress = TrainingProgress(**content["progress"])
             self.matched = content["matched"]
@@ -166,6 +190,11 @@ class CheckpointState:
                 "from its weights with --weights",
             ) from error
 
+    def _frozen_names(self) -> list[str]:
+        """Return all names of the parameters that are not trained."""
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        return [name for name, parameter in parameters if not parameter.requires_grad]
+
     def _parameter_names(self) -> list[str]:
         """Return the names of the parameters in the order in which the optimizer numbers them."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
@@ -183,10 +212,44 @@ class CheckpointState:
         by_name = {saved_names[index]: state for index, state in saved["state"].items()}
         if self.rows is not None:
             by_name = self.rows.divided(by_name)
-        names = self._parameter_names()
-        state = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
+        parameters = [x for group in self.optimizer.param_groups for x in group["params"]]
+        state = {}
+        for i, (name, parameter) in enumerate(zip(self._parameter_names(), parameters)):
+            if name in by_name:
+                state[i] = _state_of(parameter, by_name[name])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load a state dict of whole tensors into a model, which may be sharded.
+
+    `RuntimeError` if names or shapes differ.
+    """
+    own = model.state_dict()
+    divided = {
+        name: divided_like(x, own[name]) if _is_shard_of(own.get(name), x) else x
+        for name, x in weights.items()
+    }
+    model.load_state_dict(divided)
+
+
+def _state_of(parameter: Tensor, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the optimizer keeps for a parameter, given that of the whole parameter.
+
+    Its moments are sharded as the parameter is, and have its memory format: a fused optimizer reads
+    both in the order of their memory, and those of a run with FSDP are contiguous.
+    """
+    return {
+        key: divided_like(value, parameter)
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim > 0
+        else value
+        for key, value in state.items()
+    }
+
+
+def _is_shard_of(own: Any, whole: Tensor) -> bool:
+    return is_part(own) and own.shape == whole.shape
 
 
 def _damage(error: DamagedError | FileNotFoundError) -> str:

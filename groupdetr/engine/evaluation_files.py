@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from groupdetr.checkpoints import native
 from groupdetr.engine.checkpoint import CheckpointState
 from groupdetr.engine.log_records import evaluation_record, moment
@@ -25,18 +29,22 @@ class EvaluationFiles:
         self.schedule = schedule
 
     def write(
-        self, result: EvaluationResult, metrics: dict[str, float], is_best: bool
+        self,
+        result: EvaluationResult,
+        metrics: dict[str, float],
+        is_best: bool,
+        weights: Mapping[str, Tensor],
     ) -> JsonObject:
         """Write the metrics to the log and to results.csv, and the weights if they are the best.
 
-        Return the record of the log.
+        ``weights`` are those that were evaluated. Return the record of the log.
         """
         when = moment(self.state, self.schedule)
         record = evaluation_record(self.state, self.schedule, metrics)
         self.run.append(record)
         self.run.write_results(self.run.records())
         if is_best or not self.run.best.is_file():
-            self.plan.save_best(self.state.evaluated)
+            self.plan.save_best(self.state.evaluated, weights)
             best_metrics = {**when, **result.to_json()}
             # The page of the run has these. The folder of `val` is also written by `groupdetr val`.
             if details := result.details():

@@ -9,15 +9,18 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from groupdetr.checkpoints.native import unique_state
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.engine.checkpoint import CheckpointState
 from groupdetr.engine.evaluation_files import EvaluationFiles
 from groupdetr.engine.main_process import run_on_main
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.schedule import TrainingSchedule
+from groupdetr.engine.sharding import gather
 from groupdetr.engine.task import EvaluationResult
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss
 from groupdetr.structures.json_object import JsonObject
 
 
@@ -41,8 +44,11 @@ class Evaluator:
         criterion: SetCriterion,
         state: CheckpointState,
         schedule: TrainingSchedule,
+        network: ModelWithLoss | ChunkedModelWithLoss | None = None,
     ) -> None:
+        """``network`` has the evaluated model in it, if the model is sharded."""
         self.plan = plan
+        self.predict = None if network is None else network.predict
         self.criterion = criterion
         self.state = state
         self.files = EvaluationFiles(plan, state, schedule)
@@ -61,6 +67,7 @@ class Evaluator:
             plan.task,
             plan.accelerator,
             plan.settings.instability_images,
+            self.predict,
         )
         detections, matched = validation_pass.run(plan.micro_batch_size, plan.workers, on_progress)
         # The main process evaluates, because no other one needs the detections or the result.
@@ -74,9 +81,11 @@ class Evaluator:
         # its weights were trained for longer.
         score = -1.0 if math.isnan(main_metric) else main_metric
         is_best = score >= progress.best_ap
+        # All processes take part in gathering them if they are sharded.
+        weights = gather(unique_state(model), keep=plan.is_main_process)
         # The state changes after the files are written. If one of them cannot be written, this
         # evaluation is still due, and is done when the run is resumed.
-        record = None if result is None else self.files.write(result, metrics, is_best)
+        record = None if result is None else self.files.write(result, metrics, is_best, weights)
         self.state.matched = matched
         # An undefined score says nothing about the progress.
         if score > progress.best_ap:

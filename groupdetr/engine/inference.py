@@ -14,6 +14,7 @@ from torch import nn
 from groupdetr.engine.freed_memory import trim_malloc
 from groupdetr.engine.main_process import gather_to_main
 from groupdetr.engine.precision import tf32_of
+from groupdetr.engine.sharding import is_sharded
 from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.modeling.detr import DetectionTransformer
 
@@ -29,8 +30,10 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     """Switch to evaluation mode without gradients, and back to the former mode at the end."""
     was_training = model.training
     model.eval()
+    # The memory in which sharded parameters are gathered is used in training, too.
+    without_gradients = torch.no_grad if is_sharded(model) else torch.inference_mode
     try:
-        with torch.inference_mode():
+        with without_gradients():
             yield
     finally:
         model.train(was_training)
@@ -85,20 +88,20 @@ def map_dataset(
     """
     total = len(task.val)
     processes = accelerator.num_processes
-    # The first process has the most images. ``on_progress`` may wait for the other processes.
-    num_batches = math.ceil(math.ceil(total / processes) / batch_size)
-    own_indices = range(accelerator.process_index, total, processes)
+    own_indices = [*range(accelerator.process_index, total, processes)]
+    # The first process has the most images. The others run the last image once more: the network
+    # of sharded parameters and ``on_progress`` may wait for all processes.
+    repeated = math.ceil(total / processes) - len(own_indices)
+    own_indices += [total - 1] * repeated
     results: list[tuple[int, ResultT]] = []
-    for batch in task.val_loader.batches(own_indices, batch_size, workers):
+    loader = task.val_loader.batches(own_indices, batch_size, workers)
+    for number, batch in enumerate(loader, start=1):
         with tf32_of(accelerator):
             results += zip(batch.indices, predict_batch(batch))
-        num_batches -= 1
-        if num_batches % TRIM_EVERY == 0:
+        if number % TRIM_EVERY == 0:
             trim_malloc()
         if on_progress:
             on_progress(min(len(results) * processes, total), total)
-    if on_progress:
-        for _ in range(num_batches):
-            on_progress(total, total)
+    results = results[: len(results) - repeated]
     by_index = dict(gather_to_main(results, accelerator))
     return [by_index[index] for index in range(total)] if accelerator.is_main_process else []

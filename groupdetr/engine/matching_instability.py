@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 from accelerate import Accelerator
@@ -37,6 +37,8 @@ class ValidationPass(Generic[DetectionsT]):
     task: Task[DetectionsT]
     accelerator: Accelerator
     measured_images: int
+    # Runs the model, if it cannot be called itself because its parameters are sharded.
+    predict: Callable[[Any], Outputs] | None = None
 
     def __post_init__(self) -> None:
         self.inference_group: int | None = self.model.queries.inference_group
@@ -68,7 +70,7 @@ class ValidationPass(Generic[DetectionsT]):
         num_measured = sum(index < self.measured_images for index in batch.indices)
         group = None if num_measured and self.measures_all_groups else self.inference_group
         with use_group(self.model, group), self.accelerator.autocast():
-            outputs = self.model(batch.images(self.accelerator.device))
+            outputs = (self.predict or self.model)(batch.images(self.accelerator.device))
         if group == self.inference_group:
             final = outputs.final
         else:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from groupdetr.engine.sharding import local_part
 from groupdetr.engine.step_groups import GroupRows
 from groupdetr.errors import UsageError
 from groupdetr.modeling.detr import DetectionTransformer, part_of
@@ -110,7 +111,7 @@ class MovingAverage(AveragedModel):
     early average follows the model closely.
 
     A parameter that is not trained is that of the model itself, which needs neither memory nor
-    time. Buffers are averaged, too.
+    time. If parameters are sharded, it is a copy. Buffers are averaged, too.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: int | None = None) -> None:
@@ -142,6 +143,7 @@ class MovingAverage(AveragedModel):
         values = chain(model.parameters(), model.buffers())
         for average, value in zip(averages, values, strict=True):
             if average is not value:
+                average, value = local_part(average), local_part(value)
                 key = (average.device, average.dtype)
                 batch = batches.setdefault(key, ([], []))
                 batch[0].append(average)

@@ -29,11 +29,17 @@ from groupdetr.engine.freed_memory import keep_freed_memory
 from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.log_records import step_record
-from groupdetr.engine.optimizer import create_ema, create_optimizer, set_learning_rates
+from groupdetr.engine.optimizer import (
+    MovingAverage,
+    create_ema,
+    create_optimizer,
+    set_learning_rates,
+)
 from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.sampler import ENDLESS, CheckedSampler
 from groupdetr.engine.schedule import TrainingSchedule
+from groupdetr.engine.sharding import create_mesh, shard
 from groupdetr.engine.step_groups import StepGroups, trains_some_groups
 from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.task import Batch, Task
@@ -41,7 +47,7 @@ from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.engine.training_step import TrainingStep
 from groupdetr.errors import CallbackError, DivergedError
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.modeling.group_chunks import with_loss
+from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss, with_loss
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 
@@ -72,7 +78,8 @@ class Trainer:
         self.run: RunFolder = plan.run
         self.criterion = criterion
         self.callbacks = CallbackList(callbacks, defer_errors=plan.num_processes > 1)
-        self.model = model.to(self.accelerator.device)
+        # Sharded parameters go to the device one block after the other.
+        self.model = model if self.settings.fsdp else model.to(self.accelerator.device)
         if self.settings.freeze:
             self.model.freeze(self.settings.freeze)
         if plan.num_processes > 1:
@@ -83,14 +90,15 @@ class Trainer:
             StepGroups(model, self.settings) if trains_some_groups(self.settings) else None
         )
         rows = step_groups.rows if step_groups else None
-        optimizer = create_optimizer(model, self.settings, rows)
         decay, warmup = self.settings.ema, self.settings.ema_warmup
         ema = create_ema(model, decay, warmup) if decay else None
+        evaluated_network = self.shard_parameters(ema) if self.settings.fsdp else None
+        optimizer = create_optimizer(model, self.settings, rows)
         self.state = CheckpointState(model, optimizer, ema, TrainingProgress(), rows=rows)
         self.schedule = TrainingSchedule(plan, self.state)
         self.hosts = HostCommunication(plan.num_processes, self.accelerator.device)
         self.training_step = TrainingStep(plan, self.state, self.schedule, step_groups, self.hosts)
-        self.evaluator = Evaluator(plan, criterion, self.state, self.schedule)
+        self.evaluator = Evaluator(plan, criterion, self.state, self.schedule, evaluated_network)
         self.cache: FeatureCache | None = None  # the features of frozen parts, if they are cached
         self.launcher = Launcher()
         # What this process was asked for, by a signal or a callback.
@@ -107,6 +115,20 @@ class Trainer:
         self.damage: str | None = None
         # Says that what an evaluation has written was damaged or missing on a resume.
         self.evaluation_damage: str | None = None
+
+    def shard_parameters(self, ema: MovingAverage | None) -> ModelWithLoss | ChunkedModelWithLoss:
+        """Divide the parameters of the model and of its average over the processes.
+
+        Return the network that has the model in it that is evaluated.
+        """
+        mesh = create_mesh(self.accelerator.device, self.num_processes)
+        shard(self.model_with_loss, mesh)
+        if ema is None:
+            return self.model_with_loss
+        assert isinstance(ema.module, DetectionTransformer)
+        averaged = ModelWithLoss(ema.module, self.criterion)
+        shard(averaged, mesh)
+        return averaged
 
     def cache_features(self, dataset: DetectionDataset, log: Callable[[str], None]) -> None:
         """Compute the features of frozen parts for all training images, and train with them.
@@ -271,7 +293,7 @@ class Trainer:
             if progress.evaluation_due:
                 self.evaluate(network)
                 self.save()
-            elif self.schedule.is_save_due():
+            elif self.is_save_due():
                 self.save()
         if self.stopped_early():
             self.save()
@@ -352,11 +374,14 @@ class Trainer:
         return self.training_step.run(network, micro_batches)
 
     def prepare_network(self) -> nn.Module:
-        """Compile the network if the settings say so, and wrap it for several processes."""
+        """Compile the network if the settings say so, and wrap it for several processes.
+
+        A network whose parameters are sharded is ready.
+        """
         if self.settings.compile:
             self.model.compile_parts()
             self.criterion.compile_parts()
-        if self.plan.num_processes > 1:
+        if self.plan.num_processes > 1 and not self.settings.fsdp:
             self.accelerator.ddp_handler = distributed_options(self.settings)
             with without_warning_of_old_name():
                 return self.accelerator.prepare_model(self.model_with_loss)
@@ -380,6 +405,13 @@ class Trainer:
             return seconds
         (measured,) = self.hosts.sum([seconds if self.plan.is_main_process else 0.0])
         return measured
+
+    def is_save_due(self) -> bool:
+        """True if a checkpoint is due. With FSDP, the clock of the main process decides for all."""
+        is_due = self.schedule.is_save_due()
+        if not self.settings.fsdp:
+            return is_due
+        return self.hosts.sum([is_due and self.is_main_process]) == [1]
 
     # what is written, and when the callbacks are called
 
@@ -450,23 +482,26 @@ class Trainer:
         self.schedule.last_save_time = time.monotonic()
         if self.is_main_process:
             self.callbacks.update_states(self)
-            self.write_checkpoint()
+        self.write_checkpoint()
+        if self.is_main_process:
             self.callbacks.on_checkpoint(self)
 
     def save_after_failure(self) -> None:
         """Write last.pt after a callback has failed, if the last step was finite.
 
-        No hook is called.
+        No hook is called. With FSDP it is written only if all processes know of the failure,
+        because all have a part of the state. The former checkpoint is kept otherwise.
         """
         try:
             self.training_step.require_finite()
             is_finite = True
         except DivergedError:
             is_finite = False
-        if self.is_main_process and is_finite:
-            # A callback that cannot return its state keeps that of the former checkpoint.
-            with suppress(CallbackError):
-                self.callbacks.update_states(self)
+        if is_finite and (self.failure_is_shared or not self.settings.fsdp):
+            if self.is_main_process:
+                # A callback that cannot return its state keeps that of the former checkpoint.
+                with suppress(CallbackError):
+                    self.callbacks.update_states(self)
             self.write_checkpoint()
         if self.failure_is_shared:
             # A process that ended now could make the launcher kill the one that writes.
@@ -475,10 +510,12 @@ class Trainer:
     def save_after_error(self, error: Exception) -> None:
         """Write last.pt after an error that no callback caused, if the state is whole and finite.
 
-        No hook is called. A second error is added to the first one as a note.
+        No hook is called. A second error is added to the first one as a note. With FSDP the former
+        checkpoint is kept, because the other processes may not have the error.
         """
         if (
             not self.is_main_process
+            or self.settings.fsdp
             or self.training_step.is_updating
             or self.saved_step == self.step
         ):
@@ -492,10 +529,14 @@ class Trainer:
             error.add_note(f"In addition, the state could not be saved: {second_error}")
 
     def write_checkpoint(self) -> None:
-        """Write last.pt with the states of the callbacks as they are known."""
-        self.state.callbacks = self.callbacks.states
-        self.state.save(self.run.last, self.run.previous)
-        self.saved_step = self.step
+        """Write last.pt with the states of the callbacks as they are known, in the main process.
+
+        With FSDP all processes have to call this.
+        """
+        if self.is_main_process or self.settings.fsdp:
+            self.state.callbacks = self.callbacks.states
+            self.state.save(self.run.last, self.run.previous, self.is_main_process)
+            self.saved_step = self.step
 
     def resume(self) -> list[str]:
         """Continue from last.pt, and give the callbacks the states that they had.

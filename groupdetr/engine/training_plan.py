@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Task
@@ -28,8 +28,9 @@ class TrainingPlan:
     workers: int  # processes that load images, for each process that trains
     # The step after which the training stops, to be resumed later. None: it runs to the end.
     stop_after: int | None
-    # Writes the weights of a model to best.safetensors, the file that users load.
-    save_best: Callable[[nn.Module], None]
+    # Writes a model to best.safetensors, the file that users load, with these weights: they are
+    # those of the model, but whole if its parameters are sharded.
+    save_best: Callable[[nn.Module, Mapping[str, Tensor]], None]
 
     @property
     def num_processes(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from groupdetr.engine.checkpoint import CheckpointState
 from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.schedule import TrainingSchedule
+from groupdetr.engine.sharding import whole_tensor
 from groupdetr.engine.step_groups import StepGroups
 from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.task import Batch
@@ -72,6 +73,7 @@ class TrainingStep:
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0) + part / len(micro_batches)
         grad_norm = nn.utils.clip_grad_norm_(self.state.model.parameters(), self.settings.clip)
+        grad_norm = whole_tensor(grad_norm)
         # Those of the step before.
         self.require_finite()
         results = self.to_host(sums, grad_norm)
@@ -146,8 +148,14 @@ class TrainingStep:
         return StepResults([*sums], torch.cat([losses, grad_norm[None]]))
 
     def gradient_sync(self, network: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-        """Let processes exchange gradients once a step, with the last micro-batch."""
-        return nullcontext() if is_last else self.accelerator.no_sync(network)
+        """Let processes exchange gradients once a step, with the last micro-batch.
+
+        With FSDP, every micro-batch exchanges them: otherwise each process would have to keep the
+        gradients of all parameters until the last one.
+        """
+        if is_last or self.settings.fsdp:
+            return nullcontext()
+        return self.accelerator.no_sync(network)
 
     def seed(self) -> None:
         """Seed torch by (seed, step, process), so that a resumed run draws the same numbers."""

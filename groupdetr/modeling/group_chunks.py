@@ -69,6 +69,11 @@ class ModelWithLoss(nn.Module):
         outputs: Outputs = self.model(images, targets)
         return outputs
 
+    def predict(self, images: Any) -> Outputs:
+        """Return the output of the model in evaluation mode. Its parameters may be sharded."""
+        outputs: Outputs = self.model(images)
+        return outputs
+
 
 class ChunkedModelWithLoss(nn.Module):
     """The losses and gradients of `ModelWithLoss`, for ``groups_at_once`` groups at a time.
@@ -129,6 +134,11 @@ class ChunkedModelWithLoss(nn.Module):
             total_losses[name] = torch.stack([losses[name] for losses in losses_by_chunk]).sum()
         loss, loss_by_name = sum_losses(total_losses)
         return boundary.rejoin(loss), loss_by_name
+
+    def predict(self, images: Any) -> Outputs:
+        """Return the output of the model in evaluation mode. Its parameters may be sharded."""
+        outputs: Outputs = self.model(images)
+        return outputs
 
     def memory(self, images: Any, targets: Sequence[Target]) -> Memory:
         """Return the encoded images."""

@@ -81,6 +81,9 @@ def oom_hint(plan: DetectorPlan) -> str:
     save memory.
     """
     plan.accelerator.free_memory()
+    if plan.settings.fsdp:
+        # Only whole parameters can be measured.
+        return f"resume with {fsdp_hints(plan.settings)} or {memory_hints(plan)}"
     failed_problem = FitProblem.from_plan(plan)
     # Search over all micro-batches and chunks, even if the user has chosen them.
     settings = replace(plan.settings, accumulate=1, group_chunk=None)
@@ -94,6 +97,14 @@ def oom_hint(plan: DetectorPlan) -> str:
     return f"groupdetr train --resume {quote(plan.run.path)} {flags(search.result)}"
 
 
+def fsdp_hints(settings: Settings) -> str:
+    """Return the options that divide a step with sharded parameters further."""
+    hints = [f"--accumulate {2 * settings.accumulate}"]
+    if settings.group_chunk != 1:
+        hints.append("--group-chunk 1")
+    return " or ".join(hints)
+
+
 def flags(step_plan: StepPlan) -> str:
     """Return the options of `groupdetr train` that choose this step plan."""
     return f"--accumulate {step_plan.micro_batches} --group-chunk {step_plan.chunk}"
@@ -103,9 +114,9 @@ def memory_hints(plan: DetectorPlan) -> str:
     """Return the options that save memory and are not used yet."""
     settings = plan.settings
     hints = []
-    if settings.accumulate > 1:
+    if settings.accumulate > 1 and not settings.fsdp:
         hints.append("without --accumulate")
-    if settings.group_chunk is not None:
+    if settings.group_chunk is not None and not settings.fsdp:
         hints.append("without --group-chunk")
     hints.append(f"--imgsz below {settings.imgsz}")
     if not settings.recompute:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
 
-from groupdetr.checkpoints.native import save
+from groupdetr.checkpoints.native import save_state
 from groupdetr.console.output import create_console
 from groupdetr.console.text import file_name, quote
 from groupdetr.data.dataset import DetectionDataset
@@ -64,6 +65,7 @@ def make_plan(
     recipe = make_recipe(config, chosen, resumes=resume is not None)
     accelerator = create_accelerator(config.settings)
     expect_equal_micro_batches(config.settings, accelerator.num_processes)
+    expect_processes_to_shard(config.settings, accelerator.num_processes)
     if recipe.needs_chunks(config.settings.group_chunk):
         require_independent_groups(GROUP_ATTENTIONS[recipe.group_attention], MATCHES[recipe.match])
     expect_fitting_groups(recipe, config.settings)
@@ -106,9 +108,16 @@ def make_plan(
 
 
 def save_best(
-    run: RunFolder, dataset: TrainingData, settings: Settings, trained: nn.Module
+    run: RunFolder,
+    dataset: TrainingData,
+    settings: Settings,
+    trained: nn.Module,
+    weights: Mapping[str, Tensor],
 ) -> None:
-    """Write best.safetensors: the weights, and everything that a `Detector` needs besides them."""
+    """Write best.safetensors: the weights, and everything that a `Detector` needs besides them.
+
+    ``weights`` are the `unique_state` of the model ``trained``.
+    """
     assert isinstance(trained, DetectionTransformer)
     assert isinstance(trained.recipe, Recipe)
     metadata = {
@@ -116,7 +125,7 @@ def save_best(
         "categories": [[category.id, category.name] for category in dataset.categories],
         "imgsz": settings.imgsz,
     }
-    save(trained, run.best, metadata)
+    save_state(weights, run.best, metadata)
 
 
 def with_folder(plan: DetectorPlan, run: RunFolder) -> DetectorPlan:
@@ -134,6 +143,16 @@ def expect_equal_micro_batches(settings: Settings, processes: int) -> None:
             f"a batch of {settings.batch} images cannot be divided equally among "
             f"{processes} processes x {settings.accumulate} micro-batches",
             remedy=f"choose --batch as a multiple of {micro_batches}",
+        )
+
+
+def expect_processes_to_shard(settings: Settings, processes: int) -> None:
+    """Raise `UsageError` if parameters are to be sharded, and there is one process only."""
+    if settings.fsdp and processes == 1:
+        raise UsageError(
+            "--fsdp divides the parameters over several processes, and one trains",
+            remedy="start one for each GPU, torchrun --nproc-per-node 8 -m groupdetr train ..., "
+            "or turn it off with --no-fsdp",
         )
 
 

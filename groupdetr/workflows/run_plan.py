@@ -185,10 +185,11 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
         write_json(run.data, data)
         if plan.resumes:
             run.rewind(trainer.step, trainer.state.progress.evaluation_due)
-        else:
-            # The checkpoint is written before the configuration, because a folder with a
-            # configuration counts as a run, and every run can be resumed.
-            trainer.write_checkpoint()
+    if not plan.resumes:
+        # The checkpoint is written before the configuration, because a folder with a configuration
+        # counts as a run, and every run can be resumed.
+        trainer.write_checkpoint()
+    if plan.is_main_process:
         recipe = trainer.model.recipe
         assert isinstance(recipe, Recipe)
         config = plan.config.to_yaml(recipe, plan.recipe, plan.settings)

@@ -258,6 +258,13 @@ def run_training(
         out = resume
     elif config.weights is not None and (named := hub.model_named(config.weights)) is not None:
         hub.download(named)  # Before the data are read, which may take minutes.
+    if config.settings.fsdp and (auto_batch or config.groups == "auto"):
+        raise UsageError(
+            f"{'--batch' if auto_batch else '--groups'} auto measures the memory of whole "
+            "parameters, and --fsdp divides them",
+            remedy="give numbers: --batch 16 --groups 11, with --accumulate, --group-chunk 1 and "
+            "--recompute for less memory",
+        )
     plan = make_plan(
         config,
         out=out,

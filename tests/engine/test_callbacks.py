@@ -112,7 +112,7 @@ def create_trainer(data: Path, out: Path, *callbacks: Callback) -> Trainer:
         run=RunFolder(out),
         workers=0,
         stop_after=None,
-        save_best=lambda model: None,
+        save_best=lambda model, weights: None,
     )
     return Trainer(plan, RECIPE.build(), RECIPE.criterion(), callbacks)
 

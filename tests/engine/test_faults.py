@@ -667,6 +667,26 @@ def test_a_process_that_is_killed_ends_the_others_with_a_checkpoint(
     assert_same_end(run, two_processes_run)
 
 
+@WITHOUT_SIGNALS
+@pytest.mark.slow
+def test_kills_of_processes_with_sharded_parameters_change_nothing(
+    shapes: Path, tmp_path: Path
+) -> None:
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    arguments = train_arguments(shapes, undisturbed, *TWO, "--fsdp")
+    assert start(arguments, processes=2).wait(240) == 0
+    process = start(train_arguments(shapes, run, *TWO, "--fsdp"), processes=2)
+    for step, kind in ((4, "SIGTERM to rank 1"), (12, "SIGKILL to rank 0")):
+        wait_for_step(process, run, step)
+        disturb(process, kind)
+        assert process.wait(120) != 0
+        if "KILL" not in kind:
+            assert load_checkpoint(run)["progress"]["step"] >= max(losses_by_step(run))
+        process = start(["train", "--resume", str(run)], processes=2)
+    assert process.wait(240) == 0
+    assert_same_end(run, undisturbed)
+
+
 # two launchers, as on two machines
 
 

@@ -1,0 +1,187 @@
+"""What FSDP saves and what it costs, beside DistributedDataParallel (DDP): memory and time.
+
+    python benchmarks/sharding.py [--ranks 2] [--device cuda]
+
+Every process trains DINO with a plain Vision Transformer of a given size, by default that of
+ViT-Base. "State" is what a process holds between two steps: parameters, gradients and the moments
+of the optimizer. "Peak" is the resident memory that a training adds to a process at most, and on a
+GPU that of the allocator, in processes that train in one way only. "CPU" is the process time of a
+step on a CPU; on a GPU it is wall time. Both ways take turns in the same processes. Without a GPU,
+the processes exchange everything through the memory of the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import measure
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import groupdetr
+from groupdetr.engine.accelerator import create_accelerator, peak_memory_mb
+from groupdetr.engine.distributed import distributed_options, without_warning_of_old_name
+from groupdetr.engine.optimizer import create_optimizer
+from groupdetr.engine.sharding import create_mesh, local_part, shard
+from groupdetr.modeling.backbones.vit import ViTSizes, vit_huge
+from groupdetr.modeling.group_chunks import with_loss
+
+WAYS = ("DDP", "FSDP")
+
+
+@dataclass
+class Options:
+    ranks: int = 2
+    width: int = 768  # of the Vision Transformer
+    depth: int = 12
+    heads: int = 12
+    groups: int = 3
+    group_chunk: int | None = None
+    recompute: bool = False
+    side: int = 256
+    batch: int = 1  # images of each process
+    rounds: int = 5
+    device: str = "cpu"
+    threads: int = 1  # of each process
+    quick: bool = False  # a small model
+    out: Path | None = None  # JSON
+
+
+QUICK = {"width": 96, "depth": 4, "heads": 3, "side": 128, "rounds": 2}
+
+
+class Training:
+    """A detector, its network for several processes, and its optimizer."""
+
+    def __init__(self, way: str, options: Options, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.model = groupdetr.create_model(
+            "dino-vit-tiny", num_groups=options.groups, recompute=options.recompute, dropout=0.0
+        )
+        sizes = ViTSizes(
+            width=options.width,
+            depth=options.depth,
+            num_heads=options.heads,
+            window=7,
+            global_blocks=tuple(range(2, options.depth, 3)),
+            image=options.side,
+            channels=self.model.recipe.channels,
+        )
+        self.model.backbone = vit_huge(False, options.recompute, sizes)
+        self.model.train()
+        settings = groupdetr.Settings(device=options.device, group_chunk=options.group_chunk)
+        criterion = groupdetr.create_criterion(self.model)
+        self.network: Callable[..., Any]
+        if way == "FSDP":
+            self.network = with_loss(self.model, criterion, options.group_chunk)
+            shard(self.network, create_mesh(device, options.ranks))
+        else:
+            network = with_loss(self.model.to(device), criterion, options.group_chunk)
+            with without_warning_of_old_name():
+                self.network = DistributedDataParallel(
+                    network, **distributed_options(settings).to_kwargs()
+                )
+        self.optimizer = create_optimizer(self.model, settings)
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.rand(3, options.side, options.side, generator=generator)
+        self.images = groupdetr.Images.from_list([pixels.to(device)] * options.batch)
+        boxes = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.5, 0.4, 0.3]], device=device)
+        target = groupdetr.Target(torch.tensor([0, 1], device=device), boxes)
+        self.targets = [target] * options.batch
+
+    def step(self) -> None:
+        """Take an optimizer step. The gradients are kept until the next one."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, _ = self.network(self.images, self.targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+        self.optimizer.step()
+
+    def state_bytes(self) -> int:
+        """Return the bytes of parameters, gradients and moments that this process holds."""
+        tensors: list[Tensor] = []
+        for parameter in self.model.parameters():
+            tensors.append(parameter)
+            if parameter.grad is not None:
+                tensors.append(parameter.grad)
+            tensors += self.optimizer.state[parameter].values()
+        return sum(local_part(x).numel() * x.element_size() for x in tensors)
+
+
+def run_rank(rank: int, port: int, ways: tuple[str, ...], options: Options, folder: Path) -> None:
+    """Train in one process in all ``ways`` in turn, and write what was measured to a file."""
+    # What torchrun sets
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(options.ranks),
+        "LOCAL_WORLD_SIZE": str(options.ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    settings = groupdetr.Settings(device=options.device, threads=options.threads)
+    device = create_accelerator(settings).device
+    before = peak_memory_mb()  # of Python and the libraries
+    trainings = {way: Training(way, options, device) for way in ways}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(options.rounds + 2):
+        for way, training in trainings.items():
+            distributed.barrier()
+            start = measure.clock(options.device)
+            training.step()
+            if number >= 2:  # those before it warm up
+                times[way].append(measure.clock(options.device) - start)
+    results = {
+        way: {
+            "parameters": sum(x.numel() for x in training.model.parameters()),
+            "state": training.state_bytes() / 2**20,
+            "peak": peak_memory_mb() - before,
+            "time": statistics.median(times[way]),
+        }
+        for way, training in trainings.items()
+    }
+    (folder / f"{rank}.json").write_text(json.dumps(results), encoding="utf-8")
+    distributed.destroy_process_group()
+
+
+def measure_ways(ways: tuple[str, ...], options: Options) -> dict[str, dict[str, float]]:
+    """Return what was measured of every way, the largest value of all processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with TemporaryDirectory() as folder:
+        arguments = (port, ways, options, Path(folder))
+        multiprocessing.spawn(run_rank, arguments, nprocs=options.ranks)
+        ranks = [json.loads(file.read_text()) for file in Path(folder).glob("*.json")]
+    return {
+        way: {name: max(rank[way][name] for rank in ranks) for name in ranks[0][way]}
+        for way in ways
+    }
+
+
+def main(options: Options) -> None:
+    together = measure_ways(WAYS, options)
+    rows: dict[str, dict[str, float]] = {}
+    for way in WAYS:
+        alone = measure_ways((way,), options)[way]
+        rows[way] = {
+            "M parameters": alone["parameters"] / 1e6,
+            "state, MiB": alone["state"],
+            "peak, MiB": alone["peak"],
+            "CPU, ms" if options.device == "cpu" else "ms": 1000 * together[way]["time"],
+            "time ratio": together[way]["time"] / together["DDP"]["time"],
+        }
+    measure.show(options, rows, options.out)
+
+
+if __name__ == "__main__":
+    main(measure.parse(Options, QUICK))
