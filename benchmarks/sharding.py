@@ -31,7 +31,8 @@ import groupdetr
 from groupdetr.engine.accelerator import create_accelerator, peak_memory_mb
 from groupdetr.engine.distributed import distributed_options, without_warning_of_old_name
 from groupdetr.engine.optimizer import create_optimizer
-from groupdetr.engine.sharding import create_mesh, local_part, shard
+from groupdetr.engine.sharded_tensors import local_part
+from groupdetr.engine.sharding import create_mesh, shard
 from groupdetr.modeling.backbones.vit import ViTSizes, vit_huge
 from groupdetr.modeling.group_chunks import with_loss
 

@@ -111,7 +111,7 @@ class Settings:
     fsdp: bool = False
     """Divide parameters, gradients, the optimizer's state and the moving average over the processes
     that torchrun starts (fully sharded data parallel), for models that do not fit into the memory
-    of one GPU: less memory, more communication, the same result."""
+    of one GPU: less memory, more communication, the same result. --no-fsdp turns it off."""
     group_chunk: int | None = None
     """Groups whose decoder and loss are computed at once: less memory, the same result; None:
     all."""
@@ -247,7 +247,7 @@ class Settings:
         if self.compile:
             raise UsageError(
                 "--compile and --fsdp do not work together",
-                remedy="turn one off: --no-compile, or --no-fsdp",
+                remedy="leave out --compile, or turn off FSDP with --no-fsdp",
             )
 
     def _check_lr_drop(self) -> None:

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from groupdetr.checkpoints import checked_file
 from groupdetr.checkpoints.checked_file import DamagedError
 from groupdetr.checkpoints.file_format import KEY, file_stamp, require_format
-from groupdetr.engine.sharding import divided_like, gather, is_part, is_sharded
+from groupdetr.engine.sharded_tensors import divided_like, gather, is_part, is_sharded
 from groupdetr.engine.step_groups import GroupRows
 from groupdetr.errors import UsageError
 from groupdetr.files.writing import draft_of, explained, write_atomically

@@ -16,7 +16,7 @@ from groupdetr.engine.evaluation_files import EvaluationFiles
 from groupdetr.engine.main_process import run_on_main
 from groupdetr.engine.matching_instability import ValidationPass
 from groupdetr.engine.schedule import TrainingSchedule
-from groupdetr.engine.sharding import gather
+from groupdetr.engine.sharded_tensors import gather
 from groupdetr.engine.task import EvaluationResult
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.modeling.detr import DetectionTransformer

@@ -14,7 +14,7 @@ from torch import nn
 from groupdetr.engine.freed_memory import trim_malloc
 from groupdetr.engine.main_process import gather_to_main
 from groupdetr.engine.precision import tf32_of
-from groupdetr.engine.sharding import is_sharded
+from groupdetr.engine.sharded_tensors import is_sharded
 from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.modeling.detr import DetectionTransformer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from groupdetr.engine.sharding import local_part
+from groupdetr.engine.sharded_tensors import local_part
 from groupdetr.engine.step_groups import GroupRows
 from groupdetr.errors import UsageError
 from groupdetr.modeling.detr import DetectionTransformer, part_of

@@ -12,22 +12,20 @@ its shape are those of the whole parameter.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss
 
-# At run time they are imported where they are used, because that takes a second.
+# At run time it is imported where it is used, because that takes a second.
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import DTensor
 
 LISTS = (nn.ModuleList, nn.Sequential)
 
@@ -93,62 +91,3 @@ def _repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
     have_parts = all(list(child.children()) for child in children)
     if has_one_class and have_parts and not isinstance(children[0], LISTS):
         yield from children
-
-
-def is_part(x: object) -> TypeGuard[DTensor]:
-    """True for a tensor of which this process has a part only."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(x, module.DTensor)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """True if the parameters of a model are divided over processes."""
-    return any(is_part(parameter) for parameter in model.parameters())
-
-
-def local_part(x: Tensor) -> Tensor:
-    """Return the part of a tensor that this process has. It shares memory with the tensor."""
-    return x.to_local() if is_part(x) else x
-
-
-def whole_tensor(x: Tensor) -> Tensor:
-    """Return a tensor with the parts of all processes, which all have to call this."""
-    return x.full_tensor() if is_part(x) else x
-
-
-@torch.no_grad()
-def gather(content: Any, keep: bool, gathered: dict[int, Tensor | None] | None = None) -> Any:
-    """Return ``content`` with whole tensors on the host in place of those that are sharded.
-
-    ``content`` is a tensor, or dicts and lists of them with other values, which stay as they are. A
-    tensor that is in it several times is gathered once. All processes call this with the same
-    content. Those without ``keep`` get None in place of the tensors.
-    """
-    gathered = {} if gathered is None else gathered
-    if isinstance(content, dict):
-        return {key: gather(value, keep, gathered) for key, value in content.items()}
-    if isinstance(content, list):
-        return [gather(value, keep, gathered) for value in content]
-    if not is_part(content):
-        return content
-    if id(content) not in gathered:
-        whole = content.full_tensor()
-        # A copy, because the memory of ``whole`` may end with padding.
-        gathered[id(content)] = whole.to("cpu", copy=True) if keep else None
-    return gathered[id(content)]
-
-
-def divided_like(whole: Tensor, parameter: Tensor) -> Tensor:
-    """Return ``whole`` as ``parameter`` is: sharded over the processes, or in its memory format.
-
-    All processes have the whole tensor, so nothing is exchanged.
-    """
-    if not is_part(parameter):
-        return torch.empty_like(parameter, requires_grad=False).copy_(whole)
-    from torch.distributed.tensor import distribute_tensor
-
-    mesh, placements = parameter.device_mesh, parameter.placements
-    whole = whole.to(parameter.device).contiguous()
-    part = distribute_tensor(whole, mesh, placements, src_data_rank=None)
-    # A copy, because the part would keep the memory of the whole tensor.
-    return part.clone()

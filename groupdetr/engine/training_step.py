@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from groupdetr.engine.checkpoint import CheckpointState
 from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.schedule import TrainingSchedule
-from groupdetr.engine.sharding import whole_tensor
+from groupdetr.engine.sharded_tensors import whole_tensor
 from groupdetr.engine.step_groups import StepGroups
 from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.task import Batch
