@@ -29,7 +29,7 @@ from groupdetr.tasks.training_config import TrainingConfig
 # Settings that change how a training is computed, but not its result. See `changes_result`.
 EXECUTION = (
     *("threads", "workers", "device", "save_every", "accumulate", "group_chunk", "compile"),
-    "cache_features",
+    *("cache_features", "fsdp"),
 )
 # Settings that have a place of their own in the name.
 NAMED = ("epochs", "steps", "seed", "freeze")

@@ -12,7 +12,8 @@ from groupdetr.cli.options.plugin import PluginOptions
 
 ItemName = Literal[
     "table1", "table2", "table3", "table4", "table5", "table6", "table7",
-    "fig1", "fig3", "fig4", "fig5", "fig7", "fig8", "fig9", "convergence", "vit-h",
+    "fig1", "fig3", "fig4", "fig5", "fig7", "fig8", "fig9", "convergence", "step-groups",
+    "vit-h",
 ]  # fmt: skip
 
 
