@@ -3,9 +3,9 @@
     python benchmarks/startup.py
 
 Every line runs in a new process, and its CPU time is compared with that of ``import torch`` in the
-same round. The lines with the name of a command are what it imports. The backbones of most
-detectors need neither timm nor torchvision; the line with timm is for the others. The last lines
-run no network.
+same round. The lines with the name of a command are what it imports; `val` and `ui` import as much
+as `predict`. The backbones of most detectors need neither timm nor torchvision; the line with timm
+is for the others. The last lines run no network.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ PROGRAMS = {
     "import timm": ["-c", "import timm.models"],
     "predict": ["-c", "import groupdetr.workflows.predict"],
     "predict, a backbone of timm": ["-c", f"import groupdetr.workflows.predict, {TIMM}"],
-    "val": ["-c", "import groupdetr.workflows.validate"],
-    "train": ["-c", "import groupdetr.workflows.train"],
     "check": ["-c", "import groupdetr.workflows.check"],
-    "ui": ["-c", "import groupdetr.workflows.ui"],
     "export": ["-c", "import groupdetr.workflows.export"],
     "groupdetr predict --help": ["-m", "groupdetr", "predict", "--help"],
     "groupdetr presets": ["-m", "groupdetr", "presets"],

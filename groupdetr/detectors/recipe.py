@@ -33,6 +33,7 @@ from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.encoders.encoder import Encoder
 from groupdetr.modeling.frozen import trained_batch_norms
 from groupdetr.modeling.model_recipe import ModelRecipe
+from groupdetr.modeling.outline import without_memory
 from groupdetr.modeling.queries.query_source import QuerySource
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
@@ -296,7 +297,7 @@ class Recipe(ModelRecipe):
         The result of a step then depends on the size of its micro-batches, because the statistics
         are those of a micro-batch.
         """
-        with torch.device("meta"):
+        with without_memory():
             model = dataclasses.replace(self, pretrained_backbone=False).build()
         if freeze:
             model.freeze(freeze)

