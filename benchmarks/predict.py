@@ -26,9 +26,9 @@ from torch import nn
 
 import groupdetr
 from groupdetr.data.dataset import to_pixels
+from groupdetr.data.freed_memory import keep_freed_memory
 from groupdetr.data.image_input import to_rgb
 from groupdetr.data.transforms import val_transform
-from groupdetr.engine.freed_memory import keep_freed_memory
 from groupdetr.engine.precision import Precision, autocast
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.result import Result

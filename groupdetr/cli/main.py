@@ -197,7 +197,7 @@ def run(arguments: list[str]) -> int:
         values.pop("plugin", None)  # The plugins are loaded already.
         as_json = values.pop("json", False)
         if command.keeps_freed_memory:
-            from groupdetr.engine.freed_memory import keep_freed_memory
+            from groupdetr.data.freed_memory import keep_freed_memory
 
             keep_freed_memory()
         result = load(command.workflow)(**values)

@@ -18,6 +18,7 @@ from groupdetr.data.annotation_cache import cached
 from groupdetr.data.annotations import REFUSED, AnnotationTable, id_column, read_annotations
 from groupdetr.data.findings import Findings, RefusedError, printable, raise_first_error
 from groupdetr.data.formats import SplitAnnotations
+from groupdetr.data.freed_memory import trim_malloc
 from groupdetr.data.image_decoding import image_size, max_pixels
 from groupdetr.data.json_file import parse_object, read_bytes
 from groupdetr.data.json_pieces import NotPlainError
@@ -32,6 +33,8 @@ from groupdetr.data.records import (
     RecordTable,
 )
 from groupdetr.structures.json_object import JsonObject
+
+MANY_IMAGES = 1000
 
 
 def read_split(
@@ -67,7 +70,12 @@ def parse(
     """
 
     def read() -> tuple[CocoSplit, Findings]:
-        return _read(annotation_file, images_dir, name, masks, needs_annotations)
+        result = _read(annotation_file, images_dir, name, masks, needs_annotations)
+        if len(result[0].records) >= MANY_IMAGES:
+            # The bytes of the file and the objects of the parser are free now, but glibc would keep
+            # more memory for itself than the records take.
+            trim_malloc()
+        return result
 
     return cached(annotation_file, images_dir, name, masks, read) if cache else read()
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from groupdetr.engine.freed_memory import trim_malloc
+from groupdetr.data.freed_memory import trim_malloc
 from groupdetr.engine.main_process import gather_to_main
 from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.sharded_tensors import is_sharded

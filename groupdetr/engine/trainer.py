@@ -13,6 +13,7 @@ from torch import nn
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
+from groupdetr.data.freed_memory import keep_freed_memory
 from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
 from groupdetr.engine.batch_norms import synchronise_batch_norms
 from groupdetr.engine.callback_list import CallbackList, resume_remedy
@@ -25,7 +26,6 @@ from groupdetr.engine.feature_cache import (
     CachedModelWithLoss,
     FeatureCache,
 )
-from groupdetr.engine.freed_memory import keep_freed_memory
 from groupdetr.engine.host_communication import HostCommunication
 from groupdetr.engine.launcher import Launcher
 from groupdetr.engine.log_records import step_record

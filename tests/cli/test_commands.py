@@ -20,7 +20,7 @@ import groupdetr
 from groupdetr import registry
 from groupdetr.cli.main import COMMANDS, main
 from groupdetr.cli.options.import_weights import ImportOptions
-from groupdetr.engine import freed_memory
+from groupdetr.data import freed_memory
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.paper import small_scale
 from groupdetr.workflows.task_workflows import WORKFLOWS

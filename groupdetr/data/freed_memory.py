@@ -42,7 +42,8 @@ def trim_malloc() -> None:
     """Return freed memory to the system; glibc would keep it. It takes a millisecond.
 
     The small results of an image lie between large blocks that were freed. Without trimming, an
-    evaluation of masks grows by megabytes an image.
+    evaluation of masks grows by megabytes an image. Of COCO's train annotations with masks, half of
+    the memory that reading takes would remain although it is free.
     """
     trim = _c_function("malloc_trim")
     if trim is not None:

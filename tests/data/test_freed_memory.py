@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from groupdetr.engine import freed_memory
-from groupdetr.engine.freed_memory import MALLOC_VARIABLES, keep_freed_memory
+from groupdetr.data import freed_memory
+from groupdetr.data.freed_memory import MALLOC_VARIABLES, keep_freed_memory
 from tests.runs import environment, printed_number
 
 MIB = 1 << 20
@@ -26,7 +26,7 @@ DEFAULT = {
 HEAP_PROGRAM = """
 import ctypes
 import psutil
-from groupdetr.engine.freed_memory import trim_malloc
+from groupdetr.data.freed_memory import trim_malloc
 
 def resident_mib():
     return psutil.Process().memory_info().rss >> 20
@@ -63,7 +63,7 @@ def test_trim_malloc_returns_freed_memory_between_small_blocks_that_remain() -> 
 KEPT_PROGRAM = """
 import psutil
 import torch
-from groupdetr.engine.freed_memory import keep_freed_memory
+from groupdetr.data.freed_memory import keep_freed_memory
 
 keep_freed_memory()
 before = psutil.Process().memory_info().rss
