@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -27,10 +26,13 @@ class JsonArrayFile:
 
     def append(self, item: object) -> None:
         """Write one more item."""
-        text = json.dumps(item, indent=1, allow_nan=False, default=str)
+        self.append_text(json_item(item))
+
+    def append_text(self, item: str) -> None:
+        """Write one more item, which `json_item` has returned."""
         with explained(self.path):
             self._file.write(",\n" if self.count else "[\n")
-            self._file.write(textwrap.indent(text, " "))
+            self._file.write(item)
         self.count += 1
 
     def close(self) -> None:
@@ -45,3 +47,9 @@ class JsonArrayFile:
         with suppress(OSError):
             self._file.close()
             self.draft.unlink(missing_ok=True)
+
+
+def json_item(item: object) -> str:
+    """Return an item as it is in the file of an array, for `JsonArrayFile.append_text`."""
+    text = json.dumps(item, indent=1, allow_nan=False, default=str)
+    return " " + text.replace("\n", "\n ")  # JSON has no line breaks inside of strings

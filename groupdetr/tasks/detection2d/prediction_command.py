@@ -20,7 +20,7 @@ from groupdetr.engine.accelerator import loader_workers
 from groupdetr.engine.ordered_threads import map_in_order
 from groupdetr.engine.progress import CountProgress, with_progress
 from groupdetr.errors import DataError, UsageError, unreadable_inputs
-from groupdetr.files.json_array import JsonArrayFile
+from groupdetr.files.json_array import JsonArrayFile, json_item
 from groupdetr.files.replacing import expect_replaceable
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
@@ -206,7 +206,7 @@ class _Prediction:
                     continue
                 result, copy, entry = outcome
                 self.files.write(result, copy.stem, copy.suffix)
-                self.content.append(entry)
+                self.content.append_text(entry)
                 self.lines.append(f"{escape_controls(result.source)}: {result.counts}")
                 if result.best_score is not None:
                     self.best_scores.append(result.best_score)
@@ -247,13 +247,13 @@ class _Prediction:
 
     def _write_copy(
         self, outcome: tuple[Result, Path] | DataError
-    ) -> tuple[Result, Path, JsonObject] | DataError:
+    ) -> tuple[Result, Path, str] | DataError:
         """Draw and write the annotated copy of an image. Add its entry in predictions.json."""
         if isinstance(outcome, DataError):
             return outcome
         result, copy = outcome
         result.save(copy)
-        return result, copy, to_json(result, result.source, copy)
+        return result, copy, json_item(to_json(result, result.source, copy))
 
     def _predict_video(self, item: PredictionInput, copy: Path) -> bool:
         """Predict in a video or camera. Returns True if the user stopped it."""
