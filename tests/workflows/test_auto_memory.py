@@ -308,7 +308,9 @@ def test_measuring_does_not_change_the_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", ["conditional-detr-tiny", "dino-tiny"])
+@pytest.mark.parametrize(
+    "name", ["conditional-detr-tiny", pytest.param("dino-tiny", marks=pytest.mark.slow)]
+)
 def test_a_fitted_run_is_bit_identical_to_one_with_the_same_numbers_given(
     name: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +325,7 @@ def test_a_fitted_run_is_bit_identical_to_one_with_the_same_numbers_given(
     assert "auto_batch" not in read_config(fitted)
 
 
+@pytest.mark.slow
 def test_a_fitted_run_on_scenes_has_the_losses_of_a_run_with_everything_at_once(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,7 +516,7 @@ class Failure:
     [
         Failure("dn-detr-tiny", 5, run_out_of_gpu_memory),
         Failure("dn-detr-tiny", 5, run_out_of_cpu_memory),
-        Failure("petr-tiny", 30, run_out_of_gpu_memory),
+        pytest.param(Failure("petr-tiny", 30, run_out_of_gpu_memory), marks=pytest.mark.slow),
     ],
     ids=lambda failure: f"{failure.model}-{failure.fail.__name__}",
 )
