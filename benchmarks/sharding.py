@@ -4,10 +4,10 @@
 
 Every process trains DINO with a plain Vision Transformer of a given size, by default that of
 ViT-Base. "State" is what a process holds between two steps: parameters, gradients and the moments
-of the optimizer. "Peak" is the resident memory that a training adds to a process at most, and on a
-GPU that of the allocator, in processes that train in one way only. "CPU" is the process time of a
-step on a CPU; on a GPU it is wall time. Both ways take turns in the same processes. Without a GPU,
-the processes exchange everything through the memory of the machine.
+of the optimizer. "Peak" is what the tensors of a process take at most in a step: state, gathered
+parameters, activations and buffers. It is that of PyTorch's allocator. "CPU" is the process time of
+a step on a CPU; on a GPU it is wall time. Both ways take turns in the same processes. Without a
+GPU, the processes exchange everything through the memory of the machine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,9 +27,10 @@ import measure
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
 
 import groupdetr
-from groupdetr.engine.accelerator import create_accelerator, peak_memory_mb
+from groupdetr.engine.accelerator import create_accelerator
 from groupdetr.engine.distributed import distributed_options, without_warning_of_old_name
 from groupdetr.engine.optimizer import create_optimizer
 from groupdetr.engine.sharded_tensors import local_part
@@ -117,6 +119,27 @@ class Training:
             tensors += self.optimizer.state[parameter].values()
         return sum(local_part(x).numel() * x.element_size() for x in tensors)
 
+    def peak_bytes(self, device: str) -> int:
+        """Return the bytes that the tensors of a step take at most in this process.
+
+        At the end of a step there is nothing but the state. Two steps are taken before, in which
+        the optimizer allocates the moments and DistributedDataParallel its buckets.
+        """
+        self.step()
+        self.step()
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self.step()
+            above = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+            return self.state_bytes() + above
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            self.step()
+        events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+        changes = [event for event in events if event.name() == "[memory]"]
+        changes.sort(key=lambda event: event.start_ns())
+        held = list(accumulate(event.nbytes() for event in changes))
+        return self.state_bytes() + max(held) - held[-1]
+
 
 def run_rank(rank: int, port: int, ways: tuple[str, ...], options: Options, folder: Path) -> None:
     """Train in one process in all ``ways`` in turn, and write what was measured to a file."""
@@ -131,21 +154,20 @@ def run_rank(rank: int, port: int, ways: tuple[str, ...], options: Options, fold
     }
     settings = groupdetr.Settings(device=options.device, threads=options.threads)
     device = create_accelerator(settings).device
-    before = peak_memory_mb()  # of Python and the libraries
     trainings = {way: Training(way, options, device) for way in ways}
     times: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(options.rounds + 2):
+    peaks = {way: training.peak_bytes(options.device) for way, training in trainings.items()}
+    for _ in range(options.rounds):
         for way, training in trainings.items():
             distributed.barrier()
             start = measure.clock(options.device)
             training.step()
-            if number >= 2:  # those before it warm up
-                times[way].append(measure.clock(options.device) - start)
+            times[way].append(measure.clock(options.device) - start)
     results = {
         way: {
             "parameters": sum(x.numel() for x in training.model.parameters()),
             "state": training.state_bytes() / 2**20,
-            "peak": peak_memory_mb() - before,
+            "peak": peaks[way] / 2**20,
             "time": statistics.median(times[way]),
         }
         for way, training in trainings.items()
@@ -170,16 +192,16 @@ def measure_ways(ways: tuple[str, ...], options: Options) -> dict[str, dict[str,
 
 
 def main(options: Options) -> None:
-    together = measure_ways(WAYS, options)
+    measured = measure_ways(WAYS, options)
     rows: dict[str, dict[str, float]] = {}
     for way in WAYS:
-        alone = measure_ways((way,), options)[way]
+        results = measured[way]
         rows[way] = {
-            "M parameters": alone["parameters"] / 1e6,
-            "state, MiB": alone["state"],
-            "peak, MiB": alone["peak"],
-            "CPU, ms" if options.device == "cpu" else "ms": 1000 * together[way]["time"],
-            "time ratio": together[way]["time"] / together["DDP"]["time"],
+            "M parameters": results["parameters"] / 1e6,
+            "state, MiB": results["state"],
+            "peak, MiB": results["peak"],
+            "CPU, ms" if options.device == "cpu" else "ms": 1000 * results["time"],
+            "time ratio": results["time"] / measured["DDP"]["time"],
         }
     measure.show(options, rows, options.out)
 

@@ -43,7 +43,7 @@ SHORT = {
     "steps": 5,
     "batch": 4,
     "imgsz": 48,
-    "eval_every": 0.5,
+    "eval_every": 1.0,
     "lr": 1e-3,
     "backbone_lr": 1e-3,
     "warmup": 0,
@@ -52,7 +52,7 @@ SHORT = {
     "device": "cpu",
 }
 CONDITIONAL = {"model": "conditional-detr-tiny", "ema": 0.9}
-VIT = {"model": "dino-vit-tiny", "queries": 20, "layer_decay": 0.8}
+VIT = {"model": "dino-vit-tiny", "queries": 20, "layer_decay": 0.8, "steps": 3}
 IN_PARTS = {"accumulate": 2, "group_chunk": 2, "recompute": True, "freeze": ["encoder"], "ema": 0.9}
 
 
@@ -96,9 +96,9 @@ def test_two_processes_with_fsdp_take_the_steps_of_those_without_and_resume_each
             )
         checkpoint = load_checkpoint(run)
         assert checkpoint["optimizer_parameters"] == expected["optimizer_parameters"]
-        assert checkpoint["progress"]["step"] == 5
+        assert checkpoint["progress"]["step"] == expected["progress"]["step"] > 2
         for part in ("model", "ema"):
-            assert_close(checkpoint[part] or {}, expected[part] or {}, tolerance)
+            assert_close(weights(checkpoint, part), weights(expected, part), tolerance)
         moments, expected_moments = (x["optimizer"]["state"] for x in (checkpoint, expected))
         assert_close(flat(moments), flat(expected_moments), tolerance)
     sizes = [run.joinpath("weights/last.pt").stat().st_size for run in (plain, tmp_path / "fsdp")]
@@ -118,6 +118,16 @@ def assert_close(ours: dict[Any, Tensor], theirs: dict[Any, Tensor], tolerance: 
         torch.testing.assert_close(
             ours[name], x, rtol=tolerance, atol=tolerance * max(1e-2, largest), msg=str(name)
         )
+
+
+def weights(checkpoint: dict[str, Any], part: str) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint without the biases of keys.
+
+    The softmax of an attention does not depend on them. So their gradient is nothing but rounding,
+    and AdamW takes steps of full length along it.
+    """
+    state = checkpoint[part] or {}
+    return {name: x for name, x in state.items() if not name.endswith("key_proj.bias")}
 
 
 def flat(states: dict[int, dict[str, Tensor]]) -> dict[Any, Tensor]:
