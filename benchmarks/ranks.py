@@ -28,6 +28,7 @@ from torch import distributed, multiprocessing
 
 import groupdetr
 from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.distributed import wrap_for_processes
 from groupdetr.engine.precision import tf32_of
 from groupdetr.modeling.group_chunks import ModelWithLoss
 
@@ -69,7 +70,7 @@ def run_rank(rank: int, ranks: int, port: int, options: Options, folder: Path) -
     training_step = step.Step(step_options, options.groups)
     network: Any = ModelWithLoss(training_step.model, training_step.criterion)
     if ranks > 1:
-        network = accelerator.prepare_model(network)
+        network = wrap_for_processes(network, accelerator, settings)
     wall, process = [], []
     for number in range(options.warm_up + options.steps):
         accelerator.wait_for_everyone()

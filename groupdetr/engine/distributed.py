@@ -6,10 +6,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from accelerate import DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
 
 from groupdetr.engine.step_groups import trains_some_groups
 from groupdetr.settings import Settings
+
+
+def wrap_for_processes(
+    network: nn.Module, accelerator: Accelerator, settings: Settings
+) -> nn.Module:
+    """Wrap a network so that the processes of a training exchange its gradients."""
+    accelerator.ddp_handler = distributed_options(settings)
+    with without_warning_of_old_name():
+        wrapped: nn.Module = accelerator.prepare_model(network)
+    return wrapped
 
 
 def distributed_options(settings: Settings) -> DistributedDataParallelKwargs:

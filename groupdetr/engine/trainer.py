@@ -19,7 +19,7 @@ from groupdetr.engine.batch_norms import synchronise_batch_norms
 from groupdetr.engine.callback_list import CallbackList, resume_remedy
 from groupdetr.engine.callbacks import Callback, EvaluationEnd, Sampler, StepEnd
 from groupdetr.engine.checkpoint import CheckpointState, TrainingProgress
-from groupdetr.engine.distributed import distributed_options, without_warning_of_old_name
+from groupdetr.engine.distributed import wrap_for_processes
 from groupdetr.engine.evaluator import Evaluator
 from groupdetr.engine.feature_cache import (
     CachedChunkedModelWithLoss,
@@ -382,9 +382,7 @@ class Trainer:
             self.model.compile_parts()
             self.criterion.compile_parts()
         if self.plan.num_processes > 1 and not self.settings.fsdp:
-            self.accelerator.ddp_handler = distributed_options(self.settings)
-            with without_warning_of_old_name():
-                return self.accelerator.prepare_model(self.model_with_loss)
+            return wrap_for_processes(self.model_with_loss, self.accelerator, self.settings)
         return self.model_with_loss
 
     # when to stop
