@@ -34,7 +34,7 @@ from groupdetr.data.records import (
 )
 from groupdetr.structures.json_object import JsonObject
 
-MANY_IMAGES = 1000
+MANY_IMAGES = 1000  # Below, what glibc keeps of the memory for reading them is little.
 
 
 def read_split(

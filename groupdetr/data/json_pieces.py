@@ -20,7 +20,7 @@ import orjson
 
 from groupdetr.structures.json_object import JsonObject
 
-_PIECE = 1 << 16  # bytes; its objects fit into the caches of a processor core
+_PIECE = 1 << 17  # bytes; its objects fit into the caches of a processor
 _BETWEEN_OBJECTS = re.compile(rb"\}\s*,\s*\{")
 _LAST_OBJECT = re.compile(rb"\}\s*\]")
 _MAX_ENDS = 3  # places that may be the end of the list
