@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.detectors.conditional_detr import ConditionalDETR
@@ -218,3 +218,22 @@ def to_boxes3d(boxes: Tensor) -> Tensor:
     yaw = 6 * x - 3
     velocity = (width - y, length)
     return torch.stack([*centre, *size, yaw, *velocity], dim=1)
+
+
+def compute_gradients(
+    networks: Sequence[nn.Module],
+    recipe: Recipe,
+    images: Images | CameraImages,
+    counts: Sequence[int],
+    seed: int,
+) -> None:
+    """Compute the gradients of each network with losses, for ``counts`` objects of the images.
+
+    All networks have the same targets and the same random numbers.
+    """
+    targets = [random_target(count, number) for number, count in enumerate(counts)]
+    for network in networks:
+        network.zero_grad(set_to_none=True)
+        torch.manual_seed(seed)  # for dropout, and for the noise of denoising
+        loss, _ = network(images, detector_targets(recipe, targets))
+        loss.backward()

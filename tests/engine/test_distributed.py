@@ -22,10 +22,9 @@ from groupdetr.settings import Settings
 from tests.claims.detectors import (
     FAST,
     build,
+    compute_gradients,
     detector_input,
-    detector_targets,
     random_images,
-    random_target,
 )
 
 COUNTS = [(4, 2), (0, 0), (1, 5), (3, 3)]  # objects of the two images of every step
@@ -62,12 +61,7 @@ def test_gradients_are_those_of_the_model_alone(
     plain = with_loss(alone, recipe.criterion(), chunk)
     images = detector_input(recipe, random_images((2, 3), (3, 1)))
     for step, counts in enumerate(COUNTS):
-        targets = [random_target(count, seed) for seed, count in enumerate(counts)]
-        for each in (wrapped, plain):
-            each.zero_grad(set_to_none=True)
-            torch.manual_seed(step)  # for dropout, and for the noise of denoising
-            loss, _ = each(images, detector_targets(recipe, targets))
-            loss.backward()
+        compute_gradients((wrapped, plain), recipe, images, counts, seed=step)
         for (name, ours), theirs in zip(model.named_parameters(), alone.parameters(), strict=True):
             if theirs.grad is None:
                 assert ours.grad is None, name

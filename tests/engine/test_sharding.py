@@ -23,10 +23,9 @@ from groupdetr.registry import experiment
 from tests.claims.detectors import (
     FAST,
     build,
+    compute_gradients,
     detector_input,
-    detector_targets,
     random_images,
-    random_target,
 )
 from tests.runs import (
     evaluations,
@@ -169,12 +168,7 @@ def test_gradients_are_those_of_whole_parameters_also_if_layers_are_recomputed(
     plain = with_loss(whole, recipe.criterion(), chunk)
     images = detector_input(recipe, random_images((2, 3), (3, 1)))
     for step, counts in enumerate([(4, 2), (0, 0), (1, 5)]):
-        targets = [random_target(count, seed) for seed, count in enumerate(counts)]
-        for each in (network, plain):
-            each.zero_grad(set_to_none=True)
-            torch.manual_seed(step)  # for dropout, and for the noise of denoising
-            loss, _ = each(images, detector_targets(recipe, targets))
-            loss.backward()
+        compute_gradients((network, plain), recipe, images, counts, seed=step)
         for (name, ours), theirs in zip(model.named_parameters(), whole.parameters(), strict=True):
             if theirs.grad is None:
                 assert ours.grad is None, name
