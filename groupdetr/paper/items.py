@@ -18,7 +18,7 @@ from groupdetr.paper.item import Choices, Item
 from groupdetr.paper.plan import EqualTimeRow, Row, with_parents
 from groupdetr.paper.results import markdown
 from groupdetr.paper.scale import Scale, family_of
-from groupdetr.paper.step_groups import StepGroups
+from groupdetr.paper.step_groups import FewerGroups
 from groupdetr.paper.table1 import Table1
 from groupdetr.paper.table2 import Table2
 from groupdetr.paper.table7 import Table7
@@ -30,7 +30,7 @@ ITEMS: dict[str, Item] = {
     for item in (
         *(Table1(), Table2(), Table3(), Table4(), Table5(), Table6(), Table7()),
         *(Fig1(), Fig3(), Fig4(), Fig5(), Fig7(), Fig8(), Fig9(), Convergence()),
-        *(StepGroups(), ViTH()),
+        *(FewerGroups(), ViTH()),
     )
 }
 

@@ -15,7 +15,7 @@ SHARE_OF_GROUPS = 3  # A step trains a third of the groups, if they are drawn at
 FEWEST_GROUPS = 2  # With one group there is nothing to draw and nothing to leave out.
 
 
-class StepGroups(Item):
+class FewerGroups(Item):
     name = "step-groups"
     title = "Fewer groups in a step: drawn at random, or one group in the second half"
     shows = "Is it better to train all groups in every step, or fewer of them in less time?"
