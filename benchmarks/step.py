@@ -29,6 +29,7 @@ from torch import Tensor
 import groupdetr
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
 from groupdetr.engine.step_groups import groups_of_step, set_step_groups
+from groupdetr.engine.task import Task
 from groupdetr.modeling.group_chunks import ChunkedModelWithLoss
 from groupdetr.registry import experiment
 from groupdetr.settings import Part
@@ -68,7 +69,7 @@ class Options:
         return self.height or self.side, self.width or self.side
 
     @property
-    def task(self) -> Any:
+    def task(self) -> type[Task]:
         """The class of the task that the model is for."""
         return task_class(experiment(self.model).task)
 
@@ -91,7 +92,7 @@ class Step:
         self.model = model.to(options.device)
         self.criterion = groupdetr.create_criterion(self.model)
         self.images: groupdetr.Images | CameraImages
-        if options.task.kind == "space":
+        if options.task.input_kind == "scenes":
             self.images = random_scenes(options)
             target = random_3d_target(options)
         else:

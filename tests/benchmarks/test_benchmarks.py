@@ -42,6 +42,12 @@ def test_a_step_with_chunks_with_drawn_groups_and_with_cached_features(run: Run)
     assert rows["K = 3, cached features"]["GFLOP"] < rows["K = 3"]["GFLOP"]
 
 
+def test_a_step_of_scenes(run: Run) -> None:
+    sizes = {"height": 32, "width": 64, "queries": 10}
+    rows = run("step", model="petr-tiny", **sizes, batch=1, rounds=1, groups=(1,), peak=False)
+    assert rows["K = 1"]["GFLOP"] > 0
+
+
 def test_our_criterion_is_the_usual_form(run: Run) -> None:
     rows = run("criterion", **CRITERION)
     errors = [row["error"] for row in rows.values() if "error" in row]
