@@ -76,16 +76,23 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
                 yield full_name if full_name in TREES else defining_module(node.module, alias.name)
 
 
+def imported_names(tree: ast.AST) -> dict[str, tuple[str, str]]:
+    """The names that a file imports from modules of ours, with the module and the name there."""
+    return {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in TREES
+        for alias in node.names
+    }
+
+
 def defining_module(package: str, name: str) -> str:
     """The module that defines what ``package/__init__.py`` imports under this name."""
-    for node in ast.walk(TREES[package]):
-        if isinstance(node, ast.ImportFrom) and node.module in TREES:
-            for alias in node.names:
-                if (alias.asname or alias.name) == name and node.module != package:
-                    return defining_module(node.module, alias.name)
-    return package
+    module, name_there = IMPORTED_NAMES[package].get(name, (package, name))
+    return package if module == package else defining_module(module, name_there)
 
 
+IMPORTED_NAMES = {name: imported_names(tree) for name, tree in TREES.items()}
 IMPORTS = {name: set(imported_modules(tree)) - {name} for name, tree in TREES.items()}
 ROOMS = {room(name) for name in TREES}
 
