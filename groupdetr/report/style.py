@@ -36,9 +36,9 @@ a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset:
 code { font: 15px/1.5 var(--mono); overflow-wrap: anywhere; }
 
 .tiles { display: grid; grid-template-columns: repeat(var(--columns, 3), 1fr); gap: 1px;
-  background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden;
+  background: var(--raised); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden;
   margin: 34px 0 0; font-family: var(--sans); }
-.tile { background: var(--raised); padding: 18px 20px 17px; }
+.tile { background: var(--raised); padding: 18px 20px 17px; box-shadow: 0 0 0 1px var(--rule); }
 .tile.strong { background: var(--tint); }
 .tile dt { font-size: 14px; line-height: 1.35; color: var(--muted); }
 .tile .value { font-size: 38px; line-height: 1.15; font-weight: 600; letter-spacing: -.02em;
