@@ -21,11 +21,10 @@ class CheckOptions(PluginOptions):
     data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A dataset of COCO, YOLO, Pascal VOC or Hugging Face, or a nuScenes version."""
     images: Path | None = None
-    """Folder of the images, if DATA is an annotation file."""
+    """Folder of the images, if DATA is an annotation file and they are not beside it."""
     cache: bool = True
-    """Do not read a large COCO file and the images of a large dataset again that have not changed
-    since a command read them: huggingface-hub's cache folder has the results. --no-cache reads
-    them."""
+    """Take what was read of a large COCO file and of the images of a large dataset before from
+    huggingface-hub's cache folder, if they have not changed. --no-cache reads them."""
     queries: int | None = None
     """Queries of a group; the check warns of images with more objects."""
     decode: bool = True

@@ -25,7 +25,7 @@ class ConvertOptions(PluginOptions):
     out: Path
     """Folder to write to. It must be new or empty."""
     images: Path | None = None
-    """Folder of the images, if DATA is an annotation file."""
+    """Folder of the images, if DATA is an annotation file and they are not beside it."""
     val_fraction: float | None = None
     """Fraction of the train images that become val, if there is no val split. None: no val split is
     made."""

@@ -28,14 +28,13 @@ from groupdetr.settings import (
 class TrainOptions(PluginOptions):
     """Train a detector on a dataset: a folder in a known layout, or an annotation file.
 
-    Formats are COCO, YOLO, Pascal VOC, Hugging Face datasets and nuScenes. An annotation file needs
-    --images.
+    Formats are COCO, YOLO, Pascal VOC, Hugging Face datasets and nuScenes.
     """
 
     data: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = None
     """The dataset."""
     images: Path | None = None
-    """Folder of the images, if DATA is an annotation file."""
+    """Folder of the images, if DATA is an annotation file and they are not beside it."""
     model: str = DEFAULT_MODEL
     """A preset or an experiment of the paper; `groupdetr presets` lists them."""
     groups: Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=["--group-detr"])] = None
