@@ -12,8 +12,10 @@ from typing import Any
 MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 # The settings of glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+# Bytes; a block below is not returned when it is freed. Older versions of glibc, such as 2.30,
+# refuse more than 32 MiB.
+MMAP_THRESHOLDS = (1 << 30, 1 << 25)
 KEEP_FREED_MEMORY = {
-    M_MMAP_THRESHOLD: 1 << 30,  # bytes; a block below is not returned when it is freed
     M_TRIM_THRESHOLD: 2**31 - 1,  # bytes; the end of the heap is returned above, the largest int
     M_TOP_PAD: 1 << 26,  # bytes; the heap grows by as much at least
 }
@@ -33,6 +35,10 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = _c_function("mallopt")
     if mallopt is None:
+        return False
+    # With any setting, glibc no longer adapts the threshold of 128 KiB to what is freed.
+    # So without a higher threshold, the other settings would make every pass slower.
+    if not any(mallopt(M_MMAP_THRESHOLD, threshold) for threshold in MMAP_THRESHOLDS):
         return False
     accepted = [mallopt(setting, value) for setting, value in KEEP_FREED_MEMORY.items()]
     return all(accepted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,33 @@ def test_freed_memory_is_kept_for_the_next_pass_unless_the_environment_says_othe
     of_user = {"MALLOC_MMAP_THRESHOLD_": "65536"}, {"GLIBC_TUNABLES": "glibc.malloc.top_pad=65536"}
     for variables in of_user:
         assert printed_number(KEPT_PROGRAM, env=DEFAULT | variables) < 10
+
+
+@pytest.mark.parametrize("highest", [1 << 30, 1 << 25, 1 << 17], ids=["new", "old", "none"])
+def test_nothing_is_set_without_a_higher_threshold_of_large_blocks(
+    highest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """glibc up to 2.30, at least, refuses thresholds above 32 MiB.
+
+    The other settings alone would end its own adaptation of the threshold, so every block of more
+    than 128 KiB would be returned to the system.
+    """
+    accepted: dict[int, int] = {}
+
+    def mallopt(setting: int, value: int) -> int:
+        if setting == freed_memory.M_MMAP_THRESHOLD and value > highest:
+            return 0
+        accepted[setting] = value
+        return 1
+
+    def function(name: str) -> Any:
+        return {"mallopt": mallopt}[name]
+
+    for name in (*MALLOC_VARIABLES, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(freed_memory, "_c_function", function)
+    assert keep_freed_memory() == bool(accepted) == (highest > 1 << 17)
+    assert accepted.get(freed_memory.M_MMAP_THRESHOLD, 1 << 17) == highest
 
 
 @pytest.mark.parametrize("library", [SimpleNamespace(), None], ids=["no mallopt", "no C library"])
