@@ -56,11 +56,12 @@ class _ShapesOfArithmetic(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        values = args[0] if function is torch.stack else (*args, *kwargs.values())
+        is_stack = function is torch.stack and len(args) == 1 and kwargs.keys() <= {"dim"}
+        values = args[0] if is_stack else (*args, *kwargs.values())
         tensors = [value for value in values if isinstance(value, Tensor)]
         if not all(tensor.is_meta for tensor in tensors):
             return function(*args, **kwargs)
-        if function is torch.randn:
+        if function is torch.randn and "generator" not in kwargs:
             return torch.empty(*args, **kwargs)
         if function is torch.arange and not kwargs and all(type(value) is int for value in args):
             return torch.empty(len(range(*args)), dtype=torch.int64, device="meta")
@@ -68,10 +69,11 @@ class _ShapesOfArithmetic(TorchFunctionMode):
             return tensors[0]
         if function in ELEMENTWISE:
             shape = np.broadcast_shapes(*[tensor.shape for tensor in tensors])
-            # Constructors compute with floats, and with integers only beside floats.
             dtype = torch.result_type(*args) if len(args) == 2 else tensors[0].dtype
-            return torch.empty(shape, dtype=dtype, device="meta")
-        if function is torch.stack:
+            # Of integers, some of these functions return integers, and others floats.
+            if dtype.is_floating_point:
+                return torch.empty(shape, dtype=dtype, device="meta")
+        if is_stack:
             stacked_shape = list(tensors[0].shape)
             stacked_shape.insert(kwargs.get("dim", 0) % (tensors[0].ndim + 1), len(tensors))
             return torch.empty(stacked_shape, dtype=tensors[0].dtype, device="meta")

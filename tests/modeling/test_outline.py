@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
 
 from groupdetr.modeling.outline import without_memory
 from groupdetr.registry import create_model, list_models
@@ -33,6 +34,25 @@ def test_tensors_with_values_are_computed_as_usual() -> None:
         stacked = torch.stack([values, values], dim=-1)
     assert doubled.tolist() == [2.0, 4.0]
     assert stacked.tolist() == [[1.0, 1.0], [2.0, 2.0]]
+
+
+def of_a_plugin() -> list[Tensor]:
+    """Return tensors as the constructors of others compute them."""
+    return [
+        torch.randn(2, 4, generator=torch.Generator().manual_seed(0)),
+        torch.stack([torch.zeros(5)] * 3, -1) @ torch.zeros(3, 7),
+        torch.stack(tensors=[torch.zeros(5)] * 3, dim=1),
+        torch.arange(8) / 8,
+        torch.arange(8).sin() + torch.arange(8) * 2,
+    ]
+
+
+def test_the_constructors_of_plugins_may_call_functions_in_any_way() -> None:
+    with without_memory():
+        outline = of_a_plugin()
+    for tensor, expected in zip(outline, of_a_plugin(), strict=True):
+        assert tensor.is_meta
+        assert (tensor.shape, tensor.dtype) == (expected.shape, expected.dtype)
 
 
 def test_outlines_do_not_import_the_compiler() -> None:
