@@ -9,7 +9,7 @@ from PIL import Image
 
 from groupdetr.data.findings import RefusedError
 from groupdetr.data.image_decoding import open_image
-from groupdetr.errors import UsageError
+from groupdetr.errors import DataError, UsageError
 from groupdetr.files.writing import write_atomically
 
 MARK = "groupdetr: annotated image"
@@ -20,7 +20,8 @@ def save_annotated(image: Image.Image, path: Path) -> None:
     """Write an annotated image, atomically. The ending of the name decides about the format.
 
     A link is replaced by the image; the file that it leads to does not change. It is not waited
-    until the image is on the disk, because it can be made again from the original.
+    until the image is on the disk, because it can be made again from the original. `DataError` if
+    the image does not fit into the format: a JPEG file has at most 65,500 pixels a side.
     """
     Image.init()
     image_format = Image.EXTENSION.get(path.suffix.lower())
@@ -34,7 +35,19 @@ def save_annotated(image: Image.Image, path: Path) -> None:
     exif[_SOFTWARE] = MARK
 
     def write(file: IO[bytes]) -> None:
-        image.save(file, format=image_format, exif=exif)
+        try:
+            image.save(file, format=image_format, exif=exif)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's plugins raise any exception for too many pixels
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # an error of the system, such as a full disk
+            raise DataError(
+                f"an image of {image.width} x {image.height} pixels cannot be written as "
+                f"{image_format} ({error})",
+                str(path),
+                "use .png; the annotated copy of a PNG file is one, too",
+            ) from error
 
     write_atomically(path, write, survives_power_loss=False)
 

@@ -252,7 +252,10 @@ class _Prediction:
         if isinstance(outcome, DataError):
             return outcome
         result, copy = outcome
-        result.save(copy)
+        try:
+            result.save(copy)
+        except DataError as error:  # Its copy would have too many pixels for a JPEG file.
+            return error
         return result, copy, json_item(to_json(result, result.source, copy))
 
     def _predict_video(self, item: PredictionInput, copy: Path) -> bool:

@@ -192,6 +192,19 @@ def test_only_inputs_of_equal_size_run_together(
     assert sorted(shapes) == [(1, 3, 64, 48), (4, 3, 48, 64)]
 
 
+def test_an_image_that_is_too_long_for_a_jpeg_file_does_not_end_a_prediction(
+    weights: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (65_501, 1)).save(tmp_path / "line.bmp")
+    inputs = [str(tmp_path / "line.bmp"), str(images[0])]
+    assert main(["predict", str(weights), *inputs, "--out", str(tmp_path / "out")]) == 3
+    error = capsys.readouterr().err
+    assert "an image of 65501 x 1 pixels cannot be written as JPEG" in error
+    assert "use .png" in error
+    (entry,) = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert entry["file"] == str(images[0])
+
+
 def test_unreadable_images_do_not_end_a_batch(
     weights: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
