@@ -154,7 +154,9 @@ def annotated_paths(inputs: Sequence[PredictionInput], out: Path) -> list[Path]:
     for item in inputs:
         path = Path(item.file_name)
         stem = file_name(path.name) if item.kind == "camera" else path.stem
-        stem = os.fsdecode(os.fsencode(stem)[:_MAX_STEM])
+        # Whole characters are removed: macOS and Windows refuse names with a part of one.
+        while len(os.fsencode(stem)) > _MAX_STEM:
+            stem = stem[:-1]
         name = stem
         number = 1
         while _name_key(name) in used_names:

@@ -21,6 +21,7 @@ from groupdetr.cli.main import main
 from groupdetr.errors import UsageError
 from groupdetr.registry import create_model, recipe_to_dict
 from groupdetr.tasks.detection2d.prediction_files import coco_image_ids
+from groupdetr.tasks.detection2d.prediction_inputs import PredictionInput, annotated_paths
 from tests.json_docs import assert_documented
 
 CLASSES = [[7, "a/b"], [9, "cat"]]
@@ -203,6 +204,16 @@ def test_an_image_that_is_too_long_for_a_jpeg_file_does_not_end_a_prediction(
     assert "use .png" in error
     (entry,) = json.loads((tmp_path / "out/predictions.json").read_text())
     assert entry["file"] == str(images[0])
+
+
+@pytest.mark.parametrize("character", ["é", "東", "😀"])
+def test_long_names_are_cut_between_characters(character: str) -> None:
+    """macOS and Windows have no names with a part of a character."""
+    inputs = [PredictionInput("image", f"a{character * 120}.png") for _ in range(2)]
+    first, second = annotated_paths(inputs, Path("out"))
+    number = 199 // len(character.encode())
+    assert first.name == f"a{character * number}.png"
+    assert second.name == f"a{character * number}-2.png"
 
 
 def test_unreadable_images_do_not_end_a_batch(
