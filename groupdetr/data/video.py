@@ -289,14 +289,21 @@ class VideoWriter:
             context.sample_aspect_ratio = self.pixel_shape
 
     def close(self) -> None:
-        """Write the end of the file, and replace the file. Nothing is written without a frame."""
+        """Write the end of the file, and replace the file. Nothing is written without a frame.
+
+        After an error, the draft is removed.
+        """
         if self.container is None:
             return
-        with self._explained():
-            for packet in self.stream.encode(None):
-                self.container.mux(packet)
-            self.container.close()
-            self.draft.replace(self.path)
+        try:
+            with self._explained():
+                for packet in self.stream.encode(None):
+                    self.container.mux(packet)
+                self.container.close()
+                self.draft.replace(self.path)
+        except BaseException:
+            self.discard()
+            raise
         self.container = None
 
     def discard(self) -> None:

@@ -161,6 +161,15 @@ def test_a_discarded_video_leaves_the_former_file(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"former"]
 
 
+def test_a_video_whose_end_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", Fraction(25), Fraction(1, 25))
+    writer.write(Image.fromarray(pixels(0)), 0)
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(UsageError, match="could not be written"):
+        writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 def test_videos_are_known_by_their_name_or_their_first_bytes(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4", 2)
     (tmp_path / "download").write_bytes(video.read_bytes())
