@@ -28,6 +28,7 @@ _NOT_IN_FILE_NAMES = re.compile(r'[<>:"/\\|?*]')
 # Names that Windows reserves, with any ending.
 _RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _MAX_FILE_NAME = 200  # bytes; common file systems allow 255
+_ENDING = re.compile(rb"\.[A-Za-z0-9]{1,8}\Z")  # of a file name, such as .mp4
 
 
 def escape_controls(text: str, keep_lines: bool = False) -> str:
@@ -92,7 +93,14 @@ def file_name(text: str) -> str:
     """Return a text as the name of one file, on every system. An ordinary name does not change.
 
     Characters that cannot be part of a name, such as separators of folders, are replaced by ``_``.
+    A long name is cut before its ending, which tells images from videos.
     """
     name = _NOT_IN_FILE_NAMES.sub("_", escape_controls(text))
-    name = name.encode()[:_MAX_FILE_NAME].decode(errors="ignore").rstrip(". ")
+    encoded = name.encode()
+    if len(encoded) > _MAX_FILE_NAME:
+        ending = _ENDING.search(encoded)
+        kept = ending[0] if ending else b""
+        encoded = encoded[: _MAX_FILE_NAME - len(kept)]
+        name = encoded.decode(errors="ignore") + kept.decode()
+    name = name.rstrip(". ")
     return f"_{name}" if not name or _RESERVED_NAMES.fullmatch(name) else name

@@ -153,3 +153,5 @@ def test_addresses_and_the_names_in_them() -> None:
     assert name_in_address("https://example.com/a/b%20c.jpg?d=e/f#g") == "b c.jpg"
     assert name_in_address("https://example.com/a/..%2F..%2Fb") == "b"
     assert name_in_address("https://example.com") == "download"
+    long = "a" * 300
+    assert name_in_address(f"https://example.com/{long}.mp4") == f"{long[:196]}.mp4"
