@@ -182,7 +182,7 @@ def pair(
     given if it has several lengths. ``has_paper`` is False if the paper has no such trainings.
     """
     prefix = f"{detector.label}, " if named else ""
-    key = detector.family if epochs is None else f"{detector.family}-{epochs:g}e"
+    key = detector.key if epochs is None else f"{detector.key}-{epochs:g}e"
     length = "" if epochs is None else f", {epochs:g} epochs"
     base_paper = detector.reported(False) if has_paper else None
     grouped_paper = detector.reported(True) if has_paper else None

@@ -87,6 +87,12 @@ class Detector:
     length: int = SHORT
     fields: tuple[Field, ...] = ()
     pretrained_backbone: str = "auto"
+    name: str = ""  # unique among the detectors of an item, in keys of rows; "": the family
+
+    @property
+    def key(self) -> str:
+        """The first part of the keys of its rows."""
+        return self.name or self.family
 
     @property
     def metrics(self) -> Sequence[str]:
@@ -159,10 +165,22 @@ class Scale:
         return self.data is not None and not self.models
 
     def detectors(self, families: Sequence[str], length: int = SHORT) -> list[Detector]:
-        """Return the detectors of an item: those of ``--models`` if they are given."""
+        """Return the detectors of an item: those of ``--models`` if they are given, each once.
+
+        `UsageError` if these have different metrics.
+        """
         if not self.models:
             return [self.detector(family, length) for family in families]
-        return [self._of_model(model, length) for model in self.models]
+        chosen = [self._of_model(model, length) for model in dict.fromkeys(self.models)]
+        expect_one_metric(chosen)
+        names = [detector.family for detector in chosen]
+        # Several presets may belong to one family, such as a -lite and a -tiny one.
+        return [
+            detector
+            if names.count(detector.family) == 1
+            else replace(detector, name=detector.model)
+            for detector in chosen
+        ]
 
     def first(self, family: str, length: int = SHORT) -> Detector:
         """Return the one detector of an item: the first of ``--models`` if they are given."""
@@ -275,6 +293,30 @@ class Scale:
             return "at small scale, on drawn data"
         name = self.own_data().name
         return f"as in the paper, on {name}" if self.is_paper else f"with presets, on {name}"
+
+
+def expect_one_metric(detectors: Sequence[Detector]) -> None:
+    """Raise `UsageError` if detectors have different main metrics: one table cannot have both."""
+    by_metric: dict[tuple[str, str], str] = {}
+    for detector in detectors:
+        task = task_class(experiment(detector.model).task)
+        by_metric.setdefault((task.kind, task.metrics[0]), detector.model)
+    if len(by_metric) > 1:
+        raise UsageError(
+            "these detectors cannot be compared: their metrics are of "
+            + " and of ".join(kind for kind, _ in by_metric),
+            ", ".join(by_metric.values()),
+            "choose detectors of one kind",
+        )
+
+
+def expect_images(item: str, detector: Detector) -> None:
+    """Raise `UsageError` if an item about images is given a detector of scenes."""
+    if task_class(experiment(detector.model).task).input_kind != "images":
+        raise UsageError(
+            f"{item} is about detectors of images, and {detector.model} takes scenes",
+            remedy="choose a detector of images",
+        )
 
 
 def protocol_of(detectors: Sequence[Detector]) -> Mapping[str, object]:

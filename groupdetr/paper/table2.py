@@ -41,9 +41,11 @@ class Table2(Item):
             return self._paper_plan(scale, detectors, choices)
         equal = choices.equal or self.equal
         pairs = []
+        several_lengths = len({detector.length for detector in detectors}) > 1
         for detector in detectors:
             longer = self._reported_longer(detector)
-            pairs.append(pair(detector, choices, equal, named, reported_longer=longer))
+            epochs = detector.settings.epochs if several_lengths else None
+            pairs.append(pair(detector, choices, equal, named, epochs, reported_longer=longer))
         return plan_of(pairs)
 
     def _reported_longer(self, detector: Detector) -> float | None:
@@ -92,13 +94,7 @@ class Table2(Item):
         page = self.numbers(results)
         first = page.configurations[0]
         grouped = [item for item in page.configurations if not item.baseline]
-        steps = ", ".join(
-            f"{item.step_seconds(page.time_key) / base.step_seconds(page.time_key):.2f} "
-            f"({item.label})"
-            for item in grouped
-            for base in page.configurations
-            if base.baseline and base.family == item.family and "time" not in base.key
-        )
+        steps = ", ".join(f"{page.step_ratio(item):.2f} ({item.label})" for item in grouped)
         return [
             "Training with groups takes longer per step, so a comparison at equal epochs is not "
             "enough. The longer baseline is trained for as many epochs as take the "

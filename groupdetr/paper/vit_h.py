@@ -8,7 +8,7 @@ from groupdetr.errors import UsageError
 from groupdetr.paper import small_scale
 from groupdetr.paper.item import Choices, Item
 from groupdetr.paper.plan import GainRow, Plan, Row
-from groupdetr.paper.scale import Detector, Scale
+from groupdetr.paper.scale import Detector, Scale, expect_images
 
 PIPELINE = (
     "groupdetr train objects365/ --model dino-4scale-vit-h --pretrained-backbone FILE, then "
@@ -31,7 +31,9 @@ class ViTH(Item):
                 "vit-h is a small-scale item: at full size its second dataset is Objects365",
                 remedy=f"groupdetr paper vit-h without --data; at full size: {PIPELINE}",
             )
-        return [scale.first("dino-vit")]
+        detector = scale.first("dino-vit")
+        expect_images(self.name, detector)  # It is pretrained on images.
+        return [detector]
 
     def plan(self, scale: Scale, choices: Choices) -> Plan:
         (detector,) = self.detectors(scale)

@@ -124,13 +124,16 @@ def paper(
     if redraw is not None:
         return redraw_item(chosen, redraw, folder / chosen.name)
     expect_options(groups, queries, epochs, seeds, seed, at_once)
+    # A number that is given twice is one training, and one row of a table.
+    models, groups = tuple(dict.fromkeys(models)), tuple(dict.fromkeys(groups))
+    epochs = tuple(dict.fromkeys(epochs))
     expect_fitting(chosen, models, groups, epochs)
     expect_paper_folder(folder / chosen.name)
-    choices = Choices(range(seed, seed + seeds), tuple(groups), equal, tuple(epochs))
+    choices = Choices(range(seed, seed + seeds), groups, equal, epochs)
     scale = Scale(
         store=Store(folder),
         data=data,
-        models=tuple(models),
+        models=models,
         groups=max(groups, default=None),
         queries=queries,
         epochs=epochs[0] if len(epochs) == 1 else None,

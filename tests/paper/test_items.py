@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from groupdetr.analysis.training_memory import StepMemory
+from groupdetr.errors import UsageError
 from groupdetr.paper import fig4, fig7
 from groupdetr.paper.demo import Demo
 from groupdetr.paper.item import Choices, Item
 from groupdetr.paper.items import ITEMS, cost
-from groupdetr.paper.plan import Plan
+from groupdetr.paper.plan import Plan, Row
 from groupdetr.paper.results import Results
 from groupdetr.paper.scale import Scale
 from groupdetr.paper.trainings import Store
+from groupdetr.workflows.paper import reproduce
 from tests.report.checks import assert_self_contained
 
 from .stored import finish
@@ -69,6 +71,51 @@ def test_the_keys_of_the_rows_of_an_item_are_unique(item: Item, tmp_path: Path) 
         if data is not None and item.name in ("vit-h", "demo"):
             continue  # They are items of the small scale.
         expect_unique_keys(item.plan(Scale(Store(tmp_path), data), Choices(range(1))))
+
+
+def test_the_rows_of_presets_of_one_family_and_of_two_lengths_are_told_apart(
+    tmp_path: Path,
+) -> None:
+    """A gain is looked up by the keys of its rows, so it would be that of other trainings."""
+    store = Store(tmp_path)
+    models = ("conditional-detr-lite", "conditional-detr-tiny", "conditional-detr-lite")
+    for name in ("table2", "table3", "convergence"):
+        plan = ITEMS[name].plan(Scale(store, models=models), Choices(range(1)))
+        expect_unique_keys(plan)
+        models_of_row = {
+            row.key: row.trainings[0].model for row in plan.rows if isinstance(row, Row)
+        }
+        assert set(models_of_row.values()) == set(models)
+        for row in plan.gains:
+            if row.over in models_of_row:
+                assert models_of_row[row.over] == models_of_row[row.of]
+    for equal in ("epochs", "time"):
+        coco = Scale(store, tmp_path / "coco")
+        expect_unique_keys(ITEMS["table2"].plan(coco, Choices(range(1), equal=equal)))
+
+
+def test_a_number_that_is_given_twice_is_one_row(tmp_path: Path) -> None:
+    data = tmp_path / "photos"
+    options = {"data": data, "models": ["conditional-detr-tiny"], "plan": True, "out": tmp_path}
+    for name, given in (("table3", {"groups": [6, 6]}), ("convergence", {"epochs": [2.0, 2.0]})):
+        plan = reproduce(name, **options, **given)
+        assert [line["training"].split("-")[3] for line in plan.lines] == ["k6", "k1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "models", "words"),
+    [
+        ("table3", ("conditional-detr-tiny", "petr-tiny"), "metrics are of box and of box3d"),
+        ("table3", ("mask2former-tiny", "conditional-detr-tiny"), "are of mask and of box"),
+        ("fig4", ("petr-tiny",), "fig4 is about detectors of images"),
+        ("vit-h", ("petr-tiny",), "vit-h is about detectors of images"),
+    ],
+)
+def test_detectors_that_do_not_fit_an_item_are_refused_before_any_training(
+    name: str, models: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        ITEMS[name].plan(Scale(Store(tmp_path), models=models), Choices(range(1)))
 
 
 def expect_unique_keys(plan: Plan) -> None:
