@@ -35,14 +35,12 @@ class EvaluationFiles:
         is_best: bool,
         weights: Mapping[str, Tensor],
     ) -> JsonObject:
-        """Write the metrics to the log and to results.csv, and the weights if they are the best.
+        """Write the weights if they are the best, and the metrics to the log and to results.csv.
 
         ``weights`` are those that were evaluated. Return the record of the log.
         """
         when = moment(self.state, self.schedule)
         record = evaluation_record(self.state, self.schedule, metrics)
-        self.run.append(record)
-        self.run.write_results(self.run.records())
         if is_best or not self.run.best.is_file():
             self.plan.save_best(self.state.evaluated, weights)
             best_metrics = {**when, **result.to_json()}
@@ -51,6 +49,10 @@ class EvaluationFiles:
                 write_json(self.run.best_errors, {**when, **details})
             write_json(self.run.best_metrics, best_metrics)
             write_json(self.run.val / "metrics.json", best_metrics)
+        # The record comes last: an evaluation in the log is one whose weights are written. A
+        # training counts as complete by that of its last step, even if it was killed after it.
+        self.run.append(record)
+        self.run.write_results(self.run.records())
         return record
 
     def check(self) -> str | None:

@@ -247,6 +247,9 @@ def test_an_evaluation_whose_files_cannot_be_written_is_done_again(
         patch.setattr(Path, "replace", failing)
         assert main(train_arguments(shapes, run, *OPTIONS)) == 2
     assert hidden_files(run) == []
+    # An evaluation in the log is one whose weights are written.
+    logged = 6 in [record["step"] for record in RunFolder(run).evaluations()]
+    assert logged == (name in ("results.csv", "last.pt"))
     resume(run)
     assert_same_end(run, undisturbed)
     best, expected = (json.loads(RunFolder(r).best_metrics.read_text()) for r in (run, undisturbed))
