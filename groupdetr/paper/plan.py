@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from groupdetr.errors import GroupDETRError
 from groupdetr.paper.trainings import Field, Store, StoredTraining, Training
 from groupdetr.report.comparison_page import GainRow
+from groupdetr.report.run_summary import trained_on_cpu
 
 MIN_DIGITS = 3  # significant digits of the epochs of an equal-time training below one epoch
 
@@ -38,10 +40,20 @@ class EqualTimeRow:
     reported: float | None = None
 
     def resolve(self, store: Store) -> Row | None:
-        """Return the row with its trainings; None as long as the times are not known."""
+        """Return the row with its trainings; None as long as the times are not known.
+
+        `GroupDETRError` if the times of the two trainings cannot be compared.
+        """
         base, grouped = store.run(self.base.trainings[0]), store.run(self.grouped.trainings[0])
         if not (base.done and grouped.done):
             return None
+        if trained_on_cpu(base.run) != trained_on_cpu(grouped.run):
+            raise GroupDETRError(
+                f"{base} and {grouped} have no equal-time comparison, because one was trained on a "
+                "CPU and the other on a GPU",
+                str(store.trainings),
+                "move the folder of one of them away, and train it where the other was trained",
+            )
         ratio = max(1.0, grouped.compute_seconds() / base.compute_seconds())
         epochs = rounded_up(base.training.epochs * ratio)
         longer = tuple(training.with_changes(epochs=epochs) for training in self.base.trainings)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from groupdetr.errors import GroupDETRError
 from groupdetr.paper.plan import EqualTimeRow, Plan, Row
 from groupdetr.paper.trainings import Store
 from groupdetr.report.run_summary import summarize_run
@@ -39,6 +40,16 @@ def test_an_equal_time_baseline_takes_the_cpu_time_of_groups_and_is_never_shorte
     assert resolved is not None
     assert resolved.baseline
     assert resolved.trainings[0].epochs == pytest.approx(expected)
+
+
+def test_cpu_time_and_wall_time_are_not_compared(tmp_path: Path) -> None:
+    """Commands of a plan may run on different machines."""
+    row, store = equal_time_row(tmp_path, 8.0), Store(tmp_path)
+    finish(row.base.trainings[0], store)
+    on_gpu = finish(row.grouped.trainings[0], store)
+    on_gpu.run.environment.write_text('{"gpus": ["a GPU"]}')
+    with pytest.raises(GroupDETRError, match="one was trained on a CPU and the other on a GPU"):
+        row.resolve(store)
 
 
 def test_a_further_seed_does_not_change_the_length_of_an_equal_time_baseline(
