@@ -94,6 +94,13 @@ class RunFolder:
         except (OSError, ValueError, LookupError, RecursionError, TypeError):
             return []
 
+    def data_fingerprint(self) -> JsonObject | None:
+        """Return what identifies the content of the data of the run, None if it is not recorded."""
+        try:
+            return dict(json.loads(self.data.read_text(encoding="utf-8"))["fingerprint"])
+        except (OSError, ValueError, LookupError, RecursionError, TypeError):
+            return None
+
     def clean(self) -> None:
         """Remove unfinished files of a training, which a process has left that was killed.
 

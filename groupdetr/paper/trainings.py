@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from groupdetr.experiments import Experiment
 from groupdetr.registry import experiment, loaded_plugins
 from groupdetr.report.run_summary import trained_on_cpu
 from groupdetr.settings import LENGTHS, Settings
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.training_config import TrainingConfig
 
 # Settings that change how a training is computed, but not its result. See `changes_result`.
@@ -353,6 +354,27 @@ class StoredTraining:
                 "move its folder away; the same command then trains it again",
             )
         return cpu_seconds
+
+
+def expect_same_data(runs: Sequence[StoredTraining]) -> None:
+    """Raise `UsageError` if a dataset of the user has changed between trainings on it.
+
+    Trainings that have not begun are left out. Drawn datasets do not change.
+    """
+    first: dict[Path, tuple[StoredTraining, JsonObject]] = {}
+    for run in runs:
+        content = run.run.data_fingerprint()
+        if content is None or run.training.data.identity:
+            continue
+        other, expected = first.setdefault(run.training.data.folder, (run, content))
+        if content != expected:
+            raise UsageError(
+                f"the data have changed between two trainings: {other} and {run} cannot be "
+                "compared",
+                str(run.training.data.folder),
+                f"move the folder of the one with other data than now out of {run.folder.parent}; "
+                "the same command then trains it again",
+            )
 
 
 def assignments(fields: tuple[Field, ...]) -> list[str]:

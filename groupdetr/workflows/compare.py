@@ -83,7 +83,10 @@ def compare_command(
 ) -> ComparedRuns:
     """Compare runs. The arguments are the options of `groupdetr compare`."""
     expect_device(device)
-    folders = list(dict.fromkeys(Path(run) for run in runs))
+    by_path: dict[Path, Path] = {}
+    for run in runs:
+        by_path.setdefault(run.resolve(), run)  # The same run may be given by two paths.
+    folders = list(by_path.values())
     if len(folders) < 2:
         raise UsageError(
             "a comparison needs two runs or more", remedy="groupdetr compare RUN RUN ..."
@@ -92,8 +95,8 @@ def compare_command(
     expect_paper_folder(folder)
     configs = {run: read_run(run) for run in folders}
     metrics, errors = common_metrics(configs)
-    members = group_by_seed(configs)
-    configurations = describe(members)
+    runs_of = describe(group_by_seed(configs))
+    configurations = [configuration for configuration, _ in runs_of]
     results = Results(
         item="compare",
         scale="runs that existed",
@@ -107,9 +110,7 @@ def compare_command(
     )
     folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")
-    shown = {
-        configuration.label: runs_of[0] for configuration, runs_of in zip(configurations, members)
-    }
+    shown = {configuration.label: members[0] for configuration, members in runs_of}
     images = image_sections(shown, configs, device, cache)
     write_text(folder / "report.html", document(results, images))
     write_text(folder / "table.md", markdown_table(results.page("")))
@@ -164,10 +165,14 @@ def identity(config: TrainingConfig) -> dict[str, object]:
 
 
 def group_by_seed(configs: Mapping[Path, TrainingConfig]) -> list[list[Path]]:
-    """Return the runs of each configuration, sorted by seed. They differ only in their seed."""
+    """Return the runs of each configuration, sorted by seed. They differ only in their seed.
+
+    Their data are the same: a dataset may have changed between two trainings.
+    """
     groups: dict[str, list[Path]] = {}
     for run, config in configs.items():
-        key = json.dumps(identity(config), sort_keys=True, default=str)
+        content = [identity(config), RunFolder(run).data_fingerprint()]
+        key = json.dumps(content, sort_keys=True, default=str)
         seeds = [configs[other].settings.seed for other in groups.get(key, [])]
         if config.settings.seed in seeds:
             # The same training twice: each is a configuration of its own.
@@ -176,15 +181,17 @@ def group_by_seed(configs: Mapping[Path, TrainingConfig]) -> list[list[Path]]:
     return [sorted(runs, key=lambda run: configs[run].settings.seed) for runs in groups.values()]
 
 
-def describe(members: Sequence[Sequence[Path]]) -> list[Configuration]:
-    """Return the configurations, with labels that say in what they differ.
+def describe(
+    members: Sequence[Sequence[Path]],
+) -> list[tuple[Configuration, Sequence[Path]]]:
+    """Return the configurations with their runs, and with labels that say in what they differ.
 
     The smallest K of each model is its baseline if it has several.
     """
     configs = [TrainingConfig.from_run(runs[0]) for runs in members]
     labels = distinguishing_labels(configs, members)
     families = [family_of(config) for config in configs]
-    configurations = []
+    configurations: list[tuple[Configuration, Sequence[Path]]] = []
     for config, runs, label, family in zip(configs, members, labels, families):
         groups = [
             int(other.groups or 1) if isinstance(other.groups, int) else 1
@@ -192,21 +199,24 @@ def describe(members: Sequence[Sequence[Path]]) -> list[Configuration]:
             if name == family
         ]
         is_baseline = config.groups == min(groups) < max(groups)
-        configurations.append(
-            Configuration(
-                key=label,
-                label=label,
-                runs=[summarize_run(RunFolder(run)) for run in runs],
-                baseline=is_baseline,
-                family=family,
-                details={"model": config.model, "runs": ", ".join(run.name for run in runs)},
-            )
+        configuration = Configuration(
+            key=label,
+            label=label,
+            runs=[summarize_run(RunFolder(run)) for run in runs],
+            baseline=is_baseline,
+            family=family,
+            details={"model": config.model, "runs": ", ".join(run.name for run in runs)},
         )
-    # Baselines come first in their family.
+        configurations.append((configuration, runs))
     order = list(dict.fromkeys(families))
-    return sorted(
-        configurations, key=lambda item: (order.index(item.family), not item.baseline, item.groups)
-    )
+
+    def position(item: tuple[Configuration, Sequence[Path]]) -> tuple[int, bool, int]:
+        configuration, _ = item
+        # Baselines come first in their family.
+        index = order.index(configuration.family)
+        return index, not configuration.baseline, configuration.groups
+
+    return sorted(configurations, key=position)
 
 
 def family_of(config: TrainingConfig) -> str:
@@ -220,7 +230,10 @@ def family_of(config: TrainingConfig) -> str:
 def distinguishing_labels(
     configs: Sequence[TrainingConfig], members: Sequence[Sequence[Path]]
 ) -> list[str]:
-    """Return a name for each configuration: the model and K, and whatever else differs."""
+    """Return a name for each configuration: the model and K, and whatever else differs.
+
+    The names are unique. Where all of this is equal, they have the name of the first run.
+    """
     contents = [identity(config) for config in configs]
     names = [name for name in contents[0] if len({str(item[name]) for item in contents}) > 1]
     labels = []
@@ -235,10 +248,14 @@ def distinguishing_labels(
             parts.append(f"{name.replace('_', ' ')} {content[name]}")
         label = ", ".join(parts)
         labels.append(label if len(label) <= 60 else runs[0].name)
-    return [
-        label if labels.count(label) == 1 else f"{label} ({runs[0].name})"
-        for label, runs in zip(labels, members)
-    ]
+    unique = []
+    for label, runs in zip(labels, members):
+        same = [other[0].name for other, of_other in zip(members, labels) if of_other == label]
+        if len(same) > 1:
+            # Runs in different folders may have the same name.
+            label += f" ({runs[0].name if len(set(same)) == len(same) else runs[0]})"
+        unique.append(label)
+    return unique
 
 
 def gains_of(configurations: Sequence[Configuration]) -> list[GainRow]:
@@ -265,7 +282,8 @@ def image_sections(
 ) -> list[Html]:
     """Return the sections with detections, if all runs have the same data."""
     data = {configs[run].data.resolve() for run in runs.values()}
-    if len(data) > 1:
+    contents = [RunFolder(run).data_fingerprint() for run in runs.values()]
+    if len(data) > 1 or contents != contents[:1] * len(contents):
         text = "The runs were trained on different data, so their detections are not compared."
         return [section("Detections", prose(text))]
     shown = dict(list(runs.items())[:MAX_SHOWN])

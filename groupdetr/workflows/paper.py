@@ -23,7 +23,7 @@ from groupdetr.paper.plan import Plan
 from groupdetr.paper.results import Results, markdown_table
 from groupdetr.paper.scale import Scale
 from groupdetr.paper.slurm import submit_all
-from groupdetr.paper.trainings import Store, StoredTraining
+from groupdetr.paper.trainings import Store, StoredTraining, expect_same_data
 from groupdetr.settings import MANY, RANGES, expect_positive, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.workflows.output_folder import expect_paper_folder
@@ -263,7 +263,9 @@ def run_item(
     """Train what is missing and write the files of an item to ``folder``, or only plan it."""
     plan = chosen.plan(scale, choices)
     store = scale.store
-    missing = [run for run in plan.needed(store) if not run.done]
+    needed = plan.needed(store)
+    expect_same_data(needed)
+    missing = [run for run in needed if not run.done]
     write_data(missing, PlainConsole(stderr=True) if plan_only else console)
     if plan_only:
         print_waiting(plan, store)
@@ -278,6 +280,7 @@ def run_item(
     if missing:
         console.print(f"{chosen.title}: {quantity(len(missing), 'training')} to do")
     train_all(lambda: plan.needed(store), num_parallel(at_once), console)
+    expect_same_data(plan.needed(store))
     results = chosen.collect(scale, choices)
     folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")

@@ -118,6 +118,21 @@ def test_detectors_that_do_not_fit_an_item_are_refused_before_any_training(
         ITEMS[name].plan(Scale(Store(tmp_path), models=models), Choices(range(1)))
 
 
+def test_trainings_on_a_dataset_that_has_changed_are_not_put_on_one_page(tmp_path: Path) -> None:
+    model = "conditional-detr-tiny"
+    scale, seeds = Scale(Store(tmp_path), tmp_path / "photos", models=(model,)), Choices(range(2))
+    plan = ITEMS["fig3"].plan(scale, seeds)
+    train = {"train": {"images": 80}}
+    for run, content in zip(plan.needed(scale.store), ("before", "now")):
+        run.folder.mkdir(parents=True)
+        data = {"splits": train, "fingerprint": {"train": content}}
+        run.run.data.write_text(json.dumps(data))
+        finish(run.training, scale.store)
+    with pytest.raises(UsageError, match="data have changed between two trainings"):
+        reproduce("fig3", data=tmp_path / "photos", models=[model], seeds=2, out=tmp_path)
+    assert not (tmp_path / "fig3").exists()
+
+
 def expect_unique_keys(plan: Plan) -> None:
     keys = [row.key for row in plan.rows]
     labels = [row.label for row in plan.rows]

@@ -69,6 +69,41 @@ def test_the_label_of_a_configuration_says_in_what_it_differs(tmp_path: Path) ->
     assert {item.label for item in results.configurations} == {"K = 1, lr 0.001", "K = 1, lr 0.5"}
 
 
+def test_the_detections_under_the_name_of_a_configuration_are_those_of_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baselines are moved to the front, and their runs with them."""
+    shown: dict[str, Path] = {}
+    monkeypatch.setattr(workflow, "image_sections", lambda runs, *_: shown.update(runs) or [])
+    (grouped,), (base,) = runs(tmp_path, 6, {0: 0.5}), runs(tmp_path, 1, {0: 0.2})
+    compare([grouped, base], out=tmp_path / "out")
+    assert list(shown.items()) == [("K = 1", base), ("K = 6", grouped)]
+
+
+def test_runs_in_folders_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    """One may be a copy with other weights. The same run is never compared with itself."""
+    folders = []
+    for folder, ap in ((tmp_path / "a", 0.2), (tmp_path / "b", 0.6)):
+        folders.append(finish(training(tmp_path), Store(folder), ap=ap).folder)
+    same = folders[0].parent / ".." / folders[0].relative_to(tmp_path / "a")
+    results = compare([*folders, same], out=tmp_path / "out").results
+    assert [item.percentages("AP") for item in results.configurations] == [[20], [60]]
+    assert [row["gain"] for row in results.to_json()["gains"]] == [40]
+    with pytest.raises(UsageError, match="two runs or more"):
+        compare([folders[0], same], out=tmp_path / "out")
+
+
+def test_runs_on_a_dataset_that_has_changed_are_no_seeds_of_one_configuration(
+    tmp_path: Path,
+) -> None:
+    folders = runs(tmp_path, 1, {0: 0.2, 1: 0.4, 2: 0.6})
+    for folder, content in zip(folders, ("before", "before", "now")):
+        (Path(folder) / "data.json").write_text(json.dumps({"fingerprint": {"train": content}}))
+    results = compare(folders, out=tmp_path / "out").results
+    assert [item.seeds for item in results.configurations] == [[0, 1], [2]]
+    assert len({item.key for item in results.configurations}) == 2
+
+
 def test_the_output_of_the_command_is_documented(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
