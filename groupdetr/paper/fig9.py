@@ -8,6 +8,7 @@ from groupdetr.paper.plan import GainRow, Plan, Row
 from groupdetr.paper.results import Results
 from groupdetr.paper.scale import Detector, Scale
 from groupdetr.report.chart import Chart, Series, charts
+from groupdetr.report.comparison import ratio
 from groupdetr.report.page import Html, prose, section
 
 # The text of the paper does not give the numbers of groups of the figure, so these are ours.
@@ -65,8 +66,8 @@ class Fig9(Item):
         many = page.num_seeds > 1
         first = items[0]
         step = first.step_seconds(page.time_key)
-        steps = [item.step_seconds(page.time_key) / step for item in items]
-        memory = [item.memory / first.memory for item in items]
+        steps = [ratio(item.step_seconds(page.time_key), step) for item in items]
+        memory = [ratio(item.memory, first.memory) for item in items]
         line = Series(page.metric, numbers, means, low if many else (), high if many else ())
         cost = [Series("time", numbers, steps), Series("memory", numbers, memory)]
         band = "Mean of the seeds; the band shows their range." if many else ""

@@ -12,7 +12,7 @@ from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import UsageError
 from groupdetr.paper.plan import Row
 from groupdetr.paper.trainings import Store
-from groupdetr.report.comparison import Configuration, format_gain
+from groupdetr.report.comparison import Configuration, format_gain, format_value
 from groupdetr.report.comparison_page import ComparisonPage, GainRow
 from groupdetr.report.run_summary import summarize_run
 from groupdetr.structures.json_object import JsonObject
@@ -138,10 +138,10 @@ def markdown_table(page: ComparisonPage) -> str:
     names += [f"{page.time_name}", "a step"]
     rows = []
     for item in page.configurations:
-        values = [f"{value:.1f}" for value in item.percentages(page.metric)]
+        values = [format_value(value) for value in item.percentages(page.metric)]
         main = item.metric(page.metric)
         row = [item.label, str(item.groups), f"{item.epochs:g}", " / ".join(values)]
-        row.append(f"{main.mean:.1f} {main}".strip())
+        row.append(f"{format_value(main.mean)} {main}".strip())
         row += ["" if item.reported is None else f"{item.reported:.1f}"] if has_paper else []
         row += [f"{getattr(item, page.time_key):.0f} s", f"{page.step_ratio(item):.2f}"]
         rows.append(row)
@@ -153,9 +153,8 @@ def markdown_table(page: ComparisonPage) -> str:
     for gain_row in page.gains:
         measured = gain_row.measured(page.by_key, page.metric)
         paper = "" if gain_row.reported is None else format_gain(gain_row.reported)
-        rows.append(
-            [gain_row.label, format_gain(measured.mean), measured.interval or "one seed", paper]
-        )
+        interval = measured.interval or measured.reason or "–"
+        rows.append([gain_row.label, format_gain(measured.mean), interval, paper])
     return f"{text}\n{markdown(names, rows)}"
 
 

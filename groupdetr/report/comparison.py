@@ -107,6 +107,7 @@ class Gain:
 
     ``low`` and ``high`` are the ends of the 95 % interval of the mean by Student's t distribution
     over the differences of the seeds. They are nan unless both have the same two or more seeds.
+    ``seeds`` is the number of seeds that both have; with none, it is the difference of two means.
     """
 
     mean: float
@@ -142,6 +143,11 @@ class Gain:
         if not self.has_interval:
             return ""
         return f"{format_gain(self.low)} to {format_gain(self.high)}"
+
+    @property
+    def reason(self) -> str:
+        """Why there is no interval, in words: there are too few seeds; else empty."""
+        return {0: "no seed in common", 1: "one seed"}.get(self.seeds, "")
 
     def __str__(self) -> str:
         text = format_gain(self.mean)
@@ -247,7 +253,7 @@ def gain(base: Configuration, other: Configuration, metric: str) -> Gain:
     common = [seed for seed in base_values if seed in other_values]
     if common:
         return Gain.from_differences([other_values[seed] - base_values[seed] for seed in common])
-    return Gain(other.metric(metric).mean - base.metric(metric).mean)
+    return Gain(other.metric(metric).mean - base.metric(metric).mean, seeds=0)
 
 
 def gain_at_equal_time(
@@ -265,7 +271,7 @@ def gain_at_equal_time(
         differences = [100 * (other_values[seed] - base_values[seed]) for seed in common]
         return Gain.from_differences(differences), end
     mean = 100 * (fmean(other_values.values()) - fmean(base_values.values()))
-    return Gain(mean), end
+    return Gain(mean, seeds=0), end
 
 
 def value_at(curve: Sequence[LogRow], key: str, position: float, metric: str) -> float:
@@ -328,6 +334,16 @@ def format_gain(points: float) -> str:
         return "–"
     text = f"{points:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def format_value(value: float, digits: int = 1) -> str:
+    """Return a number with ``digits`` decimals; a dash if it is not finite."""
+    return f"{value:,.{digits}f}" if math.isfinite(value) else "–"
+
+
+def ratio(value: float, base: float) -> float:
+    """Return ``value`` over ``base``; nan if ``base`` is zero because it could not be measured."""
+    return value / base if base else math.nan
 
 
 def format_seconds(seconds: float) -> str:

@@ -18,8 +18,10 @@ from groupdetr.report.comparison import (
     family_colours,
     format_gain,
     format_seconds,
+    format_value,
     gain,
     gain_at_equal_time,
+    ratio,
     read_epoch,
     read_percent,
     read_value,
@@ -78,8 +80,7 @@ class ComparisonPage:
         """Return the time of a step over that of the first configuration of the same family."""
         same = [other for other in self.configurations if other.family == item.family]
         base = same[0] if item.family else self.configurations[0]
-        seconds = base.step_seconds(self.time_key)
-        return item.step_seconds(self.time_key) / seconds if seconds else math.nan
+        return ratio(item.step_seconds(self.time_key), base.step_seconds(self.time_key))
 
 
 def headline(page: ComparisonPage, most: int = 8) -> Html:
@@ -92,10 +93,12 @@ def pair_headline(page: ComparisonPage, base: Configuration, other: Configuratio
     items = [metric_tile(page, base), metric_tile(page, other), *gain_tiles(page)]
     key = page.time_key
     step, base_step = other.step_seconds(key), base.step_seconds(key)
-    note = f"{page.time_name}: {1000 * step:.0f} ms instead of {1000 * base_step:.0f} ms"
-    items.append(Tile("A training step costs", f"{step / base_step:.2f} ×", note=note))
+    times = f"{format_value(1000 * step, 0)} ms instead of {format_value(1000 * base_step, 0)} ms"
+    cost = format_value(ratio(step, base_step), 2)
+    items.append(Tile("A training step costs", f"{cost} ×", note=f"{page.time_name}: {times}"))
     note = f"{other.memory:,.0f} MB instead of {base.memory:,.0f} MB"
-    items.append(Tile("Peak memory", f"{other.memory / base.memory:.2f} ×", note=note))
+    memory = format_value(ratio(other.memory, base.memory), 2)
+    items.append(Tile("Peak memory", f"{memory} ×", note=note))
     return tiles(items)
 
 
@@ -103,7 +106,7 @@ def metric_tile(page: ComparisonPage, item: Configuration) -> Tile:
     """Return the tile with the mean of the main metric of a configuration."""
     value = item.metric(page.metric)
     note = f"{value} over the seeds" if str(value) else f"{item.epochs:g} epochs"
-    return Tile(item.label, f"{value.mean:.1f}", page.metric, note)
+    return Tile(item.label, format_value(value.mean), page.metric, note)
 
 
 def gain_tiles(page: ComparisonPage) -> list[Tile]:
@@ -114,8 +117,8 @@ def gain_tiles(page: ComparisonPage) -> list[Tile]:
         notes = []
         if measured.has_interval:
             notes.append(f"{CONFIDENCE:.0%} interval {measured.interval}")
-        elif measured.seeds == 1:
-            notes.append("one seed")
+        elif measured.reason:
+            notes.append(measured.reason)
         if row.reported is not None:
             notes.append(f"the paper: {format_gain(row.reported)}")
         value = format_gain(measured.mean)
@@ -175,7 +178,8 @@ def sentence(row: GainRow, measured: Gain, metric: str) -> str:
         verdict = "the interval contains zero, so these seeds do not tell the direction"
     else:
         direction = "the same" if same_sign else "the opposite"
-        verdict = f"{direction} direction, but one seed does not tell it from chance"
+        few = "one seed does" if measured.seeds == 1 else "trainings of different seeds do"
+        verdict = f"{direction} direction, but {few} not tell it from chance"
     return f"{text}: {verdict}."
 
 

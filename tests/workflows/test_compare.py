@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,29 @@ def test_runs_on_a_dataset_that_has_changed_are_no_seeds_of_one_configuration(
     results = compare(folders, out=tmp_path / "out").results
     assert [item.seeds for item in results.configurations] == [[0, 1], [2]]
     assert len({item.key for item in results.configurations}) == 2
+
+
+def test_a_gain_between_runs_of_different_seeds_is_not_that_of_one_seed(tmp_path: Path) -> None:
+    base, grouped = runs(tmp_path, 1, {0: 0.2, 1: 0.3}), runs(tmp_path, 6, {2: 0.4, 3: 0.5})
+    results = compare([*base, *grouped], out=tmp_path / "out").results
+    (row,) = results.to_json()["gains"]
+    assert (row["gain"], row["seeds"], row["low"]) == (20, 0, None)
+    table = (tmp_path / "out/table.md").read_text(encoding="utf-8")
+    assert "| +20.0 | no seed in common |" in table
+    assert "one seed" not in table + (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_runs_without_a_metric_or_a_measured_memory_have_a_page(tmp_path: Path) -> None:
+    """No validation image has an object, or the system does not tell the memory of a process."""
+    folders = []
+    for groups in (1, 6):
+        stored = finish(training(tmp_path, groups), Store(tmp_path), ap=None)
+        log = stored.run.log.read_text().replace('"peak_memory_mb": 100.0', '"peak_memory_mb": 0.0')
+        stored.run.log.write_text(log)
+        folders.append(stored.folder)
+    compare(folders, out=tmp_path / "out")
+    for name in ("report.html", "table.md"):
+        assert not re.search(r"\bnan\b", (tmp_path / "out" / name).read_text(encoding="utf-8"))
 
 
 def test_the_output_of_the_command_is_documented(
