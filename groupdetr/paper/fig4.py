@@ -18,6 +18,7 @@ from groupdetr.paper.scale import Detector, Scale, expect_images
 from groupdetr.report.dots import DotRow, dot_chart
 from groupdetr.report.page import Cell, Column, Html, Tile, prose, section, table, tiles
 from groupdetr.settings import Settings
+from groupdetr.tasks.detection2d.all_groups import expect_objects
 from groupdetr.tasks.detection2d.prediction import Detector as TrainedDetector
 
 BATCH = 16
@@ -88,10 +89,12 @@ def group_metrics(run: Path, data: Path, progress: CountProgress) -> list[float]
     """Return the AP of every group alone, in percent, with the best weights of a run.
 
     One pass over the validation images runs all groups: they do not attend to each other.
+    `UsageError` if no validation image has an object, because then there is no AP.
     """
     accelerator = create_accelerator(Settings(workers=0))
     detector = TrainedDetector(run, str(accelerator.device))
     task = detector.create_task(detector.task.read(data, None))
+    expect_objects(task.val.records, data)
     with progress:
         images = GroupPass(detector.model, task, accelerator).detect(BATCH, 0, progress)
     metrics = []

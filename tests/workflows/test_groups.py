@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 import groupdetr
 from groupdetr.checkpoints import native
 from groupdetr.cli.main import main
+from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError
+from groupdetr.paper.fig4 import group_metrics
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.result_formats import Metrics
 from tests.json_docs import assert_documented
@@ -149,3 +152,22 @@ def test_one_group_and_groups_that_attend_to_each_other_are_refused(
     for keywords in ({"uncertainty": True}, {"vote": 2}):
         with pytest.raises(UsageError, match="one group"):
             Detector(one, "cpu", **keywords)
+
+
+def test_images_without_objects_are_refused_before_any_pass(
+    run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """Crowds are no objects: no group has an AP, so none is the best one."""
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    file = data / "annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    side = content["images"][0]["width"]
+    mask = {"size": [side, side], "counts": [0, 100, side * side - 100]}
+    for annotation in content["annotations"]:
+        annotation |= {"iscrowd": 1, "segmentation": mask}
+    file.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="only those of crowds"):
+        groupdetr.compare_groups(run, data, workers=0, device="cpu", out=tmp_path / "out")
+    with pytest.raises(UsageError, match="only those of crowds"):
+        group_metrics(run, data, CountProgress("groups"))

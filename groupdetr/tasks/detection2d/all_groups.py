@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,11 +17,12 @@ from accelerate import Accelerator
 from groupdetr.analysis.group_pass import GroupPass, ImageGroups
 from groupdetr.data.batch import collate
 from groupdetr.data.layouts import DatasetSplits
-from groupdetr.data.records import CocoSplit
+from groupdetr.data.records import CocoSplit, Record
 from groupdetr.engine.accelerator import create_accelerator, loader_workers
 from groupdetr.engine.inference import eval_mode, use_group
 from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.progress import CountProgress
+from groupdetr.errors import UsageError
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.prediction import Detector
@@ -79,6 +82,17 @@ def match_all_groups(
         )
     one, everything = _forward_seconds(detector, task, group_pass.accelerator)
     return GroupsOnSplit(detector, task, split, images, one, everything)
+
+
+def expect_objects(records: Sequence[Record], where: Path) -> None:
+    """Raise `UsageError` if no image has an object besides crowds, so that no group has an AP."""
+    if not any(record.trainable.any() for record in records):
+        raise UsageError(
+            "the groups cannot be evaluated, because these images have no annotations, or only "
+            "those of crowds",
+            str(where),
+            "evaluate images with annotations of objects",
+        )
 
 
 def _task(detector: Detector, split: CocoSplit) -> DetectionTask:

@@ -26,7 +26,7 @@ from groupdetr.console.text import quantity
 from groupdetr.data.image_decoding import load_image
 from groupdetr.data.records import CocoSplit
 from groupdetr.engine.run_folder import RunFolder, training_data, write_json, write_text
-from groupdetr.errors import DataError, UsageError
+from groupdetr.errors import DataError
 from groupdetr.evaluation.coco import CocoEvaluation
 from groupdetr.evaluation.error_analysis import DEFAULT_THRESHOLD
 from groupdetr.evaluation.nan_json import nan_to_none
@@ -45,7 +45,7 @@ from groupdetr.report.groups import (
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.detection2d.all_groups import GroupsOnSplit, match_all_groups
+from groupdetr.tasks.detection2d.all_groups import GroupsOnSplit, expect_objects, match_all_groups
 from groupdetr.tasks.detection2d.group_detections import GroupDetections, best_of_each_group
 from groupdetr.tasks.detection2d.group_uncertainty import uncertainty_of
 from groupdetr.tasks.detection2d.group_vote import expect_several_groups, voting_groups
@@ -91,12 +91,7 @@ def analyse_groups(
     evaluated, part, root = _read(run, detector, data, images, split, cache)
     annotations = [evaluated.annotation_file.parent] if root.is_dir() else []
     expect_outside_dataset(out, [root, evaluated.images_dir, *annotations])
-    if not any(len(record.labels) for record in evaluated.records):
-        raise UsageError(
-            "the groups cannot be evaluated, because this split has no annotations",
-            str(evaluated.annotation_file),
-            "name a split with annotations",
-        )
+    expect_objects(evaluated.records, evaluated.annotation_file)
     result = match_all_groups(detector, evaluated, accelerator_settings, batch)
 
     evaluations = [result.task.evaluate(result.of_group(g)) for g in range(result.num_groups)]
