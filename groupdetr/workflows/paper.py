@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Literal
 import torch
 
 from groupdetr.console.output import PlainConsole, create_console
-from groupdetr.console.text import quantity
+from groupdetr.console.text import quantity, quote
 from groupdetr.data.processor_cores import cores
 from groupdetr.errors import UsageError
 from groupdetr.paper.item import Choices, Equal, Item
@@ -226,7 +227,7 @@ def expect_fitting(
 
 
 def list_items(folder: Path, data: Path | None) -> ItemList:
-    """Return all items with what their trainings take, those left out that are done already."""
+    """Return all items with what their trainings take. What is done already is counted, too."""
     store = Store(folder)
     small = Scale(store)
     coco = Scale(store, data or Path("coco"))
@@ -241,13 +242,35 @@ def redraw_item(chosen: Item, file: Path, folder: Path) -> PaperResult:
         raise UsageError(
             f"this file has the results of {results.item}, not of {chosen.name}",
             str(file),
-            f"groupdetr paper {results.item} --redraw {file}",
+            f"groupdetr paper {results.item} --redraw {quote(file)}"
+            if results.item in ITEMS
+            else f"pass a results.json of groupdetr paper {chosen.name}",
         )
+    # Nothing is written before everything is drawn: the folder may hold the results of a user.
+    expect_drawable(chosen, results, file)
     folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")
     chosen.draw(results, folder)
     console.print(f"open {folder / 'report.html'}; it has no images, which results.json lacks")
     return PaperResult(results, folder)
+
+
+def expect_drawable(chosen: Item, results: Results, file: Path) -> None:
+    """Raise `UsageError` unless the files of an item can be written from results that were read.
+
+    Another version, or a user, may have written the file.
+    """
+    try:
+        json.dumps(results.to_json(), allow_nan=False)
+        chosen.document(results)
+        chosen.table(results)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the page of {chosen.name} cannot be drawn from this file: "
+            f"{type(error).__name__}: {error}",
+            str(file),
+            f"pass a results.json that groupdetr paper {chosen.name} of this version wrote",
+        ) from error
 
 
 def run_item(

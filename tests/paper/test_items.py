@@ -133,6 +133,36 @@ def test_trainings_on_a_dataset_that_has_changed_are_not_put_on_one_page(tmp_pat
     assert not (tmp_path / "fig3").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [("table1", "environment"), ("fig4", "extra"), ("table7", "configurations")],
+)
+def test_results_that_cannot_be_drawn_replace_no_others(
+    name: str, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as those of another version, or those that were edited."""
+    content = results_of(ITEMS[name], tmp_path, 1, monkeypatch).to_json()
+    file, own = tmp_path / "file.json", tmp_path / name / "results.json"
+    file.write_text(json.dumps(content))
+    reproduce(name, redraw=file, out=tmp_path)
+    before = own.read_bytes()
+    content[lacking] = type(content[lacking])()
+    file.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=f"page of {name} cannot be drawn from this file"):
+        reproduce(name, redraw=file, out=tmp_path)
+    assert own.read_bytes() == before
+
+
+def test_results_of_another_command_are_refused(tmp_path: Path) -> None:
+    """The demo is no item, so there is no command that draws its page again."""
+    file = tmp_path / "my results.json"
+    for item, remedy in (("demo", "groupdetr paper table1"), ("fig8", f"--redraw '{file}'")):
+        Results(item, "", "AP", ["AP"]).write(file)
+        with pytest.raises(UsageError, match=f"has the results of {item}") as raised:
+            reproduce("table1", redraw=file, out=tmp_path)
+        assert raised.value.remedy.endswith(remedy)
+
+
 def expect_unique_keys(plan: Plan) -> None:
     keys = [row.key for row in plan.rows]
     labels = [row.label for row in plan.rows]
