@@ -174,6 +174,10 @@ LITE_SETTINGS = replace(
     backbone_lr=4e-4,
     augment="flip+photometric",
 )
+# Conditional DETR takes smaller steps on photographs. On BCCD, after 20 epochs with seed 100, rates
+# of 5e-4, 1e-3 and 2e-3 reached 34.2, 34.6 and 25.0 AP with one group, and the first two of them
+# 37.9 and 40.7 with six.
+LITE_CONDITIONAL_SETTINGS = replace(LITE_SETTINGS, lr=1e-3, backbone_lr=2e-4)
 # A quarter of an hour on one core with the demo's scenes. Ten epochs reach 21.4 NDS, and 7.6 with
 # PETR's augmentation.
 TINY_SCENES_SETTINGS = replace(TINY_SETTINGS, imgsz=64, epochs=16, clip=35.0, augment="none")
@@ -262,7 +266,7 @@ def _presets() -> Iterator[NamedExperiment]:
         ("dino-tiny", TinyDINO(), TINY_SETTINGS, TINY_K, ON_A_CPU),
         ("mask2former-r50", Mask2Former(), MASK2FORMER_EPOCHS_50, K, "ResNet-50, three levels"),
         ("mask2former-tiny", TinyMask2Former(), TINY_SETTINGS, TINY_K, ON_A_CPU),
-        ("conditional-detr-lite", LiteConditionalDETR(), LITE_SETTINGS, TINY_K, LITE),
+        ("conditional-detr-lite", LiteConditionalDETR(), LITE_CONDITIONAL_SETTINGS, TINY_K, LITE),
         ("dab-detr-lite", LiteDABDETR(), LITE_SETTINGS, TINY_K, LITE),
         ("dn-detr-lite", LiteDNDETR(), LITE_SETTINGS, TINY_K, LITE),
         ("dab-deformable-detr-lite", LiteDABDeformableDETR(), LITE_SETTINGS, TINY_K, LITE),
