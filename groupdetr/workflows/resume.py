@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,10 +124,10 @@ def expect_same_data(run: RunFolder, dataset: TrainingData) -> None:
     `UsageError` if what it recorded of them cannot be read.
     """
     remedy = f"restore the data, or start a new run from these weights: --weights {quote(run.path)}"
+    recorded = run.data_fingerprint() or {}
     try:
-        recorded = json.loads(run.data.read_text(encoding="utf-8"))["fingerprint"]
         changes = differences(recorded, dataset.fingerprint())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise UsageError(
             "what this run recorded of its data cannot be read, so nobody knows whether they have "
             "changed",
