@@ -170,4 +170,6 @@ def test_images_without_objects_are_refused_before_any_pass(
     with pytest.raises(UsageError, match="only those of crowds"):
         groupdetr.compare_groups(run, data, workers=0, device="cpu", out=tmp_path / "out")
     with pytest.raises(UsageError, match="only those of crowds"):
+        groupdetr.evaluate(run, data=data, per_group=True, device="cpu", out=tmp_path / "out")
+    with pytest.raises(UsageError, match="only those of crowds"):
         group_metrics(run, data, CountProgress("groups"))

@@ -84,14 +84,18 @@ def match_all_groups(
     return GroupsOnSplit(detector, task, split, images, one, everything)
 
 
-def expect_objects(records: Sequence[Record], where: Path) -> None:
+def expect_objects(
+    records: Sequence[Record],
+    where: Path,
+    remedy: str = "evaluate images with annotations of objects",
+) -> None:
     """Raise `UsageError` if no image has an object besides crowds, so that no group has an AP."""
     if not any(record.trainable.any() for record in records):
         raise UsageError(
             "the groups cannot be evaluated, because these images have no annotations, or only "
             "those of crowds",
             str(where),
-            "evaluate images with annotations of objects",
+            remedy,
         )
 
 

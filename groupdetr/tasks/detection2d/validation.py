@@ -26,6 +26,7 @@ from groupdetr.report.run import write_evaluation_report
 from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
+from groupdetr.tasks.detection2d.all_groups import expect_objects
 from groupdetr.tasks.detection2d.group_vote import voting_groups
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.report import image_loader
@@ -94,12 +95,9 @@ def validate(
     annotations = [evaluated.annotation_file.parent] if data.is_dir() else []
     expect_outside_dataset(out, [data, evaluated.images_dir, *annotations])
     has_annotations = any(len(record.labels) for record in evaluated.records)
-    if per_group and not has_annotations:
-        raise UsageError(
-            "the groups cannot be evaluated, because this split has no annotations",
-            str(evaluated.annotation_file),
-            "leave out --per-group, or name a split with annotations",
-        )
+    if per_group:
+        remedy = "leave out --per-group, or name a split with annotations of objects"
+        expect_objects(evaluated.records, evaluated.annotation_file, remedy)
     evaluated = with_classes_of(detector, evaluated)
     splits = {"train": evaluated, "val": evaluated}
     task = detector.create_task(DatasetSplits(evaluated.annotation_file, splits))
