@@ -17,6 +17,7 @@ from groupdetr.data.segmentations import Polygons
 from groupdetr.structures.json_object import JsonObject
 
 SHOWN = 5  # classes that a message names
+SPLIT_KEYS = {"images", "objects", "images_digest", "objects_digest"}
 
 
 def fingerprint(
@@ -30,8 +31,24 @@ def fingerprint(
     }
 
 
+def is_fingerprint(content: object) -> bool:
+    """Return True if JSON that was read from a file has the form of a fingerprint."""
+    if not isinstance(content, dict):
+        return False
+    categories, splits = content.get("categories"), content.get("splits")
+    return (
+        isinstance(categories, list)
+        and all(isinstance(category, list) and len(category) == 2 for category in categories)
+        and isinstance(splits, dict)
+        and all(isinstance(split, dict) and set(split) >= SPLIT_KEYS for split in splits.values())
+    )
+
+
 def differences(recorded: JsonObject, current: JsonObject) -> list[str]:
-    """Return what differs between two fingerprints, in sentences without a full stop."""
+    """Return what differs between two fingerprints, in sentences without a full stop.
+
+    The caller has checked a recorded one that it read from a file with `is_fingerprint`.
+    """
     changes = _category_differences(recorded["categories"], current["categories"])
     for name, now in current["splits"].items():
         before = recorded["splits"].get(name)
@@ -56,7 +73,6 @@ def differences(recorded: JsonObject, current: JsonObject) -> list[str]:
 
 def _category_differences(before: list[list[object]], now: list[list[object]]) -> list[str]:
     """Return how the classes differ: those that were added, removed or moved."""
-    before = [list(category) for category in before]
     if before == now:
         return []
     changes = []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from groupdetr.data.fingerprint import is_fingerprint
 from groupdetr.errors import UsageError
 from groupdetr.files.writing import explained, remove_drafts, write_atomically
 from groupdetr.structures.json_object import JsonObject
@@ -95,11 +96,15 @@ class RunFolder:
             return []
 
     def data_fingerprint(self) -> JsonObject | None:
-        """Return what identifies the content of the data of the run, None if it is not recorded."""
+        """Return what identifies the content of the data of the run.
+
+        None if it is not recorded, or if what is recorded is not a fingerprint.
+        """
         try:
-            return dict(json.loads(self.data.read_text(encoding="utf-8"))["fingerprint"])
+            recorded = json.loads(self.data.read_text(encoding="utf-8"))["fingerprint"]
         except (OSError, ValueError, LookupError, RecursionError, TypeError):
             return None
+        return dict(recorded) if is_fingerprint(recorded) else None
 
     def clean(self) -> None:
         """Remove unfinished files of a training, which a process has left that was killed.

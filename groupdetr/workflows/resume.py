@@ -124,17 +124,16 @@ def expect_same_data(run: RunFolder, dataset: TrainingData) -> None:
     `UsageError` if what it recorded of them cannot be read.
     """
     remedy = f"restore the data, or start a new run from these weights: --weights {quote(run.path)}"
-    recorded = run.data_fingerprint() or {}
-    try:
-        changes = differences(recorded, dataset.fingerprint())
-    except (LookupError, TypeError, AttributeError) as error:
+    recorded = run.data_fingerprint()
+    if recorded is None:
         raise UsageError(
             "what this run recorded of its data cannot be read, so nobody knows whether they have "
             "changed",
             str(run.data),
             "restore this file from a copy, or start a new run from these weights: "
             f"--weights {quote(run.path)}",
-        ) from error
+        )
+    changes = differences(recorded, dataset.fingerprint())
     if changes:
         raise DataError(
             "the data have changed since this run began: " + "; ".join(changes),

@@ -22,7 +22,7 @@ from groupdetr.cli.main import main
 from groupdetr.cli.options.train import options_of_run
 from groupdetr.data.layouts import DatasetSplits, load
 from groupdetr.engine.run_folder import RunFolder, training_data
-from groupdetr.errors import GroupDETRError
+from groupdetr.errors import GroupDETRError, UsageError
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.workflows.resume import expect_same_data
 from groupdetr.workflows.train import train as train_function
@@ -97,6 +97,19 @@ def changed(file: Path, content: bytes) -> Iterator[None]:
     finally:
         file.write_bytes(former)
     assert time.process_time() - started < LIMIT
+
+
+def test_a_class_without_a_name_in_the_recorded_data_is_an_error_of_that_file(
+    run: Path, dataset: DatasetSplits
+) -> None:
+    recorded = json.loads((run / "data.json").read_bytes())
+    recorded["fingerprint"]["categories"][0] = [1]
+    with (
+        changed(run / "data.json", json.dumps(recorded).encode()),
+        pytest.raises(UsageError, match="cannot be read") as caught,
+    ):
+        expect_same_data(RunFolder(run), dataset)
+    assert caught.value.where == str(run / "data.json")
 
 
 @settings(**FUZZ)
