@@ -22,7 +22,9 @@ from groupdetr.checkpoints.metadata import check_recipe_fields
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import GroupDETRError, UsageError, WeightsError
-from groupdetr.experiments import EXPERIMENTS, UNAVAILABLE, Experiment
+from groupdetr.experiments.by_name import EXPERIMENTS
+from groupdetr.experiments.experiment import Experiment
+from groupdetr.experiments.presets import UNAVAILABLE
 from groupdetr.files.preset_table import plugins, unknown_model
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.settings import Settings

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from groupdetr.cli.main import main
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 

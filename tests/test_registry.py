@@ -21,7 +21,8 @@ from groupdetr.criterion.classification import Focal
 from groupdetr.criterion.term import Term
 from groupdetr.detectors.tiny import TinyDABDETR
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.experiments import EXPERIMENTS, TINY_SETTINGS
+from groupdetr.experiments.by_name import EXPERIMENTS
+from groupdetr.experiments.training_settings import TINY_SETTINGS
 from groupdetr.groups import attend_across_groups, match_naively
 from groupdetr.registry import experiment, recipe_from_dict, recipe_to_dict
 from groupdetr.settings import DEFAULT_MODEL, Settings, SettingsOptions

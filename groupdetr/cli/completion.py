@@ -146,7 +146,7 @@ class Option:
         """Return the values that are offered, None if there are none."""
         if self.name == "model":
             # This imports torch, but only when a script is made.
-            from groupdetr.experiments import EXPERIMENTS
+            from groupdetr.experiments.by_name import EXPERIMENTS
 
             return tuple(EXPERIMENTS)
         return VALUES.get(self.name) or tuple(map(str, _literals_in(self.kind))) or None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from groupdetr.analysis.training_memory import MemoryStep, step_memory
 from groupdetr.engine.accelerator import environment
 from groupdetr.engine.progress import CountProgress
-from groupdetr.experiments import K
+from groupdetr.experiments.recipes import K
 from groupdetr.paper import small_scale
 from groupdetr.paper.item import Choices, Item
 from groupdetr.paper.plan import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from groupdetr.errors import UsageError
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.paper.item import Choices, Item, difference, trainings
 from groupdetr.paper.plan import GainRow, Plan, Row
 from groupdetr.paper.results import Results

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groupdetr.errors import UsageError
-from groupdetr.experiments import EXPERIMENTS, K
+from groupdetr.experiments.by_name import EXPERIMENTS
+from groupdetr.experiments.recipes import K
 from groupdetr.paper import small_scale
 from groupdetr.paper.small_scale import DrawnData
 from groupdetr.paper.trainings import Field, Store, Training, TrainingSet, short_model

@@ -22,7 +22,7 @@ from groupdetr.data import synthetic
 from groupdetr.data.nuscenes import synthetic as synthetic_scenes
 from groupdetr.data.nuscenes.synthetic import SyntheticNuScenesConfig
 from groupdetr.data.synthetic import SyntheticConfig
-from groupdetr.experiments import (
+from groupdetr.experiments.training_settings import (
     LITE_SETTINGS,
     MICRO_SETTINGS,
     TINY_SCENES_SETTINGS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.paper.images import detection_sections, matched_query_sections
 from groupdetr.paper.item import Choices, Equal, Item, difference, pair, plan_of, trainings
 from groupdetr.paper.plan import EqualTimeRow, GainRow, Plan, Row

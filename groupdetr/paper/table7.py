@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.paper.item import Choices, Item, difference
 from groupdetr.paper.plan import GainRow, Plan, Row
 from groupdetr.paper.results import Results

@@ -20,7 +20,7 @@ from pathlib import Path
 from groupdetr.console.text import file_name
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import GroupDETRError, UsageError
-from groupdetr.experiments import Experiment
+from groupdetr.experiments.experiment import Experiment
 from groupdetr.registry import experiment, loaded_plugins
 from groupdetr.report.run_summary import trained_on_cpu
 from groupdetr.settings import LENGTHS, Settings

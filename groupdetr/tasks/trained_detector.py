@@ -16,7 +16,7 @@ from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.accelerator import expect_device
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.experiments import Experiment
+from groupdetr.experiments.experiment import Experiment
 from groupdetr.registry import class_path, experiment, recipe_from_dict
 from groupdetr.settings import RANGES, Settings, expect_whole_number
 from groupdetr.structures.json_object import JsonObject

@@ -25,7 +25,7 @@ from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.experiments import Experiment
+from groupdetr.experiments.experiment import Experiment
 from groupdetr.files.replacing import expect_replaceable, same_file
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.outline import without_memory

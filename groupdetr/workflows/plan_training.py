@@ -27,7 +27,7 @@ from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Task
 from groupdetr.engine.trackers import expect_trackers
 from groupdetr.errors import UsageError
-from groupdetr.experiments import Experiment
+from groupdetr.experiments.experiment import Experiment
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.group_chunks import require_independent_groups

@@ -18,7 +18,7 @@ from groupdetr.files.preset_table import FILE, PresetRow, PresetTable, read_pres
 from groupdetr.structures.json_object import JsonObject
 
 if TYPE_CHECKING:
-    from groupdetr.experiments import Experiment
+    from groupdetr.experiments.experiment import Experiment
 
 WIDTH = 80  # columns of the list, on any terminal
 MAX_NAME = 44  # columns; the values of a longer name are on the next line
@@ -96,7 +96,7 @@ def known_models() -> PresetTable:
 
 def table_of(experiments: Mapping[str, Experiment]) -> PresetTable:
     """Return the table of these models."""
-    from groupdetr.experiments import UNAVAILABLE
+    from groupdetr.experiments.presets import UNAVAILABLE
 
     rows = {}
     for name, experiment in experiments.items():
@@ -113,7 +113,7 @@ def table_of(experiments: Mapping[str, Experiment]) -> PresetTable:
 
 def write_preset_table() -> None:
     """Write the file of the table anew, after a preset was changed."""
-    from groupdetr.experiments import library_experiments
+    from groupdetr.experiments.by_name import library_experiments
 
     FILE.write_text(table_of(library_experiments()).to_text(), encoding="utf-8")
 

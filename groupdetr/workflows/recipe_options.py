@@ -10,7 +10,7 @@ from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.step_groups import trains_some_groups
 from groupdetr.errors import UsageError
-from groupdetr.experiments import Experiment
+from groupdetr.experiments.experiment import Experiment
 from groupdetr.groups import GROUP_ATTENTIONS, MATCHES
 from groupdetr.modeling.backbones.registry import has_weights
 from groupdetr.modeling.group_chunks import groups_are_independent

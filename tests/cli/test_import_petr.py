@@ -16,7 +16,7 @@ from groupdetr.checkpoints.native import read
 from groupdetr.cli.main import main
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.errors import WeightsError
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.ops.boxes3d import LENGTH_FIRST
 from groupdetr.registry import recipe_from_dict

@@ -11,7 +11,7 @@ import pytest
 import groupdetr
 from groupdetr.cli.main import main
 from groupdetr.detectors.tiny import TinyConditionalDETR
-from groupdetr.experiments import EXPERIMENTS, library_experiments
+from groupdetr.experiments.by_name import EXPERIMENTS, library_experiments
 from groupdetr.files.preset_table import FILE, read_preset_table
 from groupdetr.workflows.presets import ABBREVIATIONS, PRESETS, table_of
 

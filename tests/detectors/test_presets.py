@@ -9,7 +9,7 @@ import torch
 
 import groupdetr
 from groupdetr.errors import UsageError
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.modeling.queries.proposals import MixedProposals
 from groupdetr.paper.fig8 import ROWS
 

@@ -20,7 +20,7 @@ import torch
 import groupdetr
 from groupdetr import registry
 from groupdetr.detectors.tiny import TinyConditionalDETR
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.settings import DEFAULT_MODEL
 from groupdetr.tasks.detection_result import DetectionResult
 

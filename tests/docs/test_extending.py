@@ -15,7 +15,7 @@ import groupdetr
 from groupdetr import registry
 from groupdetr.cli.main import main
 from groupdetr.data import formats
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.modeling.backbones import registry as backbones
 from tests.report.checks import assert_self_contained
 from tests.runs import losses_by_step

@@ -13,7 +13,7 @@ from groupdetr.checkpoints.native import unique_state
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.errors import UsageError
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, declared_axes
 from groupdetr.modeling.queries.learned_queries import LearnedPoints

@@ -19,7 +19,7 @@ from groupdetr.detectors.lw_detr import LW_DETR_TINY
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.detectors.rf_detr import RF_DETR_NANO
 from groupdetr.engine.optimizer import create_optimizer, set_learning_rates
-from groupdetr.experiments import LW_DETR_SETTINGS, RF_DETR_SETTINGS
+from groupdetr.experiments.training_settings import LW_DETR_SETTINGS, RF_DETR_SETTINGS
 from groupdetr.settings import Settings
 from tests.parity.by_rule import read_golden
 

@@ -18,7 +18,7 @@ from groupdetr.checkpoints.file_format import KEY, file_stamp
 from groupdetr.checkpoints.native import read, save
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.modeling.decoder import Decoder
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.heads import PredictionHead

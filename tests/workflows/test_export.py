@@ -20,7 +20,7 @@ from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
 from groupdetr.deployment.graph import DetectionGraph
 from groupdetr.deployment.runtimes import FORMATS
 from groupdetr.errors import ExportMismatchError, UsageError
-from groupdetr.experiments import EXPERIMENTS
+from groupdetr.experiments.by_name import EXPERIMENTS
 from groupdetr.files.writing import WriteError
 from groupdetr.workflows import export as workflow
 from groupdetr.workflows.export import export

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from groupdetr.checkpoints import native
 from groupdetr.data.batch import normalise
 from groupdetr.detectors.tiny import TinyConditionalDETR
-from groupdetr.experiments import EXPERIMENTS, TINY_SETTINGS, Experiment
+from groupdetr.experiments.by_name import EXPERIMENTS
+from groupdetr.experiments.experiment import Experiment
+from groupdetr.experiments.training_settings import TINY_SETTINGS
 from groupdetr.registry import recipe_to_dict
 from groupdetr.structures.images import Images
 from groupdetr.structures.masks import MaskFeatures
