@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from groupdetr.data.findings import printable, raise_first_error
@@ -53,6 +54,7 @@ def write(
     shows how far it is.
     """
     target = Target(out, link, progress)
+    splits = [_with_names_in_utf8(split, target) for split in splits]
     WRITERS[to](splits, target)
     return Conversion(
         out,
@@ -60,6 +62,22 @@ def write(
         {split.name: sum(len(image.annotations) for image in split.images) for split in splits},
         dict(target.notes),
     )
+
+
+def _with_names_in_utf8(split: SourceSplit, target: Target) -> SourceSplit:
+    """Return a split whose names of images can be written into a text file.
+
+    A name may have bytes that are no UTF-8, as those that Windows wrote into an archive. Python
+    keeps such a byte as the character U+DC00 plus its value. The copy has its value in hexadecimal.
+    """
+    images = []
+    for image in split.images:
+        name = str(image.file_name)
+        text = re.sub("[\udc80-\udcff]", lambda match: f"_x{ord(match[0]) - 0xDC00:02x}", name)
+        if text != name:
+            target.note("images renamed, because their names are not in UTF-8")
+        images.append(replace(image, file_name=PurePosixPath(text)))
+    return replace(split, images=images)
 
 
 def read_splits(

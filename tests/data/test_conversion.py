@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from faster_coco_eval.core import mask as coco_mask
 from PIL import Image, ImageOps
 
 from groupdetr.cli.main import main
 from groupdetr.data.check import check
 from groupdetr.data.image_decoding import load_image, load_pixels
 from groupdetr.data.layouts import load
+from groupdetr.data.records import CocoSplit
 from groupdetr.errors import DataError, UsageError
 from groupdetr.workflows.convert import convert
 from tests.data.conftest import Sample
@@ -73,9 +75,7 @@ def test_masks_go_to_yolo_and_back(real_data: Path, tmp_path: Path) -> None:
 
 
 def _area(rle: Any) -> float:
-    from faster_coco_eval.core import mask
-
-    return float(mask.area(rle))
+    return float(coco_mask.area(rle))
 
 
 def test_keys_that_are_unknown_here_are_kept_in_coco(sample: Sample, tmp_path: Path) -> None:
@@ -207,3 +207,100 @@ def test_an_orientation_that_cannot_be_removed_is_an_error_before_anything_is_wr
     with pytest.raises(DataError, match="cannot be removed"):
         convert(sample.save(), "yolo", tmp_path / "yolo")
     assert not (tmp_path / "yolo").exists()
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_boxes_that_readers_would_refuse_are_those_that_training_sees(
+    to: Any, sample: Sample, tmp_path: Path
+) -> None:
+    """YOLO refuses boxes beyond the image. In Pascal VOC a corner below 1 moves all other boxes."""
+    beyond, whole, thin, outside, empty = (
+        [-0.5, 5, 20, 30],
+        [-20, -9, 100, 60],
+        [5, 10, 0.25, 20],
+        [70, 5, 10, 10],
+        [5, 10, 0, 20],
+    )
+    first = sample.train["annotations"][0]
+    for box in (beyond, whole, thin, outside, empty):
+        sample.train["annotations"].append(
+            first | {"id": len(sample.train["annotations"]) + 1, "image_id": 1, "bbox": box}
+        )
+    source = load(sample.save())
+    result = convert(sample.root, to, tmp_path / to)
+    assert check(tmp_path / to).verdict != "refuse"
+    for split, data in load(tmp_path / to).splits.items():
+        for record, other in zip(data.records, source.splits[split].records, strict=True):
+            expected, labels = other.trainable_objects()
+            if to == "voc":  # It has whole pixels: the last one belongs to a box.
+                is_thin = expected[:, 2] - expected[:, 0] < 1
+                expected[is_thin, 0], expected[is_thin, 2] = 4.625, 5.625
+            np.testing.assert_array_equal(record.corners, expected)
+            np.testing.assert_array_equal(record.labels, labels)
+    notes = result.conversion.notes
+    assert notes["boxes clipped to their image"] == 2
+    assert notes["boxes left out, because they have no area in their image"] == 2
+    assert notes.get("boxes widened to one pixel", 0) == (to == "voc")
+
+
+def test_polygons_are_clipped_to_their_image_in_yolo(sample: Sample, tmp_path: Path) -> None:
+    """Their pixels stay the same. An edge that leaves the image is cut, not bent."""
+    polygons = [
+        [[50.0, 10.0, 90.0, 30.0, 50.0, 40.0]],
+        [[-8.0, -8.0, 30.0, -8.0, -8.0, 30.0]],
+        [[70.0, 5.0, 90.0, 5.0, 90.0, 40.0]],  # outside
+        [[10.0, 5.0, 30.0, 5.0, 30.0, 40.0], [60.0, 60.0, 80.0, 60.0, 80.0, 80.0]],
+    ]
+    for annotation, polygon in zip(sample.train["annotations"], polygons):
+        annotation["segmentation"] = polygon
+    sample.val["annotations"][0]["segmentation"] = polygons[3][:1]
+    source = load(sample.save(), masks=True).splits["train"]
+    result = convert(sample.root, "yolo", tmp_path / "yolo")
+    written = load(tmp_path / "yolo", masks=True).splits["train"]
+    expected = _runs(source)
+    assert not _area(expected.pop(2))  # of the polygon outside
+    for run, other in zip(_runs(written), expected, strict=True):
+        # A pixel on a slanted edge may differ.
+        assert coco_mask.iou([run], [other], [0])[0, 0] > 0.9
+    assert result.conversion.notes["masks clipped to their image"] == 3
+
+
+def _runs(split: CocoSplit) -> list[Any]:
+    """Return the run lengths of all masks of a split."""
+    return [
+        segmentation.to_rle(record.height, record.width)
+        for record in split.records
+        for segmentation in record.segmentations or ()
+    ]
+
+
+def test_labels_are_where_programs_for_yolo_look_for_them(sample: Sample, tmp_path: Path) -> None:
+    """They replace the last folder ``images`` of a path, which may be one of the dataset."""
+    for image in sample.train["images"]:
+        sample.draw(f"camera/images/{image['file_name']}", seed=9)
+        image["file_name"] = f"camera/images/{image['file_name']}"
+    convert(sample.save(), "yolo", tmp_path / "yolo")
+    assert_same_dataset(load(tmp_path / "yolo"), load(sample.root))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are text on Windows")
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+def test_names_that_are_not_in_utf8(to: Any, sample: Sample, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    convert(sample.save(), "yolo", source)
+    for folder, suffix in (("images", b".jpg"), ("labels", b".txt")):
+        path = os.fsencode(source / folder / "train")
+        try:
+            os.rename(path + b"/0" + suffix, path + b"/0\xe9" + suffix)
+        except OSError:
+            pytest.skip("this file system has only names in UTF-8")
+    result = convert(source, to, tmp_path / to)
+    assert result.conversion.notes["images renamed, because their names are not in UTF-8"] == 1
+    assert_same_dataset(load(tmp_path / to), load(source))
+
+
+def test_any_name_of_a_class_goes_to_pascal_voc_and_back(sample: Sample, tmp_path: Path) -> None:
+    for content in (sample.train, sample.val):
+        content["categories"] = [{"id": 1, "name": "sign: stop"}, {"id": 2, "name": "#2"}]
+    convert(sample.save(), "voc", tmp_path / "voc")
+    assert_same_dataset(load(tmp_path / "voc"), load(sample.root))

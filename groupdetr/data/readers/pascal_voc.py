@@ -413,9 +413,11 @@ def _class_names(root: Path, annotations: dict[Path, _Annotation]) -> list[str]:
     for name in _CLASS_FILES:
         file = root / name
         if file.is_file():
-            # CVAT: name:color:parts:actions
-            lines = [line.partition(":")[0].strip() for line in read_lines(file)]
-            listed = [line for line in lines if line and not line.startswith("#")]
+            lines = [line.strip() for line in read_lines(file)]
+            if name == _CLASS_FILES[0]:  # that of CVAT: name:color:parts:actions
+                lines = [line.partition(":")[0].strip() for line in lines]
+            # A comment begins like the name of a class may begin.
+            listed = [line for line in lines if line and (line[0] != "#" or line in used)]
             if used <= set(listed):
                 is_background = listed[0] == "background" and listed[0] not in used
                 return list(dict.fromkeys(listed[is_background:]))

@@ -14,7 +14,13 @@ from PIL import Image
 from groupdetr.data.findings import Findings
 from groupdetr.data.image_transform import ImageTransform
 from groupdetr.data.mask_rules import parse_segmentation
-from groupdetr.data.writers.target import SourceImage, SourceSplit, Target, flat_names
+from groupdetr.data.writers.target import (
+    SourceImage,
+    SourceSplit,
+    Target,
+    flat_names,
+    with_boxes_inside,
+)
 from groupdetr.structures.json_object import JsonObject
 
 _MAX_OBJECTS = 254  # of an image with masks: 0 is the background, 255 an edge
@@ -24,7 +30,9 @@ def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
     """Write a Pascal VOC dataset. Coordinates begin at 1; crowds become difficult objects.
 
     The format has no list of classes. Their names are in labels.txt, in their order. The masks of
-    an image are written if each of its objects has one. A pixel belongs to one object.
+    an image are written if each of its objects has one. A pixel belongs to one object. A corner
+    below 1 would make readers take all corners as counted from 0, and a box is a pixel wide and
+    high at least, because its last pixel belongs to it.
     """
     keys = {}  # images of two splits may have the same name
     for split in splits:
@@ -34,7 +42,8 @@ def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
     for split in splits:
         names = {item["id"]: item["name"] for item in split.categories}
         stems, segmented = [], []
-        for image in target.progress(split.images, split.name):
+        for source in target.progress(split.images, split.name):
+            image = with_boxes_inside(source, target)
             name = flat[keys[split.name, image.file_name]]
             if name != image.file_name.name:
                 target.note("images renamed, because two would share one annotation file")
@@ -45,7 +54,7 @@ def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
                 segmented.append(stems[-1])
                 path = PurePosixPath("SegmentationObject", f"{stems[-1]}.png")
                 target.write_image(_png(numbers), path)
-            text = _annotation(image, name, names, numbers is not None)
+            text = _annotation(image, name, names, numbers is not None, target)
             target.write_file(f"Annotations/{stems[-1]}.xml", text)
         text = "".join(f"{stem}\n" for stem in stems)
         target.write_file(f"ImageSets/Main/{split.name}.txt", text)
@@ -104,7 +113,13 @@ def _png(numbers: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _annotation(image: SourceImage, name: str, names: dict[object, str], is_segmented: bool) -> str:
+def _annotation(
+    image: SourceImage,
+    name: str,
+    names: dict[object, str],
+    is_segmented: bool,
+    target: Target,
+) -> str:
     """Return the XML of an image."""
     root = ElementTree.Element("annotation")
     _add(root, "folder", "JPEGImages")
@@ -114,9 +129,26 @@ def _annotation(image: SourceImage, name: str, names: dict[object, str], is_segm
         _add(size, tag, str(value))
     _add(root, "segmented", "1" if is_segmented else "0")
     for annotation in image.annotations:
-        _add_object(root, annotation, names[annotation["category_id"]])
+        box = _at_least_a_pixel(annotation["bbox"], (image.width, image.height))
+        if box != annotation["bbox"]:
+            target.note("boxes widened to one pixel")
+        _add_object(root, annotation | {"bbox": box}, names[annotation["category_id"]])
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _at_least_a_pixel(box: list[float], size: tuple[int, int]) -> list[float]:
+    """Return a box x, y, width, height whose sides have one pixel or more, in an image of a size.
+
+    Its centre stays where it is, as far as the box stays in the image.
+    """
+    widened = list(box)
+    for axis, pixels in enumerate(size):
+        start, length = box[axis], box[axis + 2]
+        if length < 1:
+            widened[axis] = min(max(start + length / 2 - 0.5, 0.0), pixels - 1.0)
+            widened[axis + 2] = 1.0
+    return widened
 
 
 def _add_object(root: ElementTree.Element, annotation: JsonObject, name: str) -> None:

@@ -6,11 +6,17 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
+from groupdetr.data.records import clip_boxes
 from groupdetr.files.writing import explained
 from groupdetr.structures.json_object import JsonObject
+
+# Pixels by which a box may leave its image without a note: the error of x + width.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,29 @@ class Target:
         """Count something that the format cannot hold, or that was changed."""
         if count:
             self.notes[what] += count
+
+
+def with_boxes_inside(image: SourceImage, target: Target) -> SourceImage:
+    """Return an image whose boxes lie in it: they are clipped, and those without area left out.
+
+    Readers of YOLO and Pascal VOC refuse other boxes. Training clips and drops the same ones.
+    """
+    annotations = []
+    size = np.array([[image.width, image.height]])
+    for annotation in image.annotations:
+        x, y, width, height = annotation["bbox"]
+        (corners,) = clip_boxes(np.array([[x, y, width, height]], dtype=np.float64), size).tolist()
+        x0, y0, x1, y1 = corners
+        if x1 <= x0 or y1 <= y0:
+            target.note("boxes left out, because they have no area in their image")
+            continue
+        moved = np.abs(np.array(corners) - (x, y, x + width, y + height)).max()
+        if moved > ROUNDING:
+            target.note("boxes clipped to their image")
+        if moved > 0:
+            annotation = annotation | {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+        annotations.append(annotation)
+    return replace(image, annotations=annotations)
 
 
 def _link(source: Path, path: Path) -> bool:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import yaml
 
 from groupdetr.data.image_decoding import image_size
+from groupdetr.data.json_values import parse_numbers
+from groupdetr.data.records import Floats
 from groupdetr.data.writers.orientation import without_orientation
-from groupdetr.data.writers.target import SourceImage, SourceSplit, Target, flat_names
+from groupdetr.data.writers.target import (
+    ROUNDING,
+    SourceImage,
+    SourceSplit,
+    Target,
+    flat_names,
+    with_boxes_inside,
+)
 from groupdetr.errors import DataError
 from groupdetr.structures.json_object import JsonObject
 
@@ -46,9 +57,8 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
             else:
                 target.copy_image(image.path, path)
             lines = _lines(image, numbers, as_polygons, target)
-            label = PurePosixPath("labels", split.name) / name.with_suffix(".txt")
             if lines:  # an image without objects has no label file
-                target.write_file(str(label), "\n".join(lines) + "\n")
+                target.write_file(str(_label_path(path)), "\n".join(lines) + "\n")
         description[split.name] = f"images/{split.name}"
         if paths != sorted(paths):
             # A folder is read in the order of the names. A list keeps the order of the images.
@@ -59,6 +69,17 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
     description["names"] = names
     text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
     target.write_file("data.yaml", text)
+
+
+def _label_path(image: PurePosixPath) -> PurePosixPath:
+    """Return where programs look for the labels of an image: in ``labels`` instead of ``images``.
+
+    Of several folders ``images`` in the path, the last one is replaced.
+    """
+    folders = list(image.parent.parts)
+    last = max(index for index, folder in enumerate(folders) if folder == "images")
+    folders[last] = "labels"
+    return PurePosixPath(*folders, image.with_suffix(".txt").name)
 
 
 def _images_as_stored(splits: Sequence[SourceSplit]) -> set[Path]:
@@ -95,9 +116,44 @@ def _objects(image: SourceImage) -> list[JsonObject]:
 def _polygons(annotation: JsonObject) -> list[list[float]]:
     """Return the polygons of an object of three points or more; none for run lengths."""
     value = annotation.get("segmentation")
-    if not isinstance(value, list):
-        return []
-    return [part for part in value if isinstance(part, list) and len(part) >= 6]
+    parts = (
+        [parse_numbers(part) for part in value if type(part) is list] if type(value) is list else []
+    )
+    return [part for part in parts if part and len(part) >= 6 and len(part) % 2 == 0]
+
+
+def _clipped_polygons(parts: list[list[float]], size: tuple[int, int]) -> list[list[float]]:
+    """Return what lies in an image of ``size`` (W, H) of polygons x, y, x, y, ..."""
+    clipped = []
+    for part in parts:
+        points = np.array(part, dtype=np.float64).reshape(-1, 2)
+        if (points >= -ROUNDING).all() and (points <= np.array(size) + ROUNDING).all():
+            clipped.append(part)
+            continue
+        for axis, side in enumerate(size):
+            points = _clipped_below(points, axis, 0.0)
+            points = side - _clipped_below(side - points, axis, 0.0)
+        if len(points) >= 3:
+            clipped.append(points.ravel().tolist())
+    return clipped
+
+
+def _clipped_below(points: Floats, axis: int, limit: float) -> Floats:
+    """Return the part of a polygon [P,2] whose x (axis 0) or y (axis 1) is ``limit`` or more.
+
+    The algorithm is that of Sutherland and Hodgman, "Reentrant Polygon Clipping", 1974.
+    """
+    result = []
+    for start, end in zip(np.roll(points, 1, axis=0), points):
+        is_inside = end[axis] >= limit
+        if is_inside != (start[axis] >= limit):
+            fraction = (limit - start[axis]) / (end[axis] - start[axis])
+            crossing = start + fraction * (end - start)
+            crossing[axis] = limit
+            result.append(crossing)
+        if is_inside:
+            result.append(end)
+    return np.array(result, dtype=np.float64).reshape(-1, 2)
 
 
 def _lines(
@@ -106,11 +162,19 @@ def _lines(
     """Return the lines of a label file."""
     objects = _objects(image)
     target.note("crowd regions left out", len(image.annotations) - len(objects))
+    if not as_polygons:
+        objects = with_boxes_inside(replace(image, annotations=objects), target).annotations
     lines = []
     size = (image.width, image.height)
     for annotation in objects:
         if as_polygons:
-            parts = _polygons(annotation)
+            recorded = _polygons(annotation)
+            parts = _clipped_polygons(recorded, size)
+            if not parts:
+                target.note("masks left out, because they are outside of their image")
+                continue
+            if parts != recorded:
+                target.note("masks clipped to their image")
             if len(parts) > 1:
                 target.note("masks of several polygons, joined to one by lines without width")
             points = _join(parts)
