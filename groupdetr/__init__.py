@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from groupdetr.criterion.criterion import SetCriterion
     from groupdetr.criterion.masks import Dice, PointCrossEntropy, PointSampledMasks
     from groupdetr.criterion.term import Term
+    from groupdetr.deployment.exported_detector import ExportedDetector
     from groupdetr.engine.callbacks import Callback
     from groupdetr.errors import GroupDETRError
     from groupdetr.groups import (
@@ -79,6 +80,7 @@ _MODULES = {
     "Dice": "criterion.masks",
     "EncodedBoxL1": "criterion.boxes3d",
     "EncodedBoxes3D": "criterion.boxes3d",
+    "ExportedDetector": "deployment.exported_detector",
     "Focal": "criterion.classification",
     "IoUAwareBCE": "criterion.classification",
     "GIoU": "criterion.boxes",
@@ -140,6 +142,7 @@ __all__ = [
     "Dice",
     "EncodedBoxL1",
     "EncodedBoxes3D",
+    "ExportedDetector",
     "Focal",
     "GIoU",
     "GroupDETRError",

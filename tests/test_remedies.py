@@ -103,6 +103,8 @@ PRINTED_BY = {
     "groupdetr.workflows.own_dataset": {"val", "ui"},
     # `ui` evaluates, too, but writes nothing.
     "groupdetr.tasks.output_files": set(COMMANDS) - {"doctor", "presets", "ui"},
+    # `predict` opens files, and does not write them.
+    "groupdetr.deployment.graph": {"export"},
     "groupdetr.weights.importing": {"import"},
     "groupdetr.workflows.validate": {"val"},
     "groupdetr.paper.trainings": {"train"},  # the commands of trainings

@@ -82,7 +82,7 @@ def comparison_on_images(
         assert split is not None
         detections = []
         for record in with_progress(split.records, "evaluating"):
-            detections.append(exported.predict(record.path))
+            detections.append(exported.detect(record.path))
         return evaluate(split, detections, detector.task.kind).stats["AP"]
 
     return Comparison(

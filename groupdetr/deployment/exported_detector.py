@@ -1,9 +1,8 @@
-"""An exported detector: the same results as `groupdetr.Detector`, from another runtime."""
+"""An exported detector: the results of `groupdetr.Detector`, from another runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,48 +16,119 @@ from groupdetr.data.image_input import ImageInput, to_rgb
 from groupdetr.data.transforms import InputShape, Transform, val_transform
 from groupdetr.deployment.runtimes import FORMATS, Outputs, Runtime
 from groupdetr.errors import UsageError
+from groupdetr.settings import RANGES, expect_whole_number
 from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
+from groupdetr.structures.images import Images
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.masks import STRIDE
 from groupdetr.structures.rle import RLE
+from groupdetr.tasks.detection2d.image_detector import (
+    ImageDetector,
+    ReadImage,
+    inside,
+    of_equal_size,
+)
 from groupdetr.tasks.detection2d.instance_segmentation import (
     are_inside,
     enlarge,
     resize_to_image,
 )
+from groupdetr.tasks.detection2d.result import Result
 
 _MASKS_AT_ONCE = 8  # that are enlarged to the image at once
 
 
-@dataclass(frozen=True)
-class ExportedDetector:
+class ExportedDetector(ImageDetector):
     """A file that `groupdetr export` wrote, opened by its runtime.
 
-    It detects the same objects as the `Detector` that was exported.
+    It detects the same objects as the `Detector` that was exported, and has the same methods. It
+    computes on the CPU, and has one group of queries.
 
-    >>> exported = groupdetr.ExportedDetector.load("runs/mine/weights/best.onnx")
-    >>> detections = exported.predict("photo.jpg").above(0.5)
+    ``runtime`` computes the graph, and ``metadata`` are those of the file ``path``.
+
+    >>> file = groupdetr.export("runs/mine", "torch-export").file
+    >>> groupdetr.ExportedDetector.load(file).predict("photo.jpg")[0].show()
     """
 
-    runtime: Runtime
-    metadata: JsonObject
+    def __init__(self, runtime: Runtime, metadata: JsonObject, path: Path | None = None) -> None:
+        self.runtime = runtime
+        self.metadata = metadata
+        self.path = path
+        self.categories = [(category_id, name) for category_id, name in metadata["categories"]]
+        # Files of earlier versions do not have it.
+        self.best_threshold = metadata.get("score_threshold")
 
     @classmethod
-    def load(cls, file: str | Path) -> ExportedDetector:
-        """Open a file. `UsageError` if `groupdetr export` did not write it, or for no file."""
+    def load(cls, file: str | Path, imgsz: int | None = None) -> ExportedDetector:
+        """Open a file.
+
+        ``imgsz`` is the shortest side of the input in pixels; None: that of the export.
+
+        `UsageError` if `groupdetr export` did not write the file, if there is none, or if its input
+        has another fixed size than ``imgsz``.
+        """
         runtime, metadata = open_exported(file)
         if metadata.get("task") == "box3d":
             what = "this file detects objects in scenes, not in single images"
             module = "groupdetr.deployment.exported_scene_detector"
             raise UsageError(what, str(file), f"open it by ExportedSceneDetector of {module}")
-        return cls(runtime, metadata)
+        if imgsz is not None:
+            expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
+            size = metadata["size"]
+            if size is not None and size != [imgsz, imgsz]:
+                height, width = size
+                raise UsageError(
+                    f"the input of this file has a fixed size, {height} x {width} pixels",
+                    str(file),
+                    f"leave out imgsz, or export it again: groupdetr export RUN --imgsz {imgsz}",
+                )
+            metadata = metadata | {"imgsz": imgsz}
+        return cls(runtime, metadata, Path(file))
 
-    @property
-    def categories(self) -> list[tuple[int | str, str]]:
-        """The id in the dataset and the name of every class, in the order of the labels."""
-        return [(category_id, name) for category_id, name in self.metadata["categories"]]
+    def expect_options(self, score: float, batch: int, show_groups: bool) -> None:
+        """Raise `UsageError` for options of `predict` that this detector cannot follow."""
+        super().expect_options(score, batch, show_groups)
+        if show_groups:
+            raise UsageError(
+                "an exported file has one group of queries, so there are no others to show",
+                str(self.path or ""),
+                "predict with the run that was exported",
+            )
 
-    def predict(self, image: ImageInput) -> Detections:
+    def resized(self, image: Image.Image, source: str) -> ReadImage:
+        """Return an RGB image with the input of the graph. ``source`` is its path, or ""."""
+        pixels = torch.from_numpy(self.input_of(image))
+        no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
+        return ReadImage(image, source, Images(pixels, no_padding, padded=False))
+
+    def predict_read(
+        self, images: Sequence[ReadImage], score: float, show_groups: bool
+    ) -> list[Result]:
+        """Return the results of images that `read` returned.
+
+        Those whose inputs have equal sizes run together, if the file takes batches.
+        """
+        batches = [[index] for index in range(len(images))]
+        if self.metadata["dynamic_batch"]:
+            batches = of_equal_size(images)
+        results: dict[int, Result] = {}
+        for indices in batches:
+            pixels = torch.cat([images[index].input.pixels for index in indices])
+            outputs = self.runtime(pixels.numpy())
+            for position, index in enumerate(indices):
+                read = images[index]
+                of_image = {name: value[position:][:1] for name, value in outputs.items()}
+                detections = self.detections(of_image, pixels.shape[2:], read.image.size)
+                results[index] = Result(
+                    image=read.image,
+                    detections=detections.above(score),
+                    categories=self.categories,
+                    source=read.source,
+                    best_score=float(detections.scores[0]) if len(detections) else None,
+                )
+        return [results[index] for index in range(len(images))]
+
+    def detect(self, image: ImageInput) -> Detections:
         """Return all detections in an image, in pixels of the image, best first."""
         rgb = to_rgb(image)
         pixels = self.input_of(rgb)
@@ -91,8 +161,7 @@ class ExportedDetector:
         if "mask_logits" in tensors and "boxes" not in tensors:
             return _mask_detections(tensors, (height, width), image_size)
         scale = torch.tensor([image_size[0] / width, image_size[1] / height] * 2)
-        limit = torch.tensor([*image_size, *image_size])
-        boxes = (tensors["boxes"] * scale).clamp(min=0).minimum(limit)
+        boxes = inside(tensors["boxes"] * scale, image_size)
         masks = None
         if "mask_logits" in tensors:
             masks = _enlarged_masks(tensors["mask_logits"], image_size)

@@ -110,8 +110,8 @@ def compare(
     total = _Difference()
     unstable = 0
     for image in images:
-        expected = reference.predict(image)
-        difference = _difference(exported.predict(image), expected, has_boxes)
+        expected = reference.detect(image)
+        difference = _difference(exported.detect(image), expected, has_boxes)
         if not difference.is_within(tolerance) and _is_unstable(
             reference, image, tolerance, has_boxes
         ):
@@ -240,7 +240,7 @@ def _is_unstable(
     """Return whether rounding changes the detections of a detector by more than a tolerance."""
     rgb = to_rgb(image)
     pixels = reference.input_of(rgb)
-    expected = reference.predict(rgb)
+    expected = reference.detect(rgb)
     generator = np.random.default_rng(0)
     for _ in range(_NOISE_DRAWS):
         noise = generator.uniform(-_NOISE, _NOISE, pixels.shape).astype(np.float32)
@@ -259,7 +259,7 @@ def _in_batch(
     pixels = exported.input_of(rgb)
     # The flipped image shows that images of a batch do not depend on each other.
     outputs = exported.runtime(np.concatenate([pixels, pixels[..., ::-1], pixels]))
-    alone = exported.predict(rgb)
+    alone = exported.detect(rgb)
     for index in (0, 2):
         of_image = {name: value[index : index + 1] for name, value in outputs.items()}
         yield exported.detections(of_image, pixels.shape[2:], rgb.size), alone

@@ -24,6 +24,10 @@ UNPACK = "unpack it, and pass the file that is inside"
 AGAIN = "copy or download it again"
 
 
+# The endings of what `groupdetr export` writes for other runtimes
+EXPORTED_ENDINGS = (".onnx", ".xml", ".pt2")
+
+
 @dataclass(frozen=True)
 class FileKind:
     """What a file is, if it is not weights that this library reads."""

@@ -241,6 +241,7 @@ def export(
         "model": detector.recipe.preset,
         "task": detector.task.kind,
         "categories": [list(category) for category in detector.categories],
+        "score_threshold": detector.best_threshold if isinstance(detector, Detector) else None,
         "imgsz": detector.imgsz,
         "divisor": detector.input_shape.divisor,
         "size": list(size) if size else None,

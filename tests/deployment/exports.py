@@ -13,6 +13,7 @@ from groupdetr.registry import create_model, recipe_to_dict
 
 CATEGORIES = [[7, "cat"], [3, "dog"], [9, "hen"]]
 IMGSZ = 64
+SCORE_THRESHOLD = 0.3
 SMALL: dict[str, Any] = {
     "num_groups": 2,
     "channels": 32,
@@ -37,6 +38,11 @@ def write_weights(file: Path, preset: str = "conditional-detr-tiny", **sizes: An
         if "class" in name:
             mean, std = (-1.0, 1.0) if name.endswith("bias") else (0.0, 0.3)
             nn.init.normal_(parameter, mean, std)
-    metadata = {"recipe": recipe_to_dict(model.recipe), "categories": CATEGORIES, "imgsz": IMGSZ}
+    metadata = {
+        "recipe": recipe_to_dict(model.recipe),
+        "categories": CATEGORIES,
+        "imgsz": IMGSZ,
+        "score_threshold": SCORE_THRESHOLD,
+    }
     native.save(model, file, metadata)
     return file

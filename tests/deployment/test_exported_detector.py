@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import groupdetr
+from groupdetr.cli.main import main
 from groupdetr.deployment.exported_detector import ExportedDetector
 from groupdetr.deployment.runtimes import FORMATS
 from groupdetr.errors import UsageError
 from groupdetr.structures.detections import Detections
 from groupdetr.workflows.export import export
-from tests.deployment.exports import CATEGORIES, IMGSZ, SMALL, write_weights
+from tests.deployment.exports import CATEGORIES, IMGSZ, SCORE_THRESHOLD, SMALL, write_weights
 
 ROOT = Path(__file__).parents[2]
 Exported = Callable[[str, str], Path]
@@ -44,7 +46,71 @@ def test_images_of_any_size_have_the_detections_of_the_detector(
     of_file = ExportedDetector.load(exported(format, ending))
     for photo in photos:
         (expected,) = detector.predict(photo, score=0)
-        assert_same(of_file.predict(photo), expected.detections)
+        assert_same(of_file.detect(photo), expected.detections)
+
+
+def predictions_of(source: Path, photos: list[Path], out: Path) -> list[dict[str, Any]]:
+    """Return predictions.json of `groupdetr predict`, with the default score threshold."""
+    arguments = ["predict", str(source), *map(str, photos), "--out", str(out), "--save-txt"]
+    assert main([*arguments, "--batch", "2", "--device", "cpu"]) == 0
+    content: list[dict[str, Any]] = json.loads((out / "predictions.json").read_text())
+    return content
+
+
+@every_format
+def test_predict_writes_the_same_with_a_file_as_with_its_weights(
+    format: str, ending: str, exported: Exported, weights: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    same_size = tmp_path / "same-size.png"
+    Image.open(photos[0]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(same_size)
+    photos = [photos[0], same_size, photos[2]]
+    expected = predictions_of(weights, photos, tmp_path / "weights")
+    found = predictions_of(exported(format, ending), photos, tmp_path / "file")
+    assert sum(len(image["detections"]) for image in expected) > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours["detections"]) == len(theirs["detections"])
+        for one, other in zip(ours.pop("detections"), theirs.pop("detections"), strict=True):
+            assert (one["category_id"], one["name"]) == (other["category_id"], other["name"])
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+            assert one["box"] == pytest.approx(other["box"], abs=0.5)
+        assert ours == theirs
+    written = [
+        sorted(file.relative_to(tmp_path / name) for file in (tmp_path / name).rglob("*.*"))
+        for name in ("weights", "file")
+    ]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--show-groups"], "--show-groups is for runs"),
+        (["--vote", "2"], "--vote is for runs"),
+        (["--precision", "bf16"], "--precision is for runs"),
+        (["--split", "train"], "--split is for runs"),
+        (["--device", "cuda"], "run on the CPU here"),
+        (["--imgsz", "0"], "imgsz"),
+    ],
+)
+def test_predict_refuses_what_a_file_cannot_do(
+    options: list[str],
+    message: str,
+    exported: Exported,
+    photos: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = exported("torch-export", ".pt2")
+    assert main(["predict", str(file), str(photos[0]), *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_file_of_any_size_takes_images_of_another_size(
+    exported: Exported, weights: Path, photos: list[Path]
+) -> None:
+    of_file = ExportedDetector.load(exported("torch-export", ".pt2"), imgsz=96)
+    (found,) = of_file.predict(photos[0], score=0)
+    (expected,) = groupdetr.Detector(weights, "cpu", imgsz=96).predict(photos[0], score=0)
+    assert_same(found.detections, expected.detections)
 
 
 @every_format
@@ -67,6 +133,7 @@ def test_a_file_says_which_classes_and_sizes_it_has(
     of_file = ExportedDetector.load(exported(format, ending))
     assert of_file.categories == [(category_id, name) for category_id, name in CATEGORIES]
     assert of_file.metadata["imgsz"] == IMGSZ
+    assert of_file.score == SCORE_THRESHOLD
     assert of_file.metadata["version"] == groupdetr.__version__
 
 
@@ -96,7 +163,7 @@ def test_images_of_any_size_have_whole_windows(photos: list[Path], tmp_path: Pat
     detector = groupdetr.Detector(weights, "cpu")
     for photo in photos:
         (expected,) = detector.predict(photo, score=0)
-        assert_same(of_file.predict(photo), expected.detections)
+        assert_same(of_file.detect(photo), expected.detections)
 
 
 def test_a_fixed_size_stretches_images_to_it(
@@ -104,9 +171,11 @@ def test_a_fixed_size_stretches_images_to_it(
 ) -> None:
     file = export(weights, "torch-export", tmp_path / "fixed.pt2", size=(64, 96), top=5).file
     of_file = ExportedDetector.load(file)
-    detections = of_file.predict(photos[1])  # of 70 x 120 pixels
+    detections = of_file.detect(photos[1])  # of 70 x 120 pixels
     assert len(detections) == 5
     assert bool((detections.boxes <= torch.tensor([70, 120, 70, 120])).all())
+    with pytest.raises(UsageError, match="fixed size, 64 x 96"):
+        ExportedDetector.load(file, imgsz=64)
     with pytest.raises(Exception, match="64"):
         of_file.runtime(np.zeros((1, 3, 96, 64), dtype=np.float32))
 
@@ -147,7 +216,7 @@ def test_masks_are_those_of_the_detector(
     photo = photos[2]  # of 64 x 64 pixels
     result: Any
     (result,) = groupdetr.Detector(weights, "cpu").predict(photo, score=0)
-    detections = ExportedDetector.load(file).predict(photo)
+    detections = ExportedDetector.load(file).detect(photo)
     torch.testing.assert_close(detections.scores, result.detections.scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(detections.boxes, result.detections.boxes, rtol=0, atol=0.5)
     assert json.dumps(str(detections.masks)) == json.dumps(str(result.detections.masks))

@@ -19,7 +19,8 @@ class PredictOptions(PluginOptions):
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, a weights file of this library, or a model on the Hugging Face hub (owner/name)."""
+    """A run, a weights file of this library, an exported file (.onnx, .xml, .pt2), or a model on
+    the Hugging Face hub (owner/name)."""
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Files, folders (searched recursively), globs and addresses (https://...) of images and
     videos; a camera (0, or camera:NAME); - reads one path a line from stdin. For scenes: the folder

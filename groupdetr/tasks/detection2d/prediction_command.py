@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -25,7 +25,8 @@ from groupdetr.files.replacing import expect_replaceable
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated
-from groupdetr.tasks.detection2d.prediction import Detector, ReadImage
+from groupdetr.tasks.detection2d.image_detector import ImageDetector, ReadImage
+from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.prediction_files import PredictionFiles
 from groupdetr.tasks.detection2d.prediction_inputs import (
     PredictionInput,
@@ -75,17 +76,59 @@ def predict(
     uncertainty: bool,
     vote: int | None,
 ) -> WrittenPredictions:
+    """Predict with a run or with weights, as `write_predictions` does.
+
+    ``precision``, ``uncertainty`` and ``vote`` are those of `Detector`. ``split`` is for scenes.
+    """
+
+    def open_detector() -> Detector:
+        detector = Detector(
+            run, device, imgsz, uncertainty=uncertainty, vote=vote, precision=precision
+        )
+        if detector.precision_choice is not None:
+            create_console().print(str(detector.precision_choice))
+        return detector
+
+    return write_predictions(
+        open_detector,
+        inputs,
+        score=score,
+        limit=limit,
+        out=out,
+        batch=batch,
+        workers=workers,
+        save_txt=save_txt,
+        save_json=save_json,
+        save_crops=save_crops,
+        show_groups=show_groups,
+    )
+
+
+def write_predictions(
+    open_detector: Callable[[], ImageDetector],
+    inputs: Sequence[str],
+    *,
+    score: float | None,
+    limit: int | None,
+    out: Path,
+    batch: int,
+    workers: int | None,
+    save_txt: bool,
+    save_json: bool,
+    save_crops: bool,
+    show_groups: bool = False,
+) -> WrittenPredictions:
     """Write annotated copies of images and videos, and predictions.json, to the folder ``out``.
 
     Print one line for each image and each video, and return where the content of predictions.json
-    is. ``inputs`` are files, folders, globs, addresses and cameras; ``-`` stands for those that
-    stdin lists. ``score`` is the score threshold; None: that of the best F1 of the run, and 0.5 for
-    other weights. ``split`` is for scenes. ``limit`` is the largest number of frames of each video
-    and camera. ``batch`` images or frames are read at a time. ``workers`` threads read images, and
-    as many draw and write; None: one for each spare processor core, 8 at most. `PredictionFiles`
-    has the files of ``save_txt``, ``save_json`` and ``save_crops``. With ``show_groups``, the boxes
-    of all groups are drawn and written. ``precision``, ``uncertainty`` and ``vote`` are those of
-    `Detector`. Inputs that cannot be read are skipped; `DataError` at the end.
+    is. The detector is opened when it is clear that the outputs can be written. ``inputs`` are
+    files, folders, globs, addresses and cameras; ``-`` stands for those that stdin lists. ``score``
+    is the score threshold; None: that of the detector. ``limit`` is the largest number of frames of
+    each video and camera. ``batch`` images or frames are read at a time. ``workers`` threads read
+    images, and as many draw and write; None: one for each spare processor core, 8 at most.
+    `PredictionFiles` has the files of ``save_txt``, ``save_json`` and ``save_crops``. With
+    ``show_groups``, the boxes of all groups are drawn and written. Inputs that cannot be read are
+    skipped; `DataError` at the end.
     """
     if not inputs:
         raise UsageError(
@@ -107,9 +150,7 @@ def predict(
     console = create_console()
     if left_out := search.describe_left_out():
         console.print(left_out)
-    detector = Detector(run, device, imgsz, uncertainty=uncertainty, vote=vote, precision=precision)
-    if detector.precision_choice is not None:
-        console.print(str(detector.precision_choice))
+    detector = open_detector()
     min_score = detector.score if score is None else score
     detector.expect_options(min_score, batch, show_groups)
     if score is None and detector.best_threshold is not None:
@@ -152,7 +193,7 @@ _Input = tuple[PredictionInput, Path]
 class _Prediction:
     """A prediction that is under way: the options, and what there is so far."""
 
-    detector: Detector
+    detector: ImageDetector
     score: float
     batch: int
     threads: int  # that read images, and as many that draw and write them

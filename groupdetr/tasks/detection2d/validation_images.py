@@ -7,7 +7,7 @@ from PIL import Image
 from groupdetr.data.image_decoding import load_image
 from groupdetr.evaluation.coco import CocoEvaluation
 from groupdetr.structures.detections import Detections
-from groupdetr.tasks.detection2d.prediction import DEFAULT_SCORE
+from groupdetr.tasks.detection2d.image_detector import DEFAULT_SCORE
 from groupdetr.tasks.detection2d.result import Result
 from groupdetr.tasks.detection2d.task import DetectionTask
 
