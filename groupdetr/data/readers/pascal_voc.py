@@ -22,10 +22,10 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from xml.parsers.expat import ExpatError
 
 import numpy as np
@@ -182,13 +182,13 @@ class _ImageIndex:
         """Return the image beside an XML file, or in the folder of the images.
 
         ``recorded_name`` is what the file says; it counts if there is no image of the same name as
-        the XML file.
+        the XML file, or several with other endings.
         """
         for stem in (file.stem, Path(recorded_name).stem):
             candidates = self._by_stem.get(stem, [])
             nearest = [path for path in candidates if path.parent in _image_folders(file)]
             if nearest:
-                return nearest[0]
+                return min(nearest, key=lambda path: (path.name != recorded_name, path))
             if len(candidates) == 1:
                 return candidates[0]
         return None
@@ -218,13 +218,13 @@ def _splits(
     for name in dict.fromkeys((folder, "Main")):
         found_lists = sorted((root / "ImageSets" / name).glob("*.txt"))
         lists = lists or {file.stem.lower(): file for file in found_lists}
-    by_stem = {file.stem: file for file in files}
+    by_name = _by_name(root, files) if lists else {}
     splits = {}
     for stem, file in lists.items():
         if split := SPLIT_ALIASES.get(stem):
-            splits[split] = (file, _listed(file, by_stem))
+            splits[split] = (file, _listed(file, by_name))
     if "trainval" in lists and "train" not in splits:
-        splits["train"] = (lists["trainval"], _listed(lists["trainval"], by_stem))
+        splits["train"] = (lists["trainval"], _listed(lists["trainval"], by_name))
     if splits:
         return splits
     by_split: dict[str, list[Path]] = {}
@@ -239,23 +239,39 @@ def _splits(
     return folders
 
 
-def _listed(file: Path, by_stem: dict[str, Path]) -> list[Path]:
+def _by_name(root: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """Return the XML files by the names that a list may have for them.
+
+    These are the name of the file without its ending, and the same with the folders that it is in,
+    as CVAT writes them: ``camera/1`` is ``Annotations/camera/1.xml``.
+    """
+    by_name = {}
+    for file in files:
+        *folders, _ = file.relative_to(root).parts
+        for start in range(len(folders) + 1):
+            by_name["/".join([*folders[start:], file.stem])] = file
+    return by_name
+
+
+def _listed(file: Path, by_name: dict[str, Path]) -> list[Path]:
     """Return the XML files of the names in a list, in its order.
 
     A name may have spaces, and be followed by -1, 0 or 1, as in the lists of a class. Some programs
     write the names of the images, with their endings.
     """
-    stems = []
+    names = []
     for line in read_lines(file):
-        name = line.strip()
-        if name and name not in by_stem:
+        name = line.strip().replace("\\", "/")
+        if name and name not in by_name:
             name = _CLASS_FLAG.sub("", name)
-        if name and name not in by_stem and is_image_name(name):
-            name = PureWindowsPath(name).stem
+        if name and name not in by_name and is_image_name(name):
+            name = str(PurePosixPath(name).with_suffix(""))
+            name = name if name in by_name else PurePosixPath(name).name
         if name:
-            stems.append(name)
-    folder = next(iter(by_stem.values())).parent if by_stem else file.parent
-    return [by_stem.get(stem, folder / f"{stem}.xml") for stem in dict.fromkeys(stems)]
+            names.append(name)
+    folder = next(iter(by_name.values())).parent if by_name else file.parent
+    listed = [by_name.get(name, folder / f"{name}.xml") for name in names]
+    return list(dict.fromkeys(listed))
 
 
 def _split_of_path(path: Path) -> str:
@@ -315,7 +331,7 @@ def _read_file(file: Path, images: _ImageIndex) -> _Annotation:
 
 def _read_masks(annotation: _Annotation, folder: Path) -> None:
     """Add the masks of the objects of an image, if there is a file of them in ``folder``."""
-    file = folder / f"{annotation.file.stem}.png"
+    file = _mask_file(annotation.file, folder)
     if not file.is_file():
         return
     try:
@@ -333,6 +349,18 @@ def _read_masks(annotation: _Annotation, folder: Path) -> None:
         if pixels.any():
             (rle,) = coco.encode(np.asfortranarray(pixels[:, :, None], dtype=np.uint8))
             item.mask = {"size": list(pixels.shape), "counts": rle["counts"].decode()}
+
+
+def _mask_file(xml_file: Path, folder: Path) -> Path:
+    """Return the file in ``folder`` that the masks of an image are in, if there is one.
+
+    It is in the same subfolders as the XML file is in its folder.
+    """
+    parts = xml_file.parts
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index].lower() in _XML_FOLDERS:
+            return folder.joinpath(*parts[index + 1 :]).with_suffix(".png")
+    return folder / f"{xml_file.stem}.png"
 
 
 def _without_xml(file: Path, images: _ImageIndex) -> _Annotation:
@@ -388,7 +416,8 @@ def _read_object(element: ElementTree.Element, number: int, findings: Findings) 
         what = f"the corners of {printable(name)} are {[float(x) for x in corners]}"
         findings.add("xml-object", record, what)
         return None
-    is_difficult = _text(element, "difficult") not in ("", "0")
+    # Some programs write false or Unspecified.
+    is_difficult = _text(element, "difficult").lower() in ("1", "true", "yes")
     return _Object(name, corners, is_difficult, record, number)
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
@@ -49,12 +50,15 @@ def read_yolo(data: Path) -> dict[str, SplitAnnotations]:
     locations = RecordLocations(description.file)
     splits = {}
     findings = list(description.findings)
+    labels: list[Path] = []  # of the images of all splits, which may share a folder
     for name, sources in description.sources.items():
-        split = _read_split(description, name, sources, locations)
+        split = _read_split(description, name, sources, locations, labels)
         if split is not None:
             splits[name] = split
         else:
             findings.append(without_test(description.file, "has no images"))
+    lists = set(chain(*description.sources.values()))
+    findings += _labels_without_image(labels, lists)
     if findings and splits:
         first = next(iter(splits))
         splits[first] = replace(splits[first], findings=(*findings, *splits[first].findings))
@@ -87,9 +91,16 @@ class _Content:
 
 
 def _read_split(
-    description: Description, name: str, sources: list[Path], locations: RecordLocations
+    description: Description,
+    name: str,
+    sources: list[Path],
+    locations: RecordLocations,
+    all_labels: list[Path],
 ) -> SplitAnnotations | None:
-    """Return a split; None for a test split without images."""
+    """Return a split; None for a test split without images.
+
+    The label files of its images, existing or not, are added to ``all_labels``.
+    """
     file = sources[0] if len(sources) == 1 else description.file
     split = _Content(file)
     listed = [
@@ -112,6 +123,7 @@ def _read_split(
         raise refused("split-not-found", description.file, what)
     folder = Path(os.path.commonpath([image.parent for image in images]))
     labels = [label_file(image) for image in images]
+    all_labels += labels
     exist = [path.is_file() for path in labels]
     if not any(exist) and name != "test":  # a test split may have no labels
         what = f"none of its {len(images)} images has a label file, such as {labels[0]}"
@@ -127,7 +139,6 @@ def _read_split(
         entry["width"], entry["height"] = width, height
         if exists:
             _read_labels(label, description, entry, split, locations)
-    _check_labels_without_image(labels, split)
     categories = [{"id": number, "name": text} for number, text in description.names.items()]
     content = {"images": split.images, "annotations": split.annotations, "categories": categories}
     return SplitAnnotations(content, folder, file, tuple(split.findings), locations)
@@ -137,13 +148,14 @@ def _images_of(source: Path, root: Path, findings: list[Finding]) -> Iterator[Pa
     """Yield the images of a folder, in the order of their names, or of a list in its order.
 
     Names in a list are relative to the folder of the list, to ``root``, that of the dataset, or to
-    the current folder.
+    the current folder. Of a path of another machine, the end counts that exists in ``root``.
     """
     if source.is_dir():
         yield from search_folder(source, follow_links=True).images
     elif is_image_name(source.name):
         yield source
     else:
+        moved: list[tuple[str, Path]] = []
         for number, line in enumerate(read_lines(source), 1):
             name = line.strip().replace("\\", "/")
             if name and not is_image_name(name):
@@ -154,7 +166,28 @@ def _images_of(source: Path, root: Path, findings: list[Finding]) -> Iterator[Pa
                 # the current folder, which mostly is that of the dataset.
                 folders = (source.parent, root, Path.cwd())
                 paths = [Path(os.path.normpath(folder / name)) for folder in folders]
-                yield next((path for path in paths if path.exists()), paths[0])
+                path = next((path for path in paths if path.exists()), None)
+                if path is None and (path := _end_of_path(name, (source.parent, root))):
+                    moved.append((name, path))
+                yield path or paths[0]
+        if moved:
+            name, path = moved[0]
+            what = f"{len(moved)} of its images are elsewhere, such as {printable(name)}: {path}"
+            findings.append(Finding("split-elsewhere", str(source), "", what))
+
+
+def _end_of_path(name: str, folders: Sequence[Path]) -> Path | None:
+    """Return the longest end of a path that exists in one of ``folders``; None if none does.
+
+    Programs write the paths of their machine, as /home/me/darknet/data/images/1.jpg.
+    """
+    parts = PurePosixPath(name).parts
+    for start in range(1, len(parts)):
+        for folder in folders:
+            path = folder.joinpath(*parts[start:])
+            if path.exists():
+                return path
+    return None
 
 
 def label_file(image: Path) -> Path:
@@ -169,8 +202,11 @@ def label_file(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _check_labels_without_image(labels: Iterable[Path], split: _Content) -> None:
-    """Report label files that belong to no image, such as those of images that were renamed."""
+def _labels_without_image(labels: Iterable[Path], lists: Set[Path]) -> Iterator[Finding]:
+    """Find label files that belong to no image, such as those of images that were renamed.
+
+    ``labels`` are those of all images. ``lists`` are files with the names of images.
+    """
     by_folder: dict[Path, set[str]] = {}
     for label in labels:
         by_folder.setdefault(label.parent, set()).add(label.name)
@@ -178,10 +214,10 @@ def _check_labels_without_image(labels: Iterable[Path], split: _Content) -> None
         if not folder.is_dir():
             continue
         for name in sorted(os.listdir(folder)):
-            is_label = name.endswith(".txt") and name not in CLASS_FILES
-            if is_label and not is_system_name(name) and name not in known:
+            is_other = name in CLASS_FILES or is_system_name(name) or folder / name in lists
+            if name.endswith(".txt") and name not in known and not is_other:
                 what = "no image has this name"
-                split.findings.append(Finding("labels-without-image", str(folder / name), "", what))
+                yield Finding("labels-without-image", str(folder / name), "", what)
 
 
 # labels

@@ -1,8 +1,8 @@
 """The description of a YOLO dataset: its classes, and where the images of its splits are.
 
-It is data.yaml, or the folders do without one. Entries of data.yaml are often those of another
-machine, or of another arrangement of the folders. Then the split is read from its folder in this
-dataset, and a warning says so.
+It is data.yaml, or the folders and the lists of images do without one. Entries of data.yaml are
+often those of another machine, or of another arrangement of the folders. Then the split is read
+from its folder in this dataset, and a warning says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PureWindowsPath
 
 import yaml
@@ -110,8 +111,9 @@ def _describe_yaml(file: Path) -> Description:
             continue
         if split in sources:
             raise refused("dataset-yaml", file, f"it has several entries for the {split} split")
-        paths = [_source(entry, key, root, file) for entry in entries]
-        if None in paths:
+        found = [_sources(entry, key, root, file) for entry in entries]
+        paths = list(chain(*found))
+        if [] in found:
             elsewhere = _source_elsewhere(entries, split, root, file)
             if elsewhere is None and split == "test":
                 # Exports of Roboflow name it even if there is none.
@@ -123,7 +125,7 @@ def _describe_yaml(file: Path) -> Description:
             paths = [elsewhere]
             what = f"{key!r} is {printable(value)}, which does not exist; {elsewhere} does"
             findings.append(Finding("split-elsewhere", str(file), "", what))
-        sources[split] = [path for path in paths if path is not None]
+        sources[split] = paths
     if not sources:
         raise refused("dataset-yaml", file, "it names no images: 'train', 'val' and 'test'")
     keypoint_numbers = _keypoint_numbers(content.get("kpt_shape"), file)
@@ -261,10 +263,10 @@ def _root(path: object, file: Path) -> Path:
     return file.parent
 
 
-def _source(entry: object, key: str, root: Path, file: Path) -> Path | None:
+def _sources(entry: object, key: str, root: Path, file: Path) -> list[Path]:
     """Return the folder, list of images, or image that an entry of data.yaml names.
 
-    None if it does not exist.
+    An entry with wildcards may name several. The list is empty if nothing of this name exists.
     """
     if not isinstance(entry, str) or not entry.strip():
         raise refused("dataset-yaml", file, f"an entry of {key!r} is {printable(entry)}")
@@ -274,10 +276,18 @@ def _source(entry: object, key: str, root: Path, file: Path) -> Path | None:
         for name in (entry, inside):
             path = Path(os.path.normpath(folder / name))
             if path.exists():
-                return path
-            if glob.has_magic(name) and (matches := glob.glob(str(folder / name))):
-                return Path(os.path.commonpath(matches))
-    return None
+                return [path]
+            if glob.has_magic(name) and (paths := _matches(folder, name)):
+                return paths
+    return []
+
+
+def _matches(folder: Path, pattern: str) -> list[Path]:
+    """Return the folders and the images that a name with wildcards stands for, else the lists."""
+    names = sorted(glob.glob(pattern, root_dir=folder))
+    paths = [Path(os.path.normpath(folder / name)) for name in names]
+    images = [path for path in paths if path.is_dir() or is_image_name(path.name)]
+    return images or [path for path in paths if _is_image_list(path)]
 
 
 def _source_elsewhere(entries: list[object], split: str, root: Path, file: Path) -> Path | None:
@@ -314,10 +324,11 @@ def _split_of_name(name: str) -> str | None:
 
 
 def _has_label_folders(folder: Path) -> bool:
-    return any(_label_folders(folder)) or (
-        any((folder / name).is_file() for name in CLASS_FILES)
-        and any(is_image_name(name) for name in os.listdir(folder))
-    )
+    if any(_label_folders(folder)):
+        return True
+    if not any((folder / name).is_file() for name in CLASS_FILES):
+        return False
+    return any(map(is_image_name, os.listdir(folder))) or bool(split_lists(folder))
 
 
 def _label_folders(folder: Path) -> Iterator[Path]:
@@ -336,8 +347,32 @@ def _describe_folder(root: Path) -> Description:
             raise refused("class-names", class_file, "it has no names")
     else:
         names = _names_of_yaml(root)
-    sources = {split: [folder] for split, folder in split_folders(root).items()}
+    sources = {split: [path] for split, path in (split_folders(root) or split_lists(root)).items()}
     return Description(root, names, sources or {"train": [root]}, root)
+
+
+def split_lists(root: Path) -> dict[str, Path]:
+    """Return the lists of images in a folder that have the names of splits: train.txt, val.txt.
+
+    There are none without one of train.
+    """
+    lists = {}
+    for name in sorted(os.listdir(root)):
+        split = SPLIT_ALIASES.get(name.lower().removesuffix(".txt"))
+        if split and _is_image_list(root / name):
+            lists[split] = root / name
+    return lists if "train" in lists else {}
+
+
+def _is_image_list(file: Path) -> bool:
+    """Return whether a file is a text whose first line is the name of an image."""
+    if file.suffix.lower() != ".txt" or is_system_name(file.name) or not file.is_file():
+        return False
+    try:
+        lines = [line.strip() for line in read_lines(file)]
+    except RefusedError:
+        return False
+    return is_image_name(next(filter(None, lines), ""))
 
 
 def _class_file(root: Path) -> Path | None:

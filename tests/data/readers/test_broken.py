@@ -190,12 +190,26 @@ def test_corners_that_begin_at_0_are_recognised(voc: Path) -> None:
     assert not finding(check(voc), "corners-from-zero").is_error
 
 
-def test_difficult_objects_are_crowds(voc: Path) -> None:
-    text = xml_text().replace("</name>", "</name><difficult>1</difficult>")
-    write(voc / "Annotations/train.xml", text)
+@pytest.mark.parametrize(
+    ("text", "crowd"),
+    [("1", True), ("true", True), ("0", False), ("False", False), ("Unspecified", False)],
+)
+def test_difficult_objects_are_crowds(text: str, crowd: bool, voc: Path) -> None:
+    xml = xml_text().replace("</name>", f"</name><difficult>{text}</difficult>")
+    write(voc / "Annotations/train.xml", xml)
     (record,) = load(voc).splits["train"].records
-    assert record.crowd.tolist() == [True]
-    assert not record.trainable.any()
+    assert record.crowd.tolist() == [crowd]
+    assert record.trainable.tolist() == [not crowd]
+
+
+@pytest.mark.parametrize("ending", ["bmp", "jpg", "png"])
+def test_of_images_with_other_endings_the_recorded_one_is_read(ending: str, voc: Path) -> None:
+    for other in ("bmp", "png"):
+        save_image(voc / f"JPEGImages/train.{other}")
+    recorded = f"<annotation><filename>train.{ending}</filename>"
+    write(voc / "Annotations/train.xml", xml_text().replace("<annotation>", recorded))
+    (record,) = load(voc).splits["train"].records
+    assert record.path.name == f"train.{ending}"
 
 
 def test_files_that_a_list_names_must_exist(voc: Path) -> None:

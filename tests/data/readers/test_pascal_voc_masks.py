@@ -176,3 +176,26 @@ def test_of_masks_that_overlap_the_smaller_one_is_in_front_and_the_loss_is_count
     pixels = np.asarray(Image.open(tmp_path / "voc/SegmentationObject/a.png"))
     assert (pixels == 1).sum() == 100
     assert (pixels == 2).sum() == 40 * 30 - 100
+
+
+def test_lists_name_files_in_subfolders(voc: Path) -> None:
+    """CVAT keeps the folders of the images, in which file names may occur again."""
+
+    def masks() -> dict[str, list[list[object]]]:
+        splits = load(voc, masks=True).splits
+        return {
+            name: [
+                [mask.to_rle(32, 48) for mask in record.object_masks() or ()]
+                for record in split.records
+            ]
+            for name, split in splits.items()
+        }
+
+    expected = masks()
+    for folder in ("Annotations", "JPEGImages", "SegmentationObject"):
+        for file in sorted((voc / folder).iterdir()):
+            (voc / folder / file.stem).mkdir()
+            file.rename(voc / folder / file.stem / f"1{file.suffix}")
+    for file in voc.glob("ImageSets/*/*.txt"):
+        file.write_text("".join(f"{name}/1\n" for name in file.read_text().split()))
+    assert masks() == expected

@@ -173,6 +173,60 @@ def test_names_in_a_list_may_be_relative_to_the_dataset(tmp_path: Path) -> None:
     assert not findings
 
 
+def darknet(root: Path) -> dict[str, str]:
+    write_split(root / "images", "a.jpg", "b.jpg", "c.jpg")
+    return {"train": "images/a.jpg\nimages/c.jpg\n", "val": "images/b.jpg\n"}
+
+
+def cvat(root: Path) -> dict[str, str]:
+    """Write what CVAT calls YOLO 1.1. Its paths begin in a folder that the archive lacks."""
+    lists = {}
+    for split, names in (("train", "ac"), ("valid", "b")):
+        write_split(root / "images", *(f"{name}.jpg" for name in names))
+        folder = root / f"obj_{split}_data"
+        (root / "images").rename(folder)
+        for label in (root / "labels").iterdir():
+            label.rename(folder / label.name)
+        (root / "labels").rmdir()
+        lists[split] = "".join(f"data/{folder.name}/{name}.jpg\n" for name in names)
+    return lists
+
+
+@pytest.mark.parametrize(("write", "has_warning"), [(darknet, False), (cvat, True)])
+@pytest.mark.parametrize("described", [False, True])
+def test_lists_of_images_are_the_splits(
+    write: Callable[[Path], dict[str, str]], has_warning: bool, described: bool, tmp_path: Path
+) -> None:
+    """They are, with data.yaml or without, and the splits may share their folders."""
+    lists = write(tmp_path)
+    for split, text in lists.items():
+        (tmp_path / f"{split}.txt").write_text(text)
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    if described:
+        entries = "".join(f"{split}: {split}.txt\n" for split in lists)
+        (tmp_path / "data.yaml").write_text(NAMES + entries)
+    data, findings = read_with_findings(tmp_path)
+    assert {
+        name: [(record.path.name, len(record.boxes)) for record in split.records]
+        for name, split in data.splits.items()
+    } == {"train": [("a.jpg", 1), ("c.jpg", 1)], "val": [("b.jpg", 1)]}
+    assert [finding.code for finding in findings] == ["split-elsewhere"] * 2 * has_warning
+
+
+@pytest.mark.parametrize("entry", ["images/train?", "images/train*/*"])
+def test_wildcards_name_what_they_match_and_nothing_between(entry: str, tmp_path: Path) -> None:
+    """In a dataset whose own name has the characters of wildcards."""
+    root = tmp_path / "set [1]"
+    for number, split in enumerate(("train1", "train2", "trial")):
+        write_split(root / "images" / split, f"{number}.jpg")
+    (root / "images/train1/notes.txt").write_text("mine")
+    (root / "data.yaml").write_text(f"train: {entry}\nval: images/trial\n{NAMES}")
+    data, findings = read_with_findings(root)
+    assert [record.path.name for record in data.splits["train"].records] == ["0.jpg", "1.jpg"]
+    assert [record.path.name for record in data.splits["val"].records] == ["2.jpg"]
+    assert not findings
+
+
 def test_a_test_split_may_have_no_labels(tmp_path: Path) -> None:
     ultralytics(tmp_path)
     (tmp_path / "images/test").mkdir()
