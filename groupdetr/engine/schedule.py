@@ -59,10 +59,12 @@ class TrainingSchedule:
         """True if no further step is taken, unless a stop was requested before."""
         if self.state.progress.step == self.plan.stop_after:
             return True
+        return self.is_stopped_by_patience() or self.fraction() >= 1
+
+    def is_stopped_by_patience(self) -> bool:
+        """True if as many evaluations as ``early_stop`` have brought no better score."""
         patience = self.settings.early_stop
-        if patience is not None and self.state.progress.stale >= patience:
-            return True
-        return self.fraction() >= 1
+        return patience is not None and self.state.progress.stale >= patience
 
     def is_paused(self) -> bool:
         """True after the step ``stop_after`` if it is not the last one, to be resumed later."""

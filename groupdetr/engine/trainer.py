@@ -263,8 +263,7 @@ class Trainer:
             keep_freed_memory()
         network = self.prepare_network()
         self.model.train()
-        if progress.evaluation_due:
-            # A callback failed before the evaluation of this step, in a former part of the run.
+        if self.is_evaluation_missing():
             self.evaluate(network)
             self.save()
         while True:
@@ -390,6 +389,19 @@ class Trainer:
     def is_finished(self) -> bool:
         """True if no further step is taken."""
         return self.is_stopping or self.is_finishing or self.schedule.has_ended()
+
+    def is_evaluation_missing(self) -> bool:
+        """True if the current weights are evaluated before any step is taken.
+
+        Either the evaluation of this step was prevented in a former part of the run, for example by
+        a callback that failed. Or the options with which the run is resumed end it at this step,
+        after which no evaluation was due by then.
+        """
+        progress = self.state.progress
+        if progress.evaluation_due:
+            return True
+        is_complete = self.schedule.has_ended() and not self.schedule.is_paused()
+        return is_complete and progress.evaluated_step != progress.step
 
     def stopped_early(self) -> bool:
         """True if the training was stopped before its end, to be resumed later."""

@@ -262,6 +262,12 @@ def finish(
         return result_of(plan, trainer, interrupted=trainer.is_stopping)
     if trainer.is_finishing:
         plan.log(f"a callback finished the training after step {progress.step}")
+    elif trainer.schedule.is_stopped_by_patience() and trainer.schedule.fraction() < 1:
+        # Also said if the run is resumed with a greater length, which does not change it.
+        plan.log(
+            f"--early-stop {plan.settings.early_stop} ended the training after step "
+            f"{progress.step}; to go on, {resume_command(plan)} --early-stop None"
+        )
     workflows = workflows_for(plan.task)
     if plan.is_main_process:
         write_page(plan, workflows.report)

@@ -149,6 +149,32 @@ def test_options_without_effect_on_a_resumed_run_are_refused(
     assert load_checkpoint(run)["progress"]["step"] == 2
 
 
+@pytest.mark.parametrize("length", [["--steps", "2"], ["--minutes", "0.0001"]])
+def test_a_run_that_its_new_length_ends_at_once_is_evaluated(length: list[str], run: Path) -> None:
+    """No evaluation was due after the two steps of the former part."""
+    assert main(["train", "--resume", str(run), *length]) == 0
+    assert load_checkpoint(run)["progress"]["evaluated_step"] == 2
+    assert [record["step"] for record in read_log(run) if "AP" in record] == [2]
+    assert (run / "weights/best.safetensors").is_file()
+    assert (run / "report.html").is_file()
+
+
+def test_a_longer_run_that_early_stop_has_ended_says_so_and_how_it_goes_on(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", "9", "--batch", "12", "--lr", "0", "--backbone-lr", "0"]
+    run = train(shapes, tmp_path / "stale", *options, "--early-stop", "1")
+    step = load_checkpoint(run)["progress"]["step"]
+    assert step < 18
+    assert main(["train", "--resume", str(run), "--epochs", "10"]) == 0
+    ending = f"--early-stop 1 ended the training after step {step}; to go on, "
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.count(ending) == 2, "once by the training, and once by the longer one"
+    assert output.count(f"--resume {run} --early-stop None") == 2
+    assert main(["train", "--resume", str(run), "--early-stop", "None"]) == 0
+    assert load_checkpoint(run)["progress"]["step"] == 20
+
+
 def test_set_adds_to_the_fields_of_the_run(run: Path) -> None:
     assert main(["train", "--resume", str(run), "--set", "dropout=0.3"]) == 0
     assert "dropout=0.3" in (run / "config.yaml").read_text()
