@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import json
 import math
 import socket
 import threading
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 from groupdetr.console.output import create_console
 from groupdetr.errors import DataError, GroupDETRError, UsageError
 from groupdetr.report.style import CSS
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.web.mistakes import KINDS
 from groupdetr.web.session import PAGE_SIZE, WebSession
 
@@ -97,7 +99,7 @@ class WebServer:
     @property
     def address(self) -> str:
         """The address to open in a browser of this machine."""
-        name = "127.0.0.1" if self.host in ("", "0.0.0.0", "::") else self.host
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{name}]' if ':' in name else name}:{self.port}/"
 
     def open_browser(self) -> None:
@@ -158,9 +160,13 @@ def listen(host: str, port: int | None) -> socket.socket:
             host,
             "leave out --host, or name an address of this machine, such as 0.0.0.0 for all of them",
         ) from error
+    # "::" stands for all addresses of this machine, also those of IPv4.
+    dualstack = address[0] == "::" and socket.has_dualstack_ipv6()
     for candidate in ports:
         try:
-            return socket.create_server((address[0], candidate), family=family, backlog=128)
+            return socket.create_server(
+                (address[0], candidate), family=family, backlog=128, dualstack_ipv6=dualstack
+            )
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port is not None:
                 raise _cannot_listen(error, host, candidate) from error
@@ -211,7 +217,8 @@ def create_app(session: WebSession, host: str) -> Starlette:
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
-    from starlette.responses import JSONResponse, Response
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import Response
     from starlette.routing import Route
 
     # Functions without ``async`` run in threads, so the page stays alive while the network runs.
@@ -222,7 +229,7 @@ def create_app(session: WebSession, host: str) -> Starlette:
     routes.append(Route("/style.css", _static(CSS.encode(), "text/css")))
 
     def info(_request: Request) -> Response:
-        return JSONResponse(session.info())
+        return _json(session.info())
 
     async def detect(request: Request) -> Response:
         content = await _read_body(request)
@@ -230,22 +237,22 @@ def create_app(session: WebSession, host: str) -> Starlette:
             megabytes = MAX_UPLOAD >> 20
             what = f"the file has more than {megabytes} MiB"
             return _error(DataError(what, remedy="scale the image down or cut it into tiles"), 413)
-        return JSONResponse(await run_in_threadpool(session.detect, content))
+        return _json(await run_in_threadpool(session.detect, content))
 
     def start(_request: Request) -> Response:
         if session.validation is None:
             return _error(UsageError("there is no validation set", remedy=session.no_data), 404)
         session.validation.start()
-        return JSONResponse(session.validation.progress())
+        return _json(session.validation.progress())
 
     def progress(_request: Request) -> Response:
         if session.validation is None:
             return _error(UsageError("there is no validation set", remedy=session.no_data), 404)
-        return JSONResponse(session.validation.progress())
+        return _json(session.validation.progress())
 
     def images(request: Request) -> Response:
         score = _number(request, "score", session.detector.score)
-        return JSONResponse(session.images(score, _label(request)))
+        return _json(session.images(score, _label(request)))
 
     def errors(request: Request) -> Response:
         content = session.errors(
@@ -255,13 +262,13 @@ def create_app(session: WebSession, host: str) -> Starlette:
             start=int(_number(request, "start", 0)),
             count=int(_number(request, "count", PAGE_SIZE)),
         )
-        return JSONResponse(content)
+        return _json(content)
 
     def image(request: Request) -> Response:
-        return JSONResponse(session.image(request.path_params["index"]))
+        return _json(session.image(request.path_params["index"]))
 
     def image_groups(request: Request) -> Response:
-        return JSONResponse(session.image_groups(request.path_params["index"]))
+        return _json(session.image_groups(request.path_params["index"]))
 
     def image_file(request: Request) -> Response:
         return _jpeg(session.image_file(request.path_params["index"]))
@@ -279,7 +286,7 @@ def create_app(session: WebSession, host: str) -> Starlette:
 
     def _error(error: GroupDETRError, status: int) -> Response:
         content = {"error": error.what, "where": error.where, "remedy": error.remedy}
-        return JSONResponse(content, status)
+        return _json(content, status)
 
     def on_error(_request: Request, error: Exception) -> Response:
         assert isinstance(error, GroupDETRError)
@@ -289,6 +296,9 @@ def create_app(session: WebSession, host: str) -> Starlette:
         # The traceback is printed in the terminal.
         what = f"the server has failed: {type(error).__name__}: {error}"
         return _error(GroupDETRError(what), 500)
+
+    def on_disconnect(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=400)  # Nobody waits for it: the page was closed.
 
     routes += [
         Route("/api/info", info),
@@ -306,8 +316,24 @@ def create_app(session: WebSession, host: str) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, host=host)],
-        exception_handlers={GroupDETRError: on_error, Exception: on_failure},
+        exception_handlers={
+            GroupDETRError: on_error,
+            ClientDisconnect: on_disconnect,
+            Exception: on_failure,
+        },
     )
+
+
+def _json(content: JsonObject, status: int = 200) -> Response:
+    """Return an answer in JSON.
+
+    All characters beyond ASCII are escaped: the name of a file may have halves of surrogate pairs,
+    which UTF-8 does not have.
+    """
+    from starlette.responses import Response
+
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return Response(text, status, media_type="application/json")
 
 
 def _static(content: bytes, media_type: str) -> Callable[[Request], Response]:
@@ -406,7 +432,6 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.datastructures import Headers, MutableHeaders
-        from starlette.responses import JSONResponse
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -416,5 +441,5 @@ class Guard:
         answer = self.app
         reason = refusal(self.host, scope["path"], Headers(scope=scope).get)
         if reason is not None:
-            answer = JSONResponse({"error": reason, "where": "", "remedy": ""}, 403)
+            answer = _json({"error": reason, "where": "", "remedy": ""}, 403)
         await answer(scope, receive, send_with_headers)

@@ -58,12 +58,17 @@ class ValidationSet:
     table: MistakeTable | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _start_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
-        """Begin to compute in another thread, unless it has begun before."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self.compute, daemon=True)
-            self._thread.start()
+        """Begin to compute in another thread, unless it has begun before.
+
+        Two pages may ask for it at once.
+        """
+        with self._start_lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self.compute, daemon=True)
+                self._thread.start()
 
     def stop(self) -> None:
         """End the thread, after the image that it works on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
 import base64
 import http.client
 import io
@@ -292,6 +293,45 @@ def test_only_this_machine_can_connect_unless_told_otherwise(
         assert page.address.startswith("http://127.0.0.1:")
     output = " ".join(capsys.readouterr().out.split())
     assert "warning: with --host 0.0.0.0, everybody who can reach this machine" in output
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_all_addresses_of_ipv6_are_also_those_of_ipv4() -> None:
+    with listen("::", 0) as listening:
+        for host in ("::1", "127.0.0.1"):
+            socket.create_connection((host, listening.getsockname()[1]), timeout=5).close()
+
+
+def test_a_page_that_is_closed_during_an_upload_is_no_failure(server: WebServer) -> None:
+    """The server would print a failure, which this application raises."""
+    host = f"127.0.0.1:{server.port}".encode()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/detect",
+        "query_string": b"",
+        "headers": [(b"host", host), (b"content-length", b"1000")],
+    }
+    messages = iter([{"type": "http.request", "body": b"a", "more_body": True}])
+    statuses = []
+
+    async def receive() -> dict[str, Any]:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    asyncio.run(server_module.create_app(server.session, "127.0.0.1")(scope, receive, send))
+    assert statuses[0] == 400
+
+
+def test_names_of_files_that_are_not_in_utf8_are_sent(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python keeps the bytes of such a name as halves of surrogate pairs."""
+    content = {"images": [{"image": 0, "file_name": "caf\udce9 \u00e9.jpg"}]}
+    monkeypatch.setattr(server.session, "images", lambda *_: content)
+    assert ask_json(server, "/api/images") == content
 
 
 def test_a_taken_port_is_an_error_if_it_was_named_and_skipped_otherwise(

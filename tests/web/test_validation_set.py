@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,3 +138,24 @@ def test_data_that_cannot_be_read_is_an_error_before_the_page_is_served(
     output = capsys.readouterr()
     assert "none" in output.err
     assert "http://" not in output.out
+
+
+def test_two_pages_that_ask_at_once_start_one_computation(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowThread(threading.Thread):
+        def __init__(self, target: Any, daemon: bool) -> None:
+            time.sleep(0.2)
+            super().__init__(target=target, daemon=daemon)
+
+    computations = []
+    validation = ValidationSet(server.session.detector, threading.Lock(), pytest.fail)
+    monkeypatch.setattr(validation, "compute", lambda: computations.append(1))
+    pages = [threading.Thread(target=validation.start) for _ in range(2)]
+    monkeypatch.setattr("groupdetr.web.validation_set.threading.Thread", SlowThread)
+    for page in pages:
+        page.start()
+    for page in pages:
+        page.join()
+    validation.stop()
+    assert len(computations) == 1
