@@ -44,16 +44,19 @@ class DataError(GroupDETRError):
     exit_code = 3
 
 
-def unreadable_inputs(failed: Sequence[DataError], total: int, noun: str) -> DataError:
+def failed_inputs(
+    failed: Sequence[DataError], total: int, noun: str, verb: str = "read"
+) -> DataError:
     """Return the error for inputs that could not be read, while the others were processed.
 
-    ``noun`` names what the ``total`` inputs are, in the plural: images, samples.
+    ``noun`` names what the ``total`` inputs are, in the plural: images, samples. ``verb`` says what
+    could not be done with them.
     """
     if total == 1:
         return failed[0]
-    what = f"{len(failed)} of {total} {noun} could not be read; the others are done"
+    what = f"{len(failed)} of {total} {noun} could not be {verb}; the others are done"
     if len(failed) == total:
-        what = f"none of the {total} {noun} could be read"
+        what = f"none of the {total} {noun} could be {verb}"
     where = "\n".join(f"{error.where}: {error.what}" for error in failed[:10])
     return DataError(what, where, failed[0].remedy)
 

@@ -19,7 +19,8 @@ def map_in_order(
     ``threads`` threads compute up to ``ahead`` results, or two for each thread if that is more,
     before they are asked for. With 0 threads, each is computed when it is asked for. The items are
     always taken by the caller's thread. An exception is raised in the place of its result; the
-    results after it are dropped.
+    results after it are dropped. An exception of the iterable ``items`` is raised after the results
+    of the items that it had yielded before.
 
     Files are read, and images are decoded, resized and compressed, without Python's global lock, so
     threads do this while the caller's thread computes.
@@ -28,14 +29,25 @@ def map_in_order(
         yield from map(function, items)
         return
     pending: deque[Future[ResultT]] = deque()
+    iterator = iter(items)
+    failure: Exception | None = None
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for item in items:
+            while True:
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    break
+                except Exception as error:
+                    failure = error
+                    break
                 pending.append(pool.submit(function, item))
                 if len(pending) > max(2 * threads, ahead):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+            if failure is not None:
+                raise failure
         finally:
             for future in pending:
                 future.cancel()

@@ -47,3 +47,15 @@ def test_an_exception_is_raised_in_the_place_of_its_result(threads: int) -> None
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_an_exception_of_the_items_comes_after_the_results_of_those_before_it(threads: int) -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise ValueError("no more items")
+
+    results = map_in_order(lambda x: x * x, items(), threads, ahead=20)
+    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
+    with pytest.raises(ValueError, match="no more items"):
+        next(results)

@@ -19,7 +19,7 @@ from groupdetr.data.video import is_annotated_video
 from groupdetr.engine.accelerator import loader_workers
 from groupdetr.engine.ordered_threads import map_in_order
 from groupdetr.engine.progress import CountProgress, with_progress
-from groupdetr.errors import DataError, UsageError, unreadable_inputs
+from groupdetr.errors import DataError, UsageError, failed_inputs
 from groupdetr.files.json_array import JsonArrayFile, json_item
 from groupdetr.files.replacing import expect_replaceable
 from groupdetr.settings import Settings
@@ -179,9 +179,10 @@ def write_predictions(
         console.print(hint)
     if not done:
         raise KeyboardInterrupt
-    if prediction.unreadable:
+    if prediction.failed:
         noun = "images" if all(item.kind == "image" for item in found) else "inputs"
-        raise unreadable_inputs(prediction.unreadable, len(found), noun)
+        verb = "read" if prediction.copies_are_written else "read, or drawn and written"
+        raise failed_inputs(prediction.failed, len(found), noun, verb)
     return WrittenPredictions(content.path)
 
 
@@ -203,7 +204,8 @@ class _Prediction:
     content: JsonArrayFile
     lines: list[str] = field(default_factory=list)
     best_scores: list[float] = field(default_factory=list)  # of each image and each video
-    unreadable: list[DataError] = field(default_factory=list)
+    failed: list[DataError] = field(default_factory=list)  # of inputs that are left out
+    copies_are_written: bool = True  # False if an image was read, and its copy was not written
     num_images: int = 0
     num_videos: int = 0
 
@@ -243,7 +245,7 @@ class _Prediction:
         with closing(written):
             for outcome in with_progress(written, "predict", len(items)):
                 if isinstance(outcome, DataError):
-                    self.unreadable.append(outcome)
+                    self.failed.append(outcome)
                     continue
                 result, copy, entry = outcome
                 self.files.write(result, copy.stem, copy.suffix)
@@ -296,6 +298,7 @@ class _Prediction:
         try:
             result.save(copy)
         except DataError as error:  # Its copy would have too many pixels for a JPEG file.
+            self.copies_are_written = False
             return error
         return result, copy, json_item(to_json(result, result.source, copy))
 
@@ -310,10 +313,10 @@ class _Prediction:
                 if video.reader.problem:
                     what = f"not all of this video could be read: {video.reader.problem}"
                     remedy = "the frames before that are done; copy or download the video again"
-                    self.unreadable.append(DataError(what, video.name, remedy))
+                    self.failed.append(DataError(what, video.name, remedy))
                 return stop.is_set()
         except DataError as error:
-            self.unreadable.append(error)
+            self.failed.append(error)
             return False
 
     def _predict_frames(self, video: VideoSource, copy: Path, stop: threading.Event) -> None:

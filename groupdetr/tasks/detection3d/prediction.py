@@ -21,7 +21,7 @@ from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import NuScenes, load
 from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import training_data, write_json
-from groupdetr.errors import DataError, UsageError, unreadable_inputs
+from groupdetr.errors import DataError, UsageError, failed_inputs
 from groupdetr.evaluation.nuscenes_results import to_results
 from groupdetr.files.missing import describe_missing
 from groupdetr.files.replacing import expect_replaceable
@@ -220,7 +220,7 @@ def predict(
     if hint := hint_at_lower_score(best_scores, min_score):
         console.print(hint)
     if unreadable:
-        raise unreadable_inputs(unreadable, len(indices), "samples")
+        raise failed_inputs(unreadable, len(indices), "samples")
     return content
 
 

@@ -200,6 +200,7 @@ def test_an_image_that_is_too_long_for_a_jpeg_file_does_not_end_a_prediction(
     inputs = [str(tmp_path / "line.bmp"), str(images[0])]
     assert main(["predict", str(weights), *inputs, "--out", str(tmp_path / "out")]) == 3
     error = capsys.readouterr().err
+    assert "1 of 2 images could not be read, or drawn and written" in error
     assert "an image of 65501 x 1 pixels cannot be written as JPEG" in error
     assert "use .png" in error
     (entry,) = json.loads((tmp_path / "out/predictions.json").read_text())
