@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from groupdetr.console.output import create_console
+from groupdetr.console.text import escape_controls
 from groupdetr.engine.accelerator import environment, expect_device
 from groupdetr.engine.run_folder import RunFolder, write_text
-from groupdetr.errors import UsageError
+from groupdetr.errors import DataError, UsageError, WeightsError
 from groupdetr.paper.results import Results, markdown_table
 from groupdetr.paper.trainings import EXECUTION
 from groupdetr.registry import experiment
@@ -280,7 +281,7 @@ def gains_of(configurations: Sequence[Configuration]) -> list[GainRow]:
 def image_sections(
     runs: Mapping[str, Path], configs: Mapping[Path, TrainingConfig], device: str, cache: bool
 ) -> list[Html]:
-    """Return the sections with detections, if all runs have the same data."""
+    """Return the sections with detections, if all runs have the same data, and it is there."""
     data = {configs[run].data.resolve() for run in runs.values()}
     contents = [RunFolder(run).data_fingerprint() for run in runs.values()]
     if len(data) > 1 or contents != contents[:1] * len(contents):
@@ -290,7 +291,13 @@ def image_sections(
     first = configs[next(iter(shown.values()))]
     kind = task_class(experiment(first.model).task).input_kind
     module = comparison3d if kind == "scenes" else comparison2d
-    return [module.detections_section(first.data, shown, device, first.images, cache)]
+    try:
+        return [module.detections_section(first.data, shown, device, first.images, cache)]
+    except (DataError, UsageError, WeightsError) as error:
+        # Curves and gains need neither data nor weights, which a user may have deleted.
+        text = f"The detections of these runs cannot be shown: {error.what} ({error.where})."
+        console.print(escape_controls(text))
+        return [section("Detections", prose(text))]
 
 
 def document(results: Results, images: Sequence[Html]) -> str:

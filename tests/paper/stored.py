@@ -79,3 +79,12 @@ def finish(
     stored.run.best.parent.mkdir()
     stored.run.best.write_bytes(b"weights")
     return stored
+
+
+def fingerprint(images_digest: str) -> dict[str, object]:
+    """Return the fingerprint of a dataset whose images have this digest."""
+    digests = {"images_digest": images_digest, "objects_digest": "0"}
+    return {
+        "categories": [[1, "circle"]],
+        "splits": {"train": {"images": 80, "objects": 200, **digests}},
+    }

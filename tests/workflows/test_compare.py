@@ -13,9 +13,9 @@ from groupdetr.cli.main import main
 from groupdetr.errors import UsageError
 from groupdetr.paper.trainings import Store
 from groupdetr.workflows import compare as workflow
-from groupdetr.workflows.compare import compare
+from groupdetr.workflows.compare import compare, image_sections
 from tests.json_docs import assert_documented
-from tests.paper.stored import finish, training, write_config
+from tests.paper.stored import fingerprint, finish, training, write_config
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,18 @@ def test_the_detections_under_the_name_of_a_configuration_are_those_of_its_run(
     assert list(shown.items()) == [("K = 1", base), ("K = 6", grouped)]
 
 
+def test_runs_whose_data_or_weights_are_gone_have_a_page_of_their_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "image_sections", image_sections)
+    compare([*runs(tmp_path, 1, {0: 0.2}), *runs(tmp_path, 6, {0: 0.5})], out=tmp_path / "out")
+    what = "The detections of these runs cannot be shown"
+    assert what in " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "out/report.html").read_text()
+    assert what in page
+    assert "+30.0" in page
+
+
 def test_runs_in_folders_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
     """One may be a copy with other weights. The same run is never compared with itself."""
     folders = []
@@ -99,7 +111,8 @@ def test_runs_on_a_dataset_that_has_changed_are_no_seeds_of_one_configuration(
 ) -> None:
     folders = runs(tmp_path, 1, {0: 0.2, 1: 0.4, 2: 0.6})
     for folder, content in zip(folders, ("before", "before", "now")):
-        (Path(folder) / "data.json").write_text(json.dumps({"fingerprint": {"train": content}}))
+        data = {"fingerprint": fingerprint(content)}
+        (Path(folder) / "data.json").write_text(json.dumps(data))
     results = compare(folders, out=tmp_path / "out").results
     assert [item.seeds for item in results.configurations] == [[0, 1], [2]]
     assert len({item.key for item in results.configurations}) == 2
