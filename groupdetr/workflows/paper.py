@@ -119,7 +119,15 @@ def paper(
     The arguments are the options of `groupdetr paper`.
     """
     folder = out or DEFAULT_OUT
+    if item is None and redraw is not None:
+        item = Results.read(redraw).item
     if item is None:
+        if plan or on != "local":
+            option = "--plan" if plan else f"--on {on}"
+            raise UsageError(
+                f"{option} is for the trainings of one item, and none was named",
+                remedy=f"groupdetr paper ITEM {option}; `groupdetr paper` lists the items",
+            )
         return list_items(folder, data)
     chosen = item_named(item)
     if redraw is not None:
@@ -165,7 +173,7 @@ def reproduce(
     """Train what a table or figure of the paper needs, and write its page.
 
     The keywords are the options of `groupdetr paper`, with the same defaults. Without ``item``, the
-    items are listed. `UsageError` for values that cannot be used.
+    items are listed, unless ``redraw`` names one. `UsageError` for values that cannot be used.
 
     >>> plan = groupdetr.reproduce("table3", data="data/mine", plan=True)
     >>> plan.lines[0]["command"][:15]

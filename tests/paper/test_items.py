@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from groupdetr.paper.trainings import Store
 from groupdetr.workflows.paper import reproduce
 from tests.report.checks import assert_self_contained
 
-from .stored import finish
+from .stored import fingerprint, finish
 
 ALL = [*ITEMS.values(), Demo()]
 
@@ -125,7 +126,7 @@ def test_trainings_on_a_dataset_that_has_changed_are_not_put_on_one_page(tmp_pat
     train = {"train": {"images": 80}}
     for run, content in zip(plan.needed(scale.store), ("before", "now")):
         run.folder.mkdir(parents=True)
-        data = {"splits": train, "fingerprint": {"train": content}}
+        data = {"splits": train, "fingerprint": fingerprint(content)}
         run.run.data.write_text(json.dumps(data))
         finish(run.training, scale.store)
     with pytest.raises(UsageError, match="data have changed between two trainings"):
@@ -144,7 +145,7 @@ def test_results_that_cannot_be_drawn_replace_no_others(
     content = results_of(ITEMS[name], tmp_path, 1, monkeypatch).to_json()
     file, own = tmp_path / "file.json", tmp_path / name / "results.json"
     file.write_text(json.dumps(content))
-    reproduce(name, redraw=file, out=tmp_path)
+    reproduce(redraw=file, out=tmp_path)  # The file itself says of which item it is.
     before = own.read_bytes()
     content[lacking] = type(content[lacking])()
     file.write_text(json.dumps(content))
@@ -201,3 +202,9 @@ def test_what_an_item_costs_does_not_depend_on_what_is_done(tmp_path: Path) -> N
     hours = 8 / 60 * (23 * (12 + 15 + 50 + 60) + 28 * (12 + 50))
     hours += 8 / 60 * (28 * (12 + 15 + 50 + 60) + 33 * (12 + 50))
     assert before.gpu_hours == pytest.approx(hours)
+
+
+@pytest.mark.parametrize("option", [{"plan": True}, {"on": "slurm"}])
+def test_trainings_of_no_item_are_not_planned(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="for the trainings of one item"):
+        reproduce(out=tmp_path, **option)

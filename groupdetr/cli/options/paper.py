@@ -60,7 +60,7 @@ class PaperOptions(PluginOptions):
     at_once: int | None = None
     """Trainings that run in parallel. None: two if there are two cores, one on a GPU."""
     redraw: Path | None = None
-    """A results.json: write its page and its table, and train nothing."""
+    """A results.json: write its page and its table, and train nothing. ITEM may be left out."""
     pretrained_backbone: str = "auto"
     """auto: ImageNet weights, which are downloaded for large backbones; none: random weights; or a
     file."""
