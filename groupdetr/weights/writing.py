@@ -88,7 +88,20 @@ class Target:
 # What the image's position embedding and the decoder compute, and no tensor shows
 POSITION = ("temperature", "offset")
 CONDITIONAL = (*POSITION, "eps", "strides")
+UPDATE = "reference_update"  # of boxes, from layer to layer
 DETREX = DINO(shared_heads=False, temperature=10000.0, offset=-0.5)
+
+
+def dab_deformable_difference(recipe: Recipe) -> str:
+    """Return what the authors' DAB-Deformable-DETR cannot compute of a detector.
+
+    Its decoder has no norm behind the layers. Without it, both ways to refine boxes have the same
+    answers, and differ in their gradients.
+    """
+    assert isinstance(recipe, DABDeformableDETR)
+    if recipe.reference_update == "keep_reference":
+        return "every layer refines the boxes, and here all layers have the same reference"
+    return ""
 
 
 def lw_detr_difference(recipe: Recipe) -> str:
@@ -130,7 +143,7 @@ TARGETS: dict[str, dict[type[Recipe], Target | str]] = {
     "transformers": {
         ConditionalDETR: Target(HUGGING_FACE, ConditionalDETR(), (*POSITION, "eps"), None),
         # Its inverse sigmoid is clamped at another value, which `notes` says.
-        DABDETR: Target(HUGGING_FACE_DAB, DABDETR(), ("offset",), None),
+        DABDETR: Target(HUGGING_FACE_DAB, DABDETR(), ("offset", UPDATE), None),
         Mask2Former: Target(
             HUGGING_FACE_MASK2FORMER,
             Mask2Former(),
@@ -162,15 +175,19 @@ TARGETS: dict[str, dict[type[Recipe], Target | str]] = {
     },
     "official": {
         ConditionalDETR: Target(OFFICIAL, ConditionalDETR(), CONDITIONAL, (RESNET50,)),
-        DABDETR: Target(OFFICIAL_DAB, DABDETR(), ("offset", "eps", "strides"), (RESNET50,)),
-        DNDETR: Target(OFFICIAL_DN, DNDETR(), ("offset", "eps", "strides"), (RESNET50,)),
+        DABDETR: Target(OFFICIAL_DAB, DABDETR(), ("offset", "eps", "strides", UPDATE), (RESNET50,)),
+        DNDETR: Target(OFFICIAL_DN, DNDETR(), ("offset", "eps", "strides", UPDATE), (RESNET50,)),
         DABDeformableDETR: Target(
-            OFFICIAL_DAB_DEFORMABLE, DABDeformableDETR(), CONDITIONAL, (RESNET50,)
+            OFFICIAL_DAB_DEFORMABLE,
+            DABDeformableDETR(),
+            CONDITIONAL,
+            (RESNET50,),
+            dab_deformable_difference,
         ),
         DINO: Target(
             OFFICIAL_DINO,
             DINO(),
-            ("offset", "eps", "strides", "shared_heads"),
+            ("offset", "eps", "strides", "shared_heads", UPDATE),
             (RESNET50, SWIN_LARGE),
         ),
         Mask2Former: Target(
@@ -210,7 +227,7 @@ TARGETS: dict[str, dict[type[Recipe], Target | str]] = {
 DETREX_TARGET = Target(
     DETREX_DINO,
     DETREX,
-    (*CONDITIONAL, "shared_heads", "num_levels", "decoder_layers"),
+    (*CONDITIONAL, "shared_heads", "num_levels", "decoder_layers", UPDATE),
     (RESNET50,),
 )
 

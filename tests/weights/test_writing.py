@@ -225,6 +225,24 @@ def test_a_detector_has_the_layout_of_its_paper(
             "--set vit_depth=12",
         ),
         (
+            preset("dab-detr-r50", reference_update="keep_reference"),
+            "official",
+            "reference_update look_forward_twice, and this detector was trained with keep_",
+            "--set reference_update=look_forward_twice",
+        ),
+        (
+            preset("dino-4scale-r50", reference_update="refine_boxes"),
+            "official",
+            "reference_update",
+            "--set reference_update=look_forward_twice",
+        ),
+        (
+            preset("dab-deformable-detr-r50", reference_update="keep_reference"),
+            "official",
+            "every layer refines the boxes",
+            "--format",
+        ),
+        (
             preset("rf-detr-nano", vit_heads=12),
             "official",
             "384, 768 channels with 64 of each head",
