@@ -21,7 +21,7 @@ from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.pretrained_layouts import BACKBONES, refuse_backbone_only
 from groupdetr.weights.coco_names import UNUSED_CLASS
 from groupdetr.weights.detrex_dino import DETREX_DINO
-from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE
+from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE, own_fields, own_preset
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.huggingface_lw_detr import HUGGING_FACE_LW_DETR
 from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
@@ -174,18 +174,29 @@ def _open(source: str | Path, entry: str | None) -> Checkpoint:
 def file_options(layout: Layout, file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that a file's metadata gives.
 
-    `WeightsError` if they are not numbers, texts, or lists of these.
+    Those that this library wrote to the metadata of another layout are among them. `WeightsError`
+    if they are not numbers, texts, or lists of these.
     """
     with odd_metadata(file.where):
-        options = layout.options(file)
+        options = {**layout.options(file), **own_fields(file.metadata)}
     check_recipe_fields(options, file.where)
     return options
 
 
 def file_preset(layout: Layout, file: Checkpoint) -> str:
-    """Return the preset that a file belongs to. `WeightsError` if that is unclear."""
+    """Return the preset that a file belongs to. `WeightsError` if that is unclear.
+
+    Where the layout does not show it, such as that of other sizes than the published ones, it is
+    the one that this library wrote to the metadata.
+    """
     with odd_metadata(file.where):
-        preset = layout.preset(file)
+        try:
+            preset = layout.preset(file)
+        except WeightsError:
+            recorded = own_preset(file.metadata)
+            if recorded is None:
+                raise
+            preset = recorded
     check_text("the name of the model", preset, file.where)
     return preset
 

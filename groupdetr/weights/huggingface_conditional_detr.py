@@ -20,7 +20,12 @@ from groupdetr.checkpoints.layout import (
     with_prefixes,
 )
 from groupdetr.checkpoints.reading import Checkpoint
-from groupdetr.weights.official_conditional_detr import DECODER, named_fields, r50_or_dc5
+from groupdetr.weights.official_conditional_detr import (
+    DECODER,
+    expect_values,
+    named_fields,
+    r50_or_dc5,
+)
 
 
 def _resnet() -> Iterator[tuple[str, str]]:
@@ -131,21 +136,49 @@ SIZES = {
     "encoder_ffn_dim": "dim_feedforward",
     "decoder_ffn_dim": "dim_feedforward",
 }
-# The entry of config.json in a folder of this library
+# The entry of this library in the metadata that it writes
 OWN = "groupdetr"
-# The recipe fields there: those of the backbone, and others that transformers does not have.
-OWN_FIELDS = ("backbone", "strides", "freeze_norms", "num_detections")
+# The recipe fields there: those of the backbone, and others that the code of others does not have.
+PRESET = "preset"  # beside them
+OWN_FIELDS = ("backbone", "strides", "freeze_norms", "num_detections", "square_images")
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return the recipe fields that config.json gives."""
-    return {**named_fields(FIELDS, file.metadata), **own_fields(file.metadata)}
+    """Return the recipe fields that config.json gives.
+
+    `WeightsError` if it is the configuration of another transformer than ours.
+    """
+    expect_values({"activation_function": "relu"}, file.metadata, file.where)
+    return transformer_options(file)
 
 
-def own_fields(config: Metadata) -> RecipeFields:
-    """Return the recipe fields that this library wrote to config.json, {} if it did not."""
-    own = config.get(OWN, {})
+def transformer_options(file: Checkpoint) -> RecipeFields:
+    """Return the recipe fields that config.json of Conditional DETR and of DAB-DETR gives.
+
+    `WeightsError` if the attentions of the decoder have another number of heads than the encoder's.
+    """
+    fields = named_fields(FIELDS, file.metadata)
+    if "num_heads" in fields:
+        heads = {"decoder_attention_heads": fields["num_heads"]}
+        expect_values(heads, file.metadata, file.where)
+    return fields
+
+
+def own_fields(metadata: Metadata) -> RecipeFields:
+    """Return the recipe fields that this library wrote to the metadata, {} if it did not."""
+    own = metadata.get(OWN, {})
     return {name: own[name] for name in OWN_FIELDS if name in own}
+
+
+def own_entry(fields: RecipeFields) -> dict[str, Any]:
+    """Return what this library writes to the metadata. ``fields`` are those of a recipe."""
+    return {OWN: {name: fields[name] for name in (PRESET, *OWN_FIELDS)}}
+
+
+def own_preset(metadata: Metadata) -> str | None:
+    """Return the preset that this library wrote to the metadata, None if it did not."""
+    preset = metadata.get(OWN, {}).get(PRESET)
+    return preset if isinstance(preset, str) and preset else None
 
 
 def categories(config: Metadata) -> list[IdAndName]:
@@ -180,7 +213,7 @@ def configuration(
         "imgsz": description.imgsz,
         OWN: {
             "category_ids": [id for id, _ in description.categories],
-            **{name: fields[name] for name in OWN_FIELDS},
+            **own_entry(fields)[OWN],
         },
     }
 

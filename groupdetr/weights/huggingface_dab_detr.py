@@ -6,6 +6,7 @@ value, so the predictions are the same as theirs.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,9 @@ from groupdetr.weights.huggingface_conditional_detr import (
     TIMM,
     categories,
     configuration,
+    transformer_options,
 )
-from groupdetr.weights.huggingface_conditional_detr import options as conditional_options
-from groupdetr.weights.official_conditional_detr import r50_or_dc5
+from groupdetr.weights.official_conditional_detr import expect_values, r50_or_dc5
 from groupdetr.weights.official_dab_detr import temperature
 
 # One decoder layer.
@@ -67,12 +68,20 @@ NAMES: Names = {
 
 # The entries for the temperature of height and of width, which is one field of a recipe
 TEMPERATURES = ("temperature_height", "temperature_width")
+# The entry for the factor of coordinates in the image's position embedding; null is 2 pi
+SCALE = "sine_position_embedding_scale"
 EPS = 1e-5  # where their inverse sigmoid is clamped
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return the recipe fields that config.json gives, and the clamp of the inverse sigmoid."""
-    return {**conditional_options(file), **temperature(file, *TEMPERATURES), "eps": EPS}
+    """Return the recipe fields that config.json gives, and the clamp of the inverse sigmoid.
+
+    `WeightsError` if it is the configuration of another transformer than ours.
+    """
+    expect_values({"activation_function": "prelu"}, file.metadata, file.where)
+    if file.metadata.get(SCALE) is not None:
+        expect_values({SCALE: 2 * math.pi}, file.metadata, file.where)
+    return {**transformer_options(file), **temperature(file, *TEMPERATURES), "eps": EPS}
 
 
 def describe(description: Description) -> dict[str, Any]:

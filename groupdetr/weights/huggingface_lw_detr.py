@@ -23,8 +23,8 @@ from groupdetr.checkpoints.layout import (
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights import huggingface_conditional_detr
 from groupdetr.weights.coco_names import COCO_91
-from groupdetr.weights.huggingface_conditional_detr import configuration, own_fields
-from groupdetr.weights.official_conditional_detr import named_fields
+from groupdetr.weights.huggingface_conditional_detr import configuration
+from groupdetr.weights.official_conditional_detr import expect_values, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 from groupdetr.weights.official_lw_detr import PROPOSALS, other_blocks, preset, with_num_points
 from groupdetr.weights.windowed_vit_sizes import integers, sizes_of_network
@@ -105,7 +105,10 @@ NAMES: Names = {
     **with_prefixes(PROJECTOR, "model.backbone.projector.", "encoder."),
 }
 
-# Entries of config.json -> recipe fields that no tensor shows
+# Entries of config.json that no tensor shows, and the values of our network
+REQUIRED = {"activation_function": "silu", "decoder_activation_function": "relu"}
+REQUIRED_OF_VIT = {"hidden_act": "gelu"}
+# Other entries -> recipe fields that no tensor shows
 FIELDS = {
     "decoder_self_attention_heads": "num_heads",
     "decoder_cross_attention_heads": "cross_attention_heads",
@@ -124,12 +127,16 @@ SCALES = {"P3": 2.0, "P4": 1.0, "P5": 0.5}
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return the recipe fields that the tensors and config.json give."""
+    """Return the recipe fields that the tensors and config.json give.
+
+    `WeightsError` if it is the configuration of another network than ours.
+    """
     config = file.metadata
+    expect_values({**REQUIRED, "batch_norm_eps": 1e-5}, config, file.where)
+    expect_values(REQUIRED_OF_VIT, config.get("backbone_config", {}), file.where)
     fields = {
         **sizes_of_network(file.state),
         **named_fields(FIELDS, config),
-        **own_fields(config),
     }
     vit = config.get("backbone_config", {})
     if "num_attention_heads" in vit:

@@ -10,14 +10,12 @@ from typing import Any
 
 from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
 from groupdetr.checkpoints.reading import Checkpoint
-from groupdetr.errors import WeightsError
 from groupdetr.weights.huggingface_conditional_detr import (
     RESNET,
     categories,
     configuration,
-    own_fields,
 )
-from groupdetr.weights.official_conditional_detr import named_fields
+from groupdetr.weights.official_conditional_detr import expect_values, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 from groupdetr.weights.official_mask2former import (
     CLASSIFY,
@@ -104,15 +102,8 @@ def options(file: Checkpoint) -> RecipeFields:
 
     `WeightsError` if it is the configuration of another transformer than ours.
     """
-    config = file.metadata
-    for name, ours in REQUIRED.items():
-        if config.get(name, ours) != ours:
-            raise WeightsError(
-                f"{name} is {config[name]!r} in config.json, and groupdetr supports only {ours!r}",
-                file.where,
-                "use other weights",
-            )
-    return {**named_fields(FIELDS, config), **own_fields(config)}
+    expect_values(REQUIRED, file.metadata, file.where)
+    return named_fields(FIELDS, file.metadata)
 
 
 def describe(description: Description) -> dict[str, Any]:

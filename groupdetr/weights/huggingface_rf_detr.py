@@ -19,16 +19,18 @@ from groupdetr.checkpoints.layout import (
 from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.windowed_vit_names import HUGGING_FACE_DINOV2
 from groupdetr.modeling.box_and_mask_head import EXPANSION
-from groupdetr.weights.huggingface_conditional_detr import configuration, own_fields
+from groupdetr.weights.huggingface_conditional_detr import configuration
 from groupdetr.weights.huggingface_lw_detr import (
     ATTENTION_MODULE,
     C2F,
     FIELDS,
+    REQUIRED,
+    REQUIRED_OF_VIT,
     SHARED,
     SIZES,
     categories,
 )
-from groupdetr.weights.official_conditional_detr import named_fields
+from groupdetr.weights.official_conditional_detr import expect_values, named_fields
 from groupdetr.weights.official_lw_detr import with_num_points
 from groupdetr.weights.roboflow_rf_detr import (
     ROBOFLOW_RF_DETR,
@@ -52,12 +54,18 @@ DETECTOR_MODULES: Names = {
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return the recipe fields that the tensors and config.json give."""
+    """Return the recipe fields that the tensors and config.json give.
+
+    `WeightsError` if it is the configuration of another network than ours.
+    """
     config = file.metadata
+    of_masks = {"segmentation_head_activation_function": "gelu"}
+    expect_values({**REQUIRED, **of_masks}, config, file.where)
+    of_vit = {**REQUIRED_OF_VIT, "apply_layernorm": True}
+    expect_values(of_vit, config.get("backbone_config", {}), file.where)
     fields = {
         **sizes_of_network(file.state),
         **named_fields(FIELDS, config),
-        **own_fields(config),
     }
     vit = config.get("backbone_config", {})
     if "num_attention_heads" in vit:

@@ -102,6 +102,23 @@ def named_fields(names: Mapping[str, str], metadata: Metadata) -> RecipeFields:
     return {ours: metadata[theirs] for theirs, ours in names.items() if theirs in metadata}
 
 
+def expect_values(values: Mapping[str, object], metadata: Metadata, where: str) -> None:
+    """Raise `WeightsError` if an entry of metadata has another value than the one in ``values``.
+
+    These are entries that no tensor shows, and the only value that our network computes. An entry
+    may be missing. ``where`` is the file.
+    """
+    for name, ours in values.items():
+        theirs = metadata.get(name, ours)
+        if theirs != ours:
+            raise WeightsError(
+                f"{name} is {theirs!r} in the metadata of this file, and groupdetr supports only "
+                f"{ours!r}",
+                where,
+                "use other weights",
+            )
+
+
 def arguments(names: Mapping[str, str], description: Description) -> dict[str, Any]:
     """Return the arguments of a training script that describe a detector.
 

@@ -25,7 +25,7 @@ from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.windowed_vit_names import LW_DETR_VIT
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.objects365_names import OBJECTS365
-from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
+from groupdetr.weights.official_conditional_detr import CATEGORIES, expect_values, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 from groupdetr.weights.windowed_vit_sizes import (
     find_preset,
@@ -106,7 +106,9 @@ NAMES: Names = {
     **with_prefixes(LW_DETR_VIT, "backbone.0.encoder.", "backbone.network."),
 }
 
-# Arguments of the training script -> recipe fields that no tensor shows
+# An argument that no tensor shows, and its only value here: boxes are relative to their references
+REQUIRED = {"bbox_reparam": True}
+# Other arguments of the training script -> recipe fields that no tensor shows
 ARGUMENTS = {
     "sa_nheads": "num_heads",
     "ca_nheads": "cross_attention_heads",
@@ -126,8 +128,12 @@ SIZES = {
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return the recipe fields that the tensors and the training script's arguments give."""
+    """Return the recipe fields that the tensors and the training script's arguments give.
+
+    `WeightsError` if they are those of another network than ours.
+    """
     args = file.metadata
+    expect_values(REQUIRED, args, file.where)
     fields = {**sizes_of_network(file.state), **named_fields(ARGUMENTS, args)}
     if args.get("out_feature_indexes") is not None:
         fields["map_blocks"] = integers(args["out_feature_indexes"])

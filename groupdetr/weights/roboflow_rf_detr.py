@@ -27,8 +27,9 @@ from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.windowed_vit_names import HUGGING_FACE_DINOV2
 from groupdetr.weights.coco_names import COCO_91, UNUSED_CLASS
 from groupdetr.weights.objects365_names import OBJECTS365
-from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
+from groupdetr.weights.official_conditional_detr import CATEGORIES, expect_values, named_fields
 from groupdetr.weights.official_lw_detr import (
+    REQUIRED,
     detector_names,
     is_written,
     with_num_points,
@@ -144,8 +145,12 @@ def _description(metadata: Metadata) -> Metadata:
 
 
 def options(file: Checkpoint) -> RecipeFields:
-    """Return the recipe fields that the tensors and the configuration of the model give."""
+    """Return the recipe fields that the tensors and the configuration of the model give.
+
+    `WeightsError` if it is the configuration of another network than ours.
+    """
     config = _description(file.metadata)
+    expect_values(REQUIRED, config, file.where)
     fields = {**sizes_of_network(file.state), **named_fields(FIELDS, config)}
     if config.get("out_feature_indexes") is not None:
         maps = integers(config["out_feature_indexes"])
