@@ -154,6 +154,20 @@ def _expect_no_entry(entry: str | None, path: Path) -> None:
         )
 
 
+def with_ending(path: Path, ending: str) -> Path:
+    """Return a path with ``ending`` in the place of the ending of a file of weights.
+
+    What follows any other dot is a part of the name, such as the version of a model.
+
+    >>> with_ending(Path("rf-detr-1.4.pth"), ".onnx").name
+    'rf-detr-1.4.onnx'
+    >>> with_ending(Path("rf-detr-1.4"), ".onnx").name
+    'rf-detr-1.4.onnx'
+    """
+    is_weights = path.suffix.lower() in WEIGHTS_SUFFIXES
+    return path.with_name((path.stem if is_weights else path.name) + ending)
+
+
 def has_safetensors(path: Path) -> bool:
     """Return whether the content of a file is safetensors."""
     with path.open("rb") as file:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast, overload
 
+from groupdetr.checkpoints.reading import with_ending
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.deployment.comparison import (
@@ -214,7 +215,7 @@ def export(
     if out is not None:
         file = Path(out)
     else:
-        file = default_file(Path(run), detector.path).with_suffix(runtime_format.ending)
+        file = with_ending(default_file(Path(run), detector.path), runtime_format.ending)
     _expect_file(file, runtime_format.ending)
     check = Path(check) if check is not None else None
     comparison: Comparison[ExportedDetector] | Comparison[ExportedSceneDetector]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from groupdetr.checkpoints.reading import open_checkpoint
+from groupdetr.checkpoints.reading import open_checkpoint, with_ending
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quantity, quote
 from groupdetr.data.batch import normalise
@@ -31,7 +31,7 @@ from groupdetr.deployment.transformers_folder import (
     write_processor,
 )
 from groupdetr.errors import ExportMismatchError, UsageError, WeightsError
-from groupdetr.files.replacing import expect_folder, expect_replaceable
+from groupdetr.files.replacing import expect_folder, expect_replaceable, same_file
 from groupdetr.files.writing import write_atomically
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction import Detector
@@ -40,6 +40,7 @@ from groupdetr.tasks.trained_detector import TrainedDetector
 from groupdetr.version import __version__
 from groupdetr.weights.conversion import convert_checkpoint
 from groupdetr.weights.huggingface_backbone import huggingface_backbone
+from groupdetr.weights.huggingface_conditional_detr import own_entry
 from groupdetr.weights.official_petr import OFFICIAL_PETR
 from groupdetr.weights.writing import (
     Target,
@@ -163,15 +164,15 @@ def export_weights(
     if format == "transformers":
         detector_2d = Detector(run, "cpu", imgsz)
         return _write_transformers(detector_2d, Path(run), target, file, all_groups)
-    return _write_official(detector, target, file, all_groups)
+    return _write_official(detector, Path(run), target, file, all_groups)
 
 
 def _default_path(run: Path, weights: Path, format: WeightsFormat) -> Path:
     """Return a path beside the weights, or of a model on the hub, in a folder of its name."""
     weights = default_file(run, weights)
     if format == "transformers":
-        return weights.with_name(f"{weights.stem}-transformers")
-    return weights.with_suffix(".pth")
+        return with_ending(weights, "-transformers")
+    return with_ending(weights, ".pth")
 
 
 def _write_transformers(
@@ -181,7 +182,7 @@ def _write_transformers(
     where = str(detector.path)
     backbone = huggingface_backbone(detector.model, where)
     expect_folder(folder)
-    is_own = is_own_folder(folder)
+    is_own = not same_file(run, folder) and is_own_folder(folder)
     files = [folder / name for name in FILES]
     expect_replaceable(files, lambda _: is_own, "choose another folder with --out")
     _expect_tokens(detector)
@@ -270,11 +271,13 @@ def _expect_agreement(result: WeightsExportResult, differences: Differences) -> 
 
 
 def _write_official(
-    detector: TrainedDetector, target: Target, file: Path, all_groups: bool
+    detector: TrainedDetector, run: Path, target: Target, file: Path, all_groups: bool
 ) -> WeightsExportResult:
     """Write a file of the authors' layout, and read it again."""
     expect_folder(file.parent)
-    expect_replaceable([file], _is_own_file, "choose another file with --out")
+    # The detector itself may be such a file, with groups that the new one does not have.
+    is_own = not same_file(run, file) and _is_own_file(file)
+    expect_replaceable([file], lambda _: is_own, "choose another file with --out")
     where = str(detector.path)
     num_groups = detector.recipe.num_groups if all_groups else 1
     if all_groups:
@@ -285,7 +288,11 @@ def _write_official(
     theirs = their_state(state, detector.model, target)
     description = describe(detector.recipe, num_groups, detector.categories, detector.imgsz)
     assert target.layout.describe is not None
-    metadata = {**target.layout.describe(description), OWN_ENTRY: __version__}
+    metadata = {
+        **target.layout.describe(description),
+        **own_entry(description.fields),
+        OWN_ENTRY: __version__,
+    }
     content: dict[str, Any] = {"model": theirs, "args": metadata}
     if target.layout is OFFICIAL_PETR:
         content = {"state_dict": theirs, "meta": metadata}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from groupdetr.checkpoints import hub
+from groupdetr.checkpoints.reading import with_ending
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.errors import UsageError
@@ -29,7 +30,7 @@ def import_checkpoint(
 
     The arguments are the options of `groupdetr import`.
     """
-    if not source.name:
+    if source.name in ("", ".."):
         raise UsageError(
             "the checkpoint has no name",
             str(source.resolve()),
@@ -41,7 +42,7 @@ def import_checkpoint(
     model_on_hub = hub.model_named(source)
     if out is None and model_on_hub is not None:
         out = Path(f"{model_on_hub.folder_name}.groupdetr.safetensors")
-    out = out or source.with_suffix(".groupdetr.safetensors")
+    out = out or with_ending(source, ".groupdetr.safetensors")
     options = {}
     if groups is not None:
         options["num_groups"] = groups

@@ -13,7 +13,7 @@ from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.engine.run_folder import RunFolder, write_json, write_text
 from groupdetr.errors import UsageError
-from groupdetr.files.replacing import expect_folder, expect_replaceable
+from groupdetr.files.replacing import expect_folder, expect_replaceable, same_file
 from groupdetr.files.writing import explained
 from groupdetr.report.model_card import Training, model_card
 from groupdetr.structures.json_object import JsonObject
@@ -90,6 +90,8 @@ def push(
         folder = Path(out)
         expect_folder(folder)
         is_own = has_json_keys(folder / CONFIG_FILE, ("library_name", "recipe"))
+        # The detector itself may be such a folder.
+        is_own = is_own and not same_file(Path(run), folder)
         files = [folder / name for name in FILES]
         expect_replaceable(files, lambda _: is_own, "choose another folder with --out")
         write_files(Path(run), named.id, folder, license)

@@ -146,6 +146,10 @@ def test_only_a_folder_of_push_is_written_again(run: Path) -> None:
     with pytest.raises(UsageError, match="the command did not write it"):
         groupdetr.push(run, "me/shapes", out="own")
     assert Path("own/README.md").read_text() == "my notes"
+    # A folder is not replaced by itself: its card has the figures of the run, which is not given.
+    card = Path("out/README.md").read_text(encoding="utf-8")
+    assert main(["push", "out", "me/shapes", "--out", "out"]) == 2
+    assert Path("out/README.md").read_text(encoding="utf-8") == card
 
 
 @pytest.mark.parametrize("name", ["shapes", "me/shapes@v1", "a/b/c", "me/", "https://x.y/me/a"])
