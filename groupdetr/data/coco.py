@@ -104,7 +104,15 @@ def parse_content(
     findings = Findings(file)
     findings += annotations.findings
     with _garbage_collector_paused():
-        split, _ = _parse(annotations.content, findings, file, annotations.images, name, masks)
+        split, _ = _parse(
+            annotations.content,
+            findings,
+            file,
+            annotations.images,
+            name,
+            masks,
+            annotations.upright,
+        )
     return replace(split, find_location=annotations.find_location), findings
 
 
@@ -130,6 +138,7 @@ def _parse(
     images_dir: Path,
     name: str,
     masks: bool,
+    upright: bool = False,
 ) -> tuple[CocoSplit, Findings]:
     category_items = _list(content, "categories", findings)
     image_items = _list(content, "images", findings)
@@ -148,7 +157,7 @@ def _parse(
         [str(image.path) for image in images],
         sizes,
     )
-    records = _records(columns, images_dir, table)
+    records = _records(columns, images_dir, table, upright)
     return CocoSplit(name, annotation_file, images_dir, categories, records), findings
 
 
@@ -340,7 +349,9 @@ def _check_duplicate_files(images: list[_Image], findings: Findings) -> None:
             findings.add("duplicate-file-name", f"image {printable(image.image_id)}", what)
 
 
-def _records(images: ImageColumns, folder: Path, table: AnnotationTable) -> PackedRecords:
+def _records(
+    images: ImageColumns, folder: Path, table: AnnotationTable, upright: bool = False
+) -> PackedRecords:
     """Return one record for each image, with its annotations in the order of the file."""
     if (np.diff(table.image) < 0).any():
         # After sorting by image, the annotations of an image are neighbours. The sort is stable.
@@ -359,5 +370,6 @@ def _records(images: ImageColumns, folder: Path, table: AnnotationTable) -> Pack
         table.crowd,
         table.ids,
         table.segmentations,
+        upright,
     )
     return PackedRecords(columns, rows)

@@ -135,6 +135,7 @@ def _source_split(
                 record.height,
                 entries[image_id],
                 annotations.get(image_id, []),
+                record.upright,
             )
         )
     return SourceSplit(name, content, categories, images)

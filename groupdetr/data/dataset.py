@@ -183,7 +183,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
         if index in self.cache:
             return self.cache[index]
         record = self.records[index]
-        image = channels_first(load_pixels(record.path, (record.width, record.height)))
+        image = channels_first(
+            load_pixels(record.path, (record.width, record.height), record.upright)
+        )
         if image.nbytes <= self.free_cache_bytes:
             self.free_cache_bytes -= image.nbytes
             self.cache[index] = image

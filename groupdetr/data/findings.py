@@ -193,8 +193,8 @@ WARNINGS = {  # code -> how groupdetr handles it, and what to do
     "earlier-frame": "PETRv2 cannot be trained or evaluated without it; PETR does not use it",
     "missing-split": "it cannot be trained or evaluated on; ignore this if the split is not meant"
     " to be here",
-    "exif-rotated": "rotated when it is read, because its recorded size is that of the rotated"
-    " image",
+    "exif-rotated": "rotated when it is read, because its recorded size, or the format, tells that"
+    " the boxes were drawn on the rotated image",
     "exif-ambiguous": "read without rotation; the size does not show whether the boxes were drawn"
     " on the rotated image",
 }

@@ -38,6 +38,9 @@ class SplitAnnotations:
     ``findings`` are the problems that only the reader can see, such as lines that it left out.
     With ``find_location``, the problems that are found later name the file and the line of a
     record. Then ``file`` must be different for each split, and ids must be whole numbers.
+
+    ``upright`` is True if boxes are always those of an image after its EXIF orientation. Otherwise
+    the recorded width and height tell, and a square image counts as one without orientation.
     """
 
     content: JsonObject
@@ -45,6 +48,7 @@ class SplitAnnotations:
     file: Path
     findings: tuple[Finding, ...] = ()
     find_location: FindLocation | None = None
+    upright: bool = False
 
 
 @dataclass(frozen=True)

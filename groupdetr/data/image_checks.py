@@ -95,6 +95,8 @@ def _check(image: _ImageFile, decode: bool, checked: CheckedImages) -> _Result:
             return _Result(file, replace(error.finding, record=image.name))
         if file is not None:
             checked.add(image.path, SoundImage(file, image.size, decode, code))
+    if code == "exif-ambiguous" and image.record.upright:
+        code = "exif-rotated"  # The format tells what the size does not.
     if not code:
         return _Result(file, None)
     what = "its EXIF orientation rotates or mirrors it"

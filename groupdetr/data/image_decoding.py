@@ -56,15 +56,18 @@ class PixelValueError(ValueError):
     """The values of an image do not tell which of them is white."""
 
 
-def load_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+def load_image(
+    path: Path, size: tuple[int, int] | None = None, upright: bool = False
+) -> Image.Image:
     """Return the image as RGB, 8 bits. Of an animation, return the first frame.
 
     ``size`` is the recorded (width, height). The EXIF orientation is applied only if the image has
     that size with it and not without it, because then the boxes were drawn on the rotated image.
-    Without ``size`` it is always applied.
+    With ``upright`` it is also applied if the image has that size in both cases. Without ``size``
+    it is always applied.
     """
     with open_image(path) as image:
-        return _oriented_rgb(image, size, path).copy()
+        return _oriented_rgb(image, size, path, upright).copy()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -76,15 +79,15 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return _oriented_rgb(image, None, Path()).copy()
 
 
-def load_pixels(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def load_pixels(path: Path, size: tuple[int, int], upright: bool = False) -> NDArray[np.uint8]:
     """Return the pixels of the image that `load_image` returns, [H,W,3]."""
     with open_image(path) as image:
         is_plain_jpeg = (image.format, image.mode, image.size) == ("JPEG", "RGB", size)
-        if decode_jpeg and is_plain_jpeg:
+        if decode_jpeg and is_plain_jpeg and not _needs_orientation(image, size, path, upright):
             # On a ValueError the file is unusual; Pillow can read it or explain the problem.
             with suppress(ValueError):
                 return decode_jpeg(path.read_bytes(), strict=True)
-        return np.array(_oriented_rgb(image, size, path))
+        return np.array(_oriented_rgb(image, size, path, upright))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -217,9 +220,19 @@ def _oriented_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def _needs_orientation(image: Image.Image, size: tuple[int, int] | None, path: Path) -> bool:
+def is_turned(path: Path, size: tuple[int, int], upright: bool = False) -> bool | None:
+    """Return whether `load_image` applies the EXIF orientation; None if the image has none."""
+    with open_image(path) as image:
+        if _orientation(image) == 1:
+            return None
+        return _needs_orientation(image, size, path, upright)
+
+
+def _needs_orientation(
+    image: Image.Image, size: tuple[int, int] | None, path: Path, upright: bool = False
+) -> bool:
     """True if the EXIF orientation must be applied to get an image of the recorded ``size``."""
-    if size is None:
+    if size is None or (upright and size == _oriented_size(image)):
         return _orientation(image) != 1
     if size == image.size:
         return False
@@ -234,8 +247,10 @@ def _needs_orientation(image: Image.Image, size: tuple[int, int] | None, path: P
     return True
 
 
-def _oriented_rgb(image: Image.Image, size: tuple[int, int] | None, path: Path) -> Image.Image:
-    if _needs_orientation(image, size, path):
+def _oriented_rgb(
+    image: Image.Image, size: tuple[int, int] | None, path: Path, upright: bool = False
+) -> Image.Image:
+    if _needs_orientation(image, size, path, upright):
         return _rgb(ImageOps.exif_transpose(image))
     return _rgb(image)
 

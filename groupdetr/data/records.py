@@ -69,6 +69,8 @@ class Record:
     crowd: Bools  # [T]
     annotation_ids: tuple[int | str | None, ...]  # [T] as recorded, None where there is none
     segmentations: Sequence[Segmentation] | None = None  # [T] if the data is read with masks
+    # Whether the boxes are those of the image after its EXIF orientation; False: the size tells.
+    upright: bool = False
 
     def trainable_objects(self) -> tuple[Floats, Ints]:
         """Return boxes [T',4] as x0, y0, x1, y1 within the image and labels [T'].
@@ -143,6 +145,7 @@ class RecordTable:
     crowd: Bools  # [A]
     annotation_ids: Ids  # [A]
     segmentations: PackedSegmentations | None = None  # [A]
+    upright: bool = False  # as in `Record`, for all images
 
     def record(self, row: int) -> Record:
         """Return one image. Its arrays are views of the columns."""
@@ -162,6 +165,7 @@ class RecordTable:
             self.crowd[first:end],
             tuple(self.annotation_ids[first:end].tolist()),
             None if self.segmentations is None else self.segmentations[first:end],
+            self.upright,
         )
 
 

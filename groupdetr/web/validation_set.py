@@ -177,8 +177,8 @@ def _same_path(first: str, second: Path) -> bool:
 
 def load_record(record: Record) -> Image.Image:
     """Return the image of a record as RGB, as training and evaluation see it."""
-    # The size decides if the EXIF orientation is applied.
-    return load_image(record.path, (record.width, record.height))
+    # The size decides if the EXIF orientation is applied, unless the format does.
+    return load_image(record.path, (record.width, record.height), record.upright)
 
 
 def truth_to_json(record: Record) -> Sequence[JsonObject]:

@@ -3,7 +3,7 @@
 A line of a label file is a box, ``class x_center y_center width height``, or a polygon, ``class x y
 x y x y ...``. Coordinates are fractions of the width and height of the image. The folder of the
 labels is that of the images with ``images`` replaced by ``labels``. An image without a label file
-has no objects. `yolo_description.py` reads data.yaml.
+has no objects. Images are turned by their EXIF orientation. `yolo_description.py` reads data.yaml.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def _read_split(
             _read_labels(label, description, entry, split, locations)
     categories = [{"id": number, "name": text} for number, text in description.names.items()]
     content = {"images": split.images, "annotations": split.annotations, "categories": categories}
-    return SplitAnnotations(content, folder, file, tuple(split.findings), locations)
+    findings = tuple(split.findings)
+    return SplitAnnotations(content, folder, file, findings, locations, upright=True)
 
 
 def _images_of(source: Path, root: Path, findings: list[Finding]) -> Iterator[Path]:

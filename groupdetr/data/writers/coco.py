@@ -15,7 +15,7 @@ def write_coco(splits: Sequence[SourceSplit], target: Target) -> None:
     for split in splits:
         images, annotations = [], []
         for image in target.progress(split.images, split.name):
-            target.copy_image(image.path, PurePosixPath("images", split.name) / image.file_name)
+            target.copy_turned_image(image, PurePosixPath("images", split.name) / image.file_name)
             entry = {"width": image.width, "height": image.height}
             images.append(image.entry | entry | {"file_name": str(image.file_name)})
             for annotation in image.annotations:

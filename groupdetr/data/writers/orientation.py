@@ -1,16 +1,20 @@
-"""The EXIF orientation of an image file, removed without a change of its pixels."""
+"""The EXIF orientation of an image file, removed without a change of its pixels, or applied."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
+
+from PIL import ImageOps
 
 from groupdetr.data.image_decoding import open_image
 
 _ORIENTATION = 0x0112  # EXIF tag
 _SHORT, _LONG = 3, 4  # types of its value
 _PREFIX = b"Exif\0\0"
+_QUALITY = 95  # of JPEG files that are encoded again
 
 
 def without_orientation(path: Path) -> bytes | None:
@@ -34,6 +38,15 @@ def without_orientation(path: Path) -> bytes | None:
         checksum = zlib.crc32(content[start - 4 : start + len(block)])
         content[start + len(block) : start + len(block) + 4] = struct.pack(">I", checksum)
     return bytes(content)
+
+
+def turned(path: Path) -> bytes:
+    """Return the content of an image file whose pixels are turned by its EXIF orientation."""
+    with open_image(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        buffer = io.BytesIO()
+        upright.save(buffer, image.format, quality=_QUALITY, exif=upright.getexif())
+    return buffer.getvalue()
 
 
 def _with_orientation_1(block: bytes) -> bytes | None:

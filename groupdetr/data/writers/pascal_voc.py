@@ -48,7 +48,7 @@ def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
             if name != image.file_name.name:
                 target.note("images renamed, because two would share one annotation file")
             stems.append(PurePosixPath(name).stem)
-            target.copy_image(image.path, PurePosixPath("JPEGImages", name))
+            target.copy_turned_image(image, PurePosixPath("JPEGImages", name))
             numbers = _object_numbers(image, target)
             if numbers is not None:
                 segmented.append(stems[-1])

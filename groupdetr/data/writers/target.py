@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from groupdetr.data.image_decoding import is_turned
 from groupdetr.data.records import clip_boxes
+from groupdetr.data.writers.orientation import turned
 from groupdetr.files.writing import explained
 from groupdetr.structures.json_object import JsonObject
 
@@ -29,6 +31,7 @@ class SourceImage:
     height: int
     entry: JsonObject
     annotations: list[JsonObject]
+    upright: bool = False  # as in `Record`
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,19 @@ class Target:
         with explained(path):
             if not (self.link and _link(source.resolve(), path)):
                 shutil.copyfile(source, path)
+
+    def copy_turned_image(self, image: SourceImage, name: PurePosixPath) -> None:
+        """Copy or link an image to ``name`` in a format in which only its size tells whether its
+        EXIF orientation is applied. If the size does not tell, its pixels are turned.
+        """
+        size = (image.width, image.height)
+        if image.upright and is_turned(image.path, size, upright=True) != is_turned(
+            image.path, size
+        ):
+            self.note("images turned by their EXIF orientation, and encoded again")
+            self.write_image(turned(image.path), name)
+        else:
+            self.copy_image(image.path, name)
 
     def write_image(self, content: bytes, name: PurePosixPath) -> None:
         """Write an image file to ``name``, relative to the folder."""

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import yaml
 
-from groupdetr.data.image_decoding import image_size
+from groupdetr.data.image_decoding import is_turned
 from groupdetr.data.json_values import parse_numbers
 from groupdetr.data.records import Floats
 from groupdetr.data.writers.orientation import without_orientation
@@ -90,7 +90,7 @@ def _images_as_stored(splits: Sequence[SourceSplit]) -> set[Path]:
     stored = set()
     for split in splits:
         for image in split.images:
-            if image_size(image.path) != (image.width, image.height):
+            if is_turned(image.path, (image.width, image.height), image.upright) is False:
                 _without_orientation(image)
                 stored.add(image.path)
     return stored

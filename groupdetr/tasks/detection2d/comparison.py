@@ -207,7 +207,7 @@ def strips_of(detected: DetectedObjects, indices: Sequence[int]) -> Html:
     for index in indices:
         record = detected.task.val.records[index]
         # The size decides if the EXIF orientation is applied, as in training and evaluation.
-        image = load_image(record.path, (record.width, record.height))
+        image = load_image(record.path, (record.width, record.height), record.upright)
         detections = {name: items[index] for name, items in detected.detections.items()}
         panels.append(DetectionPanel(image, detected.task.ground_truth(index), detections))
     return detection_strips(panels, detected.class_names)
@@ -237,5 +237,5 @@ def group_panel(task: DetectionTask, detector: Detector, index: int) -> GroupPan
     """Return validation image ``index`` with the queries that are matched to its objects."""
     matched = matched_queries(detector.model, detector.recipe.criterion(), task.val, index)
     record = task.val.records[index]
-    image = load_image(record.path, (record.width, record.height))
+    image = load_image(record.path, (record.width, record.height), record.upright)
     return GroupPanel(image, matched.boxes, matched.predicted_boxes, matched.points)

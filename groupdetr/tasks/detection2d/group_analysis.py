@@ -276,7 +276,7 @@ def _disputed_images(
             break
         record = result.split.records[index]
         try:
-            loaded = load_image(record.path, (record.width, record.height))
+            loaded = load_image(record.path, (record.width, record.height), record.upright)
         except DataError:  # It was removed since it was read.
             continue
         rows = disputed(images[index])[:MAX_DISPUTED_OBJECTS]

@@ -177,7 +177,7 @@ def _shown(suspects: Sequence[_Found], names: Sequence[str], num_groups: int) ->
     for item in suspects[:MAX_SHOWN]:
         suspect, record = item.suspect, item.split.records[item.suspect.image]
         try:
-            image = load_image(record.path, (record.width, record.height))
+            image = load_image(record.path, (record.width, record.height), record.upright)
         except DataError:  # It was removed since it was read.
             continue
         others = np.delete(

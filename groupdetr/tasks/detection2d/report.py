@@ -89,7 +89,7 @@ def image_loader(records: Sequence[Record]) -> LoadImage:
         if record is None:
             return None
         try:
-            return load_image(record.path, (record.width, record.height))
+            return load_image(record.path, (record.width, record.height), record.upright)
         except DataError:
             return None
 
@@ -102,7 +102,7 @@ def detection_panel(
     """Return validation image ``index``, its ground truth, and the detections of each detector."""
     record = task.val.records[index]
     # The size decides if the EXIF orientation is applied, as in training and evaluation.
-    image = load_image(record.path, (record.width, record.height))
+    image = load_image(record.path, (record.width, record.height), record.upright)
     detections = {}
     for name, detector in detectors.items():
         (result,) = detector.predict(image, score=0.0)

@@ -23,7 +23,7 @@ def draw_validation_image(
     record = task.val.records[index]
     best = None if evaluation.errors is None else evaluation.errors.best_f1
     result = Result(
-        image=load_image(record.path, (record.width, record.height)),
+        image=load_image(record.path, (record.width, record.height), record.upright),
         detections=detections.above(DEFAULT_SCORE if best is None else best.score),
         categories=[(category.id, category.name) for category in task.data.categories],
     )
