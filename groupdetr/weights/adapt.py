@@ -50,6 +50,25 @@ def unflatten_groups(theirs: Tensor, axes: ParameterAxes, num_groups: int) -> Te
     return theirs.unflatten(group_axis, (num_groups, -1))
 
 
+def exchange_groups(
+    state: dict[str, Tensor], declared: Mapping[str, ParameterAxes], first: int, second: int
+) -> bool:
+    """Exchange two groups of ``state`` in every tensor that has both, and return if any has.
+
+    ``declared`` is what the model's modules declare (`declared_axes`).
+    """
+    is_changed = False
+    for name, axes in declared.items():
+        axis = axes.index(Axis.GROUP)
+        if axis is None or name not in state or max(first, second) >= state[name].shape[axis]:
+            continue
+        order = torch.arange(state[name].shape[axis], device=state[name].device)
+        order[[first, second]] = order[[second, first]]
+        state[name] = state[name].index_select(axis, order)
+        is_changed = True
+    return is_changed
+
+
 def fit_groups(
     state: dict[str, Tensor],
     model: Mapping[str, Tensor],

@@ -223,7 +223,8 @@ def file_categories(layout: Layout, file: Checkpoint, num_classes: int) -> list[
         categories = layout.categories(file.metadata)
     check_categories(categories, file.where)
     if layout.has_unused_class and len(categories) == num_classes - 1:
-        last_id = max((id for id, _ in categories), default=-1)
+        # Ids may be texts, too.
+        last_id = max((id for id, _ in categories if isinstance(id, int)), default=-1)
         categories = [*categories, (last_id + 1, UNUSED_CLASS)]
     return categories if len(categories) == num_classes else []
 

@@ -32,6 +32,7 @@ from groupdetr.modeling.outline import without_memory
 from groupdetr.modeling.parameter_axes import Axis, ParameterAxes, count_by_name, declared_axes
 from groupdetr.weights.adapt import count_classes
 from groupdetr.weights.conversion import (
+    NATIVE,
     convert_checkpoint,
     file_categories,
     file_image_size,
@@ -42,6 +43,7 @@ from groupdetr.weights.file_fit import errors_of_a_recipe, expect_size_of_file
 from groupdetr.weights.loading import LoadReport, expect_dimensions, load_weights, restore_groups
 from groupdetr.weights.recipe_sizes import sizes_from_tensors
 
+THRESHOLD = "score_threshold"  # the entry of metadata that `predict` uses
 # Recipe field -> the axis whose size it is.
 COUNTS = {"num_groups": Axis.GROUP, "num_queries": Axis.QUERY, "num_classes": Axis.CLASS}
 
@@ -59,8 +61,8 @@ def import_weights(
 
     The file contains the recipe and the classes. ``preset`` is by default the one that the
     checkpoint belongs to. ``options`` are recipe fields that replace those of the checkpoint, such
-    as ``num_groups=1``, which keeps group 0. ``file_groups``, ``layout`` and ``entry`` as in
-    `load_weights`.
+    as ``num_groups=1``, which keeps the group that answers. ``file_groups``, ``layout`` and
+    ``entry`` as in `load_weights`.
 
     `UsageError` if ``out`` is the source, the weights of a run, or a file that this library did not
     write. Such files are never replaced.
@@ -77,6 +79,10 @@ def import_weights(
     # The caller's options override the metadata, and these override the sizes of tensors.
     metadata = file_options(file_layout, file)
     known = {**metadata, **options, "preset": preset, "pretrained_backbone": False}
+    num_groups, answering = options.get("num_groups"), metadata.get("inference_group")
+    if num_groups is not None and type(answering) is int and answering >= num_groups:
+        # `load_weights` takes the group that answers as group 0.
+        known["inference_group"] = options.get("inference_group", 0)
     sizes = _sizes(file, known.get("num_heads", preset_recipe.num_heads))
     known_sizes = {name: size for name, size in sizes.items() if hasattr(preset_recipe, name)}
     fields = {**known_sizes, **known}
@@ -92,17 +98,26 @@ def import_weights(
     state = restore_groups(
         file, outline.state_dict(), declared, file_groups, preset_recipe.num_queries
     )
-    fields = {**counts_from_tensors(state, declared), **fields}
+    counts = counts_from_tensors(state, declared)
+    fields = {**counts, **fields}
     recipe = _recipe(preset_recipe, fields, options, file.where)
 
     model = _build(recipe, file)
+    # The queries of the model may be fewer than those of the preset, of which a file without
+    # metadata has whole groups.
+    file_groups = file_groups or counts.get("num_groups")
     report = load_weights(model, source, file_groups=file_groups, layout=layout, entry=entry)
     num_classes = count_classes(state, declared, file.where)
     categories = file_categories(file_layout, file, num_classes)
     if not categories:
         categories = [(row, f"class {row}") for row in range(recipe.num_classes)]
+        report.add([f"the names of its {num_classes} classes are not known: class 0, class 1, ..."])
     imgsz = file_image_size(file_layout, file) or preset_experiment.settings.imgsz
     metadata = {"recipe": recipe_to_dict(recipe), "categories": categories, "imgsz": imgsz}
+    is_same = not options.keys() & {"num_queries", "inference_group"}
+    if file_layout is NATIVE and THRESHOLD in file.metadata and is_same:
+        # The one with the best F1 of the group that answers, which `groupdetr groups` measured
+        metadata[THRESHOLD] = file.metadata[THRESHOLD]
     native.save(model, out, metadata)
     report.add(
         [

@@ -27,6 +27,7 @@ from groupdetr.weights.adapt import (
     check_classes,
     count_classes,
     count_flat_rows,
+    exchange_groups,
     fit_groups,
     lacks_groups,
     replace_classes,
@@ -87,7 +88,8 @@ def load_weights(
     """Load weights of this library, of an official layout, or of another one that is known.
 
     The numbers of groups K and of queries N may differ between file and model. Rows of the file are
-    loaded as far as they reach. ``new_head`` permits other classes: the rows of classes that both
+    loaded as far as they reach, and the group that answers in the file is never left out.
+    ``new_head`` permits other classes: the rows of classes that both
     the file and ``class_names`` (those of the model) have are loaded, the others newly initialised.
     ``file_groups`` is K of a file that has K*N query rows and does not say how many groups they
     are. ``layout`` is the title of the layout of a file that may have several and does not say
@@ -160,6 +162,7 @@ def load_weights(
             report.add(replace_classes(state, model_state, declared, file_names, model_names))
         else:
             check_classes((file_classes, model_classes), file_names, model_names, where)
+    report.add(keep_answering_group(state, declared, file_recipe, model.recipe))
     # The classes of proposal heads are those of the model by now.
     report.add(fit_groups(state, model_state, declared))
 
@@ -300,6 +303,26 @@ def restore_groups(
     for name in flat:
         state[name] = unflatten_groups(state[name], declared[name], num_groups)
     return state
+
+
+def keep_answering_group(
+    state: dict[str, Tensor],
+    declared: Mapping[str, ParameterAxes],
+    file_recipe: Metadata,
+    recipe: Recipe,
+) -> list[str]:
+    """Let the group that answers in the file answer in a model that has too few groups for it.
+
+    It may be another one than group 0, for example in a file of `groupdetr groups --best`. Return a
+    line if groups of ``state`` were exchanged. ``recipe`` is that of the model, and ``declared`` is
+    what its modules declare (`declared_axes`).
+    """
+    theirs, ours = file_recipe.get("inference_group"), recipe.inference_group
+    if theirs is None or ours is None or theirs < recipe.num_groups:
+        return []
+    if not exchange_groups(state, declared, theirs, ours):
+        return []
+    return [f"group {theirs} answers in the file: loaded as group {ours}, which answers here"]
 
 
 def _expect_recorded_groups(

@@ -37,6 +37,7 @@ from groupdetr.modeling.backbones.registry import (
 from groupdetr.modeling.backbones.timm_network import TimmNetwork
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.parameter_axes import Axis, declared_axes
+from groupdetr.weights.adapt import exchange_groups
 from groupdetr.weights.detrex_dino import DETREX_DINO
 from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
@@ -366,11 +367,13 @@ def one_group_state(model: DetectionTransformer, layout: Layout) -> dict[str, Te
 def all_groups_state(model: DetectionTransformer, layout: Layout, where: str) -> dict[str, Tensor]:
     """Return the tensors of a detector with all groups, as a file of this layout has them.
 
-    A table of queries has the rows of one group after those of the other. Tensors of which the file
-    has one for every group have the axis of groups. `UsageError` if there are others, such as
-    proposal heads, of which the file has one.
+    The group that answers is the first one, which answers in the code of others. A table of queries
+    has the rows of one group after those of the other. Tensors of which the file has one for every
+    group have the axis of groups. `UsageError` if there are others, such as proposal heads, of
+    which the file has one.
     """
     state = dict(model.state_dict())
+    exchange_groups(state, declared_axes(model), 0, model.recipe.inference_group or 0)
     for name, axes in declared_axes(model).items():
         axis = axes.index(Axis.GROUP)
         if axis is None or name not in state or layout.has_axis_of_groups(name):

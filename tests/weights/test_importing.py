@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,13 @@ from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.tiny import TinyConditionalDETR
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.registry import experiment, recipe_from_dict
+from groupdetr.registry import experiment, recipe_from_dict, recipe_to_dict
 from groupdetr.structures.images import Images
 from groupdetr.weights.file_fit import build_for_file
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights
 
-from .conftest import official_args, official_state
+from .conftest import SMALL, official_args, official_state
 
 TINY = "conditional-detr-tiny"
 
@@ -37,6 +37,7 @@ def test_an_import_is_a_complete_file(
     assert asdict(again.recipe) == asdict(model.recipe) | {"preset": TINY, "dropout": 0.1}
     assert metadata["categories"] == [[row, f"class {row}"] for row in range(5)]
     assert metadata["imgsz"] == experiment(TINY).settings.imgsz
+    assert report.lines[-2] == "the names of its 5 classes are not known: class 0, class 1, ..."
     assert report.lines[-1] == f"{tmp_path / 'out.safetensors'}: {TINY}, 3 x 4 queries, 5 classes"
 
 
@@ -47,6 +48,39 @@ def test_an_import_with_one_group_keeps_group_0(
     state, metadata = read(tmp_path / "out.safetensors")
     assert metadata["recipe"]["num_groups"] == 1
     assert torch.equal(state["queries.embedding"], model.queries.embedding[:1])
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "rows", "answering"), [(1, [2], 0), (2, [2, 1], 0), (3, [0, 1, 2], 2)]
+)
+def test_the_group_that_answers_is_never_left_out(
+    num_groups: int, rows: list[int], answering: int, model: DetectionTransformer, tmp_path: Path
+) -> None:
+    """`groupdetr groups --best` writes such a file, with the score threshold of the group."""
+    recipe = recipe_to_dict(replace(SMALL, preset=TINY, inference_group=2))
+    save(model, tmp_path / "best.safetensors", {"recipe": recipe, "score_threshold": 0.3})
+    report = import_weights(
+        tmp_path / "best.safetensors", tmp_path / "out.safetensors", num_groups=num_groups
+    )
+    state, metadata = read(tmp_path / "out.safetensors")
+    assert torch.equal(state["queries.embedding"], model.queries.embedding[rows])
+    assert metadata["recipe"]["inference_group"] == answering
+    assert metadata["score_threshold"] == 0.3
+    assert ("group 2 answers in the file" in "".join(report.lines)) is (num_groups < 3)
+
+
+def test_fewer_queries_are_the_first_ones_of_every_group(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    """Without metadata, a file has groups of as many queries as the preset, not as the model."""
+    num_queries = experiment(TINY).recipe.num_queries
+    large = replace(SMALL, num_groups=2, num_queries=num_queries).build()
+    torch.save(official_state(large), tmp_path / "bare.pth")
+    out = tmp_path / "out.safetensors"
+    import_weights(tmp_path / "bare.pth", out, TINY, num_queries=num_queries // 2)
+    assert torch.equal(
+        read(out)[0]["queries.embedding"], large.queries.embedding[:, : num_queries // 2]
+    )
 
 
 def test_an_import_of_a_file_of_ours_keeps_its_metadata(

@@ -24,7 +24,7 @@ from groupdetr.registry import experiment, recipe_from_dict
 from groupdetr.structures.images import Images
 from groupdetr.structures.predictions import Predictions
 from groupdetr.weights.coco_names import COCO_91
-from groupdetr.weights.conversion import convert_checkpoint
+from groupdetr.weights.conversion import convert_checkpoint, file_categories
 from groupdetr.weights.huggingface_rf_detr import HUGGING_FACE_RF_DETR_MODULES
 from groupdetr.weights.importing import import_weights
 from groupdetr.weights.loading import load_weights
@@ -191,6 +191,10 @@ def test_a_row_that_is_no_class_is_added_for_roboflows_code(tmp_path: Path) -> N
     assert metadata["categories"] == [*([id, name] for id, name in classes), [4, "N/A"]]
     again = recipe_from_dict(metadata["recipe"]).build()
     load_weights(again, tmp_path / "x.safetensors")
+    # The ids of a data set may be texts.
+    texts = {"categories": [["a", "cat"], ["b", "dog"], ["c", "hen"]]}
+    named = file_categories(ROBOFLOW_RF_DETR, Checkpoint({}, texts, "here"), 4)
+    assert named == [("a", "cat"), ("b", "dog"), ("c", "hen"), (0, "N/A")]
     # No proposal is another one because of it.
     final, expected = forward(again), forward(ours)
     assert torch.equal(final.boxes, expected.boxes)

@@ -128,6 +128,14 @@ def test_all_groups_follow_each_other(tmp_path: Any) -> None:
     assert torch.equal(rows[GROUPS["num_queries"]], model.queries.embedding[1, 0])
 
 
+def test_the_group_that_answers_is_the_first_of_all_groups() -> None:
+    """The code of others answers with the first group."""
+    model = build(replace(CONDITIONAL, inference_group=2))
+    rows = all_groups_state(model, OFFICIAL, "here")["queries.embedding"]
+    groups = rows.unflatten(0, (GROUPS["num_groups"], -1))
+    assert torch.equal(groups, model.queries.embedding[[2, 1, 0]])
+
+
 def test_groups_with_heads_of_their_own_cannot_all_be_written() -> None:
     model = build(replace(DINO_TINY, num_groups=2))
     with pytest.raises(UsageError, match="DINO cannot have all groups") as refused:
