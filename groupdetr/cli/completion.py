@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from groupdetr.cli.help_texts import descriptions, unpack
 from groupdetr.errors import UsageError
 
 INSTALL = "--install-completion"
@@ -157,9 +158,9 @@ def read_options(options: type) -> Iterator[Option]:
     import tyro
 
     hints = get_type_hints(options, include_extras=True)
-    descriptions = _descriptions(options)
+    texts = descriptions(options)
     for field in dataclasses.fields(options):
-        kind, *annotations = _unpack(hints[field.name])
+        kind, *annotations = unpack(hints[field.name])
         if tyro.conf.Suppress in annotations:
             continue
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -172,7 +173,7 @@ def read_options(options: type) -> Iterator[Option]:
         yield Option(
             names[0] if names else field.name,
             kind,
-            descriptions.get(field.name, ""),
+            _first_sentence(texts.get(field.name, "")),
             is_positional=tyro.conf.Positional in annotations,
             repeats=tyro.conf.UseAppendAction in annotations,
             default=field.default,
@@ -180,21 +181,8 @@ def read_options(options: type) -> Iterator[Option]:
         )
 
 
-def _descriptions(options: type) -> dict[str, str]:
-    """Return the first sentence of the docstring of every field."""
-    from docstring_parser import parse_from_object
-
-    descriptions = {}
-    for base in reversed(options.__mro__[:-1]):
-        for field in parse_from_object(base).params:
-            text = " ".join((field.description or "").split())
-            descriptions[field.arg_name] = text.partition(". ")[0].removesuffix(".")
-    return descriptions
-
-
-def _unpack(hint: Any) -> tuple[Any, ...]:
-    """Return a type without Annotated, and the annotations."""
-    return get_args(hint) if get_origin(hint) is Annotated else (hint,)
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].removesuffix(".")
 
 
 def _types_in(hint: Any) -> set[Any]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any, cast
 
+from groupdetr.cli.help_texts import HelpStream, set_help_texts
 from groupdetr.cli.json_output import print_json
 from groupdetr.console.output import EscapingStream
 from groupdetr.console.text import escape_controls
@@ -258,8 +259,10 @@ def read_options(name: str, arguments: list[str]) -> Any:
     prepare = getattr(sys.modules[options_class.__module__], "prepare", None)
     if prepare is not None:
         arguments, keywords["default"] = prepare(arguments)
+    set_help_texts(options_class)
+    stdout = cast(IO[str], HelpStream(sys.stdout))
     # tyro's messages have arguments in them, which may be names of files.
-    with redirect_stderr(EscapingStream(sys.stderr)), redirect_stdout(EscapingStream(sys.stdout)):
+    with redirect_stderr(EscapingStream(sys.stderr)), redirect_stdout(EscapingStream(stdout)):
         return tyro.cli(
             options_class,
             args=arguments,

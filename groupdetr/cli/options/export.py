@@ -31,7 +31,7 @@ class ExportOptions(PluginOptions):
     imgsz: int | None = None
     """Shortest side of the network's input in pixels, or the side of a square for models of
     squares. None: as in training."""
-    size: tuple[int, int] | None = None
+    size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="HEIGHT WIDTH")] = None
     """Height and width of the input, if it is to be fixed: images are stretched to it. None: any
     size, and images keep their proportions, as in training; for models of squares their side."""
     dynamic_batch: bool = False
