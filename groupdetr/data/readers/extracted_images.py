@@ -63,8 +63,16 @@ class ExtractedImages:
         return name
 
     def finish(self) -> None:
-        """Mark the folder as complete, after all images were added."""
-        (self.folder / _COMPLETE).touch()
+        """Mark the folder as complete, after all images were added.
+
+        A complete folder is only read: it may be that of another user.
+        """
+        if self._is_complete:
+            return
+        try:
+            (self.folder / _COMPLETE).touch()
+        except OSError as error:
+            raise self._refused(error) from None
 
     def _refused(self, error: OSError) -> RefusedError:
         what = f"images of a Parquet file cannot be written there ({error.strerror})"

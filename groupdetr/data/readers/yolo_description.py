@@ -11,7 +11,7 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PureWindowsPath
@@ -29,7 +29,7 @@ from groupdetr.data.readers.text_file import read_lines, read_text
 from groupdetr.data.split_names import SPLIT_ALIASES, split_folders
 from groupdetr.settings import MANY
 
-CLASS_FILES = ("classes.txt", "obj.names")
+CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")  # of labelImg, Darknet, Roboflow
 _YAML_SUFFIXES = (".yaml", ".yml")
 _STEMS = ("data", "dataset")  # of data.yaml
 _MAX_DEPTH = 3  # folders between a folder and the data.yaml in it
@@ -326,9 +326,16 @@ def _split_of_name(name: str) -> str | None:
 def _has_label_folders(folder: Path) -> bool:
     if any(_label_folders(folder)):
         return True
-    if not any((folder / name).is_file() for name in CLASS_FILES):
-        return False
-    return any(map(is_image_name, os.listdir(folder))) or bool(split_lists(folder))
+    if _class_files([folder]):
+        return _has_labelled_image(folder) or bool(split_lists(folder))
+    splits = split_folders(folder).values()
+    return bool(_class_files(splits)) and any(map(_has_labelled_image, splits))
+
+
+def _has_labelled_image(folder: Path) -> bool:
+    """Return whether an image has a text file beside it. Pascal VOC has XML files there."""
+    names = set(os.listdir(folder))
+    return any(f"{Path(name).stem}.txt" in names for name in names if is_image_name(name))
 
 
 def _label_folders(folder: Path) -> Iterator[Path]:
@@ -376,10 +383,28 @@ def _is_image_list(file: Path) -> bool:
 
 
 def _class_file(root: Path) -> Path | None:
-    """Return the file with the names of the classes, one on each line; None if there is none."""
-    folders = [root, *_label_folders(root)]
-    files = [parent / name for parent in folders for name in CLASS_FILES]
-    return next((file for file in files if file.is_file()), None)
+    """Return the file with the names of the classes, one on each line; None if there is none.
+
+    It is in the folder of the dataset, in those of the splits, or in those of the labels. Several
+    must have the same names, because the numbers of the labels refer to them.
+    """
+    for folders in ([root], split_folders(root).values(), _label_folders(root)):
+        files = _class_files(folders)
+        for file in files[1:]:
+            if _names_of_lines(file) != _names_of_lines(files[0]):
+                raise refused("class-names", file, f"its names are not those of {files[0]}")
+        if files:
+            return files[0]
+    return None
+
+
+def _class_files(folders: Iterable[Path]) -> list[Path]:
+    """Return the files with the names of the classes in some folders, at most one of each."""
+    files = []
+    for folder in folders:
+        in_folder = (folder / name for name in CLASS_FILES)
+        files += [file for file in in_folder if file.is_file()][:1]
+    return files
 
 
 def _names_of_yaml(root: Path) -> dict[int, str]:

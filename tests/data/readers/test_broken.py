@@ -228,6 +228,16 @@ def test_names_in_lists_may_have_spaces_flags_and_endings(line: str, voc: Path) 
     assert record.path.name == "my cat (1).jpg"
 
 
+def test_names_of_classes_beside_xml_files_are_those_of_pascal_voc(voc: Path) -> None:
+    """A dataset of YOLO may have the same file, and text files beside the images."""
+    for path in sorted(voc.glob("*/*.*")):
+        path.rename(voc / path.name)
+    write(voc / "classes.txt", "dog\ncat\n")
+    data = load(voc)
+    assert [category.name for category in data.categories] == ["dog", "cat"]
+    assert sum(len(record.boxes) for record in data.splits["train"].records)
+
+
 def test_of_several_years_one_must_be_chosen(voc: Path, tmp_path: Path) -> None:
     devkit = tmp_path / "VOCdevkit"
     devkit.mkdir()

@@ -215,3 +215,20 @@ def keep_used_classes(coco: dict[str, Coco]) -> None:
     used = {a["category_id"] for content in coco.values() for a in content["annotations"]}
     for content in coco.values():
         content["categories"] = [c for c in content["categories"] if c["id"] in used]
+
+
+def test_images_of_a_parquet_file_that_were_written_are_only_read(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache may be that of another user, who alone can write into it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+    folder = real_data / "tiny_coco"
+    coco = {split: json.loads((folder / f"{split}.json").read_text()) for split in ("train", "val")}
+    for content in coco.values():
+        content["images"] = content["images"][:2]
+    data = write_parquet(coco, folder / "images", tmp_path / "out")
+    first = load(data)
+    for path in (tmp_path / "cache").rglob("*"):
+        os.utime(path, (0, 0))
+    assert_same_dataset(load(data), first)
+    assert all(path.stat().st_mtime == 0 for path in (tmp_path / "cache").rglob("*"))

@@ -213,6 +213,25 @@ def test_lists_of_images_are_the_splits(
     assert [finding.code for finding in findings] == ["split-elsewhere"] * 2 * has_warning
 
 
+@pytest.mark.parametrize("name", ["classes.txt", "_darknet.labels"])
+def test_names_of_classes_beside_the_labels_of_every_split_are_the_same(
+    name: str, tmp_path: Path
+) -> None:
+    """As in "YOLO Darknet" of Roboflow. LabelImg numbers the classes of each folder anew."""
+    for split, image in (("train", "a"), ("valid", "b")):
+        write_split(tmp_path / split, f"{image}.jpg")
+        (tmp_path / f"labels/{image}.txt").rename(tmp_path / split / f"{image}.txt")
+        (tmp_path / "labels").rmdir()
+        (tmp_path / split / name).write_text("cat\ndog\n")
+    data, findings = read_with_findings(tmp_path)
+    assert [category.name for category in data.categories] == ["cat", "dog"]
+    assert [len(data.splits[split].records[0].boxes) for split in ("train", "val")] == [1, 1]
+    assert not findings
+    (tmp_path / "valid" / name).write_text("dog\ncat\n")
+    with pytest.raises(DataError, match="its names are not those of"):
+        read_with_findings(tmp_path)
+
+
 @pytest.mark.parametrize("entry", ["images/train?", "images/train*/*"])
 def test_wildcards_name_what_they_match_and_nothing_between(entry: str, tmp_path: Path) -> None:
     """In a dataset whose own name has the characters of wildcards."""
