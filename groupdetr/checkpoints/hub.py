@@ -39,8 +39,10 @@ FILE_ENDINGS = frozenset(
     )
 )
 # What is downloaded of a model: first these files and, if it has none of them, the others.
-SAFE_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
-PICKLED_FILES = ("config.json", "*.bin", "*.bin.index.json", "*.pth", "*.pt")
+PROCESSOR = "preprocessor_config.json"  # of transformers: the size of images
+CONFIGURATIONS = ("config.json", PROCESSOR)
+SAFE_FILES = (*CONFIGURATIONS, "*.safetensors", "*.safetensors.index.json")
+PICKLED_FILES = (*CONFIGURATIONS, "*.bin", "*.bin.index.json", "*.pth", "*.pt")
 WEIGHTS_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 # A file is downloaded by its name if it has one of these endings.
 NAMED_ENDINGS = (*WEIGHTS_ENDINGS, ".ckpt", ".pdparams")
@@ -116,11 +118,11 @@ def name_with_revision(source: str | os.PathLike[str]) -> str:
 def download(model: HubModel) -> Path:
     """Return the folder of a model in the cache of huggingface-hub, or its only weights file.
 
-    Files that are not in the cache are downloaded: config.json and the weights, in safetensors if
-    the model has them. A folder without config.json that has one weights file is that file. If
-    ``model`` names a file, this file alone is downloaded and returned. `WeightsError` if there is
-    no such model, if it is neither in the cache nor reachable, or if it has several files of
-    weights and none of them is named.
+    Files that are not in the cache are downloaded: the configurations and the weights, in
+    safetensors if the model has them. A folder without config.json that has one weights file is
+    that file. If ``model`` names a file, this file alone is downloaded and returned. `WeightsError`
+    if there is no such model, if it is neither in the cache nor reachable, or if it has several
+    files of weights and none of them is named.
     """
     with offline_if_unreachable() as reachable:
         if model.file is not None:

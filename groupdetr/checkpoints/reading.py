@@ -189,6 +189,9 @@ def _open_folder(path: Path) -> Checkpoint:
     if len(files) == 1 and has_safetensors(files[0]) and native.read_metadata(files[0]):
         return _open_safetensors(files[0])  # a folder that `groupdetr push` wrote
     metadata = _read_json(config)
+    processor = path / hub.PROCESSOR
+    if processor.is_file():
+        metadata[processor.name] = _read_json(processor)
     state: dict[str, Tensor] = {}
     notes: list[str] = []
     for file in files:

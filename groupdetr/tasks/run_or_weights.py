@@ -86,7 +86,8 @@ def _weights_in(folder: Path) -> list[Path]:
 
 def _weights_of_folder(folder: Path) -> Path:
     """Return a weights file of this library with the weights of a local folder of transformers."""
-    state = _state_on_disk(folder, [folder / "config.json", *_weights_in(folder)])
+    configurations = [folder / name for name in hub.CONFIGURATIONS if (folder / name).is_file()]
+    state = _state_on_disk(folder, [*configurations, *_weights_in(folder)])
     return _converted(str(folder), "local", state)
 
 

@@ -25,6 +25,7 @@ from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE, own_fie
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.huggingface_lw_detr import HUGGING_FACE_LW_DETR
 from groupdetr.weights.huggingface_mask2former import HUGGING_FACE_MASK2FORMER
+from groupdetr.weights.huggingface_processor import processor_fields, processor_side
 from groupdetr.weights.huggingface_rf_detr import (
     HUGGING_FACE_RF_DETR,
     HUGGING_FACE_RF_DETR_MODULES,
@@ -174,11 +175,15 @@ def _open(source: str | Path, entry: str | None) -> Checkpoint:
 def file_options(layout: Layout, file: Checkpoint) -> RecipeFields:
     """Return the recipe fields that a file's metadata gives.
 
-    Those that this library wrote to the metadata of another layout are among them. `WeightsError`
-    if they are not numbers, texts, or lists of these.
+    Those of an image processor, and those that this library wrote to the metadata of another
+    layout, are among them. `WeightsError` if they are not numbers, texts, or lists of these.
     """
     with odd_metadata(file.where):
-        options = {**layout.options(file), **own_fields(file.metadata)}
+        options = {
+            **layout.options(file),
+            **processor_fields(file.metadata),
+            **own_fields(file.metadata),
+        }
     check_recipe_fields(options, file.where)
     return options
 
@@ -207,7 +212,7 @@ def file_image_size(layout: Layout, file: Checkpoint) -> int | None:
     `WeightsError` if it is larger than any image can be.
     """
     with odd_metadata(file.where):
-        side = layout.image_size(file)
+        side = processor_side(file.metadata) or layout.image_size(file)
     if side is not None and not 1 <= side <= MAX_IMGSZ:
         raise invalid("the size of images", side, f"at most {MAX_IMGSZ} pixels", file.where)
     return side

@@ -40,6 +40,7 @@ from groupdetr.weights.conversion import (
     file_preset,
 )
 from groupdetr.weights.file_fit import errors_of_a_recipe, expect_size_of_file
+from groupdetr.weights.huggingface_processor import processor_note
 from groupdetr.weights.loading import LoadReport, expect_dimensions, load_weights, restore_groups
 from groupdetr.weights.recipe_sizes import sizes_from_tensors
 
@@ -113,6 +114,7 @@ def import_weights(
         categories = [(row, f"class {row}") for row in range(recipe.num_classes)]
         report.add([f"the names of its {num_classes} classes are not known: class 0, class 1, ..."])
     imgsz = file_image_size(file_layout, file) or preset_experiment.settings.imgsz
+    report.add(processor_note(file.metadata, imgsz))
     metadata = {"recipe": recipe_to_dict(recipe), "categories": categories, "imgsz": imgsz}
     is_same = not options.keys() & {"num_queries", "inference_group"}
     if file_layout is NATIVE and THRESHOLD in file.metadata and is_same:
