@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import shlex
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from accelerate.utils import AutocastKwargs
 
 from groupdetr.data.processor_cores import cores
 from groupdetr.engine.precision import resolve_precision
-from groupdetr.errors import UsageError
+from groupdetr.errors import CallbackError, GroupDETRError, UsageError
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 
@@ -69,24 +71,62 @@ def expect_device(name: str) -> None:
 def create_accelerator(settings: Settings) -> Accelerator:
     """Return the accelerator: the device, the precision and the processes of a training.
 
-    There are several processes if ``torchrun`` or ``accelerate launch`` started the program.
+    There are several processes if ``torchrun`` or ``accelerate launch`` started the program. They
+    stay connected until the program ends, so that it may train several times: what a launcher
+    stores of a connection does not serve for a second one. `GroupDETRError` if they were
+    disconnected after an error.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     expect_device(settings.device)
-    # Without this, a second training in one process could not have another precision.
-    AcceleratorState._reset_state()
+    is_connected = torch.distributed.is_initialized()
+    if PartialState._shared_state.get("num_processes", 1) > 1 and not is_connected:
+        raise GroupDETRError(
+            "the processes of this program were disconnected by an error, and cannot be connected "
+            "a second time",
+            remedy="start the program again; a run that was stopped can be resumed",
+        )
+    # Without this, a second training in one process would have the device and the precision of the
+    # first one. Processes that are connected keep their devices.
+    AcceleratorState._reset_state(reset_partial_state=not is_connected)
     on_cpu = settings.device == "cpu" or devices() == ["cpu"]
     on_gpu = not on_cpu and torch.cuda.is_available()
     precision = resolve_precision(settings.precision, on_gpu)
     # The cache of autocast keeps a copy in bf16 of all weights until the end of the forward pass.
     # With FSDP no process should have all weights.
     autocast = AutocastKwargs(cache_enabled=not settings.fsdp)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="bf16" if precision == "bf16" else "no",
         kwargs_handlers=[autocast],
     )
+    if accelerator.num_processes > 1:
+        # A process that ends while it is connected may be aborted by gloo's threads.
+        atexit.unregister(disconnect)
+        atexit.register(disconnect)
+    return accelerator
+
+
+def disconnect() -> None:
+    """Leave the other processes of this program, if there are any."""
+    if torch.distributed.is_initialized():
+        # It leaves alone what a notebook has started, which Accelerate's launcher ends.
+        PartialState().destroy_process_group()
+
+
+@contextmanager
+def disconnect_after_error() -> Iterator[None]:
+    """Leave the other processes after an error, so that they do not wait for this one.
+
+    After an error of a callback they stay connected, because all of them know of it.
+    """
+    try:
+        yield
+    except CallbackError:
+        raise
+    except BaseException:
+        disconnect()
+        raise
 
 
 def is_main_process() -> bool:

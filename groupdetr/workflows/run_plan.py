@@ -19,8 +19,9 @@ from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.data.dataset import DetectionDataset
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.engine.accelerator import environment
+from groupdetr.engine.accelerator import disconnect_after_error, environment
 from groupdetr.engine.callbacks import Callback
+from groupdetr.engine.main_process import run_on_main
 from groupdetr.engine.memory import is_out_of_memory
 from groupdetr.engine.progress import (
     ProgressCallback,
@@ -71,35 +72,35 @@ def _run_plan(plan: DetectorPlan, callbacks: Sequence[Callback]) -> TrainingResu
     tracking = start_tracking(plan, trainer)
     with nullcontext() if tracking is None else tracking:
         prepare_run(plan, trainer)
-        try:
-            if plan.settings.cache_features:
-                assert isinstance(plan.task.train, DetectionDataset)
-                trainer.cache_features(plan.task.train, plan.log)
-            with stop_on_signals(trainer):
-                trainer.train()
-        except CallbackError:
-            raise
-        except Exception as error:
-            # The remedy of other errors does not say how to go on.
-            if trainer.saved_step is not None:
-                step = trainer.saved_step
-                plan.log(f"the last checkpoint is of step {step}; {resume_command(plan)}")
-            if is_lost_connection(error) and plan.num_processes > 1:
-                raise GroupDETRError(
-                    "another process of this training has ended",
-                    str(plan.run.path),
-                    "its own message says why; then resume this run",
-                ) from error
-            if not isinstance(error, RuntimeError | MemoryError) or not is_out_of_memory(error):
+        with disconnect_after_error():
+            try:
+                if plan.settings.cache_features:
+                    assert isinstance(plan.task.train, DetectionDataset)
+                    trainer.cache_features(plan.task.train, plan.log)
+                with stop_on_signals(trainer):
+                    trainer.train()
+            except CallbackError:
                 raise
-            step = trainer.state.progress.step + 1
-            # Free what the failed step holds, before a hint is measured.
-            del trainer
-            traceback.clear_frames(error.__traceback__)
-            hint = oom_hint(plan)
-            raise UsageError(f"memory ran out at step {step}", str(plan.run.path), hint) from error
-        finally:
-            plan.accelerator.end_training()
+            except Exception as error:
+                # The remedy of other errors does not say how to go on.
+                if trainer.saved_step is not None:
+                    step = trainer.saved_step
+                    plan.log(f"the last checkpoint is of step {step}; {resume_command(plan)}")
+                if is_lost_connection(error) and plan.num_processes > 1:
+                    raise GroupDETRError(
+                        "another process of this training has ended",
+                        str(plan.run.path),
+                        "its own message says why; then resume this run",
+                    ) from error
+                if not (isinstance(error, RuntimeError | MemoryError) and is_out_of_memory(error)):
+                    raise
+                step = trainer.state.progress.step + 1
+                # Free what the failed step holds, before a hint is measured.
+                del trainer
+                traceback.clear_frames(error.__traceback__)
+                hint = oom_hint(plan)
+                what = f"memory ran out at step {step}"
+                raise UsageError(what, str(plan.run.path), hint) from error
         return finish(plan, trainer, tracking)
 
 
@@ -269,8 +270,8 @@ def finish(
             f"{progress.step}; to go on, {resume_command(plan)} --early-stop None"
         )
     workflows = workflows_for(plan.task)
-    if plan.is_main_process:
-        write_page(plan, workflows.report)
+    # The other processes wait: they may have to end at the same time as the main one.
+    run_on_main(partial(write_page, plan, workflows.report), plan.accelerator)
     if tracking is not None:
         tracking.log_result(progress.step)
     metric = plan.task.metrics[0]

@@ -13,14 +13,10 @@ import json
 import sys
 from pathlib import Path
 
-from accelerate import Accelerator
-
 import groupdetr
 
 
 def main(data: Path, out: Path, options: str) -> None:
-    # The next training uses the same processes.
-    Accelerator.end_training = lambda self: None  # type: ignore[method-assign]
     keywords = json.loads(options)
     for name, fsdp in (("ddp", False), ("fsdp", True)):
         groupdetr.train(data, out=out / name, fsdp=fsdp, **keywords)

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from accelerate.state import PartialState
 
 from groupdetr.engine.accelerator import (
     command_line,
@@ -16,6 +17,7 @@ from groupdetr.engine.accelerator import (
     loader_workers,
     peak_memory_mb,
 )
+from groupdetr.errors import GroupDETRError
 from groupdetr.settings import Settings
 
 MIB = 2**20
@@ -85,3 +87,25 @@ def test_the_command_of_a_result_is_what_a_user_types(
 
 def test_a_cpu_computes_in_fp32_by_default() -> None:
     assert create_accelerator(Settings(device="cpu")).mixed_precision == "no"
+
+
+def test_every_training_of_a_process_has_the_device_of_its_own_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Accelerate itself keeps the device of the first one. Here the machine seems to have a GPU."""
+    with monkeypatch.context() as patches:
+        patches.setattr("torch.cuda.is_available", lambda: False)
+        for name in ("torch.backends.mps.is_available", "accelerate.state.is_mps_available"):
+            patches.setattr(name, lambda *_, **__: True)
+        kinds = ("cpu", "auto", "cpu")
+        devices = [create_accelerator(Settings(device=kind)).device.type for kind in kinds]
+    create_accelerator(Settings(device="cpu"))  # that of the other tests
+    assert devices == ["cpu", "mps", "cpu"]
+
+
+def test_processes_that_an_error_has_disconnected_do_not_wait_for_each_other_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    with pytest.raises(GroupDETRError, match="disconnected by an error"):
+        create_accelerator(Settings(device="cpu"))

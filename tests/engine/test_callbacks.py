@@ -646,12 +646,7 @@ PROGRAM = f"""
 import os
 import sys
 import groupdetr
-from accelerate import Accelerator
 from groupdetr.errors import CallbackError
-
-# The processes stay connected after the first training: to connect them a second time may hang.
-disconnect = Accelerator.end_training
-Accelerator.end_training = lambda self: None
 
 data, folder = sys.argv[1:]
 output = open(f"{{folder}}/output{{os.environ['RANK']}}.txt", "w")
@@ -676,8 +671,6 @@ except CallbackError as error:
 run = groupdetr.train(resume=f"{{folder}}/run", eval_every=9, callbacks=[InSecondProcess()])
 print("ended after step", run.steps, "interrupted:", run.interrupted, file=output)
 output.close()
-# A process that ends while it is connected may be aborted by gloo's threads.
-disconnect(Accelerator())
 """
 
 
