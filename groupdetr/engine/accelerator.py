@@ -107,6 +107,23 @@ def create_accelerator(settings: Settings) -> Accelerator:
     return accelerator
 
 
+def create_single_accelerator(settings: Settings) -> Accelerator:
+    """Return the accelerator of a computation that one process does alone, such as an evaluation.
+
+    `UsageError` if a launcher has started several. They would share the images, and only the first
+    one would have all results.
+    """
+    accelerator = create_accelerator(settings)
+    if accelerator.num_processes > 1:
+        raise UsageError(
+            "only a training is shared by several processes, and a launcher started "
+            f"{accelerator.num_processes} of this program",
+            remedy="do this in another program, without torchrun; the result of a training has the "
+            "metrics of its best evaluation",
+        )
+    return accelerator
+
+
 def disconnect() -> None:
     """Leave the other processes of this program, if there are any."""
     if torch.distributed.is_initialized():

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from groupdetr.analysis.group_pass import GroupPass
-from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.accelerator import create_single_accelerator
 from groupdetr.engine.progress import CountProgress
 from groupdetr.paper.fig3 import OneDetector
 from groupdetr.paper.item import Choices
@@ -91,7 +91,7 @@ def group_metrics(run: Path, data: Path, progress: CountProgress) -> list[float]
     One pass over the validation images runs all groups: they do not attend to each other.
     `UsageError` if no validation image has an object, because then there is no AP.
     """
-    accelerator = create_accelerator(Settings(workers=0))
+    accelerator = create_single_accelerator(Settings(workers=0))
     detector = TrainedDetector(run, str(accelerator.device))
     task = detector.create_task(detector.task.read(data, None))
     expect_objects(task.val.records, data)

@@ -18,7 +18,7 @@ from PIL import Image
 from groupdetr.data.image_decoding import load_image
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import CocoSplit, Record
-from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.accelerator import create_single_accelerator
 from groupdetr.engine.inference import eval_mode, map_dataset
 from groupdetr.engine.task import Batch
 from groupdetr.errors import DataError, GroupDETRError, UsageError
@@ -115,7 +115,7 @@ class ValidationSet:
         detector = self.detector
         splits = DatasetSplits(split.annotation_file, {"train": split, "val": split})
         task = detector.create_task(splits)
-        accelerator = create_accelerator(Settings(device=str(detector.device)))
+        accelerator = create_single_accelerator(Settings(device=str(detector.device)))
 
         def predict_batch(batch: Batch) -> list[Detections]:
             if self._stop.is_set():

@@ -18,7 +18,7 @@ from groupdetr.analysis.module_isolation import (
 )
 from groupdetr.analysis.query_sources import MeasurementError
 from groupdetr.console.output import create_console
-from groupdetr.engine.accelerator import create_accelerator, environment
+from groupdetr.engine.accelerator import create_single_accelerator, environment
 from groupdetr.engine.memory import is_out_of_memory
 from groupdetr.errors import GroupDETRError, UsageError
 from groupdetr.registry import create_model, load_object
@@ -137,7 +137,7 @@ def doctor(
             "--queries has no effect on a detector of this library, which knows its queries",
             remedy="leave out --queries, or name code of your own with --module",
         )
-    torch_device = create_accelerator(Settings(device=device)).device
+    torch_device = create_single_accelerator(Settings(device=device)).device
     torch.manual_seed(0)
     if module is not None:
         isolation = _measure_module(module, queries, groups, torch_device)

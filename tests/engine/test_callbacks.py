@@ -646,7 +646,7 @@ PROGRAM = f"""
 import os
 import sys
 import groupdetr
-from groupdetr.errors import CallbackError
+from groupdetr.errors import CallbackError, UsageError
 
 data, folder = sys.argv[1:]
 output = open(f"{{folder}}/output{{os.environ['RANK']}}.txt", "w")
@@ -670,6 +670,10 @@ except CallbackError as error:
     print(error.what, file=output)
 run = groupdetr.train(resume=f"{{folder}}/run", eval_every=9, callbacks=[InSecondProcess()])
 print("ended after step", run.steps, "interrupted:", run.interrupted, file=output)
+try:
+    groupdetr.evaluate(run.path, device="cpu")
+except UsageError as error:
+    print(error.what, file=output)
 output.close()
 """
 
@@ -702,5 +706,12 @@ def test_all_processes_finish_after_the_same_step_if_one_of_them_asks_for_it(
 ) -> None:
     for i in (0, 1):
         output = (two_processes / f"output{i}.txt").read_text()
-        assert output.endswith("evaluated after step 4\nended after step 4 interrupted: False\n")
+        assert "evaluated after step 4\nended after step 4 interrupted: False\n" in output
     assert RunFolder(two_processes / "run").report.is_file()
+
+
+def test_an_evaluation_is_refused_in_several_processes(two_processes: Path) -> None:
+    """The second one would get no detections, and the first one alone would wait for it."""
+    for i in (0, 1):
+        last_line = (two_processes / f"output{i}.txt").read_text().splitlines()[-1]
+        assert last_line.startswith("only a training is shared by several processes")

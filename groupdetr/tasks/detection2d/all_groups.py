@@ -18,7 +18,7 @@ from groupdetr.analysis.group_pass import GroupPass, ImageGroups
 from groupdetr.data.batch import collate
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import CocoSplit, Record
-from groupdetr.engine.accelerator import create_accelerator, loader_workers
+from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
 from groupdetr.engine.inference import eval_mode, use_group
 from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.progress import CountProgress
@@ -109,7 +109,7 @@ def _group_pass(
     detector: Detector, task: DetectionTask, settings: Settings
 ) -> GroupPass[Detections]:
     """Return the pass over the images of a task, on the device of the detector."""
-    accelerator = create_accelerator(replace(settings, device=detector.device.type))
+    accelerator = create_single_accelerator(replace(settings, device=detector.device.type))
     return GroupPass(detector.model, task, accelerator)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from groupdetr.analysis.matched_queries import matched_queries
 from groupdetr.data.image_decoding import load_image
 from groupdetr.data.layouts import DatasetSplits
-from groupdetr.engine.accelerator import create_accelerator
+from groupdetr.engine.accelerator import create_single_accelerator
 from groupdetr.engine.inference import run_inference
 from groupdetr.engine.progress import CountProgress
 from groupdetr.report.page import Cell, Column, Html, prose, section, table
@@ -81,7 +81,7 @@ def detected_objects(
     score threshold would favour the detector with the higher scores. ``cache`` as in
     `groupdetr.data.layouts.load`.
     """
-    accelerator = create_accelerator(Settings(device=device, workers=0))
+    accelerator = create_single_accelerator(Settings(device=device, workers=0))
     detections: dict[str, list[Detections]] = {}
     flags: dict[str, list[NDArray[np.bool_]]] = {}
     for name, run in runs.items():

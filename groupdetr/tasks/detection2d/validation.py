@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from groupdetr.analysis.box_fusion import fuse_groups
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
-from groupdetr.engine.accelerator import create_accelerator, loader_workers
+from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
 from groupdetr.engine.progress import CountProgress, format_percent
 from groupdetr.engine.run_folder import training_data, write_json, write_text
@@ -77,15 +76,12 @@ def validate(
     ``precision`` is that of `Detector`. Files go to the folder ``out``. All metrics of a split
     without annotations are undefined.
     """
-    accelerator = create_accelerator(Settings(device=device, workers=workers))
+    accelerator = create_single_accelerator(Settings(device=device, workers=workers))
     detector = Detector(run, str(accelerator.device), imgsz, vote=vote, precision=precision)
     if detector.precision_choice is not None:
-        # All processes use what the first one has measured.
-        (choice,) = broadcast_object_list([detector.precision_choice])
-        detector.precision = choice.precision
-        create_console().print(str(choice))
+        create_console().print(str(detector.precision_choice))
     settings = Settings(device=device, workers=workers, precision=detector.precision)
-    accelerator = create_accelerator(settings)
+    accelerator = create_single_accelerator(settings)
     if data is None:
         data, images = training_data(run, "add --data DATA")
         evaluated, part = read_own_split(detector, data, images, split or "val", cache)

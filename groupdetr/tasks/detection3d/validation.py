@@ -8,7 +8,7 @@ from pathlib import Path
 
 from groupdetr.console.text import quantity, quote
 from groupdetr.data.nuscenes.version import NuScenes, load, refuse_image_folder
-from groupdetr.engine.accelerator import create_accelerator, loader_workers
+from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
 from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.run_folder import training_data, write_json, write_text
@@ -50,7 +50,7 @@ def validate(
         data, _ = training_data(run, "add --data DATA")
     split = split or "val"
     settings = Settings(device=device, workers=workers)
-    accelerator = create_accelerator(settings)
+    accelerator = create_single_accelerator(settings)
     detector = SceneDetector(run, str(accelerator.device), imgsz)
     dataset = load_split(run, data, split)
     expect_outside_dataset(out, dataset_folders(dataset.metadata()))
