@@ -154,11 +154,23 @@ def is_main_process() -> bool:
     return not PartialState._shared_state or bool(PartialState().is_main_process)
 
 
-def peak_memory_mb() -> float:
-    """Return the peak memory in MiB: of tensors on the GPU if one is used, else of this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MiB: of tensors on the device if it is a GPU, else of this process.
+
+    Of a GPU, it is the peak since `reset_peak_memory`. That of a process cannot be reset.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return _peak_process_memory() / 2**20
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak memory of tensors on a GPU.
+
+    It may be that of an earlier training in this process, or of steps that `fit_to_memory` tried.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak_process_memory() -> int:

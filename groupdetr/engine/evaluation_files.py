@@ -40,7 +40,8 @@ class EvaluationFiles:
         ``weights`` are those that were evaluated. Return the record of the log.
         """
         when = moment(self.state, self.schedule)
-        record = evaluation_record(self.state, self.schedule, metrics)
+        device = self.plan.accelerator.device
+        record = evaluation_record(self.state, self.schedule, metrics, device)
         if is_best or not self.run.best.is_file():
             self.plan.save_best(self.state.evaluated, weights)
             best_metrics = {**when, **result.to_json()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
+
 from groupdetr.engine.accelerator import peak_memory_mb
 from groupdetr.engine.checkpoint import CheckpointState
 from groupdetr.engine.schedule import TrainingSchedule
@@ -37,13 +39,19 @@ def step_record(
 
 
 def evaluation_record(
-    state: CheckpointState, schedule: TrainingSchedule, metrics: Mapping[str, float]
+    state: CheckpointState,
+    schedule: TrainingSchedule,
+    metrics: Mapping[str, float],
+    device: torch.device,
 ) -> JsonObject:
-    """Return the record of an evaluation. Undefined metrics are None."""
+    """Return the record of an evaluation. Undefined metrics are None.
+
+    ``device`` is that of the training.
+    """
     values = {name: None if math.isnan(value) else value for name, value in metrics.items()}
     cost = {
         "cpu_seconds": round(state.progress.cpu_seconds, 3),
-        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
     }
     return {**moment(state, schedule), **cost, **values}
 

@@ -15,6 +15,7 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.freed_memory import keep_freed_memory
 from groupdetr.data.loader import StepBatchSampler, divide_batch, training_loader
+from groupdetr.engine.accelerator import reset_peak_memory
 from groupdetr.engine.batch_norms import synchronise_batch_norms
 from groupdetr.engine.callback_list import CallbackList, resume_remedy
 from groupdetr.engine.callbacks import Callback, EvaluationEnd, Sampler, StepEnd
@@ -259,6 +260,7 @@ class Trainer:
 
     def _train(self) -> None:
         progress = self.state.progress
+        reset_peak_memory(self.accelerator.device)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
         network = self.prepare_network()

@@ -38,7 +38,8 @@ def summarize_run(run: RunFolder) -> RunSummary:
         seconds=last["seconds"],
         # Runs of earlier versions did not record it, and on a GPU it is not what a step costs.
         cpu_seconds=(last.get("cpu_seconds") or math.nan) if trained_on_cpu(run) else math.nan,
-        peak_memory_mb=last["peak_memory_mb"],
+        # A run that was resumed has a peak for each of its processes.
+        peak_memory_mb=max(evaluation["peak_memory_mb"] for evaluation in curve),
         metrics={name: last[name] for name in METRICS if name in last},
         curve=curve,
         steps=int(last["step"]),

@@ -97,3 +97,12 @@ def test_on_a_gpu_equal_time_is_wall_time(tmp_path: Path) -> None:
     stored.run.environment.write_text('{"gpus": ["a GPU"]}')
     assert stored.compute_seconds() == 30
     assert math.isnan(summarize_run(stored.run).cpu_seconds)
+
+
+def test_the_peak_memory_of_a_resumed_run_is_that_of_the_greatest_of_its_processes(
+    tmp_path: Path,
+) -> None:
+    stored = finish(training(tmp_path), Store(tmp_path))
+    last = stored.run.evaluations()[-1]
+    stored.run.append(last | {"peak_memory_mb": 40.0})
+    assert summarize_run(stored.run).peak_memory_mb == 100
