@@ -23,6 +23,7 @@ from groupdetr.data.dataset import SampleIndex
 from groupdetr.data.worker_failures import WorkerFailure
 from groupdetr.errors import GroupDETRError
 
+CPU = torch.device("cpu")
 BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 SampleT = TypeVar("SampleT")
@@ -165,7 +166,8 @@ class Loader(Generic[BatchT]):
 
     ``batches`` lists the indices of every batch. With ``persistent_workers``, the worker processes
     stay alive between two iterations. If workers fail for want of memory, it goes on with half as
-    many, in the end with none, and says so in one line.
+    many, in the end with none, and says so in one line. With ``pin_memory``, batches lie in pinned
+    memory, from which copies to a GPU can overlap. That takes memory of the GPU, too.
     """
 
     def __init__(
@@ -174,11 +176,13 @@ class Loader(Generic[BatchT]):
         batches: Iterable[list[SampleIndex]] | Iterable[list[int]],
         workers: int,
         persistent_workers: bool = False,
+        pin_memory: bool = False,
     ) -> None:
         self.dataset = BatchDataset(dataset)
         self.batches = batches
         self.workers = workers
         self.persistent_workers = persistent_workers
+        self.pin_memory = pin_memory
         self.stream = _IndexStream()
         self.loader = self._create_loader()
 
@@ -189,7 +193,7 @@ class Loader(Generic[BatchT]):
             collate_fn=_identity,
             num_workers=self.workers,
             worker_init_fn=prepare_worker,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
             persistent_workers=self.persistent_workers and self.workers > 0,
         )
 
@@ -250,10 +254,13 @@ class Loader(Generic[BatchT]):
 
 
 def training_loader(
-    dataset: CollatingDataset[BatchT], sampler: Iterable[list[SampleIndex]], workers: int
+    dataset: CollatingDataset[BatchT],
+    sampler: Iterable[list[SampleIndex]],
+    workers: int,
+    device: torch.device = CPU,
 ) -> Loader[BatchT]:
-    """Return a loader of the micro-batches of ``sampler``."""
-    return Loader(dataset, sampler, workers)
+    """Return a loader of the micro-batches of ``sampler``, which are used on ``device``."""
+    return Loader(dataset, sampler, workers, pin_memory=device.type == "cuda")
 
 
 class ValidationLoader(Generic[BatchT]):
@@ -266,18 +273,30 @@ class ValidationLoader(Generic[BatchT]):
     def __init__(self, dataset: CollatingDataset[BatchT]) -> None:
         self.dataset = dataset
         self._loader: Loader[BatchT] | None = None
-        self._arguments: tuple[Sequence[int], int, int] | None = None
+        self._arguments: tuple[Sequence[int], int, int, torch.device] | None = None
 
-    def batches(self, indices: Sequence[int], batch_size: int, workers: int) -> Loader[BatchT]:
-        """Return the loader of the images ``indices``, in this order, in batches."""
-        arguments = (indices, batch_size, workers)
+    def batches(
+        self,
+        indices: Sequence[int],
+        batch_size: int,
+        workers: int,
+        device: torch.device = CPU,
+    ) -> Loader[BatchT]:
+        """Return the loader of the images ``indices``, in this order, in batches for ``device``."""
+        arguments = (indices, batch_size, workers, device)
         if self._loader is None or arguments != self._arguments:
             self.close()
             batches = [
                 list(indices[first : first + batch_size])
                 for first in range(0, len(indices), batch_size)
             ]
-            self._loader = Loader(self.dataset, batches, workers, persistent_workers=workers > 0)
+            self._loader = Loader(
+                self.dataset,
+                batches,
+                workers,
+                persistent_workers=workers > 0,
+                pin_memory=device.type == "cuda",
+            )
             self._arguments = arguments
         return self._loader
 

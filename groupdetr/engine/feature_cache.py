@@ -125,7 +125,8 @@ class FeatureCache:
         started = time.monotonic()
         model.train()
         batches = self.all_samples()
-        for samples, batch in zip(batches, training_loader(dataset, batches, plan.workers)):
+        loader = training_loader(dataset, batches, plan.workers, self.device)
+        for samples, batch in zip(batches, loader):
             tensors = self.compute(batch)
             if not self.stored:
                 self.allocate(tensors, log)

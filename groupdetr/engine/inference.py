@@ -94,7 +94,7 @@ def map_dataset(
     repeated = math.ceil(total / processes) - len(own_indices)
     own_indices += [total - 1] * repeated
     results: list[tuple[int, ResultT]] = []
-    loader = task.val_loader.batches(own_indices, batch_size, workers)
+    loader = task.val_loader.batches(own_indices, batch_size, workers, accelerator.device)
     for number, batch in enumerate(loader, start=1):
         with tf32_of(accelerator):
             results += zip(batch.indices, predict_batch(batch))

@@ -368,7 +368,8 @@ class Trainer:
             sampler = self.default_sampler()
         if self.cache is not None:
             return self.cache.batches(sampler)
-        return iter(training_loader(self.task.train, sampler, self.plan.workers))
+        device = self.accelerator.device
+        return iter(training_loader(self.task.train, sampler, self.plan.workers, device))
 
     def take_step(self, network: nn.Module, micro_batches: list[Batch]) -> StepResults:
         """Take an optimizer step, and return its losses and the norm of its gradient."""

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -149,3 +150,18 @@ def test_other_images_or_another_batch_size_need_another_loader(shapes: Path, wo
         batches = [batch.indices for batch in loader.batches(images, batch_size, workers)]
         assert len(batches[0]) == batch_size
         assert [index for indices in batches for index in indices] == list(images)
+
+
+@pytest.mark.parametrize(("device", "is_pinned"), [("cpu", False), ("cuda:0", True)])
+def test_only_batches_for_a_gpu_lie_in_pinned_memory(
+    device: str, is_pinned: bool, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes memory of a GPU, which may be full while the CPU of its machine trains."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    records = load(shapes).splits["val"].records
+    dataset = DetectionDataset(records, transforms.val_transform(48))
+    sampler = StepBatchSampler(len(records), 2, 0, 0, 1)
+    in_training = training_loader(dataset, sampler, 0, torch.device(device))
+    in_validation = ValidationLoader(dataset).batches(range(4), 2, 0, torch.device(device))
+    assert in_training.loader.pin_memory is is_pinned
+    assert in_validation.loader.pin_memory is is_pinned
