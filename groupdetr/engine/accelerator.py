@@ -124,6 +124,17 @@ def create_single_accelerator(settings: Settings) -> Accelerator:
     return accelerator
 
 
+@contextmanager
+def restore_threads() -> Iterator[None]:
+    """Let PyTorch compute with as many threads after this context as before it."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
 def disconnect() -> None:
     """Leave the other processes of this program, if there are any."""
     if torch.distributed.is_initialized():

@@ -14,6 +14,7 @@ from typing import Any, Literal, Unpack
 from torch import nn
 
 from groupdetr.checkpoints import hub
+from groupdetr.engine.accelerator import restore_threads
 from groupdetr.engine.callback_checks import check_callbacks
 from groupdetr.engine.callbacks import Callback
 from groupdetr.errors import UsageError
@@ -265,19 +266,21 @@ def run_training(
             remedy="give numbers: --batch 16 --groups 11, with --accumulate, --group-chunk 1 and "
             "--recompute for less memory",
         )
-    plan = make_plan(
-        config,
-        out=out,
-        resume=resume,
-        stop_after=stop_after,
-        cache=cache,
-        transform=transform,
-    )
-    if auto_batch or config.groups == "auto":
-        plan = fit_to_memory(plan, may_reduce_groups=config.groups == "auto")
-        # The default name of the folder has the K that is trained, which may be smaller now.
-        plan = with_folder(plan, choose_folder(config, plan.recipe, out, plan.resumes))
-    return run_plan(plan, callbacks)
+    # Another training of this process may leave the number of threads to PyTorch.
+    with restore_threads():
+        plan = make_plan(
+            config,
+            out=out,
+            resume=resume,
+            stop_after=stop_after,
+            cache=cache,
+            transform=transform,
+        )
+        if auto_batch or config.groups == "auto":
+            plan = fit_to_memory(plan, may_reduce_groups=config.groups == "auto")
+            # The default name of the folder has the K that is trained, which may be smaller now.
+            plan = with_folder(plan, choose_folder(config, plan.recipe, out, plan.resumes))
+        return run_plan(plan, callbacks)
 
 
 def expect_parts_of_weights(config: TrainingConfig) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from groupdetr.cli.main import main, read_options
@@ -51,6 +52,17 @@ def test_a_complete_training_returns_its_folder_and_exit_code_0(
     assert (result.path, result.interrupted, result.exit_code) == (run, False, 0)
     assert (result.groups, result.steps) == (2, 4)
     assert result.epochs == pytest.approx(4 * 4 / 24, abs=1e-4)
+
+
+def test_the_threads_of_a_training_are_not_those_of_the_program_after_it(
+    shapes: Path, tmp_path: Path
+) -> None:
+    torch.set_num_threads(2)
+    try:
+        call_train(shapes, tmp_path / "run", "--steps", "1", "--threads", "1")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_annotations_are_kept_in_the_cache_folder_unless_told_otherwise(
