@@ -19,8 +19,6 @@ class TrainingSchedule:
         self.plan = plan
         self.settings = plan.settings
         self.state = state
-        self.last_evaluation_at = 0.0  # seconds of training before the last evaluation
-        self.last_evaluation_seconds = 1.0  # duration of the last evaluation
         self.last_save_time = time.monotonic()
 
     @property
@@ -82,15 +80,15 @@ class TrainingSchedule:
         every = Fraction(str(self.settings.eval_every)) * len(self.plan.task.train)
         is_due = progress.images // every > (progress.images - self.settings.batch) // every
         if self.plan.total_steps is None:
-            seconds_since = progress.seconds - self.last_evaluation_at
-            return is_due and seconds_since > 20 * self.last_evaluation_seconds
+            seconds_since = progress.seconds - progress.seconds_at_evaluation
+            return is_due and seconds_since > 20 * progress.last_evaluation_seconds
         return is_due
 
     def end_evaluation(self, seconds: float) -> None:
         """Record that the current weights were evaluated, and how long that took."""
         progress = self.state.progress
-        self.last_evaluation_at = progress.seconds
-        self.last_evaluation_seconds = seconds
+        progress.seconds_at_evaluation = progress.seconds
+        progress.last_evaluation_seconds = seconds
         progress.evaluation_seconds += seconds
         progress.evaluated_step = progress.step
         progress.evaluation_due = False

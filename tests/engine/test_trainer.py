@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from shlex import split
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from groupdetr.cli.main import main
+from groupdetr.engine.checkpoint import TrainingProgress
+from groupdetr.engine.schedule import TrainingSchedule
 from groupdetr.engine.step_results import StepResults
 from groupdetr.engine.task import Batch
 from groupdetr.engine.training_step import TrainingStep
@@ -177,6 +181,22 @@ def test_a_training_of_some_minutes_ends_in_time_with_an_evaluation(
     last_record = read_log(run)[-1]
     assert "AP" in last_record
     assert last_record["seconds"] < 12
+
+
+def test_a_resumed_training_of_some_minutes_remembers_how_long_an_evaluation_takes() -> None:
+    """Every part of it would begin with an evaluation, which may take longer than the part."""
+    plan: Any = SimpleNamespace(
+        settings=Settings(minutes=600, batch=4),
+        task=SimpleNamespace(train=range(4)),
+        total_steps=None,
+    )
+    before = TrainingProgress(step=1, images=4, seconds=1000)
+    state: Any = SimpleNamespace(progress=before)
+    TrainingSchedule(plan, state).end_evaluation(100)
+    for seconds, is_due in ((2999, False), (3001, True)):
+        saved = asdict(before) | {"step": 2, "images": 8, "seconds": seconds}
+        resumed: Any = SimpleNamespace(progress=TrainingProgress(**saved))
+        assert TrainingSchedule(plan, resumed).is_evaluation_due() is is_due
 
 
 def test_early_stop_ends_a_training_whose_ap_no_longer_rises(shapes: Path, tmp_path: Path) -> None:
