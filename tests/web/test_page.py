@@ -205,6 +205,38 @@ def test_every_error_is_listed_and_leads_to_its_image(page: Browser, server: Web
             page.wait_for("document.querySelectorAll('#cards .card').length")
 
 
+def test_more_errors_are_added_once_and_only_to_their_own_list(
+    page: Browser, server: WebServer
+) -> None:
+    """Two clicks before the answer, and a click on another kind of errors before it."""
+    open_errors(page, server)
+    page.evaluate("""
+      window.askErrors = async (start) => {
+        const kind = state.kind; // of the question; the answer comes later
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        const items = [0, 1].map((offset) => ({
+          image: 0, kind, box: [0, 0, 9, 9], score: 0.5, iou: 0, object: 0, detection: 0,
+          file_name: `${kind} ${start + offset}`,
+        }));
+        const summary = { detected: 0, false_positive: 9, missed: 9, confused: 9,
+                          precision: 0, recall: 0, F1: 0 };
+        return { items, summary, total: 9 };
+      };
+      refreshErrors();
+    """)
+    names = "[...document.querySelectorAll('#cards .card')].map((card) => card.title)"
+    page.wait_for(f"{names}[1] === 'false_positive 1'")
+    page.evaluate("$('more').click(); $('more').click()")
+    page.wait_for(f"{names}.length > 2")
+    page.evaluate("window.later = false; setTimeout(() => { later = true; }, 300); true")
+    page.wait_for("later")
+    assert page.evaluate(names) == [f"false_positive {number}" for number in range(4)]
+    page.evaluate("$('more').click(); document.querySelector('[data-kind=missed]').click()")
+    page.evaluate("later = false; setTimeout(() => { later = true; }, 300); true")
+    page.wait_for("later")
+    assert page.evaluate(names) == ["missed 0", "missed 1"]
+
+
 def test_the_results_in_an_image_are_those_of_the_evaluation(
     page: Browser, server: WebServer
 ) -> None:

@@ -683,12 +683,18 @@ async function askErrors(start) {
 }
 
 async function more() {
-  const start = state.cards.length;
-  const added = state.kind === "images" ? state.allImages.slice(start, start + PAGE)
-    : (await askErrors(start)).items;
-  state.cards.push(...added);
-  $("cards").append(...added.map(card));
-  $("more").hidden = state.cards.length >= state.cardTotal || !added.length;
+  const start = state.cards.length, number = request;
+  $("more").disabled = true; // A second click would add the same cards again.
+  try {
+    const added = state.kind === "images" ? state.allImages.slice(start, start + PAGE)
+      : (await askErrors(start)).items;
+    if (number !== request) return; // another kind, class or threshold is shown now
+    state.cards.push(...added);
+    $("cards").append(...added.map(card));
+    $("more").hidden = state.cards.length >= state.cardTotal || !added.length;
+  } finally {
+    $("more").disabled = false;
+  }
 }
 
 function percent(value) {
