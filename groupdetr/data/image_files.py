@@ -160,10 +160,7 @@ def search_folder(folder: Path, follow_links: bool = False) -> ImageSearch:
     ):
         folders[:] = [name for name in folders if not is_system_folder(name)]
         if follow_links:
-            # A link may lead to a folder that contains it.
-            targets = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
-            folders[:] = [name for name in folders if targets[name] not in visited]
-            visited.update(targets.values())
+            folders[:] = not_visited(parent, folders, visited)
         else:
             search.linked_folders += sum(
                 os.path.islink(os.path.join(parent, name)) for name in folders
@@ -184,6 +181,22 @@ def search_folder(folder: Path, follow_links: bool = False) -> ImageSearch:
     search.images.sort()
     search.videos.sort()
     return search
+
+
+def not_visited(parent: str | Path, names: Iterable[str], visited: set[str]) -> list[str]:
+    """Return the subfolders of a folder that a search has not seen, and add them to ``visited``.
+
+    ``visited`` has real paths. A link may lead to a folder that contains it. Folders come before
+    links to folders, so a folder and a link to it are found as the folder.
+    """
+    found = []
+    paths = {name: os.path.join(parent, name) for name in names}
+    for name in sorted(paths, key=lambda name: (os.path.islink(paths[name]), name)):
+        target = os.path.realpath(paths[name])
+        if target not in visited:
+            visited.add(target)
+            found.append(name)
+    return found
 
 
 def named_files(files: Iterable[Path]) -> ImageSearch:

@@ -34,7 +34,12 @@ from faster_coco_eval.core import mask as coco
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
 from groupdetr.data.image_decoding import open_image
-from groupdetr.data.image_files import is_image_name, is_system_folder, is_system_name
+from groupdetr.data.image_files import (
+    is_image_name,
+    is_system_folder,
+    is_system_name,
+    not_visited,
+)
 from groupdetr.data.readers.record_locations import RecordLocations
 from groupdetr.data.readers.text_file import read_lines
 from groupdetr.data.split_names import SPLIT_ALIASES
@@ -138,18 +143,19 @@ def _root(data: Path) -> Path:
     return data
 
 
-def _xml_files(folder: Path, depth: int = 4) -> Iterator[Path]:
-    """Yield the XML files of a folder and its subfolders."""
+def _xml_files(folder: Path, depth: int = 4, visited: set[str] | None = None) -> Iterator[Path]:
+    """Yield the XML files of a folder and its subfolders, of each folder once."""
+    visited = {os.path.realpath(folder)} if visited is None else visited
     with os.scandir(folder) as entries:
         folders = []
         for entry in entries:
             if entry.name.lower().endswith(".xml") and not is_system_name(entry.name):
                 yield Path(entry.path)
             elif entry.is_dir() and not is_system_folder(entry.name) and entry.name[0] != ".":
-                folders.append(Path(entry.path))
+                folders.append(entry.name)
     if depth:
-        for subfolder in sorted(folders):
-            yield from _xml_files(subfolder, depth - 1)
+        for name in not_visited(folder, folders, visited):
+            yield from _xml_files(folder / name, depth - 1, visited)
 
 
 def _is_annotation(file: Path) -> bool:
@@ -168,8 +174,10 @@ class _ImageIndex:
     def __init__(self, root: Path) -> None:
         self._by_stem: dict[str, list[Path]] = {}
         self.count = 0
+        visited = {os.path.realpath(root)}
         for parent, folders, names in os.walk(root, followlinks=True):
-            folders[:] = [name for name in folders if not is_system_folder(name)]
+            own = (name for name in folders if not is_system_folder(name))
+            folders[:] = not_visited(parent, own, visited)
             if Path(parent).name.lower() in ("segmentationclass", "segmentationobject"):
                 continue
             for name in names:

@@ -238,6 +238,22 @@ def test_names_of_classes_beside_xml_files_are_those_of_pascal_voc(voc: Path) ->
     assert sum(len(record.boxes) for record in data.splits["train"].records)
 
 
+def test_links_to_folders_of_pascal_voc_are_followed_once(voc: Path, tmp_path: Path) -> None:
+    """Two links that lead back would give more paths than any search can visit."""
+    expected = [record.path for record in load(voc).splits["train"].records]
+    (voc / "again").symlink_to(voc, target_is_directory=True)
+    (voc / "Annotations/again").symlink_to(voc, target_is_directory=True)
+    for split in ("train", "val"):
+        (voc / f"ImageSets/Main/{split}.txt").unlink()
+    data = load(voc)
+    records = [record.path for split in data.splits.values() for record in split.records]
+    assert sorted(records) == sorted([*expected, voc / "JPEGImages/val.jpg"])
+    outside = tmp_path / "elsewhere"
+    (voc / "JPEGImages").rename(outside)
+    (voc / "JPEGImages").symlink_to(outside, target_is_directory=True)
+    assert sum(map(len, load(voc).splits.values())) == 2
+
+
 def test_of_several_years_one_must_be_chosen(voc: Path, tmp_path: Path) -> None:
     devkit = tmp_path / "VOCdevkit"
     devkit.mkdir()
