@@ -47,6 +47,8 @@ PLAIN_TYPES = frozenset(
         *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     )
 )
+# The weights in a folder of transformers, if they are one file
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS_SUFFIXES = frozenset((".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt", ".pdparams"))
 SAVE_STATE_DICT = (
     "pass a file of named tensors, the state_dict of a model; the program that wrote this file "
@@ -138,10 +140,24 @@ def _open_file(path: Path, entry: str | None) -> Checkpoint:
             str(path),
             f"pass their folder: {path.parent}",
         )
+    if entry is None and _is_of_transformers(path):
+        # The sizes of the model and the names of its classes are beside its weights.
+        return replace(_open_transformers(path.parent, [path]), where=str(path))
     if has_safetensors(path):
         _expect_no_entry(entry, path)
         return _open_safetensors(path)
     return _open_pickle(path, entry)
+
+
+def _is_of_transformers(path: Path) -> bool:
+    """True for the only file of weights in a folder of transformers, whose config.json says so."""
+    config = path.parent / "config.json"
+    if path.name not in SINGLE_FILES or not config.is_file():
+        return False
+    try:
+        return "model_type" in _read_json(config)
+    except WeightsError:
+        return False
 
 
 def _expect_no_entry(entry: str | None, path: Path) -> None:
@@ -188,7 +204,12 @@ def _open_folder(path: Path) -> Checkpoint:
         raise _no_checkpoint(path)
     if len(files) == 1 and has_safetensors(files[0]) and native.read_metadata(files[0]):
         return _open_safetensors(files[0])  # a folder that `groupdetr push` wrote
-    metadata = _read_json(config)
+    return _open_transformers(path, files)
+
+
+def _open_transformers(path: Path, files: Sequence[Path]) -> Checkpoint:
+    """Read the configurations in a folder of transformers, and these of its files of weights."""
+    metadata = _read_json(path / "config.json")
     processor = path / hub.PROCESSOR
     if processor.is_file():
         metadata[processor.name] = _read_json(processor)
@@ -206,7 +227,7 @@ def _weights_files(path: Path) -> list[Path]:
 
     `WeightsError` if it lacks one of the files that its index names.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in SINGLE_FILES:
         if (path / name).is_file():
             kind = recognise(path / name)
             if kind is not None:

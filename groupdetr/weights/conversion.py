@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from groupdetr.checkpoints.layout import IdAndName, Layout, Metadata, RecipeFields, refuse
 from groupdetr.checkpoints.metadata import (
@@ -73,6 +76,7 @@ NATIVE = Layout(
     options=_native_recipe,
     categories=_native_categories,
 )
+OTHER_GROUPS = "other_groups"  # how `groupdetr.huggingface` calls groups 1 to K-1 of a table
 # A file has the first layout that fits. The names of DN-DETR fit DAB-DETR, too.
 LAYOUTS = (
     NATIVE,
@@ -107,7 +111,7 @@ def convert_checkpoint(
     ``layout_title`` selects that layout, if the file's names fit it. A file without metadata has
     the only layout that its names fit, if there is only one. ``entry`` as in `load_weights`.
     """
-    checkpoint = unwrap(_open(source, entry), (*LAYOUTS, *BACKBONES))
+    checkpoint = unwrap(with_all_groups(_open(source, entry)), (*LAYOUTS, *BACKBONES))
     refuse_adapters(checkpoint)
     fitting = [layout for layout in LAYOUTS if layout.fits(checkpoint.state)]
     is_unambiguous = len(fitting) == 1 and not checkpoint.metadata
@@ -140,6 +144,24 @@ def convert_checkpoint(
         checkpoint.where,
         "pass a file with the weights of a model",
     )
+
+
+def with_all_groups(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint whose tables of queries have the rows of all groups.
+
+    `groupdetr.huggingface` saves group 0 under the names of transformers, [N,C], and the others
+    beside it, [K-1,N,C]. Here, they follow each other: [K*N,C].
+    """
+    state, metadata = dict(checkpoint.state), checkpoint.metadata
+    for name, others in checkpoint.state.items():
+        table = f"{name.removesuffix(OTHER_GROUPS)}weight"
+        if not name.endswith(f".{OTHER_GROUPS}") or table not in state:
+            continue
+        if others.shape[1:] == state[table].shape:
+            del state[name]
+            state[table] = torch.cat([state[table], others.flatten(0, 1)])
+            metadata = {**metadata, "group_detr": 1 + len(others)}
+    return replace(checkpoint, state=state, metadata=metadata)
 
 
 def refuse_adapters(checkpoint: Checkpoint) -> None:

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 import groupdetr.huggingface as ghf
+from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.errors import UsageError, WeightsError
-from tests.huggingface.detectors import DETECTORS, aligned, batch
+from groupdetr.weights.conversion import with_all_groups
+from groupdetr.weights.loading import count_groups
+from tests.huggingface.detectors import DETECTORS, NUM_QUERIES, aligned, batch
 
 # One family with tables of queries, one with heads for proposals, and one with groups of its own
 FAMILIES = ["Conditional DETR", "RT-DETR", "LW-DETR"]
@@ -33,6 +36,17 @@ def test_transformers_alone_loads_group_0_of_a_detector_saved_with_groups(tmp_pa
     assert report["unexpected_keys"] == {"model.query_position_embeddings.other_groups"}
     inputs = {"pixel_values": batch(model)["pixel_values"]}
     assert torch.equal(aligned(plain).eval()(**inputs).logits, model(**inputs).logits)
+
+
+def test_an_import_reads_all_groups(tmp_path: Path) -> None:
+    """As files of the authors have them: the rows of one group after those of the other."""
+    model = ghf.with_groups(DETECTORS["Conditional DETR"](), 3).train()
+    model.save_pretrained(tmp_path)
+    file = with_all_groups(open_checkpoint(tmp_path))
+    rows = file.state["model.query_position_embeddings.weight"]
+    assert torch.equal(rows, model.model.query_position_embeddings.weight)
+    assert count_groups(file, len(rows), None, NUM_QUERIES) == 3
+    assert not any("other_groups" in name for name in file.state)
 
 
 def test_a_folder_without_groups_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from groupdetr.checkpoints.native import read
+from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.deployment.transformers_folder import double_precision
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_detr import DABDETR
@@ -249,3 +250,6 @@ def test_an_import_reads_recipe_and_classes_from_the_folder(
         preset += "-dc5"
     assert recipe == family.recipe.with_options(dilated=dilated, preset=preset)
     assert metadata["categories"] == [[row, name] for row, name in CLASSES.items()]
+    # The file alone has its configuration beside it.
+    alone = open_checkpoint(folder / "model.safetensors")
+    assert alone.metadata == open_checkpoint(folder).metadata
