@@ -24,7 +24,7 @@ from groupdetr.data.image_files import is_system_name
 from groupdetr.data.readers.extracted_images import ExtractedImages
 from groupdetr.data.readers.record_locations import RecordLocations
 from groupdetr.data.readers.text_file import read_lines, read_text
-from groupdetr.data.split_names import SPLIT_ALIASES, split_folders
+from groupdetr.data.split_names import SPLIT_ALIASES, expect_one_folder, split_folders
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
@@ -48,6 +48,8 @@ def read_huggingface(data: Path) -> dict[str, SplitAnnotations]:
     if the dataset cannot be read at all, and `UsageError` if pyarrow is needed and not installed.
     """
     files = {} if data.is_file() else _metadata_files(data)
+    if files:
+        expect_one_folder(data)
     rows_by_split = {
         split: [
             _Row(row, location, file.parent)

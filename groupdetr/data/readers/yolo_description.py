@@ -26,7 +26,7 @@ from groupdetr.data.image_files import (
     search_folder,
 )
 from groupdetr.data.readers.text_file import read_lines, read_text
-from groupdetr.data.split_names import SPLIT_ALIASES, split_folders
+from groupdetr.data.split_names import SPLIT_ALIASES, expect_one_folder, split_folders
 from groupdetr.settings import MANY
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")  # of labelImg, Darknet, Roboflow
@@ -347,6 +347,7 @@ def _label_folders(folder: Path) -> Iterator[Path]:
 
 
 def _describe_folder(root: Path) -> Description:
+    expect_one_folder(root)
     class_file = _class_file(root)
     if class_file is not None:
         names = _names_of_lines(class_file)

@@ -114,6 +114,19 @@ def test_classes_without_names_have_those_of_ultralytics(tmp_path: Path) -> None
     assert [finding.code for finding in findings] == ["class-names-invented"]
 
 
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    """One of them would be left out without a word."""
+    ultralytics(tmp_path)
+    write_split(tmp_path / "images/dev", "d.jpg")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match="its val split could be 'images/dev' or 'images/val'"):
+        read_with_findings(tmp_path)
+    # data.yaml tells which one is meant.
+    (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/dev\n{NAMES}")
+    data, _ = read_with_findings(tmp_path)
+    assert [record.path.name for record in data.splits["val"].records] == ["d.jpg"]
+
+
 @pytest.mark.parametrize("count", ["'2'", "2.0"])
 def test_the_number_of_classes_may_be_text_or_have_a_point(count: str, tmp_path: Path) -> None:
     ultralytics(tmp_path)
