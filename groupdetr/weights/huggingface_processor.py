@@ -53,7 +53,9 @@ def _size(metadata: Metadata) -> Mapping[str, Any]:
         return {}
     size = processor.get("size", {})
     # Older files have the shortest side alone.
-    return {"shortest_edge": size} if isinstance(size, int) else size
+    if isinstance(size, int):
+        return {"shortest_edge": size}
+    return size if isinstance(size, Mapping) else {}
 
 
 def _is_known(size: Mapping[str, Any]) -> bool:

@@ -318,7 +318,8 @@ def keep_answering_group(
     what its modules declare (`declared_axes`).
     """
     theirs, ours = file_recipe.get("inference_group"), recipe.inference_group
-    if theirs is None or ours is None or theirs < recipe.num_groups:
+    # The metadata of a file may hold anything.
+    if type(theirs) is not int or ours is None or theirs < recipe.num_groups:
         return []
     if not exchange_groups(state, declared, theirs, ours):
         return []

@@ -25,6 +25,7 @@ from groupdetr.weights.huggingface_processor import processor_note
         ({"size": {"shortest_edge": 800, "longest_edge": 800}}, None, None, True),
         ({"size": {"max_height": 480, "max_width": 480}}, None, None, True),
         ({"size": {"height": 480, "width": 640}}, None, None, True),
+        ({"size": [480, 640]}, None, None, False),
         ({"size": {"shortest_edge": 480}, "do_resize": False}, None, None, False),
     ],
 )

@@ -69,6 +69,17 @@ def test_the_group_that_answers_is_never_left_out(
     assert ("group 2 answers in the file" in "".join(report.lines)) is (num_groups < 3)
 
 
+@pytest.mark.parametrize("group", ["x", 7])
+def test_a_group_that_answers_and_does_not_exist_changes_nothing(
+    group: object, model: DetectionTransformer, tmp_path: Path
+) -> None:
+    recipe = recipe_to_dict(replace(SMALL, preset=TINY)) | {"inference_group": group}
+    save(model, tmp_path / "odd.safetensors", {"recipe": recipe})
+    one = replace(SMALL, num_groups=1).build()
+    load_weights(one, tmp_path / "odd.safetensors")
+    assert torch.equal(one.queries.embedding, model.queries.embedding[:1])
+
+
 def test_fewer_queries_are_the_first_ones_of_every_group(
     model: DetectionTransformer, tmp_path: Path
 ) -> None:
