@@ -19,18 +19,21 @@ from groupdetr.workflows.detector_plan import DetectorPlan
 FEW_STEPS = 300  # a training with fewer steps is advised against, before it starts
 
 
-def describe(plan: DetectorPlan, model: nn.Module) -> str:
-    """Return a description of the training in four lines: model, data, plan and output."""
+def describe(plan: DetectorPlan, model: nn.Module, total_steps: int | None) -> str:
+    """Return a description of the training in four lines: model, data, plan and output.
+
+    ``total_steps`` are those of the trainer: a run that is resumed may have had another batch.
+    """
     settings = plan.settings
     recipe = plan.recipe
     task = plan.task
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if plan.total_steps is None:
+    if total_steps is None:
         length = f"{settings.minutes:g} minutes"
     elif settings.steps:
-        length = f"{plan.total_steps} steps"
+        length = f"{total_steps} steps"
     else:
-        length = f"{settings.epochs:g} epochs = {plan.total_steps} steps"
+        length = f"{settings.epochs:g} epochs = {total_steps} steps"
     # Images of scenes are resized to a height, all others to a shortest side.
     if task.input_kind == "scenes":
         samples = "samples"

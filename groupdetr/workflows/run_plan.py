@@ -65,7 +65,7 @@ def run_plan(plan: DetectorPlan, callbacks: Sequence[Callback] = ()) -> Training
 
 def _run_plan(plan: DetectorPlan, callbacks: Sequence[Callback]) -> TrainingResult:
     trainer = build_trainer(plan, callbacks)
-    plan.log(describe(plan, trainer.model))
+    plan.log(describe(plan, trainer.model, trainer.total_steps))
     notes = [*advice(plan), *batch_norm_notes(plan, trainer.model), *precision_notes(plan)]
     for line in notes:
         plan.log(line)

@@ -62,7 +62,7 @@ def test_the_side_of_squares_is_described_as_the_network_gets_it(
     imgsz: int, expected: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(monkeypatch, shapes, tmp_path / "run", "rf-detr-micro", imgsz=imgsz)
-    (line,) = [x for x in describe(plan, nn.Linear(1, 1)).splitlines() if x.startswith("data ")]
+    (line,) = [x for x in describe(plan, nn.Linear(1, 1), 10).splitlines() if x.startswith("data ")]
     assert line.endswith(f", {expected}")
 
 

@@ -111,7 +111,7 @@ def test_weight_decay_takes_effect_on_a_resumed_run(run: Path) -> None:
 
 
 def test_another_batch_continues_after_the_images_that_were_seen(
-    shapes: Path, tmp_path: Path
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An epoch of 24 images in 6 steps, then batches of 8."""
     run = train(shapes, tmp_path / "batches", "--epochs", "2", "--stop-after", "6")
@@ -120,6 +120,8 @@ def test_another_batch_continues_after_the_images_that_were_seen(
     progress = load_checkpoint(run)["progress"]
     assert (progress["step"], progress["images"]) == (7, 32)
     assert read_log(run)[-1]["epoch"] == pytest.approx(32 / 24, abs=1e-4)
+    # Six steps of 4 images and three of 8.
+    assert "2 epochs = 9 steps" in capsys.readouterr().out
     assert main(["train", "--resume", str(run)]) == 0
     progress = load_checkpoint(run)["progress"]
     assert (progress["step"], progress["images"]) == (9, 48)
