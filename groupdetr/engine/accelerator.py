@@ -146,7 +146,7 @@ def disconnect() -> None:
 def disconnect_after_error() -> Iterator[None]:
     """Leave the other processes after an error, so that they do not wait for this one.
 
-    After an error of a callback they stay connected, because all of them know of it.
+    After an error of a callback they stay connected, because usually all of them know of it.
     """
     try:
         yield

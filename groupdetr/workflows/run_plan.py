@@ -19,7 +19,7 @@ from groupdetr.console.output import create_console
 from groupdetr.console.text import quote
 from groupdetr.data.dataset import DetectionDataset
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.engine.accelerator import disconnect_after_error, environment
+from groupdetr.engine.accelerator import disconnect, disconnect_after_error, environment
 from groupdetr.engine.callbacks import Callback
 from groupdetr.engine.main_process import run_on_main
 from groupdetr.engine.memory import is_out_of_memory
@@ -80,6 +80,9 @@ def _run_plan(plan: DetectorPlan, callbacks: Sequence[Callback]) -> TrainingResu
                 with stop_on_signals(trainer):
                     trainer.train()
             except CallbackError:
+                if not trainer.failure_is_shared:
+                    # The others do not know of it, for example if `on_train_end` failed.
+                    disconnect()
                 raise
             except Exception as error:
                 # The remedy of other errors does not say how to go on.
@@ -87,11 +90,7 @@ def _run_plan(plan: DetectorPlan, callbacks: Sequence[Callback]) -> TrainingResu
                     step = trainer.saved_step
                     plan.log(f"the last checkpoint is of step {step}; {resume_command(plan)}")
                 if is_lost_connection(error) and plan.num_processes > 1:
-                    raise GroupDETRError(
-                        "another process of this training has ended",
-                        str(plan.run.path),
-                        "its own message says why; then resume this run",
-                    ) from error
+                    raise lost_connection_error(plan) from error
                 if not (isinstance(error, RuntimeError | MemoryError) and is_out_of_memory(error)):
                     raise
                 step = trainer.state.progress.step + 1
@@ -247,6 +246,15 @@ def is_lost_connection(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(part in text for part in LOST_CONNECTION)
 
 
+def lost_connection_error(plan: DetectorPlan) -> GroupDETRError:
+    """Return the error of a process that could not reach another one."""
+    return GroupDETRError(
+        "another process of this training has ended",
+        str(plan.run.path),
+        "its own message says why; then resume this run",
+    )
+
+
 def finish(
     plan: DetectorPlan, trainer: Trainer, tracking: TrackingCallback | None = None
 ) -> TrainingResult:
@@ -271,7 +279,13 @@ def finish(
         )
     workflows = workflows_for(plan.task)
     # The other processes wait: they may have to end at the same time as the main one.
-    run_on_main(partial(write_page, plan, workflows.report), plan.accelerator)
+    try:
+        run_on_main(partial(write_page, plan, workflows.report), plan.accelerator)
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        disconnect()
+        raise lost_connection_error(plan) from error
     if tracking is not None:
         tracking.log_result(progress.step)
     metric = plan.task.metrics[0]
