@@ -164,17 +164,17 @@ def test_a_run_that_its_new_length_ends_at_once_is_evaluated(length: list[str], 
 def test_a_longer_run_that_early_stop_has_ended_says_so_and_how_it_goes_on(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--epochs", "9", "--batch", "12", "--lr", "0", "--backbone-lr", "0"]
+    options = ["--epochs", "3", "--batch", "12", "--lr", "0", "--backbone-lr", "0"]
     run = train(shapes, tmp_path / "stale", *options, "--early-stop", "1")
     step = load_checkpoint(run)["progress"]["step"]
-    assert step < 18
-    assert main(["train", "--resume", str(run), "--epochs", "10"]) == 0
+    assert step < 6
+    assert main(["train", "--resume", str(run), "--epochs", "4"]) == 0
     ending = f"--early-stop 1 ended the training after step {step}; to go on, "
     output = " ".join(capsys.readouterr().out.split())
     assert output.count(ending) == 2, "once by the training, and once by the longer one"
     assert output.count(f"--resume {run} --early-stop None") == 2
     assert main(["train", "--resume", str(run), "--early-stop", "None"]) == 0
-    assert load_checkpoint(run)["progress"]["step"] == 20
+    assert load_checkpoint(run)["progress"]["step"] == 8
 
 
 def test_set_adds_to_the_fields_of_the_run(run: Path) -> None:
