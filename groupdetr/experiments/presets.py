@@ -73,7 +73,7 @@ ABOUT_LEVELS = "ResNet-50, four levels"
 ABOUT_VIT_H = "ViT-Huge, simple pyramid"
 ABOUT_V99 = "VoVNetV2-99, six cameras"
 ON_A_CPU = "small, trains on a CPU"
-LITE = "pretrained, fine-tunes on a CPU"
+LITE = "fine-tunes on a CPU"  # its backbone is pretrained
 
 
 def presets() -> Iterator[NamedExperiment]:
