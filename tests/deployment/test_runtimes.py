@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groupdetr.deployment.exported_detector import ExportedDetector
+from groupdetr.deployment.exported_detector import open_exported
 from groupdetr.deployment.graph import DetectionGraph
 from groupdetr.deployment.runtimes import FORMATS, ExportOptions
 
@@ -32,7 +32,7 @@ def test_half_of_an_odd_side_is_rounded_as_python_does(format: str, tmp_path: Pa
     file = tmp_path / f"half{FORMATS[format].ending}"
     graph = cast(DetectionGraph, HalfSide())
     FORMATS[format].write(graph, options, {"outputs": ["half"]}, file)
-    runtime = ExportedDetector.load(file).runtime
+    runtime, _ = open_exported(file)
     for width, half in ((12, 6), (13, 7)):
         outputs = runtime(np.zeros((1, 3, 40, width), dtype=np.float32))
         assert outputs["half"].tolist() == [half]
