@@ -26,14 +26,16 @@ def write_video(
     times: Sequence[int] | None = None,
     codec: str = "libx264",
     index_first: bool = False,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Write a video. ``times`` are those of the frames in milliseconds, if they are irregular.
 
-    With ``index_first``, an MP4 file can be read up to the place where it was cut off.
+    With ``index_first``, an MP4 file can be read up to the place where it was cut off. ``options``
+    are those of the encoder.
     """
-    options = {"movflags": "+faststart"} if index_first else {}
-    container = av.open(str(path), "w", options=options)
-    stream = container.add_stream(codec, rate=rate)
+    container_options = {"movflags": "+faststart"} if index_first else {}
+    container = av.open(str(path), "w", options=container_options)
+    stream = container.add_stream(codec, rate=rate, options=options)
     stream.width, stream.height = size
     stream.pix_fmt = "yuv420p"
     time_base = Fraction(1, 1000) if times else 1 / rate

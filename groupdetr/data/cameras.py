@@ -16,6 +16,7 @@ from groupdetr.errors import DataError, UsageError
 _CAMERA = re.compile(r"(\d{1,2})|camera:(.+)")
 _WAIT = 0.2  # seconds between two looks whether the user wants to stop
 _SILENT_SECONDS = 10.0  # after which a camera without a frame is given up
+CAMERA_REMEDY = "check its cable, and that no other program uses it"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class LatestFrames:
 
     A camera does not wait. Without this, a detector that is slower than the camera would see it
     with a growing delay. A thread reads the camera. The iteration ends with the camera, and when
-    ``stopped`` returns True.
+    ``stopped`` returns True. It also ends if the camera sends nothing more, and `problem` of the
+    reader says so. `DataError` if the camera has sent nothing at all.
     """
 
     def __init__(self, reader: VideoReader, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -110,6 +112,7 @@ class LatestFrames:
         thread = threading.Thread(target=self._read, daemon=True)
         thread.start()
         silent = 0.0
+        has_sent = False
         try:
             while not self.stopped():
                 with self._arrived:
@@ -119,6 +122,7 @@ class LatestFrames:
                     ended = self._ended
                 if frame is not None:
                     silent = 0.0
+                    has_sent = True
                     yield frame
                 elif ended:
                     if self._error is not None:
@@ -127,11 +131,12 @@ class LatestFrames:
                 else:
                     silent += _WAIT
                     if silent >= _SILENT_SECONDS:
-                        raise DataError(
-                            f"the camera sent no image for {_SILENT_SECONDS:g} seconds",
-                            self.reader.name,
-                            "check its cable, and that no other program uses it",
-                        )
+                        what = f"the camera sent no image for {_SILENT_SECONDS:g} seconds"
+                        if not has_sent:
+                            raise DataError(what, self.reader.name, CAMERA_REMEDY)
+                        # No error, so that the recording is kept.
+                        self.reader.problem = what
+                        break
         finally:
             self._closing = True
             # The file must not be closed while the thread reads it. It waits for one image at most.

@@ -6,7 +6,9 @@ turned upright. The times of the frames are those of the file, so a frame rate t
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ INSTALL = "pip install 'groupdetr[video]'"
 _H264_ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox", "h264_mf")
 _LARGEST_UNIT = 65535  # the largest denominator of a unit of time that all encoders take
 _TICKS = Fraction(1, 60_000)  # the unit of time of videos whose own one is finer
+_POLL = 0.005  # seconds between two attempts to read an image of a camera that has none yet
 _TRANSPOSE = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -118,11 +121,17 @@ class VideoReader:
             )
         except (self.av.error.FFmpegError, OSError, ValueError) as error:
             raise self._cannot_be_read(error) from error
-        if not self.container.streams.video:
+        # The cover of a piece of music, or of a video, is a stream of one image.
+        cover = self.av.stream.Disposition.attached_pic
+        streams = [s for s in self.container.streams.video if not s.disposition & cover]
+        if not streams:
             self.container.close()
             raise DataError("this file has no video stream", self.name, "pass a video or images")
-        self.stream = self.container.streams.video[0]
+        self.stream = streams[0]
         self.problem = ""  # why not all frames could be read; known after the last one
+        self._closed = False
+        self._times = _FrameTimes()
+        self._end = Fraction(0)  # of the last packet, seconds
         self._num_packets = 0
         self._num_damaged = 0
         self._num_frames = 0
@@ -142,6 +151,7 @@ class VideoReader:
 
     def close(self) -> None:
         """Close the file."""
+        self._closed = True
         self.container.close()
 
     @property
@@ -165,7 +175,12 @@ class VideoReader:
     def num_frames(self) -> int | None:
         """The number of frames as the file records it, None if that is unknown, as for a camera."""
         if self.stream.frames:
-            return int(self.stream.frames)
+            recorded = int(self.stream.frames)
+            if self.stream.duration and self.stream.time_base:
+                # A video that was trimmed still contains frames that are not shown.
+                seconds = Fraction(self.stream.duration) * Fraction(self.stream.time_base)
+                recorded = min(recorded, max(1, math.ceil(seconds * self.rate)))
+            return recorded
         if self.container.duration and self.container.duration > 0:
             seconds = Fraction(self.container.duration, self.av.time_base)
             return max(1, round(seconds * self.rate))
@@ -178,13 +193,10 @@ class VideoReader:
         """
         first_time: Fraction | None = None
         for decoded in self._decoded():
-            if decoded.pts is None or decoded.time_base is None:
-                time = self._num_frames / self.rate
-            else:
-                time = Fraction(decoded.pts) * Fraction(decoded.time_base)
+            shown_at = self._times.next(decoded, 1 / self.rate)
             if first_time is None:
-                first_time = time
-            passed = time - first_time
+                first_time = shown_at
+            passed = shown_at - first_time
             ticks = round(passed / self.time_base)
             yield Frame(decoded, self._num_frames, ticks, float(passed))
             self._num_frames += 1
@@ -202,13 +214,22 @@ class VideoReader:
         while True:
             try:
                 packet = next(packets, None)
+            except BlockingIOError:
+                # Cameras of Macs answer so while there is no new image.
+                if self._closed:
+                    break
+                time.sleep(_POLL)
+                packets = self.container.demux(self.stream)
+                continue
             except (self.av.error.FFmpegError, OSError) as error:
                 reason = str(getattr(error, "strerror", "") or error)
                 self.problem = f"it can only be read up to there ({reason})"
                 packet = None
             if packet is None:
                 break
-            self._num_packets += bool(packet.size)
+            if packet.size:
+                self._num_packets += 1
+                self._end = max(self._end, _end_of_packet(packet))
             try:
                 yield from packet.decode()
             except (self.av.error.FFmpegError, OSError):
@@ -219,11 +240,71 @@ class VideoReader:
 
     def _find_problem(self) -> None:
         recorded = int(self.stream.frames)
-        if not self.problem and recorded > self._num_packets:
+        if not self.problem and recorded > self._num_packets and not self._is_complete():
             missing = recorded - self._num_packets
             self.problem = f"the file ends too early: {missing} of {recorded} frames are missing"
         if not self.problem and self._num_damaged:
             self.problem = f"{self._num_damaged} damaged parts were left out"
+
+    def _is_complete(self) -> bool:
+        """True if the packets reach the recorded end of the video.
+
+        Programs that trim a video, such as those of phones, may leave all frames in the file, and
+        record which part is shown. FFmpeg reads that part only.
+        """
+        if not self.stream.duration or not self.stream.time_base:
+            return False
+        end = self.stream.duration + (self.stream.start_time or 0)
+        # The recorded end may be rounded up. Half a frame is less than any frame that is missing.
+        return self._end >= end * Fraction(self.stream.time_base) - 1 / (2 * self.rate)
+
+
+def _end_of_packet(packet: Any) -> Fraction:
+    """Return the time at which the frame of a packet ends, in seconds; 0 if that is unknown."""
+    start = packet.dts if packet.pts is None else packet.pts
+    if start is None or packet.time_base is None:
+        return Fraction(0)
+    return Fraction(start + (packet.duration or 0)) * Fraction(packet.time_base)
+
+
+class _FrameTimes:
+    """The times of decoded frames in seconds. They grow from frame to frame.
+
+    They are the presentation times (pts) of the file. Where these go back, as in H.264 in AVI, the
+    decoding times (dts) take their place if they go back less often, as in FFmpeg's own estimate.
+    Where the file itself goes back, as one that was joined of several recordings, the next part
+    follows the former one.
+    """
+
+    def __init__(self) -> None:
+        self._last_pts: int | None = None
+        self._last_dts: int | None = None
+        self._num_wrong_pts = 0
+        self._num_wrong_dts = 0
+        self._shift = Fraction(0)  # that is added to the times of the file
+        self._last_time: Fraction | None = None
+
+    def next(self, frame: Any, interval: Fraction) -> Fraction:
+        """Return the time of the next frame. ``interval`` are the usual seconds between two."""
+        pts, dts = frame.pts, frame.dts
+        if dts is not None:
+            self._num_wrong_dts += self._last_dts is not None and dts <= self._last_dts
+            self._last_dts = dts
+        if pts is not None:
+            self._num_wrong_pts += self._last_pts is not None and pts <= self._last_pts
+            self._last_pts = pts
+        use_pts = dts is None or self._num_wrong_pts <= self._num_wrong_dts
+        ticks = pts if pts is not None and use_pts else dts
+        following = Fraction(0) if self._last_time is None else self._last_time + interval
+        if ticks is None or frame.time_base is None:
+            seconds = following
+        else:
+            seconds = Fraction(ticks) * Fraction(frame.time_base) + self._shift
+            if self._last_time is not None and seconds <= self._last_time:
+                self._shift += following - seconds
+                seconds = following
+        self._last_time = seconds
+        return seconds
 
 
 class VideoWriter:

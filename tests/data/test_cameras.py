@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
+import av
 import pytest
 
 from groupdetr.data import cameras
@@ -19,7 +22,7 @@ from groupdetr.data.cameras import (
 )
 from groupdetr.data.video import Frame, VideoReader
 from groupdetr.errors import DataError, UsageError
-from tests.videos import needs_test_pattern
+from tests.videos import needs_test_pattern, write_video
 
 PATTERN = CameraSource("testsrc=size=64x48:rate=50,realtime", "lavfi", {})
 
@@ -57,6 +60,7 @@ class FastCamera:
 
     def __init__(self) -> None:
         self.sent, self.closed = threading.Event(), threading.Event()
+        self.problem = ""
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(10):
@@ -94,6 +98,42 @@ def test_a_camera_that_sends_nothing_is_given_up(
     monkeypatch.setattr(LatestFrames, "_read", lambda self: time.sleep(0.6))
     with pytest.raises(DataError, match="the camera sent no image"):
         list(LatestFrames(camera))
+
+
+def test_a_camera_that_falls_silent_ends_and_keeps_what_it_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cameras, "_SILENT_SECONDS", 0.4)
+    camera = FastCamera()
+    assert [frame.index for frame in LatestFrames(cast(VideoReader, camera))][-1] == 9
+    camera.closed.set()
+    assert camera.problem == "the camera sent no image for 0.4 seconds"
+
+
+def test_a_camera_that_has_no_new_image_yet_is_asked_again(tmp_path: Path) -> None:
+    # As FFmpeg's avfoundation does on a Mac.
+    reader = VideoReader(write_video(tmp_path / "a.mp4", 10))
+    container = reader.container
+
+    class WaitingContainer:
+        """Has no packet at every other attempt, which ends the iterator."""
+
+        attempts = 0
+
+        def demux(self, stream: object) -> Iterator[object]:
+            while True:
+                self.attempts += 1
+                if self.attempts % 2:
+                    raise av.error.BlockingIOError(errno.EAGAIN, "no new image")
+                packet = next(container.demux(stream), None)
+                if packet is None or not packet.size:
+                    return
+                yield packet
+
+    reader.container = WaitingContainer()
+    assert [frame.index for frame in reader] == list(range(10))
+    assert reader.problem == ""
+    container.close()
 
 
 @needs_test_pattern

@@ -75,6 +75,35 @@ def test_a_video_that_was_cut_off_gives_the_frames_before_and_says_so(tmp_path: 
     assert reader.problem.endswith(" of 100 frames are missing")
 
 
+@pytest.mark.parametrize("first", [0, 40])
+def test_a_trimmed_video_is_complete(first: int, tmp_path: Path) -> None:
+    # Phones trim a video by its edit list (elst), and all frames remain in the file.
+    path = write_video(tmp_path / "a.mp4", 100, options={"g": "10"})
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"elst") + 12  # duration in milliseconds, and first unit of 1/12800 s
+    _, start = struct.unpack(">Ii", content[entry : entry + 8])
+    content[entry : entry + 8] = struct.pack(">Ii", 20 * 40, start + first * 512)
+    path.write_bytes(content)
+    reader = VideoReader(path)
+    frames = list(reader)
+    assert reader.problem == ""
+    assert len(frames) == reader.num_frames == 20
+    assert np.abs(np.asarray(frames[0].image).astype(int) - pixels(first)).mean() < 4
+
+
+def test_times_never_go_back(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.ts", 10)
+    # Two recordings that were joined, each with its own times
+    (tmp_path / "joined.ts").write_bytes(2 * (tmp_path / "a.ts").read_bytes())
+    np.testing.assert_allclose(times_of(tmp_path / "joined.ts"), np.arange(20) / 25, atol=1e-3)
+    # AVI records the order of decoding only.
+    write_video(tmp_path / "a.avi", 20, options={"bf": "2"})
+    times = np.array(times_of(tmp_path / "a.avi"))
+    assert len(times) == 20
+    assert (np.diff(times) > 0).all()
+    assert np.abs(times - np.arange(20) / 25).max() <= 2 / 25
+
+
 def test_damage_in_the_middle_leaves_out_some_frames_and_is_said(tmp_path: Path) -> None:
     content = bytearray(write_video(tmp_path / "a.mp4", 100, index_first=True).read_bytes())
     first = content.index(b"mdat")  # The images are behind it.
@@ -101,6 +130,16 @@ def test_files_without_frames_are_refused_by_what_they_lack(tmp_path: Path) -> N
         container.mux(stream.encode(frame))
     with pytest.raises(DataError, match="no video stream"):
         VideoReader(tmp_path / "sound.wav")
+    # Music with a cover, which is a stream of one image.
+    with av.open(str(tmp_path / "cover.mp3"), "w") as container:
+        sound = container.add_stream("mp3", rate=8000)
+        cover = container.add_stream("png")
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        image = av.VideoFrame.from_ndarray(pixels(0), "rgb24")
+        container.mux([*cover.encode(image), *cover.encode(None)])
+        container.mux([*sound.encode(frame), *sound.encode(None)])
+    with pytest.raises(DataError, match="no video stream"):
+        VideoReader(tmp_path / "cover.mp3")
     # A video whose header is sound, and which has no frame behind it.
     content = write_video(tmp_path / "b.mp4", 3, index_first=True).read_bytes()
     (tmp_path / "b.mp4").write_bytes(content[: content.index(b"mdat") + 4])

@@ -15,6 +15,7 @@ from types import FrameType
 
 from groupdetr.console.output import create_console
 from groupdetr.console.text import escape_controls, quantity, quote
+from groupdetr.data.cameras import CAMERA_REMEDY
 from groupdetr.data.video import is_annotated_video
 from groupdetr.engine.accelerator import loader_workers
 from groupdetr.engine.ordered_threads import map_in_order
@@ -312,7 +313,8 @@ class _Prediction:
                 self._predict_frames(video, copy, stop)
                 if video.reader.problem:
                     what = f"not all of this video could be read: {video.reader.problem}"
-                    remedy = "the frames before that are done; copy or download the video again"
+                    again = CAMERA_REMEDY if video.is_camera else "copy or download the video again"
+                    remedy = f"the frames before that are done; {again}"
                     self.failed.append(DataError(what, video.name, remedy))
                 return stop.is_set()
         except DataError as error:
