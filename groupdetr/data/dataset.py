@@ -174,7 +174,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target, int]]):
         record = self.records[index]
         boxes, labels = record.trainable_objects()
         masks = record.object_masks()
-        segmentations = None if masks is None else tuple(map(PlacedSegmentation, masks))
+        segmentations = None
+        if masks is not None:
+            # Polygons may reach out of the image. Without this window, they would cover the padding
+            # of large-scale jitter.
+            window = (0.0, 0.0, float(record.width), float(record.height))
+            segmentations = tuple(PlacedSegmentation(mask, window=window) for mask in masks)
         image = AugmentedImage(self.decode(index), boxes.astype(np.float32))
         return Sample(image, labels, segmentations)
 

@@ -177,7 +177,8 @@ def draw_groups_from_above(
     objects = DrawableBoxes3D(object_boxes).finite()
     # The view shows all objects and reference points, with a margin of 4 m, and at least 10 m.
     centres = np.concatenate([objects.rows[:, :2], points[..., :2].reshape(-1, 2)])
-    radius = max(10.0, float(np.nanmax(np.abs(centres))) + 4)
+    # A scene may have no object.
+    radius = max(10.0, float(np.nanmax(np.abs(centres), initial=0.0)) + 4)
     view = _BirdsEyeView(side * _SUPERSAMPLING, radius)
     view.draw_ground()
     for group in range(boxes.shape[1]):

@@ -296,6 +296,31 @@ def test_objects_that_a_crop_leaves_without_a_pixel_are_dropped_and_the_others_k
     assert torch.equal(dense_masks(target.masks, (60, 36))[0], torch.from_numpy(expected))
 
 
+def test_a_polygon_that_reaches_out_of_its_image_is_not_on_the_padding(tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
+    corners = [(70, 20), (120, 20), (120, 40), (70, 40)]
+    record = Record(
+        image_id=1,
+        path=tmp_path / "a.png",
+        file_name="a.png",
+        width=90,
+        height=60,
+        boxes=np.array([[70.0, 20, 50, 20]]),
+        labels=np.zeros(1, np.int64),
+        areas=np.ones(1),
+        crowd=np.zeros(1, dtype=bool),
+        annotation_ids=(1,),
+        segmentations=(Polygons((np.array(corners, dtype=np.float64),)),),
+    )
+    half = transforms.LargeScaleJitter(90, 0.5, 0.5)  # 45 x 30 pixels in a square of 90
+    for transform, left in ((half, 35), (lambda image, draw: half(image.flipped(), draw), 0)):
+        _, target, _ = DetectionDataset([record], transform)[0]
+        assert target.masks is not None
+        expected = torch.zeros(90, 90, dtype=torch.bool)
+        expected[10:20, left : left + 10] = True
+        assert torch.equal(dense_masks(target.masks, (90, 90))[0], expected)
+
+
 # datasets
 
 

@@ -107,6 +107,10 @@ def test_lines_lead_from_the_reference_points_of_groups_to_their_boxes() -> None
     assert count_pixels(drawing, palette(1)) == 0
     without_box = np.asarray(draw_groups_from_above(objects, missing, points[:, :1], side=480))
     assert count_pixels(without_box, palette(0)) == 0, "a point without a box is not drawn"
+    # A scene without objects has no queries either.
+    none = draw_groups_from_above(np.zeros((0, 9)), group_boxes[:0], points[:0])
+    assert none.size == without_box.shape[1::-1]
+    assert count_pixels(np.asarray(none), palette(0)) == 0
 
 
 def test_a_box_has_its_size_and_its_front_in_the_direction_of_its_yaw() -> None:
