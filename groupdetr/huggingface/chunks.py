@@ -56,6 +56,7 @@ class ChunkedDecoder:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the decoder with its own arguments, which are all named."""
         num_groups = self.grouping.num_groups
+        self.grouping.queries_in_chunk = None
         if not self.grouping.active or not torch.is_grad_enabled():
             return self.forward(*args, **kwargs)
         if args or kwargs.get("return_dict") is False:
@@ -63,6 +64,7 @@ class ChunkedDecoder:
                 "a decoder in chunks of groups takes named arguments and returns named outputs",
                 remedy="leave out return_dict=False, or group_chunk",
             )
+        queries_of_group = kwargs["inputs_embeds"].shape[1] // num_groups
         outputs = []
         for first in range(0, num_groups, self.groups_at_once):
             last = min(first + self.groups_at_once, num_groups)
@@ -72,13 +74,15 @@ class ChunkedDecoder:
                     groups = kwargs[name].unflatten(1, (num_groups, -1))
                     chunk[name] = groups[:, first:last].flatten(1, 2)
             # The random numbers of dropout are the same when the chunk is computed again.
-            outputs.append(checkpoint(self._run, last - first, chunk, use_reentrant=False))
+            outputs.append(checkpoint(self._run, queries_of_group, chunk, use_reentrant=False))
         return self._join(outputs)
 
-    def _run(self, num_groups: int, arguments: dict[str, Any]) -> Any:
-        """Run the decoder for so many groups; their self-attention must know the number."""
-        with self.grouping.running(num_groups):
-            return self.forward(**arguments)
+    def _run(self, queries_of_group: int, arguments: dict[str, Any]) -> Any:
+        """Run the decoder for a chunk of groups, which have so many queries each."""
+        # It stays after this: layers with gradient checkpointing of their own are computed again
+        # when the decoder of the same chunk has been computed again, and has returned.
+        self.grouping.queries_in_chunk = queries_of_group
+        return self.forward(**arguments)
 
     def _join(self, outputs: list[Any]) -> Any:
         """Concatenate the outputs of the chunks along the axis of the queries."""

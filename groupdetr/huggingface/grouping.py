@@ -6,8 +6,7 @@ hooks of a copy follow the copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +36,9 @@ class Grouping:
     # Modules whose copies are in the model's `other_groups`, by the names of the copies
     heads: dict[str, nn.Module] = field(default_factory=dict)
 
-    # The groups in the decoder, if they are a chunk of the K groups
-    _running: int | None = None
+    # The queries of a group in the decoder, denoising queries included, if the decoder runs for
+    # chunks of groups. It is that of the chunk that ran last.
+    queries_in_chunk: int | None = None
     # The loss function that the user had set on the model, or None
     loss_function: Callable[..., Any] | None = None
 
@@ -47,19 +47,15 @@ class Grouping:
         """Whether all K groups run: in training mode. In `eval` mode, group 0 runs alone."""
         return self.model.training
 
-    @property
-    def groups_in_decoder(self) -> int:
-        """The number of groups that a decoder layer is called with: K, or those of a chunk."""
-        return self.num_groups if self._running is None else self._running
+    def groups_in_decoder(self, num_queries: int) -> int:
+        """Return the number of groups that a decoder layer is called with: K, or those of a chunk.
 
-    @contextmanager
-    def running(self, num_groups: int) -> Iterator[None]:
-        """Let the decoder run for so many groups."""
-        before, self._running = self._running, num_groups
-        try:
-            yield
-        finally:
-            self._running = before
+        ``num_queries`` are those of all groups. A chunk is known by their number alone, because
+        gradient checkpointing of a layer computes the layer again after the decoder has returned.
+        """
+        if self.queries_in_chunk is None:
+            return self.num_groups
+        return num_queries // self.queries_in_chunk
 
     def parameters_of_group(self, group: int) -> list[tuple[nn.Parameter, int | None]]:
         """Return the parameters that only one group has.

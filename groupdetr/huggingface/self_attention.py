@@ -25,6 +25,8 @@ class AttendWithinGroups:
     def __init__(self, grouping: Grouping, query_axis: int = 1) -> None:
         self.grouping = grouping
         self.query_axis = query_axis
+        # The groups in the module, from the hook before it to the one after it
+        self._num_groups = 1
 
     def attach(self, self_attention: nn.Module) -> None:
         """Let the module attend within the groups in training mode."""
@@ -39,6 +41,7 @@ class AttendWithinGroups:
             return None
         hidden_states = args[0] if args else kwargs["hidden_states"]
         rows = hidden_states.shape[:2]
+        self._num_groups = self.grouping.groups_in_decoder(rows[self.query_axis])
 
         def split(value: Any) -> Any:
             # Position embeddings have the same first two axes as the hidden states.
@@ -63,13 +66,13 @@ class AttendWithinGroups:
         return self._join(output)
 
     def _split(self, x: Tensor) -> Tensor:
-        groups = x.unflatten(self.query_axis, (self.grouping.groups_in_decoder, -1))
+        groups = x.unflatten(self.query_axis, (self._num_groups, -1))
         if self.query_axis == 0:
             groups = groups.transpose(0, 1)  # [K,N,B,C] -> [N,K,B,C]
         return groups.flatten(1 - self.query_axis, 2 - self.query_axis)
 
     def _join(self, x: Tensor) -> Tensor:
         if self.query_axis == 0:
-            groups = x.unflatten(1, (self.grouping.groups_in_decoder, -1))  # [N,K,B,C]
+            groups = x.unflatten(1, (self._num_groups, -1))  # [N,K,B,C]
             return groups.transpose(0, 1).flatten(0, 1)
-        return x.unflatten(0, (-1, self.grouping.groups_in_decoder)).flatten(1, 2)
+        return x.unflatten(0, (-1, self._num_groups)).flatten(1, 2)
