@@ -16,6 +16,11 @@ from torch import Tensor, nn
 
 from groupdetr.analysis.group_changes import TOLERANCE, other_values
 from groupdetr.analysis.module_isolation import ModuleIsolation, module_isolation
+from groupdetr.analysis.query_batch_norms import (
+    fixed_batch_norms,
+    norm_of_queries,
+    reason_to_refuse,
+)
 from groupdetr.engine.inference import use_group
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.camera_images import CameraImages
@@ -111,17 +116,19 @@ def isolation(
     the same order. It returns one or more tensors [...,B,K*N,.], for example logits and boxes of
     all layers, also in lists or dictionaries. Everything else that it needs, such as the encoded
     images, it holds itself. ``num_groups`` is K. The groups follow each other: group 0 has the
-    first N queries. Dropout must be off, so call ``model.eval()`` before.
+    first N queries. Dropout must be off, so call ``model.eval()`` before. A batch norm of queries
+    must be in the mode that it has in training.
 
     The queries of every group of every image are replaced by others, one group of one image at a
     time, and no other group and no other image may change. Values within [0,1] stay within it, so
     they remain valid points and boxes. Then every group runs in a pass of its own, [B,N,.], as at
-    inference. That is B * K + K + 2 calls of ``forward``.
+    inference. That is B * K + K + 3 calls of ``forward``.
 
     `ValueError` if the measurement would prove nothing: there are fewer than two groups or two
     images, an output has another shape or is not finite, two passes with the same queries differ,
-    or the outputs do not depend on the queries. For a whole model, also if it is not clear what its
-    queries are.
+    the outputs do not depend on the queries, or a batch norm of queries that is trained is in
+    evaluation mode, in which its leak is not seen. For a whole model, also if it is not clear what
+    its queries are.
 
     A decoder in which all queries attend to each other is not isolated:
 
@@ -176,7 +183,8 @@ def _function_isolation(
             require(bool(output.isfinite().all()), "an output of forward is not finite")
         return [output.unflatten(-2, (groups_at_once, -1)) for output in outputs]
 
-    before = run(inputs, num_groups)
+    with fixed_batch_norms() as norms_before:
+        before = run(inputs, num_groups)
     require(
         max(_differences(before, run(inputs, num_groups))) < TOLERANCE,
         "two passes with the same queries differ; turn off dropout: call model.eval() before",
@@ -184,6 +192,14 @@ def _function_isolation(
 
     # Change the queries of one group of one image at a time.
     replaced = [other_values(x) for x in inputs]
+    with fixed_batch_norms() as norms_after:
+        run(replaced, num_groups)
+    norm = norm_of_queries(norms_before, norms_after, TOLERANCE)
+    if norm is not None:
+        raise ValueError(
+            f"{reason_to_refuse(norm)}; put it in training mode, or freeze it by "
+            "requires_grad_(False) if it is frozen in training, too"
+        )
     leak = 0.0
     for image in range(len(inputs[0])):
         for group in range(num_groups):

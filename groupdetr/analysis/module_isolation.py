@@ -37,10 +37,15 @@ from groupdetr.analysis.hooked_module import (
     changed_parameters,
     float_tensors,
 )
+from groupdetr.analysis.query_batch_norms import (
+    fixed_batch_norms,
+    norm_of_queries,
+    reason_to_refuse,
+)
 from groupdetr.analysis.query_sources import OWN_PARAMETERS, MeasurementError, find_queries
+from groupdetr.modeling.frozen import BATCH_NORMS
 from groupdetr.structures.tensor_dataclass import require_count
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # The pass that those with other pixels in one image are compared with.
 NO_IMAGE = Replacement(group=None, image=None)
 
@@ -138,7 +143,8 @@ class _Measurement:
         # A model that returns only its loss is measured by the outputs of its modules.
         self.measures_modules = not any(find_axes(shape, self.sizes) for shape in output_shapes)
 
-        self.before = self._outputs(None)
+        with fixed_batch_norms() as self.norms_before:
+            self.before = self._outputs(None)
         self._expect_repeatable()
         self.places, self.num_images = self._find_places()
         # The names of the modules whose inputs were replaced.
@@ -151,7 +157,15 @@ class _Measurement:
             passes += [Replacement(group, None) for group in range(self.sizes.num_groups)]
         for image in range(self.num_images if self.places else 0):
             passes += [Replacement(group, image) for group in range(self.sizes.num_groups)]
-        changes = {one: self._measure(one) for one in passes}
+        with fixed_batch_norms() as norms_after:
+            changes = {one: self._measure(one) for one in passes[:1]}
+        norm = norm_of_queries(self.norms_before, norms_after, TOLERANCE)
+        if norm is not None:
+            raise MeasurementError(
+                f"{reason_to_refuse(norm)}; call model.train() before, or freeze it by "
+                "requires_grad_(False) if it is frozen in training, too"
+            )
+        changes |= {one: self._measure(one) for one in passes[1:]}
         changes |= self._changes_by_images()
 
         worst = max(changes, key=lambda one: changes[one].of_others)

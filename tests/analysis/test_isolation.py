@@ -129,6 +129,32 @@ def test_the_module_and_its_random_numbers_stay_as_they_are() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class NormedQueries(nn.Module):
+    """A batch norm over queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(C)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        return within_groups(self.norm(queries.mT).mT)
+
+
+def test_the_leak_of_a_batch_norm_is_not_hidden_by_evaluation_mode() -> None:
+    """In evaluation mode its statistics are fixed, and the groups would seem to be isolated."""
+    model, queries = NormedQueries(), random_queries()
+    assert not isolation(model, queries, K).holds
+    assert not isolation(model, num_groups=K, inputs=queries).holds
+    model.eval()
+    with pytest.raises(ValueError, match="a BatchNorm1d of the queries is in evaluation mode"):
+        isolation(model, queries, K)
+    with pytest.raises(ValueError, match=r"in evaluation mode.*model.train\(\)"):
+        isolation(model, num_groups=K, inputs=queries)
+    model.norm.requires_grad_(False)  # frozen, so it is the same in training
+    assert isolation(model, queries, K).holds
+    assert isolation(model, num_groups=K, inputs=queries).holds
+
+
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
