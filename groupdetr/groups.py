@@ -145,6 +145,9 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
         require_count("num_queries", num_queries)
         super().__init__(embed_dim, num_heads, **options)
         self.num_queries = num_queries
+        # In evaluation mode, an `nn.TransformerEncoderLayer` reads the parameters of its attention
+        # and does not call it, unless it has hooks.
+        self.register_forward_pre_hook(_change_nothing)
 
     @classmethod
     def convert(cls, attention: nn.MultiheadAttention, num_queries: int) -> Self:
@@ -152,12 +155,19 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
 
         The names of the parameters stay the same, so the checkpoints of both modules are
         interchangeable. `ValueError` if keys or values have another width than queries, which is
-        not self-attention, or if ``attention`` is no `nn.MultiheadAttention`.
+        not self-attention, or if ``attention`` is no `nn.MultiheadAttention`, or one with a
+        ``forward`` of its own, which would be lost.
         """
         require(
             isinstance(attention, nn.MultiheadAttention),
             f"attention must be an nn.MultiheadAttention, not {type(attention).__name__}; for "
             "another class, docs/own-detr.md says how to reshape its queries",
+        )
+        forwards = (nn.MultiheadAttention.forward, MultiheadAttentionWithinGroups.forward)
+        require(
+            type(attention).forward in forwards and "forward" not in vars(attention),
+            f"this {type(attention).__name__} has a forward method of its own, which would be "
+            "lost; docs/own-detr.md says how to reshape its queries",
         )
         require(
             attention.in_proj_weight is not None,
@@ -250,6 +260,10 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
             return x.unflatten(0, (num_images, -1)).flatten(1, 2)
         groups = x.unflatten(1, (num_images, -1))  # [N,B,K,C]
         return groups.movedim(2, 0).flatten(0, 1)
+
+
+def _change_nothing(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+    """A hook before a forward pass that keeps its arguments."""
 
 
 def flatten_groups(queries: Tensor) -> Tensor:

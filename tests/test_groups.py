@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,6 +278,32 @@ def test_converted_attention_has_the_parameters_and_the_checkpoints_of_the_stock
     created.load_state_dict(stock.state_dict())
     query, value = flat_queries(batch_first=True)
     torch.testing.assert_close(created.eval()(query, query, value), converted(query, query, value))
+
+
+class ScaledAttention(nn.MultiheadAttention):
+    """An attention of a user, whose result differs from that of its base class."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        attended, weights = super().forward(*args, **kwargs)
+        return 2 * attended, weights
+
+
+def test_an_attention_with_a_forward_method_of_its_own_is_not_replaced_by_the_stock_one() -> None:
+    with pytest.raises(ValueError, match="this ScaledAttention has a forward method of its own"):
+        MultiheadAttentionWithinGroups.convert(ScaledAttention(C, 2), N)
+    again = MultiheadAttentionWithinGroups.convert(multihead_attention(batch_first=True), 2 * N)
+    assert MultiheadAttentionWithinGroups.convert(again, N).num_queries == N
+
+
+@torch.no_grad()
+def test_a_layer_that_reads_the_parameters_in_evaluation_mode_attends_within_groups() -> None:
+    """`nn.TransformerEncoderLayer` then does not call its attention by itself."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(C, 2, 8, batch_first=True).eval()
+    layer.self_attn = MultiheadAttentionWithinGroups.convert(layer.self_attn, N)
+    queries, _ = flat_queries(batch_first=True)
+    separate = [layer(group) for group in queries.chunk(K, 1)]
+    torch.testing.assert_close(layer(queries), torch.cat(separate, 1), rtol=0, atol=1e-6)
 
 
 def test_attention_within_groups_refuses_what_are_not_groups_of_n_queries() -> None:
