@@ -18,6 +18,7 @@ from groupdetr.criterion.pairs import (
     MatchedSoftmaxBoxPairs,
 )
 from groupdetr.criterion.term import Term
+from groupdetr.errors import UsageError
 from groupdetr.groups import loss_normaliser
 from groupdetr.ops.boxes import box_iou
 from groupdetr.structures.tensor_dataclass import require
@@ -74,16 +75,32 @@ class ClassLoss(torch.autograd.Function):
     """Base of the losses of all logits [L,...], summed to [L].
 
     ``forward`` computes the gradient together with the loss. So one tensor of the size of the
-    logits is saved for backward instead of several.
+    logits is saved for backward instead of several. It is a constant there, so a second derivative
+    would be wrong: `UsageError` for a backward pass with ``create_graph=True``.
     """
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivatives()
         (gradient,) = ctx.saved_tensors
         grad = grads[0].to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
         # A second tensor of this size is needed only if the saved one may be used again.
         scaled = gradient * grad if _graph_is_kept() else gradient.mul_(grad)
         return scaled, None, None, None
+
+
+def _refuse_second_derivatives() -> None:
+    """Raise `UsageError` in a backward pass that creates a graph of its own.
+
+    `once_differentiable` of torch would not: it only refuses where the incoming gradient itself
+    has a graph, and the gradient of a sum of losses has none.
+    """
+    if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+        raise UsageError(
+            "the loss of the classes has no second derivative, and this backward pass has "
+            "create_graph=True",
+            remedy="leave out create_graph=True, or write the loss as a groupdetr.Term of your own",
+        )
 
 
 def _graph_is_kept() -> bool:

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from groupdetr.criterion.criterion import SetCriterion
@@ -299,7 +298,6 @@ class _PrecomputedGradients(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # By the chain rule, the gradient of the scalar multiplies every known gradient. It does so
         # in place: the activations of backbone and encoder are still needed, so a copy of all
@@ -310,6 +308,13 @@ class _PrecomputedGradients(torch.autograd.Function):
                 "the second one",
                 remedy="compute the loss again before another backward pass, or compute all groups "
                 "at once",
+            )
+        # `once_differentiable` of torch does not refuse it: the gradient of a loss has no graph.
+        if torch.is_grad_enabled():
+            raise UsageError(
+                "a loss that is computed in chunks of groups has no second derivative, and this "
+                "backward pass has create_graph=True",
+                remedy="leave out create_graph=True, or compute all groups at once",
             )
         ctx.has_run_backward = True
         gradients = ctx.saved_tensors

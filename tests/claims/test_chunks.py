@@ -20,7 +20,11 @@ from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError
 from groupdetr.groups import attend_across_groups, denoise_primary_group, match_naively
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss
+from groupdetr.modeling.group_chunks import (
+    ChunkedModelWithLoss,
+    GradientBoundary,
+    ModelWithLoss,
+)
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.step_objects import StepObjects
@@ -310,6 +314,18 @@ def test_a_second_backward_pass_is_refused_and_leaves_the_gradients_of_the_first
         loss.backward()
     for name, gradient in gradients(chunked).items():
         assert torch.equal(gradient, first[name]), name
+
+
+def test_a_second_derivative_is_refused_instead_of_being_zero() -> None:
+    x = torch.ones(2, requires_grad=True)
+    boundary = GradientBoundary()
+    value = boundary.detach(x).pow(3).sum()
+    value.backward()
+    loss = boundary.rejoin(value.detach())
+    with pytest.raises(UsageError, match="has no second derivative"):
+        torch.autograd.grad(loss, x, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert torch.equal(gradient, torch.full((2,), 3.0))
 
 
 def test_the_backward_pass_makes_no_copy_of_the_gradients_of_chunks(recipe: Recipe) -> None:

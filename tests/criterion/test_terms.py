@@ -21,6 +21,7 @@ from groupdetr.criterion.pairs import (
 )
 from groupdetr.criterion.term import Term
 from groupdetr.engine.memory import HostMeter
+from groupdetr.errors import UsageError
 from groupdetr.groups import match_groups
 from groupdetr.structures.assignment import Assignment
 from groupdetr.structures.predictions import Predictions
@@ -254,6 +255,21 @@ def test_a_graph_that_is_kept_has_the_same_gradient_every_time(
     assert first.all()
     assert torch.equal(second, first)
     assert torch.equal(last, first)
+
+
+@CLASS_LOSSES
+def test_a_second_derivative_is_refused_instead_of_being_wrong(
+    class_loss: type[torch.autograd.Function], arguments: tuple[Any, ...]
+) -> None:
+    """The gradient would be a constant in a penalty of gradients, which has a value all the same.
+
+    Without the refusal, this penalty has a gradient that is not that of torchvision's loss.
+    """
+    logits, positives = logits_and_positives(4)
+    weight = torch.ones(logits.shape[-1], requires_grad=True)
+    loss = class_loss.apply(logits * weight, positives, *arguments).sum()
+    with pytest.raises(UsageError, match="has no second derivative"):
+        torch.autograd.grad(loss, logits, create_graph=True)
 
 
 @CLASS_LOSSES
