@@ -83,7 +83,10 @@ class GroupedLoss:
         boundary = GradientBoundary()
         for name, value in arguments.items():
             if name in GROUP_AXIS and isinstance(value, Tensor):
-                arguments[name] = boundary.detach(value)
+                # These gradients are computed before a gradient scaler multiplies the loss. Many of
+                # them would be zero in float16.
+                in_float32 = value.float() if value.dtype == torch.float16 else value
+                arguments[name] = boundary.detach(in_float32)
         losses, terms, auxiliary_outputs = [], [], []
         for group in split_arguments(arguments, num_groups):
             loss, terms_of_group, auxiliary = self.loss_function(**group)

@@ -48,7 +48,9 @@ class GroupedEmbedding(nn.Embedding):
         """[K*N,C] in training mode, [N,C] of group 0 in `eval` mode."""
         if not self.grouping.active:
             return self.primary_group
-        return torch.cat([self.primary_group, *self.other_groups.unbind()])
+        # With K = 1 the other groups are an empty table. It is a part of the graph all the same:
+        # DistributedDataParallel needs a gradient of every parameter.
+        return torch.cat([self.primary_group, self.other_groups.flatten(0, 1)])
 
     @weight.setter
     def weight(self, value: Any) -> None:

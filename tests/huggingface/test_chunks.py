@@ -13,6 +13,8 @@ from torch.testing import assert_close
 import groupdetr.huggingface as ghf
 from groupdetr.errors import UsageError
 from groupdetr.huggingface.families import family_of, family_with_own_groups
+from groupdetr.huggingface.grouping import Grouping
+from groupdetr.huggingface.loss import GroupedLoss
 from tests.huggingface.detectors import DETECTORS, batch
 
 # Masks are computed outside the decoder, and transformers computes groups of its own in one pass.
@@ -63,6 +65,43 @@ def test_chunks_of_groups_have_the_losses_and_gradients_of_all_at_once(name: str
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for parameter, gradient in gradients.items():
         assert_close(gradient, expected[parameter], rtol=1e-3, atol=1e-5 * largest, msg=parameter)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_layers_of_chunks_may_have_gradient_checkpointing(use_reentrant: bool) -> None:
+    """They are computed again after the decoder of the chunk has returned.
+
+    The ten queries of a chunk could also be five groups of two, so a wrong number of groups would
+    be no error. Reentrant checkpointing compares nothing.
+    """
+    _, model = detectors("Conditional DETR", group_chunk=2, num_groups=5)
+    inputs = batch(model)
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        model(**inputs).loss.backward()
+        named = model.model.decoder.layers.named_parameters()
+        gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+        model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    assert len(gradients[0]) > 0
+    assert_close(gradients[1], gradients[0])
+
+
+def test_small_gradients_in_float16_are_not_lost_before_they_are_scaled() -> None:
+    """A gradient scaler multiplies the loss, but a loss in chunks has its gradients already."""
+
+    def loss_function(logits: Tensor) -> tuple[Tensor, dict[str, Tensor], None]:
+        loss = (1e-8 * logits.float()).sum()
+        return loss, {"loss": loss}, None
+
+    gradients = []
+    for group_chunk in (None, 1):
+        logits = torch.ones(1, 6, 2, dtype=torch.float16, requires_grad=True)
+        grouping = Grouping(torch.nn.Identity(), 3, 2, group_chunk)
+        loss, _, _ = GroupedLoss(loss_function, grouping)(logits=logits)
+        gradients += torch.autograd.grad(2**16 * loss, logits)
+    assert gradients[0].all()
+    assert torch.equal(gradients[1], gradients[0])
 
 
 def kept_bytes(model: Any, inputs: dict[str, Any]) -> int:

@@ -118,6 +118,15 @@ def test_random_groups_are_initialised_as_transformers_does() -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_one_group_uses_all_of_its_parameters() -> None:
+    """With K = 1 the other groups are an empty table. DistributedDataParallel needs it used."""
+    model = ghf.with_groups(DETECTORS["DETR"](), num_groups=1).train()
+    queries = model.model.query_position_embeddings
+    queries.weight.sum().backward()
+    assert queries.other_groups.shape[0] == 0
+    assert queries.other_groups.grad is not None
+
+
 def test_any_group_can_be_the_one_that_is_kept() -> None:
     model = ghf.with_groups(DETECTORS["DETR"](), 3)
     table = model.model.query_position_embeddings.other_groups[1].detach().clone()
