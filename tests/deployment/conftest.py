@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from groupdetr.workflows.export import export
-from tests.deployment.exports import SMALL, write_weights
+from tests.deployment.exports import SCORE_THRESHOLD, SMALL, write_weights
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors", **SMALL)
+    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    return write_weights(file, score_threshold=SCORE_THRESHOLD, **SMALL)
 
 
 @pytest.fixture(scope="session")

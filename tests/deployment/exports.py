@@ -25,7 +25,12 @@ SMALL: dict[str, Any] = {
 }
 
 
-def write_weights(file: Path, preset: str = "conditional-detr-tiny", **sizes: Any) -> Path:
+def write_weights(
+    file: Path,
+    preset: str = "conditional-detr-tiny",
+    score_threshold: float | None = None,
+    **sizes: Any,
+) -> Path:
     """Write a weights file of a preset. Its scores are spread over all values from 0 to 1.
 
     With the scores of an untrained detector, which are all nearly equal, the order of the
@@ -38,11 +43,12 @@ def write_weights(file: Path, preset: str = "conditional-detr-tiny", **sizes: An
         if "class" in name:
             mean, std = (-1.0, 1.0) if name.endswith("bias") else (0.0, 0.3)
             nn.init.normal_(parameter, mean, std)
-    metadata = {
+    metadata: dict[str, Any] = {
         "recipe": recipe_to_dict(model.recipe),
         "categories": CATEGORIES,
         "imgsz": IMGSZ,
-        "score_threshold": SCORE_THRESHOLD,
     }
+    if score_threshold is not None:
+        metadata["score_threshold"] = score_threshold
     native.save(model, file, metadata)
     return file
