@@ -15,6 +15,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import IO, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from groupdetr.settings import Settings
+
 _NONE = re.compile(r"(^|[.:;] |\) )None: ")
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _EMPTY_BOX = re.compile("│ +│")
@@ -42,7 +44,7 @@ def set_help_texts(options: type) -> None:
 
     hints = get_type_hints(options, include_extras=True)
     texts = descriptions(options)
-    is_settings = options.__module__ == "groupdetr.settings"
+    is_settings = options is Settings
     for field in dataclasses.fields(options):
         kind, *annotations = unpack(hints[field.name])
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
