@@ -42,6 +42,7 @@ class JsonPieces:
     def __init__(self, raw: bytes, key: str) -> None:
         self.raw = raw
         self.key = key
+        self._view = memoryview(raw)  # a slice of it is no copy
         self._spans: list[tuple[int, int]] = []  # of the pieces that were read: first byte and end
         self._ends: list[int] = []  # index in the list after each piece
         self._piece: tuple[int, list[JsonObject]] = (-1, [])  # the last one that `row` has read
@@ -75,7 +76,7 @@ class JsonPieces:
 
     def _read(self, start: int, end: int) -> list[JsonObject] | None:
         """Return the objects in a part of the bytes; None if it does not hold whole objects."""
-        text = b"[%b]" % self.raw[start:end]
+        text = self._as_list(start, end)
         items = _parse(text)
         if items is None:
             return None
@@ -83,6 +84,10 @@ class JsonPieces:
         self._spans.append((start, end))
         self._ends.append((self._ends[-1] if self._ends else 0) + len(items))
         return items
+
+    def _as_list(self, start: int, end: int) -> bytes:
+        """Return a part of the bytes in brackets."""
+        return b"".join((b"[", self._view[start:end], b"]"))
 
     def rest(self) -> JsonObject:
         """Return the object without the list. All pieces must have been read before."""
@@ -113,7 +118,7 @@ class JsonPieces:
         number = bisect_right(self._ends, index)
         if self._piece[0] != number:
             start, end = self._spans[number]
-            self._piece = number, _parse(b"[%b]" % self.raw[start:end]) or []
+            self._piece = number, _parse(self._as_list(start, end)) or []
         items = self._piece[1]
         return items[index - self._ends[number]]  # counted from the end of the piece
 
@@ -152,11 +157,11 @@ def _expect_single_keys(text: bytes, num_keys: int, content: object) -> None:
     fewer than keys. If there are more, only colons after a quote are counted, which are as many as
     keys at least as long as no colon follows a space.
     """
-    colons = text.count(b":")
-    if colons == num_keys:
-        return
     characters = np.frombuffer(text, dtype=np.uint8)
-    before_colon = characters[np.flatnonzero(characters == ord(":")) - 1]
+    is_colon = characters == ord(":")
+    if np.count_nonzero(is_colon) == num_keys:  # half the time of `bytes.count`
+        return
+    before_colon = characters[np.flatnonzero(is_colon) - 1]
     if np.isin(before_colon, _SPACES).any():
         raise NotPlainError("there may be a space before a colon")
     after_quote = int((before_colon == ord('"')).sum())

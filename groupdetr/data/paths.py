@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from groupdetr.data.findings import Findings, printable
@@ -73,6 +74,20 @@ class ImageFolder:
 _UNUSUAL = re.compile(
     r"[\\\0\ud800-\udfff]|^[\s./]*$|^\.*/|/$|(^|/)\.\.(/|$)|^[A-Za-z]:|^.{200}", re.DOTALL
 )
+
+
+# Names of letters, digits, "_", "-" and ".", which begin with none of the latter two.
+_ORDINARY = re.compile(r"(?:\w[\w.-]{0,150}\n)*", re.ASCII)
+
+
+def are_ordinary(file_names: Sequence[str]) -> bool:
+    """Return whether all names are so simple that no rule of `refused_name` can apply to them.
+
+    It takes a tenth of the time of `is_unusual`, which knows more names that can be used.
+    """
+    lines = "".join(name + "\n" for name in file_names)
+    # More lines than names: a name has a line break of its own.
+    return lines.count("\n") == len(file_names) and _ORDINARY.fullmatch(lines) is not None
 
 
 def is_unusual(file_name: str) -> bool:

@@ -14,7 +14,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, compress
 from operator import itemgetter
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from groupdetr.data.image_decoding import max_pixels
 from groupdetr.data.json_pieces import JsonPieces, NotPlainError
 from groupdetr.data.json_values import Id, parse_side
 from groupdetr.data.packed_segmentations import PackedSegmentations, SegmentationPacker
-from groupdetr.data.paths import ImageFolder, is_unusual
+from groupdetr.data.paths import ImageFolder, are_ordinary, is_unusual
 from groupdetr.data.records import Bools, Floats, Ints
 from groupdetr.structures.json_object import JsonObject
 
@@ -132,8 +132,10 @@ def _paths(
     ids: Sequence[int], file_names: Sequence[str], folder: Path, findings: Findings
 ) -> list[str] | None:
     """Return the paths of images; None if all are the names of files in the folder."""
-    image_folder = ImageFolder(folder)
     has_links = may_have_links(folder)
+    if not has_links and are_ordinary(file_names):
+        return None
+    image_folder = ImageFolder(folder)
     prefix = str(folder / "x")[:-1]
     paths = []
     is_plain = True
@@ -240,7 +242,7 @@ def _crowd(items: Sequence[JsonObject]) -> Bools:
     values = _optional_column(items, "iscrowd")
     _expect(set(map(type, values)) <= _FLAG, "iscrowd is no number")
     _expect(set(values) <= {0, 1, None}, "iscrowd is neither 0 nor 1")
-    return np.array([bool(value) for value in values], dtype=bool)
+    return np.array(list(map(bool, values)), dtype=bool)
 
 
 # masks
@@ -259,8 +261,11 @@ class PlainMasks:
     def add(self, items: list[JsonObject]) -> None:
         """Add the segmentations of a piece. `table` reads those that are no plain polygons."""
         values = _optional_column(items, "segmentation")
-        is_polygon = np.array([type(value) is list and bool(value) for value in values], dtype=bool)
-        polygons: list[list[list[float]]] = [v for v, is_one in zip(values, is_polygon) if is_one]  # type: ignore[misc]
+        polygons: list[list[list[float]]] = values  # type: ignore[assignment]
+        is_polygon = np.ones(len(values), dtype=bool)
+        if set(map(type, values)) != {list} or not all(values):
+            is_polygon = np.array([type(v) is list and bool(v) for v in values], dtype=bool)
+            polygons = list(compress(polygons, is_polygon))
         _expect(set(map(type, chain.from_iterable(polygons))) <= {list}, "a part is no list")
         num_parts = np.array(list(map(len, polygons)), dtype=np.int64)
         lengths = np.array(list(map(len, chain.from_iterable(polygons))), dtype=np.int64)
@@ -268,7 +273,7 @@ class PlainMasks:
         if is_odd_part.any():
             owners = np.repeat(np.flatnonzero(is_polygon), num_parts)
             is_polygon[owners[is_odd_part]] = False
-            polygons = [v for v, is_one in zip(values, is_polygon) if is_one]  # type: ignore[misc]
+            polygons = list(compress(values, is_polygon))  # type: ignore[arg-type]
             num_parts = np.array(list(map(len, polygons)), dtype=np.int64)
             lengths = np.array(list(map(len, chain.from_iterable(polygons))), dtype=np.int64)
         if polygons:

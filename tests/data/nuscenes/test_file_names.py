@@ -14,7 +14,7 @@ from groupdetr.data.nuscenes.check import check
 from groupdetr.data.nuscenes.synthetic import VERSION
 from groupdetr.data.nuscenes.tables import Tables
 from groupdetr.data.nuscenes.version import load
-from groupdetr.data.paths import is_unusual, refused_name
+from groupdetr.data.paths import are_ordinary, is_unusual, refused_name
 
 
 def key_frames(rows):
@@ -85,3 +85,10 @@ def test_the_quick_test_finds_every_name_that_is_refused_or_has_a_backslash(name
         # It is one file below the folder.
         assert Path("/root", name).is_relative_to("/root")
         assert Path(name).name
+
+
+@given(st.lists(st.text("aC1_-.:\\/\0\n é", max_size=4) | st.sampled_from(["b" * 151, "c" * 152])))
+def test_names_that_are_called_ordinary_can_be_used(names: list[str]) -> None:
+    if are_ordinary(names):
+        assert not any(map(is_unusual, names))
+        assert not any(refused_name(name, "the folder") for name in names)
