@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupdetr.checkpoints.reading import Checkpoint, Metadata, first_names
+from groupdetr.checkpoints.checkpoint import Checkpoint, Metadata, first_names
 from groupdetr.errors import WeightsError
 
 MAX_GROUPS = 1024  # more than any checkpoint has

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint, first_names
 from groupdetr.checkpoints.layout import Layout
-from groupdetr.checkpoints.reading import AVERAGES, Checkpoint, first_names
+from groupdetr.checkpoints.weights_file import AVERAGES
 
 # Names of wrappers that no model has itself: of torch.compile, FSDP and gradient checkpointing.
 INNER_WRAPPERS = re.compile(

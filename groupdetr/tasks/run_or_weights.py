@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from groupdetr.checkpoints import hub, native
-from groupdetr.checkpoints.reading import has_safetensors, open_checkpoint
+from groupdetr.checkpoints.reading import open_checkpoint
+from groupdetr.checkpoints.weights_file import has_safetensors
 from groupdetr.console.text import quote
 from groupdetr.data.image_files import is_image_name
 from groupdetr.data.wrong_inputs import RUN_FIRST

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import IdAndName, Layout, Metadata, RecipeFields, refuse
 from groupdetr.checkpoints.metadata import (
     MAX_IMGSZ,
@@ -17,7 +18,7 @@ from groupdetr.checkpoints.metadata import (
     check_text,
     invalid,
 )
-from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
+from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.checkpoints.wrappers import unwrap
 from groupdetr.console.text import quote
 from groupdetr.errors import WeightsError

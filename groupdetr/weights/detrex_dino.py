@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
     IdAndName,
@@ -21,7 +22,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.detectron2_resnet import RESNET
 from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields

@@ -11,10 +11,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from groupdetr.checkpoints import native
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout, RecipeFields
 from groupdetr.checkpoints.metadata import COUNTS_OF_MODULES, UNTRUSTED, invalid
 from groupdetr.checkpoints.native import unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import GroupDETRError, WeightsError

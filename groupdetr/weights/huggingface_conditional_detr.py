@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
     IdAndName,
@@ -19,7 +20,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.official_conditional_detr import (
     DECODER,
     expect_values,

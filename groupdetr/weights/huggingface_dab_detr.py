@@ -10,8 +10,8 @@ import math
 from functools import partial
 from typing import Any
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.huggingface_conditional_detr import (
     ALSO_READ,
     FIELDS,

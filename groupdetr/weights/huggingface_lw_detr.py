@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
     IdAndName,
@@ -20,7 +21,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights import huggingface_conditional_detr
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.huggingface_conditional_detr import configuration

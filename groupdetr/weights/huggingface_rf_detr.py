@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
     Metadata,
@@ -16,7 +17,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.windowed_vit_names import HUGGING_FACE_DINOV2
 from groupdetr.modeling.box_and_mask_head import EXPANSION
 from groupdetr.weights.huggingface_conditional_detr import configuration

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from groupdetr.checkpoints import native
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.file_format import KEY
 from groupdetr.checkpoints.layout import Layout, RecipeFields
 from groupdetr.checkpoints.metadata import UNTRUSTED, check_recipe_fields, invalid
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.engine.run_folder import RunFolder

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Metadata, refuse
 from groupdetr.checkpoints.metadata import UNTRUSTED
 from groupdetr.checkpoints.native import unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.console.text import quote
 from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import UsageError, WeightsError

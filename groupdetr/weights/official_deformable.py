@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.registry import SWIN_LARGE
 from groupdetr.modeling.backbones.swin_names import DINO_SWIN
 from groupdetr.weights.official_conditional_detr import SIZES, arguments, categories, named_fields

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
     IdAndName,
@@ -21,7 +22,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.windowed_vit_names import LW_DETR_VIT
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.objects365_names import OBJECTS365

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.detectron2_resnet import RESNET
 from groupdetr.weights.detrex_dino import OWN_FIELDS, categories, describe
 from groupdetr.weights.official_conditional_detr import named_fields

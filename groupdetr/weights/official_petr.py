@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
     IdAndName,
@@ -24,7 +25,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.detectors.petr import PETR, PETRv2
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES

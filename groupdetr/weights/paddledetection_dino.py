@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     IdAndName,
     Layout,
@@ -23,7 +24,6 @@ from groupdetr.checkpoints.layout import (
     Transposed,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.weights.coco_names import COCO_91
 
 LABEL_ROWS = "queries.labels.weight"  # the label embeddings of denoising queries [K,rows,C]

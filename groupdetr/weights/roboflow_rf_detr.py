@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
     IdAndName,
@@ -22,7 +23,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.windowed_vit_names import HUGGING_FACE_DINOV2
 from groupdetr.weights.coco_names import COCO_91, UNUSED_CLASS

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import RecipeFields
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.console.text import quote
 from groupdetr.errors import WeightsError
 from groupdetr.weights.recipe_sizes import count_layers, sizes_from_tensors

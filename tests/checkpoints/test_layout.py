@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Layout,
     Names,
@@ -17,7 +18,6 @@ from groupdetr.checkpoints.layout import (
     rename,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 
 # Every kind of entry: a list of all groups, one that starts at group 1, a matrix of other rows and

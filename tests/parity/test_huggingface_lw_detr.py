@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.lw_detr import LWDETR
 from groupdetr.detectors.rf_detr import RFDETR
 from groupdetr.modeling.detr import DetectionTransformer

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.lw_detr import LW_DETR_TINY, LWDETR
 from groupdetr.detectors.rf_detr import RF_DETR_NANO
 from groupdetr.modeling.detr import DetectionTransformer

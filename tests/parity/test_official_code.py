@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.structures.images import Images
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.targets import Target

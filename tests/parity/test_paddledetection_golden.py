@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from torch import Tensor
 
 from groupdetr import Detector
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import unchanged
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.modeling.backbones.vit import ViTSizes, vit_huge
 from groupdetr.structures.images import Images
 from groupdetr.structures.outputs import Outputs

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.native import read, save, unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.tiny import TinyDABDETR, TinyDNDETR

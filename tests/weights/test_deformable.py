@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from groupdetr import Detector
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout
 from groupdetr.checkpoints.native import read, save, unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR, TwoStageDABDeformableDETR
 from groupdetr.detectors.dino import DINO
 from groupdetr.detectors.tiny import TinyDABDeformableDETR, TinyDINO, TinyTwoStageDABDeformableDETR

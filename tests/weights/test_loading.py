@@ -11,10 +11,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.file_format import KEY, file_stamp
 from groupdetr.checkpoints.layout import Renamed, rename
 from groupdetr.checkpoints.native import save, unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.detr import DetectionTransformer

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.native import read
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.lw_detr import LWDETR
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.detr import DetectionTransformer

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.native import read, save, unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.mask2former import Mask2Former
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.detr import DetectionTransformer

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.native import read, unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.tiny import TinyViTDINO
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.modeling.detr import DetectionTransformer

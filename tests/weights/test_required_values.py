@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.weights.conversion import file_options
 from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE

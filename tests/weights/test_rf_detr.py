@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout
 from groupdetr.checkpoints.native import read
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.rf_detr import RFDETR
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.detr import DetectionTransformer

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout
 from groupdetr.checkpoints.native import unique_state
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.detectors.conditional_detr import ConditionalDETR
 from groupdetr.detectors.dab_deformable_detr import DABDeformableDETR
 from groupdetr.detectors.dino import DINO

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout, refuse
-from groupdetr.checkpoints.reading import Checkpoint, open_checkpoint
+from groupdetr.checkpoints.reading import open_checkpoint
 from groupdetr.checkpoints.wrappers import unwrap
 from groupdetr.errors import WeightsError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     IdAndName,
     Layout,
@@ -12,7 +13,6 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.swin_names import OFFICIAL_SWIN_NAMES
 from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES

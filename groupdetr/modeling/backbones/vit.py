@@ -13,7 +13,7 @@ from timm.layers import resample_patch_embed
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 
-from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay, pad_to_multiple
 from groupdetr.modeling.backbones.pretrained import (
     load_all_weights,

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout
-from groupdetr.checkpoints.reading import Checkpoint
 from groupdetr.errors import UsageError
 from groupdetr.modeling.attention.multihead import dot_product_attention, split_heads
 from groupdetr.modeling.backbones.backbone import Backbone, LayerDecay

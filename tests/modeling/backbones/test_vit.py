@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from groupdetr.checkpoints.reading import Checkpoint
+from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.pretrained_layouts import MAE
