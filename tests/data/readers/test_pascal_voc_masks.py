@@ -93,7 +93,7 @@ def test_the_lists_of_segmentation_have_the_images_with_masks(voc: Path) -> None
 def test_a_detector_of_boxes_has_all_images_and_reads_no_masks(
     voc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groupdetr.data.readers.pascal_voc._read_masks", None)
+    monkeypatch.setattr("groupdetr.data.readers.pascal_voc.read_masks", None)
     data = load(voc)
     assert [record.path.stem for record in data.splits["train"].records] == ["a", "b", "c"]
     assert all(record.segmentations is None for record in data.splits["train"].records)
