@@ -20,6 +20,7 @@ from groupdetr.data.layouts import load
 from groupdetr.data.photometric import PhotometricDistortion
 from groupdetr.data.transforms import (
     AugmentedImage,
+    InputShape,
     LargeScaleJitter,
     RandomFlip,
     RandomResize,
@@ -98,6 +99,16 @@ def test_a_crop_lies_within_the_image_and_between_its_limits(
 def test_images_of_extreme_sizes_can_be_augmented(size: tuple[int, int]) -> None:
     for seed in range(20):
         assert min(augmented(detr_transform(96), noise(*size), seed).shape[1:]) >= 1
+
+
+@pytest.mark.parametrize("shape", [InputShape(), InputShape(square=True, divisor=32)])
+def test_the_resize_before_the_crop_is_that_of_detr_but_limited_for_extreme_images(
+    shape: InputShape,
+) -> None:
+    resize = detr_transform(800, shape).then.resize  # type: ignore[attr-defined]
+    drawn = {resize.size(100, 1600, seeded(seed)) for seed in range(20)}
+    assert drawn == {(400, 6400), (500, 8000), (600, 9600)}
+    assert {resize.size(10, 10_000, seeded(seed)) for seed in range(20)} == {(10, 10_000)}
 
 
 def test_a_crop_is_dense_and_channels_last_in_memory() -> None:
