@@ -30,8 +30,10 @@ from groupdetr.structures.images import Images
 from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target
 
+from .conftest import CASES
 from .detectors import (
     DETECTORS_2D,
+    FAST,
     build,
     detector_input,
     detector_targets,
@@ -44,7 +46,17 @@ from .test_denoising import CASES as DENOISING_CASES
 
 IMAGES = random_images((2, 3), (3, 1))
 TARGETS = [random_target(4), random_target(2, seed=3)]
-SIZES = [1, 2]  # groups of a chunk, where K = 3: the last chunk may be smaller
+# Learned queries; proposals and denoising, which are computed with their chunk; masks; cameras.
+KINDS = ("conditional-detr", "dino", "mask2former", "petrv2")
+every_kind = pytest.mark.parametrize("recipe", [FAST[name] for name in KINDS], ids=KINDS)
+# All other detectors are for `-m slow`.
+every_kind_in_ci = pytest.mark.parametrize(
+    "recipe",
+    [
+        case if case.id in KINDS else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 AnyModelWithLoss = ModelWithLoss | ChunkedModelWithLoss
 Losses = dict[str, Tensor]
 Gradients = dict[str, Tensor]
@@ -136,22 +148,39 @@ def flops(with_loss: AnyModelWithLoss) -> int:
 # The same result
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_losses_and_gradients_equal_those_of_all_groups_at_once(recipe: Recipe, size: int) -> None:
-    plain, chunked = plain_and_chunked(recipe, size)
+def test_losses_and_gradients_equal_those_of_all_groups_at_once(recipe: Recipe) -> None:
+    """Three groups, in chunks of one, and of two: then the last chunk is smaller.
+
+    Without objects, as with them, no parameter is unused.
+    """
+    plain, chunked = plain_and_chunked(recipe, 2)
+    without_objects = [random_target(0), random_target(0)]
+    for targets in (TARGETS, [random_target(3), random_target(0)], without_objects):
+        expected = step(plain, targets=targets)
+        assert_same_step(expected, step(chunked, targets=targets))
+        trainable = {name for name, p in chunked.named_parameters() if p.requires_grad}
+        assert gradients(chunked).keys() == trainable
+    chunked.groups_at_once = 1
+    assert_same_step(expected, step(chunked, targets=without_objects))
     assert_same_step(step(plain), step(chunked))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_in_float32_chunks_lose_no_more_precision_than_the_plain_step(
-    recipe: Recipe, size: int
-) -> None:
+def test_one_chunk_of_all_groups_equals_the_plain_step_bit_for_bit(recipe: Recipe) -> None:
+    plain, chunked = plain_and_chunked(recipe, recipe.num_groups)
+    _, plain_gradients = step(plain)
+    _, chunked_gradients = step(chunked)
+    for name, gradient in plain_gradients.items():
+        assert torch.equal(chunked_gradients[name], gradient)
+
+
+@every_kind_in_ci
+def test_in_float32_chunks_lose_no_more_precision_than_the_plain_step(recipe: Recipe) -> None:
     """The gradient agrees to 1e-6, except where the plain step itself loses more by rounding.
 
     In the full-size DN-DETR it loses 6e-5, because its loss divides by the size of tiny boxes.
     """
-    double_precision, _ = plain_and_chunked(recipe, size)
-    plain, chunked = plain_and_chunked(recipe, size, float32_model(recipe))
+    double_precision, _ = plain_and_chunked(recipe, 1)
+    plain, chunked = plain_and_chunked(recipe, 1, float32_model(recipe))
     _, exact_gradients = step(double_precision)
     plain_losses, plain_gradients = step(plain)
     chunked_losses, chunked_gradients = step(chunked)
@@ -172,27 +201,15 @@ def test_nothing_is_computed_twice(recipe: Recipe) -> None:
     assert flops(chunked) <= 1.002 * flops(plain)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    "counts", [(3, 0), (0, 0)], ids=["one image without objects", "no objects"]
-)
-def test_the_same_step_without_objects(recipe: Recipe, size: int, counts: tuple[int, int]) -> None:
-    plain, chunked = plain_and_chunked(recipe, size)
-    targets = [random_target(count) for count in counts]
-    assert_same_step(step(plain, targets=targets), step(chunked, targets=targets))
-    unused = [name for name, p in chunked.named_parameters() if p.requires_grad and p.grad is None]
-    assert not unused
-
-
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("recipe", DENOISING_CASES)
-def test_the_same_step_with_denoising_in_the_primary_group_only(recipe: Recipe, size: int) -> None:
+def test_the_same_step_with_denoising_in_the_primary_group_only(recipe: Recipe) -> None:
     """Denoising losses are then means over one group, and all others over K groups."""
     primary = with_choices(recipe, denoise=denoise_primary_group)
-    plain, chunked = plain_and_chunked(primary, size)
+    plain, chunked = plain_and_chunked(primary, 2)
     assert_same_step(step(plain), step(chunked))
 
 
+@every_kind_in_ci
 def test_the_same_step_with_gradient_checkpointing(recipe: Recipe) -> None:
     checkpointed = float32_model(recipe.with_options(recompute=True)).double()
     plain, _ = plain_and_chunked(recipe, 1)
@@ -200,6 +217,7 @@ def test_the_same_step_with_gradient_checkpointing(recipe: Recipe) -> None:
     assert_same_step(step(plain), step(chunked))
 
 
+@every_kind
 def test_the_same_step_with_accumulation_over_micro_batches(recipe: Recipe) -> None:
     """The gradients of micro-batches add up, each scaled by the gradient that backward gets."""
     steps = []
@@ -219,6 +237,7 @@ def test_the_same_step_with_accumulation_over_micro_batches(recipe: Recipe) -> N
     assert_same_step(*steps)
 
 
+@every_kind_in_ci
 def test_under_autocast_chunks_lose_no_more_precision_than_the_plain_step(recipe: Recipe) -> None:
     """The gradient of each chunk is rounded to bf16; the error is that of the plain step.
 
@@ -252,15 +271,8 @@ def test_under_autocast_chunks_lose_no_more_precision_than_the_plain_step(recipe
     assert autocast_in_backward == [False] * recipe.num_groups
 
 
-def test_one_chunk_of_all_groups_equals_the_plain_step_bit_for_bit(recipe: Recipe) -> None:
-    plain, chunked = plain_and_chunked(recipe, recipe.num_groups)
-    _, plain_gradients = step(plain)
-    _, chunked_gradients = step(chunked)
-    for name, gradient in plain_gradients.items():
-        assert torch.equal(chunked_gradients[name], gradient)
-
-
-def test_groups_that_are_not_independent_are_refused(recipe: Recipe) -> None:
+def test_groups_that_are_not_independent_are_refused() -> None:
+    recipe = DETECTORS_2D["conditional-detr"]
     joint = with_choices(recipe, group_attention=attend_across_groups)
     naive = with_choices(recipe, match=match_naively)
     for dependent in (joint, naive):
@@ -271,6 +283,7 @@ def test_groups_that_are_not_independent_are_refused(recipe: Recipe) -> None:
 # The cost
 
 
+@every_kind
 def test_every_layer_runs_once_for_each_chunk_and_there_is_one_backward_pass(
     recipe: Recipe,
 ) -> None:
@@ -288,6 +301,7 @@ def test_every_layer_runs_once_for_each_chunk_and_there_is_one_backward_pass(
     assert all(p.grad is not None for p in chunked.parameters() if p.requires_grad)
 
 
+@every_kind
 def test_hooks_on_parameters_fire_once(recipe: Recipe) -> None:
     """Distributed training depends on such hooks. The parameters remain the same objects."""
     _, chunked = plain_and_chunked(recipe, 1)
@@ -328,6 +342,7 @@ def test_a_second_derivative_is_refused_instead_of_being_zero() -> None:
     assert torch.equal(gradient, torch.full((2,), 3.0))
 
 
+@every_kind
 def test_the_backward_pass_makes_no_copy_of_the_gradients_of_chunks(recipe: Recipe) -> None:
     """They become those of the parameters: at that time, memory is near its peak."""
     _, chunked = plain_and_chunked(recipe, 1, float32_model(recipe))
@@ -431,6 +446,7 @@ def peak_saved_bytes(with_loss: AnyModelWithLoss) -> int:
     return meter.peak
 
 
+@every_kind_in_ci
 def test_memory_saved_for_backward_does_not_grow_with_k(recipe: Recipe) -> None:
     """11 groups, one at a time, save as much as one group.
 
