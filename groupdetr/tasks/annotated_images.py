@@ -14,6 +14,8 @@ from groupdetr.files.writing import write_atomically
 
 MARK = "groupdetr: annotated image"
 _SOFTWARE = 0x0131  # EXIF tag
+_JPEG_START = b"\xff\xd8"
+_JPEG_HEAD = 4096  # bytes; `save_annotated` writes the EXIF data at the start of a JPEG file
 
 
 def save_annotated(image: Image.Image, path: Path) -> None:
@@ -55,11 +57,17 @@ def save_annotated(image: Image.Image, path: Path) -> None:
 def is_annotated(path: Path) -> bool:
     """True if a file is an image that `save_annotated` wrote. Only its header is read."""
     try:
+        if path.is_file():  # opening a FIFO would block for ever
+            with path.open("rb") as file:
+                head = file.read(_JPEG_HEAD)
+            if head.startswith(_JPEG_START):
+                # A tenth of the time of Pillow, which matters in folders of many thousand images
+                return MARK.encode() in head
         with open_image(path) as image:
             # `getexif` would decode a PNG file without EXIF.
             exif = image.info.get("exif", b"")
             if image.format == "TIFF":
                 exif = str(image.getexif().get(_SOFTWARE, "")).encode()
-    except RefusedError:
+    except (OSError, RefusedError):
         return False
     return MARK.encode() in exif
