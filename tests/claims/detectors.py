@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -124,10 +125,12 @@ def with_choices(recipe: Recipe, **functions: Callable[..., Any]) -> Recipe:
     return recipe.with_options(**functions)
 
 
+@cache
 def parameters_of_groups(recipe: Recipe) -> set[str]:
     """Return the names of the parameters that have a group axis, which is their first."""
-    two_groups = with_groups(recipe, 2).build().state_dict()
-    one_group = with_groups(recipe, 1).build().state_dict()
+    with torch.device("meta"):
+        two_groups = with_groups(recipe, 2).build().state_dict()
+        one_group = with_groups(recipe, 1).build().state_dict()
     return {name for name in two_groups if two_groups[name].shape != one_group[name].shape}
 
 
