@@ -143,9 +143,10 @@ def test_labels_follow_the_classes_by_name(tmp_path: Path) -> None:
     assert not any(torch.equal(ours[1], row) for row in theirs)
 
 
-@pytest.mark.parametrize("dilation", [False, True])
 @pytest.mark.parametrize(
-    "recipe", [DABDETR(), DABDETR(num_patterns=3), DNDETR()], ids=["dab", "dab-3", "dn"]
+    ("recipe", "dilation"),
+    [(DABDETR(), False), (DABDETR(num_patterns=3), True), (DNDETR(), True)],
+    ids=["dab", "dab-3-dc5", "dn-dc5"],
 )
 def test_an_import_reads_the_recipe_from_the_file(
     recipe: DABDETR, dilation: bool, tmp_path: Path
