@@ -16,9 +16,10 @@ from tests.runs import environment
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-# Commands that would take minutes are shortened. All others are run as they are written.
+# Commands that would take minutes are shortened. All others are run as they are written. The demo
+# runs in tests/test_wheel.py.
 SHORTENED = {
-    "groupdetr demo": "groupdetr demo --epochs 0.1",
+    "groupdetr demo": "groupdetr demo --help",
     "--minutes 10": "--minutes 0.2",
     "minutes=10": "minutes=0.1",
     "pytest": "pytest --collect-only -q tests/ops",
@@ -60,7 +61,6 @@ def test_all_commands_and_python_examples_of_the_readme_work(tmp_path: Path) -> 
         run_python(["-m", *shlex.split(command)], tmp_path, command)
     for block in code_blocks("python"):
         run_python(["-c", shorten(block)], tmp_path, block)
-    assert (tmp_path / "runs/demo/report.html").is_file()
     assert (tmp_path / "runs/mine/predict/photo.jpg").is_file()
 
 
