@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,13 +92,19 @@ class AttentionVariants:
             shapes=((options.height, options.width),),
             padded=False,
         )
+        # The layers whose weights do not count as saved for the backward pass
+        self.layers: list[nn.Module] = [
+            self.self_attention,
+            self.cross_attention,
+            self.dense_attention,
+        ]
         self.results: dict[str, Tensor] = {}  # name of a variant -> its last result
 
     @property
     def inputs(self) -> list[Tensor]:
         """Inputs and weights. They do not count as saved for the backward pass."""
         inputs = [self.content, self.position, self.memory.tokens]
-        for layer in (self.self_attention, self.cross_attention, self.dense_attention):
+        for layer in self.layers:
             inputs += layer.parameters()
         return inputs
 
@@ -109,30 +115,41 @@ class AttentionVariants:
 
     def self_by_mask(self) -> Tensor:
         """All queries in one attention; the mask blocks pairs of different groups."""
-        options = self.options
-        group = torch.arange(options.groups, device=self.content.device)
-        group_of_query = group.repeat_interleave(options.queries)  # [K*N]
-        blocked = group_of_query[:, None] != group_of_query
-        attention = nn.MultiheadAttention(options.channels, options.heads, batch_first=True)
-        attention = self.copy_weights_to(attention)
+        attention, blocked = self.masked_attention
         content = self.content.flatten(1, 2)
         query = content + self.position.flatten(1, 2)
         attended, _ = attention(query, query, content, attn_mask=blocked, need_weights=False)
         return attended.view(self.content.shape)
 
-    def self_lwdetr(self) -> Tensor:
-        """LW-DETR's: groups become images of the batch, [B,K*N,C] -> [K*B,N,C]."""
+    # The layers of other forms are built in the round that warms up, and not in those that are
+    # timed. So are ours.
+
+    @cached_property
+    def masked_attention(self) -> tuple[nn.MultiheadAttention, Tensor]:
+        """A stock attention with our weights, and a mask [K*N,K*N] that separates the groups."""
+        options = self.options
+        group = torch.arange(options.groups, device=self.content.device)
+        group_of_query = group.repeat_interleave(options.queries)  # [K*N]
+        attention = nn.MultiheadAttention(options.channels, options.heads, batch_first=True)
+        return self.copy_weights_to(attention), group_of_query[:, None] != group_of_query
+
+    @cached_property
+    def lwdetr_attention(self) -> nn.Module:
+        """LW-DETR's attention with our weights."""
         options = self.options
         assert options.lwdetr is not None
         attention_class = peers.lwdetr(options.lwdetr, "models.attention").MultiheadAttention
         attention = attention_class(options.channels, options.heads, batch_first=True)
-        attention = self.copy_weights_to(attention)
+        return self.copy_weights_to(attention)
+
+    def self_lwdetr(self) -> Tensor:
+        """LW-DETR's: groups become images of the batch, [B,K*N,C] -> [K*B,N,C]."""
         content = self.content.flatten(1, 2)
         query = content + self.position.flatten(1, 2)
         inputs = []
         for x in (query, query, content):
-            inputs.append(torch.cat(x.split(options.queries, dim=1), dim=0))
-        attended = attention(*inputs)[0]
+            inputs.append(torch.cat(x.split(self.options.queries, dim=1), dim=0))
+        attended = self.lwdetr_attention(*inputs)[0]
         by_group = attended.split(len(content), dim=0)
         return torch.cat(by_group, dim=1).view(self.content.shape)
 
@@ -148,6 +165,7 @@ class AttentionVariants:
             attention.in_proj_weight.copy_(torch.cat([proj.weight for proj in projections]))
             attention.in_proj_bias.copy_(torch.cat([proj.bias for proj in projections]))
             attention.out_proj.load_state_dict(ours.output_proj.state_dict())
+        self.layers.append(attention)
         return attention
 
     # Cross-attention

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import measure
@@ -85,12 +85,18 @@ def by_deformops() -> Backend | None:
     except ImportError:
         return None
 
+    # Cached, because a model computes them once for all of its layers.
+    @cache
+    def sizes_and_first_tokens(shapes: Shapes, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the sizes of the levels, and the index of the first token of every level."""
+        sizes = torch.tensor(shapes, device=device)
+        areas = sizes.prod(1)
+        return sizes, areas.cumsum(0) - areas
+
     def backend(
         value: Tensor, shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
     ) -> Tensor:
-        sizes = torch.tensor(shapes, device=value.device)
-        areas = sizes.prod(1)
-        first_tokens = areas.cumsum(0) - areas  # index of the first token of every level
+        sizes, first_tokens = sizes_and_first_tokens(shapes, value.device)
         weights = attention_weights.flatten(3)
         return msda(value, sizes, first_tokens, sampling_locations, weights).flatten(2)
 

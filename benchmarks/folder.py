@@ -2,12 +2,12 @@
 
     python benchmarks/folder.py [--rfdetr FOLDER] [--ultralytics FOLDER]
 
-Each tool reads photographs of 640 x 480, prepares them for its network, and writes copies with
-eight objects drawn. The network of each is replaced by a wait of the same time, in which the
-processor is free, and by answers that were made before. So the tools differ in what they do beside
-the network, and in what they do at the same time. Ours is `groupdetr predict`, Ultralytics' is
-``RTDETR.predict(..., save=True)``, and rfdetr's is the loop of its documentation: ``predict``, two
-annotators of supervision, and a file.
+Each tool reads photographs of 640 x 480, prepares them for a network whose images have 384 pixels,
+and writes copies with eight objects drawn. The network of each is replaced by a wait of the same
+time, in which the processor is free, and by answers that were made before. So the tools differ in
+what they do beside the network, and in what they do at the same time. Ours is `groupdetr predict`,
+Ultralytics' is ``RTDETR.predict(..., save=True)``, and rfdetr's is the loop of its documentation:
+``predict``, two annotators of supervision, and a file.
 
 A folder with the first image is processed before the one with all images, and the rate is that of
 the other images. The time of the first image has the start of the tool in it: ours loads its
@@ -41,7 +41,7 @@ from groupdetr.registry import recipe_to_dict
 
 OBJECTS = 8
 CLASSES = 80
-SIDE = 384  # of the input of ours, as of RF-DETR nano
+SIDE = 384  # of the input of all tools: RF-DETR nano has no other
 CONFIDENT, EMPTY = 3.0, -9.0  # logits of objects, and of all other queries
 THRESHOLD = 0.5
 
@@ -152,6 +152,7 @@ def load_ultralytics(options: Options) -> Callable[[Path, Path], None]:
             verbose=False,
             project=out,
             device="cpu",
+            imgsz=SIDE,
         )
         for number, _ in enumerate(results):
             if number == 0:

@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 from tests.benchmarks.conftest import BENCHMARKS
 
@@ -81,6 +84,21 @@ def test_attention_has_the_results_of_its_other_forms(run: Run) -> None:
     rows = run("attention", rounds=1, groups=2, queries=10, height=4, width=5, channels=32, heads=4)
     assert len(rows) == 6
     assert max(row["error"] for row in rows.values()) < 1e-5
+
+
+def test_no_layer_of_another_form_is_built_in_a_timed_round(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build = nn.MultiheadAttention.__init__
+
+    def count_and_build(self: nn.MultiheadAttention, *args: Any, **options: Any) -> None:
+        built.append(self)
+        build(self, *args, **options)
+
+    monkeypatch.setattr(nn.MultiheadAttention, "__init__", count_and_build)
+    run("attention", kinds=("self",), rounds=3, groups=2, queries=10, channels=32, heads=4)
+    assert len(built) == 1  # by the round that warms up
 
 
 @pytest.mark.slow
@@ -174,6 +192,26 @@ def test_images_of_a_folder_beside_a_network_that_waits(run: Run) -> None:
     rows = run("folder", images=3, rounds=1, network_ms=1)
     assert list(rows) == ["ours"]
     assert rows["ours"]["images a second"] > 0
+
+
+def test_ultralytics_prepares_images_of_the_size_of_ours(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    class RTDETR:
+        predictor = SimpleNamespace(inference=None)
+
+        def __init__(self, _: str) -> None: ...
+
+        def predict(self, _: Path, *, imgsz: int = 640, **__: Any) -> list[Any]:
+            sizes.append(imgsz)
+            return []
+
+    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(RTDETR=RTDETR))
+    folder = import_module("folder")
+    folder.load_ultralytics(folder.Options())
+    assert sizes == [folder.SIDE]
 
 
 @pytest.mark.slow
