@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 if shutil.which("nvidia-smi") is None:
@@ -26,8 +27,10 @@ from hypothesis import settings
 
 from groupdetr.data.nuscenes import synthetic as nuscenes
 from groupdetr.data.synthetic import SyntheticConfig, write
+from groupdetr.engine.run_folder import RunFolder
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
+from groupdetr.workflows.task_workflows import WORKFLOWS
 from tests.hub import hub, hub_cache, no_network  # noqa: F401
 
 # The outcome of a test depends neither on its luck nor on the load of the machine: hypothesis tries
@@ -63,6 +66,23 @@ def _search_own_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def empty_pages() -> Iterator[None]:
+    """Let the trainings of this process write empty pages.
+
+    A page takes as long as the rest of a training of two steps. Other tests read pages.
+    """
+
+    def report(run: RunFolder, *_: object) -> Path:
+        run.report.write_text("")
+        return run.report
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, workflows in WORKFLOWS.items():
+            patch.setitem(WORKFLOWS, kind, replace(workflows, report=report))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def few_objects(shapes: Path, tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True, scope="module")
+def _empty_pages(empty_pages: None) -> None:
+    """Let all trainings write empty pages. What is on a page is not the engine's."""
+
+
+@pytest.fixture(scope="session")
+def few_objects(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of 8 training images, of which one has one object and the others have none."""
-    folder = tmp_path / "few-objects"
+    folder = tmp_path_factory.mktemp("few-objects") / "data"
     shutil.copytree(shapes, folder)
     file = folder / "annotations/instances_train.json"
     content = json.loads(file.read_text())

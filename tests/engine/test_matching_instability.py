@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.tasks.detection2d.instance_segmentation import BoxAndMaskTask, InstanceTask
+from groupdetr.tasks.detection2d.report import report
 from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection3d.task import Detection3DTask, TwoFrameTask
 from groupdetr.tasks.input_shape import input_shape
+from groupdetr.workflows.task_workflows import WORKFLOWS
 from tests.claims.detectors import DETECTORS_2D, DETECTORS_3D, build
 from tests.runs import evaluations, load_checkpoint, train
 
@@ -97,12 +100,20 @@ def assert_detections_of_inference(
         torch.testing.assert_close(image_detections.boxes, image_expected.boxes)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize(("group", "measured"), [(0, 500), (0, 0), (2, 3), (None, 3)])
+# (detector, inference group, measured images): a batch has two images, so of three measured ones
+# the second batch is measured in part.
+PASSES = [
+    *(pytest.param(recipe, 2, 3, id=name) for name, recipe in RECIPES.items()),
+    pytest.param(RECIPES["dino"], 0, 500, id="all images"),
+    pytest.param(RECIPES["dino"], 0, 0, id="no image"),
+    pytest.param(RECIPES["dino"], None, 3, id="inference with all groups"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "group", "measured"), PASSES)
 def test_a_validation_pass_has_the_detections_of_plain_inference(
     recipe: Recipe, task_of: TaskOf, group: int | None, measured: int
 ) -> None:
-    """A batch has two images, so with three measured images one batch is measured in part."""
     task = task_of(recipe)
     evaluation = validation_pass(recipe.with_options(inference_group=group), task, measured)
     detections, matched = evaluation.run(batch_size=2, workers=0)
@@ -207,7 +218,11 @@ def test_every_evaluation_but_the_first_has_an_instability(
     assert [row["instability"] for row in rows] == ["", *(str(primary) for primary, _ in others)]
 
 
-def test_the_page_of_a_run_on_images_shows_the_instability(shapes: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_run_on_images_shows_the_instability(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflows = replace(WORKFLOWS["images"], report=report)
+    monkeypatch.setitem(WORKFLOWS, "images", workflows)
     run = train(shapes, tmp_path / "run", "--epochs", "2", "--lr", "1e-3")
     assert "Instability of the matching" in (run / "report.html").read_text()
 

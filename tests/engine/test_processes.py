@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import split
 
 import pytest
 
@@ -16,16 +17,60 @@ from tests.runs import (
     train_arguments,
 )
 
+# Two processes run several trainings, one after the other: starting them takes most of the time.
+PROGRAM = """
+import json
+import sys
+from groupdetr.cli.main import main
+
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 0
+"""
+OPTIONS = {
+    "plain": split("--steps 6 --eval-every 0.5"),
+    "three groups": split("--steps 4 --groups 3"),
+    "few objects": split("--steps 1 --batch 8"),
+}
+IN_PROCESSES = {
+    "three groups": split("--group-chunk 2 --accumulate 2"),
+    "few objects": split("--accumulate 2"),
+}
+
+
+@pytest.fixture(scope="module")
+def data(shapes: Path, few_objects: Path) -> dict[str, Path]:
+    """The dataset of every training."""
+    return {"plain": shapes, "three groups": shapes, "few objects": few_objects}
+
+
+@pytest.fixture(scope="module")
+def two_processes(
+    data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The folder of the trainings in two processes, and what they have printed."""
+    folder = tmp_path_factory.mktemp("two")
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    trainings = []
+    for name, options in OPTIONS.items():
+        options = [*options, *IN_PROCESSES.get(name, []), "--json"]
+        trainings.append(train_arguments(data[name], folder / name, *options))
+    process = torchrun(2, [json.dumps(trainings)], [str(program)])
+    assert process.returncode == 0, process.stderr
+    return folder, process.stdout
+
+
+def one_and_two_processes(
+    name: str, data: dict[str, Path], two_processes: tuple[Path, str], tmp_path: Path
+) -> tuple[Path, Path]:
+    """Run a training in this process; return its folder and that of the two processes."""
+    return train(data[name], tmp_path / "one", *OPTIONS[name]), two_processes[0] / name
+
 
 def test_two_processes_log_the_losses_of_one_process_with_the_same_batch(
-    shapes: Path, tmp_path: Path
+    data: dict[str, Path], two_processes: tuple[Path, str], tmp_path: Path
 ) -> None:
-    options = ("--steps", "6", "--eval-every", "0.5")
-    one = train(shapes, tmp_path / "one", *options)
-    two = tmp_path / "two"
-    process = torchrun(2, train_arguments(shapes, two, *options, "--json"))
-    assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["steps"] == 6, "only one of the processes prints JSON"
+    one, two = one_and_two_processes("plain", data, two_processes, tmp_path)
     for step, expected in losses_by_step(one).items():
         assert losses_by_step(two)[step] == pytest.approx(expected, rel=1e-4)
     instability_of_one = [record["instability_groups"] for record in evaluations(one)]
@@ -33,33 +78,28 @@ def test_two_processes_log_the_losses_of_one_process_with_the_same_batch(
     assert instability_of_two == instability_of_one
 
 
-@pytest.mark.parametrize("micro_batches", ["1", "2"])
+def test_only_one_of_two_processes_prints_json(two_processes: tuple[Path, str]) -> None:
+    printed = two_processes[1].replace("}\n{", "},{")
+    assert [result["steps"] for result in json.loads(f"[{printed}]")] == [6, 4, 1]
+
+
 def test_two_processes_with_chunked_groups_take_the_steps_of_one_with_all_groups_at_once(
-    shapes: Path, tmp_path: Path, micro_batches: str
+    data: dict[str, Path], two_processes: tuple[Path, str], tmp_path: Path
 ) -> None:
-    options = ("--steps", "4", "--groups", "3")
-    one = train(shapes, tmp_path / "one", *options)
-    two = tmp_path / "two"
-    in_chunks = ("--group-chunk", "2", "--accumulate", micro_batches)
-    process = torchrun(2, train_arguments(shapes, two, *options, *in_chunks))
-    assert process.returncode == 0, process.stderr
+    """This also holds with micro-batches."""
+    one, two = one_and_two_processes("three groups", data, two_processes, tmp_path)
     for step, expected in losses_by_step(one).items():
         assert losses_by_step(two)[step] == pytest.approx(expected, rel=1e-4)
     assert grad_norms_by_step(two) == pytest.approx(grad_norms_by_step(one), rel=1e-4)
 
 
 def test_two_processes_of_which_one_has_no_object_take_the_step_of_one_process(
-    few_objects: Path, tmp_path: Path
+    data: dict[str, Path], two_processes: tuple[Path, str], tmp_path: Path
 ) -> None:
     """The clamp at one object belongs to the whole step, unlike in published code.
 
     There, the loss of this step would be half as large in two processes.
     """
-    options = ("--steps", "1", "--batch", "8")
-    one = train(few_objects, tmp_path / "one", *options)
-    two = tmp_path / "two"
-    arguments = train_arguments(few_objects, two, *options, "--accumulate", "2")
-    process = torchrun(2, arguments)
-    assert process.returncode == 0, process.stderr
+    one, two = one_and_two_processes("few objects", data, two_processes, tmp_path)
     assert losses_by_step(two)[1] == pytest.approx(losses_by_step(one)[1], rel=1e-4)
     assert grad_norms_by_step(two) == pytest.approx(grad_norms_by_step(one), rel=1e-3)
