@@ -66,7 +66,7 @@ def test_the_json_output_has_the_figures_of_the_comparison(
 ) -> None:
     out = tmp_path / "new folder/small.pt2"
     arguments = ["export", str(weights), "--format", "torch-export", "--out", str(out)]
-    assert main([*arguments, "--check", str(data), "--json"]) == 0
+    assert main([*arguments, "--size", "64", "64", "--check", str(data), "--json"]) == 0
     output = capsys.readouterr()
     result = json.loads(output.out)
     assert_documented("export", result)
@@ -91,7 +91,7 @@ def test_a_file_that_does_not_agree_ends_with_exit_code_5_and_the_figures(
     monkeypatch.setattr(workflow, "create_graph", create_other_graph)
     out = tmp_path / "other.pt2"
     arguments = ["export", str(weights), "--format", "torch-export", "--out", str(out)]
-    assert main([*arguments, "--json"]) == 5
+    assert main([*arguments, "--size", "64", "64", "--json"]) == 5
     output = capsys.readouterr()
     assert output.out == ""
     assert "does not agree with PyTorch" in output.err
@@ -194,7 +194,9 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
 
 def test_a_detector_of_squares_is_exported_for_squares_of_its_size(tmp_path: Path) -> None:
     """Sides that its windows do not divide are refused, and not padded."""
-    weights = write_weights(tmp_path / "squares.safetensors", "rf-detr-micro", **QUICK)
+    small = {"num_groups": 2, "decoder_layers": 1, "num_queries": 8}
+    small |= {"vit_depth": 2, "global_blocks": (1,), "map_blocks": (0, 1)}
+    weights = write_weights(tmp_path / "squares.safetensors", "rf-detr-micro", **small)
     for size, remedy in (((64, 72), "write 64 or 80 instead of 72"), ((40, 64), "write 32 or 48")):
         with pytest.raises(UsageError, match="must be a multiple of 16") as error:
             export(weights, "torch-export", size=size)
