@@ -42,16 +42,20 @@ SMALL = Sizes(((5, 7), (3, 1), (1, 1)))
 
 
 def random_sizes(
-    max_levels: int = 5, max_points: int = 6, max_queries: int = 40
+    max_levels: int = 5,
+    max_points: int = 6,
+    max_queries: int = 40,
+    max_images: int = 3,
+    max_heads: int = 3,
 ) -> st.SearchStrategy[Sizes]:
     side = st.integers(1, 6)
     shapes = st.lists(st.tuples(side, side), min_size=1, max_size=max_levels).map(tuple)
     return st.builds(
         Sizes,
         shapes,
-        images=st.integers(1, 3),
+        images=st.integers(1, max_images),
         queries=st.integers(1, max_queries),
-        heads=st.integers(1, 3),
+        heads=st.integers(1, max_heads),
         channels=st.integers(16, 64),
         points=st.integers(1, max_points),
     )
