@@ -12,7 +12,13 @@ from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
 from groupdetr.modeling.backbones.registry import SWIN_LARGE
 from groupdetr.modeling.backbones.swin_names import DINO_SWIN
-from groupdetr.weights.official_conditional_detr import SIZES, arguments, categories, named_fields
+from groupdetr.weights.official_conditional_detr import (
+    SIZES,
+    arguments,
+    categories,
+    expect_values,
+    named_fields,
+)
 from groupdetr.weights.official_dab_detr import TEMPERATURES, named_values, temperature
 
 # Deformable attention.
@@ -93,6 +99,12 @@ DENOISING_ARGUMENTS = {
     "dn_label_noise_ratio": "label_noise_ratio",
     "dn_box_noise_scale": "box_noise_scale",
 }
+# Arguments of DINO's configuration that change the network and that no tensor shows, with the
+# values that all configurations of the authors have
+REQUIRED_OF_DINO = {
+    "transformer_activation": "relu",
+    "decoder_module_seq": ["sa", "ca", "ffn"],  # self-attention, cross-attention, feed-forward
+}
 # Other arguments -> recipe fields. They follow from the tensors, so they are only written.
 DEFORMABLE_SIZES = {
     "num_feature_levels": "num_levels",
@@ -113,6 +125,7 @@ def describe(description: Description) -> dict[str, Any]:
 
 def dino_options(file: Checkpoint) -> RecipeFields:
     """Return the recipe fields of DINO that the training script's arguments give."""
+    expect_values(REQUIRED_OF_DINO, file.metadata, file.where)
     return {
         **options(file),
         **temperature(file, *TEMPERATURES),

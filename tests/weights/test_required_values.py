@@ -14,6 +14,7 @@ from groupdetr.weights.huggingface_conditional_detr import HUGGING_FACE
 from groupdetr.weights.huggingface_dab_detr import HUGGING_FACE_DAB
 from groupdetr.weights.huggingface_lw_detr import HUGGING_FACE_LW_DETR
 from groupdetr.weights.huggingface_rf_detr import HUGGING_FACE_RF_DETR, HUGGING_FACE_RF_DETR_SEG
+from groupdetr.weights.official_deformable import OFFICIAL_DINO
 from groupdetr.weights.official_lw_detr import OFFICIAL_LW_DETR
 from groupdetr.weights.roboflow_rf_detr import ROBOFLOW_RF_DETR
 
@@ -38,6 +39,8 @@ HEADS = {"encoder_attention_heads": 4, "decoder_attention_heads": 8}
             {"segmentation_head_activation_function": "relu"},
             "segmentation_head_activation_function",
         ),
+        (OFFICIAL_DINO, {"transformer_activation": "gelu"}, "transformer_activation"),
+        (OFFICIAL_DINO, {"decoder_module_seq": ["ca", "sa", "ffn"]}, "decoder_module_seq"),
         (OFFICIAL_LW_DETR, {"bbox_reparam": False}, "bbox_reparam"),
         (ROBOFLOW_RF_DETR, {"model_config": {"bbox_reparam": False}}, "bbox_reparam"),
     ],
