@@ -24,7 +24,7 @@ from groupdetr.checkpoints.layout import (
 )
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.detectron2_resnet import RESNET
-from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
+from groupdetr.weights.metadata_fields import CATEGORIES, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 
 LAYERS = 6  # of the decoder

@@ -20,12 +20,8 @@ from groupdetr.checkpoints.layout import (
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.weights.official_conditional_detr import (
-    DECODER,
-    expect_values,
-    named_fields,
-    r50_or_dc5,
-)
+from groupdetr.weights.metadata_fields import expect_values, named_fields, r50_or_dc5
+from groupdetr.weights.official_conditional_detr import DECODER
 
 
 def _resnet() -> Iterator[tuple[str, str]]:

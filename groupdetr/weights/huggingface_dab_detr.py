@@ -22,7 +22,7 @@ from groupdetr.weights.huggingface_conditional_detr import (
     configuration,
     transformer_options,
 )
-from groupdetr.weights.official_conditional_detr import expect_values, r50_or_dc5
+from groupdetr.weights.metadata_fields import expect_values, r50_or_dc5
 from groupdetr.weights.official_dab_detr import temperature
 
 # One decoder layer.

@@ -24,7 +24,7 @@ from groupdetr.checkpoints.layout import (
 from groupdetr.weights import huggingface_conditional_detr
 from groupdetr.weights.coco_names import COCO_91
 from groupdetr.weights.huggingface_conditional_detr import configuration
-from groupdetr.weights.official_conditional_detr import expect_values, named_fields
+from groupdetr.weights.metadata_fields import expect_values, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 from groupdetr.weights.official_lw_detr import PROPOSALS, other_blocks, preset, with_num_points
 from groupdetr.weights.windowed_vit_sizes import integers, sizes_of_network

@@ -15,7 +15,7 @@ from groupdetr.weights.huggingface_conditional_detr import (
     categories,
     configuration,
 )
-from groupdetr.weights.official_conditional_detr import expect_values, named_fields
+from groupdetr.weights.metadata_fields import expect_values, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 from groupdetr.weights.official_mask2former import (
     CLASSIFY,

@@ -30,7 +30,7 @@ from groupdetr.weights.huggingface_lw_detr import (
     SIZES,
     categories,
 )
-from groupdetr.weights.official_conditional_detr import expect_values, named_fields
+from groupdetr.weights.metadata_fields import expect_values, named_fields
 from groupdetr.weights.official_lw_detr import with_num_points
 from groupdetr.weights.roboflow_rf_detr import (
     ROBOFLOW_RF_DETR,

@@ -6,23 +6,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import (
     Description,
-    IdAndName,
     Layout,
-    Metadata,
     Names,
     RecipeFields,
     with_prefixes,
 )
-from groupdetr.console.text import quote
-from groupdetr.errors import WeightsError
-from groupdetr.weights.coco_names import COCO_91
+from groupdetr.weights.metadata_fields import named_fields, r50_or_dc5
+from groupdetr.weights.script_arguments import SIZES, arguments, categories
 
 # One decoder layer, without what Hugging Face stores under other names.
 DECODER: Names = {
@@ -79,17 +75,6 @@ NAMES: Names = {
 
 # Arguments of the training script -> recipe fields that no tensor shows
 ARGUMENTS = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilated"}
-# Other arguments -> recipe fields. They follow from the tensors, so they are only written.
-SIZES = {
-    "num_queries": "num_queries",
-    "group_detr": "num_groups",
-    "hidden_dim": "channels",
-    "enc_layers": "encoder_layers",
-    "dec_layers": "decoder_layers",
-    "dim_feedforward": "dim_feedforward",
-}
-# The entry of a file of this library, with the classes of a data set that is not COCO
-CATEGORIES = "categories"
 
 
 def options(file: Checkpoint) -> RecipeFields:
@@ -97,74 +82,9 @@ def options(file: Checkpoint) -> RecipeFields:
     return named_fields(ARGUMENTS, file.metadata)
 
 
-def named_fields(names: Mapping[str, str], metadata: Metadata) -> RecipeFields:
-    """Return the recipe fields that metadata have. ``names``: their name -> recipe field."""
-    return {ours: metadata[theirs] for theirs, ours in names.items() if theirs in metadata}
-
-
-def expect_values(values: Mapping[str, object], metadata: Metadata, where: str) -> None:
-    """Raise `WeightsError` if an entry of metadata has another value than the one in ``values``.
-
-    These are entries that no tensor shows, and the only value that our network computes. An entry
-    may be missing. ``where`` is the file.
-    """
-    for name, ours in values.items():
-        theirs = metadata.get(name, ours)
-        if theirs != ours:
-            raise WeightsError(
-                f"{name} is {theirs!r} in the metadata of this file, and groupdetr supports only "
-                f"{ours!r}",
-                where,
-                "use other weights",
-            )
-
-
-def arguments(names: Mapping[str, str], description: Description) -> dict[str, Any]:
-    """Return the arguments of a training script that describe a detector.
-
-    ``names``: argument -> recipe field. They are those of the authors' scripts, and the classes and
-    the size of the images, which the scripts do not have.
-    """
-    fields, classes = description.fields, list(description.categories)
-    return {
-        **{theirs: fields[ours] for theirs, ours in names.items() if ours in fields},
-        "backbone": "resnet50",
-        "position_embedding": "sine",
-        "dataset_file": "coco" if classes == list(enumerate(COCO_91)) else "custom",
-        CATEGORIES: [[id, name] for id, name in classes],
-        "imgsz": description.imgsz,
-    }
-
-
 def describe(description: Description) -> dict[str, Any]:
     """Return the arguments of the training script."""
     return arguments({**ARGUMENTS, **SIZES}, description)
-
-
-def categories(args: Metadata) -> list[IdAndName]:
-    """Return the classes: COCO's category ids, which are the rows, or those of this library."""
-    if args.get("dataset_file") == "coco":
-        return list(enumerate(COCO_91))
-    return [(id, name) for id, name in args.get(CATEGORIES, ())]
-
-
-def r50_or_dc5(family: str, dilation: str, file: Checkpoint) -> str:
-    """Return the preset: ``family``-r50 or ``family``-r50-dc5.
-
-    Both have the same tensors. Only the entry ``dilation`` of the metadata distinguishes them.
-    """
-    r50, dc5 = f"{family}-r50", f"{family}-r50-dc5"
-    if dilation not in file.metadata:
-        raise WeightsError(
-            f"the file does not say if it is {r50} or {dc5}",
-            file.where,
-            f"name the model: groupdetr import {quote(file.where)} --model {r50} "
-            f"(Python: preset={r50!r})",
-        )
-    is_dilated = file.metadata[dilation]
-    if not isinstance(is_dilated, bool):
-        raise TypeError(f"{dilation} is a {type(is_dilated).__name__}, not true or false")
-    return dc5 if is_dilated else r50
 
 
 OFFICIAL = Layout(

@@ -13,16 +13,10 @@ from typing import Any
 from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields
 from groupdetr.errors import WeightsError
-from groupdetr.weights.official_conditional_detr import (
-    ARGUMENTS,
-    SHARED,
-    SIZES,
-    arguments,
-    categories,
-    named_fields,
-    r50_or_dc5,
-)
+from groupdetr.weights.metadata_fields import named_fields, r50_or_dc5
+from groupdetr.weights.official_conditional_detr import ARGUMENTS, SHARED
 from groupdetr.weights.official_conditional_detr import options as conditional_options
+from groupdetr.weights.script_arguments import SIZES, arguments, categories
 
 NAMES: Names = {
     "transformer.decoder.bbox_embed.*": "decoder.heads.0.regress.*",  # a second name of bbox_embed

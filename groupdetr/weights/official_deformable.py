@@ -12,14 +12,9 @@ from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Description, Layout, Names, RecipeFields, with_prefixes
 from groupdetr.modeling.backbones.registry import SWIN_LARGE
 from groupdetr.modeling.backbones.swin_names import DINO_SWIN
-from groupdetr.weights.official_conditional_detr import (
-    SIZES,
-    arguments,
-    categories,
-    expect_values,
-    named_fields,
-)
+from groupdetr.weights.metadata_fields import expect_values, named_fields
 from groupdetr.weights.official_dab_detr import TEMPERATURES, named_values, temperature
+from groupdetr.weights.script_arguments import SIZES, arguments, categories
 
 # Deformable attention.
 ATTENTION: Names = {

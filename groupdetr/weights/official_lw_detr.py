@@ -24,8 +24,8 @@ from groupdetr.checkpoints.layout import (
 )
 from groupdetr.modeling.backbones.windowed_vit_names import LW_DETR_VIT
 from groupdetr.weights.coco_names import COCO_91
+from groupdetr.weights.metadata_fields import CATEGORIES, expect_values, named_fields
 from groupdetr.weights.objects365_names import OBJECTS365
-from groupdetr.weights.official_conditional_detr import CATEGORIES, expect_values, named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 from groupdetr.weights.windowed_vit_sizes import (
     find_preset,

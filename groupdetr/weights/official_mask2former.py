@@ -16,7 +16,7 @@ from groupdetr.checkpoints.checkpoint import Checkpoint
 from groupdetr.checkpoints.layout import Layout, Names, RecipeFields, with_prefixes
 from groupdetr.weights.detectron2_resnet import RESNET
 from groupdetr.weights.detrex_dino import OWN_FIELDS, categories, describe
-from groupdetr.weights.official_conditional_detr import named_fields
+from groupdetr.weights.metadata_fields import named_fields
 from groupdetr.weights.official_deformable import ATTENTION
 
 # The attention of torch.

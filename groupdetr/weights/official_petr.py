@@ -31,7 +31,7 @@ from groupdetr.modeling.backbones.vovnet_names import VOVNET_NAMES
 from groupdetr.ops.boxes3d import LENGTH_FIRST
 from groupdetr.weights.detrex_dino import OWN_FIELDS
 from groupdetr.weights.detrex_dino import describe as describe_fields
-from groupdetr.weights.official_conditional_detr import CATEGORIES, named_fields
+from groupdetr.weights.metadata_fields import CATEGORIES, named_fields
 
 # Modules that are 1x1 convolutions in their code and linear layers in ours.
 LINEAR = ("encoder.point_embed.", "encoder.view_embed.", "encoder.position_embedding.")

@@ -26,8 +26,8 @@ from groupdetr.checkpoints.layout import (
 from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.windowed_vit_names import HUGGING_FACE_DINOV2
 from groupdetr.weights.coco_names import COCO_91, UNUSED_CLASS
+from groupdetr.weights.metadata_fields import CATEGORIES, expect_values, named_fields
 from groupdetr.weights.objects365_names import OBJECTS365
-from groupdetr.weights.official_conditional_detr import CATEGORIES, expect_values, named_fields
 from groupdetr.weights.official_lw_detr import (
     REQUIRED,
     detector_names,
