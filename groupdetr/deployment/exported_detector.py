@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from groupdetr.data.dataset import to_pixels
+from groupdetr.data.batch import ImageBatch
+from groupdetr.data.dataset import DetectionDataset, to_pixels
 from groupdetr.data.image_input import ImageInput, to_rgb
+from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import InputShape, Transform, val_transform
 from groupdetr.deployment.runtimes import FORMATS, Outputs, Runtime
+from groupdetr.engine.task import Batch
 from groupdetr.errors import UsageError
-from groupdetr.settings import RANGES, expect_whole_number
+from groupdetr.settings import RANGES, Settings, expect_whole_number
 from groupdetr.structures.detections import Detections, encode_masks, masks_to_boxes
 from groupdetr.structures.images import Images
 from groupdetr.structures.json_object import JsonObject
@@ -29,11 +33,14 @@ from groupdetr.tasks.detection2d.image_detector import (
     of_equal_size,
 )
 from groupdetr.tasks.detection2d.instance_segmentation import (
+    BoxAndMaskTask,
+    InstanceTask,
     are_inside,
     enlarge,
     resize_to_image,
 )
 from groupdetr.tasks.detection2d.result import Result
+from groupdetr.tasks.detection2d.task import DetectionTask
 
 _MASKS_AT_ONCE = 8  # that are enlarged to the image at once
 
@@ -54,9 +61,11 @@ class ExportedDetector(ImageDetector):
         self.runtime = runtime
         self.metadata = metadata
         self.path = path
+        self.device = torch.device("cpu")
         self.categories = [(category_id, name) for category_id, name in metadata["categories"]]
         # Files of earlier versions do not have it.
         self.best_threshold = metadata.get("score_threshold")
+        self.task = _task_of(metadata["outputs"])
 
     @classmethod
     def load(cls, file: str | Path, imgsz: int | None = None) -> ExportedDetector:
@@ -71,7 +80,11 @@ class ExportedDetector(ImageDetector):
         if metadata.get("task") == "box3d":
             what = "this file detects objects in scenes, not in single images"
             module = "groupdetr.deployment.exported_scene_detector"
-            raise UsageError(what, str(file), f"open it by ExportedSceneDetector of {module}")
+            remedy = (
+                f"open it by ExportedSceneDetector of {module}; its accuracy: "
+                "groupdetr export RUN --check DATA"
+            )
+            raise UsageError(what, str(file), remedy)
         if imgsz is not None:
             expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
             size = metadata["size"]
@@ -108,25 +121,64 @@ class ExportedDetector(ImageDetector):
 
         Those whose inputs have equal sizes run together, if the file takes batches.
         """
-        batches = [[index] for index in range(len(images))]
+        inputs = [read.input.pixels for read in images]
+        results = []
+        for read, outputs in zip(images, self._outputs(inputs)):
+            input_size = read.input.pixels.shape[2:]
+            detections = self.detections(outputs, input_size, read.image.size)
+            result = Result(
+                image=read.image,
+                detections=detections.above(score),
+                categories=self.categories,
+                source=read.source,
+                best_score=float(detections.scores[0]) if len(detections) else None,
+            )
+            results.append(result)
+        return results
+
+    def create_task(self, data: DatasetSplits) -> DetectionTask:
+        """Return the task of the detector on a dataset that its `task` has read."""
+        # The graph chooses the detections, so their number is not needed here.
+        task = self.task(data, Settings(imgsz=self.metadata["imgsz"]), num_detections=0)
+        task.val = DetectionDataset(data.splits["val"].records, self._transform())
+        return task
+
+    def detect_batch(self, task: DetectionTask, batch: Batch) -> list[Detections]:
+        """Return the detections in a batch of validation images of ``task``, whatever their score.
+
+        They are those that `groupdetr val` evaluates: boxes may reach outside of the images. The
+        graph takes no padding, so only images of equal sizes run together.
+        """
+        images = cast(ImageBatch, batch)
+        inputs = []
+        for pixels, (height, width) in zip(images.pixels, images.sizes.tolist()):
+            inputs.append(pixels[None, :, :height, :width].float().contiguous())
+        detections = []
+        for index, pixels, outputs in zip(images.indices, inputs, self._outputs(inputs)):
+            record = task.val.records[index]
+            size = (record.width, record.height)
+            detections.append(self.detections(outputs, pixels.shape[2:], size, clip=False))
+        return detections
+
+    def detect_each_group(self, image: Image.Image) -> list[Detections]:
+        """Return all detections in an RGB image, as those of the only group."""
+        return [self.detect(image)]
+
+    def _outputs(self, inputs: Sequence[Tensor]) -> list[Outputs]:
+        """Return the outputs of each of the inputs [1,3,H,W].
+
+        Those of equal sizes run together, if the file takes batches.
+        """
+        batches = [[index] for index in range(len(inputs))]
         if self.metadata["dynamic_batch"]:
-            batches = of_equal_size(images)
-        results: dict[int, Result] = {}
+            batches = of_equal_size(inputs)
+        by_index: dict[int, Outputs] = {}
         for indices in batches:
-            pixels = torch.cat([images[index].input.pixels for index in indices])
+            pixels = torch.cat([inputs[index] for index in indices])
             outputs = self.runtime(pixels.numpy())
             for position, index in enumerate(indices):
-                read = images[index]
-                of_image = {name: value[position:][:1] for name, value in outputs.items()}
-                detections = self.detections(of_image, pixels.shape[2:], read.image.size)
-                results[index] = Result(
-                    image=read.image,
-                    detections=detections.above(score),
-                    categories=self.categories,
-                    source=read.source,
-                    best_score=float(detections.scores[0]) if len(detections) else None,
-                )
-        return [results[index] for index in range(len(images))]
+                by_index[index] = {name: value[position:][:1] for name, value in outputs.items()}
+        return [by_index[index] for index in range(len(inputs))]
 
     def detect(self, image: ImageInput) -> Detections:
         """Return all detections in an image, in pixels of the image, best first."""
@@ -149,23 +201,36 @@ class ExportedDetector(ImageDetector):
         return lambda image, _: image.resized(*size)
 
     def detections(
-        self, outputs: Outputs, input_size: Sequence[int], image_size: tuple[int, int]
+        self,
+        outputs: Outputs,
+        input_size: Sequence[int],
+        image_size: tuple[int, int],
+        clip: bool = True,
     ) -> Detections:
         """Return the outputs of one image as detections.
 
         ``input_size`` is the height and width of the graph's input, ``image_size`` the width and
-        height of the image.
+        height of the image. Boxes end at the border of the image, unless ``clip`` is False.
         """
         tensors = {name: torch.from_numpy(value[0]) for name, value in outputs.items()}
         height, width = input_size
         if "mask_logits" in tensors and "boxes" not in tensors:
             return _mask_detections(tensors, (height, width), image_size)
         scale = torch.tensor([image_size[0] / width, image_size[1] / height] * 2)
-        boxes = inside(tensors["boxes"] * scale, image_size)
+        boxes = tensors["boxes"] * scale
+        if clip:
+            boxes = inside(boxes, image_size)
         masks = None
         if "mask_logits" in tensors:
             masks = _enlarged_masks(tensors["mask_logits"], image_size)
         return Detections(tensors["scores"], tensors["labels"], boxes, masks)
+
+
+def _task_of(outputs: Sequence[str]) -> type[DetectionTask]:
+    """Return the task of a file, given the names of its outputs."""
+    if "mask_logits" not in outputs:
+        return DetectionTask
+    return BoxAndMaskTask if "boxes" in outputs else InstanceTask
 
 
 def open_exported(file: str | Path) -> tuple[Runtime, JsonObject]:

@@ -79,11 +79,13 @@ class ExportOptions:
 class ExportFormat:
     """A format of a runtime.
 
-    ``write`` writes a graph with metadata to a file. ``load`` opens the file with that runtime
-    alone, and returns it with the metadata. ``modules`` are the packages that both need, and
-    ``extra`` is the extra of this library that installs them, empty if it needs none.
+    ``runtime`` is the name of the program that runs the file. ``write`` writes a graph with
+    metadata to a file. ``load`` opens the file with that runtime alone, and returns it with the
+    metadata. ``modules`` are the packages that both need, and ``extra`` is the extra of this
+    library that installs them, empty if it needs none.
     """
 
+    runtime: str
     ending: str
     modules: tuple[str, ...]
     extra: str
@@ -225,12 +227,19 @@ def _load_openvino(file: Path) -> tuple[Runtime, JsonObject]:
 
 
 FORMATS = {
-    "torch-export": ExportFormat(".pt2", (), "", _write_torch, _load_torch),
-    "onnx": ExportFormat(".onnx", ("onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx),
+    "torch-export": ExportFormat("PyTorch", ".pt2", (), "", _write_torch, _load_torch),
+    "onnx": ExportFormat(
+        "ONNX Runtime", ".onnx", ("onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx
+    ),
     "openvino": ExportFormat(
-        ".xml", ("onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino
+        "OpenVINO", ".xml", ("onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino
     ),
 }
+
+
+def runtime_name(file: Path) -> str:
+    """Return the name of the program that runs an exported file."""
+    return next(item.runtime for item in FORMATS.values() if item.ending == file.suffix)
 
 
 def _require(module: str, extra: str) -> Any:

@@ -129,8 +129,8 @@ def compare(
         score=total.score,
         pixels=total.pixels if has_boxes else None,
         mask=total.mask if has_masks else None,
-        milliseconds=_milliseconds(lambda: exported.runtime(example)),
-        torch_milliseconds=_milliseconds(lambda: reference.runtime(example)),
+        milliseconds=median_milliseconds(lambda: exported.runtime(example)),
+        torch_milliseconds=median_milliseconds(lambda: reference.runtime(example)),
     )
 
 
@@ -175,8 +175,8 @@ def compare_scenes(
         score=score,
         pixels=None,
         mask=None,
-        milliseconds=_milliseconds(lambda: exported.runtime(*example)),
-        torch_milliseconds=_milliseconds(lambda: reference.runtime(*example)),
+        milliseconds=median_milliseconds(lambda: exported.runtime(*example)),
+        torch_milliseconds=median_milliseconds(lambda: reference.runtime(*example)),
         box3d=box3d,
     )
 
@@ -309,7 +309,7 @@ def _differing_pixels(detections: Detections, others: Detections) -> tuple[int, 
     return differing, total
 
 
-def _milliseconds(run: Callable[[], object]) -> float:
+def median_milliseconds(run: Callable[[], object]) -> float:
     """Return the median time of a call, without that of the first one."""
     run()
     times: list[float] = []

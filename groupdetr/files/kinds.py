@@ -160,6 +160,8 @@ def _zip_kind(path: Path, size: int) -> FileKind | None:
         return None
     if names and all(name.endswith(".npy") for name in names):
         return FileKind("an archive of numpy arrays (.npz)", ORIGINAL)
+    if any(name.endswith("/archive_format") for name in names):
+        return FileKind("a program of torch.export", ORIGINAL)
     if "model.weights.h5" in names:
         return FileKind("a Keras model", ORIGINAL)
     return FileKind("a zip archive", UNPACK, stands_for_another=True)
@@ -189,6 +191,8 @@ def _text_kind(path: Path, head: bytes) -> FileKind | None:
             "a login first",
             stands_for_another=True,
         )
+    if re.match(r"(<\?xml[^>]*>)?\s*<net\s", start):
+        return FileKind("an OpenVINO model", ORIGINAL)
     if start.startswith("<"):
         return FileKind("an XML file", WEIGHTS)
     if start.startswith(("{", "[")):

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from groupdetr.evaluation.matching import match_image
 from groupdetr.report.errors import MADE_UP, MISSED
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
-from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.detection2d.image_detector import ImageDetector
 from groupdetr.version import __version__
 from groupdetr.visualize.images import PAPER, Colour, palette
 from groupdetr.web.encoding import (
@@ -45,22 +46,27 @@ PAGE_SIZE = 48  # errors of one answer
 MAX_PAGE_SIZE = 500
 
 
+@dataclass(frozen=True)
+class DetectorFacts:
+    """What the page says about a detector before any image."""
+
+    name: str  # what the page calls it
+    model: str  # the preset
+    num_groups: int
+    imgsz: str  # of the input of the network, in pixels
+    device: str  # that the network runs on
+    note: str = ""  # why the page does not have all that it has for a run
+
+
 class WebSession:
     """A detector and its validation set, as the page uses them.
 
-    ``name`` is what the page calls the detector. ``validation`` is None if there is no dataset, and
-    ``no_data`` says why.
+    ``validation`` is None if there is no dataset, and ``no_data`` says why.
     """
 
-    def __init__(
-        self,
-        detector: Detector,
-        name: str,
-        num_groups: int,
-    ) -> None:
+    def __init__(self, detector: ImageDetector, facts: DetectorFacts) -> None:
         self.detector = detector
-        self.name = name
-        self.num_groups = num_groups
+        self.facts = facts
         self.lock = threading.Lock()  # held whenever the network runs
         self.validation: ValidationSet | None = None
         self.no_data = ""
@@ -91,16 +97,17 @@ class WebSession:
         """Return what the page shows before any image."""
         names = self.detector.names
         return {
-            "name": self.name,
-            "model": self.detector.recipe.preset,
+            "name": self.facts.name,
+            "model": self.facts.model,
             "version": __version__,
-            "groups": self.num_groups,
+            "groups": self.facts.num_groups,
             "masks": self.detector.task.reads_masks,
-            "imgsz": self.detector.imgsz,
-            "device": str(self.detector.device),
+            "imgsz": self.facts.imgsz,
+            "device": self.facts.device,
+            "note": self.facts.note,
             "classes": names,
             "class_colours": [palette(label) for label in range(len(names))],
-            "group_colours": [palette(group) for group in range(self.num_groups)],
+            "group_colours": [palette(group) for group in range(self.facts.num_groups)],
             "score": self.detector.score,
             "is_best_f1": self.detector.best_threshold is not None,
             "min_score": MIN_SCORE,

@@ -16,10 +16,9 @@ from pathlib import Path
 from PIL import Image
 
 from groupdetr.data.image_decoding import load_image
-from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.engine.accelerator import create_single_accelerator
-from groupdetr.engine.inference import eval_mode, map_dataset
+from groupdetr.engine.inference import map_dataset
 from groupdetr.engine.task import Batch
 from groupdetr.errors import DataError, GroupDETRError, UsageError
 from groupdetr.evaluation.coco import from_coco_results
@@ -28,7 +27,8 @@ from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.rle import rle_to_json
-from groupdetr.tasks.detection2d.prediction import Detector
+from groupdetr.tasks.detection2d.image_detector import ImageDetector
+from groupdetr.tasks.detection2d.validation import evaluation_task
 from groupdetr.web.mistakes import Mistakes, MistakeTable
 
 
@@ -44,7 +44,7 @@ class ValidationSet:
     whenever the network runs. ``recorded`` is a folder that may have the files of `groupdetr val`.
     """
 
-    detector: Detector
+    detector: ImageDetector
     lock: threading.Lock
     read: Callable[[], CocoSplit]
     recorded: Path | None = None
@@ -113,18 +113,15 @@ class ValidationSet:
     def _detect(self, split: CocoSplit) -> list[Detections]:
         """Return the detections in every image, as `groupdetr val --batch 1` computes them."""
         detector = self.detector
-        splits = DatasetSplits(split.annotation_file, {"train": split, "val": split})
-        task = detector.create_task(splits)
+        task = evaluation_task(detector, split)
         accelerator = create_single_accelerator(Settings(device=str(detector.device)))
 
         def predict_batch(batch: Batch) -> list[Detections]:
             if self._stop.is_set():
                 raise Stopped
-            images = batch.images(detector.device)
             # Images of the user run in between.
-            with self.lock, eval_mode(detector.model):
-                predictions = detector.model(images).final
-                return task.postprocess_val(predictions, batch.indices)
+            with self.lock:
+                return detector.detect_batch(task, batch)
 
         def on_progress(done: int, _total: int) -> None:
             self.done = done
@@ -133,18 +130,19 @@ class ValidationSet:
 
     def _recorded_detections(self, split: CocoSplit) -> list[Detections] | None:
         """Return the detections that `groupdetr val` has written, None if they are of others."""
-        if self.recorded is None or self.data is None:
+        weights = self.detector.path
+        if self.recorded is None or self.data is None or weights is None:
             return None
         file = self.recorded / "predictions.json"
         try:
             metrics = json.loads((self.recorded / "metrics.json").read_text(encoding="utf-8"))
             same_subject = (
-                _same_path(metrics["weights"], self.detector.path)
+                _same_path(metrics["weights"], weights)
                 and _same_path(metrics["data"], self.data)
                 and metrics["split"] == split.name
                 and metrics["images"] == len(split)
             )
-            is_newer = file.stat().st_mtime >= self.detector.path.stat().st_mtime
+            is_newer = file.stat().st_mtime >= weights.stat().st_mtime
             if not same_subject or not is_newer:
                 return None
             return from_coco_results(split, json.loads(file.read_text(encoding="utf-8")))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from groupdetr.engine.precision import expect_precision
 from groupdetr.errors import UsageError
-from groupdetr.files.kinds import EXPORTED_ENDINGS
 from groupdetr.settings import MANY, RANGES, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.prediction_command import WrittenPredictions, write_predictions
 from groupdetr.tasks.detection_result import expect_score
 from groupdetr.tasks.trained_detector import task_of
+from groupdetr.workflows.exported_files import (
+    expect_usable_with_exported_file,
+    is_exported,
+)
 from groupdetr.workflows.output_folder import output_folder
 from groupdetr.workflows.task_workflows import workflows_for
 
@@ -47,7 +50,7 @@ def predict(
     expect_whole_number("workers", workers, *RANGES["workers"])
     if score is not None:
         expect_score(score)
-    if run.suffix in EXPORTED_ENDINGS:
+    if is_exported(run):
         of_weights = {
             "--split": split != "val",
             "--precision": precision != "fp32",
@@ -55,7 +58,7 @@ def predict(
             "--uncertainty": uncertainty,
             "--vote": vote is not None,
         }
-        _expect_usable_with_exported_file(run, of_weights, device)
+        expect_usable_with_exported_file(run, of_weights, device, "predict with")
         # Imported here: it imports torch.export, which takes a second.
         from groupdetr.deployment.exported_detector import ExportedDetector
 
@@ -118,23 +121,3 @@ def predict(
         out=output_folder(out, run, "predict", create=task.input_kind != "images"),
         **options_of_images,
     )
-
-
-def _expect_usable_with_exported_file(file: Path, options: Mapping[str, bool], device: str) -> None:
-    """Raise `UsageError` for an option that only runs and weights have, or for another device.
-
-    ``options`` are the names of options, and whether they were given.
-    """
-    for flag, is_given in options.items():
-        if is_given:
-            raise UsageError(
-                f"{flag} is for runs and weights files, and not for an exported file",
-                str(file),
-                f"leave out {flag}, or predict with the run that was exported",
-            )
-    if device not in ("auto", "cpu"):
-        raise UsageError(
-            f"an exported file is run on the CPU here, and not on {device!r}",
-            str(file),
-            "leave out --device, or predict with the run that was exported",
-        )

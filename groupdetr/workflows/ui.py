@@ -12,8 +12,12 @@ from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.validation import read_own_split, with_classes_of
 from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
 from groupdetr.web.server import WebServer, expect_installed, listen, serve
-from groupdetr.web.session import WebSession
+from groupdetr.web.session import DetectorFacts, WebSession
 from groupdetr.web.validation_set import ValidationSet
+from groupdetr.workflows.exported_files import (
+    expect_usable_with_exported_file,
+    is_exported,
+)
 from groupdetr.workflows.own_dataset import expect_data_with_images, is_training_data
 
 MAX_PORT = 65_535
@@ -37,7 +41,8 @@ def ui(
 
     The keywords are the options of `groupdetr ui`. The page detects objects in images that are
     dropped on it, and shows the errors in the val split of ``data``, the dataset of the run by
-    default. `WebServer.close` ends it, and so does the end of the program.
+    default. An exported file is run by its runtime, and needs ``data`` for that.
+    `WebServer.close` ends the server, and so does the end of the program.
 
     `UsageError` for a detector of scenes, and for a port that is taken.
 
@@ -49,7 +54,9 @@ def ui(
     expect_installed()
     run = Path(run)
     expect_data_with_images(data, images)
-    if task_of(run).input_kind != "images":
+    if is_exported(run):
+        expect_usable_with_exported_file(run, {}, device, "serve the page of")
+    elif task_of(run).input_kind != "images":
         raise UsageError(
             "this detector takes scenes of several cameras, and the page shows single images",
             str(run),
@@ -58,8 +65,7 @@ def ui(
     # The port is taken before the detector is loaded, so that a wrong one is an error at once.
     listening = listen(host, port)
     try:
-        detector = Detector(run, device, imgsz)
-        session = WebSession(detector, run.name, detector.recipe.num_groups)
+        session = open_exported(run, imgsz) if is_exported(run) else open_run(run, device, imgsz)
         named = None if data is None else Path(data)
         named_images = None if images is None else Path(images)
         add_validation_set(session, run, named, named_images, split, imgsz, cache)
@@ -70,6 +76,42 @@ def ui(
     if open:
         server.open_browser()
     return server
+
+
+def open_run(run: Path, device: str, imgsz: int | None) -> WebSession:
+    """Return the session of a run or of a weights file, without a validation set."""
+    detector = Detector(run, device, imgsz)
+    facts = DetectorFacts(
+        name=run.name,
+        model=detector.recipe.preset,
+        num_groups=detector.recipe.num_groups,
+        imgsz=str(detector.imgsz),
+        device=str(detector.device),
+    )
+    return WebSession(detector, facts)
+
+
+def open_exported(file: Path, imgsz: int | None) -> WebSession:
+    """Return the session of an exported file, without a validation set."""
+    # Imported here: it imports torch.export, which takes a second.
+    from groupdetr.deployment.exported_detector import ExportedDetector
+    from groupdetr.deployment.runtimes import runtime_name
+
+    detector = ExportedDetector.load(file, imgsz)
+    size = detector.metadata["size"]
+    shortest_side = str(detector.metadata["imgsz"])
+    facts = DetectorFacts(
+        name=file.name,
+        model=detector.metadata["model"],
+        num_groups=1,
+        imgsz=shortest_side if size is None else f"{size[0]} × {size[1]}",
+        device=f"{runtime_name(file)} on the CPU",
+        note=(
+            "This is an exported file, which has one group of queries. The page of the run that "
+            "was exported shows all groups."
+        ),
+    )
+    return WebSession(detector, facts)
 
 
 def add_validation_set(
@@ -95,6 +137,8 @@ def add_validation_set(
         return
     if not run.is_dir():
         what = "weights without a run do not say which dataset they belong to"
+        if is_exported(run):
+            what = "an exported file does not say which dataset it belongs to"
         session.no_data = f"{what}: {NAME_DATA}"
         return
     try:

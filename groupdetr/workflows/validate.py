@@ -13,6 +13,10 @@ from groupdetr.settings import RANGES, expect_whole_number
 from groupdetr.tasks.result_formats import Metrics
 from groupdetr.tasks.run_or_weights import default_folder, weights_of
 from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
+from groupdetr.workflows.exported_files import (
+    expect_usable_with_exported_file,
+    is_exported,
+)
 from groupdetr.workflows.output_folder import expect_val_folder, output_folder
 from groupdetr.workflows.own_dataset import expect_data_with_images, is_training_data, real_path
 from groupdetr.workflows.task_workflows import workflows_for
@@ -39,7 +43,9 @@ def evaluate(
     The keywords are the options of `groupdetr val`. ``data`` is the dataset of the run by default,
     and ``split`` is "val"; a dataset whose annotation file has no name of a split is evaluated with
     all of its images. ``out`` is the folder ``val`` of the run, or another one beside it for other
-    images. The result is a dictionary, of which a notebook shows tables.
+    images. ``run`` may also be a file that `groupdetr.export` wrote for a runtime: it is evaluated
+    in that runtime, and needs ``data``. The result is a dictionary, of which a notebook shows
+    tables.
 
     >>> groupdetr.evaluate("runs/mine", per_group=True)["AP"]
     """
@@ -84,6 +90,24 @@ def validate_command(
     expect_whole_number("batch", batch, *RANGES["batch"])
     expect_whole_number("workers", workers, *RANGES["workers"])
     expect_data_with_images(data, images)
+    if is_exported(run):
+        of_weights = {
+            "--per-group": per_group,
+            "--vote": vote is not None,
+            "--precision": precision != "fp32",
+        }
+        expect_usable_with_exported_file(run, of_weights, device, "evaluate")
+        return _validate_exported(
+            run,
+            data=data,
+            images=images,
+            cache=cache,
+            split=split,
+            imgsz=imgsz,
+            batch=batch,
+            workers=workers,
+            out=out,
+        )
     task = task_of(run)
     workflows = workflows_for(task)
     expect_precision(precision)
@@ -133,6 +157,48 @@ def validate_command(
     )
 
 
+def _validate_exported(
+    file: Path,
+    *,
+    data: Path | None,
+    images: Path | None,
+    cache: bool,
+    split: str | None,
+    imgsz: int | None,
+    batch: int,
+    workers: int | None,
+    out: Path | None,
+) -> Metrics:
+    """Evaluate an exported file, with the arguments of `validate_command`."""
+    # Imported here: it imports torch.export, which takes a second.
+    from groupdetr.deployment import validation
+    from groupdetr.deployment.exported_detector import ExportedDetector
+
+    detector = ExportedDetector.load(file, imgsz)
+    if data is None:
+        what = "an exported file does not record which dataset it belongs to"
+        raise UsageError(what, str(file), "add --data DATA")
+    if out is None:
+        # Files of several formats are often beside each other.
+        runtime = file.suffix[1:]
+        out = unused_folder(file, data, f"{folder_name(file, data, split, imgsz)}-{runtime}")
+    else:
+        refuse_folder_of_training(out)
+    folder = output_folder(out, file, "val")
+    expect_val_folder(folder)
+    return validation.validate(
+        detector,
+        file,
+        data=data,
+        images=images,
+        cache=cache,
+        split=split,
+        batch=batch,
+        workers=workers,
+        out=folder,
+    )
+
+
 def folder_name(run: Path, data: Path | None, split: str | None, imgsz: int | None) -> str:
     """Return the name of the folder of an evaluation.
 
@@ -145,7 +211,9 @@ def folder_name(run: Path, data: Path | None, split: str | None, imgsz: int | No
         parts.append(absolute.stem if absolute.is_file() else absolute.name)
     if split is not None and (data is not None or split != "val"):
         parts.append(split)
-    if imgsz is not None and imgsz != weights_and_metadata(run)[1].get("imgsz"):
+    if imgsz is not None and (
+        is_exported(run) or imgsz != weights_and_metadata(run)[1].get("imgsz")
+    ):
         parts.append(f"imgsz{imgsz}")
     return file_name("-".join(parts))
 
@@ -175,7 +243,7 @@ def _has_same_subject(metrics: Path, run: Path, data: Path | None) -> bool:
         weights, evaluated = real_path(content["weights"]), real_path(content["data"])
     except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return False
-    file = weights_of(run)
+    file = run if is_exported(run) else weights_of(run)
     return weights == real_path(file) and evaluated == real_path(data)
 
 

@@ -20,6 +20,7 @@ from groupdetr.deployment.runtimes import FORMATS
 from groupdetr.errors import UsageError
 from groupdetr.structures.detections import Detections
 from groupdetr.workflows.export import export
+from tests.deployment.evaluations import assert_same_evaluation, write_dataset
 from tests.deployment.exports import CATEGORIES, IMGSZ, SCORE_THRESHOLD, SMALL, write_weights
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +204,7 @@ def test_a_file_of_something_else_is_refused(
         ("rf-detr-seg-micro", {"num_groups": 2, "num_queries": 8, "vit_depth": 2, **SMALL_VIT}),
     ],
 )
-def test_masks_are_those_of_the_detector(
+def test_masks_and_their_metrics_are_those_of_the_detector(
     preset: str, sizes: dict[str, Any], photos: list[Path], tmp_path: Path
 ) -> None:
     weights = write_weights(tmp_path / "masks.safetensors", preset, **sizes)
@@ -216,3 +217,7 @@ def test_masks_are_those_of_the_detector(
     torch.testing.assert_close(detections.scores, result.detections.scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(detections.boxes, result.detections.boxes, rtol=0, atol=0.5)
     assert json.dumps(str(detections.masks)) == json.dumps(str(result.detections.masks))
+    data = write_dataset(tmp_path / "data", weights, [photo])
+    metrics = assert_same_evaluation(file, weights, data, tmp_path)
+    assert metrics["kind"] == "mask"
+    assert metrics["box_AP"] > 0

@@ -84,6 +84,8 @@ KINDS = {
     "a compressed archive": b"\x1f\x8b\x08\0" + bytes(20),
     "an archive of numpy arrays": numpy_archive(),
     "a TorchScript archive": torchscript(),
+    "a program of torch.export": zipped(**{"best/archive_format": b"pt2"}),
+    "an OpenVINO model": b'<?xml version="1.0"?>\n<net name="graph" version="11">\n</net>',
     "a Keras model": zipped(**{"model.weights.h5": b"x", "config.json": b"{}"}),
     "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(20),
     "an ONNX model": b"\x08\x08\x12\x07pytorch\x1a\x052.4.0:\xe6",

@@ -20,9 +20,8 @@ from groupdetr.data.records import CocoSplit
 from groupdetr.errors import UsageError
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.web.server import WebServer
-from groupdetr.web.session import WebSession
 from groupdetr.web.validation_set import ValidationSet
-from groupdetr.workflows.ui import add_validation_set
+from groupdetr.workflows.ui import add_validation_set, open_run
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_a_dataset_that_is_gone_is_a_message_and_the_page_still_detects(
     former = config.read_text()
     try:
         config.write_text(former.replace("data: ", f"data: {tmp_path / 'gone'} #"))
-        session = WebSession(Detector(run, "cpu"), "run", 2)
+        session = open_run(run, "cpu", None)
         add_validation_set(session, run, None, None, None, None)
     finally:
         config.write_text(former)
@@ -122,7 +121,7 @@ def test_a_split_without_annotations_is_a_message(run: Path, split: CocoSplit) -
 
 def test_weights_without_a_run_need_a_dataset(run: Path, shapes: Path) -> None:
     weights = run / "weights/best.safetensors"
-    session = WebSession(Detector(weights, "cpu"), "best.safetensors", 2)
+    session = open_run(weights, "cpu", None)
     add_validation_set(session, weights, None, None, None, None)
     assert session.validation is None
     assert "--data DATA" in session.info()["no_data"]

@@ -19,7 +19,8 @@ class UIOptions(PluginOptions):
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, a weights file of this library, or a model on the Hugging Face hub (owner/name)."""
+    """A run, a weights file of this library, an exported file (.onnx, .xml, .pt2), or a model on
+    the Hugging Face hub (owner/name)."""
     data: Path | None = None
     """The dataset whose errors the page shows, a folder or an annotation file. None: the one that
     the run was trained on."""

@@ -15,12 +15,13 @@ from groupdetr.cli.options.plugin import PluginOptions
 class ValOptions(PluginOptions):
     """Evaluate a run: the twelve COCO metrics, or the nuScenes detection score, and every class.
 
-    It writes the metrics and the detections.
+    A file that groupdetr export wrote is evaluated in its runtime, on the CPU. The command writes
+    the metrics and the detections.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run; or a weights file of this library or a model on the Hugging Face hub (owner/name), for
-    which --data is needed."""
+    """A run; or a weights file of this library, an exported file (.onnx, .xml, .pt2) or a model on
+    the Hugging Face hub (owner/name), for which --data is needed."""
     data: Path | None = None
     """The dataset, a folder or an annotation file. None: the one that the run was trained on."""
     images: Path | None = None
@@ -41,7 +42,8 @@ class ValOptions(PluginOptions):
     """Shortest side of the network's input in pixels; for models of squares their side, for scenes
     the height. None: as in training."""
     batch: int = 8
-    """Images of a batch. Padding changes the detections slightly; with 1 there is no padding."""
+    """Images of a batch. Padding changes the detections slightly; with 1 there is no padding.
+    Exported files never have padding."""
     workers: int | None = None
     """Processes that load images. None: one for each spare processor core, 8 at most."""
     precision: str = "fp32"
@@ -51,6 +53,6 @@ class ValOptions(PluginOptions):
     """auto, cpu, cuda, mps."""
     out: Path | None = None
     """Folder to write to. None: RUN/val; for other data, another split or size, a folder beside it,
-    such as RUN/val-test."""
+    such as RUN/val-test; for an exported file a folder beside it, such as val-DATA-onnx."""
     json: bool = False
     """Print one JSON object, the content of metrics.json (docs/json.md), instead of tables."""

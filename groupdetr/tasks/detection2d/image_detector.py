@@ -15,12 +15,16 @@ from PIL import Image
 from torch import Tensor
 
 from groupdetr.data.image_input import ImageInput, is_one_image, to_rgb
+from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.video import Frame
 from groupdetr.engine.ordered_threads import map_in_order
+from groupdetr.engine.task import Batch
 from groupdetr.errors import DataError
 from groupdetr.settings import MANY, RANGES, expect_whole_number
+from groupdetr.structures.detections import Detections
 from groupdetr.structures.images import Images
 from groupdetr.tasks.detection2d.result import Result
+from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection2d.video_sources import AnnotatedVideo, open_source
 from groupdetr.tasks.detection_result import expect_score
 
@@ -48,6 +52,9 @@ class ImageDetector(ABC):
     # The score threshold of the best F1, as the training of a run measured it. None if it is not
     # recorded
     best_threshold: float | None
+    path: Path | None  # the file of the weights, or of the exported network
+    device: torch.device  # that the network runs on
+    task: type[DetectionTask]  # what reads datasets for it, and evaluates its detections
 
     @property
     def names(self) -> list[str]:
@@ -207,12 +214,33 @@ class ImageDetector(ABC):
     ) -> list[Result]:
         """Return the results of images that `read` returned, in the same order."""
 
+    @abstractmethod
+    def create_task(self, data: DatasetSplits) -> DetectionTask:
+        """Return the task of the detector on a dataset that its `task` has read.
 
-def of_equal_size(images: Sequence[ReadImage]) -> list[list[int]]:
-    """Return the indices of the images whose inputs have equal sizes, together."""
+        Its validation images are resized as this detector needs them.
+        """
+
+    @abstractmethod
+    def detect_batch(self, task: DetectionTask, batch: Batch) -> list[Detections]:
+        """Return the detections in a batch of validation images of ``task``, whatever their score.
+
+        They are those that `groupdetr val` evaluates: boxes may reach outside of the images.
+        """
+
+    @abstractmethod
+    def detect_each_group(self, image: Image.Image) -> list[Detections]:
+        """Return all detections of each group alone in an RGB image, whatever their score.
+
+        The first group is the primary one. Its detections are those of `predict`.
+        """
+
+
+def of_equal_size(inputs: Sequence[Tensor]) -> list[list[int]]:
+    """Return the indices of the inputs of a network that have equal sizes, together."""
     indices_by_size: dict[tuple[int, ...], list[int]] = {}
-    for index, read in enumerate(images):
-        indices_by_size.setdefault(tuple(read.input.pixels.shape), []).append(index)
+    for index, pixels in enumerate(inputs):
+        indices_by_size.setdefault(tuple(pixels.shape), []).append(index)
     return list(indices_by_size.values())
 
 

@@ -15,7 +15,7 @@ from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.transforms import Resize, val_transform
-from groupdetr.engine.inference import use_group
+from groupdetr.engine.inference import eval_mode, use_group
 from groupdetr.engine.precision import (
     Precision,
     PrecisionChoice,
@@ -24,6 +24,7 @@ from groupdetr.engine.precision import (
     expect_precision,
 )
 from groupdetr.engine.run_folder import RunFolder
+from groupdetr.engine.task import Batch
 from groupdetr.errors import UsageError
 from groupdetr.ops.transfer import to_device
 from groupdetr.settings import is_number
@@ -76,6 +77,7 @@ class Detector(TrainedDetector, ImageDetector):
     input_kind: ClassVar[str | None] = "images"
 
     task: type[DetectionTask]
+    path: Path  # of the weights
 
     def __init__(
         self,
@@ -109,8 +111,18 @@ class Detector(TrainedDetector, ImageDetector):
         return choose_precision(lambda: self.model(images), self.device)
 
     def create_task(self, data: DatasetSplits) -> DetectionTask:
-        """Return the task of the detector on a dataset that its `read` returned."""
+        """Return the task of the detector on a dataset that its `task` has read."""
         return self.task(data, self.settings, self.recipe.num_detections, shape=self.input_shape)
+
+    def detect_batch(self, task: DetectionTask, batch: Batch) -> list[Detections]:
+        """Return the detections in a batch of validation images of ``task``, whatever their score.
+
+        They are those that `groupdetr val` evaluates: boxes may reach outside of the images.
+        """
+        with eval_mode(self.model):
+            with autocast(self.device, self.precision):
+                predictions = self.model(batch.images(self.device)).final
+            return task.postprocess_val(predictions, batch.indices)
 
     @property
     def resize(self) -> Resize:
@@ -144,7 +156,7 @@ class Detector(TrainedDetector, ImageDetector):
         Those whose inputs have equal sizes run together, without padding.
         """
         results: dict[int, Result] = {}
-        for indices in of_equal_size(images):
+        for indices in of_equal_size([read.input.pixels for read in images]):
             batch = one_batch([images[index].input for index in indices])
             sizes = [images[index].image.size for index in indices]
             # One list of detections for each group that runs, after that of the detector.

@@ -6,6 +6,7 @@ import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -16,7 +17,7 @@ from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
-from groupdetr.engine.inference import run_inference, use_group
+from groupdetr.engine.inference import map_dataset, use_group
 from groupdetr.engine.progress import CountProgress, format_percent
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
@@ -27,6 +28,7 @@ from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.all_groups import expect_objects
 from groupdetr.tasks.detection2d.group_vote import voting_groups
+from groupdetr.tasks.detection2d.image_detector import ImageDetector
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.report import image_loader
 from groupdetr.tasks.detection2d.task import DetectionTask
@@ -86,17 +88,13 @@ def validate(
         data, images = training_data(run, "add --data DATA")
         evaluated, part = read_own_split(detector, data, images, split or "val", cache)
     else:
-        evaluated = detector.task.read_split(data, images, split, cache)
-        part = "all images" if evaluated.name == "all" else f"split {evaluated.name}"
-    annotations = [evaluated.annotation_file.parent] if data.is_dir() else []
-    expect_outside_dataset(out, [data, evaluated.images_dir, *annotations])
-    has_annotations = any(len(record.labels) for record in evaluated.records)
+        evaluated, part = read_named_split(detector, data, images, split, cache)
+    expect_outside_split(out, data, evaluated)
     if per_group:
         remedy = "leave out --per-group, or name a split with annotations of objects"
         expect_objects(evaluated.records, evaluated.annotation_file, remedy)
     evaluated = with_classes_of(detector, evaluated)
-    splits = {"train": evaluated, "val": evaluated}
-    task = detector.create_task(DatasetSplits(evaluated.annotation_file, splits))
+    task = evaluation_task(detector, evaluated)
 
     detections = detect_voting(detector, task, accelerator, batch, workers)
     groups = []
@@ -107,26 +105,43 @@ def validate(
             groups.append(task.evaluate(group_detections))
     validation = Validation(evaluated, detections, task.evaluate(detections), groups)
 
-    subject = {
-        "split": evaluated.name,
-        "weights": str(detector.path),
-        "data": str(data),
-        "images": len(evaluated),
-    }
+    details: JsonObject = {}
     if vote is not None:
-        subject["vote"] = vote
+        details["vote"] = vote
     if detector.precision != "fp32":
-        subject["inference_precision"] = detector.precision
-    content = write_results(validation, subject, out)
-    write_page(validation, out, str(detector.path), part)
-    line = f"{quantity(len(evaluated), 'image')}: {part} of {evaluated.annotation_file}"
-    if not has_annotations:
-        return Metrics(content, [MetricsTable((), NO_ANNOTATIONS)], out, line)
-    return Metrics(content, tables(validation), out, line)
+        details["inference_precision"] = detector.precision
+    return write_validation(validation, detector.path, data, part, out, details)
+
+
+def read_named_split(
+    detector: ImageDetector, data: Path, images: Path | None, split: str | None, cache: bool
+) -> tuple[CocoSplit, str]:
+    """Return a split of a dataset that the user named, and a text that names the split.
+
+    ``split`` and ``cache`` as in `validate`.
+    """
+    named = detector.task.read_split(data, images, split, cache)
+    part = "all images" if named.name == "all" else f"split {named.name}"
+    return named, part
+
+
+def expect_outside_split(out: Path, data: Path, split: CocoSplit) -> None:
+    """Raise `UsageError` if the folder ``out`` is inside of the dataset that a split belongs to."""
+    annotations = [split.annotation_file.parent] if data.is_dir() else []
+    expect_outside_dataset(out, [data, split.images_dir, *annotations])
+
+
+def evaluation_task(detector: ImageDetector, split: CocoSplit) -> DetectionTask:
+    """Return the task of a detector with this split as its validation set.
+
+    Its labels are class indices of the detector.
+    """
+    splits = {"train": split, "val": split}
+    return detector.create_task(DatasetSplits(split.annotation_file, splits))
 
 
 def read_own_split(
-    detector: Detector, root: Path, images: Path | None, split: str, cache: bool
+    detector: ImageDetector, root: Path, images: Path | None, split: str, cache: bool
 ) -> tuple[CocoSplit, str]:
     """Return a split of the dataset that a run was trained on, and a text that names it.
 
@@ -146,7 +161,7 @@ def read_own_split(
     return data.splits[split], part
 
 
-def with_classes_of(detector: Detector, split: CocoSplit) -> CocoSplit:
+def with_classes_of(detector: ImageDetector, split: CocoSplit) -> CocoSplit:
     """Return a split whose labels are class indices of the detector.
 
     The detector may have more classes than the dataset: an imported COCO model has 91 class
@@ -228,7 +243,7 @@ def _list_categories(categories: Sequence[Category]) -> str:
 
 
 def detect(
-    detector: Detector,
+    detector: ImageDetector,
     task: DetectionTask,
     accelerator: Accelerator,
     batch: int,
@@ -237,7 +252,8 @@ def detect(
     """Return the detections of the detector in every image of ``val``."""
     num_workers = loader_workers(Settings(workers=workers))
     with CountProgress("val") as progress:
-        return run_inference(detector.model, task, accelerator, batch, num_workers, progress)
+        predict_batch = partial(detector.detect_batch, task)
+        return map_dataset(predict_batch, task, accelerator, batch, num_workers, progress)
 
 
 def detect_voting(
@@ -259,6 +275,39 @@ def detect_voting(
         with use_group(detector.model, group):
             by_group.append(detect(detector, task, accelerator, batch, workers))
     return [fuse_groups(of_image, task.num_detections).detections for of_image in zip(*by_group)]
+
+
+def write_validation(
+    validation: Validation,
+    weights: Path,
+    data: Path,
+    part: str,
+    out: Path,
+    details: JsonObject,
+    note: str = "",
+) -> Metrics:
+    """Write all files of an evaluation to the folder ``out``, and return what metrics.json holds.
+
+    ``weights`` is the file of the detector, ``data`` the dataset, and ``part`` the text that names
+    the split. ``details`` are more items of metrics.json, and ``note`` is a line below the metrics.
+    """
+    split = validation.split
+    subject = {
+        "split": split.name,
+        "weights": str(weights),
+        "data": str(data),
+        "images": len(split),
+        **details,
+    }
+    content = write_results(validation, subject, out)
+    write_page(validation, out, str(weights), part)
+    line = f"{quantity(len(split), 'image')}: {part} of {split.annotation_file}"
+    shown = tables(validation)
+    if not any(len(record.labels) for record in split.records):
+        shown = [MetricsTable((), NO_ANNOTATIONS)]
+    if note:
+        shown.append(MetricsTable((), note))
+    return Metrics(content, shown, out, line)
 
 
 def write_results(validation: Validation, subject: JsonObject, folder: Path) -> JsonObject:

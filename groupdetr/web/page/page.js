@@ -914,6 +914,8 @@ async function main() {
     ? `best F1 of the run: ${info.score.toFixed(2)}` : `back to ${info.score.toFixed(2)}`;
   $("group").max = info.groups;
   $("group-control").hidden = info.groups < 2;
+  $("note").hidden = !info.note;
+  $("note").textContent = info.note;
   $("masks-switch").hidden = !info.masks;
   route();
 }
