@@ -8,16 +8,10 @@ from pathlib import Path
 from groupdetr.errors import UsageError
 from groupdetr.files.kinds import EXPORTED_ENDINGS
 
-_ONE_GROUP = "it has one group of queries"
 # Why an exported file cannot follow an option
-_REASONS = {
-    "--per-group": _ONE_GROUP,
-    "--precision": "it computes in the precision that it was exported with",
-    "--show-groups": _ONE_GROUP,
-    "--split": "it takes images, and no scenes",
-    "--uncertainty": _ONE_GROUP,
-    "--vote": _ONE_GROUP,
-}
+ONE_GROUP = "it has one group of queries"
+OWN_PRECISION = "it computes in the precision that it was exported with"
+NO_SCENES = "it takes images, and no scenes"
 
 
 def is_exported(source: Path) -> bool:
@@ -26,19 +20,19 @@ def is_exported(source: Path) -> bool:
 
 
 def expect_usable_with_exported_file(
-    file: Path, options: Mapping[str, bool], device: str, do_it: str
+    file: Path, options: Mapping[str, tuple[bool, str]], device: str, do_it: str
 ) -> None:
     """Raise `UsageError` for an option that only runs and weights have, or for another device.
 
-    ``options`` are the names of options, and whether they were given. ``do_it`` says what the
-    command does with a run, for the remedy: "predict with" or "evaluate".
+    ``options`` are the names of options, whether they were given, and why a file cannot follow
+    them. ``do_it`` says what the command does with a run, for the remedy: "predict with" or
+    "evaluate".
     """
     remedy = f"{do_it} the run that was exported"
-    for flag, is_given in options.items():
+    for flag, (is_given, reason) in options.items():
         if is_given:
             raise UsageError(
-                f"{flag} is for runs and weights files, and not for an exported file: "
-                f"{_REASONS[flag]}",
+                f"{flag} is for runs and weights files, and not for an exported file: {reason}",
                 str(file),
                 f"leave out {flag}, or {remedy}",
             )

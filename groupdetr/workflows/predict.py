@@ -13,6 +13,9 @@ from groupdetr.tasks.detection2d.prediction_command import WrittenPredictions, w
 from groupdetr.tasks.detection_result import expect_score
 from groupdetr.tasks.trained_detector import task_of
 from groupdetr.workflows.exported_files import (
+    NO_SCENES,
+    ONE_GROUP,
+    OWN_PRECISION,
     expect_usable_with_exported_file,
     is_exported,
 )
@@ -52,11 +55,11 @@ def predict(
         expect_score(score)
     if is_exported(run):
         of_weights = {
-            "--split": split != "val",
-            "--precision": precision != "fp32",
-            "--show-groups": show_groups,
-            "--uncertainty": uncertainty,
-            "--vote": vote is not None,
+            "--split": (split != "val", NO_SCENES),
+            "--precision": (precision != "fp32", OWN_PRECISION),
+            "--show-groups": (show_groups, ONE_GROUP),
+            "--uncertainty": (uncertainty, ONE_GROUP),
+            "--vote": (vote is not None, ONE_GROUP),
         }
         expect_usable_with_exported_file(run, of_weights, device, "predict with")
         # Imported here: it imports torch.export, which takes a second.

@@ -14,6 +14,8 @@ from groupdetr.tasks.result_formats import Metrics
 from groupdetr.tasks.run_or_weights import default_folder, weights_of
 from groupdetr.tasks.trained_detector import task_of, weights_and_metadata
 from groupdetr.workflows.exported_files import (
+    ONE_GROUP,
+    OWN_PRECISION,
     expect_usable_with_exported_file,
     is_exported,
 )
@@ -92,9 +94,9 @@ def validate_command(
     expect_data_with_images(data, images)
     if is_exported(run):
         of_weights = {
-            "--per-group": per_group,
-            "--vote": vote is not None,
-            "--precision": precision != "fp32",
+            "--per-group": (per_group, ONE_GROUP),
+            "--vote": (vote is not None, ONE_GROUP),
+            "--precision": (precision != "fp32", OWN_PRECISION),
         }
         expect_usable_with_exported_file(run, of_weights, device, "evaluate")
         return _validate_exported(
