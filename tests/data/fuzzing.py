@@ -1,4 +1,4 @@
-"""How often the tests with random content try: a hundred times, or as often as a variable says."""
+"""How often the tests with random content try: forty times, or as often as a variable says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck
 
 # GROUPDETR_FUZZ_EXAMPLES=10000 pytest tests/data/test_fuzz.py
-EXAMPLES = int(os.environ.get("GROUPDETR_FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("GROUPDETR_FUZZ_EXAMPLES", "40"))
 FUZZ: dict[str, Any] = {
     "max_examples": EXAMPLES,
     "deadline": None,
