@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import re
@@ -45,6 +46,8 @@ from tests.runs import (
     train_arguments,
 )
 
+pytestmark = pytest.mark.usefixtures("empty_pages")
+
 MIB = 1 << 20
 UNLIMITED = 1 << 40
 DataFor = Callable[[str], Path]  # a preset -> its dataset
@@ -60,6 +63,7 @@ def fit_problem(
     return FitProblem(recipe, Settings(**{"batch": 8, **settings}), WORST_CASE, processes)
 
 
+@functools.cache
 def all_step_plans() -> list[StepPlan]:
     """Return the step plans of Conditional DETR with six groups."""
     return fit_problem().step_plans(may_reduce_groups=False)
@@ -260,9 +264,9 @@ def peak_of_training(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, *op
         return meter(lambda: train(data, out, *options))
 
 
-# Half a minute each, so only one is run every time.
+# They take up to half a minute each, so only one is run every time.
 SOME_OF_ALL_PRESETS = [
-    pytest.param(name, marks=() if name == "dino-tiny" else pytest.mark.slow)
+    pytest.param(name, marks=() if name == "dn-detr-tiny" else pytest.mark.slow)
     for name in TINY_PRESETS
 ]
 
@@ -273,7 +277,7 @@ def test_a_fitted_run_of_any_detector_stays_below_the_limit(
 ) -> None:
     augment = "detr" if name in IMAGE_PRESETS else "petr"
     options = ["--model", name, "--augment", augment]
-    options += shlex.split("--steps 3 --eval-every 6 --ema 0.9 --set num_queries=50")
+    options += shlex.split("--steps 2 --eval-every 6 --ema 0.9 --set num_queries=50")
     data = data_for(name)
     unfitted = peak_of_training(
         monkeypatch, data, tmp_path / "unfitted", *options, "--batch", "8", "--groups", "6"
