@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from shlex import split
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 
 from groupdetr.cli.main import main
 from groupdetr.experiments.by_name import EXPERIMENTS
+from groupdetr.paper.parallel_runs import log_file
+from groupdetr.paper.trainings import StoredTraining
 from groupdetr.registry import experiment
 from groupdetr.tasks.registry import task_class
 
@@ -48,6 +51,17 @@ def train(data: Path, out: Path, *options: str) -> Path:
     """Train in this process to a successful end, and return the folder of the run."""
     assert main(train_arguments(data, out, *options)) == 0
     return out
+
+
+def train_here(run: StoredTraining) -> subprocess.Popen[bytes]:
+    """Run a training of the paper in this process, in the place of `parallel_runs.start_process`.
+
+    It takes seconds to start another process. Return one that ends at once.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with log_file(run).open("a") as log, redirect_stdout(log):
+        assert main(run.command()[1:]) == 0
+    return subprocess.Popen([sys.executable, "-S", "-c", ""])
 
 
 def python_command(*arguments: str) -> list[str]:

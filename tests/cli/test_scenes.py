@@ -20,14 +20,19 @@ from groupdetr.data.nuscenes.version import load
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS
 from groupdetr.evaluation.nuscenes_results import read_results
-from groupdetr.paper import small_scale
+from groupdetr.paper import parallel_runs, small_scale
 from groupdetr.tasks.detection3d.report import detections_section
 from tests.json_docs import assert_documented
+from tests.runs import train_here
 
 SHORT = split("--steps 4 --groups 2 --queries 12 --batch 2 --workers 0 --device cpu --eval-every 1")
 
 
-@pytest.fixture(scope="module", params=["petr-tiny", "petrv2-tiny"])
+@pytest.fixture(
+    scope="module",
+    # PETRv2 is a PETR that also takes the frame before; the demo below trains a PETR.
+    params=["petrv2-tiny", pytest.param("petr-tiny", marks=pytest.mark.slow)],
+)
 def run(
     request: pytest.FixtureRequest, scenes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -289,6 +294,7 @@ def test_the_demo_compares_detectors_of_scenes(
 ) -> None:
     config = SyntheticNuScenesConfig(samples=2, width=160, height=90)
     monkeypatch.setattr(small_scale, "SCENES", config)
+    monkeypatch.setattr(parallel_runs, "start_process", train_here)
     out = tmp_path / "demo"
     options = ["--model", "petr-tiny", "--epochs", "1", "--groups", "2", "--out", str(out)]
     capsys.readouterr()
