@@ -188,6 +188,11 @@ def measure_change(
 
 
 def absolute_difference(before: Tensor, after: Tensor) -> Tensor:
-    """Return the absolute difference of two tensors. It is zero where both are infinite."""
-    difference = (before - after).abs()
+    """Return the absolute difference of two tensors.
+
+    It is zero where both are equal, also where both are infinite. It is infinite where one of them
+    is NaN: a maximum of several differences would leave NaN out, because comparisons with it are
+    false.
+    """
+    difference = (before - after).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
     return torch.where(before == after, torch.zeros_like(difference), difference)

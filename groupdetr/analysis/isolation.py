@@ -14,7 +14,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from groupdetr.analysis.group_changes import TOLERANCE, other_values
+from groupdetr.analysis.group_changes import TOLERANCE, absolute_difference, other_values
 from groupdetr.analysis.module_isolation import ModuleIsolation, module_isolation
 from groupdetr.analysis.query_batch_norms import (
     fixed_batch_norms,
@@ -37,8 +37,8 @@ Tensors = Tensor | Sequence["Tensors"] | Mapping[str, "Tensors"]
 class Isolation:
     """Maximum absolute differences of the outputs. All are zero but for rounding.
 
-    The outputs of a detector are logits, box coordinates and mask embeddings. `isolation` returns
-    one:
+    A difference is infinite if an output is NaN. The outputs of a detector are logits, box
+    coordinates and mask embeddings. `isolation` returns one:
 
     >>> groupdetr.Isolation(leak=1e-7, separate_passes=0.2).holds
     False
@@ -52,7 +52,6 @@ class Isolation:
     @property
     def holds(self) -> bool:
         """True if all differences are within `TOLERANCE`."""
-        # A nan is not within the tolerance.
         return self.leak < TOLERANCE and self.separate_passes < TOLERANCE
 
 
@@ -207,7 +206,7 @@ def _function_isolation(
             changed = [torch.where(selected, y, x) for x, y in zip(inputs, replaced)]
             own_change, change_of_others = 0.0, 0.0
             for x, y in zip(before, run(changed, num_groups)):
-                change = (x - y).abs()
+                change = absolute_difference(x, y)
                 own_change = max(own_change, float(change[..., image, group, :, :].max()))
                 change[..., image, group, :, :] = 0
                 change_of_others = max(change_of_others, float(change.max()))
@@ -224,8 +223,8 @@ def _function_isolation(
     for group in range(num_groups):
         single_inputs = [x.unflatten(1, (num_groups, -1))[:, group] for x in inputs]
         for x, single in zip(before, run(single_inputs, 1)):
-            difference = x[..., group : group + 1, :, :] - single
-            separate_passes = max(separate_passes, float(difference.abs().max()))
+            difference = absolute_difference(x[..., group : group + 1, :, :], single)
+            separate_passes = max(separate_passes, float(difference.max()))
     return Isolation(leak=leak, separate_passes=separate_passes)
 
 
@@ -285,8 +284,9 @@ def _tensors(outputs: Tensors) -> Iterator[Tensor]:
 
 
 def _differences(outputs: Sequence[Tensor], others: Sequence[Tensor]) -> list[float]:
-    """Return the maximum absolute difference of each pair of tensors."""
-    return [float((x - y).abs().max()) for x, y in zip(outputs, others, strict=True)]
+    """Return the maximum absolute difference of each pair of tensors, infinity for NaN."""
+    pairs = zip(outputs, others, strict=True)
+    return [float(absolute_difference(x, y).max()) for x, y in pairs]
 
 
 # Detectors of this library

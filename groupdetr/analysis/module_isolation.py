@@ -79,7 +79,6 @@ class ModuleIsolation:
     @property
     def holds(self) -> bool:
         """True if both changes are within the rounding of 32-bit numbers."""
-        # A nan is not within the tolerance.
         return self.leak < TOLERANCE and self.image_leak < TOLERANCE
 
 

@@ -234,10 +234,13 @@ def _padded(pixels: Tensor, multiple: int) -> Tensor:
 
 
 def _difference(x: Tensor, y: Tensor) -> float:
-    """Return the largest absolute difference. It is infinite for tensors of different shapes."""
+    """Return the largest absolute difference.
+
+    It is infinite for tensors of different shapes and for NaN, which is no agreement.
+    """
     if x.shape != y.shape:
         return float(np.inf)
-    return float((x - y).abs().max())
+    return float((x - y).abs().nan_to_num(nan=np.inf, posinf=np.inf).max())
 
 
 @contextmanager

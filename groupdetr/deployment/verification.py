@@ -22,6 +22,7 @@ from groupdetr.structures.detections3d import Detections3D
 
 MIN_SCORE = 0.01  # boxes and masks of detections with a lower score are not compared
 NEAR_SCORE = 0.05  # detections of scores that differ by more are never the same
+YAW = 6  # index of the yaw in a 3D box
 _TIMED_RUNS = 5
 _MAX_TIMED_SECONDS = 10.0  # after which a slow runtime is not timed again
 # Noise on an image, of values from 0 to 255, that has the size of rounding in float32. It is drawn
@@ -153,31 +154,20 @@ def compare_scenes(
         for index in range(len(chosen)):
             of_scene = {name: value[index : index + 1] for name, value in outputs.items()}
             pairs.append((exported.detections(of_scene), reference.predict(chosen[index])))
-    score, box3d, number = 0.0, 0.0, 0
+    total = _Difference()
     for ours, theirs in pairs:
-        score = max(score, _largest_difference(ours, theirs))
-        if not len(ours) or not len(theirs):
-            continue
-        # The last detections of equal scores may differ.
-        compared = theirs.above(max(MIN_SCORE, float(theirs.scores[-1]) + 1e-3))
-        number += len(compared)
-        for box, label, near_score in zip(compared.boxes, compared.labels, compared.scores):
-            difference = ours.boxes[_candidates(ours, label, near_score)] - box
-            yaw = difference[:, 6]
-            difference[:, 6] = torch.atan2(yaw.sin(), yaw.cos())
-            distances = difference.abs().amax(1)
-            box3d = max(box3d, float(distances.min()) if len(distances) else float("inf"))
+        total = total.joined(_difference_of_scenes(ours, theirs))
     example = exported.inputs_of(scenes[0])
     return Agreement(
         images=len(scenes),
         unstable=0,
-        detections=number,
-        score=score,
+        detections=total.detections,
+        score=total.score,
         pixels=None,
         mask=None,
         milliseconds=median_milliseconds(lambda: exported.runtime(*example)),
         torch_milliseconds=median_milliseconds(lambda: reference.runtime(*example)),
-        box3d=box3d,
+        box3d=total.box3d,
     )
 
 
@@ -188,6 +178,7 @@ class _Difference:
     detections: int = 0  # whose boxes or masks were compared
     score: float = 0.0
     pixels: float = 0.0  # of boxes
+    box3d: float = 0.0  # of the numbers of 3D boxes
     differing_area: int = 0  # pixels of masks that differ
     area: int = 0  # pixels of all masks
 
@@ -202,6 +193,7 @@ class _Difference:
             self.detections + other.detections,
             max(self.score, other.score),
             max(self.pixels, other.pixels),
+            max(self.box3d, other.box3d),
             self.differing_area + other.differing_area,
             self.area + other.area,
         )
@@ -218,20 +210,42 @@ def _difference(ours: Detections, theirs: Detections, has_boxes: bool = True) ->
     Without ``has_boxes``, the boxes are those around the masks, and are not compared.
     """
     score = _largest_difference(ours, theirs)
-    # The last detections of equal scores may differ, and so may the order of equal ones.
-    lowest = max(MIN_SCORE, float(theirs.scores[-1]) + 1e-3)
-    compared = theirs.above(lowest)
-    pixels = 0.0
-    if has_boxes and len(compared):
-        pixels = max(_distances(compared, ours))
-    elif has_boxes and len(theirs):
-        # All scores are nearly equal, or very low, as those of an untrained detector. Rounding
-        # decides which of them are among the best, but most are in both.
-        pixels = statistics.median(_distances(theirs, ours))
+    compared = theirs.above(_lowest_score(theirs))
+    pixels = _box_difference(ours, theirs) if has_boxes else 0.0
     if theirs.masks is None:
         return _Difference(len(compared) or len(theirs), score, pixels)
     differing, area = _differing_pixels(compared, ours)
-    return _Difference(len(compared), score, pixels, differing, area)
+    return _Difference(len(compared), score, pixels=pixels, differing_area=differing, area=area)
+
+
+def _difference_of_scenes(ours: Detections3D, theirs: Detections3D) -> _Difference:
+    """Return how far the detections in one scene are from those of the reference."""
+    score = _largest_difference(ours, theirs)
+    if not len(ours) or not len(theirs):
+        return _Difference(score=score)
+    compared = theirs.above(_lowest_score(theirs))
+    box3d = _box_difference(ours, theirs)
+    return _Difference(len(compared) or len(theirs), score, box3d=box3d)
+
+
+def _lowest_score(detections: Detections | Detections3D) -> float:
+    """Return the score from which detections are compared one by one.
+
+    The last detections of equal scores may differ, and so may the order of equal ones.
+    """
+    return max(MIN_SCORE, float(detections.scores[-1]) + 1e-3)
+
+
+def _box_difference(ours: Detections | Detections3D, theirs: Detections | Detections3D) -> float:
+    """Return the largest difference of boxes, infinity if one of them is not a number."""
+    compared = theirs.above(_lowest_score(theirs))
+    if len(compared):
+        return max(_distances(compared, ours))
+    if not len(theirs):
+        return 0.0
+    # All scores are nearly equal, or very low, as those of an untrained detector. Rounding decides
+    # which of them are among the best, but most are in both.
+    return statistics.median(_distances(theirs, ours))
 
 
 def _is_unstable(
@@ -282,12 +296,22 @@ def _candidates(
     return (others.labels == label) & ((others.scores - score).abs() < NEAR_SCORE)
 
 
-def _distances(detections: Detections, others: Detections) -> list[float]:
-    """Return the distance of each box to the nearest one of the same class and score."""
+def _distances(
+    detections: Detections | Detections3D, others: Detections | Detections3D
+) -> list[float]:
+    """Return the distance of each box to the nearest one of the same class and score.
+
+    It is the largest difference of one of their numbers, infinity if there is no such box, or if a
+    number is NaN.
+    """
     nearest = []
     for box, label, score in zip(detections.boxes, detections.labels, detections.scores):
-        candidates = others.boxes[_candidates(others, label, score)]
-        distances = (candidates - box).abs().amax(1)
+        difference = others.boxes[_candidates(others, label, score)] - box
+        if isinstance(detections, Detections3D):
+            yaw = difference[:, YAW]
+            difference[:, YAW] = torch.atan2(yaw.sin(), yaw.cos())
+        # A comparison with NaN is false, so NaN would never be the largest difference.
+        distances = difference.abs().nan_to_num(float("inf")).amax(1)
         nearest.append(float(distances.min()) if len(distances) else float("inf"))
     return nearest
 

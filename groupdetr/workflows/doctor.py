@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import traceback
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ class DoctorResult:
             "environment": self.environment,
             "device": self.device,
             "model": self.model,
-            "isolation": asdict(self.isolation),
+            "isolation": _infinity_to_none(asdict(self.isolation)),
             "holds": self.isolation.holds,
         }
 
@@ -75,6 +76,11 @@ class DoctorResult:
             lines = _lines_of_detector(self.model, self.isolation)
         for line in lines:
             console.print(line)
+
+
+def _infinity_to_none(differences: JsonObject) -> JsonObject:
+    """Return a copy with None in place of infinity, the difference of NaN. JSON has neither."""
+    return {key: None if value == math.inf else value for key, value in differences.items()}
 
 
 def _lines_of_detector(model: str, isolation: DetectorIsolation) -> list[str]:

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groupdetr.analysis.isolation import Tensors, isolation
+from groupdetr.analysis.isolation import DetectorIsolation, Tensors, isolation
+from groupdetr.analysis.isolation import measure as measure_detector
 from groupdetr.groups import MultiheadAttentionWithinGroups
+from groupdetr.registry import create_model
 
 B, K, N, C = 2, 3, 4, 16
 # (queries [B,K*N,C]) -> queries of the same shape
@@ -194,3 +196,13 @@ def test_queries_that_are_not_groups_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         isolation(within_groups, queries, num_groups)
+
+
+def test_a_detector_whose_boxes_are_nan_is_not_isolated() -> None:
+    """The logits agree, and come first: `max` of 0 and NaN is 0."""
+    model = create_model("conditional-detr-tiny", num_groups=2, num_queries=5)
+    with torch.no_grad():
+        model.get_parameter("decoder.heads.2.regress.layers.2.bias")[0] = torch.nan
+    result = measure_detector(model, side=32)
+    assert result == DetectorIsolation(torch.inf, torch.inf, torch.inf)
+    assert not result.holds
