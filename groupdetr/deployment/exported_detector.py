@@ -115,7 +115,11 @@ class ExportedDetector(ImageDetector):
         return ReadImage(image, source, Images(pixels, no_padding, padded=False))
 
     def predict_read(
-        self, images: Sequence[ReadImage], score: float, show_groups: bool
+        self,
+        images: Sequence[ReadImage],
+        score: float,
+        labels: Sequence[int] | None,
+        show_groups: bool,
     ) -> list[Result]:
         """Return the results of images that `read` returned.
 
@@ -126,6 +130,8 @@ class ExportedDetector(ImageDetector):
         for read, outputs in zip(images, self._outputs(inputs)):
             input_size = read.input.pixels.shape[2:]
             detections = self.detections(outputs, input_size, read.image.size)
+            if labels is not None:
+                detections = detections.of_classes(labels)
             result = Result(
                 image=read.image,
                 detections=detections.above(score),

@@ -72,6 +72,11 @@ class Detections:
         """Return the detections with a score of at least ``score``."""
         return self[self.scores >= score]
 
+    def of_classes(self, labels: Sequence[int]) -> Detections:
+        """Return the detections of the classes with these labels."""
+        chosen = torch.tensor(labels, dtype=self.labels.dtype, device=self.labels.device)
+        return self[torch.isin(self.labels, chosen)]
+
 
 def encode_masks(masks: NDArray[np.bool_]) -> tuple[RLE, ...]:
     """Encode masks [D,H,W]. It is fastest if they lie in memory as [D,W,H]."""

@@ -28,6 +28,7 @@ def predict(
     run: Path,
     inputs: Sequence[str],
     score: float | None,
+    classes: Sequence[str] | None = None,
     imgsz: int | None,
     split: str,
     limit: int | None,
@@ -69,6 +70,7 @@ def predict(
             lambda: ExportedDetector.load(run, imgsz),
             inputs,
             score=score,
+            classes=classes,
             limit=limit,
             out=output_folder(out, run, "predict", create=False),
             batch=batch,
@@ -85,9 +87,10 @@ def predict(
             "leave it out, and name the images",
         )
     expect_precision(precision)
-    options_of_images: dict[str, int | str | None] = {}
+    options_of_images: dict[str, int | str | Sequence[str] | None] = {}
     if task.input_kind == "images":
         options_of_images = {
+            "classes": classes,
             "batch": batch,
             "workers": workers,
             "precision": precision,
@@ -103,6 +106,12 @@ def predict(
             "--uncertainty, --vote and --precision are for images, and this detector takes scenes",
             str(run),
             "leave them out",
+        )
+    elif classes is not None:
+        raise UsageError(
+            "--classes is for images, and this detector takes scenes",
+            str(run),
+            "leave it out; predictions.json has the class of every box",
         )
     elif batch != 1 or workers is not None or save_txt or save_json or save_crops or show_groups:
         raise UsageError(

@@ -28,6 +28,9 @@ class PredictOptions(PluginOptions):
     score: float | None = None
     """Score threshold. None: that of the best F1 of the run, as its training measured it; 0.5 for
     weights without a run, 0.3 for scenes."""
+    classes: tuple[str, ...] | None = None
+    """Names of classes: only their detections are drawn and written. None: those of all
+    classes."""
     imgsz: int | None = None
     """Shortest side of the network's input in pixels; for models of squares their side, for scenes
     the height. None: as in training."""

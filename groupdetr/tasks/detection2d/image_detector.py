@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.video import Frame
 from groupdetr.engine.ordered_threads import map_in_order
 from groupdetr.engine.task import Batch
-from groupdetr.errors import DataError
+from groupdetr.errors import DataError, UsageError
 from groupdetr.settings import MANY, RANGES, expect_whole_number
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.images import Images
@@ -66,11 +67,32 @@ class ImageDetector(ABC):
         """The score threshold of `predict` without another one."""
         return DEFAULT_SCORE if self.best_threshold is None else self.best_threshold
 
+    def labels_of(self, classes: Sequence[str]) -> list[int]:
+        """Return the labels of the classes that are named.
+
+        `UsageError` if there is no name, or one that no class of the detector has.
+        """
+        names = self.names
+        if isinstance(classes, str) or not classes:
+            raise UsageError(
+                "no class was named" if not classes else f"classes={classes!r} is not a list",
+                remedy=f"name some of the {len(names)} classes, such as {names[0]!r}",
+            )
+        for name in classes:
+            if name not in names:
+                similar = get_close_matches(name, names, n=1) or names[:3]
+                raise UsageError(
+                    f"this detector has no class {name!r}",
+                    remedy=f"name some of its {len(names)} classes, such as {similar[0]!r}",
+                )
+        return [label for label, name in enumerate(names) if name in classes]
+
     def predict(
         self,
         images: ImageInput | Sequence[ImageInput],
         score: float | None = None,
         *,
+        classes: Sequence[str] | None = None,
         batch: int = 1,
         show_groups: bool = False,
         workers: int = 0,
@@ -85,22 +107,28 @@ class ImageDetector(ABC):
         RGB, of bytes, of 16 bits, or of floats in [0,1]. With an opacity as the last channel,
         transparent pixels are white.
 
+        ``classes`` are names: only detections of these classes are returned. None: of all classes.
+
         ``batch`` images are read at a time, and those of equal size run together, without padding.
         With ``show_groups``, all groups of queries run, and `Result.groups` has their boxes.
         ``workers`` threads read and resize the next images while the network computes; the results
         do not depend on it.
 
         `DataError` for a file that cannot be read, `UsageError` for what is not an image, for a
-        score that is not from 0 to 1, and for ``show_groups`` with a detector of one group.
+        score that is not from 0 to 1, for a class that the detector does not have, and for
+        ``show_groups`` with a detector of one group.
         """
-        options = {"batch": batch, "workers": workers}
-        return list(self.stream(images, score, show_groups=show_groups, **options))
+        results = self.stream(
+            images, score, classes=classes, batch=batch, show_groups=show_groups, workers=workers
+        )
+        return list(results)
 
     def stream(
         self,
         images: ImageInput | Iterable[ImageInput],
         score: float | None = None,
         *,
+        classes: Sequence[str] | None = None,
         batch: int = 1,
         show_groups: bool = False,
         workers: int = 0,
@@ -112,6 +140,7 @@ class ImageDetector(ABC):
         score = self.score if score is None else score
         self.expect_options(score, batch, show_groups)
         expect_whole_number("workers", workers, *RANGES["workers"])
+        labels = None if classes is None else self.labels_of(classes)
         if is_one_image(images):
             images = [cast(ImageInput, images)]
         sources = cast(Iterable[ImageInput], images)
@@ -120,9 +149,9 @@ class ImageDetector(ABC):
             for image in read:
                 waiting.append(image)
                 if len(waiting) == batch:
-                    yield from self.predict_read(waiting, score, show_groups)
+                    yield from self.predict_read(waiting, score, labels, show_groups)
                     waiting = []
-        yield from self.predict_read(waiting, score, show_groups)
+        yield from self.predict_read(waiting, score, labels, show_groups)
 
     def read(self, source: ImageInput) -> ReadImage:
         """Read an image and resize it for the network. The errors are those of `predict`."""
@@ -138,6 +167,7 @@ class ImageDetector(ABC):
         source: str | os.PathLike[str],
         score: float | None = None,
         *,
+        classes: Sequence[str] | None = None,
         batch: int = 1,
         show_groups: bool = False,
         limit: int | None = None,
@@ -163,13 +193,16 @@ class ImageDetector(ABC):
         score = self.score if score is None else score
         self.expect_options(score, batch, show_groups)
         expect_whole_number("limit", limit, 1, MANY)
+        labels = None if classes is None else self.labels_of(classes)
         with ExitStack() as stack:
             video = stack.enter_context(open_source(source))
             annotated = None
             if out is not None:
                 annotated = stack.enter_context(AnnotatedVideo(Path(out), video.reader))
             frames = video.frames(limit)
-            for result, frame in self.predict_frames(frames, video.name, score, batch, show_groups):
+            for result, frame in self.predict_frames(
+                frames, video.name, score, labels, batch, show_groups
+            ):
                 if annotated is not None:
                     annotated.add(result.draw(), frame)
                 yield result
@@ -182,18 +215,21 @@ class ImageDetector(ABC):
         frames: Iterable[Frame],
         source: str,
         score: float,
+        labels: Sequence[int] | None = None,
         batch: int = 1,
         show_groups: bool = False,
     ) -> Iterator[tuple[Result, Frame]]:
         """Yield the result of each frame of a video, which ``source`` names, with the frame.
 
-        ``batch`` frames are read at a time.
+        ``labels`` are those of the classes that are detected; None: all. ``batch`` frames are read
+        at a time.
         """
         read: list[Frame] = []
 
         def predict_read() -> Iterator[tuple[Result, Frame]]:
             images = [self.resized(frame.image, source) for frame in read]
-            for result, frame in zip(self.predict_read(images, score, show_groups), read):
+            results = self.predict_read(images, score, labels, show_groups)
+            for result, frame in zip(results, read):
                 yield replace(result, frame=frame.index, time=frame.time), frame
 
         for frame in frames:
@@ -210,9 +246,16 @@ class ImageDetector(ABC):
 
     @abstractmethod
     def predict_read(
-        self, images: Sequence[ReadImage], score: float, show_groups: bool
+        self,
+        images: Sequence[ReadImage],
+        score: float,
+        labels: Sequence[int] | None,
+        show_groups: bool,
     ) -> list[Result]:
-        """Return the results of images that `read` returned, in the same order."""
+        """Return the results of images that `read` returned, in the same order.
+
+        ``labels`` are those of the classes that are detected; None: all.
+        """
 
     @abstractmethod
     def create_task(self, data: DatasetSplits) -> DetectionTask:

@@ -149,7 +149,11 @@ class Detector(TrainedDetector, ImageDetector):
 
     @torch.inference_mode()
     def predict_read(
-        self, images: Sequence[ReadImage], score: float, show_groups: bool
+        self,
+        images: Sequence[ReadImage],
+        score: float,
+        labels: Sequence[int] | None,
+        show_groups: bool,
     ) -> list[Result]:
         """Return the results of images that `read` returned.
 
@@ -172,6 +176,8 @@ class Detector(TrainedDetector, ImageDetector):
                         detections_of_groups, self.vote, answering, self.recipe.num_detections
                     )
                     answering = None
+                if labels is not None:
+                    all_detections = all_detections.of_classes(labels)
                 chosen = all_detections.above(score)
                 results[index] = Result(
                     image=read.image,

@@ -62,6 +62,7 @@ def predict(
     inputs: Sequence[str],
     *,
     score: float | None,
+    classes: Sequence[str] | None,
     imgsz: int | None,
     split: str,
     limit: int | None,
@@ -94,6 +95,7 @@ def predict(
         open_detector,
         inputs,
         score=score,
+        classes=classes,
         limit=limit,
         out=out,
         batch=batch,
@@ -110,6 +112,7 @@ def write_predictions(
     inputs: Sequence[str],
     *,
     score: float | None,
+    classes: Sequence[str] | None,
     limit: int | None,
     out: Path,
     batch: int,
@@ -124,7 +127,8 @@ def write_predictions(
     Print one line for each image and each video, and return where the content of predictions.json
     is. The detector is opened when it is clear that the outputs can be written. ``inputs`` are
     files, folders, globs, addresses and cameras; ``-`` stands for those that stdin lists. ``score``
-    is the score threshold; None: that of the detector. ``limit`` is the largest number of frames of
+    is the score threshold; None: that of the detector. ``classes`` are the names of those that are
+    detected; None: all. ``limit`` is the largest number of frames of
     each video and camera. ``batch`` images or frames are read at a time. ``workers`` threads read
     images, and as many draw and write; None: one for each spare processor core, 8 at most.
     `PredictionFiles` has the files of ``save_txt``, ``save_json`` and ``save_crops``. With
@@ -154,6 +158,7 @@ def write_predictions(
     detector = open_detector()
     min_score = detector.score if score is None else score
     detector.expect_options(min_score, batch, show_groups)
+    labels = None if classes is None else detector.labels_of(classes)
     if score is None and detector.best_threshold is not None:
         console.print(f"score threshold {min_score:.2g}, the one of best F1")
     out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +166,7 @@ def write_predictions(
     content = JsonArrayFile(out / PREDICTIONS)
     threads = loader_workers(Settings(workers=workers))
     prediction = _Prediction(
-        detector, min_score, batch, threads, show_groups, limit, files, content
+        detector, min_score, labels, batch, threads, show_groups, limit, files, content
     )
     try:
         done = prediction.run(list(zip(found, copies)))
@@ -197,6 +202,7 @@ class _Prediction:
 
     detector: ImageDetector
     score: float
+    labels: Sequence[int] | None  # of the classes that are detected; None: all
     batch: int
     threads: int  # that read images, and as many that draw and write them
     show_groups: bool
@@ -273,7 +279,8 @@ class _Prediction:
 
         def predict_waiting() -> Iterator[tuple[Result, Path]]:
             yield from zip(
-                self.detector.predict_read(waiting, self.score, self.show_groups), copies
+                self.detector.predict_read(waiting, self.score, self.labels, self.show_groups),
+                copies,
             )
             waiting.clear()
             copies.clear()
@@ -335,7 +342,7 @@ class _Prediction:
             CountProgress(label, "frames") as progress,
         ):
             for result, frame in self.detector.predict_frames(
-                frames, video.name, self.score, self.batch, self.show_groups
+                frames, video.name, self.score, self.labels, self.batch, self.show_groups
             ):
                 annotated.add(result.draw(), frame)
                 self.files.write(result, f"{copy.stem}/{frame.index:06d}", ".jpg")

@@ -60,6 +60,28 @@ def test_a_score_that_is_not_from_0_to_1_is_refused(score: Any, detector: Detect
         detector.predict(IMAGE, score=score)
 
 
+def test_only_detections_of_the_classes_that_are_named_are_returned(detector: Detector) -> None:
+    (all_classes,) = detector.predict(IMAGE, score=0)
+    assert set(all_classes.names) == {"a", "b"}
+    (result,) = detector.predict(IMAGE, score=0, classes=["b"])
+    is_b = all_classes.detections.labels == 1
+    assert torch.equal(result.detections.scores, all_classes.detections.scores[is_b])
+    assert torch.equal(result.detections.boxes, all_classes.detections.boxes[is_b])
+    assert (set(result.names), result.best_score) == ({"b"}, float(result.scores[0]))
+    assert len(detector.predict(IMAGE, score=0, classes=["b", "a"])[0].names) == len(is_b)
+
+
+@pytest.mark.parametrize(
+    ("classes", "what"),
+    [(["bb"], "no class 'bb'"), ([], "no class was named"), ("b", "is not a list")],
+)
+def test_classes_that_the_detector_does_not_have_are_refused(
+    classes: Any, what: str, detector: Detector
+) -> None:
+    with pytest.raises(UsageError, match=what):
+        detector.predict(IMAGE, classes=classes)
+
+
 @pytest.mark.parametrize("imgsz", [0, 48.5, "48", float("nan"), 10**9])
 def test_an_image_size_that_cannot_be_used_is_refused(imgsz: Any, weights: Path) -> None:
     with pytest.raises(UsageError, match="imgsz must be"):
