@@ -58,6 +58,11 @@ def validate(
         f"{runtime_name(file)}: one image of {height} x {width} pixels takes {milliseconds:.3g} ms "
         f"on this CPU, with {threads}"
     )
+    if len({(record.width, record.height) for record in evaluated.records}) > 1:
+        note += (
+            "\nto compare it with the run: groupdetr val RUN --batch 1, because larger batches pad "
+            "smaller images, which changes the metrics"
+        )
     details = {"milliseconds": round(milliseconds, 3)}
     return write_validation(validation, file, data, part, out, details, note)
 

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from groupdetr.cli.main import main
+from groupdetr.deployment.exported_detector import ExportedDetector
 from groupdetr.deployment.runtimes import FORMATS
+from groupdetr.workflows.ui import add_validation_set, open_exported
 from tests.deployment.evaluations import assert_same_evaluation, evaluate, write_dataset
 
 Exported = Callable[[str, str], Path]
@@ -46,6 +48,7 @@ def test_batches_of_equal_sizes_have_the_detections_of_single_images(
     assert main(arguments) == 0
     output = capsys.readouterr().out
     assert "PyTorch: one image of 28 x 106 pixels takes" in output
+    assert "groupdetr val RUN --batch 1" in output
     folder = file.parent / "val-labels-pt2"
     assert str(folder) in output
     together = json.loads((folder / "predictions.json").read_text())
@@ -76,3 +79,27 @@ def test_val_refuses_what_a_file_cannot_do(
     assert main(["val", str(file), *arguments]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert sorted(file.parent.iterdir()) == before
+
+
+def test_the_web_page_of_a_file_has_its_detections_and_its_errors(
+    exported: Exported, dataset: Path, photos: list[Path]
+) -> None:
+    file = exported("torch-export", ".pt2")
+    session = open_exported(file, None)
+    add_validation_set(session, file, None, None, None, None)
+    assert "--data DATA" in session.no_data
+    add_validation_set(session, file, dataset, None, None, None)
+    info = session.info()
+    assert info["groups"] == 1
+    assert "one group of queries" in info["note"]
+    assert info["device"] == "PyTorch on the CPU"
+    (group,) = session.detect(photos[0].read_bytes())["groups"]
+    expected = ExportedDetector.load(file).detect(photos[0])
+    scores = [detection["score"] for detection in group["detections"]]
+    assert scores == pytest.approx(expected.scores.tolist(), abs=1e-6)
+    assert session.validation is not None
+    session.validation.compute()
+    assert session.validation.state == "done"
+    summary = session.errors(0.3, "missed", None, 0)["summary"]
+    assert summary["detected"] > 0
+    assert summary["missed"] + summary["false_positive"] > 0
