@@ -16,6 +16,8 @@ from groupdetr.cli.main import main
 from groupdetr.engine.trainer import Trainer
 from tests.runs import evaluations, is_identical, load_checkpoint, train, train_arguments
 
+pytestmark = pytest.mark.usefixtures("empty_pages")
+
 OPTIONS = ["--steps", "4", "--eval-every", "100"]
 
 

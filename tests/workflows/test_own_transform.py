@@ -15,6 +15,8 @@ from groupdetr.cli.main import main
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("empty_pages")
+
 SMALL: dict[str, Any] = {
     "set": {"channels": 32, "num_heads": 2, "decoder_layers": 1, "num_queries": 6},
     "groups": 2,

@@ -14,6 +14,8 @@ import torch
 from groupdetr.cli.main import main
 from tests.runs import load_checkpoint, read_log, train
 
+pytestmark = pytest.mark.usefixtures("empty_pages")
+
 Content = dict[str, Any]
 
 

@@ -20,6 +20,8 @@ from groupdetr.workflows.train import train_command
 from groupdetr.workflows.training_result import TrainingResult
 from tests.runs import load_checkpoint, train_arguments
 
+pytestmark = pytest.mark.usefixtures("empty_pages")
+
 
 def call_train(data: Path, out: Path, *options: str) -> TrainingResult:
     """Call the workflow as `main` does: with the fields of the options."""
