@@ -201,7 +201,11 @@ def test_a_file_of_something_else_is_refused(
     ("preset", "sizes"),
     [
         ("mask2former-tiny", {**SMALL, "decoder_layers": 1, "encoder_dim_feedforward": 32}),
-        ("rf-detr-seg-micro", {"num_groups": 2, "num_queries": 8, "vit_depth": 2, **SMALL_VIT}),
+        pytest.param(
+            "rf-detr-seg-micro",
+            {"num_groups": 2, "num_queries": 8, "vit_depth": 2, **SMALL_VIT},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_masks_and_their_metrics_are_those_of_the_detector(

@@ -131,7 +131,7 @@ def test_every_class_is_tested() -> None:
 
 @every_detector
 def test_perturbing_one_group_moves_no_other(name: str) -> None:
-    num_groups = 11
+    num_groups = 4
     model = ghf.with_groups(detector(name), num_groups).train()
     inputs = batch(model)
     before = model(**inputs)

@@ -87,9 +87,14 @@ FAMILIES = {
         DABDETR(**SMALL, eps=1e-5, num_patterns=2, temperature=10.0),  # type: ignore[arg-type]
     ),
 }
+# The backbones are read in the same way for both detectors.
 CASES = [
     *(("conditional-detr", backbone) for backbone in ("timm", "timm dilated", "transformers")),
-    *(("dab-detr", backbone) for backbone in ("timm", "timm dilated", "transformers")),
+    ("dab-detr", "timm"),
+    *(
+        pytest.param(("dab-detr", backbone), marks=pytest.mark.slow)
+        for backbone in ("timm dilated", "transformers")
+    ),
     ("dab-detr-2-patterns", "timm"),
 ]
 

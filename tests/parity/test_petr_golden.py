@@ -313,7 +313,15 @@ ALL = {
 }
 
 
-@pytest.fixture(scope="module", params=list(ALL.values()), ids=list(ALL))
+# Each detector and each rule once; the other two are for `-m slow`.
+IN_CI = ("petrv2-sines", "petr-noise")
+CASES = [
+    pytest.param(golden, id=name, marks=() if name in IN_CI else pytest.mark.slow)
+    for name, golden in ALL.items()
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     return request.param
 
