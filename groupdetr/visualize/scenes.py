@@ -402,16 +402,18 @@ def _reduce(image: Image.Image) -> Image.Image:
 
 
 def _arrange(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Arrange images in rows. Those of a row have one height, and all rows have one width."""
+    """Arrange images in rows, which have one width. A row is as high as its highest image."""
     first_row = rows[0]
     width = sum(image.width for image in first_row) + _GAP * (len(first_row) - 1)
-    height = sum(row[0].height for row in rows) + _GAP * (len(rows) - 1)
+    # Cameras may record images of different shapes.
+    row_heights = [max(image.height for image in row) for row in rows]
+    height = sum(row_heights) + _GAP * (len(rows) - 1)
     arranged = Image.new("RGB", (width, height), PAPER)
     y = 0
-    for row in rows:
+    for row, row_height in zip(rows, row_heights):
         x = 0
         for image in row:
             arranged.paste(image, (x, y))
             x += image.width + _GAP
-        y += row[0].height + _GAP
+        y += row_height + _GAP
     return arranged

@@ -85,6 +85,19 @@ def test_images_have_the_positions_of_their_cameras() -> None:
         assert (camera_views(NO_BOXES)[name][40, 100:] == 150 + 8 * index).all(), name
 
 
+def test_the_image_of_a_camera_of_another_shape_is_drawn_as_a_whole() -> None:
+    width, height = SIZE
+    recorded = images()
+    recorded[FRONT] = recorded[FRONT].resize((width, 2 * height))
+    recorded[FRONT].paste((0, 0, 255), (0, height, width, 2 * height))  # the lower half
+    drawing = np.asarray(draw_cameras(recorded, projections(), NO_BOXES, width=width))
+    assert drawing.shape[:2] == (3 * height + GAP, 3 * width + 2 * GAP)
+    left = width + GAP
+    lower_half = drawing[height : 2 * height, left : left + width]
+    # The rows near the edge are mixed with the upper half.
+    assert (lower_half[8:] == (0, 0, 255)).all()
+
+
 @pytest.mark.parametrize("width", [320, 640])
 def test_a_box_is_drawn_around_its_corners(width: int) -> None:
     detections = boxes(box(1, 15, CAR, 70))
