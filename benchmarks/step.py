@@ -14,6 +14,7 @@ resident memory that a step adds in a process of its own; on a GPU, it is that o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -232,6 +233,9 @@ def ellipses(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def main(options: Options) -> None:
+    if options.cache_features and "backbone" not in options.freeze:
+        # The row would compare a step that trains the backbone with one that does not.
+        sys.exit("--cache-features needs a frozen backbone, as a training does\n--freeze backbone")
     torch.set_num_threads(options.threads)
     makers: dict[str, Callable[[], Step]] = {}
     for groups in options.groups:

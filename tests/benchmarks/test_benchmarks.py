@@ -45,6 +45,11 @@ def test_a_step_with_chunks_with_drawn_groups_and_with_cached_features(run: Run)
     assert rows["K = 3, cached features"]["GFLOP"] < rows["K = 3"]["GFLOP"]
 
 
+def test_features_are_cached_of_a_frozen_backbone_only(run: Run) -> None:
+    with pytest.raises(SystemExit, match="needs a frozen backbone"):
+        run("step", **TINY, freeze=("encoder",), cache_features=True, peak=False)
+
+
 def test_a_step_of_scenes(run: Run) -> None:
     sizes = {"height": 32, "width": 64, "queries": 10}
     rows = run("step", model="petr-tiny", **sizes, batch=1, rounds=1, groups=(1,), peak=False)
