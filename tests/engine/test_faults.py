@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import split
+from shutil import copytree
 from typing import Any
 
 import psutil
@@ -50,6 +51,13 @@ WITHOUT_SIGNALS = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def undisturbed(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(shapes, tmp_path_factory.mktemp("runs") / "undisturbed", *OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training, stopped before its first evaluation, that after step 6."""
+    run = tmp_path_factory.mktemp("runs") / "stopped"
+    return train(shapes, run, *OPTIONS, "--stop-after", "5")
 
 
 def resume(run: Path) -> None:
@@ -172,18 +180,17 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_no_draft(
     name: str,
     code: int,
     undisturbed: Path,
-    shapes: Path,
+    stopped: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = tmp_path / "run"
-    train(shapes, run, *OPTIONS, "--stop-after", "2")
+    run = copytree(stopped, tmp_path / "run")
     fsync = os.fsync
 
     def failing(descriptor: int) -> None:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        if f".{name}." in path and load_checkpoint(run)["progress"]["step"] >= 2:
+        if f".{name}." in path and load_checkpoint(run)["progress"]["step"] >= 5:
             raise OSError(code, os.strerror(code))
         fsync(descriptor)
 
@@ -315,30 +322,25 @@ def test_a_resumed_run_removes_only_the_drafts_of_a_training(shapes: Path, tmp_p
 # damaged checkpoints
 
 
-def cut(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
 def flip_a_bit(content: bytes) -> bytes:
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
 
 
-def empty(_: bytes) -> bytes:
-    return b""
+def delete(file: Path) -> None:
+    file.unlink()
 
 
-@pytest.mark.parametrize("damage", [cut, flip_a_bit, empty])
+def damage(file: Path) -> None:
+    file.write_bytes(flip_a_bit(file.read_bytes()))
+
+
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(
-    damage: Any,
-    undisturbed: Path,
-    shapes: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    undisturbed: Path, stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train(shapes, tmp_path / "run", *OPTIONS, "--stop-after", "7")
+    run = copytree(stopped, tmp_path / "run")
     last = RunFolder(run).last
-    last.write_bytes(damage(last.read_bytes()))
+    damage(last)
     resume(run)
     assert f"{last} cannot be used" in "".join(capsys.readouterr().out.split("\n"))
     checked_file.check(RunFolder(run).previous)
@@ -357,24 +359,15 @@ def test_without_a_whole_checkpoint_a_run_cannot_be_resumed(
     assert "--weights" in error
 
 
-def delete(file: Path) -> None:
-    file.unlink()
-
-
-def damage(file: Path) -> None:
-    file.write_bytes(flip_a_bit(file.read_bytes()))
-
-
 @pytest.mark.parametrize("harm", [delete, damage])
 def test_lost_results_of_the_last_evaluation_are_written_again_by_a_resume(
     harm: Any,
     undisturbed: Path,
-    shapes: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Also if the training is complete, and no other evaluation would follow."""
-    run = train(shapes, tmp_path / "run", *OPTIONS)
+    run = copytree(undisturbed, tmp_path / "run")
     harm(RunFolder(run).best)
     RunFolder(run).log.write_text("")
     resume(run)
