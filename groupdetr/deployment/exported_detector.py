@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,7 @@ from groupdetr.structures.masks import STRIDE
 from groupdetr.structures.rle import RLE
 from groupdetr.tasks.detection2d.image_detector import (
     ImageDetector,
+    PendingResult,
     ReadImage,
     inside,
     of_equal_size,
@@ -114,33 +116,39 @@ class ExportedDetector(ImageDetector):
         no_padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
         return ReadImage(image, source, Images(pixels, no_padding, padded=False))
 
-    def predict_read(
-        self,
-        images: Sequence[ReadImage],
-        score: float,
-        labels: Sequence[int] | None,
-        show_groups: bool,
-    ) -> list[Result]:
-        """Return the results of images that `read` returned.
+    def run_network(self, images: Sequence[ReadImage], show_groups: bool) -> list[PendingResult]:
+        """Run the graph on images that `read` returned. Return the result of each, to be called.
 
-        Those whose inputs have equal sizes run together, if the file takes batches.
+        Images whose inputs have equal sizes run together, if the file takes batches.
         """
         inputs = [read.input.pixels for read in images]
-        results = []
-        for read, outputs in zip(images, self._outputs(inputs)):
-            input_size = read.input.pixels.shape[2:]
-            detections = self.detections(outputs, input_size, read.image.size)
-            if labels is not None:
-                detections = detections.of_classes(labels)
-            result = Result(
-                image=read.image,
-                detections=detections.above(score),
-                categories=self.categories,
-                source=read.source,
-                best_score=float(detections.scores[0]) if len(detections) else None,
+        results: list[PendingResult] = []
+        for read, pixels, outputs in zip(images, inputs, self._outputs(inputs)):
+            results.append(
+                partial(self._result, read.image, read.source, outputs, pixels.shape[2:])
             )
-            results.append(result)
         return results
+
+    def _result(
+        self,
+        image: Image.Image,
+        source: str,
+        outputs: Outputs,
+        input_size: Sequence[int],
+        score: float,
+        labels: Sequence[int] | None,
+    ) -> Result:
+        """Return the result of an image, given its outputs, as `detections` takes them."""
+        detections = self.detections(outputs, input_size, image.size)
+        if labels is not None:
+            detections = detections.of_classes(labels)
+        return Result(
+            image=image,
+            detections=detections.above(score),
+            categories=self.categories,
+            source=source,
+            best_score=float(detections.scores[0]) if len(detections) else None,
+        )
 
     def create_task(self, data: DatasetSplits) -> DetectionTask:
         """Return the task of the detector on a dataset that its `task` has read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -39,6 +39,11 @@ class ReadImage:
     image: Image.Image  # RGB, upright, at its own size
     source: str  # its path or address; "" if it has none
     input: Images  # this image as a batch of one, as the network takes it
+
+
+# Returns the result of an image, given the score threshold and the labels of the classes that are
+# detected, None for all. The network has computed the image; the rest is done when this is called.
+PendingResult = Callable[[float, Sequence[int] | None], Result]
 
 
 class ImageDetector(ABC):
@@ -244,7 +249,6 @@ class ImageDetector(ABC):
         expect_score(score)
         expect_whole_number("batch", batch, *RANGES["batch"])
 
-    @abstractmethod
     def predict_read(
         self,
         images: Sequence[ReadImage],
@@ -255,6 +259,14 @@ class ImageDetector(ABC):
         """Return the results of images that `read` returned, in the same order.
 
         ``labels`` are those of the classes that are detected; None: all.
+        """
+        return [pending(score, labels) for pending in self.run_network(images, show_groups)]
+
+    @abstractmethod
+    def run_network(self, images: Sequence[ReadImage], show_groups: bool) -> list[PendingResult]:
+        """Run the network on images that `read` returned. Return the result of each, to be called.
+
+        Other threads may call them while the network computes the next images.
         """
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from groupdetr.ops.transfer import to_device
 from groupdetr.settings import is_number
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.images import Images
+from groupdetr.structures.predictions import Predictions
 from groupdetr.tasks.detection2d.group_detections import best_of_each_group
 from groupdetr.tasks.detection2d.group_uncertainty import uncertainty_of
 from groupdetr.tasks.detection2d.group_vote import (
@@ -39,6 +41,7 @@ from groupdetr.tasks.detection2d.group_vote import (
 )
 from groupdetr.tasks.detection2d.image_detector import (
     ImageDetector,
+    PendingResult,
     ReadImage,
     inside,
     of_equal_size,
@@ -148,51 +151,59 @@ class Detector(TrainedDetector, ImageDetector):
             )
 
     @torch.inference_mode()
-    def predict_read(
-        self,
-        images: Sequence[ReadImage],
-        score: float,
-        labels: Sequence[int] | None,
-        show_groups: bool,
-    ) -> list[Result]:
-        """Return the results of images that `read` returned.
+    def run_network(self, images: Sequence[ReadImage], show_groups: bool) -> list[PendingResult]:
+        """Run the network on images that `read` returned. Return the result of each, to be called.
 
-        Those whose inputs have equal sizes run together, without padding.
+        Images whose inputs have equal sizes run together, without padding.
         """
-        results: dict[int, Result] = {}
+        needs_groups = show_groups or self.uncertainty or self.vote is not None
+        results: dict[int, PendingResult] = {}
         for indices in of_equal_size([read.input.pixels for read in images]):
             batch = one_batch([images[index].input for index in indices])
-            sizes = [images[index].image.size for index in indices]
-            # One list of detections for each group that runs, after that of the detector.
-            needs_groups = show_groups or self.uncertainty or self.vote is not None
-            detections, *groups = self._detect(batch, sizes, needs_groups)
+            predictions = self._predictions(batch, needs_groups)
             for position, index in enumerate(indices):
+                of_image = [of_group[position : position + 1] for of_group in predictions]
                 read = images[index]
-                all_detections = detections[position]
-                detections_of_groups = [of_group[position] for of_group in groups]
-                answering = self.recipe.inference_group
-                if self.vote is not None:
-                    all_detections = fuse_first_groups(
-                        detections_of_groups, self.vote, answering, self.recipe.num_detections
-                    )
-                    answering = None
-                if labels is not None:
-                    all_detections = all_detections.of_classes(labels)
-                chosen = all_detections.above(score)
-                results[index] = Result(
-                    image=read.image,
-                    detections=chosen,
-                    categories=self.categories,
-                    source=read.source,
-                    best_score=float(all_detections.scores[0]) if len(all_detections) else None,
-                    groups=best_of_each_group(chosen, detections_of_groups)
-                    if show_groups
-                    else None,
-                    group_uncertainty=uncertainty_of(chosen, detections_of_groups, answering)
-                    if self.uncertainty
-                    else None,
+                # Without its input, whose memory is then free for the next images.
+                results[index] = partial(
+                    self._result, read.image, read.source, of_image, show_groups
                 )
         return [results[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def _result(
+        self,
+        image: Image.Image,
+        source: str,
+        predictions: Sequence[Predictions],
+        show_groups: bool,
+        score: float,
+        labels: Sequence[int] | None,
+    ) -> Result:
+        """Return the result of an image, given what `_predictions` returned for it."""
+        all_detections, *detections_of_groups = (
+            self._detections(of_group, image.size) for of_group in predictions
+        )
+        answering: int | None = self.recipe.inference_group
+        if self.vote is not None:
+            all_detections = fuse_first_groups(
+                detections_of_groups, self.vote, answering, self.recipe.num_detections
+            )
+            answering = None
+        if labels is not None:
+            all_detections = all_detections.of_classes(labels)
+        chosen = all_detections.above(score)
+        return Result(
+            image=image,
+            detections=chosen,
+            categories=self.categories,
+            source=source,
+            best_score=float(all_detections.scores[0]) if len(all_detections) else None,
+            groups=best_of_each_group(chosen, detections_of_groups) if show_groups else None,
+            group_uncertainty=uncertainty_of(chosen, detections_of_groups, answering)
+            if self.uncertainty
+            else None,
+        )
 
     @torch.inference_mode()
     def detect_each_group(self, image: Image.Image) -> list[Detections]:
@@ -201,36 +212,33 @@ class Detector(TrainedDetector, ImageDetector):
         The first group is the primary one. Its detections are those of `predict`.
         """
         batch = self.resized(image, "").input
-        has_groups = self.recipe.num_groups > 1
-        (detections,), *groups = self._detect(batch, [image.size], show_groups=has_groups)
-        return [detections, *(of_group for (of_group,) in groups[1:])]
+        answering, *groups = self._predictions(batch, with_groups=self.recipe.num_groups > 1)
+        return [self._detections(of_group, image.size) for of_group in (answering, *groups[1:])]
 
-    def _detect(
-        self, batch: Images, sizes: Sequence[tuple[int, int]], show_groups: bool
-    ) -> list[list[Detections]]:
-        """Return the detections of each image of a batch without padding, inside of the images.
+    def _predictions(self, batch: Images, with_groups: bool) -> list[Predictions]:
+        """Return what the network predicts in a batch without padding, [B,N,.].
 
-        ``sizes`` are (width, height) of the original images. With ``show_groups``, the detections
-        of every group alone follow.
+        ``with_groups``, the predictions of every group alone follow.
         """
         with autocast(self.device, self.precision):
             predictions = [self.model(batch).final]
-        if show_groups:
+        if with_groups:
             with use_group(self.model, None), autocast(self.device, self.precision):
                 outputs = self.model(batch)
             num_denoising = 0 if outputs.queries is None else outputs.queries.num_denoising
             by_group = outputs.layers[-1][:, :, num_denoising:]  # [B,K,N,.]
             predictions += [by_group[:, group] for group in range(by_group.logits.shape[1])]
-        results = []
-        for predictions_of_group in predictions:
-            detections = self.task.postprocess(
-                predictions_of_group, sizes, self.recipe.num_detections
-            )
-            for size, of_image in zip(sizes, detections):
-                # Users expect boxes inside of the image.
-                of_image.boxes = inside(of_image.boxes, size)
-            results.append(detections)
-        return results
+        return predictions
+
+    def _detections(self, predictions: Predictions, size: tuple[int, int]) -> Detections:
+        """Return all detections in an image of ``size`` (width, height), inside of the image.
+
+        ``predictions`` [1,N,.] are those of one group.
+        """
+        (detections,) = self.task.postprocess(predictions, [size], self.recipe.num_detections)
+        # Users expect boxes inside of the image.
+        detections.boxes = inside(detections.boxes, size)
+        return detections
 
 
 def one_batch(batches: Sequence[Images]) -> Images:

@@ -26,7 +26,11 @@ from groupdetr.files.replacing import expect_replaceable
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated
-from groupdetr.tasks.detection2d.image_detector import ImageDetector, ReadImage
+from groupdetr.tasks.detection2d.image_detector import (
+    ImageDetector,
+    PendingResult,
+    ReadImage,
+)
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.prediction_files import PredictionFiles
 from groupdetr.tasks.detection2d.prediction_inputs import (
@@ -272,16 +276,13 @@ class _Prediction:
 
     def _predict_read(
         self, read: Iterator[tuple[ReadImage, Path] | DataError]
-    ) -> Iterator[tuple[Result, Path] | DataError]:
-        """Yield the result of every image that was read, and the errors of the others."""
+    ) -> Iterator[tuple[PendingResult, Path] | DataError]:
+        """Run the network on every image that was read. Yield the errors of the others."""
         waiting: list[ReadImage] = []
         copies: list[Path] = []
 
-        def predict_waiting() -> Iterator[tuple[Result, Path]]:
-            yield from zip(
-                self.detector.predict_read(waiting, self.score, self.labels, self.show_groups),
-                copies,
-            )
+        def predict_waiting() -> Iterator[tuple[PendingResult, Path]]:
+            yield from zip(self.detector.run_network(waiting, self.show_groups), copies)
             waiting.clear()
             copies.clear()
 
@@ -297,12 +298,13 @@ class _Prediction:
         yield from predict_waiting()
 
     def _write_copy(
-        self, outcome: tuple[Result, Path] | DataError
+        self, outcome: tuple[PendingResult, Path] | DataError
     ) -> tuple[Result, Path, str] | DataError:
         """Draw and write the annotated copy of an image. Add its entry in predictions.json."""
         if isinstance(outcome, DataError):
             return outcome
-        result, copy = outcome
+        pending, copy = outcome
+        result = pending(self.score, self.labels)
         try:
             result.save(copy)
         except DataError as error:  # Its copy would have too many pixels for a JPEG file.
