@@ -56,7 +56,7 @@ def assert_same_evaluation(source: Path, weights: Path, data: Path, folder: Path
     """Assert that a file has the metrics, the detections and the files of its weights."""
     ours, our_detections = evaluate(source, data, folder / "file")
     theirs, their_detections = evaluate(weights, data, folder / "weights")
-    assert 0.05 < theirs["AP"] < 0.95
+    assert theirs["AP"] > 0.05
     assert ours["milliseconds"] > 0
     assert ours.keys() - {"milliseconds"} == theirs.keys()
     for name in METRICS:
