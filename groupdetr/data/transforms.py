@@ -21,10 +21,9 @@ from groupdetr.data.image_transform import ImageTransform
 SHORTEST = tuple(range(480, 801, 32))  # pixels of the shortest side; validation uses the last
 LONGEST = 1333  # pixels of the longest side, at most
 CROP_SHORTEST = (400, 500, 600)  # pixels of the shortest side before the random crop
-# Longest side before the random crop, as a multiple of the largest of `CROP_SHORTEST`. DETR has no
-# limit there, and would make 360 million pixels of an image of 10 x 10,000. No image whose sides
-# differ by less than 16 times is affected.
-LONGEST_BEFORE_CROP = 16
+# Images with a larger ratio of their sides are not cropped. DETR has no limit, and its resize
+# before the crop would make 360 million pixels of an image of 10 x 10,000.
+MAX_CROPPED_RATIO = 16
 CROP = (384, 600)  # smallest and largest side of the random crop, in pixels
 IMGSZ = SHORTEST[-1]  # the `imgsz` to which all these lengths belong
 SQUARE = 1024  # pixels of the side of the square that large-scale jitter returns
@@ -256,7 +255,10 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class RandomSelect:
-    """Resize and crop the image with probability 0.5, then apply ``then``."""
+    """Resize and crop the image with probability 0.5, then apply ``then``.
+
+    Images whose sides differ by more than `MAX_CROPPED_RATIO` times are never cropped.
+    """
 
     resize: Resize
     crop: RandomSizeCrop
@@ -265,7 +267,7 @@ class RandomSelect:
     def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
         # The same random draw as in torchvision's v2.RandomChoice.
         choice = torch.multinomial(torch.tensor([0.5, 0.5]), 1, generator=generator)
-        if choice:
+        if choice and max(image.size) <= MAX_CROPPED_RATIO * min(image.size):
             image = self.crop(self.resize(image, generator), generator)
         return self.then(image, generator)
 
@@ -311,17 +313,13 @@ def detr_transform(
     if shape.square:
         to_square = SquareResize(shape.sides(imgsz, offsets))
         crop = RandomSizeCrop(*CROP)
-        return RandomFlip(RandomSelect(_resize_before_crop(CROP_SHORTEST), crop, to_square))
+        return RandomFlip(RandomSelect(RandomResize(CROP_SHORTEST), crop, to_square))
     sizes = [scale_length(pixels, imgsz) for pixels in SHORTEST]
     resize = RandomResize(sizes, scale_length(LONGEST, imgsz), shape.divisor)
     sizes_before_crop = [scale_length(pixels, imgsz) for pixels in CROP_SHORTEST]
     min_size, max_size = (scale_length(pixels, imgsz) for pixels in CROP)
     crop = RandomSizeCrop(min_size, max_size)
-    return RandomFlip(RandomSelect(_resize_before_crop(sizes_before_crop), crop, resize))
-
-
-def _resize_before_crop(sizes: Sequence[int]) -> RandomResize:
-    return RandomResize(sizes, LONGEST_BEFORE_CROP * max(sizes))
+    return RandomFlip(RandomSelect(RandomResize(sizes_before_crop), crop, resize))
 
 
 def lsj_transform(

@@ -28,7 +28,7 @@ class PredictOptions(PluginOptions):
     score: float | None = None
     """Score threshold. None: that of the best F1 of the run, as its training measured it; 0.5 for
     weights without a run, 0.3 for scenes."""
-    classes: tuple[str, ...] | None = None
+    classes: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]")] = None
     """Names of classes: only their detections are drawn and written. None: those of all
     classes."""
     imgsz: int | None = None
