@@ -117,6 +117,22 @@ HEADLINES = (
         (("decode and augment, ours", "speed-up"),),
     ),
     Headline(
+        "folder",
+        "Images a second of `predict FOLDER` with a network of 10 ms",
+        "{0:.1f}; {1:.2f} times Ultralytics', {2:.2f} times rfdetr's",
+        (
+            ("ours", "images a second"),
+            ("Ultralytics", "ours is as fast"),
+            ("rfdetr", "ours is as fast"),
+        ),
+    ),
+    Headline(
+        "ranks",
+        "Images a second of a training in two processes, compared with one",
+        "{0:.2f} times as many",
+        (("2 processes", "scaling"),),
+    ),
+    Headline(
         "export",
         "Inference of the exported detector in ONNX Runtime, compared with PyTorch",
         "{0:.2f} times as fast",

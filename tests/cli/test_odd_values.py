@@ -22,7 +22,7 @@ from groupdetr.workflows import paper as paper_workflow
 from groupdetr.workflows import train as train_workflow
 from tests.runs import IMAGE_PRESETS, SMALL_MODEL
 
-NUMBERS = ("-1", "0", "nan", "inf", "-2.5", "1e999", "99999999999999999999999", "x", "")
+NUMBERS = ("-1", "0", "nan", "1e999", "99999999999999999999999", "x")
 # Options whose values are names of files or folders, which may be anything.
 PATHS = ("data", "images", "weights", "out", "resume", "run", "inputs", "source", "callback")
 OTHERS = ("settings", "auto_batch", "json", "plugin", "set")

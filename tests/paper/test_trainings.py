@@ -81,7 +81,13 @@ def test_the_command_of_a_training_gives_the_training(data: str | None, tmp_path
     scale = Scale(store, data=None if data is None else tmp_path / data)
     items = all_trainings(scale)
     assert len(items) > 30
+    # One training for each set of options, with and without groups: to read them takes a second.
+    examples: dict[object, Training] = {}
     for item in items.values():
+        options_of_item = {text for text in store.run(item).command() if text.startswith("--")}
+        examples.setdefault((frozenset(options_of_item), item.groups > 1), item)
+    assert len(examples) > 5
+    for item in examples.values():
         stored = store.run(item)
         program, command, *arguments = stored.command()
         assert (program, command) == ("groupdetr", "train")
