@@ -59,7 +59,7 @@ def test_an_odd_value_of_train_has_a_plan_or_is_refused(
         return train_workflow.TrainingResult(plan.run.path, 1, 1, 1.0, 1.0)
 
     monkeypatch.setattr(train_workflow, "run_plan", run_plan)
-    for value in NUMBERS:
+    for value in ("-1", "nan", "99999999999999999999999"):  # each takes a third of a second
         arguments = ["train", str(shapes), "--model", "conditional-detr-tiny", "--no-check"]
         arguments += ["--device", "cpu", *SMALL_MODEL, "--out", str(tmp_path / "run")]
         code = outcome([*arguments, f"--{name.replace('_', '-')}", value])
