@@ -253,6 +253,11 @@ class RandomFlip:
         return bool(torch.rand(1, generator=generator) < 0.5)
 
 
+def is_cropped(height: int, width: int) -> bool:
+    """Return whether `RandomSelect` may crop an image of this size."""
+    return max(height, width) <= MAX_CROPPED_RATIO * min(height, width)
+
+
 @dataclass(frozen=True)
 class RandomSelect:
     """Resize and crop the image with probability 0.5, then apply ``then``.
@@ -267,7 +272,7 @@ class RandomSelect:
     def __call__(self, image: AugmentedImage, generator: Generator) -> AugmentedImage:
         # The same random draw as in torchvision's v2.RandomChoice.
         choice = torch.multinomial(torch.tensor([0.5, 0.5]), 1, generator=generator)
-        if choice and max(image.size) <= MAX_CROPPED_RATIO * min(image.size):
+        if choice and is_cropped(*image.size):
             image = self.crop(self.resize(image, generator), generator)
         return self.then(image, generator)
 
@@ -386,9 +391,9 @@ def largest_sizes(
         side = max(shape.sides(imgsz, offsets))
         return [(side, side)]
     shapes = [(height, width)]
-    if augment == "detr":
+    if augment == "detr" and is_cropped(height, width):
         # The resize before the crop makes both sides at least as long as `max_size`, so these
-        # crops exist for every image.
+        # crops exist for every image that is cropped.
         min_size, max_size = (scale_length(pixels, imgsz) for pixels in CROP)
         shapes += [(min_size, max_size), (max_size, min_size)]
     resize = val_transform(imgsz, shape)
