@@ -51,12 +51,12 @@ from groupdetr.tasks.detection2d.group_uncertainty import uncertainty_of
 from groupdetr.tasks.detection2d.group_vote import expect_several_groups, voting_groups
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.validation import (
+    expect_outside_split,
     group_rows,
     read_own_split,
     summary_rows,
     with_classes_of,
 )
-from groupdetr.tasks.output_files import expect_outside_dataset
 from groupdetr.tasks.result_formats import Metrics, MetricsTable, format_csv
 
 BEST_GROUP_FILE = "best-group.safetensors"  # in the folder of the weights of a run
@@ -89,8 +89,7 @@ def analyse_groups(
     detector = Detector(run, device, imgsz)
     expect_several_groups(detector)
     evaluated, part, root = _read(run, detector, data, images, split, cache)
-    annotations = [evaluated.annotation_file.parent] if root.is_dir() else []
-    expect_outside_dataset(out, [root, evaluated.images_dir, *annotations])
+    expect_outside_split(out, root, evaluated)
     expect_objects(evaluated.records, evaluated.annotation_file)
     result = match_all_groups(detector, evaluated, accelerator_settings, batch)
 
