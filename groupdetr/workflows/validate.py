@@ -172,14 +172,14 @@ def _validate_exported(
     out: Path | None,
 ) -> Metrics:
     """Evaluate an exported file, with the arguments of `validate_command`."""
+    if data is None:
+        what = "an exported file does not record which dataset it belongs to"
+        raise UsageError(what, str(file), "add --data DATA")
     # Imported here: it imports torch.export, which takes a second.
     from groupdetr.deployment import validation
     from groupdetr.deployment.exported_detector import ExportedDetector
 
     detector = ExportedDetector.load(file, imgsz)
-    if data is None:
-        what = "an exported file does not record which dataset it belongs to"
-        raise UsageError(what, str(file), "add --data DATA")
     if out is None:
         # Files of several formats are often beside each other.
         runtime = file.suffix[1:]
