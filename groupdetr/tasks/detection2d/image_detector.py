@@ -72,11 +72,13 @@ class ImageDetector(ABC):
         """The score threshold of `predict` without another one."""
         return DEFAULT_SCORE if self.best_threshold is None else self.best_threshold
 
-    def labels_of(self, classes: Sequence[str]) -> list[int]:
-        """Return the labels of the classes that are named.
+    def labels_of(self, classes: Sequence[str] | None) -> list[int] | None:
+        """Return the labels of the classes that are named; None for None, which is all classes.
 
         `UsageError` if there is no name, or one that no class of the detector has.
         """
+        if classes is None:
+            return None
         names = self.names
         if isinstance(classes, str) or not classes:
             raise UsageError(
@@ -145,7 +147,7 @@ class ImageDetector(ABC):
         score = self.score if score is None else score
         self.expect_options(score, batch, show_groups)
         expect_whole_number("workers", workers, *RANGES["workers"])
-        labels = None if classes is None else self.labels_of(classes)
+        labels = self.labels_of(classes)
         if is_one_image(images):
             images = [cast(ImageInput, images)]
         sources = cast(Iterable[ImageInput], images)
@@ -198,7 +200,7 @@ class ImageDetector(ABC):
         score = self.score if score is None else score
         self.expect_options(score, batch, show_groups)
         expect_whole_number("limit", limit, 1, MANY)
-        labels = None if classes is None else self.labels_of(classes)
+        labels = self.labels_of(classes)
         with ExitStack() as stack:
             video = stack.enter_context(open_source(source))
             annotated = None

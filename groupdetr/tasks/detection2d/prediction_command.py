@@ -162,7 +162,7 @@ def write_predictions(
     detector = open_detector()
     min_score = detector.score if score is None else score
     detector.expect_options(min_score, batch, show_groups)
-    labels = None if classes is None else detector.labels_of(classes)
+    labels = detector.labels_of(classes)
     if score is None and detector.best_threshold is not None:
         console.print(f"score threshold {min_score:.2g}, the one of best F1")
     out.mkdir(parents=True, exist_ok=True)
