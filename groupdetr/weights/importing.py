@@ -96,7 +96,7 @@ def import_weights(
         outline = outline_recipe.build()
     declared = declared_axes(outline)
     expect_dimensions(file.state, outline.state_dict(), declared, file.where)
-    state = restore_groups(
+    state, notes = restore_groups(
         file, outline.state_dict(), declared, file_groups, preset_recipe.num_queries
     )
     counts = counts_from_tensors(state, declared)
@@ -108,6 +108,7 @@ def import_weights(
     # metadata has whole groups.
     file_groups = file_groups or counts.get("num_groups")
     report = load_weights(model, source, file_groups=file_groups, layout=layout, entry=entry)
+    report.add(notes)
     num_classes = count_classes(state, declared, file.where)
     categories = file_categories(file_layout, file, num_classes)
     if not categories:

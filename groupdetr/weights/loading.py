@@ -142,7 +142,10 @@ def load_weights(
         fixed = of_fixed_size(first_named, model)
         refuse(shape_mismatches(fixed, model_state), "of another shape than the model's:", where)
 
-    state = restore_groups(file, model_state, declared, file_groups, model.recipe.num_queries)
+    state, notes = restore_groups(
+        file, model_state, declared, file_groups, model.recipe.num_queries
+    )
+    report.add(notes)
     # A parameter that layers share is loaded under its first name.
     state = {name: state[name] for name in model_state}
     takes_all = set(parts) == set(PARTS)
@@ -273,12 +276,14 @@ def restore_groups(
     declared: Mapping[str, ParameterAxes],
     file_groups: int | None,
     num_queries: int,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors of a file with an axis of groups where the ``model`` has one.
 
     Checkpoints of others have flat query tables [K*N,C], which become [K,N,C]. ``declared`` is what
     the model's modules declare (`declared_axes`). ``num_queries`` is N if the file does not say it.
     If the file has other tensors for each group, such as proposal heads, K is their number.
+
+    The second value is a line if nothing in the file says that its rows are several groups.
     """
     state = dict(file.state)
     flat, grouped = [], {}
@@ -291,6 +296,7 @@ def restore_groups(
     if file_groups is not None and (recorded or not flat):
         _expect_recorded_groups(file, grouped, file_groups)
     num_groups = 1
+    notes: list[str] = []
     for name in flat:
         rows = count_flat_rows(state[name], declared[name])
         if rows is not None and len(recorded) == 1:
@@ -299,10 +305,12 @@ def restore_groups(
             break
         if rows is not None:
             num_groups = count_groups(file, rows, file_groups, num_queries)
+            if file_groups is None:
+                notes = unstated_groups(file, rows, num_groups)
             break
     for name in flat:
         state[name] = unflatten_groups(state[name], declared[name], num_groups)
-    return state
+    return state, notes
 
 
 def keep_answering_group(
@@ -389,6 +397,22 @@ def count_groups(file: Checkpoint, rows: int, file_groups: int | None, num_queri
             "(Python: file_groups=1)",
         )
     return groups
+
+
+def unstated_groups(file: Checkpoint, rows: int, num_groups: int) -> list[str]:
+    """Return a line if only the model's N says that query ``rows`` are several groups.
+
+    They may as well be those of one larger group.
+    """
+    is_stated = file.positive_int("num_queries") or file.positive_int("group_detr")
+    if num_groups == 1 or is_stated:
+        return []
+    return [
+        f"groups: the file does not say how many groups its {rows} query rows are: read as "
+        f"{num_groups} groups of {rows // num_groups}, as many queries as the model has. If they "
+        f"are one group of {rows}: groupdetr import {quote(file.where)} --file-groups 1 "
+        "(Python: file_groups=1)"
+    ]
 
 
 def unequal_shared_parameters(

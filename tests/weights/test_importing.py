@@ -88,7 +88,8 @@ def test_fewer_queries_are_the_first_ones_of_every_group(
     large = replace(SMALL, num_groups=2, num_queries=num_queries).build()
     torch.save(official_state(large), tmp_path / "bare.pth")
     out = tmp_path / "out.safetensors"
-    import_weights(tmp_path / "bare.pth", out, TINY, num_queries=num_queries // 2)
+    report = import_weights(tmp_path / "bare.pth", out, TINY, num_queries=num_queries // 2)
+    assert any(f"read as 2 groups of {num_queries}" in line for line in report.lines)
     assert torch.equal(
         read(out)[0]["queries.embedding"], large.queries.embedding[:, : num_queries // 2]
     )

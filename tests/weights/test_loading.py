@@ -221,6 +221,28 @@ def test_without_arguments_the_number_of_groups_follows_from_the_models_queries(
     assert torch.equal(loaded.queries.embedding[0], model.queries.embedding[0])
 
 
+def test_groups_that_only_the_models_queries_imply_are_reported(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
+    """Most published files have one group, whose rows may be K*N of the model by chance."""
+    path = resave(tmp_path / "x.pth", official_state(model))
+    line = "its 12 query rows are: read as 3 groups of 4"
+    remedy = f"are one group of 12: groupdetr import {path} --file-groups 1 (Python: file_groups=1)"
+    report = load_weights(another(), path)
+    assert any(line in text and remedy in text for text in report.lines)
+    one_group = another()
+    report = load_weights(one_group, path, file_groups=1)
+    assert not any(line in text for text in report.lines)
+    assert "groups: 1 in the file, 3 in the model: loaded 1, newly initialised the other 2" in (
+        report.lines
+    )
+    stated = resave(tmp_path / "z.pth", official_state(model), args=official_args(model))
+    for loaded, file in ((another(num_queries=12), path), (another(), stated)):
+        assert not any(
+            "does not say how many groups" in x for x in load_weights(loaded, file).lines
+        )
+
+
 def test_rows_that_are_no_whole_number_of_groups_need_file_groups(
     model: DetectionTransformer, tmp_path: Path
 ) -> None:
