@@ -42,7 +42,10 @@ class Settings:
     steps: int | None = None
     """Optimizer steps, instead of epochs."""
     minutes: float | None = None
-    """Wall time, evaluation included, instead of epochs; the schedule is stretched to it."""
+    """Wall time of the training, instead of epochs; the schedule is stretched to it.
+
+    Evaluations, checkpoints and callbacks are included; the last evaluation comes after it.
+    """
     batch: Annotated[int, tyro.conf.arg(metavar="INT|auto")] = 16
     """Images of an optimizer step, over all processes and micro-batches.
 

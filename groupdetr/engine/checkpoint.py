@@ -40,6 +40,8 @@ class TrainingProgress:
     # CPU time of the main process in training, all its threads together
     cpu_seconds: float = 0.0
     evaluation_seconds: float = 0.0  # wall time of evaluation
+    # wall time between steps and evaluations: of checkpoints, logs and callbacks
+    other_seconds: float = 0.0
     seconds_at_evaluation: float = 0.0  # ``seconds`` at the last evaluation
     last_evaluation_seconds: float = 1.0  # duration of the last evaluation; a guess before it
     best_ap: float = -1.0  # -1: it was undefined at every evaluation, or there was none

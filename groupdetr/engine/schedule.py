@@ -50,8 +50,9 @@ class TrainingSchedule:
             # In images, because a resumed run may have had another batch.
             remaining = (total - progress.step) * self.settings.batch
             return progress.images / (progress.images + remaining)
-        elapsed = progress.seconds + progress.evaluation_seconds
-        return elapsed / (60 * (self.settings.minutes or 1))
+        # All wall time, because a user who gives some minutes waits for checkpoints, too.
+        elapsed = progress.seconds + progress.evaluation_seconds + progress.other_seconds
+        return min(1.0, elapsed / (60 * (self.settings.minutes or 1)))
 
     def has_ended(self) -> bool:
         """True if no further step is taken, unless a stop was requested before."""

@@ -111,6 +111,7 @@ class Trainer:
         self.failure_is_shared = False  # True if all processes know that a callback has failed
         self.own_sampler: Sampler | None = None  # that of a callback, in place of the default
         self.micro_batches: Iterator[Batch] | None = None  # None: the next step starts a loader
+        self.counted_until = time.monotonic()  # all wall time of the loop before is in the progress
         self.saved_step: int | None = None  # that of the last checkpoint of this process
         # Says that last.pt was damaged, if the run was resumed from the checkpoint before it.
         self.damage: str | None = None
@@ -263,6 +264,7 @@ class Trainer:
         reset_peak_memory(self.accelerator.device)
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()
+        self.counted_until = time.monotonic()
         network = self.prepare_network()
         self.model.train()
         if self.is_evaluation_missing():
@@ -272,7 +274,7 @@ class Trainer:
             self.share_requests()
             if self.is_finished():
                 break
-            started = time.monotonic()
+            other_seconds = self.uncounted_seconds()
             cpu_started = time.process_time()
             if not self.model.training:
                 # A callback has evaluated the model.
@@ -284,7 +286,9 @@ class Trainer:
             results = self.take_step(network, step_batches)
             progress.step += 1
             progress.images += self.settings.batch
-            progress.seconds += self.sync_seconds(time.monotonic() - started)
+            seconds, other_seconds = self.sync_seconds(self.uncounted_seconds(), other_seconds)
+            progress.seconds += seconds
+            progress.other_seconds += other_seconds
             progress.cpu_seconds += time.process_time() - cpu_started
             # The checkpoint has this, so that an evaluation that a failing callback prevents is
             # done when the run is resumed.
@@ -412,12 +416,19 @@ class Trainer:
             return True
         return not self.is_finishing and self.schedule.is_paused()
 
-    def sync_seconds(self, seconds: float) -> float:
+    def uncounted_seconds(self) -> float:
+        """Return the wall time since the last call, or since the loop began."""
+        now = time.monotonic()
+        seconds = now - self.counted_until
+        self.counted_until = now
+        return seconds
+
+    def sync_seconds(self, *seconds: float) -> list[float]:
         """Return the seconds that the main process measured, so that all stop at the same step."""
         if self.plan.num_processes == 1 or self.plan.total_steps is not None:
-            return seconds
-        (measured,) = self.hosts.sum([seconds if self.plan.is_main_process else 0.0])
-        return measured
+            return list(seconds)
+        is_main = self.plan.is_main_process
+        return self.hosts.sum([value if is_main else 0.0 for value in seconds])
 
     def is_save_due(self) -> bool:
         """True if a checkpoint is due. With FSDP, the clock of the main process decides for all."""
@@ -458,9 +469,11 @@ class Trainer:
     def evaluate(self, network: nn.Module) -> None:
         """Evaluate the validation images, and call the callbacks."""
         self.training_step.require_finite()
-        started = time.monotonic()
+        other_seconds = self.uncounted_seconds()
         evaluation = self.evaluator.run(self.on_evaluation_progress)
-        self.schedule.end_evaluation(self.sync_seconds(time.monotonic() - started))
+        seconds, other_seconds = self.sync_seconds(self.uncounted_seconds(), other_seconds)
+        self.state.progress.other_seconds += other_seconds
+        self.schedule.end_evaluation(seconds)
         network.train()
         # All files are written before the callbacks are called, because a callback may fail.
         if evaluation.record is not None and evaluation.result is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -322,6 +323,37 @@ def test_a_run_that_a_callback_stopped_is_interrupted_and_resumes_bit_for_bit(
         (4, "on_step_end", [3, 4]),
     ],
 )
+class SlowCallback(Callback):
+    """Moves the clock ahead, as if its hooks took hours. It ends a training that never would."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def on_step_end(self, trainer: TrainerInterface, event: StepEnd) -> None:
+        self.offset += 25_000
+        if event.step == 6:
+            trainer.finish()
+
+    def on_checkpoint(self, trainer: TrainerInterface) -> None:
+        self.offset += 6_000
+
+
+def test_the_minutes_of_a_training_include_callbacks_and_checkpoints(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they took is in the checkpoint, so a resumed run does not begin to count again."""
+    slow = SlowCallback()
+    monotonic = time.monotonic
+    monkeypatch.setattr("time.monotonic", lambda: monotonic() + slow.offset)
+    keywords = {name: value for name, value in KEYWORDS.items() if name != "steps"}
+    run = train(shapes, out=tmp_path / "run", callbacks=[slow], minutes=1000, **keywords)
+    progress = load_checkpoint(run.path)["progress"]
+    # Two steps, each with a checkpoint, take 62,000 of the 60,000 seconds. The third step ends.
+    assert progress["step"] == progress["evaluated_step"] == 3
+    assert 87_000 <= progress["other_seconds"] < 90_000
+    assert progress["seconds"] + progress["evaluation_seconds"] < 25_000
+
+
 def test_a_run_that_a_callback_finished_is_complete(
     step: int, hook: str, evaluated: list[int], shapes: Path, tmp_path: Path
 ) -> None:
