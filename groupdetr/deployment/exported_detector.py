@@ -174,6 +174,11 @@ class ExportedDetector(ImageDetector):
             detections.append(self.detections(outputs, pixels.shape[2:], size, clip=False))
         return detections
 
+    @property
+    def group_order(self) -> list[int]:
+        """The numbers of the groups, of which the graph has one."""
+        return [0]
+
     def detect_each_group(self, image: Image.Image) -> list[Detections]:
         """Return all detections in an RGB image, as those of the only group."""
         return [self.detect(image)]

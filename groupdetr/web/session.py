@@ -100,14 +100,15 @@ class WebSession:
             "name": self.facts.name,
             "model": self.facts.model,
             "version": __version__,
-            "groups": self.facts.num_groups,
+            "num_groups": self.facts.num_groups,
+            "groups": self.detector.group_order,
             "masks": self.detector.task.reads_masks,
             "imgsz": self.facts.imgsz,
             "device": self.facts.device,
             "note": self.facts.note,
             "classes": names,
             "class_colours": [palette(label) for label in range(len(names))],
-            "group_colours": [palette(group) for group in range(self.facts.num_groups)],
+            "group_colours": [palette(group) for group in self.detector.group_order],
             "score": self.detector.score,
             "is_best_f1": self.detector.best_threshold is not None,
             "min_score": MIN_SCORE,
@@ -196,7 +197,9 @@ class WebSession:
         They are those of the evaluation once it has ended, and are computed before.
         """
         record = self.record(index)
-        detections = self._primary(index)
+        detections = self._evaluated(index)
+        if detections is None:
+            detections = self._detect_each_group(index)[0]
         return {
             "index": index,
             "file_name": record.file_name,
@@ -209,22 +212,26 @@ class WebSession:
     def image_groups(self, index: int) -> JsonObject:
         """Return the detections of all groups in an image, the primary one first."""
         record = self.record(index)
-        detections = self._primary(index)
-        with self.network():
-            others = self.detector.detect_each_group(self.record_image(index))[1:]
-        groups = [detections, *others]
+        groups = self._detect_each_group(index)
+        evaluated = self._evaluated(index)
+        if evaluated is not None:
+            groups[0] = evaluated
         return {
             "groups": [self._with_matches(record, group) for group in groups],
-            "pairs": group_pairs(detections, groups),
+            "pairs": group_pairs(groups[0], groups),
         }
 
-    def _primary(self, index: int) -> Detections:
-        validation = self.validation
-        if validation is not None and validation.detections:
-            return validation.detections[index]
+    def _detect_each_group(self, index: int) -> list[Detections]:
         image = self.record_image(index)
         with self.network():
-            return self.detector.detect_each_group(image)[0]
+            return self.detector.detect_each_group(image)
+
+    def _evaluated(self, index: int) -> Detections | None:
+        """Return the detections of the evaluation, None before it has ended."""
+        validation = self.validation
+        if validation is None or not validation.detections:
+            return None
+        return validation.detections[index]
 
     def _with_matches(self, record: Record, detections: Detections) -> JsonObject:
         """Return detections, the object that each is matched to, and the overlaps with objects."""

@@ -285,11 +285,17 @@ class ImageDetector(ABC):
         They are those that `groupdetr val` evaluates: boxes may reach outside of the images.
         """
 
+    @property
+    @abstractmethod
+    def group_order(self) -> list[int]:
+        """The numbers of the groups, in the order in which `detect_each_group` returns them."""
+
     @abstractmethod
     def detect_each_group(self, image: Image.Image) -> list[Detections]:
         """Return all detections of each group alone in an RGB image, whatever their score.
 
-        The first group is the primary one. Its detections are those of `predict`.
+        The first group is the primary one. Its detections are those of `predict`. Groups that
+        answer together count as one.
         """
 
 

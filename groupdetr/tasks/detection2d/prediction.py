@@ -38,6 +38,7 @@ from groupdetr.tasks.detection2d.group_vote import (
     expect_several_groups,
     expect_vote,
     fuse_first_groups,
+    voting_groups,
 )
 from groupdetr.tasks.detection2d.image_detector import (
     ImageDetector,
@@ -205,15 +206,24 @@ class Detector(TrainedDetector, ImageDetector):
             else None,
         )
 
+    @property
+    def group_order(self) -> list[int]:
+        """The numbers of the groups, in the order in which `detect_each_group` returns them."""
+        num_groups, primary = self.recipe.num_groups, self.recipe.inference_group
+        return [0] if primary is None else voting_groups(num_groups, num_groups, primary)
+
     @torch.inference_mode()
     def detect_each_group(self, image: Image.Image) -> list[Detections]:
         """Return all detections of each group alone in an RGB image, whatever their score.
 
-        The first group is the primary one. Its detections are those of `predict`.
+        The first group is the primary one. Its detections are those of `predict`. Groups that
+        answer together count as one.
         """
+        others = self.group_order[1:]
         batch = self.resized(image, "").input
-        answering, *groups = self._predictions(batch, with_groups=self.recipe.num_groups > 1)
-        return [self._detections(of_group, image.size) for of_group in (answering, *groups[1:])]
+        primary, *groups = self._predictions(batch, with_groups=bool(others))
+        chosen = [primary, *(groups[group] for group in others)]
+        return [self._detections(of_group, image.size) for of_group in chosen]
 
     def _predictions(self, batch: Images, with_groups: bool) -> list[Predictions]:
         """Return what the network predicts in a batch without padding, [B,N,.].

@@ -37,7 +37,7 @@ const $ = (id) => document.getElementById(id);
 let info = null;
 const state = {
   score: 0.5,
-  group: 0, // info.groups stands for all of them
+  group: 0, // position in info.groups, whose length stands for all of them
   hidden: new Set(), // labels of the classes that are not shown
   view: null, // the image that is shown
   lit: -1, // index of the detection that the pointer is on
@@ -69,8 +69,8 @@ function dot(colour) {
 
 const rgb = (colour) => `rgb(${colour.join(",")})`;
 const classColour = (label) => rgb(info.class_colours[label]);
-const groupColour = (group) => rgb(info.group_colours[group]);
-const groupName = (group) => (group === 0 ? "group 0 (primary)" : `group ${group}`);
+const groupColour = (position) => rgb(info.group_colours[position]);
+const groupName = (position) => `group ${info.groups[position]}${position ? "" : " (primary)"}`;
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
 async function ask(path, options) {
@@ -252,7 +252,7 @@ function maskCanvas(mask, colour) {
 /** Return everything that is drawn now: detections, boxes of all groups, annotations. */
 function scene() {
   const view = state.view;
-  const all = state.group === info.groups && view.pairs;
+  const all = state.group === info.groups.length && view.pairs;
   const group = all ? 0 : Math.min(state.group, view.groups.length - 1);
   const detections = view.groups[group].detections;
   const indices = kept(detections);
@@ -349,7 +349,7 @@ function draw() {
     });
   }
   if (current.all) {
-    for (let group = info.groups - 1; group >= 0; group--) {
+    for (let group = info.groups.length - 1; group >= 0; group--) {
       current.others[group].forEach((candidate, row) => {
         if (candidate < 0) return;
         if (state.lit >= 0 && current.indices[row] !== state.lit) return;
@@ -408,10 +408,10 @@ function renderControls(view, current) {
   $("score").value = state.score;
   $("score-value").textContent = state.score.toFixed(2);
   $("group").value = state.group;
-  const waiting = info.groups > 1 && !view.pairs;
+  const waiting = info.groups.length > 1 && !view.pairs;
   $("group").disabled = waiting;
-  $("group-value").textContent = waiting ? "running all groups…" : state.group === info.groups
-    ? `all ${info.groups} groups` : groupName(state.group);
+  $("group-value").textContent = waiting ? "running all groups…"
+    : state.group === info.groups.length ? `all ${info.groups.length} groups` : groupName(state.group);
   for (const node of document.querySelectorAll(".needs-truth")) node.hidden = !view.truth;
   $("by-result").disabled = Boolean(current.all);
 }
@@ -419,7 +419,7 @@ function renderControls(view, current) {
 function renderLegend(view, current) {
   const entries = [];
   if (current.all) {
-    for (let group = 0; group < info.groups; group++) {
+    for (let group = 0; group < info.groups.length; group++) {
       entries.push([groupColour(group), groupName(group)]);
     }
   } else if (current.byResult) {
@@ -460,8 +460,8 @@ function renderTable(current) {
   const head = (...content) => element("th", { scope: "col", class: "n" }, ...content);
   const heads = [element("th", { scope: "col" }, "class")];
   if (all) {
-    for (let group = 0; group < info.groups; group++) {
-      heads.push(head(dot(groupColour(group)), String(group)));
+    for (let group = 0; group < info.groups.length; group++) {
+      heads.push(head(dot(groupColour(group)), String(info.groups[group])));
     }
   } else heads.push(head("score"), head(view.truth ? "result" : "width × height"));
   const rows = indices.map((index, row) => {
@@ -472,7 +472,7 @@ function renderTable(current) {
       element("td", { class: "n" }, detection.score.toFixed(all ? 2 : 3)),
     ];
     if (all) {
-      for (let group = 1; group < info.groups; group++) {
+      for (let group = 1; group < info.groups.length; group++) {
         const candidate = others[group][row];
         const score = candidate < 0 ? "–" : view.groups[group].detections[candidate].score.toFixed(2);
         cells.push(element("td", { class: "n" }, score));
@@ -768,7 +768,7 @@ async function showValidationImage(index) {
   const isCurrent = () => location.hash === `#validation/${index}`;
   if (!isCurrent()) return;
   show(view);
-  if (info.groups > 1) {
+  if (info.groups.length > 1) {
     Object.assign(view, await ask(`api/images/${index}/groups`));
     if (isCurrent()) show(view, true);
   } else view.pairs = null;
@@ -904,7 +904,7 @@ async function main() {
   document.title = `${info.name} – groupdetr ui`;
   $("name").textContent = info.name;
   $("facts").textContent = [
-    info.model, plural(info.groups, "group"),
+    info.model, plural(info.num_groups, "group"),
     info.classes.length === 1 ? "1 class" : `${info.classes.length.toLocaleString("en")} classes`,
     `images of ${info.imgsz} pixels`, info.device, `groupdetr ${info.version}`,
   ].join(" · ");
@@ -912,8 +912,8 @@ async function main() {
   for (const id of ["score", "errors-score"]) $(id).min = info.min_score;
   $("score-reset").textContent = info.is_best_f1
     ? `best F1 of the run: ${info.score.toFixed(2)}` : `back to ${info.score.toFixed(2)}`;
-  $("group").max = info.groups;
-  $("group-control").hidden = info.groups < 2;
+  $("group").max = info.groups.length;
+  $("group-control").hidden = info.groups.length < 2;
   $("note").hidden = !info.note;
   $("note").textContent = info.note;
   $("masks-switch").hidden = !info.masks;

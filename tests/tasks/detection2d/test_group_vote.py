@@ -41,6 +41,21 @@ def test_voting_groups_begin_with_the_one_that_answers() -> None:
     assert voting_groups(4, 4, answering=0) == [0, 1, 2, 3]
 
 
+def test_each_group_is_detected_once_whichever_is_the_primary_one(
+    weights: Path, tmp_path: Path
+) -> None:
+    groups = Detector(weights, "cpu").detect_each_group(IMAGE)
+    other = Detector(write_weights(tmp_path / "other.safetensors", inference_group=1), "cpu")
+    assert other.group_order == [1, 0, 2]
+    for number, detections in zip(other.group_order, other.detect_each_group(IMAGE), strict=True):
+        torch.testing.assert_close(detections.boxes, groups[number].boxes)
+    options = {"match": "match_naively", "inference_group": None}
+    together = Detector(write_weights(tmp_path / "together.safetensors", **options), "cpu")
+    (answer,) = together.detect_each_group(IMAGE)
+    (result,) = together.predict(IMAGE, score=0)
+    torch.testing.assert_close(answer.scores, result.detections.scores)
+
+
 def test_a_vote_is_the_fusion_of_the_groups(weights: Path) -> None:
     (voted,) = Detector(weights, "cpu", vote=2).predict(IMAGE, score=0)
     groups = Detector(weights, "cpu").detect_each_group(IMAGE)
