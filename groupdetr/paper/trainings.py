@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -275,10 +276,12 @@ class StoredTraining:
             "queries": training.queries,
             "weights": None if self.parent is None else self.parent.run.best.resolve(),
             "weights_of": training.parts,
-            "pretrained_backbone": training.pretrained_backbone,
+            "pretrained_backbone": absolute_if_file(training.pretrained_backbone),
         }
         for name, value in expected.items():
             was = getattr(recorded, name, ())
+            if name == "pretrained_backbone" and isinstance(was, str):
+                was = absolute_if_file(was)
             if name == "queries" and was is None:
                 was = own.num_queries
             if isinstance(was, Path):
@@ -299,28 +302,36 @@ class StoredTraining:
                 yield f"{name.replace('_', '-')} {was}, not {value}"
 
     def command(self) -> list[str]:
-        """Return the command that trains, or that resumes what was interrupted."""
-        plugins = [argument for name in loaded_plugins() for argument in ("--plugin", name)]
+        """Return the command that trains, or that resumes what was interrupted.
+
+        Its paths are absolute, because a scheduler starts it in another folder.
+        """
+        plugins: list[str] = []
+        for name in loaded_plugins():
+            plugins += ["--plugin", os.path.abspath(name) if name.endswith(".py") else name]
+        folder = os.path.abspath(self.folder)
         if self.exists:
-            return ["groupdetr", "train", "--resume", str(self.folder), *plugins]
+            return ["groupdetr", "train", "--resume", folder, *plugins]
         training = self.training
         own = training.experiment.recipe
-        arguments = ["groupdetr", "train", str(training.data.folder), "--model", training.model]
+        data = os.path.abspath(training.data.folder)
+        arguments = ["groupdetr", "train", data, "--model", training.model]
         arguments += ["--groups", str(training.groups)]
         if training.queries != own.num_queries:
             arguments += ["--queries", str(training.queries)]
         if training.fields:
             arguments += ["--set", *assignments(training.fields)]
         if self.parent is not None:
-            arguments += ["--weights", str(self.parent.run.best)]
+            arguments += ["--weights", os.path.abspath(self.parent.run.best)]
         if training.parts:
             arguments += ["--weights-of", *training.parts]
         if training.pretrained_backbone != "auto":
-            arguments += ["--pretrained-backbone", training.pretrained_backbone]
+            backbone = absolute_if_file(training.pretrained_backbone)
+            arguments += ["--pretrained-backbone", backbone]
         if training.data.identity:
             arguments.append("--no-check")  # Drawn images need no check.
         arguments += flags_of_changes(training.settings, training.experiment.settings)
-        return [*arguments, "--out", str(self.folder), *plugins]
+        return [*arguments, "--out", folder, *plugins]
 
     def command_line(self) -> str:
         """Return the command as a line of a shell."""
@@ -375,6 +386,11 @@ def expect_same_data(runs: Sequence[StoredTraining]) -> None:
                 f"move the folder of the one with other data than now out of {run.folder.parent}; "
                 "the same command then trains it again",
             )
+
+
+def absolute_if_file(choice: str) -> str:
+    """Return the absolute path of a file, and any other choice, such as "none", as it is."""
+    return os.path.abspath(choice) if os.path.exists(choice) else choice
 
 
 def assignments(fields: tuple[Field, ...]) -> list[str]:

@@ -13,6 +13,7 @@ from groupdetr.paper.trainings import (
     StoredTraining,
     Training,
     TrainingSet,
+    absolute_if_file,
     assignments,
 )
 from groupdetr.registry import experiment
@@ -45,6 +46,7 @@ def write_config(stored: StoredTraining, settings: Settings | None = None) -> No
         set=tuple(assignments(item.fields)),
         weights=None if stored.parent is None else stored.parent.run.best,
         weights_of=item.parts,
+        pretrained_backbone=absolute_if_file(item.pretrained_backbone),
         check=False,
     )
     recipe = dataclasses.replace(item.experiment.recipe, num_groups=item.groups)

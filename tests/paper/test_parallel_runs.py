@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -225,4 +226,4 @@ def test_a_training_loads_the_plugins_of_this_program(
     (command,) = commands
     assert ("--resume" in command) == resumed
     plugins = [command[i + 1] for i, argument in enumerate(command) if argument == "--plugin"]
-    assert plugins == ["one", "two.py"]
+    assert plugins == ["one", os.path.abspath("two.py")]

@@ -75,10 +75,13 @@ def all_trainings(scale: Scale) -> dict[str, Training]:
 
 
 @pytest.mark.parametrize("data", [None, "coco"])
-def test_the_command_of_a_training_gives_the_training(data: str | None, tmp_path: Path) -> None:
-    """Its options are read as `groupdetr train` does."""
-    store = Store(tmp_path)
-    scale = Scale(store, data=None if data is None else tmp_path / data)
+def test_the_command_of_a_training_gives_the_training(
+    data: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its options are read as `groupdetr train` does, and in any folder."""
+    monkeypatch.chdir(tmp_path)
+    store = Store(Path("out"))
+    scale = Scale(store, data=None if data is None else Path(data))
     items = all_trainings(scale)
     assert len(items) > 30
     # One training for each set of options, with and without groups: to read them takes a second.
@@ -95,10 +98,26 @@ def test_the_command_of_a_training_gives_the_training(data: str | None, tmp_path
         assert options.settings == item.settings, item.name
         assert (options.model, options.groups) == (item.model, item.groups)
         assert options.queries in (item.queries, None)
-        assert options.data == item.data.folder
-        assert options.out == stored.folder
+        assert options.data == tmp_path / item.data.folder
+        assert options.out == tmp_path / stored.folder
         assert options.weights_of == item.parts
-        assert (options.weights is None) == (item.parent is None)
+        parent = stored.parent
+        assert options.weights == (None if parent is None else tmp_path / parent.run.best)
+
+
+def test_a_file_of_a_backbone_may_be_given_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run records the absolute path of the command, and is still this training."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "backbone.pth"
+    file.touch()
+    store = Store(Path("out"))
+    item = dataclasses.replace(training(Path()), pretrained_backbone="backbone.pth")
+    stored = store.run(item)
+    assert stored.command()[stored.command().index("--pretrained-backbone") + 1] == str(file)
+    write_config(stored)
+    stored.expect_same()
 
 
 def test_items_share_their_trainings(tmp_path: Path) -> None:
