@@ -50,6 +50,12 @@ ERRORS = {  # code -> remedy
     "xml-missing": "add the file, or remove the name from the list",
     "xml-object": "write <name> and <bndbox> with <xmin>, <ymin>, <xmax> and <ymax> in pixels",
     "xml-image": "put the image beside the XML file or into JPEGImages, or remove the XML file",
+    # coloured masks of CVAT
+    "labelmap-line": "write name:red,green,blue:: with numbers from 0 to 255, another name and"
+    " another colour for each class",
+    "mask-image": "put the image into JPEGImages, or remove its name from the list",
+    "mask-file": "export the masks of this image again, or remove its name from the list",
+    "mask-colour": "add the colour and the name of its class to labelmap.txt",
     # Hugging Face datasets
     "metadata-row": "write an object with 'file_name' and 'objects', which has 'bbox' and"
     " 'categories'",

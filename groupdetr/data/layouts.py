@@ -20,12 +20,18 @@ from groupdetr.data.fingerprint import fingerprint
 from groupdetr.data.formats import DataFormat, SplitAnnotations, detect_format
 from groupdetr.data.holdout import split_holdout
 from groupdetr.data.json_file import read_object
-from groupdetr.data.readers import huggingface_datasets, pascal_voc, yolo
+from groupdetr.data.readers import coloured_masks, huggingface_datasets, pascal_voc, yolo
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 
-READERS = (yolo.FORMAT, pascal_voc.FORMAT, huggingface_datasets.FORMAT, yolo.NESTED_FORMAT)
+READERS = (
+    yolo.FORMAT,
+    pascal_voc.FORMAT,
+    coloured_masks.FORMAT,
+    huggingface_datasets.FORMAT,
+    yolo.NESTED_FORMAT,
+)
 NEED_ANNOTATIONS = ("train", "val")  # splits that a training cannot use without annotations
 HOLDOUT = 0.2  # fraction of the train images that becomes val if a dataset has no val split
 
