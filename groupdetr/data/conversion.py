@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from groupdetr.data.findings import printable, raise_first_error
+from groupdetr.data.image_decoding import expect_image_file
 from groupdetr.data.json_values import Id, parse_box, parse_id
 from groupdetr.data.layouts import read_contents, read_with_findings
 from groupdetr.data.records import Category, CocoSplit, Record
@@ -51,8 +52,11 @@ def write(
     """Write a dataset in the format ``to``, a key of `WRITERS`, to the folder ``out``.
 
     With ``link``, images are linked and not copied. ``progress`` yields the images of a split, and
-    shows how far it is.
+    shows how far it is. `DataError` for the first image that is not there: nothing is written then.
     """
+    for split in splits:
+        for image in split.images:
+            expect_image_file(image.path)
     target = Target(out, link, progress)
     splits = [_with_names_in_utf8(split, target) for split in splits]
     WRITERS[to](splits, target)
@@ -117,7 +121,7 @@ def _source_split(
     entries = {parse_id(entry["id"]): entry for entry in content["images"]}
     kept = {item["id"] for item in categories}
     annotations: dict[Id, list[JsonObject]] = {}
-    for annotation in content["annotations"]:
+    for annotation in content.get("annotations", []):  # a test split may have none
         image_id, category_id = (parse_id(annotation[key]) for key in ("image_id", "category_id"))
         if image_id is not None and image_id in records and category_id in kept:
             box = parse_box(annotation["bbox"])

@@ -124,7 +124,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
     Any problem with the file inside the ``with`` block is raised as a `RefusedError`.
     """
-    _require_regular_file(path)
+    expect_image_file(path)  # Opening a FIFO would block for ever.
     try:
         # The file is passed, not its name. With a name, Pillow maps raw TIFF data into memory, and
         # the pixels are scrambled if EXIF rotates the image.
@@ -153,8 +153,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise refused("unreadable-image", path, what) from error
 
 
-def _require_regular_file(path: Path) -> None:
-    """Check the type of the file before it is opened: opening a FIFO would block for ever."""
+def expect_image_file(path: Path) -> None:
+    """Raise `RefusedError` unless there is an ordinary file with content. It is not opened."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:

@@ -94,10 +94,11 @@ def _expect_new_folder(data: Path, images: Path | None, out: Path) -> None:
     """Raise `UsageError` unless a folder is new or empty, and outside of the dataset."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the output folder is not empty", str(out), "choose a new one with --out")
-    real = os.path.realpath(out)
-    for source in filter(None, (data if data.is_dir() else data.parent, images)):
-        folder = os.path.realpath(source)
-        if data.is_dir() and os.path.commonpath([real, folder]) == folder:
+    folders = [data] if data.is_dir() else []
+    if images is not None:
+        folders.append(images)
+    for folder in folders:
+        if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
             raise UsageError(
                 "the output folder is inside of the dataset",
                 str(out),

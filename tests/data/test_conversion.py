@@ -91,6 +91,34 @@ def test_keys_that_are_unknown_here_are_kept_in_coco(sample: Sample, tmp_path: P
     assert content["categories"][0]["skeleton"] == [[1, 2]]
 
 
+def test_null_and_a_split_without_annotations_can_be_converted(
+    sample: Sample, tmp_path: Path
+) -> None:
+    """As COCO's test-dev. In other programs null is neither an area nor a flag."""
+    sample.train["annotations"][0] |= {"area": None, "iscrowd": None}
+    root = sample.save()
+    images = [{"id": 9, "file_name": "3.jpg", "width": 64, "height": 48}]
+    test = {"images": images, "categories": sample.train["categories"]}
+    (root / "test.json").write_text(json.dumps(test))
+    convert(root, "coco", tmp_path / "out")
+    written = tmp_path / "out/annotations"
+    first = json.loads((written / "instances_train.json").read_text())["annotations"][0]
+    assert (first["area"], first["iscrowd"]) == (600, 0)
+    assert json.loads((written / "instances_test.json").read_text())["annotations"] == []
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+def test_an_image_that_is_missing_is_named_before_anything_is_written(
+    to: Any, link: bool, sample: Sample, tmp_path: Path
+) -> None:
+    sample.image(3).unlink()
+    with pytest.raises(DataError, match="no such image") as error:
+        convert(sample.save(), to, tmp_path / "out", link=link)
+    assert error.value.where == str(sample.image(3))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_part_of_train_becomes_val_on_request(sample: Sample, tmp_path: Path) -> None:
     template = sample.train["images"][0]
     sample.train["images"] += [template | {"id": i, "file_name": f"{i}.jpg"} for i in range(10, 17)]
@@ -113,6 +141,8 @@ def test_nothing_is_written_into_the_source_or_over_files(sample: Sample, tmp_pa
     for out in (root, root / "new", root / "images/../new"):
         with pytest.raises(UsageError):
             convert(root, "coco", out)
+    with pytest.raises(UsageError, match="inside of the dataset"):
+        convert(root / "train.json", "coco", root / "images/new", root / "images")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/data.yaml").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):

@@ -65,10 +65,10 @@ def read_huggingface(data: Path) -> dict[str, SplitAnnotations]:
             rows_by_split[split], names_of_file = _parquet_rows(data, split, paths)
             names = names or names_of_file
             sources[split] = paths[0]
-    names, is_number = _class_names(rows_by_split, names)
+    classes, is_number = _class_names(rows_by_split, names)
     locations = RecordLocations()
     return {
-        split: _to_coco(sources[split], rows, names, is_number, locations)
+        split: _to_coco(sources[split], rows, classes, is_number, locations)
         for split, rows in rows_by_split.items()
     }
 
@@ -124,7 +124,23 @@ def _names_of_readme(root: Path) -> list[str]:
         card = yaml.load(match[1], Loader=yaml.CSafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
         return []
-    return _find_names(card)
+    objects = _find_feature(card, "objects")
+    # Images may have classes of their own, such as the weather.
+    return _find_names(card if objects is None else objects)
+
+
+def _find_feature(value: object, name: str) -> object | None:
+    """Return the first feature ``name`` in nested metadata of a dataset card; None without one."""
+    if isinstance(value, dict):
+        if value.get("name") == name:
+            return value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            feature = _find_feature(item, name)
+            if feature is not None:
+                return feature
+    return None
 
 
 def _find_names(value: object) -> list[str]:
@@ -259,8 +275,14 @@ def _first(values: JsonObject, keys: Sequence[str]) -> Any:
     return None
 
 
-def _class_names(rows_by_split: dict[str, list[_Row]], names: list[str]) -> tuple[list[str], bool]:
-    """Return the names of the classes in their order, and whether objects have their numbers."""
+def _class_names(
+    rows_by_split: dict[str, list[_Row]], names: list[str]
+) -> tuple[dict[int, str], bool]:
+    """Return the names of the classes by their numbers, and whether objects have these numbers.
+
+    ``names`` are those that the dataset lists, in their order; [] if it lists none. Without names,
+    the classes are the numbers that objects have.
+    """
     values = {
         _first(item, _CATEGORY_KEYS)
         for rows in rows_by_split.values()
@@ -272,16 +294,22 @@ def _class_names(rows_by_split: dict[str, list[_Row]], names: list[str]) -> tupl
     numbers = {value for value in values if isinstance(value, int)}
     if numbers and len(numbers) == len(values):
         if not names:
-            names = [str(number) for number in range(max(0, *numbers) + 1)]
-        return names, True
+            return {number: str(number) for number in sorted(numbers) if number >= 0}, True
+        return dict(enumerate(names)), True
     texts = {value for value in values if isinstance(value, str)}
-    return (names if texts <= set(names) else sorted(texts)), False
+    return dict(enumerate(names if texts <= set(names) else sorted(texts))), False
 
 
 def _to_coco(
-    source: Path, rows: list[_Row], names: list[str], is_number: bool, locations: RecordLocations
+    source: Path,
+    rows: list[_Row],
+    classes: dict[int, str],
+    is_number: bool,
+    locations: RecordLocations,
 ) -> SplitAnnotations:
     findings = Findings(source)
+    # Of equal names, the first one counts.
+    numbers = {name: number for number, name in reversed(classes.items())}
     images: list[JsonObject] = []
     annotations: list[JsonObject] = []
     folders = [str(row.folder) for row in rows]
@@ -303,8 +331,8 @@ def _to_coco(
             findings.append(Finding("metadata-row", row.location.file, row.location.record, what))
         for number, item in enumerate(_objects(row.content), 1):
             category = _first(item, _CATEGORY_KEYS)
-            if not is_number and isinstance(category, str) and category in names:
-                category = names.index(category)
+            if not is_number and isinstance(category, str):
+                category = numbers.get(category, category)
             record = f"{row.location.record}, object {number}"
             annotation: JsonObject = {
                 "id": locations.add_annotation(RecordLocation(row.location.file, record)),
@@ -316,6 +344,6 @@ def _to_coco(
                 if item.get(key) is not None:
                     annotation[name] = item[key]
             annotations.append(annotation)
-    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    categories = [{"id": number, "name": name} for number, name in classes.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     return SplitAnnotations(content, folder, source, tuple(findings), locations)

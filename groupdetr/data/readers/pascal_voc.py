@@ -128,7 +128,7 @@ def _class_names(root: Path, annotations: dict[Path, XmlAnnotation]) -> list[str
             # A comment begins like the name of a class may begin.
             listed = [line for line in lines if line and (line[0] != "#" or line in used)]
             if used <= set(listed):
-                is_background = listed[0] == "background" and listed[0] not in used
+                is_background = listed[:1] == ["background"] and "background" not in used
                 return list(dict.fromkeys(listed[is_background:]))
     return sorted(used)
 

@@ -65,6 +65,8 @@ class ImageIndex:
 
     def __init__(self, root: Path) -> None:
         self._by_stem: dict[str, list[Path]] = {}
+        # folder of XML files -> the folders where their images may be
+        self._image_folders: dict[Path, set[Path]] = {}
         self.count = 0
         visited = {os.path.realpath(root)}
         for parent, folders, names in os.walk(root, followlinks=True):
@@ -84,9 +86,12 @@ class ImageIndex:
         ``recorded_name`` is what the file says; it counts if there is no image of the same name as
         the XML file, or several with other endings.
         """
+        if file.parent not in self._image_folders:
+            self._image_folders[file.parent] = set(_image_folders(file.parent))
+        folders = self._image_folders[file.parent]
         for stem in (file.stem, Path(recorded_name).stem):
             candidates = self._by_stem.get(stem, [])
-            nearest = [path for path in candidates if path.parent in _image_folders(file)]
+            nearest = [path for path in candidates if path.parent in folders]
             if nearest:
                 return min(nearest, key=lambda path: (path.name != recorded_name, path))
             if len(candidates) == 1:
@@ -94,10 +99,10 @@ class ImageIndex:
         return None
 
 
-def _image_folders(file: Path) -> Iterator[Path]:
-    """Yield the folders where the image of an XML file may be: Annotations becomes JPEGImages."""
-    yield file.parent
-    parts = file.parent.parts
+def _image_folders(folder: Path) -> Iterator[Path]:
+    """Yield where images of the XML files in ``folder`` may be: Annotations becomes JPEGImages."""
+    yield folder
+    parts = folder.parts
     for index in range(len(parts) - 1, -1, -1):
         if parts[index].lower() in XML_FOLDERS:
             parent = Path(*parts[:index])

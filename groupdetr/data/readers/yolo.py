@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 
 from groupdetr.data.findings import Finding, Findings, RefusedError, printable, refused
 from groupdetr.data.formats import DataFormat, RecordLocation, SplitAnnotations
@@ -34,6 +35,7 @@ from groupdetr.data.readers.yolo_description import (
 )
 from groupdetr.structures.json_object import JsonObject
 
+PurePathT = TypeVar("PurePathT", bound=PurePath)
 _MAX_BROKEN_LINES = 100  # findings about lines of one label file; more would repeat them
 # Fractions beyond 0 and 1 up to this are rounding of the program that wrote them.
 _TOLERANCE = 0.01
@@ -108,6 +110,9 @@ def _read_split(
         for source in sources
         for image in _images_of(source, description.root, split.findings)
     ]
+    if any(image.is_absolute() for image in listed):
+        # Relative and absolute paths have no common folder.
+        listed = [Path(os.path.abspath(image)) for image in listed]
     images = list(dict.fromkeys(listed))
     if len(images) < len(listed):
         what = f"{len(listed) - len(images)} of {len(listed)} images were named before"
@@ -193,14 +198,24 @@ def _end_of_path(name: str, folders: Sequence[Path]) -> Path | None:
 
 def label_file(image: Path) -> Path:
     """Return the label file of an image: in the folder of labels, or beside the image."""
-    head, separator, tail = str(image).rpartition(f"{os.sep}images{os.sep}")
-    if separator:
-        in_labels = Path(f"{head}{os.sep}labels{os.sep}{tail}").with_suffix(".txt")
-        beside = image.with_suffix(".txt")
-        if in_labels.is_file() or not beside.is_file():
-            return in_labels
+    beside = image.with_suffix(".txt")
+    in_labels = path_in_labels(image)
+    # Of two that do not exist, that in the folder of labels is the one to be written.
+    return in_labels if in_labels.is_file() or not beside.is_file() else beside
+
+
+def path_in_labels(image: PurePathT) -> PurePathT:
+    """Return where programs for YOLO look for the labels of an image.
+
+    It is in ``labels`` instead of ``images``, the last folder of this name in its path, and beside
+    the image if there is none.
+    """
+    beside = image.with_suffix(".txt")
+    folders = beside.parent.parts
+    if "images" not in folders:
         return beside
-    return image.with_suffix(".txt")
+    last = len(folders) - 1 - folders[::-1].index("images")
+    return type(image)(*folders[:last], "labels", *folders[last + 1 :], beside.name)
 
 
 def _labels_without_image(labels: Iterable[Path], lists: Set[Path]) -> Iterator[Finding]:

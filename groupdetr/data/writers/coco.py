@@ -20,9 +20,11 @@ def write_coco(splits: Sequence[SourceSplit], target: Target) -> None:
             images.append(image.entry | entry | {"file_name": str(image.file_name)})
             for annotation in image.annotations:
                 width, height = annotation["bbox"][2:]
-                missing = {"area": width * height, "iscrowd": 0}
+                entry = {"area": width * height, "iscrowd": 0}
+                # Other programs cannot read null in their places.
+                entry |= {key: value for key, value in annotation.items() if value is not None}
                 # Ids that are missing, 0 or twice disturb other programs, so all are new.
-                annotations.append(missing | annotation | {"id": next_id})
+                annotations.append(entry | {"id": next_id})
                 next_id += 1
         content = split.content | {
             "images": images,

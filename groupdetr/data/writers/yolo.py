@@ -11,6 +11,7 @@ import yaml
 
 from groupdetr.data.image_decoding import is_turned
 from groupdetr.data.json_values import parse_numbers
+from groupdetr.data.readers.yolo import path_in_labels
 from groupdetr.data.records import Floats
 from groupdetr.data.writers.orientation import without_orientation
 from groupdetr.data.writers.target import (
@@ -58,7 +59,7 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
                 target.copy_image(image.path, path)
             lines = _lines(image, numbers, as_polygons, target)
             if lines:  # an image without objects has no label file
-                target.write_file(str(_label_path(path)), "\n".join(lines) + "\n")
+                target.write_file(str(path_in_labels(path)), "\n".join(lines) + "\n")
         description[split.name] = f"images/{split.name}"
         if paths != sorted(paths):
             # A folder is read in the order of the names. A list keeps the order of the images.
@@ -69,17 +70,6 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
     description["names"] = names
     text = yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
     target.write_file("data.yaml", text)
-
-
-def _label_path(image: PurePosixPath) -> PurePosixPath:
-    """Return where programs look for the labels of an image: in ``labels`` instead of ``images``.
-
-    Of several folders ``images`` in the path, the last one is replaced.
-    """
-    folders = list(image.parent.parts)
-    last = max(index for index, folder in enumerate(folders) if folder == "images")
-    folders[last] = "labels"
-    return PurePosixPath(*folders, image.with_suffix(".txt").name)
 
 
 def _images_as_stored(splits: Sequence[SourceSplit]) -> set[Path]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from groupdetr.data.check import CheckReport, check
@@ -238,6 +240,31 @@ def test_names_of_classes_beside_xml_files_are_those_of_pascal_voc(voc: Path) ->
     assert sum(len(record.boxes) for record in data.splits["train"].records)
 
 
+def test_an_empty_list_of_classes_and_no_objects_are_findings(voc: Path) -> None:
+    write(voc / "classes.txt", "")
+    for split in ("train", "val"):
+        write(voc / f"Annotations/{split}.xml", "<annotation></annotation>")
+    assert {item.code for item in check(voc).errors} == {"no-categories", "no-training-boxes"}
+
+
+def test_the_folder_of_the_images_is_listed_as_often_for_many_images(
+    voc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images may lie beside the folder Annotations, and each list has all of their names."""
+    listed: list[str] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    counts = []
+    for number in (2, 20):
+        for index in range(number):
+            save_image(voc / f"{index}.jpg")
+            write(voc / f"Annotations/{index}.xml", xml_text())
+        listed.clear()
+        load(voc)
+        counts.append(len(listed))
+    assert counts[0] == counts[1]
+
+
 def test_links_to_folders_of_pascal_voc_are_followed_once(voc: Path, tmp_path: Path) -> None:
     """Two links that lead back would give more paths than any search can visit."""
     expected = [record.path for record in load(voc).splits["train"].records]
@@ -284,6 +311,34 @@ def test_a_broken_row_is_named(row: str, metadata: Path) -> None:
     found = finding(check(metadata), ROWS[row])
     assert found.file == str(file)
     assert found.record.startswith("line 2")
+
+
+@pytest.mark.parametrize("feature", ["sequence", "list", "struct"])
+def test_names_of_classes_are_those_of_objects_and_not_of_images(
+    feature: str, metadata: Path
+) -> None:
+    label = {"class_label": {"names": {"0": "sunny", "1": "rainy"}}}
+    objects = {"class_label": {"names": {"0": "cat", "1": "dog"}}}
+    features = [
+        {"name": "weather", "dtype": label},
+        {"name": "objects", feature: [{"name": "category", "dtype": objects}]},
+    ]
+    card = yaml.safe_dump({"dataset_info": [{"config_name": "a", "features": features}]})
+    write(metadata / "README.md", f"---\n{card}---\n")
+    row = {"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "category": [1]}}
+    for split in ("train", "validation"):
+        write(metadata / split / "metadata.jsonl", json.dumps(row))
+    assert [category.name for category in load(metadata).categories] == ["cat", "dog"]
+
+
+def test_classes_without_names_are_the_numbers_that_objects_have(metadata: Path) -> None:
+    """They may be ids of another file, of any size."""
+    row = {"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]] * 2, "category": [7, 10**12]}}
+    for split in ("train", "validation"):
+        write(metadata / split / "metadata.jsonl", json.dumps(row))
+    data = load(metadata)
+    assert [category.id for category in data.categories] == [7, 10**12]
+    assert data.splits["train"].records[0].labels.tolist() == [0, 1]
 
 
 OTHERS: dict[str, Callable[[Path], object]] = {

@@ -186,6 +186,39 @@ def test_names_in_a_list_may_be_relative_to_the_dataset(tmp_path: Path) -> None:
     assert not findings
 
 
+@pytest.mark.parametrize("data", [".", "data.yaml", "images"])
+def test_labels_are_found_from_the_folder_of_the_dataset(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the path of an image begins with the folder ``images``, or has none above it."""
+    root = tmp_path / "images" if data == "images" else tmp_path
+    ultralytics(root)
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\n{NAMES}")
+    monkeypatch.chdir(root)
+    splits, findings = read_with_findings("." if data == "images" else data)
+    assert [len(record.boxes) for record in splits.splits["train"].records] == [1, 1]
+    assert not findings
+
+
+def test_images_may_be_named_by_relative_and_by_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ultralytics(tmp_path / "own")
+    write_split(tmp_path / "more/images", "d.jpg")
+    (tmp_path / "own/list.txt").write_text(f"images/val/c.jpg\n{tmp_path}/own/images/val/c.jpg\n")
+    description = f"train: [images/train, {tmp_path}/more/images]\nval: list.txt\n{NAMES}"
+    (tmp_path / "own/data.yaml").write_text(description)
+    monkeypatch.chdir(tmp_path)
+    data, findings = read_with_findings("own")
+    assert [record.path.name for record in data.splits["train"].records] == [
+        "a.jpg",
+        "b.jpg",
+        "d.jpg",
+    ]
+    assert len(data.splits["val"].records) == 1
+    assert [finding.code for finding in findings] == ["image-listed-twice"]
+
+
 def darknet(root: Path) -> dict[str, str]:
     write_split(root / "images", "a.jpg", "b.jpg", "c.jpg")
     return {"train": "images/a.jpg\nimages/c.jpg\n", "val": "images/b.jpg\n"}
