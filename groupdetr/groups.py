@@ -145,18 +145,18 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
         require_count("num_queries", num_queries)
         super().__init__(embed_dim, num_heads, **options)
         self.num_queries = num_queries
-        # In evaluation mode, an `nn.TransformerEncoderLayer` reads the parameters of its attention
-        # and does not call it, unless it has hooks.
-        self.register_forward_pre_hook(_change_nothing)
+        self._expect_a_call()
 
     @classmethod
     def convert(cls, attention: nn.MultiheadAttention, num_queries: int) -> Self:
-        """Return a module with the options and the parameters themselves of ``attention``.
+        """Return a module with the options, the parameters and the hooks of ``attention``.
 
-        The names of the parameters stay the same, so the checkpoints of both modules are
-        interchangeable. `ValueError` if keys or values have another width than queries, which is
-        not self-attention, or if ``attention`` is no `nn.MultiheadAttention`, or one with a
-        ``forward`` of its own, which would be lost.
+        The parameters are not copied, and their names stay the same, so the checkpoints of both
+        modules are interchangeable. Neither are the hooks: their handles remove them from both.
+
+        `ValueError` if keys or values have another width than queries, which is not self-attention,
+        or if ``attention`` is no `nn.MultiheadAttention`, or one with a ``forward`` or with
+        parametrized weights of its own, which would be lost.
         """
         require(
             isinstance(attention, nn.MultiheadAttention),
@@ -173,6 +173,12 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
             attention.in_proj_weight is not None,
             "self-attention needs queries, keys and values of the same width, "
             f"not {attention.embed_dim}, {attention.kdim} and {attention.vdim}",
+        )
+        own = (attention.in_proj_weight, attention.in_proj_bias, attention.bias_k, attention.bias_v)
+        require(
+            all(weight is None or isinstance(weight, nn.Parameter) for weight in own),
+            f"weights of this {type(attention).__name__} are computed from other parameters, such "
+            "as by torch.nn.utils.parametrize; convert the attention before",
         )
         # Parameters on the device "meta" use no memory and no random numbers. They are replaced.
         within_groups = cls(
@@ -191,7 +197,21 @@ class MultiheadAttentionWithinGroups(nn.MultiheadAttention):
         within_groups.out_proj = attention.out_proj
         within_groups.bias_k = attention.bias_k
         within_groups.bias_v = attention.bias_v
+        # A handle of a hook knows the table that its module keeps the hook in.
+        for name, hooks in vars(attention).items():
+            if "_hook" in name and hooks:
+                setattr(within_groups, name, hooks)
+        within_groups._expect_a_call()
         return within_groups.train(attention.training)
+
+    def _expect_a_call(self) -> None:
+        """Have a hook, because modules with hooks are called.
+
+        In evaluation mode, an `nn.TransformerEncoderLayer` reads the parameters of its attention
+        and does not call it, unless it has hooks.
+        """
+        if _change_nothing not in self._forward_pre_hooks.values():
+            self.register_forward_pre_hook(_change_nothing)
 
     def forward(
         self,

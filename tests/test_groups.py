@@ -295,6 +295,37 @@ def test_an_attention_with_a_forward_method_of_its_own_is_not_replaced_by_the_st
     assert MultiheadAttentionWithinGroups.convert(again, N).num_queries == N
 
 
+def test_converted_attention_has_the_hooks_of_the_stock_one() -> None:
+    """Their handles still remove them."""
+    stock = multihead_attention(batch_first=True)
+    calls: list[str] = []
+    handles = [
+        stock.register_forward_hook(lambda *_: calls.append("after")),
+        stock.register_forward_pre_hook(lambda *_: calls.append("before"), with_kwargs=True),
+        stock.register_full_backward_hook(lambda *_: calls.append("backward")),
+        stock.register_state_dict_post_hook(lambda *_: calls.append("saved")),
+    ]
+    converted = MultiheadAttentionWithinGroups.convert(stock, N)
+    del stock
+    query, value = flat_queries(batch_first=True)
+    query.requires_grad_()
+    converted(query, query, value)[0].sum().backward()
+    converted.state_dict()
+    assert calls == ["before", "after", "backward", "saved"]
+    for handle in handles:
+        handle.remove()
+    converted(query, query, value)[0].sum().backward()
+    converted.state_dict()
+    assert len(calls) == 4
+
+
+def test_an_attention_with_parametrized_weights_is_refused() -> None:
+    stock = multihead_attention(batch_first=True)
+    nn.utils.parametrizations.weight_norm(stock, "in_proj_weight")
+    with pytest.raises(ValueError, match="are computed from other parameters"):
+        MultiheadAttentionWithinGroups.convert(stock, N)
+
+
 @torch.no_grad()
 def test_a_layer_that_reads_the_parameters_in_evaluation_mode_attends_within_groups() -> None:
     """`nn.TransformerEncoderLayer` then does not call its attention by itself."""
