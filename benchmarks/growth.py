@@ -9,8 +9,8 @@ It draws curves on a page. Each curve varies one number and leaves the others.
   Memory is what the backward pass needs at once, without parameters.
 - objects, classes: the criterion alone, on random predictions, in comparison with the form that
   repositories share, whose memory grows with the square of the number of objects. Memory is what
-  the backward pass needs; with classes it is the peak of a new process (on a GPU, of the
-  allocator), because a criterion may need more while it computes than it keeps.
+  the backward pass needs; with classes it is what tensors take at most, gradients included,
+  because a criterion may need more while it computes than it keeps.
 - dataset: reading the annotations of as many images as `loading.py` draws, by pycocotools, by this
   library, and by this library from its cache. Memory is what reading adds to a process for good.
 
@@ -20,7 +20,6 @@ The growth with the number of processes is measured by `ranks.py`.
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -192,34 +191,22 @@ def vary_objects(curve: Curve, options: Options) -> None:
 
 def vary_classes(curve: Curve, options: Options) -> None:
     """Measure matching, losses and backward of two criteria, and the peak of their memory."""
+    criterion.warm_up_log1p()
     for classes in curve.values:
-        criterion_options = criterion.Options(
-            groups=options.most, classes=classes, device=options.device
+        predictions = criterion.RandomPredictions(
+            CRITERION_COUNTS,
+            criterion.Options(groups=options.most, classes=classes, device=options.device),
         )
         runs, memory = {}, {}
-        for name in compared_losses():
-            make = partial(criterion_run, name, criterion_options)
-            run = make()
+        for name, loss_function in compared_losses().items():
+            run = partial(predictions.backward, loss_function)
             runs[name] = measure.timed(run, options.device)
-            peak = measure.peak(make, run, options.device)
-            memory[name] = math.nan if peak is None else peak
+            memory[name] = measure.peak_of_tensors(run, options.device) / measure.MIB
         curve.measure_next(runs, memory, options.rounds)
 
 
 def compared_losses() -> dict[str, criteria.LossFunction]:
     return {"usual form": criteria.usual_loss, "ours": criteria.ours(compiled=False).loss}
-
-
-def criterion_run(name: str, options: criterion.Options) -> Callable[[], None]:
-    """Return a run of one criterion, from random predictions to their gradients.
-
-    It has already run once, so that memory which stays allocated is not counted in its peak.
-    """
-    criterion.warm_up_log1p()
-    predictions = criterion.RandomPredictions(CRITERION_COUNTS, options)
-    run = partial(predictions.backward, compared_losses()[name])
-    run()
-    return run
 
 
 def vary_dataset(curve: Curve, options: Options) -> None:

@@ -15,19 +15,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import tyro
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import groupdetr.modeling.flop_formulas  # noqa: F401 (formulas of oneDNN)
-from groupdetr.analysis.training_memory import peak_in_new_process, saved_for_backward
+from groupdetr.analysis.training_memory import MIB, peak_in_new_process, saved_for_backward
 from groupdetr.engine.accelerator import environment
 
-__all__ = ["peak_in_new_process", "saved_for_backward"]  # of the package, for benchmarks
+__all__ = ["MIB", "peak_in_new_process", "saved_for_backward"]  # of the package, for benchmarks
 
 Times = dict[str, float]  # seconds by part of a run; "all" is the sum of the parts
 TimedRun = Callable[[], Times]  # runs a variant once and returns its times
@@ -218,14 +220,28 @@ def peak(make: Callable[[], Callable[[], object]], run: Callable[[], object], de
     None on systems without Linux's /proc. On a GPU it is the memory that the allocator gives to
     ``run``, which must have released what it allocated before.
     """
+    return peak_in_new_process(make) if device == "cpu" else peak_of_tensors(run, device) / MIB
+
+
+def peak_of_tensors(run: Callable[[], object], device: str) -> int:
+    """Return the bytes that tensors take at most in a run, without those from before.
+
+    It is the same in every run. Resident memory is not: how much of what was freed is used again
+    depends on what the process has allocated before.
+    """
     if device == "cpu":
-        return peak_in_new_process(make)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            run()
+        events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+        changes = [event for event in events if event.name() == "[memory]"]
+        changes.sort(key=lambda event: event.start_ns())
+        return max(accumulate((event.nbytes() for event in changes), initial=0))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     run()
     torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return torch.cuda.max_memory_allocated() - before
 
 
 # Output

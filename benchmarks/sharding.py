@@ -18,7 +18,6 @@ import socket
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +26,6 @@ import measure
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.profiler import ProfilerActivity, profile
 
 import groupdetr
 from groupdetr.engine.accelerator import create_accelerator
@@ -119,26 +117,15 @@ class Training:
             tensors += self.optimizer.state[parameter].values()
         return sum(local_part(x).numel() * x.element_size() for x in tensors)
 
-    def peak_bytes(self, device: str) -> int:
+    def peak_bytes(self, device: str) -> float:
         """Return the bytes that the tensors of a step take at most in this process.
 
-        At the end of a step there is nothing but the state. Two steps are taken before, in which
-        the optimizer allocates the moments and DistributedDataParallel its buckets.
+        Between steps there is nothing but the state. Two steps are taken before, in which the
+        optimizer allocates the moments and DistributedDataParallel its buckets.
         """
         self.step()
         self.step()
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self.step()
-            above = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
-            return self.state_bytes() + above
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            self.step()
-        events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-        changes = [event for event in events if event.name() == "[memory]"]
-        changes.sort(key=lambda event: event.start_ns())
-        held = list(accumulate(event.nbytes() for event in changes))
-        return self.state_bytes() + max(held) - held[-1]
+        return self.state_bytes() + measure.peak_of_tensors(self.step, device)
 
 
 def run_rank(rank: int, port: int, ways: tuple[str, ...], options: Options, folder: Path) -> None:
