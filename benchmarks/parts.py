@@ -81,6 +81,13 @@ PARTS = (
         quick_arguments=("--groups", "1", "11"),
     ),
     Part(
+        "step-coco",
+        "The same with images of COCO's size, where backbone and encoder are most of the work",
+        "step.py",
+        ("--batch", "1", "--height", "800", "--width", "1333", "--group-chunk", "1"),
+        quick_arguments=("--height", "400", "--width", "667"),
+    ),
+    Part(
         "official",
         "A training step compared with that of the authors' branch",
         "official.py",

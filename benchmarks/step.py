@@ -255,7 +255,8 @@ def main(options: Options) -> None:
     first = next(iter(steps))
     rows = {}
     for name, step in steps.items():
-        row: dict[str, Any] = times_row(timings, name, first)
+        row: dict[str, Any] = {"images": "{} of {} x {}".format(options.batch, *options.size)}
+        row |= times_row(timings, name, first)
         row |= cost_row(step)
         row |= peak_row(makers[name], step)
         rows[name] = row

@@ -68,8 +68,14 @@ HEADLINES = (
     Headline(
         "step",
         "Training step of `conditional-detr-r50` with eleven groups, compared with one",
-        "{0:.2f} times the time",
-        (("K = 11", "ratio"),),
+        "{0:.2f} times the time ({1} pixels)",
+        (("K = 11", "ratio"), ("K = 11", "images")),
+    ),
+    Headline(
+        "step-coco",
+        "The same with larger images",
+        "{0:.2f} times the time ({1} pixels); one group at a time {2:.2f} times",
+        (("K = 11", "ratio"), ("K = 11", "images"), ("K = 11 in chunks of 1", "ratio")),
     ),
     Headline(
         "rf-detr",
