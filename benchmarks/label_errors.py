@@ -22,7 +22,6 @@ import numpy as np
 from groupdetr.analysis.label_errors import Suspect, find_suspects
 from groupdetr.analysis.paired_iou import paired_iou
 from groupdetr.data.records import Record
-from groupdetr.settings import Settings
 from groupdetr.tasks.detection2d.all_groups import detect_with_all_groups
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.validation import with_classes_of
@@ -101,8 +100,7 @@ def is_planted(suspect: Suspect, record: Record, planted: Sequence[dict[str, Any
 def measure(run: Path, data: Path, split: str, first: int, device: str) -> None:
     detector = Detector(run, device)
     known = with_classes_of(detector, detector.task.read_split(data, None, split))
-    settings = Settings(device=device, workers=0)
-    images = detect_with_all_groups(detector, known, settings, batch=4)
+    images = detect_with_all_groups(detector, known, batch=4)
     planted = json.loads((data.parent / f"{data.name}-{PLANTED_FILE}").read_text(encoding="utf-8"))
     by_image: dict[object, list[dict[str, Any]]] = {}
     for error in planted[split]:

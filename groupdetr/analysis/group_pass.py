@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -53,6 +54,11 @@ class GroupPass(Generic[DetectionsT]):
     task: Task[DetectionsT]
     accelerator: Accelerator
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the model, which may be another GPU than that of the accelerator."""
+        return next(self.model.parameters()).device
+
     def detect(
         self, batch_size: int, workers: int, on_progress: OnProgress | None = None
     ) -> list[list[DetectionsT]]:
@@ -91,7 +97,7 @@ class GroupPass(Generic[DetectionsT]):
 
         def predict_batch(batch: Batch) -> Sequence[ResultT]:
             with self.accelerator.autocast():
-                outputs = self.model(batch.images(self.accelerator.device))
+                outputs = self.model(batch.images(self.device))
             return evaluate(outputs, batch)
 
         with eval_mode(self.model), use_group(self.model, None):
@@ -139,7 +145,7 @@ class GroupPass(Generic[DetectionsT]):
     ) -> NDArray[np.int16]:
         """Return the index of the object of every query, [B,K,N], -1 for none."""
         supervised = SupervisedPredictions(("last layer",), Predictions.stack([final]))
-        targets = [target.to(self.accelerator.device) for target in batch.targets]
+        targets = [target.to(self.device) for target in batch.targets]
         assignment = criterion.assign(supervised, TargetBatch.from_targets(targets))
         return objects_of_queries(assignment, tuple(final.logits.shape[:3]))
 

@@ -11,7 +11,6 @@ from groupdetr.deployment.exported_detector import ExportedDetector
 from groupdetr.deployment.runtimes import runtime_name
 from groupdetr.deployment.verification import median_milliseconds
 from groupdetr.engine.accelerator import create_single_accelerator
-from groupdetr.settings import Settings
 from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection2d.validation import (
     Validation,
@@ -44,7 +43,7 @@ def validate(
     are those of an evaluation in PyTorch with batches of one image, because the graph takes no
     padding. The time of one image is measured, too.
     """
-    accelerator = create_single_accelerator(Settings(device="cpu", workers=workers))
+    accelerator = create_single_accelerator("cpu")
     evaluated, part = read_named_split(detector, data, images, split, cache)
     expect_outside_split(out, data, evaluated)
     evaluated = with_classes_of(detector, evaluated)

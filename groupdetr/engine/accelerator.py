@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import AutocastKwargs
 
 from groupdetr.data.processor_cores import cores
-from groupdetr.engine.precision import resolve_precision
+from groupdetr.engine.precision import Precision, resolve_precision
 from groupdetr.errors import CallbackError, GroupDETRError, UsageError
 from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
@@ -40,10 +40,13 @@ PACKAGES = (
 )
 
 
-def loader_workers(settings: Settings) -> int:
-    """Return the number of processes that load images, for each process that trains."""
-    if settings.workers is not None:
-        return settings.workers
+def loader_workers(workers: int | None) -> int:
+    """Return the number of processes that load images, for each process that trains.
+
+    ``workers`` is that of `Settings`; None chooses it by the number of processor cores.
+    """
+    if workers is not None:
+        return workers
     training_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # There may be more processes than cores.
     return max(0, min(8, cores() // training_processes - 1))
@@ -107,13 +110,13 @@ def create_accelerator(settings: Settings) -> Accelerator:
     return accelerator
 
 
-def create_single_accelerator(settings: Settings) -> Accelerator:
+def create_single_accelerator(device: str, precision: Precision = "fp32") -> Accelerator:
     """Return the accelerator of a computation that one process does alone, such as an evaluation.
 
-    `UsageError` if a launcher has started several. They would share the images, and only the first
-    one would have all results.
+    ``device`` is auto, cpu, cuda or mps. `UsageError` if a launcher has started several processes.
+    They would share the images, and only the first one would have all results.
     """
-    accelerator = create_accelerator(settings)
+    accelerator = create_accelerator(Settings(device=device, precision=precision))
     if accelerator.num_processes > 1:
         raise UsageError(
             "only a training is shared by several processes, and a launcher started "

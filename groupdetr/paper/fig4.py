@@ -17,7 +17,6 @@ from groupdetr.paper.results import Results, markdown
 from groupdetr.paper.scale import Detector, Scale, expect_images
 from groupdetr.report.dots import DotRow, dot_chart
 from groupdetr.report.page import Cell, Column, Html, Tile, prose, section, table, tiles
-from groupdetr.settings import Settings
 from groupdetr.tasks.detection2d.all_groups import expect_objects
 from groupdetr.tasks.detection2d.prediction import Detector as TrainedDetector
 
@@ -91,7 +90,7 @@ def group_metrics(run: Path, data: Path, progress: CountProgress) -> list[float]
     One pass over the validation images runs all groups: they do not attend to each other.
     `UsageError` if no validation image has an object, because then there is no AP.
     """
-    accelerator = create_single_accelerator(Settings(workers=0))
+    accelerator = create_single_accelerator("auto")
     detector = TrainedDetector(run, str(accelerator.device))
     task = detector.create_task(detector.task.read(data, None))
     expect_objects(task.val.records, data)

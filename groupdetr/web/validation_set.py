@@ -23,7 +23,6 @@ from groupdetr.engine.task import Batch
 from groupdetr.errors import DataError, GroupDETRError, UsageError
 from groupdetr.evaluation.coco import from_coco_results
 from groupdetr.evaluation.matching import match_image
-from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.structures.rle import rle_to_json
@@ -114,7 +113,7 @@ class ValidationSet:
         """Return the detections in every image, as `groupdetr val --batch 1` computes them."""
         detector = self.detector
         task = evaluation_task(detector, split)
-        accelerator = create_single_accelerator(Settings(device=str(detector.device)))
+        accelerator = create_single_accelerator(detector.device.type)
 
         def predict_batch(batch: Batch) -> list[Detections]:
             if self._stop.is_set():

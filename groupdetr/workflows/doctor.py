@@ -23,7 +23,7 @@ from groupdetr.engine.accelerator import create_single_accelerator, environment
 from groupdetr.engine.memory import is_out_of_memory
 from groupdetr.errors import GroupDETRError, UsageError
 from groupdetr.registry import create_model, load_object
-from groupdetr.settings import MANY, Settings, expect_whole_number
+from groupdetr.settings import MANY, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.trained_detector import TrainedDetector
 
@@ -143,7 +143,7 @@ def doctor(
             "--queries has no effect on a detector of this library, which knows its queries",
             remedy="leave out --queries, or name code of your own with --module",
         )
-    torch_device = create_single_accelerator(Settings(device=device)).device
+    torch_device = create_single_accelerator(device).device
     torch.manual_seed(0)
     if module is not None:
         isolation = _measure_module(module, queries, groups, torch_device)

@@ -73,7 +73,7 @@ def make_plan(
     if resume is not None:
         expect_same_data(RunFolder(resume), dataset)
     recipe = replace(recipe, num_classes=len(dataset.categories))
-    workers = loader_workers(config.settings)
+    workers = loader_workers(config.settings.workers)
     task = task_class(chosen.task)(
         dataset, config.settings, recipe.num_detections, workers, input_shape(recipe)
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from groupdetr.analysis.group_pass import GroupPass
 from groupdetr.criterion.criterion import SetCriterion
@@ -41,6 +43,15 @@ def test_the_detections_are_those_of_each_group_alone_and_nothing_is_matched(
         for detections, expected in zip(images, alone, strict=True):
             torch.testing.assert_close(detections[group].scores, expected.scores)
             torch.testing.assert_close(detections[group].boxes, expected.boxes)
+
+
+def test_the_model_may_be_on_another_gpu_than_the_accelerator(
+    group_pass: GroupPass[Detections], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = group_pass.detect_and_match(RECIPE.criterion(), batch_size=2, workers=0)
+    monkeypatch.setattr(Accelerator, "device", property(lambda _: torch.device("meta")))
+    images = group_pass.detect_and_match(RECIPE.criterion(), batch_size=2, workers=0)
+    np.testing.assert_array_equal(images[-1].matched, expected[-1].matched)
 
 
 def test_with_matching_the_detections_are_the_same_and_each_object_is_matched_in_each_group(

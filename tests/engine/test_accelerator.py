@@ -14,6 +14,7 @@ from accelerate.state import PartialState
 from groupdetr.engine.accelerator import (
     command_line,
     create_accelerator,
+    create_single_accelerator,
     loader_workers,
     peak_memory_mb,
 )
@@ -80,8 +81,20 @@ def test_every_spare_core_loads_images(
 ) -> None:
     monkeypatch.setattr("groupdetr.engine.accelerator.cores", lambda: num_cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(training_processes))
-    assert loader_workers(Settings()) == expected
-    assert loader_workers(Settings(workers=5)) == 5
+    assert loader_workers(None) == expected
+    assert loader_workers(5) == 5
+
+
+def test_an_evaluation_computes_in_fp32_where_a_training_computes_in_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def on_a_gpu(precision: str, _: bool) -> str:
+        return "bf16" if precision == "auto" else precision
+
+    monkeypatch.setattr("groupdetr.engine.accelerator.resolve_precision", on_a_gpu)
+    assert create_accelerator(Settings(device="cpu")).mixed_precision == "bf16"
+    assert create_single_accelerator("cpu").mixed_precision == "no"
+    assert create_single_accelerator("cpu", "bf16").mixed_precision == "bf16"
 
 
 @pytest.mark.parametrize("program", ["/home/me/venv/bin/groupdetr", "/src/groupdetr/__main__.py"])

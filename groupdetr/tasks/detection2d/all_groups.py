@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,6 @@ from groupdetr.engine.inference import eval_mode, use_group
 from groupdetr.engine.precision import tf32_of
 from groupdetr.engine.progress import CountProgress
 from groupdetr.errors import UsageError
-from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
@@ -32,16 +31,20 @@ TIMED_ROUNDS = 5  # of one group and of all groups in turn
 
 
 def detect_with_all_groups(
-    detector: Detector, split: CocoSplit, settings: Settings, batch: int, label: str = "groups"
+    detector: Detector,
+    split: CocoSplit,
+    batch: int,
+    workers: int | None = None,
+    label: str = "groups",
 ) -> list[list[Detections]]:
     """Return the detections of each of the K groups in every image of a split.
 
     ``label`` is that of the progress.
     """
     task = _task(detector, split)
-    group_pass = _group_pass(detector, task, settings)
+    group_pass = _group_pass(detector, task)
     with CountProgress(label) as progress:
-        return group_pass.detect(batch, loader_workers(settings), progress)
+        return group_pass.detect(batch, loader_workers(workers), progress)
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,14 @@ class GroupsOnSplit:
 
 
 def match_all_groups(
-    detector: Detector, split: CocoSplit, settings: Settings, batch: int
+    detector: Detector, split: CocoSplit, batch: int, workers: int | None
 ) -> GroupsOnSplit:
     """Run all groups of a detector on a split, match their queries, and measure their time."""
     task = _task(detector, split)
-    group_pass = _group_pass(detector, task, settings)
+    group_pass = _group_pass(detector, task)
     with CountProgress("groups") as progress:
         images = group_pass.detect_and_match(
-            detector.recipe.criterion(), batch, loader_workers(settings), progress
+            detector.recipe.criterion(), batch, loader_workers(workers), progress
         )
     one, everything = _forward_seconds(detector, task, group_pass.accelerator)
     return GroupsOnSplit(detector, task, split, images, one, everything)
@@ -105,12 +108,9 @@ def _task(detector: Detector, split: CocoSplit) -> DetectionTask:
     return detector.create_task(DatasetSplits(split.annotation_file, splits))
 
 
-def _group_pass(
-    detector: Detector, task: DetectionTask, settings: Settings
-) -> GroupPass[Detections]:
+def _group_pass(detector: Detector, task: DetectionTask) -> GroupPass[Detections]:
     """Return the pass over the images of a task, on the device of the detector."""
-    accelerator = create_single_accelerator(replace(settings, device=detector.device.type))
-    return GroupPass(detector.model, task, accelerator)
+    return GroupPass(detector.model, task, create_single_accelerator(detector.device.type))
 
 
 @torch.inference_mode()

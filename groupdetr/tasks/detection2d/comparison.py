@@ -24,7 +24,6 @@ from groupdetr.report.panels import (
     group_gallery,
     is_detected,
 )
-from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.prediction import Detector
 from groupdetr.tasks.detection2d.task import DetectionTask
@@ -81,7 +80,7 @@ def detected_objects(
     score threshold would favour the detector with the higher scores. ``cache`` as in
     `groupdetr.data.layouts.load`.
     """
-    accelerator = create_single_accelerator(Settings(device=device, workers=0))
+    accelerator = create_single_accelerator(device)
     detections: dict[str, list[Detections]] = {}
     flags: dict[str, list[NDArray[np.bool_]]] = {}
     for name, run in runs.items():

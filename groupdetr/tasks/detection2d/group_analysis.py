@@ -42,7 +42,6 @@ from groupdetr.report.groups import (
     UncertaintyReport,
     write_groups_report,
 )
-from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.all_groups import GroupsOnSplit, expect_objects, match_all_groups
@@ -85,13 +84,12 @@ def analyse_groups(
     best group answers is written beside the best weights of the run. ``cache`` as in
     `groupdetr.data.layouts.load`.
     """
-    accelerator_settings = Settings(device=device, workers=workers)
     detector = Detector(run, device, imgsz)
     expect_several_groups(detector)
     evaluated, part, root = _read(run, detector, data, images, split, cache)
     expect_outside_split(out, root, evaluated)
     expect_objects(evaluated.records, evaluated.annotation_file)
-    result = match_all_groups(detector, evaluated, accelerator_settings, batch)
+    result = match_all_groups(detector, evaluated, batch, workers)
 
     evaluations = [result.task.evaluate(result.of_group(g)) for g in range(result.num_groups)]
     use = query_use(

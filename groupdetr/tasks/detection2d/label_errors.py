@@ -22,7 +22,6 @@ from groupdetr.report.label_errors import (
     ShownSuspect,
     write_label_errors_report,
 )
-from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.all_groups import detect_with_all_groups
 from groupdetr.tasks.detection2d.group_vote import expect_several_groups
@@ -103,10 +102,9 @@ def find_label_errors(
         expect_several_groups(detector)  # Their groups must be detectors of their own.
     found: list[_Found] = []
     checked = []
-    settings = Settings(workers=workers)
     for name, split in splits.items():
         known = with_classes_of(detector, split)
-        detections = detect_with_all_groups(detector, known, settings, batch, f"check {name}")
+        detections = detect_with_all_groups(detector, known, batch, workers, f"check {name}")
         suspects = find_suspects(known.records, detections, detector.recipe.num_detections)
         found += [_Found(suspect, known) for suspect in suspects]
         annotations = sum(int(record.trainable.sum()) for record in known.records)

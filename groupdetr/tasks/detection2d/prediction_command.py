@@ -23,7 +23,6 @@ from groupdetr.engine.progress import CountProgress, with_progress
 from groupdetr.errors import DataError, UsageError, failed_inputs
 from groupdetr.files.json_array import JsonArrayFile, json_item
 from groupdetr.files.replacing import expect_replaceable
-from groupdetr.settings import Settings
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated
 from groupdetr.tasks.detection2d.image_detector import (
@@ -168,7 +167,7 @@ def write_predictions(
     out.mkdir(parents=True, exist_ok=True)
 
     content = JsonArrayFile(out / PREDICTIONS)
-    threads = loader_workers(Settings(workers=workers))
+    threads = loader_workers(workers)
     prediction = _Prediction(
         detector, min_score, labels, batch, threads, show_groups, limit, files, content
     )

@@ -23,7 +23,6 @@ from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results
 from groupdetr.report.run import write_evaluation_report
-from groupdetr.settings import Settings
 from groupdetr.structures.detections import Detections
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection2d.all_groups import expect_objects
@@ -78,12 +77,11 @@ def validate(
     ``precision`` is that of `Detector`. Files go to the folder ``out``. All metrics of a split
     without annotations are undefined.
     """
-    accelerator = create_single_accelerator(Settings(device=device, workers=workers))
+    accelerator = create_single_accelerator(device)
     detector = Detector(run, str(accelerator.device), imgsz, vote=vote, precision=precision)
     if detector.precision_choice is not None:
         create_console().print(str(detector.precision_choice))
-    settings = Settings(device=device, workers=workers, precision=detector.precision)
-    accelerator = create_single_accelerator(settings)
+    accelerator = create_single_accelerator(device, detector.precision)
     if data is None:
         data, images = training_data(run, "add --data DATA")
         evaluated, part = read_own_split(detector, data, images, split or "val", cache)
@@ -250,7 +248,7 @@ def detect(
     workers: int | None,
 ) -> list[Detections]:
     """Return the detections of the detector in every image of ``val``."""
-    num_workers = loader_workers(Settings(workers=workers))
+    num_workers = loader_workers(workers)
     with CountProgress("val") as progress:
         predict_batch = partial(detector.detect_batch, task)
         return map_dataset(predict_batch, task, accelerator, batch, num_workers, progress)

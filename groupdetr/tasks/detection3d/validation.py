@@ -15,7 +15,6 @@ from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
 from groupdetr.evaluation.nuscenes_results import write_results
-from groupdetr.settings import Settings
 from groupdetr.structures.detections3d import Detections3D
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 from groupdetr.tasks.detection3d.task import to_global_frame
@@ -49,13 +48,12 @@ def validate(
     if data is None:
         data, _ = training_data(run, "add --data DATA")
     split = split or "val"
-    settings = Settings(device=device, workers=workers)
-    accelerator = create_single_accelerator(settings)
+    accelerator = create_single_accelerator(device)
     detector = SceneDetector(run, str(accelerator.device), imgsz)
     dataset = load_split(run, data, split)
     expect_outside_dataset(out, dataset_folders(dataset.metadata()))
     task = detector.create_task(dataset)
-    num_workers = loader_workers(settings)
+    num_workers = loader_workers(workers)
 
     def detect() -> list[Detections3D]:
         with CountProgress("val") as progress:
