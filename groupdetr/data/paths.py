@@ -1,4 +1,7 @@
-"""Paths of image files: no file name may lead out of the image folder, and links are reported."""
+"""The name of a dataset, and the paths of its image files.
+
+No file name may lead out of the image folder, and links are reported.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from groupdetr.data.findings import Findings, printable
+
+
+def dataset_name(data: Path) -> str:
+    """Return what a dataset is called in titles and in the names of folders.
+
+    It is the name of its folder, also for ".", or that of its annotation file without the ending.
+    """
+    absolute = Path(os.path.abspath(data))
+    return absolute.stem if absolute.is_file() else absolute.name
 
 
 class ImageFolder:

@@ -39,7 +39,14 @@ def load_with_groups(folder: str | Path) -> Any:
             remedy="pass the folder that save_pretrained or the Trainer wrote",
         )
     config = transformers.AutoConfig.from_pretrained(folder)
-    model_class = getattr(transformers, config.architectures[0])
+    architecture = str(config.architectures[0]) if config.architectures else ""
+    model_class = getattr(transformers, architecture, None)
+    if model_class is None:
+        raise UsageError(
+            "config.json does not name a class of transformers",
+            where=f"{folder / 'config.json'}: architectures is {config.architectures}",
+            remedy='write that of the plain detector there: ["DetrForObjectDetection"]',
+        )
     plain = model_class.from_pretrained(folder)
     if hasattr(config, "group_detr"):
         return plain  # transformers itself knows its groups

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from groupdetr.console.text import file_name
+from groupdetr.data.paths import dataset_name
 from groupdetr.errors import UsageError
 from groupdetr.files.replacing import expect_replaceable
 from groupdetr.settings import RANGES, expect_whole_number
@@ -54,7 +55,7 @@ def find_label_errors(
     expect_whole_number("workers", workers, *RANGES["workers"])
     expect_detector_of_images(run)
     folder = output_folder(
-        Path(out) if out is not None else None, run, file_name(f"label-errors-{data.stem}")
+        Path(out) if out is not None else None, run, file_name(f"label-errors-{dataset_name(data)}")
     )
     if not has_json_keys(folder / JSON_FILE, ("suspects", "weights")):
         expect_replaceable([folder / JSON_FILE, folder / PAGE_FILE], lambda _: False, OTHER_FOLDER)

@@ -18,6 +18,7 @@ from groupdetr.checkpoints.native import save_state
 from groupdetr.console.output import create_console
 from groupdetr.console.text import file_name, quote
 from groupdetr.data.dataset import DetectionDataset
+from groupdetr.data.paths import dataset_name
 from groupdetr.data.records import TrainingData
 from groupdetr.data.transforms import val_transform
 from groupdetr.detectors.recipe import Recipe
@@ -223,9 +224,9 @@ def choose_folder(
     A folder that already has a run in it is refused.
     """
     timestamp = time.strftime("%Y%m%d-%H%M%S")
-    data_name = Path(config.data or "").stem
+    assert config.data is not None
     model_name = config.model.replace("/", "-")
-    name = f"{data_name}-{model_name}-{recipe.num_groups}g"
+    name = f"{dataset_name(config.data)}-{model_name}-{recipe.num_groups}g"
     default = Path("runs") / f"{file_name(name)}-{timestamp}"
     path = broadcast_object_list([str(out or default)])[0]
     run = RunFolder(Path(path))

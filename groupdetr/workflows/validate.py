@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from groupdetr.console.text import file_name
+from groupdetr.data.paths import dataset_name
 from groupdetr.engine.precision import expect_precision
 from groupdetr.engine.run_folder import RunFolder, training_data
 from groupdetr.errors import UsageError
@@ -209,8 +210,7 @@ def folder_name(run: Path, data: Path | None, split: str | None, imgsz: int | No
     """
     parts = ["val"]
     if data is not None:
-        absolute = data.absolute()
-        parts.append(absolute.stem if absolute.is_file() else absolute.name)
+        parts.append(dataset_name(data))
     if split is not None and (data is not None or split != "val"):
         parts.append(split)
     if imgsz is not None and (

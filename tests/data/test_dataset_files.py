@@ -10,6 +10,7 @@ import pytest
 
 from groupdetr.data import dataset_files
 from groupdetr.data.dataset_files import WHOLE, file_names, find_files, find_split_files
+from groupdetr.data.paths import dataset_name
 from groupdetr.errors import DataError, UsageError
 
 
@@ -21,6 +22,15 @@ def build(root: Path, paths: Iterable[str]) -> Path:
         if not path.endswith("/"):
             target.write_text("{}")
     return root
+
+
+def test_a_dataset_has_the_name_of_its_folder_or_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "chess.v2", ["train/", "all.v1.json"])
+    monkeypatch.chdir(tmp_path / "chess.v2/train")
+    names = {".": "train", "..": "chess.v2", "../all.v1.json": "all.v1"}
+    assert {path: dataset_name(Path(path)) for path in names} == names
 
 
 LAYOUTS = {

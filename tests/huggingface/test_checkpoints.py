@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,8 @@ def test_a_folder_without_groups_is_refused(tmp_path: Path) -> None:
         ghf.load_with_groups(tmp_path)
     with pytest.raises(UsageError, match="no config"):
         ghf.load_with_groups(tmp_path / "elsewhere")
+    config = tmp_path / "config.json"
+    for names in ([], ["MyDetector"]):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": names}))
+        with pytest.raises(UsageError, match="does not name a class of transformers"):
+            ghf.load_with_groups(tmp_path)

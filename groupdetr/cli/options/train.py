@@ -65,7 +65,7 @@ class TrainOptions(PluginOptions):
     resume: Path | None = None
     """A run to continue exactly where it stopped. Other options that are given override its own."""
     check: bool = True
-    """Open every image before training starts. --no-check reads only the annotations."""
+    """Decode every image before training starts. --no-check reads only the headers of images."""
     cache: bool = True
     """Keep what was read of a large COCO file in huggingface-hub's cache folder. The next start
     reads it from there if the file has not changed, and the processes of a machine share it in

@@ -25,6 +25,7 @@ from groupdetr.data.image_files import (
     is_system_name,
     search_folder,
 )
+from groupdetr.data.paths import dataset_name
 from groupdetr.data.readers.text_file import read_lines, read_text
 from groupdetr.data.split_names import SPLIT_ALIASES, expect_one_folder, split_folders
 from groupdetr.settings import MANY
@@ -70,7 +71,7 @@ def describe(data: Path) -> Description:
 
 def preferred_file(files: list[Path], data: Path) -> Path:
     """Return the one of several descriptions that has the name of one, or that of the folder."""
-    for stems in (_STEMS, (data.name.lower(),)):
+    for stems in (_STEMS, (dataset_name(data).lower(),)):
         preferred = [file for file in files if file.stem.lower() in stems]
         if len(files) > 1 and len(preferred) == 1:
             files = preferred
@@ -386,10 +387,12 @@ def _is_image_list(file: Path) -> bool:
 def _class_file(root: Path) -> Path | None:
     """Return the file with the names of the classes, one on each line; None if there is none.
 
-    It is in the folder of the dataset, in those of the splits, or in those of the labels. Several
-    must have the same names, because the numbers of the labels refer to them.
+    It is in the folder of the dataset, in those of the splits, or in those of the labels, such as
+    labels/train. Several must have the same names, because the numbers of the labels refer to them.
     """
-    for folders in ([root], split_folders(root).values(), _label_folders(root)):
+    labels = list(_label_folders(root))
+    labels += [folder for parent in labels for folder in sorted(parent.iterdir())]
+    for folders in ([root], split_folders(root).values(), labels):
         files = _class_files(folders)
         for file in files[1:]:
             if _names_of_lines(file) != _names_of_lines(files[0]):

@@ -13,6 +13,7 @@ from groupdetr.analysis.label_errors import Suspect, find_suspects
 from groupdetr.console.output import create_console
 from groupdetr.console.text import quantity
 from groupdetr.data.image_decoding import load_image
+from groupdetr.data.paths import dataset_name
 from groupdetr.data.records import CocoSplit
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError
@@ -125,7 +126,7 @@ def find_label_errors(
     }
     write_json(out / JSON_FILE, content)
     report = LabelErrorsReport(
-        name=f"Probable label errors in {root.name}",
+        name=f"Probable label errors in {dataset_name(root)}",
         lead=f"{quantity(len(found), 'suspect')} in {root}, found by the "
         f"{quantity(num_groups, 'group')} of {detector.path}.",
         num_groups=num_groups,

@@ -278,6 +278,16 @@ def test_names_of_classes_beside_the_labels_of_every_split_are_the_same(
         read_with_findings(tmp_path)
 
 
+def test_names_of_classes_may_be_beside_the_labels_of_the_splits(tmp_path: Path) -> None:
+    """LabelImg writes them into the folder in which it saves labels."""
+    ultralytics(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / "labels" / split / "classes.txt").write_text("cat\ndog\n")
+    data, findings = read_with_findings(tmp_path)
+    assert [category.name for category in data.categories] == ["cat", "dog"]
+    assert not findings
+
+
 @pytest.mark.parametrize("entry", ["images/train?", "images/train*/*"])
 def test_wildcards_name_what_they_match_and_nothing_between(entry: str, tmp_path: Path) -> None:
     """In a dataset whose own name has the characters of wildcards."""
@@ -334,15 +344,17 @@ def test_the_description_in_a_subfolder_is_found(tmp_path: Path) -> None:
 
 
 def test_of_several_descriptions_the_one_with_the_name_of_the_folder_is_read(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "pets"
     ultralytics(root)
     for name, names in (("pets", "[cat, dog]"), ("old", "[hen, cow]")):
         text = f"train: images/train\nval: images/val\nnames: {names}\n"
         (root / f"{name}.yaml").write_text(text)
-    data, _ = read_with_findings(root)
-    assert [category.name for category in data.categories] == ["cat", "dog"]
+    for path in (root, "."):
+        data, _ = read_with_findings(path)
+        assert [category.name for category in data.categories] == ["cat", "dog"]
+        monkeypatch.chdir(root)
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
