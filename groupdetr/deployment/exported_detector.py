@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from groupdetr.console.text import quote
 from groupdetr.data.batch import ImageBatch
 from groupdetr.data.dataset import DetectionDataset, to_pixels
 from groupdetr.data.image_input import ImageInput, to_rgb
@@ -79,14 +80,24 @@ class ExportedDetector(ImageDetector):
         has another fixed size than ``imgsz``.
         """
         runtime, metadata = open_exported(file)
-        if metadata.get("task") == "box3d":
+        if takes_scenes(metadata):
             what = "this file detects objects in scenes, not in single images"
             module = "groupdetr.deployment.exported_scene_detector"
             remedy = (
                 f"open it by ExportedSceneDetector of {module}; its accuracy: "
-                "groupdetr export RUN --check DATA"
+                f"groupdetr val {quote(file)} --data DATA"
             )
             raise UsageError(what, str(file), remedy)
+        return cls.opened(runtime, metadata, Path(file), imgsz)
+
+    @classmethod
+    def opened(
+        cls, runtime: Runtime, metadata: JsonObject, file: Path, imgsz: int | None
+    ) -> ExportedDetector:
+        """Return the detector of a file that `open_exported` has opened, with ``imgsz`` as `load`.
+
+        `UsageError` if its input has another fixed size.
+        """
         if imgsz is not None:
             expect_whole_number("imgsz", imgsz, *RANGES["imgsz"])
             size = metadata["size"]
@@ -98,7 +109,7 @@ class ExportedDetector(ImageDetector):
                     f"leave out imgsz, or export it again: groupdetr export RUN --imgsz {imgsz}",
                 )
             metadata = metadata | {"imgsz": imgsz}
-        return cls(runtime, metadata, Path(file))
+        return cls(runtime, metadata, file)
 
     def expect_options(self, score: float, batch: int, show_groups: bool) -> None:
         """Raise `UsageError` for options of `predict` that this detector cannot follow."""
@@ -250,6 +261,11 @@ def _task_of(outputs: Sequence[str]) -> type[DetectionTask]:
     if "mask_logits" not in outputs:
         return DetectionTask
     return BoxAndMaskTask if "boxes" in outputs else InstanceTask
+
+
+def takes_scenes(metadata: JsonObject) -> bool:
+    """True if the file with these metadata takes scenes of several cameras."""
+    return metadata.get("task") == "box3d"  # the kind of `Detection3DTask`
 
 
 def open_exported(file: str | Path) -> tuple[Runtime, JsonObject]:

@@ -1,4 +1,4 @@
-"""Evaluation of an exported detector of images, by the same metrics as that of a run."""
+"""Evaluation of an exported detector, by the same metrics as that of a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 import torch
 
 from groupdetr.console.text import quantity
+from groupdetr.data.nuscenes.version import refuse_image_folder
 from groupdetr.deployment.exported_detector import ExportedDetector
+from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
 from groupdetr.deployment.runtimes import runtime_name
 from groupdetr.deployment.verification import median_milliseconds
-from groupdetr.engine.accelerator import create_single_accelerator
+from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
+from groupdetr.engine.inference import map_dataset
+from groupdetr.engine.progress import CountProgress
 from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection2d.validation import (
     Validation,
@@ -21,6 +25,9 @@ from groupdetr.tasks.detection2d.validation import (
     with_classes_of,
     write_validation,
 )
+from groupdetr.tasks.detection3d.validation import load_split
+from groupdetr.tasks.detection3d.validation import write_validation as write_scene_validation
+from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
 from groupdetr.tasks.result_formats import Metrics
 
 
@@ -36,7 +43,7 @@ def validate(
     workers: int | None,
     out: Path,
 ) -> Metrics:
-    """Evaluate an exported file on a split, write files, and return what metrics.json holds.
+    """Evaluate a file on the images of a split, write files, and return what metrics.json holds.
 
     ``detector`` was loaded from ``file``. The other arguments are those of
     `groupdetr.tasks.detection2d.validation.validate`, and so are the files and the metrics. They
@@ -64,6 +71,46 @@ def validate(
         )
     details = {"milliseconds": round(milliseconds, 3)}
     return write_validation(validation, file, data, part, out, details, note)
+
+
+def validate_scenes(
+    detector: ExportedSceneDetector,
+    file: Path,
+    *,
+    data: Path,
+    images: Path | None,
+    split: str | None,
+    batch: int,
+    workers: int | None,
+    out: Path,
+) -> Metrics:
+    """Evaluate an exported file on the scenes of a split, as `validate` does on images.
+
+    The other arguments are those of `groupdetr.tasks.detection3d.validation.validate`, and so are
+    the files and the metrics. The time of one scene is measured, too.
+    """
+    refuse_image_folder(images)
+    split = split or "val"
+    dataset = load_split(data, split, "name a split with annotated objects: --split SPLIT")
+    expect_outside_dataset(out, dataset_folders(dataset.metadata()))
+    task = detector.create_task(dataset)
+    accelerator = create_single_accelerator("cpu")
+    num_workers = loader_workers(workers)
+    with CountProgress("val") as progress:
+        detections = map_dataset(
+            detector.detect_batch, task, accelerator, batch, num_workers, progress
+        )
+
+    inputs = detector.inputs_of(task.val.collate([task.val[0]]))
+    milliseconds = median_milliseconds(lambda: detector.runtime(*inputs))
+    views, _, height, width = inputs[0].shape[1:]
+    threads = quantity(torch.get_num_threads(), "thread")
+    note = (
+        f"{runtime_name(file)}: one scene of {views} images of {height} x {width} pixels takes "
+        f"{milliseconds:.3g} ms on this CPU, with {threads}"
+    )
+    details = {"milliseconds": round(milliseconds, 3)}
+    return write_scene_validation(task, detections, [], file, data, split, out, details, note)
 
 
 def time_of_one_image(

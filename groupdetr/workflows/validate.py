@@ -178,9 +178,9 @@ def _validate_exported(
         raise UsageError(what, str(file), "add --data DATA")
     # Imported here: it imports torch.export, which takes a second.
     from groupdetr.deployment import validation
-    from groupdetr.deployment.exported_detector import ExportedDetector
+    from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector, load_exported
 
-    detector = ExportedDetector.load(file, imgsz)
+    detector = load_exported(file, imgsz)
     if out is None:
         # Files of several formats are often beside each other.
         runtime = file.suffix[1:]
@@ -189,6 +189,17 @@ def _validate_exported(
         refuse_folder_of_training(out)
     folder = output_folder(out, file, "val")
     expect_val_folder(folder)
+    if isinstance(detector, ExportedSceneDetector):
+        return validation.validate_scenes(
+            detector,
+            file,
+            data=data,
+            images=images,
+            split=split,
+            batch=batch,
+            workers=workers,
+            out=folder,
+        )
     return validation.validate(
         detector,
         file,

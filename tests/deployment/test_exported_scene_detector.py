@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from groupdetr.cli.main import main
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.deployment import verification
 from groupdetr.deployment.exported_detector import ExportedDetector
-from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
+from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector, load_exported
 from groupdetr.errors import UsageError
 from groupdetr.tasks.detection3d.prediction import SceneDetector
 from groupdetr.workflows.export import export
@@ -27,7 +29,9 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_an_exported_detector_of_scenes_detects_the_same(weights: Path, scenes: Path) -> None:
+def test_an_exported_detector_of_scenes_detects_the_same(
+    weights: Path, scenes: Path, tmp_path: Path
+) -> None:
     result = export(weights, "torch-export", check=scenes)
     assert result.agreement.detections > 0
     assert result.ap is not None
@@ -55,3 +59,19 @@ def test_an_exported_detector_of_scenes_detects_the_same(weights: Path, scenes: 
     with pytest.raises(UsageError, match="in scenes, not in single images") as error:
         ExportedDetector.load(result.file)
     assert "ExportedSceneDetector" in error.value.remedy
+
+    # `groupdetr val` evaluates both alike.
+    metrics = {}
+    for name, source in (("file", result.file), ("weights", weights)):
+        arguments = ["val", str(source), "--data", str(scenes), "--workers", "0", "--batch", "3"]
+        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+        metrics[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert (tmp_path / name / "predictions.json").is_file()
+    assert metrics["file"].pop("milliseconds") > 0
+    assert metrics["file"].pop("weights") == str(result.file)
+    del metrics["weights"]["weights"]
+    assert metrics["file"].keys() == metrics["weights"].keys()
+    for name in ("NDS", "mAP", "mATE"):
+        assert metrics["file"][name] == pytest.approx(metrics["weights"][name], abs=1e-4)
+    with pytest.raises(UsageError, match="a fixed size, 64 x"):
+        load_exported(result.file, imgsz=32)

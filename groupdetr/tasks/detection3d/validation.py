@@ -16,8 +16,9 @@ from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
 from groupdetr.evaluation.nuscenes_results import write_results
 from groupdetr.structures.detections3d import Detections3D
+from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.detection3d.prediction import SceneDetector
-from groupdetr.tasks.detection3d.task import to_global_frame
+from groupdetr.tasks.detection3d.task import Detection3DTask, to_global_frame
 from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
 from groupdetr.tasks.result_formats import Metrics, MetricsTable, TableRow, format_csv
 
@@ -50,7 +51,11 @@ def validate(
     split = split or "val"
     accelerator = create_single_accelerator(device)
     detector = SceneDetector(run, str(accelerator.device), imgsz)
-    dataset = load_split(run, data, split)
+    remedy = (
+        f"to see the predictions: groupdetr predict {quote(run)} {quote(data)} "
+        f"--split {quote(split)}"
+    )
+    dataset = load_split(data, split, remedy)
     expect_outside_dataset(out, dataset_folders(dataset.metadata()))
     task = detector.create_task(dataset)
     num_workers = loader_workers(workers)
@@ -60,18 +65,39 @@ def validate(
             return run_inference(detector.model, task, accelerator, batch, num_workers, progress)
 
     detections = detect()
-    evaluation = task.evaluate(detections)
     groups: list[NuScenesEvaluation] = []
     if per_group:
         for group in range(detector.recipe.num_groups):
             with use_group(detector.model, group):
                 groups.append(task.evaluate(detect()))
 
+    return write_validation(task, detections, groups, detector.path, data, split, out)
+
+
+def write_validation(
+    task: Detection3DTask,
+    detections: Sequence[Detections3D],
+    groups: Sequence[NuScenesEvaluation],
+    weights: Path,
+    data: Path,
+    split: str,
+    out: Path,
+    details: JsonObject | None = None,
+    note: str = "",
+) -> Metrics:
+    """Write all files of an evaluation to the folder ``out``, and return what metrics.json holds.
+
+    ``detections`` are those in the validation samples of ``task``, and ``groups`` the evaluations
+    of each group, if there are any. ``weights`` is the file of the detector, and ``data`` the
+    dataset. ``details`` are more items of metrics.json, and ``note`` is a line below the metrics.
+    """
+    evaluation = task.evaluate(detections)
     content = {
         "split": split,
-        "weights": str(detector.path),
+        "weights": str(weights),
         "data": str(data),
         "images": len(task.val),
+        **(details or {}),
         **evaluation.to_json(),
     }
     if groups:
@@ -87,23 +113,20 @@ def validate(
     tables = [MetricsTable([summary_row(evaluation)]), MetricsTable(class_rows(evaluation))]
     if groups:
         tables.append(MetricsTable(group_rows(groups)))
+    if note:
+        tables.append(MetricsTable((), note))
     line = f"{quantity(len(samples), 'sample')}: split {split} of {data}"
     return Metrics(content, tables, out, line)
 
 
-def load_split(run: Path, root: Path, split: str) -> NuScenes:
+def load_split(root: Path, split: str, remedy: str) -> NuScenes:
     """Return the dataset whose val split is the split to evaluate.
 
-    `UsageError` if it has no object to evaluate.
+    `UsageError` with this ``remedy`` if it has no object to evaluate.
     """
     dataset = load(root, split)
     if not any(sample.truth.trainable.any() for sample in dataset.splits["val"]):
-        raise UsageError(
-            f"split {split!r} has no object to evaluate",
-            str(root),
-            f"to see the predictions: groupdetr predict {quote(run)} {quote(root)} "
-            f"--split {quote(split)}",
-        )
+        raise UsageError(f"split {split!r} has no object to evaluate", str(root), remedy)
     return dataset
 
 
