@@ -32,6 +32,7 @@ from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.modeling.encoders.encoder import Encoder
 from groupdetr.modeling.frozen import is_frozen
 from groupdetr.modeling.group_chunks import ChunkedModelWithLoss, ModelWithLoss
+from groupdetr.ops.transfer import to_device, to_host
 from groupdetr.structures.camera_images import CameraImages
 from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory
@@ -90,7 +91,7 @@ class CachedBatch:
         tensors = []
         for stored, order in zip(self.cache.stored, self.cache.orders):
             # Back to the order of the axes in memory, on which rounding may depend.
-            tensors.append(stored[rows].to(device, non_blocking=True).permute(order))
+            tensors.append(to_device(stored[rows], device).permute(order))
         return self.cache.pack(tensors)
 
 
@@ -130,10 +131,11 @@ class FeatureCache:
             tensors = self.compute(batch)
             if not self.stored:
                 self.allocate(tensors, log)
-            for i, row in enumerate(map(self.row, samples)):
-                self.targets[row] = batch.targets[i]
-                for stored, order, tensor in zip(self.stored, self.orders, tensors):
-                    stored[row] = tensor.permute(_inverse(order))[i]
+            rows = [self.row(sample) for sample in samples]
+            self.targets.update(zip(rows, batch.targets))
+            for stored, order, tensor in zip(self.stored, self.orders, tensors):
+                for row, features in zip(rows, to_host(tensor.permute(_inverse(order)))):
+                    stored[row] = features
         parts = "backbone" if self.example is None else "backbone and encoder"
         duration = format_duration(time.monotonic() - started)
         log(f"        computed by the frozen {parts} in {duration}")
@@ -186,8 +188,8 @@ class FeatureCache:
         """Return the features of a batch as the input of the rest of the model."""
         if self.example is not None:
             return CachedMemory(replace(self.example, tokens=tensors[0]))
-        padding = torch.zeros(self.input_shape[0], *self.input_shape[2:], dtype=torch.bool)
-        padding = padding.to(self.device)
+        batch_size, _, *image_size = self.input_shape
+        padding = tensors[0].new_zeros((batch_size, *image_size), dtype=torch.bool)
         # No memory: the encoder needs the padding alone.
         no_pixels = tensors[0].new_zeros(()).expand(self.input_shape)
         return CachedFeatures(tensors, Images(no_pixels, padding, padded=False))

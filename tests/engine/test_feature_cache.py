@@ -6,13 +6,22 @@ import json
 import shutil
 from pathlib import Path
 from shlex import split
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from groupdetr.cli.main import main
+from groupdetr.data.dataset import SampleIndex
 from groupdetr.engine import feature_cache
+from groupdetr.engine.feature_cache import FeatureCache
+from groupdetr.settings import Settings
+from groupdetr.tasks.detection2d.task import DetectionTask
+from tests.claims.detectors import FAST, build
+from tests.pretended_device import PRETENDED, pretended_device
 from tests.runs import (
     evaluations,
     is_identical,
@@ -83,6 +92,21 @@ def test_features_that_do_not_fit_into_memory_are_in_files_that_are_deleted(
     assert "features of 24 images" in output
     assert "in files in" in output
     assert not list((tmp_path / "cached").glob("features*"))
+
+
+def test_a_gpu_gets_the_features_without_a_wait_of_the_host(shapes: Path, tmp_path: Path) -> None:
+    dataset = DetectionTask(
+        DetectionTask.read(shapes, None), Settings(imgsz=48, augment="none"), 10
+    ).train
+    accelerator = Accelerator(cpu=True)
+    run = SimpleNamespace(path=tmp_path)
+    plan: Any = SimpleNamespace(accelerator=accelerator, micro_batch_size=2, workers=0, run=run)
+    cache = FeatureCache(plan, dataset, build(FAST["dino"]), log=lambda _: None)
+    (batch,) = cache.batches([[SampleIndex(0, 3), SampleIndex(0, 0)]])
+    with pretended_device() as device:
+        features = batch.images(PRETENDED)
+        assert not device.waits
+        assert all(x.device == PRETENDED for x in (*features.maps, features.images.padding))
 
 
 def test_the_size_is_printed_before_and_is_that_of_all_tokens(
