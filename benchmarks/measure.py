@@ -261,8 +261,13 @@ def show(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path | Non
     for line in markdown(rows):
         print(line)
     if out is not None:
-        content = {"options": public(vars(options)), "environment": machine(), "results": rows}
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write(options, rows, out)
+
+
+def write(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+    """Write the rows as JSON, with the options, the machine and the date."""
+    content = {"options": public(vars(options)), "environment": machine(), "results": rows}
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

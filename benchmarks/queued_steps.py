@@ -19,7 +19,7 @@ the memory has a row that says so. On a CPU there are only times.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -31,6 +31,7 @@ from step import Options as StepOptions
 from step import Step
 from torch import nn
 from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from groupdetr.engine.optimizer import create_optimizer
@@ -154,8 +155,17 @@ def profile_of(step: QueuedStep) -> dict[str, Any]:
         for _ in range(PROFILED):
             step()
         torch.cuda.synchronize()
-    events = list(profiled.events() or ())
-    on_gpu = [event for event in events if event.device_type == DeviceType.CUDA]
+    return costs(list(profiled.events() or ()))
+
+
+def costs(events: Sequence[FunctionEvent]) -> dict[str, Any]:
+    """Return what the events of `PROFILED` steps cost, each step on average."""
+    # A GPU has events for annotations, such as that of the optimizer, that span several kernels.
+    on_gpu = [
+        event
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
     copies = [event for event in on_gpu if event.name.startswith("Mem")]
     # The last wait is that for the end of the profile.
     waits = [event for event in events if event.name in WAITS][:-1]
@@ -199,6 +209,8 @@ def main(options: Options) -> None:
         except torch.OutOfMemoryError:
             rows[name] = {"failed": "out of memory"}
         step = None  # type: ignore[assignment]  # Its memory is freed before the next case.
+        if options.out is not None:
+            measure.write(options, rows, options.out)  # A limit of time may end the next case.
     measure.show(options, rows, options.out)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from torch import nn
+from torch.autograd import DeviceType
 
 from tests.benchmarks.conftest import BENCHMARKS
 
@@ -54,6 +55,37 @@ def test_a_step_of_scenes(run: Run) -> None:
     sizes = {"height": 32, "width": 64, "queries": 10}
     rows = run("step", model="petr-tiny", **sizes, batch=1, rounds=1, groups=(1,), peak=False)
     assert rows["K = 1"]["GFLOP"] > 0
+
+
+@pytest.mark.usefixtures("run")
+def test_the_annotation_of_an_optimizer_is_no_kernel() -> None:
+    queued_steps = import_module("queued_steps")
+
+    def on_gpu(name: str, start: float, end: float, is_user_annotation: bool = False) -> Any:
+        time_range = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(
+            name=name,
+            device_type=DeviceType.CUDA,
+            is_user_annotation=is_user_annotation,
+            time_range=time_range,
+        )
+
+    events = [on_gpu("Memcpy", 0, 1), *(on_gpu("gemm", 2 * i, 2 * i + 1) for i in (1, 2, 3))]
+    events.append(on_gpu("Optimizer.step#AdamW.step", 2, 7, is_user_annotation=True))
+    costs = queued_steps.costs(events)
+    assert (costs["kernels"], costs["busy"]) == (1, 4 / 7)
+
+
+def test_the_steps_before_a_limit_of_time_are_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued_steps = import_module("queued_steps")
+    results = iter([{"step, ms": 1.0}])
+    monkeypatch.setattr(queued_steps, "row_of", lambda *_: next(results))
+    with pytest.raises(StopIteration):
+        run("queued_steps", **queued_steps.QUICK)
+    rows = json.loads((tmp_path / "queued_steps.json").read_text())["results"]
+    assert list(rows.values()) == [{"step, ms": 1.0}]
 
 
 def test_our_criterion_is_the_usual_form(run: Run) -> None:
