@@ -75,10 +75,19 @@ class PretendedEvent:
             self.device.wait("event")
 
 
+class HostGenerator(torch.Generator):
+    """In place of `torch.Generator`, on whatever device it should be.
+
+    It is a class, because modules that are imported meanwhile have it in their annotations.
+    """
+
+    def __new__(cls, *_: object) -> HostGenerator:
+        return super().__new__(cls)
+
+
 @contextmanager
 def pretended_device() -> Iterator[PretendedDevice]:
     """Count the host waits of everything that runs in this context."""
-    generator = torch.Generator
 
     def group(tensors: Any, **_: object) -> Any:
         return {(PRETENDED, torch.float32): (tensors, None)}
@@ -87,7 +96,7 @@ def pretended_device() -> Iterator[PretendedDevice]:
     # What asks for the device by other ways than a function of tensors
     with (
         use_backend(in_pytorch),
-        patch.object(torch, "Generator", lambda *_: generator()),
+        patch.object(torch, "Generator", HostGenerator),
         patch.object(torch.cuda, "Event", lambda: PretendedEvent(device)),
         patch.object(torch.cuda, "current_stream", lambda _: None),
         patch.object(clip_grad, "_group_tensors_by_device_and_dtype", group),
