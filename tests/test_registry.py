@@ -26,7 +26,7 @@ from groupdetr.experiments.training_settings import TINY_SETTINGS
 from groupdetr.groups import attend_across_groups, match_naively
 from groupdetr.registry import experiment, recipe_from_dict, recipe_to_dict
 from groupdetr.settings import DEFAULT_MODEL, Settings, SettingsOptions
-from groupdetr.tasks.training_config import TrainingConfig
+from groupdetr.tasks.training_config import TrainingConfig, changed_fields
 from groupdetr.workflows.recipe_options import make_recipe
 from tests.runs import SMALL_MODEL, SMALL_SETTINGS
 
@@ -380,3 +380,12 @@ def test_a_callback_from_the_command_line_survives_a_resume(
     assert main([*arguments, *callback]) == 0
     assert main(["train", "--resume", str(run), *callback]) == 0
     assert (run / "steps.txt").read_text(encoding="utf-8") == "3"
+
+
+def test_fields_that_weights_change_are_recorded_in_their_order() -> None:
+    """The order of a set would differ between the processes of a training and its resume."""
+    planned = TinyDABDETR()
+    built = replace(planned, dropout=0.3, channels=32, num_groups=5, num_queries=7)
+    names = [text.partition("=")[0] for text in changed_fields(built, planned)]
+    assert names == [field.name for field in fields(planned) if field.name in names]
+    assert len(names) == 4

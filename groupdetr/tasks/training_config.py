@@ -165,7 +165,7 @@ def changed_fields(built: Recipe, planned: Recipe) -> list[str]:
     """Return the fields, as name=value, in which the recipe of the model differs from the plan."""
     before = dataclasses.asdict(planned)
     after = dataclasses.asdict(built)
-    names = after.keys() - {"num_classes", "pretrained_backbone"}
+    names = [name for name in after if name not in ("num_classes", "pretrained_backbone")]
     return [f"{name}={after[name]}" for name in names if after[name] != before[name]]
 
 
