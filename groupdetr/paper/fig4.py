@@ -51,7 +51,7 @@ class Fig4(OneDetector):
             items.append(Tile(f"Median, seed {seed}", f"{median(values):.1f}", "AP", note))
         dots = [DotRow(f"seed {seed}", values, median=True) for seed, values in by_seed.items()]
         num_groups = len(next(iter(by_seed.values())))
-        columns = [Column("seed"), *(Column(f"group {k + 1}", 1) for k in range(num_groups))]
+        columns = [Column("seed"), *(Column(f"group {k}", 1) for k in range(num_groups))]
         columns += [Column("median", 1)]
         rows: list[list[Cell]] = []
         for seed, values in by_seed.items():
@@ -59,7 +59,7 @@ class Fig4(OneDetector):
         text = (
             f"Each group is evaluated alone, as if it were kept after training. The groups of one "
             f"training differ by at most {max(spreads):.1f} AP; in the paper they are within 0.1 "
-            "of the median, 37.5 AP, on the 5,000 images of COCO's validation set. Group 1 is the "
+            "of the median, 37.5 AP, on the 5,000 images of COCO's validation set. Group 0 is the "
             "one that is used."
         )
         caption = "A dot for each group; the bar is at their median."
@@ -77,7 +77,7 @@ class Fig4(OneDetector):
     def table(self, results: Results) -> str:
         by_seed: dict[str, list[float]] = results.extra["groups"]
         num_groups = len(next(iter(by_seed.values())))
-        names = ["seed", *(f"group {k + 1}" for k in range(num_groups)), "median"]
+        names = ["seed", *(f"group {k}" for k in range(num_groups)), "median"]
         rows = []
         for seed, values in by_seed.items():
             rows.append([seed, *(f"{value:.1f}" for value in [*values, median(values)])])

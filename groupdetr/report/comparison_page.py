@@ -77,9 +77,9 @@ class ComparisonPage:
         return TIME_NAMES[self.time_key]
 
     def step_ratio(self, item: Configuration) -> float:
-        """Return the time of a step over that of the first configuration of the same family."""
-        same = [other for other in self.configurations if other.family == item.family]
-        base = same[0] if item.family else self.configurations[0]
+        """Return the time of a step over that of the fewest groups of the same family."""
+        family = [other for other in self.configurations if other.family == item.family]
+        base = min(family, key=lambda other: other.groups)
         return ratio(item.step_seconds(self.time_key), base.step_seconds(self.time_key))
 
 
@@ -244,7 +244,7 @@ def metric_table(page: ComparisonPage) -> Html:
         f"Metrics on the validation images after the last epoch, in percent"
         f"{'; ± is the standard deviation over the seeds' if has_spread else ''}. "
         f"{page.time_name[0].upper()}{page.time_name[1:]} is that of training, without "
-        f"evaluations; a step is its time over that of a step without groups."
+        f"evaluations; a step is its time over that of a step with the fewest groups."
     )
     if has_paper:
         caption += f" {page.source}".rstrip()

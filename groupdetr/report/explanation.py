@@ -100,13 +100,13 @@ def _group(group: int, y: int, dropped: bool) -> Html:
     if dropped:
         colour = "var(--muted)"
         opacity = 0.5
-        name = f"group {group + 1}, dropped"
+        name = f"group {group}, dropped"
         frame_style = f"stroke:{colour};stroke-dasharray:4 5"
         assignment = {}
     else:
         colour = f"var(--s{group})"
         opacity = 1
-        name = f"group {group + 1}"
+        name = f"group {group}"
         frame_style = f"stroke:{colour}"
         assignment = _ASSIGNMENTS[group]
     frame_size = f'x="140" y="{y - 24}" width="278" height="48" rx="24"'

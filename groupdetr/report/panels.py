@@ -60,7 +60,7 @@ def group_legend(num_groups: int) -> Html:
     entries = []
     for group in range(num_groups):
         red, green, blue = palette(group)
-        entries.append((f"rgb({red},{green},{blue})", f"group {group + 1}"))
+        entries.append((f"rgb({red},{green},{blue})", f"group {group}"))
     return swatches(entries)
 
 

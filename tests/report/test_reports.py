@@ -25,7 +25,7 @@ from groupdetr.report.comparison import (
     gain_at_equal_time,
     time_key,
 )
-from groupdetr.report.comparison_page import GainRow, sentence
+from groupdetr.report.comparison_page import ComparisonPage, GainRow, sentence
 from groupdetr.report.page import Html
 from groupdetr.report.panels import DetectionPanel, GroupPanel, count_detected
 from groupdetr.report.run import RunReport, write_run_report
@@ -217,6 +217,11 @@ def test_a_gain_at_equal_time_is_read_from_the_curves() -> None:
     measured, end = gain_at_equal_time(base, other, "AP", "cpu_seconds")
     assert end == pytest.approx(4 * 1.1)
     assert measured.mean == pytest.approx(100 * (0.18 / 4 * 4.4 / 1.8 - 0.11))
+
+
+def test_a_step_is_compared_with_that_of_the_fewest_groups_in_whatever_row_it_is() -> None:
+    page = ComparisonPage([configuration(6), configuration(1)], [], "AP", ["AP"])
+    assert [page.step_ratio(item) for item in page.configurations] == pytest.approx([1.6 / 1.1, 1])
 
 
 def test_cpu_time_is_compared_if_every_run_has_it() -> None:
