@@ -34,11 +34,11 @@ WRITERS: dict[str, Callable[[Sequence[SourceSplit], Target], None]] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written, and what the format could not hold."""
+    """A dataset that was written, and what the format could not hold."""
 
     folder: Path
     images: dict[str, int]  # split -> number
-    objects: dict[str, int]
+    annotations: dict[str, int]  # split -> number, with those that the format could not hold
     notes: dict[str, int]  # what was changed or lost -> how often
 
 
@@ -149,7 +149,7 @@ def describe(conversion: Conversion) -> list[str]:
     """Return the lines about a conversion: what was written, what was changed or lost."""
     lines = []
     for name, count in conversion.images.items():
-        lines.append(f"{name}: {count} images, {conversion.objects[name]} annotations")
+        lines.append(f"{name}: {count} images, {conversion.annotations[name]} annotations")
     for what, count in conversion.notes.items():
         lines.append(f"not as in the source: {count} {what}")
     lines.append(f"written to {printable(str(conversion.folder))[1:-1]}")

@@ -195,8 +195,8 @@ def _duplicates(images: list[_ImageFile], digests: dict[Path, str]) -> Iterator[
         first = first_by_content.setdefault(content, image)
         first_file = printable(first.record.file_name)
         if first.split != image.split:
-            what = f"it is the same image as {first.name} of the {first.split} split, {first_file}"
+            what = f"it is the same image as {first_file} of the {first.split} split"
             yield Finding("shared-images", str(image.path), image.name, what)
         elif first.path != image.path:
-            what = f"it is a copy of {first.name}, {first_file}"
+            what = f"it is a copy of {first_file}"
             yield Finding("duplicate-images", str(image.path), image.name, what)

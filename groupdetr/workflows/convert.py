@@ -32,7 +32,7 @@ class ConvertResult:
         return {
             "folder": str(self.folder),
             "images": self.conversion.images,
-            "annotations": self.conversion.objects,
+            "annotations": self.conversion.annotations,
             "not_as_in_the_source": self.conversion.notes,
         }
 

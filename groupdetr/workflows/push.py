@@ -90,8 +90,9 @@ def push(
         folder = Path(out)
         expect_folder(folder)
         is_own = has_json_keys(folder / CONFIG_FILE, ("library_name", "recipe"))
-        # The detector itself may be such a folder.
-        is_own = is_own and not same_file(Path(run), folder)
+        # The detector itself may be such a folder, or the weights in it.
+        weights_folder = Path(run) if Path(run).is_dir() else Path(run).parent
+        is_own = is_own and not same_file(weights_folder, folder)
         files = [folder / name for name in FILES]
         expect_replaceable(files, lambda _: is_own, "choose another folder with --out")
         write_files(Path(run), named.id, folder, license)

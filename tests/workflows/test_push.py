@@ -138,7 +138,7 @@ def test_a_weights_file_has_a_card_without_figures(run: Path, tmp_path: Path) ->
     assert ", ".join(groupdetr.Detector(run).names) in text
 
 
-def test_only_a_folder_of_push_is_written_again(run: Path) -> None:
+def test_only_a_folder_of_push_is_written_again(run: Path, capsys: Captured) -> None:
     groupdetr.push(run, "me/shapes", out="out")
     groupdetr.push(run, "me/shapes", out="out")
     Path("own").mkdir()
@@ -148,8 +148,10 @@ def test_only_a_folder_of_push_is_written_again(run: Path) -> None:
     assert Path("own/README.md").read_text() == "my notes"
     # A folder is not replaced by itself: its card has the figures of the run, which is not given.
     card = Path("out/README.md").read_text(encoding="utf-8")
-    assert main(["push", "out", "me/shapes", "--out", "out"]) == 2
-    assert Path("out/README.md").read_text(encoding="utf-8") == card
+    for source in ("out", "out/model.safetensors"):
+        assert main(["push", source, "me/shapes", "--out", "out"]) == 2
+        assert "would be replaced" in capsys.readouterr().err
+        assert Path("out/README.md").read_text(encoding="utf-8") == card
 
 
 @pytest.mark.parametrize("name", ["shapes", "me/shapes@v1", "a/b/c", "me/", "https://x.y/me/a"])

@@ -1,9 +1,10 @@
 """Datasets of the Hugging Face library ``datasets`` on disk: image folders and Parquet files.
 
 An image folder has a file ``metadata.jsonl`` beside its images, or one in the folder of each split.
-Each line is an object with ``file_name`` and ``objects``: ``bbox``, as x, y, width and height in
-pixels, and ``categories`` or ``category``, as numbers or names. Parquet files have the same columns
-and the images themselves. https://huggingface.co/docs/datasets/image_dataset#object-detection
+All of these may be in a folder ``data``. Each line is an object with ``file_name`` and ``objects``:
+``bbox``, as x, y, width and height in pixels, and ``categories`` or ``category``, as numbers or
+names. Parquet files have the same columns and the images themselves.
+https://huggingface.co/docs/datasets/image_dataset#object-detection
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def read_huggingface(data: Path) -> dict[str, SplitAnnotations]:
     """
     files = {} if data.is_file() else _metadata_files(data)
     if files:
-        expect_one_folder(data)
+        for folder in _folders_of_metadata(data):
+            expect_one_folder(folder)
     rows_by_split = {
         split: [
             _Row(row, location, file.parent)
@@ -88,15 +90,23 @@ class _Row:
 # image folders
 
 
+def _folders_of_metadata(root: Path) -> tuple[Path, Path]:
+    """Return where the metadata files or the folders of the splits may be, the first one first."""
+    return root, root / "data"
+
+
 def _metadata_files(root: Path) -> dict[str, list[Path]]:
-    """Return the metadata files of each split. One in the folder itself is of train."""
-    files = {}
-    for split, folder in split_folders(root).items():
-        if (folder / _METADATA).is_file():
-            files[split] = [folder / _METADATA]
-    if not files and (root / _METADATA).is_file():
-        files["train"] = [root / _METADATA]
-    return files
+    """Return the metadata files of each split. One that is in no folder of a split is of train."""
+    for parent in _folders_of_metadata(root):
+        files = {}
+        for split, folder in split_folders(parent).items():
+            if (folder / _METADATA).is_file():
+                files[split] = [folder / _METADATA]
+        if not files and (parent / _METADATA).is_file():
+            files["train"] = [parent / _METADATA]
+        if files:
+            return files
+    return {}
 
 
 def _rows(file: Path) -> Iterator[tuple[JsonObject | str, RecordLocation]]:

@@ -331,6 +331,16 @@ def test_names_of_classes_are_those_of_objects_and_not_of_images(
     assert [category.name for category in load(metadata).categories] == ["cat", "dog"]
 
 
+def test_the_splits_of_an_image_folder_may_be_in_the_folder_data(metadata: Path) -> None:
+    (metadata / "data").mkdir()
+    for split in ("train", "validation"):
+        (metadata / split).rename(metadata / "data" / split)
+    assert load(metadata).splits.keys() == {"train", "val"}
+    (metadata / "data/dev").mkdir()
+    with pytest.raises(DataError, match="could be"):
+        load(metadata)
+
+
 def test_classes_without_names_are_the_numbers_that_objects_have(metadata: Path) -> None:
     """They may be ids of another file, of any size."""
     row = {"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]] * 2, "category": [7, 10**12]}}
