@@ -165,6 +165,24 @@ def test_names_that_would_share_an_annotation_file_differ(sample: Sample, tmp_pa
         assert_same_dataset(load(tmp_path / to), load(root))
 
 
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_images_without_an_ending_get_that_of_their_format(
+    to: Any, sample: Sample, tmp_path: Path
+) -> None:
+    """Readers find images by their endings, and would leave these out without a word."""
+    for image, name in zip(sample.train["images"], ("a", "b.jpg_large", "c.JPG")):
+        (sample.root / "images" / image["file_name"]).rename(sample.root / "images" / name)
+        image["file_name"] = name
+    root = sample.save()
+    result = convert(root, to, tmp_path / "out")
+    (note,) = result.conversion.notes
+    assert (note, result.conversion.notes[note]) == (
+        "images renamed, because their names have no ending of an image",
+        2,
+    )
+    assert_same_dataset(load(tmp_path / "out"), load(root))
+
+
 def test_data_that_would_mislead_training_is_not_converted(sample: Sample, tmp_path: Path) -> None:
     sample.train["annotations"][0]["category_id"] = 99
     with pytest.raises(DataError, match="category_id is 99"):

@@ -20,6 +20,7 @@ from groupdetr.data.writers.target import (
     Target,
     flat_names,
     with_boxes_inside,
+    with_image_endings,
 )
 from groupdetr.structures.json_object import JsonObject
 
@@ -34,6 +35,7 @@ def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
     below 1 would make readers take all corners as counted from 0, and a box is a pixel wide and
     high at least, because its last pixel belongs to it.
     """
+    splits = [with_image_endings(split, target) for split in splits]
     keys = {}  # images of two splits may have the same name
     for split in splits:
         for image in split.images:

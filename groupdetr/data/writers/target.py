@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from groupdetr.data.image_decoding import is_turned
+from groupdetr.data.image_decoding import is_turned, open_image
+from groupdetr.data.image_files import is_image_name
 from groupdetr.data.records import clip_boxes
 from groupdetr.data.writers.orientation import turned
 from groupdetr.files.writing import explained
@@ -19,6 +20,8 @@ from groupdetr.structures.json_object import JsonObject
 
 # Pixels by which a box may leave its image without a note: the error of x + width.
 ROUNDING = 1e-6
+# Endings that are not Pillow's name of the format
+_ENDINGS = {"JPEG": ".jpg", "JPEG2000": ".jp2"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,28 @@ class Target:
         """Count something that the format cannot hold, or that was changed."""
         if count:
             self.notes[what] += count
+
+
+def with_image_endings(split: SourceSplit, target: Target) -> SourceSplit:
+    """Return a split whose images have names with the ending of an image.
+
+    Readers of YOLO and Pascal VOC find images in folders by their endings.
+    """
+    images = []
+    for image in split.images:
+        name = image.file_name.name
+        if not is_image_name(name):
+            target.note("images renamed, because their names have no ending of an image")
+            image = replace(image, file_name=image.file_name.with_name(name + _ending(image.path)))
+        images.append(image)
+    return replace(split, images=images)
+
+
+def _ending(path: Path) -> str:
+    """Return the usual ending of an image file of this format."""
+    with open_image(path) as image:
+        name = str(image.format)
+    return _ENDINGS.get(name, f".{name.lower()}")
 
 
 def with_boxes_inside(image: SourceImage, target: Target) -> SourceImage:

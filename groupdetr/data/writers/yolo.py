@@ -21,6 +21,7 @@ from groupdetr.data.writers.target import (
     Target,
     flat_names,
     with_boxes_inside,
+    with_image_endings,
 )
 from groupdetr.errors import DataError
 from groupdetr.structures.json_object import JsonObject
@@ -32,6 +33,7 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
     Programs for YOLO turn images by their EXIF orientation. If the boxes are those of an image
     before that, its copy has no orientation.
     """
+    splits = [with_image_endings(split, target) for split in splits]
     stored = _images_as_stored(splits)
     names = {number: item["name"] for number, item in enumerate(splits[0].categories)}
     # Without 'path', the folders are relative to data.yaml. Ultralytics would take a relative
