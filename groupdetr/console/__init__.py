@@ -1,1 +1,1 @@
-"""Everything that is printed: the console, and text that is data."""
+"""Everything that is printed: the console, progress, and text that is data."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar
 
+from groupdetr.console.progress import with_progress
 from groupdetr.data.image_input import ImageInput
 from groupdetr.data.nuscenes import synthetic
 from groupdetr.data.nuscenes.dataset import SceneBatch, SceneDataset
@@ -17,7 +18,6 @@ from groupdetr.deployment.exported_detector import ExportedDetector
 from groupdetr.deployment.exported_scene_detector import ExportedSceneDetector
 from groupdetr.deployment.runtimes import Runtime
 from groupdetr.deployment.verification import Agreement, Tolerance, compare, compare_scenes
-from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import training_data
 from groupdetr.errors import DataError, UsageError
 from groupdetr.evaluation.coco import evaluate

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from groupdetr.console.progress import CountProgress
 from groupdetr.console.text import quantity
 from groupdetr.data.nuscenes.version import refuse_image_folder
 from groupdetr.deployment.exported_detector import ExportedDetector
@@ -14,7 +15,6 @@ from groupdetr.deployment.runtimes import runtime_name
 from groupdetr.deployment.verification import median_milliseconds
 from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
 from groupdetr.engine.inference import map_dataset
-from groupdetr.engine.progress import CountProgress
 from groupdetr.tasks.detection2d.task import DetectionTask
 from groupdetr.tasks.detection2d.validation import (
     Validation,

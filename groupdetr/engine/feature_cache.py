@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupdetr.console.progress import format_duration
 from groupdetr.data.dataset import DetectionDataset, SampleIndex
 from groupdetr.data.loader import training_loader
 from groupdetr.engine.memory import format_bytes, usable_bytes
 from groupdetr.engine.precision import tf32_of
-from groupdetr.engine.progress import format_duration
 from groupdetr.engine.task import Batch
 from groupdetr.engine.training_plan import TrainingPlan
 from groupdetr.errors import UsageError

@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from groupdetr.analysis.group_pass import GroupPass
+from groupdetr.console.progress import CountProgress
 from groupdetr.engine.accelerator import create_single_accelerator
-from groupdetr.engine.progress import CountProgress
 from groupdetr.paper.fig3 import OneDetector
 from groupdetr.paper.item import Choices
 from groupdetr.paper.plan import Row

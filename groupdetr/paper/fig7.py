@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from groupdetr.analysis.training_memory import MemoryStep, step_memory
+from groupdetr.console.progress import CountProgress
 from groupdetr.engine.accelerator import environment
-from groupdetr.engine.progress import CountProgress
 from groupdetr.experiments.recipes import K
 from groupdetr.paper import small_scale
 from groupdetr.paper.item import Choices, Item

@@ -19,19 +19,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from groupdetr.console.text import quantity
-from groupdetr.engine.progress import (
-    NOTEBOOK_EVERY,
+from groupdetr.console.progress import (
     PLAIN_EVERY,
     format_duration,
     format_percent,
     format_times,
     text_bar,
 )
+from groupdetr.console.text import quantity
 from groupdetr.errors import GroupDETRError
 from groupdetr.paper.trainings import StoredTraining
 from groupdetr.tasks.registry import task_class
-from groupdetr.visualize.display import NotebookText, in_notebook
+from groupdetr.visualize.display import NOTEBOOK_EVERY, NotebookText, in_notebook
 
 POLL_SECONDS = 0.5  # between two checks of the processes
 STOP_SECONDS = 60.0  # for the current step and a checkpoint, until a process is killed

@@ -21,7 +21,6 @@ from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError, WeightsError
 from groupdetr.files.kinds import ANNOTATIONS, IMAGE, VIDEO, recognise, run_around
 from groupdetr.files.missing import as_typed, describe_missing
-from groupdetr.registry import list_models
 from groupdetr.version import __version__
 
 RUN_OR_WEIGHTS = (
@@ -217,6 +216,9 @@ def _missing_run(source: str | Path) -> UsageError:
     """Return the error for an argument that names no file and no folder."""
     text = str(source)
     what = "there is no such run or weights file"
+    # Imported here, because it imports all detectors.
+    from groupdetr.registry import list_models
+
     if text in list_models():
         return UsageError(
             "this is the name of a model, and not a run or a weights file",

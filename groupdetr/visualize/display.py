@@ -11,6 +11,8 @@ from rich.console import Console
 
 from groupdetr.errors import UsageError
 
+NOTEBOOK_EVERY = 0.5  # seconds between two changes of a text in a notebook
+
 
 def in_notebook() -> bool:
     """Return True if this process is the kernel of a notebook, such as Jupyter's or Colab's."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import nn
 
 from groupdetr.console.output import create_console
+from groupdetr.console.progress import CountProgress
 from groupdetr.data.check import CheckReport
 from groupdetr.data.check import check as check_coco
 from groupdetr.data.layouts import DatasetSplits, load
@@ -16,7 +18,6 @@ from groupdetr.data.nuscenes.version import check_version, is_version, refuse_im
 from groupdetr.data.nuscenes.version import load as load_version
 from groupdetr.data.records import TrainingData
 from groupdetr.data.transforms import InputShape
-from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.run_folder import write_json
 from groupdetr.errors import DataError, UsageError
 from groupdetr.files.replacing import expect_replaceable
@@ -24,11 +25,13 @@ from groupdetr.settings import MANY, RANGES, Settings, expect_whole_number
 from groupdetr.structures.json_object import JsonObject
 from groupdetr.tasks.annotated_images import is_annotated, save_annotated
 from groupdetr.tasks.detection2d.augmentation_sheet import augmentation_sheet
-from groupdetr.tasks.detection2d.label_errors import LabelErrors
 from groupdetr.tasks.detection2d.task import Augmentation
 from groupdetr.tasks.output_files import dataset_folders, expect_outside_dataset
-from groupdetr.workflows.label_errors import expect_detector_of_images, find_label_errors
 from groupdetr.workflows.output_folder import expect_check_file
+
+# What runs a detector takes as long to import as the rest, and most checks run none.
+if TYPE_CHECKING:
+    from groupdetr.tasks.detection2d.label_errors import LabelErrors
 
 SHEET = "augmentation.png"
 
@@ -127,6 +130,8 @@ def check_command(
             remedy="add --with RUN, or leave them out",
         )
     if with_run is not None:
+        from groupdetr.workflows.label_errors import expect_detector_of_images
+
         expect_detector_of_images(with_run)  # before the check, which is long
     report = check(
         data,
@@ -150,6 +155,8 @@ def check_command(
     if report.verdict == "refuse":
         create_console().print("label errors are looked for when the errors below are corrected")
         return CheckResult(report)
+    from groupdetr.workflows.label_errors import find_label_errors
+
     found = find_label_errors(
         with_run, data, images=images, cache=cache, split=split, device=device, out=out
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from groupdetr.console.output import create_console
+from groupdetr.console.progress import with_progress
 from groupdetr.data import conversion
 from groupdetr.data.conversion import Conversion, describe, read_splits
 from groupdetr.data.nuscenes.version import is_version
-from groupdetr.engine.progress import with_progress
 from groupdetr.errors import UsageError
 from groupdetr.structures.json_object import JsonObject
 

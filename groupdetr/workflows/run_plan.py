@@ -23,9 +23,7 @@ from groupdetr.engine.accelerator import disconnect, disconnect_after_error, env
 from groupdetr.engine.callbacks import Callback
 from groupdetr.engine.main_process import run_on_main
 from groupdetr.engine.memory import is_out_of_memory
-from groupdetr.engine.progress import (
-    ProgressCallback,
-)
+from groupdetr.engine.progress import ProgressCallback
 from groupdetr.engine.run_folder import timestamp, write_json, write_text
 from groupdetr.engine.run_lock import locked
 from groupdetr.engine.tracking import TrackingCallback, create_tracking

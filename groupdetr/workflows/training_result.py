@@ -6,11 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from groupdetr.console.progress import format_duration, format_percent
 from groupdetr.console.text import escape_html, quote
-from groupdetr.engine.progress import (
-    format_duration,
-    format_percent,
-)
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.evaluation import coco, nuscenes

@@ -54,7 +54,7 @@ def test_output_in_any_encoding_is_written(encoding: str) -> None:
 
 def test_a_description_of_a_bar_is_text() -> None:
     """Otherwise a bar could not be drawn for a model whose name has brackets."""
-    for module in ("engine.progress", "paper.parallel_runs"):
+    for module in ("console.progress", "engine.progress", "paper.parallel_runs"):
         for call in ast.walk(TREES[f"groupdetr.{module}"]):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "TextColumn":
                 text = ast.unparse(call)

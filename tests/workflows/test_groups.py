@@ -13,7 +13,7 @@ import torch
 import groupdetr
 from groupdetr.checkpoints import native
 from groupdetr.cli.main import main
-from groupdetr.engine.progress import CountProgress
+from groupdetr.console.progress import CountProgress
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.errors import UsageError
 from groupdetr.paper.fig4 import group_metrics

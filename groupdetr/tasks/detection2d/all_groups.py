@@ -15,13 +15,13 @@ import torch
 from accelerate import Accelerator
 
 from groupdetr.analysis.group_pass import GroupPass, ImageGroups
+from groupdetr.console.progress import CountProgress
 from groupdetr.data.batch import collate
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import CocoSplit, Record
 from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
 from groupdetr.engine.inference import eval_mode, use_group
 from groupdetr.engine.precision import tf32_of
-from groupdetr.engine.progress import CountProgress
 from groupdetr.errors import UsageError
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.prediction import Detector

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from groupdetr.analysis.matched_queries import matched_queries
+from groupdetr.console.progress import CountProgress
 from groupdetr.data.image_decoding import load_image
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.engine.accelerator import create_single_accelerator
 from groupdetr.engine.inference import run_inference
-from groupdetr.engine.progress import CountProgress
 from groupdetr.report.page import Cell, Column, Html, prose, section, table
 from groupdetr.report.panels import (
     DetectionPanel,

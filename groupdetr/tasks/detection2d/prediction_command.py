@@ -14,12 +14,12 @@ from pathlib import Path
 from types import FrameType
 
 from groupdetr.console.output import create_console
+from groupdetr.console.progress import CountProgress, with_progress
 from groupdetr.console.text import escape_controls, quantity, quote
 from groupdetr.data.cameras import CAMERA_REMEDY
 from groupdetr.data.video import is_annotated_video
 from groupdetr.engine.accelerator import loader_workers
 from groupdetr.engine.ordered_threads import map_in_order
-from groupdetr.engine.progress import CountProgress, with_progress
 from groupdetr.errors import DataError, UsageError, failed_inputs
 from groupdetr.files.json_array import JsonArrayFile, json_item
 from groupdetr.files.replacing import expect_replaceable

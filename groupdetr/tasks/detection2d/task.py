@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from groupdetr.console.progress import CountProgress
 from groupdetr.data import transforms
 from groupdetr.data.check import CheckReport, check
 from groupdetr.data.dataset import DetectionDataset, StepTransforms
@@ -20,7 +21,6 @@ from groupdetr.data.records import CocoSplit, Record
 from groupdetr.data.sample import SampleTransform
 from groupdetr.data.transforms import ANY_SHAPE, PER_BATCH, PER_IMAGE, InputShape
 from groupdetr.data.worst_case import WorstCaseImageBatch, worst_case
-from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.task import Task
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import METRICS, CocoEvaluation, evaluate

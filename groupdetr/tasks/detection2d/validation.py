@@ -13,12 +13,12 @@ from accelerate import Accelerator
 
 from groupdetr.analysis.box_fusion import fuse_groups
 from groupdetr.console.output import create_console
+from groupdetr.console.progress import CountProgress, format_percent
 from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
 from groupdetr.engine.inference import map_dataset, use_group
-from groupdetr.engine.progress import CountProgress, format_percent
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from groupdetr.console.output import create_console
+from groupdetr.console.progress import with_progress
 from groupdetr.console.text import escape_controls, file_name, quote
 from groupdetr.data.image_decoding import load_image
 from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import NuScenes, load
-from groupdetr.engine.progress import with_progress
 from groupdetr.engine.run_folder import training_data, write_json
 from groupdetr.errors import DataError, UsageError, failed_inputs
 from groupdetr.evaluation.nuscenes_results import to_results

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from groupdetr.console.progress import CountProgress
 from groupdetr.console.text import quantity, quote
 from groupdetr.data.nuscenes.version import NuScenes, load, refuse_image_folder
 from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
 from groupdetr.engine.inference import run_inference, use_group
-from groupdetr.engine.progress import CountProgress
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
