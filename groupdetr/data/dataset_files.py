@@ -28,7 +28,16 @@ from groupdetr.errors import UsageError
 
 SPLITS = tuple(dict.fromkeys(SPLIT_ALIASES.values()))  # train, val, test
 # What commands of this library write with --out, which may lead to the folder of a dataset.
-_OUTPUT_FILES = ("predictions.json", "metrics.json", "check.json", "demo.json")
+_OUTPUT_FILES = (
+    "check.json",
+    "coco_results.json",
+    "errors.json",
+    "groups.json",
+    "label_errors.json",
+    "metrics.json",
+    "predictions.json",
+    "results.json",
+)
 WHOLE = ""  # the key of a dataset whose only annotation file has no name of a split
 _MAX_NAMES = 32  # file names of an annotation file that are looked for in each folder
 _BLOCK = 1 << 20  # bytes of an annotation file that are searched at once

@@ -12,6 +12,11 @@ from groupdetr.data import dataset_files
 from groupdetr.data.dataset_files import WHOLE, file_names, find_files, find_split_files
 from groupdetr.data.paths import dataset_name
 from groupdetr.errors import DataError, UsageError
+from groupdetr.tasks.detection2d.label_errors import JSON_FILE
+from groupdetr.tasks.detection2d.prediction_command import PREDICTIONS
+from groupdetr.tasks.detection2d.prediction_files import COCO_RESULTS
+from groupdetr.workflows.groups import FILES
+from groupdetr.workflows.output_folder import VAL_FILES
 
 
 def build(root: Path, paths: Iterable[str]) -> Path:
@@ -278,7 +283,10 @@ def test_the_error_for_results_beside_annotations_lists_both(real_data: Path) ->
         find_files(real_data / "coco_eval")
 
 
-@pytest.mark.parametrize("written", ["predictions.json", "metrics.json", "check.json", "demo.json"])
+WRITTEN = {"check.json", "results.json", PREDICTIONS, COCO_RESULTS, JSON_FILE, *VAL_FILES, *FILES}
+
+
+@pytest.mark.parametrize("written", sorted(name for name in WRITTEN if name.endswith(".json")))
 @pytest.mark.parametrize("folder", ["", "annotations/"])
 def test_what_a_command_wrote_beside_the_annotations_does_not_hide_them(
     written: str, folder: str, tmp_path: Path
