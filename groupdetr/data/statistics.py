@@ -100,7 +100,8 @@ def statistics_findings(
         what = f"{statistics.empty_images} of {statistics.images} images have no object"
         yield Finding("empty-images", file, "", what)
     if statistics.crowds:
-        yield Finding("crowds", file, "", f"{statistics.crowds} annotations are crowds")
+        what = f"{quantity(statistics.crowds, 'crowd')} among the annotations"
+        yield Finding("crowds", file, "", what)
     if is_train and statistics.boxes:
         for row in statistics.classes:
             record = f"category {printable(row.id)}"

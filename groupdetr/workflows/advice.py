@@ -102,9 +102,10 @@ def advice(plan: DetectorPlan) -> list[str]:
         return lines
     settings = plan.settings
     if settings.warmup > total * MAX_WARMUP:
+        end = quantity(math.ceil(total * MAX_WARMUP), "step")
         lines.append(
             f"note    the warm-up of {settings.warmup} steps is longer than a third of the "
-            f"training; the learning rate is reached after {math.ceil(total * MAX_WARMUP)} steps"
+            f"training; the learning rate is reached after {end}"
         )
     if total < FEW_STEPS:
         epochs = math.ceil(FEW_STEPS * settings.batch / len(plan.task.train))

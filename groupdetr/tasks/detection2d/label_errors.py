@@ -56,7 +56,11 @@ class LabelErrors:
     def show(self) -> None:
         """Print the first suspects."""
         console = create_console()
-        console.print(f"{quantity(len(self.suspects), 'probable label error')}, the first ones:")
+        number = len(self.suspects)
+        headline = quantity(number, "probable label error")
+        if number > MAX_PRINTED:
+            headline += f", the first {MAX_PRINTED}"
+        console.print(f"{headline}:" if number else headline)
         rows: list[TableRow] = []
         for suspect in self.suspects[:MAX_PRINTED]:
             rows.append(
