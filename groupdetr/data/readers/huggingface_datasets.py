@@ -134,16 +134,34 @@ def _names_of_readme(root: Path) -> list[str]:
         card = yaml.load(match[1], Loader=yaml.CSafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
         return []
-    objects = _find_feature(card, "objects")
-    # Images may have classes of their own, such as the weather.
-    return _find_names(card if objects is None else objects)
+    return _names_of_objects(card)
+
+
+def _names_of_objects(metadata: object) -> list[str]:
+    """Return the names of the classes of objects in nested metadata of the library ``datasets``.
+
+    Images may have classes of their own, such as the weather, and so may objects, such as a pose.
+    """
+    objects = _find_feature(metadata, "objects")
+    if objects is None:
+        return _find_names(metadata)
+    for key in _CATEGORY_KEYS:
+        category = _find_feature(objects, key)
+        if category is not None:
+            return _find_names(category)
+    return _find_names(objects)
 
 
 def _find_feature(value: object, name: str) -> object | None:
-    """Return the first feature ``name`` in nested metadata of a dataset card; None without one."""
+    """Return the first feature ``name`` in nested metadata; None without one.
+
+    It has an entry ``name`` in a dataset card, and is the value of this key in a Parquet file.
+    """
     if isinstance(value, dict):
         if value.get("name") == name:
             return value
+        if isinstance(value.get(name), dict):
+            return value[name]  # type: ignore[no-any-return]
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
@@ -239,7 +257,7 @@ def _names_of_schema(metadata: dict[bytes, bytes] | None) -> list[str]:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
         return []
-    return _find_names(features.get("objects")) if isinstance(features, dict) else []
+    return _names_of_objects(features)
 
 
 def _extract(content: JsonObject, images: ExtractedImages, number: int, file: Path) -> _Row:

@@ -314,14 +314,17 @@ def test_a_broken_row_is_named(row: str, metadata: Path) -> None:
 
 
 @pytest.mark.parametrize("feature", ["sequence", "list", "struct"])
-def test_names_of_classes_are_those_of_objects_and_not_of_images(
+def test_names_of_classes_are_those_of_the_categories_of_objects(
     feature: str, metadata: Path
 ) -> None:
     label = {"class_label": {"names": {"0": "sunny", "1": "rainy"}}}
     objects = {"class_label": {"names": {"0": "cat", "1": "dog"}}}
     features = [
         {"name": "weather", "dtype": label},
-        {"name": "objects", feature: [{"name": "category", "dtype": objects}]},
+        {
+            "name": "objects",
+            feature: [{"name": "pose", "dtype": label}, {"name": "category", "dtype": objects}],
+        },
     ]
     card = yaml.safe_dump({"dataset_info": [{"config_name": "a", "features": features}]})
     write(metadata / "README.md", f"---\n{card}---\n")

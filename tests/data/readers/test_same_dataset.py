@@ -125,7 +125,8 @@ def write_parquet(coco: dict[str, Coco], images: Path, out: Path) -> Path:
     numbers = {c["id"]: n for n, c in enumerate(coco["train"]["categories"])}
     names = [c["name"] for c in coco["train"]["categories"]]
     feature = {"names": names, "_type": "ClassLabel"}
-    info = {"info": {"features": {"objects": {"feature": {"category": feature}}}}}
+    pose = {"names": ["sitting", "standing"], "_type": "ClassLabel"}
+    info = {"info": {"features": {"objects": {"feature": {"pose": pose, "category": feature}}}}}
     (out / "data").mkdir(parents=True)
     for split, content in coco.items():
         rows = []
