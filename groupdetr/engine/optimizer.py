@@ -45,6 +45,8 @@ def create_optimizer(
         for (part, factor, decay), parameters in members.items()
     ]
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
+    if rows is not None and rows.have_gaps:
+        fused = False  # It would write to the rows of other groups.
     return torch.optim.AdamW(
         groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
     )

@@ -112,6 +112,11 @@ class GroupRows:
                 "parameter_axes() for the query source",
             )
 
+    @property
+    def have_gaps(self) -> bool:
+        """True if a row is not one piece of memory: groups are not the first axis of a table."""
+        return not all(row.is_contiguous() for rows in self.rows.values() for row in rows)
+
     def in_place_of(self, name: str, parameter: nn.Parameter) -> Sequence[nn.Parameter]:
         """Return what the optimizer has in place of a parameter: its rows, or the parameter."""
         return self.rows.get(name, [parameter])

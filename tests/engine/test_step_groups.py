@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import combinations
 from pathlib import Path
 from shlex import split
@@ -9,14 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import groupdetr
 from groupdetr.cli.main import main
 from groupdetr.detectors.recipe import Recipe
-from groupdetr.engine.step_groups import groups_of_step, set_step_groups
+from groupdetr.detectors.tiny import TinyConditionalDETR
+from groupdetr.engine.optimizer import create_optimizer
+from groupdetr.engine.step_groups import GroupRows, groups_of_step, set_step_groups
 from groupdetr.errors import UsageError
 from groupdetr.modeling.group_chunks import with_loss
+from groupdetr.modeling.parameter_axes import Axis, ParameterAxes
 from groupdetr.registry import experiment
 from groupdetr.settings import Settings, parse_groups_schedule
 from tests.engine.test_resume import signal_at_step
@@ -139,6 +143,33 @@ def test_steps_of_all_groups_equal_the_plain_training_bit_for_bit(
     rows = load_checkpoint(train(shapes, tmp_path / "rows", *OPTIONS, *options))
     assert is_identical(rows["model"], plain["model"])
     assert is_identical(rows["ema"], plain["ema"])
+
+
+class QueriesFirst(nn.Module):
+    """A query source of a user, whose table [N,K,C] does not begin with the axis of groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(4, 3, 8))
+
+    def parameter_axes(self) -> dict[str, ParameterAxes]:
+        return {"embedding": ParameterAxes((Axis.QUERY, Axis.GROUP))}
+
+
+def test_groups_may_be_any_axis_of_a_table() -> None:
+    plain: Any = TinyConditionalDETR(num_groups=3).build()
+    plain.queries = QueriesFirst()
+    divided = copy.deepcopy(plain)
+    rows = GroupRows(divided)
+    settings = Settings(lr=0.1)
+    optimizers = create_optimizer(plain, settings), create_optimizer(divided, settings, rows)
+    for _ in range(2):
+        gradient = torch.randn(4, 3, 8)
+        plain.queries.embedding.grad = divided.queries.embedding.grad = gradient
+        rows.set_gradients((0, 1, 2))
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(divided.queries.embedding, plain.queries.embedding)
 
 
 def test_chunks_of_the_drawn_groups_have_the_losses_of_all_of_them(
