@@ -74,14 +74,14 @@ class ClassAP:
 class CocoEvaluation:
     """The twelve COCO metrics, each in [0,1] or nan if undefined, and one row per class."""
 
-    stats: dict[str, float]  # FIGURES; in an evaluation of masks also BOX_FIGURES
+    stats: dict[str, float]  # METRICS; in an evaluation of masks also BOX_METRICS
     per_class: list[ClassAP]
     kind: str = "box"  # "box" or "mask": what the IoU is computed of
     # At an IoU of 0.5; None if they were not analysed, or if the split has no object.
     errors: ErrorAnalysis | None = field(default=None, compare=False)
 
     def with_box_metrics(self, boxes: CocoEvaluation) -> CocoEvaluation:
-        """Return this evaluation of masks with the BOX_FIGURES of ``boxes``."""
+        """Return this evaluation of masks with the BOX_METRICS of ``boxes``."""
         box_stats = {name: boxes.stats[name.removeprefix("box_")] for name in BOX_METRICS}
         return replace(self, stats=self.stats | box_stats)
 

@@ -93,7 +93,7 @@ class ClassScore:
 class NuScenesEvaluation:
     """The nuScenes detection score, its parts, and one row per class."""
 
-    stats: dict[str, float]  # FIGURES; the first decides which model is the best
+    stats: dict[str, float]  # METRICS; the first decides which model is the best
     per_class: list[ClassScore]
 
     def to_json(self) -> JsonObject:

@@ -19,11 +19,11 @@ from groupdetr.modeling.backbones.input_normalisation import InputNormalisation
 from groupdetr.modeling.backbones.timm_network import TimmNetwork
 from groupdetr.modeling.backbones.timm_structure import TimmStructure, examine
 from groupdetr.modeling.backbones.timm_weights import create_timm_network
+from groupdetr.modeling.frozen import freeze_batch_norms
 from groupdetr.structures.images import IMAGENET_MEAN, IMAGENET_STD
 
 # Networks whose submodules are in the order in which they are applied
 IN_ORDER = (timm.models.ResNet, timm.models.EfficientNet)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def timm_backbone(
@@ -77,10 +77,7 @@ def timm_backbone(
         if isinstance(network, IN_ORDER):
             fold_norms(network, Conv2dSame, BatchNormAct2d)
             fold_bottlenecks(network, Bottleneck)
-        for module in network.modules():
-            if isinstance(module, BATCH_NORMS):
-                # `Backbone` keeps modules that are not trained in evaluation mode.
-                module.requires_grad_(False)
+        freeze_batch_norms(network)
 
     mean, std = structure.mean, structure.std
     is_converted = bgr or (mean, std) != (IMAGENET_MEAN, IMAGENET_STD)
