@@ -10,20 +10,17 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.engine.inference import OnProgress, eval_mode, map_dataset, use_group
+from groupdetr.engine.matching_instability import matched_objects
 from groupdetr.engine.task import Batch, DetectionsT, Task
-from groupdetr.evaluation.instability import objects_of_queries
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
-from groupdetr.structures.supervised_predictions import SupervisedPredictions
-from groupdetr.structures.targets import TargetBatch
 
 ResultT = TypeVar("ResultT")
 
@@ -54,18 +51,13 @@ class GroupPass(Generic[DetectionsT]):
     task: Task[DetectionsT]
     accelerator: Accelerator
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the model, which may be another GPU than that of the accelerator."""
-        return next(self.model.parameters()).device
-
     def detect(
         self, batch_size: int, workers: int, on_progress: OnProgress | None = None
     ) -> list[list[DetectionsT]]:
         """Return the detections of each of the K groups in every validation image, in order."""
 
         def detections(outputs: Outputs, batch: Batch) -> list[list[DetectionsT]]:
-            return self.detections(matching_queries(outputs), batch)
+            return self.detections(outputs.final_of_groups, batch)
 
         return self._run(detections, batch_size, workers, on_progress)
 
@@ -95,9 +87,12 @@ class GroupPass(Generic[DetectionsT]):
     ) -> list[ResultT]:
         """Return what ``evaluate`` returns for each image, given the outputs of all groups."""
 
+        # It may be another GPU than that of the accelerator.
+        device = next(self.model.parameters()).device
+
         def predict_batch(batch: Batch) -> Sequence[ResultT]:
             with self.accelerator.autocast():
-                outputs = self.model(batch.images(self.device))
+                outputs = self.model(batch.images(device))
             return evaluate(outputs, batch)
 
         with eval_mode(self.model), use_group(self.model, None):
@@ -119,9 +114,9 @@ class GroupPass(Generic[DetectionsT]):
         self, criterion: SetCriterion, outputs: Outputs, batch: Batch
     ) -> list[ImageGroups[DetectionsT]]:
         """Return what the groups detect and match in each image of a batch."""
-        final = matching_queries(outputs)  # [B,K,N,.]
+        final = outputs.final_of_groups  # [B,K,N,.]
         detections = self.detections(final, batch)
-        matched = self.matched_objects(criterion, final, batch)
+        matched = matched_objects(criterion, final, batch.targets)
         logits = final.logits.float()
         if criterion.has_no_object:
             scores = logits.softmax(-1)[..., :-1].amax(-1)
@@ -139,21 +134,6 @@ class GroupPass(Generic[DetectionsT]):
                 )
             )
         return images
-
-    def matched_objects(
-        self, criterion: SetCriterion, final: Predictions, batch: Batch
-    ) -> NDArray[np.int16]:
-        """Return the index of the object of every query, [B,K,N], -1 for none."""
-        supervised = SupervisedPredictions(("last layer",), Predictions.stack([final]))
-        targets = [target.to(self.device) for target in batch.targets]
-        assignment = criterion.assign(supervised, TargetBatch.from_targets(targets))
-        return objects_of_queries(assignment, tuple(final.logits.shape[:3]))
-
-
-def matching_queries(outputs: Outputs) -> Predictions:
-    """Return the last layer's predictions of the matching queries of all groups, [B,K,N,.]."""
-    num_denoising = 0 if outputs.queries is None else outputs.queries.num_denoising
-    return outputs.layers[-1][:, :, num_denoising:]
 
 
 def query_points(outputs: Outputs, final: Predictions) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
 import numpy as np
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from groupdetr.criterion.criterion import SetCriterion
@@ -20,7 +21,7 @@ from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.supervised_predictions import SupervisedPredictions
-from groupdetr.structures.targets import TargetBatch
+from groupdetr.structures.targets import Target, TargetBatch
 
 
 @dataclass
@@ -74,19 +75,12 @@ class ValidationPass(Generic[DetectionsT]):
         if group == self.inference_group:
             final = outputs.final
         else:
-            final = outputs.layers[-1][:, self.inference_group]
+            final = outputs.final_of_groups[:, self.inference_group]
         matched: list[np.ndarray | None] = [None] * len(batch.indices)
         if num_measured:
-            matched[:num_measured] = self.matched_objects(outputs, batch)[:num_measured]
+            objects = matched_objects(self.criterion, outputs.final_of_groups, batch.targets)
+            matched[:num_measured] = objects[:num_measured]
         return list(zip(self.task.postprocess_val(final, batch.indices), matched))
-
-    def matched_objects(self, outputs: Outputs, batch: Batch) -> np.ndarray:
-        """Return the object of every query, [B,K,N], as the last layer is matched."""
-        name = f"layer{len(outputs.layers) - 1} in validation"
-        last_layer = SupervisedPredictions((name,), Predictions.stack(outputs.layers[-1:]))
-        targets = [target.to(self.accelerator.device) for target in batch.targets]
-        assignment = self.criterion.assign(last_layer, TargetBatch.from_targets(targets))
-        return objects_of_queries(assignment, last_layer.predictions.logits.shape[1:4])
 
     def instability(self, matched: Tensor | None, previous: Tensor | None) -> dict[str, float]:
         """Return the instability of the inference group and the mean of all groups.
@@ -103,3 +97,16 @@ class ValidationPass(Generic[DetectionsT]):
             primary = float(by_group[0])
             mean = math.nan
         return {"instability": primary, "instability_groups": mean}
+
+
+def matched_objects(
+    criterion: SetCriterion, final: Predictions, targets: Sequence[Target]
+) -> NDArray[np.int16]:
+    """Return the index of the object of every query, [B,K,N], -1 for none.
+
+    ``final`` [B,K,N,.] are the predictions of the last layer, which are matched as in training.
+    """
+    supervised = SupervisedPredictions(("last layer in validation",), Predictions.stack([final]))
+    on_device = [target.to(final.logits.device) for target in targets]
+    assignment = criterion.assign(supervised, TargetBatch.from_targets(on_device))
+    return objects_of_queries(assignment, final.logits.shape[:3])

@@ -76,8 +76,13 @@ class Outputs:
         At inference there is one group, by default the primary one: see the recipe's
         ``inference_group``. If there are K groups, they are flattened to [B,K*N,.].
         """
+        return self.final_of_groups.flatten_groups()
+
+    @property
+    def final_of_groups(self) -> Predictions:
+        """The last layer's predictions of the matching queries of each group, [B,K,N,.]."""
         num_denoising = 0 if self.queries is None else self.queries.num_denoising
-        return self.layers[-1][:, :, num_denoising:].flatten_groups()
+        return self.layers[-1][:, :, num_denoising:]
 
     def supervised(self) -> list[SupervisedPredictions]:
         """Return everything that has a loss, for the criterion.

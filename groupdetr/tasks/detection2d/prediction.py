@@ -234,9 +234,7 @@ class Detector(TrainedDetector, ImageDetector):
             predictions = [self.model(batch).final]
         if with_groups:
             with use_group(self.model, None), autocast(self.device, self.precision):
-                outputs = self.model(batch)
-            num_denoising = 0 if outputs.queries is None else outputs.queries.num_denoising
-            by_group = outputs.layers[-1][:, :, num_denoising:]  # [B,K,N,.]
+                by_group = self.model(batch).final_of_groups  # [B,K,N,.]
             predictions += [by_group[:, group] for group in range(by_group.logits.shape[1])]
         return predictions
 
