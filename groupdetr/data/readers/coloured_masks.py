@@ -45,16 +45,22 @@ _EDGE = 224 << 16 | 224 << 8 | 192  # the colour of number 255 in Pascal VOC
 
 def is_coloured_masks(data: Path) -> bool:
     """Return whether a folder has masks of classes and of objects, and a file of their colours."""
-    return _root(data) is not None
+    return bool(_roots(data))
 
 
-def _root(data: Path) -> Path | None:
-    """Return the folder with the masks: ``data``, or the only one inside of an unpacked archive."""
-    for folder in (data, *sorted(file.parent for file in data.glob(f"*/{_COLOUR_FILE}"))):
-        has_masks = (folder / _CLASS_FOLDER).is_dir() and (folder / _OBJECT_FOLDER).is_dir()
-        if has_masks and (folder / _COLOUR_FILE).is_file():
-            return folder
-    return None
+def _roots(data: Path) -> list[Path]:
+    """Return the folders with masks: ``data`` alone, or those inside of an unpacked archive."""
+    inside = sorted(file.parent for file in data.glob(f"*/{_COLOUR_FILE}"))
+    for folders in ([data], inside):
+        roots = [folder for folder in folders if _has_masks(folder)]
+        if roots:
+            return roots
+    return []
+
+
+def _has_masks(folder: Path) -> bool:
+    has_folders = (folder / _CLASS_FOLDER).is_dir() and (folder / _OBJECT_FOLDER).is_dir()
+    return has_folders and (folder / _COLOUR_FILE).is_file()
 
 
 def read_coloured_masks(data: Path) -> dict[str, SplitAnnotations]:
@@ -63,8 +69,10 @@ def read_coloured_masks(data: Path) -> dict[str, SplitAnnotations]:
     Raises `DataError` if the dataset cannot be read at all. Broken files become findings of the
     split.
     """
-    root = _root(data)
-    assert root is not None
+    root, *others = _roots(data)
+    if others:
+        datasets = " and ".join(printable(folder.name) for folder in (root, *others))
+        raise refused("several-descriptions", data, f"it has several datasets: {datasets}")
     names, class_of_colour = _read_colours(root / _COLOUR_FILE)
     images = ImageIndex(root)
     locations = RecordLocations(root / _COLOUR_FILE)

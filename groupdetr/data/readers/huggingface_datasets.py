@@ -161,7 +161,7 @@ def _find_feature(value: object, name: str) -> object | None:
         if value.get("name") == name:
             return value
         if isinstance(value.get(name), dict):
-            return value[name]  # type: ignore[no-any-return]
+            return value[name]
         value = list(value.values())
     if isinstance(value, list):
         for item in value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,15 @@ def test_lists_with_the_name_of_a_split_are_that_split_and_others_train(cvat: Pa
     data = load(cvat)
     assert [record.path.stem for record in data.splits["train"].records] == ["b", "empty"]
     assert [record.path.stem for record in data.splits["val"].records] == ["a"]
+
+
+def test_of_several_datasets_in_one_folder_none_is_left_out(cvat: Path) -> None:
+    """Two tasks of CVAT may be unpacked beside each other."""
+    expected = [record.path for record in load(cvat).splits["train"].records]
+    assert [record.path for record in load(cvat.parent).splits["train"].records] == expected
+    shutil.copytree(cvat, cvat.parent / "other")
+    with pytest.raises(DataError, match="'other' and 'task'"):
+        load(cvat.parent)
 
 
 def test_what_cannot_be_read_is_named_with_its_file(cvat: Path) -> None:
