@@ -187,6 +187,7 @@ def main(options: Options) -> None:
         rows_of_counts |= compare_matchers(predictions, compared, options.rounds)
         for name, row in rows_of_counts.items():
             rows[f"{predictions.name}, {name}"] = row
+        measure.write(options, rows, options.out)
     measure.show(options, rows, options.out)
 
 

@@ -250,6 +250,7 @@ def main(options: Options) -> None:
             title = f"{case}, {inputs.num_queries} queries, {dtype_name}"
             for name, row in compare(inputs, backends).items():
                 rows[f"{title}, {name}"] = row
+            measure.write(options, rows, options.out)
     measure.show(options, rows, options.out)
 
 

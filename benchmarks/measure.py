@@ -260,12 +260,16 @@ def show(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path | Non
     """
     for line in markdown(rows):
         print(line)
-    if out is not None:
-        write(options, rows, out)
+    write(options, rows, out)
 
 
-def write(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path) -> None:
-    """Write the rows as JSON, with the options, the machine and the date."""
+def write(options: object, rows: Mapping[str, Mapping[str, Any]], out: Path | None) -> None:
+    """Write the rows as JSON, with the options, the machine and the date; None: nothing.
+
+    What a limit of time may end writes the rows that it has, again and again.
+    """
+    if out is None:
+        return
     content = {"options": public(vars(options)), "environment": machine(), "results": rows}
     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -209,8 +209,7 @@ def main(options: Options) -> None:
         except torch.OutOfMemoryError:
             rows[name] = {"failed": "out of memory"}
         step = None  # type: ignore[assignment]  # Its memory is freed before the next case.
-        if options.out is not None:
-            measure.write(options, rows, options.out)  # A limit of time may end the next case.
+        measure.write(options, rows, options.out)
     measure.show(options, rows, options.out)
 
 
