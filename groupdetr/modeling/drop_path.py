@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Sets the output of a residual branch [B,...] to zero in training, image by image.
+    """Sets the output of a residual branch [B,...] to zero in training, each of the B on its own.
 
-    Each image loses the branch with this ``probability``. The others are divided by the probability
-    that they have it, so the mean stays the same.
+    They are images, or windows of images. Each loses the branch with this ``probability``. The
+    others are divided by the probability that they have it, so the mean stays the same.
     """
 
     def __init__(self, probability: float) -> None:

@@ -131,9 +131,9 @@ def write_predictions(
     is. The detector is opened when it is clear that the outputs can be written. ``inputs`` are
     files, folders, globs, addresses and cameras; ``-`` stands for those that stdin lists. ``score``
     is the score threshold; None: that of the detector. ``classes`` are the names of those that are
-    detected; None: all. ``limit`` is the largest number of frames of
-    each video and camera. ``batch`` images or frames are read at a time. ``workers`` threads read
-    images, and as many draw and write; None: one for each spare processor core, 8 at most.
+    detected; None: all. ``limit`` is the largest number of frames of each video and camera.
+    ``batch`` images or frames are read at a time. ``workers`` threads read images, and as many draw
+    and write; None: one for each spare processor core, 8 at most.
     `PredictionFiles` has the files of ``save_txt``, ``save_json`` and ``save_crops``. With
     ``show_groups``, the boxes of all groups are drawn and written. Inputs that cannot be read are
     skipped; `DataError` at the end.

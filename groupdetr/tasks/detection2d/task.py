@@ -205,11 +205,10 @@ class DetectionTask(Task[Detections]):
     def read_split(
         cls, data: Path, images: Path | None, split: str | None, cache: bool = False
     ) -> CocoSplit:
-        """Read one split, with all of its images. ``split`` as in `load_split`, ``cache`` as in
-        `read`.
+        """Read one split, with all of its images.
 
-        `UsageError` if there is no such split. `DataError` for the first problem that would mislead
-        the evaluation.
+        ``split`` as in `load_split`, ``cache`` as in `read`. `UsageError` if there is no such
+        split. `DataError` for the first problem that would mislead the evaluation.
         """
         return load_split(data, images, split, masks=cls.reads_masks, cache=cache)
 

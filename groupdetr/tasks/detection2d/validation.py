@@ -71,11 +71,10 @@ def validate(
 
     ``run`` is the folder of a run or a weights file. Without ``data`` the dataset of the run is
     used; ``images`` is the folder of images if ``data`` is an annotation file. ``cache`` as in
-    `groupdetr.data.layouts.load`. ``split`` None is
-    val, or all images of a file that has no name of a split. ``per_group`` also evaluates every
-    group of queries alone. With ``vote``, the detections are those of this number of groups, fused.
-    ``precision`` is that of `Detector`. Files go to the folder ``out``. All metrics of a split
-    without annotations are undefined.
+    `groupdetr.data.layouts.load`. ``split`` None is val, or all images of a file that has no name
+    of a split. ``per_group`` also evaluates every group of queries alone. With ``vote``, the
+    detections are those of this number of groups, fused. ``precision`` is that of `Detector`. Files
+    go to the folder ``out``. All metrics of a split without annotations are undefined.
     """
     accelerator = create_single_accelerator(device)
     detector = Detector(run, str(accelerator.device), imgsz, vote=vote, precision=precision)
