@@ -22,8 +22,8 @@ ALL_2D = (
 THREE = ("conditional-detr", "dab-detr", "dab-deformable-detr")
 
 
-class AllDetectors(Item):
-    """A table with every detector without and with groups."""
+class SeveralDetectors(Item):
+    """A table with several detectors, each without and with groups."""
 
     length: ClassVar[int] = SHORT
     most_models = None
@@ -42,14 +42,14 @@ class AllDetectors(Item):
         return plan_of([pair(detector, choices, equal, named) for detector in detectors])
 
 
-class Table3(AllDetectors):
+class Table3(SeveralDetectors):
     name = "table3"
     title = "Table 3: every detector without and with groups, after few epochs"
     shows = "Do groups help every detector when the training is short?"
     source = "The paper's AP is that on COCO after 12 epochs, with a ResNet-50."
 
 
-class Table4(AllDetectors):
+class Table4(SeveralDetectors):
     name = "table4"
     title = "Table 4: every detector without and with groups, after many epochs"
     shows = "Do groups still help when the training is long?"
@@ -60,7 +60,7 @@ class Table4(AllDetectors):
         return (*ALL_2D, "dino-swin-l") if scale.is_paper else ALL_2D
 
 
-class Fig1(AllDetectors):
+class Fig1(SeveralDetectors):
     name = "fig1"
     title = "Fig. 1: all detectors converge faster with groups"
     shows = "How does AP grow with the epochs, for every detector without and with groups?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from groupdetr.paper.convergence import SeveralDetectors
 from groupdetr.paper.images import detection_sections, matched_query_sections
 from groupdetr.paper.item import Choices, Item, pair, plan_of
 from groupdetr.paper.plan import Plan, Row
@@ -11,22 +12,14 @@ from groupdetr.paper.scale import LONG, SHORT, Detector, Scale
 from groupdetr.report.page import Html
 
 
-class Table5(Item):
+class Table5(SeveralDetectors):
     name = "table5"
     title = "Table 5: 3D detection with several cameras"
     shows = "Do groups help detectors of 3D boxes?"
     source = "The paper's NDS is that on nuScenes after 24 epochs, with a VoVNetV2-99."
-    most_models = None
-    several_groups = True
 
-    def detectors(self, scale: Scale) -> list[Detector]:
-        return scale.detectors(("petr", "petrv2"))
-
-    def plan(self, scale: Scale, choices: Choices) -> Plan:
-        equal = choices.equal or self.equal
-        detectors = self.detectors(scale)
-        named = len(detectors) > 1
-        return plan_of([pair(detector, choices, equal, named) for detector in detectors])
+    def families(self, _scale: Scale) -> tuple[str, ...]:
+        return ("petr", "petrv2")
 
     def image_sections(self, scale: Scale, rows: Sequence[Row]) -> list[Html]:
         shown = [row for row in rows if row.family == rows[0].family]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from groupdetr.paper import small_scale
-from groupdetr.paper.item import Choices, Item, trainings
+from groupdetr.paper.item import Choices, Item, difference, trainings
 from groupdetr.paper.plan import GainRow, Plan, Row
 from groupdetr.paper.results import Results
 from groupdetr.paper.scale import Detector, Scale
@@ -42,9 +42,7 @@ class Fig9(Item):
             rows.append(Row(f"k{groups}", label, members, baseline=groups == 1, reported=paper))
         gains = []
         for row in rows[1:]:
-            gain = None
-            if row.reported is not None and rows[0].reported is not None:
-                gain = round(row.reported - rows[0].reported, 2)
+            gain = difference(row.reported, rows[0].reported)
             gains.append(GainRow(f"{row.label} over K = 1", "k1", row.key, gain))
         return Plan(rows, gains)
 

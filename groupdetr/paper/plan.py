@@ -104,10 +104,9 @@ class Plan:
         alike. The detector with groups is the first, because it takes longer.
         """
         trainings: dict[Training, None] = dict.fromkeys(self.others)
-        families = list(dict.fromkeys(row.family for row in self.resolved(store)))
-        rows = sorted(
-            self.resolved(store), key=lambda row: (families.index(row.family), row.baseline)
-        )
+        resolved = self.resolved(store)
+        families = list(dict.fromkeys(row.family for row in resolved))
+        rows = sorted(resolved, key=lambda row: (families.index(row.family), row.baseline))
         # Seed by seed, so that an interrupted item has whole seeds.
         most = max((len(row.trainings) for row in rows), default=0)
         for index in range(most):
