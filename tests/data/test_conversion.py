@@ -47,6 +47,14 @@ def test_real_datasets_go_there_and_back(
     assert check(there, decode=False).verdict != "refuse"
 
 
+def test_a_split_without_objects_can_be_read_back_from_yolo(sample: Sample, tmp_path: Path) -> None:
+    """Images without any label file are images whose labels are missing."""
+    sample.val["annotations"] = []
+    source = sample.save()
+    convert(source, "yolo", tmp_path / "out")
+    assert_same_dataset(load(tmp_path / "out"), load(source))
+
+
 def test_folders_of_yolo_are_relative_to_the_description(sample: Sample, tmp_path: Path) -> None:
     """Ultralytics takes a relative 'path' as one of the folder that it is started in."""
     convert(sample.save(), "yolo", tmp_path / "out")

@@ -48,6 +48,7 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
         numbers = {item["id"]: number for number, item in enumerate(split.categories)}
         flat = flat_names(image.file_name for image in split.images)
         paths = []
+        has_labels = False
         for image in target.progress(split.images, split.name):
             name = image.file_name.with_name(flat[image.file_name])
             if name.name != image.file_name.name:
@@ -61,7 +62,12 @@ def write_yolo(splits: Sequence[SourceSplit], target: Target) -> None:
                 target.copy_image(image.path, path)
             lines = _lines(image, numbers, as_polygons, target)
             if lines:  # an image without objects has no label file
+                has_labels = True
                 target.write_file(str(path_in_labels(path)), "\n".join(lines) + "\n")
+        if not has_labels and split.name != "test":
+            # Without any label file, the split would be read as one whose labels are missing.
+            for path in paths:
+                target.write_file(str(path_in_labels(path)), "")
         description[split.name] = f"images/{split.name}"
         if paths != sorted(paths):
             # A folder is read in the order of the names. A list keeps the order of the images.
