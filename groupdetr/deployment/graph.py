@@ -221,9 +221,13 @@ def expect_exportable(graph: DetectionGraph, *, dynamic_batch: bool, fixed_size:
 
 
 def single_group(recipe: Recipe, path: Path) -> DetectionTransformer:
-    """Return the detector in a weights file with its inference group alone, on the CPU."""
-    if recipe.inference_group == 0:
-        recipe = replace(recipe, num_groups=1)
+    """Return the detector in a weights file with its inference group alone, on the CPU.
+
+    If all groups answer together, it has all of them.
+    """
+    if recipe.inference_group is not None:
+        # In a model of one group, the group that answers in the file becomes group 0.
+        recipe = replace(recipe, num_groups=1, inference_group=0)
     model = recipe.build()
     load_weights(model, path)
     for module in model.modules():
