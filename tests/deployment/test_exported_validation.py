@@ -90,7 +90,7 @@ def test_the_web_page_of_a_file_has_its_detections_and_its_errors(
     assert "--data DATA" in session.no_data
     add_validation_set(session, file, dataset, None, None, None)
     info = session.info()
-    assert info["groups"] == 1
+    assert info["groups"] == [0]
     assert "one group of queries" in info["note"]
     assert info["device"] == "PyTorch on the CPU"
     (group,) = session.detect(photos[0].read_bytes())["groups"]

@@ -313,16 +313,6 @@ def test_a_run_that_a_callback_stopped_is_interrupted_and_resumes_bit_for_bit(
     assert_equal_trainings(run, uninterrupted)
 
 
-@pytest.mark.parametrize(
-    ("step", "hook", "evaluated"),
-    [
-        (0, "on_train_start", [0]),
-        (2, "on_step_end", [2]),
-        (3, "on_evaluation_end", [3]),
-        (3, "on_checkpoint", [3]),
-        (4, "on_step_end", [3, 4]),
-    ],
-)
 class SlowCallback(Callback):
     """Moves the clock ahead, as if its hooks took hours. It ends a training that never would."""
 
@@ -354,6 +344,16 @@ def test_the_minutes_of_a_training_include_callbacks_and_checkpoints(
     assert progress["seconds"] + progress["evaluation_seconds"] < 25_000
 
 
+@pytest.mark.parametrize(
+    ("step", "hook", "evaluated"),
+    [
+        (0, "on_train_start", [0]),
+        (2, "on_step_end", [2]),
+        (3, "on_evaluation_end", [3]),
+        (3, "on_checkpoint", [3]),
+        (4, "on_step_end", [3, 4]),
+    ],
+)
 def test_a_run_that_a_callback_finished_is_complete(
     step: int, hook: str, evaluated: list[int], shapes: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import split
 from shutil import copytree
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -62,6 +62,13 @@ def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resume(run: Path) -> None:
     assert main(["train", "--resume", str(run)]) == 0
+
+
+def resume_in_two_processes(run: Path) -> None:
+    log = run.with_name("resume.log")
+    with log.open("wb") as output:
+        process = start(["train", "--resume", str(run)], processes=2, output=output)
+        assert process.wait(240) == 0, log.read_text()
 
 
 def assert_same_end(run: Path, expected: Path) -> None:
@@ -445,6 +452,7 @@ def start(
     arguments: list[str],
     processes: int = 1,
     program: Sequence[str] = ("-m", "groupdetr"),
+    output: IO[bytes] | int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start ``program`` in a process group of its own, in several processes if told so."""
     launcher: list[str] = []
@@ -454,8 +462,8 @@ def start(
     return subprocess.Popen(
         [sys.executable, *launcher, *program, *arguments],
         env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
         preexec_fn=reset_signals,
     )
@@ -623,7 +631,7 @@ def test_two_processes_agree_on_a_stop_and_resume_bit_for_bit(
     disturb(process, kind)
     process.wait(120)
     assert load_checkpoint(run)["progress"]["step"] >= max(losses_by_step(run))
-    assert start(["train", "--resume", str(run)], processes=2).wait(240) == 0
+    resume_in_two_processes(run)
     assert_same_end(run, two_processes_run)
 
 
@@ -643,7 +651,7 @@ def test_a_kill_of_one_of_two_processes_changes_nothing(
     assert process.wait(120) != 0
     if name != "SIGKILL":
         assert load_checkpoint(run)["progress"]["step"] >= max(losses_by_step(run))
-    assert start(["train", "--resume", str(run)], processes=2).wait(240) == 0
+    resume_in_two_processes(run)
     assert_same_end(run, two_processes_run)
 
 
@@ -768,5 +776,5 @@ def test_a_launcher_that_ends_ends_the_other_one_with_a_checkpoint(
     saved = load_checkpoint(run)["progress"]["step"]
     if not (is_machine and rank == 0):
         assert saved >= max(losses_by_step(run))
-    assert start(["train", "--resume", str(run)], processes=2).wait(240) == 0
+    resume_in_two_processes(run)
     assert_same_end(run, two_processes_run)
