@@ -101,6 +101,9 @@ def model_card(
         "[groupdetr](https://github.com/groupdetr/groupdetr)."
     )
     groups = f"{recipe.num_groups} of {recipe.num_queries} queries"
+    if recipe.num_groups > 1:
+        answer_together = recipe.inference_group is None
+        groups += "; all of them detect" if answer_together else "; one of them detects"
     if recipe.square_images:
         shape = f"images that are resized to squares of {imgsz} pixels"
     else:
@@ -108,7 +111,7 @@ def model_card(
         shape = f"images whose {side} has {imgsz} pixels"
     facts = {
         "model": recipe.preset,
-        "groups in training": f"{groups}; one of them detects",
+        "groups in training": groups,
         "input": shape,
         "library": f"groupdetr {__version__}",
     }
