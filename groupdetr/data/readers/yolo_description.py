@@ -391,7 +391,7 @@ def _class_file(root: Path) -> Path | None:
     labels/train. Several must have the same names, because the numbers of the labels refer to them.
     """
     labels = list(_label_folders(root))
-    labels += [folder for parent in labels for folder in sorted(parent.iterdir())]
+    labels += [folder for parent in labels for folder in sorted(parent.glob("*/"))]
     for folders in ([root], split_folders(root).values(), labels):
         files = _class_files(folders)
         for file in files[1:]:
