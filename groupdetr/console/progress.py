@@ -24,8 +24,6 @@ from groupdetr.console.output import create_console
 PLAIN_EVERY = 10.0
 PLAIN_FRACTION = 0.02
 BAR_WIDTH = 30  # characters of a bar of characters
-# False in the other processes that a launcher such as torchrun starts: one of them shows progress.
-IS_FIRST_PROCESS = os.environ.get("RANK", "0") == "0"
 
 Item = TypeVar("Item")
 
@@ -91,8 +89,8 @@ class CountProgress:
             self.bar.stop()
 
     def __call__(self, done: int, total: int | None) -> None:
-        if not IS_FIRST_PROCESS:
-            return
+        if os.environ.get("RANK", "0") != "0":
+            return  # A launcher such as torchrun has started several processes, and one shows it.
         if total is not None:
             # A file may have more frames than its header tells.
             total = max(done, total)

@@ -187,27 +187,17 @@ def _to_coco(
             continue
         record["height"], record["width"] = colours.shape
         for colour, mask in _masks(colours):
-            text = ",".join(map(str, colour.to_bytes(3, "big")))
-            class_colours, counts = np.unique(classes[mask], return_counts=True)
-            class_colour = int(class_colours[counts.argmax()])
+            class_colour = _most_frequent(classes[mask])
             if class_colour not in class_of_colour:
-                class_text = ",".join(map(str, class_colour.to_bytes(3, "big")))
-                what = f"the object of colour {text} has the class of {class_text}"
+                what = (
+                    f"the object of colour {_text(colour)} has the class of {_text(class_colour)}"
+                )
                 findings.add("mask-colour", name, what)
-                continue
-            if class_of_colour[class_colour] == 0:
-                continue
-            (rle,) = coco.encode(np.asfortranarray(mask[:, :, None], dtype=np.uint8))
-            objects.append(
-                {
-                    "id": locations.add_annotation(RecordLocation(str(file), f"colour {text}")),
-                    "image_id": image_id,
-                    "category_id": class_of_colour[class_colour],
-                    "bbox": _box(mask),
-                    "iscrowd": 0,
-                    "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode()},
-                }
-            )
+            elif class_of_colour[class_colour]:
+                location = RecordLocation(str(file), f"colour {_text(colour)}")
+                number = locations.add_annotation(location)
+                category_id = class_of_colour[class_colour]
+                objects.append(_annotation(number, image_id, category_id, mask))
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     content = {"images": records, "annotations": objects, "categories": categories}
     return SplitAnnotations(content, folder, source, tuple(findings), locations)
@@ -233,8 +223,27 @@ def _masks(colours: Colours) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
             yield colour, colours == colour
 
 
-def _box(mask: npt.NDArray[np.bool_]) -> list[float]:
-    """Return x, y, width and height of the tightest box around a mask that has a pixel."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    left, top = columns[0], rows[0]
-    return [float(value) for value in (left, top, columns[-1] + 1 - left, rows[-1] + 1 - top)]
+def _most_frequent(colours: Colours) -> int:
+    """Return the colour that most of some pixels have."""
+    values, counts = np.unique(colours, return_counts=True)
+    return int(values[counts.argmax()])
+
+
+def _text(colour: int) -> str:
+    """Return a colour as labelmap.txt has it: red,green,blue."""
+    return ",".join(map(str, colour.to_bytes(3, "big")))
+
+
+def _annotation(
+    number: int, image_id: int, category_id: int, mask: npt.NDArray[np.bool_]
+) -> JsonObject:
+    """Return the annotation of an object with a mask [H,W], and with the tightest box around it."""
+    (rle,) = coco.encode(np.asfortranarray(mask[:, :, None], dtype=np.uint8))
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": coco.toBbox(rle).tolist(),
+        "iscrowd": 0,
+        "segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode()},
+    }
