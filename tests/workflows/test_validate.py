@@ -292,10 +292,12 @@ def test_the_page_of_a_run_leaves_out_errors_of_other_weights(run: Path, tmp_pat
     assert best_errors(RunFolder(copy)) is not None
 
 
-def test_the_metrics_in_bf16_have_a_folder_of_their_own(run: Path) -> None:
-    metrics = (run / "val/metrics.json").read_bytes()
-    assert main(["val", str(run), *OPTIONS, "--precision", "bf16"]) == 0
-    assert (run / "val/metrics.json").read_bytes() == metrics
-    in_bf16 = read_json(run / "val-bf16/metrics.json")
+def test_the_metrics_in_bf16_have_a_folder_of_their_own(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    metrics = (copy / "val/metrics.json").read_bytes()
+    assert main(["val", str(copy), *OPTIONS, "--precision", "bf16"]) == 0
+    assert (copy / "val/metrics.json").read_bytes() == metrics
+    in_bf16 = read_json(copy / "val-bf16/metrics.json")
     assert in_bf16["inference_precision"] == "bf16"
-    assert in_bf16["AP"] == pytest.approx(read_json(run / "val/metrics.json")["AP"], abs=0.05)
+    assert in_bf16["AP"] == pytest.approx(read_json(copy / "val/metrics.json")["AP"], abs=0.05)
