@@ -66,7 +66,7 @@ class FastCamera:
         for index in range(10):
             yield Frame(None, index, index, index / 50)
         self.sent.set()
-        self.closed.wait(10)
+        self.closed.wait(60)
 
 
 def test_a_slow_detector_sees_the_latest_image_and_not_an_old_one() -> None:
@@ -74,7 +74,7 @@ def test_a_slow_detector_sees_the_latest_image_and_not_an_old_one() -> None:
     seen = []
     for frame in LatestFrames(cast(VideoReader, camera), stopped=lambda: seen[-1:] == [9]):
         seen.append(frame.index)
-        camera.sent.wait(10)  # The detector is at work meanwhile.
+        camera.sent.wait(60)  # The detector is at work meanwhile.
         if seen[-1] == 9:
             camera.closed.set()
     assert seen[-1] == 9
@@ -105,7 +105,9 @@ def test_a_camera_that_falls_silent_ends_and_keeps_what_it_sent(
 ) -> None:
     monkeypatch.setattr(cameras, "_SILENT_SECONDS", 0.4)
     camera = FastCamera()
-    assert [frame.index for frame in LatestFrames(cast(VideoReader, camera))][-1] == 9
+    # The silence begins when all images were sent, however long their thread has waited.
+    frames = LatestFrames(cast(VideoReader, camera), stopped=lambda: not camera.sent.wait(60))
+    assert [frame.index for frame in frames] == [9]
     camera.closed.set()
     assert camera.problem == "the camera sent no image for 0.4 seconds"
 

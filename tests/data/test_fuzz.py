@@ -92,6 +92,15 @@ def ground_truth(split: CocoSplit) -> list[Detections]:
 def assert_usable(split: CocoSplit, masks: bool) -> None:
     """Assert that all samples of a split can be trained on, and that it can be evaluated."""
     create = transforms.lsj_transform if masks else transforms.detr_transform
+    for record in split.records:
+        boxes, _ = record.trainable_objects()
+        assert np.isfinite(record.boxes).all()
+        assert np.isfinite(record.areas).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2:] <= (record.width, record.height)).all()
+        with Image.open(record.path) as image:
+            assert image.size == (record.width, record.height)
     dataset = DetectionDataset(split.records, create(64))
     samples = [dataset[index] for index in range(len(dataset))]
     for _, target, _ in samples:

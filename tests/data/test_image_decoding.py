@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from groupdetr.data import image_decoding
@@ -34,12 +32,9 @@ def code(path, size=(64, 48)):
     return caught.value.finding.code
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"]
-)
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "CMYK", "YCbCr", "I"])
 def test_every_mode_becomes_rgb(mode, tmp_path):
-    ramp = Image.fromarray(RAMP)
-    image = Image.fromarray(RAMP.astype(np.uint16) * 257) if mode == "I;16" else ramp.convert(mode)
+    image = Image.fromarray(RAMP).convert(mode)
     loaded = load_image(save(image, tmp_path / "x.tif"), (64, 48))
     assert loaded.mode == "RGB"
     assert loaded.size == (64, 48)
@@ -142,7 +137,7 @@ def decoded_by_pillow(path):
 
 
 @pytest.mark.usefixtures("decoder")
-@pytest.mark.parametrize("kind", ["4:4:4", "4:2:2", "4:2:0", "4:1:1", "progressive", "keep_rgb"])
+@pytest.mark.parametrize("kind", ["4:4:4", "4:2:0", "progressive", "keep_rgb"])
 def test_pixels_of_a_jpeg_are_those_of_pillow(kind, tmp_path):
     options = {"subsampling": kind} if ":" in kind else {kind: True}
     sizes = [(47, 63), (1, 1), (1, 40), (33, 2), (64, 48)]
@@ -156,7 +151,7 @@ def test_pixels_of_a_jpeg_are_those_of_pillow(kind, tmp_path):
 
 
 @pytest.mark.usefixtures("decoder")
-@pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_pixels_of_a_jpeg_that_is_not_rgb_are_those_of_pillow(mode, tmp_path):
     path = save(Image.fromarray(COLOURS).convert(mode), tmp_path / "x.jpg")
     assert np.array_equal(load_pixels(path, (63, 47)), decoded_by_pillow(path))
@@ -223,7 +218,7 @@ def test_pixels_can_be_written(extension, tmp_path):
     assert pixels.flags.c_contiguous
 
 
-@pytest.mark.parametrize("size", [None, (63, 47), (47, 63)])
+@pytest.mark.parametrize("size", [None, (63, 47)])
 def test_a_png_with_a_broken_byte_is_an_error(size, tmp_path):
     path = save(Image.fromarray(COLOURS), tmp_path / "x.png")
     raw = bytearray(path.read_bytes())
@@ -241,7 +236,7 @@ def test_a_wrong_recorded_size_is_an_error(tmp_path):
         load_image(path, (640, 480))
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "gif", "tif", "bmp", "ppm"])
+@pytest.mark.parametrize("extension", ["jpg", "png", "gif", "tif"])
 def test_a_truncated_file_is_an_error_and_not_filled_with_grey(extension, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     path = save(Image.fromarray(noise), tmp_path / f"x.{extension}")
@@ -307,37 +302,6 @@ def test_files_are_closed(tmp_path):
     assert len(loaded) == 5
 
 
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fuzz")
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8))
-    files = [
-        save(image, folder / f"x.{extension}") for extension in ("jpg", "png", "gif", "tif", "bmp")
-    ]
-    return [(path, path.read_bytes()) for path in files]
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about broken TIFF tags
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
-@given(
-    file_index=st.integers(0, 4),
-    edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
-)
-def test_an_image_that_passes_the_check_can_be_loaded(file_index, edits, originals):
-    path, raw = originals[file_index]
-    raw = bytearray(raw)
-    for position, value in edits:
-        raw[int(position * len(raw))] = value
-    path.write_bytes(bytes(raw))
-    try:
-        check_image(path, (32, 24))
-    except DataError:
-        return
-    assert np.array_equal(load_pixels(path, (32, 24)), np.asarray(load_image(path, (32, 24))))
-
-
 # 16 x 8 pixels, blue at the left and red at the right, as pillow-heif 1.8 wrote it.
 HEIC = base64.b64decode(
     b"AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAA"
@@ -387,8 +351,9 @@ def test_what_is_no_image_is_told_for_what_it_is(name, content, expected, words,
     assert caught.value.finding.code == expected
 
 
-@pytest.mark.parametrize("function", ["stat", "open"])
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize(
+    ("function", "number"), [("stat", errno.EACCES), ("open", errno.EIO), ("open", errno.EMFILE)]
+)
 def test_a_file_that_the_system_cannot_read_is_not_called_broken(
     function, number, tmp_path, monkeypatch
 ):

@@ -38,11 +38,12 @@ def test_the_endings_are_all_those_of_the_formats_that_are_decoded() -> None:
     assert others <= {".avif", ".avifs", ".heic", ".heics", ".heif", ".heifs", ".hif"}
 
 
-@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
-def test_predict_and_check_find_images_of_every_ending(suffix: str, tmp_path: Path) -> None:
-    create(tmp_path, f"images/a{suffix}", f"images/B{suffix.upper()}", "labels.json")
-    assert [path.stem for path in search_folder(tmp_path).images] == ["B", "a"]
-    assert find_files(tmp_path)["train"].images == tmp_path / "images"
+def test_predict_and_check_find_images_of_every_ending(tmp_path: Path) -> None:
+    for suffix in IMAGE_SUFFIXES:
+        root = tmp_path / suffix
+        create(root, f"images/a{suffix}", f"images/B{suffix.upper()}", "labels.json")
+        assert [path.stem for path in search_folder(root).images] == ["B", "a"], suffix
+        assert find_files(root)["train"].images == root / "images", suffix
 
 
 @pytest.mark.parametrize("name", ["._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"])

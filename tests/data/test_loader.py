@@ -66,8 +66,7 @@ def test_all_ranks_and_micro_batches_together_take_the_images_of_one_process(
         assert found == sorted((sample.epoch, sample.index) for sample in expected_samples)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize(("workers", "masks"), [(1, False), (2, True)])
 def test_any_number_of_workers_loads_the_same_batches(
     shapes: Path, workers: int, masks: bool
 ) -> None:

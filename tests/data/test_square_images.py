@@ -43,10 +43,7 @@ SQUARE = InputShape(square=True, divisor=8)
     ("imgsz", "divisor", "offsets", "first", "last"),
     [
         (640, 64, PER_IMAGE, 448, 896),  # LW-DETR
-        (384, 32, PER_BATCH, 224, 544),  # RF-DETR nano, small, medium, large
-        (512, 32, PER_BATCH, 352, 672),
-        (576, 32, PER_BATCH, 416, 736),
-        (704, 32, PER_BATCH, 544, 864),
+        (384, 32, PER_BATCH, 224, 544),  # RF-DETR nano
         (560, 56, PER_BATCH, 280, 840),  # RF-DETR base
     ],
 )

@@ -23,7 +23,7 @@ def times_of(path: Path) -> list[float]:
     return [round(frame.time, 3) for frame in VideoReader(path)]
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.mov"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
 def test_all_frames_are_read_in_their_order_with_their_times(name: str, tmp_path: Path) -> None:
     codec = "mpeg4" if name.endswith(".avi") else "libx264"
     reader = VideoReader(write_video(tmp_path / name, 10, codec=codec))
@@ -159,7 +159,7 @@ def test_a_long_video_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     assert most <= 2
 
 
-@pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1)])
+@pytest.mark.parametrize("size", [(63, 47), (1, 1)])
 def test_a_video_has_the_size_of_its_frames_made_even(
     size: tuple[int, int], tmp_path: Path
 ) -> None:

@@ -108,12 +108,12 @@ def test_a_file_is_recognised_by_its_content(name: str, tmp_path: Path) -> None:
         assert kind.remedy, file_name
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"])
-def test_images_are_recognised(format: str, tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(image(format))
-    kind = recognise(tmp_path / "x")
-    assert kind is not None
-    assert kind.name == "an image"
+def test_images_are_recognised(tmp_path: Path) -> None:
+    for format in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"):
+        (tmp_path / "x").write_bytes(image(format))
+        kind = recognise(tmp_path / "x")
+        assert kind is not None, format
+        assert kind.name == "an image", format
 
 
 @pytest.mark.parametrize("end", ["", "\r"])

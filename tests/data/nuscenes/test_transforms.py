@@ -55,19 +55,6 @@ def test_small_images_are_augmented_like_large_ones():
         assert small.left == pytest.approx(large.left / 5, abs=1.3)
 
 
-def test_the_same_generator_draws_the_same_values():
-    assert random_augmentations(5) == random_augmentations(5)
-    assert len({*random_augmentations(5)}) == 5
-
-
-def test_pixels_beyond_the_right_edge_of_an_image_are_black():
-    white = np.full((*FULL_SIZE, 3), 255, dtype=np.uint8)
-    image = Augmentation(resize=0.94).image_transform(FULL_SIZE, OUTPUT_SIZE).apply(white)
-    assert image.shape == (*OUTPUT_SIZE, 3)
-    assert (image[:, :752] == 255).all()
-    assert (image[:, 752:] == 0).all()
-
-
 def resize_whole_then_crop(transform, image):
     """The steps of PETR's code: resize the whole image, crop it, then flip it."""
     height = int(image.shape[0] * transform.scale)
@@ -105,18 +92,6 @@ def test_a_point_of_an_image_moves_as_the_matrix_says(flip):
     u, v, _, _ = transform.matrix() @ (404, 604, 1, 1)
     assert columns.mean() + 0.5 == pytest.approx(u, abs=0.5)
     assert rows.mean() + 0.5 == pytest.approx(v, abs=0.5)
-
-
-def test_a_flip_mirrors_pixels_but_moves_no_box():
-    boxes = np.random.default_rng(0).normal(size=(4, 9))
-    assert (Augmentation(flip=True).transform_boxes(boxes) == boxes).all()
-    image = np.random.default_rng(0).integers(0, 256, (*FULL_SIZE, 3), dtype=np.uint8)
-    outputs = []
-    for flip in (False, True):
-        augmentation = Augmentation(crop_left=0.3, resize=1.1, flip=flip)
-        outputs.append(augmentation.image_transform(FULL_SIZE, OUTPUT_SIZE).apply(image))
-    plain, flipped = outputs
-    assert (flipped[:, ::-1] == plain).all()
 
 
 def test_depth_along_a_ray_is_not_scaled_with_the_world(samples):

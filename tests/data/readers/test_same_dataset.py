@@ -178,7 +178,7 @@ def assert_same_dataset(data: DatasetSplits, expected: DatasetSplits) -> None:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("name", ["raccoon", "bccd", "tiny_coco"])
+@pytest.mark.parametrize("name", ["bccd", "tiny_coco"])
 def test_real_datasets_are_equal_in_all_formats(
     writer: str, name: str, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
