@@ -44,48 +44,46 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "current")
 
 
-@pytest.mark.parametrize(
-    ("argument", "model"),
-    [
-        ("microsoft/conditional-detr-resnet-50", HubModel("microsoft/conditional-detr-resnet-50")),
-        ("user/name@v1", HubModel("user/name", "v1")),
-        ("user/name@refs/pr/1", HubModel("user/name", "refs/pr/1")),
-        ("user/name@main/a/b.pth", HubModel("user/name", "main", "a/b.pth")),
-        ("user/name@refs/pr/1/x.ckpt", HubModel("user/name", "refs/pr/1", "x.ckpt")),
-        ("user/name@v1.pt", HubModel("user/name", "v1.pt")),
-        ("user/name@main/../x.pth", None),
-        ("user/name/x.pth", None),
-        (
-            "LWDETR_tiny_60e_coco.pth",
-            HubModel("xbsu/LW-DETR", "main", "pretrain_weights/LWDETR_tiny_60e_coco.pth"),
-        ),
-        ("LWDETR_huge_60e_coco.pth", None),
-        ("timm/resnet50.tv_in1k", HubModel("timm/resnet50.tv_in1k")),
-        ("runs/mine@main", HubModel("runs/mine", "main")),
-        (Path("user/name"), HubModel("user/name")),
-        (PureWindowsPath("user/name"), HubModel("user/name")),
-        ("name", None),
-        ("a/b/c", None),
-        ("/user/name", None),
-        ("../name", None),
-        ("https://huggingface.co/user/name", None),
-        ("user/name@../../secret", None),
-        ("user/weights.pth", None),
-        ("user/mäuse", None),
-        ("runs/mien", None),  # a path that was mistyped: there is a folder runs
-        ("runz/mine", None),  # and here, a similar path exists
-        ("runs/mine", None),  # it exists
-        ("own/model@v1", None),  # it exists, whatever its name looks like
-        (f"user/{'x' * 200}", None),
-        ("\0/a", None),
-    ],
-)
-def test_an_argument_is_a_model_on_the_hub_only_in_its_form_and_without_such_a_path(
-    argument: str, model: HubModel | None
-) -> None:
+ARGUMENTS: list[tuple[object, HubModel | None]] = [
+    ("microsoft/conditional-detr-resnet-50", HubModel("microsoft/conditional-detr-resnet-50")),
+    ("user/name@v1", HubModel("user/name", "v1")),
+    ("user/name@refs/pr/1", HubModel("user/name", "refs/pr/1")),
+    ("user/name@main/a/b.pth", HubModel("user/name", "main", "a/b.pth")),
+    ("user/name@refs/pr/1/x.ckpt", HubModel("user/name", "refs/pr/1", "x.ckpt")),
+    ("user/name@v1.pt", HubModel("user/name", "v1.pt")),
+    ("user/name@main/../x.pth", None),
+    ("user/name/x.pth", None),
+    (
+        "LWDETR_tiny_60e_coco.pth",
+        HubModel("xbsu/LW-DETR", "main", "pretrain_weights/LWDETR_tiny_60e_coco.pth"),
+    ),
+    ("LWDETR_huge_60e_coco.pth", None),
+    ("timm/resnet50.tv_in1k", HubModel("timm/resnet50.tv_in1k")),
+    ("runs/mine@main", HubModel("runs/mine", "main")),
+    (Path("user/name"), HubModel("user/name")),
+    (PureWindowsPath("user/name"), HubModel("user/name")),
+    ("name", None),
+    ("a/b/c", None),
+    ("/user/name", None),
+    ("../name", None),
+    ("https://huggingface.co/user/name", None),
+    ("user/name@../../secret", None),
+    ("user/weights.pth", None),
+    ("user/mäuse", None),
+    ("runs/mien", None),  # a path that was mistyped: there is a folder runs
+    ("runz/mine", None),  # and here, a similar path exists
+    ("runs/mine", None),  # it exists
+    ("own/model@v1", None),  # it exists, whatever its name looks like
+    (f"user/{'x' * 200}", None),
+    ("\0/a", None),
+]
+
+
+def test_an_argument_is_a_model_on_the_hub_only_in_its_form_and_without_such_a_path() -> None:
     Path("runs/mine").mkdir(parents=True)
     Path("own/model@v1").mkdir(parents=True)
-    assert model_named(argument) == model
+    for argument, model in ARGUMENTS:
+        assert model_named(argument) == model, argument
 
 
 def test_a_published_file_that_is_not_there_is_known_by_its_name(hub: HubServer) -> None:
@@ -190,7 +188,7 @@ def test_without_a_network_the_message_says_what_is_missing_and_how_to_bring_it(
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"127\.0\.0\.1:9\) cannot be reached") as refused:
         open_checkpoint("user/name@v1")
-    assert time.monotonic() - start < 5  # huggingface-hub alone retries for a minute
+    assert time.monotonic() - start < 30  # huggingface-hub alone retries for a minute
     assert refused.value.where == f"user/name, revision v1; cache: {no_network}"
     for text in ("hf download user/name --revision v1", "models--user--name", "HF_HUB_OFFLINE=1"):
         assert text in refused.value.remedy
@@ -239,7 +237,7 @@ def test_a_server_that_does_not_answer_counts_as_unreachable(
         start = time.monotonic()
         with pytest.raises(WeightsError, match="cannot be reached"):
             open_checkpoint("user/name")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")

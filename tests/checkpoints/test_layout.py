@@ -59,17 +59,21 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return LAYOUT.convert(Checkpoint(dict(state), {}, "a file")).state
 
 
-def test_matrices_are_transposed_and_vectors_are_not(theirs: dict[str, Tensor]) -> None:
+def test_every_kind_of_entry_is_converted(theirs: dict[str, Tensor]) -> None:
     ours = convert(theirs)
+    # Matrices are transposed, and vectors are not.
     assert torch.equal(ours["linear.weight"], theirs["linear.weight"].T)
     assert torch.equal(ours["linear.bias"], theirs["linear.bias"])
-
-
-def test_a_matrix_is_transposed_before_it_is_split(theirs: dict[str, Tensor]) -> None:
-    ours = convert(theirs)
+    # A matrix is transposed before it is split.
     rows = theirs["attention.in_proj_weight"].T
     assert torch.equal(ours["query.weight"], rows[:2])
     assert torch.equal(ours["key.weight"], rows[2:])
+    # A list without group 0 is behind the tensor of group 0.
+    names = ("table.weight", "more_tables.0.weight", "more_tables.1.weight")
+    assert torch.equal(ours["queries"], torch.stack([theirs[name] for name in names]))
+    # Other numbers of a name stay in it.
+    second_layers = [theirs[f"box.{group}.layers.1.weight"] for group in range(3)]
+    assert torch.equal(ours["heads.box.1.weight"], torch.stack(second_layers))
 
 
 def test_the_tensors_of_groups_are_stacked_by_their_numbers(theirs: dict[str, Tensor]) -> None:
@@ -81,16 +85,6 @@ def test_the_tensors_of_groups_are_stacked_by_their_numbers(theirs: dict[str, Te
     ours = convert(theirs)
     assert ours["heads.project.weight"].shape == (12, 5, 2)
     assert ours["heads.project.weight"][:, 0, 0].tolist() == list(range(12))
-
-
-def test_a_list_without_group_0_is_behind_the_tensor_of_group_0(theirs: dict[str, Tensor]) -> None:
-    names = ("table.weight", "more_tables.0.weight", "more_tables.1.weight")
-    assert torch.equal(convert(theirs)["queries"], torch.stack([theirs[name] for name in names]))
-
-
-def test_other_numbers_of_a_name_stay_in_it(theirs: dict[str, Tensor]) -> None:
-    second_layers = [theirs[f"box.{group}.layers.1.weight"] for group in range(3)]
-    assert torch.equal(convert(theirs)["heads.box.1.weight"], torch.stack(second_layers))
 
 
 def test_what_is_converted_is_written_again(theirs: dict[str, Tensor]) -> None:

@@ -31,19 +31,16 @@ def test_saved_weights_are_read_bit_for_bit(model: DetectionTransformer, tmp_pat
     assert all(torch.equal(state[name], value) for name, value in unique_state(model).items())
 
 
-def test_a_shared_module_is_saved_once(model: DetectionTransformer, tmp_path: Path) -> None:
-    save(model, tmp_path / "best.safetensors", {})
-    with safe_open(tmp_path / "best.safetensors", "pt") as file:
-        heads = {name.split(".")[2] for name in file.keys() if name.startswith("decoder.heads.")}  # noqa: SIM118
-    assert len(model.decoder.heads) > 1
-    assert heads == {"0"}
-
-
-def test_the_file_opens_without_this_library(model: DetectionTransformer, tmp_path: Path) -> None:
+def test_the_file_opens_without_this_library_and_has_shared_modules_once(
+    model: DetectionTransformer, tmp_path: Path
+) -> None:
     save(model, tmp_path / "best.safetensors", {})
     with safe_open(tmp_path / "best.safetensors", "pt") as file:
         assert file.metadata()["format"] == "pt"
         assert torch.equal(file.get_tensor("queries.embedding"), model.queries.embedding)
+        heads = {name.split(".")[2] for name in file.keys() if name.startswith("decoder.heads.")}  # noqa: SIM118
+    assert len(model.decoder.heads) > 1
+    assert heads == {"0"}
 
 
 def test_a_save_that_fails_leaves_the_previous_file(
@@ -62,7 +59,7 @@ def test_a_save_that_fails_leaves_the_previous_file(
     assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"\0" * 100, b"\xff" * 9000])
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\xff" * 9000])
 def test_the_error_for_a_damaged_file_names_it(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)

@@ -22,13 +22,13 @@ SLICES = "UnpackBigParamInfor@@"
 FLAT = np.arange(6, dtype=np.float32)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_arrays_are_read_without_the_table_of_names(protocol: int, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(write_pdparams(tmp_path / "a.pdparams", ARRAYS, protocol))
-    assert checkpoint.state.keys() == ARRAYS.keys()
-    assert checkpoint.metadata == {}
-    for name, array in ARRAYS.items():
-        assert torch.equal(checkpoint.state[name], torch.from_numpy(array))
+def test_arrays_are_read_without_the_table_of_names(tmp_path: Path) -> None:
+    for protocol in (2, 3, 4, 5):
+        checkpoint = open_checkpoint(write_pdparams(tmp_path / "a.pdparams", ARRAYS, protocol))
+        assert checkpoint.state.keys() == ARRAYS.keys()
+        assert checkpoint.metadata == {}
+        for name, array in ARRAYS.items():
+            assert torch.equal(checkpoint.state[name], torch.from_numpy(array))
 
 
 @pytest.mark.parametrize("table", [{"a": 1}, {1: "a"}, ["a"], "a"])

@@ -19,26 +19,26 @@ def printed(text: str) -> str:
     return output.getvalue()
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_markup_and_emoji_have_no_meaning(name: str) -> None:
-    assert printed(f"class {name} of 3") == f"class {name} of 3\n"
+def test_markup_and_emoji_have_no_meaning() -> None:
+    for name in ODD_NAMES:
+        assert printed(f"class {name} of 3") == f"class {name} of 3\n"
 
 
 def test_long_lines_are_neither_broken_nor_cut() -> None:
     assert printed("a" * 500) == "a" * 500 + "\n"
 
 
-@pytest.mark.parametrize("name", [*ODD_NAMES, "x" * 200, "汽车" * 60, "two\nlines", "\x1b[2J"])
-def test_a_table_has_every_cell_in_full_and_one_line_for_a_row(name: str) -> None:
-    output = io.StringIO()
-    rows = [{"class": name, "AP": "43.2"}, {"class": "b", "AP": "-"}]
-    PlainConsole(file=output).print_table(rows)
-    header, row, last = output.getvalue().splitlines()
-    cell = name.replace("\n", r"\n").replace("\x1b", r"\x1b")
-    assert row.startswith(cell)
-    assert row.removeprefix(cell).strip() == "43.2"
-    assert header.split() == ["class", "AP"]
-    assert last.split() == ["b", "-"]
+def test_a_table_has_every_cell_in_full_and_one_line_for_a_row() -> None:
+    for name in (*ODD_NAMES, "x" * 200, "汽车" * 60, "two\nlines", "\x1b[2J"):
+        output = io.StringIO()
+        rows = [{"class": name, "AP": "43.2"}, {"class": "b", "AP": "-"}]
+        PlainConsole(file=output).print_table(rows)
+        header, row, last = output.getvalue().splitlines()
+        cell = name.replace("\n", r"\n").replace("\x1b", r"\x1b")
+        assert row.startswith(cell)
+        assert row.removeprefix(cell).strip() == "43.2"
+        assert header.split() == ["class", "AP"]
+        assert last.split() == ["b", "-"]
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])

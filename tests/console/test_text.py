@@ -29,9 +29,9 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_ordinary_names_of_any_language_do_not_change(name: str) -> None:
-    assert escape_controls(name) == name
+def test_ordinary_names_of_any_language_do_not_change() -> None:
+    for name in NAMES:
+        assert escape_controls(name) == name
 
 
 @pytest.mark.parametrize(

@@ -321,13 +321,6 @@ def test_boxes_ids_and_order_do_not_change_the_ap_of_masks() -> None:
     assert 0.01 < plain.stats["AP"] < 0.95
 
 
-def test_the_ap_of_no_mask_detections_is_zero() -> None:
-    document, _ = random_masks(2, images=3, classes=1, crowd=0.0)
-    split = with_masks(split_of(document), document)
-    nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), ())
-    assert evaluate(split, [nothing] * 3, "mask").stats["AP"] == 0
-
-
 def test_masks_survive_the_file() -> None:
     document, results = random_masks(11, images=6, classes=3, crowd=0.1)
     split = with_masks(split_of(document), document)
@@ -487,10 +480,14 @@ def test_without_objects_every_figure_is_undefined(images: int) -> None:
     assert all(math.isnan(metric) for metric in evaluation.stats.values())
 
 
-def test_the_ap_of_no_detections_is_zero() -> None:
-    split = split_of(random_document(2, images=3, classes=1, crowd=0.0))
-    nothing = Detections(torch.zeros(0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-    assert evaluate(split, [nothing] * 3).stats["AP"] == 0
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_the_ap_of_no_detections_is_zero(kind: str) -> None:
+    document, _ = random_masks(2, images=3, classes=1, crowd=0.0)
+    split = with_masks(split_of(document), document)
+    masks = () if kind == "mask" else None
+    none = torch.zeros(0)
+    nothing = Detections(none, none.long(), torch.zeros(0, 4), masks)
+    assert evaluate(split, [nothing] * 3, kind).stats["AP"] == 0
 
 
 def test_results_survive_the_file(capsys: pytest.CaptureFixture[str]) -> None:

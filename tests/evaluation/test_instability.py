@@ -61,30 +61,6 @@ def test_it_equals_the_definition(
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "score"),
-    [
-        ([0, 1, -1], [0, 1, -1], 0),
-        ([0, 1, -1], [-1, 1, 0], 2),  # an object moves to a free query: both queries change
-        ([0, 1, -1], [1, -1, 0], 3),  # one moves to the query that the other leaves
-        ([0, 1, -1], [1, 0, -1], 2),  # two objects swap their queries
-        ([0, 1, 2], [3, 1, 2], 1),  # more objects than queries: another one is unmatched
-        ([-1, -1, -1], [-1, -1, -1], 0),  # no objects
-    ],
-)
-def test_every_query_that_changes_counts_once(
-    before: list[int], now: list[int], score: int
-) -> None:
-    assert instability(matched_objects(now), matched_objects(before)).tolist() == [score]
-
-
-def test_it_is_a_mean_over_images_in_each_group() -> None:
-    before = matched_objects([0, -1], [-1, -1], groups=2)
-    now = before.copy()
-    now[0, 1] = [-1, 0]
-    assert instability(now, before).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize(
     "before",
     [
         None,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from groupdetr.errors import DataError
-from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D, ObjectClass, Pose, predicted_boxes
+from groupdetr.evaluation.boxes3d import CLASSES, Boxes3D, Pose, predicted_boxes
 from groupdetr.evaluation.nuscenes import (
     ERRORS,
     METRICS,
@@ -171,14 +171,13 @@ def test_of_equal_scores_the_later_prediction_takes_the_object() -> None:
     assert close(row(evaluate_one(predicted, truth), "car").ATE, 0.1)
 
 
-@pytest.mark.parametrize("kind", CLASSES, ids=NAMES)
-def test_boxes_out_of_range_are_not_evaluated(kind: ObjectClass) -> None:
-    label = CLASSES.index(kind)
-    inside = boxes([[0, kind.class_range - 0.01, 9.0]], label)
-    outside = boxes([[0, kind.class_range, 9.0]], label)
-    assert close(row(evaluate_one(as_predictions(inside), inside), kind.name).AP, 1)
-    result = row(evaluate_one(as_predictions(inside), outside), kind.name)
-    assert (result.objects, result.AP) == (0, 0)
+def test_boxes_out_of_range_are_not_evaluated() -> None:
+    for label, kind in enumerate(CLASSES):
+        inside = boxes([[0, kind.class_range - 0.01, 9.0]], label)
+        outside = boxes([[0, kind.class_range, 9.0]], label)
+        assert close(row(evaluate_one(as_predictions(inside), inside), kind.name).AP, 1)
+        result = row(evaluate_one(as_predictions(inside), outside), kind.name)
+        assert (result.objects, result.AP) == (0, 0)
 
 
 def test_the_range_is_measured_from_the_ego_vehicle() -> None:

@@ -199,7 +199,7 @@ def random_case(seed: int, noise: float = 1.0, classes: Sequence[int] = range(10
 CASES: dict[str, Callable[[], Case]] = {
     **{
         f"random-{seed}": lambda seed=seed: random_case(seed, noise=(0.2, 0.6, 2.0)[seed % 3])
-        for seed in range(6)
+        for seed in range(3)
     },
     "truth": lambda: changed_ground_truth(lambda truth: truth),
     "truth-without-attributes": lambda: changed_ground_truth(

@@ -44,14 +44,14 @@ def test_nothing_is_guessed_where_nothing_is_similar(typed: str, runs: Path) -> 
     assert describe_missing(typed) == ("", "")
 
 
-@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "s3", "gs", "hf"])
-@pytest.mark.parametrize("convert", [str, Path])
-def test_an_address_is_recognised(scheme: str, convert: type) -> None:
-    address = f"{scheme}://example.org/weights.pth"
-    what, remedy = describe_missing(convert(address))
-    assert "URL" in what
-    assert "download" in remedy
-    assert as_typed(convert(address)) == address
+def test_an_address_is_recognised() -> None:
+    for scheme in ("http", "https", "ftp", "s3", "gs", "hf"):
+        address = f"{scheme}://example.org/weights.pth"
+        for typed in (address, Path(address)):  # A path has one slash of two.
+            what, remedy = describe_missing(typed)
+            assert "URL" in what, typed
+            assert "download" in remedy, typed
+            assert as_typed(typed) == address
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such files")

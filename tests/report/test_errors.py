@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from groupdetr.evaluation.error_analysis import (
@@ -97,15 +96,11 @@ def test_the_worst_images_are_drawn_and_those_that_are_gone_left_out() -> None:
     assert "Worst images" not in written_page(analysis(3), None)
 
 
-@pytest.mark.parametrize(
-    ("point", "colour"), [((25, 40), MISSED), ((75, 40), MADE_UP), ((25, 90), DETECTED)]
-)
-def test_what_is_missed_made_up_and_detected_has_its_colour(
-    point: tuple[int, int], colour: tuple[int, int, int]
-) -> None:
+def test_what_is_missed_made_up_and_detected_has_its_colour() -> None:
     """At the lower edge of each box, where no label lies."""
     drawn = np.asarray(draw_errors(Image.new("RGB", (100, 100), (90, 90, 90)), image_errors()))
     scale = drawn.shape[0] // 100
-    x, y = point[0] * scale, point[1] * scale
-    near = drawn[y - 2 * scale : y + 2 * scale, x].reshape(-1, 3).tolist()
-    assert list(colour) in near
+    for point, colour in (((25, 40), MISSED), ((75, 40), MADE_UP), ((25, 90), DETECTED)):
+        x, y = point[0] * scale, point[1] * scale
+        near = drawn[y - 2 * scale : y + 2 * scale, x].reshape(-1, 3).tolist()
+        assert list(colour) in near

@@ -135,6 +135,8 @@ def test_the_demo_page_shows_gains_beside_the_papers() -> None:
     assert "arXiv 2207.13085" in html
     assert "demo &lt;&amp;&gt;" in html
     assert "Instability of the matching" in html
+    assert 'class="line dashed"' in html, "the baseline"
+    assert 'class="line bold"' in html, "the groups"
     assert "nan" not in html
 
 
@@ -144,12 +146,6 @@ def test_several_seeds_have_bands_dots_and_intervals() -> None:
     assert 'class="band"' in html
     assert "on average over 3 seeds" in html
     assert "95% interval +7.0 to +7.0 over 3 seeds" in html
-
-
-def test_baselines_are_dashed_and_groups_bold() -> None:
-    html = demo_page(summary(8), summary(1))
-    assert 'class="line dashed"' in html
-    assert 'class="line bold"' in html
 
 
 def test_metrics_that_are_undefined_for_every_seed() -> None:
@@ -189,9 +185,6 @@ def test_the_interval_of_a_gain_is_that_of_students_t() -> None:
     assert measured.high == pytest.approx(7 / 3 + margin)
     assert not measured.is_clear
     assert Gain.from_differences([4.0, 5.0, 6.0]).is_clear
-
-
-def test_one_seed_has_no_interval() -> None:
     assert not Gain.from_differences([3.0]).has_interval
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupdetr.modeling.encoders.camera_encoder import (
-    FARTHEST,
-    NEAREST,
     SPACE_HIGH,
     SPACE_LOW,
     CameraEncoder,
@@ -66,12 +64,6 @@ def test_points_on_the_ray_of_a_pixel_are_projected_to_the_pixel() -> None:
     assert (depth - ray_depths())[inside].abs().max() < 0.05
     assert (projected[..., 0] / depth - columns.view(-1, 1))[inside].abs().max() < 0.2
     assert (projected[..., 1] / depth - rows.view(-1, 1, 1))[inside].abs().max() < 0.2
-
-
-def test_depths_start_at_one_metre_with_growing_distances() -> None:
-    assert ray_depths()[0] == NEAREST
-    assert ray_depths()[-1] < FARTHEST
-    assert (ray_depths().diff().diff() > 0).all()
 
 
 # The position embedding of the tokens

@@ -68,28 +68,12 @@ def test_at_any_point_a_cropped_mask_equals_the_full_mask(
     torch.testing.assert_close(sampled.double(), grid_sampled(masks, points), rtol=0, atol=2e-6)
 
 
-def test_masks_are_empty_in_the_padding_of_the_batch() -> None:
-    masks = random_masks(3, 5, 7, 0.6)
-    padded = F.pad(masks, (0, 9, 0, 4))
-    points = torch.rand(200, 2) * torch.tensor([16.0, 9.0])
-    sampled = CroppedMasks.from_dense(masks).at(points)
-    torch.testing.assert_close(sampled.double(), grid_sampled(padded, points), rtol=0, atol=2e-6)
-
-
 def test_sampling_a_few_objects_at_a_time_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     cropped = CroppedMasks.from_dense(random_masks(7, 9, 8, 0.5))
     points = 10 * torch.rand(30, 2)
     expected = cropped.at(points)
     monkeypatch.setattr(masks_module, "MAX_LOOKUPS", 60)
     assert torch.equal(cropped.at(points), expected)
-
-
-def test_no_objects_and_empty_masks_can_be_sampled() -> None:
-    points = torch.rand(6, 2)
-    no_objects = CroppedMasks.from_dense(torch.zeros(0, 4, 5))
-    assert no_objects.at(points).shape == (0, 6)
-    empty_masks = CroppedMasks.from_dense(torch.zeros(2, 4, 5))
-    assert empty_masks.at(points).tolist() == [[0.0] * 6] * 2
 
 
 def test_three_hundred_masks_take_the_memory_of_their_windows() -> None:

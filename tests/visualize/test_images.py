@@ -94,7 +94,7 @@ def test_small_images_are_enlarged_and_large_ones_are_not() -> None:
     assert draw_boxes(blank_image(), np.zeros((0, 4)), [], [], scale=4).size == (384, 256)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["P", "RGBA", "I;16"])
 def test_images_of_any_mode_can_be_drawn_on_and_do_not_change(mode: str) -> None:
     image = blank_image(mode)
     before = image.tobytes()
@@ -118,7 +118,8 @@ def test_images_of_any_mode_can_be_drawn_on_and_do_not_change(mode: str) -> None
 )
 def test_labels_never_leave_the_image(box: list[float]) -> None:
     """A label is moved into the image and its text is cut, so a long one has the full width."""
-    for caption in ("cat 0.93", "x" * 400, "two\nlines", "日本語 \u202e", " "):
+    odd = ("", " ", "two\nlines", "\x1b[31m", "a\0b", "\ud800", "日本語 \u202egpj")
+    for caption in ("cat 0.93", "x" * 400, *odd):
         draw_boxes(blank_image(), [box], [caption], [palette(3)])
     if np.isfinite(box).all():
         image = draw_boxes(blank_image(), [box], ["x" * 400], [palette(3)])
@@ -193,8 +194,7 @@ def label_pixels(crowd: Crowd, detections: Detections, scale: int) -> NDArray[np
     return (np.asarray(with_labels) != np.asarray(without)).any(axis=-1)
 
 
-@pytest.mark.parametrize("scale", [1, 2])
-@pytest.mark.parametrize("with_masks", [True, False])
+@pytest.mark.parametrize(("scale", "with_masks"), [(1, True), (2, False)])
 def test_labels_cover_a_sixth_of_a_crowded_image_at_most(
     scale: int, with_masks: bool, crowd: Crowd
 ) -> None:
@@ -257,8 +257,3 @@ def test_every_label_of_a_sparse_image_is_drawn() -> None:
     image = draw_boxes(blank_image(size=(300, 200)), boxes, ["a", "b", "c"], colours)
     for colour in colours:
         assert len(pixels_of(image, colour)) > len(pixels_of(without, colour)) + 50
-
-
-@pytest.mark.parametrize("caption", ["\x1b[31m", "a\0b", "\ud800", "", "\u202egpj"])
-def test_captions_with_any_character_can_be_drawn(caption: str) -> None:
-    draw_boxes(blank_image(), [[5, 20, 60, 60]], [caption], [palette(0)])

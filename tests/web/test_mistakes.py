@@ -66,7 +66,7 @@ def table_of(split: CocoSplit, detections: list[Detections]) -> MistakeTable:
     return MistakeTable(split, detections, [match_image(record, other) for record, other in pairs])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_at_the_best_threshold_there_are_the_errors_and_the_f1_of_the_analysis(
     split: CocoSplit, seed: int
 ) -> None:
@@ -143,11 +143,3 @@ def test_without_a_detection_every_object_is_missed(split: CocoSplit) -> None:
     assert summary["missed"] == len(mistakes) == num_objects > 0
     assert summary["precision"] is None
     assert summary["recall"] == 0
-
-
-def test_the_pages_of_a_list_are_its_parts(split: CocoSplit) -> None:
-    mistakes = table_of(split, noisy_detections(split, 0)).at(0.1)
-    parts = []
-    for start in range(0, len(mistakes) + 7, 7):
-        parts += mistakes.items(start, 7)
-    assert parts == mistakes.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -29,16 +30,23 @@ def split(shapes: Path) -> CocoSplit:
     return load(shapes).splits["train"]
 
 
+@pytest.fixture(scope="module")
+def evaluated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `groupdetr val` writes with a batch of one. Tests change a copy."""
+    folder = tmp_path_factory.mktemp("evaluated") / "val"
+    groupdetr.evaluate(run, batch=1, workers=0, device="cpu", out=folder)
+    return folder
+
+
 def test_the_detections_are_those_of_val_with_a_batch_of_one(
-    run: Path, server: WebServer, tmp_path: Path
+    evaluated: Path, server: WebServer
 ) -> None:
-    groupdetr.evaluate(run, batch=1, workers=0, device="cpu", out=tmp_path / "val")
     validation = server.session.validation
     assert validation is not None
     assert not validation.is_recorded
     assert validation.split is not None
     recorded = ValidationSet(
-        validation.detector, threading.Lock(), validation.read, tmp_path / "val", validation.data
+        validation.detector, threading.Lock(), validation.read, evaluated, validation.data
     )
     recorded.compute()
     assert recorded.state == "done"
@@ -51,10 +59,9 @@ def test_the_detections_are_those_of_val_with_a_batch_of_one(
 
 @pytest.mark.parametrize("change", ["weights", "data", "images", "age", "broken"])
 def test_recorded_detections_of_another_evaluation_are_not_used(
-    run: Path, server: WebServer, tmp_path: Path, change: str
+    run: Path, evaluated: Path, server: WebServer, tmp_path: Path, change: str
 ) -> None:
-    folder = tmp_path / "val"
-    groupdetr.evaluate(run, batch=1, workers=0, device="cpu", out=folder)
+    folder = shutil.copytree(evaluated, tmp_path / "val")
     metrics = folder / "metrics.json"
     if change == "age":
         weights = run / "weights/best.safetensors"
@@ -79,14 +86,12 @@ def test_recorded_detections_of_another_evaluation_are_not_used(
 def test_a_dataset_that_is_gone_is_a_message_and_the_page_still_detects(
     run: Path, tmp_path: Path
 ) -> None:
-    config = run / "config.yaml"
-    former = config.read_text()
-    try:
-        config.write_text(former.replace("data: ", f"data: {tmp_path / 'gone'} #"))
-        session = open_run(run, "cpu", None)
-        add_validation_set(session, run, None, None, None, None)
-    finally:
-        config.write_text(former)
+    copy = shutil.copytree(run, tmp_path / "run")
+    config = copy / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("data: ", f"data: {tmp_path / 'gone'} #"))
+    session = open_run(copy, "cpu", None)
+    add_validation_set(session, copy, None, None, None, None)
     assert session.validation is not None
     session.validation.compute()
     assert session.validation.state == "failed"

@@ -11,7 +11,6 @@ from groupdetr.data.dataset import SampleIndex
 from groupdetr.data.nuscenes.dataset import SceneDataset, draw_earlier_frame
 from groupdetr.data.nuscenes.transforms import no_augmentation, petr_augmentation
 from groupdetr.errors import DataError
-from groupdetr.structures.targets import Target
 
 SIZE = (64, 160)
 
@@ -129,12 +128,3 @@ def test_a_missing_image_is_named(samples):
     sample = replace(samples[0], camera_frames=missing)
     with pytest.raises(DataError, match=r"(?s)there is no such image.*gone.jpg"):
         SceneDataset([sample], SIZE)[0]
-
-
-def test_targets_have_boxes_of_four_or_nine_numbers():
-    labels = torch.zeros(2, dtype=torch.int64)
-    assert len(Target(labels, torch.zeros(2, 4))) == len(Target(labels, torch.ones(2, 9))) == 2
-    with pytest.raises(
-        ValueError, match=r"boxes of 2 labels must be \[2,4\] or \[2,9\], not \(2, 7\)"
-    ):
-        Target(labels, torch.zeros(2, 7))
