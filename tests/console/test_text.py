@@ -34,19 +34,16 @@ def test_ordinary_names_of_any_language_do_not_change() -> None:
         assert escape_controls(name) == name
 
 
-@pytest.mark.parametrize(
-    ("name", "printed"),
-    [
+def test_what_controls_a_terminal_is_escaped() -> None:
+    for name, printed in (
         ("a\x1b[2Jb", r"a\x1b[2Jb"),  # clears the screen
         ("a\x9b2Jb", r"a\x9b2Jb"),  # the same, as one character
         ("a\nerror: b", r"a\nerror: b"),
         ("gpj.\u202eexe", r"gpj.\u202eexe"),  # reverses the order of what follows
         ("a\u2028b", r"a\u2028b"),
         ("\udcff.jpg", r"\udcff.jpg"),  # a name of Linux that is not UTF-8
-    ],
-)
-def test_what_controls_a_terminal_is_escaped(name: str, printed: str) -> None:
-    assert escape_controls(name) == printed
+    ):
+        assert escape_controls(name) == printed
 
 
 @given(st.text())
@@ -89,9 +86,8 @@ def test_an_ordinary_path_is_not_quoted() -> None:
     assert quote("runs/mine-6g") == "runs/mine-6g"
 
 
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
+def test_a_name_in_the_data_becomes_the_name_of_one_file() -> None:
+    for name, file in (
         ("scene-0061", "scene-0061"),
         ("../../etc/passwd", ".._.._etc_passwd"),
         ("..\\a", ".._a"),
@@ -101,10 +97,8 @@ def test_an_ordinary_path_is_not_quoted() -> None:
         ("LPT1.jpg", "_LPT1.jpg"),
         ("v1. ", "v1"),
         ("", "_"),
-    ],
-)
-def test_a_name_in_the_data_becomes_the_name_of_one_file(name: str, file: str) -> None:
-    assert file_name(name) == file
+    ):
+        assert file_name(name) == file
 
 
 @given(st.text())

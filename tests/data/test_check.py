@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -254,11 +253,6 @@ FAULTS = {
         "image 0",
     ),
     "other size": (lambda s: s.draw("0.jpg", 5, (32, 32)), "size-mismatch", "image 0"),
-    "link out of the folder": (
-        lambda s: (s.image().rename(s.root / "0.jpg"), s.image().symlink_to(s.root / "0.jpg")),
-        "linked-outside",
-        "image 0",
-    ),
     "copy within a split": (
         lambda s: shutil.copy(s.image(0), s.image(1)),
         "duplicate-images",
@@ -495,27 +489,18 @@ def mutate(content, data):
 # real data
 
 
-@pytest.mark.parametrize(
-    ("name", "verdict", "train", "val", "max_objects"),
-    [
-        ("bccd", "ok", (292, 3941), (72, 945), 30),
-        ("tiny_coco", "warn", (50, 465), (50, 377), 36),
-        ("raccoon", "warn", (160, 173), (40, 44), 3),
-    ],
-)
-def test_real_datasets_pass_with_their_known_counts(
-    name, verdict, train, val, max_objects, real_data
-):
-    report = check(Path(real_data) / name)
-    assert report.verdict == verdict, report.render()
-    assert (report.images, report.boxes) == train
-    assert (report.splits["val"].images, report.splits["val"].boxes) == val
-    assert report.splits["train"].objects_per_image["max"] == max_objects
-
-
-def test_the_known_problems_of_real_data_are_found(real_data):
-    assert codes(check(real_data / "raccoon").warnings) == ["duplicate-images"] * 4
-    tiny = check(real_data / "tiny_coco")
+def test_real_datasets_have_their_known_counts_and_problems(real_data):
+    bccd, tiny, raccoon = (check(real_data / name) for name in ("bccd", "tiny_coco", "raccoon"))
+    for report, train, val, max_objects in (
+        (bccd, (292, 3941), (72, 945), 30),
+        (tiny, (50, 465), (50, 377), 36),
+        (raccoon, (160, 173), (40, 44), 3),
+    ):
+        assert report.verdict == ("ok" if report is bccd else "warn"), report.render()
+        assert (report.images, report.boxes) == train
+        assert (report.splits["val"].images, report.splits["val"].boxes) == val
+        assert report.splits["train"].objects_per_image["max"] == max_objects
+    assert codes(raccoon.warnings) == ["duplicate-images"] * 4
     assert codes(tiny.warnings).count("class-without-boxes") == 31
     assert tiny.splits["train"].crowds == tiny.splits["val"].crowds == 5
     assert (tiny.splits["train"].empty_images, tiny.splits["val"].empty_images) == (1, 2)

@@ -61,15 +61,6 @@ def test_categories_are_ordered_by_id_numbers_before_texts(sample):
     assert [c.id for c in read(sample).categories] == [1, 2, 10, "a", "b"]
 
 
-def test_images_without_annotations_are_kept(sample):
-    sample.train["annotations"] = sample.train["annotations"][:1]
-    split = read(sample)
-    assert [len(record.boxes) for record in split.records] == [1, 0, 0]
-    boxes, labels = split.records[1].trainable_objects()
-    assert boxes.shape == (0, 4)
-    assert labels.shape == (0,)
-
-
 def test_optional_fields_may_be_absent(sample):
     for annotation in sample.train["annotations"]:
         del annotation["area"], annotation["iscrowd"]
@@ -146,12 +137,6 @@ def test_links_are_followed_and_those_out_of_the_image_folder_are_reported(
     assert [finding.code for finding in findings] == ["linked-outside"] * warnings
 
 
-def test_the_image_folder_itself_may_be_a_link(sample):
-    (sample.root / "images").rename(sample.root / "far")
-    (sample.root / "images").symlink_to(sample.root / "far")
-    assert len(read(sample)) == 3
-
-
 def test_an_error_names_file_record_and_remedy(sample):
     sample.box[2] = -4
     with pytest.raises(DataError) as caught:
@@ -160,11 +145,6 @@ def test_an_error_names_file_record_and_remedy(sample):
     assert "train.json" in caught.value.where
     assert "annotation 1" in caught.value.where
     assert "x, y, width, height" in caught.value.remedy
-
-
-def test_annotations_can_be_read_without_the_images(sample):
-    sample.image(0).unlink()
-    assert len(read(sample)) == 3
 
 
 @pytest.mark.parametrize(

@@ -115,29 +115,3 @@ def test_the_cache_does_not_exceed_its_announced_size(
         dataset.decode(index)
     used = sum(image.nbytes for image in dataset.cache.values())
     assert used == expected <= announced <= cache_bytes
-
-
-@pytest.mark.parametrize("create", [transforms.detr_transform, transforms.lsj_transform])
-def test_boxes_stay_on_their_objects_under_augmentation(
-    tmp_path: Path, create: CreateTransform
-) -> None:
-    """The object is a white rectangle on black, so its box can be measured in the image."""
-    pixels = np.zeros((60, 90, 3), dtype=np.uint8)
-    pixels[20:44, 30:66] = 255
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    record = record_of(tmp_path / "a.png", np.array([[30.0, 20, 36, 24]]))
-    dataset = DetectionDataset([record], create(320))
-    for epoch in range(40):
-        image, target, _ = dataset[SampleIndex(epoch, 0)]
-        is_object = image[0] > 128  # padding is 128
-        rows = is_object.any(1).nonzero()
-        columns = is_object.any(0).nonzero()
-        if not len(target):
-            assert len(rows) < 3 or len(columns) < 3
-            continue
-        cx, cy, w, h = target.boxes[0].tolist()
-        height, width = image.shape[1:]
-        assert (cx - w / 2) * width == pytest.approx(float(columns.min()), abs=2)
-        assert (cx + w / 2) * width == pytest.approx(float(columns.max()) + 1, abs=2)
-        assert (cy - h / 2) * height == pytest.approx(float(rows.min()), abs=2)
-        assert (cy + h / 2) * height == pytest.approx(float(rows.max()) + 1, abs=2)

@@ -89,13 +89,14 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_is_recognised(layout: str, tmp_path: Path) -> None:
-    files = find_files(build(tmp_path, LAYOUTS[layout]))
-    annotations, images, val_annotations, val_images, *_ = (
-        tmp_path / path for path in LAYOUTS[layout]
-    )
-    assert files == {"train": (annotations, images), "val": (val_annotations, val_images)}
+def test_every_layout_is_recognised(tmp_path: Path) -> None:
+    for layout, paths in LAYOUTS.items():
+        files = find_files(build(tmp_path / layout, paths))
+        annotations, images, val_annotations, val_images, *_ = (
+            tmp_path / layout / path for path in paths
+        )
+        expected = {"train": (annotations, images), "val": (val_annotations, val_images)}
+        assert files == expected, layout
 
 
 @pytest.mark.parametrize("alias", ["val", "valid", "validation"])

@@ -73,18 +73,15 @@ def test_masks_of_all_formats_are_valid_and_equal(masked):
             assert pixels.all()
 
 
-def test_segmentations_are_checked_only_with_masks(masked):
-    masked.train["annotations"][0]["segmentation"] = "nonsense"
-    assert masked.check().verdict == "ok"
-    assert masked.check(masks=True).verdict == "refuse"
-
-
-def test_segmentations_are_required_only_with_masks(sample):
+def test_segmentations_are_required_and_checked_only_with_masks(sample):
     assert sample.check().verdict == "ok"
     report = sample.check(masks=True)
     assert codes(report.errors).count("mask-missing") == 5
     with pytest.raises(DataError, match="no segmentation"):
         load(sample.root, masks=True)
+    with_masks(sample).train["annotations"][0]["segmentation"] = "nonsense"
+    assert sample.check().verdict == "ok"
+    assert sample.check(masks=True).verdict == "refuse"
 
 
 def set_segmentation(value):

@@ -61,6 +61,12 @@ def kill_a_worker(others: set[BaseProcess], number: int = signal.SIGKILL) -> Non
     assert not worker.is_alive()
 
 
+def assert_workers_end(others: set[BaseProcess]) -> None:
+    for worker in workers_beside(others):
+        worker.join(60)
+    assert not workers_beside(others)
+
+
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "groupdetr"]
 
@@ -166,13 +172,13 @@ def test_workers_end_with_the_error_of_a_batch_and_with_an_iteration_that_is_lef
     dataset = dataset_of(shapes)
     with pytest.raises(OSError, match="the fault") as caught:
         next(batches(FailingDataset(dataset.records, dataset.transform, 3), 2))
-    assert not workers_beside(others), "the error that is kept does not keep the workers"
-    assert caught.value is not None
+    assert_workers_end(others)
+    assert caught.value is not None, "the error that is kept does not keep the workers"
     left = batches(dataset, 2)
     next(left)
     assert len(workers_beside(others)) == 2
     del left
-    assert not workers_beside(others)
+    assert_workers_end(others)
     assert not warnings_of(caplog)
 
 

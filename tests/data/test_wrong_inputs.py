@@ -43,6 +43,11 @@ def run(tmp_path: Path) -> Path:
 # datasets
 
 
+def test_what_may_be_an_annotation_file_is_left_to_its_reader(tmp_path: Path) -> None:
+    for content in (b"", b"{", b"[1]", b'{"model_type": 1}', b"a,b\n1,2\n"):
+        expect_annotation_file(write(tmp_path / "a.json", content))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

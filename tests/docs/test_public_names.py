@@ -57,13 +57,6 @@ def test_the_names_that_are_imported_when_used_are_those_that_type_checkers_see(
     assert sorted(lazy) == sorted(groupdetr.__all__) == sorted(dir(groupdetr))
 
 
-def test_every_name_is_defined_in_the_module_that_it_is_imported_from() -> None:
-    for name in DOCUMENTED:
-        item = getattr(groupdetr, name)
-        assert item.__name__ == name
-        assert item.__module__ == f"groupdetr.{groupdetr._MODULES[name]}", name
-
-
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Detecter'"):
         groupdetr.Detecter  # noqa: B018

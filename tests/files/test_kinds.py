@@ -97,15 +97,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_file_is_recognised_by_its_content(name: str, tmp_path: Path) -> None:
-    for file_name in ("weights.pth", "model.safetensors", "photo.jpg"):
-        path = tmp_path / file_name
-        path.write_bytes(KINDS[name])
+@pytest.mark.parametrize("file_name", ["weights.pth", "model.safetensors", "photo.jpg"])
+def test_a_file_is_recognised_by_its_content(file_name: str, tmp_path: Path) -> None:
+    path = tmp_path / file_name
+    for name, content in KINDS.items():
+        path.write_bytes(content)
         kind = recognise(path)
-        assert kind is not None, file_name
-        assert kind.name.startswith(name), file_name
-        assert kind.remedy, file_name
+        assert kind is not None, name
+        assert kind.name.startswith(name), name
+        assert kind.remedy, name
 
 
 def test_images_are_recognised(tmp_path: Path) -> None:

@@ -180,9 +180,8 @@ def test_all_pages_of_errors_together_are_all_errors(server: WebServer) -> None:
     assert len(items) == total
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
+def test_paths_lead_to_images_by_their_number_only(server: WebServer) -> None:
+    for path, status in (
         ("/api/images/99", 400),
         ("/api/images/99/file", 400),
         ("/api/images/-1/file", 404),
@@ -195,20 +194,17 @@ def test_all_pages_of_errors_together_are_all_errors(server: WebServer) -> None:
         ("/api/images/0/crop?x0=inf", 400),
         ("/api/images/0/crop?x0=0&y0=0&x1=0&y1=0", 200),
         ("/api/images/0/crop?x0=-50&y0=-9&x1=999&y1=99999", 200),
-    ],
-)
-def test_paths_lead_to_images_by_their_number_only(
-    server: WebServer, path: str, status: int
-) -> None:
-    assert ask(server, path)[0] == status
+    ):
+        assert ask(server, path)[0] == status, path
 
 
 # Who may ask
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
+def test_requests_of_other_sites_are_refused(server: WebServer) -> None:
+    """A page of another site can send all of these, in a browser of this machine."""
+    requests = (("/api/info", None), ("/api/detect", b"x"), ("/api/images/0/file", None))
+    for headers in (
         {"Host": "evil.example"},
         {"Host": "evil.example:7860"},
         {"Host": "127.0.0.1.evil.example"},
@@ -219,14 +215,11 @@ def test_paths_lead_to_images_by_their_number_only(
         {"Origin": "http://127.0.0.1:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
-    ],
-)
-def test_requests_of_other_sites_are_refused(server: WebServer, headers: dict[str, str]) -> None:
-    """A page of another site can send all of these, in a browser of this machine."""
-    for path, body in (("/api/info", None), ("/api/detect", b"x"), ("/api/images/0/file", None)):
-        status, _, content = ask(server, path, body, headers)
-        assert status == 403, path
-        assert b"run" not in content
+    ):
+        for path, body in requests:
+            status, _, content = ask(server, path, body, headers)
+            assert status == 403, (path, headers)
+            assert b"run" not in content
 
 
 def test_requests_of_the_page_itself_are_answered(server: WebServer) -> None:
@@ -424,8 +417,21 @@ def test_ctrl_c_ends_the_command_with_the_exit_code_of_the_others(
         opened.append(address)
         with urlopen(address, timeout=60) as page:
             assert b"groupdetr ui" in page.read()
-        threading.Timer(0.2, _thread.interrupt_main).start()
 
+    def wait(page: WebServer) -> None:
+        """Wait as ever, and press Ctrl-C once the wait has begun."""
+        until_end = page._ended.wait
+
+        def interrupted(timeout: float | None = None) -> bool:
+            page._ended.wait = until_end  # type: ignore[method-assign]
+            _thread.interrupt_main()
+            return until_end(timeout)
+
+        page._ended.wait = interrupted  # type: ignore[method-assign]
+        wait_for_end(page)
+
+    wait_for_end = WebServer.wait
+    monkeypatch.setattr(WebServer, "wait", wait)
     monkeypatch.setattr(server_module.webbrowser, "open", open_browser)
     assert main(["ui", str(run), "--port", "0", "--device", "cpu", "--open"]) == 130
     output = capsys.readouterr()

@@ -27,6 +27,8 @@ def test_all_missing_tables_are_reported_at_once(copy):
     assert codes(report.errors) == ["missing-table"] * 3
     assert "sample.json" in report.render()
     assert codes(check(copy, "v1.0-trainval").errors) == ["missing-table"] * 13
+    with pytest.raises(DataError, match=r"(?s)there is no such table.*map\.json"):
+        load(copy)
 
 
 def test_missing_scenes_are_a_warning_in_a_listed_split_and_an_error_in_a_required_one(copy):
@@ -190,11 +192,6 @@ def test_a_version_without_one_table_is_still_a_version(copy):
         assert is_version(folder)
         assert codes(check_version(folder).errors) == ["missing-table"]
     assert not is_version(copy / "samples")
-
-
-def test_a_bad_list_of_splits_is_a_finding(copy):
-    (copy / VERSION / "splits.json").write_text("{train")
-    assert codes(check_version(copy).errors) == ["bad-splits"]
 
 
 def test_several_versions_in_a_folder_are_a_finding_with_a_remedy(copy):

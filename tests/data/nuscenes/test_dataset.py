@@ -37,11 +37,12 @@ def test_a_sample_has_bytes_matrices_ages_and_boxes(samples, two_frames, num_ima
     assert item.index == 1
 
 
-def test_validation_does_not_change_boxes(samples):
+def test_validation_does_not_change_boxes_and_makes_no_random_choices(samples):
+    first, second = (SceneDataset(samples, SIZE, two_frames=True, seed=seed)[2] for seed in (0, 1))
+    assert are_equal(first, second)
     boxes, labels = samples[2].trainable_objects()
-    target = SceneDataset(samples, SIZE)[2].target
-    assert (target.boxes.numpy() == boxes.astype(np.float32)).all()
-    assert (target.labels.numpy() == labels).all()
+    assert (first.target.boxes.numpy() == boxes.astype(np.float32)).all()
+    assert (first.target.labels.numpy() == labels).all()
 
 
 def are_equal(a, b):
@@ -60,12 +61,6 @@ def test_random_choices_depend_on_seed_epoch_and_index_only(samples):
     assert not are_equal(first, dataset[SampleIndex(5, 2)])
     other_seed = SceneDataset(samples, SIZE, augment=petr_augmentation, two_frames=True, seed=4)
     assert not are_equal(first, other_seed[SampleIndex(4, 2)])
-
-
-def test_validation_makes_no_random_choices(samples):
-    first = SceneDataset(samples, SIZE, two_frames=True, seed=0)[2]
-    second = SceneDataset(samples, SIZE, two_frames=True, seed=1)[2]
-    assert are_equal(first, second)
 
 
 def test_all_images_of_a_sample_have_the_same_augmentation(samples):
