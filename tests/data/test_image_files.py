@@ -46,21 +46,23 @@ def test_predict_and_check_find_images_of_every_ending(tmp_path: Path) -> None:
         assert find_files(root)["train"].images == root / "images", suffix
 
 
-@pytest.mark.parametrize("name", ["._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"])
-def test_files_of_a_system_are_left_out_and_counted(name: str, tmp_path: Path) -> None:
-    create(tmp_path, "a.jpg", name, f"sub/{name}")
-    assert is_system_name(name)
-    assert not is_image_name(name)
-    search = search_folder(tmp_path)
-    assert search.images == [tmp_path / "a.jpg"]
-    assert search.describe_left_out() == "left out: 2 files that the system wrote"
-    named = named_files([tmp_path / "a.jpg", tmp_path / name, tmp_path / "b.unknown"])
-    assert named.images == [tmp_path / "a.jpg", tmp_path / "b.unknown"]
+def test_files_of_a_system_are_left_out_and_counted(tmp_path: Path) -> None:
+    for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        root = tmp_path / name.strip(".")
+        create(root, "a.jpg", name, f"sub/{name}")
+        assert is_system_name(name)
+        assert not is_image_name(name)
+        search = search_folder(root)
+        assert search.images == [root / "a.jpg"]
+        assert search.describe_left_out() == "left out: 2 files that the system wrote"
+        named = named_files([root / "a.jpg", root / name, root / "b.unknown"])
+        assert named.images == [root / "a.jpg", root / "b.unknown"]
 
 
-@pytest.mark.parametrize("folder", ["__MACOSX", ".Trashes", "$RECYCLE.BIN", "@eaDir"])
-def test_folders_of_a_system_are_left_out(folder: str, tmp_path: Path) -> None:
-    create(tmp_path, "sub/a.jpg", f"sub/{folder}/a.jpg", f"{folder}/x/b.jpg")
+def test_folders_of_a_system_are_left_out(tmp_path: Path) -> None:
+    for folder in ("__MACOSX", ".Trashes", "$RECYCLE.BIN", "@eaDir"):
+        create(tmp_path, f"sub/{folder}/a.jpg", f"{folder}/x/b.jpg")
+    create(tmp_path, "sub/a.jpg")
     assert search_folder(tmp_path).images == [tmp_path / "sub/a.jpg"]
 
 

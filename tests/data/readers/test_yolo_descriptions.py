@@ -106,9 +106,10 @@ def test_a_list_names_an_image_once_and_only_images(tmp_path: Path) -> None:
     ]
 
 
-def test_classes_without_names_have_those_of_ultralytics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", ["2", "'2'", "2.0"])
+def test_classes_without_names_have_those_of_ultralytics(count: str, tmp_path: Path) -> None:
     ultralytics(tmp_path)
-    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnc: 2\n")
+    (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/val\nnc: {count}\n")
     data, findings = read_with_findings(tmp_path)
     assert [category.name for category in data.categories] == ["class_0", "class_1"]
     assert [finding.code for finding in findings] == ["class-names-invented"]
@@ -125,14 +126,6 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/dev\n{NAMES}")
     data, _ = read_with_findings(tmp_path)
     assert [record.path.name for record in data.splits["val"].records] == ["d.jpg"]
-
-
-@pytest.mark.parametrize("count", ["'2'", "2.0"])
-def test_the_number_of_classes_may_be_text_or_have_a_point(count: str, tmp_path: Path) -> None:
-    ultralytics(tmp_path)
-    (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/val\nnc: {count}\n")
-    data, _ = read_with_findings(tmp_path)
-    assert [category.name for category in data.categories] == ["class_0", "class_1"]
 
 
 @pytest.mark.parametrize(
