@@ -29,7 +29,7 @@ from groupdetr.data.dataset import to_pixels
 from groupdetr.data.freed_memory import keep_freed_memory
 from groupdetr.data.image_input import to_rgb
 from groupdetr.data.transforms import val_transform
-from groupdetr.engine.precision import Precision, autocast
+from groupdetr.engine.precision import Precision, in_precision
 from groupdetr.structures.detections import Detections
 from groupdetr.tasks.detection2d.result import Result
 
@@ -95,7 +95,7 @@ def load(network: str, options: Options) -> None:
     precision: Precision = "bf16" if network.endswith("bf16") else "fp32"
 
     def timed_run() -> measure.Times:
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), in_precision(device, precision):
             stopwatch = measure.Stopwatch(options.device)
             run()
             stopwatch.lap("run")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from groupdetr.engine.precision import Precision, autocast, bf16_time
+from groupdetr.engine.precision import Precision, bf16_time, in_precision
 from groupdetr.modeling.group_chunks import with_loss
 from groupdetr.structures.step_objects import StepObjects
 from groupdetr.workflows.auto_memory import FitProblem
@@ -53,7 +53,7 @@ def bf16_step_time(plan: DetectorPlan) -> float:
 
         def forward_and_backward(precision: Precision) -> None:
             model.zero_grad()
-            with autocast(cpu, precision):
+            with in_precision(cpu, precision):
                 loss, _ = network(batch.images(cpu), batch.targets, step)
             loss.backward()
 

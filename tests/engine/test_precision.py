@@ -12,9 +12,10 @@ import torch
 from groupdetr.engine.callback_list import CallbackList
 from groupdetr.engine.inference import map_dataset
 from groupdetr.engine.precision import (
-    autocast,
+    Precision,
     choose_precision,
     expect_precision,
+    in_precision,
     resolve_precision,
     tf32,
 )
@@ -66,7 +67,7 @@ def test_by_default_a_gpu_that_has_bf16_uses_it(
 def test_matrix_products_have_the_precision() -> None:
     x = torch.rand(4, 4)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        with autocast(torch.device("cpu"), precision):
+        with in_precision(torch.device("cpu"), precision):
             assert (x @ x).dtype == dtype
 
 
@@ -80,6 +81,17 @@ def tf32_settings() -> tuple[object, ...]:
         torch.backends.cudnn.conv.fp32_precision,
         torch.backends.cudnn.rnn.fp32_precision,
     )
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_a_prediction_on_a_gpu_uses_tf32_only_with_bf16() -> None:
+    """As a validation does, whatever PyTorch's own setting is."""
+    before = tf32_settings()
+    cases: list[tuple[Precision, bool]] = [("fp32", False), ("bf16", True)]
+    for precision, is_allowed in cases:
+        with in_precision(torch.device("cuda"), precision):
+            assert torch.backends.cudnn.allow_tf32 == is_allowed
+        assert tf32_settings() == before
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])

@@ -20,9 +20,9 @@ from groupdetr.engine.inference import eval_mode, use_group
 from groupdetr.engine.precision import (
     Precision,
     PrecisionChoice,
-    autocast,
     choose_precision,
     expect_precision,
+    in_precision,
 )
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Batch
@@ -124,7 +124,7 @@ class Detector(TrainedDetector, ImageDetector):
         They are those that `groupdetr val` evaluates: boxes may reach outside of the images.
         """
         with eval_mode(self.model):
-            with autocast(self.device, self.precision):
+            with in_precision(self.device, self.precision):
                 predictions = self.model(batch.images(self.device)).final
             return task.postprocess_val(predictions, batch.indices)
 
@@ -230,10 +230,10 @@ class Detector(TrainedDetector, ImageDetector):
 
         ``with_groups``, the predictions of every group alone follow.
         """
-        with autocast(self.device, self.precision):
+        with in_precision(self.device, self.precision):
             predictions = [self.model(batch).final]
         if with_groups:
-            with use_group(self.model, None), autocast(self.device, self.precision):
+            with use_group(self.model, None), in_precision(self.device, self.precision):
                 by_group = self.model(batch).final_of_groups  # [B,K,N,.]
             predictions += [by_group[:, group] for group in range(by_group.logits.shape[1])]
         return predictions

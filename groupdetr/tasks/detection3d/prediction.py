@@ -20,6 +20,7 @@ from groupdetr.data.nuscenes.dataset import SceneDataset
 from groupdetr.data.nuscenes.names import CLASSES
 from groupdetr.data.nuscenes.samples import Sample
 from groupdetr.data.nuscenes.version import NuScenes, load
+from groupdetr.engine.precision import in_precision
 from groupdetr.engine.run_folder import training_data, write_json
 from groupdetr.errors import DataError, UsageError, failed_inputs
 from groupdetr.evaluation.nuscenes_results import to_results
@@ -153,7 +154,8 @@ class SceneDetector(TrainedDetector):
     ) -> SceneResult:
         """Return the detections in one of `samples`."""
         images = samples.collate([samples[index]]).images(self.device)
-        predictions = self.model(images).final
+        with in_precision(self.device, "fp32"):
+            predictions = self.model(images).final
         (detections,) = self.task.postprocess(predictions, self.recipe.num_detections)
         return SceneResult(
             sample=samples.samples[index],
