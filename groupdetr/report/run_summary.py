@@ -48,13 +48,19 @@ def summarize_run(run: RunFolder) -> RunSummary:
 
 
 def trained_on_cpu(run: RunFolder) -> bool:
-    """True if a run was trained on a CPU: by its settings, or because its machine has no GPU."""
-    device = run.read_config()["settings"].get("device")
+    """True if a run was trained on a CPU, by its environment.
+
+    Runs of earlier versions did not record their device. They count as trained on a CPU by their
+    settings, or if their machine had no GPU of NVIDIA.
+    """
     try:
-        gpus = json.loads(run.environment.read_text(encoding="utf-8"))["gpus"]
-    except (OSError, ValueError, LookupError, TypeError):
-        gpus = []
-    return device == "cpu" or not gpus
+        environment = json.loads(run.environment.read_text(encoding="utf-8"))
+        device, gpus = environment.get("device"), environment["gpus"]
+    except (OSError, ValueError, LookupError, AttributeError):
+        device, gpus = None, []
+    if device is not None:
+        return bool(device == "cpu")
+    return run.read_config()["settings"].get("device") == "cpu" or not gpus
 
 
 def evaluations_with_losses(records: Sequence[JsonObject]) -> Iterator[JsonObject]:

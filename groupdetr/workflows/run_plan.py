@@ -176,7 +176,7 @@ def prepare_run(plan: DetectorPlan, trainer: Trainer) -> None:
     if plan.is_main_process:
         run.path.joinpath("weights").mkdir(parents=True, exist_ok=True)
         commands = run.commands() if plan.resumes else []
-        machine = environment()
+        machine = {"device": plan.accelerator.device.type, **environment()}
         command = {"time": timestamp(), "step": trainer.step, "command": machine["command"]}
         write_json(run.environment, {**machine, "commands": [*commands, command]})
         data = {**plan.dataset.metadata(), "fingerprint": plan.dataset.fingerprint()}

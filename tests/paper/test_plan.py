@@ -42,12 +42,13 @@ def test_an_equal_time_baseline_takes_the_cpu_time_of_groups_and_is_never_shorte
     assert resolved.trainings[0].epochs == pytest.approx(expected)
 
 
-def test_cpu_time_and_wall_time_are_not_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("environment", ['{"gpus": ["a GPU"]}', '{"device": "mps", "gpus": []}'])
+def test_cpu_time_and_wall_time_are_not_compared(environment: str, tmp_path: Path) -> None:
     """Commands of a plan may run on different machines."""
     row, store = equal_time_row(tmp_path, 8.0), Store(tmp_path)
     finish(row.base.trainings[0], store)
     on_gpu = finish(row.grouped.trainings[0], store)
-    on_gpu.run.environment.write_text('{"gpus": ["a GPU"]}')
+    on_gpu.run.environment.write_text(environment)
     with pytest.raises(GroupDETRError, match="one was trained on a CPU and the other on a GPU"):
         row.resolve(store)
 
