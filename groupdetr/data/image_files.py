@@ -112,7 +112,7 @@ class ImageSearch:
     annotated_videos: int = 0
     videos_without_reader: int = 0  # that were found in a folder, while PyAV is not installed
     linked_folders: int = 0
-    broken_links: int = 0
+    broken_links: list[Path] = field(default_factory=list)
     unreadable_folders: int = 0
 
     def describe_left_out(self) -> str:
@@ -137,7 +137,7 @@ class ImageSearch:
         if self.linked_folders:
             parts.append(f"{quantity(self.linked_folders, 'link')} to folders")
         if self.broken_links:
-            parts.append(quantity(self.broken_links, "broken link"))
+            parts.append(quantity(len(self.broken_links), "broken link"))
         if self.unreadable_folders:
             parts.append(f"{quantity(self.unreadable_folders, 'folder')} that cannot be read")
         return f"left out: {', '.join(parts)}" if parts else ""
@@ -168,7 +168,8 @@ def search_folder(folder: Path, follow_links: bool = False) -> ImageSearch:
         for name in names:
             path = Path(parent, name)
             if not os.path.isfile(path):
-                search.broken_links += not os.path.exists(path)
+                if not os.path.exists(path):
+                    search.broken_links.append(path)
                 continue
             if is_system_name(name):
                 search.system_files += 1

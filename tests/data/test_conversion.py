@@ -291,6 +291,22 @@ def test_an_orientation_that_cannot_be_removed_is_an_error_before_anything_is_wr
     assert not (tmp_path / "yolo").exists()
 
 
+@pytest.mark.parametrize("name", ["bell\x07", "two\nlines"])
+def test_names_of_classes_with_control_characters(
+    name: str, sample: Sample, tmp_path: Path
+) -> None:
+    """XML has no such characters. The other formats write them as they are."""
+    for content in (sample.train, sample.val):
+        content["categories"][0]["name"] = name
+    source = load(sample.save())
+    for to in ("coco", "yolo"):
+        convert(sample.root, to, tmp_path / to)
+        assert load(tmp_path / to).categories[0].name == source.categories[0].name == name
+    with pytest.raises(DataError, match="name of class 1 is"):
+        convert(sample.root, "voc", tmp_path / "voc")
+    assert not (tmp_path / "voc").exists()
+
+
 @pytest.mark.parametrize("to", ["yolo", "voc"])
 def test_boxes_that_readers_would_refuse_are_those_that_training_sees(
     to: Any, sample: Sample, tmp_path: Path

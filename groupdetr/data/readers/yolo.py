@@ -157,7 +157,10 @@ def _images_of(source: Path, root: Path, findings: list[Finding]) -> Iterator[Pa
     the current folder. Of a path of another machine, the end counts that exists in ``root``.
     """
     if source.is_dir():
-        yield from search_folder(source, follow_links=True).images
+        search = search_folder(source, follow_links=True)
+        # An image that is missing behind its link is reported when its record is read.
+        missing = [link for link in search.broken_links if is_image_name(link.name)]
+        yield from sorted([*search.images, *missing])
     elif is_image_name(source.name):
         yield source
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from groupdetr.data.findings import Findings
+from groupdetr.data.findings import Findings, printable
 from groupdetr.data.image_transform import ImageTransform
 from groupdetr.data.mask_rules import parse_segmentation
 from groupdetr.data.writers.target import (
@@ -22,8 +23,11 @@ from groupdetr.data.writers.target import (
     with_boxes_inside,
     with_image_endings,
 )
+from groupdetr.errors import DataError
 from groupdetr.structures.json_object import JsonObject
 
+# Characters that XML cannot hold, and those that end a line of labels.txt
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x85\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 _MAX_OBJECTS = 254  # of an image with masks: 0 is the background, 255 an edge
 
 
@@ -34,7 +38,16 @@ def write_pascal_voc(splits: Sequence[SourceSplit], target: Target) -> None:
     an image are written if each of its objects has one. A pixel belongs to one object. A corner
     below 1 would make readers take all corners as counted from 0, and a box is a pixel wide and
     high at least, because its last pixel belongs to it.
+
+    `DataError` for a name of a class that XML cannot hold.
     """
+    for category in splits[0].categories:
+        if _NOT_IN_NAMES.search(category["name"]):
+            raise DataError(
+                f"the name of class {category['id']} is {printable(category['name'])}, and XML "
+                "cannot hold all of its characters",
+                remedy="rename the class, or convert to another format: --to coco, --to yolo",
+            )
     splits = [with_image_endings(split, target) for split in splits]
     keys = {}  # images of two splits may have the same name
     for split in splits:

@@ -104,6 +104,15 @@ def test_a_box_that_is_clipped_is_named_by_its_line(yolo: Path) -> None:
     assert (found.file, found.record) == (str(yolo / "labels/val/val.txt"), "line 2")
 
 
+def test_an_image_behind_a_broken_link_is_missing(yolo: Path) -> None:
+    """It is an image that the user has, as one of a list, and training without it needs a word."""
+    link = yolo / "images/train/gone.jpg"
+    link.symlink_to("elsewhere.jpg")
+    found = finding(check(yolo), "missing-file")
+    assert found.is_error
+    assert found.file == str(link)
+
+
 def test_polygons_are_read_as_masks(yolo: Path) -> None:
     write(yolo / "labels/train/train.txt", "1 0.1 0.1 0.5 0.1 0.5 0.6\n")
     write(yolo / "labels/val/val.txt", "")
