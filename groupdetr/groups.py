@@ -297,15 +297,17 @@ def flatten_groups(queries: Tensor) -> Tensor:
 # Groups at inference
 
 
-def inference_groups(group: int | None) -> slice:
-    """Return the slice of the groups that inference runs; it indexes a table [K,...].
+def inference_groups(group: int | tuple[int, ...] | None) -> slice | list[int]:
+    """Return the groups that inference runs as an index of a table [K,...].
 
-    It selects one ``group``, as [1,...], or all of them if ``group`` is None. Training treats all
-    groups alike, so each of them detects equally well (Fig. 4). By convention the primary group is
-    group 0.
+    It selects one ``group``, as [1,...], several of them, or all of them if ``group`` is None.
+    Training treats all groups alike, so each of them detects equally well (Fig. 4). By convention
+    the primary group is group 0.
     """
     if group is None:
         return slice(None)
+    if isinstance(group, tuple):
+        return list(group)
     return slice(group, group + 1)
 
 
@@ -437,3 +439,11 @@ DENOISINGS: dict[str, Denoise] = {
     "denoise_all_groups": denoise_all_groups,
     "denoise_primary_group": denoise_primary_group,
 }
+
+
+def groups_are_separate(group_attention: str) -> bool:
+    """Return whether groups do not attend to each other, given the name of their attention.
+
+    Then each of them detects the same alone and together with others.
+    """
+    return GROUP_ATTENTIONS[group_attention] is attend_within_groups

@@ -14,10 +14,18 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from groupdetr.console.progress import CountProgress
 from groupdetr.criterion.criterion import SetCriterion
-from groupdetr.engine.inference import OnProgress, eval_mode, map_dataset, use_group
+from groupdetr.engine.inference import (
+    OnProgress,
+    eval_mode,
+    map_dataset,
+    run_inference,
+    use_group,
+)
 from groupdetr.engine.matching_instability import matched_objects
 from groupdetr.engine.task import Batch, DetectionsT, Task
+from groupdetr.groups import groups_are_separate
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
@@ -41,15 +49,17 @@ class ImageGroups(Generic[DetectionsT]):
 
 @dataclass(frozen=True)
 class GroupPass(Generic[DetectionsT]):
-    """Runs all groups of a detector over the validation images of a task.
+    """Runs all groups of a detector over the validation images of a task, or some of them.
 
-    The groups must not attend to each other: then a group detects the same as it does alone.
-    ``on_progress`` as in `groupdetr.engine.inference.map_dataset`.
+    The groups must not attend to each other: then a group detects the same as it does alone. K is
+    the number of ``groups_to_run``, in rising order; None: all. ``on_progress`` as in
+    `groupdetr.engine.inference.map_dataset`.
     """
 
     model: DetectionTransformer
     task: Task[DetectionsT]
     accelerator: Accelerator
+    groups_to_run: tuple[int, ...] | None = None
 
     def detect(
         self, batch_size: int, workers: int, on_progress: OnProgress | None = None
@@ -95,7 +105,7 @@ class GroupPass(Generic[DetectionsT]):
                 outputs = self.model(batch.images(device))
             return evaluate(outputs, batch)
 
-        with eval_mode(self.model), use_group(self.model, None):
+        with eval_mode(self.model), use_group(self.model, self.groups_to_run):
             return map_dataset(
                 predict_batch, self.task, self.accelerator, batch_size, workers, on_progress
             )
@@ -134,6 +144,33 @@ class GroupPass(Generic[DetectionsT]):
                 )
             )
         return images
+
+
+def detect_groups_alone(
+    model: DetectionTransformer,
+    task: Task[DetectionsT],
+    accelerator: Accelerator,
+    groups: Sequence[int],
+    batch_size: int,
+    workers: int,
+    label: str,
+) -> list[list[DetectionsT]]:
+    """Return what each of these groups detects alone in every validation image, group by group.
+
+    ``groups`` are numbers in rising order, and ``label`` is that of the progress. Groups that do
+    not attend to each other run in one pass, so backbone and encoder run once for all of them.
+    Others run one after another.
+    """
+    if groups_are_separate(model.recipe.group_attention):
+        group_pass = GroupPass(model, task, accelerator, tuple(groups))
+        with CountProgress(label) as progress:
+            images = group_pass.detect(batch_size, workers, progress)
+        return [[image[index] for image in images] for index in range(len(groups))]
+    by_group = []
+    for group in groups:
+        with use_group(model, group), CountProgress(label) as progress:
+            by_group.append(run_inference(model, task, accelerator, batch_size, workers, progress))
+    return by_group
 
 
 def query_points(outputs: Outputs, final: Predictions) -> Tensor:

@@ -93,6 +93,8 @@ class OwnTransform:
         masks = outputs.get("masks")
         if len(corners) != len(indices) or (masks is not None and len(masks) != len(indices)):
             raise self._refused("it returned other numbers of boxes, labels and masks")
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(original.labels):
+            raise self._refused("its labels are not some of those that it was given")
         side = np.array([size[1], size[0]] * 2, dtype=np.float32)
         corners = corners.clip(0, side).astype(np.float32)
         segmentations = None

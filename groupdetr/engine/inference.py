@@ -40,8 +40,11 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def use_group(model: DetectionTransformer, group: int | None) -> Iterator[None]:
-    """Let inference run this group, or all groups if it is None. Restore the setting at the end."""
+def use_group(model: DetectionTransformer, group: int | tuple[int, ...] | None) -> Iterator[None]:
+    """Let inference run this group, or several, or all groups if it is None.
+
+    Several groups are in rising order. The setting is restored at the end.
+    """
     former_group = model.queries.inference_group
     model.queries.inference_group = group
     try:

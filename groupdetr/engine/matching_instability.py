@@ -16,7 +16,7 @@ from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.engine.inference import eval_mode, map_dataset, use_group
 from groupdetr.engine.task import Batch, DetectionsT, Task
 from groupdetr.evaluation.instability import instability, objects_of_queries, pad_and_stack
-from groupdetr.groups import GROUP_ATTENTIONS, attend_within_groups
+from groupdetr.groups import groups_are_separate
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
@@ -42,11 +42,11 @@ class ValidationPass(Generic[DetectionsT]):
     predict: Callable[[Any], Outputs] | None = None
 
     def __post_init__(self) -> None:
-        self.inference_group: int | None = self.model.queries.inference_group
-        groups_are_separate = (
-            GROUP_ATTENTIONS[self.model.recipe.group_attention] is attend_within_groups
+        recipe = self.model.recipe
+        self.inference_group = recipe.inference_group
+        self.measures_all_groups = self.inference_group is None or groups_are_separate(
+            recipe.group_attention
         )
-        self.measures_all_groups = self.inference_group is None or groups_are_separate
 
     def run(
         self, batch_size: int, workers: int, on_progress: Callable[[int, int], None] | None = None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from groupdetr.analysis.group_pass import GroupPass
+from groupdetr.analysis.group_pass import GroupPass, detect_groups_alone
 from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.detectors.tiny import TinyDNDETR
 from groupdetr.engine.accelerator import create_accelerator
@@ -43,6 +43,23 @@ def test_the_detections_are_those_of_each_group_alone_and_nothing_is_matched(
         for detections, expected in zip(images, alone, strict=True):
             torch.testing.assert_close(detections[group].scores, expected.scores)
             torch.testing.assert_close(detections[group].boxes, expected.boxes)
+
+
+@pytest.mark.parametrize("attention", ["attend_within_groups", "attend_across_groups"])
+def test_groups_that_do_not_attend_to_each_other_share_one_pass(
+    attention: str, group_pass: GroupPass[Detections]
+) -> None:
+    model = build(RECIPE.with_options(group_attention=attention))
+    passes = []
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    others = (group_pass.task, group_pass.accelerator)
+    groups = detect_groups_alone(model, *others, [0, 2], batch_size=24, workers=0, label="val")
+    assert len(passes) == (1 if attention == "attend_within_groups" else 2)
+    for group, detections in zip((0, 2), groups, strict=True):
+        with use_group(model, group):
+            alone = run_inference(model, *others, 24, 0)
+        for ours, expected in zip(detections, alone, strict=True):
+            torch.testing.assert_close(ours.boxes, expected.boxes)
 
 
 def test_the_model_may_be_on_another_gpu_than_the_accelerator(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from groupdetr.detectors.recipe import Recipe
+from groupdetr.engine.inference import use_group
 from groupdetr.groups import attend_across_groups
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
@@ -119,6 +120,21 @@ def test_all_groups_can_run_at_inference(recipe: Recipe) -> None:
     with torch.no_grad():
         final = run(model).final
     assert final.logits.shape[:2] == (2, recipe.num_groups * recipe.num_queries)
+
+
+def test_some_groups_together_predict_the_same_as_each_of_them_alone(recipe: Recipe) -> None:
+    """What fused groups of an evaluation run: their decoders, and no other ones."""
+    model = build(recipe).eval()
+    with torch.no_grad():
+        with use_group(model, (0, 2)):
+            together = run(model).final_of_groups
+        for index, group in enumerate((0, 2)):
+            with use_group(model, group):
+                alone = run(model).final
+            for a, b in zip(together.query_tensors(), alone.query_tensors(), strict=True):
+                scale = max(1.0, b.abs().max().item())
+                assert max_difference(a[:, index], b) < 1e-5 * scale
+    assert together.logits.shape[1] == 2
 
 
 def outputs_before_and_after_perturbing(

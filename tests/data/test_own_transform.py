@@ -171,6 +171,7 @@ def test_in_a_mosaic_every_image_is_transformed_first(tmp_path: Path) -> None:
         (lambda sample: sample | {"image": sample["image"][:1]}, "not a tensor"),
         (lambda sample: sample | {"image": sample["image"].float()}, "leave out Normalize"),
         (lambda sample: sample | {"labels": sample["labels"][:0]}, "other numbers of boxes"),
+        (lambda sample: sample | {"labels": sample["labels"] + 99}, "not some of those"),
         (lambda sample: sample | {"masks": sample["masks"][..., :3]}, "another size"),
         (lambda sample: {k: v for k, v in sample.items() if k != "masks"}, "no masks"),
         (lambda _: 1 / 0, "the transform failed: ZeroDivisionError"),

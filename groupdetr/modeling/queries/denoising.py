@@ -317,12 +317,12 @@ class DenoisingQueries(QuerySource):
             self.noised_of_step = None
 
     @property
-    def inference_group(self) -> int | None:
-        """The group that runs at inference; None for all groups."""
+    def inference_group(self) -> int | tuple[int, ...] | None:
+        """The group that runs at inference; several groups in rising order; None for all groups."""
         return self.matching.inference_group
 
     @inference_group.setter
-    def inference_group(self, group: int | None) -> None:
+    def inference_group(self, group: int | tuple[int, ...] | None) -> None:
         self.matching.inference_group = group
 
 

@@ -26,8 +26,8 @@ class QuerySource(nn.Module, ABC):
     ``parameter_axes``; see `groupdetr.modeling.parameter_axes`.
     """
 
-    # The group that runs at inference; None for all groups.
-    inference_group: int | None
+    # The group that runs at inference; several groups in rising order; None for all groups.
+    inference_group: int | tuple[int, ...] | None
     # The groups that a training step runs, in rising order; None for all groups.
     step_groups: tuple[int, ...] | None = None
 

@@ -124,7 +124,7 @@ def _forward_seconds(
     """
     model = detector.model
     images = collate([task.val[0]]).images(detector.device)
-    groups = (model.queries.inference_group, None)
+    groups = (detector.recipe.inference_group, None)
     seconds: dict[int | None, list[float]] = {group: [] for group in groups}
     with eval_mode(model), accelerator.autocast(), tf32_of(accelerator):
         for _ in range(TIMED_ROUNDS + 1):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from groupdetr.analysis.box_fusion import fuse_groups
 from groupdetr.errors import UsageError
-from groupdetr.groups import GROUP_ATTENTIONS, attend_within_groups
+from groupdetr.groups import groups_are_separate
 from groupdetr.settings import MANY, expect_whole_number
-from groupdetr.structures.detections import Detections
 
 if TYPE_CHECKING:
     from groupdetr.tasks.trained_detector import TrainedDetector
@@ -24,8 +21,7 @@ def expect_several_groups(detector: TrainedDetector) -> None:
             str(detector.path),
             "use a detector that was trained with several groups",
         )
-    is_separate = GROUP_ATTENTIONS[recipe.group_attention] is attend_within_groups
-    if not is_separate or recipe.inference_group is None:
+    if not groups_are_separate(recipe.group_attention) or recipe.inference_group is None:
         raise UsageError(
             "the groups of this detector attend to each other, or answer together, so none of them "
             "is a detector of its own",
@@ -58,14 +54,3 @@ def voting_groups(num_groups: int, vote: int, answering: int | None) -> list[int
     """Return the groups that are fused: the one that answers, and then the first other ones."""
     first = answering or 0
     return [first, *(group for group in range(num_groups) if group != first)][:vote]
-
-
-def fuse_first_groups(
-    groups: Sequence[Detections], vote: int, answering: int | None, num_detections: int
-) -> Detections:
-    """Return the fused detections of ``vote`` groups in one image.
-
-    ``groups`` are all detections of each of the K groups, whatever their score.
-    """
-    chosen = [groups[group] for group in voting_groups(len(groups), vote, answering)]
-    return fuse_groups(chosen, num_detections).detections

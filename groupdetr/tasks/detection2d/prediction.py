@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
+from groupdetr.analysis.box_fusion import fuse_groups
 from groupdetr.checkpoints import native
 from groupdetr.data.batch import normalise
 from groupdetr.data.dataset import to_pixels
@@ -27,6 +28,7 @@ from groupdetr.engine.precision import (
 from groupdetr.engine.run_folder import RunFolder
 from groupdetr.engine.task import Batch
 from groupdetr.errors import UsageError
+from groupdetr.groups import groups_are_separate
 from groupdetr.ops.transfer import to_device
 from groupdetr.settings import is_number
 from groupdetr.structures.detections import Detections
@@ -37,7 +39,6 @@ from groupdetr.tasks.detection2d.group_uncertainty import uncertainty_of
 from groupdetr.tasks.detection2d.group_vote import (
     expect_several_groups,
     expect_vote,
-    fuse_first_groups,
     voting_groups,
 )
 from groupdetr.tasks.detection2d.image_detector import (
@@ -157,19 +158,28 @@ class Detector(TrainedDetector, ImageDetector):
 
         Images whose inputs have equal sizes run together, without padding.
         """
-        needs_groups = show_groups or self.uncertainty or self.vote is not None
+        groups = self._groups_to_run(show_groups)
         results: dict[int, PendingResult] = {}
         for indices in of_equal_size([read.input.pixels for read in images]):
             batch = one_batch([images[index].input for index in indices])
-            predictions = self._predictions(batch, needs_groups)
+            predictions = self._predictions(batch, groups)
             for position, index in enumerate(indices):
                 of_image = [of_group[position : position + 1] for of_group in predictions]
                 read = images[index]
                 # Without its input, whose memory is then free for the next images.
                 results[index] = partial(
-                    self._result, read.image, read.source, of_image, show_groups
+                    self._result, read.image, read.source, of_image, groups, show_groups
                 )
         return [results[index] for index in range(len(images))]
+
+    def _groups_to_run(self, show_groups: bool) -> list[int]:
+        """Return the groups whose own detections a result needs, in rising order."""
+        num_groups = self.recipe.num_groups
+        if show_groups or self.uncertainty:
+            return [*range(num_groups)]
+        if self.vote is not None:
+            return sorted(voting_groups(num_groups, self.vote, self.recipe.inference_group))
+        return []
 
     @torch.inference_mode()
     def _result(
@@ -177,19 +187,20 @@ class Detector(TrainedDetector, ImageDetector):
         image: Image.Image,
         source: str,
         predictions: Sequence[Predictions],
+        groups: Sequence[int],
         show_groups: bool,
         score: float,
         labels: Sequence[int] | None,
     ) -> Result:
-        """Return the result of an image, given what `_predictions` returned for it."""
+        """Return the result of an image, given what `_predictions` returned for these groups."""
         all_detections, *detections_of_groups = (
             self._detections(of_group, image.size) for of_group in predictions
         )
         answering: int | None = self.recipe.inference_group
         if self.vote is not None:
-            all_detections = fuse_first_groups(
-                detections_of_groups, self.vote, answering, self.recipe.num_detections
-            )
+            voting = voting_groups(self.recipe.num_groups, self.vote, answering)
+            votes = [detections_of_groups[groups.index(group)] for group in voting]
+            all_detections = fuse_groups(votes, self.recipe.num_detections).detections
             answering = None
         if labels is not None:
             all_detections = all_detections.of_classes(labels)
@@ -219,24 +230,35 @@ class Detector(TrainedDetector, ImageDetector):
         The first group is the primary one. Its detections are those of `predict`. Groups that
         answer together count as one.
         """
-        others = self.group_order[1:]
+        order = self.group_order
         batch = self.resized(image, "").input
-        primary, *groups = self._predictions(batch, with_groups=bool(others))
-        chosen = [primary, *(groups[group] for group in others)]
+        if len(order) == 1:
+            chosen = self._predictions(batch)
+        else:
+            groups = self._predictions(batch, sorted(order))[1:]
+            chosen = [groups[group] for group in order]
         return [self._detections(of_group, image.size) for of_group in chosen]
 
-    def _predictions(self, batch: Images, with_groups: bool) -> list[Predictions]:
-        """Return what the network predicts in a batch without padding, [B,N,.].
+    def _predictions(self, batch: Images, groups: Sequence[int] = ()) -> list[Predictions]:
+        """Return what the detector predicts in a batch without padding, [B,N,.].
 
-        ``with_groups``, the predictions of every group alone follow.
+        The predictions of each of ``groups`` alone follow. They are numbers in rising order.
         """
+        answering = self.recipe.inference_group
+        by_number: dict[int, Predictions] = {}
         with in_precision(self.device, self.precision):
-            predictions = [self.model(batch).final]
-        if with_groups:
-            with use_group(self.model, None), in_precision(self.device, self.precision):
-                by_group = self.model(batch).final_of_groups  # [B,K,N,.]
-            predictions += [by_group[:, group] for group in range(by_group.logits.shape[1])]
-        return predictions
+            if groups:
+                with use_group(self.model, tuple(groups)):
+                    of_groups = self.model(batch).final_of_groups  # [B,K,N,.]
+                by_number = {group: of_groups[:, i] for i, group in enumerate(groups)}
+            # Groups that do not attend to each other predict the same alone, so that the network
+            # need not run again for the one that answers.
+            is_separate = groups_are_separate(self.recipe.group_attention)
+            if is_separate and answering is not None and answering in by_number:
+                answer = by_number[answering]
+            else:
+                answer = self.model(batch).final
+        return [answer, *by_number.values()]
 
     def _detections(self, predictions: Predictions, size: tuple[int, int]) -> Detections:
         """Return all detections in an image of ``size`` (width, height), inside of the image.

@@ -12,13 +12,14 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from groupdetr.analysis.box_fusion import fuse_groups
+from groupdetr.analysis.group_pass import detect_groups_alone
 from groupdetr.console.output import create_console
 from groupdetr.console.progress import CountProgress, format_percent
 from groupdetr.console.text import quantity
 from groupdetr.data.layouts import DatasetSplits
 from groupdetr.data.records import Category, CocoSplit
 from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
-from groupdetr.engine.inference import map_dataset, use_group
+from groupdetr.engine.inference import map_dataset
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.coco import CocoEvaluation, to_coco_results
@@ -93,13 +94,23 @@ def validate(
     evaluated = with_classes_of(detector, evaluated)
     task = evaluation_task(detector, evaluated)
 
-    detections = detect_voting(detector, task, accelerator, batch, workers)
-    groups = []
-    if per_group:
-        for group in range(detector.recipe.num_groups):
-            with use_group(detector.model, group):
-                group_detections = detect(detector, task, accelerator, batch, workers)
-            groups.append(task.evaluate(group_detections))
+    num_groups, answering = detector.recipe.num_groups, detector.recipe.inference_group
+    by_group: dict[int, list[Detections]] = {}  # of the groups that are needed, each alone
+    voting = [] if vote is None else voting_groups(num_groups, vote, answering)
+    if per_group or voting:
+        needed = range(num_groups) if per_group else sorted(voting)
+        detections_alone = detect_groups_alone(
+            detector.model, task, accelerator, needed, batch, loader_workers(workers), "val"
+        )
+        by_group = dict(zip(needed, detections_alone))
+    if voting:
+        votes = zip(*(by_group[group] for group in voting))
+        detections = [fuse_groups(of_image, task.num_detections).detections for of_image in votes]
+    elif answering in by_group:
+        detections = by_group[answering]
+    else:
+        detections = detect(detector, task, accelerator, batch, workers)
+    groups = [task.evaluate(by_group[group]) for group in range(num_groups)] if per_group else []
     validation = Validation(evaluated, detections, task.evaluate(detections), groups)
 
     details: JsonObject = {}
@@ -251,27 +262,6 @@ def detect(
     with CountProgress("val") as progress:
         predict_batch = partial(detector.detect_batch, task)
         return map_dataset(predict_batch, task, accelerator, batch, num_workers, progress)
-
-
-def detect_voting(
-    detector: Detector,
-    task: DetectionTask,
-    accelerator: Accelerator,
-    batch: int,
-    workers: int | None,
-) -> list[Detections]:
-    """Return the detections of the detector in every image of ``val``.
-
-    If it fuses groups, they are the fused detections of these groups.
-    """
-    if detector.vote is None:
-        return detect(detector, task, accelerator, batch, workers)
-    answering = detector.recipe.inference_group
-    by_group = []
-    for group in voting_groups(detector.recipe.num_groups, detector.vote, answering):
-        with use_group(detector.model, group):
-            by_group.append(detect(detector, task, accelerator, batch, workers))
-    return [fuse_groups(of_image, task.num_detections).detections for of_image in zip(*by_group)]
 
 
 def write_validation(

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from groupdetr.analysis.group_pass import detect_groups_alone
 from groupdetr.console.progress import CountProgress
 from groupdetr.console.text import quantity, quote
 from groupdetr.data.nuscenes.version import NuScenes, load, refuse_image_folder
 from groupdetr.engine.accelerator import create_single_accelerator, loader_workers
-from groupdetr.engine.inference import run_inference, use_group
+from groupdetr.engine.inference import run_inference
 from groupdetr.engine.run_folder import training_data, write_json, write_text
 from groupdetr.errors import UsageError
 from groupdetr.evaluation.nuscenes import ERRORS, NuScenesEvaluation
@@ -59,19 +60,23 @@ def validate(
     expect_outside_dataset(out, dataset_folders(dataset.metadata()))
     task = detector.create_task(dataset)
     num_workers = loader_workers(workers)
-
-    def detect() -> list[Detections3D]:
-        with CountProgress("val") as progress:
-            return run_inference(detector.model, task, accelerator, batch, num_workers, progress)
-
-    detections = detect()
-    groups: list[NuScenesEvaluation] = []
+    answering = detector.recipe.inference_group
+    by_group: list[list[Detections3D]] = []
     if per_group:
-        for group in range(detector.recipe.num_groups):
-            with use_group(detector.model, group):
-                groups.append(task.evaluate(detect()))
+        groups = range(detector.recipe.num_groups)
+        by_group = detect_groups_alone(
+            detector.model, task, accelerator, groups, batch, num_workers, "val"
+        )
+    if by_group and answering is not None:
+        detections = by_group[answering]
+    else:
+        with CountProgress("val") as progress:
+            detections = run_inference(
+                detector.model, task, accelerator, batch, num_workers, progress
+            )
+    evaluations = [task.evaluate(of_group) for of_group in by_group]
 
-    return write_validation(task, detections, groups, detector.path, data, split, out)
+    return write_validation(task, detections, evaluations, detector.path, data, split, out)
 
 
 def write_validation(
