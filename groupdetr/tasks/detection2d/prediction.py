@@ -249,8 +249,8 @@ class Detector(TrainedDetector, ImageDetector):
         with in_precision(self.device, self.precision):
             if groups:
                 with use_group(self.model, tuple(groups)):
-                    of_groups = self.model(batch).final_of_groups  # [B,K,N,.]
-                by_number = {group: of_groups[:, i] for i, group in enumerate(groups)}
+                    group_predictions = self.model(batch).final_of_groups  # [B,K,N,.]
+                by_number = {group: group_predictions[:, i] for i, group in enumerate(groups)}
             # Groups that do not attend to each other predict the same alone, so that the network
             # need not run again for the one that answers.
             is_separate = groups_are_separate(self.recipe.group_attention)
