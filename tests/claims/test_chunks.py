@@ -30,10 +30,9 @@ from groupdetr.structures.images import Images
 from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target
 
-from .conftest import CASES
+from .conftest import every_kind, every_kind_in_ci
 from .detectors import (
     DETECTORS_2D,
-    FAST,
     build,
     detector_input,
     detector_targets,
@@ -46,17 +45,6 @@ from .test_denoising import CASES as DENOISING_CASES
 
 IMAGES = random_images((2, 3), (3, 1))
 TARGETS = [random_target(4), random_target(2, seed=3)]
-# Learned queries; proposals and denoising, which are computed with their chunk; masks; cameras.
-KINDS = ("conditional-detr", "dino", "mask2former", "petrv2")
-every_kind = pytest.mark.parametrize("recipe", [FAST[name] for name in KINDS], ids=KINDS)
-# All other detectors are for `-m slow`.
-every_kind_in_ci = pytest.mark.parametrize(
-    "recipe",
-    [
-        case if case.id in KINDS else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
-        for case in CASES
-    ],
-)
 AnyModelWithLoss = ModelWithLoss | ChunkedModelWithLoss
 Losses = dict[str, Tensor]
 Gradients = dict[str, Tensor]
@@ -165,6 +153,7 @@ def test_losses_and_gradients_equal_those_of_all_groups_at_once(recipe: Recipe) 
     assert_same_step(step(plain), step(chunked))
 
 
+@every_kind_in_ci
 def test_one_chunk_of_all_groups_equals_the_plain_step_bit_for_bit(recipe: Recipe) -> None:
     plain, chunked = plain_and_chunked(recipe, recipe.num_groups)
     _, plain_gradients = step(plain)
@@ -192,6 +181,7 @@ def test_in_float32_chunks_lose_no_more_precision_than_the_plain_step(recipe: Re
     assert difference <= max(1e-6 * scale, 2 * rounding_error)
 
 
+@every_kind_in_ci
 def test_nothing_is_computed_twice(recipe: Recipe) -> None:
     """Neither activations nor the keys and values of the memory, which all groups share.
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
 from torchvision.ops import generalized_box_iou_loss
 
 from groupdetr.detectors.recipe import Recipe
@@ -35,7 +34,6 @@ from .detectors import (
     with_groups,
 )
 from .test_groups import assert_gradients_add_up, max_difference, total
-from .test_numerics import FUSED
 
 IMAGES = random_images((2, 3), (3, 1), (1, 2))
 TARGETS = [random_target(4), random_target(0), random_target(2, seed=3)]
@@ -119,24 +117,6 @@ def test_matching_queries_of_all_groups_never_attend_to_denoising_queries(
             a, b = denoising(before)[-1], denoising(after)[-1]
             for k in range(model.recipe.num_groups):
                 assert torch.equal(a.logits[:, k], b.logits[:, k]) == (k != group)
-
-
-def test_no_gradient_flows_from_matching_queries_to_denoising_queries(
-    model: DetectionTransformer,
-) -> None:
-    all_queries: list[Queries] = []
-
-    def retain_grad(queries: Queries) -> None:
-        queries.content.retain_grad()
-        all_queries.append(queries)
-
-    outputs = run_with_changed_queries(model, retain_grad)
-    sums = [layer.logits.sum() + layer.boxes.sum() for layer in matching(outputs)]
-    torch.stack(sums).sum().backward()
-    grad = all_queries[0].content.grad
-    assert grad is not None
-    assert grad[:, :, : outputs.queries.num_denoising].abs().max() == 0
-    assert grad[:, :, outputs.queries.num_denoising :].abs().max() > 0
 
 
 def test_copies_attend_to_matching_queries_but_not_to_each_other(
@@ -388,28 +368,6 @@ def test_with_joint_attention_no_group_attends_to_denoising_queries_of_another(
     assert torch.equal(a.logits[:, 0], b.logits[:, 0])
     a, b = matching(before)[-1], matching(matching_perturbed)[-1]
     assert max_difference(a.logits[:, 0], b.logits[:, 0]) > 1e-6
-
-
-def test_attention_is_fused_with_denoising(model: DetectionTransformer) -> None:
-    with sdpa_kernel(FUSED):
-        total(model.recipe.criterion()(run(model), TARGETS)).backward()
-
-
-def test_gradient_checkpointing_gives_the_same_gradients_with_denoising(recipe: Recipe) -> None:
-    plain = build(recipe).train()
-    checkpointed = build(recipe.with_options(recompute=True)).train()
-    for model in (plain, checkpointed):
-        total(recipe.criterion()(run(model), TARGETS)).backward()
-    for a, b in zip(plain.parameters(), checkpointed.parameters()):
-        assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-6)
-
-
-def test_autocast_keeps_denoising_losses_finite(model: DetectionTransformer) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = model.recipe.criterion()(run(model), TARGETS)
-    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
-    total(losses).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_more_objects_than_denoising_queries_have_one_copy(model: DetectionTransformer) -> None:

@@ -12,6 +12,7 @@ from groupdetr.groups import attend_across_groups
 from groupdetr.modeling.detr import DetectionTransformer
 from groupdetr.structures.outputs import Outputs
 
+from .conftest import every_kind
 from .detectors import (
     build,
     detector_input,
@@ -104,22 +105,20 @@ def test_inference_equals_group_0_exactly(model: DetectionTransformer) -> None:
     assert ours.queries.content.shape[1] == 1
 
 
-def test_any_group_can_run_at_inference(recipe: Recipe) -> None:
+def test_any_group_can_run_at_inference_and_all_of_them_together(recipe: Recipe) -> None:
     model_of_group_0 = build(recipe.with_options(inference_group=0))
     for k in range(1, recipe.num_groups):
         model = build(recipe.with_options(inference_group=k)).eval()
         # The same weights in a model that runs group 0, from which the plain detector is built.
         model_of_group_0.load_state_dict(model.state_dict())
         plain = single_group_detector(model_of_group_0, k).eval()
+        together = build(recipe.with_options(inference_group=None)).eval()
+        together.load_state_dict(model.state_dict())
         with torch.no_grad():
-            assert torch.equal(run(model).final.logits, run(plain).final.logits)
-
-
-def test_all_groups_can_run_at_inference(recipe: Recipe) -> None:
-    model = build(recipe.with_options(inference_group=None)).eval()
-    with torch.no_grad():
-        final = run(model).final
-    assert final.logits.shape[:2] == (2, recipe.num_groups * recipe.num_queries)
+            logits = run(plain).final.logits
+            assert torch.equal(run(model).final.logits, logits)
+            of_all_groups = run(together).final.logits.unflatten(1, (recipe.num_groups, -1))
+        assert max_difference(of_all_groups[:, k], logits) < 1e-5
 
 
 def test_some_groups_together_predict_the_same_as_each_of_them_alone(recipe: Recipe) -> None:
@@ -158,6 +157,7 @@ def test_perturbing_one_group_changes_no_other(model: DetectionTransformer) -> N
                 assert torch.equal(x[:, k], y[:, k]) == (k != 1)
 
 
+@every_kind
 def test_with_joint_attention_perturbing_one_group_changes_all(recipe: Recipe) -> None:
     """Table 7 (c). It also proves that the test above can fail."""
     joint = with_choices(recipe, group_attention=attend_across_groups)

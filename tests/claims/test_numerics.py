@@ -14,9 +14,9 @@ from groupdetr.detectors.recipe import Recipe
 from groupdetr.errors import DivergedError
 from groupdetr.modeling.attention.multihead import dot_product_attention
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.structures.images import Images
 from groupdetr.structures.outputs import Outputs
 
+from .conftest import every_kind
 from .detectors import build, detector_input, detector_targets, random_images, random_target
 
 IMAGES = random_images((2, 3), (3, 1))
@@ -30,9 +30,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(recipe: Recipe) -> None
     plain = build(recipe).train()
     checkpointed = build(recipe.with_options(recompute=True)).train()
     for model in (plain, checkpointed):
-        torch.manual_seed(0)  # for the points at which masks are compared
-        outputs = model(detector_input(recipe, IMAGES))
-        losses = recipe.criterion()(outputs, detector_targets(recipe, TARGETS))
+        torch.manual_seed(0)  # for the points at which masks are compared, and for denoising
+        targets = detector_targets(recipe, TARGETS)
+        losses = recipe.criterion()(model(detector_input(recipe, IMAGES), targets), targets)
         torch.stack([*losses.values()]).sum().backward()
     for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters()):
         assert (a.grad is None) == (b.grad is None)
@@ -43,7 +43,7 @@ def test_losses_are_computed_in_float32_under_autocast(model: DetectionTransform
     criterion = model.recipe.criterion()
     targets = detector_targets(model.recipe, TARGETS)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = model(detector_input(model.recipe, IMAGES))
+        outputs = model(detector_input(model.recipe, IMAGES), targets)
         losses = criterion(outputs, targets)
     assert outputs.layers[-1].logits.dtype == torch.bfloat16
     float32_layers = []
@@ -57,9 +57,9 @@ def test_losses_are_computed_in_float32_under_autocast(model: DetectionTransform
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_a_matching_cost_that_is_not_finite_never_reaches_the_solver(
-    model: DetectionTransformer,
-) -> None:
+@every_kind
+def test_a_matching_cost_that_is_not_finite_never_reaches_the_solver(recipe: Recipe) -> None:
+    model = build(recipe).train()
     outputs = model(detector_input(model.recipe, IMAGES))
     for value in (float("nan"), float("inf")):
         outputs.layers[1].location.data[1, 2, 3] = value
@@ -68,8 +68,7 @@ def test_a_matching_cost_that_is_not_finite_never_reaches_the_solver(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("images", [IMAGES, EQUAL_SIZES], ids=["padded", "not padded"])
-def test_all_attention_is_fused(recipe: Recipe, images: Images, device: str) -> None:
+def test_all_attention_is_fused(recipe: Recipe, device: str) -> None:
     """The attention matrix is never built, neither in the forward nor in the backward pass.
 
     On a GPU this holds for dropout, too.
@@ -78,7 +77,7 @@ def test_all_attention_is_fused(recipe: Recipe, images: Images, device: str) -> 
     model = build(recipe.with_options(dropout=dropout)).train().to(device)
     targets = [target.to(device) for target in detector_targets(recipe, TARGETS)]
     with sdpa_kernel(FUSED):
-        outputs = model(detector_input(recipe, images).to(device), targets)
+        outputs = model(detector_input(recipe, IMAGES).to(device), targets)
     assert outputs.layers[-1].logits.isfinite().all()
     torch.stack([*model.recipe.criterion()(outputs, targets).values()]).sum().backward()
 

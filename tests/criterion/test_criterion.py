@@ -11,7 +11,7 @@ from torch import Tensor
 
 from groupdetr.criterion.boxes import L1, GIoU
 from groupdetr.criterion.classification import Focal, Softmax
-from groupdetr.criterion.criterion import SetCriterion, sum_over_ranks
+from groupdetr.criterion.criterion import SetCriterion
 from groupdetr.groups import match_groups
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
@@ -58,18 +58,6 @@ def test_every_layer_is_matched_on_its_own() -> None:
             assert together[f"layer{i}/{term}"].item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_every_object_has_one_query_in_every_group_of_every_layer() -> None:
-    supervised = outputs(groups=3).supervised()[0]
-    assignment = criterion().matcher(supervised, TargetBatch.from_targets(targets(2, 1)))
-    expected = [
-        (image, group, target) for image, target in ((0, 0), (0, 1), (1, 0)) for group in range(3)
-    ]
-    for layer in range(3):
-        columns = (assignment.image, assignment.group, assignment.target)
-        pairs = zip(*(column[layer].tolist() for column in columns))
-        assert sorted(pairs) == sorted(expected)
-
-
 def test_a_loss_weight_scales_its_own_loss_only() -> None:
     one, three = (criterion(weight)(outputs(), targets(2, 1)) for weight in (1.0, 3.0))
     for name in one:
@@ -99,12 +87,8 @@ def test_the_losses_of_a_batch_are_the_sum_of_those_of_its_images() -> None:
         assert both[name].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_sum_over_a_single_process_is_its_own_value() -> None:
-    assert sum_over_ranks(torch.tensor(5.0)) == (1, (torch.tensor(5.0),))
-
-
 @pytest.mark.parametrize("classification", [Focal(2, 2), Softmax(1, 1)], ids=lambda x: x.name)
-@pytest.mark.parametrize("pairs_at_once", [1, 9, 20, 50, 100, 1000])
+@pytest.mark.parametrize("pairs_at_once", [1, 20, 50, 1000])
 def test_costs_in_blocks_are_those_that_are_computed_at_once(
     classification: Focal | Softmax, pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,6 @@ from groupdetr.structures.masks import CroppedMasks, MaskFeatures
 from groupdetr.structures.outputs import Outputs
 from groupdetr.structures.predictions import Predictions
 from groupdetr.structures.queries import Queries
-from groupdetr.structures.step_objects import StepObjects
 from groupdetr.structures.targets import Target, TargetBatch
 
 CLASSES, CHANNELS, POINTS = 5, 8, 64
@@ -191,39 +190,6 @@ def test_equal_groups_have_the_losses_of_one_group() -> None:
     assert four.keys() == one.keys()
     for name, loss in one.items():
         assert four[name].item() == pytest.approx(loss.item(), rel=1e-5), name
-
-
-def test_the_losses_of_micro_batches_average_to_those_of_the_batch() -> None:
-    """Also for the class loss, whose weights are those of the whole batch."""
-    predicted, targets = outputs(), make_targets((4, 1))
-    together = criterion()(predicted, targets)
-    step = StepObjects([4, 1], parts=2)
-    parts = []
-    for image in range(2):
-        part = micro_batch(predicted, image)
-        parts.append(criterion()(part, targets[image : image + 1], step))
-    for name, loss in together.items():
-        mean = sum(part[name].item() for part in parts) / 2
-        assert mean == pytest.approx(loss.item(), rel=1e-5), name
-
-
-def micro_batch(predicted: Outputs, image: int) -> Outputs:
-    """The outputs of one image."""
-    index = slice(image, image + 1)
-    features = predicted.layers[0].masks.mask_features
-    assert features.points is not None
-    assert features.sampled is not None
-    part = MaskFeatures(
-        features.pixels[index],
-        features.sizes[index],
-        features.points[index],
-        features.sampled[index],
-    )
-    layers = []
-    for layer in predicted.layers:
-        layers.append(Predictions(layer.logits[index], layer.location[index], part))
-    queries = Queries(predicted.queries.content[index], predicted.queries.reference)
-    return Outputs(layers, queries)
 
 
 def test_whole_masks_are_never_made() -> None:

@@ -73,11 +73,6 @@ def matched_pairs(
     return gather_matched_pairs(predictions, targets, assignment)
 
 
-def test_costs_have_an_axis_for_every_query_and_object(all_pairs: AllBoxPairs) -> None:
-    for term in TERMS:
-        assert term.cost(all_pairs).shape == (LAYERS, len(COUNTS), GROUPS, max(COUNTS), QUERIES)
-
-
 def test_the_focal_cost_is_that_of_deformable_detr(
     all_pairs: AllBoxPairs, predictions: Predictions, targets: TargetBatch
 ) -> None:
@@ -188,7 +183,7 @@ def test_the_focal_loss_has_the_gradient_of_its_formula_for_any_logit() -> None:
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("gamma", [0.0, 3.5])
 def test_the_focal_gradient_equals_finite_differences(gamma: float) -> None:
     """In single precision, because the loss converts every input to it."""
     x = torch.linspace(-3, 3, 13).reshape(1, -1).requires_grad_()
