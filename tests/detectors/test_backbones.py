@@ -26,10 +26,12 @@ STRIDES = [
 
 
 @pytest.mark.parametrize("preset", TINY_PRESETS)
-@pytest.mark.parametrize("backbone", ["convnext_atto.d2_in1k", "regnetx_002.pycls_in1k"])
-def test_every_detector_takes_a_network_of_timm(preset: str, backbone: str) -> None:
+def test_every_detector_takes_a_network_of_timm(preset: str) -> None:
     """The outputs are finite, every parameter that is trained has a gradient, and it is saved."""
     torch.manual_seed(0)
+    # Its maps have layer norms in one case, and batch norms in the other.
+    convnext, regnet = "convnext_atto.d2_in1k", "regnetx_002.pycls_in1k"
+    backbone = convnext if TINY_PRESETS.index(preset) % 2 else regnet
     model = groupdetr.create_model(
         preset, backbone=backbone, frozen_stages=0, freeze_norms=True, num_groups=2, num_classes=3
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -40,34 +41,31 @@ def test_bytes_are_no_normalised_pixels(model: DetectionTransformer) -> None:
         model(images)
 
 
-@pytest.mark.parametrize("chunk", [None, 1])
-def test_there_is_a_target_for_every_image(model: DetectionTransformer, chunk: int | None) -> None:
-    network = with_loss(model, model.recipe.criterion(), chunk)
+def test_there_is_a_target_for_every_image(model: DetectionTransformer) -> None:
+    networks = [with_loss(model, model.recipe.criterion(), chunk) for chunk in (None, 1)]
     images = detector_input(model.recipe, IMAGES)
     targets = detector_targets(model.recipe, [target_with(2), target_with(1)])
-    network(images, targets)
     for others, message in (
         (targets[:1], "there are 1 targets for 2 images"),
         ([*targets, *targets], "there are 4 targets for 2 images"),
         ([{"labels": targets[0].labels}] * 2, "not a list of dict"),
     ):
-        with pytest.raises(ValueError, match=message):
-            network(images, others)
+        for network in networks:
+            with pytest.raises(ValueError, match=message):
+                network(images, others)
 
 
-@pytest.mark.parametrize("chunk", [None, 1])
-def test_there_is_a_class_for_every_label(model: DetectionTransformer, chunk: int | None) -> None:
+def test_there_is_a_class_for_every_label(model: DetectionTransformer) -> None:
     """Also before denoising queries look up the embedding of the label."""
-    network = with_loss(model, model.recipe.criterion(), chunk)
+    networks = [with_loss(model, model.recipe.criterion(), chunk) for chunk in (None, 1)]
     images = detector_input(model.recipe, IMAGES)
     first, second = detector_targets(model.recipe, [target_with(2), target_with(1)])
     second = Target(second.labels * 0 + 7, second.boxes, second.masks)
-    with pytest.raises(ValueError, match=r"the label 7, but there are 7 classes: .* 0 to 6"):
-        network(images, [first, second])
-    # As from a GPU, where nothing may be read before the matching.
-    second.max_label = None
-    with pytest.raises(ValueError, match=r"the label 7, but there are 7 classes: .* 0 to 6"):
-        network(images, [first, second])
+    # None: as from a GPU, where nothing may be read before the matching.
+    for network, max_label in product(networks, (second.max_label, None)):
+        second.max_label = max_label
+        with pytest.raises(ValueError, match=r"the label 7, but there are 7 classes: .* 0 to 6"):
+            network(images, [first, second])
 
 
 def test_boxes_of_another_kind_are_refused(model: DetectionTransformer) -> None:

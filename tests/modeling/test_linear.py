@@ -46,14 +46,15 @@ def with_gradients(
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5, 24), (2, 3, 7, 24), (1, 1, 24), (24,)], ids=str)
-@pytest.mark.parametrize("out", [8, 24, 130])
-def test_results_and_gradients_equal_pytorch(shape: tuple[int, ...], out: int, bias: bool) -> None:
-    x, weight, b = random_inputs(shape, out, bias)
-    assert module.uses_onednn(x, weight)
-    actual, expected = with_gradients(linear, x, weight, b), with_gradients(F.linear, x, weight, b)
-    for a, e in zip(actual, expected):
-        assert a.shape == e.shape
-        assert (a - e).norm() <= 1e-6 * e.norm()
+def test_results_and_gradients_equal_pytorch(shape: tuple[int, ...], bias: bool) -> None:
+    for out in (8, 24, 130):
+        inputs = random_inputs(shape, out, bias)
+        x, weight, _ = inputs
+        assert module.uses_onednn(x, weight)
+        actual, expected = with_gradients(linear, *inputs), with_gradients(F.linear, *inputs)
+        for a, e in zip(actual, expected):
+            assert a.shape == e.shape
+            assert (a - e).norm() <= 1e-6 * e.norm()
 
 
 def test_inputs_need_not_be_contiguous() -> None:

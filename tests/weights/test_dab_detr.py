@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groupdetr.checkpoints.checkpoint import Checkpoint
-from groupdetr.checkpoints.native import read, save, unique_state
+from groupdetr.checkpoints.native import read, unique_state
 from groupdetr.detectors.dab_detr import DABDETR
 from groupdetr.detectors.dn_detr import DNDETR
 from groupdetr.detectors.tiny import TinyDABDETR, TinyDNDETR
@@ -86,7 +86,7 @@ def test_their_tensors_are_exactly_ours(recipe: DABDETR, layout: object, count: 
     assert layout.convert(Checkpoint(theirs, {}, "test")).state.keys() == unique_state(model).keys()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("groups", [1, 2, 5])
+@pytest.mark.parametrize("groups", [1, 5])
 def test_groups_are_fitted_and_group_0_predicts_the_same(
     groups: int, model: DetectionTransformer, tmp_path: Path
 ) -> None:
@@ -175,11 +175,3 @@ def test_an_import_reads_the_recipe_from_the_file(
     assert recipe_of_import == small.with_options(
         preset=preset, dilated=dilation, temperature=20.0, **noise
     )
-
-
-def test_our_own_file_fills_the_model(model: DetectionTransformer, tmp_path: Path) -> None:
-    save(model, tmp_path / "best.safetensors", {})
-    torch.manual_seed(1)
-    loaded = model.recipe.build()
-    load_weights(loaded, tmp_path / "best.safetensors")
-    assert same(loaded, model)

@@ -41,15 +41,6 @@ def test_an_import_is_a_complete_file(
     assert report.lines[-1] == f"{tmp_path / 'out.safetensors'}: {TINY}, 3 x 4 queries, 5 classes"
 
 
-def test_an_import_with_one_group_keeps_group_0(
-    model: DetectionTransformer, official_file: Path, tmp_path: Path
-) -> None:
-    import_weights(official_file, tmp_path / "out.safetensors", TINY, num_groups=1)
-    state, metadata = read(tmp_path / "out.safetensors")
-    assert metadata["recipe"]["num_groups"] == 1
-    assert torch.equal(state["queries.embedding"], model.queries.embedding[:1])
-
-
 @pytest.mark.parametrize(
     ("num_groups", "rows", "answering"), [(1, [2], 0), (2, [2, 1], 0), (3, [0, 1, 2], 2)]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -167,27 +166,12 @@ def test_older_files_are_read(model: DetectionTransformer, tmp_path: Path) -> No
     assert same(loaded, model)
 
 
-@pytest.mark.parametrize(
-    ("name", "reported"),
-    [
-        ("predictor.class_embed.bias", "decoder.heads.0.classify.bias"),
-        ("predictor.decoder_norm.bias", "decoder.norm"),
-    ],
-)
-def test_missing_names_are_reported(
-    name: str, reported: str, model: DetectionTransformer, tmp_path: Path
+def test_a_missing_bias_of_classes_and_no_object_is_reported(
+    model: DetectionTransformer, tmp_path: Path
 ) -> None:
     state = mask2former_state(model)
-    del state[f"sem_seg_head.{name}"]
-    with pytest.raises(WeightsError, match=f"the file has no {re.escape(reported)}"):
-        load_weights(another(), write_pickle(tmp_path / "x.pkl", state))
-
-
-def test_another_backbone_is_refused(model: DetectionTransformer, tmp_path: Path) -> None:
-    state = mask2former_state(model) | {"backbone.patch_embed.proj.weight": torch.ones(1)}
-    with pytest.raises(
-        WeightsError, match=r"Mask2Former has no backbone\.patch_embed\.proj\.weight"
-    ):
+    del state["sem_seg_head.predictor.class_embed.bias"]
+    with pytest.raises(WeightsError, match=r"the file has no decoder\.heads\.0\.classify\.bias"):
         load_weights(another(), write_pickle(tmp_path / "x.pkl", state))
 
 
@@ -208,19 +192,6 @@ def test_an_import_with_one_group_keeps_group_0(
     ours, expected = predict(one, images), predict(model, images)
     assert torch.equal(ours.logits, expected.logits)
     assert torch.equal(ours.masks.full(), expected.masks.full())
-
-
-def test_groups_that_the_file_lacks_are_newly_initialised(
-    model: DetectionTransformer, file: Path
-) -> None:
-    loaded = another(num_groups=5)
-    before = loaded.queries.position.detach().clone()
-    report = load_weights(loaded, file, file_groups=3)
-    assert report.lines[1:] == [
-        "groups: 3 in the file, 5 in the model: loaded 3, newly initialised the other 2"
-    ]
-    assert torch.equal(loaded.queries.position[:3], model.queries.position)
-    assert torch.equal(loaded.queries.position[3:], before[3:])
 
 
 def test_rows_that_are_no_whole_number_of_groups_need_file_groups(
@@ -281,13 +252,6 @@ def test_the_last_row_is_no_object(
     theirs = mask2former_state(coco)["sem_seg_head.predictor.class_embed.weight"]
     assert torch.equal(state["decoder.heads.0.classify.weight"], theirs[:80])
     assert torch.equal(state["decoder.heads.0.no_object.weight"], theirs[80:])
-
-
-def test_another_number_of_classes_needs_new_head(coco_file: Path) -> None:
-    with pytest.raises(
-        WeightsError, match=r"80 classes in the file, 3 in the model\n.*\n.*new_head=True"
-    ):
-        load_weights(another(num_classes=3, num_groups=1), coco_file)
 
 
 def test_80_classes_become_3_by_name_and_no_object_remains(

@@ -139,7 +139,7 @@ def predict(model: DetectionTransformer) -> Tensor:
         return model.eval()(Images.from_list([image])).final.logits
 
 
-@pytest.mark.parametrize(("file_groups", "groups"), [(3, 1), (1, 4), (3, 4), (4, 3)])
+@pytest.mark.parametrize(("file_groups", "groups"), [(3, 1), (3, 4)])
 def test_groups_are_left_out_or_keep_their_initialisation(
     file_groups: int, groups: int, tmp_path: Path
 ) -> None:

@@ -16,8 +16,6 @@ from groupdetr.errors import WeightsError
 from groupdetr.modeling.backbones.backbone import Backbone
 from groupdetr.modeling.backbones.vovnet import VoVNetWidths, vovnet99
 from groupdetr.modeling.detr import DetectionTransformer
-from groupdetr.ops.boxes3d import LENGTH_FIRST
-from groupdetr.weights.conversion import convert_checkpoint, file_categories
 from groupdetr.weights.loading import load_weights
 from tests.parity import petr
 
@@ -120,19 +118,6 @@ def test_the_published_tensors_are_exactly_ours(kind: type[PETR], version: int, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_of_the_authors_fills_the_model(kind: type[PETR], tmp_path: Path) -> None:
-    model, loaded = build_small(kind), build_small(kind, seed=1)
-    path = write_checkpoint(tmp_path / "latest.pth", petr_state(model), MMCV)
-    assert not same(loaded, model)
-    report = load_weights(loaded, path, file_groups=3)
-    assert same(loaded, model)
-    assert "read as the authors' PETR" in report.lines[0]
-    layout, file = convert_checkpoint(path)
-    assert [name for _, name in file_categories(layout, file, 10)][::9] == ["car", "traffic_cone"]
-    assert layout.preset(file) == ("petrv2-v99" if kind is SmallPETRv2 else "petr-v99")
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_detector_of_one_group_loads_the_first(kind: type[PETR], tmp_path: Path) -> None:
     model, one = build_small(kind), build_small(kind, seed=1, num_groups=1)
     load_weights(
@@ -145,31 +130,6 @@ def test_a_detector_of_one_group_loads_the_first(kind: type[PETR], tmp_path: Pat
         ours, expected = one(images).final, model(images).final
     assert torch.equal(ours.logits, expected.logits)
     assert torch.equal(ours.boxes, expected.boxes)
-
-
-def test_mmdet3ds_file_has_length_and_width_in_the_other_order(tmp_path: Path) -> None:
-    model, loaded = build_small(SmallPETR), build_small(SmallPETR, seed=1)
-    state = petr_state(model)
-    for name in [name for name in state if ".reg_branches." in name and name.split(".")[-2] == "4"]:
-        state[name] = state[name][LENGTH_FIRST]
-    report = load_weights(
-        loaded, write_checkpoint(tmp_path / "petr.pth", state, MMENGINE), file_groups=3
-    )
-    assert same(loaded, model)
-    assert "read as mmdet3d's PETR" in report.lines[0]
-
-
-def test_a_file_without_its_origin_is_not_guessed(tmp_path: Path) -> None:
-    model, loaded = build_small(SmallPETR), build_small(SmallPETR, seed=1)
-    path = write_checkpoint(tmp_path / "bare.pth", petr_state(model))
-    with pytest.raises(
-        WeightsError, match="the authors' PETR or mmdet3d's PETR, and it does not say which"
-    ):
-        load_weights(loaded, path, file_groups=3)
-    load_weights(loaded, path, file_groups=3, layout="the authors' PETR")
-    assert same(loaded, model)
-    load_weights(loaded, path, file_groups=3, layout="mmdet3d's PETR")
-    assert not same(loaded, model)
 
 
 def test_a_file_of_petrv2_needs_no_origin(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,11 +204,9 @@ def test_a_row_that_is_no_class_is_added_for_roboflows_code(tmp_path: Path) -> N
         assert with_unused_class(state, ours, ROBOFLOW_RF_DETR, known)[CLASS_BIAS].shape == (3,)
 
 
-@pytest.mark.parametrize("prefix", ["model.", "model._orig_mod."])
-def test_a_file_of_lightning_is_read(
-    prefix: str, model: DetectionTransformer, tmp_path: Path
-) -> None:
-    state = {f"{prefix}{name}": value for name, value in roboflow_state(model).items()}
+def test_a_file_of_lightning_is_read(model: DetectionTransformer, tmp_path: Path) -> None:
+    """With the names of a compiled module."""
+    state = {f"model._orig_mod.{name}": value for name, value in roboflow_state(model).items()}
     content = {"state_dict": state, "hyper_parameters": TRAINING, "optimizer_states": []}
     torch.save({**content, "model_config": CONFIG}, tmp_path / "last.ckpt")
     layout, file = convert_checkpoint(tmp_path / "last.ckpt")
@@ -219,22 +216,6 @@ def test_a_file_of_lightning_is_read(
         file.state["decoder.norm.weight"],
         model.decoder.norm.weight,  # type: ignore[union-attr]
     )
-
-
-def test_a_moving_average_is_loaded_if_the_file_has_it(
-    model: DetectionTransformer, tmp_path: Path
-) -> None:
-    """Files of versions before 1.7 have it, with an object as arguments."""
-    average = roboflow_state(model)
-    last_step = {name: torch.zeros_like(value) for name, value in average.items()}
-    torch.save(
-        {"model": last_step, "ema_model": average, "args": Namespace(**TRAINING, **CONFIG)},
-        tmp_path / "checkpoint.pth",
-    )
-    loaded = SMALL.build()
-    report = load_weights(loaded, tmp_path / "checkpoint.pth")
-    assert "loaded the weights under 'ema_model'" in report.lines[1]
-    assert torch.equal(loaded.queries.embedding, model.queries.embedding)
 
 
 def test_classes_are_named_by_what_the_file_says() -> None:

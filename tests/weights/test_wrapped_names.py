@@ -27,10 +27,13 @@ def load(path: Path, state: dict[str, Tensor], **others: object) -> tuple[LoadRe
 
 
 @pytest.mark.parametrize(
-    "prefix",
-    ["module.", "model.", "_orig_mod.", "module._orig_mod.", "net.model.module.", "detector."],
+    ("prefix", "names"),
+    [
+        *(("module.", "ours"), ("module._orig_mod.", "ours"), ("detector.", "ours")),
+        *(("model.", "official"), ("_orig_mod.", "official")),
+        ("net.model.module.", "official"),
+    ],
 )
-@pytest.mark.parametrize("names", ["ours", "official"])
 def test_a_prefix_of_all_names_is_removed(
     prefix: str, names: str, model: DetectionTransformer, tmp_path: Path
 ) -> None:

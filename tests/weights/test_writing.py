@@ -122,12 +122,6 @@ def test_one_group_is_the_one_that_answers(group: int) -> None:
     assert torch.equal(one_group_state(model, OFFICIAL)["queries.embedding"], embedding[group])
 
 
-def test_all_groups_follow_each_other(tmp_path: Any) -> None:
-    model = build(CONDITIONAL)
-    rows = all_groups_state(model, OFFICIAL, "here")["queries.embedding"]
-    assert torch.equal(rows[GROUPS["num_queries"]], model.queries.embedding[1, 0])
-
-
 def test_the_group_that_answers_is_the_first_of_all_groups() -> None:
     """The code of others answers with the first group."""
     model = build(replace(CONDITIONAL, inference_group=2))

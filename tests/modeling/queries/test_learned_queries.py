@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -31,22 +29,6 @@ def test_points_start_uniformly_in_the_detection_space_and_may_leave_it() -> Non
     assert torch.equal(queries.reference[0], source.points)
     assert queries.content.shape == (2, 2, 500, CHANNELS)
     assert not queries.content.any()
-
-
-def test_the_position_is_an_mlp_of_the_sine_embedding_of_y_x_and_z() -> None:
-    torch.manual_seed(0)
-    source = LearnedPoints3D(2, 3, CHANNELS, inference_group=0)
-    x, y, z = source.points[1, 2].tolist()
-    half = CHANNELS // 2
-    sine = []
-    for value in (y, x, z):
-        for k in range(half):
-            function = math.cos if k % 2 else math.sin
-            sine.append(function(2 * math.pi * value / 10000 ** (2 * (k // 2) / half)))
-    position = source(MEMORY, None).position
-    assert position is not None
-    expected = source.position_embedding(torch.tensor(sine))
-    assert (position[0, 1, 2] - expected).abs().max() < 1e-5
 
 
 def test_init_around_origin_is_uniform_over_the_area_of_a_disc() -> None:

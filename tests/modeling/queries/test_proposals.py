@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from groupdetr.detectors.tiny import TinyDABDeformableDETR, TinyDINO, TinyTwoStageDABDeformableDETR
-from groupdetr.modeling.queries.proposals import GroupLinear, encoder_proposals
+from groupdetr.detectors.tiny import TinyDINO, TinyTwoStageDABDeformableDETR
+from groupdetr.modeling.queries.proposals import encoder_proposals
 from groupdetr.structures.images import Images
 from groupdetr.structures.memory import Memory
 from groupdetr.structures.targets import Target
@@ -68,14 +67,6 @@ def test_boxes_near_the_border_are_no_proposals() -> None:
     assert invalid.nonzero().flatten().tolist() == [0, 1, 198, 199]
 
 
-def test_group_linear_equals_one_linear_layer_per_group() -> None:
-    layers, x = GroupLinear(3, 5, 4), torch.randn(2, 1, 7, 5)
-    for group in range(3):
-        expected = F.linear(x[:, 0], layers.weight[group], layers.bias[group])
-        assert torch.allclose(layers(x, slice(None))[:, group], expected, atol=1e-6)
-        assert torch.allclose(layers(x, slice(group, group + 1))[:, 0], expected, atol=1e-6)
-
-
 @pytest.mark.parametrize("recipe", TWO_STAGE)
 @pytest.mark.parametrize("training", [True, False])
 def test_an_image_with_fewer_tokens_than_queries_has_fewer_queries(
@@ -99,15 +90,6 @@ def test_an_image_with_fewer_tokens_than_queries_has_fewer_queries(
             assert not parameter.requires_grad or parameter.grad is not None, name
 
 
-def test_every_group_selects_its_own_proposals() -> None:
-    torch.manual_seed(0)
-    model = TinyDINO(num_classes=3, num_groups=3, num_queries=5).build().train()
-    reference = model(Images.from_list([torch.randn(3, 96, 96)])).queries.reference
-    assert not torch.equal(reference[0, 0], reference[0, 1])
-    assert not torch.equal(reference[0, 0], reference[0, 2])
-    assert not torch.equal(reference[0, 1], reference[0, 2])
-
-
 def test_the_proposal_heads_are_trained_by_proposal_losses_only() -> None:
     model = TinyDINO(num_classes=3, num_groups=2, num_queries=5).build().train()
     outputs = model(Images.from_list([torch.randn(3, 64, 64)]))
@@ -119,8 +101,3 @@ def test_the_proposal_heads_are_trained_by_proposal_losses_only() -> None:
     assert gradient is None
     (gradient,) = torch.autograd.grad(outputs.queries.proposals.logits.sum(), weight)
     assert gradient.abs().sum() > 0
-
-
-def test_one_stage_detectors_have_no_proposals() -> None:
-    model = TinyDABDeformableDETR(num_classes=3, num_queries=5).build().train()
-    assert model(Images.from_list([torch.randn(3, 64, 64)])).queries.proposals is None
