@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -95,6 +96,11 @@ def create_accelerator(settings: Settings) -> Accelerator:
     on_cpu = settings.device == "cpu" or devices() == ["cpu"]
     on_gpu = not on_cpu and torch.cuda.is_available()
     precision = resolve_precision(settings.precision, on_gpu)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and torch.distributed.is_available():
+        # Defaults of its functions are the group of processes at the time of the import. If it were
+        # first imported while they are connected, which DistributedDataParallel does, that group
+        # and gloo's threads would outlive `disconnect`.
+        import_module("torch.distributed.nn")
     # The cache of autocast keeps a copy in bf16 of all weights until the end of the forward pass.
     # With FSDP no process should have all weights.
     autocast = AutocastKwargs(cache_enabled=not settings.fsdp)
