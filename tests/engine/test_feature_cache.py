@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from accelerate import Accelerator
 from PIL import Image
 
@@ -169,16 +168,3 @@ def test_scenes_are_refused(
     options = split("--augment none --freeze backbone --cache-features --workers 0 --device cpu")
     assert main([*arguments, *options]) == 2
     assert "detects objects in scenes" in capsys.readouterr().err
-
-
-def test_a_stored_batch_has_the_order_of_axes_in_memory_that_it_was_computed_with() -> None:
-    for shape in ((2, 3, 4, 5), (2, 3, 4)):
-        for order in ((0, 1, 2, 3), (0, 2, 3, 1), (0, 2, 1)):
-            if len(order) != len(shape):
-                continue
-            inverse = feature_cache._inverse(order)
-            x = torch.rand([shape[i] for i in order]).permute(inverse)
-            assert x.shape == shape
-            stored = x.permute(order)
-            assert stored.is_contiguous()
-            assert stored.permute(inverse).stride() == x.stride()

@@ -102,8 +102,14 @@ def assert_detections_of_inference(
 
 # (detector, inference group, measured images): a batch has two images, so of three measured ones
 # the second batch is measured in part.
+# Each task, and learned queries, proposals and denoising; the others are for `-m slow`.
+IN_CI = ("conditional-detr", "dino", "mask2former", "rf-detr-seg", "petr", "petrv2")
+EVERY_DETECTOR = [
+    pytest.param(recipe, id=name, marks=() if name in IN_CI else pytest.mark.slow)
+    for name, recipe in RECIPES.items()
+]
 PASSES = [
-    *(pytest.param(recipe, 2, 3, id=name) for name, recipe in RECIPES.items()),
+    *(pytest.param(*case.values, 2, 3, id=case.id, marks=case.marks) for case in EVERY_DETECTOR),
     pytest.param(RECIPES["dino"], 0, 500, id="all images"),
     pytest.param(RECIPES["dino"], 0, 0, id="no image"),
     pytest.param(RECIPES["dino"], None, 3, id="inference with all groups"),
@@ -123,7 +129,7 @@ def test_a_validation_pass_has_the_detections_of_plain_inference(
     assert num_measured == min(measured, len(task.val))
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", EVERY_DETECTOR)
 def test_every_group_is_matched_as_if_it_ran_alone(recipe: Recipe, task_of: TaskOf) -> None:
     task = task_of(recipe)
     _, of_all_groups = validation_pass(recipe, task).run(batch_size=4, workers=0)

@@ -159,28 +159,10 @@ def test_layer_decay_is_refused_for_a_backbone_without_layers() -> None:
         create_optimizer(TinyConditionalDETR().build(), SETTINGS_WITH_LAYER_DECAY)
 
 
-@pytest.mark.parametrize("value", [0.0, -0.5, 1.5, float("nan")])
-def test_layer_decay_must_be_between_0_and_1(value: float) -> None:
-    with pytest.raises(UsageError, match="layer-decay"):
-        Settings(layer_decay=value)
-
-
-def test_with_layer_decay_a_step_changes_the_last_block_most() -> None:
-    torch.manual_seed(0)
-    model = ViTConditionalDETR(recompute=True).build().train()
-    optimizer = create_optimizer(model, SETTINGS_WITH_LAYER_DECAY)
-    set_learning_rates(optimizer, SETTINGS_WITH_LAYER_DECAY, step=0, progress=0.0)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    features = model.backbone(torch.randn(1, 3, 64, 64))
-    torch.stack([x.square().sin().mean() for x in features]).sum().backward()
-    optimizer.step()
-    changes = []
-    for i in range(TINY.depth):
-        name = f"backbone.network.vit.blocks.{i}.mlp.fc1.weight"
-        change = (model.get_parameter(name) - before[name]).abs().mean()
-        changes.append(change.item())
-    assert changes == sorted(changes)
-    assert changes[-1] == pytest.approx(changes[0] / 0.7**3, rel=0.2)
+def test_layer_decay_must_be_between_0_and_1() -> None:
+    for value in (0.0, -0.5, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="layer-decay"):
+            Settings(layer_decay=value)
 
 
 # the schedule

@@ -31,7 +31,7 @@ def test_the_next_results_are_computed_while_the_caller_has_an_earlier_one() -> 
     results = map_in_order(compute, range(10), threads=2, ahead=6)
     assert next(results) == 0
     # The results 1 to 6 are computed without being asked for, and no more.
-    assert all(event.wait(timeout=60) for event in computed[:7])
+    assert all(event.wait(timeout=600) for event in computed[:7])
     assert not any(event.is_set() for event in computed[7:])
     results.close()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 import torch
 
+from groupdetr.engine import precision as precision_module
 from groupdetr.engine.callback_list import CallbackList
 from groupdetr.engine.inference import map_dataset
 from groupdetr.engine.precision import (
@@ -23,23 +23,23 @@ from groupdetr.engine.trainer import Trainer
 from groupdetr.errors import DivergedError, UsageError
 
 
-def busy(seconds: float) -> None:
-    """Use the processor for a time."""
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
-
-
 @pytest.mark.parametrize(
     ("fp32", "bf16", "expected"), [(0.02, 0.01, "bf16"), (0.01, 0.02, "fp32"), (0.01, 0.01, "fp32")]
 )
 def test_bf16_is_chosen_only_if_it_is_clearly_faster(
-    fp32: float, bf16: float, expected: str
+    fp32: float, bf16: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu = torch.device("cpu")
-    choice = choose_precision(lambda: busy(bf16 if torch.is_autocast_enabled("cpu") else fp32), cpu)
+    now = 0.0
+
+    def run() -> None:
+        """Take as much time of the processor as the precision says."""
+        nonlocal now
+        now += bf16 if torch.is_autocast_enabled("cpu") else fp32
+
+    monkeypatch.setattr(precision_module, "time", SimpleNamespace(process_time=lambda: now))
+    choice = choose_precision(run, torch.device("cpu"))
     assert choice.precision == expected
-    assert choice.speed_up == pytest.approx(fp32 / bf16, rel=0.3)
+    assert choice.speed_up == pytest.approx(fp32 / bf16)
     assert f"so {expected if expected == 'fp32' else 'it'} is used" in str(choice)
 
 

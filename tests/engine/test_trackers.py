@@ -592,7 +592,7 @@ def test_trackio_continues_its_run(shapes: Path, tmp_path: Path) -> None:
     own = {**environment(), "TRACKIO_DIR": str(tmp_path / "trackio")}
     first = train_arguments(shapes, run, *OPTIONS, "trackio", "--stop-after", "8")
     for arguments in (first, ["train", "--resume", str(run)]):
-        subprocess.run(python_command(*arguments), env=own, check=True, timeout=240)
+        subprocess.run(python_command(*arguments), env=own, check=True, timeout=900)
     (database,) = (tmp_path / "trackio").glob("*.db")
     rows = sqlite3.connect(database).execute("SELECT run_name, step, metrics FROM metrics")
     history: Scalars = {}

@@ -104,11 +104,9 @@ def test_weights_of_a_file_need_no_advice(
     assert advise("conditional-detr-tiny", **options) == []
 
 
-@pytest.mark.parametrize("preset", TINY_PRESETS)
-def test_the_presets_for_a_cpu_need_no_advice(
-    preset: str, advise: Callable[..., list[str]]
-) -> None:
-    assert advise(preset) == []
+def test_the_presets_for_a_cpu_need_no_advice(advise: Callable[..., list[str]]) -> None:
+    for preset in TINY_PRESETS:
+        assert advise(preset) == [], preset
 
 
 def test_a_training_that_is_too_short_is_advised_against(advise: Callable[..., list[str]]) -> None:

@@ -463,11 +463,10 @@ def test_no_other_word_than_auto_is_accepted(
     assert value in output.out + output.err
 
 
-@pytest.mark.parametrize("count", ["0", "-1"])
 def test_the_number_of_groups_must_be_positive(
-    count: str, shapes: Path, capsys: pytest.CaptureFixture[str]
+    shapes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", str(shapes), "--groups", count]) == 2
+    assert main(["train", str(shapes), "--groups", "0"]) == 2
     assert "--groups" in capsys.readouterr().err
 
 

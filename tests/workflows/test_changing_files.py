@@ -223,8 +223,10 @@ def test_annotations_that_change_during_a_training_are_found_when_it_is_resumed(
     assert_resumes(run, undisturbed)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("alter", [Path.unlink, lambda path: path.write_bytes(b'{"images": [')])
+@pytest.mark.parametrize(
+    ("split", "alter"),
+    [("train", Path.unlink), ("val", lambda path: path.write_bytes(b'{"images": ['))],
+)
 def test_an_annotation_file_that_vanished_or_is_cut_off_is_no_reason_to_train_on_the_rest(
     alter: Callable[[Path], Any],
     split: str,

@@ -35,7 +35,7 @@ def execute(cells: list[str]) -> list[list[Any]]:
     """Execute a notebook, and return the outputs of each cell as the notebook is saved."""
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    NotebookClient(notebook, timeout=240, coalesce_streams=True).execute()
+    NotebookClient(notebook, timeout=900, coalesce_streams=True).execute()
     return [cell.outputs for cell in notebook.cells]
 
 

@@ -196,8 +196,13 @@ def run_train(data: Path, out: Path, *_: object) -> list[object]:
     return ["train", data, *model, "--workers", 0, "--out", out, "--no-check"]
 
 
-@pytest.mark.parametrize("command", [run_check, run_val, run_train])
-@pytest.mark.parametrize("folder", ["", "annotations", "images/val", "linked"])
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        *((run_check, folder) for folder in ("", "annotations", "images/val", "linked")),
+        *((run_val, "images/val"), (run_train, "")),
+    ],
+)
 def test_a_folder_of_the_dataset_is_no_output_folder(
     command: Callable[..., list[object]],
     folder: str,

@@ -114,15 +114,6 @@ def test_a_training_that_ends_at_stop_after_was_not_interrupted(
     assert result.exit_code == 0
 
 
-def test_paths_with_brackets_are_printed_unchanged(
-    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The console could take them for markup, and a shell for a pattern, so they are quoted."""
-    run = tmp_path / "run[bold]"
-    call_train(shapes, run, "--steps", "1")
-    assert f"groupdetr predict '{run}' IMAGES" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_current_step_and_its_handler_is_restored(
     number: signal.Signals, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
