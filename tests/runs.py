@@ -91,7 +91,7 @@ def torchrun(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,  # seconds; it only ends what hangs
         check=False,
     )
 

@@ -20,7 +20,6 @@ OPTIONS = {name: (command.summary, load(command.options)) for name, command in C
 # What is typed, and a word that the Tab key then writes. In the folder are data/ and photo.jpg.
 EXAMPLES = [
     pytest.param("groupdetr tr", "train", id="command"),
-    pytest.param("groupdetr train --prec", "--precision", id="option"),
     pytest.param("groupdetr train --group-d", "--group-detr", id="alias of an option"),
     pytest.param("groupdetr train --no-ch", "--no-check", id="option that is true by default"),
     pytest.param("groupdetr doctor --model petr-t", "petr-tiny", id="preset"),
@@ -29,11 +28,9 @@ EXAMPLES = [
         "table3/conditional-detr-r50-12e-group",
         id="row of a table",
     ),
-    pytest.param("groupdetr train --precision bf", "bf16", id="value"),
     pytest.param(
         "groupdetr val runs --device cu", "cuda", id="value of an option that is a string"
     ),
-    pytest.param("groupdetr train da", "data", id="dataset"),
     pytest.param("groupdetr predict run pho", "photo.jpg", id="second argument"),
     pytest.param("groupdetr train data --weights pho", "photo.jpg", id="file of an option"),
 ]
@@ -102,7 +99,7 @@ def test_zsh_completes(typed: str, completed: str, folder: Path) -> None:
 def press_tab(command: list[str], setup: str, typed: str, expected: str, folder: Path) -> str:
     """Return what a shell shows after ``setup``, ``typed`` and the Tab key.
 
-    It waits for two minutes at most.
+    It waits for ten minutes at most.
     """
     import pty
     import select
@@ -113,7 +110,7 @@ def press_tab(command: list[str], setup: str, typed: str, expected: str, folder:
         os.execvpe(command[0], command, {**os.environ, "TERM": "dumb"})
 
     def read_until(text: str, output: str = "") -> str:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not re.search(text, output) and time.monotonic() < deadline:
             if select.select([terminal], [], [], 0.1)[0]:
                 output += os.read(terminal, 65536).decode(errors="replace")

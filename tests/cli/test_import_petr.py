@@ -160,15 +160,6 @@ def test_a_checkpoint_without_metadata_needs_the_name_of_its_layout(
 
 
 @pytest.mark.usefixtures("small_presets")
-def test_with_groups_1_only_the_primary_group_is_imported(tmp_path: Path) -> None:
-    model = build_small(SmallPETR)
-    source = write_checkpoint(tmp_path / "latest.pth", petr_state(model), MMCV)
-    imported, metadata = import_and_build(source, "--groups", "1")
-    assert metadata["recipe"]["num_groups"] == 1
-    assert_same_predictions(imported, model)
-
-
-@pytest.mark.usefixtures("small_presets")
 def test_a_checkpoint_with_only_a_backbone_initialises_a_backbone_and_is_not_imported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,7 +125,9 @@ def test_predict_doctor_and_presets_print_the_documented_keys(
     assert_documented("predict", images)
     assert images == json.loads((tmp_path / "predictions.json").read_text())
     assert_documented("doctor", printed_json(["doctor"], capsys))
-    assert_documented("presets", printed_json(["presets"], capsys))
+    presets = printed_json(["presets"], capsys)
+    assert_documented("presets", presets)
+    assert presets["table7/d"]["reported"] == 37.6
 
 
 # errors
@@ -161,7 +163,9 @@ def test_predict_with_an_unreadable_image_prints_no_json_but_writes_the_others(
     good = min((shapes / "images/val").iterdir())
     out = tmp_path / "out"
     assert main(["predict", str(run), str(broken), str(good), "--out", str(out), "--json"]) == 3
-    assert capsys.readouterr().out == ""
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "broken.jpg" in output.err
     (image,) = json.loads((out / "predictions.json").read_text())
     assert image["file"] == str(good)
 

@@ -113,7 +113,6 @@ def test_the_table_that_is_read_without_torch_is_that_of_the_models() -> None:
         pytest.param(["presets"], id="the list"),
         pytest.param(["train", "data", "--model", "dino-tinny"], id="an unknown model"),
         pytest.param(["train", "data", "--epocs", "3"], id="an unknown option"),
-        pytest.param(["train", "--help"], id="the help of a command"),
         pytest.param(["--help"], id="the help"),
     ],
 )

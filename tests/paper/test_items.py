@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,13 @@ def results_of(item: Item, folder: Path, seeds: int, monkeypatch: pytest.MonkeyP
     return item.collect(scale, choices)
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("item", ALL, ids=lambda item: item.name)
+@pytest.mark.parametrize(
+    ("item", "seeds"),
+    [
+        *(pytest.param(item, 2, id=item.name) for item in ALL),
+        pytest.param(ITEMS["table1"], 1, id="table1 with one seed"),
+    ],
+)
 def test_the_page_of_an_item_is_drawn_from_its_results(
     item: Item, seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,9 +72,8 @@ def test_the_page_of_an_item_is_drawn_from_its_results(
         assert (row["low"] is None) == (seeds == 1)
 
 
-@pytest.mark.parametrize("item", ALL, ids=lambda item: item.name)
-def test_the_keys_of_the_rows_of_an_item_are_unique(item: Item, tmp_path: Path) -> None:
-    for data in (None, tmp_path / "coco"):
+def test_the_keys_of_the_rows_of_an_item_are_unique(tmp_path: Path) -> None:
+    for item, data in product(ALL, (None, tmp_path / "coco")):
         if data is not None and item.name in ("vit-h", "demo"):
             continue  # They are items of the small scale.
         expect_unique_keys(item.plan(Scale(Store(tmp_path), data), Choices(range(1))))

@@ -19,7 +19,7 @@ LOCAL = ("cluster=local",)
 
 
 def wait_for(file: Path) -> None:
-    last_time = time.monotonic() + 120
+    last_time = time.monotonic() + 600
     while not file.exists():
         assert time.monotonic() < last_time, f"{file} was not written"
         time.sleep(0.05)

@@ -54,10 +54,11 @@ def test_what_is_no_image_is_refused_by_a_stream_as_by_predict(
             predict(image)
 
 
-@pytest.mark.parametrize("score", ["0.5", float("nan"), -0.1, 1.5, True])
-def test_a_score_that_is_not_from_0_to_1_is_refused(score: Any, detector: Detector) -> None:
-    with pytest.raises(UsageError, match="score must be a number from 0 to 1"):
-        detector.predict(IMAGE, score=score)
+def test_a_score_that_is_not_from_0_to_1_is_refused(detector: Detector) -> None:
+    scores: list[Any] = ["0.5", float("nan"), -0.1, 1.5, True]
+    for score in scores:
+        with pytest.raises(UsageError, match="score must be a number from 0 to 1"):
+            detector.predict(IMAGE, score=score)
 
 
 def test_only_detections_of_the_classes_that_are_named_are_returned(detector: Detector) -> None:
@@ -82,16 +83,18 @@ def test_classes_that_the_detector_does_not_have_are_refused(
         detector.predict(IMAGE, classes=classes)
 
 
-@pytest.mark.parametrize("imgsz", [0, 48.5, "48", float("nan"), 10**9])
-def test_an_image_size_that_cannot_be_used_is_refused(imgsz: Any, weights: Path) -> None:
-    with pytest.raises(UsageError, match="imgsz must be"):
-        Detector(weights, "cpu", imgsz)
+def test_an_image_size_that_cannot_be_used_is_refused(weights: Path) -> None:
+    sizes: list[Any] = [0, 48.5, "48", float("nan"), 10**9]
+    for imgsz in sizes:
+        with pytest.raises(UsageError, match="imgsz must be"):
+            Detector(weights, "cpu", imgsz)
 
 
-@pytest.mark.parametrize("device", ["cpu:1", "cpu:x", "cpu:", "", "tpu", None, 0])
-def test_a_device_that_does_not_exist_is_refused(device: Any, weights: Path) -> None:
-    with pytest.raises(UsageError, match="this machine has no device"):
-        Detector(weights, device)
+def test_a_device_that_does_not_exist_is_refused(weights: Path) -> None:
+    devices: list[Any] = ["cpu:1", "cpu:x", "cpu:", "", "tpu", None, 0]
+    for device in devices:
+        with pytest.raises(UsageError, match="this machine has no device"):
+            Detector(weights, device)
 
 
 def test_a_device_may_be_one_of_torch(weights: Path) -> None:

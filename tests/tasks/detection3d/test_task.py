@@ -40,14 +40,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> NuScenes:
     return load(root)
 
 
-@pytest.mark.parametrize(
-    ("imgsz", "width"), [(32, 64), (48, 128), (64, 160), (288, 704), (320, 800), (512, 1280)]
-)
-def test_image_sizes_need_no_padding(imgsz: int, width: int) -> None:
+def test_image_sizes_need_no_padding() -> None:
     """PETR would attend to tokens of padding, so the width fits the stride if the height does."""
-    height, actual_width = image_size(imgsz)
-    assert (height, actual_width) == (imgsz, width)
-    assert abs(width / height - 2.5) <= 0.5
+    sizes = [image_size(imgsz) for imgsz in (32, 48, 64, 288, 320, 512)]
+    assert sizes == [(32, 64), (48, 128), (64, 160), (288, 704), (320, 800), (512, 1280)]
 
 
 def create_task(data: NuScenes, recipe: Recipe) -> Detection3DTask:
@@ -109,8 +105,13 @@ def test_detections_are_boxes_by_falling_score_within_the_bounds() -> None:
     assert torch.allclose(detections.boxes, boxes[[2, 0]], atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [None, 1], ids=["all groups", "one group at a time"])
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "chunk"),
+    [
+        pytest.param(RECIPES["petr"], None, id="petr, all groups"),
+        pytest.param(RECIPES["petrv2"], 1, id="petrv2, one group at a time"),
+    ],
+)
 def test_the_engine_trains_and_evaluates_it(
     recipe: Recipe, chunk: int | None, data: NuScenes, tmp_path: Path
 ) -> None:
