@@ -122,6 +122,8 @@ ERRORS = {  # code -> remedy
     " numbers, not all 0",
     "bad-calibration": "unpack the metadata again: camera_intrinsic is"
     " [[fx, s, cx], [0, fy, cy], [0, 0, 1]]",
+    "frame-times": "write the time of every image into sample_data.json, in microseconds:"
+    " 'timestamp' rises from the image of a camera to its next one",
     "bad-object": "unpack the metadata again, or correct the annotation",
     # the whole dataset
     "no-training-boxes": "annotate objects in the train split",

@@ -10,10 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from groupdetr.console.text import quantity
 from groupdetr.data.findings import Finding, RefusedError, printable
 from groupdetr.data.image_decoding import check_image
 from groupdetr.data.nuscenes.camera_frames import (
@@ -137,7 +139,12 @@ def _check_splits(
         missing = scenes_without_images(camera_frames, samples)
         findings += _missing_scenes_findings(name, missing, camera_frames)
         checked.append([sample for sample in samples if sample.scene not in missing])
-    return findings + check_images(camera_frames, checked, decode, two_frames)
+    findings += check_images(camera_frames, checked, decode, two_frames)
+    if two_frames is False:
+        return findings
+    file = splits_file.parent / "sample_data.json"
+    wrong_times = frame_time_findings(chain.from_iterable(splits.values()), file)
+    return findings + (wrong_times if two_frames else as_warnings(wrong_times))
 
 
 def known_splits(tables: Tables) -> tuple[str, ...]:
@@ -256,10 +263,33 @@ def check_images(
     if two_frames is False:
         return findings
     earlier = check_image_files(camera_frames, sorted(earlier_frames - key_frames), decode)
-    if two_frames is None:
-        # Whether it is a problem depends on the detector, so it becomes a warning.
-        earlier = [replace(finding, code="earlier-frame") for finding in earlier]
-    return findings + earlier
+    return findings + (earlier if two_frames else as_warnings(earlier))
+
+
+def as_warnings(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings about earlier frames if it is not known whether the detector uses them."""
+    return [replace(finding, code="earlier-frame") for finding in findings]
+
+
+def frame_time_findings(samples: Iterable[Sample], file: Path) -> list[Finding]:
+    """Return the finding about earlier frames that are not earlier, by the times of their images.
+
+    The times are those of ``file``, sample_data.json. PETRv2 divides by the time between frames.
+    """
+    with_earlier_frames = [sample for sample in samples if len(sample.earlier_indices)]
+    wrong = []
+    for sample in with_earlier_frames:
+        times = sample.camera_frames.times
+        time_of_frames = times[sample.earlier_indices].mean(1)  # [E]
+        if (time_of_frames >= times[sample.image_indices].mean()).any():
+            wrong.append(sample.token)
+    if not wrong:
+        return []
+    what = (
+        f"{len(wrong)} of {quantity(len(with_earlier_frames), 'sample')} with earlier frames have "
+        f"one whose images are not earlier, such as {printable(wrong[0])}"
+    )
+    return [Finding("frame-times", str(file), "", what)]
 
 
 def check_image_files(

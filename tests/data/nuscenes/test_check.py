@@ -161,6 +161,23 @@ def test_only_detectors_of_two_frames_need_sweeps(copy):
     assert "sweeps" in report.render()
 
 
+def test_earlier_frames_must_be_earlier(edit):
+    """PETRv2 would divide by zero, and its training would end with a loss that is not finite."""
+
+    def without_times(rows):
+        for row in rows:
+            row["timestamp"] = 0
+
+    root = edit("sample_data", without_times)
+    assert check(root, VERSION, two_frames=False).verdict == "ok"
+    (error,) = check(root, VERSION, two_frames=True).errors
+    assert error.code == "frame-times"
+    assert error.file == str(root / VERSION / "sample_data.json")
+    report = check(root, VERSION)  # The detector is not known yet.
+    assert report.errors == []
+    assert codes(report.warnings) == ["earlier-frame"]
+
+
 def test_images_of_key_frames_are_always_needed(copy):
     (copy / "samples").unlink()
     for two_frames in (False, True, None):
