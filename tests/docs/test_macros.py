@@ -29,29 +29,25 @@ def test_code_is_followed_by_its_outputs() -> None:
     assert cell_as_markdown(code_cell(printed, result)) == (
         "```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n\n```text\n2\n```"
     )
+    # Of the progress and the colours of a terminal, only the last text is left.
+    progress = {"output_type": "stream", "name": "stderr", "text": "\x1b[31m 10%\r100%\x1b[0m\n"}
+    assert cell_as_markdown(code_cell(progress)).endswith("```text\n100%\n```")
 
 
-def test_a_table_stays_html_without_links_to_files_of_the_notebook() -> None:
+def test_outputs_of_html_and_images_are_parts_of_the_page() -> None:
+    def shown(**data: object) -> str:
+        """The page of a result in several formats, whose names have _ for /."""
+        formats = {name.replace("_", "/"): value for name, value in data.items()}
+        return cell_as_markdown(code_cell({"output_type": "display_data", "data": formats}))
+
+    # A table stays, without its links to files of the notebook.
     html = ['<table><tr><td>2</td></tr></table>\n<p><a href="run/a.html">run/a.html</a></p>']
-    result = {"output_type": "execute_result", "data": {"text/plain": ["2"], "text/html": html}}
-    assert cell_as_markdown(code_cell(result)).endswith(
+    assert shown(text_plain=["2"], text_html=html).endswith(
         "\n<table><tr><td>2</td></tr></table>\n<p>run/a.html</p>"
     )
-
-
-def test_preformatted_html_scrolls_as_code() -> None:
-    result = {"output_type": "display_data", "data": {"text/html": ["<pre>a\n", "b</pre>"]}}
-    assert cell_as_markdown(code_cell(result)).endswith("<pre><code>a\nb</code></pre>")
-
-
-def test_an_image_is_part_of_the_page() -> None:
-    image = {"output_type": "display_data", "data": {"image/png": "AA\nBB", "text/plain": ["<I>"]}}
-    assert 'src="data:image/png;base64,AABB"' in cell_as_markdown(code_cell(image))
-
-
-def test_progress_bars_and_colours_of_a_terminal_are_left_out() -> None:
-    printed = {"output_type": "stream", "name": "stderr", "text": "\x1b[31m 10%\r100%\x1b[0m\n"}
-    assert cell_as_markdown(code_cell(printed)).endswith("```text\n100%\n```")
+    # Preformatted text scrolls as code.
+    assert shown(text_html=["<pre>a\n", "b</pre>"]).endswith("<pre><code>a\nb</code></pre>")
+    assert 'src="data:image/png;base64,AABB"' in shown(image_png="AA\nBB", text_plain=["<I>"])
 
 
 def test_code_that_was_not_executed_is_an_error() -> None:
@@ -65,15 +61,12 @@ def test_an_error_in_a_notebook_is_an_error_of_the_site() -> None:
         cell_as_markdown(code_cell(failed))
 
 
-def test_links_of_the_changelog_lead_to_pages_and_to_files() -> None:
+def test_links_of_the_changelog_and_of_notebooks_lead_to_pages_and_to_files() -> None:
     text = "See [a](docs/a.md#b), [c](groupdetr/c.py), [d](https://d.org)."
     assert with_links_of_site(text) == (
         "See [a](a.md#b), "
         "[c](https://github.com/groupdetr/groupdetr/blob/main/groupdetr/c.py), [d](https://d.org)."
     )
-
-
-def test_links_of_a_notebook_lead_to_pages_and_to_files() -> None:
     text = "See [a](../docs/a.md#b), [c](c.ipynb), [d](../groupdetr/d.py), [e](#e)."
     assert with_links_of_site(text, "examples") == (
         "See [a](../a.md#b), [c](c.md), "

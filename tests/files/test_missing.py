@@ -18,9 +18,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "typed",
-    [
+def test_a_mistyped_path_is_corrected(runs: Path) -> None:
+    for typed in (
         "runs/coco-dino-11",
         "runs/coco_dino_11g",
         "run/coco-dino-11g",
@@ -28,13 +27,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "runs/coco-dino-11g ",
         "'runs/coco-dino-11g'",
         "runs\\coco-dino-11g",
-    ],
-)
-def test_a_mistyped_path_is_corrected(typed: str, runs: Path) -> None:
-    assert describe_missing(typed) == ("", f"did you mean {Path('runs/coco-dino-11g')}?")
-
-
-def test_every_part_of_a_path_is_corrected(runs: Path) -> None:
+    ):
+        assert describe_missing(typed) == ("", f"did you mean {Path('runs/coco-dino-11g')}?")
+    # Every part of a path is corrected.
     expected = Path("runs/coco-dino-11g/best.safetensors")
     assert similar_path("run/coco-dino-11G/best.safetensor") == str(expected)
 
@@ -52,6 +47,9 @@ def test_an_address_is_recognised() -> None:
             assert "URL" in what, typed
             assert "download" in remedy, typed
             assert as_typed(typed) == address
+    what, remedy = describe_missing("rtsp://192.168.0.7:554/stream1")
+    assert "video stream" in what
+    assert "ffmpeg" in remedy
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such files")
@@ -63,12 +61,6 @@ def test_links_and_devices_are_not_taken_for_mistyped_paths(runs: Path) -> None:
     os.mkfifo("pipe")
     for name in ("pipe", "/dev/null"):
         assert describe_missing(name)[0] == "this is a device or a pipe, and not a file"
-
-
-def test_a_video_stream_is_recognised() -> None:
-    what, remedy = describe_missing("rtsp://192.168.0.7:554/stream1")
-    assert "video stream" in what
-    assert "ffmpeg" in remedy
 
 
 def test_for_a_name_of_the_hub_the_command_to_download_it_is_named(runs: Path) -> None:

@@ -38,11 +38,6 @@ def test_nan_interrupts_the_line() -> None:
     assert html.count('class="dot"') == 4
 
 
-def test_low_and_high_draw_a_band() -> None:
-    html = render(Series("K = 1", [1, 2, 3], [1, 2, 3], [0, 1, NAN], [2, 3, 4]))
-    assert html.count('class="band"') == 1
-
-
 @pytest.mark.parametrize("series", [[], [Series("a", [], [])], [Series("a", [1, 2], [NAN, NAN])]])
 def test_a_chart_without_data_says_no_data(series: list[Series]) -> None:
     html = render(*series)

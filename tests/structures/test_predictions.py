@@ -71,9 +71,3 @@ def test_every_stacked_layer_keeps_its_own_mask_features() -> None:
     assert len(stacked[:, :, :1].mask_features_by_layer()) == 4
     with pytest.raises(ValueError, match="cannot be selected"):
         _ = stacked[1:]
-
-
-def test_layers_that_share_their_mask_features_have_one() -> None:
-    shared = features()
-    stacked = Predictions.stack([both(shared) for _ in range(3)])
-    assert stacked.mask_features is shared
