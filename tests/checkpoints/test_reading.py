@@ -230,13 +230,10 @@ def test_a_folder_of_transformers_is_read_with_its_configuration(name: str, tmp_
     assert checkpoint.state.keys() == {"a"}
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_weights_or_with_a_broken_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"lacks config\.json and model\.safetensors"):
         open_checkpoint(tmp_path)
-
-
-def test_a_folder_with_a_broken_configuration_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json"):

@@ -116,10 +116,13 @@ def test_other_annotation_files_of_coco_are_ignored(tmp_path: Path) -> None:
     assert set(find_files(build(tmp_path, [*LAYOUTS["COCO"], *extra]))) == {"train", "val"}
 
 
-def test_years_are_not_mixed(tmp_path: Path) -> None:
+def test_years_are_not_mixed_and_those_with_the_required_split_come_first(tmp_path: Path) -> None:
     older = [path.replace("2017", "2014") for path in LAYOUTS["COCO"]]
-    files = find_files(build(tmp_path, [*older, *LAYOUTS["COCO"]]))
+    files = find_files(build(tmp_path / "both", [*older, *LAYOUTS["COCO"]]))
     assert {split.images.name for split in files.values()} == {"train2017", "val2017"}
+    build(tmp_path / "part", [*older, *LAYOUTS["COCO"][:2]])
+    for name, images in (("val", "val2014"), ("train", "train2017")):
+        assert find_split_files(tmp_path / "part", required=name)[name].images.name == images
 
 
 def test_a_val_split_without_its_images_is_not_replaced_silently(tmp_path: Path) -> None:
@@ -242,13 +245,6 @@ def test_the_splits_of_a_dataset_without_train_are_found(tmp_path: Path) -> None
     assert list(find_split_files(tmp_path, required="val")) == ["val"]
     with pytest.raises(DataError, match="it has a val split, but no train split"):
         find_files(tmp_path)
-
-
-def test_years_with_the_required_split_come_first(tmp_path: Path) -> None:
-    older = [path.replace("2017", "2014") for path in LAYOUTS["COCO"]]
-    build(tmp_path, [*older, *LAYOUTS["COCO"][:2]])
-    assert find_split_files(tmp_path, required="val")["val"].images.name == "val2014"
-    assert find_split_files(tmp_path, required="train")["train"].images.name == "train2017"
 
 
 @pytest.mark.parametrize(

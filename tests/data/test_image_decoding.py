@@ -41,36 +41,26 @@ def test_every_mode_becomes_rgb(mode, tmp_path):
     assert abs(np.asarray(loaded).mean() - RAMP.mean()) <= dithered
 
 
-def test_sixteen_bits_are_scaled_by_their_range_and_not_clipped_at_255(tmp_path):
+def test_sixteen_bits_and_floats_are_scaled_by_their_range_and_not_clipped_at_255(tmp_path):
     values = (RAMP.astype(np.uint16) * 257) // 2
     loaded = load_image(save(Image.fromarray(values), tmp_path / "x.png"))
     assert np.abs(np.asarray(loaded)[..., 0] - RAMP / 2).max() <= 1
-
-
-def test_floats_in_the_unit_range_are_scaled_to_255(tmp_path):
     loaded = load_image(save(Image.fromarray((RAMP / 255).astype(np.float32)), tmp_path / "x.tif"))
     assert np.array_equal(np.asarray(loaded)[..., 0], RAMP)
 
 
-def test_transparent_pixels_are_white(tmp_path):
+def test_transparent_pixels_are_white_unless_the_whole_image_is_transparent(tmp_path):
     pixels = np.zeros((48, 64, 4), dtype=np.uint8)
     pixels[:, :32] = (255, 0, 0, 255)
     loaded = np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))
     assert (loaded[:, :32] == (255, 0, 0)).all()
     assert (loaded[:, 32:] == 255).all()
-
-
-def test_an_image_that_is_transparent_everywhere_is_opaque(tmp_path):
-    pixels = np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)])
-    assert np.array_equal(
-        np.asarray(load_image(save(Image.fromarray(pixels), tmp_path / "x.png")))[..., 0], RAMP
-    )
-
-
-def test_a_transparent_palette_is_read(tmp_path):
-    image = Image.fromarray(RAMP).convert("P")
-    loaded = load_image(save(image, tmp_path / "x.png", transparency=0))
+    palette = Image.fromarray(RAMP).convert("P")
+    loaded = load_image(save(palette, tmp_path / "x.png", transparency=0))
     assert (np.asarray(loaded)[:, 0] == 255).all()
+    everywhere = Image.fromarray(np.dstack([RAMP, RAMP, RAMP, np.zeros_like(RAMP)]))
+    loaded = load_image(save(everywhere, tmp_path / "x.png"))
+    assert np.array_equal(np.asarray(loaded)[..., 0], RAMP)
 
 
 def test_the_first_frame_of_an_animation_is_loaded(tmp_path):
@@ -85,24 +75,20 @@ def oriented(path, orientation, size=(64, 48)):
     return save(Image.fromarray(RAMP).resize(size), path, exif=exif)
 
 
-def test_without_a_recorded_size_the_exif_orientation_is_applied(tmp_path):
+def test_the_exif_orientation_is_applied_unless_the_recorded_size_is_that_of_the_stored_image(
+    tmp_path,
+):
     path = oriented(tmp_path / "x.jpg", 6)
     assert load_image(path).size == image_size(path) == (48, 64)
     upside_down = np.asarray(load_image(oriented(tmp_path / "y.jpg", 3)))
     assert upside_down[0, 0, 0] > upside_down[0, -1, 0]
-
-
-def test_the_exif_orientation_is_applied_only_if_the_recorded_size_requires_it(tmp_path):
-    path = oriented(tmp_path / "x.jpg", 6)
     assert load_image(path, (48, 64)).size == (48, 64)
     assert load_image(path, (64, 48)).size == (64, 48)
     assert check_image(path, (48, 64)) == "exif-rotated"
     assert check_image(path, (64, 48)) == ""
-
-
-def test_an_orientation_that_does_not_change_the_size_is_ignored_and_reported(tmp_path):
-    assert check_image(oriented(tmp_path / "x.jpg", 3), (64, 48)) == "exif-ambiguous"
-    assert check_image(oriented(tmp_path / "y.jpg", 6, (50, 50)), (50, 50)) == "exif-ambiguous"
+    # Where the size does not tell, the orientation is ignored and reported.
+    assert check_image(tmp_path / "y.jpg", (64, 48)) == "exif-ambiguous"
+    assert check_image(oriented(tmp_path / "z.jpg", 6, (50, 50)), (50, 50)) == "exif-ambiguous"
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])

@@ -192,21 +192,20 @@ def test_without_an_encoder_of_h264_a_video_is_mpeg4(
     assert times_of(tmp_path / "a.mp4") == [0.0, 0.04, 0.08, 0.12, 0.16]
 
 
-def test_a_discarded_video_leaves_the_former_file(tmp_path: Path) -> None:
+def test_a_video_that_is_discarded_or_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
+    def writer(path: Path) -> VideoWriter:
+        writer = VideoWriter(path, Fraction(25), Fraction(1, 25))
+        writer.write(Image.fromarray(pixels(0)), 0)
+        return writer
+
     (tmp_path / "a.mp4").write_bytes(b"former")
-    writer = VideoWriter(tmp_path / "a.mp4", Fraction(25), Fraction(1, 25))
-    writer.write(Image.fromarray(pixels(0)), 0)
-    writer.discard()
+    writer(tmp_path / "a.mp4").discard()
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"former"]
-
-
-def test_a_video_whose_end_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "a.mp4", Fraction(25), Fraction(1, 25))
-    writer.write(Image.fromarray(pixels(0)), 0)
-    (tmp_path / "a.mp4").mkdir()
+    unfinished = writer(tmp_path / "b.mp4")
+    (tmp_path / "b.mp4").mkdir()
     with pytest.raises(UsageError, match="could not be written"):
-        writer.close()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+        unfinished.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
 def test_videos_are_known_by_their_name_or_their_first_bytes(tmp_path: Path) -> None:

@@ -153,30 +153,23 @@ def test_sizes_are_compared_width_with_width_and_length_with_length() -> None:
     assert close(result.stats["mASE"], 1 - 4 / 12)
 
 
-def test_an_object_has_one_true_positive_and_the_higher_score_takes_it() -> None:
+def test_the_prediction_of_the_higher_score_takes_an_object_and_of_equal_ones_the_later() -> None:
+    """As in the devkit. An object has one true positive."""
     truth = boxes([[0, 0, 0], [10, 0, 0]])
-    predicted = boxes([[0.3, 0, 0], [0.1, 0, 0]], scores=[0.9, 0.8])
-    car = row(evaluate_one(predicted, truth), "car")
-    assert close(car.ATE, 0.3)
-    assert car.AP < 0.5
+    for scores, distance in (([0.9, 0.8], 0.3), ([0.5, 0.5], 0.1)):
+        predicted = boxes([[0.3, 0, 0], [0.1, 0, 0]], scores=scores)
+        car = row(evaluate_one(predicted, truth), "car")
+        assert close(car.ATE, distance)
+        assert car.AP < 0.5
 
 
-def test_of_equal_scores_the_later_prediction_takes_the_object() -> None:
-    truth = boxes([[0, 0, 0]])
-    predicted = boxes([[0.3, 0, 0], [0.1, 0, 0]], scores=[0.5, 0.5])
-    assert close(row(evaluate_one(predicted, truth), "car").ATE, 0.1)
-
-
-def test_boxes_out_of_range_are_not_evaluated() -> None:
+def test_boxes_out_of_range_of_the_ego_vehicle_are_not_evaluated() -> None:
     for label, kind in enumerate(CLASSES):
         inside = boxes([[0, kind.class_range - 0.01, 9.0]], label)
         outside = boxes([[0, kind.class_range, 9.0]], label)
         assert close(row(evaluate_one(as_predictions(inside), inside), kind.name).AP, 1)
         result = row(evaluate_one(as_predictions(inside), outside), kind.name)
         assert (result.objects, result.AP) == (0, 0)
-
-
-def test_the_range_is_measured_from_the_ego_vehicle() -> None:
     truth = boxes([[600, 1600, 0]])
     for ego, objects in (([555, 1600, 0], 1), ([0, 0, 0], 0)):
         sample = SampleGroundTruth(np.array(ego), truth)
