@@ -104,20 +104,17 @@ def test_a_class_without_boxes_that_is_its_own_parent_is_kept(sample: Sample) ->
 # one split for an evaluation
 
 
-def test_a_file_is_evaluated_as_a_whole(sample: Sample) -> None:
+def test_a_file_and_a_folder_with_one_file_are_evaluated_as_a_whole(sample: Sample) -> None:
     root = sample.save()
     whole = load_split(root / "train.json", root / "images")
     assert (whole.name, len(whole)) == ("all", 3)
     with pytest.raises(UsageError, match="leave out --split"):
         load_split(root / "train.json", root / "images", "val")
-
-
-def test_a_folder_with_one_file_of_any_name_is_evaluated_as_a_whole(sample: Sample) -> None:
-    (sample.save() / "train.json").rename(sample.root / "labels.json")
-    (sample.root / "val.json").unlink()
-    whole = load_split(sample.root)
+    (root / "train.json").rename(root / "labels.json")
+    (root / "val.json").unlink()
+    whole = load_split(root)
     assert (whole.name, len(whole)) == ("all", 3)
-    data = load(sample.root)
+    data = load(root)
     assert (len(data.splits["train"]), len(data.splits["val"]), data.held_out) == (2, 1, True)
 
 

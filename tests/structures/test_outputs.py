@@ -23,12 +23,7 @@ def test_flat_predictions_are_split_into_groups_in_order() -> None:
     assert supervised.names == ("layer0", "layer1", "layer2")
     assert supervised.predictions.logits.shape == (L, B, K, N, CLASSES)
     assert supervised.assignment is None
-
-
-def test_the_final_predictions_are_those_of_the_last_layer() -> None:
-    logits, boxes = torch.randn(L, B, K * N, CLASSES), torch.rand(L, B, K * N, 4)
-    final = Outputs.from_flat(logits, boxes, num_groups=K).final
-    assert torch.equal(final.logits, logits[-1])
+    assert torch.equal(outputs.final.logits, logits[-1])
     inference = Outputs.from_flat(logits[:, :, :N], boxes[:, :, :N], num_groups=1).final
     assert torch.equal(inference.boxes, boxes[-1, :, :N])
 

@@ -41,12 +41,8 @@ def test_only_what_is_predicted_can_be_read() -> None:
         _ = Predictions(logits, location).masks
     with pytest.raises(ValueError, match="have masks and no boxes"):
         _ = Predictions(logits, location, features()).boxes
-
-
-def test_a_mask_embedding_without_mask_features_is_refused() -> None:
-    logits, location = torch.randn(B, K, N, CLASSES), torch.rand(B, K, N, 4)
     with pytest.raises(ValueError, match="needs mask_features"):
-        Predictions(logits, location, None, torch.randn(B, K, N, C))
+        Predictions(logits, torch.rand(B, K, N, 4), None, torch.randn(B, K, N, C))
 
 
 def test_the_masks_of_selected_queries_are_the_selected_masks() -> None:

@@ -13,11 +13,6 @@ from groupdetr.data.nuscenes.tables import Tables
 from groupdetr.errors import DataError
 
 
-def first_of_scenes(samples):
-    """Return the first key frame of each scene."""
-    return [sample for sample in samples if not len(sample.earlier_indices)]
-
-
 def test_samples_are_in_order_of_time_with_six_cameras_in_the_published_order(samples):
     assert [sample.time for sample in samples] == sorted(sample.time for sample in samples)
     assert {sample.scene for sample in samples} == {"scene-9001", "scene-9002"}
@@ -35,24 +30,31 @@ def test_labels_are_indices_of_the_published_classes():
 # Earlier frames.
 
 
-def test_earlier_frames_reach_back_thirty_images_in_steps_of_a_twelfth_of_a_second(long_samples):
+def test_earlier_frames_reach_back_thirty_images_in_steps_of_a_twelfth_of_a_second(
+    long_samples, samples
+):
     sample = long_samples[-1]
     assert sample.earlier_indices.shape == (30, 6)
-    for index in range(30):
-        ages = sample.earlier_frame(index).ages(sample.time) - sample.frame().ages(sample.time)
+    frames = [sample.earlier_frame(index) for index in range(30)]
+    for index, frame in enumerate(frames):
+        ages = frame.ages(sample.time) - sample.frame().ages(sample.time)
         assert np.allclose(ages, (index + 1) / 12, atol=1e-5)
-
-
-def test_earlier_frames_end_with_the_scene(long_samples, samples):
-    counts = [len(sample.earlier_indices) for sample in long_samples]
-    assert counts == [0, 6, 12, 18, 24, 30, 30, 30]
-    assert len(first_of_scenes(samples)) == 2
-
-
-def test_every_sixth_earlier_frame_is_a_key_frame(long_samples):
-    frames = [long_samples[-1].earlier_frame(index) for index in range(30)]
+    # Every sixth one is a key frame.
     folders = [{path.parts[-3] for path in frame.paths} for frame in frames]
     assert folders == ([{"sweeps"}] * 5 + [{"samples"}]) * 5
+    # They end with the scene.
+    assert [len(sample.earlier_indices) for sample in long_samples] == [
+        0,
+        6,
+        12,
+        18,
+        24,
+        30,
+        30,
+        30,
+    ]
+    first_of_scenes = [sample for sample in samples if not len(sample.earlier_indices)]
+    assert len(first_of_scenes) == 2
 
 
 @pytest.mark.parametrize(("last", "end"), [(1, 5), (5, 11), (7, 11)])
@@ -100,9 +102,16 @@ def annotations_of(samples, root):
 
 def test_velocity_is_the_difference_of_the_positions_before_and_after(samples, root):
     tables, rows = annotations_of(samples, root)
-    before = tables["sample_annotation"][rows[0]["prev"]]["translation"]
-    after = tables["sample_annotation"][rows[0]["next"]]["translation"]
-    assert np.allclose(estimate_velocity(tables, rows[0]), np.subtract(after, before) / 1.0)
+    before = tables["sample_annotation"][rows[0]["prev"]]
+    after = tables["sample_annotation"][rows[0]["next"]]
+    difference = np.subtract(after["translation"], before["translation"])
+    assert np.allclose(estimate_velocity(tables, rows[0]), difference / 1.0)
+    # Two neighbours may span three seconds.
+    sample = tables["sample"][after["sample_token"]]
+    sample["timestamp"] += 2_000_000
+    assert np.allclose(estimate_velocity(tables, rows[0]), difference / 3.0)
+    sample["timestamp"] += 1
+    assert np.isnan(estimate_velocity(tables, rows[0])).all()
 
 
 @pytest.mark.parametrize(("missing", "sign"), [("prev", 1), ("next", -1)])
@@ -118,16 +127,6 @@ def test_velocity_from_one_neighbour_needs_it_within_a_second_and_a_half(
     assert np.allclose(estimate_velocity(tables, row), distance / 1.5)
     tables["sample"][other["sample_token"]]["timestamp"] += sign
     assert np.isnan(estimate_velocity(tables, row)).all()
-
-
-def test_velocity_of_two_neighbours_may_span_three_seconds(samples, root):
-    tables, rows = annotations_of(samples, root)
-    after = tables["sample_annotation"][rows[0]["next"]]
-    sample = tables["sample"][after["sample_token"]]
-    sample["timestamp"] += 2_000_000
-    assert np.isfinite(estimate_velocity(tables, rows[0])).all()
-    sample["timestamp"] += 1
-    assert np.isnan(estimate_velocity(tables, rows[0])).all()
 
 
 def test_an_object_annotated_once_has_no_velocity_and_is_trained_on_as_standing(edit, samples):
