@@ -31,9 +31,8 @@ def test_a_drop_above_1_is_an_epoch_as_in_the_scripts_of_detr() -> None:
     assert rates == pytest.approx([1, 1, 0.1, 0.1])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_drops_that_never_happen_are_refused() -> None:
+    refused: list[dict[str, Any]] = [
         {"lr_drop": math.nan},
         {"lr_drop": -1.0},
         {"lr_drop": 0.0},
@@ -43,11 +42,10 @@ def test_a_drop_above_1_is_an_epoch_as_in_the_scripts_of_detr() -> None:
         {"minutes": 10.0, "lr_drop": 40.0},
         {"schedule": "cosine", "lr_drop": 0.5},
         {"lr_drop": "0.5"},
-    ],
-)
-def test_drops_that_never_happen_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="lr-drop"):
-        Settings(**options)
+    ]
+    for options in refused:
+        with pytest.raises(UsageError, match="lr-drop"):
+            Settings(**options)
 
 
 def test_a_refused_drop_names_the_fraction_to_write() -> None:
@@ -70,10 +68,21 @@ def test_an_odd_value_of_a_setting_is_refused_or_has_the_type_of_the_field() -> 
             assert math.isfinite(accepted)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**70, 1.5])
-def test_seeds_that_no_generator_takes_are_refused(seed: Any) -> None:
-    with pytest.raises(UsageError, match="seed"):
-        Settings(seed=seed)
+def test_values_that_no_training_can_have_are_refused_with_the_name_of_the_option() -> None:
+    refused: list[tuple[str, dict[str, Any]]] = [
+        *(("seed", {"seed": seed}) for seed in (-1, 2**70, 1.5)),
+        *(("layer-decay", {"layer_decay": value}) for value in (0.0, -0.5, 1.5, math.nan)),
+        ("batch", {"batch": 0}),
+        ("batch", {"batch": 5, "accumulate": 2}),
+        ("epochs", {"epochs": -1.0}),
+        ("lr", {"lr": math.nan}),
+        ("ema", {"ema": 1.0}),
+        ("instability-images", {"instability_images": -1}),
+        ("group-chunk", {"group_chunk": 0}),
+    ]
+    for option, values in refused:
+        with pytest.raises(UsageError, match=option):
+            Settings(**values)
 
 
 def test_the_parts_of_the_settings_are_those_of_the_model() -> None:

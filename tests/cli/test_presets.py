@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -105,28 +103,3 @@ def test_the_table_that_is_read_without_torch_is_that_of_the_models() -> None:
     table = table_of(library_experiments())
     assert FILE.read_text(encoding="utf-8") == table.to_text(), remedy
     assert read_preset_table() == table
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param(["presets"], id="the list"),
-        pytest.param(["train", "data", "--model", "dino-tinny"], id="an unknown model"),
-        pytest.param(["train", "data", "--epocs", "3"], id="an unknown option"),
-        pytest.param(["--help"], id="the help"),
-    ],
-)
-def test_nobody_waits_for_torch_to_be_told_what_there_is(arguments: list[str]) -> None:
-    code = (
-        "import sys\n"
-        "from groupdetr.cli.main import main\n"
-        "try:\n"
-        f"    main({arguments})\n"
-        "except SystemExit:\n"
-        "    pass\n"
-        "print('torch' in sys.modules)\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert process.stdout.splitlines()[-1] == "False"

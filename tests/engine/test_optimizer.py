@@ -159,12 +159,6 @@ def test_layer_decay_is_refused_for_a_backbone_without_layers() -> None:
         create_optimizer(TinyConditionalDETR().build(), SETTINGS_WITH_LAYER_DECAY)
 
 
-def test_layer_decay_must_be_between_0_and_1() -> None:
-    for value in (0.0, -0.5, 1.5, float("nan")):
-        with pytest.raises(UsageError, match="layer-decay"):
-            Settings(layer_decay=value)
-
-
 # the schedule
 
 

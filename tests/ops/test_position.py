@@ -24,21 +24,14 @@ def features(coordinates: tuple[float, ...], channels: int, temperature: float) 
     return torch.tensor(values)
 
 
-def test_a_point_is_embedded_y_before_x() -> None:
-    embedding = sine_embedding(torch.tensor([0.2, 0.7]), channels=8)
-    assert torch.allclose(embedding, features((0.7, 0.2), 8, 10000.0), atol=1e-6)
-
-
-def test_a_box_is_embedded_y_x_w_h() -> None:
-    embedding = sine_embedding(torch.tensor([0.2, 0.7, 0.3, 0.4]), channels=4)
-    assert torch.allclose(embedding, features((0.7, 0.2, 0.3, 0.4), 4, 10000.0), atol=1e-6)
-
-
-def test_leading_axes_are_batch() -> None:
-    points = torch.rand(2, 3, 5, 2)
+def test_points_and_boxes_of_any_leading_axes_are_embedded_y_x_w_h() -> None:
+    points = torch.rand(2, 3, 5, 2, generator=torch.Generator().manual_seed(0))
     embedding = sine_embedding(points, channels=6)
     assert embedding.shape == (2, 3, 5, 12)
-    assert torch.equal(embedding[1, 2, 4], sine_embedding(points[1, 2, 4], channels=6))
+    x, y = points[1, 2, 4].tolist()
+    assert torch.allclose(embedding[1, 2, 4], features((y, x), 6, 10000.0), atol=1e-6)
+    embedding = sine_embedding(torch.tensor([0.2, 0.7, 0.3, 0.4]), channels=4)
+    assert torch.allclose(embedding, features((0.7, 0.2, 0.3, 0.4), 4, 10000.0), atol=1e-6)
 
 
 def test_a_pixel_is_embedded_by_its_position_in_the_unpadded_image() -> None:

@@ -65,14 +65,6 @@ def test_at_discontinuities_the_gradient_is_that_of_the_pixel_to_the_right_and_b
     assert_close(actual, expected, 1e-12)
 
 
-def test_sampling_at_a_pixel_centre_returns_the_pixel() -> None:
-    value = torch.arange(6.0).reshape(1, 6, 1, 1)
-    centres = torch.tensor([[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)])
-    locations, weights = centres.reshape(1, 6, 1, 1, 1, 2), torch.ones(1, 6, 1, 1, 1)
-    attended = deformable_attention(value, ((2, 3),), locations, weights)
-    assert torch.allclose(attended.flatten(), value.flatten(), atol=1e-6)
-
-
 @pytest.mark.parametrize("coordinate", [-1e9, 1e9])
 def test_far_outside_the_image_output_and_gradients_are_zero(coordinate: float) -> None:
     value, locations, weights = (x.float() for x in random_inputs(SMALL))
