@@ -46,6 +46,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Let every test have the same random numbers, whichever tests ran before it."""
+    seed_everything()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Seed again, because the first test of a file also creates the fixtures of the others."""
+    seed_everything()
+
+
+def seed_everything() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
