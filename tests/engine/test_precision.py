@@ -83,7 +83,7 @@ def tf32_settings() -> tuple[object, ...]:
     )
 
 
-@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+@pytest.mark.filterwarnings("ignore:(User provided device_type|CUDA is not available)")
 def test_a_prediction_on_a_gpu_uses_tf32_only_with_bf16() -> None:
     """As a validation does, whatever PyTorch's own setting is."""
     before = tf32_settings()
