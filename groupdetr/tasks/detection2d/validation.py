@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,22 +95,22 @@ def validate(
     task = evaluation_task(detector, evaluated)
 
     num_groups, answering = detector.recipe.num_groups, detector.recipe.inference_group
-    by_group: dict[int, list[Detections]] = {}  # of the groups that are needed, each alone
     voting = [] if vote is None else voting_groups(num_groups, vote, answering)
-    if per_group or voting:
-        needed = range(num_groups) if per_group else sorted(voting)
-        detections_alone = detect_groups_alone(
-            detector.model, task, accelerator, needed, batch, loader_workers(workers), "val"
-        )
-        by_group = dict(zip(needed, detections_alone))
+    needed = [*range(num_groups)] if per_group else sorted(voting)
+    groups = []
+    kept: dict[int, list[Detections]] = {}  # the detections of groups that are part of the result
+    for group, detected in detect_groups(detector, task, accelerator, needed, batch, workers):
+        if per_group:
+            groups.append(task.evaluate(detected))
+        if group in voting or group == answering:
+            kept[group] = detected
     if voting:
-        votes = zip(*(by_group[group] for group in voting))
+        votes = zip(*(kept[group] for group in voting))
         detections = [fuse_groups(of_image, task.num_detections).detections for of_image in votes]
-    elif answering in by_group:
-        detections = by_group[answering]
+    elif answering in kept:
+        detections = kept[answering]
     else:
         detections = detect(detector, task, accelerator, batch, workers)
-    groups = [task.evaluate(by_group[group]) for group in range(num_groups)] if per_group else []
     validation = Validation(evaluated, detections, task.evaluate(detections), groups)
 
     details: JsonObject = {}
@@ -262,6 +262,29 @@ def detect(
     with CountProgress("val") as progress:
         predict_batch = partial(detector.detect_batch, task)
         return map_dataset(predict_batch, task, accelerator, batch, num_workers, progress)
+
+
+def detect_groups(
+    detector: Detector,
+    task: DetectionTask,
+    accelerator: Accelerator,
+    groups: Sequence[int],
+    batch: int,
+    workers: int | None,
+) -> Iterator[tuple[int, list[Detections]]]:
+    """Yield each of ``groups`` with its detections in every image of ``val``, as if it was alone.
+
+    ``groups`` are numbers in rising order. The boxes of all of them are detected in one pass. Masks
+    are detected group by group: those of all groups would need K times the memory of one, and one
+    pass would save a fifth of the time (six groups of mask2former-lite, 300 images).
+    """
+    at_once = max(1, len(groups)) if task.kind == "box" else 1
+    for start in range(0, len(groups), at_once):
+        numbers = groups[start : start + at_once]
+        detections = detect_groups_alone(
+            detector.model, task, accelerator, numbers, batch, loader_workers(workers), "val"
+        )
+        yield from zip(numbers, detections)
 
 
 def write_validation(
