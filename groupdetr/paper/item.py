@@ -112,12 +112,13 @@ class Item(ABC):
     def document(self, results: Results, images: Sequence[Html] = ()) -> str:
         """Return the page."""
         body = self.body(results, images)
-        system = results.environment
+        systems = (results.environment, *results.other_environments)
+        machines = [f"{system['cores']} cores, {system['system']}" for system in systems]
         details = {
             **results.protocol,
-            "Machine": f"{system['cores']} cores, {system['system']}",
-            "Versions": format_versions(system),
-            "Command": system["command"],
+            "Machine": "; ".join(dict.fromkeys(machines)),
+            "Versions": "; ".join(dict.fromkeys(map(format_versions, systems))),
+            "Command": "; ".join(dict.fromkeys(system["command"] for system in systems)),
         }
         body.append(section("How this page was made", facts(details)))
         return page(self.command(), self.heading(results), self.lead(results), body)

@@ -35,6 +35,8 @@ class Results:
     environment: JsonObject = field(default_factory=dict)
     extra: JsonObject = field(default_factory=dict)
     errors: Sequence[str] = ()  # metrics of which lower is better
+    # Of the second and all further files, if the results of several were joined.
+    other_environments: Sequence[JsonObject] = ()
 
     def page(self, source: str) -> ComparisonPage:
         """Return the numbers as the parts of a page take them. ``source`` is the paper's table."""
@@ -60,7 +62,7 @@ class Results:
                     "paper": row.reported,
                 }
             )
-        return {
+        content = {
             "item": self.item,
             "groupdetr": __version__,
             "scale": self.scale,
@@ -73,6 +75,9 @@ class Results:
             "environment": self.environment,
             "extra": self.extra,
         }
+        if self.other_environments:
+            content["other_environments"] = list(self.other_environments)
+        return content
 
     @classmethod
     def from_json(cls, content: JsonObject) -> Results:
@@ -91,6 +96,7 @@ class Results:
             environment=content["environment"],
             extra=content["extra"],
             errors=content["errors"],
+            other_environments=content.get("other_environments", ()),
         )
 
     @classmethod

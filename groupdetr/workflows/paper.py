@@ -19,6 +19,7 @@ from groupdetr.errors import UsageError
 from groupdetr.paper.item import Choices, Equal, Item
 from groupdetr.paper.items import HOURS_FORMULA, ITEMS, MINUTES_FORMULA, Cost, cost
 from groupdetr.paper.items import item as item_named
+from groupdetr.paper.joined_results import join_results
 from groupdetr.paper.parallel_runs import ready, train_all
 from groupdetr.paper.plan import Plan
 from groupdetr.paper.results import Results, markdown_table
@@ -110,7 +111,7 @@ def paper(
     on: Literal["local", "slurm"],
     slurm: Sequence[str],
     at_once: int | None,
-    redraw: Path | None,
+    redraw: Sequence[Path],
     pretrained_backbone: str,
     out: Path | None,
 ) -> ItemList | PlanLines | PaperResult:
@@ -119,8 +120,8 @@ def paper(
     The arguments are the options of `groupdetr paper`.
     """
     folder = out or DEFAULT_OUT
-    if item is None and redraw is not None:
-        item = Results.read(redraw).item
+    if item is None and redraw:
+        item = Results.read(redraw[0]).item
     if item is None:
         if plan or on != "local":
             option = "--plan" if plan else f"--on {on}"
@@ -130,7 +131,7 @@ def paper(
             )
         return list_items(folder, data)
     chosen = item_named(item)
-    if redraw is not None:
+    if redraw:
         return redraw_item(chosen, redraw, folder / chosen.name)
     expect_options(groups, queries, epochs, seeds, seed, at_once)
     # A number that is given twice is one training, and one row of a table.
@@ -166,14 +167,15 @@ def reproduce(
     on: Literal["local", "slurm"] = "local",
     slurm: Sequence[str] = (),
     at_once: int | None = None,
-    redraw: str | Path | None = None,
+    redraw: str | Path | Sequence[str | Path] = (),
     pretrained_backbone: str = "auto",
     out: str | Path | None = None,
 ) -> ItemList | PlanLines | PaperResult:
     """Train what a table or figure of the paper needs, and write its page.
 
     The keywords are the options of `groupdetr paper`, with the same defaults. Without ``item``, the
-    items are listed, unless ``redraw`` names one. `UsageError` for values that cannot be used.
+    items are listed, unless ``redraw`` names files of one. `UsageError` for values that cannot be
+    used.
 
     >>> plan = groupdetr.reproduce("table3", data="data/mine", plan=True)
     >>> plan.lines[0]["command"][:15]
@@ -193,7 +195,7 @@ def reproduce(
         on=on,
         slurm=slurm,
         at_once=at_once,
-        redraw=None if redraw is None else Path(redraw),
+        redraw=[Path(redraw)] if isinstance(redraw, (str, Path)) else [Path(f) for f in redraw],
         pretrained_backbone=pretrained_backbone,
         out=None if out is None else Path(out),
     )
@@ -242,20 +244,26 @@ def list_items(folder: Path, data: Path | None) -> ItemList:
     return ItemList({name: cost(item, small, coco) for name, item in ITEMS.items()})
 
 
-def redraw_item(chosen: Item, file: Path, folder: Path) -> PaperResult:
-    """Write the page and the table of an item from a results.json, without any training."""
+def redraw_item(chosen: Item, files: Sequence[Path], folder: Path) -> PaperResult:
+    """Write the page and the table of an item from files results.json, without any training.
+
+    The results of several files are joined.
+    """
     expect_paper_folder(folder)
-    results = Results.read(file)
-    if results.item != chosen.name:
-        raise UsageError(
-            f"this file has the results of {results.item}, not of {chosen.name}",
-            str(file),
-            f"groupdetr paper {results.item} --redraw {quote(file)}"
-            if results.item in ITEMS
-            else f"pass a results.json of groupdetr paper {chosen.name}",
-        )
+    of_files = [Results.read(file) for file in files]
+    for file, content in zip(files, of_files):
+        if content.item != chosen.name:
+            raise UsageError(
+                f"this file has the results of {content.item}, not of {chosen.name}",
+                str(file),
+                f"groupdetr paper {content.item} --redraw {quote(file)}"
+                if content.item in ITEMS
+                else f"pass a results.json of groupdetr paper {chosen.name}",
+            )
     # Nothing is written before everything is drawn: the folder may hold the results of a user.
-    expect_drawable(chosen, results, file)
+    for file, content in zip(files, of_files):
+        expect_drawable(chosen, content, file)
+    results = join_results(files, of_files)
     folder.mkdir(parents=True, exist_ok=True)
     results.write(folder / "results.json")
     chosen.draw(results, folder)

@@ -59,8 +59,9 @@ class PaperOptions(PluginOptions):
     """What jobs ask for, as submitit's name=value: --slurm partition=gpu gpus_per_node=8."""
     at_once: int | None = None
     """Trainings that run in parallel. None: two if there are two cores, one on a GPU."""
-    redraw: Path | None = None
-    """A results.json: write its page and its table, and train nothing. ITEM may be left out."""
+    redraw: tuple[Path, ...] = ()
+    """A results.json: write its page and its table, and train nothing. ITEM may be left out. The
+    results of several files, such as those of two machines, are joined."""
     pretrained_backbone: str = "auto"
     """auto: ImageNet weights, which are downloaded for large backbones; none: random weights; or a
     file."""
