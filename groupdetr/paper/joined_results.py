@@ -10,6 +10,7 @@ from pathlib import Path
 from groupdetr.errors import UsageError
 from groupdetr.paper.results import Results
 from groupdetr.report.comparison import Configuration
+from groupdetr.structures.json_object import JsonObject
 
 # What these say of the trainings is a list of names or numbers, separated by commas.
 LISTS = ("Detectors", "Queries of a group", "Seeds")
@@ -37,11 +38,11 @@ def join_results(files: Sequence[Path], results: Sequence[Results]) -> Results:
             known = by_key.get(key)
             by_key[key] = configuration if known is None else _join(known, configuration, file)
     gains = {(row.of, row.over): row for other in results for row in other.gains}
-    environments = [
-        environment
-        for other in results
-        for environment in (other.environment, *other.other_environments)
-    ]
+    environments: list[JsonObject] = []
+    for other in results:
+        for environment in (other.environment, *other.other_environments):
+            if environment not in environments:
+                environments.append(environment)
     return dataclasses.replace(
         first,
         configurations=list(by_key.values()),

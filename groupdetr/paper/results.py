@@ -35,7 +35,7 @@ class Results:
     environment: JsonObject = field(default_factory=dict)
     extra: JsonObject = field(default_factory=dict)
     errors: Sequence[str] = ()  # metrics of which lower is better
-    # Of the second and all further files, if the results of several were joined.
+    # Those that differ from the first, if the results of several files were joined.
     other_environments: Sequence[JsonObject] = ()
 
     def page(self, source: str) -> ComparisonPage:
