@@ -62,7 +62,7 @@ class Results:
                     "paper": row.reported,
                 }
             )
-        content = {
+        return {
             "item": self.item,
             "groupdetr": __version__,
             "scale": self.scale,
@@ -73,11 +73,9 @@ class Results:
             "gains": gains,
             "protocol": {name: str(value) for name, value in self.protocol.items()},
             "environment": self.environment,
+            "other_environments": list(self.other_environments),
             "extra": self.extra,
         }
-        if self.other_environments:
-            content["other_environments"] = list(self.other_environments)
-        return content
 
     @classmethod
     def from_json(cls, content: JsonObject) -> Results:
@@ -96,6 +94,7 @@ class Results:
             environment=content["environment"],
             extra=content["extra"],
             errors=content["errors"],
+            # Files of before results could be joined do not have it.
             other_environments=content.get("other_environments", ()),
         )
 
