@@ -9,18 +9,20 @@ from pathlib import Path
 
 from groupdetr.errors import UsageError
 from groupdetr.paper.results import Results
+from groupdetr.paper.trainings import name_without_seed
 from groupdetr.report.comparison import Configuration
 from groupdetr.structures.json_object import JsonObject
 
-# What these say of the trainings is a list of names or numbers, separated by commas.
+# Entries of the protocol that are lists, separated by commas: `protocol_of` and `Item.collect`.
 LISTS = ("Detectors", "Queries of a group", "Seeds")
 
 
 def join_results(files: Sequence[Path], results: Sequence[Results]) -> Results:
     """Return the results of several files as one: all configurations, each with all its seeds.
 
-    The order is that of the files. `UsageError` if the files have results of different items, or
-    measured different things, or give different numbers for one training.
+    All files have results of one item, and the order is theirs. `UsageError` if they were measured
+    in different ways, if one training has different numbers in two files, or if trainings of one
+    configuration differ in more than their seed.
     """
     first = results[0]
     for file, other in zip(files, results):
@@ -53,35 +55,35 @@ def join_results(files: Sequence[Path], results: Sequence[Results]) -> Results:
 
 
 def _expect_same_kind(first_file: Path, first: Results, file: Path, other: Results) -> None:
-    for name in ("item", "scale", "metric"):
+    for name in ("scale", "metric"):
         of_first, of_other = getattr(first, name), getattr(other, name)
         if of_first != of_other:
             raise UsageError(
                 f"these results cannot be joined with those of {first_file}: their {name} is "
                 f"{of_other}, and not {of_first}",
                 str(file),
-                "join results of one item that were measured in the same way",
+                "join results that were measured in the same way",
             )
 
 
 def _join(known: Configuration, other: Configuration, file: Path) -> Configuration:
     """Return the runs of both. A run that both have is one run."""
     runs = {run.seed: run for run in known.runs}
+    first = known.runs[0]
     for run in other.runs:
+        if name_without_seed(run.name, run.seed) != name_without_seed(first.name, first.seed):
+            raise UsageError(
+                f"{known.label}: {run.name} differs from {first.name} in more than the seed",
+                str(file),
+                "join results of trainings with the same settings",
+            )
         same_seed = runs.setdefault(run.seed, run)
         if same_seed.to_json() != run.to_json():
             raise UsageError(
                 f"{known.label}: seed {run.seed} has other numbers here than in a file before",
                 str(file),
-                "one training can be in one file only: leave one of the files out",
+                "each training can be in one file only: leave one of the files out",
             )
-    expected = dataclasses.replace(known, runs=other.runs)
-    if expected.to_json() != other.to_json() or known.epochs != other.epochs:
-        raise UsageError(
-            f"{known.label}: the trainings of this file have other settings than those before",
-            str(file),
-            "join results of trainings with the same settings",
-        )
     return dataclasses.replace(known, runs=[runs[seed] for seed in sorted(runs)])
 
 

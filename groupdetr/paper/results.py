@@ -94,7 +94,7 @@ class Results:
             environment=content["environment"],
             extra=content["extra"],
             errors=content["errors"],
-            # Files of before results could be joined do not have it.
+            # Older files do not have it.
             other_environments=content.get("other_environments", ()),
         )
 

@@ -160,6 +160,14 @@ class Training:
         )
 
 
+def name_without_seed(name: str, seed: int) -> str:
+    """Return the name of a training without its seed: the same for trainings that differ in it."""
+    # What follows in a long name is a hash of all of it.
+    rest = name[:MAX_NAME].replace(f"-seed{seed}", "", 1)
+    # A training that starts from another one ends with a hash of that one's name, seed included.
+    return rest.rsplit("-", 1)[0] if "-from-" in rest else rest
+
+
 def short_model(model: str) -> str:
     """Return the name of a model for a folder: that of a row lacks its table and its epochs."""
     return re.sub(r"-\d+e$", "", model.rpartition("/")[2])

@@ -167,7 +167,7 @@ def reproduce(
     on: Literal["local", "slurm"] = "local",
     slurm: Sequence[str] = (),
     at_once: int | None = None,
-    redraw: str | Path | Sequence[str | Path] = (),
+    redraw: str | Path | Sequence[str | Path] | None = None,
     pretrained_backbone: str = "auto",
     out: str | Path | None = None,
 ) -> ItemList | PlanLines | PaperResult:
@@ -181,6 +181,7 @@ def reproduce(
     >>> plan.lines[0]["command"][:15]
     'groupdetr train'
     """
+    files = [redraw] if isinstance(redraw, (str, Path)) else redraw or ()
     return paper(
         item=item,
         data=None if data is None else Path(data),
@@ -195,7 +196,7 @@ def reproduce(
         on=on,
         slurm=slurm,
         at_once=at_once,
-        redraw=[Path(redraw)] if isinstance(redraw, (str, Path)) else [Path(f) for f in redraw],
+        redraw=[Path(file) for file in files],
         pretrained_backbone=pretrained_backbone,
         out=None if out is None else Path(out),
     )
@@ -245,7 +246,7 @@ def list_items(folder: Path, data: Path | None) -> ItemList:
 
 
 def redraw_item(chosen: Item, files: Sequence[Path], folder: Path) -> PaperResult:
-    """Write the page and the table of an item from files results.json, without any training.
+    """Write the page and the table of an item from one or more results.json, without any training.
 
     The results of several files are joined.
     """
